@@ -1,0 +1,213 @@
+"""Entitlements, the shared quota, the cost ledger and its roll-ups."""
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.ids import PublicIdField
+from rensei.orgs.models import Org, OrgScopedQuerySet
+
+
+class BillingSetting(models.Model):
+    """The operators' defaults for every organization: one row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    shared_runs_per_day = models.PositiveIntegerField(default=20)
+
+    class Meta:
+        constraints = [models.CheckConstraint(name="one_billing_setting", condition=Q(id=1))]
+
+    def __str__(self) -> str:
+        return "Billing settings"
+
+
+class Entitlement(models.Model):
+    """What an organization may spend of the platform's. Made with the organization, flipped by operators."""
+
+    org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="entitlement")
+    metered_enabled = models.BooleanField(default=False)
+    shared_runs_per_day = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the platform's default")
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return str(self.org_id)
+
+
+class SharedUsage(models.Model):
+    """An organization's shared runs on one UTC day: those that settled, and those that are still held."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="shared_usage")
+    day = models.DateField()
+    used = models.PositiveIntegerField(default=0)
+    held = models.PositiveIntegerField(default=0)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "day"], name="shared_usage_per_day")]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.day}"
+
+
+class Hold(models.Model):
+    """What a live run has set aside: one of the day's shared runs. Gone when the run has settled."""
+
+    run_id = models.CharField(max_length=40, primary_key=True)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="holds")
+    day = models.DateField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.run_id
+
+
+class CostEvent(models.Model):
+    """
+    One line of an organization's cost ledger. Lines are added, never changed.
+
+    A charge is the record of one call to a provider; an adjustment corrects a charge by a signed amount.
+    Token classes are disjoint: `input` is the uncached rest, output includes thinking. Unit prices are
+    frozen here, in picodollars per token, so that the amount can always be checked. An unpriced call has
+    no prices and no amount: unknown is never 0.
+    """
+
+    class Kind(models.TextChoices):
+        CHARGE = "charge", "Charge"
+        ADJUSTMENT = "adjustment", "Adjustment"
+
+    id = PublicIdField(prefix="cost")
+    org = models.ForeignKey(Org, models.PROTECT, related_name="cost_events")
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    adjusts = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="adjustments")
+    run_id = models.CharField(max_length=40, db_index=True)
+    attempt_id = models.CharField(max_length=40)
+    profile_id = models.CharField(max_length=80, blank=True)
+    project_id = models.CharField(max_length=63, blank=True)
+    auth_mode = models.CharField(max_length=16, choices=AuthMode.choices)
+    payer = models.CharField(max_length=32, choices=Payer.choices)
+    billing_class = models.CharField(max_length=64, help_text="Such as metered.anthropic")
+    pool_id = models.CharField(max_length=64, blank=True, help_text="Such as metered_pool_claude")
+    credential_id = models.CharField(max_length=40, blank=True)
+    provider = models.CharField(max_length=32)
+    model_id = models.CharField(max_length=128)
+    served_model_id = models.CharField(max_length=128)
+    provider_request_id = models.CharField(max_length=120, blank=True)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    cache_read_tokens = models.BigIntegerField(default=0)
+    cache_write_5m_tokens = models.BigIntegerField(default=0)
+    cache_write_1h_tokens = models.BigIntegerField(default=0)
+    web_search_requests = models.BigIntegerField(default=0)
+    thinking_tokens = models.BigIntegerField(default=0, help_text="Part of the output tokens")
+    input_picodollars = models.PositiveBigIntegerField(null=True)
+    output_picodollars = models.PositiveBigIntegerField(null=True)
+    cache_read_picodollars = models.PositiveBigIntegerField(null=True)
+    cache_write_5m_picodollars = models.PositiveBigIntegerField(null=True)
+    cache_write_1h_picodollars = models.PositiveBigIntegerField(null=True)
+    web_search_picodollars = models.PositiveBigIntegerField(null=True)
+    amount_picodollars = models.BigIntegerField(null=True)
+    billed = models.BooleanField(help_text="Whether the organization owes the amount to the platform")
+    estimated = models.BooleanField(default=False)
+    occurred_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["org", "-id"], name="cost_by_org"),
+            models.Index(fields=["org", "occurred_at"], name="cost_by_org_and_time"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["attempt_id"], condition=Q(kind="charge"), name="one_charge_per_attempt"),
+            models.CheckConstraint(
+                name="adjustment_names_its_charge",
+                condition=Q(kind="charge", adjusts=None) | Q(kind="adjustment", adjusts__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="charge_counts_are_not_negative",
+                condition=Q(kind="adjustment")
+                | Q(
+                    input_tokens__gte=0,
+                    output_tokens__gte=0,
+                    cache_read_tokens__gte=0,
+                    cache_write_5m_tokens__gte=0,
+                    cache_write_1h_tokens__gte=0,
+                    web_search_requests__gte=0,
+                ),
+            ),
+            models.CheckConstraint(
+                name="amount_is_tokens_times_price",
+                condition=Q(
+                    amount_picodollars=None,
+                    input_picodollars=None,
+                    output_picodollars=None,
+                    cache_read_picodollars=None,
+                    cache_write_5m_picodollars=None,
+                    cache_write_1h_picodollars=None,
+                    web_search_picodollars=None,
+                )
+                | Q(
+                    amount_picodollars__isnull=False,
+                    input_picodollars__isnull=False,
+                    output_picodollars__isnull=False,
+                    cache_read_picodollars__isnull=False,
+                    cache_write_5m_picodollars__isnull=False,
+                    cache_write_1h_picodollars__isnull=False,
+                    web_search_picodollars__isnull=False,
+                    amount_picodollars=F("input_tokens") * F("input_picodollars")
+                    + F("output_tokens") * F("output_picodollars")
+                    + F("cache_read_tokens") * F("cache_read_picodollars")
+                    + F("cache_write_5m_tokens") * F("cache_write_5m_picodollars")
+                    + F("cache_write_1h_tokens") * F("cache_write_1h_picodollars")
+                    + F("web_search_requests") * F("web_search_picodollars"),
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class UsageDaily(models.Model):
+    """
+    A roll-up of the ledger: one row for each UTC day, model, mode, project and profile of an organization.
+
+    Written in the transaction of the ledger line. `amount` sums the priced lines; `unpriced` counts the others.
+    """
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="usage")
+    day = models.DateField()
+    provider = models.CharField(max_length=32)
+    served_model_id = models.CharField(max_length=128)
+    auth_mode = models.CharField(max_length=16, choices=AuthMode.choices)
+    project_id = models.CharField(max_length=63, blank=True)
+    profile_id = models.CharField(max_length=80, blank=True)
+    calls = models.BigIntegerField(default=0)
+    unpriced = models.BigIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    cache_read_tokens = models.BigIntegerField(default=0)
+    cache_write_5m_tokens = models.BigIntegerField(default=0)
+    cache_write_1h_tokens = models.BigIntegerField(default=0)
+    web_search_requests = models.BigIntegerField(default=0)
+    amount_picodollars = models.BigIntegerField(default=0)
+    billed_picodollars = models.BigIntegerField(default=0)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["org", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id"],
+                name="one_roll_up",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.day} {self.served_model_id}"

@@ -1,0 +1,130 @@
+"""The models that can be named, what they can do, and what they cost since when."""
+
+from datetime import date, datetime
+from typing import Self
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.effort import EffortChoice, choices_for
+from rensei.orgs.models import Org
+
+
+class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
+    def visible_to(self, org: Org) -> Self:
+        """Platform entries, and the organization's own."""
+        return self.filter(Q(org=None) | Q(org=org))
+
+
+class CatalogEntry(models.Model):
+    """
+    A model that profiles may name. Without an organization it is a platform entry, which all see.
+
+    `capabilities` holds `vision`, `highResVision`, `promptCaching`, `minCacheTokens`, `forcedToolChoice`
+    and `thinking`: `{"types": ["adaptive", "enabled", "disabled"], "onByDefault": bool, "budget": bool}`.
+    """
+
+    class Lifecycle(models.TextChoices):
+        ACTIVE = "active", "Active"
+        DEPRECATED = "deprecated", "Deprecated"
+        RETIRED = "retired", "Retired"
+
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="catalog_entries")
+    provider = models.CharField(max_length=32)
+    model_id = models.CharField(max_length=128)
+    display_name = models.CharField(max_length=120)
+    description = models.CharField(max_length=400, blank=True)
+    released_on = models.DateField(null=True, blank=True)
+    deprecated_on = models.DateField(null=True, blank=True)
+    retires_on = models.DateField(null=True, blank=True)
+    replaced_by = models.CharField(max_length=128, blank=True)
+    context_window_tokens = models.PositiveIntegerField(null=True, blank=True)
+    max_output_tokens = models.PositiveIntegerField(null=True, blank=True)
+    capabilities = models.JSONField(default=dict, blank=True)
+    effort_levels = models.JSONField(default=list, blank=True)
+    auth_modes = models.JSONField(default=list, blank=True)
+    source = models.CharField(max_length=400, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = CatalogEntryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "catalog entries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "model_id"], condition=Q(org=None), name="one_platform_entry_per_model"
+            ),
+            models.UniqueConstraint(
+                fields=["org", "provider", "model_id"],
+                condition=Q(org__isnull=False),
+                name="one_entry_per_org_and_model",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.model_id
+
+    @property
+    def efforts(self) -> list[EffortChoice]:
+        return choices_for(self.effort_levels)
+
+    def lifecycle_on(self, day: date) -> "CatalogEntry.Lifecycle":
+        if self.retires_on is not None and self.retires_on <= day:
+            return self.Lifecycle.RETIRED
+        if self.deprecated_on is not None and self.deprecated_on <= day:
+            return self.Lifecycle.DEPRECATED
+        return self.Lifecycle.ACTIVE
+
+
+class PriceQuerySet(models.QuerySet["Price"]):
+    def in_force_at(self, moment: datetime) -> Self:
+        """The prices that had begun by then, newest first, then by band from the highest."""
+        return self.filter(effective_from__lte=moment).order_by("-effective_from", "-above_prompt_tokens")
+
+
+class Price(models.Model):
+    """
+    What a model costs from a moment on, for prompts above a size. Superseded by newer rows, never edited.
+
+    All token prices are microdollars per million tokens, which is picodollars per token.
+    """
+
+    entry = models.ForeignKey(CatalogEntry, models.CASCADE, related_name="prices")
+    effective_from = models.DateTimeField()
+    above_prompt_tokens = models.PositiveIntegerField(default=0)
+    input_microdollars = models.PositiveBigIntegerField()
+    output_microdollars = models.PositiveBigIntegerField()
+    cache_write_5m_microdollars = models.PositiveBigIntegerField()
+    cache_write_1h_microdollars = models.PositiveBigIntegerField()
+    cache_read_microdollars = models.PositiveBigIntegerField()
+    web_search_picodollars = models.PositiveBigIntegerField(null=True, blank=True)
+    source = models.CharField(max_length=400, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = PriceQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["entry", "effective_from", "above_prompt_tokens"], name="one_price_per_band"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.entry_id} from {self.effective_from:%Y-%m-%d} above {self.above_prompt_tokens}"
+
+
+class CatalogSetting(models.Model):
+    """The operators' switches for the catalog: one row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    redirect_retired = models.BooleanField(
+        default=True, help_text="Serve a retired model by its replacement. Off: refuse with MODEL_RETIRED."
+    )
+
+    class Meta:
+        constraints = [models.CheckConstraint(name="one_catalog_setting", condition=Q(id=1))]
+
+    def __str__(self) -> str:
+        return "Catalog settings"

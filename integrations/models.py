@@ -1,0 +1,124 @@
+"""Connected providers, the platform's key pools, and the wrapped keys that seal both."""
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.ids import PublicIdField
+from rensei.orgs.models import Org, OrgScopedQuerySet, User
+
+
+class DataKey(models.Model):
+    """
+    A data-encryption key, wrapped by the key-encryption key. Without an organization it is the platform's.
+
+    The newest version of an owner seals; every version opens what it sealed.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="data_keys")
+    version = models.PositiveIntegerField(default=1)
+    kek_id = models.CharField(max_length=64)
+    wrapped = models.BinaryField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "version"], condition=Q(org__isnull=False), name="data_key_per_org"),
+            models.UniqueConstraint(fields=["version"], condition=Q(org=None), name="data_key_of_platform"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class KeyCheck(models.Model):
+    """A check value for each key-encryption key, so that wrong bytes under a known id are noticed."""
+
+    kek_id = models.CharField(max_length=64, primary_key=True)
+    value = models.BinaryField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.kek_id
+
+
+class Integration(models.Model):
+    """
+    A provider that an organization connected with its own key.
+
+    `status` informs and never gates. `model_list` is the provider's own list at the last good test,
+    as `[{"id", "displayName"}]`. `sealed_key` opens only for this row, version, provider and base URL.
+    """
+
+    class Status(models.TextChoices):
+        UNTESTED = "untested", "Untested"
+        OK = "ok", "Working"
+        FAILING = "failing", "Failing"
+
+    id = PublicIdField(prefix="int")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="integrations")
+    provider = models.CharField(max_length=32)
+    name = models.CharField(max_length=120)
+    sealed_key = models.BinaryField()
+    secret_version = models.PositiveIntegerField(default=1)
+    key_hint = models.CharField(max_length=40)
+    fingerprint = models.CharField(max_length=64, db_index=True)
+    base_url = models.CharField(max_length=300, blank=True)
+    workspace_id = models.CharField(max_length=120, blank=True)
+    is_default = models.BooleanField(default=False)
+    status = models.CharField(max_length=16, choices=Status.choices, default=Status.UNTESTED)
+    tested_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.JSONField(null=True, blank=True, help_text="{code, message, fix} of the last failure")
+    model_list = models.JSONField(default=list, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "provider", "name"], name="integration_name_in_org"),
+            models.UniqueConstraint(
+                fields=["org", "provider"], condition=Q(is_default=True), name="one_default_integration"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.key_hint})"
+
+
+class PlatformKey(models.Model):
+    """A key of the operators' pools. A shared pool's keys name the models they serve and a cap on max tokens."""
+
+    class Pool(models.TextChoices):
+        METERED = "metered", "Metered"
+        SHARED = "shared", "Shared"
+
+    class Health(models.TextChoices):
+        HEALTHY = "healthy", "Healthy"
+        COOLING = "cooling", "Cooling down"
+        QUARANTINED = "quarantined", "Quarantined"
+
+    id = PublicIdField(prefix="key")
+    provider = models.CharField(max_length=32)
+    pool = models.CharField(max_length=16, choices=Pool.choices)
+    name = models.CharField(max_length=120)
+    sealed_key = models.BinaryField(editable=False)
+    secret_version = models.PositiveIntegerField(default=1, editable=False)
+    key_hint = models.CharField(max_length=40, editable=False)
+    weight = models.PositiveSmallIntegerField(default=1)
+    active = models.BooleanField(default=True)
+    model_ids = models.JSONField(default=list, blank=True, help_text="Models served; empty means all (metered only)")
+    max_tokens_cap = models.PositiveIntegerField(null=True, blank=True)
+    health = models.CharField(max_length=16, choices=Health.choices, default=Health.HEALTHY, editable=False)
+    cooling_until = models.DateTimeField(null=True, blank=True, editable=False)
+    last_error = models.JSONField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["provider", "pool", "name"], name="platform_key_name_in_pool")]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.pool}: {self.name} ({self.key_hint})"

@@ -1,0 +1,191 @@
+"""What an adapter to a provider offers. One adapter for each provider id, in a folder of its own."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from catalog.models import CatalogEntry
+from rensei.core.errors import RenseiError
+from rensei.core.secret import Secret
+from rensei.core.usage import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """An opened key and where it may be sent. It lives in a local variable of execution, nowhere longer."""
+
+    id: str
+    version: int
+    secret: Secret
+    base_url: str
+    workspace_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """
+    What to ask a model, before it takes the provider's shape.
+
+    `messages` and `system` are in the shape of the Messages API. `max_tokens` is what the caller or the
+    profile asked for, or None. `context_window_tokens` is the caller's limit, or None.
+    """
+
+    system: str | list[dict[str, Any]] | None
+    messages: list[dict[str, Any]]
+    effort: str | None
+    max_tokens: int | None
+    prompt_caching: str
+    context_window_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltRequest:
+    """
+    A request in the provider's own parameters.
+
+    `input_tokens_at_least` is a local estimate that is never above the true count.
+    """
+
+    params: dict[str, Any]
+    effort_applied: dict[str, Any]
+    max_tokens: int
+    input_tokens_at_least: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a test of a key found, in words that say what to do. `models` is `[{"id", "displayName"}]`."""
+
+    ok: bool
+    code: str
+    message: str
+    fix: str
+    models: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDelta:
+    """A piece of the answer, as it arrives."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageReport:
+    """The usage that the provider has reported so far."""
+
+    usage: Usage
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The whole answer. It comes last, and only of a stream that ended properly."""
+
+    text: str
+    content: list[dict[str, Any]]
+    stop_reason: str
+    usage: Usage
+    request_id: str
+
+
+StreamEvent = TextDelta | UsageReport | Answer
+
+
+class ProviderFailure(Exception):
+    """
+    A call to a provider that failed, translated once, in the adapter.
+
+    `code` is one of the PROVIDER_… codes of the run's error. `sent` says whether the request may have
+    reached the provider. `usage` is what was reported before it failed, or None where nothing was;
+    `output_seen` whether any byte of an answer had come. `message` and `fix` are ours, and never hold
+    a header or a key.
+    """
+
+    def __init__(
+        self,
+        *,
+        code: str,
+        message: str,
+        fix: str,
+        retryable: bool,
+        sent: bool = True,
+        maybe_billed: bool = False,
+        output_seen: bool = False,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+        provider_code: str = "",
+        request_id: str = "",
+        usage: Usage | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.retryable = retryable
+        self.sent = sent
+        self.maybe_billed = maybe_billed
+        self.output_seen = output_seen
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+        self.provider_code = provider_code
+        self.request_id = request_id
+        self.usage = usage
+        self.text = text
+
+
+class ProviderStream(Protocol):
+    """A call under way. Iterate it to the end; `close` from another thread hangs up at once."""
+
+    def __iter__(self) -> Iterator[StreamEvent]: ...
+
+    def close(self) -> None: ...
+
+
+class Adapter(Protocol):
+    """
+    How Rensei talks to one provider.
+
+    `build` is pure. `prepare` may fetch and shrink images, and runs in the worker before the attempt.
+    `count_input_tokens`, `test_connection` and `stream` make calls; they raise `ProviderFailure`.
+    """
+
+    provider: ClassVar[str]
+
+    def check_key(self, key: Secret) -> None: ...
+
+    def default_base_url(self) -> str: ...
+
+    def check_input(self, *, messages: list[dict[str, Any]], entry: CatalogEntry) -> None: ...
+
+    def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest: ...
+
+    def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]: ...
+
+    def count_input_tokens(self, params: Mapping[str, Any], *, credential: Credential) -> int: ...
+
+    def stream(
+        self, params: Mapping[str, Any], *, credential: Credential, attempt_id: str, timeout_seconds: float
+    ) -> ProviderStream: ...
+
+    def test_connection(self, *, credential: Credential) -> Verdict: ...
+
+    def cheapest_model(self, models: list[dict[str, str]]) -> str: ...
+
+
+class KeyKindRefused(RenseiError):
+    """The pasted text is a key of another kind, which must not be stored."""
+
+    code = "KEY_KIND_REFUSED"
+    status = 422
+    title = "Wrong kind of key"
+    message = "{reason}"
+
+
+REGISTRY: dict[str, Adapter] = {}
+
+
+def register(adapter: Adapter) -> Adapter:
+    REGISTRY[adapter.provider] = adapter
+    return adapter

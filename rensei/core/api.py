@@ -1,0 +1,222 @@
+"""The REST border: camelCase, problem documents (RFC 9457), cursor pages, body limits."""
+
+import json
+import math
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions, pagination, parsers, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from rensei.core.errors import NotFound, NotPermitted, RateLimited, RenseiError
+
+PROBLEM = "application/problem+json"
+DEFAULT_BODY_LIMIT = 1024 * 1024
+LARGE_BODY_LIMIT = 32 * 1024 * 1024
+
+
+def camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+class CamelSerializer(serializers.Serializer[Any]):
+    """
+    A serializer whose declared names are camelCase on the wire and snake_case inside.
+
+    A request may spell a declared name either way, but not both; a name that was not declared is refused.
+    Only declared names are changed, so the keys of a caller's own JSON pass untouched.
+    """
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = {}
+        for name, field in super().get_fields().items():
+            if camel(name) != name and field.source is None:
+                field.source = name
+            fields[camel(name)] = field
+        return fields
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            data = self._to_camel(data)
+        return super().to_internal_value(data)
+
+    def _to_camel(self, data: dict[str, Any]) -> dict[str, Any]:
+        known, errors = {}, {}
+        for key, value in data.items():
+            name = camel(key) if "_" in key else key
+            field = self.fields.get(name)
+            if field is None or field.read_only:
+                errors[key] = ["This field is not known here. Remove it, or check its spelling."]
+            elif name in known:
+                errors[key] = [f"This field is given twice, as {name} and in snake_case. Keep one."]
+            else:
+                known[name] = value
+        if errors:
+            raise serializers.ValidationError(errors)
+        return known
+
+
+class CursorPages(pagination.CursorPagination):
+    """`{"next", "previous", "results"}`, newest first; stable while rows are added."""
+
+    page_size = 50
+    max_page_size = 200
+    page_size_query_param = "pageSize"
+    ordering = "-id"
+
+
+class RequestTooLarge(RenseiError):
+    """The body is larger than this address takes."""
+
+    code = "REQUEST_TOO_LARGE"
+    status = 413
+    title = "Request too large"
+    message = "The body is larger than {limit_mb} MB. Send less, or smaller images."
+
+
+class JSONBodyParser(parsers.BaseParser):
+    """Reads a JSON body up to the view's `body_limit`, and not a byte beyond it."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        limit = getattr((parser_context or {}).get("view"), "body_limit", DEFAULT_BODY_LIMIT)
+        body = stream.read(limit + 1)
+        if len(body) > limit:
+            raise RequestTooLarge(limit_mb=limit // DEFAULT_BODY_LIMIT)
+        try:
+            return json.loads(body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as fault:
+            raise exceptions.ParseError("The body is not valid JSON.") from fault
+
+
+def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | None:
+    """Turn a refusal into a problem document. None lets a bug travel on to the 500 page."""
+    request: Request = context["request"]
+    if isinstance(fault, RenseiError):
+        return problem(request, fault)
+    if isinstance(fault, Http404):
+        return problem(request, NotFound())
+    if isinstance(fault, PermissionDenied | exceptions.PermissionDenied):
+        return problem(request, NotPermitted())
+    if isinstance(fault, exceptions.Throttled):
+        seconds = max(1, math.ceil(fault.wait or 1))
+        return problem(request, RateLimited(seconds=seconds), headers={"Retry-After": str(seconds)})
+    if isinstance(fault, exceptions.ValidationError):
+        return problem(request, Invalid(), errors=list(_flatten(fault.detail)))
+    if isinstance(fault, exceptions.APIException):
+        refusal = _BY_STATUS.get(fault.status_code, Invalid)
+        detail = {"detail": str(fault.detail)} if refusal is Invalid else {}
+        return problem(request, refusal(), **detail)
+    return None
+
+
+class Invalid(RenseiError):
+    """The body or the query is not what the address takes."""
+
+    code = "VALIDATION_FAILED"
+    status = 400
+    title = "The request is not valid"
+    message = "Something in the request is not valid. See `errors` for each field."
+
+
+class NotAuthenticated(RenseiError):
+    """Nobody is signed in, or the token is unknown, expired or revoked."""
+
+    code = "NOT_AUTHENTICATED"
+    status = 401
+    title = "Not authenticated"
+    message = "Sign in, or send a valid API token as `Authorization: Bearer rsk_live_…`."
+
+
+class MethodNotAllowed(RenseiError):
+    """The address exists, but not for this method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    title = "Method not allowed"
+    message = "This address does not take that method. `Allow` lists those that it takes."
+
+
+class UnsupportedMediaType(RenseiError):
+    """The body is not JSON."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415
+    title = "Unsupported media type"
+    message = "Send the body as application/json."
+
+
+class Internal(RenseiError):
+    """A bug of ours. The request id finds it in the logs."""
+
+    code = "INTERNAL"
+    status = 500
+    title = "Something went wrong"
+    message = "This is a fault in Rensei, not in the request. Quote the request id to your operator."
+
+
+_BY_STATUS: dict[int, type[RenseiError]] = {
+    400: Invalid,
+    401: NotAuthenticated,
+    404: NotFound,
+    405: MethodNotAllowed,
+    415: UnsupportedMediaType,
+}
+
+
+def problem_body(request: HttpRequest | Request, refusal: RenseiError, **overrides: Any) -> dict[str, Any]:
+    """Write a refusal as the RFC 9457 document that every door answers with."""
+    return {
+        "type": f"{settings.PUBLIC_URL}/docs/errors#{refusal.code.lower().replace('_', '-')}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "code": refusal.code,
+        "requestId": getattr(request, "id", None),
+        "retryable": refusal.retryable,
+        "resetsAt": None,
+        "errors": getattr(refusal, "errors", []),
+        **refusal.extra,
+        **overrides,
+    }
+
+
+def problem(
+    request: HttpRequest | Request, refusal: RenseiError, *, headers: dict[str, str] | None = None, **overrides: Any
+) -> Response:
+    """Answer with a refusal."""
+    headers = dict(headers or {})
+    if seconds := refusal.extra.get("retryAfter"):
+        headers["Retry-After"] = str(seconds)
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = problem_body(request, refusal, **overrides)
+    return Response(body, status=refusal.status, headers=headers, content_type=PROBLEM)
+
+
+def problem_page(request: HttpRequest, refusal: RenseiError) -> JsonResponse:
+    """Answer with a refusal outside a REST view, such as an unknown `/api` path."""
+    return JsonResponse(problem_body(request, refusal), status=refusal.status, content_type=PROBLEM)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:
+    if isinstance(detail, dict):
+        for key, inner in detail.items():
+            yield from _flatten(inner, f"{pointer}/{key}" if key else pointer)
+    elif isinstance(detail, list):
+        for place, inner in enumerate(detail):
+            nested = isinstance(inner, dict | list)
+            yield from _flatten(inner, f"{pointer}/{place}" if nested else pointer)
+    else:
+        yield {"pointer": pointer, "code": getattr(detail, "code", "invalid"), "detail": str(detail)}

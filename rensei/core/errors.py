@@ -1,0 +1,87 @@
+"""Refusals: the one way in which Rensei says no, to people and to programs."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class RenseiError(Exception):
+    """
+    A refusal that we foresaw, with a code that programs can match on.
+
+    Subclasses live beside the function that raises them and set the class attributes; they
+    inherit one level deep, so that `__subclasses__` lists every code. Anything that is not a
+    RenseiError is a bug, and answers 500.
+
+    `message` is a format string over the keyword arguments: the sentence of the documentation,
+    then what to do. `extra` travels beside it in the problem document (`resetsAt`, `used`).
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int] = 400
+    title: ClassVar[str]
+    message: ClassVar[str]
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, *, extra: Mapping[str, Any] | None = None, **details: object) -> None:
+        self.extra = dict(extra or {})
+        self.detail = self.message.format(**details)
+        super().__init__(self.detail)
+
+
+class FieldError(RenseiError):
+    """A value in the request is wrong. `pointer` is a JSON pointer to it, such as `/authModes/0`."""
+
+    code = "VALIDATION_FAILED"
+    status = 400
+    title = "The request is not valid"
+    message = "{reason}"
+
+    def __init__(self, *, pointer: str, reason: str) -> None:
+        super().__init__(reason=reason)
+        self.errors = [{"pointer": pointer, "code": "invalid", "detail": reason}]
+
+
+class NotFound(RenseiError):
+    """The object does not exist, or belongs to someone else: the answer is the same."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "Not found"
+    message = "Nothing is here under that address. Check the id and the organization."
+
+
+class NotPermitted(RenseiError):
+    """The caller is known, but may not do this."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = "Your role does not allow this. Ask an owner or admin of the organization."
+
+
+class AlreadyExists(RenseiError):
+    """Another object of the same organization has that name or id."""
+
+    code = "ALREADY_EXISTS"
+    status = 409
+    title = "Already exists"
+    message = "{what} already exists. Choose another name, or change the existing one."
+
+
+class InUse(RenseiError):
+    """Something else depends on the object, so it cannot go."""
+
+    code = "IN_USE"
+    status = 409
+    title = "In use"
+    message = "{what} is used by {users}. Change or remove those first."
+
+
+class RateLimited(RenseiError):
+    """The caller asked too often. `Retry-After` says when to come back."""
+
+    code = "RATE_LIMITED"
+    status = 429
+    title = "Too many requests"
+    message = "Too many requests. Try again in {seconds} s."
+    retryable = True

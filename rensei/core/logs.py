@@ -1,0 +1,57 @@
+"""Logs: one line for each event, with the request id, and never a secret."""
+
+import logging.config
+import re
+from typing import Any
+
+import structlog
+
+KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
+
+
+def configure(options: dict[str, Any]) -> None:
+    """Set up logging. `options` is `{"json": bool, "level": str}`."""
+    shared = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if options["json"]
+        # Tracebacks are plain text already: a renderer that draws them itself prints local variables.
+        else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    )
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "line": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+                    "foreign_pre_chain": shared,
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": options["level"]},
+            "loggers": {"httpx2": {"level": "WARNING"}, "django.server": {"level": "WARNING"}},
+        }
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def redact(logger: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Blot out whatever has the shape of a key, as a last net below the places that never log one."""
+    return {name: _blot(value) for name, value in event.items()}
+
+
+def _blot(value: Any) -> Any:
+    return KEY_SHAPE.sub(r"\1***", value) if isinstance(value, str) else value

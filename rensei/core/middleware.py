@@ -1,0 +1,45 @@
+"""What happens to every request: it gets an id that its answer and its log lines carry."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.decorators import sync_and_async_middleware
+
+from rensei.core.ids import new_id
+
+HEADER = "X-Request-Id"
+
+
+@sync_and_async_middleware
+def request_id(
+    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    """Give each request an id of ours, so that a caller cannot choose what our logs say."""
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request: HttpRequest) -> HttpResponseBase:
+            with structlog.contextvars.bound_contextvars(request_id=_mark(request)):
+                response = await get_response(request)  # type: ignore[misc]
+            return _name(request, response)
+
+        markcoroutinefunction(middleware)
+        return middleware
+
+    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
+        with structlog.contextvars.bound_contextvars(request_id=_mark(request)):
+            response = get_response(request)
+        return _name(request, response)  # type: ignore[arg-type]
+
+    return sync_middleware
+
+
+def _mark(request: HttpRequest) -> str:
+    request.id = new_id("req")  # type: ignore[attr-defined]
+    return request.id  # type: ignore[attr-defined, no-any-return]
+
+
+def _name(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    response.headers[HEADER] = request.id  # type: ignore[attr-defined]
+    return response

@@ -1,0 +1,38 @@
+"""
+Money, exactly.
+
+Amounts are integer picodollars. Prices are integer microdollars per million tokens, which is the
+same number as picodollars per token: tokens times price is a whole amount, and nothing is rounded.
+"""
+
+from decimal import Decimal
+
+PICODOLLARS_PER_DOLLAR = 10**12
+MICRODOLLARS_PER_CENT = 10_000
+
+
+def dollars(picodollars: int | None) -> str | None:
+    """Write an amount as a decimal string of dollars without exponent; an unknown amount stays None."""
+    if picodollars is None:
+        return None
+    text = f"{Decimal(picodollars) / PICODOLLARS_PER_DOLLAR:f}"
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction.rstrip('0').ljust(6, '0')}"
+
+
+def cents_per_mtok(microdollars: int) -> int | float:
+    """Write a price in US cents per million tokens: whole when it is whole, 12.5 otherwise."""
+    cents, rest = divmod(microdollars, MICRODOLLARS_PER_CENT)
+    return microdollars / MICRODOLLARS_PER_CENT if rest else cents
+
+
+def microdollars_per_mtok(cents: int | str | Decimal) -> int:
+    """
+    Read a price given in US cents per million tokens.
+
+    :raises ValueError: if it has more decimals than a microdollar can hold
+    """
+    amount = Decimal(str(cents)) * MICRODOLLARS_PER_CENT
+    if amount != amount.to_integral_value():
+        raise ValueError(f"{cents} cents is finer than a microdollar")
+    return int(amount)

@@ -1,0 +1,31 @@
+"""A secret in memory, which cannot be printed by mistake."""
+
+from typing import NoReturn
+
+
+class Secret:
+    """
+    Plain text that hides itself from logs, tracebacks, JSON, pickles and copies.
+
+    Python cannot wipe memory, so keep one only in a local variable. `.reveal()` is the only way in,
+    and is easy to search for.
+    """
+
+    __slots__ = ("__value",)
+
+    def __init__(self, value: str) -> None:
+        self.__value = value
+
+    def reveal(self) -> str:
+        return self.__value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A secret is neither pickled nor copied")

@@ -1,0 +1,194 @@
+"""Runs, the attempts to make them, what came back, and where they may run. The run table is the queue."""
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.ids import PublicIdField
+from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
+
+
+class CapacityPool(models.Model):
+    """A place where runs execute. `local` is built in and needs no row."""
+
+    class Provider(models.TextChoices):
+        LOCAL = "local", "Local"
+        E2B = "e2b", "E2B"
+        VERCEL = "vercel", "Vercel"
+        MODAL = "modal", "Modal"
+
+    id = PublicIdField(prefix="pool")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="pools")
+    name = models.SlugField(max_length=63)
+    provider_id = models.CharField(max_length=16, choices=Provider.choices)
+    config = models.JSONField(default=dict, blank=True)
+    active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "name"], name="pool_name_in_org")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Run(models.Model):
+    """
+    One dispatched call to a model: the decision that was made for it, its place in the queue, its outcome.
+
+    The payer and the mode are fixed at dispatch. `epoch` is the fencing token: a worker that lost its
+    lease can no longer change the run. `prices` are the bands frozen at dispatch (null: unpriced).
+    """
+
+    class State(models.TextChoices):
+        QUEUED = "QUEUED", "Queued"
+        RUNNING = "RUNNING", "Running"
+        SUCCEEDED = "SUCCEEDED", "Succeeded"
+        FAILED = "FAILED", "Failed"
+        CANCELLED = "CANCELLED", "Cancelled"
+
+    ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+    id = PublicIdField(prefix="run")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="runs")
+    project = models.ForeignKey(Project, models.SET_NULL, null=True, blank=True, related_name="runs")
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    profile_id = models.CharField(max_length=80, blank=True)
+    profile_name = models.CharField(max_length=63, blank=True)
+    provider = models.CharField(max_length=32)
+    model_id = models.CharField(max_length=128)
+    served_model_id = models.CharField(max_length=128)
+    auth_mode = models.CharField(max_length=16, choices=AuthMode.choices)
+    payer = models.CharField(max_length=32, choices=Payer.choices)
+    credential_id = models.CharField(max_length=40, blank=True)
+    pool = models.CharField(max_length=63, default="local")
+    host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs")
+    effort = models.CharField(max_length=8, blank=True)
+    effort_applied = models.JSONField(default=dict)
+    max_tokens = models.PositiveIntegerField()
+    context_window_tokens = models.PositiveIntegerField(null=True)
+    metadata = models.JSONField(default=dict)
+    trace = models.JSONField(default=list)
+    prices = models.JSONField(null=True)
+
+    state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
+    cancel_requested_at = models.DateTimeField(null=True)
+    epoch = models.PositiveIntegerField(default=0)
+    lease_owner = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    not_before = models.DateTimeField(null=True)
+    deadline_at = models.DateTimeField()
+    chunk_count = models.PositiveIntegerField(default=0)
+
+    output_text = models.TextField(blank=True)
+    output_content = models.JSONField(default=list)
+    stop_reason = models.CharField(max_length=40, blank=True)
+    error = models.JSONField(null=True)
+    usage = models.JSONField(default=dict)
+    amount_picodollars = models.BigIntegerField(null=True)
+    estimated = models.BooleanField(default=False)
+    billed = models.BooleanField(default=False)
+    attempt_count = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["org", "-id"], name="run_by_org"),
+            models.Index(fields=["state", "id"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="run_queue"),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class RunInput(models.Model):
+    """What a run was asked, as the caller sent it, apart from the run so that lists stay small."""
+
+    run = models.OneToOneField(Run, models.CASCADE, primary_key=True, related_name="input")
+    body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
+    images_dropped_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return str(self.run_id)
+
+
+class Attempt(models.Model):
+    """
+    One call to a provider, written in its own transaction before the call is made.
+
+    VOID: provably never sent. INDETERMINATE: nobody saw it finish, so it carries an estimated charge.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "OPEN", "Open"
+        SETTLED = "SETTLED", "Settled"
+        VOID = "VOID", "Never sent"
+        INDETERMINATE = "INDETERMINATE", "Indeterminate"
+
+    id = PublicIdField(prefix="att")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="attempts")
+    number = models.PositiveSmallIntegerField()
+    epoch = models.PositiveIntegerField()
+    credential_id = models.CharField(max_length=40, blank=True)
+    credential_version = models.PositiveIntegerField(default=1)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
+    input_tokens_estimate = models.PositiveIntegerField()
+    provider_request_id = models.CharField(max_length=120, blank=True)
+    error = models.JSONField(null=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["run", "number"], name="attempt_number_in_run"),
+            models.UniqueConstraint(fields=["run"], condition=Q(state="OPEN"), name="one_open_attempt_per_run"),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class RunChunk(models.Model):
+    """One event of a run, in order, for those who watch it live or afterwards."""
+
+    class Kind(models.TextChoices):
+        STATE = "state", "State"
+        DELTA = "delta", "Delta"
+        USAGE = "usage", "Usage"
+        DONE = "done", "Done"
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="chunks")
+    seq = models.PositiveIntegerField()
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    data = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "seq"], name="chunk_order")]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.seq}"
+
+
+class IdempotencyKey(models.Model):
+    """A dispatch that a caller named, so that repeating it gives the same run. Kept for 24 hours."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    body_digest = models.CharField(max_length=64)
+    run_id = models.CharField(max_length=40)
+    created_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "key"], name="idempotency_key_in_org")]
+
+    def __str__(self) -> str:
+        return self.key

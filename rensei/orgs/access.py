@@ -1,0 +1,107 @@
+"""The one way to learn whose data a request may see, and what its caller may do."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.errors import NotPermitted
+from rensei.orgs.models import MANAGERS, WRITERS, ApiToken, AuditEvent, Host, Membership, Org, Project, Role, User
+
+TOKEN_PREFIX = "rsk_live_"
+LAST_USED_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who is asking, in which organization, with which role, and how they proved it."""
+
+    user: User
+    org: Org
+    role: Role
+    membership: Membership
+    project: Project | None = None
+    host: Host | None = None
+    token: ApiToken | None = None
+    address: str | None = None
+
+    @property
+    def manages(self) -> bool:
+        return self.role in MANAGERS
+
+    @property
+    def writes(self) -> bool:
+        return self.role in WRITERS
+
+    def require_manager(self) -> None:
+        """:raises NotPermitted: unless the caller is an owner or admin"""
+        if not self.manages:
+            raise NotPermitted
+
+    def require_writer(self) -> None:
+        """:raises NotPermitted: if the caller only reads"""
+        if not self.writes:
+            raise NotPermitted
+
+
+def for_member(*, user: User, slug: str, address: str | None = None) -> Access | None:
+    """Look up a signed-in person's access to an organization; None where there is none."""
+    membership = (
+        Membership.objects.select_related("org", "user").filter(user=user, org__slug=slug, user__is_active=True).first()
+    )
+    if membership is None:
+        return None
+    return Access(
+        user=membership.user,
+        org=membership.org,
+        role=Role(membership.role),
+        membership=membership,
+        address=address,
+    )
+
+
+def for_token(*, token: str, address: str | None = None) -> Access | None:
+    """Look up what an API token opens; None for an unknown, revoked or expired one."""
+    now = timezone.now()
+    found = (
+        ApiToken.objects.select_related("org", "membership__user", "project", "host")
+        .filter(digest=token_digest(token), revoked_at=None, membership__user__is_active=True)
+        .filter(Q(expires_at=None) | Q(expires_at__gt=now))
+        .filter(Q(host=None) | Q(host__revoked_at=None))
+        .first()
+    )
+    if found is None:
+        return None
+    if found.last_used_at is None or found.last_used_at < now - LAST_USED_EVERY:
+        ApiToken.objects.filter(pk=found.pk).update(last_used_at=now)
+    return Access(
+        user=found.membership.user,
+        org=found.org,
+        role=Role(found.membership.role),
+        membership=found.membership,
+        project=found.project,
+        host=found.host,
+        token=found,
+        address=address,
+    )
+
+
+def token_digest(token: str) -> str:
+    """Hash a token for look-up: the whole of it, so that no two tokens can collide."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def record(access: Access, action: str, *, object_id: str, **detail: object) -> AuditEvent:
+    """Write down that the caller did something, in the transaction of the change itself."""
+    return AuditEvent.objects.create(
+        org=access.org,
+        user=access.user,
+        actor=access.user.email,
+        token_id=access.token.id if access.token else "",
+        action=action,
+        object_id=object_id,
+        detail=detail,
+        address=access.address,
+    )

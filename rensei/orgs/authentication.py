@@ -1,0 +1,60 @@
+"""How REST callers prove who they are: an API token, or the browser's session."""
+
+from django.conf import settings
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from rensei.core.errors import FieldError
+from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token
+from rensei.orgs.models import Membership, User
+
+ORG_HEADER = "X-Rensei-Org"
+
+
+class TokenAuthentication(BaseAuthentication):
+    """`Authorization: Bearer rsk_live_…`. `request.auth` becomes the caller's `Access`."""
+
+    def authenticate(self, request: Request) -> tuple[User, Access] | None:
+        scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = token.strip()
+        access = for_token(token=token, address=client_address(request)) if token.startswith(TOKEN_PREFIX) else None
+        if access is None:
+            raise AuthenticationFailed
+        return access.user, access
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class BrowserAuthentication(SessionAuthentication):
+    """The browser's session, with CSRF. People of several organizations name one in `X-Rensei-Org`."""
+
+    def authenticate(self, request: Request) -> tuple[User, Access] | None:
+        signed_in = super().authenticate(request)
+        if signed_in is None:
+            return None
+        user: User = signed_in[0]
+        slug = request.headers.get(ORG_HEADER) or _only_org(user)
+        access = for_member(user=user, slug=slug, address=client_address(request))
+        if access is None:
+            raise AuthenticationFailed
+        return user, access
+
+
+def client_address(request: Request) -> str | None:
+    """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
+    peer: str | None = request.META.get("REMOTE_ADDR") or None
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
+    if forwarded and peer in settings.RENSEI_TRUSTED_PROXIES:
+        return str(forwarded.rpartition(",")[2].strip())
+    return peer
+
+
+def _only_org(user: User) -> str:
+    slugs = list(Membership.objects.filter(user=user).values_list("org__slug", flat=True)[:2])
+    if len(slugs) != 1:
+        raise FieldError(pointer=f"/headers/{ORG_HEADER}", reason=f"Name the organization in the header {ORG_HEADER}.")
+    return slugs[0]

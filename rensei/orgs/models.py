@@ -1,0 +1,221 @@
+"""Who is asking: people, organizations, projects, roles, tokens and machines, and what they did."""
+
+from typing import Any, ClassVar, Self
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.ids import PublicIdField
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        user = self.model(email=self.normalize_email(email).lower(), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person, who signs in with an email address. Operators are staff."""
+
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=120, blank=True)
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False)
+    date_joined = models.DateTimeField(default=timezone.now)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+
+    objects = UserManager()
+
+    def __str__(self) -> str:
+        return self.email
+
+    def get_full_name(self) -> str:
+        return self.name or self.email
+
+    def get_short_name(self) -> str:
+        return self.name.split(" ")[0] if self.name else self.email.partition("@")[0]
+
+
+class Role(models.TextChoices):
+    """What a member may do. Owners and admins manage; auditors read all and change nothing."""
+
+    OWNER = "owner", "Owner"
+    ADMIN = "admin", "Admin"
+    MEMBER = "member", "Member"
+    AUDITOR = "auditor", "Auditor"
+
+
+MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
+WRITERS = frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})
+
+
+class Org(models.Model):
+    """An organization: the owner of integrations, profiles, runs and a ledger."""
+
+    id = PublicIdField(prefix="org")
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=63, unique=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class OrgScopedQuerySet(models.QuerySet[Any]):
+    """Everything that an organization owns is reached through `for_org`."""
+
+    def for_org(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+
+class Project(models.Model):
+    """A part of an organization, with its own access policy and default profile. Its id is its slug."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="projects")
+    slug = models.SlugField(max_length=63)
+    name = models.CharField(max_length=120)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "slug"], name="project_slug_in_org")]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Membership(models.Model):
+    """A person's role in an organization."""
+
+    id = PublicIdField(prefix="mbr")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=Role.choices)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "user"], name="one_membership_per_org")]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} in {self.org_id}"
+
+
+class Host(models.Model):
+    """A machine that ran `rensei setup`. It holds the login; we hold only its name. Never a secret."""
+
+    class Login(models.TextChoices):
+        CONSOLE = "console", "Anthropic Console login"
+        CLAUDE_CODE = "claude-code", "The user's own claude command"
+        NONE = "none", "No login yet"
+
+    id = PublicIdField(prefix="host")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="hosts")
+    owner = models.ForeignKey(User, models.CASCADE, related_name="hosts")
+    name = models.CharField(max_length=120)
+    login = models.CharField(max_length=16, choices=Login.choices, default=Login.NONE)
+    created_at = models.DateTimeField(default=timezone.now)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiToken(models.Model):
+    """
+    A program's credential for one organization and member, optionally one project and machine.
+
+    Only the SHA-256 of the token is kept: it is 256 random bits, so a slow hash would add nothing.
+    """
+
+    id = PublicIdField(prefix="tok")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="tokens")
+    membership = models.ForeignKey(Membership, models.CASCADE, related_name="tokens")
+    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="tokens")
+    host = models.ForeignKey(Host, models.CASCADE, null=True, blank=True, related_name="tokens")
+    name = models.CharField(max_length=120)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    hint = models.CharField(max_length=8, editable=False)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.name} (…{self.hint})"
+
+
+class AccessPolicy(models.Model):
+    """
+    The auth modes that the system, an organization or a project allows, as the stored document.
+
+    `matrix` is `{"<modelId | provider | *>": {"<mode>": {"allowed": true | false}}}`.
+    """
+
+    class Scope(models.TextChoices):
+        SYSTEM = "system", "System"
+        ORGANIZATION = "organization", "Organization"
+        PROJECT = "project", "Project"
+
+    scope = models.CharField(max_length=16, choices=Scope.choices)
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="access_policies")
+    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="access_policies")
+    matrix = models.JSONField(default=dict, blank=True)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "access policies"
+        constraints = [
+            models.UniqueConstraint(fields=["scope"], condition=Q(scope="system"), name="one_system_policy"),
+            models.UniqueConstraint(fields=["org"], condition=Q(scope="organization"), name="one_policy_per_org"),
+            models.UniqueConstraint(fields=["project"], condition=Q(scope="project"), name="one_policy_per_project"),
+            models.CheckConstraint(
+                name="policy_owner_fits_its_scope",
+                condition=Q(scope="system", org=None, project=None)
+                | Q(scope="organization", org__isnull=False, project=None)
+                | Q(scope="project", org__isnull=False, project__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} policy {self.org_id or ''} {self.project_id or ''}".strip()
+
+
+class AuditEvent(models.Model):
+    """Who did what to which object, from where. Written in the transaction of the change; never a secret."""
+
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="audit_events")
+    user = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    actor = models.CharField(max_length=254, help_text="Email of the person, or the command that acted")
+    token_id = models.CharField(max_length=40, blank=True)
+    action = models.CharField(max_length=64, help_text="noun.verb, such as integration.rotated")
+    object_id = models.CharField(max_length=128)
+    detail = models.JSONField(default=dict)
+    address = models.GenericIPAddressField(null=True, blank=True)
+    occurred_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["org", "-id"], name="audit_by_org")]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object_id}"

@@ -1,0 +1,242 @@
+"""
+The settings, all from the environment. `.env.example` lists every variable with what it does.
+
+https://docs.djangoproject.com/en/5.2/ref/settings/
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+
+ROOT = Path(__file__).resolve().parent.parent
+env = environ.Env()
+if (ROOT / ".env").exists():
+    env.read_env(ROOT / ".env")
+
+DATA_DIR = Path(env.str("RENSEI_DATA_DIR", default=str(ROOT / "var"))).resolve()
+PUBLIC_URL = env.str("RENSEI_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+_public = urlsplit(PUBLIC_URL)
+_https = _public.scheme == "https"
+
+DEBUG = env.bool("RENSEI_DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY and (DATA_DIR / "secret_key").exists():
+    SECRET_KEY = (DATA_DIR / "secret_key").read_text().strip()
+ALLOWED_HOSTS = env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1", "127.0.0.1", "localhost"])
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+
+# What Rensei itself needs to know.
+RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
+RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
+RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
+RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
+RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=8)
+RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
+RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
+RENSEI_METRICS_TOKEN = env.str("RENSEI_METRICS_TOKEN", default="")
+RENSEI_TRUSTED_PROXIES = env.list("RENSEI_TRUSTED_PROXIES", default=[])
+RENSEI_SIMULATED = env.bool("RENSEI_SIMULATED", default=False)
+
+# https://docs.djangoproject.com/en/5.2/ref/applications/
+INSTALLED_APPS = [
+    "rensei",
+    "rensei.console",
+    "rensei.dispatch",
+    "profiles",
+    "integrations",
+    "billing",
+    "catalog",
+    "rensei.orgs",
+    "rensei.core",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "allauth",
+    "allauth.account",
+    "csp",
+    "django_htmx",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "rest_framework",
+]
+
+# https://docs.djangoproject.com/en/5.2/topics/http/middleware/
+MIDDLEWARE = [
+    "rensei.core.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+ROOT_URLCONF = "rensei.urls"
+ASGI_APPLICATION = "rensei.asgi.application"
+WSGI_APPLICATION = "rensei.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "rensei.console.context.console",
+            ]
+        },
+    }
+]
+
+# https://docs.djangoproject.com/en/5.2/ref/databases/
+# WAL lets readers and one writer work side by side; IMMEDIATE takes the write lock at BEGIN, because a deferred
+# transaction that reads and then writes fails at once under WAL instead of waiting. Without recursive_triggers an
+# INSERT OR REPLACE would pass the ledger's delete triggers by.
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'rensei.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": (
+            "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA foreign_keys=ON;"
+            "PRAGMA recursive_triggers=ON;PRAGMA mmap_size=134217728;"
+        ),
+    }
+else:
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20)}
+
+# https://docs.djangoproject.com/en/5.2/topics/cache/
+CACHE_URL = env.str("CACHE_URL", default="")
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CACHE_URL}
+    if CACHE_URL
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+}
+
+# https://docs.celeryq.dev/en/stable/userguide/configuration.html
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+
+# https://docs.djangoproject.com/en/5.2/topics/auth/
+AUTH_USER_MODEL = "orgs.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+
+# https://docs.allauth.org/en/latest/account/configuration.html
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
+ACCOUNT_SESSION_REMEMBER = True
+
+EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
+vars().update(EMAIL_CONFIG)
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default=f"rensei@{_public.hostname or 'localhost'}")
+
+# https://docs.djangoproject.com/en/5.2/topics/i18n/
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+# https://docs.djangoproject.com/en/5.2/howto/static-files/
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_MANIFEST_STRICT = True
+
+# https://docs.djangoproject.com/en/5.2/topics/security/
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SESSION_COOKIE_NAME = "__Host-session" if _https else "session"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_SSL_REDIRECT = False
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if RENSEI_TRUSTED_PROXIES else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
+
+# https://django-csp.readthedocs.io/en/latest/configuration.html
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "img-src": ["'self'", "data:", "blob:"],
+        "font-src": ["'self'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+# https://www.django-rest-framework.org/api-guide/settings/
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rensei.orgs.authentication.TokenAuthentication",
+        "rensei.orgs.authentication.BrowserAuthentication",
+    ],
+    # Closed by default: every view names the permission that opens it.
+    "DEFAULT_PERMISSION_CLASSES": ["rensei.orgs.permissions.Closed"],
+    "DEFAULT_PARSER_CLASSES": ["rensei.core.api.JSONBodyParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "rensei.core.api.CursorPages",
+    "DEFAULT_SCHEMA_CLASS": "rensei.core.schema.Schema",
+    "DEFAULT_THROTTLE_RATES": {
+        "api": env.str("RENSEI_RATE_API", default="600/min"),
+        "sensitive": env.str("RENSEI_RATE_SENSITIVE", default="10/min"),
+    },
+    "EXCEPTION_HANDLER": "rensei.core.api.problem_handler",
+    "UNAUTHENTICATED_USER": None,
+    "NON_FIELD_ERRORS_KEY": "",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Rensei",
+    "VERSION": "1",
+    "DESCRIPTION": "Whose credential signs a model call, who pays, where it runs, and why.",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+}
+
+LOGGING_CONFIG = "rensei.core.logs.configure"
+LOGGING = {"json": env.bool("RENSEI_LOG_JSON", default=False), "level": env.str("RENSEI_LOG_LEVEL", default="INFO")}

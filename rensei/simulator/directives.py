@@ -1,0 +1,77 @@
+"""What a prompt asks of the simulator, in double square brackets: `[[reply 200 words]]`, `[[fault:overloaded]]`."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from rensei.simulator.errors import ApiError
+
+_DIRECTIVE = re.compile(r"\[\[\s*(fault:\s*)?([a-z0-9_-]+)\s*(.*?)\s*\]\]", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultDirective:
+    name: str
+    options: dict[str, str]
+
+    def number(self, option: str, default: int) -> int:
+        return int(self.options.get(option, default))
+
+
+@dataclass(kw_only=True)
+class Directives:
+    faults: list[FaultDirective] = field(default_factory=list)
+    reply_words: int | None = None
+    echo: str | None = None
+    delay_seconds: float = 0.0
+    stall_after: int | None = None
+    stop_reason: str | None = None
+    tool: str | None = None
+    text: str = ""
+
+
+def read_directives(messages: list[dict[str, Any]]) -> Directives:
+    """
+    Read the directives of the last user message.
+
+    Earlier turns do not count, so that a conversation is not haunted by a fault that it has already seen.
+
+    :raises ApiError: if a directive is misspelt, because a test that asks for nothing would pass for no reason
+    """
+    text = _last_user_text(messages)
+    directives = Directives(text=text)
+    for is_fault, name, rest in _DIRECTIVE.findall(text):
+        if is_fault:
+            options = dict(part.partition("=")[::2] for part in rest.split())
+            directives.faults.append(FaultDirective(name=name, options=options))
+        else:
+            _apply(directives, name=name, rest=rest)
+    return directives
+
+
+def _apply(directives: Directives, *, name: str, rest: str) -> None:
+    match name:
+        case "reply":
+            directives.reply_words = int(rest.split()[0])
+        case "echo":
+            directives.echo = rest
+        case "slow":
+            directives.delay_seconds = float(rest)
+        case "stall":
+            directives.stall_after = int(rest.partition("after=")[2] or -1)
+        case "stop":
+            directives.stop_reason = rest
+        case "use":
+            directives.tool = rest
+        case _:
+            raise ApiError(400, f"The simulator does not know the directive '{name}'.")
+
+
+def _last_user_text(messages: list[dict[str, Any]]) -> str:
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return "\n".join(block["text"] for block in content if block["type"] == "text")
+    return ""

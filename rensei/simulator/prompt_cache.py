@@ -1,0 +1,143 @@
+"""
+The prompt cache: which part of a prompt was seen before, by whom, and for how long it is kept.
+
+Source of the rules: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rensei.simulator.models import Model
+from rensei.simulator.tokens import TOKENS_OF_TOOL_USE, TOKENS_PER_MESSAGE, count_block, count_tool
+
+_SECONDS = {"5m": 300, "1h": 3600}
+_LOOK_BACK_BLOCKS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptUsage:
+    """How the tokens of one prompt divide; the three classes do not overlap."""
+
+    input_tokens: int
+    written_5m_tokens: int = 0
+    written_1h_tokens: int = 0
+    read_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.input_tokens + self.written_5m_tokens + self.written_1h_tokens + self.read_tokens
+
+
+@dataclass(kw_only=True)
+class _Segment:
+    digest: str
+    tokens_up_to_here: int
+    ttl: str | None = None
+
+
+@dataclass(kw_only=True)
+class _Entry:
+    ttl: str
+    expires_at: float
+
+
+class PromptCache:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def use(self, body: dict[str, Any], *, model: Model, key_sha256: str) -> PromptUsage:
+        """Read what the cache holds of this prompt, write what the prompt marks, and tell how its tokens divide."""
+        segments = _segments(body, model=model, key_sha256=key_sha256)
+        total = segments[-1].tokens_up_to_here
+        minimum = model.min_cache_tokens or 1024
+        marked = [
+            index for index, segment in enumerate(segments) if segment.ttl and segment.tokens_up_to_here >= minimum
+        ]
+        if not marked:
+            return PromptUsage(input_tokens=total)
+
+        read = self._read(segments, marked=marked)
+        last = segments[marked[-1]].tokens_up_to_here
+        last_1h = max((segments[i].tokens_up_to_here for i in marked if segments[i].ttl == "1h"), default=0)
+        for index in marked:
+            self._write(segments[index])
+        return PromptUsage(
+            input_tokens=total - max(last, read),
+            written_1h_tokens=max(0, last_1h - read),
+            written_5m_tokens=max(0, last - max(last_1h, read)),
+            read_tokens=read,
+        )
+
+    def _read(self, segments: list[_Segment], *, marked: list[int]) -> int:
+        now = self._clock()
+        for breakpoint_ in reversed(marked):
+            for index in range(breakpoint_, max(-1, breakpoint_ - _LOOK_BACK_BLOCKS - 1), -1):
+                entry = self._entries.get(segments[index].digest)
+                if entry and entry.expires_at > now:
+                    entry.expires_at = now + _SECONDS[entry.ttl]
+                    return segments[index].tokens_up_to_here
+        return 0
+
+    def _write(self, segment: _Segment) -> None:
+        ttl = segment.ttl or "5m"
+        now = self._clock()
+        held = self._entries.get(segment.digest)
+        if held is None or held.expires_at <= now or _SECONDS[held.ttl] < _SECONDS[ttl]:
+            self._entries[segment.digest] = _Entry(ttl=ttl, expires_at=now + _SECONDS[ttl])
+
+
+def count_prompt(body: dict[str, Any], *, model: Model) -> int:
+    """Count all tokens of a prompt, cached or not."""
+    return _segments(body, model=model, key_sha256="")[-1].tokens_up_to_here
+
+
+def _segments(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[_Segment]:
+    """Cut a prompt into the blocks of its prefix order: tools, system, messages."""
+    start = _mix("", [key_sha256, model.id, body.get("speed")])
+    segments = [_Segment(digest=start, tokens_up_to_here=TOKENS_OF_TOOL_USE if body.get("tools") else 0)]
+
+    def add(block: dict[str, Any], *, tokens: int, context: list[Any] | None = None) -> None:
+        bare = {key: value for key, value in block.items() if key != "cache_control"}
+        control = block.get("cache_control")
+        segments.append(
+            _Segment(
+                digest=_mix(segments[-1].digest, [context, bare]),
+                tokens_up_to_here=segments[-1].tokens_up_to_here + tokens,
+                ttl=control.get("ttl", "5m") if control else None,
+            )
+        )
+
+    for tool in body.get("tools") or []:
+        add(tool, tokens=count_tool(tool))
+    for block in _blocks(body.get("system") or []):
+        add(block, tokens=count_block(block, model=model))
+
+    # These three change how messages are read: with another value, no message is found in the cache.
+    effort = (body.get("output_config") or {}).get("effort")
+    settings = [body.get("tool_choice"), body.get("thinking"), effort]
+    for message in body["messages"]:
+        context, overhead = [settings, message["role"]], TOKENS_PER_MESSAGE
+        for block in _blocks(message["content"]):
+            add(block, tokens=overhead + count_block(block, model=model), context=context)
+            context, overhead = [], 0
+
+    if body.get("cache_control"):
+        segments[-1].ttl = segments[-1].ttl or body["cache_control"].get("ttl", "5m")
+    return segments
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _mix(before: str, value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()

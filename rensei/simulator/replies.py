@@ -1,0 +1,225 @@
+"""What the model answers: deterministic text that tells what it was sent, thinking, tool calls, and their tokens."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from rensei.simulator.directives import Directives
+from rensei.simulator.models import Model
+from rensei.simulator.prompt_cache import PromptUsage
+from rensei.simulator.signatures import sign_thinking
+from rensei.simulator.tokens import count_json, count_text, image_size
+
+# Words of at most four letters, so that a reply of N words is N tokens.
+_WORDS = "the sun and the sea are calm this year and we go for a walk with our dog".split()
+_THINKING_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
+
+
+@dataclass(kw_only=True)
+class Reply:
+    content: list[dict[str, Any]]
+    stop_reason: str
+    stop_sequence: str | None
+    output_tokens: int
+    thinking_tokens: int
+
+
+def compose_reply(
+    body: dict[str, Any], *, model: Model, directives: Directives, prompt: PromptUsage, key_sha256: str
+) -> Reply:
+    """Compose the whole answer, cut where `max_tokens`, a stop sequence or the context window cuts it."""
+    room = max(0, model.context_window - prompt.total)
+    limit = min(body["max_tokens"], room)
+    cut_reason = "max_tokens" if body["max_tokens"] <= room else "model_context_window_exceeded"
+    content: list[dict[str, Any]] = []
+
+    thinking_tokens = 0
+    if display := _thinking_display(body, model=model):
+        words = list(islice(cycle(_WORDS), _thinking_wish(body, model=model)))[:limit]
+        thinking_tokens = len(words)
+        shown = " ".join(words) if display == "summarized" else ""
+        if thinking_tokens:
+            signature = sign_thinking(shown, key_sha256=key_sha256)
+            content.append({"type": "thinking", "thinking": shown, "signature": signature})
+    left = limit - thinking_tokens
+
+    if tool := _tool_to_use(body, directives=directives):
+        block = _tool_use(tool)
+        tokens = count_json(block["input"])
+        if tokens <= left:
+            content.append(block)
+            return Reply(
+                content=content,
+                stop_reason="tool_use",
+                stop_sequence=None,
+                output_tokens=thinking_tokens + tokens,
+                thinking_tokens=thinking_tokens,
+            )
+
+    text, tokens, whole = _cut_text(_text(body, model=model, directives=directives, prompt=prompt), limit=left)
+    stop_reason = "end_turn" if whole else cut_reason
+    stop_sequence = None
+    for sequence in body.get("stop_sequences") or []:
+        if sequence in text:
+            text = text[: text.index(sequence)]
+            stop_reason, stop_sequence, tokens = "stop_sequence", sequence, count_text(text)
+    if text:
+        content.append({"type": "text", "text": text})
+    return Reply(
+        content=content,
+        stop_reason=directives.stop_reason or stop_reason,
+        stop_sequence=stop_sequence,
+        output_tokens=thinking_tokens + tokens,
+        thinking_tokens=thinking_tokens,
+    )
+
+
+def usage_of(body: dict[str, Any], *, prompt: PromptUsage, output_tokens: int, thinking_tokens: int) -> dict[str, Any]:
+    """Build the `usage` of a finished message."""
+    geo = body.get("inference_geo")
+    return {
+        "input_tokens": prompt.input_tokens,
+        "cache_creation_input_tokens": prompt.written_5m_tokens + prompt.written_1h_tokens,
+        "cache_read_input_tokens": prompt.read_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": prompt.written_5m_tokens,
+            "ephemeral_1h_input_tokens": prompt.written_1h_tokens,
+        },
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"thinking_tokens": thinking_tokens},
+        "server_tool_use": None,
+        "service_tier": "standard",
+        "inference_geo": geo or "global",
+        "speed": body.get("speed") or "standard",
+    }
+
+
+def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any] | None:
+    """Make the account of a hostile provider."""
+    match fault:
+        case "negativeusage":
+            return {**usage, "input_tokens": -5, "output_tokens": -1_000_000}
+        case "hugeusage":
+            return {**usage, "input_tokens": 2**63, "output_tokens": 10**30}
+        case "nanusage":
+            return {**usage, "input_tokens": float("nan"), "output_tokens": float("inf")}
+        case _:
+            return None
+
+
+def _thinking_display(body: dict[str, Any], *, model: Model) -> str | None:
+    """Tell how thinking is shown in this reply (`summarized`, `omitted`), or None if the model does not think."""
+    thinking = body.get("thinking")
+    kind = thinking["type"] if thinking else ("adaptive" if model.thinking_on_by_default else "disabled")
+    if kind not in ("adaptive", "enabled"):
+        return None
+    return (thinking or {}).get("display") or model.thinking_display
+
+
+def _thinking_wish(body: dict[str, Any], *, model: Model) -> int:
+    effort = (body.get("output_config") or {}).get("effort")
+    return _THINKING_TOKENS[effort or "high"]
+
+
+def _text(body: dict[str, Any], *, model: Model, directives: Directives, prompt: PromptUsage) -> str:
+    if directives.echo is not None:
+        return directives.echo
+    if directives.reply_words is not None:
+        return " ".join(islice(cycle(_WORDS), directives.reply_words))
+    output_config = body.get("output_config") or {}
+    if schema := (output_config.get("format") or {}).get("schema"):
+        return json.dumps(_example_of(schema))
+
+    digest = hashlib.sha256(directives.text.encode()).hexdigest()[:12]
+    lines = [
+        f"This is the Anthropic simulator, answering as {model.id}.",
+        f"The prompt has {prompt.total} tokens and the digest {digest}.",
+    ]
+    if effort := output_config.get("effort"):
+        lines.append(f"The effort is {effort}.")
+    for number, description in enumerate(_describe_images(body["messages"]), start=1):
+        lines.append(f"Image {number} is {description}.")
+    return "\n".join(lines)
+
+
+def _describe_images(messages: list[dict[str, Any]]) -> list[str]:
+    descriptions = []
+    for block in _all_blocks([message["content"] for message in messages]):
+        if block["type"] != "image":
+            continue
+        source = block["source"]
+        if source["type"] == "base64":
+            data = base64.b64decode(source["data"])
+            width, height = image_size(data)
+            digest = hashlib.sha256(data).hexdigest()
+            descriptions.append(f"{source['media_type']} {len(data)} bytes {width}x{height} sha256={digest}")
+        else:
+            descriptions.append(f"from {source.get('url') or source.get('file_id')}")
+    return descriptions
+
+
+def _all_blocks(contents: list[Any]) -> list[dict[str, Any]]:
+    found = []
+    for content in contents:
+        for block in content if isinstance(content, list) else []:
+            found.append(block)
+            found.extend(_all_blocks([block.get("content")]))
+    return found
+
+
+def _cut_text(text: str, *, limit: int) -> tuple[str, int, bool]:
+    """Cut a text at a number of tokens; return it, its tokens, and whether it is whole."""
+    tokens = 0
+    for match in re.finditer(r"\S+", text):
+        word_tokens = count_text(match.group())
+        if tokens + word_tokens > limit:
+            return text[: match.start()].rstrip(), tokens, False
+        tokens += word_tokens
+    return text, tokens, True
+
+
+def _tool_to_use(body: dict[str, Any], *, directives: Directives) -> dict[str, Any] | None:
+    """Choose the tool that the request forces or the prompt asks for by `[[use NAME]]`."""
+    tools = {tool["name"]: tool for tool in body.get("tools") or [] if "input_schema" in tool}
+    choice = body.get("tool_choice") or {"type": "auto"}
+    if choice["type"] == "tool":
+        return tools.get(choice["name"])
+    if choice["type"] == "any":
+        return next(iter(tools.values()), None)
+    return tools.get(directives.tool or "") if choice["type"] == "auto" else None
+
+
+def _tool_use(tool: dict[str, Any]) -> dict[str, Any]:
+    values = _example_of(tool["input_schema"])
+    digest = hashlib.sha256(json.dumps([tool["name"], values]).encode()).hexdigest()
+    return {"type": "tool_use", "id": f"toolu_{digest[:24]}", "name": tool["name"], "input": values}
+
+
+def _example_of(schema: dict[str, Any]) -> Any:
+    """Make the simplest value that a JSON schema admits."""
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return _example_of(options[0])
+    kind = schema.get("type", "object")
+    match kind[0] if isinstance(kind, list) else kind:
+        case "object":
+            return {name: _example_of(part) for name, part in schema.get("properties", {}).items()}
+        case "array":
+            return [_example_of(schema["items"])] if "items" in schema else []
+        case "integer":
+            return 1
+        case "number":
+            return 1.5
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case _:
+            return "example"

@@ -1,0 +1,86 @@
+"""
+Every request that came in, to reconcile a ledger against.
+
+A request is written down when it arrives, before it is answered, and once more when it has ended, so that a process
+killed in between is still accounted for. The key is never written, only its SHA-256.
+"""
+
+import json
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+_HELD_MAX = 100_000
+
+Outcome = Literal["completed", "cut_by_fault", "client_disconnected"]
+
+
+@dataclass(kw_only=True)
+class LoggedRequest:
+    sequence: int
+    arrived_at: str
+    method: str
+    path: str
+    query: str
+    header_names: list[str]
+    key_sha256: str | None
+    attempt_id: str | None
+    anthropic_version: str | None
+    anthropic_beta: str | None
+    workspace_id: str | None
+    body_bytes: int = 0
+    model: str | None = None
+    stream: bool = False
+    body: Any = None
+    # What follows is known once the answer is under way.
+    request_id: str | None = None
+    status: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    served_model: str | None = None
+    usage: dict[str, Any] | None = None
+    usage_is_final: bool = False
+    deltas_sent: int = 0
+    outcome: Outcome | None = None
+    ended_at: str | None = None
+    directives: list[str] = field(default_factory=list)
+
+
+class RequestLog:
+    def __init__(self, *, file: Path | None, keep_bodies: bool) -> None:
+        self.keep_bodies = keep_bodies
+        self._requests: deque[LoggedRequest] = deque(maxlen=_HELD_MAX)
+        self._sequence = 0
+        self._file = file.open("a", encoding="utf-8") if file else None
+
+    def open_request(self, **fields: Any) -> LoggedRequest:
+        """Note that a request has arrived."""
+        self._sequence += 1
+        request = LoggedRequest(sequence=self._sequence, arrived_at=_now(), **fields)
+        self._requests.append(request)
+        self._append("arrived", request)
+        return request
+
+    def close_request(self, request: LoggedRequest, *, outcome: Outcome) -> None:
+        """Note how a request has ended."""
+        request.outcome = outcome
+        request.ended_at = _now()
+        self._append("ended", request)
+
+    def since(self, sequence: int) -> list[dict[str, Any]]:
+        return [asdict(request) for request in self._requests if request.sequence > sequence]
+
+    def clear(self) -> None:
+        """Forget what is held in memory; the sequence goes on, and the file keeps all."""
+        self._requests.clear()
+
+    def _append(self, event: str, request: LoggedRequest) -> None:
+        if self._file:
+            self._file.write(json.dumps({"event": event, **asdict(request)}) + "\n")
+            self._file.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

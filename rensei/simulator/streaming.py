@@ -1,0 +1,122 @@
+"""
+The reply as server-sent events.
+
+Source of the events and their order: https://platform.claude.com/docs/en/build-with-claude/streaming
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_WORDS_PER_DELTA = 3
+_JSON_PIECE_CHARACTERS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    name: str
+    data: dict[str, Any]
+
+    @property
+    def is_delta(self) -> bool:
+        return self.name == "content_block_delta"
+
+    def encode(self) -> bytes:
+        return f"event: {self.name}\ndata: {json.dumps(self.data)}\n\n".encode()
+
+
+def error_event(*, kind: str, message: str, request_id: str) -> Event:
+    """Make the event by which a stream fails after its status 200 has been sent."""
+    error = {"type": kind, "message": message}
+    return Event(name="error", data={"type": "error", "error": error, "request_id": request_id})
+
+
+def stream_events(message: dict[str, Any], *, unknown_events: bool = False) -> Iterator[Event]:
+    """
+    Cut a finished message into the events that a stream would send.
+
+    :param unknown_events: also send event, block and delta kinds that no client knows, which must be skipped
+    """
+    yield _message_start(message)
+    yield Event(name="ping", data={"type": "ping"})
+    if unknown_events:
+        yield Event(name="made_up_event", data={"type": "made_up_event", "value": 1})
+    for index, block in enumerate(message["content"]):
+        yield from _block_events(block, index=index)
+    if unknown_events:
+        yield from _unknown_block(index=len(message["content"]))
+    yield _message_delta(message)
+    yield Event(name="message_stop", data={"type": "message_stop"})
+
+
+def _message_start(message: dict[str, Any]) -> Event:
+    start = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
+    if usage := message.get("usage"):
+        # What is known before the first token: all of the input, and a placeholder for the output.
+        start["usage"] = {key: value for key, value in usage.items() if key != "output_tokens_details"}
+        start["usage"]["output_tokens"] = min(1, usage["output_tokens"])
+    return Event(name="message_start", data={"type": "message_start", "message": start})
+
+
+def _message_delta(message: dict[str, Any]) -> Event:
+    data: dict[str, Any] = {
+        "type": "message_delta",
+        "delta": {"stop_reason": message["stop_reason"], "stop_sequence": message["stop_sequence"]},
+    }
+    if usage := message.get("usage"):
+        # Cumulative; never the split of cache writes by time to live, the tier or the region.
+        kept = (
+            "input_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+            "output_tokens",
+            "output_tokens_details",
+            "server_tool_use",
+        )
+        data["usage"] = {key: usage[key] for key in kept}
+    return Event(name="message_delta", data=data)
+
+
+def _block_events(block: dict[str, Any], *, index: int) -> Iterator[Event]:
+    match block["type"]:
+        case "thinking":
+            start = {**block, "thinking": "", "signature": ""}
+            pieces = [{"type": "thinking_delta", "thinking": piece} for piece in _pieces(block["thinking"])]
+            pieces.append({"type": "signature_delta", "signature": block["signature"]})
+        case "tool_use":
+            start = {**block, "input": {}}
+            pieces = [{"type": "input_json_delta", "partial_json": piece} for piece in _json_pieces(block["input"])]
+        case _:
+            start = {**block, "text": ""}
+            pieces = [{"type": "text_delta", "text": piece} for piece in _pieces(block["text"])]
+
+    yield Event(
+        name="content_block_start", data={"type": "content_block_start", "index": index, "content_block": start}
+    )
+    for delta in pieces:
+        yield Event(name="content_block_delta", data={"type": "content_block_delta", "index": index, "delta": delta})
+    yield Event(name="content_block_stop", data={"type": "content_block_stop", "index": index})
+
+
+def _pieces(text: str) -> list[str]:
+    words = re.findall(r"\s*\S+\s*$|\s*\S+", text)
+    return ["".join(words[i : i + _WORDS_PER_DELTA]) for i in range(0, len(words), _WORDS_PER_DELTA)]
+
+
+def _json_pieces(value: Any) -> list[str]:
+    text = json.dumps(value)
+    pieces = [text[i : i + _JSON_PIECE_CHARACTERS] for i in range(0, len(text), _JSON_PIECE_CHARACTERS)]
+    # The real stream opens with an empty piece.
+    return ["", *pieces]
+
+
+def _unknown_block(*, index: int) -> Iterator[Event]:
+    block = {"type": "made_up_block", "value": ""}
+    delta = {"type": "made_up_delta", "value": "x"}
+    yield Event(
+        name="content_block_start", data={"type": "content_block_start", "index": index, "content_block": block}
+    )
+    yield Event(name="content_block_delta", data={"type": "content_block_delta", "index": index, "delta": delta})
+    yield Event(name="content_block_stop", data={"type": "content_block_stop", "index": index})

@@ -1,0 +1,8 @@
+"""The WSGI application, for tools that ask for one. Live events need the ASGI one."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
+application = get_wsgi_application()

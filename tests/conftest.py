@@ -1,0 +1,1 @@
+"""The cast and the stage that every test shares."""
