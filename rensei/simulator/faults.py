@@ -134,8 +134,6 @@ NAME_OF_STATUS = {
     "529": "overloaded",
 }
 
-# Not an error of the API but an answer that no client should trip over; `hostile.py` gives them.
-HOSTILE = frozenset({"redirect", "hugebody", "gzipbomb", "badjson", "html", "manyheaders", "reset", "hang"})
 # A false account of the tokens, or events that no client knows yet; `replies.py` and `streaming.py` give them.
 USAGE = frozenset({"nousage", "negativeusage", "hugeusage", "nanusage"})
 STREAM = frozenset({"streamerror", "truncate", "cut", "unknownevents"})

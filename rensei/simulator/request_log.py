@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from rensei.simulator.exchange import Exchange
+from rensei.simulator.keys import key_digest
+
 _HELD_MAX = 100_000
 
 Outcome = Literal["completed", "cut_by_fault", "client_disconnected"]
@@ -45,7 +48,7 @@ class LoggedRequest:
     deltas_sent: int = 0
     outcome: Outcome | None = None
     ended_at: str | None = None
-    directives: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
 
 class RequestLog:
@@ -55,10 +58,27 @@ class RequestLog:
         self._sequence = 0
         self._file = file.open("a", encoding="utf-8") if file else None
 
-    def open_request(self, **fields: Any) -> LoggedRequest:
+    def open_request(self, exchange: Exchange, raw: bytes) -> LoggedRequest:
         """Note that a request has arrived."""
         self._sequence += 1
-        request = LoggedRequest(sequence=self._sequence, arrived_at=_now(), **fields)
+        body = _parse(raw)
+        request = LoggedRequest(
+            sequence=self._sequence,
+            arrived_at=_now(),
+            method=exchange.method,
+            path=exchange.path,
+            query=exchange.query_string,
+            header_names=sorted(exchange.headers),
+            key_sha256=key_digest(exchange.headers),
+            attempt_id=exchange.headers.get("x-rensei-attempt"),
+            anthropic_version=exchange.headers.get("anthropic-version"),
+            anthropic_beta=exchange.headers.get("anthropic-beta"),
+            workspace_id=exchange.headers.get("anthropic-workspace-id"),
+            body_bytes=len(raw),
+            model=body.get("model"),
+            stream=body.get("stream") is True,
+            body=body if self.keep_bodies and raw else None,
+        )
         self._requests.append(request)
         self._append("arrived", request)
         return request
@@ -80,6 +100,15 @@ class RequestLog:
         if self._file:
             self._file.write(json.dumps({"event": event, **asdict(request)}) + "\n")
             self._file.flush()
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    """Parse a body for the log, where one that is not a JSON object has nothing to tell."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _now() -> str:

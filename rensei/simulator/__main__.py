@@ -1,0 +1,56 @@
+"""`python -m rensei.simulator`: run the stand-in for the Anthropic API on this machine."""
+
+import argparse
+import os
+import signal
+import threading
+from pathlib import Path
+
+from granian import Granian
+from granian.constants import Interfaces
+
+
+def main() -> None:
+    """Read the options, and serve until the process is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m rensei.simulator", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8800, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--log", type=Path, help="append every request to this file, as JSON lines")
+    parser.add_argument("--key-file", type=Path, help="accept only keys whose SHA-256 is a word of this file")
+    parser.add_argument("--keep-bodies", action="store_true", help="keep the JSON bodies of requests in the log")
+    parser.add_argument("--instance", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input is closed")
+    options = parser.parse_args()
+
+    # granian starts the application in a process of its own, which reads these again.
+    for name in ("log", "key_file"):
+        if value := getattr(options, name):
+            os.environ[f"RENSEI_SIMULATOR_{name.upper()}"] = str(value.resolve())
+    os.environ["RENSEI_SIMULATOR_KEEP_BODIES"] = "1" if options.keep_bodies else "0"
+    os.environ["RENSEI_SIMULATOR_INSTANCE"] = options.instance
+    if options.stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
+    Granian(
+        "rensei.simulator.app:create_application",
+        factory=True,
+        address=options.host,
+        port=options.port,
+        interface=Interfaces.ASGINL,
+        # One process holds the log, the cache and the counters; more would each have their own.
+        workers=1,
+        websockets=False,
+        workers_kill_timeout=1,
+        log_enabled=not options.stop_with_stdin,
+    ).serve()
+
+
+def _stop_with_stdin() -> None:
+    """Stop when whoever started this process is gone, however it went."""
+    # Not sys.stdin.read(): its lock would be held while granian forks, and the fork would wait for it for ever.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

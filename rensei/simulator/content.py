@@ -1,0 +1,204 @@
+"""Checks of the system prompt and the messages: roles, content blocks, tool results, cache breakpoints."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rensei.simulator.errors import ApiError, invalid
+from rensei.simulator.images import check_image_source
+from rensei.simulator.shapes import require_dict, require_fields, require_list, require_one_of, require_string
+from rensei.simulator.signatures import check_signature
+
+_MESSAGES_MAX = 100_000
+_FIELDS: dict[str, tuple[set[str], set[str]]] = {
+    "text": ({"type", "text"}, {"cache_control", "citations"}),
+    "image": ({"type", "source"}, {"cache_control", "transformations"}),
+    "document": ({"type", "source"}, {"cache_control", "citations", "context", "title"}),
+    "search_result": ({"type", "source", "title", "content"}, {"cache_control", "citations"}),
+    "thinking": ({"type", "thinking", "signature"}, set()),
+    "redacted_thinking": ({"type", "data"}, set()),
+    "tool_use": ({"type", "id", "name", "input"}, {"cache_control", "caller", "toolset_name"}),
+    "tool_result": ({"type", "tool_use_id"}, {"cache_control", "content", "is_error", "toolset_name"}),
+}
+_KINDS_OF_ROLE = {
+    "user": ("text", "image", "document", "search_result", "tool_result"),
+    "assistant": ("text", "thinking", "redacted_thinking", "tool_use", "document"),
+    "system": ("text",),
+}
+_KINDS_IN_TOOL_RESULT = ("text", "image", "document", "search_result")
+
+
+def check_system(value: Any) -> None:
+    """
+    Check the system prompt.
+
+    :raises ApiError: 400
+    """
+    if isinstance(value, str):
+        return
+    for index, block in enumerate(require_list(value, path="system")):
+        _check_block(block, kinds=("text",), path=f"system.{index}", key_sha256="")
+
+
+def check_messages(value: Any, *, version: str, key_sha256: str) -> None:
+    """
+    Check the messages.
+
+    :raises ApiError: 400
+    """
+    messages = require_list(value, path="messages")
+    if not messages:
+        raise invalid("messages", "at least one message is required")
+    if len(messages) > _MESSAGES_MAX:
+        raise invalid("messages", f"List should have at most {_MESSAGES_MAX} items")
+    for index, message in enumerate(messages):
+        path = f"messages.{index}"
+        require_fields(require_dict(message, path=path), required={"role", "content"}, optional=set(), path=path)
+        roles = ("user", "assistant") if version == "2023-06-01" else ("user", "assistant", "system")
+        require_one_of(message["role"], roles, path=f"{path}.role")
+        _check_content(message, path=path, is_last=index == len(messages) - 1, key_sha256=key_sha256)
+        if version != "2023-06-01":
+            _check_rules_of_2026(message, path=path)
+    if messages[0]["role"] != "user":
+        raise invalid("messages", 'first message must use the "user" role')
+    _check_tool_results(messages)
+
+
+def all_blocks(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk every tool, system block and content block in prefix order, with its path."""
+    for index, tool in enumerate(body.get("tools") or []):
+        yield f"tools.{index}", tool
+    if isinstance(system := body.get("system"), list):
+        for index, block in enumerate(system):
+            yield f"system.{index}", block
+    for index, message in enumerate(body["messages"]):
+        yield from _nested_blocks(message["content"], path=f"messages.{index}.content")
+
+
+def check_cache_control(body: dict[str, Any]) -> None:
+    """
+    Check the cache breakpoints of a whole request.
+
+    :raises ApiError: 400
+    """
+    marked = []
+    for path, block in all_blocks(body):
+        if block.get("cache_control") is not None:
+            marked.append(_check_mark(block["cache_control"], path=f"{path}.cache_control"))
+            if block.get("type") == "text" and not block["text"]:
+                raise invalid(path, "cache_control cannot be set for empty text blocks")
+    if len(marked) > 4:
+        raise ApiError(400, f"A maximum of 4 blocks with cache_control may be provided. Found {len(marked)}.")
+    if body.get("cache_control") is not None:
+        marked = _with_automatic_mark(body, marked=marked)
+    if "1h" in marked and "5m" in marked and marked.index("5m") < len(marked) - 1 - marked[::-1].index("1h"):
+        raise ApiError(400, "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block.")
+
+
+def _with_automatic_mark(body: dict[str, Any], *, marked: list[str]) -> list[str]:
+    ttl = _check_mark(body["cache_control"], path="cache_control")
+    last_content = body["messages"][-1]["content"]
+    last_mark = last_content[-1].get("cache_control") if isinstance(last_content, list) else None
+    if last_mark is not None:
+        if last_mark.get("ttl", "5m") != ttl:
+            raise invalid("cache_control", "the last block already has a cache_control with a different ttl")
+        return marked
+    if len(marked) == 4:
+        raise ApiError(400, "A maximum of 4 blocks with cache_control may be provided. Found 5.")
+    return [*marked, ttl]
+
+
+def _check_mark(value: Any, *, path: str) -> str:
+    mark = require_dict(value, path=path)
+    require_fields(mark, required={"type"}, optional={"ttl"}, path=path)
+    require_one_of(mark["type"], ("ephemeral",), path=f"{path}.type")
+    require_one_of(mark.get("ttl", "5m"), ("5m", "1h"), path=f"{path}.ttl")
+    return str(mark.get("ttl", "5m"))
+
+
+def _check_content(message: dict[str, Any], *, path: str, is_last: bool, key_sha256: str) -> None:
+    content = message["content"]
+    if not isinstance(content, str):
+        for index, block in enumerate(require_list(content, path=f"{path}.content")):
+            kinds = _KINDS_OF_ROLE[message["role"]]
+            _check_block(block, kinds=kinds, path=f"{path}.content.{index}", key_sha256=key_sha256)
+    may_be_empty = is_last and message["role"] == "assistant"
+    if not content and not may_be_empty:
+        raise invalid(
+            path, "all messages must have non-empty content except for the optional final assistant message"
+        )
+
+
+def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: str) -> None:
+    block = require_dict(value, path=path)
+    if "type" not in block:
+        raise invalid(f"{path}.type", "Field required")
+    if block["type"] not in kinds:
+        raise invalid(path, f"Input tag '{block['type']}' does not match any of the expected tags: {', '.join(kinds)}")
+    required, optional = _FIELDS[block["type"]]
+    require_fields(block, required=required, optional=optional, path=path)
+    match block["type"]:
+        case "text":
+            if not require_string(block["text"], path=f"{path}.text"):
+                if block.get("cache_control") is not None:
+                    raise invalid(path, "cache_control cannot be set for empty text blocks")
+                raise invalid("messages", "text content blocks must be non-empty")
+        case "image":
+            check_image_source(block["source"], path=f"{path}.source")
+        case "document":
+            _check_document(block["source"], path=f"{path}.source")
+        case "thinking":
+            check_signature(block, path=path, key_sha256=key_sha256)
+        case "tool_use":
+            require_dict(block["input"], path=f"{path}.input")
+        case "tool_result" if not isinstance(block.get("content", ""), str):
+            for index, inner in enumerate(require_list(block["content"], path=f"{path}.content")):
+                inner_path = f"{path}.content.{index}"
+                _check_block(inner, kinds=_KINDS_IN_TOOL_RESULT, path=inner_path, key_sha256=key_sha256)
+
+
+def _check_document(value: Any, *, path: str) -> None:
+    source = require_dict(value, path=path)
+    require_one_of(source.get("type"), ("base64", "text", "content", "url", "file"), path=f"{path}.type")
+    if source["type"] == "base64":
+        require_fields(source, required={"type", "media_type", "data"}, optional=set(), path=path)
+        require_one_of(source["media_type"], ("application/pdf",), path=f"{path}.media_type")
+
+
+def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:
+    """Check what version 2026-10-21 of the API no longer takes."""
+    for index, block in enumerate(message["content"] if isinstance(message["content"], list) else []):
+        if message["role"] == "assistant" and block["type"] == "document":
+            raise invalid(f"{path}.content.{index}", "document blocks are not allowed in assistant messages")
+        if message["role"] == "user" and block["type"] == "text" and block.get("citations"):
+            raise invalid(f"{path}.content.{index}.citations", "citations are not allowed in user messages")
+
+
+def _check_tool_results(messages: list[dict[str, Any]]) -> None:
+    """Check that every tool call is answered in the next message, and every answer has its call."""
+    expected: set[str] = set()
+    for index, message in enumerate(messages):
+        blocks = message["content"] if isinstance(message["content"], list) else []
+        given = {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}
+        if missing := expected - given:
+            raise invalid(
+                f"messages.{index - 1}",
+                "`tool_use` ids were found without `tool_result` blocks immediately after: "
+                f"{', '.join(sorted(missing))}",
+            )
+        if extra := given - expected:
+            raise invalid(
+                f"messages.{index}",
+                f"unexpected `tool_use_id` found in `tool_result` blocks: {', '.join(sorted(extra))}",
+            )
+        expected = {block["id"] for block in blocks if block["type"] == "tool_use"}
+    if expected:
+        raise invalid(
+            f"messages.{len(messages) - 1}",
+            f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(sorted(expected))}",
+        )
+
+
+def _nested_blocks(content: Any, *, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, block in enumerate(content if isinstance(content, list) else []):
+        yield from _nested_blocks(block.get("content"), path=f"{path}.{index}.content")
+        yield f"{path}.{index}", block

@@ -1,0 +1,108 @@
+"""One request and its answer over ASGI: reading, writing, waiting, and noticing that the client has gone."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection before the answer was whole."""
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than what the API reads."""
+
+
+class Exchange:
+    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query_string: str = scope["query_string"].decode("latin-1")
+        self.headers: dict[str, str] = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        self._receive = receive
+        self._send = send
+        self._gone = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(self.query_string, keep_blank_values=True)
+
+    async def read_body(self) -> bytes:
+        """
+        Read the whole body, then begin to watch for the client's going away.
+
+        :raises BodyTooLarge: after the rest was read and dropped, as a client that still writes would miss the answer
+        :raises ClientDisconnected: if the client gave up
+        """
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size <= BODY_BYTES_MAX:
+                chunks.append(chunk)
+            more = message.get("more_body", False)
+        self._watch = asyncio.create_task(self._watch_for_disconnect())
+        if size > BODY_BYTES_MAX:
+            raise BodyTooLarge
+        return b"".join(chunks)
+
+    async def answer_json(self, status: int, document: Any, *, headers: dict[str, str]) -> None:
+        await self.answer(status, json.dumps(document).encode(), headers={"content-type": "application/json", **headers})
+
+    async def answer(self, status: int, body: bytes, *, headers: dict[str, str]) -> None:
+        await self.start(status, headers={**headers, "content-length": str(len(body))})
+        await self.write(body if self.method != "HEAD" else b"", more=False)
+
+    async def start(self, status: int, *, headers: dict[str, str]) -> None:
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self._fail_if_gone()
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, chunk: bytes, *, more: bool = True) -> None:
+        """
+        Write a piece of the body.
+
+        :raises ClientDisconnected: if nobody reads it
+        """
+        self._fail_if_gone()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def wait(self, seconds: float) -> None:
+        """
+        Wait, or notice earlier that the client has gone.
+
+        :raises ClientDisconnected: if it has
+        """
+        try:
+            await asyncio.wait_for(self._gone.wait(), timeout=seconds)
+        except TimeoutError:
+            return
+        raise ClientDisconnected
+
+    def close(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+
+    def _fail_if_gone(self) -> None:
+        if self._gone.is_set():
+            raise ClientDisconnected
+
+    async def _watch_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone.set()

@@ -1,0 +1,92 @@
+"""Start the simulator in a process of its own, for tests and scripts, and read its log."""
+
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_START_SECONDS_MAX = 20.0
+
+
+class SimulatorDidNotStart(Exception):
+    """The process ended or did not answer in time."""
+
+
+@dataclass(kw_only=True)
+class RunningSimulator:
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def requests(self, *, since: int = 0) -> list[dict[str, Any]]:
+        """Read the log: every request with a higher sequence number, oldest first."""
+        requests: list[dict[str, Any]] = self._call("GET", f"/__simulator/requests?since={since}")["requests"]
+        return requests
+
+    def last_sequence(self) -> int:
+        """Tell where the log stands, so that a test can ask for what came after."""
+        requests = self.requests()
+        return requests[-1]["sequence"] if requests else 0
+
+    def reset(self) -> None:
+        """Empty the log and the prompt cache, and let every fault start again."""
+        self._call("DELETE", "/__simulator/requests")
+
+    def stop(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+    def _call(self, method: str, path: str) -> Any:
+        request = urllib.request.Request(self.url + path, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+
+def start(
+    *, port: int = 0, log: Path | None = None, key_file: Path | None = None, keep_bodies: bool = True
+) -> RunningSimulator:
+    """
+    Start a simulator on loopback and wait until it answers. It ends with this process, whatever happens.
+
+    :param port: 0 for any free one
+    :raises SimulatorDidNotStart: if it does not answer
+    """
+    port = port or _free_port()
+    instance = secrets.token_hex(8)
+    command = [sys.executable, "-m", "rensei.simulator", "--port", str(port), "--instance", instance]
+    command += ["--stop-with-stdin"]
+    command += ["--log", str(log)] if log else []
+    command += ["--key-file", str(key_file)] if key_file else []
+    command += ["--keep-bodies"] if keep_bodies else []
+    project = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=project)
+    simulator = RunningSimulator(url=f"http://127.0.0.1:{port}", process=process)
+    _wait_until_it_answers(simulator, instance=instance)
+    return simulator
+
+
+def _wait_until_it_answers(simulator: RunningSimulator, *, instance: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS_MAX
+    while time.monotonic() < deadline and simulator.process.poll() is None:
+        try:
+            if simulator._call("GET", "/__simulator/health")["instance"] == instance:
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+    simulator.stop()
+    raise SimulatorDidNotStart(f"Nothing of ours answers at {simulator.url}.")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
