@@ -1,1 +1,142 @@
 """The cast and the stage that every test shares."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.test import Client
+from rest_framework.test import APIClient
+
+from integrations.vault import keyring
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.models import Membership, Org, Project, Role, User
+from rensei.simulator import server as simulator_server
+
+
+@pytest.fixture(scope="session")
+def simulator_process() -> Iterator[Any]:
+    handle = simulator_server.start()
+    yield handle
+    handle.stop()
+
+
+@pytest.fixture
+def simulator(simulator_process: Any, settings: Any) -> Any:
+    """The provider: real HTTP on loopback, with an empty log."""
+    simulator_process.reset()
+    settings.RENSEI_ANTHROPIC_BASE_URL = simulator_process.url
+    return simulator_process
+
+
+@pytest.fixture(autouse=True)
+def _vault(settings: Any, tmp_path: Any) -> None:
+    settings.RENSEI_VAULT_KEYRING = tmp_path / "keyring.json"
+    keyring.create(settings.RENSEI_VAULT_KEYRING)
+
+
+@pytest.fixture
+def make_key() -> Callable[..., str]:
+    """Make a key of the right shape, at run time. A word in it asks the simulator for a fault."""
+
+    def make(word: str = "") -> str:
+        return f"sk-ant-api{3:02d}-{word}{secrets.token_hex(24)}"
+
+    return make
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    def make(email: str, **fields: Any) -> User:
+        return User.objects.create_user(email, "correct horse battery", **fields)
+
+    return make
+
+
+@pytest.fixture
+def ada(make_user: Callable[..., User]) -> User:
+    return make_user("ada@acme.test", name="Ada")
+
+
+@pytest.fixture
+def acme(ada: User) -> Org:
+    return orgs.create_org(name="Acme", slug="acme", owner=ada)
+
+
+@pytest.fixture
+def project(acme: Org) -> Project:
+    return Project.objects.create(org=acme, slug="my-project", name="My Project")
+
+
+def _join(org: Org, user: User, role: Role) -> User:
+    Membership.objects.create(org=org, user=user, role=role)
+    return user
+
+
+@pytest.fixture
+def alan(acme: Org, make_user: Callable[..., User]) -> User:
+    return _join(acme, make_user("alan@acme.test", name="Alan"), Role.ADMIN)
+
+
+@pytest.fixture
+def mia(acme: Org, make_user: Callable[..., User]) -> User:
+    return _join(acme, make_user("mia@acme.test", name="Mia"), Role.MEMBER)
+
+
+@pytest.fixture
+def otto(acme: Org, make_user: Callable[..., User]) -> User:
+    return _join(acme, make_user("otto@acme.test", name="Otto"), Role.AUDITOR)
+
+
+@pytest.fixture
+def grace(make_user: Callable[..., User]) -> User:
+    return make_user("grace@platform.test", name="Grace", is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def eve(make_user: Callable[..., User]) -> User:
+    """Owner of another organization, who must find nothing of Acme's."""
+    user = make_user("eve@evil.test", name="Eve")
+    orgs.create_org(name="Evil", slug="evil", owner=user)
+    return user
+
+
+@pytest.fixture
+def access_of(db: None) -> Callable[..., Access]:
+    """Look up a person's access to an organization, as the doors do."""
+
+    def look_up(user: User, slug: str = "acme") -> Access:
+        access = for_member(user=user, slug=slug)
+        assert access is not None
+        return access
+
+    return look_up
+
+
+@pytest.fixture
+def api_as(access_of: Callable[..., Access]) -> Callable[..., APIClient]:
+    """A REST client with a token of that person."""
+
+    def sign_in(user: User, slug: str = "acme", **options: Any) -> APIClient:
+        _, secret = orgs.create_token(access_of(user, slug), name="test", **options)
+        client = APIClient()
+        client.default_format = "json"
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret.reveal()}")
+        return client
+
+    return sign_in
+
+
+@pytest.fixture
+def page_as() -> Callable[[User], Client]:
+    """A browser without Chromium: the Django client, signed in."""
+
+    def sign_in(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return sign_in
+
+

@@ -140,9 +140,7 @@ class Application:
         logged.status, logged.error_type, logged.error_message = error.status, error.type, error.message
         headers = {"request-id": str(logged.request_id), **error.headers}
         try:
-            await exchange.answer_json(
-                error.status, error.body(request_id=str(logged.request_id)), headers=headers
-            )
+            await exchange.answer_json(error.status, error.body(request_id=str(logged.request_id)), headers=headers)
         except ClientDisconnected:
             self.log.close_request(logged, outcome="client_disconnected")
         else:

@@ -123,9 +123,7 @@ def _check_content(message: dict[str, Any], *, path: str, is_last: bool, key_sha
             _check_block(block, kinds=kinds, path=f"{path}.content.{index}", key_sha256=key_sha256)
     may_be_empty = is_last and message["role"] == "assistant"
     if not content and not may_be_empty:
-        raise invalid(
-            path, "all messages must have non-empty content except for the optional final assistant message"
-        )
+        raise invalid(path, "all messages must have non-empty content except for the optional final assistant message")
 
 
 def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: str) -> None:

@@ -62,7 +62,9 @@ class Exchange:
         return b"".join(chunks)
 
     async def answer_json(self, status: int, document: Any, *, headers: dict[str, str]) -> None:
-        await self.answer(status, json.dumps(document).encode(), headers={"content-type": "application/json", **headers})
+        await self.answer(
+            status, json.dumps(document).encode(), headers={"content-type": "application/json", **headers}
+        )
 
     async def answer(self, status: int, body: bytes, *, headers: dict[str, str]) -> None:
         await self.start(status, headers={**headers, "content-length": str(len(body))})

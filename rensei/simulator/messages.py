@@ -51,7 +51,9 @@ class Messages:
         if body.get("stream"):
             await self._stream(exchange, message, directives=directives, fault=fault, logged=logged, headers=headers)
         else:
-            await self._answer_whole(exchange, message, directives=directives, fault=fault, logged=logged, headers=headers)
+            await self._answer_whole(
+                exchange, message, directives=directives, fault=fault, logged=logged, headers=headers
+            )
 
     async def count(
         self, exchange: Exchange, raw: bytes, *, account: Account, logged: LoggedRequest, headers: dict[str, str]
@@ -116,12 +118,8 @@ class Messages:
         fault: FaultDirective | None,
     ) -> dict[str, Any]:
         prompt = self._cache.use(body, model=model, key_sha256=account.key_sha256)
-        reply = compose_reply(
-            body, model=model, directives=directives, prompt=prompt, key_sha256=account.key_sha256
-        )
-        usage = usage_of(
-            body, prompt=prompt, output_tokens=reply.output_tokens, thinking_tokens=reply.thinking_tokens
-        )
+        reply = compose_reply(body, model=model, directives=directives, prompt=prompt, key_sha256=account.key_sha256)
+        usage = usage_of(body, prompt=prompt, output_tokens=reply.output_tokens, thinking_tokens=reply.thinking_tokens)
         message = {
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",

@@ -1,0 +1,24 @@
+"""The settings of the tests: the real ones, with everything that is written kept in a scratch folder."""
+
+import os
+import secrets
+import tempfile
+
+SCRATCH = tempfile.mkdtemp(prefix="rensei-tests-")
+os.environ.setdefault("RENSEI_DATA_DIR", SCRATCH)
+os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
+os.environ.setdefault("RENSEI_RATE_API", "100000/min")
+os.environ.setdefault("RENSEI_RATE_SENSITIVE", "100000/min")
+
+from rensei.settings import *  # noqa: E402, F403
+from rensei.settings import DATABASES, STORAGES  # noqa: E402
+
+# Hashed static names need a collected folder, and pages would be unstyled without a word.
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # A file, not memory, so that threads and worker processes see the same rows.
+    DATABASES["default"]["TEST"] = {"NAME": f"{SCRATCH}/test.sqlite3"}
+else:
+    DATABASES["default"]["OPTIONS"].pop("pool", None)
