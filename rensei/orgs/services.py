@@ -1,0 +1,370 @@
+"""What people change about their organization: projects, members, tokens and machines."""
+
+import re
+import secrets
+from datetime import datetime
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
+from rensei.core.secret import Secret
+from rensei.core.transactions import durable
+from rensei.orgs import signals
+from rensei.orgs.access import TOKEN_PREFIX, Access, record, token_digest
+from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
+
+SLUG_SHAPE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NAME_LENGTH = 120
+HINT_LENGTH = 4
+
+
+# Organizations
+
+
+def create_org(*, name: str, slug: str, owner: User, address: str | None = None) -> Org:
+    """
+    Create an organization with its first owner, and tell the rooms above within the transaction.
+
+    :raises AlreadyExists: if the slug is taken
+    :raises FieldError: if the name or the slug has the wrong shape
+    """
+    name, slug = clean_name(name), clean_slug(slug)
+    with durable():
+        try:
+            with transaction.atomic():
+                org = Org.objects.create(name=name, slug=slug)
+        except IntegrityError as fault:
+            raise AlreadyExists(what=f"An organization with the slug '{slug}'") from fault
+        membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
+        access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
+        record(access, "org.created", object_id=org.id, name=name, slug=slug)
+        signals.org_created.send(sender=Org, org=org)
+    return org
+
+
+# Projects
+
+
+def create_project(access: Access, *, slug: str, name: str) -> Project:
+    """
+    Create a project. Its id is its slug, for good.
+
+    :raises AlreadyExists: if the organization has a project with that slug
+    """
+    access.require_manager()
+    _require_whole_org(access)
+    name, slug = clean_name(name), clean_slug(slug, pointer="/id")
+    with durable():
+        try:
+            with transaction.atomic():
+                project = Project.objects.create(org=access.org, slug=slug, name=name)
+        except IntegrityError as fault:
+            raise AlreadyExists(what=f"A project with the id '{slug}'") from fault
+        record(access, "project.created", object_id=slug, name=name)
+    return project
+
+
+def update_project(access: Access, project: Project, *, name: str) -> Project:
+    """Rename a project. Its id stays, because programs know it."""
+    access.require_manager()
+    _require_own(access, project)
+    name = clean_name(name)
+    with durable():
+        record(access, "project.updated", object_id=project.slug, old={"name": project.name}, new={"name": name})
+        project.name = name
+        project.save(update_fields=["name"])
+    return project
+
+
+def delete_project(access: Access, project: Project) -> None:
+    """Delete a project with its policy, profiles and tokens. Its runs and its ledger lines stay."""
+    access.require_manager()
+    _require_whole_org(access)
+    _require_own(access, project)
+    with durable():
+        record(access, "project.deleted", object_id=project.slug, name=project.name)
+        project.delete()
+
+
+# Members
+
+
+def add_member(access: Access, *, email: str, role: str) -> Membership:
+    """
+    Add a person who already has an account on this server.
+
+    :raises FieldError: if nobody here has that address
+    :raises AlreadyExists: if the person is a member already
+    """
+    access.require_manager()
+    _require_whole_org(access)
+    role = _clean_role(role)
+    _require_owner_for_owners(access, role)
+    user = User.objects.filter(email=clean_email(email), is_active=True).first()
+    if user is None:
+        raise FieldError(
+            pointer="/email",
+            reason="Nobody with that address has an account on this server. Ask your operator to create one first.",
+        )
+    with durable():
+        try:
+            with transaction.atomic():
+                membership = Membership.objects.create(org=access.org, user=user, role=role)
+        except IntegrityError as fault:
+            raise AlreadyExists(what=f"A membership of {user.email}") from fault
+        record(access, "member.added", object_id=membership.id, email=user.email, role=role)
+    return membership
+
+
+def change_role(access: Access, membership: Membership, *, role: str) -> Membership:
+    """
+    Give a member another role. Only owners make or unmake owners.
+
+    :raises InUse: if it would leave the organization without an owner
+    """
+    access.require_manager()
+    _require_whole_org(access)
+    role = _clean_role(role)
+    with durable():
+        membership = _locked_membership(access, membership)
+        _require_owner_for_owners(access, role, membership.role)
+        if membership.role == Role.OWNER and role != Role.OWNER:
+            _keep_an_owner(access.org)
+        record(
+            access,
+            "member.role_changed",
+            object_id=membership.id,
+            email=membership.user.email,
+            old={"role": membership.role},
+            new={"role": role},
+        )
+        membership.role = role
+        membership.save(update_fields=["role"])
+    return membership
+
+
+def remove_member(access: Access, membership: Membership) -> None:
+    """
+    Remove a member with their tokens, and shut their machines out. Everyone may leave by themselves.
+
+    :raises InUse: if it is the last owner
+    """
+    if membership.pk != access.membership.pk:
+        access.require_manager()
+    _require_whole_org(access)
+    with durable():
+        membership = _locked_membership(access, membership)
+        if membership.pk != access.membership.pk:
+            _require_owner_for_owners(access, membership.role)
+        if membership.role == Role.OWNER:
+            _keep_an_owner(access.org)
+        Host.objects.for_org(access.org).filter(owner=membership.user, revoked_at=None).update(
+            revoked_at=timezone.now()
+        )
+        record(
+            access, "member.removed", object_id=membership.id, email=membership.user.email, role=str(membership.role)
+        )
+        membership.delete()
+
+
+# Tokens
+
+
+def create_token(
+    access: Access,
+    *,
+    name: str,
+    project: Project | None = None,
+    host: Host | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[ApiToken, Secret]:
+    """
+    Create a token for the caller, never for another member. The secret can be read only now.
+
+    A token made with a token opens no more than that one: the same project and machine, and no longer.
+
+    :raises FieldError: if the expiry has passed
+    :raises NotPermitted: if the new token would open more than the caller's own
+    """
+    name = clean_name(name)
+    if expires_at is not None and expires_at <= timezone.now():
+        raise FieldError(pointer="/expiresAt", reason="The expiry has already passed. Choose a moment in the future.")
+    if access.token is not None:
+        project, host = project or access.project, host or access.host
+        expires_at = expires_at or access.token.expires_at
+    _require_no_wider(access, project, host, expires_at)
+    with durable():
+        token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
+        record(
+            access,
+            "token.created",
+            object_id=token.id,
+            name=name,
+            project=project.slug if project else None,
+            host=host.id if host else None,
+            expires=expires_at.isoformat() if expires_at else None,
+        )
+    return token, secret
+
+
+def revoke_token(access: Access, token: ApiToken) -> None:
+    """Shut a token for good. Members revoke their own, owners and admins everyone's."""
+    _require_own(access, token)
+    if token.membership_id != access.membership.pk:
+        access.require_manager()
+    with durable():
+        revoked = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+        if revoked:
+            record(access, "token.revoked", object_id=token.id, name=token.name)
+
+
+# Machines
+
+
+def register_host(access: Access, *, name: str, login: str = Host.Login.NONE) -> tuple[Host, ApiToken, Secret]:
+    """Register the caller's own machine, and make the token that only it uses."""
+    access.require_writer()
+    name = clean_name(name)
+    if login not in Host.Login.values:
+        raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
+    project, expires_at = access.project, access.token.expires_at if access.token else None
+    with durable():
+        host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
+        token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
+        record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id)
+    return host, token, secret
+
+
+def update_host(access: Access, host: Host, *, name: str | None = None, login: str | None = None) -> Host:
+    """Rename one's own machine, or note which login it holds."""
+    access.require_writer()
+    _require_own(access, host)
+    if host.owner_id != access.user.pk:
+        raise NotPermitted
+    if login is not None and login not in Host.Login.values:
+        raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
+    with durable():
+        old = {"name": host.name, "login": host.login}
+        host.name = clean_name(name) if name is not None else host.name
+        host.login = login if login is not None else host.login
+        host.save(update_fields=["name", "login"])
+        new = {"name": host.name, "login": host.login}
+        record(access, "host.updated", object_id=host.id, old=old, new=new)
+    return host
+
+
+def revoke_host(access: Access, host: Host) -> None:
+    """Shut a machine out together with its tokens. Members revoke their own, owners and admins everyone's."""
+    _require_own(access, host)
+    if host.owner_id != access.user.pk:
+        access.require_manager()
+    now = timezone.now()
+    with durable():
+        revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)
+        ApiToken.objects.filter(host=host, revoked_at=None).update(revoked_at=now)
+        if revoked:
+            record(access, "host.revoked", object_id=host.id, name=host.name)
+
+
+# Shapes
+
+
+def clean_name(name: str, *, pointer: str = "/name") -> str:
+    """:raises FieldError: if a name is empty, too long, or holds characters that cannot be seen"""
+    name = name.strip()
+    if not name or len(name) > NAME_LENGTH or not name.isprintable():
+        raise FieldError(pointer=pointer, reason=f"A name has 1 to {NAME_LENGTH} printable characters.")
+    return name
+
+
+def clean_slug(slug: str, *, pointer: str = "/slug") -> str:
+    """:raises FieldError: if it could not stand in an address"""
+    if not SLUG_SHAPE.fullmatch(slug):
+        raise FieldError(
+            pointer=pointer,
+            reason="Use 1 to 63 small letters, digits and hyphens, with no hyphen at either end, such as my-project.",
+        )
+    return slug
+
+
+def clean_email(email: str, *, pointer: str = "/email") -> str:
+    """:raises FieldError: if it is not an email address"""
+    email = email.strip().lower()
+    try:
+        validate_email(email)
+    except ValidationError as fault:
+        raise FieldError(pointer=pointer, reason="This is not an email address.") from fault
+    return email
+
+
+def _clean_role(role: str) -> str:
+    if role not in Role.values:
+        raise FieldError(pointer="/role", reason=f"Choose one of {', '.join(Role.values)}.")
+    return role
+
+
+# Rights
+
+
+def _require_own(access: Access, thing: Project | ApiToken | Host) -> None:
+    if thing.org_id != access.org.pk:
+        raise NotFound
+
+
+def _require_whole_org(access: Access) -> None:
+    """A token of one project changes nothing of the organization around it."""
+    if access.project is not None:
+        raise NotPermitted
+
+
+def _require_owner_for_owners(access: Access, *roles: str) -> None:
+    if Role.OWNER in roles and access.role != Role.OWNER:
+        raise NotPermitted
+
+
+def _require_no_wider(access: Access, project: Project | None, host: Host | None, expires_at: datetime | None) -> None:
+    if (project and project.org_id != access.org.pk) or (host and host.org_id != access.org.pk):
+        raise NotFound
+    if host and host.owner_id != access.user.pk:
+        raise NotPermitted
+    if access.project and project != access.project:
+        raise NotPermitted
+    if access.host and host != access.host:
+        raise NotPermitted
+    limit = access.token.expires_at if access.token else None
+    if limit and (expires_at is None or expires_at > limit):
+        raise NotPermitted
+
+
+def _locked_membership(access: Access, membership: Membership) -> Membership:
+    """Read a membership again with the organization locked, so that two owners cannot remove each other at once."""
+    Org.objects.select_for_update().get(pk=access.org.pk)
+    found = Membership.objects.for_org(access.org).select_related("user").filter(pk=membership.pk).first()
+    if found is None:
+        raise NotFound
+    return found
+
+
+def _keep_an_owner(org: Org) -> None:
+    if Membership.objects.for_org(org).filter(role=Role.OWNER).count() == 1:
+        raise InUse(what="The last owner", users="the organization, which needs one. Make another member owner")
+
+
+def _new_token(
+    access: Access, *, name: str, project: Project | None, host: Host | None, expires_at: datetime | None
+) -> tuple[ApiToken, Secret]:
+    plain = TOKEN_PREFIX + secrets.token_hex(32)
+    token = ApiToken.objects.create(
+        org=access.org,
+        membership=access.membership,
+        project=project,
+        host=host,
+        name=name,
+        digest=token_digest(plain),
+        hint=plain[-HINT_LENGTH:],
+        expires_at=expires_at,
+    )
+    return token, Secret(plain)
