@@ -15,7 +15,15 @@ class FaultDirective:
     options: dict[str, str]
 
     def number(self, option: str, default: int) -> int:
-        return int(self.options.get(option, default))
+        """
+        Read an option as a number.
+
+        :raises ApiError: if it is none
+        """
+        text = self.options.get(option, str(default))
+        if not text.isdecimal():
+            raise ApiError(400, f"The simulator cannot read {option}={text} of the fault '{self.name}'.")
+        return int(text)
 
 
 @dataclass(kw_only=True)
@@ -36,7 +44,9 @@ def read_directives(messages: list[dict[str, Any]]) -> Directives:
 
     Earlier turns do not count, so that a conversation is not haunted by a fault that it has already seen.
 
-    :raises ApiError: if a directive is misspelt, because a test that asks for nothing would pass for no reason
+    Brackets around a word that is none of ours are part of the user's text.
+
+    :raises ApiError: if a directive has a value that cannot be read
     """
     text = _last_user_text(messages)
     directives = Directives(text=text)
@@ -45,7 +55,10 @@ def read_directives(messages: list[dict[str, Any]]) -> Directives:
             options = dict(part.partition("=")[::2] for part in rest.split())
             directives.faults.append(FaultDirective(name=name, options=options))
         else:
-            _apply(directives, name=name, rest=rest)
+            try:
+                _apply(directives, name=name, rest=rest)
+            except (ValueError, IndexError):
+                raise ApiError(400, f"The simulator cannot read the directive [[{name} {rest}]].") from None
     return directives
 
 
@@ -58,13 +71,11 @@ def _apply(directives: Directives, *, name: str, rest: str) -> None:
         case "slow":
             directives.delay_seconds = float(rest)
         case "stall":
-            directives.stall_after = int(rest.partition("after=")[2] or -1)
+            directives.stall_after = int(rest.partition("after=")[2] or 0)
         case "stop":
             directives.stop_reason = rest
         case "use":
             directives.tool = rest
-        case _:
-            raise ApiError(400, f"The simulator does not know the directive '{name}'.")
 
 
 def _last_user_text(messages: list[dict[str, Any]]) -> str:

@@ -16,10 +16,6 @@ class ClientDisconnected(Exception):
     """The client closed the connection before the answer was whole."""
 
 
-class BodyTooLarge(Exception):
-    """The body is larger than what the API reads."""
-
-
 class Exchange:
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
@@ -28,6 +24,8 @@ class Exchange:
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
+        self.body_is_too_large = False
+        self.status: int | None = None
         self._receive = receive
         self._send = send
         self._gone = asyncio.Event()
@@ -41,7 +39,8 @@ class Exchange:
         """
         Read the whole body, then begin to watch for the client's going away.
 
-        :raises BodyTooLarge: after the rest was read and dropped, as a client that still writes would miss the answer
+        Of a body that is too large the rest is read and dropped, as a client that still writes would miss the answer.
+
         :raises ClientDisconnected: if the client gave up
         """
         chunks: list[bytes] = []
@@ -57,8 +56,7 @@ class Exchange:
                 chunks.append(chunk)
             more = message.get("more_body", False)
         self._watch = asyncio.create_task(self._watch_for_disconnect())
-        if size > BODY_BYTES_MAX:
-            raise BodyTooLarge
+        self.body_is_too_large = size > BODY_BYTES_MAX
         return b"".join(chunks)
 
     async def answer_json(self, status: int, document: Any, *, headers: dict[str, str]) -> None:
@@ -73,6 +71,7 @@ class Exchange:
     async def start(self, status: int, *, headers: dict[str, str]) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._fail_if_gone()
+        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:

@@ -159,9 +159,10 @@ class FaultCounter:
     def next_fault(self, faults: list[FaultDirective], *, key_sha256: str, prompt: str) -> FaultDirective | None:
         """Choose the first fault of the prompt that is not used up for this key and exact prompt."""
         for position, fault in enumerate(faults):
+            if "times" not in fault.options:
+                return fault
             identity = (key_sha256, prompt, position)
-            times = fault.options.get("times")
-            if times is None or self._given[identity] < int(times):
+            if self._given[identity] < fault.number("times", 1):
                 self._given[identity] += 1
                 return fault
         return None

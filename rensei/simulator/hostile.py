@@ -7,7 +7,7 @@ from rensei.simulator.directives import FaultDirective
 from rensei.simulator.exchange import Exchange
 
 _MEGABYTE = 1024 * 1024
-_FOREVER_SECONDS = 3600.0
+FOREVER_SECONDS = 3600.0
 
 
 class ConnectionCut(Exception):
@@ -18,56 +18,50 @@ class StreamEndedEarly(Exception):
     """Raised on purpose: a stream was ended in good order, but before its last event."""
 
 
-async def give_hostile_answer(exchange: Exchange, fault: FaultDirective) -> int | None:
+async def give_hostile_answer(exchange: Exchange, fault: FaultDirective) -> None:
     """
-    Give the answer that a hostile fault names, and return its status, or None if nothing was sent.
+    Give the answer that a hostile fault names.
 
     :raises ConnectionCut: where the connection has to break
     """
-    return await _ANSWERS[fault.name](exchange, fault)
+    await _ANSWERS[fault.name](exchange, fault)
 
 
-async def _redirect(exchange: Exchange, fault: FaultDirective) -> int:
+async def _redirect(exchange: Exchange, fault: FaultDirective) -> None:
     await exchange.answer(307, b"", headers={"location": fault.options.get("to", "/__redirected")})
-    return 307
 
 
-async def _html(exchange: Exchange, fault: FaultDirective) -> int:
+async def _html(exchange: Exchange, fault: FaultDirective) -> None:
     status = fault.number("status", 502)
     page = b"<html><body><h1>Bad Gateway</h1></body></html>"
     await exchange.answer(status, page, headers={"content-type": "text/html"})
-    return status
 
 
-async def _badjson(exchange: Exchange, fault: FaultDirective) -> int:
+async def _badjson(exchange: Exchange, fault: FaultDirective) -> None:
     await exchange.answer(200, b'{"type": "message", "content": [', headers={"content-type": "application/json"})
-    return 200
 
 
-async def _hugebody(exchange: Exchange, fault: FaultDirective) -> int:
+async def _hugebody(exchange: Exchange, fault: FaultDirective) -> None:
     await exchange.start(200, headers={"content-type": "application/json"})
     await exchange.write(b'{"data": "')
     for _ in range(fault.number("mb", 1024)):
         await exchange.write(b"x" * _MEGABYTE)
         await exchange.wait(0.001)
     await exchange.write(b'"}', more=False)
-    return 200
 
 
-async def _gzipbomb(exchange: Exchange, fault: FaultDirective) -> int:
+async def _gzipbomb(exchange: Exchange, fault: FaultDirective) -> None:
     bomb = gzip.compress(b'{"data": "' + b" " * (fault.number("mb", 256) * _MEGABYTE) + b'"}', compresslevel=9)
     await exchange.answer(200, bomb, headers={"content-type": "application/json", "content-encoding": "gzip"})
-    return 200
 
 
-async def _manyheaders(exchange: Exchange, fault: FaultDirective) -> int:
+async def _manyheaders(exchange: Exchange, fault: FaultDirective) -> None:
     headers = {f"x-noise-{number}": "x" * 1000 for number in range(fault.number("count", 1000))}
     await exchange.answer(200, b"{}", headers={"content-type": "application/json", **headers})
-    return 200
 
 
 async def _hang(exchange: Exchange, fault: FaultDirective) -> None:
-    await exchange.wait(_FOREVER_SECONDS)
+    await exchange.wait(FOREVER_SECONDS)
 
 
 async def _reset(exchange: Exchange, fault: FaultDirective) -> None:
@@ -77,7 +71,7 @@ async def _reset(exchange: Exchange, fault: FaultDirective) -> None:
     raise ConnectionCut
 
 
-_ANSWERS: dict[str, Callable[[Exchange, FaultDirective], Awaitable[int | None]]] = {
+_ANSWERS: dict[str, Callable[[Exchange, FaultDirective], Awaitable[None]]] = {
     "redirect": _redirect,
     "html": _html,
     "badjson": _badjson,

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from rensei.simulator.errors import ApiError, invalid
-from rensei.simulator.models import Model
+from rensei.simulator.model_facts import Model
 from rensei.simulator.shapes import require_dict, require_fields, require_one_of, require_string
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from rensei.simulator.errors import ApiError
-from rensei.simulator.models import Lifecycle, Model, all_models, find_model
+from rensei.simulator.model_facts import Lifecycle, Model, all_models, find_model
 
 _SHAPE = re.compile(r"sk-ant-(api|admin|oat)(\d\d)-([A-Za-z0-9_-]{8,})")
 _LINES = {"haiku", "sonnet", "opus", "fable", "mythos"}
@@ -45,7 +45,7 @@ class Account:
         """Tell whether the model is in this organization's list, whatever its stage."""
         if "nomodels" in self.words or (model.never_served and "legacy" not in self.words):
             return False
-        if model.line == "mythos" and not {"verified", "legacy"} & self.words:
+        if model.line == "mythos" and "verified" not in self.words:
             return False
         return "only" not in self.words or model.line in self.words & _LINES
 

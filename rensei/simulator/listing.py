@@ -8,7 +8,7 @@ from typing import Any
 
 from rensei.simulator.errors import ApiError, invalid
 from rensei.simulator.keys import Account
-from rensei.simulator.models import find_model
+from rensei.simulator.model_facts import find_model
 
 _STAGES = {"active", "deprecated", "retired"}
 

@@ -7,7 +7,7 @@ Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking
 from typing import Any
 
 from rensei.simulator.errors import ApiError, invalid
-from rensei.simulator.models import Model
+from rensei.simulator.model_facts import Model
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 
@@ -44,9 +44,9 @@ def _check_thinking(body: dict[str, Any], *, model: Model, betas: frozenset[str]
     if kind not in model.thinking_types:
         raise ApiError(400, _thinking_refusal(kind, model=model))
     effort = (body.get("output_config") or {}).get("effort")
-    if kind in ("disabled", "between_tools") and model.thinking_off_up_to_high_effort_only:
-        if effort in ("xhigh", "max"):
-            raise ApiError(400, f'"thinking.type.{kind}" is not supported at effort "{effort}" for this model.')
+    is_off = kind in ("disabled", "between_tools")
+    if is_off and effort in ("xhigh", "max") and model.thinking_off_up_to_high_effort_only:
+        raise ApiError(400, f'"thinking.type.{kind}" is not supported at effort "{effort}" for this model.')
     if kind == "enabled":
         _check_budget(body, betas=betas)
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rensei.simulator.models import Model
+from rensei.simulator.model_facts import Model
 from rensei.simulator.tokens import TOKENS_OF_TOOL_USE, TOKENS_PER_MESSAGE, count_block, count_tool
 
 _SECONDS = {"5m": 300, "1h": 3600}
 _LOOK_BACK_BLOCKS = 20
+_ENTRIES_MAX = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class PromptUsage:
 
 
 @dataclass(kw_only=True)
-class _Segment:
+class Segment:
+    """One block of a prompt: the digest and the tokens of all up to its end, and how long to keep that prefix."""
+
     digest: str
     tokens_up_to_here: int
     ttl: str | None = None
@@ -53,9 +56,8 @@ class PromptCache:
     def clear(self) -> None:
         self._entries.clear()
 
-    def use(self, body: dict[str, Any], *, model: Model, key_sha256: str) -> PromptUsage:
+    def use(self, segments: list[Segment], *, model: Model) -> PromptUsage:
         """Read what the cache holds of this prompt, write what the prompt marks, and tell how its tokens divide."""
-        segments = _segments(body, model=model, key_sha256=key_sha256)
         total = segments[-1].tokens_up_to_here
         minimum = model.min_cache_tokens or 1024
         marked = [
@@ -76,7 +78,7 @@ class PromptCache:
             read_tokens=read,
         )
 
-    def _read(self, segments: list[_Segment], *, marked: list[int]) -> int:
+    def _read(self, segments: list[Segment], *, marked: list[int]) -> int:
         now = self._clock()
         for breakpoint_ in reversed(marked):
             for index in range(breakpoint_, max(-1, breakpoint_ - _LOOK_BACK_BLOCKS - 1), -1):
@@ -86,29 +88,30 @@ class PromptCache:
                     return segments[index].tokens_up_to_here
         return 0
 
-    def _write(self, segment: _Segment) -> None:
+    def _write(self, segment: Segment) -> None:
         ttl = segment.ttl or "5m"
         now = self._clock()
         held = self._entries.get(segment.digest)
         if held is None or held.expires_at <= now or _SECONDS[held.ttl] < _SECONDS[ttl]:
+            self._drop_expired(now=now)
             self._entries[segment.digest] = _Entry(ttl=ttl, expires_at=now + _SECONDS[ttl])
 
+    def _drop_expired(self, *, now: float) -> None:
+        """Keep the cache from growing for ever under load."""
+        if len(self._entries) > _ENTRIES_MAX:
+            self._entries = {digest: entry for digest, entry in self._entries.items() if entry.expires_at > now}
 
-def count_prompt(body: dict[str, Any], *, model: Model) -> int:
-    """Count all tokens of a prompt, cached or not."""
-    return _segments(body, model=model, key_sha256="")[-1].tokens_up_to_here
 
-
-def _segments(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[_Segment]:
+def cut_prompt(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[Segment]:
     """Cut a prompt into the blocks of its prefix order: tools, system, messages."""
     start = _mix("", [key_sha256, model.id, body.get("speed")])
-    segments = [_Segment(digest=start, tokens_up_to_here=TOKENS_OF_TOOL_USE if body.get("tools") else 0)]
+    segments = [Segment(digest=start, tokens_up_to_here=TOKENS_OF_TOOL_USE if body.get("tools") else 0)]
 
     def add(block: dict[str, Any], *, tokens: int, context: list[Any] | None = None) -> None:
         bare = {key: value for key, value in block.items() if key != "cache_control"}
         control = block.get("cache_control")
         segments.append(
-            _Segment(
+            Segment(
                 digest=_mix(segments[-1].digest, [context, bare]),
                 tokens_up_to_here=segments[-1].tokens_up_to_here + tokens,
                 ttl=control.get("ttl", "5m") if control else None,

@@ -9,13 +9,32 @@ from itertools import cycle, islice
 from typing import Any
 
 from rensei.simulator.directives import Directives
-from rensei.simulator.models import Model
+from rensei.simulator.model_facts import Model
 from rensei.simulator.prompt_cache import PromptUsage
 from rensei.simulator.signatures import sign_thinking
 from rensei.simulator.tokens import count_json, count_text, image_size
 
 # Words of at most four letters, so that a reply of N words is N tokens.
-_WORDS = "the sun and the sea are calm this year and we go for a walk with our dog".split()
+_WORDS = [
+    "the",
+    "sun",
+    "and",
+    "the",
+    "sea",
+    "are",
+    "calm",
+    "this",
+    "year",
+    "and",
+    "we",
+    "go",
+    "for",
+    "a",
+    "walk",
+    "with",
+    "our",
+    "dog",
+]
 _THINKING_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 
 
@@ -78,7 +97,7 @@ def compose_reply(
     )
 
 
-def usage_of(body: dict[str, Any], *, prompt: PromptUsage, output_tokens: int, thinking_tokens: int) -> dict[str, Any]:
+def usage_of(body: dict[str, Any], *, prompt: PromptUsage, reply: Reply) -> dict[str, Any]:
     """Build the `usage` of a finished message."""
     geo = body.get("inference_geo")
     return {
@@ -89,8 +108,8 @@ def usage_of(body: dict[str, Any], *, prompt: PromptUsage, output_tokens: int, t
             "ephemeral_5m_input_tokens": prompt.written_5m_tokens,
             "ephemeral_1h_input_tokens": prompt.written_1h_tokens,
         },
-        "output_tokens": output_tokens,
-        "output_tokens_details": {"thinking_tokens": thinking_tokens},
+        "output_tokens": reply.output_tokens,
+        "output_tokens_details": {"thinking_tokens": reply.thinking_tokens},
         "server_tool_use": None,
         "service_tier": "standard",
         "inference_geo": geo or "global",
@@ -121,7 +140,11 @@ def _thinking_display(body: dict[str, Any], *, model: Model) -> str | None:
 
 
 def _thinking_wish(body: dict[str, Any], *, model: Model) -> int:
-    effort = (body.get("output_config") or {}).get("effort")
+    """Tell how many tokens the model would think: more with more effort, or a sixteenth of the budget."""
+    thinking = body.get("thinking") or {}
+    if thinking.get("type") == "enabled":
+        return int(thinking["budget_tokens"]) // 16
+    effort = (body.get("output_config") or {}).get("effort") or model.effort_default
     return _THINKING_TOKENS[effort or "high"]
 
 

@@ -17,12 +17,13 @@ from rensei.simulator.keys import key_digest
 
 _HELD_MAX = 100_000
 
-Outcome = Literal["completed", "cut_by_fault", "client_disconnected"]
+Outcome = Literal["completed", "cut_by_fault", "client_disconnected", "crashed"]
 
 
 @dataclass(kw_only=True)
 class LoggedRequest:
     sequence: int
+    request_id: str
     arrived_at: str
     method: str
     path: str
@@ -38,7 +39,6 @@ class LoggedRequest:
     stream: bool = False
     body: Any = None
     # What follows is known once the answer is under way.
-    request_id: str | None = None
     status: int | None = None
     error_type: str | None = None
     error_message: str | None = None
@@ -58,12 +58,13 @@ class RequestLog:
         self._sequence = 0
         self._file = file.open("a", encoding="utf-8") if file else None
 
-    def open_request(self, exchange: Exchange, raw: bytes) -> LoggedRequest:
+    def open_request(self, exchange: Exchange, raw: bytes, *, request_id: str) -> LoggedRequest:
         """Note that a request has arrived."""
         self._sequence += 1
         body = _parse(raw)
         request = LoggedRequest(
             sequence=self._sequence,
+            request_id=request_id,
             arrived_at=_now(),
             method=exchange.method,
             path=exchange.path,
@@ -83,8 +84,9 @@ class RequestLog:
         self._append("arrived", request)
         return request
 
-    def close_request(self, request: LoggedRequest, *, outcome: Outcome) -> None:
-        """Note how a request has ended."""
+    def close_request(self, request: LoggedRequest, *, status: int | None, outcome: Outcome) -> None:
+        """Note how a request has ended, and the status that was sent, if one was."""
+        request.status = status
         request.outcome = outcome
         request.ended_at = _now()
         self._append("ended", request)

@@ -1,13 +1,12 @@
 """Start the simulator in a process of its own, for tests and scripts, and read its log."""
 
+import http.client
 import json
 import secrets
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,11 @@ class RunningSimulator:
         requests: list[dict[str, Any]] = self._call("GET", f"/__simulator/requests?since={since}")["requests"]
         return requests
 
+    def instance(self) -> str:
+        """Ask who answers at this address."""
+        instance: str = self._call("GET", "/__simulator/health")["instance"]
+        return instance
+
     def last_sequence(self) -> int:
         """Tell where the log stands, so that a test can ask for what came after."""
         requests = self.requests()
@@ -45,9 +49,12 @@ class RunningSimulator:
         self.process.wait(timeout=10)
 
     def _call(self, method: str, path: str) -> Any:
-        request = urllib.request.Request(self.url + path, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
+        try:
+            connection.request(method, path)
+            return json.load(connection.getresponse())
+        finally:
+            connection.close()
 
 
 def start(
@@ -67,7 +74,7 @@ def start(
     command += ["--key-file", str(key_file)] if key_file else []
     command += ["--keep-bodies"] if keep_bodies else []
     project = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=project)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=project)  # noqa: S603 — all words are ours
     simulator = RunningSimulator(url=f"http://127.0.0.1:{port}", process=process)
     _wait_until_it_answers(simulator, instance=instance)
     return simulator
@@ -77,9 +84,9 @@ def _wait_until_it_answers(simulator: RunningSimulator, *, instance: str) -> Non
     deadline = time.monotonic() + _START_SECONDS_MAX
     while time.monotonic() < deadline and simulator.process.poll() is None:
         try:
-            if simulator._call("GET", "/__simulator/health")["instance"] == instance:
+            if simulator.instance() == instance:
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except (OSError, http.client.HTTPException):
             time.sleep(0.05)
     simulator.stop()
     raise SimulatorDidNotStart(f"Nothing of ours answers at {simulator.url}.")

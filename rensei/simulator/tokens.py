@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from rensei.simulator.models import Model
+from rensei.simulator.model_facts import Model
 
 TOKENS_PER_MESSAGE = 4
 TOKENS_OF_TOOL_USE = 300

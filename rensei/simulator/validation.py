@@ -12,8 +12,8 @@ from rensei.simulator.content import all_blocks, check_cache_control, check_mess
 from rensei.simulator.errors import ApiError, invalid
 from rensei.simulator.images import check_images_together
 from rensei.simulator.keys import Account
+from rensei.simulator.model_facts import Model
 from rensei.simulator.model_rules import check_model_rules
-from rensei.simulator.models import Model
 from rensei.simulator.shapes import (
     require_dict,
     require_fields,

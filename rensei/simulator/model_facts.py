@@ -28,6 +28,7 @@ class Model:
     thinking_display: str | None
     thinking_off_up_to_high_effort_only: bool
     efforts: list[str]
+    effort_default: str | None
     min_cache_tokens: int | None
     sampling_on_2023_06_01: bool
     prefill: bool
