@@ -12,11 +12,17 @@ class DataKey(models.Model):
     """
     A data-encryption key, wrapped by the key-encryption key. Without an organization it is the platform's.
 
-    The newest version of an owner seals; every version opens what it sealed.
+    The newest version of an owner seals; every version opens what it sealed. The platform's fingerprint key
+    recognises a key that is already connected, and seals nothing.
     """
+
+    class Purpose(models.TextChoices):
+        SEAL = "seal", "Seals credentials"
+        FINGERPRINT = "fingerprint", "Recognises credentials"
 
     id = models.UUIDField(primary_key=True)
     org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="data_keys")
+    purpose = models.CharField(max_length=16, choices=Purpose.choices, default=Purpose.SEAL)
     version = models.PositiveIntegerField(default=1)
     kek_id = models.CharField(max_length=64)
     wrapped = models.BinaryField()
@@ -24,8 +30,10 @@ class DataKey(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["org", "version"], condition=Q(org__isnull=False), name="data_key_per_org"),
-            models.UniqueConstraint(fields=["version"], condition=Q(org=None), name="data_key_of_platform"),
+            models.UniqueConstraint(
+                fields=["org", "purpose", "version"], condition=Q(org__isnull=False), name="data_key_per_org"
+            ),
+            models.UniqueConstraint(fields=["purpose", "version"], condition=Q(org=None), name="data_key_of_platform"),
         ]
 
     def __str__(self) -> str:
@@ -63,7 +71,7 @@ class Integration(models.Model):
     sealed_key = models.BinaryField()
     secret_version = models.PositiveIntegerField(default=1)
     key_hint = models.CharField(max_length=40)
-    fingerprint = models.CharField(max_length=64, db_index=True)
+    fingerprint = models.CharField(max_length=64)
     base_url = models.CharField(max_length=300, blank=True)
     workspace_id = models.CharField(max_length=120, blank=True)
     is_default = models.BooleanField(default=False)
@@ -80,6 +88,7 @@ class Integration(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["org", "provider", "name"], name="integration_name_in_org"),
+            models.UniqueConstraint(fields=["org", "fingerprint"], name="one_integration_per_key"),
             models.UniqueConstraint(
                 fields=["org", "provider"], condition=Q(is_default=True), name="one_default_integration"
             ),

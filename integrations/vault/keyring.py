@@ -1,0 +1,134 @@
+"""
+The local keyring: a JSON file with the key-encryption keys, outside the database.
+
+`{"current": "kek_…", "keys": {"kek_…": "<32 bytes in base64>"}}`; the current key wraps, every key unwraps.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+
+from integrations.models import DataKey
+from integrations.vault.errors import KekUnavailable
+from rensei.core.ids import new_id
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """The keys of one file, by id. It prints without them."""
+
+    current: str
+    keys: dict[str, bytes] = field(repr=False)
+
+
+def ensure(path: Path) -> bool:
+    """
+    Create the keyring where there is none and nothing has been sealed yet.
+
+    Once a data key exists, a missing keyring is one that was lost or not mounted. A new one could open
+    nothing, and would hide that. So the file stays missing, and the vault's health says which key it lacks.
+    Returns whether a keyring was created.
+    """
+    if path.exists() or DataKey.objects.exists():
+        return False
+    try:
+        create(path)
+    except FileExistsError:
+        return False  # Another process started at the same moment, and its keyring is as good.
+    return True
+
+
+def create(path: Path) -> None:
+    """
+    Write a new keyring with one random key, readable by its owner only.
+
+    The file appears whole or not at all, and never replaces another.
+
+    :raises FileExistsError: if there is a file already
+    """
+    kek_id = new_id("kek")
+    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    text = json.dumps({"current": kek_id, "keys": {kek_id: key}}, indent=2) + "\n"
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, fails if the name is taken.
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> Keyring:
+    """
+    Read a keyring.
+
+    :raises KekUnavailable: if it is missing, open to others, not ours, damaged, or holds a weak key
+    """
+    try:
+        with path.open("rb") as file:
+            _refuse_open_file(path, os.fstat(file.fileno()))
+            content = file.read()
+    except OSError as fault:
+        raise KekUnavailable(f"the keyring {path} cannot be read ({fault.strerror})") from None
+    return _parse(path, content)
+
+
+def _refuse_open_file(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise KekUnavailable(f"the keyring {path} belongs to another user of this machine")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise KekUnavailable(f"the keyring {path} is open to other users: run `chmod 600 {path}`")
+
+
+def _parse(path: Path, content: bytes) -> Keyring:
+    damaged = KekUnavailable(f"the keyring {path} is damaged: it is not the JSON that Rensei wrote")
+    try:
+        document = json.loads(content)
+        current, encoded = document["current"], document["keys"]
+        keys = {kek_id: base64.b64decode(text, validate=True) for kek_id, text in encoded.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error):
+        # The cause would show the text of the file, so it is dropped.
+        raise damaged from None
+    if not isinstance(current, str) or current not in keys:
+        raise KekUnavailable(f"the keyring {path} names a current key that it does not hold")
+    for kek_id, key in keys.items():
+        if reason := _weakness(key):
+            raise KekUnavailable(f"the key {kek_id} in {path} is refused: {reason}")
+    return Keyring(current, keys)
+
+
+def _weakness(key: bytes) -> str:
+    if len(key) != KEY_BYTES:
+        return f"it has {len(key)} bytes and not {KEY_BYTES}"
+    if len(set(key)) == 1:
+        return "all its bytes are equal"
+    if key in _derived_from_secret_key():
+        return "it is made from SECRET_KEY, so whoever learns one would have both"
+    return ""
+
+
+def _derived_from_secret_key() -> set[bytes]:
+    """List what people make of one secret when they need a second."""
+    secret = settings.SECRET_KEY.encode()
+    digests = (hashlib.sha256, hashlib.sha512, hashlib.sha3_256, hashlib.blake2b, hashlib.blake2s)
+    return {secret[:KEY_BYTES].ljust(KEY_BYTES, b"\0"), *(digest(secret).digest()[:KEY_BYTES] for digest in digests)}

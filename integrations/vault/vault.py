@@ -1,0 +1,124 @@
+"""Seal and open credentials, recognise a key without opening it, and say how the vault is."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from integrations.models import DataKey, Integration, PlatformKey
+from integrations.vault import data_keys, envelope
+from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.vault.framing import length_prefixed
+from rensei.core.secret import Secret
+from rensei.orgs.models import Org
+
+PLATFORM = "platform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealContext:
+    """
+    Where a sealed credential belongs. Anywhere else it does not open.
+
+    Without an organization it is the platform's, and names its pool. `destination` is the integration's own
+    base URL, or `default`, so that a changed address cannot draw a key to another server.
+    """
+
+    org: Org | None
+    record_id: str
+    field: str
+    version: int
+    provider: str
+    destination: str
+    pool: str = ""
+
+    def parts(self) -> tuple[str, ...]:
+        owner = self.org.id if self.org is not None else PLATFORM
+        return (owner, self.pool, self.record_id, self.field, str(self.version), self.provider, self.destination)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultHealth:
+    """
+    How the vault is, in words for the operator.
+
+    `kek_id` is the current key-encryption key, or the first one that is missing or wrong; empty while there is
+    none. `sealed_count` is the number of stored credentials, or, when not ok, of those that cannot be opened.
+    """
+
+    ok: bool
+    kek_id: str
+    detail: str
+    sealed_count: int
+
+
+def seal(secret: Secret, *, context: SealContext) -> bytes:
+    """
+    Seal a credential for one place.
+
+    :raises CredentialUnreadable: if the data key of its owner cannot be had
+    """
+    try:
+        key_id, key = data_keys.current_key(org=context.org)
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
+    return envelope.seal(secret.reveal().encode(), key=key, key_id=key_id, context=context.parts())
+
+
+def open_sealed(sealed: bytes, *, context: SealContext) -> Secret:
+    """
+    Open a credential. It must have been sealed for this very place.
+
+    :raises CredentialUnreadable: if the key is missing or wrong, or the record was altered or moved
+    """
+    sealed = bytes(sealed)  # PostgreSQL gives a memoryview.
+    try:
+        key = data_keys.key_by_id(envelope.key_id_of(sealed), org=context.org)
+        return Secret(envelope.open_sealed(sealed, key=key, context=context.parts()).decode())
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
+
+
+def fingerprint(secret: Secret, *, org_id: str, provider: str) -> str:
+    """
+    Make a value that is the same for the same key in the same organization, and tells nothing else about it.
+
+    Its key is wrapped like a data key but is not one, so that fingerprints outlive a change of data keys.
+
+    :raises CredentialUnreadable: if that key cannot be had
+    """
+    try:
+        _, pepper = data_keys.current_key(org=None, purpose=DataKey.Purpose.FINGERPRINT)
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
+    return hmac.new(pepper, length_prefixed(org_id, provider, secret.reveal()), hashlib.sha256).hexdigest()
+
+
+def health() -> VaultHealth:
+    """Check every key-encryption key that anything sealed depends on."""
+    unusable = {}
+    for kek_id in DataKey.objects.order_by("kek_id").values_list("kek_id", flat=True).distinct():
+        try:
+            data_keys.check_kek(kek_id)
+        except VaultFault as fault:
+            unusable[kek_id] = str(fault)
+    if unusable:
+        count = _sealed_under(list(unusable))
+        reasons = "; ".join(unusable.values())
+        detail = f"{reasons}. {count} stored credentials need it. Put the key back: nothing was overwritten."
+        return VaultHealth(ok=False, kek_id=next(iter(unusable)), detail=detail, sealed_count=count)
+
+    try:
+        current = data_keys.provider().current_id()
+    except VaultFault as fault:
+        return VaultHealth(ok=False, kek_id="", detail=f"{fault}.", sealed_count=0)
+    count = Integration.objects.count() + PlatformKey.objects.count()
+    return VaultHealth(ok=True, kek_id=current, detail=data_keys.provider().describe(), sealed_count=count)
+
+
+def _sealed_under(kek_ids: list[str]) -> int:
+    keys = DataKey.objects.filter(kek_id__in=kek_ids, purpose=DataKey.Purpose.SEAL)
+    orgs = keys.filter(org__isnull=False).values("org")
+    count = Integration.objects.filter(org__in=orgs).count()
+    if keys.filter(org=None).exists():
+        count += PlatformKey.objects.count()
+    return count
