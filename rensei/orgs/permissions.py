@@ -1,35 +1,40 @@
 """What a route asks of its caller. Every REST view names one of these."""
 
+from typing import TYPE_CHECKING
+
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from rensei.orgs.access import Access
+
+if TYPE_CHECKING:
+    # The views read their default permission from here while they are being imported.
+    from rest_framework.views import APIView
 
 
 class Closed(BasePermission):
     """The default: nobody. A view that forgot to name its permission is shut."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         return False
 
 
 class MembersRead(BasePermission):
     """Every member may call it, auditors included. For routes that change nothing."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         return isinstance(request.auth, Access)
 
 
 class MembersWrite(MembersRead):
     """Every member reads; all but auditors change."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         return super().has_permission(request, view) and (request.method in SAFE_METHODS or request.auth.writes)
 
 
 class ManagersWrite(MembersRead):
     """Every member reads; owners and admins change."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         return super().has_permission(request, view) and (request.method in SAFE_METHODS or request.auth.manages)
