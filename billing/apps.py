@@ -1,6 +1,14 @@
 from django.apps import AppConfig
 
+from rensei.orgs.signals import org_created
+
 
 class BillingConfig(AppConfig):
     name = "billing"
     label = "billing"
+
+    def ready(self) -> None:
+        # Django forbids importing models before this moment.
+        from billing.services import create_entitlement
+
+        org_created.connect(create_entitlement, dispatch_uid="billing.create_entitlement")

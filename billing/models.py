@@ -2,6 +2,7 @@
 
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode, Payer
@@ -74,7 +75,10 @@ class CostEvent(models.Model):
     A charge is the record of one call to a provider; an adjustment corrects a charge by a signed amount.
     Token classes are disjoint: `input` is the uncached rest, output includes thinking. Unit prices are
     frozen here, in picodollars per token, so that the amount can always be checked. An unpriced call has
-    no prices and no amount: unknown is never 0.
+    no prices and no amount: unknown is never 0. Only web searches may lack a price where none was made.
+
+    `billed` says whether the call is billed from this line on, and `billed_picodollars` is what the line adds
+    to the organization's debt, so that the debt is always the plain sum of that column.
     """
 
     class Kind(models.TextChoices):
@@ -112,7 +116,8 @@ class CostEvent(models.Model):
     cache_write_1h_picodollars = models.PositiveBigIntegerField(null=True)
     web_search_picodollars = models.PositiveBigIntegerField(null=True)
     amount_picodollars = models.BigIntegerField(null=True)
-    billed = models.BooleanField(help_text="Whether the organization owes the amount to the platform")
+    billed = models.BooleanField(help_text="Whether the organization owes the call to the platform from this line on")
+    billed_picodollars = models.BigIntegerField(default=0, help_text="What this line adds to the organization's debt")
     estimated = models.BooleanField(default=False)
     occurred_at = models.DateTimeField()
 
@@ -152,33 +157,45 @@ class CostEvent(models.Model):
                     cache_write_1h_picodollars=None,
                     web_search_picodollars=None,
                 )
-                | Q(
+                | (Q(web_search_requests=0) | Q(web_search_picodollars__isnull=False))
+                & Q(
                     amount_picodollars__isnull=False,
                     input_picodollars__isnull=False,
                     output_picodollars__isnull=False,
                     cache_read_picodollars__isnull=False,
                     cache_write_5m_picodollars__isnull=False,
                     cache_write_1h_picodollars__isnull=False,
-                    web_search_picodollars__isnull=False,
                     amount_picodollars=F("input_tokens") * F("input_picodollars")
                     + F("output_tokens") * F("output_picodollars")
                     + F("cache_read_tokens") * F("cache_read_picodollars")
                     + F("cache_write_5m_tokens") * F("cache_write_5m_picodollars")
                     + F("cache_write_1h_tokens") * F("cache_write_1h_picodollars")
-                    + F("web_search_requests") * F("web_search_picodollars"),
+                    + F("web_search_requests") * Coalesce(F("web_search_picodollars"), 0),
                 ),
+            ),
+            models.CheckConstraint(
+                name="only_metered_is_billed",
+                condition=Q(auth_mode=AuthMode.METERED) | Q(billed=False, billed_picodollars=0),
+            ),
+            models.CheckConstraint(
+                name="charge_is_billed_whole_or_not",
+                condition=Q(kind="adjustment")
+                | Q(billed=False, billed_picodollars=0)
+                | Q(billed=True, amount_picodollars=None, billed_picodollars=0)
+                | Q(billed=True, amount_picodollars__isnull=False, billed_picodollars=F("amount_picodollars")),
             ),
         ]
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.pk)
 
 
 class UsageDaily(models.Model):
     """
     A roll-up of the ledger: one row for each UTC day, model, mode, project and profile of an organization.
 
-    Written in the transaction of the ledger line. `amount` sums the priced lines; `unpriced` counts the others.
+    Written in the transaction of the ledger line. `amount` sums the lines whose amount is known; `unpriced`
+    counts the others.
     """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="usage")

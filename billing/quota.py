@@ -1,0 +1,134 @@
+"""The shared quota: so many runs of an organization on one UTC day are on the platform's free tier."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from django.db.models import F, PositiveIntegerField, Subquery, Value
+from django.db.models.functions import Coalesce
+from django.db.models.lookups import LessThan
+
+from billing.models import BillingSetting, Entitlement, Hold, SharedUsage
+from rensei.core.errors import RenseiError
+from rensei.core.transactions import assert_open
+from rensei.orgs.models import Org
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedQuota:
+    """How much of today's shared runs is taken: those that settled and those that are still live."""
+
+    used: int
+    limit: int
+    resets_at: datetime
+
+
+class SharedQuotaExceeded(RenseiError):
+    """All of the organization's shared runs of the day are taken."""
+
+    code = "SHARED_QUOTA_EXCEEDED"
+    status = 429
+    title = "Shared quota exceeded"
+    message = (
+        "The organization has used {used} of its {limit} shared runs for today. The quota resets at {resets_at}. "
+        "Dispatch again then, or connect your own key and use byok."
+    )
+    retryable = True
+
+
+def take_shared_run(*, org_id: str, run_id: str, now: datetime) -> None:
+    """
+    Hold one of the day's shared runs, in the transaction that saves the run.
+
+    One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
+    `now` is the database's clock; the run keeps the UTC day that it was admitted on.
+
+    :raises SharedQuotaExceeded: if the day's runs are taken
+    """
+    assert_open()
+    day = now.astimezone(UTC).date()
+    if not _take(org_id=org_id, day=day):
+        SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
+        if not _take(org_id=org_id, day=day):
+            raise _exceeded(_read(org_id=org_id, now=now), now=now)
+    Hold.objects.create(run_id=run_id, org_id=org_id, day=day, created_at=now)
+
+
+def release_holds(*, spent: Mapping[str, bool]) -> None:
+    """
+    Let go of what runs have held, in the transaction that ends them. `spent` is by run id.
+
+    A spent run stays counted on the day it was admitted; one that never reached the provider gives its
+    slot back. Runs without a hold, and runs released before, change nothing.
+    """
+    assert_open()
+    # The lock makes a second release of the same run wait, and then find nothing. SQLite has one writer anyway.
+    holds = list(Hold.objects.select_for_update().filter(pk__in=spent).order_by("pk"))
+    if not holds:
+        return
+    Hold.objects.filter(pk__in=[hold.pk for hold in holds]).delete()
+    released = Counter((hold.org_id, hold.day) for hold in holds)
+    used = Counter((hold.org_id, hold.day) for hold in holds if spent[hold.pk])
+    for org_id, day in sorted(released):
+        SharedUsage.objects.filter(org_id=org_id, day=day).update(
+            held=F("held") - released[org_id, day], used=F("used") + used[org_id, day]
+        )
+
+
+def shared_quota(org: Org, now: datetime) -> SharedQuota:
+    """Read how much of the day's shared runs is taken, in one query."""
+    return _read(org_id=org.pk, now=now)
+
+
+def require_room(quota: SharedQuota, *, now: datetime) -> None:
+    """
+    Judge a quota that was read, for a preview. A dispatch is judged by `take_shared_run`.
+
+    :raises SharedQuotaExceeded: if nothing is left
+    """
+    if quota.used >= quota.limit:
+        raise _exceeded(quota, now=now)
+
+
+def _take(*, org_id: str, day: date) -> bool:
+    room = LessThan(F("used") + F("held"), _limit(org_id))
+    return bool(SharedUsage.objects.filter(room, org_id=org_id, day=day).update(held=F("held") + 1))
+
+
+def _limit(org_id: str) -> Coalesce:
+    """The organization's own limit, else the platform's, else the one that the platform starts with."""
+    return Coalesce(
+        Subquery(Entitlement.objects.filter(org_id=org_id).values("shared_runs_per_day")),
+        Subquery(BillingSetting.objects.values("shared_runs_per_day")[:1]),
+        Value(BillingSetting().shared_runs_per_day),
+        output_field=PositiveIntegerField(),
+    )
+
+
+def _read(*, org_id: str, now: datetime) -> SharedQuota:
+    day = now.astimezone(UTC).date()
+    taken = SharedUsage.objects.filter(org_id=org_id, day=day).values_list(F("used") + F("held"))
+    used, limit = (
+        Org.objects.filter(pk=org_id)
+        .values_list(Coalesce(Subquery(taken), 0, output_field=PositiveIntegerField()), _limit(org_id))
+        .get()
+    )
+    resets_at = datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)
+    return SharedQuota(used=used, limit=limit, resets_at=resets_at)
+
+
+def _exceeded(quota: SharedQuota, *, now: datetime) -> SharedQuotaExceeded:
+    resets_at = quota.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return SharedQuotaExceeded(
+        used=quota.used,
+        limit=quota.limit,
+        resets_at=resets_at,
+        extra={
+            "used": quota.used,
+            "limit": quota.limit,
+            "resetsAt": resets_at,
+            "retryAfter": max(1, math.ceil((quota.resets_at - now).total_seconds())),
+        },
+    )

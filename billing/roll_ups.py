@@ -1,0 +1,60 @@
+"""Roll-ups of the ledger, written with its lines, so that reports never read the ledger itself."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Any
+
+from django.db.models import F
+
+from billing.models import CostEvent, UsageDaily
+
+KEY = ("org_id", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id")
+SUMS = (
+    "calls",
+    "unpriced",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "web_search_requests",
+    "amount_picodollars",
+    "billed_picodollars",
+)
+
+
+def add(lines: Iterable[CostEvent]) -> None:
+    """
+    Add new ledger lines to the roll-ups of their UTC days, in the transaction that writes the lines.
+
+    The keys are taken in sorted order, so that two settlements side by side wait for one another and never
+    deadlock.
+    """
+    totals: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    for line in lines:
+        sums = totals[_key(line)]
+        for name, count in _counts(line).items():
+            sums[name] += count
+    for values in sorted(totals):
+        _add(key=dict(zip(KEY, values, strict=True)), sums=totals[values])
+
+
+def _key(line: CostEvent) -> tuple[Any, ...]:
+    day = line.occurred_at.astimezone(UTC).date()
+    return tuple(day if name == "day" else getattr(line, name) for name in KEY)
+
+
+def _counts(line: CostEvent) -> dict[str, int]:
+    return {
+        **{name: getattr(line, name) or 0 for name in SUMS if name not in {"calls", "unpriced"}},
+        "calls": int(line.kind == CostEvent.Kind.CHARGE),
+        "unpriced": int(line.amount_picodollars is None),
+    }
+
+
+def _add(*, key: dict[str, Any], sums: dict[str, int]) -> None:
+    changes = {name: F(name) + count for name, count in sums.items()}
+    if not UsageDaily.objects.filter(**key).update(**changes):
+        UsageDaily.objects.bulk_create([UsageDaily(**key)], ignore_conflicts=True)
+        UsageDaily.objects.filter(**key).update(**changes)

@@ -1,0 +1,206 @@
+"""The verbs that write money: charges, their corrections, and what an organization is entitled to."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing import roll_ups
+from billing.models import CostEvent, Entitlement
+from catalog.pricing import UnitPrices, cost
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.errors import RenseiError
+from rensei.core.transactions import assert_open, durable
+from rensei.core.usage import Usage
+from rensei.orgs.models import AuditEvent, Org, User
+
+PRICE_COLUMNS = {
+    "input": "input_picodollars",
+    "output": "output_picodollars",
+    "cache_read": "cache_read_picodollars",
+    "cache_write_5m": "cache_write_5m_picodollars",
+    "cache_write_1h": "cache_write_1h_picodollars",
+    "web_search": "web_search_picodollars",
+}
+# What an adjustment repeats of the charge that it corrects.
+COPIED = (
+    "org_id",
+    "run_id",
+    "attempt_id",
+    "profile_id",
+    "project_id",
+    "auth_mode",
+    "payer",
+    "billing_class",
+    "pool_id",
+    "credential_id",
+    "provider",
+    "model_id",
+    "served_model_id",
+    "provider_request_id",
+)
+
+
+class MeteredNotEntitled(RenseiError):
+    """The operators have not enabled metered for the organization."""
+
+    code = "METERED_NOT_ENTITLED"
+    status = 403
+    title = "Not entitled to metered"
+    message = (
+        "Organisation is not entitled to use metered auth mode. Ask your Rensei operator{contact} to enable it, "
+        "or use byok with a key of your own."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One call to a provider, as the ledger will hold it. `prices` are frozen at dispatch; None: unpriced."""
+
+    org_id: str
+    run_id: str
+    attempt_id: str
+    profile_id: str
+    project_id: str
+    auth_mode: AuthMode
+    payer: Payer
+    billing_class: str
+    pool_id: str
+    credential_id: str
+    provider: str
+    model_id: str
+    served_model_id: str
+    provider_request_id: str
+    usage: Usage
+    prices: UnitPrices | None
+    billed: bool
+    estimated: bool
+    occurred_at: datetime
+
+
+def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
+    """
+    Write one ledger line for each call, and the roll-ups, in the caller's transaction.
+
+    The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt that
+    got past it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is undone.
+    """
+    assert_open()
+    lines = [_charge_line(charge) for charge in charges]
+    CostEvent.objects.bulk_create(lines)
+    roll_ups.add(lines)
+    return lines
+
+
+def record_adjustment(
+    *, charge: CostEvent, usage: Usage, estimated: bool, billed: bool, occurred_at: datetime
+) -> CostEvent:
+    """
+    Correct a charge to `usage` by one signed line at the charge's own prices, in the caller's transaction.
+
+    After it, the charge and its adjustments add up to `usage`, and what they bill adds up to their whole
+    amount if `billed`, to nothing if not: an estimate that is not billed yet is billed whole when it settles.
+    The caller makes sure that only one settlement of the attempt gets here.
+    """
+    assert_open()
+    written = [charge, *CostEvent.objects.filter(adjusts=charge)]
+    line = CostEvent(
+        kind=CostEvent.Kind.ADJUSTMENT,
+        adjusts=charge,
+        billed=billed,
+        estimated=estimated,
+        occurred_at=occurred_at,
+        **{name: getattr(charge, name) for name in COPIED},
+    )
+    _fill(line, usage=_difference(usage, written), prices=_prices_of(charge))
+    owed = sum(other.amount_picodollars or 0 for other in [*written, line]) if billed else 0
+    line.billed_picodollars = owed - sum(other.billed_picodollars for other in written)
+    line.save(force_insert=True)
+    roll_ups.add([line])
+    return line
+
+
+def is_metered_enabled(org_id: str) -> bool:
+    """Look up the entitlement as it is now: a change counts from the next dispatch on."""
+    return Entitlement.objects.filter(org_id=org_id, metered_enabled=True).exists()
+
+
+def metered_gate(entitlement: Entitlement | None) -> None:
+    """:raises MeteredNotEntitled: unless the operators have enabled metered for the organization"""
+    if entitlement is not None and entitlement.metered_enabled:
+        return
+    email = settings.RENSEI_SUPPORT_EMAIL
+    raise MeteredNotEntitled(contact=f" ({email})" if email else "", extra={"supportEmail": email} if email else {})
+
+
+def create_entitlement(*, org: Org, **_signal: object) -> None:
+    """Make the organization's entitlement, in the transaction that makes the organization."""
+    assert_open()
+    Entitlement.objects.create(org=org)
+
+
+def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
+    """Enable or disable metered for organizations. Returns the ids of those that it changed."""
+    with durable():
+        entitlements = Entitlement.objects.select_for_update().filter(org_id__in=org_ids).order_by("org_id")
+        changing = [found for found in entitlements if found.metered_enabled is not enabled]
+        for entitlement in changing:
+            change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled)
+    return [entitlement.org_id for entitlement in changing]
+
+
+def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes: Any) -> None:
+    """Change fields of one entitlement and write down who did it, in the caller's transaction."""
+    assert_open()
+    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, updated_at=timezone.now())
+    AuditEvent.objects.create(
+        org_id=entitlement.org_id,
+        user=actor_user,
+        actor=actor_user.email,
+        action="entitlement.changed",
+        object_id=entitlement.org_id,
+        detail=changes,
+    )
+
+
+def _charge_line(charge: Charge) -> CostEvent:
+    line = CostEvent(
+        kind=CostEvent.Kind.CHARGE,
+        billed=charge.billed,
+        estimated=charge.estimated,
+        occurred_at=charge.occurred_at,
+        **{name: getattr(charge, name) for name in COPIED},
+    )
+    _fill(line, usage=charge.usage, prices=charge.prices)
+    line.billed_picodollars = (line.amount_picodollars or 0) if charge.billed else 0
+    return line
+
+
+def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
+    for name, count in usage.as_dict().items():
+        setattr(line, name, count)
+    if prices is None or (prices.web_search is None and usage.web_search_requests):
+        return
+    for price, column in PRICE_COLUMNS.items():
+        setattr(line, column, getattr(prices, price))
+    line.amount_picodollars = cost(usage, prices)
+
+
+def _prices_of(line: CostEvent) -> UnitPrices | None:
+    if line.amount_picodollars is None:
+        return None
+    return UnitPrices(
+        above_prompt_tokens=0, **{price: getattr(line, column) for price, column in PRICE_COLUMNS.items()}
+    )
+
+
+def _difference(usage: Usage, written: Sequence[CostEvent]) -> Usage:
+    return Usage(
+        **{
+            part.name: getattr(usage, part.name) - sum(getattr(line, part.name) for line in written)
+            for part in fields(Usage)
+        }
+    )
