@@ -4,7 +4,7 @@ from datetime import date, datetime
 from typing import Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from rensei.core.effort import EffortChoice, choices_for
@@ -13,16 +13,24 @@ from rensei.orgs.models import Org
 
 class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
     def visible_to(self, org: Org) -> Self:
-        """Platform entries, and the organization's own."""
-        return self.filter(Q(org=None) | Q(org=org))
+        """
+        Platform entries, and the organization's own.
+
+        An organization's entry does not shadow a platform entry of the same id, which may have come later:
+        the platform's has the vetted facts and prices.
+        """
+        same_model = CatalogEntry.objects.filter(org=None, provider=OuterRef("provider"), model_id=OuterRef("model_id"))
+        return self.filter(Q(org=None) | Q(org=org) & ~Exists(same_model))
 
 
 class CatalogEntry(models.Model):
     """
     A model that profiles may name. Without an organization it is a platform entry, which all see.
 
-    `capabilities` holds `vision`, `highResVision`, `promptCaching`, `minCacheTokens`, `forcedToolChoice`
-    and `thinking`: `{"types": ["adaptive", "enabled", "disabled"], "onByDefault": bool, "budget": bool}`.
+    `capabilities` holds `vision`, `highResVision`, `promptCaching`, `minCacheTokens`, `forcedToolChoice`,
+    `prefill`, `nativeEffort` (the API takes an effort level) and `thinking`:
+    `{"types": ["adaptive", "between_tools", "enabled", "disabled"], "onByDefault": bool}`, where `enabled`
+    is thinking within a budget.
     """
 
     class Lifecycle(models.TextChoices):

@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
+from catalog.services import load_catalog
 from integrations.vault import keyring
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
@@ -41,7 +42,7 @@ def make_key() -> Callable[..., str]:
     """Make a key of the right shape, at run time. A word in it asks the simulator for a fault."""
 
     def make(word: str = "") -> str:
-        return f"sk-ant-api{3:02d}-{word}{secrets.token_hex(24)}"
+        return "-".join(filter(None, ["sk-ant-api03", word, secrets.token_hex(24)]))
 
     return make
 
@@ -140,3 +141,7 @@ def page_as() -> Callable[[User], Client]:
     return sign_in
 
 
+@pytest.fixture
+def catalog(db: None) -> None:
+    """The platform's entries and prices, as the data files give them."""
+    load_catalog()

@@ -1,0 +1,152 @@
+"""Reads `catalog/data/<provider>.json`, and refuses a file whose prices cannot be true."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from catalog.models import Price
+from catalog.providers import REGISTRY
+from rensei.core.money import microdollars_per_mtok
+
+FOLDER = Path(__file__).parent / "data"
+CURRENCY = "USD"
+PRICE_UNIT = "US cents per million tokens"
+# A price may be this far from the vetted reference of its model line. Dollars read as cents are 1 % of it.
+LEAST_PERCENT_OF_REFERENCE = 20
+MOST_PERCENT_OF_REFERENCE = 500
+PICODOLLARS_PER_CENT = 10**10
+SEARCHES_PER_PRICE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceSet:
+    """The bands that begin together."""
+
+    effective_from: datetime
+    bands: list[dict[str, int | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedModel:
+    """One model of a data file, in the names of `CatalogEntry`'s columns."""
+
+    facts: dict[str, Any]
+    price_sets: list[PriceSet]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """What a data file says about the models of one provider."""
+
+    provider: str
+    models: list[ListedModel]
+
+
+class DataFileInvalid(Exception):
+    """A data file that must not be loaded: a mistake of ours or of the operator's, named in one sentence."""
+
+
+def read_all(folder: Path = FOLDER) -> list[DataFile]:
+    """Read the data file of every provider in a folder."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read(path: Path) -> DataFile:
+    """
+    Read one data file.
+
+    :raises DataFileInvalid: if the provider is unknown, a model is listed twice, or a price is out of bounds
+    """
+    content = json.loads(path.read_text(encoding="utf-8"), parse_float=str)
+    provider = content["provider"]
+    if provider not in REGISTRY:
+        raise DataFileInvalid(f"{path.name} describes the provider '{provider}', which has no spec.")
+    if (content["currency"], content["priceUnit"]) != (CURRENCY, PRICE_UNIT):
+        raise DataFileInvalid(f"{path.name} must give its prices in {CURRENCY}, in {PRICE_UNIT}.")
+
+    ids = [listed["modelId"] for listed in content["entries"]]
+    if repeated := sorted({model_id for model_id in ids if ids.count(model_id) > 1}):
+        raise DataFileInvalid(f"{path.name} lists {', '.join(repeated)} more than once.")
+
+    references = content["priceReferences"]
+    for listed in content["entries"]:
+        _check_prices(listed, reference=references.get(listed["line"]))
+    return DataFile(provider=provider, models=[_model(listed) for listed in content["entries"]])
+
+
+def _check_prices(listed: dict[str, Any], *, reference: dict[str, Any] | None) -> None:
+    for price in listed["prices"]:
+        if reference is None:
+            raise DataFileInvalid(f"{listed['modelId']} has a price, but its line has no vetted reference price.")
+        for name, vetted in reference.items():
+            percent = 100 * microdollars_per_mtok(price[name]) / microdollars_per_mtok(vetted)
+            if not LEAST_PERCENT_OF_REFERENCE <= percent <= MOST_PERCENT_OF_REFERENCE:
+                raise DataFileInvalid(
+                    f"{name} of {listed['modelId']} is {price[name]}, which is {percent:g} % of the reference "
+                    f"{vetted}. Is it in {PRICE_UNIT}?"
+                )
+
+
+def _model(listed: dict[str, Any]) -> ListedModel:
+    return ListedModel(
+        facts={
+            "model_id": listed["modelId"],
+            "display_name": listed["displayName"],
+            "description": listed["description"],
+            "released_on": _day(listed["releasedOn"]),
+            "deprecated_on": _day(listed["deprecatedOn"]),
+            "retires_on": _day(listed["retiresOn"]),
+            "replaced_by": listed["replacedBy"],
+            "context_window_tokens": listed["contextWindow"],
+            "max_output_tokens": listed["maxOutputTokens"],
+            "capabilities": listed["capabilities"],
+            "effort_levels": listed["effortLevels"],
+            "auth_modes": listed["authModes"],
+            "source": listed["source"],
+        },
+        price_sets=[
+            PriceSet(
+                effective_from=datetime.combine(date.fromisoformat(day), datetime.min.time(), tzinfo=UTC),
+                bands=sorted((_band(price) for price in prices), key=lambda band: band["above_prompt_tokens"] or 0),
+            )
+            for day, prices in groupby(
+                sorted(listed["prices"], key=lambda price: str(price["effectiveFrom"])),
+                key=lambda price: str(price["effectiveFrom"]),
+            )
+        ],
+    )
+
+
+def _band(price: dict[str, Any]) -> dict[str, int | None]:
+    search_cents = price["webSearchCentsPerThousand"]
+    return {
+        "above_prompt_tokens": price["abovePromptTokens"],
+        "input_microdollars": microdollars_per_mtok(price["inputCents"]),
+        "output_microdollars": microdollars_per_mtok(price["outputCents"]),
+        "cache_write_5m_microdollars": microdollars_per_mtok(price["cacheWrite5mCents"]),
+        "cache_write_1h_microdollars": microdollars_per_mtok(price["cacheWrite1hCents"]),
+        "cache_read_microdollars": microdollars_per_mtok(price["cacheReadCents"]),
+        "web_search_picodollars": (
+            None if search_cents is None else search_cents * PICODOLLARS_PER_CENT // SEARCHES_PER_PRICE
+        ),
+    }
+
+
+def band_of(price: Price) -> dict[str, int | None]:
+    """Write a stored price in the names and order of a data file's band, to compare the two."""
+    return {
+        "above_prompt_tokens": price.above_prompt_tokens,
+        "input_microdollars": price.input_microdollars,
+        "output_microdollars": price.output_microdollars,
+        "cache_write_5m_microdollars": price.cache_write_5m_microdollars,
+        "cache_write_1h_microdollars": price.cache_write_1h_microdollars,
+        "cache_read_microdollars": price.cache_read_microdollars,
+        "web_search_picodollars": price.web_search_picodollars,
+    }
+
+
+def _day(text: str | None) -> date | None:
+    return None if text is None else date.fromisoformat(text)

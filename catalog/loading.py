@@ -1,0 +1,131 @@
+"""Brings the platform's entries and prices up to date with the data files."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from catalog.datafile import FOLDER, DataFile, ListedModel, PriceSet, band_of, read_all
+from catalog.models import CatalogEntry, CatalogSetting, Price
+from rensei.core.clock import database_now
+from rensei.core.transactions import durable
+from rensei.orgs.models import AuditEvent
+
+# How the rows that came from a data file are told from those that an operator added.
+ORIGIN = "Catalog data:"
+
+
+@dataclass(kw_only=True)
+class LoadReport:
+    """What a load changed: model ids, the fields of changed entries, and the days from which prices were added."""
+
+    created: list[str] = field(default_factory=list)
+    updated: dict[str, list[str]] = field(default_factory=dict)
+    priced: dict[str, list[str]] = field(default_factory=dict)
+    total: int = 0
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.created or self.updated or self.priced)
+
+
+def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
+    """
+    Load the data files of all providers into the platform's entries. Doing it again changes nothing.
+
+    Organizations' own entries are left alone, and so is every price that is there: a changed one is added.
+
+    :raises DataFileInvalid: if a file must not be loaded; nothing is written then
+    """
+    files = read_all(folder)
+    report = LoadReport()
+    with durable():
+        _take_turns()
+        now = database_now()
+        for file in files:
+            entries = _write_entries(file, report)
+            _write_prices(file, entries, report, now=now)
+        if report.changed:
+            AuditEvent.objects.create(
+                actor="load_catalog",
+                action="catalog.loaded",
+                object_id="platform",
+                detail={"created": report.created, "updated": report.updated, "priced": report.priced},
+            )
+    return report
+
+
+def _take_turns() -> None:
+    """Lock the one row of the settings, so that servers which start together load one after the other."""
+    CatalogSetting.objects.get_or_create(pk=1)
+    CatalogSetting.objects.select_for_update().get(pk=1)
+
+
+def _write_entries(file: DataFile, report: LoadReport) -> dict[str, CatalogEntry]:
+    entries = {entry.model_id: entry for entry in CatalogEntry.objects.filter(org=None, provider=file.provider)}
+    new, changed = [], []
+    for model in file.models:
+        model_id = model.facts["model_id"]
+        entry = entries.get(model_id)
+        if entry is None:
+            new.append(CatalogEntry(provider=file.provider, **model.facts))
+            report.created.append(model_id)
+        elif fields := _differences(entry, model):
+            changed.append(entry)
+            report.updated[model_id] = fields
+    report.total += len(file.models)
+
+    CatalogEntry.objects.bulk_create(new)
+    if changed:
+        CatalogEntry.objects.bulk_update(changed, [*file.models[0].facts])
+    return {**entries, **{entry.model_id: entry for entry in new}}
+
+
+def _differences(entry: CatalogEntry, model: ListedModel) -> list[str]:
+    """Put the file's facts on a stored entry, and list the fields that this changed."""
+    fields = [name for name, value in model.facts.items() if getattr(entry, name) != value]
+    for name in fields:
+        setattr(entry, name, model.facts[name])
+    return fields
+
+
+def _write_prices(file: DataFile, entries: dict[str, CatalogEntry], report: LoadReport, *, now: datetime) -> None:
+    stored: dict[int, dict[datetime, list[Price]]] = {}
+    ours = Price.objects.filter(entry__org=None, entry__provider=file.provider).order_by("above_prompt_tokens")
+    for price in ours:
+        stored.setdefault(price.entry_id, {}).setdefault(price.effective_from, []).append(price)
+
+    rows: list[Price] = []
+    for model in file.models:
+        entry = entries[model.facts["model_id"]]
+        for price_set in _missing(model, stored.get(entry.pk, {}), now=now):
+            rows += [_row(entry, price_set.effective_from, band) for band in price_set.bands]
+            report.priced.setdefault(entry.model_id, []).append(price_set.effective_from.date().isoformat())
+    Price.objects.bulk_create(rows)
+
+
+def _missing(model: ListedModel, stored: dict[datetime, list[Price]], *, now: datetime) -> list[PriceSet]:
+    """
+    List the price sets of a model that have to be added.
+
+    Rows are never edited. So where the file's own price in force has other numbers than the file says
+    now, the corrected numbers begin now. An operator's price that is in force stands above the file's.
+    """
+    missing = [price_set for price_set in model.price_sets if price_set.effective_from not in stored]
+
+    bands_since = {since: [band_of(price) for price in prices] for since, prices in stored.items()}
+    bands_since |= {price_set.effective_from: price_set.bands for price_set in missing}
+    begun = [since for since in bands_since if since <= now]
+    listed = [price_set for price_set in model.price_sets if price_set.effective_from <= now]
+    if not listed:
+        return missing
+
+    in_force = max(begun)
+    is_ours = all(price.source.startswith(ORIGIN) for price in stored.get(in_force, []))
+    if is_ours and bands_since[in_force] != listed[-1].bands:
+        missing.append(PriceSet(effective_from=now, bands=listed[-1].bands))
+    return missing
+
+
+def _row(entry: CatalogEntry, since: datetime, band: dict[str, Any]) -> Price:
+    return Price(entry=entry, effective_from=since, source=f"{ORIGIN} {entry.source}"[:400], **band)

@@ -1,0 +1,165 @@
+"""What a call costs: the prices in force, the band that applies, and exact amounts in picodollars."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from catalog.models import CatalogEntry, Price
+from rensei.core.money import cents_per_mtok
+from rensei.core.usage import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitPrices:
+    """
+    The prices of one band, in picodollars for each token and for each web search.
+
+    They are frozen onto every ledger line. `web_search` is None where searches have no price.
+    """
+
+    above_prompt_tokens: int
+    input: int
+    output: int
+    cache_write_5m: int
+    cache_write_1h: int
+    cache_read: int
+    web_search: int | None
+
+    def as_dict(self) -> dict[str, int | None]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceList:
+    """The bands of one model that are in force together, from the lowest, and since when."""
+
+    effective_from: datetime
+    bands: list[UnitPrices]
+
+
+def bands_in_force(entry: CatalogEntry, *, moment: datetime) -> list[UnitPrices]:
+    """Load the bands of a model at a moment, from the lowest. An empty list means that it is unpriced."""
+    found = price_lists([entry], moment=moment).get(entry.pk)
+    return found.bands if found else []
+
+
+def price_lists(entries: Iterable[CatalogEntry], *, moment: datetime) -> dict[int, PriceList]:
+    """Load the prices of many models at a moment with one query, by the entry's key. Unpriced ones are absent."""
+    newest_first: dict[int, list[Price]] = {}
+    for price in Price.objects.filter(entry__in=[entry.pk for entry in entries]).in_force_at(moment):
+        newest_first.setdefault(price.entry_id, []).append(price)
+
+    lists = {}
+    for entry_id, prices in newest_first.items():
+        # All bands of a price begin together, so a newer price without an upper band has none.
+        since = prices[0].effective_from
+        in_force = [price for price in reversed(prices) if price.effective_from == since]
+        lists[entry_id] = PriceList(effective_from=since, bands=[_unit_prices(price) for price in in_force])
+    return lists
+
+
+def band_for(bands: Sequence[UnitPrices], *, prompt_tokens: int) -> UnitPrices:
+    """Choose the band of a prompt: the highest one whose threshold the prompt is above."""
+    return max(
+        (band for band in bands if band.above_prompt_tokens == 0 or prompt_tokens > band.above_prompt_tokens),
+        key=lambda band: band.above_prompt_tokens,
+    )
+
+
+def cost(usage: Usage, prices: UnitPrices) -> int:
+    """
+    Price a call's usage, in picodollars. Thinking tokens are output tokens, and count once.
+
+    :raises ValueError: if the call searched the web and searches have no price, because unknown is never 0
+    """
+    return (
+        usage.input_tokens * prices.input
+        + usage.output_tokens * prices.output
+        + usage.cache_write_5m_tokens * prices.cache_write_5m
+        + usage.cache_write_1h_tokens * prices.cache_write_1h
+        + usage.cache_read_tokens * prices.cache_read
+        + _searches(usage.web_search_requests, prices)
+    )
+
+
+def worst_case(
+    bands: Sequence[UnitPrices],
+    *,
+    prompt_tokens: int,
+    max_tokens: int,
+    prompt_caching: str = "static",
+    web_searches: int = 0,
+) -> int:
+    """
+    Price a call that has not been made yet at the most that it can cost, in picodollars.
+
+    `prompt_tokens` is an upper bound. `prompt_caching` says which cache writes the request may ask for:
+    `off` none, `ephemeral` those of five minutes, `static` those of an hour as well.
+
+    :raises ValueError: if the call may search the web and searches have no price
+    """
+    top = band_for(bands, prompt_tokens=prompt_tokens)
+    within_reach = [band for band in bands if band.above_prompt_tokens <= top.above_prompt_tokens]
+    return max(
+        prompt_tokens * _dearest_prompt_token(band, prompt_caching)
+        + max_tokens * band.output
+        + _searches(web_searches, band)
+        for band in within_reach
+    )
+
+
+def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[str, Any] | None:
+    """Write prices as the JSON of the contract, in true US cents per million tokens; None when unpriced."""
+    if not bands or effective_from is None:
+        return None
+    base, *upper = bands
+    return {
+        "currency": "USD",
+        **_cents(base),
+        "bands": [{"abovePromptTokens": band.above_prompt_tokens, **_cents(band)} for band in upper],
+        "effectiveFrom": effective_from.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _unit_prices(price: Price) -> UnitPrices:
+    # Microdollars per million tokens are picodollars per token: the same number.
+    return UnitPrices(
+        above_prompt_tokens=price.above_prompt_tokens,
+        input=price.input_microdollars,
+        output=price.output_microdollars,
+        cache_write_5m=price.cache_write_5m_microdollars,
+        cache_write_1h=price.cache_write_1h_microdollars,
+        cache_read=price.cache_read_microdollars,
+        web_search=price.web_search_picodollars,
+    )
+
+
+def _searches(requests: int, prices: UnitPrices) -> int:
+    if not requests:
+        return 0
+    if prices.web_search is None:
+        raise ValueError("Web searches have no price in this band")
+    return requests * prices.web_search
+
+
+def _dearest_prompt_token(band: UnitPrices, prompt_caching: str) -> int:
+    if prompt_caching == "off":
+        return band.input
+    if prompt_caching == "ephemeral":
+        return max(band.input, band.cache_write_5m)
+    return max(band.input, band.cache_write_5m, band.cache_write_1h)
+
+
+def _cents(band: UnitPrices) -> dict[str, int | float]:
+    return {
+        "inputPerMTokenCents": cents_per_mtok(band.input),
+        "outputPerMTokenCents": cents_per_mtok(band.output),
+        "cacheWrite5mPerMTokenCents": cents_per_mtok(band.cache_write_5m),
+        "cacheWrite1hPerMTokenCents": cents_per_mtok(band.cache_write_1h),
+        "cacheReadPerMTokenCents": cents_per_mtok(band.cache_read),
+    }

@@ -1,0 +1,302 @@
+"""Finding a model, learning what serves it, and adding one to an organization's own catalog."""
+
+import re
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+from django.db.models import Exists
+
+from catalog.loading import LoadReport, load_catalog
+from catalog.models import CatalogEntry, CatalogSetting
+from catalog.providers import REGISTRY, ProviderSpec
+from rensei.core.effort import Effort
+from rensei.core.errors import FieldError, RenseiError
+from rensei.core.transactions import durable
+from rensei.orgs.access import Access, record
+from rensei.orgs.models import Org
+
+__all__ = [
+    "EffortNotSupported",
+    "LoadReport",
+    "ModelNotInCatalog",
+    "ModelRetired",
+    "check_effort",
+    "create_entry",
+    "find_entry",
+    "find_spec",
+    "load_catalog",
+    "served_entries",
+    "served_entry",
+]
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+SNAPSHOT_DATE = re.compile(r"-\d{8}$")
+FACTS = (
+    "released_on",
+    "deprecated_on",
+    "retires_on",
+    "replaced_by",
+    "context_window_tokens",
+    "max_output_tokens",
+    "capabilities",
+    "effort_levels",
+)
+THINKING_TYPES = ("adaptive", "between_tools", "enabled", "disabled")
+CAPABILITY_FLAGS = ("vision", "highResVision", "promptCaching", "forcedToolChoice", "prefill", "nativeEffort")
+
+
+class ModelNotInCatalog(RenseiError):
+    """No entry that the organization may see has that id."""
+
+    code = "MODEL_NOT_IN_CATALOG"
+    status = 422
+    title = "Model not found in catalog"
+    message = "Model '{model_id}' is not in your catalog yet. Add it: {command}"
+
+
+class ModelRetired(RenseiError):
+    """The provider has retired the model, and nothing may serve it instead."""
+
+    code = "MODEL_RETIRED"
+    status = 409
+    title = "Model retired"
+    message = "Model '{model_id}' was retired on {day}. {fix}"
+
+
+class EffortNotSupported(RenseiError):
+    """The model that serves the call does not offer that effort."""
+
+    code = "EFFORT_NOT_SUPPORTED"
+    status = 422
+    title = "Reasoning effort not supported"
+    message = "Model '{model_id}' does not support effort '{effort}'. {fix}"
+
+
+def find_entry(*, org: Org, provider: str | None = None, model_id: str) -> CatalogEntry:
+    """
+    Find the entry of a model that an organization may name. Without a provider, any provider's.
+
+    :raises ModelNotInCatalog: if there is none
+    """
+    # PostgreSQL refuses a zero byte in a parameter, and no id has one.
+    entries = CatalogEntry.objects.visible_to(org).filter(model_id=model_id.replace("\0", ""))
+    if provider is not None:
+        entries = entries.filter(provider=provider)
+    entry = entries.order_by("provider").first()
+    if entry is None:
+        raise ModelNotInCatalog(model_id=model_id, command=_create_command(provider, model_id))
+    return entry
+
+
+def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
+    """
+    Find the entry that serves a model: itself, or the replacement of a retired one.
+
+    :raises ModelRetired: if nothing replaces it, or the operator turned redirects off
+    """
+    served = served_entries([entry], org=org, today=today)[entry.pk]
+    if served is None:
+        raise ModelRetired(
+            model_id=entry.model_id,
+            day=entry.retires_on,
+            fix=f"Use '{entry.replaced_by}' instead." if entry.replaced_by else "Choose another model.",
+        )
+    return served
+
+
+def served_entries(entries: Iterable[CatalogEntry], *, org: Org, today: date) -> dict[int, CatalogEntry | None]:
+    """
+    Find what serves each of many entries, by the entry's key; None where nothing may.
+
+    It takes one query for each step of the longest chain of replacements, which is one step in our data.
+    """
+    entries = list(entries)
+    may_redirect = ~Exists(CatalogSetting.objects.filter(redirect_retired=False))
+    replacements: dict[tuple[str, str], CatalogEntry] = {}
+    loaded: set[tuple[str, str]] = set()
+    while (
+        wanted := {_next(entry) for entry in [*entries, *replacements.values()] if _is_retired(entry, today)} - loaded
+    ):
+        loaded |= wanted
+        providers = {provider for provider, _ in wanted}
+        model_ids = {model_id for _, model_id in wanted}
+        found = CatalogEntry.objects.visible_to(org).filter(provider__in=providers, model_id__in=model_ids)
+        replacements |= {_key(entry): entry for entry in found.filter(may_redirect)}
+    return {entry.pk: _end_of_chain(entry, replacements, today) for entry in entries}
+
+
+def check_effort(entry: CatalogEntry, effort: str | None) -> None:
+    """
+    Check that the serving model offers an effort. None and "" leave the choice to the model.
+
+    :raises EffortNotSupported: if it does not
+    """
+    if not effort or effort in entry.effort_levels:
+        return
+    offered = ", ".join(choice["value"] for choice in entry.efforts)
+    raise EffortNotSupported(
+        model_id=entry.model_id,
+        effort=effort,
+        fix=f"It offers {offered}." if offered else "It takes no effort: leave the field out.",
+    )
+
+
+def create_entry(
+    access: Access,
+    *,
+    provider: str,
+    model_id: str,
+    display_name: str,
+    description: str = "",
+    context_window_tokens: int | None = None,
+    max_output_tokens: int | None = None,
+    capabilities: dict[str, Any] | None = None,
+    effort_levels: list[str] | None = None,
+) -> tuple[CatalogEntry, bool]:
+    """
+    Add a model to the organization's own catalog, and say whether that was needed.
+
+    An id that is there already, as the platform's entry or the organization's, comes back as it stands.
+    Facts that are not given are those of the same model under another snapshot date; what nobody knows
+    stays unknown. The entry has no price, so the platform's keys do not serve it.
+
+    :raises FieldError: if a value is wrong
+    """
+    access.require_manager()
+    spec = find_spec(provider)
+    if not MODEL_ID.fullmatch(model_id):
+        raise FieldError(
+            pointer="/modelId",
+            reason="A model id has 1 to 128 letters, digits and . _ : / @ -, and begins with a letter or digit.",
+        )
+    display_name = display_name.strip()
+    if not display_name or len(display_name) > 120 or not display_name.isprintable():
+        raise FieldError(pointer="/displayName", reason="Give a name of 1 to 120 printable characters.")
+    if capabilities is not None:
+        _check_capabilities(capabilities)
+    if effort_levels:
+        _check_effort_levels(effort_levels, capabilities or {})
+
+    with durable():
+        visible = CatalogEntry.objects.visible_to(access.org).filter(provider=provider)
+        entry = visible.filter(model_id=model_id).first()
+        if entry is not None:
+            return entry, False
+
+        given = {
+            "context_window_tokens": context_window_tokens,
+            "max_output_tokens": max_output_tokens,
+            "capabilities": capabilities,
+            "effort_levels": effort_levels,
+        }
+        facts = _facts_of_same_model(provider, model_id)
+        facts |= {name: value for name, value in given.items() if value is not None}
+        entry, created = CatalogEntry.objects.get_or_create(
+            org=access.org,
+            provider=provider,
+            model_id=model_id,
+            defaults={
+                "display_name": display_name,
+                "description": description.strip(),
+                "auth_modes": [mode.value for mode in spec.auth_modes],
+                "source": f"Added by {access.user.email}"[:400],
+                **facts,
+            },
+        )
+        if created:
+            record(access, "catalog_entry.created", object_id=model_id, provider=provider)
+    return entry, created
+
+
+def find_spec(provider: str) -> ProviderSpec:
+    """
+    Find the spec of a provider.
+
+    :raises FieldError: if Rensei does not know it
+    """
+    spec = REGISTRY.get(provider)
+    if spec is None:
+        known = ", ".join(sorted(REGISTRY))
+        raise FieldError(pointer="/provider", reason=f"Provider '{provider}' is not known. Known: {known}.")
+    return spec
+
+
+def _create_command(provider: str | None, model_id: str) -> str:
+    if provider is None and len(REGISTRY) == 1:
+        (provider,) = REGISTRY
+    # People paste this into a shell, so only text that cannot be more than an id goes into it.
+    shown_provider = provider if provider in REGISTRY else "…"
+    shown_id = model_id if MODEL_ID.fullmatch(model_id) else "…"
+    return f'rensei catalog create --provider {shown_provider} --model-id "{shown_id}" --display-name "…"'
+
+
+def _key(entry: CatalogEntry) -> tuple[str, str]:
+    return entry.provider, entry.model_id
+
+
+def _next(entry: CatalogEntry) -> tuple[str, str]:
+    return entry.provider, entry.replaced_by
+
+
+def _is_retired(entry: CatalogEntry, today: date) -> bool:
+    return entry.lifecycle_on(today) is CatalogEntry.Lifecycle.RETIRED
+
+
+def _end_of_chain(
+    entry: CatalogEntry, replacements: dict[tuple[str, str], CatalogEntry], today: date
+) -> CatalogEntry | None:
+    passed = set()
+    while _is_retired(entry, today):
+        passed.add(_key(entry))
+        replacement = replacements.get(_next(entry))
+        if replacement is None or _key(replacement) in passed:
+            return None
+        entry = replacement
+    return entry
+
+
+def _check_capabilities(capabilities: dict[str, Any]) -> None:
+    known = (*CAPABILITY_FLAGS, "minCacheTokens", "thinking")
+    for name, value in capabilities.items():
+        pointer = f"/capabilities/{name}"
+        if name not in known:
+            raise FieldError(pointer=pointer, reason=f"This capability is not known. Known: {', '.join(known)}.")
+        if name in CAPABILITY_FLAGS and not isinstance(value, bool):
+            raise FieldError(pointer=pointer, reason="Give true or false.")
+        if name == "minCacheTokens" and (type(value) is not int or value < 1):
+            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens.")
+        if name == "thinking" and not _is_thinking(value):
+            raise FieldError(pointer=pointer, reason='Give {"types": ["adaptive", …], "onByDefault": true or false}.')
+
+
+def _is_thinking(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"types", "onByDefault"}
+        and isinstance(value["onByDefault"], bool)
+        and isinstance(value["types"], list)
+        and all(kind in THINKING_TYPES for kind in value["types"])
+    )
+
+
+def _check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None:
+    for place, level in enumerate(levels):
+        if level not in Effort.values:
+            raise FieldError(pointer=f"/efforts/{place}", reason=f"Effort is one of {', '.join(Effort.values)}.")
+    takes_budgets = "enabled" in capabilities.get("thinking", {}).get("types", [])
+    if not capabilities.get("nativeEffort") and not takes_budgets:
+        raise FieldError(
+            pointer="/efforts",
+            reason="Efforts need a model that takes them: set capabilities.nativeEffort, or the thinking type enabled.",
+        )
+
+
+def _facts_of_same_model(provider: str, model_id: str) -> dict[str, Any]:
+    """Copy the facts of a platform entry whose id differs in its snapshot date only; nothing is guessed."""
+    name = SNAPSHOT_DATE.sub("", model_id)
+    listed = CatalogEntry.objects.filter(org=None, provider=provider, model_id__startswith=name).order_by("-model_id")
+    for entry in listed:
+        if SNAPSHOT_DATE.sub("", entry.model_id) == name:
+            return {fact: getattr(entry, fact) for fact in FACTS}
+    return {}
