@@ -12,6 +12,7 @@ from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
 PLATFORM = "platform"
+DEFAULT_DESTINATION = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +65,16 @@ def seal(secret: Secret, *, context: SealContext) -> bytes:
     return envelope.seal(secret.reveal().encode(), key=key, key_id=key_id, context=context.parts())
 
 
-def open_sealed(sealed: bytes, *, context: SealContext) -> Secret:
+def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
     """
     Open a credential. It must have been sealed for this very place.
 
     :raises CredentialUnreadable: if the key is missing or wrong, or the record was altered or moved
     """
-    sealed = bytes(sealed)  # PostgreSQL gives a memoryview.
+    record = bytes(sealed)  # PostgreSQL gives a memoryview.
     try:
-        key = data_keys.key_by_id(envelope.key_id_of(sealed), org=context.org)
-        return Secret(envelope.open_sealed(sealed, key=key, context=context.parts()).decode())
+        key = data_keys.key_by_id(envelope.key_id_of(record), org=context.org)
+        return Secret(envelope.open_sealed(record, key=key, context=context.parts()).decode())
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
 

@@ -1,0 +1,148 @@
+"""The operators' keys for the metered and the shared pool."""
+
+from collections.abc import Sequence
+
+from django.db import transaction
+
+from integrations import shapes
+from integrations.models import PlatformKey
+from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.vault import vault
+from rensei.core.errors import AlreadyExists, FieldError
+from rensei.core.secret import Secret
+from rensei.orgs.models import AuditEvent, User
+from rensei.orgs.shapes import clean_name
+
+
+def add_platform_key(
+    *,
+    actor: User | None,
+    provider: str,
+    pool: str,
+    name: str,
+    api_key: Secret,
+    model_ids: Sequence[str] = (),
+    max_tokens_cap: int | None = None,
+    weight: int = 1,
+    active: bool = True,
+) -> PlatformKey:
+    """
+    Put a key into a pool. `actor` is the operator, or None for a command on the server itself.
+
+    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises AlreadyExists: if the pool has a key of that name
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    shapes.clean_provider(provider)
+    check_pool(pool=pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
+    name = clean_name(name)
+    if PlatformKey.objects.filter(provider=provider, pool=pool, name=name).exists():
+        raise AlreadyExists(what=f"A {pool} key named '{name}'")
+    key = PlatformKey(
+        provider=provider,
+        pool=pool,
+        name=name,
+        model_ids=list(model_ids),
+        max_tokens_cap=max_tokens_cap,
+        weight=weight,
+        active=active,
+    )
+    _seal(key, shapes.clean_key(api_key, provider=provider))
+    # Not durable: the admin, which is one of the doors here, has a transaction open around all that it does.
+    with transaction.atomic():
+        key.save(force_insert=True)
+        _record(actor, "platform_key.added", key)
+    return key
+
+
+def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> PlatformKey:
+    """
+    Seal another key in the place of this one, and take it as healthy until it proves otherwise.
+
+    :raises FieldError: if it has the wrong shape
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    key.secret_version += 1
+    _seal(key, shapes.clean_key(api_key, provider=key.provider))
+    key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
+    with transaction.atomic():
+        key.save(update_fields=["sealed_key", "secret_version", "key_hint", "health", "cooling_until", "last_error"])
+        _record(actor, "platform_key.replaced", key)
+    return key
+
+
+def check_platform_key(key: PlatformKey) -> Verdict:
+    """
+    Try a key of a pool, and store what came out for the operators to read.
+
+    :raises CredentialUnreadable: if the vault cannot open the key now
+    """
+    verdict = REGISTRY[key.provider].test_connection(credential=open_platform_key(key))
+    key.last_error = None if verdict.ok else {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
+    # A key that was replaced during the test is not judged by it.
+    tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
+    tested.update(last_error=key.last_error)
+    return verdict
+
+
+def healthy_key(*, provider: str, pool: str, model_id: str) -> PlatformKey | None:
+    """Find the first healthy key of a pool that serves a model; None where the pool has none."""
+    keys = PlatformKey.objects.filter(provider=provider, pool=pool, active=True, health=PlatformKey.Health.HEALTHY)
+    return next((key for key in keys.order_by("id") if _serves(key, model_id)), None)
+
+
+def open_platform_key(key: PlatformKey) -> Credential:
+    """
+    Open a key of a pool for one call. It goes to the provider's own address and nowhere else.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    return Credential(
+        id=key.id,
+        version=key.secret_version,
+        secret=vault.open_sealed(key.sealed_key, context=_seal_context(key)),
+        base_url=REGISTRY[key.provider].default_base_url(),
+    )
+
+
+def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | None) -> None:
+    """:raises FieldError: if the pool is unknown, or a shared key names no models or no cap"""
+    if pool not in PlatformKey.Pool.values:
+        raise FieldError(pointer="/pool", reason=f"A pool is one of {', '.join(PlatformKey.Pool.values)}.")
+    if pool == PlatformKey.Pool.SHARED and not model_ids:
+        raise FieldError(pointer="/modelIds", reason="A shared key names the models that it gives away.")
+    if pool == PlatformKey.Pool.SHARED and not max_tokens_cap:
+        raise FieldError(pointer="/maxTokensCap", reason="A shared key caps the tokens of one answer.")
+
+
+def _serves(key: PlatformKey, model_id: str) -> bool:
+    return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
+
+
+def _seal(key: PlatformKey, secret: Secret) -> None:
+    key.sealed_key = vault.seal(secret, context=_seal_context(key))
+    key.key_hint = shapes.key_hint(secret)
+
+
+def _seal_context(key: PlatformKey) -> vault.SealContext:
+    return vault.SealContext(
+        org=None,
+        record_id=key.id,
+        field="api_key",
+        version=key.secret_version,
+        provider=key.provider,
+        destination=vault.DEFAULT_DESTINATION,
+        pool=key.pool,
+    )
+
+
+def _record(actor: User | None, action: str, key: PlatformKey) -> None:
+    AuditEvent.objects.create(
+        user=actor,
+        actor=actor.email if actor else "command",
+        action=action,
+        object_id=key.id,
+        detail={"provider": key.provider, "pool": key.pool, "name": key.name, "keyHint": key.key_hint},
+    )
