@@ -1,9 +1,63 @@
 """Every address of the server. Each room contributes its own lists."""
 
-from django.contrib import admin
-from django.urls import include, path
+import importlib
 
+from allauth.account.decorators import secure_admin_login
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.urls import include, path
+from django.views import defaults
+from django.views.generic import TemplateView
+from drf_spectacular.views import SpectacularJSONAPIView
+
+from rensei.core.api import Internal, problem_page
+from rensei.core.errors import NotFound
+
+# Operators sign in at the same door as everyone, with its rate limits.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
+
+def _patterns(module, name):
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as fault:
+        if fault.name and (module == fault.name or module.startswith(fault.name + ".")):
+            return []
+        raise
+
+
+api_patterns = [
+    *_patterns("rensei.orgs.urls", "api_patterns"),
+    *_patterns("catalog.urls", "api_patterns"),
+    *_patterns("integrations.urls", "api_patterns"),
+    *_patterns("profiles.urls", "api_patterns"),
+    *_patterns("billing.urls", "api_patterns"),
+    *_patterns("rensei.dispatch.urls", "api_patterns"),
+    # Open to everyone, and the same for everyone: the schema tells what there is, not what anyone has.
+    path("schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
+]
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
+    path("api/v1/", include(api_patterns)),
+    path("api/docs", TemplateView.as_view(template_name="api_docs.html"), name="api-docs"),
+    *_patterns("rensei.console.urls", "urlpatterns"),
 ]
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer an unknown address: with a problem document to programs, with a page to people."""
+    if request.path.startswith("/api/"):
+        return problem_page(request, NotFound())
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Answer where a bug has struck: with a problem document to programs, with a page to people."""
+    if request.path.startswith("/api/"):
+        return problem_page(request, Internal())
+    return defaults.server_error(request)
+
+
+handler404 = page_not_found
+handler500 = server_error

@@ -15,6 +15,8 @@ from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 
+pytest_plugins = ["tests.machine"]
+
 
 @pytest.fixture(scope="session")
 def simulator_process() -> Iterator[Any]:

@@ -1,0 +1,81 @@
+# Rensei's commands. `make help` lists them.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PORT=8100 moves the server (and the demo's simulator to the port after it)."
+	@echo "  PYTHON=/path/to/python3 chooses the Python that .venv is made with."
+
+.PHONY: demo
+demo: $(INSTALLED) ## Start a demo with its own data and a simulated provider; Ctrl-C stops it
+	@$(BIN)/python manage.py start --demo --port $(PORT)
+
+.PHONY: run
+run: $(INSTALLED) ## Start Rensei for real on this machine; Ctrl-C stops it
+	@$(BIN)/python manage.py start --port $(PORT)
+
+.PHONY: install
+install: $(INSTALLED) ## Make .venv with the locked dependencies
+
+.PHONY: test
+test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on PostgreSQL
+	@$(BIN)/python -m tests.run
+
+# The checks look at a production installation, not at whatever this checkout is configured as.
+check: export RENSEI_PUBLIC_URL := https://rensei.example
+check: export DATABASE_URL := sqlite://:memory:
+check: export SECRET_KEY := made-up-for-the-checks-and-never-used-to-sign-anything
+
+.PHONY: check
+check: $(INSTALLED_DEV) ## Check format, lint, types, layers, migrations and the production settings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check --deploy --fail-level WARNING
+
+.PHONY: lock
+lock: $(INSTALLED_DEV) ## Write the newest allowed versions into the lock files
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip compile $(LOCK) --output-file requirements.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --output-file requirements-dev.txt pyproject.toml --group dev
+
+# One lock for every system and for Python 3.11 and newer, without the address that it was made from.
+LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+
+# The stamps are newer than the locks they were installed from, so that a second start skips pip.
+$(INSTALLED): requirements.txt
+	@found=; \
+	for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Rensei needs Python 3.11 or newer, and none is here. Install one, or name it with PYTHON=/path/to/python3." >&2; \
+		exit 1; \
+	fi; \
+	if ! $$found -c 'import venv, ensurepip' 2>/dev/null; then \
+		version=$$($$found -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "This Python lacks its venv module. On Debian and Ubuntu: apt-get install python$$version-venv" >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$($$found --version) and the locked dependencies. This happens once." && \
+	$$found -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	@echo "Adding the tools for tests and checks."
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements-dev.txt
+	@touch $@
+
+PIP_OPTIONS := --quiet --disable-pip-version-check --require-hashes --no-deps

@@ -1,0 +1,107 @@
+"""The demo's data: an organization, two people, keys that the simulator accepts, a profile, and a first run."""
+
+import secrets
+from dataclasses import dataclass, field
+
+from integrations import platform_keys
+from integrations import services as integrations
+from integrations.models import Integration, PlatformKey
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.secret import Secret
+from rensei.dispatch import admission
+from rensei.dispatch.models import Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs import access as org_access
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.models import ApiToken, Org, Project, User
+
+OWNER = "ada@example.com"
+OPERATOR = "grace@example.com"
+ORG = "acme"
+PROJECT = "my-project"
+PROVIDER = "claude"
+MODEL = "claude-sonnet-4-6"
+PROMPT = "In one sentence: what does Rensei decide for every call to a language model?"
+NAME = "Demo"
+
+
+@dataclass(kw_only=True)
+class ShownOnce:
+    """What was generated at this start, to be printed now and never again."""
+
+    passwords: dict[str, str] = field(default_factory=dict, repr=False)
+    token: Secret | None = None
+
+
+def create() -> ShownOnce:
+    """
+    Add whatever of the demo's data is missing, and dispatch its first run.
+
+    An interrupted start is completed by the next one. Passwords and the token come last, so that what was
+    generated is also what gets printed.
+    """
+    access = _owner_access()
+    if not Project.objects.for_org(access.org).filter(slug=PROJECT).exists():
+        orgs.create_project(access, slug=PROJECT, name="My Project")
+    _create_keys(access)
+    if not ModelProfile.objects.for_org(access.org).exists():
+        profiles.create_profile(
+            access,
+            name="First steps",
+            provider=PROVIDER,
+            model_id=MODEL,
+            auth_modes=[AuthMode.BYOK, AuthMode.SHARED],
+            is_default=True,
+        )
+    if not Run.objects.for_org(access.org).exists():
+        request = DispatchRequest(messages=messages_from(text=PROMPT, messages=None))
+        admission.dispatch(access, request)
+
+    shown_once = ShownOnce()
+    for user in User.objects.filter(email__in=[OWNER, OPERATOR]).order_by("email"):
+        if not user.has_usable_password():
+            shown_once.passwords[user.email] = _set_password(user)
+    if not ApiToken.objects.for_org(access.org).filter(name=NAME).exists():
+        _, shown_once.token = orgs.create_token(access, name=NAME)
+    return shown_once
+
+
+def first_run() -> Run:
+    """Find the run that the first start dispatched."""
+    return Run.objects.filter(org__slug=ORG).earliest("id")
+
+
+def sample_key() -> str:
+    """Make a key of the right shape, which opens nothing anywhere: the simulator takes every such key."""
+    return f"sk-ant-api{3:02d}-demo-{secrets.token_hex(24)}"
+
+
+def _owner_access() -> Access:
+    owner = User.objects.filter(email=OWNER).first() or User.objects.create_user(OWNER, name="Ada")
+    if not User.objects.filter(email=OPERATOR).exists():
+        User.objects.create_superuser(OPERATOR, name="Grace")
+    if not Org.objects.filter(slug=ORG).exists():
+        orgs.create_org(name="Acme", slug=ORG, owner=owner)
+    access = org_access.for_member(user=owner, slug=ORG)
+    assert access is not None
+    return access
+
+
+def _create_keys(access: Access) -> None:
+    if not Integration.objects.for_org(access.org).exists():
+        key = Secret(sample_key())
+        verdict = integrations.check_connection(access, provider=PROVIDER, api_key=key)
+        integrations.add_integration(access, provider=PROVIDER, api_key=key, verdict=verdict)
+    for pool in PlatformKey.Pool:
+        if not PlatformKey.objects.filter(pool=pool).exists():
+            platform_keys.add_platform_key(provider=PROVIDER, pool=pool, name=NAME, api_key=Secret(sample_key()))
+
+
+def _set_password(user: User) -> str:
+    password = secrets.token_urlsafe(12)
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    return password

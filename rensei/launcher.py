@@ -1,0 +1,178 @@
+"""Start the processes of one installation on this machine, watch over them, and stop them together."""
+
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+_LOOK_EVERY_SECONDS = 0.1
+_STOP_SECONDS_MAX = 15.0
+
+
+class LaunchFailed(Exception):
+    """Something keeps Rensei from starting or from going on. The message is what to tell the person."""
+
+
+def check_port_is_free(port: int) -> None:
+    """:raises LaunchFailed: if something else listens there"""
+    with socket.socket() as listener:
+        # Addresses of connections that have just ended do not count as taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OverflowError as fault:
+            raise LaunchFailed(f"{port} is not a port: choose one from 1024 to 65535.") from fault
+        except OSError as fault:
+            raise LaunchFailed(
+                f"Port {port} is taken by another program. Choose another one, such as PORT={port + 100}."
+            ) from fault
+
+
+def create_data_dir(path: Path) -> None:
+    """Make the folder that holds the database and the keys, closed to other users of this machine."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def create_secret_key(path: Path) -> None:
+    """Generate Django's `SECRET_KEY` once, in a file that is whole and closed to others from its first moment."""
+    if path.exists():
+        return
+    scratch = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(64))
+    try:
+        # Unlike a rename, a link never replaces a key that another start has made in the meantime.
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+
+
+def wait_until_ready(*, port: int, seconds_max: float) -> str:
+    """
+    Wait until `/readyz` says that everything is there.
+
+    :return: nothing, or what the server says is missing when the time is over
+    """
+    deadline = time.monotonic() + seconds_max
+    missing = "the server does not answer"
+    while time.monotonic() < deadline:
+        try:
+            connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            if answer.status == http.HTTPStatus.OK:
+                return ""
+            missing = answer.read().decode(errors="replace").strip()
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A process that was started here, and what people call it."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+
+class Processes:
+    """
+    The processes that belong together: when one of them ends, or when this one is told to, all of them stop.
+
+    Each child leads a process group of its own, so that Ctrl-C reaches only this process, which then stops the
+    children in order; a child that will not stop is killed with everything that it has started.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._children: list[Child] = []
+        self.stop_asked = False
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._stop()
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a child that runs until everything stops."""
+        self._children.append(self._spawn(name, command))
+
+    def run(self, name: str, *command: str) -> bool:
+        """
+        Run a child to its end.
+
+        :return: False if everything is to stop
+        :raises LaunchFailed: if it fails, or if another child ends in the meantime
+        """
+        child = self._spawn(name, command)
+        self._children.append(child)
+        while not self.stop_asked:
+            if child.process.poll() is not None:
+                self._children.remove(child)
+                if child.process.returncode != 0:
+                    raise LaunchFailed(f"{name} failed (exit code {child.process.returncode}). The reason is above.")
+                return True
+            self._check_children()
+            time.sleep(_LOOK_EVERY_SECONDS)
+        return False
+
+    def watch(self) -> None:
+        """
+        Wait until this process is told to stop.
+
+        :raises LaunchFailed: if a child ends before that
+        """
+        while not self.stop_asked:
+            self._check_children()
+            time.sleep(_LOOK_EVERY_SECONDS)
+
+    def _spawn(self, name: str, command: tuple[str, ...]) -> Child:
+        # A child gets a pipe that this process never writes to: the terminal's input is not the child's to read,
+        # and a child that watches the pipe learns when this process is gone, however it went.
+        process = subprocess.Popen(  # noqa: S603 - the commands are written in this program
+            command, env=dict(self._environment), stdin=subprocess.PIPE, start_new_session=True
+        )
+        return Child(name=name, process=process)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_asked = True
+
+    def _check_children(self) -> None:
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise LaunchFailed(
+                    f"{child.name} has stopped by itself (exit code {child.process.returncode}), "
+                    "so the rest stops too. The reason is above."
+                )
+
+    def _stop(self) -> None:
+        """Tell all children to stop, the youngest first, and kill those that do not."""
+        for child in reversed(self._children):
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS_MAX
+        for child in reversed(self._children):
+            try:
+                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()

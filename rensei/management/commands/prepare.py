@@ -1,0 +1,40 @@
+"""`manage.py prepare`: everything that has to be done before the processes of this release may start."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from integrations.vault import keyring
+from rensei import demo as demo_data
+
+
+class Command(BaseCommand):
+    help = "Bring the database, the catalog, the vault's keyring and the static files up to date. Safe to repeat."
+    # The checks of the models and addresses run in the processes that serve; here they would only cost a second.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--demo", action="store_true", help="add the demo's data, and dispatch its first run")
+
+    def handle(self, *, demo: bool, **options: Any) -> None:
+        call_command("migrate", interactive=False, skip_checks=True, verbosity=0)
+        call_command("load_catalog", stdout=self.stdout)
+        if keyring.ensure(settings.RENSEI_VAULT_KEYRING):
+            self.stdout.write(
+                f"Made a new vault keyring: {settings.RENSEI_VAULT_KEYRING}. Back it up with the database."
+            )
+        call_command("collectstatic", interactive=False, verbosity=0)
+        if demo:
+            self._add_demo_data()
+
+    def _add_demo_data(self) -> None:
+        shown_once = demo_data.create()
+        for email, password in shown_once.passwords.items():
+            self.stdout.write(f"Password of {email}: {password}")
+        if shown_once.token:
+            self.stdout.write(f"API token of {demo_data.OWNER}: {shown_once.token.reveal()}")
+        if shown_once.passwords or shown_once.token:
+            self.stdout.write("These are shown only now: Rensei keeps no readable copy of them.")

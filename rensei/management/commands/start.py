@@ -1,0 +1,100 @@
+"""`manage.py start`: Rensei on this machine, with one command."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from rensei import launcher
+from rensei.launcher import LOOPBACK, LaunchFailed, Processes
+
+# A web process waits this long for open streams, which would otherwise hold it until they end.
+STREAM_GRACE_SECONDS = 3
+
+
+class Command(BaseCommand):
+    help = "Start the web server and a worker on this machine; with --demo, on data and a provider of their own."
+    # It only starts other processes, and each of them checks for itself.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--demo", action="store_true", help="add a simulated provider and demo data")
+        parser.add_argument(
+            "--port",
+            type=int,
+            default=int(os.environ.get("PORT", "8000")),
+            help="port of the web server on loopback; the demo's simulator takes the next one (default: %(default)s)",
+        )
+
+    def handle(self, *, demo: bool, port: int, **options: Any) -> None:
+        data_dir = settings.DATA_DIR / "demo" if demo else settings.DATA_DIR
+        environment = _environment(data_dir=data_dir, port=port, demo=demo)
+        try:
+            launcher.check_port_is_free(port)
+            if demo:
+                launcher.check_port_is_free(port + 1)
+            launcher.create_data_dir(data_dir)
+            if not environment.get("SECRET_KEY"):
+                launcher.create_secret_key(data_dir / "secret_key")
+            _run(environment, port=port, demo=demo)
+        except LaunchFailed as fault:
+            raise CommandError(str(fault)) from fault
+        self.stdout.write("Rensei has stopped.")
+
+
+def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
+    manage = (sys.executable, str(Path(sys.argv[0]).resolve()))
+    mode = ("--demo",) if demo else ()
+    with Processes(environment) as processes:
+        if demo:
+            processes.start(
+                "The simulator", sys.executable, "-m", "rensei.simulator", "--port", str(port + 1), "--stop-with-stdin"
+            )
+        if not processes.run("The preparation", *manage, "prepare", *mode):
+            return
+        processes.start("The worker", *manage, "worker")
+        processes.start("The web server", *_web_server(port))
+        if processes.run("The greeting", *manage, "welcome", *mode, "--port", str(port)):
+            processes.watch()
+
+
+def _web_server(port: int) -> tuple[str, ...]:
+    options = {
+        "interface": "asginl",
+        "host": LOOPBACK,
+        "port": port,
+        "workers-kill-timeout": STREAM_GRACE_SECONDS,
+        "log-level": "warning",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return (
+        sys.executable,
+        "-m",
+        "granian",
+        *flags,
+        "--no-ws",
+        settings.ASGI_APPLICATION.replace(".application", ":application"),
+    )
+
+
+def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
+    """Make the environment of the children. A demo's is closed: no setting of the real installation reaches it."""
+    environment = {**os.environ, "RENSEI_DATA_DIR": str(data_dir)}
+    environment.setdefault("RENSEI_PUBLIC_URL", f"http://{LOOPBACK}:{port}")
+    if demo:
+        environment |= {
+            "SECRET_KEY": "",
+            "DATABASE_URL": f"sqlite:///{data_dir / 'rensei.sqlite3'}",
+            "CACHE_URL": "",
+            "CELERY_BROKER_URL": "",
+            "EMAIL_URL": "consolemail://",
+            "RENSEI_PUBLIC_URL": f"http://{LOOPBACK}:{port}",
+            "RENSEI_VAULT_KEYRING": str(data_dir / "keyring.json"),
+            "RENSEI_ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port + 1}",
+            "RENSEI_SIMULATED": "true",
+        }
+    return environment

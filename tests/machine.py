@@ -1,0 +1,42 @@
+"""
+A pytest plugin: what this machine lacks for the tests marked `postgres`, `redis` or `browser`.
+
+Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
+every skip is a failure, so that nothing is left out without a word.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+
+CHROMIUM = "chromium"
+
+
+def missing_packages() -> dict[str, str]:
+    """List the Debian package that each marker lacks here."""
+    found = {
+        "postgres": ("postgresql", servers.find_postgres()),
+        "redis": ("redis-server", servers.find_redis()),
+        "browser": ("chromium", shutil.which(CHROMIUM)),
+    }
+    return {marker: package for marker, (package, place) in found.items() if not place}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, package in missing_packages().items():
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{package} is not installed: apt-get install {package}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("RENSEI_REQUIRE_ALL") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and here every test has to run: {report.longrepr}"
+    return report

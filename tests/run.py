@@ -1,0 +1,44 @@
+"""`python -m tests.run`: the whole suite on every database that this machine has, and what was left out."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests import machine, servers
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    missing = machine.missing_packages()
+    strict = os.environ.get("RENSEI_REQUIRE_ALL") == "1"
+    if strict and missing:
+        print(f"Every test has to run here, and this machine lacks {', '.join(missing.values())}.")
+        return 1
+
+    with tempfile.TemporaryDirectory(prefix="rensei-sqlite-") as folder:
+        failed = _run_suite("SQLite", f"sqlite:///{folder}/rensei.sqlite3", [*arguments, "-m", "not postgres"])
+    if "postgres" not in missing:
+        with servers.start_postgres() as url:
+            failed += _run_suite("PostgreSQL", url, arguments)
+
+    if missing:
+        print(f"\nLeft out, because this machine lacks it: {', '.join(missing)}.")
+        print(f"To add it: apt-get install {' '.join(missing.values())}")
+    return 1 if failed else 0
+
+
+def _run_suite(database: str, url: str, arguments: list[str]) -> int:
+    print(f"\nThe tests on {database}", flush=True)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-n", "2", *arguments]
+    # RENSEI_DATA_DIR belongs to an installation, and the tests must never touch one.
+    environment = {name: value for name, value in os.environ.items() if name != "RENSEI_DATA_DIR"}
+    code = subprocess.run(command, env={**environment, "DATABASE_URL": url}, check=False).returncode
+    print(f"{database}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""PostgreSQL and Redis for the tests: a private server each, on a free port of this machine, gone afterwards."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+# Debian keeps PostgreSQL's server programs off the PATH, in a folder for each version.
+DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+START_SECONDS_MAX = 30.0
+
+
+def find_postgres() -> Path | None:
+    """Find the folder of PostgreSQL's server programs, the newest version first."""
+    versions = sorted(DEBIAN_POSTGRES.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]), reverse=True)
+    if versions:
+        return versions[0].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).resolve().parent if initdb else None
+
+
+def find_redis() -> Path | None:
+    found = shutil.which("redis-server")
+    return Path(found) if found else None
+
+
+@contextlib.contextmanager
+def start_postgres() -> Iterator[str]:
+    """Start a new, empty PostgreSQL, fast because it may lose all in a crash, and give its `DATABASE_URL`."""
+    programs = find_postgres()
+    assert programs is not None, "PostgreSQL is not installed"
+    folder = Path(tempfile.mkdtemp(prefix="rensei-postgres-"))
+    as_postgres = _become_postgres(folder)
+    data, port = folder / "data", free_port()
+    settings = {
+        "port": port,
+        "listen_addresses": LOOPBACK,
+        "unix_socket_directories": folder,
+        "max_connections": 300,
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    control = [*as_postgres, str(programs / "pg_ctl"), "--pgdata", str(data)]
+    initdb = [str(programs / "initdb"), "--pgdata", str(data), "--username=postgres", "--auth=trust"]
+    initdb += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+    try:
+        _run([*as_postgres, *initdb])
+        _run([*control, "start", "--wait", "--log", str(folder / "log"), "--options", options])
+        yield f"postgres://postgres@{LOOPBACK}:{port}/rensei"
+    finally:
+        if (data / "postmaster.pid").exists():
+            _run([*control, "stop", "--mode=immediate"])
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def start_redis() -> Iterator[str]:
+    """Start a new, empty Redis that writes nothing to disk, and give its URL."""
+    program = find_redis()
+    assert program is not None, "Redis is not installed"
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="rensei-redis-") as folder:
+        command = [str(program), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
+        process = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            _wait_for_port(port, process)
+            yield f"redis://{LOOPBACK}:{port}/0"
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _become_postgres(folder: Path) -> list[str]:
+    """PostgreSQL refuses to run as root, so root hands the folder and the programs to the user of Debian's package."""
+    if os.geteuid() != 0:
+        return []
+    shutil.chown(folder, "postgres", "postgres")
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+def _run(command: list[str]) -> None:
+    # Output goes to a file: a server that stays in the background would keep a pipe open for ever.
+    with tempfile.TemporaryFile("w+") as output:
+        result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd="/", check=False)
+        if result.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"{Path(command[-1]).name}: {' '.join(command)}\n{output.read()}")
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server stopped while it was starting"
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port}")
