@@ -4,5 +4,7 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from rensei.core.asgi_limits import limit_bodies
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
-application = get_asgi_application()
+application = limit_bodies(get_asgi_application())

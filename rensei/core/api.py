@@ -1,19 +1,21 @@
 """The REST border: camelCase, problem documents (RFC 9457), cursor pages, body limits."""
 
-import json
 import math
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, pagination, parsers, serializers
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from rensei.core.errors import NotFound, NotPermitted, RateLimited, RenseiError
+from rensei.core.errors import FieldError, NotFound, NotPermitted, RateLimited, RenseiError, json_pointer
+from rensei.core.json_body import read_json
 
 PROBLEM = "application/problem+json"
 DEFAULT_BODY_LIMIT = 1024 * 1024
@@ -70,6 +72,48 @@ class CursorPages(pagination.CursorPagination):
     page_size_query_param = "pageSize"
     ordering = "-id"
 
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        self._field = queryset.model._meta.get_field(self.ordering.removeprefix("-"))  # noqa: SLF001
+        return super().paginate_queryset(queryset, request, view)
+
+    def get_page_size(self, request: Request) -> int:
+        """:raises FieldError: if the size is no positive number; one above the maximum is lowered to it"""
+        asked = request.query_params.get("pageSize", str(self.page_size))
+        if not (asked.isascii() and asked.isdecimal() and asked.strip("0")):
+            raise FieldError(pointer="/query/pageSize", reason=f"pageSize is a number from 1 to {self.max_page_size}.")
+        return self.max_page_size if len(asked) > len(str(self.max_page_size)) else min(int(asked), self.max_page_size)
+
+    def decode_cursor(self, request: Request) -> Any:
+        """:raises FieldError: if the cursor is not one that a page of this list gave"""
+        try:
+            cursor = super().decode_cursor(request)
+            if cursor is not None and cursor.position is not None:
+                self._field.to_python(cursor.position)
+        except (exceptions.NotFound, ValidationError, ValueError) as fault:
+            raise _strange_cursor() from fault
+        if cursor is not None and not str(cursor.position).isprintable():
+            raise _strange_cursor()
+        return cursor
+
+    @classmethod
+    def answer(cls, request: Request, rows: QuerySet[Any], serializer: type[serializers.Serializer[Any]]) -> Response:
+        """Answer with the page of rows that the request asks for."""
+        pages = cls()
+        page = pages.paginate_queryset(rows, request)
+        return pages.get_paginated_response(serializer(page, many=True).data)
+
+
+def _strange_cursor() -> FieldError:
+    reason = "The cursor is not one of this list. Start again without it."
+    return FieldError(pointer="/query/cursor", reason=reason)
+
+
+class AlwaysJson(DefaultContentNegotiation):
+    """Everything is answered in JSON, whatever `Accept` says: a refusal must reach every client."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
 
 class RequestTooLarge(RenseiError):
     """The body is larger than this address takes."""
@@ -90,10 +134,7 @@ class JSONBodyParser(parsers.BaseParser):
         body = stream.read(limit + 1)
         if len(body) > limit:
             raise RequestTooLarge(limit_mb=limit // DEFAULT_BODY_LIMIT)
-        try:
-            return json.loads(body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as fault:
-            raise exceptions.ParseError("The body is not valid JSON.") from fault
+        return read_json(body)
 
 
 def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | None:
@@ -106,13 +147,13 @@ def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | Non
     if isinstance(fault, PermissionDenied | exceptions.PermissionDenied):
         return problem(request, NotPermitted())
     if isinstance(fault, exceptions.Throttled):
-        seconds = max(1, math.ceil(fault.wait or 1))
+        seconds = max(1, math.ceil(getattr(fault, "wait", None) or 1))
         return problem(request, RateLimited(seconds=seconds), headers={"Retry-After": str(seconds)})
     if isinstance(fault, exceptions.ValidationError):
         return problem(request, Invalid(), errors=list(_flatten(fault.detail)))
     if isinstance(fault, exceptions.APIException):
         refusal = _BY_STATUS.get(fault.status_code, Invalid)
-        detail = {"detail": str(fault.detail)} if refusal is Invalid else {}
+        detail: dict[str, Any] = {"detail": str(fault.detail)} if refusal is Invalid else {}
         return problem(request, refusal(), **detail)
     return None
 
@@ -203,17 +244,16 @@ def problem(
 
 def problem_page(request: HttpRequest, refusal: RenseiError) -> JsonResponse:
     """Answer with a refusal outside a REST view, such as an unknown `/api` path."""
-    return JsonResponse(problem_body(request, refusal), status=refusal.status, content_type=PROBLEM)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    response = JsonResponse(problem_body(request, refusal), status=refusal.status, content_type=PROBLEM)
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:
     if isinstance(detail, dict):
         for key, inner in detail.items():
-            yield from _flatten(inner, f"{pointer}/{key}" if key else pointer)
+            yield from _flatten(inner, pointer + json_pointer(key) if key != "" else pointer)
     elif isinstance(detail, list):
         for place, inner in enumerate(detail):
             nested = isinstance(inner, dict | list)

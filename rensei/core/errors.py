@@ -1,7 +1,7 @@
 """Refusals: the one way in which Rensei says no, to people and to programs."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 
 class RenseiError(Exception):
@@ -39,6 +39,18 @@ class FieldError(RenseiError):
     def __init__(self, *, pointer: str, reason: str) -> None:
         super().__init__(reason=reason)
         self.errors = [{"pointer": pointer, "code": "invalid", "detail": reason}]
+
+    @classmethod
+    def several(cls, found: Sequence["FieldError"]) -> Self:
+        """Report many wrong values at once; the first one is the sentence that people read."""
+        refusal = cls(pointer="", reason=found[0].detail)
+        refusal.errors = [error for one in found for error in one.errors]
+        return refusal
+
+
+def json_pointer(*steps: str | int) -> str:
+    """Write the address of a value inside a JSON document, as RFC 6901 has it."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 class NotFound(RenseiError):

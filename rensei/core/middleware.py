@@ -43,3 +43,26 @@ def _mark(request: HttpRequest) -> str:
 def _name(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     response.headers[HEADER] = request.id  # type: ignore[attr-defined]
     return response
+
+
+@sync_and_async_middleware
+def no_store(
+    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    """Keep every answer out of caches, unless its view decided otherwise: most of them belong to one person."""
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request: HttpRequest) -> HttpResponseBase:
+            response = await get_response(request)
+            response.headers.setdefault("Cache-Control", "no-store")
+            return response
+
+        markcoroutinefunction(middleware)
+        return middleware
+
+    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        response.headers.setdefault("Cache-Control", "no-store")  # type: ignore[union-attr]
+        return response  # type: ignore[return-value]
+
+    return sync_middleware

@@ -10,7 +10,7 @@ from django.utils import timezone
 from rensei.core.errors import NotPermitted
 from rensei.orgs.models import MANAGERS, WRITERS, ApiToken, AuditEvent, Host, Membership, Org, Project, Role, User
 
-TOKEN_PREFIX = "rsk_live_"
+TOKEN_PREFIX = "rsk_live_"  # noqa: S105 – public on purpose: secret scanners match it
 LAST_USED_EVERY = timedelta(minutes=1)
 
 
@@ -34,6 +34,11 @@ class Access:
     @property
     def writes(self) -> bool:
         return self.role in WRITERS
+
+    @property
+    def sees_everyone(self) -> bool:
+        """Whether the caller reads other members' tokens and machines too."""
+        return self.manages or self.role == Role.AUDITOR
 
     def require_manager(self) -> None:
         """:raises NotPermitted: unless the caller is an owner or admin"""

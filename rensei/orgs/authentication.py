@@ -1,11 +1,12 @@
 """How REST callers prove who they are: an API token, or the browser's session."""
 
 from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, RenseiError
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token
 from rensei.orgs.models import Membership, User
 
@@ -29,6 +30,15 @@ class TokenAuthentication(BaseAuthentication):
         return "Bearer"
 
 
+class CsrfFailed(RenseiError):
+    """A browser's request came without the page's CSRF token, so another site may have sent it."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = "The request did not carry the CSRF token of the page. Send it as X-CSRFToken, or use an API token."
+
+
 class BrowserAuthentication(SessionAuthentication):
     """The browser's session, with CSRF. People of several organizations name one in `X-Rensei-Org`."""
 
@@ -43,6 +53,30 @@ class BrowserAuthentication(SessionAuthentication):
             raise AuthenticationFailed
         return user, access
 
+    def enforce_csrf(self, request: Request) -> None:
+        """:raises CsrfFailed: unless the request comes from a page of ours"""
+        try:
+            super().enforce_csrf(request)
+        except PermissionDenied as fault:
+            raise CsrfFailed from fault
+
+
+class TokenSecurity(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How the OpenAPI description names the token."""
+
+    target_class = TokenAuthentication
+    name = "token"
+
+    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "An API token, `rsk_live_…`."}
+
+
+def caller(request: Request) -> Access:
+    """Name the caller of a view that a permission has already let in."""
+    access: object = request.auth
+    assert isinstance(access, Access)
+    return access
+
 
 def client_address(request: Request) -> str | None:
     """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
@@ -54,7 +88,7 @@ def client_address(request: Request) -> str | None:
 
 
 def _only_org(user: User) -> str:
-    slugs = list(Membership.objects.filter(user=user).values_list("org__slug", flat=True)[:2])
+    slugs: list[str] = list(Membership.objects.filter(user=user).values_list("org__slug", flat=True)[:2])
     if len(slugs) != 1:
         raise FieldError(pointer=f"/headers/{ORG_HEADER}", reason=f"Name the organization in the header {ORG_HEADER}.")
     return slugs[0]

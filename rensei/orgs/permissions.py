@@ -6,6 +6,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
 
 if TYPE_CHECKING:
     # The views read their default permission from here while they are being imported.
@@ -30,11 +31,11 @@ class MembersWrite(MembersRead):
     """Every member reads; all but auditors change."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        return super().has_permission(request, view) and (request.method in SAFE_METHODS or request.auth.writes)
+        return super().has_permission(request, view) and (request.method in SAFE_METHODS or caller(request).writes)
 
 
 class ManagersWrite(MembersRead):
     """Every member reads; owners and admins change."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        return super().has_permission(request, view) and (request.method in SAFE_METHODS or request.auth.manages)
+        return super().has_permission(request, view) and (request.method in SAFE_METHODS or caller(request).manages)

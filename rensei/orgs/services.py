@@ -1,12 +1,10 @@
 """What people change about their organization: projects, members, tokens and machines."""
 
-import re
 import secrets
 from datetime import datetime
 
-from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
@@ -15,9 +13,8 @@ from rensei.core.transactions import durable
 from rensei.orgs import signals
 from rensei.orgs.access import TOKEN_PREFIX, Access, record, token_digest
 from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
+from rensei.orgs.shapes import clean_email, clean_name, clean_slug
 
-SLUG_SHAPE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-NAME_LENGTH = 120
 HINT_LENGTH = 4
 
 
@@ -46,6 +43,24 @@ def create_org(*, name: str, slug: str, owner: User, address: str | None = None)
 
 
 # Projects
+
+
+def visible_projects(access: Access) -> QuerySet[Project]:
+    """List the projects that the caller may see: all, or only the one that the token is bound to."""
+    projects: QuerySet[Project] = Project.objects.for_org(access.org)
+    return projects.filter(pk=access.project.pk) if access.project else projects
+
+
+def find_project(access: Access, slug: str) -> Project:
+    """
+    Find a project by its id.
+
+    :raises NotFound: if the caller sees no such project
+    """
+    project = visible_projects(access).filter(slug=slug).first()
+    if project is None:
+        raise NotFound
+    return project
 
 
 def create_project(access: Access, *, slug: str, name: str) -> Project:
@@ -269,44 +284,13 @@ def revoke_host(access: Access, host: Host) -> None:
             record(access, "host.revoked", object_id=host.id, name=host.name)
 
 
-# Shapes
-
-
-def clean_name(name: str, *, pointer: str = "/name") -> str:
-    """:raises FieldError: if a name is empty, too long, or holds characters that cannot be seen"""
-    name = name.strip()
-    if not name or len(name) > NAME_LENGTH or not name.isprintable():
-        raise FieldError(pointer=pointer, reason=f"A name has 1 to {NAME_LENGTH} printable characters.")
-    return name
-
-
-def clean_slug(slug: str, *, pointer: str = "/slug") -> str:
-    """:raises FieldError: if it could not stand in an address"""
-    if not SLUG_SHAPE.fullmatch(slug):
-        raise FieldError(
-            pointer=pointer,
-            reason="Use 1 to 63 small letters, digits and hyphens, with no hyphen at either end, such as my-project.",
-        )
-    return slug
-
-
-def clean_email(email: str, *, pointer: str = "/email") -> str:
-    """:raises FieldError: if it is not an email address"""
-    email = email.strip().lower()
-    try:
-        validate_email(email)
-    except ValidationError as fault:
-        raise FieldError(pointer=pointer, reason="This is not an email address.") from fault
-    return email
+# Rights
 
 
 def _clean_role(role: str) -> str:
     if role not in Role.values:
         raise FieldError(pointer="/role", reason=f"Choose one of {', '.join(Role.values)}.")
     return role
-
-
-# Rights
 
 
 def _require_own(access: Access, thing: Project | ApiToken | Host) -> None:
@@ -342,7 +326,9 @@ def _require_no_wider(access: Access, project: Project | None, host: Host | None
 def _locked_membership(access: Access, membership: Membership) -> Membership:
     """Read a membership again with the organization locked, so that two owners cannot remove each other at once."""
     Org.objects.select_for_update().get(pk=access.org.pk)
-    found = Membership.objects.for_org(access.org).select_related("user").filter(pk=membership.pk).first()
+    found: Membership | None = (
+        Membership.objects.for_org(access.org).select_related("user").filter(pk=membership.pk).first()
+    )
     if found is None:
         raise NotFound
     return found

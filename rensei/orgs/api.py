@@ -1,0 +1,318 @@
+"""REST: who is asking, and the organization's projects, members, tokens and machines."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import NotFound
+from rensei.orgs import services
+from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
+from rensei.orgs.models import ApiToken, Host, Membership, Role
+from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
+
+
+class PolicyBody(CamelSerializer):
+    """The document of an access policy, as it is put. Its rows are checked by `policies.validate_matrix`."""
+
+    matrix = serializers.JSONField()
+
+
+class Me(APIView):
+    """Who the caller is, in which organization, with which role."""
+
+    permission_classes = [MembersRead]
+
+    class Answer(CamelSerializer):
+        class Person(CamelSerializer):
+            email = serializers.EmailField()
+            name = serializers.CharField()
+
+        class Organization(CamelSerializer):
+            id = serializers.CharField()
+            name = serializers.CharField()
+            slug = serializers.CharField()
+
+        class Machine(CamelSerializer):
+            id = serializers.CharField()
+            name = serializers.CharField()
+
+        user = Person()
+        org = Organization()
+        role = serializers.ChoiceField(choices=Role.choices)
+        project_id = serializers.CharField(source="project.slug", default=None, allow_null=True)
+        host = Machine(allow_null=True)
+
+    def get(self, request: Request) -> Response:
+        return Response(self.Answer(caller(request)).data)
+
+
+class ProjectAnswer(CamelSerializer):
+    id = serializers.CharField(source="slug")
+    name = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class Projects(APIView):
+    """The organization's projects. A project's id is its slug."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CursorPages
+    Answer = ProjectAnswer
+
+    class Body(CamelSerializer):
+        id = serializers.CharField(max_length=63)
+        name = serializers.CharField(max_length=120)
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, services.visible_projects(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        fields = body.validated_data
+
+        project = services.create_project(caller(request), slug=fields["id"], name=fields["name"])
+        return _created(request, project.slug, self.Answer(project).data)
+
+
+class ProjectDetail(APIView):
+    """One project."""
+
+    permission_classes = [ManagersWrite]
+    Answer = ProjectAnswer
+
+    class Body(CamelSerializer):
+        name = serializers.CharField(max_length=120)
+
+    def get(self, request: Request, project_id: str) -> Response:
+        return Response(self.Answer(services.find_project(caller(request), project_id)).data)
+
+    def patch(self, request: Request, project_id: str) -> Response:
+        project = services.find_project(caller(request), project_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        project = services.update_project(caller(request), project, **body.validated_data)
+        return Response(self.Answer(project).data)
+
+    def delete(self, request: Request, project_id: str) -> Response:
+        services.delete_project(caller(request), services.find_project(caller(request), project_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class MemberAnswer(CamelSerializer):
+    id = serializers.CharField()
+    email = serializers.EmailField(source="user.email")
+    name = serializers.CharField(source="user.name")
+    role = serializers.ChoiceField(choices=Role.choices)
+    created_at = serializers.DateTimeField()
+
+
+class Members(APIView):
+    """The people of the organization, and their roles."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CursorPages
+    throttle_scope = "sensitive"
+    Answer = MemberAnswer
+
+    class Body(CamelSerializer):
+        email = serializers.EmailField(max_length=254)
+        role = serializers.ChoiceField(choices=Role.choices)
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, _members(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        membership = services.add_member(caller(request), **body.validated_data)
+        return _created(request, membership.pk, self.Answer(membership).data)
+
+
+class MayLeave(ManagersWrite):
+    """Owners and admins change; everyone may leave. The service tells whether it is oneself that goes."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return super().has_permission(request, view) or (
+            request.method == "DELETE" and isinstance(request.auth, Access)
+        )
+
+
+class MemberDetail(APIView):
+    """One member."""
+
+    permission_classes = [MayLeave]
+    Answer = MemberAnswer
+
+    class Body(CamelSerializer):
+        role = serializers.ChoiceField(choices=Role.choices)
+
+    def get(self, request: Request, member_id: str) -> Response:
+        return Response(self.Answer(_one(_members(caller(request)), member_id)).data)
+
+    def patch(self, request: Request, member_id: str) -> Response:
+        membership = _one(_members(caller(request)), member_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        membership = services.change_role(caller(request), membership, **body.validated_data)
+        return Response(self.Answer(membership).data)
+
+    def delete(self, request: Request, member_id: str) -> Response:
+        services.remove_member(caller(request), _one(_members(caller(request)), member_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class TokenAnswer(CamelSerializer):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    hint = serializers.CharField(help_text="The last characters of the token")
+    member = serializers.EmailField(source="membership.user.email")
+    project_id = serializers.CharField(source="project.slug", default=None, allow_null=True)
+    host_id = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+    last_used_at = serializers.DateTimeField(allow_null=True)
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+
+class Tokens(APIView):
+    """API tokens: one's own, and for those who manage or audit everyone's. A new one is shown once."""
+
+    permission_classes = [MembersRead]
+    pagination_class = CursorPages
+    throttle_scope = "sensitive"
+    Answer = TokenAnswer
+
+    class Body(CamelSerializer):
+        name = serializers.CharField(max_length=120)
+        project_id = serializers.CharField(allow_null=True, default=None)
+        expires_at = serializers.DateTimeField(allow_null=True, default=None)
+
+    class Created(TokenAnswer):
+        token = serializers.CharField(help_text="Shown only now")
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, _tokens(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        fields = body.validated_data
+        slug = fields["project_id"]
+        project = services.find_project(caller(request), slug) if slug is not None else None
+
+        token, secret = services.create_token(
+            caller(request), name=fields["name"], project=project, expires_at=fields["expires_at"]
+        )
+        return _created(request, token.pk, {**self.Answer(token).data, "token": secret.reveal()})
+
+
+class TokenDetail(APIView):
+    """One API token. Deleting shuts it at once; its row stays, so that the audit log can name it."""
+
+    permission_classes = [MembersRead]
+    throttle_scope = "sensitive"
+    Answer = TokenAnswer
+
+    def get(self, request: Request, token_id: str) -> Response:
+        return Response(self.Answer(_one(_tokens(caller(request)), token_id)).data)
+
+    def delete(self, request: Request, token_id: str) -> Response:
+        services.revoke_token(caller(request), _one(_tokens(caller(request)), token_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class HostAnswer(CamelSerializer):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    owner = serializers.EmailField(source="owner.email")
+    login = serializers.ChoiceField(choices=Host.Login.choices)
+    created_at = serializers.DateTimeField()
+    last_seen_at = serializers.DateTimeField(allow_null=True)
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+
+class Hosts(APIView):
+    """Machines that ran `rensei setup`. Registering one gives the token that only it uses, once."""
+
+    permission_classes = [MembersWrite]
+    pagination_class = CursorPages
+    throttle_scope = "sensitive"
+    Answer = HostAnswer
+
+    class Body(CamelSerializer):
+        name = serializers.CharField(max_length=120)
+        login = serializers.ChoiceField(choices=Host.Login.choices, default=Host.Login.NONE)
+
+    class Created(HostAnswer):
+        token = serializers.CharField(help_text="Shown only now")
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, _hosts(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        host, _, secret = services.register_host(caller(request), **body.validated_data)
+        return _created(request, host.pk, {**self.Answer(host).data, "token": secret.reveal()})
+
+
+class HostDetail(APIView):
+    """One machine. Deleting shuts it and its tokens out at once."""
+
+    permission_classes = [MembersWrite]
+    Answer = HostAnswer
+
+    class Body(CamelSerializer):
+        name = serializers.CharField(max_length=120, required=False)
+        login = serializers.ChoiceField(choices=Host.Login.choices, required=False)
+
+    def get(self, request: Request, host_id: str) -> Response:
+        return Response(self.Answer(_one(_hosts(caller(request)), host_id)).data)
+
+    def patch(self, request: Request, host_id: str) -> Response:
+        host = _one(_hosts(caller(request)), host_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        host = services.update_host(caller(request), host, **body.validated_data)
+        return Response(self.Answer(host).data)
+
+    def delete(self, request: Request, host_id: str) -> Response:
+        services.revoke_host(caller(request), _one(_hosts(caller(request)), host_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _members(access: Access) -> QuerySet[Membership]:
+    return Membership.objects.for_org(access.org).select_related("user")
+
+
+def _tokens(access: Access) -> QuerySet[ApiToken]:
+    tokens = ApiToken.objects.for_org(access.org).select_related("membership__user", "project")
+    return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
+
+
+def _hosts(access: Access) -> QuerySet[Host]:
+    hosts = Host.objects.for_org(access.org).select_related("owner")
+    return hosts if access.sees_everyone else hosts.filter(owner=access.user)
+
+
+def _one(rows: QuerySet[Any], public_id: str) -> Any:
+    found = rows.filter(pk=public_id).first()
+    if found is None:
+        raise NotFound
+    return found
+
+
+def _created(request: Request, public_id: str, body: Any) -> Response:
+    return Response(body, status=status.HTTP_201_CREATED, headers={"Location": f"{request.path}/{public_id}"})

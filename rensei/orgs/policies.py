@@ -1,0 +1,141 @@
+"""The stored access policies: which auth modes the system, an organization or a project allows."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import FieldError, NotFound, NotPermitted, json_pointer
+from rensei.core.transactions import durable
+from rensei.orgs.access import Access, record
+from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
+
+Matrix = dict[str, dict[str, dict[str, bool]]]
+
+ANY_MODEL = "*"
+ROW_LIMIT = 500
+ROW_NAME_LENGTH = 128
+_ORDER = {AccessPolicy.Scope.SYSTEM: 0, AccessPolicy.Scope.ORGANIZATION: 1, AccessPolicy.Scope.PROJECT: 2}
+
+
+def load_policies(org: Org, project: Project | None = None) -> list[tuple[str, Matrix]]:
+    """List the policies that apply, from the system's down to the project's, in one query. Absent ones are left out."""
+    applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(scope=AccessPolicy.Scope.ORGANIZATION, org=org)
+    if project is not None:
+        applies |= Q(scope=AccessPolicy.Scope.PROJECT, org=org, project=project)
+    found = AccessPolicy.objects.filter(applies).values_list("scope", "matrix")
+    return sorted(found, key=lambda policy: _ORDER[AccessPolicy.Scope(policy[0])])
+
+
+def stored_matrix(org: Org, project: Project | None = None) -> Matrix:
+    """Read the document that an organization, or one of its projects, has set. An absent one is empty."""
+    matrix: Matrix | None = AccessPolicy.objects.filter(**_owner(org, project)).values_list("matrix", flat=True).first()
+    return matrix or {}
+
+
+def set_policy(access: Access, *, matrix: Matrix, project: Project | None = None) -> AccessPolicy:
+    """
+    Replace the policy of the organization or of a project. The audit log keeps the old and the new one.
+
+    :raises FieldError: if the document has the wrong shape
+    """
+    access.require_manager()
+    if project is not None and project.org_id != access.org.pk:
+        raise NotFound
+    if access.project is not None and access.project != project:
+        raise NotPermitted
+    validate_matrix(matrix)
+    with durable():
+        Org.objects.select_for_update().get(pk=access.org.pk)
+        old = stored_matrix(access.org, project)
+        policy, _ = AccessPolicy.objects.update_or_create(
+            **_owner(access.org, project), defaults={"matrix": matrix, "updated_at": timezone.now()}
+        )
+        object_id = project.slug if project else access.org.id
+        record(access, "policy.set", object_id=object_id, scope=policy.scope, old=old, new=matrix)
+    return policy
+
+
+def set_system_policy(*, operator: User, matrix: Matrix, address: str | None = None) -> AccessPolicy:
+    """
+    Replace the policy above every organization's. Only operators reach this.
+
+    :raises FieldError: if the document has the wrong shape
+    """
+    if not operator.is_staff:
+        raise NotPermitted
+    validate_matrix(matrix)
+    with durable():
+        stored = AccessPolicy.objects.select_for_update().filter(scope=AccessPolicy.Scope.SYSTEM).first()
+        policy, _ = AccessPolicy.objects.update_or_create(
+            scope=AccessPolicy.Scope.SYSTEM, defaults={"matrix": matrix, "updated_at": timezone.now()}
+        )
+        AuditEvent.objects.create(
+            user=operator,
+            actor=operator.email,
+            action="policy.set",
+            object_id="system",
+            detail={"scope": policy.scope, "old": stored.matrix if stored else {}, "new": matrix},
+            address=address,
+        )
+    return policy
+
+
+def validate_matrix(matrix: Any, *, known: Collection[str] | None = None) -> None:
+    """
+    Check that a document is `{"<model | provider | *>": {"<mode>": {"allowed": true | false}}}`.
+
+    `known` names the models and providers that exist; without it any row name passes.
+
+    :raises FieldError: naming every row that is wrong
+    """
+    found = list(_mistakes(matrix, known))
+    if found:
+        raise FieldError.several(found)
+
+
+def _owner(org: Org, project: Project | None) -> dict[str, Any]:
+    scope = AccessPolicy.Scope.PROJECT if project else AccessPolicy.Scope.ORGANIZATION
+    return {"scope": scope, "org": org, "project": project}
+
+
+def _mistakes(matrix: Any, known: Collection[str] | None) -> Iterator[FieldError]:
+    if not isinstance(matrix, dict):
+        yield FieldError(pointer="/matrix", reason="The matrix is an object from models to auth modes.")
+        return
+    if len(matrix) > ROW_LIMIT:
+        yield FieldError(pointer="/matrix", reason=f"The matrix has at most {ROW_LIMIT} rows.")
+        return
+    for name, row in matrix.items():
+        yield from _mistakes_of_row(name, row, known)
+
+
+def _mistakes_of_row(name: str, row: Any, known: Collection[str] | None) -> Iterator[FieldError]:
+    if not name or len(name) > ROW_NAME_LENGTH or not name.isprintable():
+        yield FieldError(
+            pointer=json_pointer("matrix", name),
+            reason=f"A row is named by a model id, a provider id or {ANY_MODEL}.",
+        )
+    elif known is not None and name != ANY_MODEL and name not in known:
+        yield FieldError(
+            pointer=json_pointer("matrix", name),
+            reason=f"'{name}' is no model of the catalog, no provider, and not {ANY_MODEL}.",
+        )
+    if not isinstance(row, dict):
+        yield FieldError(
+            pointer=json_pointer("matrix", name), reason=f"The row '{name}' is an object from auth modes to rules."
+        )
+        return
+    for mode, rule in row.items():
+        if mode not in AuthMode.values:
+            yield FieldError(
+                pointer=json_pointer("matrix", name, mode),
+                reason=f"'{mode}' in the row '{name}' is no auth mode. Choose from {', '.join(AuthMode.values)}.",
+            )
+        elif not isinstance(rule, dict) or set(rule) != {"allowed"} or not isinstance(rule["allowed"], bool):
+            yield FieldError(
+                pointer=json_pointer("matrix", name, mode),
+                reason=f"The rule for '{mode}' in the row '{name}' is {{\"allowed\": true}} or {{\"allowed\": false}}.",
+            )

@@ -1,0 +1,37 @@
+"""How often a caller may ask: counted for each token, or for each person in an organization."""
+
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from rensei.core.throttling import WindowThrottle
+from rensei.orgs.access import Access
+from rensei.orgs.authentication import client_address
+
+
+class ApiThrottle(WindowThrottle):
+    """Every REST request."""
+
+    scope = "api"
+
+    def get_cache_key(self, request: Request, view: APIView) -> str:
+        return f"throttle:{self.scope}:{_caller(request)}"
+
+
+class SensitiveThrottle(WindowThrottle):
+    """Requests that are costly, or that could be used for guessing: views with `throttle_scope = "sensitive"`."""
+
+    scope = "sensitive"
+
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+        if getattr(view, "throttle_scope", None) != self.scope:
+            return None
+        return f"throttle:{self.scope}:{_caller(request)}"
+
+
+def _caller(request: Request) -> str:
+    access = request.auth
+    if not isinstance(access, Access):
+        return f"address:{client_address(request)}"
+    if access.token is not None:
+        return f"token:{access.token.pk}"
+    return f"person:{access.user.pk}:{access.org.pk}"

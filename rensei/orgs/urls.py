@@ -1,0 +1,17 @@
+"""The addresses of this room, under /api/v1/."""
+
+from django.urls import path
+
+from rensei.orgs import api
+
+api_patterns = [
+    path("me", api.Me.as_view(), name="api-me"),
+    path("projects", api.Projects.as_view(), name="api-projects"),
+    path("projects/<str:project_id>", api.ProjectDetail.as_view(), name="api-project"),
+    path("members", api.Members.as_view(), name="api-members"),
+    path("members/<str:member_id>", api.MemberDetail.as_view(), name="api-member"),
+    path("tokens", api.Tokens.as_view(), name="api-tokens"),
+    path("tokens/<str:token_id>", api.TokenDetail.as_view(), name="api-token"),
+    path("hosts", api.Hosts.as_view(), name="api-hosts"),
+    path("hosts/<str:host_id>", api.HostDetail.as_view(), name="api-host"),
+]
