@@ -12,7 +12,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{str(ULID()).lower()}"
 
 
-class PublicIdField(models.CharField[str, str]):
+class PublicIdField(models.CharField):  # type: ignore[type-arg]
     """A primary key that is also the id on the wire, such as `run_01kaf3…`."""
 
     def __init__(self, *, prefix: str, **options: Any) -> None:

@@ -1,9 +1,14 @@
 """Rate limits that hold under concurrent requests, and say truly when to come back."""
 
+from typing import TYPE_CHECKING
+
 from django.core.cache import cache
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
-from rest_framework.views import APIView
+
+if TYPE_CHECKING:
+    # The views read their default throttles from here while they are being imported.
+    from rest_framework.views import APIView
 
 
 class WindowThrottle(SimpleRateThrottle):
@@ -18,7 +23,7 @@ class WindowThrottle(SimpleRateThrottle):
     duration: int | None
     ends_at: float
 
-    def allow_request(self, request: Request, view: APIView) -> bool:
+    def allow_request(self, request: Request, view: "APIView") -> bool:
         key = self.get_cache_key(request, view)
         if self.rate is None or key is None:
             return True

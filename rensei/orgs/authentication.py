@@ -1,7 +1,6 @@
 """How REST callers prove who they are: an API token, or the browser's session."""
 
 from django.conf import settings
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
@@ -59,16 +58,6 @@ class BrowserAuthentication(SessionAuthentication):
             super().enforce_csrf(request)
         except PermissionDenied as fault:
             raise CsrfFailed from fault
-
-
-class TokenSecurity(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """How the OpenAPI description names the token."""
-
-    target_class = TokenAuthentication
-    name = "token"
-
-    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
-        return {"type": "http", "scheme": "bearer", "description": "An API token, `rsk_live_…`."}
 
 
 def caller(request: Request) -> Access:

@@ -1,11 +1,16 @@
 """How often a caller may ask: counted for each token, or for each person in an organization."""
 
+from typing import TYPE_CHECKING
+
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from rensei.core.throttling import WindowThrottle
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import client_address
+
+if TYPE_CHECKING:
+    # The views read their default throttles from here while they are being imported.
+    from rest_framework.views import APIView
 
 
 class ApiThrottle(WindowThrottle):
@@ -13,7 +18,7 @@ class ApiThrottle(WindowThrottle):
 
     scope = "api"
 
-    def get_cache_key(self, request: Request, view: APIView) -> str:
+    def get_cache_key(self, request: Request, view: "APIView") -> str:
         return f"throttle:{self.scope}:{_caller(request)}"
 
 
@@ -22,7 +27,7 @@ class SensitiveThrottle(WindowThrottle):
 
     scope = "sensitive"
 
-    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+    def get_cache_key(self, request: Request, view: "APIView") -> str | None:
         if getattr(view, "throttle_scope", None) != self.scope:
             return None
         return f"throttle:{self.scope}:{_caller(request)}"
