@@ -1,0 +1,254 @@
+"""REST: the providers, and the organization's own keys for them."""
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog import providers
+from integrations import services
+from integrations.models import Integration
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import NotFound
+from rensei.core.secret import Secret
+from rensei.orgs.access import Access
+from rensei.orgs.permissions import ManagersWrite, MembersRead
+
+PAGING = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
+
+
+class SecretField(serializers.CharField):
+    """A key on its way in. It becomes a `Secret` at once, and is never written out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(write_only=True, trim_whitespace=False, style={"input_type": "password"}, **options)
+
+    def run_validation(self, data: Any = serializers.empty) -> Secret:
+        return Secret(super().run_validation(data))
+
+
+class ProviderAnswer(CamelSerializer):
+    """A provider that keys can be connected for."""
+
+    id = serializers.CharField()
+    display_name = serializers.CharField()
+    config_namespace = serializers.CharField()
+    auth_modes = serializers.ListField(child=serializers.CharField())
+    requires_endpoint = serializers.BooleanField()
+    category = serializers.CharField()
+    key_page_url = serializers.URLField(help_text="Where people make a key")
+
+
+class ProviderPage(CamelSerializer):
+    """All providers: they fit on one page."""
+
+    next = serializers.URLField(allow_null=True, default=None)
+    previous = serializers.URLField(allow_null=True, default=None)
+    results = ProviderAnswer(many=True)
+
+
+class Providers(APIView):
+    """The providers that this server knows."""
+
+    permission_classes = [MembersRead]
+
+    @extend_schema(operation_id="providers_list", responses=ProviderPage)
+    def get(self, request: Request) -> Response:
+        return Response(ProviderPage({"results": list(providers.REGISTRY.values())}).data)
+
+
+class ModelName(CamelSerializer):
+    """A model that the key may use, as the provider lists it."""
+
+    id = serializers.CharField()
+    displayName = serializers.CharField()  # noqa: N815 - stored as it is on the wire
+
+
+class LastError(CamelSerializer):
+    """Why the last test failed, and what to do about it."""
+
+    code = serializers.CharField()
+    message = serializers.CharField()
+    fix = serializers.CharField()
+
+
+class IntegrationAnswer(CamelSerializer):
+    """A connected provider. The key itself is never given out."""
+
+    id = serializers.CharField()
+    provider = serializers.CharField()
+    name = serializers.CharField()
+    key_hint = serializers.CharField(help_text="The kind of the key and its last four characters")
+    status = serializers.ChoiceField(choices=Integration.Status.choices)
+    tested_at = serializers.DateTimeField(allow_null=True)
+    last_error = LastError(allow_null=True, help_text="For owners and admins; null for others")
+    models = ModelName(many=True, source="model_list")
+    base_url = serializers.CharField(help_text="Empty: the provider's own address")
+    workspace_id = serializers.CharField()
+    is_default = serializers.BooleanField()
+    last_used_at = serializers.DateTimeField(allow_null=True)
+    created_at = serializers.DateTimeField()
+
+
+class IntegrationForMembers(IntegrationAnswer):
+    """The same for those who do not manage keys: what a test said about a key is not for them."""
+
+    last_error = serializers.SerializerMethodField()
+
+    def get_last_error(self, integration: Integration) -> None:
+        return None
+
+
+class NewIntegration(CamelSerializer):
+    """A key to connect."""
+
+    provider = serializers.CharField(max_length=32)
+    name = serializers.CharField(max_length=120, allow_blank=True, default="")
+    api_key = SecretField()
+    base_url = serializers.CharField(allow_blank=True, default="")
+    workspace_id = serializers.CharField(allow_blank=True, default="")
+    is_default = serializers.BooleanField(allow_null=True, default=None)
+
+
+class IntegrationChange(CamelSerializer):
+    """What to change. A new `baseUrl` needs the key again; to replace only the key, rotate it."""
+
+    name = serializers.CharField(max_length=120, required=False)
+    base_url = serializers.CharField(allow_blank=True, required=False)
+    api_key = SecretField(required=False)
+    workspace_id = serializers.CharField(allow_blank=True, required=False)
+    is_default = serializers.BooleanField(required=False)
+
+
+class NewKey(CamelSerializer):
+    """A key to take the place of the stored one. `force` stores it without a test."""
+
+    api_key = SecretField()
+    force = serializers.BooleanField(default=False)
+
+
+class UnsavedKey(CamelSerializer):
+    """A key to test. It is not stored."""
+
+    provider = serializers.CharField(max_length=32)
+    api_key = SecretField()
+    base_url = serializers.CharField(allow_blank=True, default="")
+    workspace_id = serializers.CharField(allow_blank=True, default="")
+
+
+class VerdictAnswer(CamelSerializer):
+    """What a test of a key found. It is an answer, not an error, even when the key does not work."""
+
+    ok = serializers.BooleanField()
+    code = serializers.CharField()
+    message = serializers.CharField()
+    fix = serializers.CharField(allow_blank=True)
+    models = ModelName(many=True)
+    tested_at = serializers.DateTimeField()
+
+
+class Integrations(APIView):
+    """The providers that the organization connected with its own keys."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CursorPages
+
+    @extend_schema(operation_id="integrations_list", parameters=PAGING, responses=IntegrationAnswer(many=True))
+    def get(self, request: Request) -> Response:
+        integrations = Integration.objects.for_org(request.auth.org)
+        return CursorPages.answer(request, integrations, _answer_for(request.auth))
+
+    @extend_schema(operation_id="integrations_create", request=NewIntegration, responses={201: IntegrationAnswer})
+    def post(self, request: Request) -> Response:
+        body = NewIntegration(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        integration = services.add_integration(request.auth, **body.validated_data)
+        return Response(
+            IntegrationAnswer(integration).data,
+            status=status.HTTP_201_CREATED,
+            headers={"Location": f"{request.path}/{integration.id}"},
+        )
+
+
+class IntegrationDetail(APIView):
+    """One connected provider."""
+
+    permission_classes = [ManagersWrite]
+
+    @extend_schema(operation_id="integrations_retrieve", responses=IntegrationAnswer)
+    def get(self, request: Request, integration_id: str) -> Response:
+        return Response(_answer_for(request.auth)(_find(request, integration_id)).data)
+
+    @extend_schema(operation_id="integrations_update", request=IntegrationChange, responses=IntegrationAnswer)
+    def patch(self, request: Request, integration_id: str) -> Response:
+        integration = _find(request, integration_id)
+        body = IntegrationChange(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        integration = services.update_integration(request.auth, integration, **body.validated_data)
+        return Response(IntegrationAnswer(integration).data)
+
+    @extend_schema(operation_id="integrations_delete", responses={204: None})
+    def delete(self, request: Request, integration_id: str) -> Response:
+        services.remove_integration(request.auth, _find(request, integration_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class IntegrationTest(APIView):
+    """Test Connection: a free call to the provider with the stored key."""
+
+    permission_classes = [ManagersWrite]
+    throttle_scope = "sensitive"
+
+    @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
+    def post(self, request: Request, integration_id: str) -> Response:
+        integration = _find(request, integration_id)
+        verdict = services.check_integration(request.auth, integration)
+        return Response(VerdictAnswer({**vars(verdict), "tested_at": integration.tested_at}).data)
+
+
+class IntegrationRotate(APIView):
+    """Replace the key. The new one is tested before the old one goes."""
+
+    permission_classes = [ManagersWrite]
+    throttle_scope = "sensitive"
+
+    @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
+    def post(self, request: Request, integration_id: str) -> Response:
+        integration = _find(request, integration_id)
+        body = NewKey(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        integration = services.rotate_integration(request.auth, integration, **body.validated_data)
+        return Response(IntegrationAnswer(integration).data)
+
+
+class ConnectionTest(APIView):
+    """Test Connection before saving: the key is tried, and forgotten."""
+
+    permission_classes = [ManagersWrite]
+    throttle_scope = "sensitive"
+
+    @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)
+    def post(self, request: Request) -> Response:
+        body = UnsavedKey(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        verdict = services.check_connection(request.auth, **body.validated_data)
+        return Response(VerdictAnswer({**vars(verdict), "tested_at": timezone.now()}).data)
+
+
+def _answer_for(access: Access) -> type[IntegrationAnswer]:
+    return IntegrationAnswer if access.manages else IntegrationForMembers
+
+
+def _find(request: Request, integration_id: str) -> Integration:
+    found = Integration.objects.for_org(request.auth.org).filter(pk=integration_id).select_related("org").first()
+    if found is None:
+        raise NotFound
+    return found
