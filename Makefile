@@ -78,4 +78,4 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements-dev.txt
 	@touch $@
 
-PIP_OPTIONS := --quiet --disable-pip-version-check --require-hashes --no-deps
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --require-hashes --no-deps

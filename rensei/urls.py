@@ -1,25 +1,23 @@
 """Every address of the server. Each room contributes its own lists."""
 
 import importlib
+from typing import Any
 
 from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
-from django.views import defaults
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularJSONAPIView
 
-from rensei.core.api import Internal, problem_page
-from rensei.core.errors import NotFound
+from rensei.core import error_pages
 
 # Operators sign in at the same door as everyone, with its rate limits.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 
-def _patterns(module, name):
+def _patterns(module: str, name: str) -> list[Any]:
     try:
-        return getattr(importlib.import_module(module), name)
+        return list(getattr(importlib.import_module(module), name))
     except ModuleNotFoundError as fault:
         if fault.name and (module == fault.name or module.startswith(fault.name + ".")):
             return []
@@ -44,20 +42,7 @@ urlpatterns = [
     *_patterns("rensei.console.urls", "urlpatterns"),
 ]
 
-
-def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Answer an unknown address: with a problem document to programs, with a page to people."""
-    if request.path.startswith("/api/"):
-        return problem_page(request, NotFound())
-    return defaults.page_not_found(request, exception)
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    """Answer where a bug has struck: with a problem document to programs, with a page to people."""
-    if request.path.startswith("/api/"):
-        return problem_page(request, Internal())
-    return defaults.server_error(request)
-
-
-handler404 = page_not_found
-handler500 = server_error
+handler400 = error_pages.bad_request
+handler403 = error_pages.not_permitted
+handler404 = error_pages.not_found
+handler500 = error_pages.server_error
