@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import roll_ups
-from billing.models import CostEvent, Entitlement
+from billing.models import BillingSetting, CostEvent, Entitlement
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.errors import RenseiError
@@ -162,6 +162,19 @@ def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes:
         actor=actor_user.email,
         action="entitlement.changed",
         object_id=entitlement.org_id,
+        detail=changes,
+    )
+
+
+def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any) -> None:
+    """Change the platform's defaults and write down who did it, in the caller's transaction."""
+    assert_open()
+    BillingSetting.objects.filter(pk=setting.pk).update(**changes)
+    AuditEvent.objects.create(
+        user=actor_user,
+        actor=actor_user.email,
+        action="billing-setting.changed",
+        object_id=str(setting.pk),
         detail=changes,
     )
 

@@ -6,37 +6,123 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('billing', '0002_initial'),
-        ('orgs', '0001_initial'),
+        ("billing", "0002_initial"),
+        ("orgs", "0001_initial"),
     ]
 
     operations = [
         migrations.RemoveConstraint(
-            model_name='costevent',
-            name='amount_is_tokens_times_price',
+            model_name="costevent",
+            name="amount_is_tokens_times_price",
         ),
         migrations.AddField(
-            model_name='costevent',
-            name='billed_picodollars',
+            model_name="costevent",
+            name="billed_picodollars",
             field=models.BigIntegerField(default=0, help_text="What this line adds to the organization's debt"),
         ),
         migrations.AlterField(
-            model_name='costevent',
-            name='billed',
-            field=models.BooleanField(help_text='Whether the organization owes the call to the platform from this line on'),
+            model_name="costevent",
+            name="billed",
+            field=models.BooleanField(
+                help_text="Whether the organization owes the call to the platform from this line on"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='costevent',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('amount_picodollars', None), ('cache_read_picodollars', None), ('cache_write_1h_picodollars', None), ('cache_write_5m_picodollars', None), ('input_picodollars', None), ('output_picodollars', None), ('web_search_picodollars', None)), models.Q(models.Q(('web_search_requests', 0), ('web_search_picodollars__isnull', False), _connector='OR'), ('amount_picodollars', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('input_tokens'), '*', models.F('input_picodollars')), '+', django.db.models.expressions.CombinedExpression(models.F('output_tokens'), '*', models.F('output_picodollars'))), '+', django.db.models.expressions.CombinedExpression(models.F('cache_read_tokens'), '*', models.F('cache_read_picodollars'))), '+', django.db.models.expressions.CombinedExpression(models.F('cache_write_5m_tokens'), '*', models.F('cache_write_5m_picodollars'))), '+', django.db.models.expressions.CombinedExpression(models.F('cache_write_1h_tokens'), '*', models.F('cache_write_1h_picodollars'))), '+', django.db.models.expressions.CombinedExpression(models.F('web_search_requests'), '*', django.db.models.functions.comparison.Coalesce(models.F('web_search_picodollars'), 0)))), ('amount_picodollars__isnull', False), ('cache_read_picodollars__isnull', False), ('cache_write_1h_picodollars__isnull', False), ('cache_write_5m_picodollars__isnull', False), ('input_picodollars__isnull', False), ('output_picodollars__isnull', False)), _connector='OR'), name='amount_is_tokens_times_price'),
+            model_name="costevent",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(
+                        ("amount_picodollars", None),
+                        ("cache_read_picodollars", None),
+                        ("cache_write_1h_picodollars", None),
+                        ("cache_write_5m_picodollars", None),
+                        ("input_picodollars", None),
+                        ("output_picodollars", None),
+                        ("web_search_picodollars", None),
+                    ),
+                    models.Q(
+                        models.Q(
+                            ("web_search_requests", 0), ("web_search_picodollars__isnull", False), _connector="OR"
+                        ),
+                        (
+                            "amount_picodollars",
+                            django.db.models.expressions.CombinedExpression(
+                                django.db.models.expressions.CombinedExpression(
+                                    django.db.models.expressions.CombinedExpression(
+                                        django.db.models.expressions.CombinedExpression(
+                                            django.db.models.expressions.CombinedExpression(
+                                                django.db.models.expressions.CombinedExpression(
+                                                    models.F("input_tokens"), "*", models.F("input_picodollars")
+                                                ),
+                                                "+",
+                                                django.db.models.expressions.CombinedExpression(
+                                                    models.F("output_tokens"), "*", models.F("output_picodollars")
+                                                ),
+                                            ),
+                                            "+",
+                                            django.db.models.expressions.CombinedExpression(
+                                                models.F("cache_read_tokens"), "*", models.F("cache_read_picodollars")
+                                            ),
+                                        ),
+                                        "+",
+                                        django.db.models.expressions.CombinedExpression(
+                                            models.F("cache_write_5m_tokens"),
+                                            "*",
+                                            models.F("cache_write_5m_picodollars"),
+                                        ),
+                                    ),
+                                    "+",
+                                    django.db.models.expressions.CombinedExpression(
+                                        models.F("cache_write_1h_tokens"), "*", models.F("cache_write_1h_picodollars")
+                                    ),
+                                ),
+                                "+",
+                                django.db.models.expressions.CombinedExpression(
+                                    models.F("web_search_requests"),
+                                    "*",
+                                    django.db.models.functions.comparison.Coalesce(
+                                        models.F("web_search_picodollars"), 0
+                                    ),
+                                ),
+                            ),
+                        ),
+                        ("amount_picodollars__isnull", False),
+                        ("cache_read_picodollars__isnull", False),
+                        ("cache_write_1h_picodollars__isnull", False),
+                        ("cache_write_5m_picodollars__isnull", False),
+                        ("input_picodollars__isnull", False),
+                        ("output_picodollars__isnull", False),
+                    ),
+                    _connector="OR",
+                ),
+                name="amount_is_tokens_times_price",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='costevent',
-            constraint=models.CheckConstraint(condition=models.Q(('auth_mode', 'metered'), models.Q(('billed', False), ('billed_picodollars', 0)), _connector='OR'), name='only_metered_is_billed'),
+            model_name="costevent",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("auth_mode", "metered"), models.Q(("billed", False), ("billed_picodollars", 0)), _connector="OR"
+                ),
+                name="only_metered_is_billed",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='costevent',
-            constraint=models.CheckConstraint(condition=models.Q(('kind', 'adjustment'), models.Q(('billed', False), ('billed_picodollars', 0)), models.Q(('amount_picodollars', None), ('billed', True), ('billed_picodollars', 0)), models.Q(('amount_picodollars__isnull', False), ('billed', True), ('billed_picodollars', models.F('amount_picodollars'))), _connector='OR'), name='charge_is_billed_whole_or_not'),
+            model_name="costevent",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("kind", "adjustment"),
+                    models.Q(("billed", False), ("billed_picodollars", 0)),
+                    models.Q(("amount_picodollars", None), ("billed", True), ("billed_picodollars", 0)),
+                    models.Q(
+                        ("amount_picodollars__isnull", False),
+                        ("billed", True),
+                        ("billed_picodollars", models.F("amount_picodollars")),
+                    ),
+                    _connector="OR",
+                ),
+                name="charge_is_billed_whole_or_not",
+            ),
         ),
     ]

@@ -1,0 +1,247 @@
+"""The REST doors to what an organization used, what it cost, and what it may still use."""
+
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from billing import ledger_csv, quota, reports
+from billing.models import CostEvent
+from billing.services import is_metered_enabled
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError
+from rensei.core.money import dollars
+from rensei.orgs.authentication import caller
+from rensei.orgs.models import OrgScopedQuerySet
+from rensei.orgs.permissions import MembersRead
+
+LONGEST_PERIOD_DAYS = 366
+DEFAULT_PERIOD_DAYS = 30
+PAGING = ("cursor", "pageSize")
+PAGING_PARAMETERS = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
+
+
+class PeriodSerializer(CamelSerializer):
+    """The days `from` and `to`, both included. Inside they are start and end: `from` is a word of Python."""
+
+    start = serializers.DateField(required=False, source="start", help_text="The first day, in UTC")
+    end = serializers.DateField(required=False, source="end", help_text="The last day, in UTC")
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        return {"from": fields.pop("start"), "to": fields.pop("end"), **fields}
+
+
+@extend_schema_field({"type": ["string", "null"], "format": "decimal", "example": "0.000123"})
+class DollarsField(serializers.Field[Any, Any, Any, Any]):
+    """An exact decimal string of dollars; null where the amount is unknown."""
+
+    def to_representation(self, value: int) -> str | None:
+        return dollars(value)
+
+
+@extend_schema_field({"type": ["string", "null"]})
+class OptionalField(serializers.Field[Any, Any, Any, Any]):
+    """A text that is null where there is none."""
+
+    def to_representation(self, value: str) -> str | None:
+        return value or None
+
+
+class TokensSerializer(CamelSerializer):
+    """Token counts by class. The classes do not overlap."""
+
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cache_read_tokens = serializers.IntegerField()
+    cache_write_5m_tokens = serializers.IntegerField()
+    cache_write_1h_tokens = serializers.IntegerField()
+    web_search_requests = serializers.IntegerField()
+
+
+class UsageLineSerializer(CamelSerializer):
+    """The use of one day, model, mode, project or profile."""
+
+    key = OptionalField(help_text="What the line is about; null for calls without a project or profile")
+    calls = serializers.IntegerField()
+    unpriced = serializers.IntegerField(help_text="Ledger lines whose amount is unknown")
+    usage = TokensSerializer(source="*")
+    amount_usd = DollarsField(source="known_picodollars")
+    billed_usd = DollarsField(source="billed_picodollars")
+
+
+class UsageReport(APIView):
+    """What was used between two days, and what it cost."""
+
+    permission_classes = [MembersRead]
+
+    class Query(PeriodSerializer):
+        group_by = serializers.ChoiceField(choices=list(reports.GROUPS), default="day")
+
+    class Answer(PeriodSerializer):
+        group_by = serializers.ChoiceField(choices=list(reports.GROUPS))
+        total = UsageLineSerializer()
+        results = UsageLineSerializer(many=True)
+
+    @extend_schema(operation_id="usage", parameters=[Query], responses=Answer)
+    def get(self, request: Request) -> Response:
+        access = caller(request)
+        query = _query(self.Query, request)
+        end = query.get("end") or database_now().date()
+        start = query.get("start") or end - timedelta(days=DEFAULT_PERIOD_DAYS - 1)
+        if (end - start).days >= LONGEST_PERIOD_DAYS:
+            raise FieldError(pointer="/query/from", reason=f"Ask for at most {LONGEST_PERIOD_DAYS} days at once.")
+        group_by = query["group_by"]
+
+        lines = reports.usage_by(access.org, start=start, end=end, group_by=group_by, project=access.project)
+        answer = {"start": start, "end": end, "group_by": group_by, "total": reports.total(lines), "results": lines}
+        return Response(self.Answer(answer).data)
+
+
+class CostEventFilter(PeriodSerializer):
+    """Which lines of the ledger."""
+
+    run_id = serializers.CharField(required=False)
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices, required=False)
+
+
+class CostEventSerializer(CamelSerializer):
+    """One line of the ledger."""
+
+    class Usage(TokensSerializer):
+        thinking_tokens = serializers.IntegerField(help_text="Part of the output tokens")
+
+    class UnitPrices(CamelSerializer):
+        """What one token, or one web search, of each class cost. Null where the line has no price."""
+
+        input_usd = DollarsField(source="input_picodollars")
+        output_usd = DollarsField(source="output_picodollars")
+        cache_read_usd = DollarsField(source="cache_read_picodollars")
+        cache_write_5m_usd = DollarsField(source="cache_write_5m_picodollars")
+        cache_write_1h_usd = DollarsField(source="cache_write_1h_picodollars")
+        web_search_usd = DollarsField(source="web_search_picodollars")
+
+    id = serializers.CharField()
+    kind = serializers.ChoiceField(choices=CostEvent.Kind.choices)
+    adjusts = OptionalField(source="adjusts_id", help_text="The charge that an adjustment corrects")
+    run_id = serializers.CharField()
+    attempt_id = serializers.CharField()
+    profile_id = OptionalField()
+    project_id = OptionalField()
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
+    payer = serializers.ChoiceField(choices=Payer.choices)
+    billing_class = serializers.CharField()
+    pool_id = OptionalField()
+    provider = serializers.CharField()
+    model = serializers.CharField(source="model_id")
+    served_model = serializers.CharField(source="served_model_id")
+    provider_request_id = OptionalField()
+    usage = Usage(source="*")
+    unit_prices = UnitPrices(source="*")
+    amount_usd = DollarsField(source="amount_picodollars")
+    billed = serializers.BooleanField()
+    billed_usd = DollarsField(source="billed_picodollars")
+    estimated = serializers.BooleanField()
+    occurred_at = serializers.DateTimeField()
+
+
+class CostEventList(APIView):
+    """The lines of the cost ledger, newest first."""
+
+    permission_classes = [MembersRead]
+
+    class Page(CamelSerializer):
+        next = serializers.URLField(allow_null=True)
+        previous = serializers.URLField(allow_null=True)
+        results = CostEventSerializer(many=True)
+
+    @extend_schema(operation_id="cost_events", parameters=[CostEventFilter, *PAGING_PARAMETERS], responses=Page)
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, _cost_events(request), CostEventSerializer)
+
+
+class CostEventCsv(APIView):
+    """The same lines as a CSV file, all of them."""
+
+    permission_classes = [MembersRead]
+
+    @extend_schema(
+        operation_id="cost_events_csv",
+        parameters=[CostEventFilter],
+        responses={(200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        events = _cost_events(request)
+        served_by_asgi = hasattr(request, "scope")
+        return StreamingHttpResponse(
+            ledger_csv.write_async(events) if served_by_asgi else ledger_csv.write(events),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="cost-events.csv"'},
+        )
+
+
+class Entitlements(APIView):
+    """What the organization may use of the platform's."""
+
+    permission_classes = [MembersRead]
+
+    class Answer(CamelSerializer):
+        class SharedQuota(CamelSerializer):
+            used = serializers.IntegerField()
+            limit = serializers.IntegerField()
+            resets_at = serializers.DateTimeField()
+
+        metered_enabled = serializers.BooleanField()
+        shared = SharedQuota()
+        budget = serializers.JSONField(allow_null=True, help_text="Null: no monthly budget is set")
+
+    @extend_schema(operation_id="entitlements", responses=Answer)
+    def get(self, request: Request) -> Response:
+        org = caller(request).org
+        answer = {
+            "metered_enabled": is_metered_enabled(org.pk),
+            "shared": quota.shared_quota(org, database_now()),
+            "budget": None,
+        }
+        return Response(self.Answer(answer).data)
+
+
+def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, Any]:
+    """
+    Read the query, which is checked as strictly as a body.
+
+    :raises ValidationError: if a name or a value is not known here, or the period ends before it begins
+    """
+    query = serializer(data={name: value for name, value in request.query_params.items() if name not in PAGING})
+    query.is_valid(raise_exception=True)
+    fields: dict[str, Any] = query.validated_data
+    if "start" in fields and "end" in fields and fields["start"] > fields["end"]:
+        raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
+    return fields
+
+
+def _cost_events(request: Request) -> OrgScopedQuerySet:
+    """The lines that the caller may see and asked for. A project's token sees its project's."""
+    access = caller(request)
+    query = _query(CostEventFilter, request)
+    events = CostEvent.objects.for_org(access.org)
+    if access.project is not None:
+        events = events.filter(project_id=access.project.slug)
+    if "run_id" in query:
+        events = events.filter(run_id=query["run_id"])
+    if "auth_mode" in query:
+        events = events.filter(auth_mode=query["auth_mode"])
+    if "start" in query:
+        events = events.filter(occurred_at__gte=datetime.combine(query["start"], time.min, tzinfo=UTC))
+    if "end" in query:
+        after = query["end"] + timedelta(days=1)
+        events = events.filter(occurred_at__lt=datetime.combine(after, time.min, tzinfo=UTC))
+    return events
