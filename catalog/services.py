@@ -85,8 +85,13 @@ def find_entry(*, org: Org, provider: str | None = None, model_id: str) -> Catal
         entries = entries.filter(provider=provider)
     entry = entries.order_by("provider").first()
     if entry is None:
-        raise ModelNotInCatalog(model_id=model_id, command=_create_command(provider, model_id))
+        raise not_in_catalog(provider=provider, model_id=model_id)
     return entry
+
+
+def not_in_catalog(*, provider: str | None, model_id: str) -> ModelNotInCatalog:
+    """Make the refusal of a model without an entry, with the command that adds it."""
+    return ModelNotInCatalog(model_id=model_id, command=_create_command(provider, model_id))
 
 
 def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
@@ -97,12 +102,17 @@ def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
     """
     served = served_entries([entry], org=org, today=today)[entry.pk]
     if served is None:
-        raise ModelRetired(
-            model_id=entry.model_id,
-            day=entry.retires_on,
-            fix=f"Use '{entry.replaced_by}' instead." if entry.replaced_by else "Choose another model.",
-        )
+        raise retired(entry)
     return served
+
+
+def retired(entry: CatalogEntry) -> ModelRetired:
+    """Make the refusal of a retired model that nothing may serve."""
+    return ModelRetired(
+        model_id=entry.model_id,
+        day=entry.retires_on,
+        fix=f"Use '{entry.replaced_by}' instead." if entry.replaced_by else "Choose another model.",
+    )
 
 
 def served_entries(entries: Iterable[CatalogEntry], *, org: Org, today: date) -> dict[int, CatalogEntry | None]:

@@ -89,8 +89,18 @@ def check_platform_key(key: PlatformKey) -> Verdict:
 
 def healthy_key(*, provider: str, pool: str, model_id: str) -> PlatformKey | None:
     """Find the first healthy key of a pool that serves a model; None where the pool has none."""
-    keys = PlatformKey.objects.filter(provider=provider, pool=pool, active=True, health=PlatformKey.Health.HEALTHY)
-    return next((key for key in keys.order_by("id") if _serves(key, model_id)), None)
+    keys = healthy_keys(provider=provider)
+    return next((key for key in keys if key.pool == pool and serves(key, model_id)), None)
+
+
+def healthy_keys(**filters: str) -> list[PlatformKey]:
+    """List the keys that may sign calls now, in the order in which they are tried."""
+    return list(PlatformKey.objects.filter(active=True, health=PlatformKey.Health.HEALTHY, **filters).order_by("id"))
+
+
+def serves(key: PlatformKey, model_id: str) -> bool:
+    """Tell whether a key may call a model: one that it names, or any where a metered key names none."""
+    return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
 
 
 def open_platform_key(key: PlatformKey) -> Credential:
@@ -115,10 +125,6 @@ def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | Non
         raise FieldError(pointer="/modelIds", reason="A shared key names the models that it gives away.")
     if pool == PlatformKey.Pool.SHARED and not max_tokens_cap:
         raise FieldError(pointer="/maxTokensCap", reason="A shared key caps the tokens of one answer.")
-
-
-def _serves(key: PlatformKey, model_id: str) -> bool:
-    return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
 
 
 def _seal(key: PlatformKey, secret: Secret) -> None:

@@ -22,11 +22,17 @@ _ORDER = {AccessPolicy.Scope.SYSTEM: 0, AccessPolicy.Scope.ORGANIZATION: 1, Acce
 
 def load_policies(org: Org, project: Project | None = None) -> list[tuple[str, Matrix]]:
     """List the policies that apply, from the system's down to the project's, in one query. Absent ones are left out."""
+    found = applying_policies(org, project_ids=[project.pk] if project else [])
+    return [(policy.scope, policy.matrix) for policy in found]
+
+
+def applying_policies(org: Org, *, project_ids: Collection[int]) -> list[AccessPolicy]:
+    """List the policies of the system, an organization and some of its projects, in that order, in one query."""
     applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(scope=AccessPolicy.Scope.ORGANIZATION, org=org)
-    if project is not None:
-        applies |= Q(scope=AccessPolicy.Scope.PROJECT, org=org, project=project)
-    found = AccessPolicy.objects.filter(applies).values_list("scope", "matrix")
-    return sorted(found, key=lambda policy: _ORDER[AccessPolicy.Scope(policy[0])])
+    if project_ids:
+        applies |= Q(scope=AccessPolicy.Scope.PROJECT, org=org, project__in=project_ids)
+    found = AccessPolicy.objects.filter(applies)
+    return sorted(found, key=lambda policy: _ORDER[AccessPolicy.Scope(policy.scope)])
 
 
 def stored_matrix(org: Org, project: Project | None = None) -> Matrix:
