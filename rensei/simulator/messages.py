@@ -97,10 +97,7 @@ def _check(call: Call, raw: bytes, *, counts_only: bool) -> tuple[dict[str, Any]
     version = check_headers(headers)
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(400, "The request must have the content-type application/json.")
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        raise ApiError(400, "The request body is not valid JSON.") from None
+    body = _parse(raw)
     betas = beta_names(headers)
     model = check_request(body, account=call.account, version=version, betas=betas, counts_only=counts_only)
     segments = cut_prompt(body, model=model, key_sha256=call.account.key_sha256)
@@ -108,6 +105,17 @@ def _check(call: Call, raw: bytes, *, counts_only: bool) -> tuple[dict[str, Any]
     if tokens > model.context_window:
         raise ApiError(400, f"prompt is too long: {tokens} tokens > {model.context_window} maximum")
     return body, model, segments
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        body = json.loads(raw)
+        if b"\\u" in raw:
+            # Half of a surrogate pair can be written in JSON but is no text, and nothing after this could count it.
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The request body is not valid JSON.") from None
+    return body
 
 
 async def _fail(call: Call, fault: FaultDirective) -> bool:

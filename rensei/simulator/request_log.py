@@ -108,7 +108,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
     """Parse a body for the log, where one that is not a JSON object has nothing to tell."""
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
