@@ -36,23 +36,48 @@ def add_platform_key(
     """
     shapes.clean_provider(provider)
     check_pool(pool=pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
-    name = clean_name(name)
-    if PlatformKey.objects.filter(provider=provider, pool=pool, name=name).exists():
-        raise AlreadyExists(what=f"A {pool} key named '{name}'")
     key = PlatformKey(
         provider=provider,
         pool=pool,
-        name=name,
+        name=clean_name(name),
         model_ids=list(model_ids),
         max_tokens_cap=max_tokens_cap,
         weight=weight,
         active=active,
     )
+    _refuse_twin(key)
     _seal(key, shapes.clean_key(api_key, provider=provider))
     # Not durable: the admin, which is one of the doors here, has a transaction open around all that it does.
     with transaction.atomic():
         key.save(force_insert=True)
         _record(actor, "platform_key.added", key)
+    return key
+
+
+def update_platform_key(
+    key: PlatformKey,
+    *,
+    actor: User | None,
+    name: str,
+    model_ids: Sequence[str],
+    max_tokens_cap: int | None,
+    weight: int,
+    active: bool,
+) -> PlatformKey:
+    """
+    Change what a key serves. Its provider and its pool are sealed with it, and stay.
+
+    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
+    :raises AlreadyExists: if the pool has a key of that name
+    """
+    check_pool(pool=key.pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
+    key.name = clean_name(name)
+    key.model_ids, key.max_tokens_cap = list(model_ids), max_tokens_cap
+    key.weight, key.active = weight, active
+    _refuse_twin(key)
+    with transaction.atomic():
+        key.save(update_fields=["name", "model_ids", "max_tokens_cap", "weight", "active"])
+        _record(actor, "platform_key.updated", key)
     return key
 
 
@@ -71,6 +96,13 @@ def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> Pla
         key.save(update_fields=["sealed_key", "secret_version", "key_hint", "health", "cooling_until", "last_error"])
         _record(actor, "platform_key.replaced", key)
     return key
+
+
+def remove_platform_key(key: PlatformKey, *, actor: User | None) -> None:
+    """Forget a key of a pool. Runs that were admitted for the pool go on with its other keys."""
+    with transaction.atomic():
+        _record(actor, "platform_key.removed", key)
+        key.delete()
 
 
 def check_platform_key(key: PlatformKey) -> Verdict:
@@ -127,6 +159,12 @@ def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | Non
         raise FieldError(pointer="/maxTokensCap", reason="A shared key caps the tokens of one answer.")
 
 
+def _refuse_twin(key: PlatformKey) -> None:
+    twins = PlatformKey.objects.filter(provider=key.provider, pool=key.pool, name=key.name).exclude(pk=key.pk)
+    if twins.exists():
+        raise AlreadyExists(what=f"A {key.pool} key named '{key.name}'")
+
+
 def _seal(key: PlatformKey, secret: Secret) -> None:
     key.sealed_key = vault.seal(secret, context=_seal_context(key))
     key.key_hint = shapes.key_hint(secret)
@@ -150,5 +188,14 @@ def _record(actor: User | None, action: str, key: PlatformKey) -> None:
         actor=actor.email if actor else "command",
         action=action,
         object_id=key.id,
-        detail={"provider": key.provider, "pool": key.pool, "name": key.name, "keyHint": key.key_hint},
+        detail={
+            "provider": key.provider,
+            "pool": key.pool,
+            "name": key.name,
+            "keyHint": key.key_hint,
+            "modelIds": key.model_ids,
+            "maxTokensCap": key.max_tokens_cap,
+            "weight": key.weight,
+            "active": key.active,
+        },
     )

@@ -18,8 +18,8 @@ from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
 
 LAST_USED_EVERY = timedelta(minutes=1)
-# These say nothing about the key: a busy or unreachable provider must not mark a good one as failing.
-INCONCLUSIVE = frozenset({"PROVIDER_RATE_LIMITED", "PROVIDER_OVERLOADED", "PROVIDER_UNAVAILABLE"})
+SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
+VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
 
 class KeyNotAccepted(RenseiError):
@@ -73,12 +73,13 @@ def add_integration(
     """
     _require_manager(access)
     shapes.clean_provider(provider)
-    key = shapes.clean_key(api_key, provider=provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider)
+    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
     integration = Integration(
         org=access.org,
         provider=provider,
         name=clean_name(name) if name.strip() else "",
-        base_url=shapes.clean_base_url(base_url, provider=provider),
+        base_url=base_url,
         workspace_id=shapes.clean_workspace_id(workspace_id),
         created_by=access.user,
     )
@@ -161,7 +162,7 @@ def rotate_integration(
     _require_manager(access)
     _require_own(access, integration)
     version = integration.secret_version
-    key = shapes.clean_key(api_key, provider=integration.provider)
+    key = shapes.clean_key(api_key, provider=integration.provider, base_url=integration.base_url)
     verdict = None if force else _test(integration, key)
     if verdict is not None and not verdict.ok:
         raise KeyNotAccepted(verdict)
@@ -190,6 +191,8 @@ def remove_integration(access: Access, integration: Integration) -> None:
     _require_own(access, integration)
     with durable():
         others = _lock_others(access, integration)
+        if not Integration.objects.filter(pk=integration.pk).exists():
+            raise NotFound
         record(access, "integration.removed", object_id=integration.id, **_public_facts(integration))
         try:
             integration.delete()
@@ -216,11 +219,12 @@ def check_connection(
     """
     _require_manager(access)
     shapes.clean_provider(provider)
-    key = shapes.clean_key(api_key, provider=provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider)
+    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
     candidate = Integration(
         org=access.org,
         provider=provider,
-        base_url=shapes.clean_base_url(base_url, provider=provider),
+        base_url=base_url,
         workspace_id=shapes.clean_workspace_id(workspace_id),
     )
     return _test(candidate, key)
@@ -272,9 +276,6 @@ def note_used(integration_id: str, when: datetime) -> None:
 
 # The steps of the above
 
-SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
-VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
-
 
 def _require_manager(access: Access) -> None:
     access.require_manager()
@@ -301,7 +302,7 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
         raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
     integration.base_url = target
     integration.secret_version += 1
-    _seal(integration, shapes.clean_key(api_key, provider=provider))
+    _seal(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
     _forget_verdict(integration)
     return True
 
@@ -344,7 +345,7 @@ def _take_verdict(integration: Integration, verdict: Verdict) -> None:
         integration.last_error = None
         integration.model_list = verdict.models
     else:
-        if verdict.code not in INCONCLUSIVE:
+        if verdict.conclusive:
             integration.status = Integration.Status.FAILING
         integration.last_error = {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
 

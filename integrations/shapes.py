@@ -25,27 +25,29 @@ def clean_provider(provider: str) -> str:
     return provider
 
 
-def clean_key(api_key: Secret, *, provider: str, pointer: str = "/apiKey") -> Secret:
+def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
     """
     Take a pasted key without the blanks around it, if it may be stored.
+
+    `base_url` is the integration's own, or empty: another server may have keys of another form.
 
     :raises FieldError: if it is empty, masked, or holds what no key holds
     :raises KeyKindRefused: if it is a key of another kind
     """
     text = api_key.reveal().strip()
     if not text:
-        raise FieldError(pointer=pointer, reason="The key is empty. Paste the whole key.")
+        raise FieldError(pointer="/apiKey", reason="The key is empty. Paste the whole key.")
     if any(mark in text for mark in MASK_MARKS):
         raise FieldError(
-            pointer=pointer, reason="This is the shortened form that is shown for a key. Paste the whole key."
+            pointer="/apiKey", reason="This is the shortened form that is shown for a key. Paste the whole key."
         )
     if not KEY_SHAPE.fullmatch(text):
         raise FieldError(
-            pointer=pointer,
+            pointer="/apiKey",
             reason="A key has 20 to 512 visible characters, without blanks or line breaks inside. Paste it again.",
         )
     key = Secret(text)
-    REGISTRY[provider].check_key(key)
+    REGISTRY[provider].check_key(key, base_url=base_url)
     return key
 
 

@@ -1,0 +1,183 @@
+"""What operators see of keys, and the key pools that they fill. No key is ever shown, and no sealed bytes either."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponseRedirect
+from django.utils.decorators import method_decorator
+from django.views.decorators.debug import sensitive_post_parameters
+
+from catalog.models import CatalogEntry
+from catalog.providers import REGISTRY as PROVIDERS
+from integrations import platform_keys, shapes
+from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
+from rensei.core.errors import RenseiError
+from rensei.core.secret import Secret
+
+
+class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+    """Rows that are read here and written by services alone."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+def _provider_choices() -> list[tuple[str, str]]:
+    return [(spec.id, spec.display_name) for spec in PROVIDERS.values()]
+
+
+def _model_choices() -> list[tuple[str, str]]:
+    entries = CatalogEntry.objects.filter(org=None).order_by("provider", "display_name", "model_id")
+    return [(entry.model_id, f"{entry.display_name} ({entry.model_id})") for entry in entries]
+
+
+class PlatformKeyForm(forms.ModelForm[PlatformKey]):
+    """A key of a pool. The key goes in and never comes out; left empty on a change, the stored one stays."""
+
+    provider = forms.ChoiceField(choices=_provider_choices)
+    model_ids = forms.MultipleChoiceField(
+        label="Models",
+        choices=_model_choices,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="What the key serves. A shared key names them; a metered key without any serves all.",
+    )
+    api_key = forms.CharField(
+        label="API key",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="It is sealed, and never shown again.",
+    )
+
+    class Meta:
+        model = PlatformKey
+        fields = ["provider", "pool", "name", "model_ids", "max_tokens_cap", "weight", "active"]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not self.instance._state.adding:  # noqa: SLF001 - the documented way to tell
+            self.fields["api_key"].required = False
+            self.fields["api_key"].help_text = "Leave it empty to keep the stored key. Paste another to replace it."
+
+    def clean_api_key(self) -> Secret | None:
+        text = self.cleaned_data["api_key"]
+        if not text:
+            return None
+        try:
+            return shapes.clean_key(Secret(text), provider=self.data.get("provider") or self.instance.provider)
+        except RenseiError as refusal:
+            raise forms.ValidationError(refusal.detail) from None
+
+    def clean(self) -> dict[str, Any]:
+        fields = super().clean() or self.cleaned_data
+        pool = fields.get("pool") or self.instance.pool
+        if pool == PlatformKey.Pool.SHARED and not fields.get("model_ids"):
+            self.add_error("model_ids", "A shared key names the models that it gives away.")
+        if pool == PlatformKey.Pool.SHARED and not fields.get("max_tokens_cap"):
+            self.add_error("max_tokens_cap", "A shared key caps the tokens of one answer.")
+        return fields
+
+
+@admin.register(PlatformKey)
+class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
+    form = PlatformKeyForm
+    list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "health", "last_test"]
+    list_filter = ["provider", "pool", "active", "health"]
+    search_fields = ["name"]
+    ordering = ["provider", "pool", "id"]
+    actions = ["test_connection"]
+
+    def get_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
+        shown = ["provider", "pool", "name", "api_key", "model_ids", "max_tokens_cap", "weight", "active"]
+        return [*shown, *self.get_readonly_fields(request, obj)[2:]] if obj else shown
+
+    def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
+        """A key is sealed for its provider and pool, so these two stay; the rest is found by the server."""
+        found = ["key_hint", "secret_version", "health", "cooling_until", "last_test", "created_at"]
+        return ["provider", "pool", *found] if obj else []
+
+    @admin.display(description="Last problem")
+    def last_test(self, key: PlatformKey) -> str:
+        return f"{key.last_error['message']} {key.last_error['fix']}" if key.last_error else ""
+
+    @admin.action(description="Test Connection", permissions=["change"])
+    def test_connection(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
+        for key in queryset.order_by("id"):
+            try:
+                verdict = platform_keys.check_platform_key(key)
+            except RenseiError as refusal:
+                self.message_user(request, f"{key}: {refusal.detail}", messages.ERROR)
+                continue
+            level = messages.SUCCESS if verdict.ok else messages.ERROR
+            self.message_user(request, f"{key}: {verdict.message} {verdict.fix}".strip(), level)
+
+    @method_decorator(sensitive_post_parameters("api_key"))
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+        try:
+            return super().changeform_view(request, *args, **options)
+        except RenseiError as refusal:
+            # The vault can refuse to seal. Nothing was saved: the transaction of the page was rolled back.
+            self.message_user(request, refusal.detail, messages.ERROR)
+            return HttpResponseRedirect(request.path)
+
+    def save_model(self, request: HttpRequest, obj: PlatformKey, form: Any, change: bool) -> None:
+        fields = dict(form.cleaned_data)
+        api_key = fields.pop("api_key")
+        if change:
+            platform_keys.update_platform_key(obj, actor=request.user, **fields)
+            if api_key is not None:
+                platform_keys.replace_key(obj, actor=request.user, api_key=api_key)
+        else:
+            obj.pk = platform_keys.add_platform_key(actor=request.user, api_key=api_key, **fields).pk
+            obj.refresh_from_db()
+
+    def delete_model(self, request: HttpRequest, obj: PlatformKey) -> None:
+        platform_keys.remove_platform_key(obj, actor=request.user)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
+        for key in queryset:
+            platform_keys.remove_platform_key(key, actor=request.user)
+
+
+@admin.register(Integration)
+class IntegrationAdmin(ReadOnlyAdmin):
+    """Organizations' own keys: operators see that they are there, and how they fare."""
+
+    list_display = ["org", "provider", "name", "key_hint", "status", "tested_at", "is_default", "last_used_at"]
+    list_filter = ["provider", "status"]
+    list_select_related = ["org"]
+    search_fields = ["name", "org__slug"]
+    ordering = ["org__slug", "provider", "id"]
+    fields = [
+        *("id", "org", "provider", "name", "key_hint", "secret_version", "base_url", "workspace_id", "is_default"),
+        *("status", "tested_at", "last_used_at", "created_by", "created_at"),
+    ]
+
+
+@admin.register(DataKey)
+class DataKeyAdmin(ReadOnlyAdmin):
+    """Which key-encryption key wraps what: needed to know when an old one may go."""
+
+    list_display = ["id", "org", "purpose", "version", "kek_id", "created_at"]
+    list_filter = ["purpose", "kek_id"]
+    list_select_related = ["org"]
+    search_fields = ["org__slug", "kek_id"]
+    ordering = ["created_at", "id"]
+    fields = list_display
+
+
+@admin.register(KeyCheck)
+class KeyCheckAdmin(ReadOnlyAdmin):
+    """The key-encryption keys that this database has seen."""
+
+    list_display = ["kek_id", "created_at"]
+    ordering = ["created_at", "kek_id"]
+    fields = list_display
