@@ -22,6 +22,17 @@ class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
         same_model = CatalogEntry.objects.filter(org=None, provider=OuterRef("provider"), model_id=OuterRef("model_id"))
         return self.filter(Q(org=None) | Q(org=org) & ~Exists(same_model))
 
+    def in_lifecycle(self, lifecycle: "CatalogEntry.Lifecycle", day: date) -> Self:
+        """The entries that are active, deprecated or retired on a day, as `lifecycle_on` has it."""
+        retired = Q(retires_on__isnull=False, retires_on__lte=day)
+        deprecated = Q(deprecated_on__isnull=False, deprecated_on__lte=day)
+        conditions = {
+            CatalogEntry.Lifecycle.RETIRED: retired,
+            CatalogEntry.Lifecycle.DEPRECATED: deprecated & ~retired,
+            CatalogEntry.Lifecycle.ACTIVE: ~deprecated & ~retired,
+        }
+        return self.filter(conditions[lifecycle])
+
 
 class CatalogEntry(models.Model):
     """

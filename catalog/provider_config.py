@@ -5,7 +5,7 @@ from typing import Any
 
 from catalog.models import CatalogEntry
 from catalog.providers import ProviderSpec
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, json_pointer
 
 
 def validate_provider_config(
@@ -30,7 +30,7 @@ def validate_provider_config(
         raise FieldError(pointer=pointer, reason=f'Give an object such as {{"{spec.config_namespace}": {{…}}}}.')
     normal: dict[str, Any] = {}
     for namespace, settings in config.items():
-        place = f"{pointer}/{_escape(namespace)}"
+        place = pointer + json_pointer(namespace)
         if namespace != spec.config_namespace:
             raise FieldError(pointer=place, reason=_unknown(namespace, (spec.config_namespace,)))
         if not isinstance(settings, dict):
@@ -52,7 +52,7 @@ def _validate_settings(
     normal: dict[str, Any] = {}
     for given, value in settings.items():
         key = given if given in spec.config_keys else by_snake_case.get(given)
-        place = f"{pointer}/{_escape(given)}"
+        place = pointer + json_pointer(given)
         if key is None:
             raise FieldError(pointer=place, reason=_unknown(given, spec.config_keys))
         if key in normal:
@@ -86,8 +86,3 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-
-
-def _escape(key: str) -> str:
-    """Write a key as a token of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")

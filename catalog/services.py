@@ -11,17 +11,20 @@ from catalog.loading import LoadReport, load_catalog
 from catalog.models import CatalogEntry, CatalogSetting
 from catalog.providers import REGISTRY, ProviderSpec
 from rensei.core.effort import Effort
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, NotPermitted, RenseiError
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org
+from rensei.orgs.shapes import clean_name
 
 __all__ = [
     "EffortNotSupported",
     "LoadReport",
     "ModelNotInCatalog",
     "ModelRetired",
+    "check_capabilities",
     "check_effort",
+    "check_effort_levels",
     "create_entry",
     "find_entry",
     "find_spec",
@@ -174,19 +177,20 @@ def create_entry(
     :raises FieldError: if a value is wrong
     """
     access.require_manager()
+    if access.project is not None:
+        # A token of one project changes nothing of the organization around it.
+        raise NotPermitted
     spec = find_spec(provider)
     if not MODEL_ID.fullmatch(model_id):
         raise FieldError(
             pointer="/modelId",
             reason="A model id has 1 to 128 letters, digits and . _ : / @ -, and begins with a letter or digit.",
         )
-    display_name = display_name.strip()
-    if not display_name or len(display_name) > 120 or not display_name.isprintable():
-        raise FieldError(pointer="/displayName", reason="Give a name of 1 to 120 printable characters.")
+    display_name = clean_name(display_name, pointer="/displayName")
     if capabilities is not None:
-        _check_capabilities(capabilities)
+        check_capabilities(capabilities)
     if effort_levels:
-        _check_effort_levels(effort_levels, capabilities or {})
+        check_effort_levels(effort_levels, capabilities or {})
 
     with durable():
         visible = CatalogEntry.objects.visible_to(access.org).filter(provider=provider)
@@ -232,6 +236,34 @@ def find_spec(provider: str) -> ProviderSpec:
     return spec
 
 
+def check_capabilities(capabilities: dict[str, Any]) -> None:
+    """:raises FieldError: if a capability is unknown, or its value has the wrong shape"""
+    known = (*CAPABILITY_FLAGS, "minCacheTokens", "thinking")
+    for name, value in capabilities.items():
+        pointer = f"/capabilities/{name}"
+        if name not in known:
+            raise FieldError(pointer=pointer, reason=f"This capability is not known. Known: {', '.join(known)}.")
+        if name in CAPABILITY_FLAGS and not isinstance(value, bool):
+            raise FieldError(pointer=pointer, reason="Give true or false.")
+        if name == "minCacheTokens" and (type(value) is not int or value < 1):
+            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens.")
+        if name == "thinking" and not _is_thinking(value):
+            raise FieldError(pointer=pointer, reason='Give {"types": ["adaptive", …], "onByDefault": true or false}.')
+
+
+def check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None:
+    """:raises FieldError: if a level is unknown, or the model has no way to take one"""
+    for place, level in enumerate(levels):
+        if level not in Effort.values:
+            raise FieldError(pointer=f"/efforts/{place}", reason=f"Effort is one of {', '.join(Effort.values)}.")
+    takes_budgets = "enabled" in capabilities.get("thinking", {}).get("types", [])
+    if not capabilities.get("nativeEffort") and not takes_budgets:
+        raise FieldError(
+            pointer="/efforts",
+            reason="Efforts need a model that takes them: set capabilities.nativeEffort, or the thinking type enabled.",
+        )
+
+
 def _create_command(provider: str | None, model_id: str) -> str:
     if provider is None and len(REGISTRY) == 1:
         (provider,) = REGISTRY
@@ -266,20 +298,6 @@ def _end_of_chain(
     return entry
 
 
-def _check_capabilities(capabilities: dict[str, Any]) -> None:
-    known = (*CAPABILITY_FLAGS, "minCacheTokens", "thinking")
-    for name, value in capabilities.items():
-        pointer = f"/capabilities/{name}"
-        if name not in known:
-            raise FieldError(pointer=pointer, reason=f"This capability is not known. Known: {', '.join(known)}.")
-        if name in CAPABILITY_FLAGS and not isinstance(value, bool):
-            raise FieldError(pointer=pointer, reason="Give true or false.")
-        if name == "minCacheTokens" and (type(value) is not int or value < 1):
-            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens.")
-        if name == "thinking" and not _is_thinking(value):
-            raise FieldError(pointer=pointer, reason='Give {"types": ["adaptive", …], "onByDefault": true or false}.')
-
-
 def _is_thinking(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -288,18 +306,6 @@ def _is_thinking(value: Any) -> bool:
         and isinstance(value["types"], list)
         and all(kind in THINKING_TYPES for kind in value["types"])
     )
-
-
-def _check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None:
-    for place, level in enumerate(levels):
-        if level not in Effort.values:
-            raise FieldError(pointer=f"/efforts/{place}", reason=f"Effort is one of {', '.join(Effort.values)}.")
-    takes_budgets = "enabled" in capabilities.get("thinking", {}).get("types", [])
-    if not capabilities.get("nativeEffort") and not takes_budgets:
-        raise FieldError(
-            pointer="/efforts",
-            reason="Efforts need a model that takes them: set capabilities.nativeEffort, or the thinking type enabled.",
-        )
 
 
 def _facts_of_same_model(provider: str, model_id: str) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""What operators see of the catalog, and the few things that they add or flip."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import ForeignKey
+from django.http import HttpRequest
+from django.utils import timezone
+
+from catalog.datafile import read_all
+from catalog.models import CatalogEntry, CatalogSetting, Price
+from catalog.providers import REGISTRY
+from catalog.services import check_capabilities, check_effort_levels
+from rensei.core.errors import FieldError
+from rensei.orgs.models import AuditEvent
+
+
+class EntryForm(forms.ModelForm[CatalogEntry]):
+    """A platform entry that the data files do not hold."""
+
+    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in REGISTRY.values()])
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        capabilities, levels = values.get("capabilities") or {}, values.get("effort_levels") or []
+        offered = [mode.value for mode in REGISTRY[values["provider"]].auth_modes] if "provider" in values else []
+        if unknown := [mode for mode in values.get("auth_modes") or [] if mode not in offered]:
+            self.add_error("auth_modes", f"The provider does not offer {unknown[0]}. It offers {', '.join(offered)}.")
+        try:
+            check_capabilities(capabilities)
+        except FieldError as refusal:
+            self.add_error("capabilities", refusal.detail)
+            return values
+        try:
+            if levels:
+                check_effort_levels(levels, capabilities)
+        except FieldError as refusal:
+            self.add_error("effort_levels", refusal.detail)
+        return values
+
+
+@admin.register(CatalogEntry)
+class CatalogEntryAdmin(admin.ModelAdmin[CatalogEntry]):
+    """
+    All entries. Those of the data files and of organizations are read here.
+
+    The next load would undo a change to the former, and the latter belong to their organization.
+    """
+
+    form = EntryForm
+    list_display = ("model_id", "display_name", "provider", "org", "lifecycle", "retires_on", "replaced_by")
+    list_filter = ("provider", ("org", admin.EmptyFieldListFilter))
+    list_select_related = ("org",)
+    search_fields = ("model_id", "display_name", "org__slug")
+    ordering = ("provider", "model_id")
+    exclude = ("org", "created_at")
+
+    @admin.display(description="lifecycle")
+    def lifecycle(self, entry: CatalogEntry) -> str:
+        return str(entry.lifecycle_on(timezone.now().date()).label)
+
+    def has_change_permission(self, request: HttpRequest, obj: CatalogEntry | None = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or _is_operators_own(obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: CatalogEntry | None = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: CatalogEntry, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        verb = "updated" if change else "created"
+        _record(request, f"catalog_entry.{verb}", obj.model_id, provider=obj.provider, changed=form.changed_data)
+
+
+class PriceForm(forms.ModelForm[Price]):
+    """A price that begins later, so that no run that was settled already would disagree with it."""
+
+    def clean_effective_from(self) -> Any:
+        moment = self.cleaned_data["effective_from"]
+        if moment <= timezone.now():
+            raise forms.ValidationError("A price begins in the future. Add all its bands before it does.")
+        return moment
+
+
+@admin.register(Price)
+class PriceAdmin(admin.ModelAdmin[Price]):
+    """Prices are added, and superseded by newer ones; none is changed or deleted."""
+
+    form = PriceForm
+    list_display = (
+        "entry",
+        "effective_from",
+        "above_prompt_tokens",
+        "input_microdollars",
+        "output_microdollars",
+        "cache_write_5m_microdollars",
+        "cache_write_1h_microdollars",
+        "cache_read_microdollars",
+    )
+    list_filter = ("entry__provider",)
+    list_select_related = ("entry",)
+    search_fields = ("entry__model_id",)
+    ordering = ("entry__model_id", "-effective_from", "above_prompt_tokens")
+    exclude = ("created_at",)
+
+    def formfield_for_foreignkey(self, db_field: ForeignKey[Any, Any], request: HttpRequest, **options: Any) -> Any:
+        if db_field.name == "entry":
+            # An organization's entry has no price, so the platform's keys never serve it.
+            options["queryset"] = CatalogEntry.objects.filter(org=None).order_by("provider", "model_id")
+        return super().formfield_for_foreignkey(db_field, request, **options)
+
+    def has_change_permission(self, request: HttpRequest, obj: Price | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Price | None = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Price, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        _record(request, "price.created", obj.entry.model_id, effective_from=obj.effective_from.isoformat())
+
+
+@admin.register(CatalogSetting)
+class CatalogSettingAdmin(admin.ModelAdmin[CatalogSetting]):
+    """The one row of switches."""
+
+    list_display = ("__str__", "redirect_retired")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return super().has_add_permission(request) and not CatalogSetting.objects.exists()
+
+    def has_delete_permission(self, request: HttpRequest, obj: CatalogSetting | None = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: CatalogSetting, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        _record(request, "catalog_setting.updated", "platform", redirect_retired=obj.redirect_retired)
+
+
+def _is_operators_own(entry: CatalogEntry) -> bool:
+    listed = {(file.provider, model.facts["model_id"]) for file in read_all() for model in file.models}
+    return entry.org_id is None and (entry.provider, entry.model_id) not in listed
+
+
+def _record(request: HttpRequest, action: str, object_id: str, **detail: object) -> None:
+    """Write down what an operator did, in the transaction that the admin has open."""
+    AuditEvent.objects.create(
+        user=request.user,
+        actor=request.user.get_username(),
+        action=action,
+        object_id=object_id,
+        detail=detail,
+        address=request.META.get("REMOTE_ADDR"),
+    )

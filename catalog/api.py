@@ -1,0 +1,143 @@
+"""REST: the models that an organization may name."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog import services
+from catalog.models import CatalogEntry
+from catalog.presenters import present
+from catalog.providers import REGISTRY
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError, NotFound
+from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
+from rensei.orgs.permissions import ManagersWrite, MembersRead
+
+
+class EffortAnswer(CamelSerializer):
+    value = serializers.CharField()
+    label = serializers.CharField()
+    description = serializers.CharField()
+
+
+class EntryAnswer(CamelSerializer):
+    """A model, with its lifecycle today, what serves it, and its prices in US cents per million tokens."""
+
+    provider = serializers.CharField()
+    model_id = serializers.CharField()
+    display_name = serializers.CharField()
+    description = serializers.CharField()
+    lifecycle = serializers.ChoiceField(choices=CatalogEntry.Lifecycle.choices)
+    retires_on = serializers.DateField(allow_null=True)
+    replaced_by = serializers.CharField(allow_null=True)
+    served_by = serializers.CharField(allow_null=True)
+    context_window = serializers.IntegerField(allow_null=True)
+    max_output_tokens = serializers.IntegerField(allow_null=True)
+    capabilities = serializers.DictField()
+    efforts = EffortAnswer(many=True)
+    auth_modes = serializers.ListField(child=serializers.ChoiceField(choices=AuthMode.choices))
+    pricing = serializers.DictField(allow_null=True)
+    source = serializers.CharField()
+    scope = serializers.ChoiceField(choices=["platform", "organization"])
+
+
+class CatalogPages(CursorPages):
+    """The catalog in the order of the model ids."""
+
+    ordering = "model_id"
+
+
+class Catalog(APIView):
+    """The platform's models and the organization's own, retired ones included."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CatalogPages
+
+    class Body(CamelSerializer):
+        provider = serializers.CharField(max_length=32)
+        model_id = serializers.CharField(max_length=128)
+        display_name = serializers.CharField(max_length=120)
+        description = serializers.CharField(max_length=400, allow_blank=True, default="")
+        context_window = serializers.IntegerField(
+            source="context_window_tokens", min_value=1, max_value=2**31 - 1, allow_null=True, default=None
+        )
+        max_output_tokens = serializers.IntegerField(min_value=1, max_value=2**31 - 1, allow_null=True, default=None)
+        capabilities = serializers.DictField(allow_null=True, default=None)
+        efforts = serializers.ListField(
+            source="effort_levels", child=serializers.CharField(), allow_null=True, default=None
+        )
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("provider", str),
+            OpenApiParameter("lifecycle", enum=CatalogEntry.Lifecycle.values),
+        ],
+        responses=EntryAnswer(many=True),
+    )
+    def get(self, request: Request) -> Response:
+        access, now = caller(request), database_now()
+        entries = CatalogEntry.objects.visible_to(access.org)
+        if provider := request.query_params.get("provider"):
+            entries = entries.filter(provider=_known_provider(provider))
+        if lifecycle := request.query_params.get("lifecycle"):
+            entries = entries.in_lifecycle(_known_lifecycle(lifecycle), now.date())
+
+        pages = CatalogPages()
+        page = pages.paginate_queryset(entries, request) or []
+        return pages.get_paginated_response(EntryAnswer(present(page, org=access.org, now=now), many=True).data)
+
+    @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        access = caller(request)
+
+        entry, created = services.create_entry(access, **body.validated_data)
+        return Response(
+            _answer(access, entry),
+            status=status.HTTP_201_CREATED if created else status.HTTP_200_OK,
+            headers={"Location": f"{request.path}/{entry.model_id}"},
+        )
+
+
+class CatalogModel(APIView):
+    """One model, by its id."""
+
+    permission_classes = [MembersRead]
+
+    @extend_schema(parameters=[OpenApiParameter("provider", str)], responses=EntryAnswer)
+    def get(self, request: Request, model_id: str) -> Response:
+        access = caller(request)
+        provider = request.query_params.get("provider")
+        try:
+            entry = services.find_entry(org=access.org, provider=provider, model_id=model_id)
+        except services.ModelNotInCatalog as refusal:
+            # An address without a thing is a 404; a body that names an unknown model is a 422.
+            raise NotFound from refusal
+        return Response(_answer(access, entry))
+
+
+def _answer(access: Access, entry: CatalogEntry) -> Any:
+    (presented,) = present([entry], org=access.org, now=database_now())
+    return EntryAnswer(presented).data
+
+
+def _known_provider(provider: str) -> str:
+    if provider not in REGISTRY:
+        known = ", ".join(sorted(REGISTRY))
+        raise FieldError(pointer="/query/provider", reason=f"This provider is not known. Known: {known}.")
+    return provider
+
+
+def _known_lifecycle(lifecycle: str) -> CatalogEntry.Lifecycle:
+    if lifecycle not in CatalogEntry.Lifecycle.values:
+        known = ", ".join(CatalogEntry.Lifecycle.values)
+        raise FieldError(pointer="/query/lifecycle", reason=f"Lifecycle is one of {known}.")
+    return CatalogEntry.Lifecycle(lifecycle)

@@ -1,0 +1,157 @@
+"""REST: the organization's model profiles."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog.models import CatalogEntry
+from integrations.models import Integration
+from profiles import services
+from profiles.models import ModelProfile
+from profiles.presenters import present
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound
+from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
+from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.services import find_project
+
+
+class ProfileAnswer(CamelSerializer):
+    """A profile. `servedModel` is the model that would answer today; `lifecycle` is that of `modelId`."""
+
+    id = serializers.CharField(source="profile.public_id")
+    name = serializers.CharField(source="profile.name")
+    provider = serializers.CharField(source="profile.provider")
+    model_id = serializers.CharField(source="profile.model_id")
+    lifecycle = serializers.ChoiceField(choices=CatalogEntry.Lifecycle.choices, allow_null=True)
+    served_model = serializers.CharField(allow_null=True)
+    auth_modes = serializers.ListField(
+        source="profile.auth_modes", child=serializers.ChoiceField(choices=AuthMode.choices)
+    )
+    effort = serializers.SerializerMethodField()
+    scope = serializers.ChoiceField(source="profile.scope", choices=ModelProfile.Scope.choices)
+    project_id = serializers.CharField(source="profile.project.slug", default=None, allow_null=True)
+    integration_id = serializers.CharField(allow_null=True, source="profile.integration_id")
+    system = serializers.CharField(source="profile.system")
+    max_tokens = serializers.IntegerField(source="profile.max_tokens", allow_null=True)
+    prompt_caching = serializers.ChoiceField(
+        source="profile.prompt_caching", choices=ModelProfile.PromptCaching.choices
+    )
+    provider_config = serializers.DictField(source="profile.provider_config")
+    is_default = serializers.BooleanField(source="profile.is_default")
+    created_at = serializers.DateTimeField(source="profile.created_at")
+    updated_at = serializers.DateTimeField(source="profile.updated_at")
+
+    def get_effort(self, presented: Any) -> str | None:
+        return presented.profile.effort or None
+
+
+class ProfileBody(CamelSerializer):
+    """The values of a profile. `null` is the same as leaving an optional value out."""
+
+    name = serializers.CharField(max_length=63)
+    provider = serializers.CharField(max_length=32)
+    model_id = serializers.CharField(max_length=128)
+    auth_modes = serializers.ListField(child=serializers.CharField(max_length=32), max_length=len(AuthMode))
+    effort = serializers.CharField(max_length=32, allow_blank=True, allow_null=True, required=False)
+    scope = serializers.ChoiceField(choices=ModelProfile.Scope.choices, required=False)
+    project_id = serializers.CharField(max_length=63, allow_null=True, required=False)
+    integration_id = serializers.CharField(max_length=40, allow_null=True, required=False)
+    system = serializers.CharField(allow_blank=True, allow_null=True, required=False, trim_whitespace=False)
+    max_tokens = serializers.IntegerField(allow_null=True, required=False)
+    prompt_caching = serializers.ChoiceField(choices=ModelProfile.PromptCaching.choices, required=False)
+    provider_config = serializers.JSONField(allow_null=True, required=False)
+    is_default = serializers.BooleanField(required=False)
+
+
+class Profiles(APIView):
+    """The profiles that the caller may see, newest first."""
+
+    permission_classes = [MembersWrite]
+    pagination_class = CursorPages
+
+    @extend_schema(responses=ProfileAnswer(many=True))
+    def get(self, request: Request) -> Response:
+        access = caller(request)
+        pages = CursorPages()
+        page = pages.paginate_queryset(services.visible_profiles(access), request) or []
+        presented = present(page, org=access.org, today=database_now().date())
+        return pages.get_paginated_response(ProfileAnswer(presented, many=True).data)
+
+    @extend_schema(request=ProfileBody, responses={201: ProfileAnswer})
+    def post(self, request: Request) -> Response:
+        body = ProfileBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        access = caller(request)
+
+        profile = services.create_profile(access, **_values(access, body.validated_data))
+        return Response(
+            _answer(access, profile),
+            status=status.HTTP_201_CREATED,
+            headers={"Location": f"{request.path}/{profile.public_id}"},
+        )
+
+
+class ProfileDetail(APIView):
+    """One profile, by its id."""
+
+    permission_classes = [MembersWrite]
+
+    @extend_schema(responses=ProfileAnswer)
+    def get(self, request: Request, profile_id: str) -> Response:
+        access = caller(request)
+        return Response(_answer(access, services.find_profile(access, profile_id)))
+
+    @extend_schema(request=ProfileBody(partial=True), responses=ProfileAnswer)
+    def patch(self, request: Request, profile_id: str) -> Response:
+        access = caller(request)
+        profile = services.find_profile(access, profile_id)
+        body = ProfileBody(data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
+
+        profile = services.update_profile(access, profile, **_values(access, body.validated_data))
+        return Response(_answer(access, profile))
+
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, profile_id: str) -> Response:
+        access = caller(request)
+        services.delete_profile(access, services.find_profile(access, profile_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _answer(access: Access, profile: ModelProfile) -> Any:
+    (presented,) = present([profile], org=access.org, today=database_now().date())
+    return ProfileAnswer(presented).data
+
+
+def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:
+    """Turn the ids of a body into what they name, and an explicit null into the empty value."""
+    values = {name: value for name, value in fields.items() if name not in ("project_id", "integration_id")}
+    for name, empty in (("effort", ""), ("system", ""), ("provider_config", {})):
+        if name in values and values[name] is None:
+            values[name] = empty
+    if "project_id" in fields:
+        slug = fields["project_id"]
+        values["project"] = None if slug is None else find_project(access, slug)
+        # A body that names a project and no scope can mean only one.
+        implied = ModelProfile.Scope.ORGANIZATION if slug is None else ModelProfile.Scope.PROJECT
+        values.setdefault("scope", implied)
+    if "integration_id" in fields:
+        values["integration"] = _integration(access, fields["integration_id"])
+    return values
+
+
+def _integration(access: Access, integration_id: str | None) -> Integration | None:
+    if integration_id is None:
+        return None
+    found: Integration | None = Integration.objects.for_org(access.org).filter(pk=integration_id).first()
+    if found is None:
+        raise NotFound
+    return found

@@ -1,0 +1,47 @@
+"""Profiles as people and programs see them: with their model's lifecycle today and what serves it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from catalog.models import CatalogEntry
+from catalog.services import served_entries
+from profiles.models import ModelProfile
+from rensei.orgs.models import Org
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresentedProfile:
+    """
+    A profile beside its model. `lifecycle` is None if the model has left the catalog, and
+    `served_model` if nothing serves it.
+    """
+
+    profile: ModelProfile
+    lifecycle: str | None
+    served_model: str | None
+
+
+def present(profiles: Iterable[ModelProfile], *, org: Org, today: date) -> list[PresentedProfile]:
+    """Present many profiles as they are on a day, with two queries for all of them."""
+    profiles = list(profiles)
+    entries = {
+        (entry.provider, entry.model_id): entry
+        for entry in CatalogEntry.objects.visible_to(org).filter(
+            provider__in={profile.provider for profile in profiles},
+            model_id__in={profile.model_id for profile in profiles},
+        )
+    }
+    served = served_entries(entries.values(), org=org, today=today)
+    presented = []
+    for profile in profiles:
+        entry = entries.get((profile.provider, profile.model_id))
+        server = served[entry.pk] if entry else None
+        presented.append(
+            PresentedProfile(
+                profile=profile,
+                lifecycle=entry.lifecycle_on(today).value if entry else None,
+                served_model=server.model_id if server else None,
+            )
+        )
+    return presented

@@ -1,0 +1,289 @@
+"""Creating, changing and finding model profiles. A profile is checked when it is saved, against provider and model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from catalog.models import CatalogEntry
+from catalog.provider_config import validate_provider_config
+from catalog.providers import ProviderSpec
+from catalog.services import check_effort, find_entry, find_spec, served_entries
+from integrations.models import Integration
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode, in_preference_order
+from rensei.core.clock import database_now
+from rensei.core.errors import AlreadyExists, FieldError, NotFound, NotPermitted
+from rensei.core.transactions import durable
+from rensei.orgs.access import Access, record
+from rensei.orgs.models import Org, Project
+
+NAME_SHAPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
+LARGEST_COLUMN_VALUE = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """The values of a profile that people choose."""
+
+    name: str
+    provider: str
+    model_id: str
+    auth_modes: list[str]
+    effort: str
+    scope: str
+    project: Project | None
+    integration: Integration | None
+    system: str
+    max_tokens: int | None
+    prompt_caching: str
+    provider_config: dict[str, Any]
+    is_default: bool
+
+
+def create_profile(
+    access: Access,
+    *,
+    name: str,
+    provider: str,
+    model_id: str,
+    auth_modes: list[str],
+    effort: str = "",
+    scope: str = ModelProfile.Scope.ORGANIZATION,
+    project: Project | None = None,
+    integration: Integration | None = None,
+    system: str = "",
+    max_tokens: int | None = None,
+    prompt_caching: str = ModelProfile.PromptCaching.EPHEMERAL,
+    provider_config: dict[str, Any] | None = None,
+    is_default: bool = False,
+) -> ModelProfile:
+    """
+    Create a profile. Its id is made of its name, and stays.
+
+    It may be saved before a key is connected or an entitlement exists; the refusal comes at dispatch.
+
+    :raises RenseiError: if a value is wrong, or the id is taken
+    """
+    draft = _checked(
+        access,
+        _Draft(
+            name=name,
+            provider=provider,
+            model_id=model_id,
+            auth_modes=auth_modes,
+            effort=effort,
+            scope=scope,
+            project=project,
+            integration=integration,
+            system=system,
+            max_tokens=max_tokens,
+            prompt_caching=prompt_caching,
+            provider_config=provider_config or {},
+            is_default=is_default,
+        ),
+    )
+    public_id = public_id_for(draft.name)
+    with durable():
+        _refuse_name_in_use(access.org, draft.name)
+        if draft.is_default:
+            _clear_default(access.org, draft.project)
+        try:
+            with transaction.atomic():
+                profile = ModelProfile.objects.create(
+                    org=access.org, public_id=public_id, created_by=access.user, **_columns(draft)
+                )
+        except IntegrityError as fault:
+            raise AlreadyExists(what=f"A profile with the id '{public_id}'") from fault
+        record(access, "profile.created", object_id=public_id, model=draft.model_id, auth_modes=draft.auth_modes)
+    return profile
+
+
+def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> ModelProfile:
+    """
+    Change some values of a profile, named as in `create_profile`. Its id stays, whatever its name becomes.
+
+    :raises RenseiError: if the profile would not be valid, or the caller may not change it
+    """
+    _require_reach(access, profile.project)
+    before = _Draft(**{field.name: getattr(profile, field.name) for field in fields(_Draft)})
+    draft = _checked(access, replace(before, **changes))
+    changed = [name for name, value in _columns(draft).items() if getattr(before, name) != value]
+    with durable():
+        if "name" in changed:
+            _refuse_name_in_use(access.org, draft.name, besides=profile)
+        if draft.is_default:
+            _clear_default(access.org, draft.project, besides=profile)
+        for name in changed:
+            setattr(profile, name, getattr(draft, name))
+        profile.updated_at = timezone.now()
+        profile.save(update_fields=[*changed, "updated_at"])
+        record(access, "profile.updated", object_id=profile.public_id, changed=changed)
+    return profile
+
+
+def delete_profile(access: Access, profile: ModelProfile) -> None:
+    """
+    Delete a profile. Its runs and ledger lines stay, for they name it by its id.
+
+    :raises NotPermitted: if the caller may not change it
+    """
+    access.require_writer()
+    _require_reach(access, profile.project)
+    with durable():
+        record(access, "profile.deleted", object_id=profile.public_id)
+        profile.delete()
+
+
+def visible_profiles(access: Access) -> QuerySet[ModelProfile]:
+    """List the profiles that a caller may see: all, or a project's token the organization's and its own."""
+    profiles: QuerySet[ModelProfile] = ModelProfile.objects.for_org(access.org)
+    if access.project is not None:
+        profiles = profiles.filter(Q(project=None) | Q(project=access.project))
+    return profiles.select_related("project", "integration")
+
+
+def find_profile(access: Access, public_id: str, *, project: Project | None = None) -> ModelProfile:
+    """
+    Find a profile by its id. With a project, it must be the organization's or that project's.
+
+    :raises NotFound: if the caller sees no such profile, or it is another project's
+    """
+    profile = visible_profiles(access).filter(public_id=public_id.replace("\0", "")).first()
+    if profile is None or (project is not None and profile.project_id not in (None, project.pk)):
+        raise NotFound
+    return profile
+
+
+def default_profile(org: Org, project: Project | None) -> ModelProfile | None:
+    """Find the profile of a dispatch that names none: the project's default, else the organization's."""
+    defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(is_default=True)
+    within = Q(project=None) if project is None else Q(project=None) | Q(project=project)
+    return (
+        defaults.filter(within)
+        .select_related("project", "integration")
+        .order_by(F("project").asc(nulls_last=True))
+        .first()
+    )
+
+
+def public_id_for(name: str) -> str:
+    """Make the id of a new profile: `prof_` and the name in snake case."""
+    return "prof_" + "_".join(re.split(r"[ _-]+", name.lower())).strip("_")
+
+
+def _checked(access: Access, draft: _Draft) -> _Draft:
+    """Check a draft, in the order in which people would mend it, and write its values in their normal form."""
+    access.require_writer()
+    name = draft.name.strip()
+    if not NAME_SHAPE.fullmatch(name):
+        raise FieldError(
+            pointer="/name",
+            reason="A name has 1 to 63 letters, digits, spaces, hyphens and underscores, and begins with a "
+            "letter or digit.",
+        )
+    _check_scope(access, draft)
+    spec = find_spec(draft.provider)
+    entry = find_entry(org=access.org, provider=draft.provider, model_id=draft.model_id)
+    # A model that nothing may serve can still be named: the profile shows the refusal that would come.
+    served = served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
+    _check_auth_modes(draft.auth_modes, spec, entry)
+    check_effort(served, draft.effort)
+    _check_integration(access, draft)
+    _check_max_tokens(draft.max_tokens, served)
+    if draft.prompt_caching not in ModelProfile.PromptCaching.values:
+        known = ", ".join(ModelProfile.PromptCaching.values)
+        raise FieldError(pointer="/promptCaching", reason=f"Prompt caching is one of {known}.")
+    return replace(
+        draft,
+        name=name,
+        auth_modes=in_preference_order(draft.auth_modes),
+        provider_config=validate_provider_config(spec, entry, draft.provider_config, served=served),
+    )
+
+
+def _check_scope(access: Access, draft: _Draft) -> None:
+    if draft.scope not in ModelProfile.Scope.values:
+        raise FieldError(pointer="/scope", reason=f"Scope is one of {', '.join(ModelProfile.Scope.values)}.")
+    if draft.project is not None and draft.project.org_id != access.org.pk:
+        raise NotFound
+    if draft.scope == ModelProfile.Scope.PROJECT and draft.project is None:
+        raise FieldError(pointer="/projectId", reason="A profile with the scope project names its project.")
+    if draft.scope == ModelProfile.Scope.ORGANIZATION and draft.project is not None:
+        raise FieldError(
+            pointer="/projectId",
+            reason="A profile of the organization has no project. Set scope to project, or leave it out.",
+        )
+    _require_reach(access, draft.project)
+
+
+def _require_reach(access: Access, project: Project | None) -> None:
+    """:raises NotPermitted: if the caller's token is bound to another project, or to one and this is everyone's"""
+    if access.project is not None and access.project != project:
+        raise NotPermitted
+
+
+def _check_auth_modes(modes: list[str], spec: ProviderSpec, entry: CatalogEntry) -> None:
+    if not modes:
+        raise FieldError(pointer="/authModes", reason="Name at least one auth mode.")
+    for place, mode in enumerate(modes):
+        pointer = f"/authModes/{place}"
+        if mode not in AuthMode.values:
+            raise FieldError(pointer=pointer, reason=f"'{mode}' is no auth mode. Known: {', '.join(AuthMode.values)}.")
+        if mode in modes[:place]:
+            raise FieldError(pointer=pointer, reason=f"'{mode}' is named twice.")
+        if mode not in spec.auth_modes:
+            offered = ", ".join(spec.auth_modes)
+            raise FieldError(
+                pointer=pointer, reason=f"Provider '{spec.id}' does not offer '{mode}'. It offers {offered}."
+            )
+        if mode not in entry.auth_modes:
+            offered = ", ".join(entry.auth_modes)
+            raise FieldError(
+                pointer=pointer, reason=f"Model '{entry.model_id}' does not offer '{mode}'. It offers {offered}."
+            )
+
+
+def _check_integration(access: Access, draft: _Draft) -> None:
+    if draft.integration is None:
+        return
+    if draft.integration.org_id != access.org.pk:
+        raise NotFound
+    if draft.integration.provider != draft.provider:
+        raise FieldError(
+            pointer="/integrationId",
+            reason=f"That integration is of the provider '{draft.integration.provider}', not '{draft.provider}'.",
+        )
+
+
+def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
+    if max_tokens is None:
+        return
+    largest = served.max_output_tokens or LARGEST_COLUMN_VALUE
+    if type(max_tokens) is not int or not 1 <= max_tokens <= largest:
+        raise FieldError(
+            pointer="/maxTokens",
+            reason=f"Give a whole number from 1 to {largest}, the most that {served} answers with.",
+        )
+
+
+def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:
+    """Refuse a name that another profile was renamed to, because people tell profiles apart by it."""
+    named: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(name=name)
+    if named.exclude(pk=besides and besides.pk).exists():
+        raise AlreadyExists(what=f"A profile with the name '{name}'")
+
+
+def _clear_default(org: Org, project: Project | None, *, besides: ModelProfile | None = None) -> None:
+    """Take the default from the profile that has it, one caller after the other."""
+    Org.objects.select_for_update().get(pk=org.pk)
+    defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(project=project, is_default=True)
+    defaults.exclude(pk=besides and besides.pk).update(is_default=False)
+
+
+def _columns(draft: _Draft) -> Mapping[str, Any]:
+    return {field.name: getattr(draft, field.name) for field in fields(draft)}
