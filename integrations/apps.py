@@ -1,6 +1,18 @@
+import importlib
+import pkgutil
+
 from django.apps import AppConfig
 
 
 class IntegrationsConfig(AppConfig):
     name = "integrations"
     label = "integrations"
+
+    def ready(self) -> None:
+        """Find the adapters: every package in `integrations/providers/` shows one, named ADAPTER."""
+        from integrations import providers
+        from integrations.providers.base import register
+
+        for found in pkgutil.iter_modules(providers.__path__):
+            if found.ispkg:
+                register(importlib.import_module(f"{providers.__name__}.{found.name}").ADAPTER)

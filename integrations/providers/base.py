@@ -43,24 +43,31 @@ class BuiltRequest:
     """
     A request in the provider's own parameters.
 
-    `input_tokens_at_least` is a local estimate that is never above the true count.
+    `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
+    that is close to it, to decide whether the provider should count exactly before the attempt.
     """
 
     params: dict[str, Any]
     effort_applied: dict[str, Any]
     max_tokens: int
     input_tokens_at_least: int
+    input_tokens_about: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a test of a key found, in words that say what to do. `models` is `[{"id", "displayName"}]`."""
+    """
+    What a test of a key found, in words that say what to do. `models` is `[{"id", "displayName"}]`.
+
+    It is not `conclusive` where the provider was busy or out of reach: that says nothing about the key.
+    """
 
     ok: bool
     code: str
     message: str
     fix: str
     models: list[dict[str, str]] = field(default_factory=list)
+    conclusive: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +87,18 @@ class UsageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The whole answer. It comes last, and only of a stream that ended properly."""
+    """
+    The whole answer. It comes last, and only of a stream that ended properly.
+
+    `usage_estimated` says that the provider's account was missing or absurd, and that we counted ourselves.
+    """
 
     text: str
     content: list[dict[str, Any]]
     stop_reason: str
     usage: Usage
     request_id: str
+    usage_estimated: bool = False
 
 
 StreamEvent = TextDelta | UsageReport | Answer
@@ -96,10 +108,11 @@ class ProviderFailure(Exception):
     """
     A call to a provider that failed, translated once, in the adapter.
 
-    `code` is one of the PROVIDER_… codes of the run's error. `sent` says whether the request may have
-    reached the provider. `usage` is what was reported before it failed, or None where nothing was;
+    `code` is one of the PROVIDER_… codes of the run's error, and `diagnosis` the finer one that a test of
+    the key shows. `sent` says whether the request may have reached the provider. `usage` is what was
+    reported before it failed, its output estimated from what had come, or None where nothing was;
     `output_seen` whether any byte of an answer had come. `message` and `fix` are ours, and never hold
-    a header or a key.
+    a header or a key. `provider_code` is `deadline` if the time for the whole call was over.
     """
 
     def __init__(
@@ -114,6 +127,7 @@ class ProviderFailure(Exception):
         output_seen: bool = False,
         retry_after_seconds: float | None = None,
         status: int | None = None,
+        diagnosis: str = "",
         provider_code: str = "",
         request_id: str = "",
         usage: Usage | None = None,
@@ -129,6 +143,7 @@ class ProviderFailure(Exception):
         self.output_seen = output_seen
         self.retry_after_seconds = retry_after_seconds
         self.status = status
+        self.diagnosis = diagnosis
         self.provider_code = provider_code
         self.request_id = request_id
         self.usage = usage
@@ -136,11 +151,18 @@ class ProviderFailure(Exception):
 
 
 class ProviderStream(Protocol):
-    """A call under way. Iterate it to the end; `close` from another thread hangs up at once."""
+    """
+    A call under way. Iterate it once, to the end; it raises `ProviderFailure`.
+
+    `close` from another thread hangs up at once: the iteration then ends without an `Answer`, and
+    `usage_so_far` tells what was reported until then, its output estimated, or None.
+    """
 
     def __iter__(self) -> Iterator[StreamEvent]: ...
 
     def close(self) -> None: ...
+
+    def usage_so_far(self) -> Usage | None: ...
 
 
 class Adapter(Protocol):
@@ -148,12 +170,14 @@ class Adapter(Protocol):
     How Rensei talks to one provider.
 
     `build` is pure. `prepare` may fetch and shrink images, and runs in the worker before the attempt.
-    `count_input_tokens`, `test_connection` and `stream` make calls; they raise `ProviderFailure`.
+    `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls
+    and returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key`
+    judges the form of a key that is already stripped of white space around it.
     """
 
     provider: ClassVar[str]
 
-    def check_key(self, key: Secret) -> None: ...
+    def check_key(self, key: Secret, *, base_url: str = "") -> None: ...
 
     def default_base_url(self) -> str: ...
 
@@ -164,6 +188,8 @@ class Adapter(Protocol):
     def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]: ...
 
     def count_input_tokens(self, params: Mapping[str, Any], *, credential: Credential) -> int: ...
+
+    def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]: ...
 
     def stream(
         self, params: Mapping[str, Any], *, credential: Credential, attempt_id: str, timeout_seconds: float

@@ -1,0 +1,5 @@
+"""Anthropic Claude."""
+
+from integrations.providers.anthropic.adapter import AnthropicAdapter
+
+ADAPTER = AnthropicAdapter()

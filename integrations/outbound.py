@@ -1,0 +1,470 @@
+"""
+The one guarded way out: which addresses may be called, and a client that can connect to no other.
+
+An address is checked when it is saved and again, after its name is resolved, in the connection itself: the socket goes
+to the address that was checked, so a name that answers differently the second time gains nothing.
+"""
+
+import contextlib
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import httpcore2
+import httpx2
+from django.conf import settings
+
+from catalog.providers import REGISTRY as PROVIDERS
+from rensei.core.errors import RenseiError
+
+CONNECT_SECONDS_MAX = 5.0
+IDLE_SECONDS_MAX = 60.0
+IMAGE_BYTES_MAX = 20 * 1024 * 1024
+_IMAGE_SECONDS_MAX = 20.0
+_URL_CHARACTERS_MAX = 300
+_IMAGE_URL_CHARACTERS_MAX = 4000
+_PORTS = (443, 8443)
+
+# The whole grammar of an address that we call. A stricter reader than any client has, so that no two readings differ.
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?",
+    re.IGNORECASE,
+)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+# What a resolver may take for a number: 127.1, 2130706433, 0x7f.1.
+_ENDS_LIKE_A_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)$")
+
+# IANA's special-purpose registries, and the address that Azure serves its virtual machines' secrets from. The flags of
+# `ipaddress` are not used: they let through 192.88.99.1, 64:ff9b::/96, 2002::/16 and others, depending on the version.
+# https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry
+_FORBIDDEN = [
+    ipaddress.ip_network(cidr)
+    for cidr in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "168.63.129.16/32",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.31.196.0/24",
+        "192.52.193.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "192.175.48.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "::1/128",
+        "::/96",
+        "::ffff:0:0/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "2620:4f:8000::/48",
+        "3fff::/20",
+        "5f00::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    )
+]
+_GLOBAL_UNICAST_V6 = ipaddress.ip_network("2000::/3")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class BaseUrlRefused(RenseiError):
+    """The address is not one that this server may send a key to."""
+
+    code = "BASE_URL_REFUSED"
+    status = 422
+    title = "Base URL refused"
+    message = "{reason}"
+
+
+class AddressRefused(httpx2.ConnectError):
+    """The name resolved to an address that may not be called. Nothing was sent."""
+
+
+class AnswerRefused(httpx2.ReadError):
+    """The answer is larger than we read, or in an encoding that we did not ask for."""
+
+
+class DeadlinePassed(httpx2.ReadTimeout):
+    """The time for the whole call is over."""
+
+
+class Unreachable(Exception):
+    """An address could not be read. The text is ours, and names no more than the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """An address, taken apart once. `trusted` means that the operator of this server chose it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    trusted: bool
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        standard = {"https": 443, "http": 80}[self.scheme]
+        return f"{self.scheme}://{host}" + ("" if self.port == standard else f":{self.port}")
+
+
+def check_base_url(url: str) -> str:
+    """
+    Check an address that someone wants to send a key to, and return it in its normal form.
+
+    It resolves the name, so call it outside of transactions.
+
+    :raises BaseUrlRefused: with a reason that does not repeat the address
+    """
+    destination = _parse(url, characters_max=_URL_CHARACTERS_MAX)
+    if "?" in url:
+        raise BaseUrlRefused(reason="The base URL must not have a query. Leave out everything from the '?' on.")
+    if not destination.trusted:
+        try:
+            _checked_addresses(destination)
+        except AddressRefused as refused:
+            raise BaseUrlRefused(reason=str(refused)) from None
+        except OSError:
+            raise BaseUrlRefused(
+                reason="The host name of the base URL cannot be found. Check its spelling, and that it is public."
+            ) from None
+    return destination.origin + destination.path.rstrip("/")
+
+
+def check_image_url(url: str) -> None:
+    """
+    Check the form of an image's address, without the network.
+
+    :raises BaseUrlRefused: with a reason that does not repeat the address
+    """
+    _parse(url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
+
+
+def http_client(
+    base_url: str, *, deadline: float, answer_bytes_max: int, sockets: "Sockets | None" = None
+) -> httpx2.Client:
+    """
+    Make a client for one address. It follows no redirect, reads no proxy or netrc from the environment, and connects
+    to checked addresses only.
+
+    :param deadline: the moment of `time.monotonic()` at which every read ends
+    :param sockets: notes the open sockets, so that another thread can hang up
+    :raises BaseUrlRefused: if the address is not one that may be called
+    """
+    destination = _parse(base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
+    return httpx2.Client(
+        transport=_GuardedTransport(
+            destination, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets or Sockets()
+        ),
+        timeout=httpx2.Timeout(IDLE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
+        headers={"accept-encoding": "identity"},
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def fetch_image(url: str) -> bytes:
+    """
+    Fetch the bytes of an image, whatever its server says they are.
+
+    :raises BaseUrlRefused: if the address may not be called
+    :raises Unreachable: if there is no picture's worth of bytes to get
+    """
+    deadline = time.monotonic() + _IMAGE_SECONDS_MAX
+    with http_client(url, deadline=deadline, answer_bytes_max=IMAGE_BYTES_MAX) as client:
+        try:
+            answer = client.get(url)
+        except (AddressRefused, AnswerRefused) as refused:
+            raise Unreachable(str(refused)) from None
+        except httpx2.TimeoutException:
+            raise Unreachable("Its server took too long to answer.") from None
+        except httpx2.HTTPError:
+            raise Unreachable("Its server could not be reached, or broke off.") from None
+    if answer.is_redirect:
+        raise Unreachable("Its server redirects elsewhere, which is not followed. Give the final address.")
+    if not answer.is_success:
+        raise Unreachable(f"Its server answered with status {answer.status_code}.")
+    return answer.content
+
+
+class Sockets:
+    """The open sockets of a client. `hang_up` may come from any thread, and ends what waits for them."""
+
+    def __init__(self) -> None:
+        self._open: list[socket.socket] = []
+        self.hung_up = False
+
+    def add(self, connection: socket.socket) -> None:
+        self._open.append(connection)
+        if self.hung_up:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        self.hung_up = True
+        for connection in self._open:
+            # The plain socket's method: that of SSLSocket would take away what the reading thread still uses.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """List all addresses of a host name."""
+    return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+
+
+def is_forbidden(address: Address) -> bool:
+    """Tell whether an address is inside some private, local or special network."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST_V6:
+        return True
+    return any(address.version == network.version and address in network for network in _FORBIDDEN)
+
+
+def _parse(url: str, *, characters_max: int) -> Destination:
+    found = _URL.fullmatch(url) if len(url) <= characters_max else None
+    if found is None:
+        raise BaseUrlRefused(
+            reason="The address must look like https://host/path: with a scheme and a host, and without user name, "
+            "password, spaces, fragment or characters outside of ASCII."
+        )
+    scheme, host = found["scheme"].lower(), found["host"].lower().strip("[]")
+    port = int(found["port"] or {"https": 443, "http": 80}[scheme])
+    if not _is_host(host, in_brackets=found["host"].startswith("[")):
+        raise BaseUrlRefused(reason="The host of the address is neither a host name nor an IP address in full form.")
+    if not 0 < port <= 65535:
+        raise BaseUrlRefused(reason="The port of the address is not between 1 and 65535.")
+    if ".." in (found["path"] or ""):
+        raise BaseUrlRefused(reason="The path of the address must not contain '..'.")
+    plain = Destination(scheme=scheme, host=host, port=port, path=found["path"] or "", trusted=False)
+    if plain.origin in _operators_origins() or _is_allowlisted_host(host):
+        return Destination(scheme=scheme, host=host, port=port, path=plain.path, trusted=True)
+    if scheme != "https":
+        raise BaseUrlRefused(reason="The address must begin with https://, so that the key travels encrypted.")
+    if port not in _PORTS:
+        ports = " or ".join(str(port) for port in _PORTS)
+        raise BaseUrlRefused(
+            reason=f"The port of the address must be {ports}. For another one, ask the operator of this server "
+            "to list the host in RENSEI_OUTBOUND_ALLOWLIST."
+        )
+    return plain
+
+
+def _is_host(host: str, *, in_brackets: bool) -> bool:
+    if in_brackets or _ENDS_LIKE_A_NUMBER.search(host):
+        kind = ipaddress.IPv6Address if in_brackets else ipaddress.IPv4Address
+        try:
+            kind(host)
+        except ValueError:
+            return False
+        return True
+    return _HOST_NAME.fullmatch(host) is not None
+
+
+def _operators_origins() -> set[str]:
+    """List where the operator of this server sends each provider's calls."""
+    urls = [str(getattr(settings, spec.default_base_url_setting, "")) for spec in PROVIDERS.values()]
+    found = [match for match in map(_URL.fullmatch, urls) if match]
+    return {
+        Destination(
+            scheme=match["scheme"].lower(),
+            host=match["host"].lower().strip("[]"),
+            port=int(match["port"] or {"https": 443, "http": 80}[match["scheme"].lower()]),
+            path="",
+            trusted=True,
+        ).origin
+        for match in found
+    }
+
+
+def _is_allowlisted_host(host: str) -> bool:
+    if host in (entry.lower() for entry in settings.RENSEI_OUTBOUND_ALLOWLIST):
+        return True
+    try:
+        return _is_allowlisted_address(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _is_allowlisted_address(address: Address) -> bool:
+    for entry in settings.RENSEI_OUTBOUND_ALLOWLIST:
+        with contextlib.suppress(ValueError):
+            network = ipaddress.ip_network(entry, strict=False)
+            if network.version == address.version and address in network:
+                return True
+    return False
+
+
+def _checked_addresses(destination: Destination) -> list[str]:
+    """
+    Resolve a host and refuse it if any of its addresses may not be called.
+
+    One bad address is enough: a client could be made to fall back on it.
+
+    :raises AddressRefused: if it may not be called
+    :raises OSError: if the name cannot be resolved
+    """
+    found = resolve(destination.host, destination.port)
+    if destination.trusted:
+        return found
+    for text in found:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if is_forbidden(address) and not _is_allowlisted_address(address):
+            raise AddressRefused(
+                "The host of the address is inside a private or special network. Use a public one, or ask the "
+                "operator of this server to list it in RENSEI_OUTBOUND_ALLOWLIST."
+            )
+    return found
+
+
+class _GuardedTransport(httpx2.HTTPTransport):
+    """HTTP over connections to one destination, with a limit on the size of an answer."""
+
+    def __init__(self, destination: Destination, *, deadline: float, answer_bytes_max: int, sockets: Sockets) -> None:
+        # The parent would make a pool of its own, which looks names up by itself.
+        self._destination = destination
+        self._deadline = deadline
+        self._answer_bytes_max = answer_bytes_max
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=_ssl_context(),
+            network_backend=_CheckedBackend(destination, deadline=deadline, sockets=sockets),
+        )
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if (request.url.host, request.url.scheme) != (self._destination.host, self._destination.scheme):
+            raise AddressRefused("This client calls one host only.")
+        with _deadline_told(self._deadline):
+            answer = super().handle_request(request)
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            answer.close()
+            raise AnswerRefused("The answer is compressed, which was not asked for.")
+        assert isinstance(answer.stream, httpx2.SyncByteStream)
+        stream = _BoundedStream(answer.stream, bytes_max=self._answer_bytes_max, deadline=self._deadline)
+        return httpx2.Response(answer.status_code, headers=answer.headers, stream=stream, extensions=answer.extensions)
+
+
+class _BoundedStream(httpx2.SyncByteStream):
+    """The bytes of an answer, up to a limit."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, *, bytes_max: int, deadline: float) -> None:
+        self._stream = stream
+        self._bytes_left = bytes_max
+        self._deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _deadline_told(self._deadline):
+            for chunk in self._stream:
+                self._bytes_left -= len(chunk)
+                if self._bytes_left < 0:
+                    raise AnswerRefused("The answer is larger than this server reads.")
+                yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+@contextlib.contextmanager
+def _deadline_told(deadline: float) -> Iterator[None]:
+    """Tell apart the end of the whole call's time from that of one wait."""
+    try:
+        yield
+    except (httpx2.ReadTimeout, httpx2.WriteTimeout):
+        if time.monotonic() >= deadline:
+            raise DeadlinePassed("The time for the whole call is over.") from None
+        raise
+
+
+class _CheckedBackend(httpcore2.NetworkBackend):
+    """Opens connections to checked addresses. The host name stays what TLS and HTTP are told."""
+
+    def __init__(self, destination: Destination, *, deadline: float, sockets: Sockets) -> None:
+        self._destination = destination
+        self._deadline = deadline
+        self._sockets = sockets
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        if (host, port) != (self._destination.host, self._destination.port):
+            raise AddressRefused("This client calls one host only.")
+        try:
+            addresses = _checked_addresses(self._destination)
+        except OSError:
+            raise httpcore2.ConnectError("The host name cannot be found.") from None
+        backend = httpcore2.SyncBackend()
+        failure: Exception = httpcore2.ConnectError("The host name has no address.")
+        for address in addresses:
+            try:
+                stream = backend.connect_tcp(address, port, timeout=timeout, socket_options=socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+                continue
+            return _WatchedStream(stream, deadline=self._deadline, sockets=self._sockets)
+        raise failure
+
+
+class _WatchedStream(httpcore2.NetworkStream):
+    """A connection whose every wait ends at the deadline, or when someone hangs up."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, *, deadline: float, sockets: Sockets) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._sockets = sockets
+        sockets.add(stream.get_extra_info("socket"))
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, timeout=self._until_deadline(timeout, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout=self._until_deadline(timeout, httpcore2.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        secured = self._stream.start_tls(ssl_context, server_hostname=server_hostname, timeout=timeout)
+        return _WatchedStream(secured, deadline=self._deadline, sockets=self._sockets)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def _until_deadline(self, timeout: float | None, error: Callable[[str], Exception]) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise error("The time for the whole call is over.")
+        return min(left, timeout if timeout is not None else left)
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    # Loading the certificate authorities takes tens of milliseconds, and clients are made for each call.
+    return ssl.create_default_context()

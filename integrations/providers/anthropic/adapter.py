@@ -1,0 +1,141 @@
+"""How Rensei talks to Anthropic: the rooms of this folder behind the one interface of all providers."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from django.conf import settings
+
+from catalog.models import CatalogEntry
+from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic import images, keys, messages
+from integrations.providers.anthropic.connection import Connection
+from integrations.providers.anthropic.errors import make_failure, parse_object
+from integrations.providers.anthropic.messages import check_shape
+from integrations.providers.anthropic.stream import MessageStream
+from integrations.providers.base import (
+    BuiltRequest,
+    Credential,
+    KeyKindRefused,
+    ModelRequest,
+    ProviderFailure,
+    Verdict,
+)
+from rensei.core.errors import FieldError
+from rensei.core.secret import Secret
+
+_TEST_SECONDS_MAX = 20.0
+_COUNT_SECONDS_MAX = 30.0
+_LIST_BYTES_MAX = 8 * 1024 * 1024
+_COUNT_BYTES_MAX = 1024 * 1024
+_PAGES_MAX = 20
+_MODELS_PER_PAGE = 1000
+_NAME_CHARACTERS_MAX = 128
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control")
+
+
+class AnthropicAdapter:
+    """Anthropic's API, at its own address, the operator's, or that of an organization's gateway."""
+
+    provider: ClassVar[str] = "claude"
+
+    def check_key(self, key: Secret, *, base_url: str = "") -> None:
+        keys.check_key(key, base_url=base_url)
+
+    def default_base_url(self) -> str:
+        return str(settings.RENSEI_ANTHROPIC_BASE_URL)
+
+    def check_input(self, *, messages: list[dict[str, Any]], entry: CatalogEntry) -> None:
+        check_shape(messages, entry=entry)
+        images.check_images(messages, entry=entry)
+
+    def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
+        return messages.build(request, entry=entry)
+
+    def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]:
+        return images.prepare_images(messages, entry=entry)
+
+    def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
+        return messages.fit(params, input_tokens=input_tokens, context_window_tokens=context_window_tokens)
+
+    def count_input_tokens(self, params: Mapping[str, Any], *, credential: Credential) -> int:
+        """
+        Ask Anthropic for the exact size of a prompt, which is free.
+
+        :raises ProviderFailure: if it does not tell
+        """
+        body = {name: params[name] for name in _COUNTED if name in params}
+        deadline = time.monotonic() + _COUNT_SECONDS_MAX
+        with Connection(credential, deadline=deadline, answer_bytes_max=_COUNT_BYTES_MAX) as connection:
+            found = parse_object(connection.post("/v1/messages/count_tokens", body).content).get("input_tokens")
+        if type(found) is not int or found < 0:
+            raise make_failure(d.NOT_THE_API)
+        return found
+
+    def stream(
+        self, params: Mapping[str, Any], *, credential: Credential, attempt_id: str, timeout_seconds: float
+    ) -> MessageStream:
+        return MessageStream(params, credential=credential, attempt_id=attempt_id, timeout_seconds=timeout_seconds)
+
+    def test_connection(self, *, credential: Credential) -> Verdict:
+        """Find out whether a key is accepted and which models it may call. It costs nothing."""
+        try:
+            keys.check_key(credential.secret, base_url=_own_base_url(credential))
+        except (KeyKindRefused, FieldError) as refused:
+            return Verdict(ok=False, code=refused.code, message=refused.detail, fix="Paste another key.")
+        try:
+            models = _list_models(credential)
+        except ProviderFailure as failure:
+            return Verdict(ok=False, code=failure.diagnosis, message=failure.message, fix=failure.fix)
+        if not models:
+            return Verdict(
+                ok=True,
+                code="NO_MODELS",
+                message="Anthropic accepts this key, but opens no model to it.",
+                fix="Check the model access of the key's workspace in the Claude Console.",
+            )
+        return Verdict(
+            ok=True,
+            code="OK",
+            message=f"Anthropic accepts this key, and opens {len(models)} models to it.",
+            fix="Whether there is credit shows only a test message, which costs a small fraction of a cent.",
+            models=models,
+        )
+
+    def cheapest_model(self, models: list[dict[str, str]]) -> str:
+        """Choose the model for a test message: the newest of the smallest line, as Anthropic lists the newest first."""
+        ids = [model["id"] for model in models]
+        for line in ("haiku", "sonnet"):
+            if of_line := [model_id for model_id in ids if line in model_id]:
+                return of_line[0]
+        return ids[0] if ids else "claude-haiku-5-5"
+
+
+def _own_base_url(credential: Credential) -> str:
+    return "" if credential.base_url in ("", settings.RENSEI_ANTHROPIC_BASE_URL) else credential.base_url
+
+
+def _list_models(credential: Credential) -> list[dict[str, str]]:
+    """List every model that a key may call, page by page."""
+    deadline = time.monotonic() + _TEST_SECONDS_MAX
+    models: list[dict[str, str]] = []
+    query = {"limit": str(_MODELS_PER_PAGE)}
+    with Connection(credential, deadline=deadline, answer_bytes_max=_LIST_BYTES_MAX) as connection:
+        for _ in range(_PAGES_MAX):
+            page = parse_object(connection.get("/v1/models", query).content)
+            rows = page.get("data")
+            if not isinstance(rows, list):
+                raise make_failure(d.NOT_THE_API)
+            models += [found for found in map(_read_model, rows) if found]
+            if page.get("has_more") is not True or not isinstance(page.get("last_id"), str):
+                break
+            query["after_id"] = page["last_id"]
+    return models
+
+
+def _read_model(row: object) -> dict[str, str] | None:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        return None
+    model_id = row["id"][:_NAME_CHARACTERS_MAX]
+    name = row.get("display_name")
+    return {"id": model_id, "displayName": name[:_NAME_CHARACTERS_MAX] if isinstance(name, str) else model_id}

@@ -1,0 +1,105 @@
+"""
+Prompt caching: where the breakpoints go, and when none should.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from integrations.providers.anthropic.tokens import tokens_about
+from rensei.core.errors import FieldError
+
+BREAKPOINTS_MAX = 4
+# A model whose minimum we do not know is taken to have the largest that any has.
+_MINIMUM_UNKNOWN_TOKENS = 4096
+_MARKS: dict[str, dict[str, str]] = {
+    "ephemeral": {"type": "ephemeral"},
+    "static": {"type": "ephemeral", "ttl": "1h"},
+}
+_UNMARKABLE = ("thinking", "redacted_thinking")
+
+
+def with_cache_breakpoints(
+    params: Mapping[str, Any], *, prompt_caching: str, capabilities: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Return the parameters with cache breakpoints.
+
+    Whoever set any of their own gets exactly those. Otherwise up to three are set: on the last tool, on the last
+    system block, and on the last turn of a conversation, each only if the prompt up to there is long enough for
+    the model to cache it. A single first turn gets none: nothing shows yet that it will ever come again, and
+    writing it to the cache costs a quarter more than reading it.
+
+    :raises FieldError: if a breakpoint of the caller's own is of no kind that there is
+    """
+    params = copy.deepcopy(dict(params))
+    own = list(_marked(params))
+    if own or params.get("cache_control") is not None:
+        for pointer, block in own:
+            block["cache_control"] = _translated(block["cache_control"], pointer=pointer)
+        if len(own) > BREAKPOINTS_MAX:
+            raise FieldError(
+                pointer=own[BREAKPOINTS_MAX][0], reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints."
+            )
+        return params
+    if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
+        return params
+
+    minimum = capabilities.get("minCacheTokens") or _MINIMUM_UNKNOWN_TOKENS
+    for part in ("tools", "system", "messages"):
+        prefix = {name: params[name] for name in _prefix(part) if name in params}
+        if tokens_about(prefix) >= minimum:
+            _mark_end(params, part=part, mark=_MARKS[prompt_caching])
+    return params
+
+
+def _prefix(part: str) -> tuple[str, ...]:
+    order = ("tools", "system", "messages")
+    return order[: order.index(part) + 1]
+
+
+def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> None:
+    """Mark the last block of a part that may be marked, if there is one."""
+    if part == "messages":
+        turns = params.get("messages") or []
+        if len(turns) > 1:
+            turns[-1]["content"] = _with_mark(turns[-1]["content"], mark=mark)
+    elif params.get(part):
+        params[part] = _with_mark(params[part], mark=mark)
+
+
+def _with_mark(content: Any, *, mark: dict[str, str]) -> Any:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content, "cache_control": dict(mark)}] if content else content
+    for block in reversed(content):
+        if block.get("type") not in _UNMARKABLE and block.get("text") != "":
+            block["cache_control"] = dict(mark)
+            break
+    return content
+
+
+def _marked(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk the blocks that carry a breakpoint, each with a JSON pointer to it."""
+    for part in ("tools", "system"):
+        yield from _marked_in(params.get(part), pointer=f"/{part}")
+    for index, message in enumerate(params.get("messages") or []):
+        yield from _marked_in(message.get("content"), pointer=f"/messages/{index}/content")
+
+
+def _marked_in(content: Any, *, pointer: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, block in enumerate(content if isinstance(content, list) else []):
+        if isinstance(block, dict):
+            yield from _marked_in(block.get("content"), pointer=f"{pointer}/{index}/content")
+            if block.get("cache_control") is not None:
+                yield f"{pointer}/{index}/cache_control", block
+
+
+def _translated(mark: Any, *, pointer: str) -> dict[str, Any]:
+    """Take a caller's breakpoint; `static`, which Anthropic does not know, means one hour."""
+    if isinstance(mark, dict) and mark.get("type") == "static":
+        return dict(_MARKS["static"])
+    if isinstance(mark, dict) and mark.get("type") == "ephemeral" and mark.get("ttl", "5m") in ("5m", "1h"):
+        return mark
+    raise FieldError(pointer=pointer, reason="cache_control must be of type 'ephemeral' (5m or 1h) or 'static'.")

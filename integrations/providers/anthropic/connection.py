@@ -1,0 +1,138 @@
+"""
+The SDK's client, for one call with one key, so that no tenant's connection, key or header is ever near another's.
+
+The SDK also reads ANTHROPIC_* variables of the machine it runs on, so the headers that go out are exactly ours.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx2
+from django.conf import settings
+
+from integrations import outbound
+from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic.errors import failure_of_answer, failure_of_transport, make_failure
+from integrations.providers.base import Credential, ProviderFailure
+
+if TYPE_CHECKING:
+    import anthropic
+
+API_VERSION = "2026-10-21"
+# The headers that HTTP itself needs; every other one is set by us or dropped.
+_OF_HTTP = {"host", "connection", "content-length", "content-type", "transfer-encoding"}
+
+
+class Connection:
+    """
+    A client for one call.
+
+    Every method raises ProviderFailure. Failures are raised `from None`: the errors of the SDK hold the request,
+    and with it the key.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        *,
+        deadline: float,
+        answer_bytes_max: int,
+        attempt_id: str = "",
+        sockets: outbound.Sockets | None = None,
+    ) -> None:
+        self._key = credential.secret.reveal()
+        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            # An HTTP client would print it in its complaint about an illegal header.
+            raise make_failure(d.KEY_REJECTED, sent=False)
+        base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
+        self._headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "anthropic-version": API_VERSION,
+            "authorization": f"Bearer {self._key}",
+            "user-agent": "rensei",
+        }
+        if attempt_id:
+            self._headers["x-rensei-attempt"] = attempt_id
+        if credential.workspace_id:
+            self._headers["anthropic-workspace-id"] = credential.workspace_id
+        try:
+            http_client = outbound.http_client(
+                base_url, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets
+            )
+        except outbound.BaseUrlRefused:
+            raise make_failure(d.ADDRESS_REFUSED, sent=False) from None
+        http_client.event_hooks = {"request": [self._set_headers]}
+        self._client = _make_sdk_client(key=self._key, base_url=base_url, http_client=http_client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, query: Mapping[str, str]) -> httpx2.Response:
+        """Get an answer of status 200."""
+        return self._call(lambda: self._client.get(path, cast_to=httpx2.Response, options={"params": dict(query)}))
+
+    def post(self, path: str, body: Mapping[str, Any], *, stream: bool = False) -> httpx2.Response:
+        """Send a body, and get an answer of status 200, whose own body is still to come if it streams."""
+        import anthropic
+
+        if stream:
+            return self._call(
+                lambda: self._client.post(
+                    path, cast_to=httpx2.Response, body=dict(body), stream=True, stream_cls=anthropic.Stream[Any]
+                )
+            )
+        return self._call(lambda: self._client.post(path, cast_to=httpx2.Response, body=dict(body)))
+
+    def events(self, response: httpx2.Response) -> Iterator[tuple[str, str]]:
+        """Read the server-sent events of an answer, each as its name and data."""
+        import anthropic
+
+        for event in anthropic.Stream.raw_events(response):
+            if event.data:
+                yield event.event or "", event.data
+
+    def _call(self, send: Any) -> httpx2.Response:
+        import anthropic
+
+        try:
+            response: httpx2.Response = send()
+        except anthropic.APIStatusError as error:
+            raise self._without_key(
+                failure_of_answer(status=error.status_code, body=error.response.content, headers=error.response.headers)
+            ) from None
+        except (anthropic.APIConnectionError, httpx2.HTTPError) as error:
+            raise failure_of_transport(error) from None
+        return response
+
+    def _set_headers(self, request: httpx2.Request) -> None:
+        for name in list(request.headers):
+            if name.lower() not in _OF_HTTP:
+                del request.headers[name]
+        request.headers.update(self._headers)
+
+    def _without_key(self, failure: ProviderFailure) -> ProviderFailure:
+        """Take out the key, should whoever answered have quoted it."""
+        failure.message = failure.message.replace(self._key, "***")
+        failure.args = (f"{failure.code}: {failure.message}",)
+        return failure
+
+
+def _make_sdk_client(*, key: str, base_url: str, http_client: httpx2.Client) -> "anthropic.Anthropic":
+    # Imported on the first call: it takes more than a second, which pages and commands need not wait for.
+    import anthropic
+
+    return anthropic.Anthropic(
+        api_key=key,
+        base_url=base_url,
+        max_retries=0,
+        timeout=http_client.timeout,
+        http_client=http_client,
+        open_telemetry=False,
+    )

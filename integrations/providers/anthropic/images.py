@@ -1,0 +1,228 @@
+"""
+Images: checked when a run is admitted, and made ready for Anthropic just before the call.
+
+Source of the limits: https://platform.claude.com/docs/en/build-with-claude/vision
+"""
+
+import base64
+import binascii
+import copy
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from catalog.models import CatalogEntry
+from integrations import outbound
+from rensei.core.errors import RenseiError
+
+_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
+_ENCODED_BYTES_MAX = 10_000_000
+_REQUEST_BYTES_MAX = 31 * 1024 * 1024
+_SIDE_PIXELS_MAX = 8000
+_SIDE_PIXELS_MAX_OF_MANY = 2000
+_MANY = 20
+_IMAGES_MAX = 600
+_IMAGES_MAX_OF_SMALL_WINDOW = 100
+_SMALL_WINDOW_TOKENS = 200_000
+_DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+/-]*)(?:;[a-z0-9=._-]+)*;base64,", re.IGNORECASE)
+
+# Pillow warns from 89 million pixels on. More is no picture to send to a model, but perhaps a few bytes that unpack to
+# gigabytes, so we make it an error.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+class ImagesNotSupported(RenseiError):
+    """The model cannot see."""
+
+    code = "IMAGES_NOT_SUPPORTED"
+    status = 422
+    title = "Images not supported"
+    message = "{model} does not take images. Leave them out, or choose a model with vision."
+
+
+class InvalidImage(RenseiError):
+    """An image that Anthropic would refuse, and that we cannot mend."""
+
+    code = "INVALID_IMAGE"
+    status = 422
+    title = "Invalid image"
+    message = "{which}: {reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What the content of an image says it is, whatever its sender says."""
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+
+
+def check_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None:
+    """
+    Check all images that are here, and the form of those that are elsewhere. It makes no call.
+
+    :raises ImagesNotSupported: if the model takes none
+    :raises InvalidImage: with the number of the image, and the reason
+    """
+    blocks = list(_image_blocks(messages))
+    if not blocks:
+        return
+    if not entry.capabilities.get("vision"):
+        raise ImagesNotSupported(model=entry.display_name)
+    _check_number(len(blocks), entry=entry)
+    for number, block in enumerate(blocks, start=1):
+        data = _inline_data(block, number=number)
+        if data is None:
+            try:
+                outbound.check_image_url(block["source"]["url"])
+            except outbound.BaseUrlRefused as refused:
+                raise _invalid(number, refused.detail) from None
+        else:
+            _read(data, number=number)
+
+
+def prepare_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]:
+    """
+    Return the messages with every image as Anthropic takes it: fetched, of its true type, small enough, base64.
+
+    :raises InvalidImage: with the number of the image, and the reason
+    """
+    messages = copy.deepcopy(messages)
+    blocks = list(_image_blocks(messages))
+    _check_number(len(blocks), entry=entry)
+    side_max = _SIDE_PIXELS_MAX_OF_MANY if len(blocks) > _MANY else _SIDE_PIXELS_MAX
+    total = 0
+    for number, block in enumerate(blocks, start=1):
+        data = _inline_data(block, number=number)
+        if data is None:
+            data = _fetch(block["source"]["url"], number=number)
+        picture = _made_to_fit(_read(data, number=number), side_max=side_max, number=number)
+        encoded = base64.b64encode(picture.data).decode()
+        total += len(encoded)
+        if total > _REQUEST_BYTES_MAX:
+            raise _invalid(number, "the images together are larger than the 32 MB that a request may have.")
+        block["source"] = {"type": "base64", "media_type": picture.media_type, "data": encoded}
+    return messages
+
+
+def _image_blocks(content: Any) -> Iterator[dict[str, Any]]:
+    """Walk the images of messages or content blocks, those inside tool results included, in their order."""
+    for block in content if isinstance(content, list) else []:
+        if isinstance(block, dict):
+            if block.get("type") == "image":
+                yield block
+            yield from _image_blocks(block.get("content"))
+
+
+def _check_number(number: int, *, entry: CatalogEntry) -> None:
+    window = entry.context_window_tokens
+    number_max = _IMAGES_MAX_OF_SMALL_WINDOW if window and window <= _SMALL_WINDOW_TOKENS else _IMAGES_MAX
+    if number > number_max:
+        raise InvalidImage(
+            which=f"{number} images", reason=f"{entry.display_name} takes at most {number_max} in one request."
+        )
+
+
+def _inline_data(block: dict[str, Any], *, number: int) -> bytes | None:
+    """Decode an image that came with the request, or return None if it has an address instead."""
+    source = block.get("source")
+    kind = source.get("type") if isinstance(source, dict) else None
+    if isinstance(source, dict) and kind == "base64" and isinstance(source.get("data"), str):
+        return _decode(source["data"], number=number)
+    if isinstance(source, dict) and kind == "url" and isinstance(source.get("url"), str):
+        url = source["url"]
+        if url[:5].lower() != "data:":
+            return None
+        found = _DATA_URL.match(url)
+        if found is None:
+            raise _invalid(number, "the data URL must be of the form data:image/png;base64,… .")
+        return _decode(url[found.end() :], number=number)
+    raise _invalid(
+        number, "its source must be {type: base64, media_type, data} or {type: url, url}, with https or a data URL."
+    )
+
+
+def _decode(text: str, *, number: int) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise _invalid(number, "its data is not valid base64.") from None
+
+
+def _fetch(url: str, *, number: int) -> bytes:
+    try:
+        return outbound.fetch_image(url)
+    except outbound.BaseUrlRefused as refused:
+        raise _invalid(number, refused.detail) from None
+    except outbound.Unreachable as unreachable:
+        raise _invalid(number, f"it cannot be fetched. {unreachable}") from None
+
+
+def _read(data: bytes, *, number: int) -> Picture:
+    """Find out what an image is, by its content, without unpacking it."""
+    if not data:
+        raise _invalid(number, "it is empty.")
+    try:
+        with Image.open(io.BytesIO(data), formats=list(_MEDIA_TYPES)) as image:
+            width, height = image.size
+            media_type = _MEDIA_TYPES[str(image.format)]
+    except UnidentifiedImageError:
+        raise _invalid(number, "its content is not a JPEG, PNG, GIF or WebP picture.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _invalid(number, "it has more pixels than can be sent. Scale it down to 8000 by 8000 or less.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError):
+        # What Pillow raises where a header is broken.
+        raise _invalid(number, "its content is damaged.") from None
+    return Picture(data=data, media_type=media_type, width=width, height=height)
+
+
+def _made_to_fit(picture: Picture, *, side_max: int, number: int) -> Picture:
+    """Scale an image down if Anthropic would refuse it as it is. Unpack it in any case, to see that it is whole."""
+    try:
+        with Image.open(io.BytesIO(picture.data), formats=list(_MEDIA_TYPES)) as image:
+            image.load()
+            if max(picture.width, picture.height) <= side_max and _encoded_bytes(picture.data) <= _ENCODED_BYTES_MAX:
+                return picture
+            return _scaled(image, media_type=picture.media_type, side_max=side_max, number=number)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _invalid(number, "it has more pixels than can be sent. Scale it down to 8000 by 8000 or less.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError):
+        raise _invalid(number, "its content is damaged or cut short.") from None
+
+
+def _scaled(image: Image.Image, *, media_type: str, side_max: int, number: int) -> Picture:
+    upright = ImageOps.exif_transpose(image)
+    side = min(side_max, max(upright.size))
+    while side >= 200:
+        smaller = upright.copy()
+        smaller.thumbnail((side, side))
+        data, kind = _encode(smaller, media_type=media_type)
+        if _encoded_bytes(data) <= _ENCODED_BYTES_MAX:
+            return Picture(data=data, media_type=kind, width=smaller.width, height=smaller.height)
+        side = side * 3 // 4
+    raise _invalid(number, "it cannot be made small enough to send.")
+
+
+def _encode(image: Image.Image, *, media_type: str) -> tuple[bytes, str]:
+    """Encode a photograph as JPEG, and everything else as PNG, which keeps transparency and sharp edges."""
+    out = io.BytesIO()
+    if media_type == "image/jpeg":
+        image.convert("RGB").save(out, "JPEG", quality=90)
+        return out.getvalue(), "image/jpeg"
+    (image if image.mode in ("RGB", "RGBA", "L", "LA") else image.convert("RGBA")).save(out, "PNG")
+    return out.getvalue(), "image/png"
+
+
+def _encoded_bytes(data: bytes) -> int:
+    return (len(data) + 2) // 3 * 4
+
+
+def _invalid(number: int, reason: str) -> InvalidImage:
+    return InvalidImage(which=f"Image {number}", reason=reason)

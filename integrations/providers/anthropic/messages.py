@@ -1,0 +1,207 @@
+"""
+A request in the shape of Anthropic's Messages API. Everything here is pure, and decided by a model's capabilities.
+
+Source: https://platform.claude.com/docs/en/api/messages and …/build-with-claude/effort
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from catalog.models import CatalogEntry
+from integrations.providers.anthropic.caching import with_cache_breakpoints
+from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least
+from integrations.providers.base import BuiltRequest, ModelRequest
+from rensei.core.effort import Effort
+from rensei.core.errors import FieldError, RenseiError
+
+MAX_TOKENS_DEFAULT = 16_384
+# The least that must be left of max tokens for the answer itself, once thinking has used its budget.
+ANSWER_TOKENS_MIN = 1024
+_BUDGETS = {Effort.LOW: 1024, Effort.MEDIUM: 2048, Effort.HIGH: 4096}
+_ROLES = ("user", "assistant")
+
+
+class EffortNotSupported(RenseiError):
+    """The model has no such level of effort."""
+
+    code = "EFFORT_NOT_SUPPORTED"
+    status = 422
+    title = "Effort not supported"
+    message = "{model} does not support effort '{effort}'. {choices}"
+
+
+class ContextWindowExceeded(RenseiError):
+    """The prompt does not fit into the context window."""
+
+    code = "CONTEXT_WINDOW_EXCEEDED"
+    status = 422
+    title = "Context window exceeded"
+    message = (
+        "The prompt has {counted} {input_tokens} tokens{beside}, but the context window is {window_tokens} tokens. "
+        "Shorten the prompt, raise contextWindow, or choose a model with a larger window."
+    )
+
+
+def check_shape(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None:
+    """
+    Check that the messages are turns of a conversation that the model takes.
+
+    :raises FieldError: with a pointer to what is wrong
+    """
+    if not messages:
+        raise FieldError(pointer="/messages", reason="At least one message is needed.")
+    for index, message in enumerate(messages):
+        pointer = f"/messages/{index}"
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise FieldError(pointer=pointer, reason="A message is an object of 'role' and 'content'.")
+        if message["role"] not in _ROLES:
+            raise FieldError(pointer=f"{pointer}/role", reason="A role is 'user' or 'assistant'.")
+        _check_content(message["content"], pointer=f"{pointer}/content")
+    if messages[0]["role"] != "user":
+        raise FieldError(pointer="/messages/0/role", reason="The first message must be the user's.")
+    if messages[-1]["role"] == "assistant" and not entry.capabilities.get("prefill"):
+        raise FieldError(
+            pointer=f"/messages/{len(messages) - 1}/role",
+            reason=f"{entry.display_name} does not continue an answer that was begun for it. End with a user message.",
+        )
+
+
+def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
+    """
+    Build the parameters of the Messages API.
+
+    :raises EffortNotSupported: if the model has no such level
+    :raises ContextWindowExceeded: if the prompt cannot fit, however it is counted
+    :raises FieldError: if the caller's own numbers do not fit the model
+    """
+    effort = _effort_to_use(request.effort, entry=entry)
+    effort_applied = _effort_params(effort, entry=entry)
+    budget = _budget_of(effort_applied)
+
+    params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
+    if request.system:
+        params["system"] = request.system
+    params |= effort_applied
+    params["max_tokens"] = _max_tokens(request.max_tokens, budget=budget, entry=entry)
+
+    at_least = tokens_at_least(params)
+    if window := _window(request.context_window_tokens, entry=entry):
+        params = _fitted(params, input_tokens=at_least, window=window, counted="at least")
+    params = with_cache_breakpoints(params, prompt_caching=request.prompt_caching, capabilities=entry.capabilities)
+    return BuiltRequest(
+        params=params,
+        effort_applied=effort_applied,
+        max_tokens=params["max_tokens"],
+        input_tokens_at_least=at_least,
+        input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
+    )
+
+
+def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
+    """
+    Fit max tokens into what an exactly counted prompt leaves of the context window.
+
+    :raises ContextWindowExceeded: if it leaves too little
+    """
+    return _fitted(params, input_tokens=input_tokens, window=context_window_tokens, counted="exactly")
+
+
+def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
+    levels = entry.effort_levels
+    if not effort:
+        return Effort.MEDIUM.value if Effort.MEDIUM.value in levels else None
+    if effort not in levels:
+        choices = f"Choose one of: {', '.join(levels)}." if levels else "Leave the effort out for this model."
+        raise EffortNotSupported(model=entry.display_name, effort=effort, choices=choices)
+    return effort
+
+
+def _effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]:
+    """Say a level of effort in the words that the model understands."""
+    if effort is None:
+        return {}
+    thinking = entry.capabilities.get("thinking") or {}
+    kinds = thinking.get("types") or []
+    if entry.capabilities.get("nativeEffort"):
+        config = {"output_config": {"effort": effort}}
+        # Where thinking is off unless asked for, effort alone would leave it off.
+        asks = "adaptive" in kinds and not thinking.get("onByDefault")
+        return {"thinking": {"type": "adaptive"}, **config} if asks else config
+    if "enabled" in kinds and effort in _BUDGETS:
+        return {"thinking": {"type": "enabled", "budget_tokens": _BUDGETS[Effort(effort)]}}
+    raise EffortNotSupported(
+        model=entry.display_name, effort=effort, choices="Its catalog entry names no way to ask for it."
+    )
+
+
+def _budget_of(params: Mapping[str, Any]) -> int:
+    budget: int = (params.get("thinking") or {}).get("budget_tokens", 0)
+    return budget
+
+
+def _max_tokens(requested: int | None, *, budget: int, entry: CatalogEntry) -> int:
+    """Choose max tokens: what was asked for, on top of what thinking may use; or the default, thinking included."""
+    limit = entry.max_output_tokens
+    if requested is not None and requested < 1:
+        raise FieldError(pointer="/maxTokens", reason="maxTokens must be at least 1.")
+    if requested is not None and limit is not None and requested > limit:
+        raise FieldError(
+            pointer="/maxTokens",
+            reason=f"maxTokens is {requested}, but {entry.display_name} gives at most {limit} output tokens.",
+        )
+    if requested is None:
+        return min(MAX_TOKENS_DEFAULT, limit) if limit else MAX_TOKENS_DEFAULT
+    if not budget:
+        return requested
+    needed = budget + max(ANSWER_TOKENS_MIN, requested)
+    if limit is not None and needed > limit:
+        raise FieldError(
+            pointer="/maxTokens",
+            reason=f"maxTokens {requested} and the {budget} tokens of thinking at this effort come to {needed}, but "
+            f"{entry.display_name} gives at most {limit} output tokens. Lower maxTokens or the effort.",
+        )
+    return needed
+
+
+def _window(requested: int | None, *, entry: CatalogEntry) -> int | None:
+    own = entry.context_window_tokens
+    pointer = "/providerConfig/anthropic/contextWindow"
+    if requested is not None and requested < 1:
+        raise FieldError(pointer=pointer, reason="contextWindow must be a positive number of tokens.")
+    if requested is not None and own is not None and requested > own:
+        raise FieldError(
+            pointer=pointer,
+            reason=f"contextWindow is {requested}, but that of {entry.display_name} is {own} tokens.",
+        )
+    return requested if requested is not None else own
+
+
+def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counted: str) -> dict[str, Any]:
+    budget = _budget_of(params)
+    needed = budget + ANSWER_TOKENS_MIN if budget else 1
+    left = window - input_tokens
+    if left < needed:
+        raise ContextWindowExceeded(
+            extra={"inputTokens": input_tokens, "contextWindowTokens": window},
+            counted=counted,
+            input_tokens=input_tokens,
+            window_tokens=window,
+            beside=f", and {needed} are kept for thinking and the answer" if budget else "",
+        )
+    return {**params, "max_tokens": min(params["max_tokens"], left)}
+
+
+def _check_content(content: Any, *, pointer: str) -> None:
+    if isinstance(content, str):
+        if not content:
+            raise FieldError(pointer=pointer, reason="The content of a message must not be empty.")
+        return
+    if not isinstance(content, list) or not content:
+        raise FieldError(pointer=pointer, reason="Content is a text, or a list of content blocks.")
+    for index, block in enumerate(content):
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            raise FieldError(pointer=f"{pointer}/{index}", reason="A content block is an object with a 'type'.")
+        if block["type"] == "text" and not (isinstance(block.get("text"), str) and block["text"]):
+            raise FieldError(pointer=f"{pointer}/{index}/text", reason="A text block needs a text.")
+        if block["type"] == "tool_result" and not isinstance(block.get("content", ""), str):
+            _check_content(block["content"], pointer=f"{pointer}/{index}/content")

@@ -1,0 +1,120 @@
+"""One call to the Messages API, read as it comes."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx2
+
+from integrations.outbound import Sockets
+from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic.connection import Connection
+from integrations.providers.anthropic.errors import diagnose, error_of, make_failure, parse_object, request_id_of
+from integrations.providers.anthropic.reply import Reply
+from integrations.providers.anthropic.tokens import tokens_about
+from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
+from rensei.core.usage import Usage
+
+# The longest answer there is has 128,000 tokens, and an event for every few of them.
+_ANSWER_BYTES_MAX = 128 * 1024 * 1024
+
+
+class MessageStream:
+    """
+    A call under way.
+
+    Nothing is sent before it is iterated. Whatever ends the iteration closes the connection.
+    """
+
+    def __init__(
+        self, params: Mapping[str, Any], *, credential: Credential, attempt_id: str, timeout_seconds: float
+    ) -> None:
+        self._params = params
+        self._credential = credential
+        self._attempt_id = attempt_id
+        self._deadline = time.monotonic() + timeout_seconds
+        self._sockets = Sockets()
+        self._reply = Reply(input_tokens_about=tokens_about(params))
+        self._request_id = ""
+
+    def close(self) -> None:
+        """Hang up, from any thread. The iteration ends at once."""
+        self._sockets.hang_up()
+
+    def usage_so_far(self) -> Usage | None:
+        """Tell what was reported until now, its output estimated while it is not final, or None."""
+        return self._reply.usage() if self._reply.has_usage else None
+
+    def __iter__(self) -> Iterator[StreamEvent]:
+        try:
+            yield from self._events()
+        except ProviderFailure:
+            # What fails after we hung up ourselves is no failure of the provider.
+            if not self._sockets.hung_up:
+                raise
+
+    def _events(self) -> Iterator[StreamEvent]:
+        with Connection(
+            self._credential,
+            deadline=self._deadline,
+            answer_bytes_max=_ANSWER_BYTES_MAX,
+            attempt_id=self._attempt_id,
+            sockets=self._sockets,
+        ) as connection:
+            response = connection.post("/v1/messages", {**self._params, "stream": True}, stream=True)
+            self._request_id = request_id_of(response.headers)
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise make_failure(d.NOT_THE_API, status=response.status_code, maybe_billed=True)
+            try:
+                yield from self._read(connection.events(response))
+            except (httpx2.HTTPError, UnicodeDecodeError) as error:
+                raise self._broken(error) from None
+            if not self._reply.is_complete:
+                raise self._broken(None)
+        yield self._answer()
+
+    def _read(self, events: Iterator[tuple[str, str]]) -> Iterator[StreamEvent]:
+        for name, data in events:
+            if self._sockets.hung_up:
+                return
+            if time.monotonic() >= self._deadline:
+                raise self._failed(d.NO_ANSWER, provider_code="deadline")
+            document = parse_object(data)
+            if name == "error" or document.get("type") == "error":
+                error = error_of(document) or {}
+                raise self._failed(diagnose(status=200, error=error), error=error)
+            if text := self._reply.take(document):
+                yield TextDelta(text=text)
+            if document.get("type") in ("message_start", "message_delta") and self._reply.has_usage:
+                yield UsageReport(usage=self._reply.usage(), request_id=self._request_id)
+            if self._reply.is_complete:
+                return
+
+    def _answer(self) -> Answer:
+        return Answer(
+            text=self._reply.text,
+            content=self._reply.content(),
+            stop_reason=self._reply.stop_reason,
+            usage=self._reply.usage(),
+            request_id=self._request_id,
+            usage_estimated=self._reply.usage_estimated,
+        )
+
+    def _broken(self, error: Exception | None) -> ProviderFailure:
+        if time.monotonic() >= self._deadline:
+            return self._failed(d.NO_ANSWER, provider_code="deadline")
+        return self._failed(d.STREAM_BROKEN, provider_code=type(error).__name__.lower() if error else "")
+
+    def _failed(self, diagnosis: d.Diagnosis, **facts: Any) -> ProviderFailure:
+        """Build the failure of a stream that had begun: with what had come, and no second try once output was seen."""
+        return make_failure(
+            diagnosis,
+            status=200,
+            retryable=diagnosis.retryable and not self._reply.output_seen,
+            maybe_billed=True,
+            output_seen=self._reply.output_seen,
+            request_id=self._request_id,
+            usage=self.usage_so_far(),
+            text=self._reply.text,
+            **facts,
+        )

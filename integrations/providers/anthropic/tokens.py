@@ -1,0 +1,69 @@
+"""
+How many tokens a prompt has, without asking Anthropic: once from below, and once about right.
+
+From below, because a refusal must never hit what would have fitted. Anthropic publishes no tokenizer of its current
+models. What is known of byte-pair tokenizers that split at words first is enough for a bound: no token reaches over
+white space into the next word, so there is at least one for each word; and the long tokens that exist are runs of one
+character, so a long word has at least one for every 16 bytes left when its runs are made one. The newest models count
+about 30 % more for the same text, never less. https://platform.claude.com/docs/en/build-with-claude/token-counting
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_BYTES_PER_TOKEN_MAX = 16
+# English has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
+_BYTES_PER_TOKEN_ABOUT = 3
+_TOKENS_PER_IMAGE_ABOUT = {False: 1568, True: 4784}
+_RUN = re.compile(r"(.)\1+", re.DOTALL)
+
+
+def tokens_at_least(params: Mapping[str, Any]) -> int:
+    """Count from below what a request's system prompt, tools and messages come to."""
+    return sum(1 if part is None else _words_at_least(part) for part in _parts(params))
+
+
+def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> int:
+    """Estimate what a request's system prompt, tools and messages come to."""
+    per_image = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
+    return sum(per_image if part is None else tokens_about_text(part) for part in _parts(params))
+
+
+def tokens_about_text(text: str) -> int:
+    return -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN_ABOUT)
+
+
+def _words_at_least(text: str) -> int:
+    words = text.split()
+    long_words = (word for word in words if len(word) > _BYTES_PER_TOKEN_MAX or not word.isascii())
+    more = sum((len(_RUN.sub(r"\1", word).encode(errors="replace")) - 1) // _BYTES_PER_TOKEN_MAX for word in long_words)
+    return len(words) + more
+
+
+def _parts(params: Mapping[str, Any]) -> Iterator[str | None]:
+    """Walk the texts of a request; an image or a document is None."""
+    for tool in params.get("tools") or []:
+        yield json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
+    yield from _content_parts(params.get("system") or "")
+    for message in params.get("messages") or []:
+        yield from _content_parts(message.get("content") or "")
+
+
+def _content_parts(content: Any) -> Iterator[str | None]:
+    if isinstance(content, str):
+        yield content
+        return
+    for block in content if isinstance(content, list) else []:
+        match block.get("type"):
+            case "text":
+                yield str(block.get("text", ""))
+            case "thinking":
+                yield str(block.get("thinking", ""))
+            case "tool_use":
+                yield json.dumps(block.get("input"))
+            case "tool_result":
+                yield from _content_parts(block.get("content"))
+            case "image" | "document":
+                yield None
