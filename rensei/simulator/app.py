@@ -97,6 +97,7 @@ class Application:
                 await self._answer(call, raw, route=route)
         except ApiError as error:
             logged.error_type, logged.error_message = error.type, error.message
+            logged.error_on_purpose = error.on_purpose
             document = error.body(request_id=logged.request_id)
             await exchange.answer_json(error.status, document, headers={**headers, **error.headers})
 
@@ -161,6 +162,7 @@ def _check_account(account: Account, exchange: Exchange) -> None:
             400,
             "anthropic-workspace-id is required when authenticating with an identity-linked API key; "
             "send the header with the id of a workspace.",
+            on_purpose=True,
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rensei.simulator.errors import ApiError, invalid
-from rensei.simulator.images import check_image_source
+from rensei.simulator.images import check_image_source, decode_base64
 from rensei.simulator.shapes import require_dict, require_fields, require_list, require_one_of, require_string
 from rensei.simulator.signatures import check_signature
 
@@ -144,6 +144,9 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
             check_image_source(block["source"], path=f"{path}.source")
         case "document":
             _check_document(block["source"], path=f"{path}.source")
+            if block.get("citations") is not None:
+                citations = require_dict(block["citations"], path=f"{path}.citations")
+                require_fields(citations, required=set(), optional={"enabled"}, path=f"{path}.citations")
         case "thinking":
             check_signature(block, path=path, key_sha256=key_sha256)
         case "tool_use":
@@ -160,6 +163,11 @@ def _check_document(value: Any, *, path: str) -> None:
     if source["type"] == "base64":
         require_fields(source, required={"type", "media_type", "data"}, optional=set(), path=path)
         require_one_of(source["media_type"], ("application/pdf",), path=f"{path}.media_type")
+        decode_base64(source["data"], path=f"{path}.data")
+    if source["type"] == "text":
+        require_fields(source, required={"type", "media_type", "data"}, optional=set(), path=path)
+        require_one_of(source["media_type"], ("text/plain",), path=f"{path}.media_type")
+        require_string(source["data"], path=f"{path}.data")
 
 
 def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:

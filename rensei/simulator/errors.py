@@ -33,13 +33,18 @@ class ApiError(Exception):
         code: str | None = None,
         details: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
+        on_purpose: bool = False,
     ) -> None:
+        """
+        :param on_purpose: a key or prompt asked for it, so that it says nothing about the request
+        """
         self.status = status
         self.type = TYPE_OF_STATUS[status]
         self.message = message
         self.code = code
         self.details = details or {}
         self.headers = headers or {}
+        self.on_purpose = on_purpose
         super().__init__(f"{status} {self.type}: {message}")
 
     def body(self, *, request_id: str) -> dict[str, Any]:

@@ -30,7 +30,9 @@ class Refusal:
         wait = options.get("retry-after", self.retry_after)
         code = options.get("code", self.code)
         headers = {"retry-after": str(wait)} if wait is not None else {}
-        return ApiError(self.status, self.message, code=code, details=dict(self.details), headers=headers)
+        return ApiError(
+            self.status, self.message, code=code, details=dict(self.details), headers=headers, on_purpose=True
+        )
 
 
 _RESUMES = "You will regain access on 2026-12-01 at 00:00 UTC."

@@ -58,12 +58,19 @@ def check_images_together(sources: list[tuple[str, dict[str, Any]]], *, model: M
     side_max = _SIDE_PIXELS_MAX_OF_MANY if len(sources) > _MANY else _SIDE_PIXELS_MAX
     too_large = [path for path, source in sources if source["type"] == "base64" and _longest_side(source) > side_max]
     if too_large:
-        raise ApiError(
-            400,
-            f"{too_large[0]}: At least one of the image dimensions exceeds the maximum of {side_max} pixels",
-            code="image_dimensions_too_large",
-            details={"paths": too_large, "max_side_length_pixels": side_max},
-        )
+        raise _too_large(too_large, side_max=side_max)
+
+
+def decode_base64(value: Any, *, path: str) -> bytes:
+    """
+    Decode the data of an image or a document.
+
+    :raises ApiError: 400
+    """
+    try:
+        return base64.b64decode(require_string(value, path=path), validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid(path, "Invalid base64 data") from None
 
 
 def _check_data(source: dict[str, Any], *, path: str) -> None:
@@ -71,14 +78,14 @@ def _check_data(source: dict[str, Any], *, path: str) -> None:
     text = require_string(source["data"], path=f"{path}.data")
     if len(text) > _BASE64_BYTES_MAX:
         raise invalid(path, f"image exceeds 10 MB maximum: {len(text)} bytes > {_BASE64_BYTES_MAX} bytes")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise invalid(f"{path}.data", "Invalid base64 data") from None
+    data = decode_base64(text, path=f"{path}.data")
     try:
         with Image.open(io.BytesIO(data)) as image:
             kind = _MEDIA_TYPES.get(image.format or "")
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        # Pillow will not even open what is far beyond the API's limit of pixels.
+        raise _too_large([path], side_max=_SIDE_PIXELS_MAX) from None
+    except UnidentifiedImageError:
         kind = None
     if kind is None:
         raise invalid(path, "Could not process image")
@@ -88,6 +95,15 @@ def _check_data(source: dict[str, Any], *, path: str) -> None:
             f"The image was specified using the {source['media_type']} media type, "
             f"but the image appears to be a {kind} image",
         )
+
+
+def _too_large(paths: list[str], *, side_max: int) -> ApiError:
+    return ApiError(
+        400,
+        f"{paths[0]}: At least one of the image dimensions exceeds the maximum of {side_max} pixels",
+        code="image_dimensions_too_large",
+        details={"paths": paths, "max_side_length_pixels": side_max},
+    )
 
 
 def _longest_side(source: dict[str, Any]) -> int:

@@ -87,6 +87,7 @@ class Messages:
             "content": reply.content,
             "stop_reason": reply.stop_reason,
             "stop_sequence": reply.stop_sequence,
+            "stop_details": _stop_details(reply.stop_reason),
             "usage": usage_of(body, prompt=prompt, reply=reply),
         }
 
@@ -130,6 +131,12 @@ async def _fail(call: Call, fault: FaultDirective) -> bool:
         # A misspelt fault must not pass as no fault, or a test would prove nothing.
         raise ApiError(400, f"The simulator does not know the fault '{fault.name}'.")
     return False
+
+
+def _stop_details(stop_reason: str) -> dict[str, Any] | None:
+    if stop_reason != "refusal":
+        return None
+    return {"type": "refusal", "category": "general_harms", "explanation": "A prompt asked for a refusal."}
 
 
 def _falsify(message: dict[str, Any], *, fault: FaultDirective | None) -> None:

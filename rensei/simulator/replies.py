@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
+from rensei.simulator.citations import cite_documents
 from rensei.simulator.directives import Directives
 from rensei.simulator.model_facts import Model
 from rensei.simulator.prompt_cache import PromptUsage
@@ -87,7 +88,8 @@ def compose_reply(
             text = text[: text.index(sequence)]
             stop_reason, stop_sequence, tokens = "stop_sequence", sequence, count_text(text)
     if text:
-        content.append({"type": "text", "text": text})
+        citations = cite_documents(body["messages"])
+        content.append({"type": "text", "text": text, **({"citations": citations} if citations else {})})
     return Reply(
         content=content,
         stop_reason=directives.stop_reason or stop_reason,

@@ -42,6 +42,7 @@ class LoggedRequest:
     status: int | None = None
     error_type: str | None = None
     error_message: str | None = None
+    error_on_purpose: bool = False
     served_model: str | None = None
     usage: dict[str, Any] | None = None
     usage_is_final: bool = False

@@ -38,6 +38,10 @@ class RunningSimulator:
         requests = self.requests()
         return requests[-1]["sequence"] if requests else 0
 
+    def invalid_requests(self) -> list[dict[str, Any]]:
+        """Find the requests that were refused for what they are, and not because a key or a prompt asked for it."""
+        return [request for request in self.requests() if request["status"] == 400 and not request["error_on_purpose"]]
+
     def reset(self) -> None:
         """Empty the log and the prompt cache, and let every fault start again."""
         self._call("DELETE", "/__simulator/requests")

@@ -52,7 +52,7 @@ def stream_events(message: dict[str, Any], *, unknown_events: bool = False) -> I
 
 
 def _message_start(message: dict[str, Any]) -> Event:
-    start = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
+    start = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "stop_details": None}
     if usage := message.get("usage"):
         # What is known before the first token: all of the input, and a placeholder for the output.
         start["usage"] = {key: value for key, value in usage.items() if key != "output_tokens_details"}
@@ -63,7 +63,7 @@ def _message_start(message: dict[str, Any]) -> Event:
 def _message_delta(message: dict[str, Any]) -> Event:
     data: dict[str, Any] = {
         "type": "message_delta",
-        "delta": {"stop_reason": message["stop_reason"], "stop_sequence": message["stop_sequence"]},
+        "delta": {name: message[name] for name in ("stop_reason", "stop_sequence", "stop_details")},
     }
     if usage := message.get("usage"):
         # Cumulative; never the split of cache writes by time to live, the tier or the region.
@@ -89,8 +89,9 @@ def _block_events(block: dict[str, Any], *, index: int) -> Iterator[Event]:
             start = {**block, "input": {}}
             pieces = [{"type": "input_json_delta", "partial_json": piece} for piece in _json_pieces(block["input"])]
         case _:
-            start = {**block, "text": ""}
+            start = {**block, "text": "", **({"citations": []} if "citations" in block else {})}
             pieces = [{"type": "text_delta", "text": piece} for piece in _pieces(block["text"])]
+            pieces += [{"type": "citations_delta", "citation": citation} for citation in block.get("citations", [])]
 
     yield Event(
         name="content_block_start", data={"type": "content_block_start", "index": index, "content_block": start}

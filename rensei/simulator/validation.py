@@ -90,6 +90,7 @@ def check_request(
         raise ApiError(
             400,
             "In order to access this model, your organization or workspace must have data retention enabled.",
+            on_purpose=True,
         )
     check_model_rules(body, model=model, version=version, betas=betas)
     sources = [(path, block["source"]) for path, block in all_blocks(body) if block.get("type") == "image"]

@@ -98,6 +98,12 @@ class TestReply:
 
         assert json.loads(text_of(message)) == {"ok": True, "tags": ["a"]}
 
+    def test_explains_a_refusal(self, client: anthropic.Anthropic) -> None:
+        message = create(client, "[[stop refusal]]")
+
+        assert message.stop_details is not None
+        assert message.stop_details.type == "refusal"
+
     def test_calls_a_forced_tool(self, client: anthropic.Anthropic) -> None:
         message = create(client, "Hi.", tools=[LOOK], tool_choice={"type": "tool", "name": "look"})
 
@@ -227,6 +233,23 @@ class TestStream:
         assert order.count("content_block_start") == order.count("content_block_stop") == 2
         deltas = {event.delta.type for event in events if event.type == "content_block_delta"}
         assert deltas == {"thinking_delta", "signature_delta", "input_json_delta"}
+
+    def test_cites_documents_that_may_be_cited(self, client: anthropic.Anthropic) -> None:
+        source = {"type": "text", "media_type": "text/plain", "data": "The sky is blue."}
+        document = {"type": "document", "source": source, "title": "Sky", "citations": {"enabled": True}}
+
+        events = stream_raw(client, [document, {"type": "text", "text": "What colour?"}])
+
+        [citation] = [
+            event.delta.citation
+            for event in events
+            if event.type == "content_block_delta" and event.delta.type == "citations_delta"
+        ]
+        assert (citation.type, citation.cited_text, citation.document_title) == (
+            "char_location",
+            "The sky is blue.",
+            "Sky",
+        )
 
     def test_pings(self, http: httpx2.Client, key: str) -> None:
         body = {

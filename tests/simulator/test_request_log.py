@@ -118,6 +118,20 @@ class TestRequestLog:
 
         assert [request["body"]["messages"][0]["content"] for request in simulator.requests(since=before)] == ["Two?"]
 
+    def test_tells_invalid_requests_from_faults_that_were_asked_for(
+        self, make_client: MakeClient, simulator: RunningSimulator
+    ) -> None:
+        for client, options in (
+            (make_client("nocredit"), {}),
+            (make_client("workspaceneeded"), {}),
+            (make_client(), {"extra_body": {"colour": "red"}}),
+        ):
+            with pytest.raises(anthropic.BadRequestError):
+                say(client, **options)
+
+        [invalid] = simulator.invalid_requests()
+        assert invalid["error_message"] == "colour: Extra inputs are not permitted"
+
     def test_survives_bodies_that_are_no_requests(
         self, http: httpx2.Client, simulator: RunningSimulator, key: str
     ) -> None:
