@@ -16,7 +16,7 @@ from rensei.core.errors import FieldError
 from rensei.orgs.models import AuditEvent
 
 
-class EntryForm(forms.ModelForm[CatalogEntry]):
+class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
     """A platform entry that the data files do not hold."""
 
     provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in REGISTRY.values()])
@@ -41,7 +41,7 @@ class EntryForm(forms.ModelForm[CatalogEntry]):
 
 
 @admin.register(CatalogEntry)
-class CatalogEntryAdmin(admin.ModelAdmin[CatalogEntry]):
+class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """
     All entries. Those of the data files and of organizations are read here.
 
@@ -72,7 +72,7 @@ class CatalogEntryAdmin(admin.ModelAdmin[CatalogEntry]):
         _record(request, f"catalog_entry.{verb}", obj.model_id, provider=obj.provider, changed=form.changed_data)
 
 
-class PriceForm(forms.ModelForm[Price]):
+class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """A price that begins later, so that no run that was settled already would disagree with it."""
 
     def clean_effective_from(self) -> Any:
@@ -83,7 +83,7 @@ class PriceForm(forms.ModelForm[Price]):
 
 
 @admin.register(Price)
-class PriceAdmin(admin.ModelAdmin[Price]):
+class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Prices are added, and superseded by newer ones; none is changed or deleted."""
 
     form = PriceForm
@@ -121,7 +121,7 @@ class PriceAdmin(admin.ModelAdmin[Price]):
 
 
 @admin.register(CatalogSetting)
-class CatalogSettingAdmin(admin.ModelAdmin[CatalogSetting]):
+class CatalogSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The one row of switches."""
 
     list_display = ("__str__", "redirect_retired")

@@ -7,7 +7,7 @@ from profiles.models import ModelProfile
 
 
 @admin.register(ModelProfile)
-class ModelProfileAdmin(admin.ModelAdmin[ModelProfile]):
+class ModelProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("public_id", "org", "provider", "model_id", "scope", "project", "is_default", "updated_at")
     list_filter = ("provider", "scope", "is_default")
     list_select_related = ("org", "project")
