@@ -5,3 +5,12 @@ class RenseiConfig(AppConfig):
     """The composition root: commands, URLs and the list of periodic jobs."""
 
     name = "rensei"
+
+    def ready(self) -> None:
+        # The type checker wants `ModelAdmin[Model]`, which Django itself understands only for managers, query sets
+        # and the like. This app is the first, so the modules that write it are imported later.
+        from django.contrib.admin.options import BaseModelAdmin
+        from django.forms.models import BaseModelForm
+
+        for generic in (BaseModelAdmin, BaseModelForm):
+            generic.__class_getitem__ = classmethod(lambda cls, model: cls)  # type: ignore[attr-defined]

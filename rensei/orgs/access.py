@@ -110,3 +110,12 @@ def record(access: Access, action: str, *, object_id: str, **detail: object) -> 
         detail=detail,
         address=access.address,
     )
+
+
+def record_operator(
+    operator: User, action: str, *, object_id: str, org: Org | None = None, **detail: object
+) -> AuditEvent:
+    """Write down that an operator did something, in the transaction of the change itself."""
+    return AuditEvent.objects.create(
+        org=org, user=operator, actor=operator.email, action=action, object_id=object_id, detail=detail
+    )

@@ -38,6 +38,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
+    def clean(self) -> None:
+        super().clean()
+        # One person, one account, however the address is written.
+        self.email = self.email.lower()
+
     def get_full_name(self) -> str:
         return self.name or self.email
 

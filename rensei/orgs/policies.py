@@ -8,9 +8,9 @@ from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted, json_pointer
-from rensei.core.transactions import durable
-from rensei.orgs.access import Access, record
-from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
+from rensei.core.transactions import assert_open, durable
+from rensei.orgs.access import Access, record, record_operator
+from rensei.orgs.models import AccessPolicy, Org, Project, User
 
 Matrix = dict[str, dict[str, dict[str, bool]]]
 
@@ -64,28 +64,26 @@ def set_policy(access: Access, *, matrix: Matrix, project: Project | None = None
     return policy
 
 
-def set_system_policy(*, operator: User, matrix: Matrix, address: str | None = None) -> AccessPolicy:
+def set_system_policy(*, operator: User, matrix: Matrix) -> AccessPolicy:
     """
-    Replace the policy above every organization's. Only operators reach this.
+    Replace the policy above every organization's, within the caller's transaction. Only operators reach this.
 
     :raises FieldError: if the document has the wrong shape
     """
-    if not operator.is_staff:
-        raise NotPermitted
+    assert_open()
     validate_matrix(matrix)
-    with durable():
-        stored = AccessPolicy.objects.select_for_update().filter(scope=AccessPolicy.Scope.SYSTEM).first()
-        policy, _ = AccessPolicy.objects.update_or_create(
-            scope=AccessPolicy.Scope.SYSTEM, defaults={"matrix": matrix, "updated_at": timezone.now()}
-        )
-        AuditEvent.objects.create(
-            user=operator,
-            actor=operator.email,
-            action="policy.set",
-            object_id="system",
-            detail={"scope": policy.scope, "old": stored.matrix if stored else {}, "new": matrix},
-            address=address,
-        )
+    stored = AccessPolicy.objects.select_for_update().filter(scope=AccessPolicy.Scope.SYSTEM).first()
+    policy, _ = AccessPolicy.objects.update_or_create(
+        scope=AccessPolicy.Scope.SYSTEM, defaults={"matrix": matrix, "updated_at": timezone.now()}
+    )
+    record_operator(
+        operator,
+        "policy.set",
+        object_id="system",
+        scope=policy.scope,
+        old=stored.matrix if stored else {},
+        new=matrix,
+    )
     return policy
 
 

@@ -1,6 +1,7 @@
 """What people change about their organization: projects, members, tokens and machines."""
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -9,9 +10,9 @@ from django.utils import timezone
 
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.secret import Secret
-from rensei.core.transactions import durable
+from rensei.core.transactions import assert_open, durable
 from rensei.orgs import signals
-from rensei.orgs.access import TOKEN_PREFIX, Access, record, token_digest
+from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
 from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
 from rensei.orgs.shapes import clean_email, clean_name, clean_slug
 
@@ -23,22 +24,28 @@ HINT_LENGTH = 4
 
 def create_org(*, name: str, slug: str, owner: User, address: str | None = None) -> Org:
     """
-    Create an organization with its first owner, and tell the rooms above within the transaction.
+    Create an organization with its first owner.
 
     :raises AlreadyExists: if the slug is taken
     :raises FieldError: if the name or the slug has the wrong shape
     """
-    name, slug = clean_name(name), clean_slug(slug)
     with durable():
-        try:
-            with transaction.atomic():
-                org = Org.objects.create(name=name, slug=slug)
-        except IntegrityError as fault:
-            raise AlreadyExists(what=f"An organization with the slug '{slug}'") from fault
-        membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
-        access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
-        record(access, "org.created", object_id=org.id, name=name, slug=slug)
-        signals.org_created.send(sender=Org, org=org)
+        return insert_org(name=name, slug=slug, owner=owner, address=address)
+
+
+def insert_org(*, name: str, slug: str, owner: User, address: str | None = None) -> Org:
+    """Create an organization within the caller's transaction, and tell the rooms above within it too."""
+    assert_open()
+    name, slug = clean_name(name), clean_slug(slug)
+    try:
+        with transaction.atomic():
+            org = Org.objects.create(name=name, slug=slug)
+    except IntegrityError as fault:
+        raise AlreadyExists(what=f"An organization with the slug '{slug}'") from fault
+    membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
+    access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
+    record(access, "org.created", object_id=org.id, name=name, slug=slug)
+    signals.org_created.send(sender=Org, org=org)
     return org
 
 
@@ -234,6 +241,17 @@ def revoke_token(access: Access, token: ApiToken) -> None:
         revoked = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
         if revoked:
             record(access, "token.revoked", object_id=token.id, name=token.name)
+
+
+def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
+    """Shut tokens of any organization for good, as an operator does, and tell how many were still open."""
+    count = 0
+    with durable():
+        for token in tokens:
+            if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
+                record_operator(operator, "token.revoked", object_id=token.id, org=token.org, name=token.name)
+                count += 1
+    return count
 
 
 # Machines

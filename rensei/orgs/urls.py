@@ -1,8 +1,10 @@
-"""The addresses of this room, under /api/v1/."""
+"""The addresses of this room: its pages, and under /api/v1/ its REST views."""
 
 from django.urls import path
 
-from rensei.orgs import api
+from rensei.orgs import api, views
+
+page_patterns = [path("setup", views.first_setup, name="setup")]
 
 api_patterns = [
     path("me", api.Me.as_view(), name="api-me"),

@@ -1,0 +1,129 @@
+"""What machines ask of the server: is it alive, is it ready, and how busy is it."""
+
+import hmac
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Count, Min, Sum
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from billing.models import SharedUsage
+from catalog.models import CatalogEntry
+from integrations.vault import vault
+from rensei.core.api import NotAuthenticated, problem_page
+from rensei.core.clock import database_now
+from rensei.core.models import WorkerHeartbeat
+from rensei.dispatch.models import Attempt, Run
+
+WORKER_SILENT_AFTER = timedelta(seconds=30)
+
+
+@login_not_required
+@require_safe
+def alive(request: HttpRequest) -> HttpResponse:
+    """Answer as long as this process answers at all."""
+    return JsonResponse({"ok": True})
+
+
+@login_not_required
+@require_safe
+def ready(request: HttpRequest) -> HttpResponse:
+    """Answer whether runs can be taken and carried out, or say what is missing."""
+    missing = list(_missing())
+    return JsonResponse({"ready": not missing, "missing": missing}, status=503 if missing else 200)
+
+
+@login_not_required
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Give figures in Prometheus' text format to who knows the token. Without a token set, nothing is here."""
+    if not settings.RENSEI_METRICS_TOKEN:
+        raise Http404
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    expected = settings.RENSEI_METRICS_TOKEN.encode()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
+        return problem_page(request, NotAuthenticated())
+    registry = CollectorRegistry()
+    registry.register(_Figures())
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _missing() -> Iterator[str]:
+    try:
+        waiting = _unapplied_migrations()
+        if waiting:
+            yield f"The database lacks {waiting} migration(s). Run `python manage.py migrate`."
+            return
+        now = database_now()
+        last_seen = WorkerHeartbeat.objects.order_by("-seen_at").values_list("seen_at", flat=True).first()
+        has_catalog = CatalogEntry.objects.exists()
+        sealed = vault.health()
+    except DatabaseError:
+        yield "The database does not answer."
+        return
+    if not sealed.ok:
+        yield f"The vault is shut: {sealed.detail}"
+    if not has_catalog:
+        yield "The catalog is empty. Run `python manage.py load_catalog`."
+    if last_seen is None:
+        yield "No worker has started yet. Run `python manage.py worker`."
+    elif now - last_seen > WORKER_SILENT_AFTER:
+        yield f"No worker has been seen for {int((now - last_seen).total_seconds())} s."
+
+
+def _unapplied_migrations() -> int:
+    executor = MigrationExecutor(connection)
+    return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+class _Figures(Collector):
+    """Reads everything from the database when it is asked, so that every process tells the same."""
+
+    def collect(self) -> Iterable[Metric]:
+        now = database_now()
+        yield from self._runs(now)
+        yield self._attempts()
+        yield self._workers(now)
+        yield from self._shared(now)
+        yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
+
+    def _runs(self, now: datetime) -> Iterator[Metric]:
+        counts = dict(Run.objects.order_by().values_list("state").annotate(Count("id")))
+        family = GaugeMetricFamily("rensei_runs", "Runs by state", labels=["state"])
+        for state in Run.State.values:
+            family.add_metric([state], counts.get(state, 0))
+        yield family
+        oldest = Run.objects.filter(state=Run.State.QUEUED).aggregate(oldest=Min("created_at"))["oldest"]
+        age = (now - oldest).total_seconds() if oldest else 0.0
+        yield GaugeMetricFamily("rensei_queue_age_seconds", "How long the oldest queued run has waited", value=age)
+
+    def _attempts(self) -> Metric:
+        counts = dict(Attempt.objects.order_by().values_list("state").annotate(Count("id")))
+        family = GaugeMetricFamily("rensei_attempts", "Calls to providers by state", labels=["state"])
+        for state in Attempt.State.values:
+            family.add_metric([state], counts.get(state, 0))
+        return family
+
+    def _workers(self, now: datetime) -> Metric:
+        family = GaugeMetricFamily(
+            "rensei_worker_silence_seconds", "Time since each worker's last heartbeat", labels=["worker"]
+        )
+        for worker, seen_at in WorkerHeartbeat.objects.values_list("worker", "seen_at"):
+            family.add_metric([worker], (now - seen_at).total_seconds())
+        return family
+
+    def _shared(self, now: datetime) -> Iterator[Metric]:
+        today = SharedUsage.objects.filter(day=now.date()).aggregate(used=Sum("used"), held=Sum("held"))
+        for name in ("used", "held"):
+            yield GaugeMetricFamily(
+                f"rensei_shared_runs_{name}", f"Shared runs {name} today, all organizations", value=today[name] or 0
+            )

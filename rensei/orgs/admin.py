@@ -1,0 +1,249 @@
+"""What operators see of people and organizations, and what they may change."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth import admin as auth_admin
+from django.contrib.auth import forms as auth_forms
+from django.contrib.auth.models import Group
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from rensei.core.errors import FieldError
+from rensei.orgs.access import record_operator
+from rensei.orgs.models import AccessPolicy, ApiToken, AuditEvent, Membership, Org, Project, User
+from rensei.orgs.policies import set_system_policy, validate_matrix
+from rensei.orgs.services import insert_org, revoke_tokens
+from rensei.orgs.shapes import clean_slug
+
+# Roles are given by memberships, and operators are staff; groups would be a third way that nothing reads.
+admin.site.unregister(Group)
+
+
+class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Writes an operator's change into the audit log, in the transaction of the change."""
+
+    def log_addition(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
+        self._audit(request, object, "created", message)
+        return super().log_addition(request, object, message)
+
+    def log_change(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
+        self._audit(request, object, "changed", message)
+        return super().log_change(request, object, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for thing in queryset:
+            self._audit(request, thing, "deleted", [])
+        return super().log_deletions(request, queryset)
+
+    def _audit(self, request: HttpRequest, thing: Model, verb: str, message: Any) -> None:
+        org = None if verb == "deleted" or isinstance(thing, User) else getattr(thing, "org", thing)
+        assert isinstance(request.user, User)
+        record_operator(
+            request.user,
+            f"{type(thing).__name__.lower()}.{verb}",
+            object_id=str(thing.pk),
+            org=org if isinstance(org, Org) else None,
+            name=str(thing),
+            changes=message,
+        )
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that are read here and written nowhere but in services."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class NewUserForm(auth_forms.AdminUserCreationForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = ("email", "name")
+
+
+class UserForm(auth_forms.UserChangeForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = "__all__"
+
+
+@admin.register(User)
+class UserAdmin(AuditedAdmin, auth_admin.UserAdmin):  # type: ignore[type-arg]
+    form = UserForm
+    add_form = NewUserForm
+    ordering = ["email"]
+    list_display = ["email", "name", "is_active", "is_staff", "last_login"]
+    list_filter = ["is_active", "is_staff"]
+    search_fields = ["email", "name"]
+    readonly_fields = ["last_login", "date_joined"]
+    filter_horizontal = []
+    fieldsets = [
+        (None, {"fields": ["email", "name", "password"]}),
+        ("Rights", {"fields": ["is_active", "is_staff", "is_superuser"]}),
+        ("Dates", {"fields": ["last_login", "date_joined"]}),
+    ]
+    add_fieldsets = [
+        (None, {"classes": ["wide"], "fields": ["email", "name", "usable_password", "password1", "password2"]})
+    ]
+
+
+class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A new organization has an owner from the start."""
+
+    owner = forms.ModelChoiceField(queryset=User.objects.filter(is_active=True))
+
+    class Meta:
+        model = Org
+        fields = ["name", "slug"]
+
+    def clean_slug(self) -> str:
+        try:
+            return clean_slug(self.cleaned_data["slug"])
+        except FieldError as refusal:
+            raise forms.ValidationError(refusal.detail) from refusal
+
+
+class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = Membership
+    extra = 0
+    autocomplete_fields = ["user"]
+    exclude = ["created_at"]
+
+
+@admin.register(Org)
+class OrgAdmin(AuditedAdmin):
+    list_display = ["name", "slug", "id", "created_at"]
+    search_fields = ["name", "slug", "id"]
+    readonly_fields = ["id", "created_at"]
+    inlines = [MembershipInline]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
+        if not change:
+            return NewOrgForm
+        return super().get_form(request, obj, change, **options)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["id", "name", "slug", "created_at"] if obj else ["name", "slug", "owner"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        # Addresses and programs hold the slug.
+        return ["id", "slug", "created_at"] if obj else []
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        return self.inlines if obj else []
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """The ledger outlives everything, so an organization is never deleted."""
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Org, form: Any, change: bool) -> None:
+        if change:
+            super().save_model(request, obj, form, change)
+            return
+        made = insert_org(name=obj.name, slug=obj.slug, owner=form.cleaned_data["owner"])
+        obj.pk, obj.created_at = made.pk, made.created_at
+        obj._state.adding = False  # noqa: SLF001 – the row is there: the service has written it
+
+
+@admin.register(Membership)
+class MembershipAdmin(AuditedAdmin):
+    list_display = ["user", "org", "role", "created_at"]
+    list_filter = ["role"]
+    list_select_related = ["user", "org"]
+    search_fields = ["user__email", "org__slug"]
+    autocomplete_fields = ["user", "org"]
+    readonly_fields = ["created_at"]
+
+
+@admin.register(Project)
+class ProjectAdmin(AuditedAdmin):
+    list_display = ["slug", "name", "org", "created_at"]
+    list_select_related = ["org"]
+    search_fields = ["slug", "name", "org__slug"]
+    autocomplete_fields = ["org"]
+    readonly_fields = ["created_at"]
+
+
+class SystemPolicyForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = AccessPolicy
+        fields = ["matrix"]
+        help_texts = {"matrix": 'Such as {"*": {"host-session": {"allowed": false}}}. Absent means allowed.'}
+
+    def clean_matrix(self) -> Any:
+        try:
+            validate_matrix(self.cleaned_data["matrix"])
+        except FieldError as refusal:
+            raise forms.ValidationError([error["detail"] for error in refusal.errors]) from refusal
+        return self.cleaned_data["matrix"]
+
+
+@admin.register(AccessPolicy)
+class AccessPolicyAdmin(ReadOnlyAdmin):
+    """Operators set the system's policy. Those of organizations and projects are read here."""
+
+    form = SystemPolicyForm
+    list_display = ["scope", "org", "project", "updated_at"]
+    list_filter = ["scope"]
+    list_select_related = ["org", "project"]
+    search_fields = ["org__slug", "project__slug"]
+    readonly_fields = ["scope", "org", "project", "updated_at"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self._is_operator(request) and not AccessPolicy.objects.filter(scope=AccessPolicy.Scope.SYSTEM).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return obj is not None and obj.scope == AccessPolicy.Scope.SYSTEM and self._is_operator(request)
+
+    def save_model(self, request: HttpRequest, obj: AccessPolicy, form: Any, change: bool) -> None:
+        assert isinstance(request.user, User)
+        policy = set_system_policy(operator=request.user, matrix=obj.matrix)
+        obj.pk, obj.scope = policy.pk, policy.scope
+
+    def _is_operator(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_staff and request.user.is_superuser)
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ReadOnlyAdmin):
+    """Tokens by their last characters. An operator can shut one, and never see one."""
+
+    list_display = ["name", "hint", "member", "org", "last_used_at", "expires_at", "revoked_at"]
+    list_filter = ["revoked_at"]
+    list_select_related = ["membership__user", "org"]
+    search_fields = ["name", "membership__user__email", "org__slug"]
+    fields = [
+        "name", "hint", "org", "membership", "project", "host", "created_at", "expires_at", "last_used_at", "revoked_at"
+    ]  # fmt: skip
+    actions = ["revoke"]
+
+    @admin.display(ordering="membership__user__email")
+    def member(self, token: ApiToken) -> str:
+        return token.membership.user.email
+
+    @admin.action(description="Revoke the selected tokens")
+    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
+        assert isinstance(request.user, User)
+        count = revoke_tokens(tokens.select_related("org"), operator=request.user)
+        self.message_user(request, f"Revoked {count} token(s).", messages.SUCCESS)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """The audit log, newest first."""
+
+    list_display = ["occurred_at", "actor", "action", "object_id", "org", "address"]
+    list_filter = ["action", ("org", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["org"]
+    search_fields = ["actor", "object_id", "action"]
+    date_hierarchy = "occurred_at"
+    ordering = ["-id"]
+    show_full_result_count = False
