@@ -13,24 +13,12 @@ from django.template.response import TemplateResponse
 from billing import services
 from billing.models import BillingSetting, CostEvent, Entitlement, SharedUsage, UsageDaily
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
+from rensei.orgs.admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that are read here and written by services alone."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
 @admin.register(Entitlement)
-class EntitlementAdmin(admin.ModelAdmin[Entitlement]):
+class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["org", "metered_enabled", "shared_runs_per_day", "updated_at"]
     list_filter = ["metered_enabled"]
     list_select_related = ["org"]
@@ -90,7 +78,7 @@ class EntitlementAdmin(admin.ModelAdmin[Entitlement]):
 
 
 @admin.register(BillingSetting)
-class BillingSettingAdmin(admin.ModelAdmin[BillingSetting]):
+class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """One row, which the first visit makes: the list leads straight to it."""
 
     fields = ["shared_runs_per_day"]

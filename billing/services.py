@@ -1,7 +1,7 @@
 """The verbs that write money: charges, their corrections, and what an organization is entitled to."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,8 @@ from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import Usage
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.access import record_operator
+from rensei.orgs.models import Org, User
 
 PRICE_COLUMNS = {
     "input": "input_picodollars",
@@ -96,30 +97,41 @@ def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
 
 
 def record_adjustment(
-    *, charge: CostEvent, usage: Usage, estimated: bool, billed: bool, occurred_at: datetime
+    *,
+    charge: CostEvent,
+    usage: Usage,
+    estimated: bool,
+    billed: bool,
+    occurred_at: datetime,
+    prices: UnitPrices | None = None,
 ) -> CostEvent:
     """
-    Correct a charge to `usage` by one signed line at the charge's own prices, in the caller's transaction.
+    Correct a charge to `usage` by a signed line at the charge's own prices, in the caller's transaction.
 
     After it, the charge and its adjustments add up to `usage`, and what they bill adds up to their whole
     amount if `billed`, to nothing if not: an estimate that is not billed yet is billed whole when it settles.
-    The caller makes sure that only one settlement of the attempt gets here.
+    Where the real prompt falls in another price band than the estimated one, `prices` names that band: a line
+    more then takes back what stands at the wrong prices. The caller makes sure that only one settlement of
+    the attempt gets here. Returns the line at the final prices.
     """
     assert_open()
     written = [charge, *CostEvent.objects.filter(adjusts=charge)]
-    line = CostEvent(
-        kind=CostEvent.Kind.ADJUSTMENT,
-        adjusts=charge,
-        billed=billed,
-        estimated=estimated,
-        occurred_at=occurred_at,
-        **{name: getattr(charge, name) for name in COPIED},
-    )
-    _fill(line, usage=_difference(usage, written), prices=_prices_of(charge))
-    owed = sum(other.amount_picodollars or 0 for other in [*written, line]) if billed else 0
-    line.billed_picodollars = owed - sum(other.billed_picodollars for other in written)
-    line.save(force_insert=True)
-    roll_ups.add([line])
+    standing = _usage_by_prices(written)
+    final = _prices_of(charge) if prices is None else replace(prices, above_prompt_tokens=0)
+
+    line = _adjustment_line(charge, usage=usage - standing.pop(final, Usage()), prices=final)
+    taken_back = [
+        _adjustment_line(charge, usage=Usage() - wrong, prices=wrong_prices)
+        for wrong_prices, wrong in standing.items()
+        if wrong != Usage()
+    ]
+    lines = [*taken_back, line]
+    for each in lines:
+        each.billed, each.estimated, each.occurred_at = billed, estimated, occurred_at
+    owed = sum(each.amount_picodollars or 0 for each in [*written, *lines]) if billed else 0
+    line.billed_picodollars = owed - sum(each.billed_picodollars for each in written)
+    CostEvent.objects.bulk_create(lines)
+    roll_ups.add(lines)
     return line
 
 
@@ -145,7 +157,12 @@ def create_entitlement(*, org: Org, **_signal: object) -> None:
 def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
     """Enable or disable metered for organizations. Returns the ids of those that it changed."""
     with durable():
-        entitlements = Entitlement.objects.select_for_update().filter(org_id__in=org_ids).order_by("org_id")
+        entitlements = (
+            Entitlement.objects.select_for_update(of=("self",))
+            .select_related("org")
+            .filter(org_id__in=org_ids)
+            .order_by("org_id")
+        )
         changing = [found for found in entitlements if found.metered_enabled is not enabled]
         for entitlement in changing:
             change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled)
@@ -156,27 +173,14 @@ def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes:
     """Change fields of one entitlement and write down who did it, in the caller's transaction."""
     assert_open()
     Entitlement.objects.filter(pk=entitlement.pk).update(**changes, updated_at=timezone.now())
-    AuditEvent.objects.create(
-        org_id=entitlement.org_id,
-        user=actor_user,
-        actor=actor_user.email,
-        action="entitlement.changed",
-        object_id=entitlement.org_id,
-        detail=changes,
-    )
+    record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)
 
 
 def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any) -> None:
     """Change the platform's defaults and write down who did it, in the caller's transaction."""
     assert_open()
     BillingSetting.objects.filter(pk=setting.pk).update(**changes)
-    AuditEvent.objects.create(
-        user=actor_user,
-        actor=actor_user.email,
-        action="billing-setting.changed",
-        object_id=str(setting.pk),
-        detail=changes,
-    )
+    record_operator(actor_user, "billing-setting.changed", object_id=str(setting.pk), **changes)
 
 
 def _charge_line(charge: Charge) -> CostEvent:
@@ -202,18 +206,28 @@ def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
     line.amount_picodollars = cost(usage, prices)
 
 
+def _adjustment_line(charge: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> CostEvent:
+    line = CostEvent(kind=CostEvent.Kind.ADJUSTMENT, adjusts=charge, **{name: getattr(charge, name) for name in COPIED})
+    _fill(line, usage=usage, prices=prices)
+    return line
+
+
+def _usage_by_prices(lines: Iterable[CostEvent]) -> dict[UnitPrices | None, Usage]:
+    totals: dict[UnitPrices | None, Usage] = {}
+    for line in lines:
+        prices = _prices_of(line)
+        totals[prices] = totals.get(prices, Usage()) + _usage_of(line)
+    return totals
+
+
+def _usage_of(line: CostEvent) -> Usage:
+    return Usage(**{part.name: getattr(line, part.name) for part in fields(Usage)})
+
+
 def _prices_of(line: CostEvent) -> UnitPrices | None:
+    """The frozen prices of a line. The ledger does not keep a band's threshold, so it is 0 throughout."""
     if line.amount_picodollars is None:
         return None
     return UnitPrices(
         above_prompt_tokens=0, **{price: getattr(line, column) for price, column in PRICE_COLUMNS.items()}
-    )
-
-
-def _difference(usage: Usage, written: Sequence[CostEvent]) -> Usage:
-    return Usage(
-        **{
-            part.name: getattr(usage, part.name) - sum(getattr(line, part.name) for line in written)
-            for part in fields(Usage)
-        }
     )
