@@ -15,7 +15,7 @@ from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 
-pytest_plugins = ["tests.machine"]
+pytest_plugins = ["tests.machine", "tests.billing.ledger_triggers"]
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,9 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(**{part.name: getattr(self, part.name) - getattr(other, part.name) for part in fields(self)})
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
