@@ -113,6 +113,7 @@ class RunInput(models.Model):
 
     run = models.OneToOneField(Run, models.CASCADE, primary_key=True, related_name="input")
     body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
+    has_images = models.BooleanField(default=False, db_index=True)
     images_dropped_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:

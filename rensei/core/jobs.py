@@ -1,0 +1,40 @@
+"""Periodic jobs: any worker may take a due one, and the lease keeps two from running it at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Q
+
+from rensei.core.clock import database_now
+from rensei.core.models import DueJob
+from rensei.core.transactions import durable
+
+LEASE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Something to do again and again. `run` opens its own transactions, and may be run twice after a crash."""
+
+    name: str
+    every: timedelta
+    run: Callable[[], None]
+
+
+def take(job: Job) -> bool:
+    """Take a job if it is due and nobody else has it."""
+    with durable():
+        now = database_now()
+        free = Q(leased_until=None) | Q(leased_until__lt=now)
+        due = DueJob.objects.filter(free, name=job.name, due_at__lte=now)
+        if due.update(leased_until=now + LEASE):
+            return True
+        if not DueJob.objects.filter(name=job.name).exists():
+            DueJob.objects.bulk_create([DueJob(name=job.name, due_at=now)], ignore_conflicts=True)
+        return False
+
+
+def put_back(job: Job) -> None:
+    """Note that a job has been done, and when it is due again."""
+    DueJob.objects.filter(name=job.name).update(due_at=database_now() + job.every, leased_until=None)

@@ -1,0 +1,167 @@
+"""REST: access policies, folded with those above them, and capacity pools."""
+
+from typing import Any
+
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog.models import CatalogEntry
+from catalog.providers import REGISTRY as PROVIDERS
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import NotFound
+from rensei.dispatch import services
+from rensei.dispatch.models import CapacityPool
+from rensei.dispatch.resolver import ANY, Policy, effective
+from rensei.orgs import policies
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.api import PolicyBody
+from rensei.orgs.authentication import caller
+from rensei.orgs.models import Project
+from rensei.orgs.permissions import ManagersWrite
+
+
+class PolicyAnswer(CamelSerializer):
+    """A stored policy, and what is left of each mode after everything above it."""
+
+    matrix = serializers.JSONField()
+    effective = serializers.JSONField()
+
+
+class OrgPolicy(APIView):
+    """The access policy of the organization."""
+
+    permission_classes = [ManagersWrite]
+    Body = PolicyBody
+    Answer = PolicyAnswer
+
+    def get(self, request: Request) -> Response:
+        return Response(policy_body(caller(request), None))
+
+    def put(self, request: Request) -> Response:
+        return Response(_set(request, None))
+
+
+class ProjectPolicy(APIView):
+    """The access policy of a project."""
+
+    permission_classes = [ManagersWrite]
+    Body = PolicyBody
+    Answer = PolicyAnswer
+
+    def get(self, request: Request, project_id: str) -> Response:
+        access = caller(request)
+        return Response(policy_body(access, orgs.find_project(access, project_id)))
+
+    def put(self, request: Request, project_id: str) -> Response:
+        return Response(_set(request, orgs.find_project(caller(request), project_id)))
+
+
+class PoolAnswer(CamelSerializer):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    provider_id = serializers.CharField()
+    config = serializers.JSONField()
+    active = serializers.BooleanField()
+    created_at = serializers.DateTimeField()
+
+
+class Pools(APIView):
+    """The organization's capacity pools. `local` is built in and not listed."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CursorPages
+    Answer = PoolAnswer
+
+    class Body(CamelSerializer):
+        name = serializers.CharField(max_length=63)
+        provider_id = serializers.ChoiceField(choices=CapacityPool.Provider.choices)
+        config = serializers.DictField(required=False)
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, CapacityPool.objects.for_org(caller(request).org), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        fields = body.validated_data
+
+        pool = services.create_pool(
+            caller(request),
+            name=fields["name"],
+            provider_id=fields["provider_id"],
+            config=fields.get("config", {}),
+        )
+        return Response(
+            self.Answer(pool).data,
+            status=status.HTTP_201_CREATED,
+            headers={"Location": f"/api/v1/pools/{pool.id}"},
+        )
+
+
+class PoolDetail(APIView):
+    """One capacity pool: switch it on or off, or remove it."""
+
+    permission_classes = [ManagersWrite]
+    Answer = PoolAnswer
+
+    class Body(CamelSerializer):
+        active = serializers.BooleanField()
+
+    def get(self, request: Request, pool_id: str) -> Response:
+        return Response(self.Answer(_find_pool(caller(request), pool_id)).data)
+
+    def patch(self, request: Request, pool_id: str) -> Response:
+        pool = _find_pool(caller(request), pool_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        pool = services.update_pool(caller(request), pool, **body.validated_data)
+        return Response(self.Answer(pool).data)
+
+    def delete(self, request: Request, pool_id: str) -> Response:
+        services.remove_pool(caller(request), _find_pool(caller(request), pool_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
+    """
+    Write a policy with what it comes to: for `*`, each provider and each row, who denies which mode.
+
+    `effective` is `{"<row>": {"<mode>": {"allowed": bool, "deniedBy": scope | null}}}`.
+    """
+    folded = [
+        Policy(scope=policy.scope, matrix=policy.matrix)
+        for policy in policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
+    ]
+    named = {name for policy in folded for name in policy.matrix} - {ANY, *PROVIDERS}
+    entries = CatalogEntry.objects.visible_to(access.org).filter(model_id__in=named)
+    provider_of = {entry.model_id: entry.provider for entry in entries}
+    rows = [(ANY, ANY, ANY), *((provider, provider, provider) for provider in sorted(PROVIDERS))]
+    rows += [(name, provider_of.get(name, ANY), name) for name in sorted(named)]
+    return {
+        "matrix": policies.stored_matrix(access.org, project),
+        "effective": {
+            row: {
+                mode.value: {"allowed": denier is None, "deniedBy": denier}
+                for mode, denier in effective(folded, provider=provider, model_id=model_id).items()
+            }
+            for row, provider, model_id in rows
+        },
+    }
+
+
+def _set(request: Request, project: Project | None) -> dict[str, Any]:
+    body = PolicyBody(data=request.data)
+    body.is_valid(raise_exception=True)
+    policies.set_policy(caller(request), matrix=body.validated_data["matrix"], project=project)
+    return policy_body(caller(request), project)
+
+
+def _find_pool(access: Access, pool_id: str) -> CapacityPool:
+    pool = CapacityPool.objects.for_org(access.org).filter(id=pool_id).first()
+    if pool is None:
+        raise NotFound
+    return pool

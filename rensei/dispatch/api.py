@@ -1,0 +1,253 @@
+"""REST: dispatch a run, ask what would happen, look at runs, cancel them."""
+
+import hashlib
+import json
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode
+from rensei.core.effort import Effort
+from rensei.core.errors import FieldError, NotFound
+from rensei.dispatch import admission, presenters, services
+from rensei.dispatch.models import Run
+from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
+from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
+from rensei.orgs.permissions import MembersRead, MembersWrite
+
+IDEMPOTENCY_KEY_LENGTH = 255
+METADATA_BYTES = 16 * 1024
+
+
+class RunBody(CamelSerializer):
+    """A dispatch. `input` or `messages`, not both; what is left out comes from the profile."""
+
+    profile_id = serializers.CharField(required=False, max_length=80)
+    project_id = serializers.CharField(required=False, allow_null=True, max_length=63)
+    pool = serializers.CharField(required=False, max_length=63)
+    host_id = serializers.CharField(required=False, allow_null=True, max_length=40)
+    system = serializers.JSONField(required=False, allow_null=True)
+    input = serializers.CharField(required=False, trim_whitespace=False)
+    messages = serializers.JSONField(required=False)
+    effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
+    max_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
+    provider_config = serializers.JSONField(required=False)
+    metadata = serializers.DictField(required=False)
+
+    def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value)) > METADATA_BYTES:
+            raise serializers.ValidationError(f"Metadata is at most {METADATA_BYTES // 1024} kB of JSON.")
+        return value
+
+
+class RunAnswer(serializers.BaseSerializer[Run]):
+    """A run as the contract has it."""
+
+    def to_representation(self, instance: Run) -> dict[str, Any]:
+        return presenters.run_body(instance)
+
+
+class RunSchema(CamelSerializer):
+    """The wire form of a run, for the OpenAPI document."""
+
+    id = serializers.CharField()
+    state = serializers.ChoiceField(choices=Run.State.choices)
+    profile_id = serializers.CharField(allow_null=True)
+    project_id = serializers.CharField(allow_null=True)
+    provider = serializers.CharField()
+    model = serializers.CharField()
+    served_model = serializers.CharField()
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
+    payer = serializers.CharField()
+    pool = serializers.CharField()
+    host_id = serializers.CharField(allow_null=True)
+    effort = serializers.CharField(allow_null=True)
+    effort_applied = serializers.JSONField()
+    metadata = serializers.JSONField()
+    output = serializers.JSONField(allow_null=True)
+    usage = serializers.JSONField()
+    cost = serializers.JSONField()
+    error = serializers.JSONField(allow_null=True)
+    trace = serializers.JSONField()
+    attempts = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class Runs(APIView):
+    """The runs of the organization, newest first; a POST dispatches one."""
+
+    permission_classes = [MembersWrite]
+    pagination_class = CursorPages
+    body_limit = LARGE_BODY_LIMIT
+    Body = RunBody
+
+    @extend_schema(
+        responses=RunSchema(many=True),
+        parameters=[
+            OpenApiParameter(name, str)
+            for name in ("state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore")
+        ],
+    )
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, _filtered(request), RunAnswer)
+
+    @extend_schema(
+        request=RunBody,
+        responses={202: RunSchema, 200: RunSchema},
+        parameters=[
+            OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER),
+            OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        key = request.headers.get("Idempotency-Key", "")
+        if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
+            raise FieldError(
+                pointer="/headers/Idempotency-Key",
+                reason=f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters.",
+            )
+        run = admission.dispatch(
+            caller(request),
+            dispatch_request(request.data),
+            idempotency_key=key,
+            body_digest=_digest(request.data) if key else "",
+        )
+        return Response(
+            presenters.run_body(run), status=status.HTTP_202_ACCEPTED, headers={"Location": f"/api/v1/runs/{run.id}"}
+        )
+
+
+class RunDetail(APIView):
+    """One run."""
+
+    permission_classes = [MembersRead]
+
+    @extend_schema(responses=RunSchema)
+    def get(self, request: Request, run_id: str) -> Response:
+        return Response(presenters.run_body(find_run(caller(request), run_id)))
+
+
+class RunCancel(APIView):
+    """Cancel a run: at once while it is queued; a running one is hung up on and charged for what it used."""
+
+    permission_classes = [MembersWrite]
+
+    @extend_schema(request=None, responses=RunSchema)
+    def post(self, request: Request, run_id: str) -> Response:
+        run = services.cancel_run(caller(request), find_run(caller(request), run_id))
+        return Response(presenters.run_body(run))
+
+
+class ResolveAnswer(CamelSerializer):
+    """What a dispatch would do, for the OpenAPI document."""
+
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices, allow_null=True)
+    payer = serializers.CharField(allow_null=True)
+    would_run = serializers.BooleanField()
+    code = serializers.CharField(allow_null=True)
+    detail = serializers.CharField(allow_null=True)
+    model = serializers.CharField(allow_null=True)
+    served_model = serializers.CharField(allow_null=True)
+    trace = serializers.JSONField()
+    quotes = serializers.JSONField()
+
+
+class Resolve(APIView):
+    """Say what a dispatch of a profile would do, and change nothing. The body is a dispatch's, all of it optional."""
+
+    permission_classes = [MembersRead]
+    body_limit = LARGE_BODY_LIMIT
+    Body = RunBody
+
+    @extend_schema(request=RunBody, responses=ResolveAnswer)
+    def post(self, request: Request, profile_id: str) -> Response:
+        data = {**(request.data or {}), "profileId": profile_id}
+        data.pop("profile_id", None)
+        return Response(admission.preview(caller(request), dispatch_request(data, whole=False)))
+
+
+def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
+    """
+    Check a dispatch body and make the request of it. A dry run need not say anything.
+
+    :raises ValidationError: if a field has the wrong shape
+    :raises FieldError: if a message has
+    """
+    body = RunBody(data=data)
+    body.is_valid(raise_exception=True)
+    fields = body.validated_data
+    text, messages = fields.get("input"), fields.get("messages")
+    said = text is not None or messages is not None
+    return DispatchRequest(
+        profile_id=fields.get("profile_id"),
+        project_id=fields.get("project_id"),
+        pool=fields.get("pool", "local"),
+        host_id=fields.get("host_id"),
+        system=check_system(fields.get("system")),
+        messages=messages_from(text=text, messages=messages) if whole or said else [],
+        effort=fields.get("effort"),
+        max_tokens=fields.get("max_tokens"),
+        provider_config=fields.get("provider_config", {}),
+        metadata=fields.get("metadata", {}),
+    )
+
+
+def visible_runs(access: Access) -> QuerySet[Run]:
+    """The runs that a caller may see: the organization's, or those of the project that the token is bound to."""
+    runs = Run.objects.for_org(access.org).select_related("project")
+    return runs.filter(project=access.project) if access.project else runs
+
+
+def find_run(access: Access, run_id: str) -> Run:
+    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    run = visible_runs(access).filter(id=run_id).first()
+    if run is None:
+        raise NotFound
+    return run
+
+
+def _filtered(request: Request) -> QuerySet[Run]:
+    runs = visible_runs(caller(request))
+    query = request.query_params
+    if state := query.get("state"):
+        if state not in Run.State.values:
+            raise FieldError(pointer="/query/state", reason=f"One of {', '.join(Run.State.values)}.")
+        runs = runs.filter(state=state)
+    if mode := query.get("authMode"):
+        if mode not in AuthMode.values:
+            raise FieldError(pointer="/query/authMode", reason=f"One of {', '.join(AuthMode.values)}.")
+        runs = runs.filter(auth_mode=mode)
+    if profile_id := query.get("profileId"):
+        runs = runs.filter(profile_id=profile_id)
+    if project_id := query.get("projectId"):
+        runs = runs.filter(project__slug=project_id)
+    if after := _moment(query, "createdAfter"):
+        runs = runs.filter(created_at__gte=after)
+    if before := _moment(query, "createdBefore"):
+        runs = runs.filter(created_at__lt=before)
+    return runs
+
+
+def _moment(query: Any, name: str) -> Any:
+    if name not in query:
+        return None
+    try:
+        return serializers.DateTimeField().to_internal_value(query[name])
+    except serializers.ValidationError as fault:
+        raise FieldError(
+            pointer=f"/query/{name}", reason="A time in ISO 8601, such as 2026-11-23T08:00:00Z."
+        ) from fault
+
+
+def _digest(data: Any) -> str:
+    """Digest a parsed body, so that spelling and order of keys make no difference."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,155 @@
+"""
+The second half of a dispatch: open the credential, prepare, write the attempt, call, settle, finish.
+
+Every call upstream has an attempt that was committed before it, and a settlement after it. Whatever
+happens in between, the payer and the mode stay what they were at dispatch.
+"""
+
+import random
+import time
+from dataclasses import replace
+
+import structlog
+from django.db import OperationalError, connection
+
+from catalog.models import CatalogEntry
+from integrations import services as integrations
+from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, ModelRequest, ProviderFailure
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.dispatch import outcomes, queue, settlement
+from rensei.dispatch.calls import Call
+from rensei.dispatch.keeper import Keeper, LiveRun
+from rensei.dispatch.models import Run
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.settlement import SettlementPlan
+
+ATTEMPTS_MAX = 3
+BACKOFF_SECONDS = 0.5
+COUNT_EXACTLY_FROM = 0.8
+SETTLE_TRIES = 8
+
+logger = structlog.get_logger(__name__)
+
+
+def execute(claim: queue.Claim, keeper: Keeper) -> None:
+    """Carry a claimed run to its end."""
+    run = claim.run
+    live = LiveRun(run, seconds_left=(run.deadline_at - claim.claimed_at).total_seconds())
+    try:
+        with structlog.contextvars.bound_contextvars(run_id=run.id), keeper.watching(live):
+            _carry(run, live)
+    finally:
+        connection.close()
+
+
+def _carry(run: Run, live: LiveRun) -> None:
+    adapter = REGISTRY[run.provider]
+    try:
+        credential = MODES[AuthMode(run.auth_mode)].open_credential(run)
+        built = _prepare(run, adapter, credential)
+    except RenseiError as refusal:
+        _settle(outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now()))
+        return
+    except ProviderFailure as failure:
+        _settle(outcomes.without_call(run, outcomes.failure_error(failure), now=database_now()))
+        return
+    while live.stop is None:
+        failure_to_retry = _attempt(run, live, adapter, credential, built)
+        if failure_to_retry is None:
+            return
+        _pause(live, _backoff_seconds(run, failure_to_retry))
+    _settle(outcomes.stopped_without_call(run, live.stop, now=database_now()))
+
+
+def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest:
+    """
+    Build the provider's parameters from what was stored, fetching what the messages point to.
+
+    Near the limit of the window the prompt is counted exactly, by the provider's free endpoint.
+
+    :raises RenseiError: if an image cannot be had, or the prompt does not fit; no attempt is made then
+    :raises ProviderFailure: if the provider cannot count
+    """
+    entry = CatalogEntry.objects.visible_to(run.org).get(provider=run.provider, model_id=run.served_model_id)
+    asked = run.input.body
+    window = run.context_window_tokens
+    request = ModelRequest(
+        system=asked["system"],
+        messages=adapter.prepare(asked["messages"], entry=entry),
+        effort=run.effort or None,
+        max_tokens=asked["maxTokens"],
+        prompt_caching=asked["promptCaching"],
+        context_window_tokens=window,
+    )
+    built = adapter.build(request, entry=entry)
+    if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
+        return built
+    exact = adapter.count_input_tokens(built.params, credential=credential)
+    params = adapter.fit(built.params, input_tokens=exact, context_window_tokens=window)
+    return replace(built, params=params, input_tokens_at_least=exact)
+
+
+def _attempt(
+    run: Run, live: LiveRun, adapter: Adapter, credential: Credential, built: BuiltRequest
+) -> ProviderFailure | None:
+    """Make one call and settle it. Returns the failure if the run should try again, else None."""
+    attempt = queue.open_attempt(
+        run,
+        credential_id=credential.id,
+        credential_version=credential.version,
+        input_tokens=built.input_tokens_at_least,
+    )
+    if attempt is None:
+        stop = queue.why_lost(run)
+        _settle(outcomes.stopped_without_call(run, stop, now=database_now()))
+        return None
+    call = Call(run, live, attempt)
+    try:
+        answer = call.follow(
+            adapter.stream(
+                built.params, credential=credential, attempt_id=attempt.id, timeout_seconds=live.seconds_left
+            )
+        )
+    except ProviderFailure as failure:
+        again = failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX
+        _settle(outcomes.failed(call, failure, again=again, now=database_now()))
+        logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again)
+        return failure if again else None
+    if answer is None:
+        assert live.stop is not None, "A stream ends with an answer, a failure, or because it was stopped"
+        _settle(outcomes.stopped(call, live.stop, now=database_now()))
+        return None
+    _settle(outcomes.succeeded(call, answer, now=database_now()))
+    if run.auth_mode == AuthMode.BYOK:
+        integrations.note_used(credential.id, database_now())
+    return None
+
+
+def _settle(plan: SettlementPlan) -> None:
+    """Write a settlement, waiting for a database that is away. What cannot be written is left to the reaper."""
+    for tries in range(SETTLE_TRIES):
+        try:
+            settlement.write([plan])
+        except OperationalError as fault:
+            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
+            connection.close()
+            time.sleep(min(4.0, 0.1 * 2**tries))
+        else:
+            return
+    logger.error("settlement_left_to_the_reaper")
+
+
+def _backoff_seconds(run: Run, failure: ProviderFailure) -> float:
+    """Wait as long as the provider asked, else twice as long each time, with some jitter."""
+    if failure.retry_after_seconds is not None:
+        return failure.retry_after_seconds
+    jitter = random.uniform(0.75, 1.25)  # noqa: S311 - it spreads load and guards nothing
+    return BACKOFF_SECONDS * jitter * float(2 ** (run.attempt_count - 1))
+
+
+def _pause(live: LiveRun, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while live.stop is None and time.monotonic() < until:
+        time.sleep(min(0.1, max(0.0, until - time.monotonic())))

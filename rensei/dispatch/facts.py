@@ -1,0 +1,196 @@
+"""The values that a decision is made from, loaded once for any number of profiles."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from billing import quota
+from billing.models import Entitlement
+from billing.quota import SharedQuota
+from catalog import pricing
+from catalog import services as catalog
+from catalog.models import CatalogEntry
+from catalog.pricing import UnitPrices
+from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import ProviderSpec
+from integrations import platform_keys
+from integrations.models import Integration, PlatformKey
+from integrations.providers.base import REGISTRY as ADAPTERS
+from integrations.providers.base import Adapter
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.dispatch.pools import Pool
+from rensei.dispatch.resolver import OfferedModel, Policy
+from rensei.orgs import policies
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, Org, Project
+
+PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is true of one profile at one moment: the model, the policies, the keys, the prices."""
+
+    org: Org
+    now: datetime
+    profile: ModelProfile
+    project: Project | None
+    pool: Pool
+    host: Host | None
+    host_missing: str
+    spec: ProviderSpec
+    adapter: Adapter
+    requested: CatalogEntry
+    replacement: CatalogEntry | None
+    integration: Integration | None
+    entitlement: Entitlement | None
+    platform_keys: Sequence[PlatformKey]
+    prices: dict[int, list[UnitPrices]]
+    policies: Sequence[Policy]
+    shared_quota: SharedQuota | None
+
+    def served(self, mode: AuthMode) -> CatalogEntry | None:
+        """
+        The entry that a mode would really call.
+
+        A retired model is served by its replacement, except where the organization's own key still lists it.
+        """
+        if self.requested.lifecycle_on(self.now.date()) != CatalogEntry.Lifecycle.RETIRED:
+            return self.requested
+        if mode is AuthMode.BYOK and self.integration is not None and _lists(self.integration, self.requested):
+            return self.requested
+        return self.replacement
+
+    def offered(self) -> dict[AuthMode, OfferedModel | None]:
+        """The served model of each mode, as the resolver takes it."""
+        return {mode: offered_model(self.served(mode)) for mode in AuthMode}
+
+    def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
+        return self.prices.get(entry.pk, [])
+
+    def platform_key(self, pool: PlatformKey.Pool, mode: AuthMode) -> PlatformKey | None:
+        """The first healthy key of a pool that serves the model of that mode."""
+        entry = self.served(mode)
+        if entry is None:
+            return None
+        for key in self.platform_keys:
+            if key.pool == pool and key.provider == entry.provider and platform_keys.serves(key, entry.model_id):
+                return key
+        return None
+
+
+def offered_model(entry: CatalogEntry | None) -> OfferedModel | None:
+    if entry is None:
+        return None
+    return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes)
+
+
+def load(
+    access: Access,
+    profiles: Sequence[ModelProfile],
+    *,
+    project: Project | None,
+    pool: Pool,
+    host_id: str | None = None,
+    with_quota: bool = False,
+) -> list[Facts | RenseiError]:
+    """
+    Load the facts for each profile, in a number of queries that does not grow with the profiles.
+
+    A profile whose model is gone gets its refusal in place of its facts. `with_quota` reads the shared
+    quota for a preview; a dispatch leaves that to its conditional UPDATE.
+    """
+    org, now = access.org, database_now()
+    modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
+    requested = _requested(org, profiles)
+    replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
+    prices = pricing.price_lists(
+        {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}, moment=now
+    )
+    project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
+    stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
+    integrations = _integrations(org, profiles) if AuthMode.BYOK in modes else []
+    entitlement = Entitlement.objects.for_org(org).first() if AuthMode.METERED in modes else None
+    keys = platform_keys.healthy_keys() if modes & PLATFORM_MODES else []
+    shared = quota.shared_quota(org, now=now) if with_quota and AuthMode.SHARED in modes else None
+    host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
+
+    def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
+        entry = requested.get((profile.provider, profile.model_id))
+        if entry is None:
+            return catalog.not_in_catalog(provider=profile.provider, model_id=profile.model_id)
+        its_project = profile.project or project
+        facts = Facts(
+            org=org,
+            now=now,
+            profile=profile,
+            project=its_project,
+            pool=pool,
+            host=host,
+            host_missing=host_missing,
+            spec=PROVIDERS[profile.provider],
+            adapter=ADAPTERS[profile.provider],
+            requested=entry,
+            replacement=replacements[entry.pk],
+            integration=_integration_of(profile, integrations),
+            entitlement=entitlement,
+            platform_keys=keys,
+            prices={pk: found.bands for pk, found in prices.items()},
+            policies=[
+                Policy(scope=policy.scope, matrix=policy.matrix)
+                for policy in stored
+                if policy.project_id is None or (its_project is not None and policy.project_id == its_project.pk)
+            ],
+            shared_quota=shared,
+        )
+        if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
+            return catalog.retired(entry)
+        return facts
+
+    return [facts_of(profile) for profile in profiles]
+
+
+def _requested(org: Org, profiles: Iterable[ModelProfile]) -> dict[tuple[str, str], CatalogEntry]:
+    """The entries that the profiles name, by provider and model."""
+    named = {(profile.provider, profile.model_id) for profile in profiles}
+    found = CatalogEntry.objects.visible_to(org).filter(model_id__in={model_id for _, model_id in named})
+    return {(entry.provider, entry.model_id): entry for entry in found}
+
+
+def _lists(integration: Integration, entry: CatalogEntry) -> bool:
+    return any(model.get("id") == entry.model_id for model in integration.model_list)
+
+
+def _integrations(org: Org, profiles: Iterable[ModelProfile]) -> list[Integration]:
+    providers = {profile.provider for profile in profiles}
+    return list(Integration.objects.for_org(org).filter(provider__in=providers).order_by("-is_default", "id"))
+
+
+def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) -> Integration | None:
+    """The integration that the profile names, else the organization's default for the provider."""
+    for integration in integrations:
+        if integration.provider != profile.provider:
+            continue
+        if profile.integration_id is not None:
+            if integration.pk == profile.integration_id:
+                return integration
+        elif integration.is_default:
+            return integration
+    return None
+
+
+def _host(access: Access, host_id: str | None) -> tuple[Host | None, str]:
+    """The machine of a host session: the one named, else the token's, else the caller's only one."""
+    own = list(Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None).order_by("id")[:50])
+    if host_id is not None:
+        named = next((host for host in own if host.id == host_id), None)
+        return named, f"'{host_id}' is not a machine of yours."
+    if access.host is not None:
+        bound = next((host for host in own if host.id == access.host.id), None)
+        return bound, "The token's machine is no longer registered."
+    if len(own) == 1:
+        return own[0], ""
+    return None, "No machine of yours is registered." if not own else "You have several machines."

@@ -1,0 +1,52 @@
+"""What an auth mode does for a run. One file for each mode."""
+
+from datetime import datetime
+from typing import Protocol
+
+from integrations.providers.base import Credential
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch.facts import Facts
+from rensei.dispatch.models import Run
+
+
+class ModelUnpriced(RenseiError):
+    """The platform would have to charge for a model, or a feature, whose price it does not know."""
+
+    code = "MODEL_UNPRICED"
+    status = 409
+    title = "No price for this model"
+    message = (
+        "Model '{model_id}' has no price in the catalog, so auth mode '{mode}' cannot account for it. "
+        "Use byok, choose a priced model, or ask your operator to add a price."
+    )
+
+
+class Mode(Protocol):
+    """
+    `gate` refuses before anything is written. `hold` sets aside what the run may use, in the transaction
+    that saves it. `open_credential` runs in the worker, after the claim. `billed` says whether the
+    organization owes the charge to the platform.
+    """
+
+    mode: AuthMode
+    billed: bool
+
+    def gate(self, facts: Facts) -> None: ...
+
+    def credential_id(self, facts: Facts) -> str: ...
+
+    def max_tokens_cap(self, facts: Facts) -> int | None: ...
+
+    def hold(self, run: Run, *, now: datetime) -> None: ...
+
+    def open_credential(self, run: Run) -> Credential: ...
+
+    def pool_id(self, provider: str) -> str: ...
+
+
+def require_price(facts: Facts, mode: AuthMode) -> None:
+    """:raises ModelUnpriced: if the served model has no platform price"""
+    entry = facts.served(mode)
+    if entry is None or not facts.prices_of(entry) or entry.org_id is not None:
+        raise ModelUnpriced(model_id=facts.profile.model_id, mode=mode.value)

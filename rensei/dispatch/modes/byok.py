@@ -1,0 +1,56 @@
+"""Bring your own key: the organization's own key signs, and the provider bills it directly."""
+
+from datetime import datetime
+
+from integrations import services as integrations
+from integrations.models import Integration
+from integrations.providers.base import Credential
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch.facts import Facts
+from rensei.dispatch.models import Run
+
+
+class ByokNotConfigured(RenseiError):
+    """No key of the organization is connected for the provider."""
+
+    code = "BYOK_NOT_CONFIGURED"
+    status = 409
+    title = "No key connected"
+    message = (
+        "No key is connected for provider '{provider}'. Connect one in Settings → Integrations → Add Provider, "
+        "or ask an owner or admin to."
+    )
+
+
+class Byok:
+    mode = AuthMode.BYOK
+    billed = False
+
+    def gate(self, facts: Facts) -> None:
+        if facts.integration is None:
+            raise ByokNotConfigured(provider=facts.profile.provider)
+
+    def credential_id(self, facts: Facts) -> str:
+        return facts.integration.id if facts.integration else ""
+
+    def max_tokens_cap(self, facts: Facts) -> int | None:
+        return None
+
+    def hold(self, run: Run, *, now: datetime) -> None:
+        """The organization's own money needs no hold of ours."""
+
+    def open_credential(self, run: Run) -> Credential:
+        """
+        Open the integration that the run was admitted with.
+
+        :raises ByokNotConfigured: if it has been removed since
+        :raises CredentialUnreadable: if the vault cannot open it
+        """
+        integration = Integration.objects.for_org(run.org).filter(id=run.credential_id).first()
+        if integration is None:
+            raise ByokNotConfigured(provider=run.provider)
+        return integrations.open_integration(integration)
+
+    def pool_id(self, provider: str) -> str:
+        return ""

@@ -1,0 +1,65 @@
+"""Host session: the login on the developer's own machine signs, on that machine only."""
+
+from datetime import datetime
+
+from integrations.providers.base import Credential
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch.facts import Facts
+from rensei.dispatch.models import Run
+
+
+class RequiresLocalCapacity(RenseiError):
+    """A host session lives on one machine, so no cloud sandbox can use it."""
+
+    code = "AUTH_MODE_REQUIRES_LOCAL_CAPACITY"
+    status = 409
+    title = "Auth mode requires local capacity"
+    message = (
+        "Auth mode 'host-session' cannot run on '{pool}': the login is on the developer's machine. Use a "
+        "cloud-compatible auth mode (byok, metered, shared), or dispatch to a local pool."
+    )
+
+
+class WrongMachine(RenseiError):
+    """The run names no machine, or not one of the caller's own."""
+
+    code = "HOST_SESSION_WRONG_MACHINE"
+    status = 409
+    title = "Wrong machine"
+    message = (
+        "{reason} A host-session run goes to the machine where you ran `rensei setup`: dispatch from there, "
+        "or name one of your own machines in hostId."
+    )
+
+
+class HostSession:
+    mode = AuthMode.HOST_SESSION
+    billed = False
+
+    def gate(self, facts: Facts) -> None:
+        """
+        Check the capacity: a local pool, and a registered machine of the caller.
+
+        :raises RenseiError: AUTH_MODE_REQUIRES_LOCAL_CAPACITY or HOST_SESSION_WRONG_MACHINE
+        """
+        if not facts.pool.is_local:
+            raise RequiresLocalCapacity(pool=facts.pool.name)
+        if facts.host is None:
+            raise WrongMachine(reason=facts.host_missing)
+
+    def credential_id(self, facts: Facts) -> str:
+        return ""
+
+    def max_tokens_cap(self, facts: Facts) -> int | None:
+        return None
+
+    def hold(self, run: Run, *, now: datetime) -> None:
+        """The account on the machine pays; there is nothing of ours to hold."""
+
+    def open_credential(self, run: Run) -> Credential:
+        """No worker of the server may ever open a host session."""
+        raise WrongMachine(reason="This run belongs to a developer's machine.")
+
+    def pool_id(self, provider: str) -> str:
+        return ""

@@ -1,0 +1,48 @@
+"""Shared: a free-tier key of the platform signs, within a daily quota of runs."""
+
+from datetime import datetime
+
+from billing import quota
+from integrations.models import PlatformKey
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch.facts import Facts
+from rensei.dispatch.models import Run
+from rensei.dispatch.modes.base import require_price
+from rensei.dispatch.modes.platform_pool import PlatformPool
+
+
+class SharedKeyNotConfigured(RenseiError):
+    """The platform's shared pool for the provider is empty, or does not serve the model."""
+
+    code = "SHARED_KEY_NOT_CONFIGURED"
+    status = 503
+    title = "No shared key"
+    message = (
+        "No shared key is configured for provider '{provider}' and model '{model_id}'. Choose a model that the "
+        "free tier serves, use another auth mode, or contact your Rensei operator."
+    )
+
+
+class Shared(PlatformPool):
+    mode = AuthMode.SHARED
+    pool = PlatformKey.Pool.SHARED
+    no_key = SharedKeyNotConfigured
+    billed = False
+
+    def gate(self, facts: Facts) -> None:
+        """
+        Check the key, the price, and, where the quota was read for a preview, the quota.
+
+        The quota that counts is the conditional UPDATE of `hold`.
+
+        :raises RenseiError: SHARED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or SHARED_QUOTA_EXCEEDED
+        """
+        self.require_key(facts)
+        require_price(facts, self.mode)
+        if facts.shared_quota is not None:
+            quota.require_room(facts.shared_quota, now=facts.now)
+
+    def hold(self, run: Run, *, now: datetime) -> None:
+        """:raises SharedQuotaExceeded: if the day's runs are spent"""
+        quota.take_shared_run(org_id=run.org_id, run_id=run.id, now=now)

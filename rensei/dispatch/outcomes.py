@@ -1,0 +1,149 @@
+"""What the ends of calls come to, as settlement plans. Pure but for the clock that is passed in."""
+
+from datetime import datetime
+from typing import Any
+
+from integrations.providers.base import Answer, ProviderFailure
+from rensei.core.errors import RenseiError
+from rensei.core.usage import Usage
+from rensei.dispatch.calls import Call
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.queue import Stop
+from rensei.dispatch.settlement import RunEnd, SettlementPlan
+
+
+class RunTimeout(RenseiError):
+    """The run did not end before its deadline."""
+
+    code = "RUN_TIMEOUT"
+    status = 504
+    title = "Run timed out"
+    message = (
+        "The run did not end before its deadline. What was produced until then is charged; "
+        "dispatch it again if it is still needed."
+    )
+    retryable = True
+
+
+class RunInterrupted(RenseiError):
+    """The worker died while the call was under way, so nobody knows how it ended."""
+
+    code = "RUN_INTERRUPTED"
+    status = 503
+    title = "Run interrupted"
+    message = (
+        "The worker stopped while the provider was answering. The call may have been billed, so it is not repeated "
+        "by itself; the ledger holds an estimate. Dispatch the run again if it is still needed."
+    )
+    retryable = True
+
+
+def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
+    """Settle a call by what the provider reported at its end."""
+    end = RunEnd(state=Run.State.SUCCEEDED, text=answer.text, content=answer.content, stop_reason=answer.stop_reason)
+    return SettlementPlan(
+        run=call.run, now=now, attempt=call.attempt, usage=answer.usage, request_id=answer.request_id, end=end
+    )
+
+
+def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
+    """Settle a call that we hung up on, as an estimate, by what was reported and seen."""
+    return SettlementPlan(
+        run=call.run,
+        now=now,
+        attempt=call.attempt,
+        usage=estimated_usage(call.usage, call.attempt, call.text),
+        estimated=True,
+        request_id=call.request_id,
+        error=_stop_error(stop),
+        end=_stopped_end(stop, call.text),
+    )
+
+
+def failed(call: Call, failure: ProviderFailure, *, again: bool, now: datetime) -> SettlementPlan:
+    """Settle a call that failed: never sent, refused at no cost, cut off after some output, or unknown."""
+    state, usage, estimated = Attempt.State.SETTLED, Usage(), False
+    if not failure.sent:
+        state = Attempt.State.VOID
+    elif failure.usage is not None or failure.output_seen:
+        usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
+    elif failure.maybe_billed:
+        state, usage, estimated = Attempt.State.INDETERMINATE, estimated_usage(None, call.attempt, ""), True
+    error = failure_error(failure)
+    return SettlementPlan(
+        run=call.run,
+        now=now,
+        attempt=call.attempt,
+        attempt_state=state,
+        usage=usage,
+        estimated=estimated,
+        request_id=failure.request_id or call.request_id,
+        error=error,
+        end=None if again else RunEnd(state=Run.State.FAILED, error=error, text=call.text),
+    )
+
+
+def without_call(run: Run, error: dict[str, Any], *, now: datetime) -> SettlementPlan:
+    """End a run that could not make its call: nothing was sent, nothing is charged."""
+    return SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.FAILED, error=error))
+
+
+def stopped_without_call(run: Run, stop: Stop, *, now: datetime) -> SettlementPlan:
+    """End a run that was stopped between two calls."""
+    return SettlementPlan(run=run, now=now, end=_stopped_end(stop, ""))
+
+
+def given_up(run: Run, attempt: Attempt | None, *, reported: Usage | None, text: str, now: datetime) -> SettlementPlan:
+    """End a run whose worker died, or whose deadline passed: an open call becomes indeterminate."""
+    refusal: RenseiError | None = RunInterrupted() if attempt is not None else RunTimeout()
+    state = Run.State.FAILED
+    if run.cancel_requested_at is not None:
+        refusal, state = None, Run.State.CANCELLED
+    error = refusal_error(refusal) if refusal else None
+    return SettlementPlan(
+        run=run,
+        now=now,
+        attempt=attempt,
+        attempt_state=Attempt.State.INDETERMINATE,
+        usage=estimated_usage(reported, attempt, text) if attempt else Usage(),
+        estimated=True,
+        error=error,
+        end=RunEnd(state=state, error=error, text=text),
+        expired_before=now,
+    )
+
+
+def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usage:
+    """What was reported, with the output that was seen but not reported yet; else what the prompt looked like."""
+    usage = reported or Usage(input_tokens=attempt.input_tokens_estimate)
+    seen = len(text.encode()) // 4  # Four bytes make a token of plain text, near enough for an estimate.
+    return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
+
+
+def refusal_error(refusal: RenseiError) -> dict[str, Any]:
+    """Write a refusal as a run's error."""
+    return {"code": refusal.code, "detail": refusal.detail, "fix": "", "retryable": refusal.retryable}
+
+
+def failure_error(failure: ProviderFailure) -> dict[str, Any]:
+    """Write a provider's failure as a run's error."""
+    return {
+        "code": failure.code,
+        "detail": failure.message,
+        "fix": failure.fix,
+        "retryable": failure.retryable,
+        "providerStatus": failure.status,
+        "providerRequestId": failure.request_id,
+    }
+
+
+def _stopped_end(stop: Stop, text: str) -> RunEnd | None:
+    """A run whose lease was lost is somebody else's to end."""
+    if stop is Stop.LEASE_LOST:
+        return None
+    state = Run.State.CANCELLED if stop is Stop.CANCELLED else Run.State.FAILED
+    return RunEnd(state=state, error=_stop_error(stop), text=text)
+
+
+def _stop_error(stop: Stop) -> dict[str, Any] | None:
+    return refusal_error(RunTimeout()) if stop is Stop.DEADLINE else None

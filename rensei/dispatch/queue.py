@@ -1,0 +1,158 @@
+"""
+The run table as a queue: claim a run under a lease, keep the lease, hang up chunks, notice dead workers.
+
+A claim raises the run's epoch, the fencing token: whoever holds an older one can no longer change the run.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from django.db import connection
+from django.db.models import Exists, F, OuterRef, Q
+
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.transactions import durable
+from rensei.dispatch.models import Attempt, Run, RunChunk
+
+LEASE = timedelta(seconds=30)
+
+
+class Stop(StrEnum):
+    """Why an execution has to stop early."""
+
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease-lost"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A run that this worker holds, and the database's time at which it took it."""
+
+    run: Run
+    claimed_at: datetime
+
+
+def claim(run_id: str, *, owner: str) -> Claim | None:
+    """Take one queued run. None where another worker has it, or it has ended: then there is nothing to do."""
+    with durable():
+        now = database_now()
+        taken = _claimable(now).filter(id=run_id).update(**_lease(owner, now))
+        return _claimed(run_id, now) if taken else None
+
+
+def claim_next(*, owner: str) -> Claim | None:
+    """Take the oldest queued run that a worker of the server may execute."""
+    with durable():
+        now = database_now()
+        waiting = _claimable(now).order_by("id")
+        if connection.features.has_select_for_update_skip_locked:
+            waiting = waiting.select_for_update(skip_locked=True)
+        run_id = waiting.values_list("id", flat=True).first()
+        if run_id is None:
+            return None
+        taken = _claimable(now).filter(id=run_id).update(**_lease(owner, now))
+        return _claimed(run_id, now) if taken else None
+
+
+def extend_leases(epochs: dict[str, int], *, owner: str) -> set[str]:
+    """Keep the leases of the runs that are being executed, and name those that are no longer ours."""
+    if not epochs:
+        return set()
+    now = database_now()
+    held = Run.objects.filter(id__in=epochs, state=Run.State.RUNNING, lease_owner=owner)
+    held.update(lease_until=now + LEASE)
+    still = dict(held.values_list("id", "epoch"))
+    return {run_id for run_id, epoch in epochs.items() if still.get(run_id) != epoch}
+
+
+def cancelled_among(run_ids: Collection[str]) -> set[str]:
+    """Name the runs whose cancellation somebody asked for."""
+    asked = Run.objects.filter(id__in=run_ids, cancel_requested_at__isnull=False)
+    return set(asked.values_list("id", flat=True))
+
+
+def open_attempt(run: Run, *, credential_id: str, credential_version: int, input_tokens: int) -> Attempt | None:
+    """
+    Write down that a call is about to be made, in a transaction of its own, and renew the lease with it.
+
+    None where the lease was lost: then no call may be made.
+    """
+    with durable():
+        now = database_now()
+        held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING, cancel_requested_at=None)
+        if not held.update(lease_until=now + LEASE, attempt_count=F("attempt_count") + 1, credential_id=credential_id):
+            return None
+        run.attempt_count += 1
+        return Attempt.objects.create(
+            run=run,
+            number=run.attempt_count,
+            epoch=run.epoch,
+            credential_id=credential_id,
+            credential_version=credential_version,
+            input_tokens_estimate=input_tokens,
+            started_at=now,
+        )
+
+
+def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
+    """Append an event for those who watch the run. False where the lease was lost."""
+    with durable():
+        held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING)
+        if not held.update(chunk_count=F("chunk_count") + 1):
+            return False
+        run.chunk_count += 1
+        RunChunk.objects.create(run=run, seq=run.chunk_count, kind=kind, data=data)
+        return True
+
+
+def why_lost(run: Run) -> Stop:
+    """Tell why a run is no longer ours: somebody cancelled it, or another worker has it."""
+    cancelled = Run.objects.filter(id=run.id, epoch=run.epoch, cancel_requested_at__isnull=False).exists()
+    return Stop.CANCELLED if cancelled else Stop.LEASE_LOST
+
+
+def requeue_unsent(*, now: datetime) -> int:
+    """Put runs back whose worker died before it wrote an attempt: nothing was sent, so nothing is lost."""
+    dead = Run.objects.filter(state=Run.State.RUNNING, lease_until__lt=now, deadline_at__gt=now)
+    unsent = dead.filter(~Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN)))
+    return unsent.update(state=Run.State.QUEUED, lease_owner="", lease_until=None)
+
+
+def abandoned(*, now: datetime) -> list[Run]:
+    """The runs whose worker died with a call under way, and those that nobody holds after their deadline."""
+    calling = Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN))
+    dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & (Q(calling) | Q(deadline_at__lte=now))
+    late = Q(state=Run.State.QUEUED, deadline_at__lte=now)
+    return list(Run.objects.select_related("project").filter(dead | late).order_by("id")[:200])
+
+
+def unanswered(*, now: datetime) -> list[str]:
+    """The queued runs whose bell was lost."""
+    quiet = now - timedelta(seconds=5)
+    return list(_claimable(now).filter(created_at__lt=quiet).order_by("id").values_list("id", flat=True)[:500])
+
+
+def _claimable(now: datetime) -> Any:
+    return Run.objects.filter(state=Run.State.QUEUED, deadline_at__gt=now).exclude(auth_mode=AuthMode.HOST_SESSION)
+
+
+def _lease(owner: str, now: datetime) -> dict[str, Any]:
+    return {
+        "state": Run.State.RUNNING,
+        "lease_owner": owner,
+        "lease_until": now + LEASE,
+        "epoch": F("epoch") + 1,
+        "started_at": now,
+        "chunk_count": F("chunk_count") + 1,
+    }
+
+
+def _claimed(run_id: str, now: datetime) -> Claim:
+    run = Run.objects.select_related("org", "input", "project").get(id=run_id)
+    RunChunk.objects.create(run=run, seq=run.chunk_count, kind=RunChunk.Kind.STATE, data={"state": run.state})
+    return Claim(run=run, claimed_at=now)

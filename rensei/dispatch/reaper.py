@@ -1,0 +1,43 @@
+"""
+What dead workers left behind is put right here, by whichever worker takes the job.
+
+A run whose worker died before its attempt goes back into the queue. One that died with a call under way
+is ended, with an estimated charge; it is never called again by itself.
+"""
+
+from datetime import timedelta
+
+from rensei.core.clock import database_now
+from rensei.core.usage import Usage
+from rensei.dispatch import doorbell, outcomes, queue, settlement
+from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk
+
+IDEMPOTENCY_KEPT = timedelta(hours=24)
+
+
+def reap() -> None:
+    """Requeue, end or ring for every run that nobody looks after."""
+    now = database_now()
+    queue.requeue_unsent(now=now)
+    for run in queue.abandoned(now=now):
+        attempt = run.attempts.filter(state=Attempt.State.OPEN).first()
+        plan = outcomes.given_up(run, attempt, reported=_usage_seen(run), text=_text_seen(run), now=now)
+        settlement.write([plan])
+    for run_id in queue.unanswered(now=now):
+        doorbell.ring(run_id)
+
+
+def forget_idempotency_keys() -> None:
+    """Drop the Idempotency-Keys that are older than they are kept for."""
+    IdempotencyKey.objects.filter(created_at__lt=database_now() - IDEMPOTENCY_KEPT).delete()
+
+
+def _text_seen(run: Run) -> str:
+    deltas = run.chunks.filter(kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
+    return "".join(delta["text"] for delta in deltas)
+
+
+def _usage_seen(run: Run) -> Usage | None:
+    """The last usage that the worker wrote down, if it belongs to the call that was under way."""
+    newest = run.chunks.filter(kind=RunChunk.Kind.USAGE).order_by("-seq").values_list("data", flat=True).first()
+    return Usage.from_dict(newest) if newest else None

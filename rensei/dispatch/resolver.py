@@ -1,0 +1,202 @@
+"""
+Which auth mode a call takes, and why. Pure: values in, a decision with its trace out.
+
+The policies of the system, the organization and the project are folded, and each may only narrow the
+one above it. What is left of the profile's, the model's and the provider's modes is picked from in the
+order byok > metered > shared > host-session > local. A gate that fails later refuses; it never falls
+through to the next mode, so that nobody's money is spent by surprise.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+
+ANY = "*"
+
+
+class AuthModesUnsatisfiable(RenseiError):
+    """Nothing is left of the profile's modes after the policies, the model and the provider."""
+
+    code = "AUTHMODES_UNSATISFIABLE"
+    status = 403
+    title = "No auth mode is left"
+    message = (
+        "No auth mode of this profile is allowed here: {reasons}. Add an allowed mode to the profile, "
+        "or ask an owner to change the access policy."
+    )
+
+
+class Verdict(StrEnum):
+    CHOSEN = "chosen"
+    ALLOWED = "allowed"
+    NOT_IN_PROFILE = "not-in-profile"
+    NOT_OFFERED = "not-offered"
+    DENIED_BY_POLICY = "denied-by-policy"
+    GATE_FAILED = "gate-failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """One access policy: its scope, and `{"<modelId | provider | *>": {"<mode>": {"allowed": bool}}}`."""
+
+    scope: str
+    matrix: Mapping[str, Mapping[str, Mapping[str, bool]]]
+
+    def says(self, mode: AuthMode, *, model_id: str, provider: str) -> bool | None:
+        """Look a mode up: the model's row, else the provider's, else `*`; None where no row has it."""
+        for name in (model_id, provider, ANY):
+            cell = self.matrix.get(name, {}).get(mode)
+            if cell is not None:
+                return cell["allowed"]
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferedModel:
+    """A model as the resolver sees it: its id and the modes that its catalog entry offers."""
+
+    model_id: str
+    auth_modes: Collection[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceLine:
+    """What became of one mode. `denied_by` is system, organization or project."""
+
+    mode: AuthMode
+    verdict: Verdict
+    detail: str
+    code: str | None = None
+    denied_by: str | None = None
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "mode": self.mode.value,
+            "verdict": self.verdict.value,
+            "code": self.code,
+            "deniedBy": self.denied_by,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The mode that was picked, or None, and what became of each of the five, in order."""
+
+    mode: AuthMode | None
+    trace: tuple[TraceLine, ...]
+
+    @property
+    def candidates(self) -> list[AuthMode]:
+        return [line.mode for line in self.trace if line.verdict in {Verdict.CHOSEN, Verdict.ALLOWED}]
+
+    def gate_failed(self, refusal: RenseiError) -> "Decision":
+        """Note in the trace that the picked mode's gate refused."""
+        return replace(
+            self,
+            trace=tuple(
+                replace(line, verdict=Verdict.GATE_FAILED, code=refusal.code, detail=refusal.detail)
+                if line.verdict is Verdict.CHOSEN
+                else line
+                for line in self.trace
+            ),
+        )
+
+    def refusal(self) -> AuthModesUnsatisfiable:
+        """Say why nothing is left, naming who denied each mode of the profile."""
+        reasons = [
+            f"{line.mode.value} ({line.detail})" for line in self.trace if line.verdict is not Verdict.NOT_IN_PROFILE
+        ]
+        return AuthModesUnsatisfiable(reasons="; ".join(reasons), extra={"trace": self.wire()})
+
+    def wire(self) -> list[dict[str, Any]]:
+        return [line.wire() for line in self.trace]
+
+
+def resolve(
+    *,
+    profile_modes: Collection[str],
+    provider: str,
+    provider_modes: Collection[str],
+    requested: OfferedModel,
+    served: Mapping[AuthMode, OfferedModel | None],
+    policies: Sequence[Policy],
+) -> Decision:
+    """
+    Pick the most preferred mode that everybody allows.
+
+    `served` names the model that each mode would really call: the requested one, or the replacement of a
+    retired one; None where a mode has none. A mode must be allowed for both. `policies` come in the order
+    system, organization, project.
+    """
+    lines: list[TraceLine] = []
+    chosen: AuthMode | None = None
+    for mode in AuthMode:
+        line = _judge(
+            mode,
+            profile_modes=profile_modes,
+            provider=provider,
+            provider_modes=provider_modes,
+            requested=requested,
+            served=served.get(mode),
+            policies=policies,
+        )
+        if line.verdict is Verdict.ALLOWED and chosen is None:
+            chosen = mode
+            line = replace(line, verdict=Verdict.CHOSEN, detail=f"Picked: {line.detail}")
+        lines.append(line)
+    return Decision(mode=chosen, trace=tuple(lines))
+
+
+def effective(policies: Sequence[Policy], *, provider: str, model_id: str) -> dict[AuthMode, str | None]:
+    """Fold the policies for one model: each mode with the scope that denies it, or None where it is allowed."""
+    return {mode: _denier(mode, policies, provider=provider, model_ids=(model_id,)) for mode in AuthMode}
+
+
+def _judge(
+    mode: AuthMode,
+    *,
+    profile_modes: Collection[str],
+    provider: str,
+    provider_modes: Collection[str],
+    requested: OfferedModel,
+    served: OfferedModel | None,
+    policies: Sequence[Policy],
+) -> TraceLine:
+    if mode not in profile_modes:
+        return TraceLine(mode=mode, verdict=Verdict.NOT_IN_PROFILE, detail="The profile does not list it.")
+    if mode not in provider_modes:
+        return TraceLine(mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Provider '{provider}' does not offer it.")
+    if mode not in requested.auth_modes:
+        return TraceLine(
+            mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Model '{requested.model_id}' does not offer it."
+        )
+    if served is None:
+        return TraceLine(
+            mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Model '{requested.model_id}' is retired under it."
+        )
+    if mode not in served.auth_modes:
+        return TraceLine(mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Model '{served.model_id}' does not offer it.")
+    denier = _denier(mode, policies, provider=provider, model_ids=(requested.model_id, served.model_id))
+    if denier is not None:
+        return TraceLine(
+            mode=mode,
+            verdict=Verdict.DENIED_BY_POLICY,
+            denied_by=denier,
+            detail=f"The {denier}'s access policy denies it.",
+        )
+    detail = "allowed by the profile, the model and every access policy."
+    if served.model_id != requested.model_id:
+        detail += f" '{requested.model_id}' is retired and served by '{served.model_id}'."
+    return TraceLine(mode=mode, verdict=Verdict.ALLOWED, detail=detail)
+
+
+def _denier(mode: AuthMode, policies: Sequence[Policy], *, provider: str, model_ids: Collection[str]) -> str | None:
+    for policy in policies:
+        if any(policy.says(mode, model_id=model_id, provider=provider) is False for model_id in model_ids):
+            return policy.scope
+    return None

@@ -1,0 +1,43 @@
+"""What is not kept for ever: the images that runs were sent."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+
+from rensei.core.clock import database_now
+from rensei.dispatch.models import Run, RunInput
+
+BATCH = 100
+
+
+def drop_old_images() -> None:
+    """Take the images out of the inputs of runs that ended longer ago than the retention setting says."""
+    now = database_now()
+    until = now - timedelta(days=settings.RENSEI_IMAGE_RETENTION_DAYS)
+    old = RunInput.objects.filter(run__state__in=Run.ENDED, run__finished_at__lt=until, has_images=True)
+    while batch := list(old[:BATCH]):
+        for found in batch:
+            found.body = {**found.body, "messages": [_without_images(message) for message in found.body["messages"]]}
+            found.has_images, found.images_dropped_at = False, now
+            found.save(update_fields=["body", "has_images", "images_dropped_at"])
+
+
+def holds_images(messages: list[dict[str, Any]]) -> bool:
+    """Tell whether any message carries an image."""
+    return any(
+        block.get("type") == "image"
+        for message in messages
+        if isinstance(message["content"], list)
+        for block in message["content"]
+    )
+
+
+def _without_images(message: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(message["content"], list):
+        return message
+    kept = [
+        {"type": "text", "text": "[image removed after its retention]"} if block.get("type") == "image" else block
+        for block in message["content"]
+    ]
+    return {**message, "content": kept}

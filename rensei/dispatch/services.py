@@ -1,0 +1,87 @@
+"""The verbs that change a run after its dispatch, and those for capacity pools."""
+
+import re
+
+from django.db import IntegrityError
+
+from rensei.core.clock import database_now
+from rensei.core.errors import AlreadyExists, FieldError, RenseiError
+from rensei.core.transactions import durable
+from rensei.dispatch import settlement
+from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.settlement import RunEnd, SettlementPlan
+from rensei.orgs.access import Access, record
+
+POOL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class RunNotCancellable(RenseiError):
+    """The run has already ended."""
+
+    code = "RUN_NOT_CANCELLABLE"
+    status = 409
+    title = "Run already ended"
+    message = "The run has already ended as {state}, so there is nothing to cancel."
+
+
+def cancel_run(access: Access, run: Run) -> Run:
+    """
+    Cancel a run: at once while it is queued; a running one is hung up on, and what it used is charged.
+
+    :raises RunNotCancellable: if it has ended
+    """
+    access.require_writer()
+    now = database_now()
+    if run.state == Run.State.QUEUED:
+        settlement.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
+    with durable():
+        running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
+        if running.update(cancel_requested_at=now):
+            record(access, "run.cancelled", object_id=run.id)
+    before = run.state
+    run.refresh_from_db()
+    if before in Run.ENDED:
+        raise RunNotCancellable(state=run.state)
+    return run
+
+
+def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str, object]) -> CapacityPool:
+    """
+    Add a capacity pool to the organization.
+
+    :raises FieldError: if the name or the provider is not one that can be
+    :raises AlreadyExists: if the organization has a pool of that name
+    """
+    access.require_manager()
+    if not POOL_NAME.fullmatch(name):
+        raise FieldError(pointer="/name", reason="A pool's name is lower-case letters, digits and dashes.")
+    if provider_id not in CapacityPool.Provider.values:
+        raise FieldError(pointer="/providerId", reason=f"One of {', '.join(CapacityPool.Provider.values)}.")
+    if name in CapacityPool.Provider.values:
+        raise AlreadyExists(what=f"A built-in pool '{name}'")
+    try:
+        with durable():
+            pool = CapacityPool.objects.create(org=access.org, name=name, provider_id=provider_id, config=config)
+            record(access, "pool.added", object_id=pool.id, name=name)
+    except IntegrityError as fault:
+        raise AlreadyExists(what=f"A pool '{name}'") from fault
+    return pool
+
+
+def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> CapacityPool:
+    """Switch a pool on or off. Runs that were dispatched to it go on."""
+    access.require_manager()
+    with durable():
+        pool.active = active
+        pool.save(update_fields=["active"])
+        record(access, "pool.changed", object_id=pool.id, active=active)
+    return pool
+
+
+def remove_pool(access: Access, pool: CapacityPool) -> None:
+    """Remove a pool. Runs that name it keep its name."""
+    access.require_manager()
+    with durable():
+        pool_id, name = pool.id, pool.name
+        pool.delete()
+        record(access, "pool.removed", object_id=pool_id, name=name)

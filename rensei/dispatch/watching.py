@@ -1,0 +1,116 @@
+"""
+Waiting for runs, live: one poller for all who wait for an end, and the stream of a run's events.
+
+Everything is read from the database, so it does not matter which process executes the run.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
+
+from rensei.core.usage import Usage
+from rensei.dispatch import presenters
+from rensei.dispatch.models import Run, RunChunk
+
+LOOK_SECONDS = 0.1
+COMMENT_SECONDS = 15.0
+BATCH = 500
+
+
+class EndOfRuns:
+    """Tells any number of waiters when their runs have ended, by one query for all of them at a time."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def wait(self, run_id: str, *, seconds: float) -> bool:
+        """Wait for the end of a run. False if the time passed first."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(run_id, set()).add(future)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.get(run_id, set()).discard(future)
+            if not self._waiters.get(run_id):
+                self._waiters.pop(run_id, None)
+        return True
+
+    async def _poll(self) -> None:
+        while self._waiters:
+            for run_id in await _ended(list(self._waiters)):
+                for future in self._waiters.get(run_id, ()):
+                    if not future.done():
+                        future.set_result(None)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
+    """
+    Stream a run's events from a sequence number on, until it has ended.
+
+    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts. A comment every 15 s
+    keeps the line open.
+    """
+    seen, spoken = after, time.monotonic()
+    if after == 0:
+        run = await _run(run_id)
+        yield _event(0, "state", presenters.run_body(run))
+    while True:
+        chunks = await _chunks(run_id, seen)
+        for chunk in chunks:
+            seen, spoken = chunk.seq, time.monotonic()
+            yield _event(chunk.seq, chunk.kind, await _data(chunk))
+            if chunk.kind == RunChunk.Kind.DONE:
+                return
+        if len(chunks) == BATCH:
+            continue
+        if not chunks and await _is_over(run_id, seen):
+            return
+        if time.monotonic() - spoken >= COMMENT_SECONDS:
+            spoken = time.monotonic()
+            yield b": still here\n\n"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _event(seq: int, kind: str, data: Any) -> bytes:
+    return f"id: {seq}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+async def _data(chunk: RunChunk) -> Any:
+    if chunk.kind in {RunChunk.Kind.STATE, RunChunk.Kind.DONE}:
+        return presenters.run_body(await _run(chunk.run_id))
+    if chunk.kind == RunChunk.Kind.USAGE:
+        return presenters.usage_body(Usage.from_dict(chunk.data) if chunk.data else Usage())
+    return chunk.data
+
+
+@sync_to_async
+def _ended(run_ids: list[str]) -> list[str]:
+    close_old_connections()
+    return list(Run.objects.filter(id__in=run_ids, state__in=Run.ENDED).values_list("id", flat=True))
+
+
+@sync_to_async
+def _run(run_id: str) -> Run:
+    return Run.objects.select_related("project").get(id=run_id)
+
+
+@sync_to_async
+def _chunks(run_id: str, after: int) -> list[RunChunk]:
+    return list(RunChunk.objects.filter(run_id=run_id, seq__gt=after).order_by("seq")[:BATCH])
+
+
+@sync_to_async
+def _is_over(run_id: str, seen: int) -> bool:
+    """Whether a resumed stream has nothing to come: its last event was seen before."""
+    return Run.objects.filter(id=run_id, state__in=Run.ENDED, chunk_count__lte=seen).exists()

@@ -1,0 +1,122 @@
+"""
+The worker process: it claims queued runs, executes them in threads, and runs the periodic jobs.
+
+With a Celery broker, Celery's workers execute the runs, and this process keeps to the jobs.
+"""
+
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connection
+
+from rensei.core import jobs
+from rensei.core.clock import database_now
+from rensei.core.jobs import Job
+from rensei.core.models import WorkerHeartbeat
+from rensei.dispatch import queue, reaper, retention
+from rensei.dispatch.execution import execute
+from rensei.dispatch.keeper import Keeper
+
+JOBS = [
+    Job(name="reap", every=timedelta(seconds=10), run=reaper.reap),
+    Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
+    Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
+]
+LOOK_SECONDS = 0.1
+JOBS_EVERY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 5.0
+DRAIN_SECONDS = 30.0
+
+logger = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker process. `run` returns after `stop`, once the runs under way have ended or had their time."""
+
+    def __init__(self) -> None:
+        self.name = f"{socket.gethostname()[:40]}:{os.getpid()}"
+        self._stopped = threading.Event()
+        self._slots = threading.Semaphore(settings.RENSEI_WORKER_THREADS)
+        self._threads: set[threading.Thread] = set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Work until told to stop. A database that is away is waited for."""
+        keeper = Keeper(owner=self.name)
+        housekeeper = threading.Thread(target=self._keep_house, name="housekeeper")
+        housekeeper.start()
+        logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
+        while not self._stopped.is_set():
+            if settings.CELERY_BROKER_URL or not self._start_next(keeper):
+                self._stopped.wait(LOOK_SECONDS)
+        self._drain()
+        housekeeper.join()
+        keeper.close()
+        connection.close()
+
+    def _start_next(self, keeper: Keeper) -> bool:
+        """Claim a run and execute it in a thread. False where there was nothing to do."""
+        if not self._slots.acquire(timeout=LOOK_SECONDS):
+            return False
+        claim = None
+        try:
+            claim = queue.claim_next(owner=self.name)
+        except DatabaseError as fault:
+            logger.warning("claim_failed", fault=type(fault).__name__)
+            connection.close()
+        if claim is None:
+            self._slots.release()
+            return False
+        thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}")
+        self._threads.add(thread)
+        thread.start()
+        return True
+
+    def _execute(self, claim: queue.Claim, keeper: Keeper) -> None:
+        try:
+            execute(claim, keeper)
+        finally:
+            self._threads.discard(threading.current_thread())
+            self._slots.release()
+
+    def _drain(self) -> None:
+        until = time.monotonic() + DRAIN_SECONDS
+        for thread in list(self._threads):
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+        if self._threads:
+            logger.warning("worker_left_runs", count=len(self._threads))
+
+    def _keep_house(self) -> None:
+        seen = 0.0
+        while not self._stopped.is_set():
+            try:
+                if time.monotonic() - seen >= HEARTBEAT_SECONDS:
+                    WorkerHeartbeat.objects.update_or_create(worker=self.name, defaults={"seen_at": database_now()})
+                    seen = time.monotonic()
+                run_due_jobs()
+            except DatabaseError as fault:
+                logger.warning("housekeeping_failed", fault=type(fault).__name__)
+                connection.close()
+            close_old_connections()
+            self._stopped.wait(JOBS_EVERY_SECONDS)
+        WorkerHeartbeat.objects.filter(worker=self.name).delete()
+        connection.close()
+
+
+def run_due_jobs() -> None:
+    """Run every periodic job that is due. One that fails is logged, and due again at its next time."""
+    for job in JOBS:
+        if not jobs.take(job):
+            continue
+        try:
+            job.run()
+        except Exception:
+            logger.exception("job_failed", job=job.name)
+        jobs.put_back(job)
