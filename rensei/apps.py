@@ -13,4 +13,4 @@ class RenseiConfig(AppConfig):
         from django.forms.models import BaseModelForm
 
         for generic in (BaseModelAdmin, BaseModelForm):
-            generic.__class_getitem__ = classmethod(lambda cls, model: cls)  # type: ignore[attr-defined]
+            setattr(generic, "__class_getitem__", classmethod(lambda cls, model: cls))  # noqa: B010

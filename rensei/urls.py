@@ -5,11 +5,14 @@ from typing import Any
 
 from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
+from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularJSONAPIView
 
+from rensei.console import health
 from rensei.core import error_pages
+from rensei.orgs.urls import page_patterns as orgs_pages
 
 # Operators sign in at the same door as everyone, with its rate limits.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
@@ -38,7 +41,11 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
     path("api/v1/", include(api_patterns)),
-    path("api/docs", TemplateView.as_view(template_name="api_docs.html"), name="api-docs"),
+    path("api/docs", login_not_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
+    path("healthz", health.alive, name="healthz"),
+    path("readyz", health.ready, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
+    *orgs_pages,
     *_patterns("rensei.console.urls", "urlpatterns"),
 ]
 

@@ -11,7 +11,7 @@ KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
 
 def configure(options: dict[str, Any]) -> None:
     """Set up logging. `options` is `{"json": bool, "level": str}`."""
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -21,7 +21,7 @@ def request_id(
 
         async def middleware(request: HttpRequest) -> HttpResponseBase:
             with structlog.contextvars.bound_contextvars(request_id=_mark(request)):
-                response = await get_response(request)  # type: ignore[misc]
+                response = await get_response(request)
             return _name(request, response)
 
         markcoroutinefunction(middleware)
@@ -53,7 +53,7 @@ def no_store(
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> HttpResponseBase:
-            response = await get_response(request)
+            response: HttpResponseBase = await get_response(request)
             response.headers.setdefault("Cache-Control", "no-store")
             return response
 
@@ -62,7 +62,8 @@ def no_store(
 
     def sync_middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        response.headers.setdefault("Cache-Control", "no-store")  # type: ignore[union-attr]
-        return response  # type: ignore[return-value]
+        assert isinstance(response, HttpResponseBase)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
 
     return sync_middleware

@@ -68,7 +68,7 @@ class Schema(AutoSchema):
             if self.method == "DELETE"
             else dict(super()._get_response_bodies(direction))
         )
-        problem = ResolvedComponent(
+        problem = ResolvedComponent(  # type: ignore[no-untyped-call]
             name="Problem", type=ResolvedComponent.SCHEMA, object="Problem", schema=PROBLEM_SCHEMA
         )
         self.registry.register_on_missing(problem)

@@ -130,7 +130,7 @@ class OrgAdmin(AuditedAdmin):
             return NewOrgForm
         return super().get_form(request, obj, change, **options)
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ["id", "name", "slug", "created_at"] if obj else ["name", "slug", "owner"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:

@@ -1,6 +1,7 @@
 """How REST callers prove who they are: an API token, or the browser's session."""
 
 from django.conf import settings
+from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
@@ -67,7 +68,7 @@ def caller(request: Request) -> Access:
     return access
 
 
-def client_address(request: Request) -> str | None:
+def client_address(request: Request | HttpRequest) -> str | None:
     """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
     peer: str | None = request.META.get("REMOTE_ADDR") or None
     forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
