@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="append every request to this file, as JSON lines")
     parser.add_argument("--key-file", type=Path, help="accept only keys whose SHA-256 is a word of this file")
     parser.add_argument("--keep-bodies", action="store_true", help="keep the JSON bodies of requests in the log")
+    parser.add_argument("--quiet", action="store_true", help="say nothing about the server itself")
     parser.add_argument("--instance", default="", help=argparse.SUPPRESS)
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input is closed")
     options = parser.parse_args()
@@ -25,9 +26,9 @@ def main() -> None:
     # granian starts the application in a process of its own, which reads these again.
     for name in ("log", "key_file"):
         if value := getattr(options, name):
-            os.environ[f"RENSEI_SIMULATOR_{name.upper()}"] = str(value.resolve())
-    os.environ["RENSEI_SIMULATOR_KEEP_BODIES"] = "1" if options.keep_bodies else "0"
-    os.environ["RENSEI_SIMULATOR_INSTANCE"] = options.instance
+            os.environ[f"SIMULATOR_{name.upper()}"] = str(value.resolve())
+    os.environ["SIMULATOR_KEEP_BODIES"] = "1" if options.keep_bodies else "0"
+    os.environ["SIMULATOR_INSTANCE"] = options.instance
     if options.stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
     Granian(
@@ -40,7 +41,7 @@ def main() -> None:
         workers=1,
         websockets=False,
         workers_kill_timeout=1,
-        log_enabled=not options.stop_with_stdin,
+        log_enabled=not options.quiet,
     ).serve()
 
 

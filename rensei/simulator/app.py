@@ -29,13 +29,13 @@ _METHOD_OF_ROUTE = {
 
 def create_application() -> "Application":
     """Make the application as the environment of `python -m rensei.simulator` configures it."""
-    file = os.environ.get("RENSEI_SIMULATOR_LOG")
-    key_file = os.environ.get("RENSEI_SIMULATOR_KEY_FILE")
+    file = os.environ.get("SIMULATOR_LOG")
+    key_file = os.environ.get("SIMULATOR_KEY_FILE")
     return Application(
         log_file=Path(file) if file else None,
-        keep_bodies=os.environ.get("RENSEI_SIMULATOR_KEEP_BODIES") == "1",
+        keep_bodies=os.environ.get("SIMULATOR_KEEP_BODIES") == "1",
         accepted_keys=frozenset(Path(key_file).read_text().split()) if key_file else None,
-        instance=os.environ.get("RENSEI_SIMULATOR_INSTANCE", ""),
+        instance=os.environ.get("SIMULATOR_INSTANCE", ""),
     )
 
 

@@ -89,12 +89,14 @@ class PromptCache:
         return 0
 
     def _write(self, segment: Segment) -> None:
-        ttl = segment.ttl or "5m"
+        """Keep a marked prefix, for as long as it is marked or was marked before."""
         now = self._clock()
+        ttl = segment.ttl or "5m"
         held = self._entries.get(segment.digest)
-        if held is None or held.expires_at <= now or _SECONDS[held.ttl] < _SECONDS[ttl]:
-            self._drop_expired(now=now)
-            self._entries[segment.digest] = _Entry(ttl=ttl, expires_at=now + _SECONDS[ttl])
+        if held and held.expires_at > now:
+            ttl = max(ttl, held.ttl, key=_SECONDS.__getitem__)
+        self._drop_expired(now=now)
+        self._entries[segment.digest] = _Entry(ttl=ttl, expires_at=now + _SECONDS[ttl])
 
     def _drop_expired(self, *, now: float) -> None:
         """Keep the cache from growing for ever under load."""

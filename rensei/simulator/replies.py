@@ -15,35 +15,16 @@ from rensei.simulator.prompt_cache import PromptUsage
 from rensei.simulator.signatures import sign_thinking
 from rensei.simulator.tokens import count_json, count_text, image_size
 
-# Words of at most four letters, so that a reply of N words is N tokens.
-_WORDS = [
-    "the",
-    "sun",
-    "and",
-    "the",
-    "sea",
-    "are",
-    "calm",
-    "this",
-    "year",
-    "and",
-    "we",
-    "go",
-    "for",
-    "a",
-    "walk",
-    "with",
-    "our",
-    "dog",
-]
+# Of words of at most four letters, so that a reply of N words is N tokens.
+_SENTENCE = "the sun and the sea are calm this year and we go for a walk with our dog"
 _THINKING_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     content: list[dict[str, Any]]
     stop_reason: str
-    stop_sequence: str | None
+    stop_sequence: str | None = None
     output_tokens: int
     thinking_tokens: int
 
@@ -55,41 +36,24 @@ def compose_reply(
     room = max(0, model.context_window - prompt.total)
     limit = min(body["max_tokens"], room)
     cut_reason = "max_tokens" if body["max_tokens"] <= room else "model_context_window_exceeded"
-    content: list[dict[str, Any]] = []
 
-    thinking_tokens = 0
-    if display := _thinking_display(body, model=model):
-        words = list(islice(cycle(_WORDS), _thinking_wish(body, model=model)))[:limit]
-        thinking_tokens = len(words)
-        shown = " ".join(words) if display == "summarized" else ""
-        if thinking_tokens:
-            signature = sign_thinking(shown, key_sha256=key_sha256)
-            content.append({"type": "thinking", "thinking": shown, "signature": signature})
+    content, thinking_tokens = _think(body, model=model, limit=limit, key_sha256=key_sha256)
     left = limit - thinking_tokens
-
-    if tool := _tool_to_use(body, directives=directives):
-        block = _tool_use(tool)
-        tokens = count_json(block["input"])
-        if tokens <= left:
-            content.append(block)
-            return Reply(
-                content=content,
-                stop_reason="tool_use",
-                stop_sequence=None,
-                output_tokens=thinking_tokens + tokens,
-                thinking_tokens=thinking_tokens,
-            )
-
-    text, tokens, whole = _cut_text(_text(body, model=model, directives=directives, prompt=prompt), limit=left)
-    stop_reason = "end_turn" if whole else cut_reason
+    call = _call_tool(body, directives=directives)
     stop_sequence = None
-    for sequence in body.get("stop_sequences") or []:
-        if sequence in text:
-            text = text[: text.index(sequence)]
-            stop_reason, stop_sequence, tokens = "stop_sequence", sequence, count_text(text)
-    if text:
-        citations = cite_documents(body["messages"])
-        content.append({"type": "text", "text": text, **({"citations": citations} if citations else {})})
+    if call and count_json(call["input"]) <= left:
+        content.append(call)
+        tokens, stop_reason = count_json(call["input"]), "tool_use"
+    else:
+        text = _text(body, model=model, directives=directives, prompt=prompt)
+        text, stop_sequence = _cut_at_sequence(text, sequences=body.get("stop_sequences") or [])
+        text, tokens, is_whole = _cut_text(text, limit=left)
+        stop_reason = "stop_sequence" if stop_sequence else "end_turn"
+        if not is_whole:
+            stop_reason, stop_sequence = cut_reason, None
+        if text:
+            citations = cite_documents(body["messages"])
+            content.append({"type": "text", "text": text, **({"citations": citations} if citations else {})})
     return Reply(
         content=content,
         stop_reason=directives.stop_reason or stop_reason,
@@ -119,17 +83,25 @@ def usage_of(body: dict[str, Any], *, prompt: PromptUsage, reply: Reply) -> dict
     }
 
 
-def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any] | None:
+def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any]:
     """Make the account of a hostile provider."""
-    match fault:
-        case "negativeusage":
-            return {**usage, "input_tokens": -5, "output_tokens": -1_000_000}
-        case "hugeusage":
-            return {**usage, "input_tokens": 2**63, "output_tokens": 10**30}
-        case "nanusage":
-            return {**usage, "input_tokens": float("nan"), "output_tokens": float("inf")}
-        case _:
-            return None
+    false: dict[str, dict[str, Any]] = {
+        "negativeusage": {"input_tokens": -5, "output_tokens": -1_000_000},
+        "hugeusage": {"input_tokens": 2**63, "output_tokens": 10**30},
+        "nanusage": {"input_tokens": float("nan"), "output_tokens": float("inf")},
+    }
+    return {**usage, **false[fault]}
+
+
+def _think(body: dict[str, Any], *, model: Model, limit: int, key_sha256: str) -> tuple[list[dict[str, Any]], int]:
+    """Think, if the model does so in this request; return the block and its tokens."""
+    display = _thinking_display(body, model=model)
+    tokens = min(_thinking_wish(body, model=model), limit) if display else 0
+    if not tokens:
+        return [], 0
+    shown = _words(tokens) if display == "summarized" else ""
+    signature = sign_thinking(shown, key_sha256=key_sha256)
+    return [{"type": "thinking", "thinking": shown, "signature": signature}], tokens
 
 
 def _thinking_display(body: dict[str, Any], *, model: Model) -> str | None:
@@ -154,7 +126,7 @@ def _text(body: dict[str, Any], *, model: Model, directives: Directives, prompt:
     if directives.echo is not None:
         return directives.echo
     if directives.reply_words is not None:
-        return " ".join(islice(cycle(_WORDS), directives.reply_words))
+        return _words(directives.reply_words)
     output_config = body.get("output_config") or {}
     if schema := (output_config.get("format") or {}).get("schema"):
         return json.dumps(_example_of(schema))
@@ -169,6 +141,10 @@ def _text(body: dict[str, Any], *, model: Model, directives: Directives, prompt:
     for number, description in enumerate(_describe_images(body["messages"]), start=1):
         lines.append(f"Image {number} is {description}.")
     return "\n".join(lines)
+
+
+def _words(number: int) -> str:
+    return " ".join(islice(cycle(_SENTENCE.split()), number))
 
 
 def _describe_images(messages: list[dict[str, Any]]) -> list[str]:
@@ -207,18 +183,30 @@ def _cut_text(text: str, *, limit: int) -> tuple[str, int, bool]:
     return text, tokens, True
 
 
-def _tool_to_use(body: dict[str, Any], *, directives: Directives) -> dict[str, Any] | None:
-    """Choose the tool that the request forces or the prompt asks for by `[[use NAME]]`."""
+def _cut_at_sequence(text: str, *, sequences: list[str]) -> tuple[str, str | None]:
+    """Cut a text at the stop sequence that comes first in it, if one does."""
+    found = [sequence for sequence in sequences if sequence in text]
+    if not found:
+        return text, None
+    first = min(found, key=text.index)
+    return text[: text.index(first)], first
+
+
+def _call_tool(body: dict[str, Any], *, directives: Directives) -> dict[str, Any] | None:
+    """Call the tool that the request forces or the prompt asks for by `[[use NAME]]`."""
     tools = {tool["name"]: tool for tool in body.get("tools") or [] if "input_schema" in tool}
     choice = body.get("tool_choice") or {"type": "auto"}
-    if choice["type"] == "tool":
-        return tools.get(choice["name"])
-    if choice["type"] == "any":
-        return next(iter(tools.values()), None)
-    return tools.get(directives.tool or "") if choice["type"] == "auto" else None
-
-
-def _tool_use(tool: dict[str, Any]) -> dict[str, Any]:
+    match choice["type"]:
+        case "tool":
+            tool = tools.get(choice["name"])
+        case "any":
+            tool = next(iter(tools.values()), None)
+        case "auto":
+            tool = tools.get(directives.tool or "")
+        case _:
+            tool = None
+    if tool is None:
+        return None
     values = _example_of(tool["input_schema"])
     digest = hashlib.sha256(json.dumps([tool["name"], values]).encode()).hexdigest()
     return {"type": "tool_use", "id": f"toolu_{digest[:24]}", "name": tool["name"], "input": values}

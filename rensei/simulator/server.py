@@ -73,7 +73,7 @@ def start(
     port = port or _free_port()
     instance = secrets.token_hex(8)
     command = [sys.executable, "-m", "rensei.simulator", "--port", str(port), "--instance", instance]
-    command += ["--stop-with-stdin"]
+    command += ["--stop-with-stdin", "--quiet"]
     command += ["--log", str(log)] if log else []
     command += ["--key-file", str(key_file)] if key_file else []
     command += ["--keep-bodies"] if keep_bodies else []

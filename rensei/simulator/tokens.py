@@ -72,13 +72,6 @@ def count_content(content: Any, *, model: Model) -> int:
     return sum(count_block(block, model=model) for block in content)
 
 
-def count_tools(tools: list[dict[str, Any]]) -> int:
-    """Count tool definitions, and the hidden system prompt that declaring any tool adds."""
-    if not tools:
-        return 0
-    return TOKENS_OF_TOOL_USE + sum(count_tool(tool) for tool in tools)
-
-
 def count_tool(tool: dict[str, Any]) -> int:
     return count_json({key: value for key, value in tool.items() if key != "cache_control"})
 

@@ -27,6 +27,14 @@ def stream(client: anthropic.Anthropic, text: str) -> anthropic.types.Message:
         return events.get_final_message()
 
 
+def list_models(client: anthropic.Anthropic) -> None:
+    client.models.list()
+
+
+def count_tokens(client: anthropic.Anthropic) -> None:
+    client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "Hi."}])
+
+
 class TestFaultByKey:
     def test_is_documented_for_every_word(self) -> None:
         documented = {row[0].strip("`") for row in KEY_ROWS}
@@ -48,16 +56,20 @@ class TestFaultByKey:
         assert message in str(error.api_message)
 
     @pytest.mark.parametrize("row", KEY_ROWS, ids=lambda row: row[0].strip("`"))
-    def test_is_noticed_by_listing_models_as_documented(self, make_client: MakeClient, row: list[str]) -> None:
+    @pytest.mark.parametrize("call", [list_models, count_tokens], ids=["models", "count_tokens"])
+    def test_is_noticed_by_the_free_calls_as_documented(
+        self, make_client: MakeClient, row: list[str], call: Callable[[anthropic.Anthropic], Any]
+    ) -> None:
         word, noticed_by, status = row[0].strip("`"), row[1], int(row[2])
         client = make_client(word)
 
-        if noticed_by == "everything":
-            with pytest.raises(anthropic.APIStatusError) as caught:
-                client.models.list()
-            assert caught.value.status_code == status
-        else:
-            assert client.models.list().data
+        try:
+            call(client)
+            answered = 200
+        except anthropic.APIStatusError as error:
+            answered = error.status_code
+
+        assert answered == (status if noticed_by == "everything" else 200)
 
     def test_lets_a_key_through_that_names_its_workspace(self, make_client: MakeClient) -> None:
         client = make_client("workspaceneeded", default_headers={"anthropic-workspace-id": "wrkspc_1"})

@@ -75,6 +75,12 @@ class TestReply:
         assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "two")
         assert text_of(message) == "one "
 
+    def test_is_cut_at_max_tokens_before_a_stop_sequence(self, client: anthropic.Anthropic) -> None:
+        message = create(client, "[[echo one two six]]", stop_sequences=["six"], max_tokens=1)
+
+        assert (message.stop_reason, message.stop_sequence) == ("max_tokens", None)
+        assert message.usage.output_tokens == 1
+
     def test_stops_for_the_reason_that_was_asked_for(self, client: anthropic.Anthropic) -> None:
         assert create(client, "[[stop refusal]]").stop_reason == "refusal"
 

@@ -102,6 +102,14 @@ class TestPromptCache:
 
         assert usage.read_tokens == 2000
 
+    def test_remembers_every_marked_prefix_for_longer_when_read(self, cache: PromptCache, clock: Clock) -> None:
+        both = asking(system=[marked(LONG), marked("more " * 500)])
+        for clock.now in (0.0, 299.0):
+            use(cache, both)
+        clock.now = 598.0
+
+        assert use(cache, asking(system=[marked(LONG)])).read_tokens == 2000
+
     def test_remembers_for_an_hour_where_asked(self, cache: PromptCache, clock: Clock) -> None:
         assert use(cache, asking(system=[marked(LONG, "1h")])).written_1h_tokens == 2000
         clock.now = 3599
