@@ -310,7 +310,7 @@ class TestCostEvent:
                 marks=pytest.mark.skipif("connection.vendor != 'sqlite'", reason="SQLite's own statement"),
             ),
             pytest.param(
-                "TRUNCATE billing_costevent CASCADE",
+                "SET CONSTRAINTS ALL IMMEDIATE; TRUNCATE billing_costevent CASCADE",
                 marks=pytest.mark.skipif("connection.vendor != 'postgresql'", reason="PostgreSQL's own statement"),
             ),
             pytest.param(
