@@ -13,7 +13,7 @@ from catalog.models import CatalogEntry, CatalogSetting, Price
 from catalog.providers import REGISTRY
 from catalog.services import check_capabilities, check_effort_levels
 from rensei.core.errors import FieldError
-from rensei.orgs.models import AuditEvent
+from rensei.orgs.models import AuditEvent, User
 
 
 class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -144,9 +144,10 @@ def _is_operators_own(entry: CatalogEntry) -> bool:
 
 def _record(request: HttpRequest, action: str, object_id: str, **detail: object) -> None:
     """Write down what an operator did, in the transaction that the admin has open."""
+    assert isinstance(request.user, User)
     AuditEvent.objects.create(
         user=request.user,
-        actor=request.user.get_username(),
+        actor=request.user.email,
         action=action,
         object_id=object_id,
         detail=detail,

@@ -23,7 +23,7 @@ from rensei.orgs.permissions import ManagersWrite, MembersRead
 
 class EffortAnswer(CamelSerializer):
     value = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]
     description = serializers.CharField()
 
 
@@ -44,7 +44,7 @@ class EntryAnswer(CamelSerializer):
     efforts = EffortAnswer(many=True)
     auth_modes = serializers.ListField(child=serializers.ChoiceField(choices=AuthMode.choices))
     pricing = serializers.DictField(allow_null=True)
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]
     scope = serializers.ChoiceField(choices=["platform", "organization"])
 
 

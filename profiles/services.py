@@ -274,7 +274,9 @@ def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
 def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:
     """Refuse a name that another profile was renamed to, because people tell profiles apart by it."""
     named: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(name=name)
-    if named.exclude(pk=besides and besides.pk).exists():
+    if besides is not None:
+        named = named.exclude(pk=besides.pk)
+    if named.exists():
         raise AlreadyExists(what=f"A profile with the name '{name}'")
 
 
@@ -282,7 +284,9 @@ def _clear_default(org: Org, project: Project | None, *, besides: ModelProfile |
     """Take the default from the profile that has it, one caller after the other."""
     Org.objects.select_for_update().get(pk=org.pk)
     defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(project=project, is_default=True)
-    defaults.exclude(pk=besides and besides.pk).update(is_default=False)
+    if besides is not None:
+        defaults = defaults.exclude(pk=besides.pk)
+    defaults.update(is_default=False)
 
 
 def _columns(draft: _Draft) -> Mapping[str, Any]:
