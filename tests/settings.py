@@ -11,10 +11,12 @@ os.environ.setdefault("RENSEI_RATE_API", "100000/min")
 os.environ.setdefault("RENSEI_RATE_SENSITIVE", "100000/min")
 
 from rensei.settings import *  # noqa: E402, F403
-from rensei.settings import DATABASES, STORAGES  # noqa: E402
+from rensei.settings import DATABASES, STATIC_ROOT, STORAGES  # noqa: E402
 
 # Hashed static names need a collected folder, and pages would be unstyled without a word.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+# WhiteNoise warns where nothing has been collected, and warnings are errors.
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
