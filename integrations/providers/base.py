@@ -44,7 +44,8 @@ class BuiltRequest:
     A request in the provider's own parameters.
 
     `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
-    that is close to it, to decide whether the provider should count exactly before the attempt.
+    that is close to it, to decide whether the provider should count exactly before the attempt;
+    `input_tokens_at_most` one that is never below it, for what a call may cost.
     """
 
     params: dict[str, Any]
@@ -52,6 +53,7 @@ class BuiltRequest:
     max_tokens: int
     input_tokens_at_least: int
     input_tokens_about: int
+    input_tokens_at_most: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ what a dispatch would do. A refused dispatch writes nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -171,7 +172,8 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
     built, refusal = None, None
     try:
         catalog.check_effort(entry, model_request.effort)
-        found.adapter.check_input(messages=model_request.messages, entry=entry)
+        if request.messages:
+            found.adapter.check_input(messages=request.messages, entry=entry)
         built = found.adapter.build(model_request, entry=entry)
         if decision.mode is None:
             raise decision.refusal()
@@ -265,7 +267,7 @@ def write(plans: Sequence[AdmissionPlan]) -> None:
         Run.objects.bulk_create([admitted.run for admitted in plans])
         RunInput.objects.bulk_create([admitted.input for admitted in plans])
         for admitted in plans:
-            transaction.on_commit(lambda run_id=admitted.run.id: doorbell.ring(run_id))
+            transaction.on_commit(partial(doorbell.ring, admitted.run.id))
 
 
 def _load(access: Access, request: DispatchRequest, *, with_quota: bool = False) -> Facts:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from django.db.models import QuerySet
@@ -47,7 +48,7 @@ class RunBody(CamelSerializer):
         return value
 
 
-class RunAnswer(serializers.BaseSerializer[Run]):
+class RunAnswer(serializers.Serializer[Run]):
     """A run as the contract has it."""
 
     def to_representation(self, instance: Run) -> dict[str, Any]:
@@ -170,9 +171,8 @@ class Resolve(APIView):
 
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
-        data = {**(request.data or {}), "profileId": profile_id}
-        data.pop("profile_id", None)
-        return Response(admission.preview(caller(request), dispatch_request(data, whole=False)))
+        asked = dispatch_request(request.data or {}, whole=False)
+        return Response(admission.preview(caller(request), replace(asked, profile_id=profile_id)))
 
 
 def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:

@@ -66,7 +66,8 @@ class Facts:
 
     def offered(self) -> dict[AuthMode, OfferedModel | None]:
         """The served model of each mode, as the resolver takes it."""
-        return {mode: offered_model(self.served(mode)) for mode in AuthMode}
+        served = {mode: self.served(mode) for mode in AuthMode}
+        return {mode: offered_model(entry) if entry else None for mode, entry in served.items()}
 
     def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
         return self.prices.get(entry.pk, [])
@@ -82,9 +83,8 @@ class Facts:
         return None
 
 
-def offered_model(entry: CatalogEntry | None) -> OfferedModel | None:
-    if entry is None:
-        return None
+def offered_model(entry: CatalogEntry) -> OfferedModel:
+    """A catalog entry as the resolver sees it."""
     return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes)
 
 

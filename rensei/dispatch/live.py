@@ -5,7 +5,9 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
-from drf_spectacular.utils import OpenApiTypes, extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -48,10 +50,18 @@ for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
         setattr(runs, name, getattr(_runs, name))
 
 
+class EventStreamRenderer(JSONRenderer):
+    """Lets a browser's EventSource in by what it accepts. Only a refusal is ever rendered: as JSON."""
+
+    media_type = "text/event-stream"
+    format = "events"
+
+
 class Events(APIView):
     """The events of a run as a stream (`text/event-stream`). `Last-Event-ID` goes on where the last one ended."""
 
     permission_classes = [MembersRead]
+    renderer_classes = [JSONRenderer, EventStreamRenderer]
 
     @extend_schema(responses={(200, "text/event-stream"): OpenApiTypes.STR})
     def get(self, request: Request, run_id: str) -> StreamingHttpResponse:

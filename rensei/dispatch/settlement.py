@@ -18,7 +18,7 @@ from billing.models import CostEvent
 from catalog import pricing
 from catalog.pricing import UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, Run, RunChunk
@@ -75,8 +75,8 @@ def plan_charge(settlement: SettlementPlan) -> billing.Charge | None:
         attempt_id=attempt.id,
         profile_id=run.profile_id,
         project_id=run.project.slug if run.project else "",
-        auth_mode=run.auth_mode,
-        payer=run.payer,
+        auth_mode=AuthMode(run.auth_mode),
+        payer=Payer(run.payer),
         billing_class=f"{run.auth_mode}.{spec.config_namespace}",
         pool_id=mode.pool_id(run.provider),
         credential_id=attempt.credential_id,

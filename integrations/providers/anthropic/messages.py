@@ -9,7 +9,7 @@ from typing import Any
 
 from catalog.models import CatalogEntry
 from integrations.providers.anthropic.caching import with_cache_breakpoints
-from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least
+from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
 from integrations.providers.base import BuiltRequest, ModelRequest
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, RenseiError
@@ -94,6 +94,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         max_tokens=params["max_tokens"],
         input_tokens_at_least=at_least,
         input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
+        input_tokens_at_most=tokens_at_most(params),
     )
 
 

@@ -1,5 +1,5 @@
 """
-How many tokens a prompt has, without asking Anthropic: once from below, and once about right.
+How many tokens a prompt has, without asking Anthropic: from below, about right, and from above.
 
 From below, because a refusal must never hit what would have fitted. Anthropic publishes no tokenizer of its current
 models. What is known of byte-pair tokenizers that split at words first is enough for a bound: no token reaches over
@@ -17,6 +17,9 @@ _BYTES_PER_TOKEN_MAX = 16
 # English has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
 _BYTES_PER_TOKEN_ABOUT = 3
 _TOKENS_PER_IMAGE_ABOUT = {False: 1568, True: 4784}
+# The largest image; a document of a hundred pages is of the same order for each page.
+_TOKENS_PER_FILE_MAX = 4784
+_FRAME_TOKENS_MAX = 16
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
 
 
@@ -29,6 +32,14 @@ def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = Fa
     """Estimate what a request's system prompt, tools and messages come to."""
     per_image = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
     return sum(per_image if part is None else tokens_about_text(part) for part in _parts(params))
+
+
+def tokens_at_most(params: Mapping[str, Any]) -> int:
+    """Count from above: no token is shorter than a byte, and each part adds a few of its own."""
+    return _FRAME_TOKENS_MAX + sum(
+        _TOKENS_PER_FILE_MAX if part is None else len(part.encode(errors="replace")) + _FRAME_TOKENS_MAX
+        for part in _parts(params)
+    )
 
 
 def tokens_about_text(text: str) -> int:

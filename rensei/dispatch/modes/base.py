@@ -1,7 +1,7 @@
 """What an auth mode does for a run. One file for each mode."""
 
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
@@ -29,8 +29,8 @@ class Mode(Protocol):
     organization owes the charge to the platform.
     """
 
-    mode: AuthMode
-    billed: bool
+    mode: ClassVar[AuthMode]
+    billed: ClassVar[bool]
 
     def gate(self, facts: Facts) -> None: ...
 

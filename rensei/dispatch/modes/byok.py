@@ -1,6 +1,7 @@
 """Bring your own key: the organization's own key signs, and the provider bills it directly."""
 
 from datetime import datetime
+from typing import ClassVar
 
 from integrations import services as integrations
 from integrations.models import Integration
@@ -24,8 +25,8 @@ class ByokNotConfigured(RenseiError):
 
 
 class Byok:
-    mode = AuthMode.BYOK
-    billed = False
+    mode: ClassVar[AuthMode] = AuthMode.BYOK
+    billed: ClassVar[bool] = False
 
     def gate(self, facts: Facts) -> None:
         if facts.integration is None:

@@ -1,6 +1,7 @@
 """Host session: the login on the developer's own machine signs, on that machine only."""
 
 from datetime import datetime
+from typing import ClassVar
 
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
@@ -34,8 +35,8 @@ class WrongMachine(RenseiError):
 
 
 class HostSession:
-    mode = AuthMode.HOST_SESSION
-    billed = False
+    mode: ClassVar[AuthMode] = AuthMode.HOST_SESSION
+    billed: ClassVar[bool] = False
 
     def gate(self, facts: Facts) -> None:
         """

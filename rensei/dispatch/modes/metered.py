@@ -1,6 +1,7 @@
 """Metered: a key of the platform signs, and the organization is billed through Rensei's cost ledger."""
 
 from datetime import datetime
+from typing import ClassVar
 
 from billing import services as billing
 from integrations.models import PlatformKey
@@ -25,10 +26,10 @@ class MeteredKeyNotConfigured(RenseiError):
 
 
 class Metered(PlatformPool):
-    mode = AuthMode.METERED
+    mode: ClassVar[AuthMode] = AuthMode.METERED
     pool = PlatformKey.Pool.METERED
     no_key = MeteredKeyNotConfigured
-    billed = True
+    billed: ClassVar[bool] = True
 
     def gate(self, facts: Facts) -> None:
         """

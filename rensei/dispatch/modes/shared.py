@@ -1,6 +1,7 @@
 """Shared: a free-tier key of the platform signs, within a daily quota of runs."""
 
 from datetime import datetime
+from typing import ClassVar
 
 from billing import quota
 from integrations.models import PlatformKey
@@ -25,10 +26,10 @@ class SharedKeyNotConfigured(RenseiError):
 
 
 class Shared(PlatformPool):
-    mode = AuthMode.SHARED
+    mode: ClassVar[AuthMode] = AuthMode.SHARED
     pool = PlatformKey.Pool.SHARED
     no_key = SharedKeyNotConfigured
-    billed = False
+    billed: ClassVar[bool] = False
 
     def gate(self, facts: Facts) -> None:
         """
