@@ -86,7 +86,15 @@ class AnthropicAdapter:
         try:
             models = _list_models(credential)
         except ProviderFailure as failure:
-            return Verdict(ok=False, code=failure.diagnosis, message=failure.message, fix=failure.fix)
+            # A fault of the way there says nothing about the key, which must not be taken for a bad one.
+            unknown = " Whether the key works is not known." if failure.retryable else ""
+            return Verdict(
+                ok=False,
+                code=failure.diagnosis,
+                message=failure.message + unknown,
+                fix=failure.fix,
+                conclusive=not failure.retryable,
+            )
         if not models:
             return Verdict(
                 ok=True,

@@ -243,6 +243,12 @@ CONNECTION_LOST = _make(
     "Try again. If it goes on, check the network between this server and the provider.",
     retryable=True,
 )
+CLIENT_CLOSED = _make(
+    "CLIENT_CLOSED",
+    "PROVIDER_UNAVAILABLE",
+    "Anthropic saw the connection closed before it had answered.",
+    "Check for a proxy between this server and the provider that cuts long requests.",
+)
 STREAM_BROKEN = _make(
     "STREAM_BROKEN",
     "PROVIDER_STREAM_BROKEN",

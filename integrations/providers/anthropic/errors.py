@@ -42,6 +42,7 @@ _BY_STATUS: dict[int, Diagnosis] = {
     413: d.TOO_LARGE,
     422: d.REQUEST_REJECTED,
     429: d.RATE_LIMITED,
+    499: d.CLIENT_CLOSED,
     504: d.SERVER_TIMEOUT,
     529: d.OVERLOADED,
 }
@@ -114,7 +115,7 @@ def failure_of_answer(*, status: int, body: bytes, headers: Mapping[str, str]) -
         request_id=request_id_of(headers),
         retry_after_seconds=_retry_after_of(headers),
         # A gateway's time-out may hide an answer that was made and billed.
-        maybe_billed=found is d.SERVER_TIMEOUT,
+        maybe_billed=found in (d.SERVER_TIMEOUT, d.CLIENT_CLOSED),
     )
 
 
@@ -129,7 +130,7 @@ def failure_of_transport(error: Exception) -> ProviderFailure:
         case AnswerRefused():
             return make_failure(d.NOT_THE_API, maybe_billed=True)
         case DeadlinePassed():
-            return make_failure(d.NO_ANSWER, maybe_billed=True, provider_code="deadline")
+            return make_failure(d.NO_ANSWER, maybe_billed=True, retryable=False, provider_code="deadline")
         case httpx2.TimeoutException():
             return make_failure(d.NO_ANSWER, maybe_billed=True)
         case _:

@@ -54,6 +54,8 @@ class MessageStream:
                 raise
 
     def _events(self) -> Iterator[StreamEvent]:
+        if self._sockets.hung_up:
+            return
         with Connection(
             self._credential,
             deadline=self._deadline,
@@ -110,7 +112,7 @@ class MessageStream:
         return make_failure(
             diagnosis,
             status=200,
-            retryable=diagnosis.retryable and not self._reply.output_seen,
+            retryable=diagnosis.retryable and not self._reply.output_seen and time.monotonic() < self._deadline,
             maybe_billed=True,
             output_seen=self._reply.output_seen,
             request_id=self._request_id,
