@@ -1,11 +1,12 @@
 """The REST doors to what an organization used, what it cost, and what it may still use."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
+from django.core.validators import MinValueValidator
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -23,17 +24,21 @@ from rensei.orgs.authentication import caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
 
+FIRST_DAY = date(2000, 1, 1)
 LONGEST_PERIOD_DAYS = 366
 DEFAULT_PERIOD_DAYS = 30
 PAGING = ("cursor", "pageSize")
-PAGING_PARAMETERS = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
 
 
 class PeriodSerializer(CamelSerializer):
     """The days `from` and `to`, both included. Inside they are start and end: `from` is a word of Python."""
 
-    start = serializers.DateField(required=False, source="start", help_text="The first day, in UTC")
-    end = serializers.DateField(required=False, source="end", help_text="The last day, in UTC")
+    start = serializers.DateField(
+        required=False, source="start", validators=[MinValueValidator(FIRST_DAY)], help_text="The first day, in UTC"
+    )
+    end = serializers.DateField(
+        required=False, source="end", validators=[MinValueValidator(FIRST_DAY)], help_text="The last day, in UTC"
+    )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
@@ -91,7 +96,7 @@ class UsageReport(APIView):
         total = UsageLineSerializer()
         results = UsageLineSerializer(many=True)
 
-    @extend_schema(operation_id="usage", parameters=[Query], responses=Answer)
+    @extend_schema(parameters=[Query])
     def get(self, request: Request) -> Response:
         access = caller(request)
         query = _query(self.Query, request)
@@ -157,15 +162,12 @@ class CostEventList(APIView):
     """The lines of the cost ledger, newest first."""
 
     permission_classes = [MembersRead]
+    pagination_class = CursorPages
+    Answer = CostEventSerializer
 
-    class Page(CamelSerializer):
-        next = serializers.URLField(allow_null=True)
-        previous = serializers.URLField(allow_null=True)
-        results = CostEventSerializer(many=True)
-
-    @extend_schema(operation_id="cost_events", parameters=[CostEventFilter, *PAGING_PARAMETERS], responses=Page)
+    @extend_schema(parameters=[CostEventFilter])
     def get(self, request: Request) -> Response:
-        return CursorPages.answer(request, _cost_events(request), CostEventSerializer)
+        return CursorPages.answer(request, _cost_events(request), self.Answer)
 
 
 class CostEventCsv(APIView):
@@ -175,6 +177,7 @@ class CostEventCsv(APIView):
 
     @extend_schema(
         operation_id="cost_events_csv",
+        tags=["cost-events"],
         parameters=[CostEventFilter],
         responses={(200, "text/csv"): OpenApiTypes.STR},
     )
@@ -203,7 +206,6 @@ class Entitlements(APIView):
         shared = SharedQuota()
         budget = serializers.JSONField(allow_null=True, help_text="Null: no monthly budget is set")
 
-    @extend_schema(operation_id="entitlements", responses=Answer)
     def get(self, request: Request) -> Response:
         org = caller(request).org
         answer = {
@@ -221,7 +223,8 @@ def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, An
     :raises ValidationError: if a name or a value is not known here, or the period ends before it begins
     """
     query = serializer(data={name: value for name, value in request.query_params.items() if name not in PAGING})
-    query.is_valid(raise_exception=True)
+    if not query.is_valid():
+        raise serializers.ValidationError({"query": query.errors})
     fields: dict[str, Any] = query.validated_data
     if "start" in fields and "end" in fields and fields["start"] > fields["end"]:
         raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
@@ -242,6 +245,5 @@ def _cost_events(request: Request) -> OrgScopedQuerySet:
     if "start" in query:
         events = events.filter(occurred_at__gte=datetime.combine(query["start"], time.min, tzinfo=UTC))
     if "end" in query:
-        after = query["end"] + timedelta(days=1)
-        events = events.filter(occurred_at__lt=datetime.combine(after, time.min, tzinfo=UTC))
+        events = events.filter(occurred_at__lte=datetime.combine(query["end"], time.max, tzinfo=UTC))
     return events
