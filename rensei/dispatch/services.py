@@ -31,17 +31,16 @@ def cancel_run(access: Access, run: Run) -> Run:
     :raises RunNotCancellable: if it has ended
     """
     access.require_writer()
+    if run.state in Run.ENDED:
+        raise RunNotCancellable(state=run.state)
     now = database_now()
     if run.state == Run.State.QUEUED:
         settlement.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
     with durable():
         running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
-        if running.update(cancel_requested_at=now):
-            record(access, "run.cancelled", object_id=run.id)
-    before = run.state
+        running.update(cancel_requested_at=now)
+        record(access, "run.cancelled", object_id=run.id)
     run.refresh_from_db()
-    if before in Run.ENDED:
-        raise RunNotCancellable(state=run.state)
     return run
 
 
