@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from rensei.simulator.documents import check_citations_setting, check_document_source, check_texts
 from rensei.simulator.errors import ApiError, invalid
-from rensei.simulator.images import check_image_source, decode_base64
+from rensei.simulator.images import check_image_source
 from rensei.simulator.shapes import require_dict, require_fields, require_list, require_one_of, require_string
 from rensei.simulator.signatures import check_signature
 
@@ -18,6 +19,13 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "redacted_thinking": ({"type", "data"}, set()),
     "tool_use": ({"type", "id", "name", "input"}, {"cache_control", "caller", "toolset_name"}),
     "tool_result": ({"type", "tool_use_id"}, {"cache_control", "content", "is_error", "toolset_name"}),
+}
+_STRINGS = {
+    "search_result": ("source", "title"),
+    "thinking": ("thinking", "signature"),
+    "redacted_thinking": ("data",),
+    "tool_use": ("id", "name"),
+    "tool_result": ("tool_use_id",),
 }
 _KINDS_OF_ROLE = {
     "user": ("text", "image", "document", "search_result", "tool_result"),
@@ -134,6 +142,8 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
         raise invalid(path, f"Input tag '{block['type']}' does not match any of the expected tags: {', '.join(kinds)}")
     required, optional = _FIELDS[block["type"]]
     require_fields(block, required=required, optional=optional, path=path)
+    for name in _STRINGS.get(block["type"], ()):
+        require_string(block[name], path=f"{path}.{name}")
     match block["type"]:
         case "text":
             if not require_string(block["text"], path=f"{path}.text"):
@@ -143,10 +153,11 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
         case "image":
             check_image_source(block["source"], path=f"{path}.source")
         case "document":
-            _check_document(block["source"], path=f"{path}.source")
+            check_document_source(block["source"], path=f"{path}.source")
             if block.get("citations") is not None:
-                citations = require_dict(block["citations"], path=f"{path}.citations")
-                require_fields(citations, required=set(), optional={"enabled"}, path=f"{path}.citations")
+                check_citations_setting(block["citations"], path=f"{path}.citations")
+        case "search_result":
+            check_texts(block["content"], path=f"{path}.content")
         case "thinking":
             check_signature(block, path=path, key_sha256=key_sha256)
         case "tool_use":
@@ -155,19 +166,6 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
             for index, inner in enumerate(require_list(block["content"], path=f"{path}.content")):
                 inner_path = f"{path}.content.{index}"
                 _check_block(inner, kinds=_KINDS_IN_TOOL_RESULT, path=inner_path, key_sha256=key_sha256)
-
-
-def _check_document(value: Any, *, path: str) -> None:
-    source = require_dict(value, path=path)
-    require_one_of(source.get("type"), ("base64", "text", "content", "url", "file"), path=f"{path}.type")
-    if source["type"] == "base64":
-        require_fields(source, required={"type", "media_type", "data"}, optional=set(), path=path)
-        require_one_of(source["media_type"], ("application/pdf",), path=f"{path}.media_type")
-        decode_base64(source["data"], path=f"{path}.data")
-    if source["type"] == "text":
-        require_fields(source, required={"type", "media_type", "data"}, optional=set(), path=path)
-        require_one_of(source["media_type"], ("text/plain",), path=f"{path}.media_type")
-        require_string(source["data"], path=f"{path}.data")
 
 
 def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:

@@ -8,6 +8,8 @@ from rensei.simulator.errors import ApiError
 
 _DIRECTIVE = re.compile(r"\[\[\s*(fault:\s*)?([a-z0-9_-]+)\s*(.*?)\s*\]\]", re.DOTALL)
 
+_DELAY_SECONDS_MAX = 3600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaultDirective:
@@ -69,13 +71,20 @@ def _apply(directives: Directives, *, name: str, rest: str) -> None:
         case "echo":
             directives.echo = rest
         case "slow":
-            directives.delay_seconds = float(rest)
+            directives.delay_seconds = _seconds(rest)
         case "stall":
             directives.stall_after = int(rest.partition("after=")[2] or 0)
         case "stop":
             directives.stop_reason = rest
         case "use":
             directives.tool = rest
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _DELAY_SECONDS_MAX:
+        raise ValueError(f"{text} seconds are not a delay.")
+    return seconds
 
 
 def _last_user_text(messages: list[dict[str, Any]]) -> str:

@@ -110,13 +110,18 @@ def _check(call: Call, raw: bytes, *, counts_only: bool) -> tuple[dict[str, Any]
 
 def _parse(raw: bytes) -> Any:
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_refuse_constant)
         if b"\\u" in raw:
             # Half of a surrogate pair can be written in JSON but is no text, and nothing after this could count it.
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise ApiError(400, "The request body is not valid JSON.") from None
     return body
+
+
+def _refuse_constant(name: str) -> None:
+    # Python reads NaN and Infinity, which JSON does not have.
+    raise ValueError(f"{name} is not JSON.")
 
 
 async def _fail(call: Call, fault: FaultDirective) -> bool:

@@ -12,6 +12,7 @@ from rensei.simulator.citations import cite_documents
 from rensei.simulator.directives import Directives
 from rensei.simulator.model_facts import Model
 from rensei.simulator.prompt_cache import PromptUsage
+from rensei.simulator.schemas import example_of
 from rensei.simulator.signatures import sign_thinking
 from rensei.simulator.tokens import count_json, count_text, image_size
 
@@ -129,7 +130,7 @@ def _text(body: dict[str, Any], *, model: Model, directives: Directives, prompt:
         return _words(directives.reply_words)
     output_config = body.get("output_config") or {}
     if schema := (output_config.get("format") or {}).get("schema"):
-        return json.dumps(_example_of(schema))
+        return json.dumps(example_of(schema))
 
     digest = hashlib.sha256(directives.text.encode()).hexdigest()[:12]
     lines = [
@@ -207,32 +208,6 @@ def _call_tool(body: dict[str, Any], *, directives: Directives) -> dict[str, Any
             tool = None
     if tool is None:
         return None
-    values = _example_of(tool["input_schema"])
+    values = example_of(tool["input_schema"])
     digest = hashlib.sha256(json.dumps([tool["name"], values]).encode()).hexdigest()
     return {"type": "tool_use", "id": f"toolu_{digest[:24]}", "name": tool["name"], "input": values}
-
-
-def _example_of(schema: dict[str, Any]) -> Any:
-    """Make the simplest value that a JSON schema admits."""
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
-    if options := schema.get("anyOf") or schema.get("oneOf"):
-        return _example_of(options[0])
-    kind = schema.get("type", "object")
-    match kind[0] if isinstance(kind, list) else kind:
-        case "object":
-            return {name: _example_of(part) for name, part in schema.get("properties", {}).items()}
-        case "array":
-            return [_example_of(schema["items"])] if "items" in schema else []
-        case "integer":
-            return 1
-        case "number":
-            return 1.5
-        case "boolean":
-            return True
-        case "null":
-            return None
-        case _:
-            return "example"

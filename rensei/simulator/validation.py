@@ -14,6 +14,7 @@ from rensei.simulator.images import check_images_together
 from rensei.simulator.keys import Account
 from rensei.simulator.model_facts import Model
 from rensei.simulator.model_rules import check_model_rules
+from rensei.simulator.schemas import check_schema
 from rensei.simulator.shapes import (
     require_dict,
     require_fields,
@@ -159,7 +160,7 @@ def _check_output_config(body: dict[str, Any]) -> None:
         form = require_dict(config["format"], path="output_config.format")
         require_fields(form, required={"type", "schema"}, optional=set(), path="output_config.format")
         require_one_of(form["type"], ("json_schema",), path="output_config.format.type")
-        require_dict(form["schema"], path="output_config.format.schema")
+        check_schema(form["schema"], path="output_config.format.schema")
 
 
 def _check_tools(body: dict[str, Any]) -> None:
@@ -194,3 +195,4 @@ def _check_tool(tool: dict[str, Any], *, path: str) -> None:
         raise invalid(f"{path}.name", "String should match pattern '^[a-zA-Z0-9_-]{1,128}$'")
     schema = require_dict(tool["input_schema"], path=f"{path}.input_schema")
     require_one_of(schema.get("type"), ("object",), path=f"{path}.input_schema.type")
+    check_schema(schema, path=f"{path}.input_schema")

@@ -38,25 +38,32 @@ def key(make_key: Callable[..., str]) -> str:
     return make_key()
 
 
-@pytest.fixture
-def http(simulator: RunningSimulator) -> Any:
-    with httpx2.Client(base_url=simulator.url, timeout=20) as client:
+@pytest.fixture(scope="session")
+def pooled_http(simulator_process: RunningSimulator) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=simulator_process.url, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
-def make_client(simulator: RunningSimulator, make_key: Callable[..., str]) -> Any:
-    clients = []
+def http(pooled_http: httpx2.Client, simulator: RunningSimulator) -> httpx2.Client:
+    return pooled_http
 
+
+@pytest.fixture(scope="session")
+def pooled_client(simulator_process: RunningSimulator) -> Iterator[anthropic.Anthropic]:
+    # Making a client costs more than most of the tests, so all of them share the connections of one.
+    with anthropic.Anthropic(api_key="none", base_url=simulator_process.url, max_retries=0, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client(
+    pooled_client: anthropic.Anthropic, simulator: RunningSimulator, make_key: Callable[..., str]
+) -> Callable[..., anthropic.Anthropic]:
     def make(*words: str, **options: Any) -> anthropic.Anthropic:
-        key = options.pop("api_key", None) or make_key(*words)
-        options = {"max_retries": 0, "timeout": 10, **options}
-        clients.append(anthropic.Anthropic(api_key=key, base_url=simulator.url, **options))
-        return clients[-1]
+        return pooled_client.with_options(**{"api_key": make_key(*words), **options})
 
-    yield make
-    for client in clients:
-        client.close()
+    return make
 
 
 @pytest.fixture

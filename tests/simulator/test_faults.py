@@ -202,7 +202,7 @@ class TestBrokenStream:
         assert (logged["outcome"], logged["deltas_sent"]) == ("cut_by_fault", 4)
 
     def test_falls_silent(self, make_client: MakeClient, simulator: RunningSimulator) -> None:
-        client = make_client(timeout=0.5)
+        client = make_client(timeout=1.5)
 
         with pytest.raises(httpx2.ReadTimeout):
             stream(client, "[[reply 60 words]] [[stall after=4]]")

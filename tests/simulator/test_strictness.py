@@ -1,23 +1,15 @@
 """The simulator refuses what the API refuses: each row of the table in docs/simulator.md, over HTTP."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
-from rensei.simulator.server import RunningSimulator
 from tests.simulator.doc_tables import make_key, merge_patch, read_json, read_table
 
 ROWS = read_table("Call | Headers")
 VALID = {"model": "claude-opus-4-8", "max_tokens": 1024, "messages": [{"role": "user", "content": "Hi."}]}
-
-
-@pytest.fixture(scope="module")
-def http(simulator_process: RunningSimulator) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=simulator_process.url, timeout=30) as client:
-        yield client
 
 
 class TestStrictnessTable:
