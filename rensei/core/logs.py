@@ -17,7 +17,6 @@ def configure(options: dict[str, Any]) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        redact,
     ]
     renderer = (
         structlog.processors.JSONRenderer()
@@ -32,7 +31,7 @@ def configure(options: dict[str, Any]) -> None:
             "formatters": {
                 "line": {
                     "()": structlog.stdlib.ProcessorFormatter,
-                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+                    "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, redact],
                     "foreign_pre_chain": shared,
                 }
             },
@@ -48,10 +47,6 @@ def configure(options: dict[str, Any]) -> None:
     )
 
 
-def redact(logger: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Blot out whatever has the shape of a key, as a last net below the places that never log one."""
-    return {name: _blot(value) for name, value in event.items()}
-
-
-def _blot(value: Any) -> Any:
-    return KEY_SHAPE.sub(r"\1***", value) if isinstance(value, str) else value
+def redact(logger: object, method: str, line: str) -> str:
+    """Blot out whatever has the shape of a key, wherever in the finished line it stands: the last net of several."""
+    return KEY_SHAPE.sub(r"\1***", line)

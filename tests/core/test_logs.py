@@ -1,0 +1,83 @@
+"""Log lines: whole, in order, with the request id, and without a secret."""
+
+import io
+import json
+import logging
+
+import pytest
+import structlog
+from django.conf import settings
+
+from rensei.core import logs
+
+
+@pytest.fixture(params=[True, False], ids=["json", "plain"])
+def stream(request, monkeypatch):
+    """The log as it is written, in each of its two forms."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stderr", out)
+    logs.configure({"json": request.param, "level": "DEBUG"})
+    yield out
+    logs.configure(settings.LOGGING)
+
+
+class TestConfigure:
+    def test_blots_out_keys_wherever_they_stand(self, stream, make_key):
+        key = make_key()
+
+        structlog.get_logger("a").info(f"event {key}", field=key, nested={"deep": [key]})
+        logging.getLogger("b").warning("positional %s and %r", key, key)
+        logging.getLogger("b").warning("a dictionary %(key)s", {"key": key})
+        logging.getLogger("b").warning("extra", extra={"key": key})
+
+        assert key not in stream.getvalue()
+        assert key[-12:] not in stream.getvalue()
+        assert stream.getvalue().count("***") >= 4
+
+    def test_blots_out_keys_in_the_text_of_exceptions(self, stream, make_key):
+        key = make_key()
+
+        try:
+            int(f"the header {key}\n")
+        except ValueError:
+            logging.getLogger("b").exception("failed")
+            structlog.get_logger("a").exception("failed")
+
+        assert key not in stream.getvalue()
+        assert stream.getvalue().count("ValueError") >= 2
+
+    def test_shows_no_local_variables(self, stream):
+        canary = "a-value-" + "of-a-local"
+
+        try:
+            canary.no_such_attribute  # noqa: B018
+        except AttributeError:
+            structlog.get_logger("a").exception("failed")
+            logging.getLogger("django.request").exception("failed")
+
+        assert canary not in stream.getvalue()
+
+    def test_blots_out_tokens_of_ours(self, stream):
+        token = "rsk_live_" + "0a" * 32
+
+        logging.getLogger("b").warning("Bearer %s", token)
+
+        assert token not in stream.getvalue()
+
+    def test_carries_what_is_bound_to_the_request(self, stream):
+        with structlog.contextvars.bound_contextvars(request_id="req_1"):
+            logging.getLogger("django.request").warning("from Django")
+            structlog.get_logger("a").info("from us")
+
+        assert stream.getvalue().count("req_1") == 2
+
+    def test_writes_one_line_for_an_event_that_holds_line_ends(self, monkeypatch):
+        out = io.StringIO()
+        monkeypatch.setattr("sys.stderr", out)
+        logs.configure({"json": True, "level": "INFO"})
+
+        logging.getLogger("b").warning("first\nlevel=CRITICAL forged")
+
+        logs.configure(settings.LOGGING)
+        [line] = out.getvalue().splitlines()
+        assert json.loads(line)["event"] == "first\nlevel=CRITICAL forged"
