@@ -36,7 +36,7 @@ class TestEveryAddress:
     @pytest.mark.parametrize("address", ADDRESSES)
     @pytest.mark.parametrize("name", ["ada", "alan", "mia", "otto"])
     def test_is_read_by_every_member(
-        self, request: pytest.FixtureRequest, api_as: ApiAs, name: str, address: str
+        self, request: pytest.FixtureRequest, api_as: ApiAs, acme: Org, name: str, address: str
     ) -> None:
         assert api_as(request.getfixturevalue(name)).get(address).status_code == 200
 
