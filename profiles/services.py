@@ -83,15 +83,16 @@ def create_profile(
             system=system,
             max_tokens=max_tokens,
             prompt_caching=prompt_caching,
-            provider_config=provider_config or {},
+            provider_config={} if provider_config is None else provider_config,
             is_default=is_default,
         ),
     )
     public_id = public_id_for(draft.name)
     with durable():
-        _refuse_name_in_use(access.org, draft.name)
         if draft.is_default:
+            _take_turns(access.org)
             _clear_default(access.org, draft.project)
+        _refuse_name_in_use(access.org, draft.name)
         try:
             with transaction.atomic():
                 profile = ModelProfile.objects.create(
@@ -109,21 +110,24 @@ def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> Mod
 
     :raises RenseiError: if the profile would not be valid, or the caller may not change it
     """
-    _require_reach(access, profile.project)
-    before = _Draft(**{field.name: getattr(profile, field.name) for field in fields(_Draft)})
-    draft = _checked(access, replace(before, **changes))
-    changed = [name for name, value in _columns(draft).items() if getattr(before, name) != value]
     with durable():
+        # What the caller holds may be stale: the values that stay are those of the row.
+        _take_turns(access.org)
+        current = find_profile(access, profile.public_id)
+        _require_reach(access, current.project)
+        before = _Draft(**{field.name: getattr(current, field.name) for field in fields(_Draft)})
+        draft = _checked(access, replace(before, **changes))
+        changed = [name for name, value in _columns(draft).items() if getattr(before, name) != value]
         if "name" in changed:
-            _refuse_name_in_use(access.org, draft.name, besides=profile)
+            _refuse_name_in_use(access.org, draft.name, besides=current)
         if draft.is_default:
-            _clear_default(access.org, draft.project, besides=profile)
+            _clear_default(access.org, draft.project, besides=current)
         for name in changed:
-            setattr(profile, name, getattr(draft, name))
-        profile.updated_at = timezone.now()
-        profile.save(update_fields=[*changed, "updated_at"])
-        record(access, "profile.updated", object_id=profile.public_id, changed=changed)
-    return profile
+            setattr(current, name, getattr(draft, name))
+        current.updated_at = timezone.now()
+        current.save(update_fields=[*changed, "updated_at"])
+        record(access, "profile.updated", object_id=current.public_id, changed=changed)
+    return current
 
 
 def delete_profile(access: Access, profile: ModelProfile) -> None:
@@ -271,6 +275,11 @@ def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
         )
 
 
+def _take_turns(org: Org) -> None:
+    """Let one caller at a time change which profile is the default."""
+    Org.objects.select_for_update().get(pk=org.pk)
+
+
 def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:
     """Refuse a name that another profile was renamed to, because people tell profiles apart by it."""
     named: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(name=name)
@@ -281,8 +290,7 @@ def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = N
 
 
 def _clear_default(org: Org, project: Project | None, *, besides: ModelProfile | None = None) -> None:
-    """Take the default from the profile that has it, one caller after the other."""
-    Org.objects.select_for_update().get(pk=org.pk)
+    """Take the default from the profile that has it."""
     defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(project=project, is_default=True)
     if besides is not None:
         defaults = defaults.exclude(pk=besides.pk)
