@@ -18,6 +18,7 @@ from rensei.simulator.response_headers import new_request_id, response_headers
 from rensei.simulator.validation import check_headers
 
 _SLOW_KEY_SECONDS = 2.0
+_SETTLE_SECONDS = 0.005
 _METHOD_OF_ROUTE = {
     "messages": "POST",
     "messages/count_tokens": "POST",
@@ -124,6 +125,8 @@ class Application:
             case ("GET", "/__simulator/health"):
                 await exchange.answer_json(200, {"instance": self.instance}, headers={})
             case ("GET", "/__simulator/requests"):
+                # A client may read the log before the end of the answer that it just got is noted in it.
+                await exchange.wait(_SETTLE_SECONDS)
                 since = int(exchange.query.get("since", ["0"])[0])
                 await exchange.answer_json(200, {"requests": self.log.since(since)}, headers={})
             case ("DELETE", "/__simulator/requests"):

@@ -1,5 +1,6 @@
 """The simulator fails as it is told to, by a word in the key or a directive in the prompt."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import httpx2
 import pytest
 
 from rensei.simulator.faults import REFUSALS
+from rensei.simulator.hostile import HOSTILE
 from rensei.simulator.server import RunningSimulator
 from tests.simulator.doc_tables import read_table
 
@@ -40,6 +42,11 @@ class TestFaultByKey:
         documented = {row[0].strip("`") for row in KEY_ROWS}
 
         assert documented == {*REFUSALS, "workspaceneeded"}
+
+    def test_is_known_for_every_word_of_the_situations(self) -> None:
+        words = {word for row in read_table("Situation") for word in re.findall(r"`([a-z]+)`", row[1])}
+
+        assert words - REFUSALS.keys() - HOSTILE == {"only", "nomodels", "zdr", "workspaceneeded", "slow"}
 
     @pytest.mark.parametrize("row", KEY_ROWS, ids=lambda row: row[0].strip("`"))
     def test_answers_a_message_as_documented(self, make_client: MakeClient, row: list[str]) -> None:
