@@ -3,8 +3,32 @@
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.http import HttpRequest
+
+from rensei.orgs.access import Access
+from rensei.orgs.models import MANAGERS, Membership, Org
+
+THEMES = ("light", "dark", "system")
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    return {"simulated": settings.RENSEI_SIMULATED, "support_email": settings.RENSEI_SUPPORT_EMAIL}
+    theme = request.COOKIES.get("theme", "system")
+    access: Access | None = getattr(request, "access", None)
+    return {
+        "access": access,
+        "managers": _managers(access) if access else (),
+        "orgs": _orgs(access) if access else (),
+        "simulated": settings.RENSEI_SIMULATED,
+        "support_email": settings.RENSEI_SUPPORT_EMAIL,
+        "theme": theme if theme in THEMES else "system",
+    }
+
+
+def _orgs(access: Access) -> QuerySet[Org]:
+    return Org.objects.filter(memberships__user=access.user).order_by("name")
+
+
+def _managers(access: Access) -> QuerySet[Any]:
+    """Who can do what a member cannot. Only a page that says so runs the query."""
+    return Membership.objects.for_org(access.org).filter(role__in=MANAGERS).select_related("user").order_by("id")

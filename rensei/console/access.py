@@ -1,0 +1,105 @@
+"""The door of every page: who is looking, at which organization, and what happens when a service refuses."""
+
+from collections.abc import Callable
+from functools import wraps
+from math import ceil
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import redirect, render, resolve_url
+from django.template.loader import render_to_string
+from django.views.decorators.cache import never_cache
+
+from rensei.core.errors import NotFound, RateLimited, RenseiError
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.authentication import client_address
+from rensei.orgs.models import User
+from rensei.orgs.throttling import SensitiveThrottle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PageRequest(HttpRequest):
+    """A request of a signed-in member, with the access that `page` looked up; `auth` is it under REST's name."""
+
+    access: Access
+    auth: Access
+    user: User
+    htmx: Any
+
+
+def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """
+    Open a page to the members of the organization in its address.
+
+    Whoever is not a member gets the page of an address that does not exist. A refusal that the view
+    does not show in place is shown as a page of its own, with its fix.
+    """
+
+    @never_cache
+    @wraps(view)
+    def door(request: PageRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return HttpResponseRedirect(
+                f"{resolve_url(settings.LOGIN_URL)}?{urlencode({'next': request.get_full_path()})}"
+            )
+        slug = str(kwargs.pop("org"))
+        access = for_member(user=request.user, slug=slug, address=client_address(request))
+        if access is None:
+            raise Http404
+        request.access = request.auth = access
+        try:
+            return view(request, *args, **kwargs)
+        except NotFound as absent:
+            raise Http404 from absent
+        except RenseiError as refusal:
+            return refused(request, refusal)
+
+    return door
+
+
+def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
+    """Show a refusal as a page of its own, with the refusal's status."""
+    return render(request, "console/refused.html", {"refusal": refusal}, status=refusal.status)
+
+
+def attempt(
+    request: PageRequest, action: Callable[[], object], *, done: str, back: str, args: tuple[str, ...] = ()
+) -> HttpResponse:
+    """Do what a button asked for and return to the page it stood on, with a sentence on how it went."""
+    try:
+        action()
+    except NotFound:
+        raise
+    except RenseiError as refusal:
+        messages.error(request, render_to_string("components/_refusal_message.html", {"refusal": refusal}))
+    else:
+        messages.success(request, done)
+    return redirect(f"console:{back}", request.access.org.slug, *args)
+
+
+class _Costly:
+    """What the throttle reads the name of its rate from."""
+
+    throttle_scope = "sensitive"
+
+
+def sensitive(view: Callable[Concatenate[PageRequest, P], R]) -> Callable[Concatenate[PageRequest, P], R]:
+    """
+    Limit how often one person may do something that costs or that guesses. REST counts on the same meter.
+
+    :raises RateLimited: with the time to wait
+    """
+
+    @wraps(view)
+    def limited(request: PageRequest, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        throttle = SensitiveThrottle()
+        if request.method == "POST" and not throttle.allow_request(request, _Costly()):  # type: ignore[arg-type]
+            raise RateLimited(seconds=max(1, ceil(throttle.wait())))
+        return view(request, *args, **kwargs)
+
+    return limited

@@ -1,0 +1,54 @@
+"""What every form of the pages shares: it shows a service's refusal where the mistake is."""
+
+from typing import Any
+
+from django import forms
+
+from rensei.core.errors import RenseiError
+
+# Refusals that are about one field, without a pointer to it.
+FIELD_OF_CODE = {
+    "KEY_KIND_REFUSED": "api_key",
+    "BASE_URL_REFUSED": "base_url",
+    "EFFORT_NOT_SUPPORTED": "effort",
+    "MODEL_NOT_IN_CATALOG": "model_id",
+    "MODEL_RETIRED": "model_id",
+    "NO_ELIGIBLE_POOL": "pool",
+    "IMAGES_NOT_SUPPORTED": "images",
+    "INVALID_IMAGE": "images",
+}
+FIELD_OF_NAME = {"id": "slug", "provider_config": "context_window", "input": "text", "project_id": "project"}
+
+
+class RefusableForm(forms.Form):
+    """A form that checks shape. Whatever needs a service is the service's to refuse."""
+
+    refusal: RenseiError | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A colon after every label is noise.
+        super().__init__(*args, label_suffix="", **kwargs)
+
+    def refuse(self, refusal: RenseiError) -> None:
+        """Show a refusal beside the field that it is about, or above the form."""
+        pointed = [(self._field_of(error["pointer"]), error["detail"]) for error in getattr(refusal, "errors", [])]
+        if name := FIELD_OF_CODE.get(refusal.code):
+            pointed.append((name, refusal.detail))
+        placed = [(name, detail) for name, detail in pointed if name in self.fields]
+        if not placed or len(placed) < len(pointed):
+            self.refusal = refusal
+        for name, detail in placed:
+            self.add_error(name, detail)
+
+    def _field_of(self, pointer: str) -> str:
+        first = pointer.strip("/").partition("/")[0]
+        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in first)
+        return FIELD_OF_NAME.get(name, name)
+
+
+def secret_input() -> forms.PasswordInput:
+    """Make a field for a key: hidden while it is typed, kept by no browser, and never written back to a page."""
+    return forms.PasswordInput(
+        render_value=False,
+        attrs={"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off", "class": "input--mono"},
+    )

@@ -1,0 +1,75 @@
+"""The form to dispatch a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import UploadedFile
+
+from catalog.models import CatalogEntry
+from profiles.models import ModelProfile
+from rensei.console.forms.base import RefusableForm
+from rensei.orgs.models import Project
+
+
+class ManyFilesInput(forms.ClearableFileInput):
+    allow_multiple_selected = True
+
+
+class ManyFilesField(forms.FileField):
+    """A file field that takes any number of files."""
+
+    widget = ManyFilesInput
+
+    def clean(self, data: Any, initial: Any = None) -> list[UploadedFile]:
+        return [super(ManyFilesField, self).clean(one, initial) for one in data or []]
+
+
+class DispatchForm(RefusableForm):
+    """What to ask which profile. `served` is the model that would answer; without one, nothing is offered."""
+
+    profile = forms.ChoiceField()
+    text = forms.CharField(
+        label="Message",
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 7, "placeholder": "Ask the model something"}),
+    )
+    system = forms.CharField(
+        label="System prompt", required=False, strip=False, widget=forms.Textarea(attrs={"rows": 3})
+    )
+    images = ManyFilesField(
+        required=False, widget=ManyFilesInput(attrs={"accept": "image/png,image/jpeg,image/gif,image/webp"})
+    )
+    effort = forms.ChoiceField(label="Reasoning Effort", required=False)
+    max_tokens = forms.IntegerField(label="Max tokens", required=False, min_value=1)
+    context_window = forms.IntegerField(label="Context window", required=False, min_value=1)
+    project = forms.ChoiceField(required=False)
+    pool = forms.ChoiceField(required=False)
+
+    def __init__(
+        self,
+        *args: Any,
+        profiles: Sequence[ModelProfile],
+        served: CatalogEntry | None,
+        projects: Sequence[Project],
+        pools: Sequence[str],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.served = served
+        self._choices("profile", [(profile.public_id, profile.name) for profile in profiles])
+        self._choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
+        self._choices("pool", [(name, name) for name in pools])
+        if served and served.effort_levels:
+            levels = [(choice["value"], choice["label"]) for choice in served.efforts]
+            self._choices("effort", [("", "The profile's"), *levels])
+        else:
+            del self.fields["effort"]
+        if served and not served.capabilities.get("vision"):
+            del self.fields["images"]
+
+    def _choices(self, name: str, choices: Any) -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = choices

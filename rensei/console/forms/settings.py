@@ -1,0 +1,49 @@
+"""The small forms of Settings: projects, members and API tokens."""
+
+from typing import Any
+
+from django import forms
+
+from rensei.console.forms.base import RefusableForm
+from rensei.orgs.models import Project, Role
+
+EXPIRY_DAYS = (("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year"))
+
+
+class ProjectForm(RefusableForm):
+    """A new project."""
+
+    name = forms.CharField(max_length=120, widget=forms.TextInput(attrs={"placeholder": "My Project"}))
+    slug = forms.CharField(
+        label="ID",
+        max_length=63,
+        help_text="Programs name it by this. It cannot be changed later.",
+        widget=forms.TextInput(attrs={"placeholder": "my-project", "class": "input--mono", "autocomplete": "off"}),
+    )
+
+
+class RenameForm(RefusableForm):
+    """Another name for a project."""
+
+    name = forms.CharField(max_length=120)
+
+
+class MemberForm(RefusableForm):
+    """A person to add."""
+
+    email = forms.EmailField(label="Email address", widget=forms.EmailInput(attrs={"autocomplete": "off"}))
+    role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
+
+
+class TokenForm(RefusableForm):
+    """A new API token of the viewer's own."""
+
+    name = forms.CharField(max_length=120, help_text="What will use it, such as ci or laptop.")
+    project = forms.ChoiceField(required=False, help_text="A token of one project sees nothing of the others.")
+    expires = forms.ChoiceField(label="Expires", choices=EXPIRY_DAYS, required=False)
+
+    def __init__(self, *args: Any, projects: list[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["project"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", "All projects"), *((project.slug, project.name) for project in projects)]

@@ -1,0 +1,132 @@
+// What htmx does not do by itself. Every page works without this file; with it, pages are pleasant.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  root.dataset.js = "";
+
+  // The theme changes at once; the cookie makes the next page come in it from the first byte.
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest("[data-theme-form]");
+    if (!form || !event.submitter) return;
+    event.preventDefault();
+    const theme = event.submitter.value;
+    root.dataset.theme = theme;
+    const secure = location.protocol === "https:" ? "; Secure" : "";
+    document.cookie = `theme=${theme}; Path=/; Max-Age=31536000; SameSite=Lax${secure}`;
+    for (const button of form.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.value === theme));
+    }
+    form.closest("details")?.removeAttribute("open");
+  });
+
+  document.addEventListener("click", async (event) => {
+    const copy = event.target.closest("[data-copy]");
+    if (copy) {
+      const source = copy.dataset.copy ? copy.dataset.copy : copy.parentElement.querySelector("code").textContent;
+      await navigator.clipboard.writeText(source);
+      const status = copy.querySelector("[data-copy-status]");
+      copy.classList.add("badge--ok");
+      status.textContent = "Copied";
+      setTimeout(() => { status.textContent = copy.dataset.copyLabel; copy.classList.remove("badge--ok"); }, 1600);
+    }
+    if (event.target.closest("[data-close-dialog]")) {
+      const dialog = event.target.closest("dialog");
+      if (dialog) { event.preventDefault(); dialog.close(); }
+    }
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target)) menu.removeAttribute("open");
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      menu.removeAttribute("open");
+      menu.querySelector("summary").focus();
+    }
+  });
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-submit-on-change]")) event.target.form.requestSubmit();
+  });
+
+  // A list that narrows as one types. Without JavaScript the field's form asks the server.
+  document.addEventListener("input", (event) => {
+    const list = event.target.dataset.filter && document.querySelector(event.target.dataset.filter);
+    if (!list) return;
+    const wanted = event.target.value.trim().toLowerCase();
+    let shown = 0;
+    for (const item of list.children) {
+      item.hidden = !item.textContent.toLowerCase().includes(wanted);
+      if (!item.hidden) shown += 1;
+    }
+    const none = document.querySelector(`${event.target.dataset.filter}-none`);
+    if (none) none.hidden = shown > 0;
+  });
+
+  // Times are written in UTC by the server, and read in the viewer's own zone.
+  const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
+  const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+  function localise(scope) {
+    for (const element of scope.querySelectorAll("time[data-time]")) {
+      const moment = new Date(element.dateTime);
+      const whole = moment.toLocaleString([], { dateStyle: "medium", timeStyle: "long" });
+      element.title = whole;
+      if (element.dataset.time === "clock") {
+        element.textContent = moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+      } else if (element.dataset.time === "full") {
+        element.textContent = moment.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+      } else {
+        const seconds = (moment - Date.now()) / 1000;
+        const unit = units.find(([, size]) => Math.abs(seconds) >= size);
+        if (Math.abs(seconds) > 7 * 86400) element.textContent = moment.toLocaleDateString([], { dateStyle: "medium" });
+        else element.textContent = unit ? relative.format(Math.round(seconds / unit[1]), unit[0]) : "just now";
+      }
+    }
+  }
+
+  // Images by drop and paste go into the same file field that a form without JavaScript uses.
+  function addImages(zone, files) {
+    const field = zone.querySelector("input[type=file]");
+    const all = new DataTransfer();
+    for (const file of [...field.files, ...files]) if (file.type.startsWith("image/")) all.items.add(file);
+    field.files = all.files;
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+  function showImages(zone) {
+    const thumbs = zone.querySelector("[data-thumbs]");
+    for (const image of thumbs.children) URL.revokeObjectURL(image.src);
+    thumbs.replaceChildren(...[...zone.querySelector("input[type=file]").files].map((file) => {
+      const image = document.createElement("img");
+      image.className = "thumb";
+      image.alt = file.name;
+      image.src = URL.createObjectURL(file);
+      return image;
+    }));
+  }
+  for (const zone of document.querySelectorAll("[data-dropzone]")) {
+    zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("dropzone--over"); });
+    zone.addEventListener("dragleave", () => zone.classList.remove("dropzone--over"));
+    zone.addEventListener("drop", (event) => {
+      event.preventDefault();
+      zone.classList.remove("dropzone--over");
+      addImages(zone, event.dataTransfer.files);
+    });
+    zone.addEventListener("change", () => showImages(zone));
+    zone.closest("form").addEventListener("paste", (event) => {
+      if (event.clipboardData.files.length) { event.preventDefault(); addImages(zone, event.clipboardData.files); }
+    });
+  }
+
+  // A confirmation that arrives in the dialog opens it; elsewhere it is a page of its own.
+  document.body.addEventListener("htmx:afterSwap", (event) => {
+    localise(event.detail.target);
+    const dialog = event.detail.target.closest("dialog");
+    if (dialog && !dialog.open) dialog.showModal();
+  });
+  // A refusal comes with its own status, and is shown like any other answer.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.xhr.status >= 400 && event.detail.xhr.status < 500) event.detail.shouldSwap = true;
+  });
+  localise(document);
+})();

@@ -1,0 +1,198 @@
+"""How pages write icons, addresses, money, numbers and times."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from django import forms, template
+from django.forms import BoundField
+from django.template import Context
+from django.templatetags.static import static
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from billing.quota import SharedQuota
+from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
+from rensei.core.usage import Usage
+
+register = template.Library()
+CENT = Decimal("0.01")
+VERDICTS = {
+    "chosen": "Chosen",
+    "allowed": "Allowed, not needed",
+    "not-in-profile": "Not in the profile",
+    "not-offered": "Not offered",
+    "denied-by-policy": "Denied by a policy",
+    "gate-failed": "Refused",
+}
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    """Draw an icon of our own set. It says nothing by itself, so it is hidden from screen readers."""
+    return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>', _sprite(), name)
+
+
+@register.simple_tag(takes_context=True)
+def to(context: Context, name: str, *args: str) -> str:
+    """Write the address of one of the organization's pages."""
+    return reverse(f"console:{name}", args=[context["request"].access.org.slug, *args])
+
+
+@register.simple_tag
+def moment(value: datetime | None, style: str = "relative") -> SafeString | str:
+    """Write a time in UTC; a script says it again in the viewer's own zone."""
+    if value is None:
+        return ""
+    text = f"{value:%H:%M} UTC" if style == "clock" else f"{value:%b} {value.day}, {value:%Y, %H:%M} UTC"
+    return format_html('<time datetime="{}" data-time="{}">{}</time>', value.isoformat(), style, text)
+
+
+@register.filter
+def usd(picodollars: int | None) -> str:
+    """Write an amount in dollars with as many decimals as it needs; an unknown amount is a dash."""
+    if picodollars is None:
+        return "—"
+    amount = Decimal(picodollars) / PICODOLLARS_PER_DOLLAR
+    sign, amount = ("−", -amount) if amount < 0 else ("", amount)
+    if amount == 0:
+        return "$0.00"
+    if amount >= 1:
+        return f"{sign}${amount:,.2f}"
+    places = max(4, -amount.adjusted() + 1)
+    return f"{sign}${amount:.{places}f}"
+
+
+@register.filter
+def usd_text(amount: str | None) -> str:
+    """Write an amount of the wire form, a decimal string of dollars, for people."""
+    return usd(None if amount is None else int(Decimal(amount) * PICODOLLARS_PER_DOLLAR))
+
+
+@register.filter
+def per_mtok(microdollars: int | None) -> str:
+    """Write a price in dollars per million tokens."""
+    if not isinstance(microdollars, int):
+        return "—"
+    price = Decimal(microdollars) / 1_000_000
+    return f"${price:,.2f}" if price == price.quantize(CENT) else f"${price.normalize():f}"
+
+
+@register.filter
+def count(number: int | None) -> str:
+    return "—" if number is None else f"{number:,}"
+
+
+@register.filter
+def tokens_short(number: int | None) -> str:
+    """Write a size in tokens as people say it: 200K, 1M."""
+    if number is None:
+        return "—"
+    if number >= 1_000_000:
+        return f"{number / 1_000_000:g}M"
+    return f"{number // 1000}K" if number >= 1000 else str(number)
+
+
+@register.filter
+def seconds_between(start: datetime | None, end: datetime | None) -> str:
+    if start is None or end is None:
+        return "—"
+    seconds = (end - start).total_seconds()
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+@register.filter
+def mode_label(mode: str) -> str:
+    return str(AuthMode(mode).label)
+
+
+@register.filter
+def payer_sentence(mode: str) -> str:
+    """Say who pays under an auth mode."""
+    return str(PAYER_OF[AuthMode(mode)].label)
+
+
+@register.filter
+def errors_page(code: str) -> str:
+    """Write the address of the documentation of an error code."""
+    return f"{reverse('console:docs-page', args=['errors'])}#{code.lower().replace('_', '-')}"
+
+
+@register.filter
+def verdict_label(verdict: str) -> str:
+    """Say what became of a mode in words for people."""
+    return VERDICTS[verdict]
+
+
+@register.filter
+def belongs_to(name: str, section: str) -> bool:
+    """Tell whether a page's name is that of a section, or begins with it."""
+    return name == section or name.startswith(f"{section.rstrip('-')}-")
+
+
+@register.filter
+def control(field: BoundField) -> SafeString:
+    """Draw a form's field in our style, tied to its help and its error for screen readers."""
+    widget = field.field.widget
+    attrs = {}
+    if isinstance(widget, forms.Select):
+        attrs["class"] = "select"
+    elif isinstance(widget, forms.Textarea):
+        attrs["class"] = "textarea"
+    elif not isinstance(widget, forms.CheckboxInput | forms.FileInput):
+        attrs["class"] = f"input {widget.attrs.get('class', '')}".strip()
+    if field.errors:
+        attrs["aria-invalid"] = "true"
+        attrs["aria-describedby"] = f"{field.auto_id}_error"
+    return field.as_widget(attrs={**widget.attrs, **attrs})
+
+
+@register.filter
+def after_colon(value: str) -> str:
+    """The model id of a value such as `claude:claude-opus-5`."""
+    return value.partition(":")[2]
+
+
+@register.filter
+def short_id(public_id: str) -> str:
+    """The start of a long id and its last letters, which differ between two runs of one moment."""
+    return f"{public_id[:8]}…{public_id[-6:]}"
+
+
+@register.filter
+def prompt_tokens(usage: dict[str, int] | None) -> int:
+    """The whole prompt of a run's stored usage, cached or not."""
+    return Usage.from_dict(usage or {}).prompt_tokens
+
+
+@register.filter
+def system_text(system: str | list[dict[str, Any]]) -> str:
+    """A stored system prompt as one text."""
+    return system if isinstance(system, str) else "\n\n".join(block["text"] for block in system)
+
+
+@register.filter
+def quota_left(quota: SharedQuota) -> int:
+    return max(0, quota.limit - quota.used)
+
+
+@register.filter
+def quota_percent(quota: SharedQuota) -> int:
+    return min(100, round(100 * quota.used / quota.limit)) if quota.limit else 100
+
+
+@register.filter
+def host(url: str) -> str:
+    return urlsplit(url).hostname or url
+
+
+@register.filter
+def item(mapping: dict[str, Any], key: str) -> Any:
+    return mapping.get(key)
+
+
+def _sprite() -> str:
+    return static("rensei/icons.svg")

@@ -1,0 +1,116 @@
+"""The project's own documentation, served by the app, so that every error can link to its explanation."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.safestring import SafeString, mark_safe
+from django.views.decorators.http import require_safe
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(settings.ROOT) / "docs"
+# A heading, or a row of the table of errors, that is a code: `METERED_NOT_ENTITLED`.
+ERROR_CODE = re.compile(r"`?([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*)`?")
+
+
+class Page(NamedTuple):
+    """A page of the documentation. Its name is its path without `.md`."""
+
+    name: str
+    title: str
+    section: str
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Show the first page."""
+    return page(request, "index" if (ROOT / "index.md").exists() else contents()[0].name)
+
+
+@require_safe
+def page(request: HttpRequest, name: str) -> HttpResponse:
+    """Show one page. Only names of the table of contents are read, so no path can lead elsewhere."""
+    name = name.removesuffix(".md")
+    found = next((entry for entry in contents() if entry.name == name), None)
+    if found is None:
+        raise Http404
+    sections: dict[str, list[Page]] = {}
+    for entry in contents():
+        sections.setdefault(entry.section, []).append(entry)
+    html = rendered(found.name, (ROOT / f"{found.name}.md").stat().st_mtime)
+    return render(request, "console/docs.html", {"page": found, "sections": sections, "html": html})
+
+
+def contents() -> list[Page]:
+    """List the pages that there are: those of the top first, then each folder's."""
+    pages = []
+    for path in sorted(ROOT.rglob("*.md")):
+        name = path.relative_to(ROOT).with_suffix("").as_posix()
+        folder = "" if "/" not in name else name.rpartition("/")[0].replace("-", " ").capitalize()
+        pages.append(Page(name=name, title=_title(path), section=folder))
+    return sorted(pages, key=lambda entry: (entry.section, entry.name != "index", entry.title))
+
+
+@cache
+def rendered(name: str, changed_at: float) -> SafeString:
+    """Turn a page into HTML, once for each time that it changed. The text is ours, and raw HTML is off all the same."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable(["table"])
+    tokens = markdown.parse((ROOT / f"{name}.md").read_text(encoding="utf-8"))
+    seen: set[str] = set()
+    for place, token in enumerate(tokens):
+        if token.type == "heading_open":
+            _anchor(token, tokens[place + 1], seen, link=True)
+        elif token.type == "tr_open":
+            # The first cell of a row: tr_open, td_open, inline.
+            _anchor_row(token, tokens[place + 2], seen)
+        for child in token.children or []:
+            if child.type == "link_open":
+                child.attrSet("href", _address(name, str(child.attrGet("href"))))
+    html = markdown.renderer.render(tokens, markdown.options, {})
+    html = html.replace("<table>", '<div class="prose__table" tabindex="0"><table>').replace(
+        "</table>", "</table></div>"
+    )
+    return mark_safe(html)  # noqa: S308 - rendered from our own files with raw HTML off
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as lines:
+        return next((line[2:].strip().replace("`", "") for line in lines if line.startswith("# ")), path.stem)
+
+
+def _anchor(heading: Token, text: Token, seen: set[str], *, link: bool) -> None:
+    code = ERROR_CODE.fullmatch(text.content.strip())
+    slug = code[1].lower().replace("_", "-") if code else re.sub(r"[^a-z0-9]+", "-", text.content.lower()).strip("-")
+    if slug in seen:
+        return
+    seen.add(slug)
+    heading.attrSet("id", slug)
+    if link and text.children is not None:
+        opening = Token(
+            "link_open", "a", 1, attrs={"href": f"#{slug}", "class": "anchor", "aria-label": "Link to here"}
+        )
+        text.children += [opening, Token("text", "", 0, content="#"), Token("link_close", "a", -1)]
+
+
+def _anchor_row(row: Token, first_cell: Token, seen: set[str]) -> None:
+    code = ERROR_CODE.fullmatch(first_cell.content.strip()) if first_cell.type == "inline" else None
+    if code and "_" in code[1]:
+        _anchor(row, first_cell, seen, link=False)
+
+
+def _address(name: str, href: str) -> str:
+    """Point a link between Markdown files at the page that it has here."""
+    path, hash_sign, anchor = href.partition("#")
+    if "://" in href or not path.endswith(".md") or path.startswith("/"):
+        return href
+    target = (ROOT / name).parent.joinpath(path).resolve()
+    if not target.is_relative_to(ROOT):
+        return href
+    inside = target.relative_to(ROOT).with_suffix("").as_posix()
+    return reverse("console:docs-page", args=[inside]) + hash_sign + anchor

@@ -1,0 +1,69 @@
+"""The way in, the first steps of an organization, and the theme."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_POST, require_safe
+
+from billing import reports
+from integrations.models import Integration
+from profiles.models import ModelProfile
+from rensei.console.access import PageRequest, page
+from rensei.console.context import THEMES
+from rensei.core.clock import database_now
+from rensei.dispatch.models import Run
+from rensei.orgs.models import Org, User
+
+ONE_YEAR_SECONDS = 365 * 24 * 3600
+LATEST_RUNS = 8
+
+
+@require_safe
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    """Send a person to their first organization; an operator without one, to the admin."""
+    assert isinstance(request.user, User)
+    org = Org.objects.filter(memberships__user=request.user).order_by("memberships__created_at").first()
+    if org is not None:
+        return redirect("console:org-home", org.slug)
+    if request.user.is_staff:
+        return redirect("admin:index")
+    return render(request, "console/no_org.html")
+
+
+@require_safe
+@page
+def org_home(request: PageRequest) -> HttpResponse:
+    """Show the first steps until they are done, then what has happened lately."""
+    org = request.access.org
+    profiles = ModelProfile.objects.for_org(org)
+    runs = list(Run.objects.for_org(org).defer("output_text", "output_content", "trace").order_by("-id")[:LATEST_RUNS])
+    connected = Integration.objects.for_org(org).exists()
+    # A profile that needs no key of the organization's makes the first step optional.
+    described = profiles.exists()
+    steps: dict[str, Any] = {"connected": connected, "described": described, "dispatched": bool(runs)}
+    context = {"steps": steps, "ready": all(steps.values()), "runs": runs}
+    if runs:
+        now = database_now()
+        context["month"] = reports.month_to_date(org, now)
+        context["quota"] = reports.shared_quota(org, now)
+    return render(request, "console/home.html", context)
+
+
+@require_POST
+def theme(request: HttpRequest) -> HttpResponse:
+    """Remember the theme in a cookie, for the pages of those without JavaScript."""
+    wanted = request.POST.get("theme", "")
+    back = request.POST.get("next", "/")
+    if not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
+        back = "/"
+    answer = redirect(back)
+    if wanted in THEMES:
+        answer.set_cookie(
+            "theme", wanted, max_age=ONE_YEAR_SECONDS, samesite="Lax", secure=settings.SESSION_COOKIE_SECURE
+        )
+    return answer

@@ -1,0 +1,256 @@
+"""Settings → Integrations: connect a provider, test it, change it, remove it."""
+
+from collections import Counter
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from catalog.providers import REGISTRY, ProviderSpec
+from integrations import services
+from integrations.models import Integration
+from integrations.providers.base import Verdict
+from profiles.models import ModelProfile
+from rensei.console.access import PageRequest, attempt, page, sensitive
+from rensei.console.answers import confirm, only
+from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
+from rensei.core.errors import NotFound, RenseiError
+from rensei.core.secret import Secret
+from rensei.orgs.access import Access
+
+
+@require_safe
+@page
+def integrations(request: PageRequest) -> HttpResponse:
+    """Show every connection with what its provider last said."""
+    found = list(_own(request.access).order_by("-is_default", "name"))
+    _count_users(request.access, found)
+    context = {"integrations": found, "specs": REGISTRY, "fresh": request.GET.get("new")}
+    return render(request, "console/integrations.html", context)
+
+
+@require_safe
+@page
+def add(request: PageRequest) -> HttpResponse:
+    """Show the providers to choose from."""
+    request.access.require_manager()
+    wanted = request.GET.get("q", "").strip().lower()
+    specs = [spec for spec in REGISTRY.values() if wanted in f"{spec.display_name} {spec.id} {spec.category}".lower()]
+    return render(request, "console/integration_add.html", {"specs": specs, "wanted": wanted})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def connect(request: PageRequest, provider: str) -> HttpResponse:
+    """Take a key: test it, or save it. The key goes to the service and nowhere else."""
+    request.access.require_manager()
+    spec = _spec(provider)
+    form = ConnectForm(request.POST or None)
+    verdict: Verdict | None = None
+    if request.method == "POST":
+        testing = request.POST.get("action") == "test"
+        if form.is_valid():
+            try:
+                if testing:
+                    verdict = _test(request, provider, form.cleaned_data)
+                else:
+                    integration = _save(request.access, provider, form.cleaned_data)
+                    messages.success(request, f"{integration.name} is connected.")
+                    return _to_list(request, fresh=integration.id)
+            except NotFound:
+                raise
+            except RenseiError as refusal:
+                form.refuse(refusal)
+        if testing and request.htmx:
+            return render(request, "console/_verdict.html", {"form": form, "verdict": verdict, "spec": spec})
+    context = {"form": form, "spec": spec, "verdict": verdict}
+    return render(request, "console/integration_connect.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+@page
+@sensitive
+def test(request: PageRequest, integration_id: str) -> HttpResponse:
+    """Ask the provider about a stored key, and show its card again."""
+    integration = _find(request.access, integration_id)
+    refusal: RenseiError | None = None
+    try:
+        verdict = services.check_integration(request.access, integration)
+    except NotFound:
+        raise
+    except RenseiError as caught:
+        refusal = caught
+    if request.htmx:
+        _count_users(request.access, [integration])
+        context = {"integration": integration, "specs": REGISTRY, "refusal": refusal}
+        return render(request, "console/_integration.html", context)
+    if refusal is not None:
+        messages.error(request, refusal.detail)
+    elif verdict.ok:
+        messages.success(request, f"{integration.name}: {verdict.message}")
+    else:
+        messages.error(request, f"{integration.name}: {verdict.message} {verdict.fix}")
+    return _to_list(request)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def edit(request: PageRequest, integration_id: str) -> HttpResponse:
+    """Rename a connection, or change where its key is sent."""
+    request.access.require_manager()
+    integration = _find(request.access, integration_id)
+    shown = {"name": integration.name, "base_url": integration.base_url, "workspace_id": integration.workspace_id}
+    form = EditForm(request.POST or None, initial=shown)
+    if request.method == "POST" and form.is_valid():
+        fields = form.cleaned_data
+        try:
+            services.update_integration(
+                request.access,
+                integration,
+                name=fields["name"],
+                base_url=fields["base_url"],
+                workspace_id=fields["workspace_id"],
+                api_key=Secret(fields["api_key"]) if fields["api_key"] else None,
+            )
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{integration.name} was saved.")
+            return _to_list(request)
+    context = {"form": form, "integration": integration, "title": shown["name"], "spec": REGISTRY[integration.provider]}
+    return render(request, "console/integration_edit.html", context, status=422 if form.errors else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+@sensitive
+def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
+    """Replace a key. The new one is tested before the old one goes."""
+    request.access.require_manager()
+    integration = _find(request.access, integration_id)
+    form = RotateForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.rotate_integration(
+                request.access,
+                integration,
+                api_key=Secret(form.cleaned_data["api_key"]),
+                force=form.cleaned_data["force"],
+            )
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{integration.name} uses the new key.")
+            return _to_list(request)
+    context = {"form": form, "integration": integration, "spec": REGISTRY[integration.provider]}
+    return render(request, "console/integration_rotate.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+@page
+def make_default(request: PageRequest, integration_id: str) -> HttpResponse:
+    integration = _find(request.access, integration_id)
+    return attempt(
+        request,
+        lambda: services.update_integration(request.access, integration, is_default=True),
+        done=f"{integration.name} is the default now.",
+        back="integrations",
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def remove(request: PageRequest, integration_id: str) -> HttpResponse:
+    """Ask again, saying what depends on the key; then forget it."""
+    request.access.require_manager()
+    integration = _find(request.access, integration_id)
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: services.remove_integration(request.access, integration),
+            done=f"{integration.name} was removed. Its key is gone.",
+            back="integrations",
+        )
+    return _ask_to_remove(request, integration)
+
+
+def _ask_to_remove(request: PageRequest, integration: Integration) -> HttpResponse:
+    """Say what a removal would do: profiles that name the key keep it here, others lose their default."""
+    org = request.access.org
+    profiles = ModelProfile.objects.for_org(org).filter(provider=integration.provider)
+    naming = [profile.name for profile in profiles if profile.integration_id == integration.pk]
+    relying = [profile.name for profile in profiles if profile.integration_id is None and integration.is_default]
+    others = Integration.objects.for_org(org).filter(provider=integration.provider).exclude(pk=integration.pk)
+    if naming:
+        title, action, items = f"{integration.name} is in use", "", naming
+        text = "These profiles name it. Give them another integration, or delete them, before you remove it:"
+    else:
+        title, action, items = f"Remove {integration.name}?", "Remove", relying
+        text = "The key is deleted from the vault and cannot be brought back."
+        if relying and others.exists():
+            text += " These profiles use it as the default, and will use the oldest other one:"
+        elif relying:
+            text += " These profiles use it as the default, and their BYOK runs will be refused:"
+    return confirm(
+        request, title=title, text=text, action=action, items=items, section="Integrations", back="integrations"
+    )
+
+
+def _test(request: PageRequest, provider: str, fields: dict[str, Any]) -> Verdict:
+    return _check(
+        request,
+        provider=provider,
+        api_key=Secret(fields["api_key"]),
+        base_url=fields["base_url"],
+        workspace_id=fields["workspace_id"],
+    )
+
+
+@sensitive
+def _check(request: PageRequest, **candidate: Any) -> Verdict:
+    return services.check_connection(request.access, **candidate)
+
+
+def _save(access: Access, provider: str, fields: dict[str, Any]) -> Integration:
+    return services.add_integration(
+        access,
+        provider=provider,
+        api_key=Secret(fields["api_key"]),
+        name=fields["name"],
+        base_url=fields["base_url"],
+        workspace_id=fields["workspace_id"],
+        is_default=fields["is_default"] or None,
+    )
+
+
+def _own(access: Access) -> Any:
+    # Pages never need the sealed key, so they do not load it.
+    return Integration.objects.for_org(access.org).defer("sealed_key")
+
+
+def _find(access: Access, integration_id: str) -> Integration:
+    return only(Integration.objects.for_org(access.org).filter(pk=integration_id))
+
+
+def _spec(provider: str) -> ProviderSpec:
+    if provider not in REGISTRY:
+        raise Http404
+    return REGISTRY[provider]
+
+
+def _count_users(access: Access, found: list[Integration]) -> None:
+    """Count the profiles of each connection; those that name none use their provider's default."""
+    rows = ModelProfile.objects.for_org(access.org).values_list("integration_id", "provider")
+    users = Counter(named or f"default of {provider}" for named, provider in rows)
+    for integration in found:
+        by_default = users[f"default of {integration.provider}"] if integration.is_default else 0
+        integration.profile_count = users[integration.pk] + by_default
+
+
+def _to_list(request: PageRequest, *, fresh: str = "") -> HttpResponse:
+    answer = redirect("console:integrations", request.access.org.slug)
+    if fresh:
+        answer["Location"] += f"?new={fresh}"
+    return answer

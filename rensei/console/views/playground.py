@@ -1,0 +1,143 @@
+"""Playground: write to a profile, see what it would cost, dispatch, and watch the answer come."""
+
+import base64
+from typing import Any
+
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from catalog import services as catalog
+from catalog.models import CatalogEntry
+from catalog.providers import REGISTRY
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.console.access import PageRequest, page
+from rensei.console.forms.playground import DispatchForm
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, RenseiError
+from rensei.dispatch import admission
+from rensei.dispatch.models import CapacityPool, RunInput
+from rensei.dispatch.requests import DispatchRequest
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def playground(request: PageRequest) -> HttpResponse:
+    """Show the form, its quotes as it stands, and dispatch it."""
+    access = request.access
+    own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
+    again = _again(access, request.GET.get("run"))
+    chosen = _chosen(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
+    form = DispatchForm(
+        request.POST or None,
+        request.FILES or None,
+        initial=again | ({"profile": chosen.public_id} if chosen else {}),
+        profiles=own,
+        served=_served(access, chosen),
+        projects=list(orgs.visible_projects(access).order_by("name")),
+        pools=["local", *CapacityPool.objects.for_org(access.org).filter(active=True).values_list("name", flat=True)],
+    )
+    updating = request.POST.get("action") == "update"
+    if request.method == "POST" and not updating:
+        request.access.require_writer()
+        if form.is_valid():
+            try:
+                run = admission.dispatch(access, _dispatch_request(form, chosen))
+            except NotFound:
+                raise
+            except RenseiError as refusal:
+                form.refuse(refusal)
+            else:
+                return redirect("console:run", access.org.slug, run.id)
+    context = {"form": form, "chosen": chosen, "preview": _preview(access, form, chosen)}
+    if updating:
+        form.errors.clear()
+    template = "console/_playground.html" if request.htmx and updating else "console/playground.html"
+    return render(request, template, context, status=422 if form.errors else 200)
+
+
+def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
+    return next((profile for profile in own if profile.public_id == public_id), own[0] if own else None)
+
+
+def _served(access: Access, chosen: ModelProfile | None) -> CatalogEntry | None:
+    if chosen is None:
+        return None
+    try:
+        entry = catalog.find_entry(org=access.org, provider=chosen.provider, model_id=chosen.model_id)
+    except catalog.ModelNotInCatalog:
+        return None
+    return catalog.served_entries([entry], org=access.org, today=database_now().date())[entry.pk]
+
+
+def _dispatch_request(form: DispatchForm, chosen: ModelProfile | None) -> DispatchRequest:
+    fields = form.cleaned_data
+    window = fields.get("context_window")
+    text = fields.get("text") or ""
+    blocks: list[dict[str, Any]] = [_image_block(image) for image in fields.get("images") or []]
+    if text.strip():
+        blocks.append({"type": "text", "text": text})
+    return DispatchRequest(
+        profile_id=chosen.public_id if chosen else None,
+        project_id=fields.get("project") or None,
+        pool=fields.get("pool") or "local",
+        system=fields.get("system") or None,
+        messages=[{"role": "user", "content": blocks}] if blocks else [],
+        effort=fields.get("effort") or None,
+        max_tokens=fields.get("max_tokens"),
+        provider_config=(
+            {REGISTRY[chosen.provider].config_namespace: {"contextWindow": window}} if window and chosen else {}
+        ),
+    )
+
+
+def _image_block(image: Any) -> dict[str, Any]:
+    # What the browser says about the type is not believed: the adapter looks at the content.
+    data = base64.b64encode(image.read()).decode()
+    image.seek(0)
+    return {"type": "image", "source": {"type": "base64", "media_type": image.content_type, "data": data}}
+
+
+def _preview(access: Access, form: DispatchForm, chosen: ModelProfile | None) -> dict[str, Any] | None:
+    """Say what the dispatch would do and cost as the form stands."""
+    if chosen is None:
+        return None
+    if form.is_bound:
+        form.full_clean()
+        asked = _dispatch_request(form, chosen)
+    else:
+        asked = DispatchRequest(profile_id=chosen.public_id)
+    try:
+        return admission.preview(access, asked)
+    except RenseiError as refusal:
+        return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
+
+
+def _again(access: Access, run_id: str | None) -> dict[str, Any]:
+    """Fill the form with what an earlier run was asked. Images are not taken over."""
+    asked = (
+        RunInput.objects.filter(run__org=access.org, run_id=run_id).select_related("run__project").first()
+        if run_id
+        else None
+    )
+    if asked is None:
+        return {}
+    texts = [
+        block["text"]
+        for message in asked.body.get("messages", [])
+        if message["role"] == "user" and isinstance(message["content"], list)
+        for block in message["content"]
+        if block["type"] == "text"
+    ]
+    system = asked.body.get("system")
+    return {
+        "profile": asked.run.profile_id,
+        "text": "\n\n".join(texts),
+        "system": system if isinstance(system, str) else "",
+        "effort": asked.run.effort,
+        "pool": asked.run.pool,
+        "project": asked.run.project.slug if asked.run.project else "",
+    }

@@ -1,0 +1,246 @@
+"""Settings → Model Profiles: what there is, what would happen now, and the form."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from catalog import pricing
+from catalog import services as catalog
+from catalog.models import CatalogEntry
+from catalog.providers import REGISTRY
+from integrations.models import Integration
+from profiles import services
+from profiles.models import ModelProfile
+from rensei.console import snippets
+from rensei.console.access import PageRequest, attempt, page
+from rensei.console.answers import confirm
+from rensei.console.forms.profiles import ProfileForm
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, RenseiError
+from rensei.dispatch import admission
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+
+Choices = list[tuple[str, list[tuple[str, str]]]]
+
+
+@require_safe
+@page
+def profiles(request: PageRequest) -> HttpResponse:
+    """List the profiles with what a dispatch of each would do now."""
+    stored = list(services.visible_profiles(request.access).order_by("-is_default", "name"))
+    previews = admission.previews(request.access, stored) if stored else {}
+    rows = [{"profile": profile, "preview": previews[profile.public_id]} for profile in stored]
+    return render(request, "console/profiles.html", {"rows": rows})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def create(request: PageRequest) -> HttpResponse:
+    request.access.require_writer()
+    return _edit(request, None)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def profile(request: PageRequest, profile_id: str) -> HttpResponse:
+    """Show a profile, and change it."""
+    if request.method == "POST":
+        request.access.require_writer()
+    return _edit(request, services.find_profile(request.access, profile_id))
+
+
+@require_POST
+@page
+def make_default(request: PageRequest, profile_id: str) -> HttpResponse:
+    stored = services.find_profile(request.access, profile_id)
+    return attempt(
+        request,
+        lambda: services.update_profile(request.access, stored, is_default=True),
+        done=f"{stored.name} is the default now.",
+        back="profiles",
+    )
+
+
+@require_POST
+@page
+def switch(request: PageRequest, profile_id: str) -> HttpResponse:
+    """Name the model that serves a retired one by its own id from now on."""
+    stored = services.find_profile(request.access, profile_id)
+    entry = catalog.find_entry(org=request.access.org, provider=stored.provider, model_id=stored.model_id)
+    served = catalog.served_entry(entry, org=request.access.org, today=database_now().date())
+    return attempt(
+        request,
+        lambda: services.update_profile(request.access, stored, model_id=served.model_id),
+        done=f"{stored.name} names {served.display_name} now.",
+        back="profiles",
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def delete(request: PageRequest, profile_id: str) -> HttpResponse:
+    request.access.require_writer()
+    stored = services.find_profile(request.access, profile_id)
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: services.delete_profile(request.access, stored),
+            done=f"{stored.name} was deleted.",
+            back="profiles",
+        )
+    text = f"Programs and workflows that name {stored.public_id} will be refused. Its runs and costs stay."
+    title = f"Delete {stored.name}?"
+    return confirm(request, title=title, text=text, action="Delete", section="Model Profiles", back="profiles")
+
+
+def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
+    access = request.access
+    entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
+    today = database_now().date()
+    entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored)
+    served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
+    projects = list(orgs.visible_projects(access).order_by("name"))
+    integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
+    form = ProfileForm(
+        request.POST or None,
+        initial=_initial(stored, entry),
+        groups=_groups(entries, today),
+        entry=entry,
+        served=served,
+        projects=projects,
+        integrations=integrations,
+    )
+    updating = request.POST.get("action") == "update"
+    if request.method == "POST" and not updating and form.is_valid():
+        try:
+            saved = _save(access, stored, _values(form, projects=projects, integrations=integrations))
+        except NotFound:
+            raise
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{saved.name} was saved.")
+            return redirect("console:profile", access.org.slug, saved.public_id)
+    context = {
+        "form": form,
+        "profile": stored,
+        "entry": entry,
+        "served": served,
+        "lifecycle": entry.lifecycle_on(today),
+        "preview": _preview(access, form, stored, projects=projects, integrations=integrations),
+        "price_list": pricing.price_lists([served], moment=database_now()).get(served.pk),
+        "snippets": snippets.of_profile(stored) if stored else [],
+    }
+    if updating:
+        # The form is being filled in, so what is still missing is no mistake yet.
+        form.errors.clear()
+    template = "console/_profile_form.html" if request.htmx and updating else "console/profile.html"
+    return render(request, template, context, status=422 if form.errors else 200)
+
+
+def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any]) -> ModelProfile:
+    if stored is None:
+        return services.create_profile(access, **values)
+    # The list shows the row as it was if the change is refused.
+    return services.update_profile(access, stored, **values)
+
+
+def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile | None) -> CatalogEntry:
+    """The model that the form is about: the one just picked, the profile's own, else the newest in service."""
+    by_value = {_value(entry): entry for entry in entries}
+    if value in by_value:
+        return by_value[value]
+    if stored is not None and (own := by_value.get(f"{stored.provider}:{stored.model_id}")):
+        return own
+    if not entries:
+        raise catalog.ModelNotInCatalog(model_id="…", command="python manage.py load_catalog")
+    return next((entry for entry in entries if entry.deprecated_on is None), entries[0])
+
+
+def _groups(entries: list[CatalogEntry], today: Any) -> Choices:
+    groups: Choices = []
+    for lifecycle in CatalogEntry.Lifecycle:
+        members = [(_value(entry), entry.display_name) for entry in entries if entry.lifecycle_on(today) == lifecycle]
+        if members:
+            groups.append((str(lifecycle.label), members))
+    return groups
+
+
+def _value(entry: CatalogEntry) -> str:
+    return f"{entry.provider}:{entry.model_id}"
+
+
+def _initial(stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]:
+    if stored is None:
+        return {"model_id": _value(entry), "auth_modes": entry.auth_modes[:1], "prompt_caching": "ephemeral"}
+    namespace = REGISTRY[stored.provider].config_namespace
+    return {
+        "name": stored.name,
+        "model_id": _value(entry),
+        "auth_modes": stored.auth_modes,
+        "effort": stored.effort,
+        "scope": stored.scope,
+        "project": stored.project.slug if stored.project else "",
+        "integration": stored.integration_id or "",
+        "system": stored.system,
+        "max_tokens": stored.max_tokens,
+        "context_window": stored.provider_config.get(namespace, {}).get("contextWindow"),
+        "prompt_caching": stored.prompt_caching,
+        "is_default": stored.is_default,
+    }
+
+
+def _values(form: ProfileForm, *, projects: list[Any], integrations: list[Any]) -> dict[str, Any]:
+    """Turn what was typed into what the service takes. A field that the model does not have is left at rest."""
+    fields = form.cleaned_data
+    namespace = REGISTRY[form.entry.provider].config_namespace
+    window = fields.get("context_window")
+    by_slug = {project.slug: project for project in projects}
+    by_id = {integration.id: integration for integration in integrations}
+    in_project = fields.get("scope") == ModelProfile.Scope.PROJECT
+    return {
+        "name": fields.get("name", ""),
+        "provider": form.entry.provider,
+        "model_id": form.entry.model_id,
+        "auth_modes": fields.get("auth_modes", []),
+        "effort": fields.get("effort") or "",
+        "scope": fields.get("scope") or ModelProfile.Scope.ORGANIZATION,
+        "project": by_slug.get(fields.get("project")) if in_project else None,
+        "integration": by_id.get(fields.get("integration")),
+        "system": fields.get("system") or "",
+        "max_tokens": fields.get("max_tokens"),
+        "prompt_caching": fields.get("prompt_caching") or ModelProfile.PromptCaching.EPHEMERAL,
+        "provider_config": {namespace: {"contextWindow": window}} if window else {},
+        "is_default": fields.get("is_default", False),
+    }
+
+
+def _preview(
+    access: Access, form: ProfileForm, stored: ModelProfile | None, *, projects: list[Any], integrations: list[Any]
+) -> dict[str, Any] | None:
+    """Say what a dispatch of the profile would do as the form stands now, saved or not."""
+    if form.is_bound:
+        form.full_clean()
+        draft = ModelProfile(
+            org=access.org, public_id="draft", **_values(form, projects=projects, integrations=integrations)
+        )
+    elif stored is not None:
+        draft = stored
+    else:
+        draft = ModelProfile(
+            org=access.org,
+            public_id="draft",
+            provider=form.entry.provider,
+            model_id=form.entry.model_id,
+            auth_modes=form.entry.auth_modes[:1],
+        )
+    if not draft.auth_modes:
+        return None
+    try:
+        return admission.previews(access, [draft])[draft.public_id]
+    except RenseiError as refusal:
+        return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}

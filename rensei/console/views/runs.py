@@ -1,0 +1,186 @@
+"""Runs: the list with its filters, and one run with its decision, live while it lasts."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import HttpResponse, QueryDict
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from billing.models import CostEvent
+from catalog import pricing
+from catalog.pricing import UnitPrices
+from rensei.console.access import PageRequest, attempt, page
+from rensei.console.answers import only
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.usage import Usage
+from rensei.dispatch import services
+from rensei.dispatch.models import Run, RunChunk
+from rensei.orgs import services as orgs
+from rensei.orgs.models import Org
+
+PAGE_SIZE = 25
+PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+PERIOD_LABELS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"}
+# Lists show none of what a model wrote, so they do not load it.
+LONG = ("output_text", "output_content", "trace", "prices", "metadata")
+
+
+@require_safe
+@page
+def runs(request: PageRequest) -> HttpResponse:
+    """List the runs, newest first. An id that is typed whole leads straight to its run."""
+    org, query = request.access.org, request.GET
+    wanted = query.get("q", "").strip().lower()
+    found = _filtered(Run.objects.for_org(org), query, wanted)
+    if wanted.startswith("run_") and found.count() == 1:
+        return redirect("console:run", org.slug, only(found).id)
+    rows, older, newer = _window(found, before=query.get("before"), after=query.get("after"))
+    context = {
+        "runs": rows,
+        "older": older,
+        "newer": newer,
+        "query": query,
+        "filtered": any(query.get(name) for name in ("q", "state", "mode", "profile", "project", "since")),
+        "base_query": _without_cursor(query),
+        "states": Run.State.choices,
+        "modes": [mode.value for mode in AuthMode],
+        "periods": PERIOD_LABELS.items(),
+        "projects": orgs.visible_projects(request.access).order_by("name"),
+        "profile_ids": _profile_ids(org),
+    }
+    return render(request, "console/runs.html", context)
+
+
+@require_safe
+@page
+def run(request: PageRequest, run_id: str) -> HttpResponse:
+    """Show one run; htmx asks for its changing part alone while it lasts."""
+    found = only(
+        Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").filter(pk=run_id)
+    )
+    attempts = list(found.attempts.order_by("number"))
+    ended = found.state in Run.ENDED
+    context = {
+        "run": found,
+        "attempts": attempts,
+        "ended": ended,
+        "text": found.output_text or _text_so_far(found),
+        "lines": _usage_lines(found),
+        "charges": CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
+        if ended
+        else (),
+    }
+    if request.htmx:
+        return render(request, "console/_run.html", context)
+    asked = getattr(found, "input", None)
+    context["asked"] = _asked(asked.body) if asked else []
+    return render(request, "console/run.html", context)
+
+
+@require_POST
+@page
+def cancel(request: PageRequest, run_id: str) -> HttpResponse:
+    found = only(Run.objects.for_org(request.access.org).filter(pk=run_id))
+    return attempt(
+        request,
+        lambda: services.cancel_run(request.access, found),
+        done="The run is being cancelled.",
+        back="run",
+        args=(run_id,),
+    )
+
+
+def _filtered(found: QuerySet[Run], query: QueryDict, wanted: str) -> QuerySet[Run]:
+    if wanted:
+        found = found.filter(id__startswith=wanted if wanted.startswith("run_") else f"run_{wanted}")
+    if query.get("state") in Run.State.values:
+        found = found.filter(state=query["state"])
+    if query.get("mode") in AuthMode.values:
+        found = found.filter(auth_mode=query["mode"])
+    if query.get("profile"):
+        found = found.filter(profile_id=query["profile"])
+    if query.get("project"):
+        found = found.filter(project__slug=query["project"])
+    if query.get("since") in PERIODS:
+        found = found.filter(created_at__gte=database_now() - PERIODS[query["since"]])
+    return found
+
+
+def _window(found: QuerySet[Run], *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
+    """Cut out one page by the ids at its ends, so that new runs never shift it. Ids sort by time."""
+    found = found.defer(*LONG).select_related("project")
+    if after:
+        rows = list(found.filter(id__gt=after).order_by("id")[: PAGE_SIZE + 1])
+        more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE][::-1]
+        return rows, rows[-1].id if rows else None, rows[0].id if rows and more else None
+    if before:
+        found = found.filter(id__lt=before)
+    rows = list(found.order_by("-id")[: PAGE_SIZE + 1])
+    more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
+    return rows, rows[-1].id if more else None, rows[0].id if rows and before else None
+
+
+def _without_cursor(query: QueryDict) -> str:
+    kept = query.copy()
+    kept.pop("before", None)
+    kept.pop("after", None)
+    return kept.urlencode()
+
+
+def _profile_ids(org: Org) -> list[str]:
+    """The profiles that runs can be filtered by, gone ones included."""
+    return list(
+        Run.objects.for_org(org)
+        .exclude(profile_id="")
+        .values_list("profile_id", flat=True)
+        .distinct()
+        .order_by("profile_id")[:100]
+    )
+
+
+def _text_so_far(found: Run) -> str:
+    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
+    return "".join(data.get("text", "") for data in chunks)
+
+
+def _usage_lines(found: Run) -> list[dict[str, Any]]:
+    """Each class of tokens with its price and amount, as the ledger adds them up."""
+    if not found.usage:
+        return []
+    usage = Usage.from_dict(found.usage)
+    prices = None
+    if found.prices:
+        prices = pricing.band_for(
+            [UnitPrices.from_dict(band) for band in found.prices], prompt_tokens=usage.prompt_tokens
+        )
+    classes = (
+        ("Input", usage.input_tokens, prices and prices.input),
+        ("Output", usage.output_tokens, prices and prices.output),
+        ("Cache read", usage.cache_read_tokens, prices and prices.cache_read),
+        ("Cache write, 5 minutes", usage.cache_write_5m_tokens, prices and prices.cache_write_5m),
+        ("Cache write, 1 hour", usage.cache_write_1h_tokens, prices and prices.cache_write_1h),
+    )
+    return [
+        {"label": label, "tokens": tokens, "price": price, "amount": None if price is None else tokens * price}
+        for label, tokens, price in classes
+        if tokens or label in {"Input", "Output"}
+    ]
+
+
+def _asked(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the run was asked, as texts and the number of its images; nothing of it is HTML."""
+    turns = []
+    for message in body.get("messages", []):
+        content = message["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        turns.append(
+            {
+                "role": message["role"],
+                "text": "\n\n".join(block["text"] for block in blocks if block["type"] == "text"),
+                "images": sum(block["type"] == "image" for block in blocks),
+            }
+        )
+    return turns

@@ -1,0 +1,73 @@
+"""Usage: what was spent, on what, and what is left of today."""
+
+from collections import defaultdict
+from datetime import date, timedelta
+
+from django.http import HttpResponse, StreamingHttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from billing import ledger_csv, reports
+from billing.models import CostEvent, UsageDaily
+from billing.services import is_metered_enabled
+from rensei.console import charts
+from rensei.console.access import PageRequest, page
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.orgs.models import Org
+
+PERIODS = (7, 30, 90)
+TOP = 5
+
+
+@require_safe
+@page
+def usage(request: PageRequest) -> HttpResponse:
+    """Show cost and tokens by day and mode, the shared quota, and what used most."""
+    org = request.access.org
+    now = database_now()
+    asked = request.GET.get("days", "30")
+    length = int(asked) if asked in {str(days) for days in PERIODS} else 30
+    today = now.date()
+    start = today - timedelta(days=length - 1)
+    days = [start + timedelta(days=place) for place in range(length)]
+    amounts = _amounts(org, start, today)
+    used = [mode.value for mode in AuthMode if any(key == mode for _, key in amounts)]
+    by_day = reports.usage_by(org, start=start, end=today, group_by="day")
+    context = {
+        "length": length,
+        "periods": PERIODS,
+        "days": by_day[::-1],
+        "total": reports.total(by_day),
+        "chart": charts.stacked(days, amounts, used),
+        "modes": used,
+        "month": reports.month_to_date(org, now),
+        "quota": reports.shared_quota(org, now),
+        "metered": is_metered_enabled(org.pk),
+        "profiles": reports.usage_by(org, start=start, end=today, group_by="profile")[:TOP],
+        "projects": reports.usage_by(org, start=start, end=today, group_by="project")[:TOP],
+        "models": reports.usage_by(org, start=start, end=today, group_by="model")[:TOP],
+    }
+    return render(request, "console/usage.html", context)
+
+
+@require_safe
+@page
+def ledger(request: PageRequest) -> StreamingHttpResponse:
+    """Give out the cost ledger as CSV, row by row."""
+    events = CostEvent.objects.for_org(request.access.org)
+    served_by_asgi = hasattr(request, "scope")
+    return StreamingHttpResponse(
+        ledger_csv.write_async(events) if served_by_asgi else ledger_csv.write(events),
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{request.access.org.slug}-cost-events.csv"'},
+    )
+
+
+def _amounts(org: Org, start: date, end: date) -> dict[tuple[date, str], int]:
+    """What each day cost under each mode. Added here, because SQLite has no whole number beyond 2^63."""
+    amounts: dict[tuple[date, str], int] = defaultdict(int)
+    rows = UsageDaily.objects.for_org(org).filter(day__range=(start, end))
+    for day, mode, amount in rows.values_list("day", "auth_mode", "amount_picodollars"):
+        amounts[day, mode] += amount
+    return dict(amounts)
