@@ -113,6 +113,10 @@ def _attempt(
             )
         )
     except ProviderFailure as failure:
+        if live.stop is not None:
+            # The deadline is the adapter's too, and hanging up may look like a broken line.
+            _settle(outcomes.stopped(call, live.stop, now=database_now()))
+            return None
         again = failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX
         _settle(outcomes.failed(call, failure, again=again, now=database_now()))
         logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again)

@@ -61,9 +61,9 @@ def check_system(system: Any) -> str | list[dict[str, Any]] | None:
         raise FieldError(pointer="/system", reason="`system` is a text or a list of text blocks.")
     for place, block in enumerate(system):
         pointer = f"/system/{place}"
-        _check_block(block, pointer=pointer)
-        if block["type"] != "text":
+        if not isinstance(block, dict) or block.get("type") != "text":
             raise FieldError(pointer=f"{pointer}/type", reason="A system prompt takes text blocks only.")
+        _check_block(block, pointer=pointer)
     return system
 
 

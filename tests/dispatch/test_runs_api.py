@@ -192,7 +192,7 @@ class TestRefusals:
             ({"input": "Hi.", "max_tokens": 0}, "/maxTokens"),
             ({"input": "Hi.", "maxTokens": "many"}, "/maxTokens"),
             ({"input": "Hi.", "effort": "enormous"}, "/effort"),
-            ({"input": "Hi.", "system": [{"type": "image"}]}, "/system/0"),
+            ({"input": "Hi.", "system": [{"type": "image"}]}, "/system/0/type"),
             ({"input": "Hi.", "metadata": []}, "/metadata"),
             (
                 {"input": "Hi.", "providerConfig": {"anthropic": {"contextWindw": 1}}},

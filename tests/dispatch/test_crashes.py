@@ -1,0 +1,121 @@
+"""A worker dies at each point of a run; afterwards the provider's log and the ledger agree."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from billing.models import Entitlement
+from integrations import platform_keys
+from rensei.core.clock import database_now
+from rensei.core.secret import Secret
+from rensei.dispatch import admission, queue, reaper
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROOT = Path(__file__).parents[2]
+# Where the worker dies, and how its run ends: by another worker, or given up because the call may have been made.
+POINTS = {
+    "before-the-claim": "SUCCEEDED",
+    "after-the-claim": "SUCCEEDED",
+    "before-the-attempt": "SUCCEEDED",
+    "after-the-attempt": "FAILED",
+    "connected": "FAILED",
+    "mid-stream": "FAILED",
+    "after-message-stop": "FAILED",
+    "before-the-settlement-commits": "FAILED",
+    "after-the-settlement": "SUCCEEDED",
+}
+
+
+def database_url() -> str:
+    stored = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{stored['NAME']}"
+    host = stored["HOST"]
+    where = quote(host, safe="") if host.startswith("/") else host
+    password = f":{quote(stored['PASSWORD'])}" if stored["PASSWORD"] else ""
+    return f"postgres://{stored['USER']}{password}@{where}:{stored['PORT'] or 5432}/{stored['NAME']}"
+
+
+def die_at(point: str) -> None:
+    """Run a worker in a process of its own until it is killed at that point."""
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "DATABASE_URL": database_url(),
+        "RENSEI_VAULT_KEYRING": str(settings.RENSEI_VAULT_KEYRING),
+        "RENSEI_ANTHROPIC_BASE_URL": settings.RENSEI_ANTHROPIC_BASE_URL,
+    }
+    worker = subprocess.run(
+        [sys.executable, "-m", "tests.dispatch.dying_worker", point],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert worker.returncode == -signal.SIGKILL, worker.stderr.decode()[-2000:]
+
+
+def let_leases_run_out() -> None:
+    Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - queue.LEASE)
+
+
+@pytest.mark.parametrize("mode", ["byok", "shared", "metered"])
+@pytest.mark.parametrize(("point", "state"), POINTS.items(), ids=POINTS)
+class TestAWorkerThatIsKilled:
+    def test_leaves_nothing_unexplained(
+        self,
+        simulator: Any,
+        ada_access: Access,
+        connect: Callable[..., Any],
+        make_profile: Callable[..., Any],
+        make_key: Callable[..., str],
+        work: Callable[[], list[Run]],
+        point: str,
+        state: str,
+        mode: str,
+    ) -> None:
+        if mode == "byok":
+            connect()
+        else:
+            platform_keys.add_platform_key(
+                actor=None,
+                provider="claude",
+                pool=mode,
+                name="one",
+                api_key=Secret(make_key()),
+                model_ids=["claude-opus-5-5"],
+                max_tokens_cap=4000,
+            )
+        Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+        make_profile(auth_modes=[mode])
+        asked = messages_from(text="[[reply 60 words]] Tell me of the sea. [[slow 0.01]]", messages=None)
+        run = admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
+
+        die_at(point)
+        let_leases_run_out()
+        reaper.reap()
+        work()
+
+        run.refresh_from_db()
+        assert run.state == state
+        if state == "FAILED":
+            assert run.error["code"] == "RUN_INTERRUPTED"
+            assert run.estimated
+            assert not run.billed
+            assert run.attempts.get().state == Attempt.State.INDETERMINATE
+        assert_explained(simulator)

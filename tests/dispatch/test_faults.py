@@ -1,0 +1,290 @@
+"""What a provider can do to a run, and what the run, the ledger and the payer are then."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from billing.models import CostEvent, Entitlement
+from integrations import platform_keys
+from integrations.models import Integration
+from rensei.core.clock import database_now
+from rensei.core.secret import Secret
+from rensei.dispatch import admission, queue, reaper, services, settlement
+from rensei.dispatch.execution import execute
+from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.models import Attempt, Run, RunChunk
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def dispatch(ada_access: Access, make_profile: Any) -> Callable[..., Run]:
+    make_profile()
+
+    def send(text: str, **fields: Any) -> Run:
+        request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None), **fields)
+        return admission.dispatch(ada_access, request)
+
+    return send
+
+
+class TestAFailingProvider:
+    @pytest.mark.parametrize(
+        ("word", "code"),
+        [
+            ("revoked", "PROVIDER_AUTH_FAILED"),
+            ("forbidden", "PROVIDER_AUTH_FAILED"),
+            ("nocredit", "PROVIDER_UNFUNDED"),
+            ("spendlimit", "PROVIDER_UNFUNDED"),
+            ("linkedbilling", "PROVIDER_UNFUNDED"),
+            ("tiercap", "PROVIDER_UNFUNDED"),
+        ],
+    )
+    def test_costs_nothing_when_it_refuses_the_key_and_is_asked_once(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any, word: str, code: str
+    ) -> None:
+        connect(word)
+        dispatch("Hi.")
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, code), run.error
+        assert run.error["fix"]
+        assert run.amount_picodollars == 0
+        assert run.attempt_count == 1
+        assert run.payer == "organization"
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize("fault", ["500", "overloaded", "429 retry-after=0"])
+    def test_is_asked_again_before_the_first_byte_each_try_its_own_attempt(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any, fault: str
+    ) -> None:
+        connect()
+        dispatch(f"Hi. [[fault:{fault} times=2]]")
+
+        (run,) = work()
+
+        assert run.state == Run.State.SUCCEEDED, run.error
+        assert run.attempt_count == 3
+        assert CostEvent.objects.count() == 3
+        assert_explained(simulator)
+
+    def test_is_given_up_after_three_attempts(self, simulator: Any, connect: Any, dispatch: Any, work: Any) -> None:
+        connect()
+        dispatch("Hi. [[fault:overloaded]]")
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "PROVIDER_OVERLOADED")
+        assert run.attempt_count == 3
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize("fault", ["stream-error after=5", "truncate after=5"])
+    def test_is_paid_for_what_it_sent_before_it_broke_and_not_asked_again(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any, fault: str
+    ) -> None:
+        connect()
+        dispatch(f"[[reply 80 words]] Go. [[fault:{fault}]]")
+
+        (run,) = work()
+
+        assert run.state == Run.State.FAILED
+        assert run.output_text
+        assert run.estimated
+        assert run.amount_picodollars > 0
+        assert run.attempt_count == 1
+        assert_explained(simulator)
+
+    def test_that_cannot_be_reached_costs_nothing_and_leaves_no_charge(
+        self, simulator: Any, settings: Any, connect: Any, dispatch: Any, work: Any
+    ) -> None:
+        connect()
+        dispatch("Hi.")
+        settings.RENSEI_ANTHROPIC_BASE_URL = "http://127.0.0.1:9"
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "PROVIDER_UNAVAILABLE")
+        assert {attempt.state for attempt in run.attempts.all()} == {Attempt.State.VOID}
+        assert not CostEvent.objects.exists()
+
+
+class TestSharedQuota:
+    def test_is_given_back_by_a_run_that_never_reached_the_provider(
+        self, simulator: Any, settings: Any, ada_access: Access, make_profile: Any, make_key: Any, work: Any
+    ) -> None:
+        platform_keys.add_platform_key(
+            actor=None,
+            provider="claude",
+            pool="shared",
+            name="one",
+            api_key=Secret(make_key()),
+            model_ids=["claude-opus-5-5"],
+            max_tokens_cap=2000,
+        )
+        Entitlement.objects.filter(org=ada_access.org).update(shared_runs_per_day=1)
+        make_profile(auth_modes=["shared"])
+        request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
+        admission.dispatch(ada_access, request)
+        reachable, settings.RENSEI_ANTHROPIC_BASE_URL = settings.RENSEI_ANTHROPIC_BASE_URL, "http://127.0.0.1:9"
+        work()
+        settings.RENSEI_ANTHROPIC_BASE_URL = reachable
+
+        admission.dispatch(ada_access, request)
+        (run,) = work()
+
+        assert run.state == Run.State.SUCCEEDED
+        assert run.payer == "platform"
+        with pytest.raises(Exception, match="shared runs"):
+            admission.dispatch(ada_access, request)
+
+
+class TestStopping:
+    def _execute(self, run: Run) -> tuple[threading.Thread, Keeper]:
+        keeper = Keeper(owner="test-worker")
+        claim = queue.claim(run.id, owner=keeper.owner)
+        assert claim is not None
+        thread = threading.Thread(target=execute, args=(claim, keeper))
+        thread.start()
+        return thread, keeper
+
+    def _wait_for_output(self, run: Run) -> None:
+        until = time.monotonic() + 20
+        while not RunChunk.objects.filter(run=run, kind="delta").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def test_hangs_up_on_a_cancelled_run_and_charges_what_it_used(
+        self, simulator: Any, ada_access: Access, connect: Any, dispatch: Any
+    ) -> None:
+        connect()
+        run = dispatch("[[reply 2000 words]] Go. [[slow 0.05]]")
+        thread, keeper = self._execute(run)
+        self._wait_for_output(run)
+
+        services.cancel_run(ada_access, Run.objects.get(id=run.id))
+        thread.join(timeout=10)
+
+        assert not thread.is_alive()
+        keeper.close()
+        run.refresh_from_db()
+        assert run.state == Run.State.CANCELLED
+        assert run.estimated
+        assert run.amount_picodollars > 0
+        assert_explained(simulator)
+
+    def test_settles_late_by_one_adjustment_when_its_lease_was_lost(
+        self, simulator: Any, connect: Any, dispatch: Any
+    ) -> None:
+        connect()
+        run = dispatch("[[reply 40 words]] Go. [[slow 0.05]]")
+        thread, keeper = self._execute(run)
+        self._wait_for_output(run)
+        Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
+
+        reaper.reap()
+        thread.join(timeout=20)
+
+        keeper.close()
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "RUN_INTERRUPTED")
+        assert [line.kind for line in CostEvent.objects.order_by("id")] == ["charge", "adjustment"]
+        assert run.attempts.get().state == Attempt.State.SETTLED
+        assert_explained(simulator)
+
+    def test_ends_a_run_at_its_deadline(self, simulator: Any, connect: Any, dispatch: Any, work: Any) -> None:
+        connect()
+        run = dispatch("Go. [[stall]]")
+        Run.objects.filter(id=run.id).update(deadline_at=database_now() + timedelta(seconds=2))
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "RUN_TIMEOUT")
+        assert_explained(simulator)
+
+
+class TestClaim:
+    def test_gives_a_run_to_one_of_many_workers(self, simulator: Any, connect: Any, dispatch: Any) -> None:
+        connect()
+        run = dispatch("Hi.")
+        got: list[Any] = []
+
+        def claim() -> None:
+            from django.db import connection
+
+            got.append(queue.claim(run.id, owner=threading.current_thread().name))
+            connection.close()
+
+        threads = [threading.Thread(target=claim) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sum(one is not None for one in got) == 1
+
+    def test_finds_nothing_to_do_for_a_doubled_bell(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any
+    ) -> None:
+        connect()
+        run = dispatch("Hi.")
+        work()
+
+        assert queue.claim(run.id, owner="late") is None
+
+    def test_leaves_host_session_runs_to_their_machine(
+        self, simulator: Any, ada_access: Access, make_profile: Any
+    ) -> None:
+        from rensei.orgs.models import Host
+
+        Host.objects.create(org=ada_access.org, owner=ada_access.user, name="laptop")
+        make_profile(auth_modes=["host-session"])
+        request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
+        run = admission.dispatch(ada_access, request)
+
+        assert queue.claim(run.id, owner="server") is None
+        assert queue.claim_next(owner="server") is None
+
+    def test_times_a_run_out_that_nobody_claimed(self, simulator: Any, connect: Any, dispatch: Any) -> None:
+        connect()
+        run = dispatch("Hi.")
+        Run.objects.filter(id=run.id).update(deadline_at=database_now())
+
+        reaper.reap()
+
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "RUN_TIMEOUT")
+
+
+class TestWrite:
+    def test_settles_once_however_often_it_is_written(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect()
+        dispatch("Hi.")
+        plans = []
+        write = settlement.write
+        monkeypatch.setattr(settlement, "write", lambda list_of: (plans.extend(list_of), write(list_of))[1])
+        work()
+
+        write(plans)
+        write(plans)
+
+        assert CostEvent.objects.count() == 1
+        assert_explained(simulator)
+
+
+def test_an_integration_knows_when_its_key_was_used(simulator: Any, connect: Any, dispatch: Any, work: Any) -> None:
+    used = connect()
+    dispatch("Hi.")
+
+    work()
+
+    assert Integration.objects.get(id=used.id).last_used_at is not None
