@@ -15,6 +15,7 @@ from integrations import platform_keys, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
+from rensei.orgs.models import User
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):
@@ -28,6 +29,12 @@ class ReadOnlyAdmin(admin.ModelAdmin[Any]):
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+def _operator(request: HttpRequest) -> User:
+    """Name the person whom the admin has let in."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 def _provider_choices() -> list[tuple[str, str]]:
@@ -95,7 +102,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     ordering = ["provider", "pool", "id"]
     actions = ["test_connection"]
 
-    def get_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> Any:
         shown = ["provider", "pool", "name", "api_key", "model_ids", "max_tokens_cap", "weight", "active"]
         return [*shown, *self.get_readonly_fields(request, obj)[2:]] if obj else shown
 
@@ -132,19 +139,19 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         fields = dict(form.cleaned_data)
         api_key = fields.pop("api_key")
         if change:
-            platform_keys.update_platform_key(obj, actor=request.user, **fields)
+            platform_keys.update_platform_key(obj, actor=_operator(request), **fields)
             if api_key is not None:
-                platform_keys.replace_key(obj, actor=request.user, api_key=api_key)
+                platform_keys.replace_key(obj, actor=_operator(request), api_key=api_key)
         else:
-            obj.pk = platform_keys.add_platform_key(actor=request.user, api_key=api_key, **fields).pk
+            obj.pk = platform_keys.add_platform_key(actor=_operator(request), api_key=api_key, **fields).pk
             obj.refresh_from_db()
 
     def delete_model(self, request: HttpRequest, obj: PlatformKey) -> None:
-        platform_keys.remove_platform_key(obj, actor=request.user)
+        platform_keys.remove_platform_key(obj, actor=_operator(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
         for key in queryset:
-            platform_keys.remove_platform_key(key, actor=request.user)
+            platform_keys.remove_platform_key(key, actor=_operator(request))
 
 
 @admin.register(Integration)
@@ -171,7 +178,7 @@ class DataKeyAdmin(ReadOnlyAdmin):
     list_select_related = ["org"]
     search_fields = ["org__slug", "kek_id"]
     ordering = ["created_at", "id"]
-    fields = list_display
+    fields = ("id", "org", "purpose", "version", "kek_id", "created_at")
 
 
 @admin.register(KeyCheck)
@@ -180,4 +187,4 @@ class KeyCheckAdmin(ReadOnlyAdmin):
 
     list_display = ["kek_id", "created_at"]
     ordering = ["created_at", "kek_id"]
-    fields = list_display
+    fields = ("kek_id", "created_at")

@@ -16,6 +16,7 @@ from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import NotFound
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
+from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 
 PAGING = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
@@ -97,10 +98,8 @@ class IntegrationAnswer(CamelSerializer):
 class IntegrationForMembers(IntegrationAnswer):
     """The same for those who do not manage keys: what a test said about a key is not for them."""
 
-    last_error = serializers.SerializerMethodField()
-
-    def get_last_error(self, integration: Integration) -> None:
-        return None
+    def to_representation(self, instance: Integration) -> dict[str, Any]:
+        return {**super().to_representation(instance), "lastError": None}
 
 
 class NewIntegration(CamelSerializer):
@@ -159,15 +158,15 @@ class Integrations(APIView):
 
     @extend_schema(operation_id="integrations_list", parameters=PAGING, responses=IntegrationAnswer(many=True))
     def get(self, request: Request) -> Response:
-        integrations = Integration.objects.for_org(request.auth.org)
-        return CursorPages.answer(request, integrations, _answer_for(request.auth))
+        integrations = Integration.objects.for_org(caller(request).org)
+        return CursorPages.answer(request, integrations, _answer_for(caller(request)))
 
     @extend_schema(operation_id="integrations_create", request=NewIntegration, responses={201: IntegrationAnswer})
     def post(self, request: Request) -> Response:
         body = NewIntegration(data=request.data)
         body.is_valid(raise_exception=True)
 
-        integration = services.add_integration(request.auth, **body.validated_data)
+        integration = services.add_integration(caller(request), **body.validated_data)
         return Response(
             IntegrationAnswer(integration).data,
             status=status.HTTP_201_CREATED,
@@ -182,7 +181,7 @@ class IntegrationDetail(APIView):
 
     @extend_schema(operation_id="integrations_retrieve", responses=IntegrationAnswer)
     def get(self, request: Request, integration_id: str) -> Response:
-        return Response(_answer_for(request.auth)(_find(request, integration_id)).data)
+        return Response(_answer_for(caller(request))(_find(request, integration_id)).data)
 
     @extend_schema(operation_id="integrations_update", request=IntegrationChange, responses=IntegrationAnswer)
     def patch(self, request: Request, integration_id: str) -> Response:
@@ -190,12 +189,12 @@ class IntegrationDetail(APIView):
         body = IntegrationChange(data=request.data)
         body.is_valid(raise_exception=True)
 
-        integration = services.update_integration(request.auth, integration, **body.validated_data)
+        integration = services.update_integration(caller(request), integration, **body.validated_data)
         return Response(IntegrationAnswer(integration).data)
 
     @extend_schema(operation_id="integrations_delete", responses={204: None})
     def delete(self, request: Request, integration_id: str) -> Response:
-        services.remove_integration(request.auth, _find(request, integration_id))
+        services.remove_integration(caller(request), _find(request, integration_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -208,7 +207,7 @@ class IntegrationTest(APIView):
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
         integration = _find(request, integration_id)
-        verdict = services.check_integration(request.auth, integration)
+        verdict = services.check_integration(caller(request), integration)
         return Response(VerdictAnswer({**vars(verdict), "tested_at": integration.tested_at}).data)
 
 
@@ -224,7 +223,7 @@ class IntegrationRotate(APIView):
         body = NewKey(data=request.data)
         body.is_valid(raise_exception=True)
 
-        integration = services.rotate_integration(request.auth, integration, **body.validated_data)
+        integration = services.rotate_integration(caller(request), integration, **body.validated_data)
         return Response(IntegrationAnswer(integration).data)
 
 
@@ -239,7 +238,7 @@ class ConnectionTest(APIView):
         body = UnsavedKey(data=request.data)
         body.is_valid(raise_exception=True)
 
-        verdict = services.check_connection(request.auth, **body.validated_data)
+        verdict = services.check_connection(caller(request), **body.validated_data)
         return Response(VerdictAnswer({**vars(verdict), "tested_at": timezone.now()}).data)
 
 
@@ -248,7 +247,8 @@ def _answer_for(access: Access) -> type[IntegrationAnswer]:
 
 
 def _find(request: Request, integration_id: str) -> Integration:
-    found = Integration.objects.for_org(request.auth.org).filter(pk=integration_id).select_related("org").first()
+    integrations = Integration.objects.for_org(caller(request).org).select_related("org")
+    found: Integration | None = integrations.filter(pk=integration_id).first()
     if found is None:
         raise NotFound
     return found
