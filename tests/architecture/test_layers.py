@@ -1,0 +1,54 @@
+"""Rooms know only the rooms below them: by what they import, and by what their rows point to."""
+
+import subprocess
+import sys
+
+import pytest
+from django.apps import apps
+
+from tests.architecture.rooms import PACKAGES, ROOT
+
+# From the highest to the lowest. Rooms side by side do not know each other.
+FLOORS = [
+    {"rensei.console"},
+    {"rensei.workflows", "rensei.gateway"},
+    {"rensei.dispatch"},
+    {"profiles"},
+    {"integrations", "billing"},
+    {"catalog"},
+    {"rensei.orgs"},
+    {"rensei.core"},
+]
+OURS = [model for model in apps.get_models() if model.__module__.split(".")[0] in PACKAGES]
+
+
+def room_of(model):
+    return apps.get_app_config(model._meta.app_label).name
+
+
+def floor_of(room):
+    return next(place for place, rooms in enumerate(FLOORS) if room in rooms)
+
+
+class TestImports:
+    def test_go_downward(self):
+        linter = subprocess.run(
+            [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert linter.returncode == 0, linter.stdout + linter.stderr
+        assert "0 broken" in linter.stdout
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model._meta.label)
+class TestRelations:
+    def test_point_downward(self, model):
+        for field in model._meta.get_fields():
+            if not field.concrete or not field.is_relation or field.related_model not in OURS:
+                continue
+            source, target = room_of(model), room_of(field.related_model)
+            assert source == target or floor_of(source) < floor_of(target), f"{model._meta.label}.{field.name}"
