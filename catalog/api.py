@@ -45,7 +45,7 @@ class EntryAnswer(CamelSerializer):
     auth_modes = serializers.ListField(child=serializers.ChoiceField(choices=AuthMode.choices))
     pricing = serializers.DictField(allow_null=True)
     source = serializers.CharField()  # type: ignore[assignment]
-    scope = serializers.ChoiceField(choices=["platform", "organization"])
+    scope = serializers.CharField(help_text="`platform`, or `organization` for your own")
 
 
 class CatalogPages(CursorPages):
