@@ -1,0 +1,156 @@
+"""Doors that stay open: waiting for a run's end, and its events."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.test import AsyncClient
+
+from rensei.dispatch.models import Run
+from rensei.orgs import services as orgs
+from rensei.worker import Worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def worker(transactional_db: None) -> Iterator[Worker]:
+    """A worker as the process has it, in a thread."""
+    worker = Worker()
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    yield worker
+    worker.stop()
+    thread.join(timeout=40)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def headers(ada_access: Any) -> dict[str, str]:
+    _, secret = orgs.create_token(ada_access, name="live")
+    return {"Authorization": f"Bearer {secret.reveal()}"}
+
+
+def post(body: Any, headers: dict[str, str], **more: str) -> Any:
+    return asyncio.run(
+        AsyncClient().post("/api/v1/runs", data=body, content_type="application/json", headers={**headers, **more})
+    )
+
+
+def events(run_id: str, headers: dict[str, str], **more: str) -> list[tuple[int, str, Any]]:
+    """Read a run's events to their end, as (id, event, data)."""
+
+    async def read() -> bytes:
+        response = await AsyncClient().get(f"/api/v1/runs/{run_id}/events", headers={**headers, **more})
+        assert response.status_code == 200, response.content
+        assert response["Content-Type"] == "text/event-stream"
+        return b"".join([piece async for piece in response.streaming_content])
+
+    found = []
+    for block in asyncio.run(read()).decode().strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and line[0] != ":")
+        if fields:
+            found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+    return found
+
+
+class TestPreferWait:
+    def test_answers_200_with_the_ended_run(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any, worker: Worker
+    ) -> None:
+        connect()
+        make_profile()
+
+        answer = post({"profileId": "prof_deep", "input": "Hi."}, headers, Prefer="wait=30")
+
+        assert answer.status_code == 200
+        assert answer["Preference-Applied"] == "wait=30"
+        assert answer.json()["state"] == "SUCCEEDED"
+        assert answer.json()["output"]["text"]
+
+    def test_answers_200_whatever_the_end(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any, worker: Worker
+    ) -> None:
+        connect("revoked")
+        make_profile()
+
+        answer = post({"profileId": "prof_deep", "input": "Hi."}, headers, Prefer="wait=30")
+
+        assert (answer.status_code, answer.json()["state"]) == (200, "FAILED")
+
+    def test_answers_202_when_the_time_has_passed(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any
+    ) -> None:
+        connect()
+        make_profile()
+
+        answer = post({"profileId": "prof_deep", "input": "Hi."}, headers, Prefer="respond-async, wait=1")
+
+        assert answer.status_code == 202
+        assert answer["Preference-Applied"] == "wait=1"
+
+    def test_answers_a_refusal_at_once(self, simulator: Any, make_profile: Any, headers: Any) -> None:
+        make_profile()
+
+        answer = post({"profileId": "prof_deep", "input": "Hi."}, headers, Prefer="wait=60")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "BYOK_NOT_CONFIGURED")
+        assert "Preference-Applied" not in answer
+
+
+class TestEvents:
+    def test_tells_a_run_from_its_queue_to_its_end(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any, worker: Worker
+    ) -> None:
+        connect()
+        make_profile()
+        run_id = post({"profileId": "prof_deep", "input": "[[reply 30 words]] Go. [[slow 0.02]]"}, headers).json()["id"]
+
+        found = events(run_id, headers)
+
+        kinds = [kind for _, kind, _ in found]
+        assert kinds[0] == "state"
+        assert kinds[-1] == "done"
+        assert {"delta", "usage"} <= set(kinds)
+        assert [number for number, _, _ in found] == sorted(number for number, _, _ in found)
+        done = found[-1][2]
+        assert done["state"] == "SUCCEEDED"
+        assert "".join(data["text"] for _, kind, data in found if kind == "delta") == done["output"]["text"]
+
+    def test_replays_an_ended_run_and_ends(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any, work: Callable[[], list[Run]]
+    ) -> None:
+        connect()
+        make_profile()
+        run_id = post({"profileId": "prof_deep", "input": "Hi."}, headers).json()["id"]
+        work()
+
+        assert events(run_id, headers, Accept="text/event-stream") == events(run_id, headers)
+
+    def test_goes_on_where_the_last_event_was(
+        self, simulator: Any, connect: Any, make_profile: Any, headers: Any, work: Callable[[], list[Run]]
+    ) -> None:
+        connect()
+        make_profile()
+        run_id = post({"profileId": "prof_deep", "input": "Hi."}, headers).json()["id"]
+        work()
+        everything = events(run_id, headers)
+
+        rest = events(run_id, headers, **{"Last-Event-ID": str(everything[-2][0])})
+
+        assert rest == everything[-1:]
+        assert events(run_id, headers, **{"Last-Event-ID": str(everything[-1][0])}) == []
+
+    def test_refuses_a_strange_last_event(self, simulator: Any, connect: Any, make_profile: Any, headers: Any) -> None:
+        connect()
+        make_profile()
+        run_id = post({"profileId": "prof_deep", "input": "Hi."}, headers).json()["id"]
+
+        answer = asyncio.run(
+            AsyncClient().get(f"/api/v1/runs/{run_id}/events", headers={**headers, "Last-Event-ID": "x"})
+        )
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "VALIDATION_FAILED")
