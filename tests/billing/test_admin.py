@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.test import Client
@@ -111,8 +112,8 @@ class TestLedger:
         assert totals(metered) == ["0.007505", "0.007505"]
 
     def test_totals_beyond_the_databases_whole_numbers(self, admin: Client, charge: Callable[..., CostEvent]) -> None:
-        for _ in range(3):
-            charge(usage=Usage(output_tokens=300_000_000_001))
+        for day in range(3):
+            charge(usage=Usage(output_tokens=300_000_000_001), occurred_at=NOON + timedelta(days=day))
 
         page = admin.get("/admin/billing/costevent/").content.decode()
 
