@@ -161,7 +161,7 @@ def _set(request: Request, project: Project | None) -> dict[str, Any]:
 
 
 def _find_pool(access: Access, pool_id: str) -> CapacityPool:
-    pool = CapacityPool.objects.for_org(access.org).filter(id=pool_id).first()
+    pool: CapacityPool | None = CapacityPool.objects.for_org(access.org).filter(id=pool_id).first()
     if pool is None:
         raise NotFound
     return pool

@@ -299,7 +299,7 @@ def _project(access: Access, request: DispatchRequest) -> Project | None:
         return access.project
     if request.project_id is None:
         return None
-    project = Project.objects.for_org(access.org).filter(slug=request.project_id).first()
+    project: Project | None = Project.objects.for_org(access.org).filter(slug=request.project_id).first()
     if project is None:
         raise NotFound
     return project
@@ -358,7 +358,8 @@ def _known_run(access: Access, key: str, body_digest: str) -> Run | None:
         return None
     if known.body_digest != body_digest:
         raise IdempotencyKeyReused
-    return Run.objects.for_org(access.org).get(id=known.run_id)
+    run: Run = Run.objects.for_org(access.org).get(id=known.run_id)
+    return run
 
 
 def _preview_body(judgement: Judgement, request: DispatchRequest) -> dict[str, Any]:

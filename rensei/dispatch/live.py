@@ -84,7 +84,8 @@ def _again(response: Response, data: Any, *, status: int) -> Response:
     for attribute in ("accepted_renderer", "accepted_media_type", "renderer_context"):
         setattr(fresh, attribute, getattr(response, attribute))
     del fresh.headers["Content-Length"]
-    return fresh.render()
+    fresh.render()
+    return fresh
 
 
 def _last_event(request: Request) -> int:

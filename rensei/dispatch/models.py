@@ -105,7 +105,7 @@ class Run(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)
 
 
 class RunInput(models.Model):
@@ -153,7 +153,7 @@ class Attempt(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)
 
 
 class RunChunk(models.Model):

@@ -102,7 +102,8 @@ def _ended(run_ids: list[str]) -> list[str]:
 
 @sync_to_async
 def _run(run_id: str) -> Run:
-    return Run.objects.select_related("project").get(id=run_id)
+    run: Run = Run.objects.select_related("project").get(id=run_id)
+    return run
 
 
 @sync_to_async
