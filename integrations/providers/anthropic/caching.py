@@ -34,25 +34,25 @@ def with_cache_breakpoints(
 
     :raises FieldError: if a breakpoint of the caller's own is of no kind that there is
     """
-    params = copy.deepcopy(dict(params))
-    own = list(_marked(params))
-    if own or params.get("cache_control") is not None:
+    marked = copy.deepcopy(dict(params))
+    own = list(_marked(marked))
+    if own or marked.get("cache_control") is not None:
         for pointer, block in own:
             block["cache_control"] = _translated(block["cache_control"], pointer=pointer)
         if len(own) > BREAKPOINTS_MAX:
             raise FieldError(
                 pointer=own[BREAKPOINTS_MAX][0], reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints."
             )
-        return params
+        return marked
     if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
-        return params
+        return marked
 
     minimum = capabilities.get("minCacheTokens") or _MINIMUM_UNKNOWN_TOKENS
     for part in ("tools", "system", "messages"):
-        prefix = {name: params[name] for name in _prefix(part) if name in params}
+        prefix = {name: marked[name] for name in _prefix(part) if name in marked}
         if tokens_about(prefix) >= minimum:
-            _mark_end(params, part=part, mark=_MARKS[prompt_caching])
-    return params
+            _mark_end(marked, part=part, mark=_MARKS[prompt_caching])
+    return marked
 
 
 def _prefix(part: str) -> tuple[str, ...]:

@@ -21,14 +21,14 @@ _REFUSED_KINDS = (
     (
         re.compile(r"sk-ant-oat"),
         (
-            "This is an OAuth access token (sk-ant-oat…) of someone's own sign-in, which must not leave their machine. "
+            "This is an OAuth access token (sk-ant-oat…) of someone's own sign-in and must not leave their machine. "
             "Use auth mode host-session for it, or make an API key (sk-ant-api03-…)."
         ),
     ),
     (
         re.compile(r"sk-ant-ort"),
         (
-            "This is an OAuth refresh token (sk-ant-ort…) of someone's own sign-in, which must not leave their machine. "
+            "This is an OAuth refresh token (sk-ant-ort…) of someone's own sign-in and must not leave their machine. "
             "Use auth mode host-session for it, or make an API key (sk-ant-api03-…)."
         ),
     ),

@@ -4,7 +4,7 @@ A request in the shape of Anthropic's Messages API. Everything here is pure, and
 Source: https://platform.claude.com/docs/en/api/messages and …/build-with-claude/effort
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catalog.models import CatalogEntry
@@ -42,7 +42,7 @@ class ContextWindowExceeded(RenseiError):
     )
 
 
-def check_shape(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None:
+def check_shape(messages: Sequence[Any], *, entry: CatalogEntry) -> None:
     """
     Check that the messages are turns of a conversation that the model takes.
 

@@ -5,7 +5,7 @@ Source of the events: https://platform.claude.com/docs/en/build-with-claude/stre
 """
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 from integrations.providers.anthropic.tokens import tokens_about_text
 from rensei.core.usage import Usage
@@ -116,7 +116,7 @@ class Reply:
 
     def _take_delta(self, event: dict[str, Any]) -> str:
         index, delta = event.get("index"), event.get("delta")
-        if index not in self._blocks or not isinstance(delta, dict):
+        if not _is_index(index) or index not in self._blocks or not isinstance(delta, dict):
             return ""
         self.output_seen = True
         kind = delta.get("type")
@@ -163,7 +163,7 @@ class Reply:
         return tokens_about_text("".join(texts))
 
 
-def _is_index(value: object) -> bool:
+def _is_index(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 10_000
 
 
