@@ -1,0 +1,79 @@
+"""What machines ask of the server."""
+
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from prometheus_client.parser import text_string_to_metric_families
+
+from rensei.core.clock import database_now
+from rensei.core.models import WorkerHeartbeat
+
+
+@pytest.fixture
+def healthy(db):
+    call_command("load_catalog", verbosity=0)
+    WorkerHeartbeat.objects.create(worker="w1", seen_at=database_now())
+
+
+class TestAlive:
+    def test_asks_nothing_of_the_database(self, client, db, django_assert_num_queries):
+        with django_assert_num_queries(0):
+            assert client.get("/healthz").status_code == 200
+
+
+class TestReady:
+    def test_is_ready_when_everything_is_there(self, client, healthy):
+        answer = client.get("/readyz")
+
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": []})
+
+    def test_misses_a_worker_that_never_came(self, client, healthy):
+        WorkerHeartbeat.objects.all().delete()
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "No worker has started" in answer.json()["missing"][0]
+
+    def test_misses_a_worker_that_fell_silent(self, client, healthy):
+        WorkerHeartbeat.objects.update(seen_at=database_now() - timedelta(minutes=5))
+
+        assert "No worker has been seen for 30" in client.get("/readyz").json()["missing"][0]
+
+    def test_misses_the_catalog(self, client, db):
+        WorkerHeartbeat.objects.create(worker="w1", seen_at=database_now())
+
+        assert "load_catalog" in client.get("/readyz").json()["missing"][0]
+
+    def test_misses_the_key_of_what_is_sealed(self, client, healthy, settings, tmp_path):
+        settings.RENSEI_VAULT_KEYRING = tmp_path / "nowhere.json"
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "The vault is shut" in answer.json()["missing"][0]
+
+
+class TestMetrics:
+    def test_are_absent_without_a_token(self, client, healthy):
+        assert client.get("/metrics").status_code == 404
+
+    @pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic right", "Bearer "])
+    def test_are_shut_to_others(self, client, healthy, settings, header):
+        settings.RENSEI_METRICS_TOKEN = "right"
+
+        assert client.get("/metrics", headers={"Authorization": header}).status_code == 401
+
+    def test_tell_how_busy_it_is(self, client, healthy, settings, django_assert_max_num_queries):
+        settings.RENSEI_METRICS_TOKEN = "right"
+
+        with django_assert_max_num_queries(12):
+            answer = client.get("/metrics", headers={"Authorization": "Bearer right"})
+
+        families = {family.name: family for family in text_string_to_metric_families(answer.content.decode())}
+        assert {sample.labels["state"]: sample.value for sample in families["rensei_runs"].samples}["QUEUED"] == 0
+        assert families["rensei_vault_ok"].samples[0].value == 1
+        assert families["rensei_worker_silence_seconds"].samples[0].labels == {"worker": "w1"}
+        assert "rensei_shared_runs_used" in families
+        assert "rensei_queue_age_seconds" in families

@@ -1,0 +1,127 @@
+"""What operators see and change."""
+
+import pytest
+
+from rensei.orgs import services
+from rensei.orgs.models import AccessPolicy, ApiToken, AuditEvent, Membership, Org, User
+
+
+@pytest.fixture
+def admin(grace, page_as):
+    return page_as(grace)
+
+
+class TestAdmin:
+    @pytest.mark.parametrize(
+        "model", ["user", "org", "membership", "project", "accesspolicy", "apitoken", "auditevent"]
+    )
+    def test_opens_every_list(self, admin, acme, model):
+        assert admin.get(f"/admin/orgs/{model}/").status_code == 200
+
+    def test_is_shut_to_owners(self, acme, ada, page_as):
+        assert page_as(ada).get("/admin/orgs/user/").status_code in {302, 403}
+
+    def test_keeps_its_security_headers(self, admin):
+        policy = admin.get("/admin/").headers["Content-Security-Policy"]
+
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+class TestUsers:
+    def test_are_made_with_an_email(self, admin):
+        answer = admin.post(
+            "/admin/orgs/user/add/",
+            {
+                "email": "New@Acme.test",
+                "name": "New",
+                "usable_password": "true",
+                "password1": "correct horse battery",
+                "password2": "correct horse battery",
+            },
+        )
+
+        assert answer.status_code == 302, answer.context["errors"]
+        assert User.objects.get(email="new@acme.test").check_password("correct horse battery")
+        assert AuditEvent.objects.get(action="user.created").actor == "grace@platform.test"
+
+    def test_are_one_however_the_address_is_written(self, admin, ada):
+        answer = admin.post(
+            "/admin/orgs/user/add/",
+            {
+                "email": "ADA@acme.test",
+                "usable_password": "true",
+                "password1": "correct horse battery",
+                "password2": "correct horse battery",
+            },
+        )
+
+        assert answer.status_code == 200
+        assert User.objects.filter(email__iexact="ada@acme.test").count() == 1
+
+    def test_show_their_page(self, admin, ada):
+        answer = admin.get(f"/admin/orgs/user/{ada.pk}/change/")
+
+        assert answer.status_code == 200
+        assert ada.password not in answer.content.decode()
+
+
+class TestOrgs:
+    def test_are_made_with_an_owner(self, admin, ada):
+        answer = admin.post("/admin/orgs/org/add/", {"name": "Beta", "slug": "beta", "owner": ada.pk})
+
+        assert answer.status_code == 302
+        assert Membership.objects.get(org__slug="beta").user == ada
+        assert AuditEvent.objects.filter(action="org.created", org__slug="beta").exists()
+
+    def test_are_refused_with_a_wrong_slug(self, admin, ada):
+        assert admin.post("/admin/orgs/org/add/", {"name": "B", "slug": "B_b", "owner": ada.pk}).status_code == 200
+        assert not Org.objects.exists()
+
+    def test_are_never_deleted(self, admin, acme):
+        assert admin.post(f"/admin/orgs/org/{acme.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert Org.objects.exists()
+
+
+class TestSystemPolicy:
+    def test_is_made_checked_and_logged(self, admin):
+        admin.post("/admin/orgs/accesspolicy/add/", {"matrix": '{"*": {"shared": {"allowed": false}}}'})
+        policy = AccessPolicy.objects.get()
+        wrong = admin.post(f"/admin/orgs/accesspolicy/{policy.pk}/change/", {"matrix": '{"*": {"oauth": {}}}'})
+        admin.post(f"/admin/orgs/accesspolicy/{policy.pk}/change/", {"matrix": "{}"})
+
+        assert "is no auth mode" in wrong.content.decode()
+        assert AccessPolicy.objects.get().matrix == {}
+        changes = [event.detail for event in AuditEvent.objects.filter(action="policy.set").order_by("id")]
+        assert [change["new"] for change in changes] == [{"*": {"shared": {"allowed": False}}}, {}]
+
+    def test_is_the_only_one_that_operators_change(self, admin, acme):
+        policy = AccessPolicy.objects.create(scope="organization", org=acme, matrix={})
+
+        assert admin.post(f"/admin/orgs/accesspolicy/{policy.pk}/change/", {"matrix": "{}"}).status_code == 403
+
+
+class TestTokens:
+    def test_are_revoked_and_never_shown(self, admin, acme, ada, access_of):
+        token, _ = services.create_token(access_of(ada), name="ci")
+
+        shown = admin.get(f"/admin/orgs/apitoken/{token.pk}/change/").content.decode()
+        admin.post("/admin/orgs/apitoken/", {"action": "revoke", "_selected_action": [token.pk]})
+
+        token.refresh_from_db()
+        assert token.digest not in shown
+        assert token.revoked_at is not None
+        assert AuditEvent.objects.get(action="token.revoked").actor == "grace@platform.test"
+
+
+class TestAuditLog:
+    def test_is_only_read(self, admin, acme):
+        event = AuditEvent.objects.first()
+
+        assert admin.get(f"/admin/orgs/auditevent/{event.pk}/change/").status_code == 200
+        assert admin.get("/admin/orgs/auditevent/add/").status_code == 403
+        assert admin.post(f"/admin/orgs/auditevent/{event.pk}/change/", {"action": "x"}).status_code == 403
+        assert admin.post(f"/admin/orgs/auditevent/{event.pk}/delete/", {"post": "yes"}).status_code == 403
+        admin.post("/admin/orgs/auditevent/", {"action": "delete_selected", "_selected_action": [event.pk]})
+        assert AuditEvent.objects.filter(pk=event.pk).exists()
+        assert not ApiToken.objects.exists()
