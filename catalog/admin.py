@@ -9,9 +9,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from catalog.datafile import read_all
+from catalog.facts import check_capabilities, check_effort_levels
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from catalog.providers import REGISTRY
-from catalog.services import check_capabilities, check_effort_levels
 from rensei.core.errors import FieldError
 from rensei.orgs.models import AuditEvent, User
 

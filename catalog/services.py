@@ -7,10 +7,10 @@ from typing import Any
 
 from django.db.models import Exists
 
+from catalog.facts import check_capabilities, check_effort_levels, check_tokens, facts_of_same_model
 from catalog.loading import LoadReport, load_catalog
 from catalog.models import CatalogEntry, CatalogSetting
 from catalog.providers import REGISTRY, ProviderSpec
-from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotPermitted, RenseiError
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, record
@@ -22,31 +22,19 @@ __all__ = [
     "LoadReport",
     "ModelNotInCatalog",
     "ModelRetired",
-    "check_capabilities",
     "check_effort",
-    "check_effort_levels",
     "create_entry",
     "find_entry",
     "find_spec",
     "load_catalog",
+    "not_in_catalog",
+    "retired",
     "served_entries",
     "served_entry",
 ]
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
-SNAPSHOT_DATE = re.compile(r"-\d{8}$")
-FACTS = (
-    "released_on",
-    "deprecated_on",
-    "retires_on",
-    "replaced_by",
-    "context_window_tokens",
-    "max_output_tokens",
-    "capabilities",
-    "effort_levels",
-)
-THINKING_TYPES = ("adaptive", "between_tools", "enabled", "disabled")
-CAPABILITY_FLAGS = ("vision", "highResVision", "promptCaching", "forcedToolChoice", "prefill", "nativeEffort")
+DESCRIPTION_LENGTH = 400
 
 
 class ModelNotInCatalog(RenseiError):
@@ -187,6 +175,11 @@ def create_entry(
             reason="A model id has 1 to 128 letters, digits and . _ : / @ -, and begins with a letter or digit.",
         )
     display_name = clean_name(display_name, pointer="/displayName")
+    description = description.strip()
+    if len(description) > DESCRIPTION_LENGTH:
+        raise FieldError(pointer="/description", reason=f"A description has at most {DESCRIPTION_LENGTH} characters.")
+    check_tokens(context_window_tokens, pointer="/contextWindow")
+    check_tokens(max_output_tokens, pointer="/maxOutputTokens")
     if capabilities is not None:
         check_capabilities(capabilities)
     if effort_levels:
@@ -204,7 +197,7 @@ def create_entry(
             "capabilities": capabilities,
             "effort_levels": effort_levels,
         }
-        facts = _facts_of_same_model(provider, model_id)
+        facts = facts_of_same_model(provider, model_id)
         facts |= {name: value for name, value in given.items() if value is not None}
         entry, created = CatalogEntry.objects.get_or_create(
             org=access.org,
@@ -212,7 +205,7 @@ def create_entry(
             model_id=model_id,
             defaults={
                 "display_name": display_name,
-                "description": description.strip(),
+                "description": description,
                 "auth_modes": [mode.value for mode in spec.auth_modes],
                 "source": f"Added by {access.user.email}"[:400],
                 **facts,
@@ -234,34 +227,6 @@ def find_spec(provider: str) -> ProviderSpec:
         known = ", ".join(sorted(REGISTRY))
         raise FieldError(pointer="/provider", reason=f"Provider '{provider}' is not known. Known: {known}.")
     return spec
-
-
-def check_capabilities(capabilities: dict[str, Any]) -> None:
-    """:raises FieldError: if a capability is unknown, or its value has the wrong shape"""
-    known = (*CAPABILITY_FLAGS, "minCacheTokens", "thinking")
-    for name, value in capabilities.items():
-        pointer = f"/capabilities/{name}"
-        if name not in known:
-            raise FieldError(pointer=pointer, reason=f"This capability is not known. Known: {', '.join(known)}.")
-        if name in CAPABILITY_FLAGS and not isinstance(value, bool):
-            raise FieldError(pointer=pointer, reason="Give true or false.")
-        if name == "minCacheTokens" and (type(value) is not int or value < 1):
-            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens.")
-        if name == "thinking" and not _is_thinking(value):
-            raise FieldError(pointer=pointer, reason='Give {"types": ["adaptive", …], "onByDefault": true or false}.')
-
-
-def check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None:
-    """:raises FieldError: if a level is unknown, or the model has no way to take one"""
-    for place, level in enumerate(levels):
-        if level not in Effort.values:
-            raise FieldError(pointer=f"/efforts/{place}", reason=f"Effort is one of {', '.join(Effort.values)}.")
-    takes_budgets = "enabled" in capabilities.get("thinking", {}).get("types", [])
-    if not capabilities.get("nativeEffort") and not takes_budgets:
-        raise FieldError(
-            pointer="/efforts",
-            reason="Efforts need a model that takes them: set capabilities.nativeEffort, or the thinking type enabled.",
-        )
 
 
 def _create_command(provider: str | None, model_id: str) -> str:
@@ -296,23 +261,3 @@ def _end_of_chain(
             return None
         entry = replacement
     return entry
-
-
-def _is_thinking(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"types", "onByDefault"}
-        and isinstance(value["onByDefault"], bool)
-        and isinstance(value["types"], list)
-        and all(kind in THINKING_TYPES for kind in value["types"])
-    )
-
-
-def _facts_of_same_model(provider: str, model_id: str) -> dict[str, Any]:
-    """Copy the facts of a platform entry whose id differs in its snapshot date only; nothing is guessed."""
-    name = SNAPSHOT_DATE.sub("", model_id)
-    listed = CatalogEntry.objects.filter(org=None, provider=provider, model_id__startswith=name).order_by("-model_id")
-    for entry in listed:
-        if SNAPSHOT_DATE.sub("", entry.model_id) == name:
-            return {fact: getattr(entry, fact) for fact in FACTS}
-    return {}
