@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import date, timedelta
 from fractions import Fraction
@@ -18,6 +19,7 @@ from rensei.core.ids import new_id
 from rensei.core.money import dollars
 from rensei.core.usage import Usage
 from tests.billing.conftest import NOON, PRICES
+from tests.billing.ledger_triggers import triggers_lifted
 from tests.billing.sums import ledger_by_key, roll_ups_by_key
 
 in_one_test = settings(
@@ -335,3 +337,39 @@ class TestCostEvent:
             line.save()
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             line.delete()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestManySettlementsAtOnce:
+    def test_roll_up_exactly_and_without_deadlock(self, make_charge: Callable[..., Charge]) -> None:
+        slugs = ["apollo", "gemini", "mercury", "soyuz"]
+
+        def settle(place: int) -> None:
+            # Each takes the same roll-ups in an order of its own, the first of them not yet there.
+            order = slugs[place % 4 :] + slugs[: place % 4]
+            try:
+                for _ in range(5):
+                    with transaction.atomic():
+                        record_charges([make_charge(project_id=slug) for slug in order])
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(settle, range(8)))
+
+        assert CostEvent.objects.count() == 160
+        assert UsageDaily.objects.count() == 4
+        assert ledger_by_key() == roll_ups_by_key()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTriggersLifted:
+    def test_guard_the_ledger_again_afterwards(self, charge: Callable[..., CostEvent]) -> None:
+        charge()
+
+        with triggers_lifted():
+            CostEvent.objects.all().delete()
+
+        charge()
+        with pytest.raises(IntegrityError, match="append-only"):
+            CostEvent.objects.all().delete()
