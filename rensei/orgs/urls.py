@@ -1,8 +1,18 @@
 """The addresses of this room: its pages, and under /api/v1/ its REST views."""
 
+from allauth.account import urls as allauth
 from django.urls import path
 
 from rensei.orgs import api, views
+
+# People do not change their address by themselves: members are added by it, and nobody would have checked the new one.
+CLOSED = {
+    "account_confirm_email",
+    "account_confirm_login_code",
+    "account_email",
+    "account_email_verification_sent",
+}
+account_patterns = [pattern for pattern in allauth.urlpatterns if pattern.name not in CLOSED]
 
 page_patterns = [path("setup", views.first_setup, name="setup")]
 
