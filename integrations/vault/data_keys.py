@@ -95,9 +95,7 @@ def check_kek(kek_id: str) -> None:
     value = provider().health(kek_id)
     first = KeyCheck.objects.filter(pk=kek_id).first()
     if first is not None and not hmac.compare_digest(bytes(first.value), value):
-        raise KekChanged(
-            f"the key {kek_id} in the {provider().describe()} is not the one that sealed: its bytes differ"
-        )
+        raise KekChanged(f"the key {kek_id} is not the one that sealed: its bytes differ")
 
 
 def _make(*, org: Org | None, purpose: DataKey.Purpose) -> DataKey:

@@ -71,5 +71,5 @@ class LocalKeyring:
     def _key(self, kek_id: str) -> bytes:
         keys = keyring.load(self._path).keys
         if kek_id not in keys:
-            raise KekNotFound(f"the key {kek_id} is not in the keyring {self._path}")
+            raise KekNotFound(f"the key {kek_id} is not in the keyring")
         return keys[kek_id]

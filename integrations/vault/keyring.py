@@ -80,28 +80,28 @@ def create(path: Path) -> None:
 
 def load(path: Path) -> Keyring:
     """
-    Read a keyring.
+    Read a keyring. What is said of a fault does not tell where the file is: tenants read it too.
 
     :raises KekUnavailable: if it is missing, open to others, not ours, damaged, or holds a weak key
     """
     try:
         with path.open("rb") as file:
-            _refuse_open_file(path, os.fstat(file.fileno()))
+            _refuse_open_file(os.fstat(file.fileno()))
             content = file.read()
     except OSError as fault:
-        raise KekUnavailable(f"the keyring {path} cannot be read ({fault.strerror})") from None
-    return _parse(path, content)
+        raise KekUnavailable(f"the keyring cannot be read ({fault.strerror})") from None
+    return _parse(content)
 
 
-def _refuse_open_file(path: Path, status: os.stat_result) -> None:
+def _refuse_open_file(status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise KekUnavailable(f"the keyring {path} belongs to another user of this machine")
+        raise KekUnavailable("the keyring belongs to another user of the machine")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise KekUnavailable(f"the keyring {path} is open to other users: run `chmod 600 {path}`")
+        raise KekUnavailable("the keyring is open to other users of the machine: run `chmod 600` on it")
 
 
-def _parse(path: Path, content: bytes) -> Keyring:
-    damaged = KekUnavailable(f"the keyring {path} is damaged: it is not the JSON that Rensei wrote")
+def _parse(content: bytes) -> Keyring:
+    damaged = KekUnavailable("the keyring is damaged: it is not the JSON that Rensei wrote")
     try:
         document = json.loads(content)
         current, encoded = document["current"], document["keys"]
@@ -110,10 +110,10 @@ def _parse(path: Path, content: bytes) -> Keyring:
         # The cause would show the text of the file, so it is dropped.
         raise damaged from None
     if not isinstance(current, str) or current not in keys:
-        raise KekUnavailable(f"the keyring {path} names a current key that it does not hold")
+        raise KekUnavailable("the keyring names a current key that it does not hold")
     for kek_id, key in keys.items():
         if reason := _weakness(key):
-            raise KekUnavailable(f"the key {kek_id} in {path} is refused: {reason}")
+            raise KekUnavailable(f"the key {kek_id} in the keyring is refused: {reason}")
     return Keyring(current, keys)
 
 

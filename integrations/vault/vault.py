@@ -13,6 +13,7 @@ from rensei.orgs.models import Org
 
 PLATFORM = "platform"
 DEFAULT_DESTINATION = "default"
+REMEDY = "Look at the file that RENSEI_VAULT_KEYRING names, and put the right one back: nothing was overwritten."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +106,13 @@ def health() -> VaultHealth:
     if unusable:
         count = _sealed_under(list(unusable))
         reasons = "; ".join(unusable.values())
-        detail = f"{reasons}. {count} stored credentials need it. Put the key back: nothing was overwritten."
+        detail = f"{reasons}. {count} stored credential(s) need it. {REMEDY}"
         return VaultHealth(ok=False, kek_id=next(iter(unusable)), detail=detail, sealed_count=count)
 
     try:
         current = data_keys.provider().current_id()
     except VaultFault as fault:
-        return VaultHealth(ok=False, kek_id="", detail=f"{fault}.", sealed_count=0)
+        return VaultHealth(ok=False, kek_id="", detail=f"{fault}. {REMEDY}", sealed_count=0)
     count = Integration.objects.count() + PlatformKey.objects.count()
     return VaultHealth(ok=True, kek_id=current, detail=data_keys.provider().describe(), sealed_count=count)
 
