@@ -23,7 +23,9 @@ OPERATOR = "grace@example.com"
 ORG = "acme"
 PROJECT = "my-project"
 PROVIDER = "claude"
-MODEL = "claude-sonnet-4-6"
+MODEL = "claude-sonnet-5-5"
+SHARED_MODELS = (MODEL, "claude-haiku-5-5")
+SHARED_MAX_TOKENS = 1024
 PROMPT = "In one sentence: what does Rensei decide for every call to a language model?"
 NAME = "Demo"
 
@@ -97,7 +99,16 @@ def _create_keys(access: Access) -> None:
         integrations.add_integration(access, provider=PROVIDER, api_key=key, verdict=verdict)
     for pool in PlatformKey.Pool:
         if not PlatformKey.objects.filter(pool=pool).exists():
-            platform_keys.add_platform_key(provider=PROVIDER, pool=pool, name=NAME, api_key=Secret(sample_key()))
+            shared = pool is PlatformKey.Pool.SHARED
+            platform_keys.add_platform_key(
+                actor=None,
+                provider=PROVIDER,
+                pool=pool,
+                name=NAME,
+                api_key=Secret(sample_key()),
+                model_ids=SHARED_MODELS if shared else (),
+                max_tokens_cap=SHARED_MAX_TOKENS if shared else None,
+            )
 
 
 def _set_password(user: User) -> str:

@@ -1,6 +1,7 @@
 """Start the processes of one installation on this machine, watch over them, and stop them together."""
 
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -15,7 +16,8 @@ from typing import Self
 
 LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_SECONDS = 0.1
-_STOP_SECONDS_MAX = 15.0
+# A worker ends the calls under way, for which it takes up to 30 s; a call that is cut off may be paid for nothing.
+_STOP_SECONDS_MAX = 40.0
 
 
 class LaunchFailed(Exception):
@@ -66,7 +68,7 @@ def wait_until_ready(*, port: int, seconds_max: float) -> str:
     :return: nothing, or what the server says is missing when the time is over
     """
     deadline = time.monotonic() + seconds_max
-    missing = "the server does not answer"
+    missing = "The server does not answer."
     while time.monotonic() < deadline:
         try:
             connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
@@ -74,7 +76,7 @@ def wait_until_ready(*, port: int, seconds_max: float) -> str:
             answer = connection.getresponse()
             if answer.status == http.HTTPStatus.OK:
                 return ""
-            missing = answer.read().decode(errors="replace").strip()
+            missing = " ".join(json.loads(answer.read())["missing"])
         except (OSError, http.client.HTTPException):
             pass
         finally:
@@ -96,13 +98,13 @@ class Processes:
     The processes that belong together: when one of them ends, or when this one is told to, all of them stop.
 
     Each child leads a process group of its own, so that Ctrl-C reaches only this process, which then stops the
-    children in order; a child that will not stop is killed with everything that it has started.
+    children. One that will not stop in time, or before a second Ctrl-C, is killed with all that it has started.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._children: list[Child] = []
-        self.stop_asked = False
+        self._signals = 0
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -111,6 +113,10 @@ class Processes:
 
     def __exit__(self, *fault: object) -> None:
         self._stop()
+
+    @property
+    def stop_asked(self) -> bool:
+        return self._signals > 0
 
     def start(self, name: str, *command: str) -> None:
         """Start a child that runs until everything stops."""
@@ -154,7 +160,7 @@ class Processes:
         return Child(name=name, process=process)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_asked = True
+        self._signals += 1
 
     def _check_children(self) -> None:
         for child in self._children:
@@ -165,14 +171,15 @@ class Processes:
                 )
 
     def _stop(self) -> None:
-        """Tell all children to stop, the youngest first, and kill those that do not."""
-        for child in reversed(self._children):
-            if child.process.poll() is None:
-                child.process.terminate()
+        """Tell all children to stop, and kill those that do not, or all at once when the person is in a hurry."""
+        waiting = [child for child in reversed(self._children) if child.process.poll() is None]
+        for child in waiting:
+            child.process.terminate()
+        signals_before = self._signals
         deadline = time.monotonic() + _STOP_SECONDS_MAX
-        for child in reversed(self._children):
-            try:
-                child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
+        while waiting and time.monotonic() < deadline and self._signals == signals_before:
+            time.sleep(_LOOK_EVERY_SECONDS)
+            waiting = [child for child in waiting if child.process.poll() is None]
+        for child in waiting:
+            os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()

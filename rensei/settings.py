@@ -180,6 +180,9 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 WHITENOISE_MANIFEST_STRICT = True
+# Pages name the hashed files only, and compressing both takes twice as long at every installation.
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = ["gif", "jpg", "jpeg", "map", "png", "webp", "woff", "woff2"]
 
 # https://docs.djangoproject.com/en/5.2/topics/security/
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https

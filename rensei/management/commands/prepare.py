@@ -5,10 +5,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from catalog.datafile import DataFileInvalid
+from catalog.services import load_catalog
 from integrations.vault import keyring
 from rensei import demo as demo_data
+from rensei import static_files
 
 
 class Command(BaseCommand):
@@ -21,14 +24,23 @@ class Command(BaseCommand):
 
     def handle(self, *, demo: bool, **options: Any) -> None:
         call_command("migrate", interactive=False, skip_checks=True, verbosity=0)
-        call_command("load_catalog", stdout=self.stdout)
+        self._load_catalog()
         if keyring.ensure(settings.RENSEI_VAULT_KEYRING):
             self.stdout.write(
                 f"Made a new vault keyring: {settings.RENSEI_VAULT_KEYRING}. Back it up with the database."
             )
-        call_command("collectstatic", interactive=False, verbosity=0)
+        static_files.collect()
         if demo:
             self._add_demo_data()
+
+    def _load_catalog(self) -> None:
+        try:
+            report = load_catalog()
+        except DataFileInvalid as fault:
+            raise CommandError(str(fault)) from fault
+        news = {"added": report.created, "changed": report.updated, "priced": report.priced}
+        counts = ", ".join(f"{len(models)} {what}" for what, models in news.items() if models)
+        self.stdout.write(f"Catalog: {report.total} models, {counts or 'all up to date'}.")
 
     def _add_demo_data(self) -> None:
         shown_once = demo_data.create()

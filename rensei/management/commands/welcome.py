@@ -3,6 +3,7 @@
 import sys
 import time
 from argparse import ArgumentParser
+from textwrap import indent
 from typing import Any
 
 from django.conf import settings
@@ -67,7 +68,7 @@ The passwords were printed at the first start. To set a new one:
         self.stdout.write(f"The first run, {run.id}: {run.state}, {run.auth_mode}, {run.served_model_id}")
         if run.state == Run.State.SUCCEEDED:
             self.stdout.write(f"  asked:    {demo_data.PROMPT}")
-            self.stdout.write(f"  answered: {run.output_text}")
+            self.stdout.write(f"  answered: {indent(run.output_text, ' ' * 12).strip()}")
             self.stdout.write(f"  cost:     {dollars(run.amount_picodollars) or 'unpriced'} US dollars")
         elif run.error:
             self.stdout.write(f"  {run.error['code']}: {run.error['message']}")
