@@ -1,4 +1,7 @@
+from importlib import import_module
+
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class RenseiConfig(AppConfig):
@@ -14,3 +17,6 @@ class RenseiConfig(AppConfig):
 
         for generic in (BaseModelAdmin, BaseModelForm):
             setattr(generic, "__class_getitem__", classmethod(lambda cls, model: cls))  # noqa: B010
+        if settings.CELERY_BROKER_URL:
+            # The application that rings: without it, a bell would go to a Celery that knows no broker.
+            import_module("rensei.celery")
