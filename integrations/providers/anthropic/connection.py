@@ -4,7 +4,7 @@ The SDK's client, for one call with one key, so that no tenant's connection, key
 The SDK also reads ANTHROPIC_* variables of the machine it runs on, so the headers that go out are exactly ours.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,14 +89,6 @@ class Connection:
                 )
             )
         return self._call(lambda: self._client.post(path, cast_to=httpx2.Response, body=dict(body)))
-
-    def events(self, response: httpx2.Response) -> Iterator[tuple[str, str]]:
-        """Read the server-sent events of an answer, each as its name and data."""
-        import anthropic
-
-        for event in anthropic.Stream.raw_events(response):
-            if event.data:
-                yield event.event or "", event.data
 
     def _call(self, send: Any) -> httpx2.Response:
         import anthropic

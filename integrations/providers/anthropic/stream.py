@@ -10,13 +10,14 @@ from integrations.outbound import Sockets
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import diagnose, error_of, make_failure, parse_object, request_id_of
+from integrations.providers.anthropic.events import read_events
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
 from rensei.core.usage import Usage
 
 # The longest answer there is has 128,000 tokens, and an event for every few of them.
-_ANSWER_BYTES_MAX = 128 * 1024 * 1024
+_ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
 class MessageStream:
@@ -68,8 +69,8 @@ class MessageStream:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise make_failure(d.NOT_THE_API, status=response.status_code, maybe_billed=True)
             try:
-                yield from self._read(connection.events(response))
-            except (httpx2.HTTPError, UnicodeDecodeError) as error:
+                yield from self._read(read_events(response.iter_bytes()))
+            except httpx2.HTTPError as error:
                 raise self._broken(error) from None
             if not self._reply.is_complete:
                 raise self._broken(None)

@@ -1,0 +1,52 @@
+"""The reader of server-sent events."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from integrations.outbound import AnswerRefused
+from integrations.providers.anthropic.events import read_events
+
+STREAM = (
+    "event: ping\ndata: {}\n\n"
+    ': a comment\nid: 5\ndata: {"text": "漢字"}\ndata: more\n\n'
+    "retry: 1\n\n"
+    "event: last\ndata:x\n\n"
+)
+EVENTS = [("ping", "{}"), ("", '{"text": "漢字"}\nmore'), ("last", "x")]
+
+
+def _cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+class TestReadEvents:
+    @given(places=st.lists(st.integers(0, 1000), max_size=30), ending=st.sampled_from(["\n", "\r\n"]))
+    def test_reads_the_same_however_the_bytes_arrive(self, places, ending):
+        data = STREAM.replace("\n", ending).encode()
+
+        assert list(read_events(_cut(data, places))) == EVENTS
+
+    @given(data=st.binary(max_size=500))
+    def test_survives_any_bytes(self, data):
+        for name, text in read_events([data]):
+            assert isinstance(name, str)
+            assert text is not None
+
+    def test_leaves_out_an_event_without_an_end(self):
+        assert list(read_events([b"event: a\ndata: 1\n\nevent: b\ndata: 2\n"])) == [("a", "1")]
+
+    @pytest.mark.parametrize(
+        "chunk", [b"x" * 65536, b"data: " + b"x" * 65530 + b"\n"], ids=["one endless line", "one endless event"]
+    )
+    def test_gives_up_on_what_never_ends(self, chunk):
+        began = time.process_time()
+
+        with pytest.raises(AnswerRefused):
+            list(read_events(chunk for _ in range(10_000)))
+
+        assert time.process_time() - began < 2
