@@ -1,5 +1,6 @@
 """Start the processes of one installation on this machine, watch over them, and stop them together."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -180,6 +181,8 @@ class Processes:
         while waiting and time.monotonic() < deadline and self._signals == signals_before:
             time.sleep(_LOOK_EVERY_SECONDS)
             waiting = [child for child in waiting if child.process.poll() is None]
-        for child in waiting:
-            os.killpg(child.process.pid, signal.SIGKILL)
+        for child in self._children:
+            # A child that has ended may have left others behind, so its whole group goes.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait()
