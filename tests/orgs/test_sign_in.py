@@ -152,10 +152,15 @@ class TestPasswordChange:
 
 
 class TestPages:
-    @pytest.mark.parametrize("path", ["/accounts/password/change/", "/accounts/email/", "/", "/admin/"])
+    @pytest.mark.parametrize("path", ["/accounts/password/change/", "/", "/admin/"])
     def test_are_for_people_who_are_signed_in(self, db, client, path):
         answer = client.get(path)
 
         assert answer.status_code in {302, 404}
         if answer.status_code == 302:
             assert "login" in answer.headers["Location"] or answer.headers["Location"].startswith("/setup")
+
+
+class TestEmail:
+    def test_is_not_changed_by_oneself(self, acme, ada, page_as):
+        assert page_as(ada).get("/accounts/email/").status_code == 404

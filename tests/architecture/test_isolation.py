@@ -1,0 +1,317 @@
+"""
+Who reaches what: every address times every kind of caller, from the URL resolver.
+
+Each address has a row that declares who may use it. One without a row fails, so a new one cannot be forgotten.
+"""
+
+import contextlib
+import json
+import re
+from typing import NamedTuple
+
+import pytest
+from django.contrib.sessions.models import Session
+from django.db import connection, transaction
+from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from catalog.models import CatalogEntry
+from integrations.models import Integration
+from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.dispatch.models import CapacityPool, Run
+from rensei.orgs import services
+from rensei.orgs.models import ApiToken, Membership, OrgScopedQuerySet, Project
+from tests.architecture import routes
+
+CANARY = "canary-of-acme"
+
+OWNER, ADMIN, MEMBER, AUDITOR = "owner", "admin", "member", "auditor"
+EVERYONE = {OWNER, ADMIN, MEMBER, AUDITOR}
+WRITERS = {OWNER, ADMIN, MEMBER}
+MANAGERS = {OWNER, ADMIN}
+
+
+class Row(NamedTuple):
+    """Who may, what they send, and whether the address names an object of the organization."""
+
+    may: set[str]
+    body: dict | None = None
+    object: bool = False
+
+
+PROFILE = {"name": "New", "provider": "claude", "modelId": "known-model", "authModes": ["byok"]}
+REST = {
+    ("GET", "me"): Row(EVERYONE),
+    ("GET", "projects"): Row(EVERYONE),
+    ("POST", "projects"): Row(MANAGERS, {"id": "new", "name": "New"}),
+    ("GET", "projects/<project_id>"): Row(EVERYONE, object=True),
+    ("PATCH", "projects/<project_id>"): Row(MANAGERS, {"name": "New"}, object=True),
+    ("DELETE", "projects/<project_id>"): Row(MANAGERS, object=True),
+    ("GET", "members"): Row(EVERYONE),
+    ("POST", "members"): Row(MANAGERS, {"email": "newcomer@acme.test", "role": "member"}),
+    ("GET", "members/<member_id>"): Row(EVERYONE, object=True),
+    ("PATCH", "members/<member_id>"): Row(MANAGERS, {"role": "auditor"}, object=True),
+    ("DELETE", "members/<member_id>"): Row(MANAGERS, object=True),
+    ("GET", "tokens"): Row(EVERYONE),
+    ("POST", "tokens"): Row(EVERYONE, {"name": "New"}),
+    ("GET", "tokens/<token_id>"): Row(MANAGERS | {AUDITOR}, object=True),
+    ("DELETE", "tokens/<token_id>"): Row(MANAGERS, object=True),
+    ("GET", "hosts"): Row(EVERYONE),
+    ("POST", "hosts"): Row(WRITERS, {"name": "New"}),
+    ("GET", "hosts/<host_id>"): Row(MANAGERS | {AUDITOR}, object=True),
+    ("PATCH", "hosts/<host_id>"): Row(set(), {"name": "New"}, object=True),
+    ("DELETE", "hosts/<host_id>"): Row(MANAGERS, object=True),
+    ("GET", "providers"): Row(EVERYONE),
+    ("GET", "catalog"): Row(EVERYONE),
+    ("POST", "catalog"): Row(MANAGERS, {"provider": "claude", "modelId": "new-model", "displayName": "New"}),
+    ("GET", "catalog/<model_id>"): Row(EVERYONE, object=True),
+    ("GET", "integrations"): Row(EVERYONE),
+    ("POST", "integrations"): Row(MANAGERS, {"provider": "claude", "apiKey": "x"}),
+    ("POST", "integrations/test"): Row(MANAGERS, {"provider": "claude", "apiKey": "x"}),
+    ("GET", "integrations/<integration_id>"): Row(EVERYONE, object=True),
+    ("PATCH", "integrations/<integration_id>"): Row(MANAGERS, {"name": "New"}, object=True),
+    ("DELETE", "integrations/<integration_id>"): Row(MANAGERS, object=True),
+    ("POST", "integrations/<integration_id>/test"): Row(MANAGERS, {}, object=True),
+    ("POST", "integrations/<integration_id>/rotate"): Row(MANAGERS, {"apiKey": "x"}, object=True),
+    ("GET", "profiles"): Row(EVERYONE),
+    ("POST", "profiles"): Row(WRITERS, PROFILE),
+    ("GET", "profiles/<profile_id>"): Row(EVERYONE, object=True),
+    ("PATCH", "profiles/<profile_id>"): Row(WRITERS, {"name": "New"}, object=True),
+    ("DELETE", "profiles/<profile_id>"): Row(WRITERS, object=True),
+    ("POST", "profiles/<profile_id>/resolve"): Row(EVERYONE, {}, object=True),
+    ("GET", "usage"): Row(EVERYONE),
+    ("GET", "cost-events"): Row(EVERYONE),
+    ("GET", "cost-events.csv"): Row(EVERYONE),
+    ("GET", "entitlements"): Row(EVERYONE),
+    ("GET", "runs"): Row(EVERYONE),
+    ("POST", "runs"): Row(WRITERS, {"profileId": "prof_canary", "input": "Hello."}),
+    ("GET", "runs/<run_id>"): Row(EVERYONE, object=True),
+    ("GET", "runs/<run_id>/events"): Row(EVERYONE, object=True),
+    ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
+    ("GET", "access-policy"): Row(EVERYONE),
+    ("PUT", "access-policy"): Row(MANAGERS, {"matrix": {"*": {"shared": {"allowed": False}}}}),
+    ("GET", "projects/<project_id>/access-policy"): Row(EVERYONE, object=True),
+    ("PUT", "projects/<project_id>/access-policy"): Row(MANAGERS, {"matrix": {}}, object=True),
+    ("GET", "pools"): Row(EVERYONE),
+    ("POST", "pools"): Row(MANAGERS, {"name": "new", "providerId": "e2b"}),
+    ("GET", "pools/<pool_id>"): Row(EVERYONE, object=True),
+    ("PATCH", "pools/<pool_id>"): Row(MANAGERS, {"active": False}, object=True),
+    ("DELETE", "pools/<pool_id>"): Row(MANAGERS, object=True),
+}
+# Open to everyone, and the same for everyone.
+OPEN_REST = {("GET", "schema")}
+# Addresses that belong to no organization; each has its own tests.
+OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|theme|docs/.*|")
+# A member may leave, and then it is not the member of the row.
+LEAVING = {("DELETE", "members/<member_id>", MEMBER), ("DELETE", "members/<member_id>", AUDITOR)}
+
+
+class Stage(NamedTuple):
+    """An organization with one object of each kind, and a client for each kind of caller."""
+
+    ids: dict[str, str]
+    clients: dict[str, APIClient]
+    browsers: dict[str, Client]
+
+
+@pytest.fixture
+def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as, access_of):
+    CatalogEntry.objects.create(
+        provider="claude", model_id="known-model", display_name="Known", context_window_tokens=200_000,
+        max_output_tokens=8192, auth_modes=["byok", "host-session"],
+    )  # fmt: skip
+    make_user("newcomer@acme.test")
+    other = make_user("other@acme.test", name=CANARY)
+    gone = make_user("gone@acme.test")
+    for user in (other, gone):
+        Membership.objects.create(org=acme, user=user, role="member")
+    project = Project.objects.create(org=acme, slug="canary-project", name=CANARY)
+    integration = Integration.objects.create(
+        org=acme, provider="claude", name=CANARY, sealed_key=b"x", key_hint="…", fingerprint="x", is_default=True
+    )
+    profile = ModelProfile.objects.create(
+        org=acme, public_id="prof_canary", name=CANARY, provider="claude",
+        model_id="known-model", auth_modes=["host-session"],
+    )  # fmt: skip
+    pool = CapacityPool.objects.create(org=acme, name=CANARY, provider_id="e2b")
+    entry = CatalogEntry.objects.create(org=acme, provider="claude", model_id="acme-model", display_name=CANARY)
+    now = database_now()
+    run = Run.objects.create(
+        org=acme, profile_id=profile.public_id, profile_name=CANARY, provider="claude", model_id=entry.model_id,
+        served_model_id=entry.model_id, auth_mode="byok", payer="organization", max_tokens=10, deadline_at=now,
+        created_at=now, state=Run.State.SUCCEEDED, output_text=CANARY, finished_at=now,
+    )  # fmt: skip
+    host, _, _ = services.register_host(access_of(other), name=CANARY)
+    token, _ = services.create_token(access_of(other), name=CANARY)
+    people = {OWNER: ada, ADMIN: alan, MEMBER: mia, AUDITOR: otto}
+    clients = {role: api_as(person) for role, person in people.items()}
+    clients |= {"foreign": api_as(eve, "evil"), "ex-member": api_as(gone), "anonymous": APIClient()}
+    clients["anonymous"].default_format = "json"
+    browsers = {role: page_as(person) for role, person in people.items()}
+    browsers |= {"foreign": page_as(eve), "ex-member": page_as(gone), "anonymous": Client()}
+    for client in (*clients.values(), *browsers.values()):
+        client.raise_request_exception = False
+    services.remove_member(access_of(ada), Membership.objects.get(user=gone))
+    ids = {
+        "org": acme.slug, "project_id": project.slug, "integration_id": integration.pk, "run_id": run.pk,
+        "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
+        "machine_id": host.pk, "token_id": token.pk, "provider": "claude",
+        "member_id": Membership.objects.get(user=other).pk,
+    }  # fmt: skip
+    return Stage(ids, clients, browsers)
+
+
+@contextlib.contextmanager
+def undone():
+    """Undo whatever a call changes, so that the next caller finds the same stage."""
+    block = transaction.atomic()
+    # Durable services accept a transaction around them only if it is a test's.
+    block._from_testcase = True
+    with block:
+        yield
+        transaction.set_rollback(True)
+
+
+def rows_of_everything():
+    """Take a picture of all that organizations own, but for times of use and sessions."""
+    tables = sorted(set(connection.introspection.table_names()) - {Session._meta.db_table})
+    picture = {}
+    with connection.cursor() as cursor:
+        for table in tables:
+            cursor.execute(f'SELECT * FROM "{table}"')
+            names = [column.name if hasattr(column, "name") else column[0] for column in cursor.description]
+            keep = [place for place, name in enumerate(names) if name not in {"last_used_at", "last_login"}]
+            picture[table] = sorted(repr([row[place] for place in keep]) for row in cursor.fetchall())
+    return picture
+
+
+def call(client, method, route, ids, body):
+    path = "/api/v1/" + re.sub(r"<(\w+)>", lambda found: str(ids[found[1]]), route)
+    return client.generic(method, path, "" if body is None else json.dumps(body), content_type="application/json")
+
+
+def content(answer):
+    return (b"".join(answer.streaming_content) if answer.streaming and not answer.is_async else answer.content
+            if not answer.streaming else b"").decode()  # fmt: skip
+
+
+def without_request_id(answer):
+    return {name: value for name, value in answer.json().items() if name != "requestId"}
+
+
+def wrong_answers(stage, method, route, row):
+    """Call an address as every kind of caller, and list those who got another answer than the row declares."""
+    wrong = []
+    absent = {name: f"absent-{name.replace('_', '-')}" for name in stage.ids}
+    before = rows_of_everything()
+    for caller, client in stage.clients.items():
+        with undone():
+            answer = call(client, method, route, stage.ids, row.body)
+            code, text = answer.status_code, content(answer)
+            changed = method != "GET" and rows_of_everything() != before
+        if caller in {"ex-member", "anonymous"}:
+            right = code == 401 and CANARY not in text
+        elif caller == "foreign" and row.object:
+            twin = call(client, method, route, absent, row.body)
+            right = code == 404 and without_request_id(answer) == without_request_id(twin)
+        elif caller == "foreign":
+            right, changed = code < 500 and CANARY not in text, False
+        elif caller in row.may or ((method, route, caller) in LEAVING and code == 403):
+            right, changed = (
+                code not in {401, 404, 500} and (code != 403 or caller not in row.may or _refused_by_policy(answer)),
+                False,
+            )
+        else:
+            right = code in {403, 404}
+        if not right or changed:
+            wrong.append(f"{caller}: {code}{' and changed rows' if changed else ''}: {text[:200]}")
+    return wrong
+
+
+def _refused_by_policy(answer):
+    """A writer may dispatch and be refused by a gate, which is no matter of roles."""
+    return answer.json()["code"] != "NOT_PERMITTED"
+
+
+class TestRest:
+    def test_has_a_row_for_each_address(self):
+        assert routes.rest() - OPEN_REST == set(REST)
+
+    @pytest.mark.parametrize(("method", "route"), sorted(REST), ids=lambda part: part)
+    def test_answers_each_caller_as_declared(self, stage, method, route):
+        assert wrong_answers(stage, method, route, REST[method, route]) == []
+
+
+class TestPlantedLeaks:
+    """The matrix must find a leak, or it proves nothing."""
+
+    def test_of_a_forgotten_organization_are_found(self, stage, monkeypatch):
+        monkeypatch.setattr(OrgScopedQuerySet, "for_org", lambda rows, org: rows.all())
+
+        for place in (("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "members/<member_id>")):
+            assert any("foreign" in wrong for wrong in wrong_answers(stage, *place, REST[place])), place
+
+    def test_of_a_forgotten_role_are_found(self, stage, monkeypatch):
+        monkeypatch.setattr("rensei.orgs.permissions.ManagersWrite.has_permission", lambda self, request, view: True)
+        monkeypatch.setattr("rensei.orgs.access.Access.require_manager", lambda access: None)
+
+        wrong = wrong_answers(stage, "POST", "projects", REST["POST", "projects"])
+
+        assert [line.partition(":")[0] for line in wrong] == ["member", "auditor", "anonymous"]
+
+    def test_of_a_dead_token_are_found(self, stage, monkeypatch):
+        ApiToken.objects.filter(membership__user__email="mia@acme.test").update(revoked_at=timezone.now())
+
+        wrong = wrong_answers(stage, "GET", "me", REST["GET", "me"])
+
+        assert [line.partition(":")[0] for line in wrong] == ["member"]
+
+
+@pytest.mark.parametrize("route", sorted(routes.pages()))
+class TestPages:
+    def test_are_absent_to_whoever_is_not_a_member(self, stage, route):
+        path = "/" + re.sub(r"<(\w+)>", lambda found: str(stage.ids[found[1]]), route)
+        before = rows_of_everything()
+
+        for caller, status in (("foreign", 404), ("ex-member", 404), ("anonymous", 302)):
+            for method in ("get", "post"):
+                answer = getattr(stage.browsers[caller], method)(path)
+                assert answer.status_code in {status, 405}, (caller, method)
+                assert CANARY not in content(answer).replace(path, "")
+        assert rows_of_everything() == before
+
+    def test_hide_foreign_objects_from_another_organization(self, stage, route):
+        path = "/" + re.sub(r"<(\w+)>", lambda found: str({**stage.ids, "org": "evil"}[found[1]]), route)
+        before = rows_of_everything()
+
+        for method in ("get", "post"):
+            answer = getattr(stage.browsers["foreign"], method)(path)
+
+            assert answer.status_code < 500, method
+            assert CANARY not in content(answer).replace(path, ""), method
+        after = rows_of_everything()
+        assert {
+            name: set(before[name]) - set(after[name]) for name in before if set(before[name]) - set(after[name])
+        } == {}
+
+    def test_change_nothing_for_an_auditor(self, stage, route):
+        path = "/" + re.sub(r"<(\w+)>", lambda found: str(stage.ids[found[1]]), route)
+        before = rows_of_everything()
+
+        answer = stage.browsers[AUDITOR].post(path)
+
+        assert answer.status_code < 500
+        assert rows_of_everything() == before
+
+    def test_open_without_a_fault(self, stage, route):
+        path = "/" + re.sub(r"<(\w+)>", lambda found: str(stage.ids[found[1]]), route)
+
+        for role in (OWNER, AUDITOR):
+            assert stage.browsers[role].get(path).status_code in {200, 302, 403, 404, 405}, role
+
+
+class TestOtherAddresses:
+    def test_are_all_known(self):
+        assert [route for route in routes.others() if not OTHERS.fullmatch(route)] == []
