@@ -3,13 +3,11 @@
 from datetime import datetime, timedelta
 
 from django.db.models import ProtectedError, Q
-from django.utils import timezone
 
 from catalog import providers
-from integrations import shapes
+from integrations import credentials, shapes
 from integrations.models import Integration
 from integrations.providers.base import REGISTRY, Credential, Verdict
-from integrations.vault import vault
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
@@ -18,8 +16,6 @@ from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
 
 LAST_USED_EVERY = timedelta(minutes=1)
-SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
-VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
 
 class KeyNotAccepted(RenseiError):
@@ -83,9 +79,9 @@ def add_integration(
         workspace_id=shapes.clean_workspace_id(workspace_id),
         created_by=access.user,
     )
-    _seal(integration, key)
+    credentials.seal_key(integration, key)
     if verdict is not None:
-        _take_verdict(integration, verdict)
+        credentials.take_verdict(integration, verdict)
 
     with durable():
         others = _lock_others(access, integration)
@@ -127,10 +123,10 @@ def update_integration(
         integration.name = clean_name(name)
     if workspace_id is not None and workspace_id != integration.workspace_id:
         integration.workspace_id = shapes.clean_workspace_id(workspace_id)
-        _forget_verdict(integration)
-        changed.update({"workspace_id"}, VERDICT_FIELDS)
+        credentials.forget_verdict(integration)
+        changed.update({"workspace_id"}, credentials.VERDICT_FIELDS)
     if _move(integration, base_url=base_url, api_key=api_key):
-        changed.update({"base_url"}, SEALED_FIELDS, VERDICT_FIELDS)
+        changed.update({"base_url"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
 
     with durable():
         others = _lock_others(access, integration)
@@ -168,15 +164,15 @@ def rotate_integration(
         raise KeyNotAccepted(verdict)
 
     integration.secret_version += 1
-    _seal(integration, key)
-    _forget_verdict(integration)
+    credentials.seal_key(integration, key)
+    credentials.forget_verdict(integration)
     if verdict is not None:
-        _take_verdict(integration, verdict)
+        credentials.take_verdict(integration, verdict)
     with durable():
         others = _lock_others(access, integration)
         _require_unchanged(integration, version)
         _refuse_twin(integration, others)
-        integration.save(update_fields=[*SEALED_FIELDS, *VERDICT_FIELDS])
+        integration.save(update_fields=[*credentials.SEALED_FIELDS, *credentials.VERDICT_FIELDS])
         record(access, "integration.rotated", object_id=integration.id, tested=not force, keyHint=integration.key_hint)
     return integration
 
@@ -240,10 +236,10 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     _require_own(access, integration)
     version = integration.secret_version
     verdict = REGISTRY[integration.provider].test_connection(credential=open_integration(integration))
-    _take_verdict(integration, verdict)
+    credentials.take_verdict(integration, verdict)
     with durable():
         # A key that was replaced during the test is not judged by it.
-        fields = {name: getattr(integration, name) for name in VERDICT_FIELDS}
+        fields = {name: getattr(integration, name) for name in credentials.VERDICT_FIELDS}
         Integration.objects.filter(pk=integration.pk, secret_version=version).update(**fields)
         record(access, "integration.tested", object_id=integration.id, code=verdict.code)
     return verdict
@@ -263,8 +259,7 @@ def open_integration(integration: Integration) -> Credential:
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    secret = vault.open_sealed(integration.sealed_key, context=_seal_context(integration))
-    return _credential(integration, secret)
+    return credentials.open_key(integration)
 
 
 def note_used(integration_id: str, when: datetime) -> None:
@@ -302,59 +297,9 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
         raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
     integration.base_url = target
     integration.secret_version += 1
-    _seal(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
-    _forget_verdict(integration)
+    credentials.seal_key(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
+    credentials.forget_verdict(integration)
     return True
-
-
-def _seal(integration: Integration, key: Secret) -> None:
-    integration.sealed_key = vault.seal(key, context=_seal_context(integration))
-    integration.key_hint = shapes.key_hint(key)
-    integration.fingerprint = vault.fingerprint(key, org_id=integration.org_id, provider=integration.provider)
-
-
-def _seal_context(integration: Integration) -> vault.SealContext:
-    return vault.SealContext(
-        org=integration.org,
-        record_id=integration.id,
-        field="api_key",
-        version=integration.secret_version,
-        provider=integration.provider,
-        destination=integration.base_url or vault.DEFAULT_DESTINATION,
-    )
-
-
-def _test(integration: Integration, key: Secret) -> Verdict:
-    return REGISTRY[integration.provider].test_connection(credential=_credential(integration, key))
-
-
-def _credential(integration: Integration, secret: Secret) -> Credential:
-    return Credential(
-        id=integration.id,
-        version=integration.secret_version,
-        secret=secret,
-        base_url=integration.base_url or REGISTRY[integration.provider].default_base_url(),
-        workspace_id=integration.workspace_id,
-    )
-
-
-def _take_verdict(integration: Integration, verdict: Verdict) -> None:
-    integration.tested_at = timezone.now()
-    if verdict.ok:
-        integration.status = Integration.Status.OK
-        integration.last_error = None
-        integration.model_list = verdict.models
-    else:
-        if verdict.conclusive:
-            integration.status = Integration.Status.FAILING
-        integration.last_error = {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
-
-
-def _forget_verdict(integration: Integration) -> None:
-    integration.status = Integration.Status.UNTESTED
-    integration.tested_at = None
-    integration.last_error = None
-    integration.model_list = []
 
 
 def _lock_others(access: Access, integration: Integration) -> list[Integration]:
@@ -405,3 +350,7 @@ def _public_facts(integration: Integration) -> dict[str, object]:
         "workspaceId": integration.workspace_id,
         "isDefault": integration.is_default,
     }
+
+
+def _test(integration: Integration, key: Secret) -> Verdict:
+    return REGISTRY[integration.provider].test_connection(credential=credentials.credential(integration, key))
