@@ -82,6 +82,9 @@ class Worker:
     def _execute(self, claim: queue.Claim, keeper: Keeper) -> None:
         try:
             execute(claim, keeper)
+        except Exception:
+            # A bug of ours. The run keeps its lease until it runs out, and is then put right by the reaper.
+            logger.exception("execution_failed", run_id=claim.run.id)
         finally:
             self._threads.discard(threading.current_thread())
             self._slots.release()

@@ -149,13 +149,15 @@ def _settle_attempt(settlement: SettlementPlan) -> billing.Charge | None:
         return plan_charge(settlement)
     if settlement.attempt_state is Attempt.State.SETTLED:
         given_up = Attempt.objects.filter(id=attempt.id, state=Attempt.State.INDETERMINATE)
-        if given_up.update(**outcome):
+        truth = plan_charge(settlement)
+        if truth is not None and given_up.update(**outcome):
             billing.record_adjustment(
                 charge=CostEvent.objects.get(attempt_id=attempt.id, kind=CostEvent.Kind.CHARGE),
-                usage=settlement.usage,
-                estimated=settlement.estimated,
-                billed=MODES[AuthMode(settlement.run.auth_mode)].billed,
-                occurred_at=settlement.now,
+                usage=truth.usage,
+                prices=truth.prices,
+                estimated=truth.estimated,
+                billed=truth.billed,
+                occurred_at=truth.occurred_at,
             )
     return None
 
@@ -177,7 +179,8 @@ def _total(run: Run) -> None:
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
     # The newest line of an attempt says whether its figure is still an estimate.
-    newest = {line.attempt_id: line.estimated for line in sorted(lines, key=lambda line: line.id)}
+    in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
+    newest = {line.attempt_id: line.estimated for line in in_order}
     Run.objects.filter(id=run.id).update(
         usage=usage.as_dict(),
         amount_picodollars=sum(known) if lines and len(known) == len(lines) else None,
