@@ -1,5 +1,7 @@
 """How REST callers prove who they are: an API token, or the browser's session."""
 
+from ipaddress import ip_address
+
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
@@ -71,10 +73,13 @@ def caller(request: Request) -> Access:
 def client_address(request: Request | HttpRequest) -> str | None:
     """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
     peer: str | None = request.META.get("REMOTE_ADDR") or None
-    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
-    if forwarded and peer in settings.RENSEI_TRUSTED_PROXIES:
-        return str(forwarded.rpartition(",")[2].strip())
-    return peer
+    if peer not in settings.RENSEI_TRUSTED_PROXIES:
+        return peer
+    forwarded = str(request.META.get("HTTP_X_FORWARDED_FOR", "")).rpartition(",")[2].strip()
+    try:
+        return str(ip_address(forwarded))
+    except ValueError:
+        return peer
 
 
 def _only_org(user: User) -> str:

@@ -164,3 +164,18 @@ class TestPages:
 class TestEmail:
     def test_is_not_changed_by_oneself(self, acme, ada, page_as):
         assert page_as(ada).get("/accounts/email/").status_code == 404
+
+
+class TestLimits:
+    def test_count_people_behind_a_proxy_apart(self, acme, settings):
+        settings.RENSEI_TRUSTED_PROXIES = ["127.0.0.1"]
+        guesser, ada = (
+            Client(headers={"X-Forwarded-For": "198.51.100.1"}),
+            Client(headers={"X-Forwarded-For": "198.51.100.2"}),
+        )
+        for place in range(40):
+            sign_in(guesser, f"nobody{place}@acme.test", "wrong horse battery")
+
+        sign_in(ada, "ada@acme.test")
+
+        assert is_signed_in(ada)
