@@ -1,5 +1,5 @@
 """
-The one guarded way out: which addresses may be called, and a client that can connect to no other.
+The one guarded way out: a client that can connect to no address but the checked one.
 
 An address is checked when it is saved and again, after its name is resolved, in the connection itself: the socket goes
 to the address that was checked, so a name that answers differently the second time gains nothing.
@@ -7,21 +7,17 @@ to the address that was checked, so a name that answers differently the second t
 
 import contextlib
 import ipaddress
-import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import httpcore2
 import httpx2
-from django.conf import settings
 
-from catalog.providers import REGISTRY as PROVIDERS
-from rensei.core.errors import RenseiError
+from integrations.destinations import BaseUrlRefused, Destination, is_allowlisted, is_forbidden, parse_url
 
 CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS_MAX = 60.0
@@ -29,74 +25,6 @@ IMAGE_BYTES_MAX = 20 * 1024 * 1024
 _IMAGE_SECONDS_MAX = 20.0
 _URL_CHARACTERS_MAX = 300
 _IMAGE_URL_CHARACTERS_MAX = 4000
-_PORTS = (443, 8443)
-
-# The whole grammar of an address that we call. A stricter reader than any client has, so that no two readings differ.
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
-    r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?",
-    re.IGNORECASE,
-)
-_HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-# What a resolver may take for a number: 127.1, 2130706433, 0x7f.1.
-_ENDS_LIKE_A_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)$")
-
-# IANA's special-purpose registries, and the address that Azure serves its virtual machines' secrets from. The flags of
-# `ipaddress` are not used: they let through 192.88.99.1, 64:ff9b::/96, 2002::/16 and others, depending on the version.
-# https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry
-_FORBIDDEN = [
-    ipaddress.ip_network(cidr)
-    for cidr in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "168.63.129.16/32",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
-        "192.31.196.0/24",
-        "192.52.193.0/24",
-        "192.88.99.0/24",
-        "192.168.0.0/16",
-        "192.175.48.0/24",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/128",
-        "::1/128",
-        "::/96",
-        "::ffff:0:0/96",
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "100::/64",
-        "2001::/23",
-        "2001:db8::/32",
-        "2002::/16",
-        "2620:4f:8000::/48",
-        "3fff::/20",
-        "5f00::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
-    )
-]
-_GLOBAL_UNICAST_V6 = ipaddress.ip_network("2000::/3")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class BaseUrlRefused(RenseiError):
-    """The address is not one that this server may send a key to."""
-
-    code = "BASE_URL_REFUSED"
-    status = 422
-    title = "Base URL refused"
-    message = "{reason}"
 
 
 class AddressRefused(httpx2.ConnectError):
@@ -115,23 +43,6 @@ class Unreachable(Exception):
     """An address could not be read. The text is ours, and names no more than the host."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """An address, taken apart once. `trusted` means that the operator of this server chose it."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-    trusted: bool
-
-    @property
-    def origin(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        standard = {"https": 443, "http": 80}[self.scheme]
-        return f"{self.scheme}://{host}" + ("" if self.port == standard else f":{self.port}")
-
-
 def check_base_url(url: str) -> str:
     """
     Check an address that someone wants to send a key to, and return it in its normal form.
@@ -140,7 +51,7 @@ def check_base_url(url: str) -> str:
 
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
-    destination = _parse(url, characters_max=_URL_CHARACTERS_MAX)
+    destination = parse_url(url, characters_max=_URL_CHARACTERS_MAX)
     if "?" in url:
         raise BaseUrlRefused(reason="The base URL must not have a query. Leave out everything from the '?' on.")
     if not destination.trusted:
@@ -161,7 +72,7 @@ def check_image_url(url: str) -> None:
 
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
-    _parse(url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
+    parse_url(url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
 
 
 def http_client(
@@ -175,7 +86,7 @@ def http_client(
     :param sockets: notes the open sockets, so that another thread can hang up
     :raises BaseUrlRefused: if the address is not one that may be called
     """
-    destination = _parse(base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
+    destination = parse_url(base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
     return httpx2.Client(
         transport=_GuardedTransport(
             destination, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets or Sockets()
@@ -236,87 +147,6 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
-def is_forbidden(address: Address) -> bool:
-    """Tell whether an address is inside some private, local or special network."""
-    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST_V6:
-        return True
-    return any(address.version == network.version and address in network for network in _FORBIDDEN)
-
-
-def _parse(url: str, *, characters_max: int) -> Destination:
-    found = _URL.fullmatch(url) if len(url) <= characters_max else None
-    if found is None:
-        raise BaseUrlRefused(
-            reason="The address must look like https://host/path: with a scheme and a host, and without user name, "
-            "password, spaces, fragment or characters outside of ASCII."
-        )
-    scheme, host = found["scheme"].lower(), found["host"].lower().strip("[]")
-    port = int(found["port"] or {"https": 443, "http": 80}[scheme])
-    if not _is_host(host, in_brackets=found["host"].startswith("[")):
-        raise BaseUrlRefused(reason="The host of the address is neither a host name nor an IP address in full form.")
-    if not 0 < port <= 65535:
-        raise BaseUrlRefused(reason="The port of the address is not between 1 and 65535.")
-    if ".." in (found["path"] or ""):
-        raise BaseUrlRefused(reason="The path of the address must not contain '..'.")
-    plain = Destination(scheme=scheme, host=host, port=port, path=found["path"] or "", trusted=False)
-    if plain.origin in _operators_origins() or _is_allowlisted_host(host):
-        return Destination(scheme=scheme, host=host, port=port, path=plain.path, trusted=True)
-    if scheme != "https":
-        raise BaseUrlRefused(reason="The address must begin with https://, so that the key travels encrypted.")
-    if port not in _PORTS:
-        ports = " or ".join(str(port) for port in _PORTS)
-        raise BaseUrlRefused(
-            reason=f"The port of the address must be {ports}. For another one, ask the operator of this server "
-            "to list the host in RENSEI_OUTBOUND_ALLOWLIST."
-        )
-    return plain
-
-
-def _is_host(host: str, *, in_brackets: bool) -> bool:
-    if in_brackets or _ENDS_LIKE_A_NUMBER.search(host):
-        kind = ipaddress.IPv6Address if in_brackets else ipaddress.IPv4Address
-        try:
-            kind(host)
-        except ValueError:
-            return False
-        return True
-    return _HOST_NAME.fullmatch(host) is not None
-
-
-def _operators_origins() -> set[str]:
-    """List where the operator of this server sends each provider's calls."""
-    urls = [str(getattr(settings, spec.default_base_url_setting, "")) for spec in PROVIDERS.values()]
-    found = [match for match in map(_URL.fullmatch, urls) if match]
-    return {
-        Destination(
-            scheme=match["scheme"].lower(),
-            host=match["host"].lower().strip("[]"),
-            port=int(match["port"] or {"https": 443, "http": 80}[match["scheme"].lower()]),
-            path="",
-            trusted=True,
-        ).origin
-        for match in found
-    }
-
-
-def _is_allowlisted_host(host: str) -> bool:
-    if host in (entry.lower() for entry in settings.RENSEI_OUTBOUND_ALLOWLIST):
-        return True
-    try:
-        return _is_allowlisted_address(ipaddress.ip_address(host))
-    except ValueError:
-        return False
-
-
-def _is_allowlisted_address(address: Address) -> bool:
-    for entry in settings.RENSEI_OUTBOUND_ALLOWLIST:
-        with contextlib.suppress(ValueError):
-            network = ipaddress.ip_network(entry, strict=False)
-            if network.version == address.version and address in network:
-                return True
-    return False
-
-
 def _checked_addresses(destination: Destination) -> list[str]:
     """
     Resolve a host and refuse it if any of its addresses may not be called.
@@ -331,7 +161,7 @@ def _checked_addresses(destination: Destination) -> list[str]:
         return found
     for text in found:
         address = ipaddress.ip_address(text.partition("%")[0])
-        if is_forbidden(address) and not _is_allowlisted_address(address):
+        if is_forbidden(address) and not is_allowlisted(address):
             raise AddressRefused(
                 "The host of the address is inside a private or special network. Use a public one, or ask the "
                 "operator of this server to list it in RENSEI_OUTBOUND_ALLOWLIST."

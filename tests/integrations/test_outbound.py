@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations import outbound
+from integrations import destinations, outbound
 from tests.integrations.forbidden_urls import ALLOWED_ADDRESSES, BAD_FORM, FORBIDDEN_V4, FORBIDDEN_V6, ODD_NUMBERS
 
 
@@ -90,7 +90,7 @@ class TestCheckBaseUrl:
     def test_refuses_what_is_no_plain_address(self, names, url):
         names["example.com"] = [["8.8.8.8"]]
 
-        with pytest.raises(outbound.BaseUrlRefused):
+        with pytest.raises(destinations.BaseUrlRefused):
             outbound.check_base_url(url)
 
     @pytest.mark.parametrize("address", FORBIDDEN_V4 + FORBIDDEN_V6)
@@ -98,29 +98,29 @@ class TestCheckBaseUrl:
         host = f"[{address}]" if ":" in address else address
         names[address] = [[address]]
 
-        with pytest.raises(outbound.BaseUrlRefused, match="private or special"):
+        with pytest.raises(destinations.BaseUrlRefused, match="private or special"):
             outbound.check_base_url(f"https://{host}/v1")
 
     @pytest.mark.parametrize("address", FORBIDDEN_V4 + FORBIDDEN_V6)
     def test_refuses_a_name_that_leads_to_a_special_address(self, names, address):
         names["gateway.example.com"] = [["8.8.8.8", address]]
 
-        with pytest.raises(outbound.BaseUrlRefused, match="private or special"):
+        with pytest.raises(destinations.BaseUrlRefused, match="private or special"):
             outbound.check_base_url("https://gateway.example.com")
 
     @pytest.mark.parametrize("name", ["localhost", "metadata.google.internal", "ip6-localhost", "rensei"])
     def test_refuses_a_local_name(self, names, name):
         names[name] = [["127.0.0.1"]]
 
-        with pytest.raises(outbound.BaseUrlRefused):
+        with pytest.raises(destinations.BaseUrlRefused):
             outbound.check_base_url(f"https://{name}")
 
     def test_refuses_a_name_that_does_not_exist(self, names):
-        with pytest.raises(outbound.BaseUrlRefused, match="cannot be found"):
+        with pytest.raises(destinations.BaseUrlRefused, match="cannot be found"):
             outbound.check_base_url("https://nowhere.example.com")
 
     def test_does_not_repeat_the_address(self, names):
-        with pytest.raises(outbound.BaseUrlRefused) as refused:
+        with pytest.raises(destinations.BaseUrlRefused) as refused:
             outbound.check_base_url("https://user:hunter2@example.com")
 
         assert "hunter2" not in refused.value.detail
@@ -152,7 +152,7 @@ class TestCheckBaseUrl:
     def test_takes_no_other_port_of_the_operators_own_host(self, settings):
         settings.RENSEI_ANTHROPIC_BASE_URL = "http://127.0.0.1:8800"
 
-        with pytest.raises(outbound.BaseUrlRefused):
+        with pytest.raises(destinations.BaseUrlRefused):
             outbound.check_base_url("http://127.0.0.1:8801")
 
     @pytest.mark.parametrize(
@@ -179,18 +179,18 @@ class TestCheckBaseUrl:
         settings.RENSEI_OUTBOUND_ALLOWLIST = ["10.1.0.0/16", "gateway.internal"]
         names["gateway.example.com"] = [["10.2.2.3"]]
 
-        with pytest.raises(outbound.BaseUrlRefused):
+        with pytest.raises(destinations.BaseUrlRefused):
             outbound.check_base_url("https://gateway.example.com")
 
 
 class TestIsForbidden:
     @pytest.mark.parametrize("address", FORBIDDEN_V4 + FORBIDDEN_V6)
     def test_knows_the_special_networks(self, address):
-        assert outbound.is_forbidden(ipaddress.ip_address(address))
+        assert destinations.is_forbidden(ipaddress.ip_address(address))
 
     @pytest.mark.parametrize("address", ALLOWED_ADDRESSES)
     def test_lets_public_addresses_be(self, address):
-        assert not outbound.is_forbidden(ipaddress.ip_address(address))
+        assert not destinations.is_forbidden(ipaddress.ip_address(address))
 
     def test_has_a_corpus_worth_the_name(self):
         assert len(set(BAD_FORM + ODD_NUMBERS + FORBIDDEN_V4 + FORBIDDEN_V6)) >= 150
@@ -221,7 +221,7 @@ class TestHttpClient:
 
     def test_is_not_fooled_by_a_name_that_changes_after_the_check(self, names, listen, monkeypatch):
         listener = listen()
-        monkeypatch.setattr(outbound, "_PORTS", (443, 8443, listener.port))
+        monkeypatch.setattr(destinations, "_PORTS", (443, 8443, listener.port))
         names["rebind.example.com"] = [["8.8.8.8"], ["127.0.0.1"]]
         url = outbound.check_base_url(f"https://rebind.example.com:{listener.port}")
 

@@ -12,6 +12,7 @@ import httpx2
 from django.conf import settings
 
 from integrations import outbound
+from integrations.destinations import BaseUrlRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.errors import failure_of_answer, failure_of_transport, make_failure
 from integrations.providers.base import Credential, ProviderFailure
@@ -61,7 +62,7 @@ class Connection:
             http_client = outbound.http_client(
                 base_url, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets
             )
-        except outbound.BaseUrlRefused:
+        except BaseUrlRefused:
             raise make_failure(d.ADDRESS_REFUSED, sent=False) from None
         http_client.event_hooks = {"request": [self._set_headers]}
         self._client = _make_sdk_client(key=self._key, base_url=base_url, http_client=http_client)

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catalog.models import CatalogEntry
 from integrations import outbound
+from integrations.destinations import BaseUrlRefused
 from rensei.core.errors import RenseiError
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
@@ -82,7 +83,7 @@ def check_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None
         if data is None:
             try:
                 outbound.check_image_url(block["source"]["url"])
-            except outbound.BaseUrlRefused as refused:
+            except BaseUrlRefused as refused:
                 raise _invalid(number, refused.detail) from None
         else:
             _read(data, number=number)
@@ -159,7 +160,7 @@ def _decode(text: str, *, number: int) -> bytes:
 def _fetch(url: str, *, number: int) -> bytes:
     try:
         return outbound.fetch_image(url)
-    except outbound.BaseUrlRefused as refused:
+    except BaseUrlRefused as refused:
         raise _invalid(number, refused.detail) from None
     except outbound.Unreachable as unreachable:
         raise _invalid(number, f"it cannot be fetched. {unreachable}") from None
