@@ -17,6 +17,7 @@ org_patterns = [
     path("settings/integrations/add/<str:provider>", integrations.connect, name="integration-connect"),
     path("settings/integrations/<str:integration_id>/edit", integrations.edit, name="integration-edit"),
     path("settings/integrations/<str:integration_id>/test", integrations.test, name="integration-test"),
+    path("settings/integrations/<str:integration_id>/message", integrations.message, name="integration-message"),
     path("settings/integrations/<str:integration_id>/rotate", integrations.rotate, name="integration-rotate"),
     path("settings/integrations/<str:integration_id>/default", integrations.make_default, name="integration-default"),
     path("settings/integrations/<str:integration_id>/remove", integrations.remove, name="integration-remove"),

@@ -62,8 +62,9 @@ def usd(picodollars: int | None) -> str:
         return "$0.00"
     if amount >= 1:
         return f"{sign}${amount:,.2f}"
-    places = max(4, -amount.adjusted() + 1)
-    return f"{sign}${amount:.{places}f}"
+    places = max(4, -amount.adjusted() + 2)
+    whole, _, fraction = f"{amount:.{places}f}".partition(".")
+    return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
 @register.filter
@@ -83,7 +84,7 @@ def per_mtok(microdollars: int | None) -> str:
 
 @register.filter
 def count(number: int | None) -> str:
-    return "—" if number is None else f"{number:,}"
+    return f"{number:,}" if isinstance(number, int) else "—"
 
 
 @register.filter

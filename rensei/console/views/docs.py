@@ -54,7 +54,7 @@ def contents() -> list[Page]:
         name = path.relative_to(ROOT).with_suffix("").as_posix()
         folder = "" if "/" not in name else name.rpartition("/")[0].replace("-", " ").capitalize()
         pages.append(Page(name=name, title=_title(path), section=folder))
-    return sorted(pages, key=lambda entry: (entry.section, entry.name != "index", entry.title))
+    return sorted(pages, key=lambda entry: (entry.section, entry.name != "index", entry.name))
 
 
 @cache

@@ -18,6 +18,7 @@ from rensei.console.answers import confirm, only
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
+from rensei.dispatch import test_message
 from rensei.orgs.access import Access
 
 
@@ -93,6 +94,15 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
     else:
         messages.error(request, f"{integration.name}: {verdict.message} {verdict.fix}")
     return _to_list(request)
+
+
+@require_POST
+@page
+@sensitive
+def message(request: PageRequest, integration_id: str) -> HttpResponse:
+    """Send a real, tiny message with a stored key. It is a run like any other, in the ledger."""
+    run = test_message.send(request.access, _find(request.access, integration_id))
+    return redirect("console:run", request.access.org.slug, run.id)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -61,14 +61,18 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     found = only(
         Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").filter(pk=run_id)
     )
-    attempts = list(found.attempts.order_by("number"))
     ended = found.state in Run.ENDED
+    usage = found.usage or ({} if ended else _usage_so_far(found))
+    lines = _usage_lines(found, usage)
+    amounts = [line["amount"] for line in lines]
     context = {
         "run": found,
-        "attempts": attempts,
+        "attempts": list(found.attempts.order_by("number")),
         "ended": ended,
         "text": found.output_text or _text_so_far(found),
-        "lines": _usage_lines(found),
+        "usage": usage,
+        "lines": lines,
+        "amount": found.amount_picodollars if ended else (None if None in amounts else sum(amounts)),
         "charges": CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
         if ended
         else (),
@@ -146,11 +150,16 @@ def _text_so_far(found: Run) -> str:
     return "".join(data.get("text", "") for data in chunks)
 
 
-def _usage_lines(found: Run) -> list[dict[str, Any]]:
+def _usage_so_far(found: Run) -> dict[str, int]:
+    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.USAGE).order_by("-seq")
+    return chunks.values_list("data", flat=True).first() or {}
+
+
+def _usage_lines(found: Run, stored: dict[str, int]) -> list[dict[str, Any]]:
     """Each class of tokens with its price and amount, as the ledger adds them up."""
-    if not found.usage:
+    if not stored:
         return []
-    usage = Usage.from_dict(found.usage)
+    usage = Usage.from_dict(stored)
     prices = None
     if found.prices:
         prices = pricing.band_for(

@@ -120,10 +120,10 @@
 
   // A confirmation that arrives in the dialog opens it; elsewhere it is a page of its own.
   document.body.addEventListener("htmx:afterSwap", (event) => {
-    localise(event.detail.target);
     const dialog = event.detail.target.closest("dialog");
     if (dialog && !dialog.open) dialog.showModal();
   });
+  document.body.addEventListener("htmx:load", (event) => localise(event.detail.elt));
   // A refusal comes with its own status, and is shown like any other answer.
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.xhr.status >= 400 && event.detail.xhr.status < 500) event.detail.shouldSwap = true;
