@@ -73,7 +73,8 @@ def create() -> ShownOnce:
 
 def first_run() -> Run:
     """Find the run that the first start dispatched."""
-    return Run.objects.filter(org__slug=ORG).earliest("id")
+    run: Run = Run.objects.filter(org__slug=ORG).earliest("id")
+    return run
 
 
 def sample_key() -> str:

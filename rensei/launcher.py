@@ -16,7 +16,9 @@ from types import FrameType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
+PROJECT = Path(__file__).resolve().parent.parent
 _LOOK_EVERY_SECONDS = 0.1
+_ASK_EVERY_SECONDS = 1.0
 # A worker ends the calls under way, for which it takes up to 30 s; a call that is cut off may be paid for nothing.
 _STOP_SECONDS_MAX = 40.0
 
@@ -70,20 +72,29 @@ def wait_until_ready(*, port: int, seconds_max: float) -> str:
     """
     deadline = time.monotonic() + seconds_max
     missing = "The server does not answer."
-    while time.monotonic() < deadline:
+    while missing and time.monotonic() < deadline:
         try:
-            connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            if answer.status == http.HTTPStatus.OK:
-                return ""
-            missing = " ".join(json.loads(answer.read())["missing"])
+            missing = _ask_what_is_missing(port)
+            # The server logs every such answer, so it is not asked too often.
+            time.sleep(_ASK_EVERY_SECONDS if missing else 0)
         except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        time.sleep(_LOOK_EVERY_SECONDS)
+            time.sleep(_LOOK_EVERY_SECONDS)
     return missing
+
+
+def _ask_what_is_missing(port: int) -> str:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    if answer.status == http.HTTPStatus.OK:
+        return ""
+    if answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        return " ".join(json.loads(body)["missing"])
+    return f"The server answers {answer.status}; its log says why."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +167,7 @@ class Processes:
         # A child gets a pipe that this process never writes to: the terminal's input is not the child's to read,
         # and a child that watches the pipe learns when this process is gone, however it went.
         process = subprocess.Popen(  # noqa: S603 - the commands are written in this program
-            command, env=dict(self._environment), stdin=subprocess.PIPE, start_new_session=True
+            command, cwd=PROJECT, env=dict(self._environment), stdin=subprocess.PIPE, start_new_session=True
         )
         return Child(name=name, process=process)
 

@@ -1,5 +1,6 @@
 """The way in: the make targets, the locks, the example files, and how `manage.py start` begins and ends."""
 
+import http.server
 import os
 import re
 import secrets
@@ -8,8 +9,11 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -150,6 +154,57 @@ class TestSecretKey:
         launcher.create_secret_key(path)
 
         assert path.read_text() == before
+
+
+class AnswersInTurn(http.server.BaseHTTPRequestHandler):
+    """A server that gives one answer after the other, and then the last one for ever."""
+
+    answers: ClassVar[list[tuple[int, bytes]]] = []
+
+    def do_GET(self) -> None:
+        status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *details: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., int]]:
+    """Serve these answers on a port of this machine."""
+    servers_started = []
+
+    def serve(*answers: tuple[int, bytes]) -> int:
+        AnswersInTurn.answers = list(answers)
+        server = http.server.ThreadingHTTPServer((launcher.LOOPBACK, 0), AnswersInTurn)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers_started.append(server)
+        return server.server_port
+
+    yield serve
+    for server in servers_started:
+        server.shutdown()
+        server.server_close()
+
+
+class TestWaitUntilReady:
+    def test_returns_when_nothing_is_missing_any_more(self, answering):
+        port = answering((503, b'{"ready": false, "missing": ["No worker."]}'), (200, b'{"ready": true}'))
+
+        assert launcher.wait_until_ready(port=port, seconds_max=10) == ""
+
+    def test_says_what_is_missing_when_the_time_is_over(self, answering):
+        port = answering((503, b'{"ready": false, "missing": ["The vault is shut.", "No worker."]}'))
+
+        assert launcher.wait_until_ready(port=port, seconds_max=0.2) == "The vault is shut. No worker."
+
+    def test_says_that_nobody_answers(self):
+        missing = launcher.wait_until_ready(port=servers.free_port(), seconds_max=0.2)
+
+        assert missing == "The server does not answer."
 
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "

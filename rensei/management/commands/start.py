@@ -47,7 +47,7 @@ class Command(BaseCommand):
 
 
 def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
-    manage = (sys.executable, str(Path(sys.argv[0]).resolve()))
+    manage = (sys.executable, "manage.py")
     mode = ("--demo",) if demo else ()
     with Processes(environment) as processes:
         if demo:
@@ -57,6 +57,8 @@ def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
         if not processes.run("The preparation", *manage, "prepare", *mode):
             return
         processes.start("The worker", *manage, "worker")
+        if settings.CELERY_BROKER_URL and not demo:
+            processes.start("The Celery worker", *_celery_worker())
         processes.start("The web server", *_web_server(port))
         if processes.run("The greeting", *manage, "welcome", *mode, "--port", str(port)):
             processes.watch()
@@ -71,14 +73,13 @@ def _web_server(port: int) -> tuple[str, ...]:
         "log-level": "warning",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return (
-        sys.executable,
-        "-m",
-        "granian",
-        *flags,
-        "--no-ws",
-        settings.ASGI_APPLICATION.replace(".application", ":application"),
-    )
+    return sys.executable, "-m", "granian", *flags, "--no-ws", "rensei.asgi:application"
+
+
+def _celery_worker() -> tuple[str, ...]:
+    threads = str(settings.RENSEI_WORKER_THREADS)
+    options = ("--pool", "threads", "--concurrency", threads, "--loglevel", "WARNING")
+    return sys.executable, "-m", "celery", "--app", "rensei", "worker", *options
 
 
 def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
