@@ -42,7 +42,13 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
     """Settle a call by what the provider reported at its end."""
     end = RunEnd(state=Run.State.SUCCEEDED, text=answer.text, content=answer.content, stop_reason=answer.stop_reason)
     return SettlementPlan(
-        run=call.run, now=now, attempt=call.attempt, usage=answer.usage, request_id=answer.request_id, end=end
+        run=call.run,
+        now=now,
+        attempt=call.attempt,
+        usage=answer.usage,
+        estimated=answer.usage_estimated,
+        request_id=answer.request_id,
+        end=end,
     )
 
 
