@@ -51,9 +51,7 @@ def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
     mode = ("--demo",) if demo else ()
     with Processes(environment) as processes:
         if demo:
-            processes.start(
-                "The simulator", sys.executable, "-m", "rensei.simulator", "--port", str(port + 1), "--stop-with-stdin"
-            )
+            processes.start("The simulator", *_simulator(port + 1))
         if not processes.run("The preparation", *manage, "prepare", *mode):
             return
         processes.start("The worker", *manage, "worker")
@@ -62,6 +60,10 @@ def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
         processes.start("The web server", *_web_server(port))
         if processes.run("The greeting", *manage, "welcome", *mode, "--port", str(port)):
             processes.watch()
+
+
+def _simulator(port: int) -> tuple[str, ...]:
+    return sys.executable, "-m", "rensei.simulator", "--port", str(port), "--stop-with-stdin", "--quiet"
 
 
 def _web_server(port: int) -> tuple[str, ...]:
