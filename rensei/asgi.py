@@ -4,7 +4,9 @@ import os
 
 from django.core.asgi import get_asgi_application
 
-from rensei.core.asgi_limits import limit_bodies
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
-application = limit_bodies(get_asgi_application())
+_django = get_asgi_application()
+
+from rensei.core.asgi_limits import limit_bodies  # noqa: E402 – reads the settings while it is imported
+
+application = limit_bodies(_django)

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -66,3 +69,19 @@ class TestLimitBodies:
         asyncio.run(limit_bodies(application)({"type": kind}, None, None))
 
         assert seen == [kind]
+
+
+class TestApplication:
+    def test_starts_in_a_fresh_process(self, tmp_path):
+        """Nothing has read the settings there yet, other than here."""
+        environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "x", "RENSEI_DATA_DIR": str(tmp_path)}
+
+        started = subprocess.run(
+            [sys.executable, "-c", "import rensei.asgi; print(callable(rensei.asgi.application))"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert started.stdout.strip() == "True", started.stderr
