@@ -1,8 +1,11 @@
 """The operators' keys for the metered and the shared pool."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Q
 
 from integrations import shapes
 from integrations.models import PlatformKey
@@ -119,15 +122,26 @@ def check_platform_key(key: PlatformKey) -> Verdict:
     return verdict
 
 
-def healthy_key(*, provider: str, pool: str, model_id: str) -> PlatformKey | None:
-    """Find the first healthy key of a pool that serves a model; None where the pool has none."""
-    keys = healthy_keys(provider=provider)
-    return next((key for key in keys if key.pool == pool and serves(key, model_id)), None)
+def healthy_key(
+    *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
+) -> PlatformKey | None:
+    """Choose a healthy key of a pool that serves a model, by weight; None where there is none besides those named."""
+    keys = [
+        key
+        for key in healthy_keys(now=now, provider=provider, pool=pool)
+        if serves(key, model_id) and key.id not in besides
+    ]
+    if not keys:
+        return None
+    weights = [max(1, key.weight) for key in keys]
+    return random.choices(keys, weights)[0]  # noqa: S311 - it spreads load and guards nothing
 
 
-def healthy_keys(**filters: str) -> list[PlatformKey]:
-    """List the keys that may sign calls now, in the order in which they are tried."""
-    return list(PlatformKey.objects.filter(active=True, health=PlatformKey.Health.HEALTHY, **filters).order_by("id"))
+def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
+    """List the keys that may sign calls: the healthy ones, and those that have cooled down."""
+    healthy = Q(health=PlatformKey.Health.HEALTHY)
+    cooled = Q(health=PlatformKey.Health.COOLING, cooling_until__lte=now)
+    return list(PlatformKey.objects.filter(healthy | cooled, active=True, **filters).order_by("id"))
 
 
 def serves(key: PlatformKey, model_id: str) -> bool:

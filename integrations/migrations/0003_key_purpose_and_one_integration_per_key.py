@@ -5,42 +5,51 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('integrations', '0002_initial'),
-        ('orgs', '0001_initial'),
+        ("integrations", "0002_initial"),
+        ("orgs", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.RemoveConstraint(
-            model_name='datakey',
-            name='data_key_per_org',
+            model_name="datakey",
+            name="data_key_per_org",
         ),
         migrations.RemoveConstraint(
-            model_name='datakey',
-            name='data_key_of_platform',
+            model_name="datakey",
+            name="data_key_of_platform",
         ),
         migrations.AddField(
-            model_name='datakey',
-            name='purpose',
-            field=models.CharField(choices=[('seal', 'Seals credentials'), ('fingerprint', 'Recognises credentials')], default='seal', max_length=16),
+            model_name="datakey",
+            name="purpose",
+            field=models.CharField(
+                choices=[("seal", "Seals credentials"), ("fingerprint", "Recognises credentials")],
+                default="seal",
+                max_length=16,
+            ),
         ),
         migrations.AlterField(
-            model_name='integration',
-            name='fingerprint',
+            model_name="integration",
+            name="fingerprint",
             field=models.CharField(max_length=64),
         ),
         migrations.AddConstraint(
-            model_name='datakey',
-            constraint=models.UniqueConstraint(condition=models.Q(('org__isnull', False)), fields=('org', 'purpose', 'version'), name='data_key_per_org'),
+            model_name="datakey",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("org__isnull", False)),
+                fields=("org", "purpose", "version"),
+                name="data_key_per_org",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='datakey',
-            constraint=models.UniqueConstraint(condition=models.Q(('org', None)), fields=('purpose', 'version'), name='data_key_of_platform'),
+            model_name="datakey",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("org", None)), fields=("purpose", "version"), name="data_key_of_platform"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='integration',
-            constraint=models.UniqueConstraint(fields=('org', 'fingerprint'), name='one_integration_per_key'),
+            model_name="integration",
+            constraint=models.UniqueConstraint(fields=("org", "fingerprint"), name="one_integration_per_key"),
         ),
     ]

@@ -151,6 +151,17 @@ class ProviderFailure(Exception):
         self.usage = usage
         self.text = text
 
+    def as_error(self) -> dict[str, Any]:
+        """Write the failure as a run's error."""
+        return {
+            "code": self.code,
+            "detail": self.message,
+            "fix": self.fix,
+            "retryable": self.retryable,
+            "providerStatus": self.status,
+            "providerRequestId": self.request_id,
+        }
+
 
 class ProviderStream(Protocol):
     """

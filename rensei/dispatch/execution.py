@@ -7,7 +7,7 @@ happens in between, the payer and the mode stay what they were at dispatch.
 
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 from django.db import OperationalError, connection
@@ -22,10 +22,11 @@ from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.calls import Call
 from rensei.dispatch.keeper import Keeper, LiveRun
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes import MODES
+from rensei.dispatch.modes import MODES, Mode
 from rensei.dispatch.settlement import SettlementPlan
 
 ATTEMPTS_MAX = 3
+KEYS_MAX = 10
 BACKOFF_SECONDS = 0.5
 COUNT_EXACTLY_FROM = 0.8
 SETTLE_TRIES = 8
@@ -46,20 +47,22 @@ def execute(claim: queue.Claim, keeper: Keeper) -> None:
 
 def _carry(run: Run, live: LiveRun) -> None:
     adapter = REGISTRY[run.provider]
+    mode = MODES[AuthMode(run.auth_mode)]
     try:
-        credential = MODES[AuthMode(run.auth_mode)].open_credential(run)
+        credential = mode.open_credential(run)
         built = _prepare(run, adapter, credential)
     except RenseiError as refusal:
         _settle(outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now()))
         return
     except ProviderFailure as failure:
-        _settle(outcomes.without_call(run, outcomes.failure_error(failure), now=database_now()))
+        _settle(outcomes.without_call(run, mode.error_of(run, failure), now=database_now()))
         return
     while live.stop is None:
-        failure_to_retry = _attempt(run, live, adapter, credential, built)
-        if failure_to_retry is None:
+        again = _attempt(run, live, adapter, mode, credential, built)
+        if again is None:
             return
-        _pause(live, _backoff_seconds(run, failure_to_retry))
+        credential = again.credential
+        _pause(live, again.after_seconds)
     _settle(outcomes.stopped_without_call(run, live.stop, now=database_now()))
 
 
@@ -91,10 +94,18 @@ def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest
     return replace(built, params=params, input_tokens_at_least=exact)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Again:
+    """Another call is to be made, with which key and after how long."""
+
+    credential: Credential
+    after_seconds: float
+
+
 def _attempt(
-    run: Run, live: LiveRun, adapter: Adapter, credential: Credential, built: BuiltRequest
-) -> ProviderFailure | None:
-    """Make one call and settle it. Returns the failure if the run should try again, else None."""
+    run: Run, live: LiveRun, adapter: Adapter, mode: Mode, credential: Credential, built: BuiltRequest
+) -> _Again | None:
+    """Make one call and settle it. None if there is nothing left to do."""
     attempt = queue.open_attempt(
         run,
         credential_id=credential.id,
@@ -117,10 +128,11 @@ def _attempt(
             # The deadline is the adapter's too, and hanging up may look like a broken line.
             _settle(outcomes.stopped(call, live.stop, now=database_now()))
             return None
-        again = failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX
-        _settle(outcomes.failed(call, failure, again=again, now=database_now()))
-        logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again)
-        return failure if again else None
+        again = _try_again(run, mode, credential, failure)
+        error = mode.error_of(run, failure)
+        _settle(outcomes.failed(call, failure, error=error, again=again is not None, now=database_now()))
+        logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again is not None)
+        return again
     if answer is None:
         assert live.stop is not None, "A stream ends with an answer, a failure, or because it was stopped"
         _settle(outcomes.stopped(call, live.stop, now=database_now()))
@@ -128,6 +140,16 @@ def _attempt(
     _settle(outcomes.succeeded(call, answer, now=database_now()))
     if run.auth_mode == AuthMode.BYOK:
         integrations.note_used(credential.id, database_now())
+    return None
+
+
+def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFailure) -> _Again | None:
+    """Go on with another key of the same payer at once, else with the same one later, else not at all."""
+    another = mode.next_credential(run, credential, failure)
+    if another is not None and run.attempt_count < KEYS_MAX:
+        return _Again(credential=another, after_seconds=0.0)
+    if failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX:
+        return _Again(credential=credential, after_seconds=_backoff_seconds(run, failure))
     return None
 
 

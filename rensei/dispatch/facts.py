@@ -72,15 +72,16 @@ class Facts:
     def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
         return self.prices.get(entry.pk, [])
 
-    def platform_key(self, pool: PlatformKey.Pool, mode: AuthMode) -> PlatformKey | None:
-        """The first healthy key of a pool that serves the model of that mode."""
+    def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode) -> list[PlatformKey]:
+        """The healthy keys of a pool that serve the model of that mode."""
         entry = self.served(mode)
         if entry is None:
-            return None
-        for key in self.platform_keys:
-            if key.pool == pool and key.provider == entry.provider and platform_keys.serves(key, entry.model_id):
-                return key
-        return None
+            return []
+        return [
+            key
+            for key in self.platform_keys
+            if key.pool == pool and key.provider == entry.provider and platform_keys.serves(key, entry.model_id)
+        ]
 
 
 def offered_model(entry: CatalogEntry) -> OfferedModel:
@@ -114,7 +115,7 @@ def load(
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
     integrations = _integrations(org, profiles) if AuthMode.BYOK in modes else []
     entitlement = Entitlement.objects.for_org(org).first() if AuthMode.METERED in modes else None
-    keys = platform_keys.healthy_keys() if modes & PLATFORM_MODES else []
+    keys = platform_keys.healthy_keys(now=now) if modes & PLATFORM_MODES else []
     shared = quota.shared_quota(org, now=now) if with_quota and AuthMode.SHARED in modes else None
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
 

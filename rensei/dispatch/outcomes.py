@@ -66,7 +66,9 @@ def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
     )
 
 
-def failed(call: Call, failure: ProviderFailure, *, again: bool, now: datetime) -> SettlementPlan:
+def failed(
+    call: Call, failure: ProviderFailure, *, error: dict[str, Any], again: bool, now: datetime
+) -> SettlementPlan:
     """Settle a call that failed: never sent, refused at no cost, cut off after some output, or unknown."""
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
@@ -75,7 +77,6 @@ def failed(call: Call, failure: ProviderFailure, *, again: bool, now: datetime) 
         usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
     elif failure.maybe_billed:
         state, usage, estimated = Attempt.State.INDETERMINATE, estimated_usage(None, call.attempt, ""), True
-    error = failure_error(failure)
     return SettlementPlan(
         run=call.run,
         now=now,
@@ -129,18 +130,6 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
 def refusal_error(refusal: RenseiError) -> dict[str, Any]:
     """Write a refusal as a run's error."""
     return {"code": refusal.code, "detail": refusal.detail, "fix": "", "retryable": refusal.retryable}
-
-
-def failure_error(failure: ProviderFailure) -> dict[str, Any]:
-    """Write a provider's failure as a run's error."""
-    return {
-        "code": failure.code,
-        "detail": failure.message,
-        "fix": failure.fix,
-        "retryable": failure.retryable,
-        "providerStatus": failure.status,
-        "providerRequestId": failure.request_id,
-    }
 
 
 def _stopped_end(stop: Stop, text: str) -> RunEnd | None:

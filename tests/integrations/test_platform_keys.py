@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from rensei.core.secret import Secret
 from rensei.orgs.models import AuditEvent, User
 
 pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -103,30 +106,53 @@ class TestOpenPlatformKey:
 
 
 class TestHealthyKey:
-    def test_finds_the_first_that_is_active_and_healthy(self, add: Callable[..., PlatformKey]) -> None:
-        off, sick, first, _ = (add(name=str(number)) for number in range(4))
+    def test_finds_one_that_is_active_and_healthy(self, add: Callable[..., PlatformKey]) -> None:
+        off, sick, cooling, well = (add(name=str(number)) for number in range(4))
         PlatformKey.objects.filter(pk=off.pk).update(active=False)
         PlatformKey.objects.filter(pk=sick.pk).update(health=PlatformKey.Health.QUARANTINED)
+        PlatformKey.objects.filter(pk=cooling.pk).update(
+            health=PlatformKey.Health.COOLING, cooling_until=NOW + timedelta(seconds=1)
+        )
 
-        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="any") == first
+        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == well
+        assert (
+            platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW, besides=[well.id])
+            is None
+        )
+
+    def test_takes_a_key_again_once_it_has_cooled_down(self, add: Callable[..., PlatformKey]) -> None:
+        key = add()
+        PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=NOW)
+
+        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == key
+
+    def test_chooses_by_weight(self, add: Callable[..., PlatformKey]) -> None:
+        heavy, light = add(name="heavy", weight=9), add(name="light", weight=1)
+
+        chosen = [
+            platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) for _ in range(200)
+        ]
+
+        assert chosen.count(heavy) > 3 * chosen.count(light)
+        assert light in chosen
 
     def test_serves_any_model_by_a_metered_key_without_a_list(self, add: Callable[..., PlatformKey]) -> None:
         add(name="narrow", model_ids=["claude-a"])
         wide = add(name="wide")
 
-        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="claude-b") == wide
+        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="claude-b", now=NOW) == wide
 
     def test_serves_only_the_named_models_by_a_shared_key(self, add: Callable[..., PlatformKey]) -> None:
         key = add(pool="shared")
 
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a") == key
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-b") is None
+        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) == key
+        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-b", now=NOW) is None
 
     def test_keeps_pools_and_providers_apart(self, add: Callable[..., PlatformKey]) -> None:
         add()
 
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a") is None
-        assert platform_keys.healthy_key(provider="toy", pool="metered", model_id="claude-a") is None
+        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) is None
+        assert platform_keys.healthy_key(provider="toy", pool="metered", model_id="claude-a", now=NOW) is None
 
 
 @pytest.mark.usefixtures("simulator")

@@ -7,4 +7,6 @@ from rensei.dispatch.modes.host_session import HostSession
 from rensei.dispatch.modes.metered import Metered
 from rensei.dispatch.modes.shared import Shared
 
+__all__ = ["MODES", "Mode"]
+
 MODES: dict[AuthMode, Mode] = {mode.mode: mode for mode in (Byok(), Metered(), Shared(), HostSession())}

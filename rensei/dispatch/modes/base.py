@@ -1,9 +1,9 @@
 """What an auth mode does for a run. One file for each mode."""
 
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from integrations.providers.base import Credential
+from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
@@ -22,11 +22,22 @@ class ModelUnpriced(RenseiError):
     )
 
 
+class OneKey:
+    """A mode whose run has one credential: there is no other to try, and its failure is the organization's to know."""
+
+    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+        return None
+
+    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]:
+        return failure.as_error()
+
+
 class Mode(Protocol):
     """
     `gate` refuses before anything is written. `hold` sets aside what the run may use, in the transaction
-    that saves it. `open_credential` runs in the worker, after the claim. `billed` says whether the
-    organization owes the charge to the platform.
+    that saves it. `open_credential` runs in the worker, after the claim; `next_credential` after a failed
+    call, and gives another key of the same payer, if there is one. `error_of` says what the organization
+    is told of a failure. `billed` says whether it owes the charge to the platform.
     """
 
     mode: ClassVar[AuthMode]
@@ -41,6 +52,10 @@ class Mode(Protocol):
     def hold(self, run: Run, *, now: datetime) -> None: ...
 
     def open_credential(self, run: Run) -> Credential: ...
+
+    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None: ...
+
+    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]: ...
 
     def pool_id(self, provider: str) -> str: ...
 

@@ -10,6 +10,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Run
+from rensei.dispatch.modes.base import OneKey
 
 
 class ByokNotConfigured(RenseiError):
@@ -24,7 +25,7 @@ class ByokNotConfigured(RenseiError):
     )
 
 
-class Byok:
+class Byok(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.BYOK
     billed: ClassVar[bool] = False
 

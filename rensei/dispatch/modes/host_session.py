@@ -8,6 +8,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Run
+from rensei.dispatch.modes.base import OneKey
 
 
 class RequiresLocalCapacity(RenseiError):
@@ -34,7 +35,7 @@ class WrongMachine(RenseiError):
     )
 
 
-class HostSession:
+class HostSession(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.HOST_SESSION
     billed: ClassVar[bool] = False
 

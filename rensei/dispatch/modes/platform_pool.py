@@ -1,14 +1,20 @@
 """What metered and shared have in common: a key of the platform's pool signs."""
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
-from integrations import platform_keys
+from integrations import key_health, platform_keys
 from integrations.models import PlatformKey
-from integrations.providers.base import Credential
+from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Attempt, Run
+
+# What a provider says of a key of ours is ours to know, not the organization's.
+ABOUT_THE_KEY = frozenset({"PROVIDER_AUTH_FAILED", "PROVIDER_UNFUNDED"})
+ABOUT_ITS_LIMITS = frozenset({"PROVIDER_RATE_LIMITED"})
 
 
 class PlatformPool:
@@ -19,28 +25,53 @@ class PlatformPool:
     no_key: ClassVar[type[RenseiError]]
 
     def credential_id(self, facts: Facts) -> str:
-        key = facts.platform_key(self.pool, self.mode)
-        return key.id if key else ""
+        """Left to the worker: which key of the pool signs is decided when the call is made."""
+        return ""
 
     def max_tokens_cap(self, facts: Facts) -> int | None:
-        key = facts.platform_key(self.pool, self.mode)
-        return key.max_tokens_cap if key else None
+        """The lowest cap of the keys that may sign, so that any of them can."""
+        caps = [key.max_tokens_cap for key in facts.pool_keys(self.pool, self.mode) if key.max_tokens_cap]
+        return min(caps, default=None)
 
     def require_key(self, facts: Facts) -> None:
-        if facts.platform_key(self.pool, self.mode) is None:
+        if not facts.pool_keys(self.pool, self.mode):
             raise self.no_key(provider=facts.profile.provider, model_id=facts.profile.model_id)
 
     def open_credential(self, run: Run) -> Credential:
         """
-        Open a healthy key of the pool: the one that the run was admitted with, if it still is.
+        Open a healthy key of the pool.
 
         :raises RenseiError: if the pool has no key for the model any more
         :raises CredentialUnreadable: if the vault cannot open it
         """
-        key = platform_keys.healthy_key(provider=run.provider, pool=self.pool, model_id=run.served_model_id)
-        if key is None:
+        credential = self._open(run)
+        if credential is None:
             raise self.no_key(provider=run.provider, model_id=run.model_id)
-        return platform_keys.open_platform_key(key)
+        return credential
+
+    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+        """Note what the failure says of its key; if it was the key's, open one that this run has not tried yet."""
+        key_health.note_failure(failed, failure, now=database_now())
+        if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
+            return None
+        tried = Attempt.objects.filter(run=run).values_list("credential_id", flat=True)
+        return self._open(run, besides=set(tried))
+
+    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]:
+        if failure.code not in ABOUT_THE_KEY:
+            return failure.as_error()
+        refusal = self.no_key(provider=run.provider, model_id=run.model_id)
+        return {"code": refusal.code, "detail": refusal.detail, "fix": "", "retryable": True}
 
     def pool_id(self, provider: str) -> str:
         return f"{self.pool}_pool_{provider}"
+
+    def _open(self, run: Run, *, besides: Collection[str] = ()) -> Credential | None:
+        key = platform_keys.healthy_key(
+            provider=run.provider,
+            pool=self.pool,
+            model_id=run.served_model_id,
+            now=database_now(),
+            besides=besides,
+        )
+        return platform_keys.open_platform_key(key) if key else None

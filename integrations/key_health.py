@@ -1,0 +1,79 @@
+"""
+The health of the platform's pool keys: what a failed call says about its key, and who is told.
+
+A key that the provider refuses is quarantined until an operator replaces it. One that is rate limited, or
+out of money, cools down. The state belongs to the version of the key: a new key starts healthy.
+"""
+
+from datetime import datetime, timedelta
+
+import structlog
+from django.conf import settings
+from django.core.mail import send_mail
+
+from integrations.models import PlatformKey
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.orgs.models import User
+
+RATE_LIMITED_FOR = timedelta(seconds=60)
+REFUSED_FOR = timedelta(minutes=10)
+UNAUTHORIZED = 401
+
+logger = structlog.get_logger(__name__)
+
+
+def note_failure(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
+    """
+    Take a key out of its pool if the failure is about the key, and tell the operators once.
+
+    A failure that says nothing of the key (an overloaded provider, a broken line, a bad request) changes nothing.
+    """
+    verdict = _verdict(failure, now)
+    if verdict is None:
+        return
+    health, until = verdict
+    error = {"code": failure.code, "message": failure.message, "fix": failure.fix}
+    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
+    # Quarantine outlasts a cool-down, and each change of state is told of once, however many calls notice it.
+    changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
+    if health is PlatformKey.Health.COOLING:
+        changing = changing.exclude(health=health, cooling_until__gte=until)
+    if changing.update(health=health, cooling_until=until, last_error=error):
+        logger.warning("pool_key_out", key_id=credential.id, health=health.value, code=failure.code)
+        if health is PlatformKey.Health.QUARANTINED:
+            _alert(judged.get())
+
+
+def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Health, datetime | None] | None:
+    if failure.code == "PROVIDER_AUTH_FAILED":
+        if failure.status == UNAUTHORIZED:
+            return PlatformKey.Health.QUARANTINED, None
+        return PlatformKey.Health.COOLING, now + REFUSED_FOR
+    if failure.code == "PROVIDER_UNFUNDED":
+        return PlatformKey.Health.COOLING, _next_month(now)
+    if failure.code == "PROVIDER_RATE_LIMITED":
+        wait = failure.retry_after_seconds
+        return PlatformKey.Health.COOLING, now + (RATE_LIMITED_FOR if wait is None else timedelta(seconds=wait))
+    return None
+
+
+def _next_month(now: datetime) -> datetime:
+    """The first of the next month in UTC, when spend limits are counted anew."""
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first + timedelta(days=32)).replace(day=1)
+
+
+def _alert(key: PlatformKey) -> None:
+    operators = list(User.objects.filter(is_staff=True, is_active=True).values_list("email", flat=True))
+    if not operators:
+        return
+    subject = f"Rensei: a {key.pool} key of {key.provider} was refused"
+    body = (
+        f"The provider refused the {key.pool} key '{key.name}' ({key.key_hint}), so it has been taken out of its "
+        f"pool. Replace it here:\n\n{settings.PUBLIC_URL}/admin/integrations/platformkey/{key.pk}/change/\n"
+    )
+    try:
+        send_mail(subject, body, None, operators)
+    except OSError as fault:
+        # The admin and the metrics show the key as well; the run that noticed must not fail for a mail server.
+        logger.warning("alert_not_mailed", key_id=key.id, fault=type(fault).__name__)

@@ -1,0 +1,142 @@
+"""A pool of keys: which fails, which goes on, who is told, and that the payer stays the same."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core import mail
+
+from billing.models import CostEvent, Entitlement
+from integrations import key_health, platform_keys
+from integrations.models import PlatformKey
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.secret import Secret
+from rensei.dispatch import admission
+from rensei.dispatch.models import Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from rensei.orgs.models import User
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOW = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
+
+
+@pytest.fixture
+def add(make_key: Callable[..., str], db: None) -> Callable[..., PlatformKey]:
+    def add_key(word: str = "", **fields: Any) -> PlatformKey:
+        return platform_keys.add_platform_key(
+            actor=None,
+            provider="claude",
+            pool="metered",
+            name=fields.pop("name", word or "good"),
+            api_key=Secret(make_key(word)),
+            # A failing key is all but certain to be chosen first.
+            weight=30_000 if word else 1,
+            **fields,
+        )
+
+    return add_key
+
+
+@pytest.fixture
+def dispatch(ada_access: Access, make_profile: Any) -> Callable[[], Run]:
+    make_profile(auth_modes=["metered"])
+    Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+    request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
+    return lambda: admission.dispatch(ada_access, request)
+
+
+class TestAPoolKeyThatFails:
+    @pytest.mark.parametrize(
+        ("word", "health"),
+        [("revoked", "quarantined"), ("forbidden", "cooling"), ("tiercap", "cooling"), ("ratelimited", "cooling")],
+    )
+    def test_makes_room_for_the_next_key_of_the_pool_each_try_its_own_attempt(
+        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any, word: str, health: str
+    ) -> None:
+        bad, good = add(word), add()
+        dispatch()
+
+        (run,) = work()
+
+        assert run.state == Run.State.SUCCEEDED, run.error
+        assert [attempt.credential_id for attempt in run.attempts.order_by("number")] == [bad.id, good.id]
+        bad.refresh_from_db()
+        assert bad.health == health
+        assert {charge.payer for charge in CostEvent.objects.all()} == {"organization-via-rensei"}
+        assert run.billed
+        assert_explained(simulator)
+
+    def test_is_told_of_to_the_operators_once_and_never_to_the_organization(
+        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any
+    ) -> None:
+        bad = add("revoked")
+        runs = [dispatch() for _ in range(3)]
+
+        work()
+
+        for run in Run.objects.filter(id__in=[run.id for run in runs]):
+            assert run.error["code"] == "METERED_KEY_NOT_CONFIGURED"
+            assert bad.key_hint not in str(run.error)
+        (alert,) = mail.outbox
+        assert alert.to == [grace.email]
+        assert bad.name in alert.body
+        assert len([call for call in simulator.requests() if call["path"] == "/v1/messages"]) == 1
+
+    def test_leaves_the_next_dispatch_with_the_documented_refusal(
+        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any
+    ) -> None:
+        add("revoked")
+        dispatch()
+        work()
+
+        with pytest.raises(Exception, match="No metered key is configured for provider 'claude'"):
+            dispatch()
+
+
+class TestNoteFailure:
+    def note(self, key: PlatformKey, **failure: Any) -> PlatformKey:
+        credential = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
+        defaults = {"message": "m", "fix": "f", "retryable": False}
+        key_health.note_failure(credential, ProviderFailure(**{**defaults, **failure}), now=NOW)
+        key.refresh_from_db()
+        return key
+
+    def test_cools_a_limited_key_for_as_long_as_the_provider_says(self, add: Any, catalog: None) -> None:
+        key = self.note(add(), code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=7.0)
+
+        assert (key.health, key.cooling_until) == ("cooling", NOW + timedelta(seconds=7))
+
+    def test_rests_a_key_out_of_money_until_the_next_month(self, add: Any, catalog: None) -> None:
+        key = self.note(add(), code="PROVIDER_UNFUNDED", status=429)
+
+        assert (key.health, key.cooling_until) == ("cooling", datetime(2027, 1, 1, tzinfo=UTC))
+
+    @pytest.mark.parametrize("code", ["PROVIDER_OVERLOADED", "PROVIDER_UNAVAILABLE", "PROVIDER_REJECTED"])
+    def test_blames_no_key_for_what_is_the_providers_or_the_requests(self, add: Any, catalog: None, code: str) -> None:
+        assert self.note(add(), code=code, status=529).health == "healthy"
+
+    def test_does_not_judge_a_key_that_was_replaced_meanwhile(
+        self, add: Any, make_key: Callable[..., str], catalog: None
+    ) -> None:
+        key = add()
+        before = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
+        platform_keys.replace_key(key, actor=None, api_key=Secret(make_key()))
+
+        failure = ProviderFailure(code="PROVIDER_AUTH_FAILED", message="", fix="", retryable=False, status=401)
+        key_health.note_failure(before, failure, now=NOW)
+
+        key.refresh_from_db()
+        assert key.health == "healthy"
+
+    def test_keeps_a_quarantined_key_out_whatever_comes_late(self, grace: User, add: Any, catalog: None) -> None:
+        key = add()
+        self.note(key, code="PROVIDER_AUTH_FAILED", status=401)
+
+        self.note(key, code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=1.0)
+
+        assert key.health == "quarantined"
+        assert len(mail.outbox) == 1
