@@ -228,3 +228,53 @@ class UsageDaily(models.Model):
 
     def __str__(self) -> str:
         return f"{self.org_id} {self.day} {self.served_model_id}"
+
+
+class LineToSeal(models.Model):
+    """A ledger line that has no seal yet. A trigger writes it in the line's own transaction, so none is forgotten."""
+
+    event_id = models.CharField(max_length=40, primary_key=True)
+
+    def __str__(self) -> str:
+        return self.event_id
+
+
+class LedgerSeal(models.Model):
+    """
+    One link of an organization's chain over its ledger lines. Links are added, never changed.
+
+    `digest` covers the line, its place and the digest before it. The line is named and not referenced, so that
+    the seal of a line that was taken away stays behind and tells of it.
+    """
+
+    org = models.ForeignKey(Org, models.PROTECT, related_name="seals")
+    seq = models.PositiveBigIntegerField()
+    event_id = models.CharField(max_length=40, unique=True)
+    digest = models.CharField(max_length=64)
+    sealed_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "seq"], name="one_seal_per_place")]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.seq}"
+
+
+class LedgerAnchor(models.Model):
+    """The signed end of a chain at one moment: `seq` lines were sealed, and the last digest was this one."""
+
+    org = models.ForeignKey(Org, models.PROTECT, related_name="ledger_anchors")
+    seq = models.PositiveBigIntegerField()
+    digest = models.CharField(max_length=64)
+    anchored_at = models.DateTimeField()
+    signature = models.CharField(max_length=64)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "seq"], name="one_anchor_per_place")]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.seq}"

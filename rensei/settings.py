@@ -30,6 +30,8 @@ CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
+RENSEI_LEDGER_ANCHOR_KEY = Path(env.str("RENSEI_LEDGER_ANCHOR_KEY", default=str(DATA_DIR / "ledger_anchor.key")))
+RENSEI_LEDGER_ANCHORS = Path(env.str("RENSEI_LEDGER_ANCHORS", default=str(DATA_DIR / "ledger_anchors.jsonl")))
 RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
 RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=8)
 RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)

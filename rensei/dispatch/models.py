@@ -193,3 +193,15 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class LedgerAudit(models.Model):
+    """What one audit of the ledger found. `first_differences` are as many as are worth reading."""
+
+    ran_at = models.DateTimeField(db_index=True)
+    seconds = models.FloatField()
+    difference_count = models.PositiveBigIntegerField()
+    first_differences = models.JSONField(default=list)
+
+    def __str__(self) -> str:
+        return f"{self.ran_at:%Y-%m-%d %H:%M} {self.difference_count}"

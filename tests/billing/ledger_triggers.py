@@ -1,5 +1,5 @@
 """
-The ledger refuses to be emptied, which is what a transactional test does after itself.
+The ledger and its seals refuse to be emptied, which is what a transactional test does after itself.
 
 The triggers are lifted for that flush and for nothing else, and stand again before the next test.
 """
@@ -12,8 +12,8 @@ import pytest
 from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
 
-TABLE = "billing_costevent"
-POSTGRESQL_TRIGGERS = ("billing_costevent_no_change", "billing_costevent_no_truncate")
+TABLES = ("billing_costevent", "billing_ledgerseal", "billing_ledgeranchor")
+POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,7 +38,8 @@ def triggers_lifted() -> Iterator[None]:
             yield
             _alter(cursor, "ENABLE ALWAYS TRIGGER")
         else:
-            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [TABLE])
+            names = ", ".join(f"'{table}'" for table in TABLES)
+            cursor.execute(f"SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ({names})")
             triggers = cursor.fetchall()
             for name, _ in triggers:
                 cursor.execute(f"DROP TRIGGER {name}")
@@ -48,5 +49,6 @@ def triggers_lifted() -> Iterator[None]:
 
 
 def _alter(cursor: Any, change: str) -> None:
-    for name in POSTGRESQL_TRIGGERS:
-        cursor.execute(f"ALTER TABLE {TABLE} {change} {name}")
+    for table in TABLES:
+        for name in POSTGRESQL_TRIGGERS:
+            cursor.execute(f"ALTER TABLE {table} {change} {table}_{name}")
