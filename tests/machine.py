@@ -7,7 +7,7 @@ every skip is a failure, so that nothing is left out without a word.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -34,9 +34,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("RENSEI_REQUIRE_ALL") == "1":
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, and here every test has to run: {report.longrepr}"
+    if not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and os.environ.get("RENSEI_REQUIRE_ALL") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, and here every test has to run: {report.longrepr}"

@@ -13,6 +13,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -279,6 +280,42 @@ class TestProcesses:
 
             assert process.wait(timeout=10) == 0
             assert not left_behind(mark, process.pid)
+
+
+class TestSkips:
+    SKIPS: ClassVar[dict[str, str]] = {
+        "of a test": "import pytest\ndef test_it(): pytest.skip('for a reason')",
+        "by a mark": "import pytest\n@pytest.mark.skip(reason='for a reason')\ndef test_it(): pass",
+        "of a file": "import pytest\npytest.skip('for a reason', allow_module_level=True)",
+    }
+
+    def run_pytest(self, folder: Path, *, require_all: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "pytest", "-p", "tests.machine", "-p", "no:django", "-p", "no:cacheprovider"]
+        return subprocess.run(
+            [*command, "-c", os.devnull, "--rootdir", str(folder), str(folder)],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "RENSEI_REQUIRE_ALL": require_all},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @pytest.mark.parametrize("kind", SKIPS)
+    def test_fail_where_every_test_has_to_run(self, tmp_path, kind):
+        (tmp_path / "test_one.py").write_text(self.SKIPS[kind])
+
+        result = self.run_pytest(tmp_path, require_all="1")
+
+        assert result.returncode not in {0, 5}, result.stdout
+        assert "here every test has to run" in result.stdout
+        assert "for a reason" in result.stdout
+
+    def test_are_let_through_elsewhere(self, tmp_path):
+        (tmp_path / "test_one.py").write_text(self.SKIPS["of a test"])
+
+        result = self.run_pytest(tmp_path, require_all="")
+
+        assert result.returncode == 0, result.stdout
 
 
 class TestStart:
