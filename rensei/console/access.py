@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from functools import wraps
 from math import ceil
-from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlencode
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from django.conf import settings
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
-from django.shortcuts import redirect, render, resolve_url
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
@@ -41,16 +40,15 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
     """
 
     @never_cache
+    @login_required
     @wraps(view)
-    def door(request: PageRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        if not request.user.is_authenticated:
-            return HttpResponseRedirect(
-                f"{resolve_url(settings.LOGIN_URL)}?{urlencode({'next': request.get_full_path()})}"
-            )
+    def door(anyone: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        assert isinstance(anyone.user, User)
         slug = str(kwargs.pop("org"))
-        access = for_member(user=request.user, slug=slug, address=client_address(request))
+        access = for_member(user=anyone.user, slug=slug, address=client_address(anyone))
         if access is None:
             raise Http404
+        request = cast(PageRequest, anyone)
         request.access = request.auth = access
         try:
             return view(request, *args, **kwargs)
@@ -76,10 +74,15 @@ def attempt(
     except NotFound:
         raise
     except RenseiError as refusal:
-        messages.error(request, render_to_string("components/_refusal_message.html", {"refusal": refusal}))
+        say_refusal(request, refusal)
     else:
         messages.success(request, done)
     return redirect(f"console:{back}", request.access.org.slug, *args)
+
+
+def say_refusal(request: PageRequest, refusal: RenseiError) -> None:
+    """Show a refusal, with its fix, above the next page."""
+    messages.error(request, render_to_string("components/_refusal_message.html", {"refusal": refusal}))
 
 
 class _Costly:

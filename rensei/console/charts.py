@@ -78,7 +78,7 @@ def _round_up(value: int) -> int:
     """The next 1, 2 or 5 with zeros, so that the grid has round numbers."""
     if value <= 0:
         return 1
-    size = 10 ** (len(str(value)) - 1)
+    size: int = 10 ** (len(str(value)) - 1)
     return next(part * size for part in (1, 2, 5, 10) if part * size >= value)
 
 

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from rensei.orgs.access import Access
-from rensei.orgs.models import MANAGERS, Membership, Org
+from rensei.orgs.models import MANAGERS, Membership
 
 THEMES = ("light", "dark", "system")
 
@@ -18,15 +18,10 @@ def console(request: HttpRequest) -> dict[str, Any]:
     return {
         "access": access,
         "managers": _managers(access) if access else (),
-        "orgs": _orgs(access) if access else (),
         "simulated": settings.RENSEI_SIMULATED,
         "support_email": settings.RENSEI_SUPPORT_EMAIL,
         "theme": theme if theme in THEMES else "system",
     }
-
-
-def _orgs(access: Access) -> QuerySet[Org]:
-    return Org.objects.filter(memberships__user=access.user).order_by("name")
 
 
 def _managers(access: Access) -> QuerySet[Any]:

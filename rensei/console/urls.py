@@ -1,6 +1,6 @@
 """The addresses of the pages."""
 
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from rensei.console.views import catalog, docs, home, integrations, playground, profiles, runs, settings, usage
 
@@ -41,8 +41,9 @@ org_patterns = [
     path("settings/machines", settings.machines, name="machines"),
     path("settings/machines/<str:machine_id>/revoke", settings.machine_revoke, name="machine-revoke"),
 ]
-console_patterns = [
+console_patterns: list[URLPattern | URLResolver] = [
     path("", home.home, name="home"),
+    path("orgs", home.orgs, name="orgs"),
     path("theme", home.theme, name="theme"),
     path("docs/", docs.index, name="docs"),
     path("docs/<path:name>", docs.page, name="docs-page"),

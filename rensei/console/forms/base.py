@@ -27,7 +27,12 @@ class RefusableForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # A colon after every label is noise.
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **{"label_suffix": "", **kwargs})
+
+    @property
+    def status(self) -> int:
+        """The status of a page that shows the form."""
+        return 422 if self.refusal or (self.is_bound and self.errors) else 200
 
     def refuse(self, refusal: RenseiError) -> None:
         """Show a refusal beside the field that it is about, or above the form."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
-from django.core.files.uploadedfile import UploadedFile
 
 from catalog.models import CatalogEntry
 from profiles.models import ModelProfile
@@ -21,7 +20,7 @@ class ManyFilesField(forms.FileField):
 
     widget = ManyFilesInput
 
-    def clean(self, data: Any, initial: Any = None) -> list[UploadedFile]:
+    def clean(self, data: Any, initial: Any = None) -> list[Any]:
         return [super(ManyFilesField, self).clean(one, initial) for one in data or []]
 
 
@@ -68,6 +67,12 @@ class DispatchForm(RefusableForm):
             del self.fields["effort"]
         if served and not served.capabilities.get("vision"):
             del self.fields["images"]
+
+    def clean(self) -> dict[str, Any]:
+        fields = self.cleaned_data
+        if not (fields.get("text") or "").strip() and not fields.get("images"):
+            self.add_error("text", "Write a message, or attach an image.")
+        return fields
 
     def _choices(self, name: str, choices: Any) -> None:
         field = self.fields[name]

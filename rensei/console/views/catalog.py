@@ -63,7 +63,7 @@ def create(request: PageRequest) -> HttpResponse:
         else:
             messages.success(request, f"{entry.model_id} {'was added' if created else 'is already in the catalog'}.")
             return redirect("console:catalog-entry", request.access.org.slug, entry.provider, entry.model_id)
-    return render(request, "console/catalog_create.html", {"form": form}, status=422 if form.errors else 200)
+    return render(request, "console/catalog_create.html", {"form": form}, status=form.status)
 
 
 @require_safe

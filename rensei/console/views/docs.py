@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -28,12 +29,14 @@ class Page(NamedTuple):
 
 
 @require_safe
+@login_not_required
 def index(request: HttpRequest) -> HttpResponse:
     """Show the first page."""
     return page(request, "index" if (ROOT / "index.md").exists() else contents()[0].name)
 
 
 @require_safe
+@login_not_required
 def page(request: HttpRequest, name: str) -> HttpResponse:
     """Show one page. Only names of the table of contents are read, so no path can lead elsewhere."""
     name = name.removesuffix(".md")
@@ -76,7 +79,8 @@ def rendered(name: str, changed_at: float) -> SafeString:
     html = html.replace("<table>", '<div class="prose__table" tabindex="0"><table>').replace(
         "</table>", "</table></div>"
     )
-    return mark_safe(html)  # noqa: S308 - rendered from our own files with raw HTML off
+    safe: SafeString = mark_safe(html)  # noqa: S308 - rendered from our own files with raw HTML off
+    return safe
 
 
 def _title(path: Path) -> str:

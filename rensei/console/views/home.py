@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required, login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -36,6 +36,16 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@login_required
+def orgs(request: HttpRequest) -> HttpResponse:
+    """List the organizations of a person, for the switcher or as a page of its own."""
+    assert isinstance(request.user, User)
+    found = Org.objects.filter(memberships__user=request.user).order_by("name")
+    template = "console/_orgs.html" if request.headers.get("HX-Request") else "console/orgs.html"
+    return render(request, template, {"orgs": found, "here": request.GET.get("here")})
+
+
+@require_safe
 @page
 def org_home(request: PageRequest) -> HttpResponse:
     """Show the first steps until they are done, then what has happened lately."""
@@ -55,6 +65,7 @@ def org_home(request: PageRequest) -> HttpResponse:
 
 
 @require_POST
+@login_not_required
 def theme(request: HttpRequest) -> HttpResponse:
     """Remember the theme in a cookie, for the pages of those without JavaScript."""
     wanted = request.POST.get("theme", "")

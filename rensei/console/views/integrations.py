@@ -13,7 +13,7 @@ from integrations import services
 from integrations.models import Integration
 from integrations.providers.base import Verdict
 from profiles.models import ModelProfile
-from rensei.console.access import PageRequest, attempt, page, sensitive
+from rensei.console.access import PageRequest, attempt, page, say_refusal, sensitive
 from rensei.console.answers import confirm, only
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
@@ -27,8 +27,8 @@ from rensei.orgs.access import Access
 def integrations(request: PageRequest) -> HttpResponse:
     """Show every connection with what its provider last said."""
     found = list(_own(request.access).order_by("-is_default", "name"))
-    _count_users(request.access, found)
-    context = {"integrations": found, "specs": REGISTRY, "fresh": request.GET.get("new")}
+    users = _users(request.access, found)
+    context = {"integrations": found, "users": users, "specs": REGISTRY, "fresh": request.GET.get("new")}
     return render(request, "console/integrations.html", context)
 
 
@@ -67,7 +67,7 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
         if testing and request.htmx:
             return render(request, "console/_verdict.html", {"form": form, "verdict": verdict, "spec": spec})
     context = {"form": form, "spec": spec, "verdict": verdict}
-    return render(request, "console/integration_connect.html", context, status=422 if form.errors else 200)
+    return render(request, "console/integration_connect.html", context, status=form.status)
 
 
 @require_POST
@@ -84,11 +84,11 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
     except RenseiError as caught:
         refusal = caught
     if request.htmx:
-        _count_users(request.access, [integration])
-        context = {"integration": integration, "specs": REGISTRY, "refusal": refusal}
+        users = _users(request.access, [integration])
+        context = {"integration": integration, "users": users, "specs": REGISTRY, "refusal": refusal}
         return render(request, "console/_integration.html", context)
     if refusal is not None:
-        messages.error(request, refusal.detail)
+        say_refusal(request, refusal)
     elif verdict.ok:
         messages.success(request, f"{integration.name}: {verdict.message}")
     else:
@@ -130,7 +130,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
             messages.success(request, f"{integration.name} was saved.")
             return _to_list(request)
     context = {"form": form, "integration": integration, "title": shown["name"], "spec": REGISTRY[integration.provider]}
-    return render(request, "console/integration_edit.html", context, status=422 if form.errors else 200)
+    return render(request, "console/integration_edit.html", context, status=form.status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -155,7 +155,7 @@ def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
             messages.success(request, f"{integration.name} uses the new key.")
             return _to_list(request)
     context = {"form": form, "integration": integration, "spec": REGISTRY[integration.provider]}
-    return render(request, "console/integration_rotate.html", context, status=422 if form.errors else 200)
+    return render(request, "console/integration_rotate.html", context, status=form.status)
 
 
 @require_POST
@@ -219,7 +219,7 @@ def _test(request: PageRequest, provider: str, fields: dict[str, Any]) -> Verdic
 
 
 @sensitive
-def _check(request: PageRequest, **candidate: Any) -> Verdict:
+def _check(request: PageRequest, /, **candidate: Any) -> Verdict:
     return services.check_connection(request.access, **candidate)
 
 
@@ -241,7 +241,8 @@ def _own(access: Access) -> Any:
 
 
 def _find(access: Access, integration_id: str) -> Integration:
-    return only(Integration.objects.for_org(access.org).filter(pk=integration_id))
+    found: Integration = only(Integration.objects.for_org(access.org).filter(pk=integration_id))
+    return found
 
 
 def _spec(provider: str) -> ProviderSpec:
@@ -250,13 +251,15 @@ def _spec(provider: str) -> ProviderSpec:
     return REGISTRY[provider]
 
 
-def _count_users(access: Access, found: list[Integration]) -> None:
+def _users(access: Access, found: list[Integration]) -> dict[str, int]:
     """Count the profiles of each connection; those that name none use their provider's default."""
     rows = ModelProfile.objects.for_org(access.org).values_list("integration_id", "provider")
     users = Counter(named or f"default of {provider}" for named, provider in rows)
-    for integration in found:
-        by_default = users[f"default of {integration.provider}"] if integration.is_default else 0
-        integration.profile_count = users[integration.pk] + by_default
+    return {
+        integration.id: users[integration.id]
+        + (users[f"default of {integration.provider}"] if integration.is_default else 0)
+        for integration in found
+    }
 
 
 def _to_list(request: PageRequest, *, fresh: str = "") -> HttpResponse:

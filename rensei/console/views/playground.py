@@ -5,6 +5,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from catalog import services as catalog
@@ -14,7 +15,6 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page
 from rensei.console.forms.playground import DispatchForm
-from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import admission
 from rensei.dispatch.models import CapacityPool, RunInput
@@ -56,7 +56,7 @@ def playground(request: PageRequest) -> HttpResponse:
     if updating:
         form.errors.clear()
     template = "console/_playground.html" if request.htmx and updating else "console/playground.html"
-    return render(request, template, context, status=422 if form.errors else 200)
+    return render(request, template, context, status=form.status)
 
 
 def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
@@ -64,13 +64,14 @@ def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | No
 
 
 def _served(access: Access, chosen: ModelProfile | None) -> CatalogEntry | None:
+    """The model that would answer. Only which fields are shown hangs on it, so this machine's clock will do."""
     if chosen is None:
         return None
     try:
         entry = catalog.find_entry(org=access.org, provider=chosen.provider, model_id=chosen.model_id)
     except catalog.ModelNotInCatalog:
         return None
-    return catalog.served_entries([entry], org=access.org, today=database_now().date())[entry.pk]
+    return catalog.served_entries([entry], org=access.org, today=timezone.now().date())[entry.pk]
 
 
 def _dispatch_request(form: DispatchForm, chosen: ModelProfile | None) -> DispatchRequest:
@@ -106,7 +107,7 @@ def _preview(access: Access, form: DispatchForm, chosen: ModelProfile | None) ->
     if chosen is None:
         return None
     if form.is_bound:
-        form.full_clean()
+        form.is_valid()  # Fills in what is valid so far.
         asked = _dispatch_request(form, chosen)
     else:
         asked = DispatchRequest(profile_id=chosen.public_id)

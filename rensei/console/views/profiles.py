@@ -100,7 +100,8 @@ def delete(request: PageRequest, profile_id: str) -> HttpResponse:
 def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     access = request.access
     entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
-    today = database_now().date()
+    now = database_now()
+    today = now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
     projects = list(orgs.visible_projects(access).order_by("name"))
@@ -132,14 +133,14 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
         "served": served,
         "lifecycle": entry.lifecycle_on(today),
         "preview": _preview(access, form, stored, projects=projects, integrations=integrations),
-        "price_list": pricing.price_lists([served], moment=database_now()).get(served.pk),
+        "price_list": pricing.price_lists([served], moment=now).get(served.pk),
         "snippets": snippets.of_profile(stored) if stored else [],
     }
     if updating:
         # The form is being filled in, so what is still missing is no mistake yet.
         form.errors.clear()
     template = "console/_profile_form.html" if request.htmx and updating else "console/profile.html"
-    return render(request, template, context, status=422 if form.errors else 200)
+    return render(request, template, context, status=form.status)
 
 
 def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any]) -> ModelProfile:
@@ -224,7 +225,7 @@ def _preview(
 ) -> dict[str, Any] | None:
     """Say what a dispatch of the profile would do as the form stands now, saved or not."""
     if form.is_bound:
-        form.full_clean()
+        form.is_valid()  # Fills in what is valid so far.
         draft = ModelProfile(
             org=access.org, public_id="draft", **_values(form, projects=projects, integrations=integrations)
         )

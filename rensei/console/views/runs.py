@@ -108,8 +108,8 @@ def _filtered(found: QuerySet[Run], query: QueryDict, wanted: str) -> QuerySet[R
         found = found.filter(profile_id=query["profile"])
     if query.get("project"):
         found = found.filter(project__slug=query["project"])
-    if query.get("since") in PERIODS:
-        found = found.filter(created_at__gte=database_now() - PERIODS[query["since"]])
+    if period := PERIODS.get(str(query.get("since"))):
+        found = found.filter(created_at__gte=database_now() - period)
     return found
 
 
@@ -165,13 +165,13 @@ def _usage_lines(found: Run, stored: dict[str, int]) -> list[dict[str, Any]]:
         prices = pricing.band_for(
             [UnitPrices.from_dict(band) for band in found.prices], prompt_tokens=usage.prompt_tokens
         )
-    classes = (
-        ("Input", usage.input_tokens, prices and prices.input),
-        ("Output", usage.output_tokens, prices and prices.output),
-        ("Cache read", usage.cache_read_tokens, prices and prices.cache_read),
-        ("Cache write, 5 minutes", usage.cache_write_5m_tokens, prices and prices.cache_write_5m),
-        ("Cache write, 1 hour", usage.cache_write_1h_tokens, prices and prices.cache_write_1h),
-    )
+    classes: list[tuple[str, int, int | None]] = [
+        ("Input", usage.input_tokens, prices.input if prices else None),
+        ("Output", usage.output_tokens, prices.output if prices else None),
+        ("Cache read", usage.cache_read_tokens, prices.cache_read if prices else None),
+        ("Cache write, 5 minutes", usage.cache_write_5m_tokens, prices.cache_write_5m if prices else None),
+        ("Cache write, 1 hour", usage.cache_write_1h_tokens, prices.cache_write_1h if prices else None),
+    ]
     return [
         {"label": label, "tokens": tokens, "price": price, "amount": None if price is None else tokens * price}
         for label, tokens, price in classes

@@ -47,10 +47,10 @@ def tokens(request: PageRequest) -> HttpResponse:
         .filter(revoked_at=None)
         .select_related("membership__user", "project", "host")
     )
-    if not access.manages:
+    if not access.manages and access.role != Role.AUDITOR:
         stored = stored.filter(membership=access.membership)
     context = {"tokens": stored.order_by("-created_at"), "form": form, "fresh": fresh, "now": timezone.now()}
-    return render(request, "console/tokens.html", context, status=422 if form.errors else 200)
+    return render(request, "console/tokens.html", context, status=form.status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -114,7 +114,7 @@ def members(request: PageRequest) -> HttpResponse:
             return redirect("console:members", request.access.org.slug)
     stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")
     context = {"members": stored, "form": form, "roles": Role.choices}
-    return render(request, "console/members.html", context, status=422 if form.errors else 200)
+    return render(request, "console/members.html", context, status=form.status)
 
 
 @require_POST
@@ -164,9 +164,7 @@ def projects(request: PageRequest) -> HttpResponse:
             messages.success(request, f"{created.name} was created.")
             return redirect("console:projects", request.access.org.slug)
     stored = services.visible_projects(request.access).order_by("name")
-    return render(
-        request, "console/projects.html", {"projects": stored, "form": form}, status=422 if form.errors else 200
-    )
+    return render(request, "console/projects.html", {"projects": stored, "form": form}, status=form.status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -185,7 +183,7 @@ def project_rename(request: PageRequest, project_id: str) -> HttpResponse:
             messages.success(request, f"{project.name} was saved.")
             return redirect("console:projects", request.access.org.slug)
     context = {"form": form, "project": project, "title": title}
-    return render(request, "console/project_rename.html", context, status=422 if form.errors else 200)
+    return render(request, "console/project_rename.html", context, status=form.status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -1,0 +1,72 @@
+"""What the tests of the pages need: a connected key, a profile, a run, and a reader of HTML."""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from django.test import Client
+from PIL import Image
+
+from integrations import services as integrations
+from integrations.models import Integration
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.secret import Secret
+from rensei.dispatch import admission
+from rensei.dispatch.models import Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, User
+
+
+@pytest.fixture
+def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
+    return access_of(ada)
+
+
+@pytest.fixture
+def page(acme: Org, ada: User, page_as: Callable[[User], Client]) -> Client:
+    """The browser of Acme's owner."""
+    return page_as(ada)
+
+
+@pytest.fixture
+def key(make_key: Callable[..., str]) -> str:
+    return make_key()
+
+
+@pytest.fixture
+def integration(ada_access: Access, key: str) -> Integration:
+    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(key), name="Production")
+
+
+@pytest.fixture
+def profile(ada_access: Access) -> ModelProfile:
+    return profiles.create_profile(
+        ada_access, name="deep", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok", "metered"]
+    )
+
+
+@pytest.fixture
+def make_run(ada_access: Access, integration: Integration, profile: ModelProfile) -> Callable[..., Run]:
+    def make(text: str = "Hello?", **fields: Any) -> Run:
+        messages = messages_from(text=text, messages=None)
+        return admission.dispatch(
+            ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages, **fields)
+        )
+
+    return make
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Run]) -> Run:
+    return make_run()
+
+
+@pytest.fixture
+def png() -> bytes:
+    """The smallest picture: one pixel."""
+    picture = BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    return picture.getvalue()

@@ -1,0 +1,172 @@
+"""What holds for every page: who gets in, what it costs, and what its HTML may not hold."""
+
+import re
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import Model
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from rensei.console.urls import org_patterns
+from rensei.orgs import services as orgs
+from rensei.orgs.models import Membership
+
+MOST_QUERIES = 12
+# A dry run reads the facts of a dispatch: models, prices, policies, keys, entitlement, quota, machines.
+MOST_WITH_DRY_RUN = 16
+DRY_RUNS = {"profiles", "profile", "profile-create", "playground"}
+# What an address is about, by the name in its pattern.
+OBJECTS = ("run_id", "integration_id", "profile_id", "project_id", "member_id", "token_id", "machine_id")
+POST_ONLY = {
+    "run-cancel",
+    "integration-test",
+    "integration-message",
+    "integration-default",
+    "profile-default",
+    "profile-switch",
+    "member-role",
+}
+NAMES = [pattern.name for pattern in org_patterns]
+PAGES = [name for name in NAMES if name not in POST_ONLY]
+MANAGERS_ONLY = {
+    "integration-add",
+    "integration-connect",
+    "integration-edit",
+    "integration-rotate",
+    "integration-remove",
+    "catalog-create",
+    "project-rename",
+    "project-delete",
+}
+WRITERS_ONLY = {"profile-create", "profile-delete"}
+
+
+@pytest.fixture
+def address(acme, ada_access, integration, profile, project, run):
+    """Write the address of any page, about Acme's own objects."""
+    token, _ = orgs.create_token(ada_access, name="ci")
+    host, _, _ = orgs.register_host(ada_access, name="laptop")
+    objects = {
+        "run_id": run.id,
+        "integration_id": integration.id,
+        "profile_id": profile.public_id,
+        "project_id": project.slug,
+        "member_id": ada_access.membership.id,
+        "token_id": token.id,
+        "machine_id": host.id,
+        "provider": "claude",
+        "model_id": "claude-opus-5-5",
+    }
+    wanted = {pattern.name: re.findall(r":(\w+)>", str(pattern.pattern)) for pattern in org_patterns}
+
+    def write(name: str, slug: str = "acme") -> str:
+        return reverse(f"console:{name}", args=[slug, *(objects[part] for part in wanted[name])])
+
+    return write
+
+
+def body(answer: Any) -> str:
+    return (b"".join(answer.streaming_content) if answer.streaming else answer.content).decode()
+
+
+@pytest.mark.parametrize("name", PAGES)
+class TestGet:
+    def test_opens_for_the_owner_within_the_query_budget(self, name, address, page):
+        url = address(name)
+        page.get(url)
+
+        with CaptureQueriesContext(connection) as queries:
+            answer = page.get(url)
+            body(answer)
+
+        assert answer.status_code == 200
+        most = MOST_WITH_DRY_RUN if name in DRY_RUNS else MOST_QUERIES
+        assert len(queries) <= most, "\n".join(query["sql"][:150] for query in queries)
+
+    def test_sends_anonymous_people_to_sign_in(self, name, address, client):
+        answer = client.get(address(name))
+
+        assert answer.status_code == 302
+        assert answer["Location"].startswith("/accounts/login/?next=/o/acme")
+
+    def test_is_absent_for_another_organizations_owner(self, name, address, eve, page_as):
+        answer = page_as(eve).get(address(name))
+
+        assert answer.status_code == 404
+        assert "Acme" not in body(answer)
+
+    def test_finds_nothing_of_acme_under_another_organization(self, name, address, eve, page_as):
+        url = address(name, "evil")
+
+        answer = page_as(eve).get(url)
+
+        named = any(part in str(dict(zip(NAMES, org_patterns, strict=True))[name].pattern) for part in OBJECTS)
+        assert answer.status_code == (404 if named else 200)
+        assert "Acme" not in body(answer)
+
+    def test_shows_a_member_and_an_auditor_what_their_role_allows(self, name, address, mia, otto, page_as):
+        seen = {user.email: page_as(user).get(address(name)) for user in (mia, otto)}
+
+        assert seen[mia.email].status_code == (403 if name in MANAGERS_ONLY else 200)
+        assert seen[otto.email].status_code == (403 if name in MANAGERS_ONLY | WRITERS_ONLY else 200)
+        if name in MANAGERS_ONLY:
+            assert "Ada" in body(seen[mia.email])
+
+    def test_holds_no_key_no_inline_code_and_no_foreign_address(self, name, address, page, key, simulator):
+        page.post(address("integration-test"))
+
+        html = body(page.get(address(name)))
+
+        assert key not in html
+        assert not re.search(r"<[^>]+\son[a-z]+=", html)
+        assert not re.search(r"<[^>]+\sstyle=", html)
+        assert "<style" not in html
+        assert not re.search(r"<script(?![^>]+src=\"/static/)", html)
+        assert not re.search(r"<(?:link|img|script|use)[^>]+(?:href|src)=\"https?:", html)
+
+    def test_has_a_title_and_one_heading_of_its_own(self, name, address, page):
+        if name == "usage-ledger":
+            pytest.skip("a file, not a page")
+
+        html = body(page.get(address(name)))
+
+        assert re.search(r"<title>[^<]+ · Acme · Rensei</title>", html)
+        assert len(re.findall(r"<h1", html)) == (0 if 'class="confirm"' in html else 1)
+
+
+@pytest.mark.parametrize("name", sorted(POST_ONLY))
+class TestPost:
+    def test_is_not_done_by_reading(self, name, address, page):
+        assert page.get(address(name)).status_code == 405
+
+    def test_is_absent_for_another_organizations_owner(self, name, address, eve, page_as):
+        assert page_as(eve).post(address(name)).status_code == 404
+        assert page_as(eve).post(address(name, "evil")).status_code == 404
+
+    def test_is_refused_to_an_auditor_without_a_change(self, name, address, otto, page_as, integration, profile, run):
+        browser = page_as(otto)
+
+        before = [values(row) for row in (integration, profile, run)]
+        answer = browser.post(address(name), {"role": "owner"}, follow=True)
+
+        assert "Not permitted" in body(answer)
+        assert [values(row) for row in (integration, profile, run)] == before
+        assert set(Membership.objects.filter(role="owner").values_list("user__name", flat=True)) == {"Ada"}
+
+
+def values(row: Model) -> dict[str, Any]:
+    return type(row)._default_manager.filter(pk=row.pk).values().get()
+
+
+class TestHeaders:
+    def test_allow_only_our_own_scripts_and_styles(self, page):
+        policy = page.get("/o/acme/")["Content-Security-Policy"]
+
+        assert "script-src 'self'" in policy
+        assert "style-src 'self'" in policy
+        assert "unsafe" not in policy
+
+    def test_keep_pages_out_of_caches(self, page):
+        assert "no-store" in page.get("/o/acme/settings/tokens")["Cache-Control"]

@@ -1,0 +1,134 @@
+"""Settings → Model Profiles: the form offers what the model offers, and says what would happen."""
+
+import pytest
+
+from profiles import services
+from profiles.models import ModelProfile
+
+LIST = "/o/acme/settings/profiles"
+NEW = f"{LIST}/new"
+DOCUMENTED = "claude:claude-opus-4-1-20250514"
+
+
+@pytest.fixture
+def fields():
+    return {
+        "name": "anthropic-deep-reasoning",
+        "model_id": DOCUMENTED,
+        "auth_modes": ["metered", "byok"],
+        "effort": "high",
+        "scope": "organization",
+        "prompt_caching": "ephemeral",
+        "action": "save",
+    }
+
+
+class TestForm:
+    def test_creates_a_profile(self, page, ada_access, fields):
+        answer = page.post(NEW, fields)
+
+        stored = ModelProfile.objects.get()
+        assert answer["Location"] == f"{LIST}/prof_anthropic_deep_reasoning"
+        assert (stored.auth_modes, stored.effort) == (["byok", "metered"], "high")
+
+    def test_offers_the_efforts_of_the_model_with_their_descriptions(self, page, ada_access):
+        html = page.get(f"{NEW}?model={DOCUMENTED}").content.decode()
+
+        assert ">Reasoning Effort</label>" in html
+        assert ">high (deep)</option>" in html
+        assert "Extended thinking; best for complex problems." in html
+
+    def test_hides_the_effort_of_a_model_without_one(self, page, ada_access):
+        html = page.get(f"{NEW}?model=claude:claude-3-5-haiku-20241022").content.decode()
+
+        assert "is retired" in html or ">Reasoning Effort</label>" not in html
+
+    def test_updates_itself_without_saving_or_complaining(self, page, ada_access, fields):
+        answer = page.post(NEW, {**fields, "name": "", "action": "update"})
+
+        html = answer.content.decode()
+        assert answer.status_code == 200
+        assert "is retired" in html
+        assert "field__error" not in html
+        assert not ModelProfile.objects.exists()
+
+    def test_sends_only_the_form_to_htmx(self, page, ada_access, fields):
+        answer = page.post(NEW, {**fields, "action": "update"}, headers={"HX-Request": "true"})
+
+        assert "<html" not in answer.content.decode()
+        assert 'id="profile-panel"' in answer.content.decode()
+
+    def test_shows_the_refusal_that_would_come(self, page, ada_access):
+        html = page.get(NEW).content.decode()
+
+        assert "BYOK_NOT_CONFIGURED" in html
+        assert "/docs/errors#byok-not-configured" in html
+
+    def test_shows_a_services_refusal_in_place(self, page, ada_access, profile, fields):
+        answer = page.post(NEW, {**fields, "name": profile.name})
+
+        assert answer.status_code == 422
+        assert "already exists" in answer.content.decode()
+
+    def test_keeps_what_an_update_did_not_name(self, page, profile):
+        page.post(f"{LIST}/{profile.public_id}", _as_form(profile, system="Be brief."))
+
+        profile.refresh_from_db()
+        assert profile.system == "Be brief."
+        assert profile.auth_modes == ["byok", "metered"]
+
+    def test_copies_hold_a_variable_in_place_of_a_token(self, page, profile):
+        html = page.get(f"{LIST}/{profile.public_id}").content.decode()
+
+        assert "$RENSEI_AUTH_TOKEN" in html
+        assert "rensei dispatch --profile prof_deep" in html
+
+
+class TestList:
+    def test_says_what_would_happen_now(self, page, integration, profile, ada_access):
+        services.create_profile(
+            ada_access, name="free", provider="claude", model_id="claude-haiku-5-5", auth_modes=["shared"]
+        )
+
+        html = page.get(LIST).content.decode()
+
+        assert "Runs as byok" in html
+        assert "SHARED_KEY_NOT_CONFIGURED" in html
+
+    def test_switches_a_retired_model_to_what_serves_it(self, page, ada_access, fields):
+        page.post(NEW, fields)
+        html = page.get(LIST).content.decode()
+
+        page.post(f"{LIST}/prof_anthropic_deep_reasoning/switch")
+
+        assert "served by" in html
+        assert ModelProfile.objects.get().model_id != "claude-opus-4-1-20250514"
+
+    def test_makes_default(self, page, profile):
+        page.post(f"{LIST}/{profile.public_id}/default")
+
+        profile.refresh_from_db()
+        assert profile.is_default
+
+
+class TestDelete:
+    def test_asks_before_it_deletes(self, page, profile):
+        asked = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+        assert ModelProfile.objects.exists()
+
+        page.post(f"{LIST}/{profile.public_id}/delete")
+
+        assert "Delete deep?" in asked
+        assert not ModelProfile.objects.exists()
+
+
+def _as_form(profile, **changes):
+    return {
+        "name": profile.name,
+        "model_id": f"{profile.provider}:{profile.model_id}",
+        "auth_modes": profile.auth_modes,
+        "scope": profile.scope,
+        "prompt_caching": profile.prompt_caching,
+        "action": "save",
+        **changes,
+    }
