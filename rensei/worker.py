@@ -8,27 +8,37 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connection
 
+from billing import anchors, seals
+from integrations.providers.base import REGISTRY
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch import queue, reaper, retention
+from rensei.dispatch import audit, queue, reaper, retention
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
 
 JOBS = [
     Job(name="reap", every=timedelta(seconds=10), run=reaper.reap),
+    Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal),
+    Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
+# These take their time, and have a thread of their own so that nothing above waits for them.
+SLOW_JOBS = [
+    Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
+]
 LOOK_SECONDS = 0.1
 JOBS_EVERY_SECONDS = 1.0
+SLOW_JOBS_EVERY_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 30.0
 
@@ -52,7 +62,11 @@ class Worker:
         keeper = Keeper(owner=self.name)
         housekeeper = threading.Thread(target=self._keep_house, name="housekeeper")
         housekeeper.start()
+        # It only reads, so whoever stops the worker need not wait for it.
+        threading.Thread(target=self._do_slow_jobs, name="slow-jobs", daemon=True).start()
         logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
+        for adapter in REGISTRY.values():
+            adapter.warm_up()
         while not self._stopped.is_set():
             if settings.CELERY_BROKER_URL or not self._start_next(keeper):
                 self._stopped.wait(LOOK_SECONDS)
@@ -103,7 +117,7 @@ class Worker:
                 if time.monotonic() - seen >= HEARTBEAT_SECONDS:
                     WorkerHeartbeat.objects.update_or_create(worker=self.name, defaults={"seen_at": database_now()})
                     seen = time.monotonic()
-                run_due_jobs()
+                run_due_jobs(JOBS)
             except DatabaseError as fault:
                 logger.warning("housekeeping_failed", fault=type(fault).__name__)
                 connection.close()
@@ -112,10 +126,18 @@ class Worker:
         WorkerHeartbeat.objects.filter(worker=self.name).delete()
         connection.close()
 
+    def _do_slow_jobs(self) -> None:
+        while not self._stopped.wait(SLOW_JOBS_EVERY_SECONDS):
+            try:
+                run_due_jobs(SLOW_JOBS)
+            except DatabaseError as fault:
+                logger.warning("slow_jobs_failed", fault=type(fault).__name__)
+            connection.close()
 
-def run_due_jobs() -> None:
-    """Run every periodic job that is due. One that fails is logged, and due again at its next time."""
-    for job in JOBS:
+
+def run_due_jobs(periodic: Sequence[Job]) -> None:
+    """Run those of the periodic jobs that are due. One that fails is logged, and due again at its next time."""
+    for job in periodic:
         if not jobs.take(job):
             continue
         try:

@@ -41,7 +41,7 @@ class ModelRequest:
 @dataclass(frozen=True, kw_only=True)
 class BuiltRequest:
     """
-    A request in the provider's own parameters.
+    A request in the provider's own parameters. `effort` is the level that is used, chosen or by default.
 
     `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
     that is close to it, to decide whether the provider should count exactly before the attempt;
@@ -49,6 +49,7 @@ class BuiltRequest:
     """
 
     params: dict[str, Any]
+    effort: str | None
     effort_applied: dict[str, Any]
     max_tokens: int
     input_tokens_at_least: int
@@ -182,13 +183,15 @@ class Adapter(Protocol):
     """
     How Rensei talks to one provider.
 
-    `build` is pure. `prepare` may fetch and shrink images, and runs in the worker before the attempt.
-    `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls
+    `warm_up` loads what the first call would load. `build` is pure. `prepare` may fetch and shrink images, and
+    runs in the worker before the attempt. `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls
     and returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key`
     judges the form of a key that is already stripped of white space around it.
     """
 
     provider: ClassVar[str]
+
+    def warm_up(self) -> None: ...
 
     def check_key(self, key: Secret, *, base_url: str = "") -> None: ...
 

@@ -20,6 +20,7 @@ class Job:
     name: str
     every: timedelta
     run: Callable[[], None]
+    lease: timedelta = LEASE
 
 
 def take(job: Job) -> bool:
@@ -28,7 +29,7 @@ def take(job: Job) -> bool:
         now = database_now()
         free = Q(leased_until=None) | Q(leased_until__lt=now)
         due = DueJob.objects.filter(free, name=job.name, due_at__lte=now)
-        if due.update(leased_until=now + LEASE):
+        if due.update(leased_until=now + job.lease):
             return True
         if not DueJob.objects.filter(name=job.name).exists():
             DueJob.objects.bulk_create([DueJob(name=job.name, due_at=now)], ignore_conflicts=True)

@@ -1,6 +1,7 @@
 """Who opens a transaction: the service that a door or a worker calls, and nobody else."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from django.db import connection, transaction
 
@@ -8,6 +9,32 @@ from django.db import connection, transaction
 def durable() -> AbstractContextManager[None]:
     """Open the outermost transaction. A second one around it is a bug, and raises."""
     return transaction.atomic(durable=True)
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """
+    Read everything as it was at one moment, however long the reading takes, and let others write meanwhile.
+
+    Inside an open transaction nothing is opened, and the reader sees what that transaction sees.
+    https://www.postgresql.org/docs/17/transaction-iso.html, https://www.sqlite.org/isolation.html
+    """
+    if connection.in_atomic_block:
+        yield
+    elif connection.vendor == "postgresql":
+        with durable():
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield
+    else:
+        # Django would begin with the write lock, as the settings tell it to, and keep every writer waiting.
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN DEFERRED")
+        try:
+            yield
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
 
 
 def assert_open() -> None:

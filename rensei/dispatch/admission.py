@@ -66,7 +66,6 @@ class Judgement:
     facts: Facts
     decision: Decision
     entry: CatalogEntry
-    effort: str | None
     request: ModelRequest
     built: BuiltRequest | None
     refusal: RenseiError | None
@@ -171,7 +170,6 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
     )
     built, refusal = None, None
     try:
-        catalog.check_effort(entry, model_request.effort)
         if request.messages:
             found.adapter.check_input(messages=request.messages, entry=entry)
         built = found.adapter.build(model_request, entry=entry)
@@ -187,7 +185,6 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         facts=found,
         decision=decision,
         entry=entry,
-        effort=model_request.effort,
         request=model_request,
         built=built,
         refusal=refusal,
@@ -221,7 +218,7 @@ def plan(
         credential_id=MODES[mode].credential_id(found),
         pool=found.pool.name,
         host=found.host if mode is AuthMode.HOST_SESSION else None,
-        effort=judgement.effort or "",
+        effort=built.effort or "",
         effort_applied=built.effort_applied,
         max_tokens=built.max_tokens,
         context_window_tokens=judgement.request.context_window_tokens,

@@ -124,8 +124,10 @@ def _attempt(
             )
         )
     except ProviderFailure as failure:
+        if failure.provider_code == "deadline":
+            live.order(queue.Stop.DEADLINE)
         if live.stop is not None:
-            # The deadline is the adapter's too, and hanging up may look like a broken line.
+            # Hanging up may look like a broken line.
             _settle(outcomes.stopped(call, live.stop, now=database_now()))
             return None
         again = _try_again(run, mode, credential, failure)

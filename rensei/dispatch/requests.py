@@ -7,7 +7,6 @@ from rensei.core.errors import FieldError
 
 ROLES = ("user", "assistant")
 BLOCK_TYPES = ("text", "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result")
-TEXT_LIMIT = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +74,27 @@ def _check_message(message: Any, *, pointer: str) -> None:
         raise FieldError(pointer=f"{pointer}/{min(unknown)}", reason="A message has `role` and `content` only.")
     if message.get("role") not in ROLES:
         raise FieldError(pointer=f"{pointer}/role", reason="`role` is user or assistant.")
-    content = message.get("content")
+    _check_content(message.get("content"), pointer=f"{pointer}/content")
+
+
+def _check_content(content: Any, *, pointer: str) -> None:
     if isinstance(content, str):
         if not content.strip():
-            raise FieldError(pointer=f"{pointer}/content", reason="The message is empty.")
+            raise FieldError(pointer=pointer, reason="The content of a message is not empty.")
         return
     if not isinstance(content, list) or not content:
-        raise FieldError(pointer=f"{pointer}/content", reason="`content` is a text or a list of blocks.")
+        raise FieldError(pointer=pointer, reason="Content is a text or a list of blocks.")
     for place, block in enumerate(content):
-        _check_block(block, pointer=f"{pointer}/content/{place}")
+        _check_block(block, pointer=f"{pointer}/{place}")
 
 
 def _check_block(block: Any, *, pointer: str) -> None:
     if not isinstance(block, dict) or block.get("type") not in BLOCK_TYPES:
-        raise FieldError(
-            pointer=pointer, reason=f"A block is an object whose `type` is one of {', '.join(BLOCK_TYPES)}."
-        )
+        reason = f"A block is an object whose `type` is one of {', '.join(BLOCK_TYPES)}."
+        raise FieldError(pointer=pointer, reason=reason)
     if block["type"] == "text" and (not isinstance(block.get("text"), str) or not block["text"].strip()):
         raise FieldError(pointer=f"{pointer}/text", reason="A text block holds a text that is not empty.")
     if block["type"] == "image" and not isinstance(block.get("source"), dict):
         raise FieldError(pointer=f"{pointer}/source", reason="An image block holds a `source` object.")
+    if block["type"] == "tool_result" and "content" in block:
+        _check_content(block["content"], pointer=f"{pointer}/content")

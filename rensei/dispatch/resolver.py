@@ -147,7 +147,7 @@ def resolve(
         )
         if line.verdict is Verdict.ALLOWED and chosen is None:
             chosen = mode
-            line = replace(line, verdict=Verdict.CHOSEN, detail=f"Picked: {line.detail}")
+            line = replace(line, verdict=Verdict.CHOSEN)
         lines.append(line)
     return Decision(mode=chosen, trace=tuple(lines))
 
@@ -189,7 +189,7 @@ def _judge(
             denied_by=denier,
             detail=f"The {denier}'s access policy denies it.",
         )
-    detail = "allowed by the profile, the model and every access policy."
+    detail = "Allowed by the profile, the model and every access policy."
     if served.model_id != requested.model_id:
         detail += f" '{requested.model_id}' is retired and served by '{served.model_id}'."
     return TraceLine(mode=mode, verdict=Verdict.ALLOWED, detail=detail)

@@ -8,10 +8,11 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 
 from rensei.core.usage import Usage
 from rensei.dispatch import presenters
@@ -28,6 +29,8 @@ class EndOfRuns:
     def __init__(self) -> None:
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._poller: asyncio.Task[None] | None = None
+        # The poller outlives the request that began it, so it has a thread, and a connection, of its own.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="end-of-runs")
 
     async def wait(self, run_id: str, *, seconds: float) -> bool:
         """Wait for the end of a run. False if the time passed first."""
@@ -46,12 +49,14 @@ class EndOfRuns:
         return True
 
     async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiters:
-            for run_id in await _ended(list(self._waiters)):
+            for run_id in await loop.run_in_executor(self._thread, _ended, list(self._waiters)):
                 for future in self._waiters.get(run_id, ()):
                     if not future.done():
                         future.set_result(None)
             await asyncio.sleep(LOOK_SECONDS)
+        await loop.run_in_executor(self._thread, connection.close)
 
 
 async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
@@ -94,7 +99,6 @@ async def _data(chunk: RunChunk) -> Any:
     return chunk.data
 
 
-@sync_to_async
 def _ended(run_ids: list[str]) -> list[str]:
     close_old_connections()
     return list(Run.objects.filter(id__in=run_ids, state__in=Run.ENDED).values_list("id", flat=True))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 from django.test import AsyncClient
 
 from rensei.dispatch.models import Run
@@ -32,6 +34,12 @@ def worker(transactional_db: None) -> Iterator[Worker]:
 def headers(ada_access: Any) -> dict[str, str]:
     _, secret = orgs.create_token(ada_access, name="live")
     return {"Authorization": f"Bearer {secret.reveal()}"}
+
+
+@pytest.fixture(autouse=True)
+def _close_the_connections_of_the_async_side(transactional_db: None) -> Iterator[None]:
+    yield
+    asyncio.run(sync_to_async(connections.close_all)())
 
 
 def post(body: Any, headers: dict[str, str], **more: str) -> Any:

@@ -54,6 +54,8 @@ class ToyStream:
 class ToyAdapter:
     provider: ClassVar[str] = "toy"
 
+    def warm_up(self) -> None: ...
+
     def check_key(self, key: Secret, *, base_url: str = "") -> None: ...
 
     def default_base_url(self) -> str:
@@ -67,6 +69,7 @@ class ToyAdapter:
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         return BuiltRequest(
             params={"messages": request.messages},
+            effort=None,
             effort_applied={},
             max_tokens=10,
             input_tokens_at_least=1,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic import images, keys, messages
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import make_failure, parse_object
-from integrations.providers.anthropic.messages import check_shape
+from integrations.providers.anthropic.messages import check_last_turn
 from integrations.providers.anthropic.stream import MessageStream
 from integrations.providers.base import (
     BuiltRequest,
@@ -39,6 +40,9 @@ class AnthropicAdapter:
 
     provider: ClassVar[str] = "claude"
 
+    def warm_up(self) -> None:
+        import_module("anthropic")
+
     def check_key(self, key: Secret, *, base_url: str = "") -> None:
         keys.check_key(key, base_url=base_url)
 
@@ -46,7 +50,7 @@ class AnthropicAdapter:
         return str(settings.RENSEI_ANTHROPIC_BASE_URL)
 
     def check_input(self, *, messages: list[dict[str, Any]], entry: CatalogEntry) -> None:
-        check_shape(messages, entry=entry)
+        check_last_turn(messages, entry=entry)
         images.check_images(messages, entry=entry)
 
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catalog.models import CatalogEntry
+from catalog.services import EffortNotSupported, check_effort
 from integrations.providers.anthropic.caching import with_cache_breakpoints
 from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
 from integrations.providers.base import BuiltRequest, ModelRequest
@@ -18,16 +19,6 @@ MAX_TOKENS_DEFAULT = 16_384
 # The least that must be left of max tokens for the answer itself, once thinking has used its budget.
 ANSWER_TOKENS_MIN = 1024
 _BUDGETS = {Effort.LOW: 1024, Effort.MEDIUM: 2048, Effort.HIGH: 4096}
-_ROLES = ("user", "assistant")
-
-
-class EffortNotSupported(RenseiError):
-    """The model has no such level of effort."""
-
-    code = "EFFORT_NOT_SUPPORTED"
-    status = 422
-    title = "Effort not supported"
-    message = "{model} does not support effort '{effort}'. {choices}"
 
 
 class ContextWindowExceeded(RenseiError):
@@ -42,23 +33,12 @@ class ContextWindowExceeded(RenseiError):
     )
 
 
-def check_shape(messages: Sequence[Any], *, entry: CatalogEntry) -> None:
+def check_last_turn(messages: Sequence[Mapping[str, Any]], *, entry: CatalogEntry) -> None:
     """
-    Check that the messages are turns of a conversation that the model takes.
+    Check that the conversation ends as the model takes it: newer ones do not continue an answer begun for them.
 
-    :raises FieldError: with a pointer to what is wrong
+    :raises FieldError: with a pointer to the last message
     """
-    if not messages:
-        raise FieldError(pointer="/messages", reason="At least one message is needed.")
-    for index, message in enumerate(messages):
-        pointer = f"/messages/{index}"
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise FieldError(pointer=pointer, reason="A message is an object of 'role' and 'content'.")
-        if message["role"] not in _ROLES:
-            raise FieldError(pointer=f"{pointer}/role", reason="A role is 'user' or 'assistant'.")
-        _check_content(message["content"], pointer=f"{pointer}/content")
-    if messages[0]["role"] != "user":
-        raise FieldError(pointer="/messages/0/role", reason="The first message must be the user's.")
     if messages[-1]["role"] == "assistant" and not entry.capabilities.get("prefill"):
         raise FieldError(
             pointer=f"/messages/{len(messages) - 1}/role",
@@ -90,6 +70,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     params = with_cache_breakpoints(params, prompt_caching=request.prompt_caching, capabilities=entry.capabilities)
     return BuiltRequest(
         params=params,
+        effort=effort,
         effort_applied=effort_applied,
         max_tokens=params["max_tokens"],
         input_tokens_at_least=at_least,
@@ -108,13 +89,9 @@ def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: 
 
 
 def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
-    levels = entry.effort_levels
-    if not effort:
-        return Effort.MEDIUM.value if Effort.MEDIUM.value in levels else None
-    if effort not in levels:
-        choices = f"Choose one of: {', '.join(levels)}." if levels else "Leave the effort out for this model."
-        raise EffortNotSupported(model=entry.display_name, effort=effort, choices=choices)
-    return effort
+    """The effort that was asked for, else medium where the model offers it, else none."""
+    check_effort(entry, effort)
+    return effort or (Effort.MEDIUM.value if Effort.MEDIUM.value in entry.effort_levels else None)
 
 
 def _effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]:
@@ -131,7 +108,7 @@ def _effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]
     if "enabled" in kinds and effort in _BUDGETS:
         return {"thinking": {"type": "enabled", "budget_tokens": _BUDGETS[Effort(effort)]}}
     raise EffortNotSupported(
-        model=entry.display_name, effort=effort, choices="Its catalog entry names no way to ask for it."
+        model_id=entry.model_id, effort=effort, fix="Its catalog entry names no way to ask for it."
     )
 
 
@@ -190,19 +167,3 @@ def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counte
             beside=f", and {needed} are kept for thinking and the answer" if budget else "",
         )
     return {**params, "max_tokens": min(params["max_tokens"], left)}
-
-
-def _check_content(content: Any, *, pointer: str) -> None:
-    if isinstance(content, str):
-        if not content:
-            raise FieldError(pointer=pointer, reason="The content of a message must not be empty.")
-        return
-    if not isinstance(content, list) or not content:
-        raise FieldError(pointer=pointer, reason="Content is a text, or a list of content blocks.")
-    for index, block in enumerate(content):
-        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise FieldError(pointer=f"{pointer}/{index}", reason="A content block is an object with a 'type'.")
-        if block["type"] == "text" and not (isinstance(block.get("text"), str) and block["text"]):
-            raise FieldError(pointer=f"{pointer}/{index}/text", reason="A text block needs a text.")
-        if block["type"] == "tool_result" and not isinstance(block.get("content", ""), str):
-            _check_content(block["content"], pointer=f"{pointer}/{index}/content")

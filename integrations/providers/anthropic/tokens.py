@@ -11,33 +11,43 @@ about 30 % more for the same text, never less. https://platform.claude.com/docs/
 import json
 import re
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 _BYTES_PER_TOKEN_MAX = 16
 # English has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
 _BYTES_PER_TOKEN_ABOUT = 3
 _TOKENS_PER_IMAGE_ABOUT = {False: 1568, True: 4784}
-# The largest image; a document of a hundred pages is of the same order for each page.
-_TOKENS_PER_FILE_MAX = 4784
 _FRAME_TOKENS_MAX = 16
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
 
 
+class _File(Enum):
+    """A part of a request that is not text."""
+
+    IMAGE = "image"
+    DOCUMENT = "document"
+
+
+# The largest image, and the largest document: 600 pages, each an image with its text.
+_TOKENS_MAX = {_File.IMAGE: 4784, _File.DOCUMENT: 600 * 5000}
+
+
 def tokens_at_least(params: Mapping[str, Any]) -> int:
     """Count from below what a request's system prompt, tools and messages come to."""
-    return sum(1 if part is None else _words_at_least(part) for part in _parts(params))
+    return sum(_words_at_least(part) if isinstance(part, str) else 1 for part in _parts(params))
 
 
 def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> int:
     """Estimate what a request's system prompt, tools and messages come to."""
     per_image = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
-    return sum(per_image if part is None else tokens_about_text(part) for part in _parts(params))
+    return sum(tokens_about_text(part) if isinstance(part, str) else per_image for part in _parts(params))
 
 
 def tokens_at_most(params: Mapping[str, Any]) -> int:
     """Count from above: no token is shorter than a byte, and each part adds a few of its own."""
     return _FRAME_TOKENS_MAX + sum(
-        _TOKENS_PER_FILE_MAX if part is None else len(part.encode(errors="replace")) + _FRAME_TOKENS_MAX
+        _FRAME_TOKENS_MAX + (len(part.encode(errors="replace")) if isinstance(part, str) else _TOKENS_MAX[part])
         for part in _parts(params)
     )
 
@@ -53,8 +63,8 @@ def _words_at_least(text: str) -> int:
     return len(words) + more
 
 
-def _parts(params: Mapping[str, Any]) -> Iterator[str | None]:
-    """Walk the texts of a request; an image or a document is None."""
+def _parts(params: Mapping[str, Any]) -> Iterator[str | _File]:
+    """Walk the texts and the files of a request."""
     for tool in params.get("tools") or []:
         yield json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
     yield from _content_parts(params.get("system") or "")
@@ -62,7 +72,7 @@ def _parts(params: Mapping[str, Any]) -> Iterator[str | None]:
         yield from _content_parts(message.get("content") or "")
 
 
-def _content_parts(content: Any) -> Iterator[str | None]:
+def _content_parts(content: Any) -> Iterator[str | _File]:
     if isinstance(content, str):
         yield content
         return
@@ -76,5 +86,5 @@ def _content_parts(content: Any) -> Iterator[str | None]:
                 yield json.dumps(block.get("input"))
             case "tool_result":
                 yield from _content_parts(block.get("content"))
-            case "image" | "document":
-                yield None
+            case "image" | "document" as kind:
+                yield _File(kind)

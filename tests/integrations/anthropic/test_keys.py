@@ -18,7 +18,9 @@ def _key(kind: str, tail: str = TAIL) -> str:
 
 class TestCheckKey:
     @pytest.mark.parametrize(
-        "text", [_key("api03"), _key("api04"), _key("api03", TAIL + "_-AA"), _key("api03", "x" * 400)]
+        "text",
+        [_key("api03"), _key("api04"), _key("api03", TAIL + "_-AA"), _key("api03", "x" * 400)],
+        ids=["today's", "a later kind", "with marks", "long"],
     )
     def test_takes_an_api_key(self, text):
         check_key(Secret(text))
@@ -34,6 +36,7 @@ class TestCheckKey:
             ("rsk_live_" + TAIL, "Rensei token"),
             ("sk-proj-" + TAIL, "another provider"),
         ],
+        ids=["admin01", "admin", "oat01", "ort01", "api01", "rensei", "another"],
     )
     @pytest.mark.parametrize("base_url", ["", "https://gateway.example.com"])
     def test_refuses_other_kinds_by_name(self, text, name, base_url):

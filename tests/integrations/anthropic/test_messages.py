@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from integrations.providers.anthropic.messages import ContextWindowExceeded, EffortNotSupported, build, check_shape, fit
+from catalog.services import EffortNotSupported
+from integrations.providers.anthropic.messages import ContextWindowExceeded, build, check_last_turn, fit
 from rensei.core.errors import FieldError
 from tests.integrations.anthropic.conftest import ROWS, make_entry, make_request
 
@@ -214,36 +215,14 @@ class TestFit:
             fit({"max_tokens": 5}, input_tokens=1000, context_window_tokens=1000)
 
 
-class TestCheckShape:
-    @pytest.mark.parametrize(
-        ("messages", "pointer"),
-        [
-            ([], "/messages"),
-            (["hello"], "/messages/0"),
-            ([{"role": "user"}], "/messages/0"),
-            ([{"role": "user", "content": "x", "name": "y"}], "/messages/0"),
-            ([{"role": "system", "content": "x"}], "/messages/0/role"),
-            ([{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}], "/messages/0/role"),
-            ([{"role": "user", "content": ""}], "/messages/0/content"),
-            ([{"role": "user", "content": []}], "/messages/0/content"),
-            ([{"role": "user", "content": 5}], "/messages/0/content"),
-            ([{"role": "user", "content": ["x"]}], "/messages/0/content/0"),
-            ([{"role": "user", "content": [{"text": "x"}]}], "/messages/0/content/0"),
-            ([{"role": "user", "content": [{"type": "text", "text": ""}]}], "/messages/0/content/0/text"),
-            (
-                [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{}]}]}],
-                "/messages/0/content/0/content/0",
-            ),
-            ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}], "/messages/1/role"),
-        ],
-    )
-    def test_points_at_what_is_wrong(self, messages, pointer):
-        with pytest.raises(FieldError) as refused:
-            check_shape(messages, entry=make_entry("claude-opus-5-5"))
+class TestCheckLastTurn:
+    BEGUN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}]
 
-        assert refused.value.errors[0]["pointer"] == pointer
+    def test_refuses_an_answer_begun_for_a_model_that_does_not_continue_it(self):
+        with pytest.raises(FieldError) as refused:
+            check_last_turn(self.BEGUN, entry=make_entry("claude-opus-5-5"))
+
+        assert refused.value.errors[0]["pointer"] == "/messages/1/role"
 
     def test_lets_an_older_model_continue_an_answer(self):
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}]
-
-        check_shape(messages, entry=make_entry("claude-opus-4-5-20251101"))
+        check_last_turn(self.BEGUN, entry=make_entry("claude-opus-4-5-20251101"))

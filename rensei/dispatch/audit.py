@@ -1,0 +1,211 @@
+"""
+The audit: attempts against charges, lines against runs, holds against live runs, sums against roll-ups.
+
+It computes everything anew from the lines and compares exactly. It reads page by page in the order of primary keys,
+so a ledger of any size takes little memory, and as of one moment, so runs may go on meanwhile.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, date
+from itertools import chain
+from typing import Any
+
+from django.db.models import Exists, OuterRef
+
+from billing import reconciliation, verification
+from billing.differences import Difference
+from billing.models import CostEvent, Hold
+from catalog import pricing
+from catalog.pricing import UnitPrices
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.transactions import snapshot
+from rensei.core.usage import Usage
+from rensei.dispatch.models import Attempt, LedgerAudit, Run
+
+PAGE = 500
+# As many differences are kept with the result. `manage.py audit_ledger` names them all.
+KEPT = 100
+CHARGED = frozenset({Attempt.State.SETTLED, Attempt.State.INDETERMINATE})
+RUN_COLUMNS = (
+    "org_id",
+    "profile_id",
+    "provider",
+    "model_id",
+    "served_model_id",
+    "auth_mode",
+    "payer",
+    "prices",
+    "state",
+    "usage",
+    "amount_picodollars",
+    "attempt_count",
+    "created_at",
+)
+# What each line of a run repeats of it. The payer and the mode never change after the dispatch.
+REPEATED = ("org_id", "profile_id", "provider", "model_id", "served_model_id", "auth_mode", "payer")
+
+
+def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
+    """Examine the ledger and its seals, tell of each difference as it is found, and store the result."""
+    began = time.monotonic()
+    count = 0
+    first: list[dict[str, str]] = []
+    for difference in chain(differences(), verification.differences()):
+        count += 1
+        if len(first) < KEPT:
+            first.append(asdict(difference))
+        if tell is not None:
+            tell(difference)
+    return LedgerAudit.objects.create(
+        ran_at=database_now(),
+        seconds=round(time.monotonic() - began, 3),
+        difference_count=count,
+        first_differences=first,
+    )
+
+
+def audit_nightly() -> None:
+    """Do it as a periodic job."""
+    audit()
+
+
+def differences() -> Iterator[Difference]:
+    """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
+    with snapshot():
+        holds = {hold.run_id: hold for hold in Hold.objects.all()}
+        shared_runs_used: Counter[tuple[str, date]] = Counter()
+        for page in _pages():
+            for run, attempts, lines in page:
+                yield from _run(run, attempts, lines)
+                yield from _hold(run, holds.pop(run.id, None))
+                if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
+                    shared_runs_used[run.org_id, _day(run)] += 1
+        for hold in holds.values():
+            yield _difference("hold", hold.org_id, hold.run_id, "a run", "none")
+        yield from _lines_without_run()
+        yield from reconciliation.shared_differences(shared_runs_used)
+        yield from reconciliation.roll_up_differences()
+
+
+def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
+    """All runs in the order of their ids, each with its attempts and its lines."""
+    runs = Run.objects.only(*RUN_COLUMNS).order_by("id")
+    page = list(runs[:PAGE])
+    while page:
+        ids = [run.id for run in page]
+        attempts = _by_run(Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number"))
+        lines = _by_run(CostEvent.objects.filter(run_id__in=ids))
+        yield [(run, attempts[run.id], lines[run.id]) for run in page]
+        page = list(runs.filter(id__gt=ids[-1])[:PAGE])
+
+
+def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    by_run: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_run[row.run_id].append(row)
+    return by_run
+
+
+def _run(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
+    if run.attempt_count != len(attempts):
+        yield _difference("attempt-count", run.org_id, run.id, len(attempts), run.attempt_count)
+    of_attempt: dict[str, list[CostEvent]] = defaultdict(list)
+    for line in lines:
+        of_attempt[line.attempt_id].append(line)
+    for attempt in attempts:
+        yield from _attempt(run, attempt, of_attempt.pop(attempt.id, []))
+    for stray in chain.from_iterable(of_attempt.values()):
+        yield _difference("stray-line", stray.org_id, stray.id, f"an attempt of {run.id}", stray.attempt_id)
+    bands = [UnitPrices.from_dict(band) for band in run.prices or []]
+    for line in lines:
+        yield from _line(run, bands, line)
+    yield from _totals(run, lines)
+
+
+def _attempt(run: Run, attempt: Attempt, lines: list[CostEvent]) -> Iterator[Difference]:
+    charges = sum(line.kind == CostEvent.Kind.CHARGE for line in lines)
+    expected = int(attempt.state in CHARGED)
+    if charges != expected:
+        kind = "missing-charge" if charges < expected else "double-charge" if expected else "unexpected-charge"
+        yield _difference(kind, run.org_id, attempt.id, f"{expected} charge(s) of {attempt.state}", charges)
+    if attempt.state == Attempt.State.OPEN and run.state in Run.ENDED:
+        yield _difference("open-attempt", run.org_id, attempt.id, f"an end, as its run is {run.state}", attempt.state)
+    owed = sum(line.billed_picodollars for line in lines)
+    if attempt.state == Attempt.State.INDETERMINATE and owed:
+        yield _difference("billed", run.org_id, attempt.id, "0, as nobody saw it end", owed)
+    yield from reconciliation.call_differences(lines)
+
+
+def _line(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[Difference]:
+    for name in REPEATED:
+        if getattr(line, name) != getattr(run, name):
+            kind = f"line-{name.removesuffix('_id').replace('_', '-')}"
+            yield _difference(kind, line.org_id, line.id, getattr(run, name), getattr(line, name))
+    yield from reconciliation.line_differences(line)
+    allowed = _prices_allowed(bands, line)
+    found = reconciliation.prices_of(line)
+    if found not in allowed:
+        yield _difference("line-prices", line.org_id, line.id, f"those frozen on {run.id}", found)
+
+
+def _prices_allowed(bands: Sequence[UnitPrices], line: CostEvent) -> list[UnitPrices | None]:
+    """
+    The prices that a line may have: a charge those of its prompt's band, an adjustment those of any band.
+
+    A line whose searches have no price has none at all.
+    """
+    if not bands:
+        return [None]
+    if line.kind == CostEvent.Kind.CHARGE:
+        bands = [pricing.band_for(bands, prompt_tokens=reconciliation.usage_of([line]).prompt_tokens)]
+    return [
+        None if band.web_search is None and line.web_search_requests else replace(band, above_prompt_tokens=0)
+        for band in bands
+    ]
+
+
+def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
+    """Compare the run's own figures with the sum of its lines."""
+    expected, found = reconciliation.usage_of(lines).as_dict(), Usage.from_dict(run.usage).as_dict()
+    for name, count in expected.items():
+        if found[name] != count:
+            yield _difference("run-usage", run.org_id, f"{name} of {run.id}", count, found[name])
+    amounts = [line.amount_picodollars for line in lines]
+    known = [amount for amount in amounts if amount is not None]
+    amount = sum(known) if lines and len(known) == len(lines) else None
+    if run.amount_picodollars != amount:
+        yield _difference("run-amount", run.org_id, run.id, amount, run.amount_picodollars)
+
+
+def _hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
+    """A live shared run holds one of the day's runs. One that has ended holds nothing."""
+    if hold is None:
+        if run.auth_mode == AuthMode.SHARED and run.state not in Run.ENDED:
+            yield _difference("hold", run.org_id, run.id, f"a hold on {_day(run)}", "none")
+    elif run.state in Run.ENDED:
+        yield _difference("hold", run.org_id, run.id, f"none, as the run is {run.state}", f"a hold on {hold.day}")
+    elif (hold.org_id, hold.day) != (run.org_id, _day(run)):
+        yield _difference("hold", run.org_id, run.id, f"{run.org_id} {_day(run)}", f"{hold.org_id} {hold.day}")
+
+
+def _lines_without_run() -> Iterator[Difference]:
+    has_run = Exists(Run.objects.filter(id=OuterRef("run_id")))
+    strays = CostEvent.objects.filter(~has_run).order_by("id").values_list("id", "org_id", "run_id")
+    for event_id, org_id, run_id in strays.iterator(chunk_size=PAGE):
+        yield _difference("stray-line", org_id, event_id, "a run", f"none with the id {run_id}")
+
+
+def _reached(attempts: Iterable[Attempt]) -> bool:
+    return any(attempt.state != Attempt.State.VOID for attempt in attempts)
+
+
+def _day(run: Run) -> date:
+    return run.created_at.astimezone(UTC).date()
+
+
+def _difference(kind: str, org_id: str, place: str, expected: object, found: object) -> Difference:
+    return Difference(kind=kind, org=org_id, object=place, expected=str(expected), found=str(found))
