@@ -22,7 +22,7 @@ from integrations.vault import vault
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.models import Attempt, LedgerAudit, Run
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
 
@@ -94,6 +94,7 @@ class _Figures(Collector):
         yield self._attempts()
         yield self._workers(now)
         yield from self._shared(now)
+        yield from self._audit(now)
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:
@@ -127,3 +128,14 @@ class _Figures(Collector):
             yield GaugeMetricFamily(
                 f"rensei_shared_runs_{name}", f"Shared runs {name} today, all organizations", value=today[name] or 0
             )
+
+    def _audit(self, now: datetime) -> Iterator[Metric]:
+        """Nothing is told before the first audit: no differences found is not the same as none looked for."""
+        newest = LedgerAudit.objects.order_by("-ran_at").first()
+        if newest is None:
+            return
+        yield GaugeMetricFamily(
+            "rensei_ledger_differences", "What the last audit of the ledger found", value=newest.difference_count
+        )
+        age = (now - newest.ran_at).total_seconds()
+        yield GaugeMetricFamily("rensei_ledger_audit_age_seconds", "How long ago that audit was", value=age)

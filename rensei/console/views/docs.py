@@ -76,6 +76,7 @@ def rendered(name: str, changed_at: float) -> SafeString:
             if child.type == "link_open":
                 child.attrSet("href", _address(name, str(child.attrGet("href"))))
     html = markdown.renderer.render(tokens, markdown.options, {})
+    html = html.replace("<pre>", '<pre tabindex="0">')
     html = html.replace("<table>", '<div class="prose__table" tabindex="0"><table>').replace(
         "</table>", "</table></div>"
     )
