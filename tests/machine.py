@@ -1,8 +1,9 @@
 """
-A pytest plugin: what this machine lacks for the tests marked `postgres`, `redis` or `browser`.
+A pytest plugin: what this machine lacks for the tests marked `redis` or `browser`.
 
 Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
-every skip is a failure, so that nothing is left out without a word.
+every skip is a failure, so that nothing is left out without a word. A test of one database's own statements,
+marked `sqlite` or `postgres`, belongs to that database's run alone.
 """
 
 import os
@@ -26,10 +27,14 @@ def missing_packages() -> dict[str, str]:
     return {marker: package for marker, (package, place) in found.items() if not place}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    elsewhere = "sqlite" if os.environ.get("DATABASE_URL", "").startswith("postgres") else "postgres"
+    if others := [item for item in items if item.get_closest_marker(elsewhere)]:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     for marker, package in missing_packages().items():
         for item in items:
-            if item.get_closest_marker(marker):
+            if marker != "postgres" and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{package} is not installed: apt-get install {package}"))
 
 

@@ -18,7 +18,7 @@ def main() -> int:
         return 1
 
     with tempfile.TemporaryDirectory(prefix="rensei-sqlite-") as folder:
-        failed = _run_suite("SQLite", f"sqlite:///{folder}/rensei.sqlite3", [*arguments, "-m", "not postgres"])
+        failed = _run_suite("SQLite", f"sqlite:///{folder}/rensei.sqlite3", arguments)
     if "postgres" not in missing:
         with servers.start_postgres() as url:
             failed += _run_suite("PostgreSQL", url, arguments)

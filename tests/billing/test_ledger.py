@@ -309,15 +309,15 @@ class TestCostEvent:
             """,
             pytest.param(
                 "INSERT OR REPLACE INTO billing_costevent SELECT * FROM billing_costevent",
-                marks=pytest.mark.skipif("connection.vendor != 'sqlite'", reason="SQLite's own statement"),
+                marks=pytest.mark.sqlite,
             ),
             pytest.param(
                 "SET CONSTRAINTS ALL IMMEDIATE; TRUNCATE billing_costevent CASCADE",
-                marks=pytest.mark.skipif("connection.vendor != 'postgresql'", reason="PostgreSQL's own statement"),
+                marks=pytest.mark.postgres,
             ),
             pytest.param(
                 "SET LOCAL session_replication_role = replica; DELETE FROM billing_costevent",
-                marks=pytest.mark.skipif("connection.vendor != 'postgresql'", reason="PostgreSQL's own statement"),
+                marks=pytest.mark.postgres,
             ),
         ],
     )
