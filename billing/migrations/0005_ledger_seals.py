@@ -5,45 +5,52 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('billing', '0004_ledger_is_append_only'),
-        ('orgs', '0001_initial'),
+        ("billing", "0004_ledger_is_append_only"),
+        ("orgs", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='LineToSeal',
+            name="LineToSeal",
             fields=[
-                ('event_id', models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("event_id", models.CharField(max_length=40, primary_key=True, serialize=False)),
             ],
         ),
         migrations.CreateModel(
-            name='LedgerAnchor',
+            name="LedgerAnchor",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('seq', models.PositiveBigIntegerField()),
-                ('digest', models.CharField(max_length=64)),
-                ('anchored_at', models.DateTimeField()),
-                ('signature', models.CharField(max_length=64)),
-                ('org', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='ledger_anchors', to='orgs.org')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("seq", models.PositiveBigIntegerField()),
+                ("digest", models.CharField(max_length=64)),
+                ("anchored_at", models.DateTimeField()),
+                ("signature", models.CharField(max_length=64)),
+                (
+                    "org",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="ledger_anchors", to="orgs.org"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('org', 'seq'), name='one_anchor_per_place')],
+                "constraints": [models.UniqueConstraint(fields=("org", "seq"), name="one_anchor_per_place")],
             },
         ),
         migrations.CreateModel(
-            name='LedgerSeal',
+            name="LedgerSeal",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('seq', models.PositiveBigIntegerField()),
-                ('event_id', models.CharField(max_length=40, unique=True)),
-                ('digest', models.CharField(max_length=64)),
-                ('sealed_at', models.DateTimeField()),
-                ('org', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='seals', to='orgs.org')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("seq", models.PositiveBigIntegerField()),
+                ("event_id", models.CharField(max_length=40, unique=True)),
+                ("digest", models.CharField(max_length=64)),
+                ("sealed_at", models.DateTimeField()),
+                (
+                    "org",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="seals", to="orgs.org"),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('org', 'seq'), name='one_seal_per_place')],
+                "constraints": [models.UniqueConstraint(fields=("org", "seq"), name="one_seal_per_place")],
             },
         ),
     ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from billing.models import CostEvent, Hold, SharedUsage, UsageDaily
+from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
 
 
@@ -11,6 +12,8 @@ def assert_explained(simulator: Any) -> None:
     Every call upstream has exactly one attempt and one charge; the charges beyond the calls are attempts
     that nobody saw and that were never sent; tokens agree but on lines that say they are estimates.
     """
+    assert [str(difference) for difference in audit.differences()] == []
+
     calls = {call["attempt_id"]: call for call in simulator.requests() if call["path"] == "/v1/messages"}
     sent = [call for call in simulator.requests() if call["path"] == "/v1/messages"]
     charges = {charge.attempt_id: charge for charge in CostEvent.objects.filter(kind=CostEvent.Kind.CHARGE)}

@@ -1,0 +1,119 @@
+"""The money checked against itself: each line and each call, the roll-ups, and the shared quota's holds."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import groupby
+from typing import Any
+
+from billing.differences import Difference
+from billing.models import CostEvent, Hold, SharedUsage, UsageDaily
+from billing.roll_ups import KEY, SUMS
+from catalog.pricing import UnitPrices
+from rensei.core.usage import Usage
+from rensei.orgs.models import Org
+
+BATCH = 1000
+# Each count of a line, with the column of its price.
+PRICED = {
+    "input_tokens": "input_picodollars",
+    "output_tokens": "output_picodollars",
+    "cache_read_tokens": "cache_read_picodollars",
+    "cache_write_5m_tokens": "cache_write_5m_picodollars",
+    "cache_write_1h_tokens": "cache_write_1h_picodollars",
+    "web_search_requests": "web_search_picodollars",
+}
+COUNTED = tuple(name for name in SUMS if name not in {"calls", "unpriced"})
+
+
+def line_differences(line: CostEvent) -> Iterator[Difference]:
+    """Compute a line's amount anew from its own counts and prices. Unknown is never 0."""
+    prices = {count: getattr(line, price) for count, price in PRICED.items()}
+    expected = None
+    if prices["input_tokens"] is not None:
+        expected = sum(getattr(line, count) * (price or 0) for count, price in prices.items())
+    if line.amount_picodollars != expected:
+        yield _difference("line-amount", line.org_id, line.id, expected, line.amount_picodollars)
+
+
+def call_differences(lines: Sequence[CostEvent]) -> Iterator[Difference]:
+    """
+    Check what the lines of one call bill: after each of them, its whole amount, or nothing.
+
+    Lines of one moment are one correction, whose order among themselves says nothing.
+    """
+    amount = billed = 0
+    for _, together in groupby(in_order(lines), key=lambda line: (line.kind, line.occurred_at)):
+        group = list(together)
+        amount += sum(line.amount_picodollars or 0 for line in group)
+        billed += sum(line.billed_picodollars for line in group)
+        allowed = {amount if line.billed else 0 for line in group}
+        if billed not in allowed:
+            expected = " or ".join(str(each) for each in sorted(allowed))
+            yield _difference("billed", group[-1].org_id, group[-1].id, expected, billed)
+
+
+def in_order(lines: Sequence[CostEvent]) -> list[CostEvent]:
+    """Put the lines of one call in the order of their writing: the charge, then its corrections."""
+    return sorted(lines, key=lambda line: (line.kind != CostEvent.Kind.CHARGE, line.occurred_at, line.id))
+
+
+def usage_of(lines: Sequence[CostEvent]) -> Usage:
+    """Add up what lines count."""
+    return Usage(**{part.name: sum(getattr(line, part.name) for line in lines) for part in fields(Usage)})
+
+
+def prices_of(line: CostEvent) -> UnitPrices | None:
+    """The unit prices on a line. The ledger does not keep a band's threshold, so it is 0."""
+    if line.amount_picodollars is None:
+        return None
+    named = {column.removesuffix("_picodollars"): getattr(line, column) for column in PRICED.values()}
+    return UnitPrices(above_prompt_tokens=0, **named)
+
+
+def roll_up_differences() -> Iterator[Difference]:
+    """Add every organization's ledger up again and compare it with its roll-ups, key by key."""
+    for org_id in Org.objects.order_by("pk").values_list("pk", flat=True):
+        summed = _ledger_by_key(org_id)
+        rows = UsageDaily.objects.filter(org_id=org_id)
+        rolled_up = {tuple(getattr(row, name) for name in KEY): row for row in rows.iterator(chunk_size=BATCH)}
+        for key in sorted({*summed, *rolled_up}):
+            for name in SUMS:
+                expected = summed[key][name] if key in summed else 0
+                found = getattr(rolled_up[key], name) if key in rolled_up else 0
+                if found != expected:
+                    place = " ".join(str(part) or "-" for part in key[1:])
+                    yield _difference("roll-up", org_id, f"{name} of {place}", expected, found)
+
+
+def shared_differences(used: Counter[tuple[str, Any]]) -> Iterator[Difference]:
+    """Compare each day's shared runs with the holds, and with `used`: the ended runs that reached the provider."""
+    held = Counter(Hold.objects.values_list("org_id", "day"))
+    days = {(row.org_id, row.day): row for row in SharedUsage.objects.all()}
+    for key in sorted({*days, *held, *used}):
+        row = days.get(key, SharedUsage())
+        org_id, day = key
+        if row.held != held[key]:
+            yield _difference("shared-held", org_id, str(day), held[key], row.held)
+        if row.used != used[key]:
+            yield _difference("shared-used", org_id, str(day), used[key], row.used)
+
+
+def _ledger_by_key(org_id: str) -> dict[tuple[Any, ...], dict[str, int]]:
+    """Sum an organization's lines, one in memory at a time, in whole numbers that have no end."""
+    totals: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    names = ["occurred_at" if name == "day" else name for name in KEY]
+    lines = CostEvent.objects.filter(org_id=org_id).order_by().values_list(*names, "kind", *COUNTED)
+    for line in lines.iterator(chunk_size=BATCH):
+        key = tuple(part.date() if name == "day" else part for name, part in zip(KEY, line, strict=False))
+        kind, counts = line[len(KEY)], dict(zip(COUNTED, line[len(KEY) + 1 :], strict=True))
+        sums = totals[key]
+        sums["calls"] += kind == CostEvent.Kind.CHARGE
+        sums["unpriced"] += counts["amount_picodollars"] is None
+        for name, count in counts.items():
+            sums[name] += count or 0
+    return totals
+
+
+def _difference(kind: str, org_id: str, place: str, expected: object, found: object) -> Difference:
+    return Difference(kind=kind, org=org_id, object=place, expected=str(expected), found=str(found))

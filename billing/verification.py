@@ -1,0 +1,138 @@
+"""
+Verification walks each organization's chain with its anchors, and names the first line that does not fit.
+
+The anchors lead: a chain that was cut, or computed anew as a whole, is right in itself and does not meet them.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import chain, islice
+
+from django.db.models import Exists, OuterRef, Q
+
+from billing import anchors, seals
+from billing.differences import Difference
+from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
+from rensei.core.clock import database_now
+from rensei.core.transactions import snapshot
+from rensei.orgs.models import Org
+
+BATCH = 500
+# A line is sealed within seconds. One that waits for longer shows that no worker does it.
+SEALED_WITHIN = timedelta(minutes=10)
+
+
+def differences() -> Iterator[Difference]:
+    """Examine all chains, as of one moment. At most one difference is named for each organization's chain."""
+    # Anchors reach the file after the database, so all that is in the file now is in the snapshot.
+    size = anchors.file_size()
+    with snapshot():
+        key = None
+        if size or LedgerAnchor.objects.exists():
+            try:
+                key = anchors.load_key()
+            except anchors.AnchorKeyUnavailable as fault:
+                yield Difference(kind="anchor-key", org="", object="", expected="a key", found=str(fault))
+        yield from _file(size, key)
+        for org_id in _org_ids():
+            yield from islice(_chain(org_id, key), 1)
+        yield from _unsealed()
+
+
+def _org_ids() -> list[str]:
+    """All organizations, and those that only an anchor remembers."""
+    anchored = LedgerAnchor.objects.order_by().values_list("org_id", flat=True).distinct()
+    return sorted({*Org.objects.values_list("pk", flat=True), *anchored})
+
+
+def _file(size: int, key: bytes | None) -> Iterator[Difference]:
+    """Each anchor of the file must be signed, and be in the database as it is here."""
+    lines = anchors.read_file(size)
+    while batch := list(islice(lines, BATCH)):
+        stored = LedgerAnchor.objects.in_bulk([line.anchor.pk for line in batch if line.anchor is not None])
+        for line in batch:
+            place = f"line {line.number} of the anchors' file"
+            if line.anchor is None:
+                yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="something else")
+                continue
+            if key is not None and not anchors.is_signed(line.anchor, key):
+                yield _forged(line.anchor, place)
+                continue
+            twin = stored.get(line.anchor.pk)
+            if twin is None or _said(twin) != _said(line.anchor):
+                expected = f"anchor {line.anchor.pk} in the database, over {line.anchor.seq} line(s)"
+                found = "nothing" if twin is None else "another one"
+                yield Difference(kind="anchor", org=line.anchor.org_id, object=place, expected=expected, found=found)
+
+
+def _chain(org_id: str, key: bytes | None) -> Iterator[Difference]:
+    """Walk the seals of one organization, with its lines and its anchors."""
+    signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq").iterator(chunk_size=BATCH))
+    anchor = next(signed, None)
+    seq, signed_seq, previous = 0, 0, seals.START
+    for seal, line in _sealed_lines(org_id):
+        seq += 1
+        if seal.seq != seq:
+            yield _difference(org_id, f"seal {seq}", "a seal", "none")
+        yield from _line(seal, line, previous=previous)
+        while anchor is not None and anchor.seq <= seq:
+            if key is not None and not anchors.is_signed(anchor, key):
+                yield _forged(anchor, f"anchor {anchor.pk}")
+            if anchor.digest != seal.digest:
+                # The chain fits in itself: it was computed anew, somewhere after the last end that was signed.
+                place = f"seals {signed_seq + 1} to {seq}"
+                yield _difference(org_id, place, f"digest {anchor.digest[:12]}…, as signed", f"{seal.digest[:12]}…")
+            signed_seq = anchor.seq
+            anchor = next(signed, None)
+        previous = seal.digest
+    for late in chain(filter(None, [anchor]), signed):
+        if key is not None and not anchors.is_signed(late, key):
+            yield _forged(late, f"anchor {late.pk}")
+        when = f"{late.anchored_at:%Y-%m-%d %H:%M:%S}"
+        yield _difference(org_id, f"seal {seq + 1}", f"{late.seq} line(s), as signed at {when}", f"{seq} line(s)")
+
+
+def _line(seal: LedgerSeal, line: CostEvent | None, *, previous: str) -> Iterator[Difference]:
+    if line is None:
+        yield _difference(seal.org_id, seal.event_id, f"line {seal.seq} of the chain", "no such line")
+    elif line.org_id != seal.org_id:
+        yield _difference(seal.org_id, line.id, f"organization {seal.org_id}", f"organization {line.org_id}")
+    elif (found := seals.digest(line, seq=seal.seq, previous=previous)) != seal.digest:
+        yield _difference(seal.org_id, line.id, f"digest {seal.digest[:12]}…, as sealed", f"{found[:12]}…")
+
+
+def _sealed_lines(org_id: str) -> Iterator[tuple[LedgerSeal, CostEvent | None]]:
+    """The seals of a chain in order, each with its line, a page at a time."""
+    page = list(LedgerSeal.objects.filter(org_id=org_id).order_by("seq")[:BATCH])
+    while page:
+        lines = CostEvent.objects.in_bulk([seal.event_id for seal in page])
+        yield from ((seal, lines.get(seal.event_id)) for seal in page)
+        page = list(LedgerSeal.objects.filter(org_id=org_id, seq__gt=page[-1].seq).order_by("seq")[:BATCH])
+
+
+def _unsealed() -> Iterator[Difference]:
+    """Lines that have no seal although they should, and such as went away while they waited for it."""
+    is_sealed = Exists(LedgerSeal.objects.filter(event_id=OuterRef("id")))
+    waits = Exists(LineToSeal.objects.filter(event_id=OuterRef("id")))
+    late = Q(occurred_at__lt=database_now() - SEALED_WITHIN)
+    lines = CostEvent.objects.filter(~is_sealed).filter(~waits | late).order_by("id")
+    for event_id, org_id in lines.values_list("id", "org_id").iterator(chunk_size=BATCH):
+        yield _difference(org_id, event_id, "a seal", "none")
+    is_there = Exists(CostEvent.objects.filter(id=OuterRef("event_id")))
+    gone = LineToSeal.objects.filter(~is_there).order_by("event_id")
+    for event_id in gone.values_list("event_id", flat=True).iterator(chunk_size=BATCH):
+        yield _difference("", event_id, "a line that waits for its seal", "no such line")
+
+
+def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
+    return anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.signature
+
+
+def _forged(anchor: LedgerAnchor, place: str) -> Difference:
+    return Difference(
+        kind="anchor", org=anchor.org_id, object=place, expected="a signature by our key", found="another signature"
+    )
+
+
+def _difference(org_id: str, place: str, expected: str, found: str) -> Difference:
+    return Difference(kind="seal", org=org_id, object=place, expected=expected, found=found)

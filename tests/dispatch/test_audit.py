@@ -1,0 +1,346 @@
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connection
+from django.db.models import F
+from django.utils import timezone
+
+from billing import anchors, seals
+from billing import services as billing
+from billing.models import CostEvent, Entitlement, Hold, SharedUsage, UsageDaily
+from integrations import platform_keys
+from rensei.core.clock import database_now
+from rensei.core.ids import new_id
+from rensei.core.secret import Secret
+from rensei.core.transactions import durable, snapshot
+from rensei.core.usage import Usage
+from rensei.dispatch import admission, audit, queue, reaper, services, settlement
+from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from tests.billing.ledger_triggers import triggers_lifted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _files(settings: Any, tmp_path: Any) -> None:
+    settings.RENSEI_LEDGER_ANCHOR_KEY = tmp_path / "ledger_anchor.key"
+    settings.RENSEI_LEDGER_ANCHORS = tmp_path / "ledger_anchors.jsonl"
+
+
+@pytest.fixture
+def dispatch(
+    simulator: Any,
+    ada_access: Access,
+    connect: Callable[..., Any],
+    make_profile: Callable[..., Any],
+    make_key: Callable[..., str],
+) -> Callable[..., Run]:
+    """Dispatch a run of Acme's in a mode, byok, metered or shared."""
+    connect()
+    Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+    for mode in ("byok", "metered", "shared"):
+        make_profile(name=mode, auth_modes=[mode])
+        if mode != "byok":
+            platform_keys.add_platform_key(
+                actor=None,
+                provider="claude",
+                pool=mode,
+                name=mode,
+                api_key=Secret(make_key()),
+                model_ids=["claude-opus-5-5"],
+                max_tokens_cap=4000,
+            )
+
+    def make(mode: str, text: str = "What is two and two?") -> Run:
+        messages = messages_from(text=text, messages=None)
+        return admission.dispatch(ada_access, DispatchRequest(profile_id=f"prof_{mode}", messages=messages))
+
+    return make
+
+
+@pytest.fixture
+def ledger(dispatch: Callable[..., Run], work: Callable[[], list[Run]], ada_access: Access) -> dict[str, Run]:
+    """
+    A bit of everything: runs of three modes, one that failed half-way, one cancelled in the queue, one still
+    queued, one whose call nobody saw end, and one of those that was settled late.
+    """
+    for mode in ("byok", "metered", "shared"):
+        dispatch(mode)
+    dispatch("byok", "[[reply 40 words]] Go. [[break after 5]]")
+    runs = {run.auth_mode: run for run in reversed(work())}
+    cancelled = dispatch("shared")
+    services.cancel_run(ada_access, cancelled)
+    runs["lost"] = lose(dispatch("metered"))
+    late = lose(dispatch("metered"))
+    settle_late(late, Usage(input_tokens=9, output_tokens=11))
+    runs["late"] = late
+    runs["queued"] = dispatch("shared")
+    return runs
+
+
+def lose(run: Run) -> Run:
+    """Open an attempt of the run, and let its worker die."""
+    claim = queue.claim(run.id, owner="gone")
+    assert claim is not None
+    queue.open_attempt(claim.run, credential_id="", credential_version=1, input_tokens=1000)
+    Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
+    reaper.reap()
+    run.refresh_from_db()
+    return run
+
+
+def settle_late(run: Run, usage: Usage) -> None:
+    plan = settlement.SettlementPlan(run=run, now=database_now(), attempt=run.attempts.get(), usage=usage)
+    settlement.write([plan])
+
+
+def kinds() -> list[str]:
+    return [difference.kind for difference in audit.differences()]
+
+
+def sql(statement: str, *values: object) -> None:
+    with triggers_lifted(), connection.cursor() as cursor:
+        cursor.execute(statement, values)
+
+
+@pytest.fixture
+def without_unique_charges() -> Iterator[None]:
+    """Let an attempt be charged twice, which the database refuses otherwise."""
+    constraint = next(each for each in CostEvent._meta.constraints if each.name == "one_charge_per_attempt")
+    with connection.schema_editor() as editor:
+        editor.remove_constraint(CostEvent, constraint)
+    yield
+    sql("DELETE FROM billing_costevent")
+    with connection.schema_editor() as editor:
+        editor.add_constraint(CostEvent, constraint)
+
+
+class TestDifferences:
+    def test_are_none_where_all_is_well(self, ledger: dict[str, Run]) -> None:
+        assert {run.state for run in Run.objects.all()} == {"QUEUED", "SUCCEEDED", "FAILED", "CANCELLED"}
+        assert CostEvent.objects.filter(kind="adjustment").exists()
+        assert list(audit.differences()) == []
+
+    def test_are_none_in_pages_of_any_size(self, ledger: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(audit, "PAGE", 2)
+
+        assert list(audit.differences()) == []
+
+    def test_name_a_double_settlement(self, ledger: dict[str, Run], without_unique_charges: None) -> None:
+        run = ledger["metered"]
+        plan = settlement.SettlementPlan(
+            run=Run.objects.select_related("project").get(id=run.id),
+            now=timezone.now(),
+            attempt=run.attempts.get(),
+            usage=Usage(input_tokens=5),
+        )
+        with durable():
+            billing.record_charges([settlement.plan_charge(plan)])
+
+        found = list(audit.differences())
+
+        assert "double-charge" in {difference.kind for difference in found}
+        assert {difference.object for difference in found} >= {run.attempts.get().id, run.id}
+
+    def test_name_a_doubled_adjustment(self, ledger: dict[str, Run]) -> None:
+        adjustment = CostEvent.objects.get(kind="adjustment")
+        adjustment.pk = new_id("cost")
+        adjustment.save(force_insert=True)
+
+        assert {"billed", "run-amount", "run-usage", "roll-up"} <= set(kinds())
+
+    def test_name_a_missing_charge(self, ledger: dict[str, Run]) -> None:
+        attempt = ledger["byok"].attempts.get()
+        sql("DELETE FROM billing_costevent WHERE attempt_id = %s", attempt.id)
+
+        found = {difference.kind: difference for difference in audit.differences()}
+
+        assert found["missing-charge"].object == attempt.id
+        assert {"run-amount", "run-usage", "roll-up"} <= set(found)
+
+    def test_name_a_charge_for_a_call_that_was_never_sent(self, ledger: dict[str, Run]) -> None:
+        Attempt.objects.filter(run=ledger["byok"]).update(state=Attempt.State.VOID)
+
+        assert kinds() == ["unexpected-charge"]
+
+    def test_name_an_open_attempt_of_an_ended_run(self, ledger: dict[str, Run]) -> None:
+        Attempt.objects.filter(run=ledger["byok"]).update(state=Attempt.State.OPEN)
+
+        assert set(kinds()) == {"open-attempt", "unexpected-charge"}
+
+    def test_name_a_lost_attempt(self, ledger: dict[str, Run]) -> None:
+        Attempt.objects.filter(run=ledger["byok"]).delete()
+
+        assert set(kinds()) == {"attempt-count", "stray-line"}
+
+    def test_name_a_line_without_a_run(self, ledger: dict[str, Run]) -> None:
+        Run.objects.filter(id=ledger["byok"].id).delete()
+
+        (difference,) = audit.differences()
+        assert (difference.kind, difference.org) == ("stray-line", ledger["byok"].org_id)
+
+    def test_name_a_changed_amount(self, ledger: dict[str, Run]) -> None:
+        charge = CostEvent.objects.get(run_id=ledger["metered"].id)
+        sql(
+            "UPDATE billing_costevent SET input_tokens = input_tokens + 1, "
+            "amount_picodollars = amount_picodollars + input_picodollars, "
+            "billed_picodollars = billed_picodollars + input_picodollars WHERE id = %s",
+            charge.id,
+        )
+
+        assert set(kinds()) == {"run-usage", "run-amount", "roll-up"}
+
+    def test_name_changed_prices(self, ledger: dict[str, Run]) -> None:
+        charge = CostEvent.objects.get(run_id=ledger["byok"].id)
+        sql(
+            "UPDATE billing_costevent SET input_picodollars = input_picodollars + 1, "
+            "amount_picodollars = amount_picodollars + input_tokens WHERE id = %s",
+            charge.id,
+        )
+
+        found = {difference.kind: difference for difference in audit.differences()}
+
+        assert found["line-prices"].object == charge.id
+
+    def test_name_another_payer(self, ledger: dict[str, Run]) -> None:
+        charge = CostEvent.objects.get(run_id=ledger["shared"].id)
+        sql("UPDATE billing_costevent SET payer = 'organization' WHERE id = %s", charge.id)
+
+        (difference,) = audit.differences()
+        assert (difference.kind, difference.object) == ("line-payer", charge.id)
+        assert (difference.expected, difference.found) == (charge.payer, "organization")
+
+    def test_name_a_bill_for_what_nobody_saw(self, ledger: dict[str, Run]) -> None:
+        charge = CostEvent.objects.get(run_id=ledger["lost"].id)
+        sql(
+            "UPDATE billing_costevent SET billed = %s, billed_picodollars = amount_picodollars WHERE id = %s",
+            True,
+            charge.id,
+        )
+
+        assert set(kinds()) == {"billed", "roll-up"}
+
+    def test_name_a_wrong_roll_up(self, ledger: dict[str, Run]) -> None:
+        row = UsageDaily.objects.filter(auth_mode="metered").first()
+        UsageDaily.objects.filter(pk=row.pk).update(amount_picodollars=F("amount_picodollars") + 1)
+
+        (difference,) = audit.differences()
+        assert difference.kind == "roll-up"
+        assert "amount_picodollars" in difference.object
+        assert "metered" in difference.object
+        assert int(difference.found) == int(difference.expected) + 1
+
+    def test_name_a_roll_up_of_nothing_and_one_that_is_missing(self, ledger: dict[str, Run]) -> None:
+        UsageDaily.objects.filter(auth_mode="shared").update(day=F("day") - timedelta(days=1))
+
+        found = list(audit.differences())
+
+        assert {difference.kind for difference in found} == {"roll-up"}
+        assert {"0"} <= {difference.found for difference in found}
+        assert {"0"} <= {difference.expected for difference in found}
+
+    def test_name_wrong_figures_of_a_run(self, ledger: dict[str, Run]) -> None:
+        Run.objects.filter(id=ledger["byok"].id).update(amount_picodollars=1, usage={"output_tokens": 1})
+
+        assert set(kinds()) == {"run-amount", "run-usage"}
+
+    def test_name_a_stale_hold(self, ledger: dict[str, Run]) -> None:
+        run = ledger["shared"]
+        Hold.objects.create(run_id=run.id, org_id=run.org_id, day=run.created_at.date())
+
+        assert set(kinds()) == {"hold", "shared-held"}
+
+    def test_name_a_hold_of_no_run(self, ledger: dict[str, Run]) -> None:
+        Hold.objects.create(run_id="run_gone", org_id=ledger["byok"].org_id, day=ledger["byok"].created_at.date())
+
+        assert set(kinds()) == {"hold", "shared-held"}
+
+    def test_name_a_lost_hold(self, ledger: dict[str, Run]) -> None:
+        Hold.objects.filter(run_id=ledger["queued"].id).delete()
+
+        assert set(kinds()) == {"hold", "shared-held"}
+
+    @pytest.mark.parametrize("column", ["held", "used"])
+    def test_name_a_wrong_count_of_shared_runs(self, ledger: dict[str, Run], column: str) -> None:
+        SharedUsage.objects.update(**{column: F(column) + 1})
+
+        (difference,) = audit.differences()
+        assert difference.kind == f"shared-{column}"
+        assert (difference.expected, difference.found) == ("1", "2")
+
+    def test_name_sums_beyond_what_the_database_can_add(self, ledger: dict[str, Run]) -> None:
+        UsageDaily.objects.filter(auth_mode="byok").update(amount_picodollars=2**63 - 1)
+        UsageDaily.objects.filter(auth_mode="metered").update(amount_picodollars=2**63 - 1)
+
+        assert kinds() == ["roll-up", "roll-up"]
+
+
+class TestSnapshot:
+    def test_shows_one_moment_and_keeps_nobody_waiting(self, ledger: dict[str, Run], dispatch: Any) -> None:
+        def change() -> None:
+            SharedUsage.objects.update(used=F("used") + 1)
+            connection.close()
+
+        with snapshot():
+            before = SharedUsage.objects.get().used
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(change).result(timeout=15)
+            during = SharedUsage.objects.get().used
+
+        assert during == before
+        assert SharedUsage.objects.get().used == before + 1
+
+
+class TestAudit:
+    def test_stores_what_it_found(self, ledger: dict[str, Run]) -> None:
+        seals.seal()
+        anchors.anchor()
+        UsageDaily.objects.filter(auth_mode="metered").update(calls=F("calls") + 1)
+
+        audit.audit_nightly()
+
+        result = LedgerAudit.objects.get()
+        assert result.difference_count == 1
+        assert result.first_differences[0]["kind"] == "roll-up"
+
+    def test_examines_the_seals_too(self, ledger: dict[str, Run]) -> None:
+        seals.seal()
+        sql("UPDATE billing_costevent SET provider_request_id = 'x' WHERE run_id = %s", ledger["byok"].id)
+
+        (found,) = audit.audit().first_differences
+        assert found["kind"] == "seal"
+
+
+class TestAuditLedger:
+    def test_says_that_everything_agrees(self, ledger: dict[str, Run]) -> None:
+        out = io.StringIO()
+
+        call_command("audit_ledger", stdout=out)
+
+        assert out.getvalue().startswith("Everything agrees")
+        assert LedgerAudit.objects.get().difference_count == 0
+
+    def test_names_each_difference_and_fails(self, ledger: dict[str, Run]) -> None:
+        SharedUsage.objects.update(held=7)
+        out = io.StringIO()
+
+        with pytest.raises(CommandError, match="1 difference"):
+            call_command("audit_ledger", "--json", stdout=out)
+
+        day, org_id = SharedUsage.objects.values_list("day", "org_id").get()
+        assert json.loads(out.getvalue()) == {
+            "kind": "shared-held",
+            "org": org_id,
+            "object": str(day),
+            "expected": "1",
+            "found": "7",
+        }
