@@ -16,7 +16,7 @@ from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
-from rensei.dispatch import admission, presenters, services
+from rensei.dispatch import admission, dry_run, presenters, services
 from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
 from rensei.orgs.access import Access
@@ -172,7 +172,7 @@ class Resolve(APIView):
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
         asked = dispatch_request(request.data or {}, whole=False)
-        return Response(admission.preview(caller(request), replace(asked, profile_id=profile_id)))
+        return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile_id)))
 
 
 def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:

@@ -16,7 +16,7 @@ from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page
 from rensei.console.forms.playground import DispatchForm
 from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch import admission
+from rensei.dispatch import admission, dry_run
 from rensei.dispatch.models import CapacityPool, RunInput
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
@@ -112,7 +112,7 @@ def _preview(access: Access, form: DispatchForm, chosen: ModelProfile | None) ->
     else:
         asked = DispatchRequest(profile_id=chosen.public_id)
     try:
-        return admission.preview(access, asked)
+        return dry_run.preview(access, asked)
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
 

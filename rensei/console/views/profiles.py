@@ -20,7 +20,7 @@ from rensei.console.answers import confirm
 from rensei.console.forms.profiles import ProfileForm
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch import admission
+from rensei.dispatch import dry_run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 
@@ -32,7 +32,7 @@ Choices = list[tuple[str, list[tuple[str, str]]]]
 def profiles(request: PageRequest) -> HttpResponse:
     """List the profiles with what a dispatch of each would do now."""
     stored = list(services.visible_profiles(request.access).order_by("-is_default", "name"))
-    previews = admission.previews(request.access, stored) if stored else {}
+    previews = dry_run.previews(request.access, stored) if stored else {}
     rows = [{"profile": profile, "preview": previews[profile.public_id]} for profile in stored]
     return render(request, "console/profiles.html", {"rows": rows})
 
@@ -242,6 +242,6 @@ def _preview(
     if not draft.auth_modes:
         return None
     try:
-        return admission.previews(access, [draft])[draft.public_id]
+        return dry_run.previews(access, [draft])[draft.public_id]
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}

@@ -1,0 +1,169 @@
+"""
+What a dispatch would do: the facts of a request, the decision, the request it would send, or the refusal.
+
+Nothing here writes. A dispatch and a dry run are judged by the same function, so that one says what the other does.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from catalog.models import CatalogEntry
+from catalog.provider_config import context_window_of, validate_provider_config
+from integrations.providers.base import BuiltRequest, ModelRequest
+from profiles import services as profiles
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import NotFound, RenseiError
+from rensei.dispatch import facts, pools
+from rensei.dispatch.facts import Facts
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.requests import DispatchRequest
+from rensei.dispatch.resolver import Decision, resolve
+from rensei.orgs.access import Access
+from rensei.orgs.models import Project
+
+
+class ProfileRequired(RenseiError):
+    """The dispatch names no profile, and neither the project nor the organization has a default."""
+
+    code = "PROFILE_REQUIRED"
+    status = 422
+    title = "No profile named"
+    message = "Name a profile in profileId, or make one the default in Settings → Model Profiles."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a dispatch would do: the decision, the request it would send, or the refusal."""
+
+    facts: Facts
+    decision: Decision
+    entry: CatalogEntry
+    request: ModelRequest
+    built: BuiltRequest | None
+    refusal: RenseiError | None
+
+
+def load(access: Access, request: DispatchRequest, *, with_quota: bool = False) -> Facts:
+    """
+    Load the facts of a request, refusing in the order profile, project, pool, model.
+
+    :raises RenseiError: naming the first that is missing
+    """
+    profile = profiles.find_profile(access, request.profile_id) if request.profile_id else None
+    project = _project(access, request)
+    if profile is None:
+        profile = profiles.default_profile(access.org, project)
+        if profile is None:
+            raise ProfileRequired
+    if profile.project_id is not None:
+        if project is not None and project.pk != profile.project_id:
+            raise NotFound
+        project = profile.project
+    pool = pools.find_pool(access.org, request.pool)
+    (found,) = facts.load(access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota)
+    return or_refuse(found)
+
+
+def or_refuse(found: Facts | RenseiError) -> Facts:
+    if isinstance(found, RenseiError):
+        raise found
+    return found
+
+
+def judge(found: Facts, request: DispatchRequest) -> Judgement:
+    """
+    Decide, without touching anything. Refusals come in a fixed order: effort, images, window, policy, gates.
+
+    :raises FieldError: if a value of the request does not fit the model
+    """
+    profile = found.profile
+    decision = resolve(
+        profile_modes=profile.auth_modes,
+        provider=profile.provider,
+        provider_modes=found.spec.auth_modes,
+        requested=facts.offered_model(found.requested),
+        served=found.offered(),
+        policies=found.policies,
+    )
+    entry = _served_entry(found, decision)
+    window = context_window_of(found.spec, _provider_config(found, entry, request))
+    model_request = ModelRequest(
+        system=request.system if request.system is not None else (profile.system or None),
+        messages=request.messages,
+        effort=request.effort or profile.effort or None,
+        max_tokens=_max_tokens(found, decision, request),
+        prompt_caching=profile.prompt_caching,
+        context_window_tokens=_window(found, entry, window),
+    )
+    built, refusal = None, None
+    try:
+        if request.messages:
+            found.adapter.check_input(messages=request.messages, entry=entry)
+        built = found.adapter.build(model_request, entry=entry)
+        if decision.mode is None:
+            raise decision.refusal()
+        gate(found, decision.mode)
+    except RenseiError as caught:
+        refusal = caught
+        if decision.mode is not None and built is not None:
+            decision = decision.gate_failed(caught)
+            refusal.extra.setdefault("trace", decision.wire())
+    return Judgement(
+        facts=found,
+        decision=decision,
+        entry=entry,
+        request=model_request,
+        built=built,
+        refusal=refusal,
+    )
+
+
+def gate(found: Facts, mode: AuthMode) -> None:
+    """
+    Ask the mode, and then the pool. A host session says itself that it needs a local one.
+
+    :raises RenseiError: with the mode's own code
+    """
+    MODES[mode].gate(found)
+    found.pool.require_driver()
+
+
+def _project(access: Access, request: DispatchRequest) -> Project | None:
+    """The project that the request names, or that the token is bound to; another's is not found."""
+    if access.project is not None:
+        if request.project_id not in {None, access.project.slug}:
+            raise NotFound
+        return access.project
+    if request.project_id is None:
+        return None
+    project: Project | None = Project.objects.for_org(access.org).filter(slug=request.project_id).first()
+    if project is None:
+        raise NotFound
+    return project
+
+
+def _served_entry(found: Facts, decision: Decision) -> CatalogEntry:
+    """The entry of the picked mode; where none was picked, what the profile's first served mode would call."""
+    modes = [decision.mode] if decision.mode else [AuthMode(mode) for mode in found.profile.auth_modes]
+    return next(entry for mode in modes if (entry := found.served(mode)) is not None)
+
+
+def _provider_config(found: Facts, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
+    """The profile's config with the request's over it, key by key."""
+    asked = validate_provider_config(found.spec, found.requested, request.provider_config, served=entry)
+    stored: dict[str, Any] = found.profile.provider_config
+    return {name: {**stored.get(name, {}), **asked.get(name, {})} for name in {*stored, *asked}}
+
+
+def _window(found: Facts, entry: CatalogEntry, override: int | None) -> int | None:
+    """The smallest of the window that was asked for, the requested model's and the served model's."""
+    known = [size for size in (override, found.requested.context_window_tokens, entry.context_window_tokens) if size]
+    return min(known) if known else None
+
+
+def _max_tokens(found: Facts, decision: Decision, request: DispatchRequest) -> int | None:
+    asked = request.max_tokens or found.profile.max_tokens
+    cap = MODES[decision.mode].max_tokens_cap(found) if decision.mode else None
+    if cap is None:
+        return asked
+    return min(asked, cap) if asked else cap
