@@ -1,0 +1,115 @@
+"""A browser, a running Rensei, and the people who use it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from integrations import platform_keys
+from integrations import services as integrations
+from integrations.models import Integration, PlatformKey
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.secret import Secret
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, User
+from tests.journeys.person import Person
+from tests.journeys.stack import Stack, start
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+PATIENCE_MILLISECONDS = 20_000
+MODEL = "claude-sonnet-5-5"
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """
+    Chromium, for the journeys alone.
+
+    Playwright keeps an event loop running in this thread. Django would refuse its database there, and other
+    tests could start no loop of their own, so both end with the last journey.
+    """
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        expect.set_options(timeout=PATIENCE_MILLISECONDS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def stack(
+    django_db_setup: None, simulator_process: Any, tmp_path_factory: pytest.TempPathFactory, chromium: Browser
+) -> Iterator[Stack]:
+    """The processes, for the journeys alone: a worker would take the runs of other tests."""
+    with start(folder=tmp_path_factory.mktemp("stack"), simulator_url=simulator_process.url) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _vault(settings: Any, stack: Stack, simulator: Any) -> None:
+    """What a test arranges by itself is sealed with the keys of the running server, and checked by its provider."""
+    settings.RENSEI_VAULT_KEYRING = stack.keyring
+    settings.DATA_DIR = stack.folder
+    settings.PUBLIC_URL = stack.url
+
+
+@pytest.fixture
+def open_browser(transactional_db: None, chromium: Browser, stack: Stack) -> Iterator[Callable[..., Person]]:
+    """Give somebody a browser of their own. At the end nobody's may have complained, or asked another machine."""
+    contexts: list[BrowserContext] = []
+    people: list[Person] = []
+
+    def give(**options: Any) -> Person:
+        context = chromium.new_context(**options)
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        contexts.append(context)
+        page: Page = context.new_page()
+        people.append(Person(page, base_url=stack.url))
+        return people[-1]
+
+    yield give
+    for context in contexts:
+        context.close()
+    assert [stranger for person in people for stranger in person.strangers] == []
+    assert [complaint for person in people for complaint in person.complaints] == []
+
+
+@pytest.fixture
+def person(open_browser: Callable[..., Person]) -> Person:
+    return open_browser()
+
+
+@pytest.fixture
+def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
+    return access_of(ada)
+
+
+@pytest.fixture
+def connected(ada_access: Access, make_key: Callable[..., str]) -> Integration:
+    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
+
+
+@pytest.fixture
+def make_profile(ada_access: Access) -> Callable[..., ModelProfile]:
+    def make(*, name: str, auth_modes: list[str], **fields: Any) -> ModelProfile:
+        chosen = {"provider": "claude", "model_id": MODEL, **fields}
+        return profiles.create_profile(ada_access, name=name, auth_modes=auth_modes, **chosen)
+
+    return make
+
+
+@pytest.fixture
+def fill_pool(ada_access: Access, make_key: Callable[..., str]) -> Callable[[str], PlatformKey]:
+    """Put a key of the platform's into a pool."""
+
+    def fill(pool: str) -> PlatformKey:
+        key = Secret(make_key())
+        return platform_keys.add_platform_key(
+            actor=None, provider="claude", pool=pool, name="one", api_key=key, model_ids=[MODEL], max_tokens_cap=1024
+        )
+
+    return fill

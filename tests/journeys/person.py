@@ -1,0 +1,87 @@
+"""Somebody in front of a browser: they see roles and labels, click and type, and it is counted how often they must."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+
+from rensei.orgs.models import User
+
+PASSWORD = "correct horse battery"
+# A refusal has its own status, which the browser notes. It is no mistake of the page.
+REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d ")
+
+
+class Person:
+    """A person with a page. What the browser complains of, and every address that it asks, is kept."""
+
+    def __init__(self, page: Page, *, base_url: str) -> None:
+        self.page = page
+        self.base_url = base_url
+        self.clicks = self.fields = 0
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda fault: self.complaints.append(str(fault)))
+        page.on("request", self._notice)
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.base_url}{path}")
+
+    def sign_in(self, user: User) -> None:
+        self.open("/")
+        self.type("Email", user.email)
+        self.type("Password", PASSWORD)
+        self.click("Sign in")
+
+    def click(self, name: str, *, role: Any = "button", within: Locator | None = None) -> None:
+        (within or self.page).get_by_role(role, name=name, exact=True).click()
+        self.clicks += 1
+
+    def follow(self, name: str, *, within: Locator | None = None) -> None:
+        self.click(name, role="link", within=within)
+
+    def unfold(self, name: str) -> None:
+        """Open what is folded away under a line of text."""
+        self.page.locator("summary", has_text=name).click()
+        self.clicks += 1
+
+    def type(self, label: str, text: str) -> None:
+        self.page.get_by_label(label, exact=True).fill(text)
+        self.fields += 1
+
+    def choose(self, label: str, option: str) -> None:
+        self.page.get_by_label(label, exact=True).select_option(option)
+        self.fields += 1
+
+    def tick(self, label: str) -> None:
+        self.page.get_by_label(label, exact=True).check()
+        self.clicks += 1
+
+    def sees(self, text: str | re.Pattern[str]) -> None:
+        expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible()
+
+    def sees_heading(self, name: str) -> None:
+        expect(self.page.get_by_role("heading", name=name).first).to_be_visible()
+
+    def reads_the_answer(self) -> str:
+        """Wait for the end of the run whose page is open, and read what the model wrote."""
+        expect(self.page.get_by_text("Succeeded", exact=True)).to_be_visible()
+        return self.section("Answer").locator(".prose-text").inner_text()
+
+    def cost(self) -> Decimal:
+        """Read what the run whose page is open has cost, in dollars."""
+        total = self.section("Usage and cost").get_by_role("row", name="Total")
+        return Decimal(total.inner_text().split("$")[1])
+
+    def section(self, name: str) -> Locator:
+        return self.page.get_by_role("region", name=name, exact=True)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not REFUSED.match(message.text):
+            self.complaints.append(f"{self.page.url}: {message.text}")
+
+    def _notice(self, request: Request) -> None:
+        if not request.url.startswith((self.base_url, "data:", "blob:")):
+            self.strangers.append(request.url)

@@ -1,0 +1,96 @@
+"""Runs under the platform's keys: an operator grants metered and takes it back, and shared runs come to their end."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import expect
+
+from billing.models import Entitlement
+from integrations.models import PlatformKey
+from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.orgs.models import User
+from tests.journeys.person import Person
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+def set_metered(operator: Person, action: str) -> None:
+    """Choose the action in the admin, read what it allows, and confirm."""
+    operator.open("/admin/")
+    operator.follow("Entitlements")
+    row = operator.page.get_by_role("row").filter(has_text="Acme")
+    row.get_by_role("checkbox").first.check()
+    operator.page.get_by_label("Action:").select_option(label=action)
+    operator.click("Go")
+    operator.sees("It counts from the next dispatch on, and is written to the audit log with your name.")
+    operator.click(action)
+
+
+def dispatch(member: Person, message: str) -> None:
+    member.follow("Playground")
+    member.type("Message", message)
+    member.click("Dispatch")
+
+
+class TestAnOperator:
+    def test_grants_metered_and_takes_it_back(
+        self,
+        open_browser: Callable[..., Person],
+        grace: User,
+        mia: User,
+        make_profile: Callable[..., ModelProfile],
+        fill_pool: Callable[[str], PlatformKey],
+    ) -> None:
+        make_profile(name="paid", auth_modes=["metered"])
+        fill_pool("metered")
+        operator, member = open_browser(), open_browser()
+        operator.sign_in(grace)
+        member.sign_in(mia)
+
+        set_metered(operator, "Enable metered")
+        operator.sees("Metered enabled for 1 organization(s).")
+
+        dispatch(member, "Who pays for this?")
+        member.reads_the_answer()
+        cost = member.cost()
+        member.sees("Your organization, through Rensei's cost ledger")
+        expect(member.section("In the ledger").get_by_role("row", name="metered.anthropic")).to_be_visible()
+        member.follow("Usage")
+        billed = member.page.get_by_role("definition").filter(has_text="metered is enabled")
+        expect(billed).to_contain_text(f"${cost}")
+
+        set_metered(operator, "Disable metered")
+        operator.sees("Metered disabled for 1 organization(s).")
+
+        dispatch(member, "And for this?")
+        member.sees("Organisation is not entitled to use metered auth mode")
+        member.sees("Ask your Rensei operator (operator@platform.test) to enable it")
+        assert member.page.url.endswith("/playground")
+
+
+class TestAMember:
+    def test_uses_shared_runs_until_the_day_is_used_up(
+        self,
+        person: Person,
+        mia: User,
+        make_profile: Callable[..., ModelProfile],
+        fill_pool: Callable[[str], PlatformKey],
+    ) -> None:
+        make_profile(name="free", auth_modes=["shared"])
+        fill_pool("shared")
+        Entitlement.objects.update(shared_runs_per_day=1)
+        person.sign_in(mia)
+
+        dispatch(person, "Is this one free?")
+        person.reads_the_answer()
+        person.sees("The platform's free tier")
+        dispatch(person, "And this one?")
+
+        tomorrow = database_now().date() + timedelta(days=1)
+        person.sees("The organization has used 1 of its 1 shared runs for today.")
+        person.sees(f"The quota resets at {tomorrow}T00:00:00Z. Dispatch again then")
+        person.follow("Usage")
+        expect(person.page.get_by_role("img", name=re.compile("1 of 1 shared runs used"))).to_be_visible()
