@@ -29,6 +29,7 @@ class Entitlement(models.Model):
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="entitlement")
     metered_enabled = models.BooleanField(default=False)
     shared_runs_per_day = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the platform's default")
+    monthly_budget_picodollars = models.PositiveBigIntegerField(null=True, blank=True, help_text="Empty: no budget")
     updated_at = models.DateTimeField(default=timezone.now)
 
     objects = OrgScopedQuerySet.as_manager()
@@ -61,6 +62,39 @@ class Hold(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="holds")
     day = models.DateField()
     created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.run_id
+
+
+class BudgetUsage(models.Model):
+    """
+    What an organization's metered runs cost it in the newest UTC month, and what those that are live may still cost.
+
+    `used` is the sum of the month's billed amounts. It begins anew with the month; `held` goes on, because a run that
+    is live over midnight of the last day is billed in the new month.
+    """
+
+    org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="budget_usage")
+    month = models.DateField(help_text="Its first day")
+    used = models.BigIntegerField(default=0)
+    held = models.PositiveBigIntegerField(default=0)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.month:%Y-%m}"
+
+
+class BudgetHold(models.Model):
+    """The most that a live metered run may cost. Gone when the run has ended."""
+
+    run_id = models.CharField(max_length=40, primary_key=True)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="budget_holds")
+    picodollars = models.PositiveBigIntegerField()
+    created_at = models.DateTimeField()
 
     objects = OrgScopedQuerySet.as_manager()
 
@@ -127,6 +161,7 @@ class CostEvent(models.Model):
         indexes = [
             models.Index(fields=["org", "-id"], name="cost_by_org"),
             models.Index(fields=["org", "occurred_at"], name="cost_by_org_and_time"),
+            models.Index(fields=["occurred_at"], name="cost_by_time"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["attempt_id"], condition=Q(kind="charge"), name="one_charge_per_attempt"),
@@ -228,6 +263,31 @@ class UsageDaily(models.Model):
 
     def __str__(self) -> str:
         return f"{self.org_id} {self.day} {self.served_model_id}"
+
+
+class Statement(models.Model):
+    """
+    What an organization owes for one UTC month, as an operator closed it. Statements are added, never changed.
+
+    `digest` covers everything that it says, and also stands in the audit log.
+    """
+
+    org = models.ForeignKey(Org, models.PROTECT, related_name="statements")
+    month = models.DateField(help_text="Its first day")
+    lines = models.JSONField()
+    adjustments = models.JSONField()
+    total_picodollars = models.BigIntegerField()
+    digest = models.CharField(max_length=64)
+    closed_at = models.DateTimeField()
+    closed_by = models.EmailField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "month"], name="one_statement_per_month")]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.month:%Y-%m}"
 
 
 class LineToSeal(models.Model):

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from billing import roll_ups
+from billing import budget, roll_ups
 from billing.models import BillingSetting, CostEvent, Entitlement
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
@@ -84,7 +84,7 @@ class Charge:
 
 def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     """
-    Write one ledger line for each call, and the roll-ups, in the caller's transaction.
+    Write one ledger line for each call, the roll-ups and the month's use, in the caller's transaction.
 
     The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt that
     got past it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is undone.
@@ -93,6 +93,7 @@ def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     lines = [_charge_line(charge) for charge in charges]
     CostEvent.objects.bulk_create(lines)
     roll_ups.add(lines)
+    budget.add_billed(lines)
     return lines
 
 
@@ -132,6 +133,7 @@ def record_adjustment(
     line.billed_picodollars = owed - sum(each.billed_picodollars for each in written)
     CostEvent.objects.bulk_create(lines)
     roll_ups.add(lines)
+    budget.add_billed(lines)
     return line
 
 

@@ -37,10 +37,11 @@ class IdempotencyKeyReused(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionPlan:
-    """The rows of one admitted run, ready to be written."""
+    """The rows of one admitted run, ready to be written, and the most that its call can cost in picodollars."""
 
     run: Run
     input: RunInput
+    at_most: int | None
     idempotency: IdempotencyKey | None = None
 
 
@@ -131,6 +132,7 @@ def plan(
     return AdmissionPlan(
         run=run,
         input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
+        at_most=judging.most_of(found, mode, judgement.request, built),
         idempotency=idempotency,
     )
 
@@ -139,7 +141,7 @@ def write(plans: Sequence[AdmissionPlan]) -> None:
     """
     Save admitted runs with what they hold, in one transaction, and ring the bell after it.
 
-    :raises RenseiError: if a hold is refused, such as the day's shared quota; then nothing is saved
+    :raises RenseiError: if a hold is refused, as by the day's shared quota or the month's budget; then nothing is saved
     """
     with durable():
         for admitted in plans:
@@ -149,7 +151,9 @@ def write(plans: Sequence[AdmissionPlan]) -> None:
                     key=admitted.idempotency.key, created_at__lt=expired
                 ).delete()
                 admitted.idempotency.save(force_insert=True)
-            MODES[AuthMode(admitted.run.auth_mode)].hold(admitted.run, now=admitted.run.created_at)
+            MODES[AuthMode(admitted.run.auth_mode)].hold(
+                admitted.run, at_most=admitted.at_most, now=admitted.run.created_at
+            )
         Run.objects.bulk_create([admitted.run for admitted in plans])
         RunInput.objects.bulk_create([admitted.input for admitted in plans])
         for admitted in plans:

@@ -68,25 +68,20 @@ def _candidates(judgement: Judgement) -> list[AuthMode]:
 def _quote(judgement: Judgement, mode: AuthMode) -> dict[str, Any]:
     """What a candidate would cost: a typical answer for `expectedUsd`, the longest possible for `maxUsd`."""
     found = judgement.facts
+    built = judgement.built
+    maximum = judging.most_of(found, mode, judgement.request, built)
     refusal: RenseiError | None = None
     try:
-        judging.gate(found, mode)
+        judging.gate(found, mode, at_most=maximum)
     except RenseiError as caught:
         refusal = caught
     entry = found.served(mode)
-    built = judgement.built
     prices = found.prices_of(entry) if entry else []
-    expected = maximum = None
+    expected = None
     if built is not None and prices:
         output = min(EXPECTED_OUTPUT_TOKENS, built.max_tokens)
         usual = Usage(input_tokens=built.input_tokens_about, output_tokens=output)
         expected = pricing.cost(usual, pricing.band_for(prices, prompt_tokens=usual.prompt_tokens))
-        maximum = pricing.worst_case(
-            prices,
-            prompt_tokens=built.input_tokens_at_most,
-            max_tokens=built.max_tokens,
-            prompt_caching=judgement.request.prompt_caching,
-        )
     return {
         "mode": mode.value,
         "wouldRun": refusal is None,

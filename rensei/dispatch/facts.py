@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from billing import quota
+from billing import budget, quota
+from billing.budget import Budget
 from billing.models import Entitlement
 from billing.quota import SharedQuota
 from catalog import pricing
@@ -51,6 +52,7 @@ class Facts:
     prices: dict[int, list[UnitPrices]]
     policies: Sequence[Policy]
     shared_quota: SharedQuota | None
+    budget: Budget | None
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """
@@ -102,7 +104,7 @@ def load(
     Load the facts for each profile, in a number of queries that does not grow with the profiles.
 
     A profile whose model is gone gets its refusal in place of its facts. `with_quota` reads the shared
-    quota for a preview; a dispatch leaves that to its conditional UPDATE.
+    quota and the budget for a preview; a dispatch leaves them to its conditional UPDATE.
     """
     org, now = access.org, database_now()
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
@@ -117,6 +119,7 @@ def load(
     entitlement = Entitlement.objects.for_org(org).first() if AuthMode.METERED in modes else None
     keys = platform_keys.healthy_keys(now=now) if modes & PLATFORM_MODES else []
     shared = quota.shared_quota(org, now=now) if with_quota and AuthMode.SHARED in modes else None
+    left = budget.budget_of(org, now=now) if with_quota and AuthMode.METERED in modes else None
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
 
     def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
@@ -146,6 +149,7 @@ def load(
                 if policy.project_id is None or (its_project is not None and policy.project_id == its_project.pk)
             ],
             shared_quota=shared,
+            budget=left,
         )
         if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
             return catalog.retired(entry)

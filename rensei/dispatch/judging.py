@@ -7,6 +7,7 @@ Nothing here writes. A dispatch and a dry run are judged by the same function, s
 from dataclasses import dataclass
 from typing import Any
 
+from catalog import pricing
 from catalog.models import CatalogEntry
 from catalog.provider_config import context_window_of, validate_provider_config
 from integrations.providers.base import BuiltRequest, ModelRequest
@@ -102,7 +103,7 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         built = found.adapter.build(model_request, entry=entry)
         if decision.mode is None:
             raise decision.refusal()
-        gate(found, decision.mode)
+        gate(found, decision.mode, at_most=most_of(found, decision.mode, model_request, built))
     except RenseiError as caught:
         refusal = caught
         if decision.mode is not None and built is not None:
@@ -118,14 +119,28 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
     )
 
 
-def gate(found: Facts, mode: AuthMode) -> None:
+def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
     """
     Ask the mode, and then the pool. A host session says itself that it needs a local one.
 
     :raises RenseiError: with the mode's own code
     """
-    MODES[mode].gate(found)
+    MODES[mode].gate(found, at_most=at_most)
     found.pool.require_driver()
+
+
+def most_of(found: Facts, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
+    """The most that the call can cost under a mode, in picodollars. None where it is not known."""
+    entry = found.served(mode)
+    prices = found.prices_of(entry) if entry else []
+    if built is None or not prices:
+        return None
+    return pricing.worst_case(
+        prices,
+        prompt_tokens=built.input_tokens_at_most,
+        max_tokens=built.max_tokens,
+        prompt_caching=request.prompt_caching,
+    )
 
 
 def _project(access: Access, request: DispatchRequest) -> Project | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db.models import F
 
-from billing import quota
+from billing import budget, quota
 from billing import services as billing
 from billing.models import CostEvent
 from catalog import pricing
@@ -190,11 +190,17 @@ def _total(run: Run) -> None:
 
 
 def _release_holds(runs: Sequence[Run]) -> None:
-    """Spend the hold of a run that reached the provider; give back that of one that never did."""
+    """
+    Let go of what the runs have held.
+
+    A shared run that reached the provider is spent; one that never did gives its slot back. What a metered run
+    really cost is counted with its ledger lines.
+    """
     reached = set(
         Attempt.objects.filter(run__in=runs).exclude(state=Attempt.State.VOID).values_list("run_id", flat=True)
     )
     quota.release_holds(spent={run.id: run.id in reached for run in runs})
+    budget.release_holds(run_ids=[run.id for run in runs if run.auth_mode == AuthMode.METERED])
 
 
 def _tell(run: Run) -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 from django.db.backends.base.operations import BaseDatabaseOperations
 
-TABLES = ("billing_costevent", "billing_ledgerseal", "billing_ledgeranchor")
+TABLES = ("billing_costevent", "billing_ledgerseal", "billing_ledgeranchor", "billing_statement")
 POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
 
 
@@ -35,17 +35,21 @@ def triggers_lifted() -> Iterator[None]:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             _alter(cursor, "DISABLE TRIGGER")
-            yield
-            _alter(cursor, "ENABLE ALWAYS TRIGGER")
+            try:
+                yield
+            finally:
+                _alter(cursor, "ENABLE ALWAYS TRIGGER")
         else:
             names = ", ".join(f"'{table}'" for table in TABLES)
             cursor.execute(f"SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ({names})")
             triggers = cursor.fetchall()
             for name, _ in triggers:
                 cursor.execute(f"DROP TRIGGER {name}")
-            yield
-            for _, sql in triggers:
-                cursor.execute(sql)
+            try:
+                yield
+            finally:
+                for _, sql in triggers:
+                    cursor.execute(sql)
 
 
 def _alter(cursor: Any, change: str) -> None:

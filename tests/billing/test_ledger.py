@@ -156,8 +156,8 @@ class TestRecordCharges:
     ) -> None:
         record_charges([make_charge()])
 
-        # One insert of all lines, and one update for the roll-up that they share.
-        with transaction.atomic(), django_assert_num_queries(2):
+        # One insert of all lines, one update for the roll-up that they share, and one for the month's use.
+        with transaction.atomic(), django_assert_num_queries(3):
             record_charges([make_charge(), make_charge(), make_charge()])
 
 

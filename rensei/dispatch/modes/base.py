@@ -35,21 +35,22 @@ class OneKey:
 class Mode(Protocol):
     """
     `gate` refuses before anything is written. `hold` sets aside what the run may use, in the transaction
-    that saves it. `open_credential` runs in the worker, after the claim; `next_credential` after a failed
-    call, and gives another key of the same payer, if there is one. `error_of` says what the organization
-    is told of a failure. `billed` says whether it owes the charge to the platform.
+    that saves it. Both are told the most that the call can cost, in picodollars; None: unknown.
+    `open_credential` runs in the worker, after the claim; `next_credential` after a failed call, and gives
+    another key of the same payer, if there is one. `error_of` says what the organization is told of a
+    failure. `billed` says whether it owes the charge to the platform.
     """
 
     mode: ClassVar[AuthMode]
     billed: ClassVar[bool]
 
-    def gate(self, facts: Facts) -> None: ...
+    def gate(self, facts: Facts, *, at_most: int | None) -> None: ...
 
     def credential_id(self, facts: Facts) -> str: ...
 
     def max_tokens_cap(self, facts: Facts) -> int | None: ...
 
-    def hold(self, run: Run, *, now: datetime) -> None: ...
+    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 

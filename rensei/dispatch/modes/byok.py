@@ -29,7 +29,7 @@ class Byok(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.BYOK
     billed: ClassVar[bool] = False
 
-    def gate(self, facts: Facts) -> None:
+    def gate(self, facts: Facts, *, at_most: int | None) -> None:
         if facts.integration is None:
             raise ByokNotConfigured(provider=facts.profile.provider)
 
@@ -39,7 +39,7 @@ class Byok(OneKey):
     def max_tokens_cap(self, facts: Facts) -> int | None:
         return None
 
-    def hold(self, run: Run, *, now: datetime) -> None:
+    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
         """The organization's own money needs no hold of ours."""
 
     def open_credential(self, run: Run) -> Credential:

@@ -39,7 +39,7 @@ class HostSession(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.HOST_SESSION
     billed: ClassVar[bool] = False
 
-    def gate(self, facts: Facts) -> None:
+    def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """
         Check the capacity: a local pool, and a registered machine of the caller.
 
@@ -56,7 +56,7 @@ class HostSession(OneKey):
     def max_tokens_cap(self, facts: Facts) -> int | None:
         return None
 
-    def hold(self, run: Run, *, now: datetime) -> None:
+    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
         """The account on the machine pays; there is nothing of ours to hold."""
 
     def open_credential(self, run: Run) -> Credential:

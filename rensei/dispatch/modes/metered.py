@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import ClassVar
 
+from billing import budget
 from billing import services as billing
 from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
@@ -31,15 +32,21 @@ class Metered(PlatformPool):
     no_key = MeteredKeyNotConfigured
     billed: ClassVar[bool] = True
 
-    def gate(self, facts: Facts) -> None:
+    def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """
-        Check the entitlement, then the key, then the price.
+        Check the entitlement, the key, the price, and, where the budget was read for a preview, the budget.
 
-        :raises RenseiError: METERED_NOT_ENTITLED, METERED_KEY_NOT_CONFIGURED or MODEL_UNPRICED
+        The budget that counts is the conditional UPDATE of `hold`.
+
+        :raises RenseiError: METERED_NOT_ENTITLED, METERED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or METERED_BUDGET_EXCEEDED
         """
         billing.metered_gate(facts.entitlement)
         self.require_key(facts)
         require_price(facts, self.mode)
+        if facts.budget is not None and at_most is not None:
+            budget.require_room(facts.budget, picodollars=at_most)
 
-    def hold(self, run: Run, *, now: datetime) -> None:
-        """Without a budget there is nothing to hold."""
+    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
+        """:raises MeteredBudgetExceeded: if the most that the run may cost does not fit into the month's budget"""
+        assert at_most is not None, "A model without a price was refused by the gate"
+        budget.hold(org_id=run.org_id, run_id=run.id, picodollars=at_most, now=now)

@@ -31,7 +31,7 @@ class Shared(PlatformPool):
     no_key = SharedKeyNotConfigured
     billed: ClassVar[bool] = False
 
-    def gate(self, facts: Facts) -> None:
+    def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """
         Check the key, the price, and, where the quota was read for a preview, the quota.
 
@@ -44,6 +44,6 @@ class Shared(PlatformPool):
         if facts.shared_quota is not None:
             quota.require_room(facts.shared_quota, now=facts.now)
 
-    def hold(self, run: Run, *, now: datetime) -> None:
+    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
         """:raises SharedQuotaExceeded: if the day's runs are spent"""
         quota.take_shared_run(org_id=run.org_id, run_id=run.id, now=now)

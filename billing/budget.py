@@ -1,0 +1,178 @@
+"""The monthly budget: the most that an organization's metered runs may cost it in one UTC month."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from django.conf import settings
+from django.db.models import BigIntegerField, Case, F, Subquery, Value, When
+from django.db.models.functions import Coalesce, Greatest
+from django.db.models.lookups import LessThanOrEqual
+
+from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
+from billing.months import end_of, month_of
+from rensei.core.errors import RenseiError
+from rensei.core.money import dollars
+from rensei.core.transactions import assert_open
+from rensei.orgs.models import Org
+
+UNLIMITED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What is left of a month's budget, in picodollars: `held` is what live runs may cost at the most."""
+
+    used: int
+    held: int
+    limit: int
+    resets_at: datetime
+
+
+class MeteredBudgetExceeded(RenseiError):
+    """What the run may cost does not fit into what is left of the organization's monthly budget."""
+
+    code = "METERED_BUDGET_EXCEEDED"
+    status = 402
+    title = "Metered budget exceeded"
+    message = (
+        "This run may cost up to ${amount}, which no longer fits: of the organization's budget of ${limit} for this "
+        "month, ${used} are used and ${held} are held by runs that have not ended. Lower maxTokens, wait for those "
+        "runs to end, use byok with a key of your own, or ask your Rensei operator{contact} for a higher budget. "
+        "The budget resets at {resets_at}."
+    )
+
+
+def hold(*, org_id: str, run_id: str, picodollars: int, now: datetime) -> None:
+    """
+    Set aside the most that a run may cost, in the transaction that saves the run.
+
+    One conditional UPDATE decides, so that any number of dispatches side by side never pass the budget. A run
+    of an organization without a budget is held for as well, so that a budget that is set later counts it.
+
+    :raises MeteredBudgetExceeded: if it does not fit into what is left of the month's budget
+    """
+    assert_open()
+    month = month_of(now)
+    if not _take(org_id=org_id, month=month, picodollars=picodollars):
+        BudgetUsage.objects.bulk_create([BudgetUsage(org_id=org_id, month=month)], ignore_conflicts=True)
+        if not _take(org_id=org_id, month=month, picodollars=picodollars):
+            budget = _read(org_id=org_id, now=now)
+            assert budget is not None, "Without a budget everything fits"
+            raise _exceeded(budget, picodollars=picodollars)
+    BudgetHold.objects.create(run_id=run_id, org_id=org_id, picodollars=picodollars, created_at=now)
+
+
+def release_holds(*, run_ids: Collection[str]) -> None:
+    """
+    Let go of what runs have held, in the transaction that ends them and writes what they really cost.
+
+    Runs without a hold, and runs released before, change nothing.
+    """
+    assert_open()
+    # The lock makes a second release of the same run wait, and then find nothing. SQLite has one writer anyway.
+    holds = list(BudgetHold.objects.select_for_update().filter(pk__in=run_ids).order_by("pk"))
+    if not holds:
+        return
+    BudgetHold.objects.filter(pk__in=[held.pk for held in holds]).delete()
+    released: dict[str, int] = defaultdict(int)
+    for held in holds:
+        released[held.org_id] += held.picodollars
+    for org_id in sorted(released):
+        BudgetUsage.objects.filter(org_id=org_id).update(held=F("held") - released[org_id])
+
+
+def add_billed(lines: Iterable[CostEvent]) -> None:
+    """
+    Count what new ledger lines bill as used in their months, in the transaction that writes the lines.
+
+    It is counted whether there is a budget or not. A line of a month that is over changes nothing here.
+    """
+    assert_open()
+    totals: dict[tuple[str, date], int] = defaultdict(int)
+    for line in lines:
+        if line.billed_picodollars:
+            totals[line.org_id, month_of(line.occurred_at)] += line.billed_picodollars
+    for org_id, month in sorted(totals):
+        billed = totals[org_id, month]
+        if not _add(org_id=org_id, month=month, billed=billed):
+            BudgetUsage.objects.bulk_create([BudgetUsage(org_id=org_id, month=month)], ignore_conflicts=True)
+            _add(org_id=org_id, month=month, billed=billed)
+
+
+def budget_of(org: Org, now: datetime) -> Budget | None:
+    """Read what is left of the month's budget, in one query. None where no budget is set."""
+    return _read(org_id=org.pk, now=now)
+
+
+def require_room(budget: Budget, *, picodollars: int) -> None:
+    """
+    Judge a budget that was read, for a preview. A dispatch is judged by `hold`.
+
+    :raises MeteredBudgetExceeded: if so much does not fit into what is left
+    """
+    if budget.used + budget.held + picodollars > budget.limit:
+        raise _exceeded(budget, picodollars=picodollars)
+
+
+def _take(*, org_id: str, month: date, picodollars: int) -> bool:
+    limit = Coalesce(
+        Subquery(Entitlement.objects.filter(org_id=org_id).values("monthly_budget_picodollars")),
+        Value(UNLIMITED),
+        output_field=BigIntegerField(),
+    )
+    room = LessThanOrEqual(_used_in(month) + F("held") + picodollars, limit)
+    # The row belongs to the newest month that anyone has seen, so clocks a moment apart do not undo one another.
+    return bool(
+        BudgetUsage.objects.filter(room, org_id=org_id).update(
+            used=_used_in(month), held=F("held") + picodollars, month=Greatest(F("month"), Value(month))
+        )
+    )
+
+
+def _add(*, org_id: str, month: date, billed: int) -> bool:
+    used = Case(
+        When(month=month, then=F("used") + billed),
+        When(month__lt=month, then=Value(billed)),
+        default=F("used"),
+        output_field=BigIntegerField(),
+    )
+    return bool(BudgetUsage.objects.filter(org_id=org_id).update(used=used, month=Greatest(F("month"), Value(month))))
+
+
+def _used_in(month: date) -> Case:
+    """What the row says is used, which is nothing yet where the row is of an older month."""
+    return Case(When(month__lt=month, then=Value(0)), default=F("used"), output_field=BigIntegerField())
+
+
+def _read(*, org_id: str, now: datetime) -> Budget | None:
+    month = month_of(now)
+    found = (
+        Entitlement.objects.filter(org_id=org_id, monthly_budget_picodollars__isnull=False)
+        .values_list(
+            "monthly_budget_picodollars",
+            "org__budget_usage__month",
+            "org__budget_usage__used",
+            "org__budget_usage__held",
+        )
+        .first()
+    )
+    if found is None:
+        return None
+    limit, newest, used, held = found
+    current = newest is not None and newest >= month
+    return Budget(used=used if current else 0, held=held or 0, limit=limit, resets_at=end_of(month))
+
+
+def _exceeded(budget: Budget, *, picodollars: int) -> MeteredBudgetExceeded:
+    resets_at = budget.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    amounts = {name: dollars(getattr(budget, name)) for name in ("used", "held", "limit")}
+    email = settings.RENSEI_SUPPORT_EMAIL
+    return MeteredBudgetExceeded(
+        amount=dollars(picodollars),
+        **amounts,
+        contact=f" ({email})" if email else "",
+        resets_at=resets_at,
+        extra={**amounts, "resetsAt": resets_at},
+    )

@@ -1,0 +1,21 @@
+"""UTC months, each named by its first day."""
+
+from datetime import UTC, date, datetime, time
+
+
+def month_of(moment: datetime) -> date:
+    """The month that a moment is in."""
+    return moment.astimezone(UTC).date().replace(day=1)
+
+
+def next_month(month: date) -> date:
+    return date(month.year + month.month // 12, month.month % 12 + 1, 1)
+
+
+def start_of(month: date) -> datetime:
+    return datetime.combine(month, time.min, tzinfo=UTC)
+
+
+def end_of(month: date) -> datetime:
+    """The first moment that is no longer in the month."""
+    return start_of(next_month(month))
