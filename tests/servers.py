@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -30,9 +31,37 @@ def find_redis() -> Path | None:
     return Path(found) if found else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """A running server of ours."""
+
+    url: str
+    control: list[str]
+    options: str
+    log: Path
+
+    def start(self) -> None:
+        _run([*self.control, "start", "--wait", "--log", str(self.log), "--options", self.options])
+
+    def crash(self) -> None:
+        """Stop every process of it at once, as if they had been killed. The next start recovers from its log."""
+        _run([*self.control, "stop", "--mode=immediate"])
+
+
 @contextlib.contextmanager
 def start_postgres() -> Iterator[str]:
     """Start a new, empty PostgreSQL, fast because it may lose all in a crash, and give its `DATABASE_URL`."""
+    with run_postgres(synchronous_commit="off") as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def run_postgres(*, synchronous_commit: str = "on") -> Iterator[Postgres]:
+    """
+    Start a new, empty PostgreSQL that forgets nothing it has committed when its processes die.
+
+    It would in a power cut: nothing is forced to the disk, as that takes the most time.
+    """
     programs = find_postgres()
     assert programs is not None, "PostgreSQL is not installed"
     folder = Path(tempfile.mkdtemp(prefix="rensei-postgres-"))
@@ -44,29 +73,33 @@ def start_postgres() -> Iterator[str]:
         "unix_socket_directories": folder,
         "max_connections": 300,
         "fsync": "off",
-        "synchronous_commit": "off",
+        "synchronous_commit": synchronous_commit,
         "full_page_writes": "off",
     }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    control = [*as_postgres, str(programs / "pg_ctl"), "--pgdata", str(data)]
+    server = Postgres(
+        url=f"postgres://postgres@{LOOPBACK}:{port}/rensei",
+        control=[*as_postgres, str(programs / "pg_ctl"), "--pgdata", str(data)],
+        options=" ".join(f"-c {name}={value}" for name, value in settings.items()),
+        log=folder / "log",
+    )
     initdb = [str(programs / "initdb"), "--pgdata", str(data), "--username=postgres", "--auth=trust"]
     initdb += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
     try:
         _run([*as_postgres, *initdb])
-        _run([*control, "start", "--wait", "--log", str(folder / "log"), "--options", options])
-        yield f"postgres://postgres@{LOOPBACK}:{port}/rensei"
+        server.start()
+        yield server
     finally:
         if (data / "postmaster.pid").exists():
-            _run([*control, "stop", "--mode=immediate"])
+            server.crash()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def start_redis() -> Iterator[str]:
-    """Start a new, empty Redis that writes nothing to disk, and give its URL."""
+def start_redis(*, port: int | None = None) -> Iterator[str]:
+    """Start a new, empty Redis that writes nothing to disk, on this port or a free one, and give its URL."""
     program = find_redis()
     assert program is not None, "Redis is not installed"
-    port = free_port()
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="rensei-redis-") as folder:
         command = [str(program), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
         process = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
