@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -10,10 +11,11 @@ from rest_framework.views import APIView
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound
-from rensei.dispatch import services
+from rensei.dispatch import access_policies, policy_preview, services
 from rensei.dispatch.models import CapacityPool
-from rensei.dispatch.resolver import ANY, Policy, effective
+from rensei.dispatch.resolver import ANY, effective
 from rensei.orgs import policies
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -57,6 +59,47 @@ class ProjectPolicy(APIView):
 
     def put(self, request: Request, project_id: str) -> Response:
         return Response(_set(request, orgs.find_project(caller(request), project_id)))
+
+
+class PreviewAnswer(CamelSerializer):
+    """The profiles that would change, each with what a dispatch comes to before and after."""
+
+    class Change(CamelSerializer):
+        class Outcome(CamelSerializer):
+            auth_mode = serializers.ChoiceField(choices=AuthMode.choices, allow_null=True)
+            payer = serializers.CharField(allow_null=True)
+            would_run = serializers.BooleanField()
+            code = serializers.CharField(allow_null=True)
+            detail = serializers.CharField(allow_null=True)
+
+        profile_id = serializers.CharField()
+        project_id = serializers.CharField(allow_null=True)
+        before = Outcome()
+        after = Outcome()
+
+    changes = Change(many=True)
+
+
+class OrgPolicyPreview(APIView):
+    """What a policy of the organization would change, without setting it."""
+
+    permission_classes = [ManagersWrite]
+    Body = PolicyBody
+
+    @extend_schema(request=PolicyBody, responses=PreviewAnswer)
+    def post(self, request: Request) -> Response:
+        return Response(_preview(request, None))
+
+
+class ProjectPolicyPreview(APIView):
+    """What a policy of a project would change, without setting it."""
+
+    permission_classes = [ManagersWrite]
+    Body = PolicyBody
+
+    @extend_schema(request=PolicyBody, responses=PreviewAnswer)
+    def post(self, request: Request, project_id: str) -> Response:
+        return Response(_preview(request, orgs.find_project(caller(request), project_id)))
 
 
 class PoolAnswer(CamelSerializer):
@@ -132,10 +175,8 @@ def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
 
     `effective` is `{"<row>": {"<mode>": {"allowed": bool, "deniedBy": scope | null}}}`.
     """
-    folded = [
-        Policy(scope=policy.scope, matrix=policy.matrix)
-        for policy in policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
-    ]
+    stored = policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
+    folded = access_policies.as_policies(stored)
     named = {name for policy in folded for name in policy.matrix} - {ANY, *PROVIDERS}
     entries = CatalogEntry.objects.visible_to(access.org).filter(model_id__in=named)
     provider_of = {entry.model_id: entry.provider for entry in entries}
@@ -156,8 +197,15 @@ def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
 def _set(request: Request, project: Project | None) -> dict[str, Any]:
     body = PolicyBody(data=request.data)
     body.is_valid(raise_exception=True)
-    policies.set_policy(caller(request), matrix=body.validated_data["matrix"], project=project)
+    access_policies.set_policy(caller(request), matrix=body.validated_data["matrix"], project=project)
     return policy_body(caller(request), project)
+
+
+def _preview(request: Request, project: Project | None) -> dict[str, Any]:
+    body = PolicyBody(data=request.data)
+    body.is_valid(raise_exception=True)
+    found = policy_preview.changes(caller(request), matrix=body.validated_data["matrix"], project=project)
+    return {"changes": [change.wire() for change in found]}
 
 
 def _find_pool(access: Access, pool_id: str) -> CapacityPool:

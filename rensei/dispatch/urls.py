@@ -11,7 +11,13 @@ api_patterns = [
     path("runs/<str:run_id>/cancel", api.RunCancel.as_view(), name="api-run-cancel"),
     path("profiles/<str:profile_id>/resolve", api.Resolve.as_view(), name="api-profile-resolve"),
     path("access-policy", access_api.OrgPolicy.as_view(), name="api-access-policy"),
+    path("access-policy/preview", access_api.OrgPolicyPreview.as_view(), name="api-access-policy-preview"),
     path("projects/<str:project_id>/access-policy", access_api.ProjectPolicy.as_view(), name="api-project-policy"),
+    path(
+        "projects/<str:project_id>/access-policy/preview",
+        access_api.ProjectPolicyPreview.as_view(),
+        name="api-project-policy-preview",
+    ),
     path("pools", access_api.Pools.as_view(), name="api-pools"),
     path("pools/<str:pool_id>", access_api.PoolDetail.as_view(), name="api-pool"),
 ]

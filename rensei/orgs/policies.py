@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted, json_pointer
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.access import Access, record, record_operator
-from rensei.orgs.models import AccessPolicy, Org, Project, User
+from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
 
 Matrix = dict[str, dict[str, dict[str, bool]]]
 
@@ -41,25 +41,58 @@ def stored_matrix(org: Org, project: Project | None = None) -> Matrix:
     return matrix or {}
 
 
-def set_policy(access: Access, *, matrix: Matrix, project: Project | None = None) -> AccessPolicy:
-    """
-    Replace the policy of the organization or of a project. The audit log keeps the old and the new one.
+def all_policies(org: Org) -> QuerySet[AccessPolicy]:
+    """List the policies of the system, an organization and all its projects, which come with them."""
+    applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(org=org)
+    return AccessPolicy.objects.filter(applies).select_related("project")
 
-    :raises FieldError: if the document has the wrong shape
+
+def changes_of(org: Org, project: Project | None = None) -> QuerySet[AuditEvent]:
+    """List the past changes of a policy, the newest first: who, when, and both documents in `detail`."""
+    changes: QuerySet[AuditEvent] = AuditEvent.objects.for_org(org).filter(action="policy.set")
+    return changes.filter(object_id=_object_id(org, project)).select_related("user").order_by("-id")
+
+
+def require_setter(access: Access, project: Project | None) -> None:
+    """
+    Check that the caller may set the policy of the organization or of a project.
+
+    :raises NotPermitted: if the role or the token does not allow it
+    :raises NotFound: if the project is another organization's
     """
     access.require_manager()
     if project is not None and project.org_id != access.org.pk:
         raise NotFound
     if access.project is not None and access.project != project:
         raise NotPermitted
-    validate_matrix(matrix)
+
+
+def set_policy(
+    access: Access,
+    *,
+    matrix: Matrix,
+    project: Project | None = None,
+    known: Collection[str] | None = None,
+    expected: Matrix | None = None,
+) -> AccessPolicy:
+    """
+    Replace the policy of the organization or of a project. The audit log keeps the old and the new one.
+
+    `expected` is the document that the caller has looked at; another one in its place is not overwritten.
+
+    :raises FieldError: if the document has the wrong shape, or is no longer the expected one
+    """
+    require_setter(access, project)
+    validate_matrix(matrix, known=known)
     with durable():
         Org.objects.select_for_update().get(pk=access.org.pk)
         old = stored_matrix(access.org, project)
+        if expected is not None and old != expected:
+            raise FieldError(pointer="/matrix", reason="Somebody else has changed this policy since you opened it.")
         policy, _ = AccessPolicy.objects.update_or_create(
             **_owner(access.org, project), defaults={"matrix": matrix, "updated_at": timezone.now()}
         )
-        object_id = project.slug if project else access.org.id
+        object_id = _object_id(access.org, project)
         record(access, "policy.set", object_id=object_id, scope=policy.scope, old=old, new=matrix)
     return policy
 
@@ -103,6 +136,10 @@ def validate_matrix(matrix: Any, *, known: Collection[str] | None = None) -> Non
 def _owner(org: Org, project: Project | None) -> dict[str, Any]:
     scope = AccessPolicy.Scope.PROJECT if project else AccessPolicy.Scope.ORGANIZATION
     return {"scope": scope, "org": org, "project": project}
+
+
+def _object_id(org: Org, project: Project | None) -> str:
+    return str(project.slug if project else org.id)
 
 
 def _mistakes(matrix: Any, known: Collection[str] | None) -> Iterator[FieldError]:
