@@ -1,13 +1,14 @@
-"""The money checked against itself: each line and each call, the roll-ups, and the shared quota's holds."""
+"""The money checked against itself: each line and each call, the sums over them, and what is held."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from datetime import date
 from itertools import groupby
 from typing import Any
 
 from billing.differences import Difference
-from billing.models import CostEvent, Hold, SharedUsage, UsageDaily
+from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedUsage, Statement, UsageDaily
 from billing.roll_ups import KEY, SUMS
 from catalog.pricing import UnitPrices
 from rensei.core.usage import Usage
@@ -71,22 +72,18 @@ def prices_of(line: CostEvent) -> UnitPrices | None:
     return UnitPrices(above_prompt_tokens=0, **named)
 
 
-def roll_up_differences() -> Iterator[Difference]:
-    """Add every organization's ledger up again and compare it with its roll-ups, key by key."""
+def sum_differences() -> Iterator[Difference]:
+    """Add every organization's ledger up again, and compare it with its roll-ups, budget and statements."""
     for org_id in Org.objects.order_by("pk").values_list("pk", flat=True):
-        summed = _ledger_by_key(org_id)
-        rows = UsageDaily.objects.filter(org_id=org_id)
-        rolled_up = {tuple(getattr(row, name) for name in KEY): row for row in rows.iterator(chunk_size=BATCH)}
-        for key in sorted({*summed, *rolled_up}):
-            for name in SUMS:
-                expected = summed[key][name] if key in summed else 0
-                found = getattr(rolled_up[key], name) if key in rolled_up else 0
-                if found != expected:
-                    place = " ".join(str(part) or "-" for part in key[1:])
-                    yield _difference("roll-up", org_id, f"{name} of {place}", expected, found)
+        by_key = _ledger_by_key(org_id)
+        yield from _roll_ups(org_id, by_key)
+        billed: Counter[date] = Counter()
+        for (_, day, *_), sums in by_key.items():
+            billed[day.replace(day=1)] += sums["billed_picodollars"]
+        yield from _months(org_id, billed)
 
 
-def shared_differences(used: Counter[tuple[str, Any]]) -> Iterator[Difference]:
+def shared_differences(used: Counter[tuple[str, date]]) -> Iterator[Difference]:
     """Compare each day's shared runs with the holds, and with `used`: the ended runs that reached the provider."""
     held = Counter(Hold.objects.values_list("org_id", "day"))
     days = {(row.org_id, row.day): row for row in SharedUsage.objects.all()}
@@ -97,6 +94,41 @@ def shared_differences(used: Counter[tuple[str, Any]]) -> Iterator[Difference]:
             yield _difference("shared-held", org_id, str(day), held[key], row.held)
         if row.used != used[key]:
             yield _difference("shared-used", org_id, str(day), used[key], row.used)
+
+
+def budget_differences() -> Iterator[Difference]:
+    """Compare what each budget holds with the holds."""
+    held: Counter[str] = Counter()
+    for org_id, picodollars in BudgetHold.objects.values_list("org_id", "picodollars"):
+        held[org_id] += picodollars
+    found = dict(BudgetUsage.objects.values_list("org_id", "held"))
+    for org_id in sorted({*held, *found}):
+        if found.get(org_id, 0) != held[org_id]:
+            yield _difference("budget-held", org_id, "budget", held[org_id], found.get(org_id, 0))
+
+
+def _roll_ups(org_id: str, by_key: dict[tuple[Any, ...], dict[str, int]]) -> Iterator[Difference]:
+    rows = UsageDaily.objects.filter(org_id=org_id)
+    rolled_up = {tuple(getattr(row, name) for name in KEY): row for row in rows.iterator(chunk_size=BATCH)}
+    for key in sorted({*by_key, *rolled_up}):
+        for name in SUMS:
+            expected = by_key[key][name] if key in by_key else 0
+            found = getattr(rolled_up[key], name) if key in rolled_up else 0
+            if found != expected:
+                place = " ".join(str(part) or "-" for part in key[1:])
+                yield _difference("roll-up", org_id, f"{name} of {place}", expected, found)
+
+
+def _months(org_id: str, billed: Counter[date]) -> Iterator[Difference]:
+    """What was billed in a month is what its budget counts as used, and what its closed statement says."""
+    for usage in BudgetUsage.objects.filter(org_id=org_id):
+        if usage.used != billed[usage.month]:
+            yield _difference("budget-used", org_id, f"{usage.month:%Y-%m}", billed[usage.month], usage.used)
+    for statement in Statement.objects.filter(org_id=org_id).order_by("month"):
+        parts = sum(line["count"] * line["unit_picodollars"] for line in statement.lines)
+        parts += sum(adjustment["amount_picodollars"] for adjustment in statement.adjustments)
+        for found in {statement.total_picodollars, parts} - {billed[statement.month]}:
+            yield _difference("statement", org_id, f"{statement.month:%Y-%m}", billed[statement.month], found)
 
 
 def _ledger_by_key(org_id: str) -> dict[tuple[Any, ...], dict[str, int]]:

@@ -17,7 +17,7 @@ from django.db.models import Exists, OuterRef
 
 from billing import reconciliation, verification
 from billing.differences import Difference
-from billing.models import CostEvent, Hold
+from billing.models import BudgetHold, CostEvent, Hold
 from catalog import pricing
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import AuthMode
@@ -76,19 +76,22 @@ def audit_nightly() -> None:
 def differences() -> Iterator[Difference]:
     """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
     with snapshot():
-        holds = {hold.run_id: hold for hold in Hold.objects.all()}
+        shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
+        budget_holds = {hold.run_id: hold for hold in BudgetHold.objects.all()}
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         for page in _pages():
             for run, attempts, lines in page:
                 yield from _run(run, attempts, lines)
-                yield from _hold(run, holds.pop(run.id, None))
+                yield from _shared_hold(run, shared_holds.pop(run.id, None))
+                yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
                     shared_runs_used[run.org_id, _day(run)] += 1
-        for hold in holds.values():
-            yield _difference("hold", hold.org_id, hold.run_id, "a run", "none")
+        for stray in chain(shared_holds.values(), budget_holds.values()):
+            yield _difference("hold", stray.org_id, stray.run_id, "a run", "none")
         yield from _lines_without_run()
         yield from reconciliation.shared_differences(shared_runs_used)
-        yield from reconciliation.roll_up_differences()
+        yield from reconciliation.budget_differences()
+        yield from reconciliation.sum_differences()
 
 
 def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
@@ -181,15 +184,23 @@ def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
         yield _difference("run-amount", run.org_id, run.id, amount, run.amount_picodollars)
 
 
-def _hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
-    """A live shared run holds one of the day's runs. One that has ended holds nothing."""
-    if hold is None:
-        if run.auth_mode == AuthMode.SHARED and run.state not in Run.ENDED:
-            yield _difference("hold", run.org_id, run.id, f"a hold on {_day(run)}", "none")
-    elif run.state in Run.ENDED:
-        yield _difference("hold", run.org_id, run.id, f"none, as the run is {run.state}", f"a hold on {hold.day}")
-    elif (hold.org_id, hold.day) != (run.org_id, _day(run)):
-        yield _difference("hold", run.org_id, run.id, f"{run.org_id} {_day(run)}", f"{hold.org_id} {hold.day}")
+def _shared_hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
+    """A live shared run holds one of the runs of the day on which it was dispatched."""
+    expected = f"a shared run of {_day(run)}" if _is_live(run, AuthMode.SHARED) else "none"
+    found = f"a shared run of {hold.day}" if hold else "none"
+    if found != expected:
+        yield _difference("hold", run.org_id, run.id, expected, found)
+
+
+def _budget_hold(run: Run, hold: BudgetHold | None) -> Iterator[Difference]:
+    """A live metered run holds what it may cost at the most."""
+    expected = _is_live(run, AuthMode.METERED)
+    if (hold is not None) != expected:
+        yield _difference("hold", run.org_id, run.id, "a part of the budget" if expected else "none", hold or "none")
+
+
+def _is_live(run: Run, mode: AuthMode) -> bool:
+    return run.auth_mode == mode and run.state not in Run.ENDED
 
 
 def _lines_without_run() -> Iterator[Difference]:

@@ -14,7 +14,16 @@ from django.utils import timezone
 
 from billing import anchors, seals
 from billing import services as billing
-from billing.models import CostEvent, Entitlement, Hold, SharedUsage, UsageDaily
+from billing.models import (
+    BudgetHold,
+    BudgetUsage,
+    CostEvent,
+    Entitlement,
+    Hold,
+    SharedUsage,
+    Statement,
+    UsageDaily,
+)
 from integrations import platform_keys
 from rensei.core.clock import database_now
 from rensei.core.ids import new_id
@@ -197,7 +206,7 @@ class TestDifferences:
             charge.id,
         )
 
-        assert set(kinds()) == {"run-usage", "run-amount", "roll-up"}
+        assert set(kinds()) == {"run-usage", "run-amount", "roll-up", "budget-used"}
 
     def test_name_changed_prices(self, ledger: dict[str, Run]) -> None:
         charge = CostEvent.objects.get(run_id=ledger["byok"].id)
@@ -227,7 +236,7 @@ class TestDifferences:
             charge.id,
         )
 
-        assert set(kinds()) == {"billed", "roll-up"}
+        assert set(kinds()) == {"billed", "roll-up", "budget-used"}
 
     def test_name_a_wrong_roll_up(self, ledger: dict[str, Run]) -> None:
         row = UsageDaily.objects.filter(auth_mode="metered").first()
@@ -268,6 +277,43 @@ class TestDifferences:
         Hold.objects.filter(run_id=ledger["queued"].id).delete()
 
         assert set(kinds()) == {"hold", "shared-held"}
+
+    def test_name_a_stale_hold_of_the_budget(self, ledger: dict[str, Run]) -> None:
+        run = ledger["metered"]
+        BudgetHold.objects.create(run_id=run.id, org_id=run.org_id, picodollars=5, created_at=run.created_at)
+
+        assert kinds() == ["hold", "budget-held"]
+
+    def test_name_a_lost_hold_of_the_budget(self, ledger: dict[str, Run], dispatch: Callable[..., Run]) -> None:
+        run = dispatch("metered")
+        BudgetHold.objects.filter(run_id=run.id).delete()
+
+        assert kinds() == ["hold", "budget-held"]
+
+    @pytest.mark.parametrize("column", ["held", "used"])
+    def test_name_a_wrong_budget(self, ledger: dict[str, Run], column: str) -> None:
+        BudgetUsage.objects.update(**{column: F(column) + 1})
+
+        (difference,) = audit.differences()
+        assert difference.kind == f"budget-{column}"
+        assert int(difference.found) == int(difference.expected) + 1
+
+    @pytest.mark.parametrize("wrong", [0, 1])
+    def test_name_a_statement_that_says_another_sum(self, ledger: dict[str, Run], wrong: int) -> None:
+        usage = BudgetUsage.objects.get()
+        line = {"count": 1, "unit_picodollars": usage.used}
+        Statement.objects.create(
+            org_id=usage.org_id,
+            month=usage.month,
+            lines=[line],
+            adjustments=[],
+            total_picodollars=usage.used + wrong,
+            digest="",
+            closed_at=timezone.now(),
+            closed_by="grace@platform.test",
+        )
+
+        assert kinds() == ["statement"] * wrong
 
     @pytest.mark.parametrize("column", ["held", "used"])
     def test_name_a_wrong_count_of_shared_runs(self, ledger: dict[str, Run], column: str) -> None:
