@@ -97,6 +97,21 @@ class TestAPoolKeyThatFails:
             dispatch()
 
 
+class TestAQueuedRun:
+    def test_is_refused_without_a_call_when_metered_was_disabled_meanwhile(
+        self, simulator: Any, ada_access: Access, add: Any, dispatch: Any, work: Any
+    ) -> None:
+        add()
+        dispatch()
+        Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=False)
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "METERED_NOT_ENTITLED")
+        assert not simulator.requests()
+        assert_explained(simulator)
+
+
 class TestNoteFailure:
     def note(self, key: PlatformKey, **failure: Any) -> PlatformKey:
         credential = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")

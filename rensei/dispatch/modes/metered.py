@@ -5,7 +5,9 @@ from typing import ClassVar
 
 from billing import budget
 from billing import services as billing
+from billing.models import Entitlement
 from integrations.models import PlatformKey
+from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
@@ -50,3 +52,13 @@ class Metered(PlatformPool):
         """:raises MeteredBudgetExceeded: if the most that the run may cost does not fit into the month's budget"""
         assert at_most is not None, "A model without a price was refused by the gate"
         budget.hold(org_id=run.org_id, run_id=run.id, picodollars=at_most, now=now)
+
+    def open_credential(self, run: Run) -> Credential:
+        """
+        Check the entitlement once more, because the run may have waited since its dispatch, and open a key.
+
+        :raises RenseiError: METERED_NOT_ENTITLED or METERED_KEY_NOT_CONFIGURED
+        :raises CredentialUnreadable: if the vault cannot open it
+        """
+        billing.metered_gate(Entitlement.objects.for_org(run.org).first())
+        return super().open_credential(run)
