@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 import structlog
 from django.db import OperationalError, connection
 
-from catalog.models import CatalogEntry
 from integrations import services as integrations
-from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, ModelRequest, ProviderFailure
+from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.dispatch import outcomes, queue, settlement
+from rensei.dispatch import outcomes, preparation, queue, settlement
 from rensei.dispatch.calls import Call
 from rensei.dispatch.keeper import Keeper, LiveRun
 from rensei.dispatch.models import Run
@@ -68,25 +67,13 @@ def _carry(run: Run, live: LiveRun) -> None:
 
 def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest:
     """
-    Build the provider's parameters from what was stored, fetching what the messages point to.
-
-    Near the limit of the window the prompt is counted exactly, by the provider's free endpoint.
+    Build the request. Near the limit of the window its prompt is counted exactly, by the provider's free endpoint.
 
     :raises RenseiError: if an image cannot be had, or the prompt does not fit; no attempt is made then
     :raises ProviderFailure: if the provider cannot count
     """
-    entry = CatalogEntry.objects.visible_to(run.org).get(provider=run.provider, model_id=run.served_model_id)
-    asked = run.input.body
+    built = preparation.build_request(run, adapter)
     window = run.context_window_tokens
-    request = ModelRequest(
-        system=asked["system"],
-        messages=adapter.prepare(asked["messages"], entry=entry),
-        effort=run.effort or None,
-        max_tokens=asked["maxTokens"],
-        prompt_caching=asked["promptCaching"],
-        context_window_tokens=window,
-    )
-    built = adapter.build(request, entry=entry)
     if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
         return built
     exact = adapter.count_input_tokens(built.params, credential=credential)

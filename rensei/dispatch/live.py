@@ -1,6 +1,9 @@
-"""The doors that stay open: a dispatch that waits for its end, and the events of a run (ASGI)."""
+"""The doors that stay open: a dispatch that waits for its end, a machine that waits for a run, and events (ASGI)."""
 
+import asyncio
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -13,17 +16,23 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.errors import FieldError
+from rensei.core.json_body import read_json
 from rensei.dispatch import presenters, watching
 from rensei.dispatch.api import Runs, find_run
+from rensei.dispatch.leases_api import HostLease
 from rensei.dispatch.models import Run
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
 WAIT_SECONDS_MAX = 60
+# Two workers of a machine wake up for one run; the one that did not get it rests before it looks again.
+REST_SECONDS = 0.5
 
-_ends = watching.EndOfRuns()
+_ends = watching.Poller(watching.ended_among)
+_work = watching.Poller(watching.hosts_with_work)
 _runs = Runs.as_view()
+_lease = HostLease.as_view()
 
 
 async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -44,10 +53,37 @@ async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseB
     return response
 
 
-# What the URL resolver, CSRF and the schema know a REST view by.
-for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
-    if hasattr(_runs, name):
-        setattr(runs, name, getattr(_runs, name))
+async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """
+    Take a run for a machine, and wait for one where none is there yet and the machine says how long.
+
+    The caller is let in anew after each wait, so a machine that is revoked meanwhile gets nothing.
+    """
+    body = request.body  # Read once, so that the view can be asked again.
+    response: Response = await sync_to_async(_lease)(request, *args, **kwargs)
+    if response.status_code != 204:
+        return response
+    asked = read_json(body) if body else {}
+    named = asked.get("runId") or asked.get("run_id")
+    until = time.monotonic() + (0 if named else asked.get("wait", 0))
+    while response.status_code == 204 and (left := until - time.monotonic()) > 0:
+        if not await _work.wait(kwargs["host_id"], seconds=left):
+            break
+        response = await sync_to_async(_lease)(request, *args, **kwargs)
+        if response.status_code == 204:
+            await asyncio.sleep(REST_SECONDS)
+    return response
+
+
+def _known_as(view: Callable[..., Any], door: Callable[..., Any]) -> None:
+    """Give a door what the URL resolver, CSRF and the schema know a REST view by."""
+    for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
+        if hasattr(view, name):
+            setattr(door, name, getattr(view, name))
+
+
+_known_as(_runs, runs)
+_known_as(_lease, lease)
 
 
 class EventStreamRenderer(JSONRenderer):

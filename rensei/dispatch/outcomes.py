@@ -1,15 +1,33 @@
 """What the ends of calls come to, as settlement plans. Pure but for the clock that is passed in."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from integrations.providers.base import Answer, ProviderFailure
 from rensei.core.errors import RenseiError
 from rensei.core.usage import Usage
-from rensei.dispatch.calls import Call
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import Stop
 from rensei.dispatch.settlement import RunEnd, SettlementPlan
+
+
+class Call(Protocol):
+    """A call as far as it was seen, by a worker of the server or by a machine that reports it."""
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def attempt(self) -> Attempt: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def request_id(self) -> str: ...
 
 
 class RunTimeout(RenseiError):
@@ -63,6 +81,18 @@ def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
         request_id=call.request_id,
         error=_stop_error(stop),
         end=_stopped_end(stop, call.text),
+    )
+
+
+def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
+    """Settle a call that was written down and then never made."""
+    return SettlementPlan(
+        run=call.run,
+        now=now,
+        attempt=call.attempt,
+        attempt_state=Attempt.State.VOID,
+        error=_stop_error(stop),
+        end=_stopped_end(stop, ""),
     )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import Exists, F, OuterRef, Q
 
@@ -41,8 +42,7 @@ def claim(run_id: str, *, owner: str) -> Claim | None:
     """Take one queued run. None where another worker has it, or it has ended: then there is nothing to do."""
     with durable():
         now = database_now()
-        taken = _claimable(now).filter(id=run_id).update(**_lease(owner, now))
-        return _claimed(run_id, now) if taken else None
+        return _take(run_id, among=_claimable(now), owner=owner, now=now)
 
 
 def claim_next(*, owner: str) -> Claim | None:
@@ -55,8 +55,52 @@ def claim_next(*, owner: str) -> Claim | None:
         run_id = waiting.values_list("id", flat=True).first()
         if run_id is None:
             return None
-        taken = _claimable(now).filter(id=run_id).update(**_lease(owner, now))
-        return _claimed(run_id, now) if taken else None
+        return _take(run_id, among=_claimable(now), owner=owner, now=now)
+
+
+def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:
+    """
+    Take a queued run for its machine, and write down in the same transaction that it is about to call.
+
+    The run waited until its deadline for a machine; from here on it has the time that every call has. None
+    where another worker of the machine has it, or it has ended.
+    """
+    with durable():
+        now = database_now()
+        claim = _take(
+            run_id,
+            among=waiting_for_host(host_id, now=now),
+            owner=host_owner(host_id),
+            now=now,
+            attempt_count=F("attempt_count") + 1,
+            credential_id=host_id,
+            deadline_at=now + timedelta(seconds=settings.RENSEI_RUN_DEADLINE_SECONDS),
+        )
+        if claim is None:
+            return None
+        return _new_attempt(claim.run, credential_id=host_id, credential_version=1, input_tokens=input_tokens, now=now)
+
+
+def waiting_for_host(host_id: str, *, now: datetime) -> Any:
+    """The queued runs that only this machine may execute."""
+    queued = Run.objects.filter(state=Run.State.QUEUED, deadline_at__gt=now)
+    return queued.filter(auth_mode=AuthMode.HOST_SESSION, host_id=host_id)
+
+
+def host_owner(host_id: str) -> str:
+    """Name a machine as the owner of leases."""
+    return f"host:{host_id}"
+
+
+def renew_lease(run_id: str, *, owner: str, epoch: int) -> datetime | None:
+    """
+    Keep one lease, and tell until when. None where it was lost.
+
+    It is not renewed for longer than one lease beyond the run's deadline: that is time enough to report the end.
+    """
+    now = database_now()
+    held = Run.objects.filter(id=run_id, state=Run.State.RUNNING, lease_owner=owner, epoch=epoch)
+    return now + LEASE if held.filter(deadline_at__gt=now - LEASE).update(lease_until=now + LEASE) else None
 
 
 def extend_leases(epochs: dict[str, int], *, owner: str) -> set[str]:
@@ -88,14 +132,8 @@ def open_attempt(run: Run, *, credential_id: str, credential_version: int, input
         if not held.update(lease_until=now + LEASE, attempt_count=F("attempt_count") + 1, credential_id=credential_id):
             return None
         run.attempt_count += 1
-        return Attempt.objects.create(
-            run=run,
-            number=run.attempt_count,
-            epoch=run.epoch,
-            credential_id=credential_id,
-            credential_version=credential_version,
-            input_tokens_estimate=input_tokens,
-            started_at=now,
+        return _new_attempt(
+            run, credential_id=credential_id, credential_version=credential_version, input_tokens=input_tokens, now=now
         )
 
 
@@ -105,7 +143,8 @@ def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
         held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING)
         if not held.update(chunk_count=F("chunk_count") + 1):
             return False
-        run.chunk_count += 1
+        # A machine may send two at once, so the number is the one that this update gave.
+        run.refresh_from_db(fields=["chunk_count"])
         RunChunk.objects.create(run=run, seq=run.chunk_count, kind=kind, data=data)
         return True
 
@@ -141,6 +180,11 @@ def _claimable(now: datetime) -> Any:
     return Run.objects.filter(state=Run.State.QUEUED, deadline_at__gt=now).exclude(auth_mode=AuthMode.HOST_SESSION)
 
 
+def _take(run_id: str, *, among: Any, owner: str, now: datetime, **more: Any) -> Claim | None:
+    taken = among.filter(id=run_id).update(**_lease(owner, now), **more)
+    return _claimed(run_id, now) if taken else None
+
+
 def _lease(owner: str, now: datetime) -> dict[str, Any]:
     return {
         "state": Run.State.RUNNING,
@@ -156,3 +200,15 @@ def _claimed(run_id: str, now: datetime) -> Claim:
     run = Run.objects.select_related("org", "input", "project").get(id=run_id)
     RunChunk.objects.create(run=run, seq=run.chunk_count, kind=RunChunk.Kind.STATE, data={"state": run.state})
     return Claim(run=run, claimed_at=now)
+
+
+def _new_attempt(run: Run, *, credential_id: str, credential_version: int, input_tokens: int, now: datetime) -> Attempt:
+    return Attempt.objects.create(
+        run=run,
+        number=run.attempt_count,
+        epoch=run.epoch,
+        credential_id=credential_id,
+        credential_version=credential_version,
+        input_tokens_estimate=input_tokens,
+        started_at=now,
+    )

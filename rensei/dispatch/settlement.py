@@ -117,10 +117,14 @@ def _end_run(settlement: SettlementPlan) -> bool:
     run, end = settlement.run, settlement.end
     assert end is not None
     guarded = Run.objects.filter(id=run.id, epoch=run.epoch).exclude(state__in=Run.ENDED)
+    taken_away = {}
     if settlement.expired_before is not None:
         guarded = guarded.filter(state=run.state, lease_until=run.lease_until)
+        # Whoever held the run and comes late learns from the epoch that its end was not theirs to write.
+        taken_away = {"epoch": F("epoch") + 1}
     return bool(
         guarded.update(
+            **taken_away,
             state=end.state,
             error=end.error,
             output_text=end.text,

@@ -1,5 +1,5 @@
 """
-Waiting for runs, live: one poller for all who wait for an end, and the stream of a run's events.
+Waiting for runs, live: one poller for all who wait for the same kind of thing, and the stream of a run's events.
 
 Everything is read from the database, so it does not matter which process executes the run.
 """
@@ -7,13 +7,14 @@ Everything is read from the database, so it does not matter which process execut
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections, connection
 
+from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.dispatch import presenters
 from rensei.dispatch.models import Run, RunChunk
@@ -23,19 +24,24 @@ COMMENT_SECONDS = 15.0
 BATCH = 500
 
 
-class EndOfRuns:
-    """Tells any number of waiters when their runs have ended, by one query for all of them at a time."""
+class Poller:
+    """
+    Tells any number of waiters when what they wait for is there, by one query for all of them at a time.
 
-    def __init__(self) -> None:
+    `look` takes the ids that somebody waits for, and names those that are there.
+    """
+
+    def __init__(self, look: Callable[[Collection[str]], Collection[str]]) -> None:
+        self._look = look
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._poller: asyncio.Task[None] | None = None
         # The poller outlives the request that began it, so it has a thread, and a connection, of its own.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="end-of-runs")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="poller")
 
-    async def wait(self, run_id: str, *, seconds: float) -> bool:
-        """Wait for the end of a run. False if the time passed first."""
+    async def wait(self, awaited: str, *, seconds: float) -> bool:
+        """Wait for one thing. False if the time passed first."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(run_id, set()).add(future)
+        self._waiters.setdefault(awaited, set()).add(future)
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll())
         try:
@@ -43,20 +49,33 @@ class EndOfRuns:
         except TimeoutError:
             return False
         finally:
-            self._waiters.get(run_id, set()).discard(future)
-            if not self._waiters.get(run_id):
-                self._waiters.pop(run_id, None)
+            self._waiters.get(awaited, set()).discard(future)
+            if not self._waiters.get(awaited):
+                self._waiters.pop(awaited, None)
         return True
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiters:
-            for run_id in await loop.run_in_executor(self._thread, _ended, list(self._waiters)):
-                for future in self._waiters.get(run_id, ()):
+            for found in await loop.run_in_executor(self._thread, self._look, list(self._waiters)):
+                for future in self._waiters.get(found, ()):
                     if not future.done():
                         future.set_result(None)
             await asyncio.sleep(LOOK_SECONDS)
         await loop.run_in_executor(self._thread, connection.close)
+
+
+def ended_among(run_ids: Collection[str]) -> list[str]:
+    """Name the runs that have ended."""
+    close_old_connections()
+    return list(Run.objects.filter(id__in=run_ids, state__in=Run.ENDED).values_list("id", flat=True))
+
+
+def hosts_with_work(host_ids: Collection[str]) -> list[str]:
+    """Name the machines that a run waits for."""
+    close_old_connections()
+    waiting = Run.objects.filter(host_id__in=host_ids, state=Run.State.QUEUED, deadline_at__gt=database_now())
+    return list(waiting.values_list("host_id", flat=True).distinct())
 
 
 async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
@@ -97,11 +116,6 @@ async def _data(chunk: RunChunk) -> Any:
     if chunk.kind == RunChunk.Kind.USAGE:
         return presenters.usage_body(Usage.from_dict(chunk.data) if chunk.data else Usage())
     return chunk.data
-
-
-def _ended(run_ids: list[str]) -> list[str]:
-    close_old_connections()
-    return list(Run.objects.filter(id__in=run_ids, state__in=Run.ENDED).values_list("id", flat=True))
 
 
 @sync_to_async

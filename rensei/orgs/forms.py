@@ -1,10 +1,12 @@
 """The shapes of this room's forms; what is allowed is the services' business."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
 
 from rensei.core.errors import RenseiError
+from rensei.orgs.models import Membership
 
 
 class SetupForm(forms.Form):
@@ -33,3 +35,31 @@ class SetupForm(forms.Form):
         for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
             name = error["pointer"].removeprefix("/").replace("slug", "org_slug")
             self.add_error(name if name in self.fields else None, error["detail"])
+
+
+class DeviceCodeForm(forms.Form):
+    """The code that a machine shows."""
+
+    code = forms.CharField(
+        label="Code",
+        max_length=20,
+        help_text="Such as BCDF-GHJK, from the machine's terminal.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "characters", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.label_suffix = ""
+
+
+class DeviceAnswerForm(forms.Form):
+    """Which organization a machine is let into."""
+
+    organization = forms.ChoiceField(label="Organization")
+
+    def __init__(self, *args: Any, memberships: Iterable[Membership], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.label_suffix = ""
+        field = self.fields["organization"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(membership.org.slug, membership.org.name) for membership in memberships]

@@ -166,6 +166,35 @@ class ApiToken(models.Model):
         return f"{self.name} (…{self.hint})"
 
 
+class DeviceCode(models.Model):
+    """
+    A machine that asks to be let in, until somebody approves it in a browser (RFC 8628).
+
+    Both codes are kept as hashes. No token exists until the machine fetches it, which it can do once.
+    """
+
+    class State(models.TextChoices):
+        PENDING = "PENDING", "Waiting for a person"
+        APPROVED = "APPROVED", "Approved"
+        DENIED = "DENIED", "Denied"
+        USED = "USED", "Token handed out"
+
+    device_digest = models.CharField(max_length=64, unique=True)
+    user_digest = models.CharField(max_length=64, unique=True)
+    host_name = models.CharField(max_length=120)
+    address = models.GenericIPAddressField(null=True, help_text="Where the machine asked from")
+    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
+    approved_by = models.ForeignKey(User, models.CASCADE, null=True, related_name="+")
+    org = models.ForeignKey(Org, models.CASCADE, null=True, related_name="+")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.host_name
+
+
 class AccessPolicy(models.Model):
     """
     The auth modes that the system, an organization or a project allows, as the stored document.

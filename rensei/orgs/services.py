@@ -259,15 +259,21 @@ def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
 
 def register_host(access: Access, *, name: str, login: str = Host.Login.NONE) -> tuple[Host, ApiToken, Secret]:
     """Register the caller's own machine, and make the token that only it uses."""
+    with durable():
+        return insert_host(access, name=name, login=login)
+
+
+def insert_host(access: Access, *, name: str, login: str = Host.Login.NONE) -> tuple[Host, ApiToken, Secret]:
+    """Register the caller's own machine within the caller's transaction."""
+    assert_open()
     access.require_writer()
     name = clean_name(name)
     if login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
     project, expires_at = access.project, access.token.expires_at if access.token else None
-    with durable():
-        host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
-        token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
-        record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id)
+    host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
+    token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
+    record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id)
     return host, token, secret
 
 

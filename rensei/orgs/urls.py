@@ -3,7 +3,7 @@
 from allauth.account import urls as allauth
 from django.urls import path
 
-from rensei.orgs import api, views
+from rensei.orgs import api, device_api, views
 
 # People do not change their address by themselves: members are added by it, and nobody would have checked the new one.
 CLOSED = {
@@ -14,7 +14,10 @@ CLOSED = {
 }
 account_patterns = [pattern for pattern in allauth.urlpatterns if pattern.name not in CLOSED]
 
-page_patterns = [path("setup", views.first_setup, name="setup")]
+page_patterns = [
+    path("setup", views.first_setup, name="setup"),
+    path("device", views.device, name="device"),
+]
 
 api_patterns = [
     path("me", api.Me.as_view(), name="api-me"),
@@ -26,4 +29,6 @@ api_patterns = [
     path("tokens/<str:token_id>", api.TokenDetail.as_view(), name="api-token"),
     path("hosts", api.Hosts.as_view(), name="api-hosts"),
     path("hosts/<str:host_id>", api.HostDetail.as_view(), name="api-host"),
+    path("device-codes", device_api.DeviceCodes.as_view(), name="api-device-codes"),
+    path("device-codes/token", device_api.DeviceCodeToken.as_view(), name="api-device-code-token"),
 ]

@@ -1,6 +1,9 @@
-"""Pages of this room: the first account of a new server."""
+"""Pages of this room: the first account of a new server, and machines that ask to be let in."""
+
+from typing import Any
 
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse
@@ -10,9 +13,11 @@ from django.views.decorators.http import require_http_methods
 
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
-from rensei.orgs import setup
+from rensei.orgs import device_codes, setup
+from rensei.orgs.access import for_member
 from rensei.orgs.authentication import client_address
-from rensei.orgs.forms import SetupForm
+from rensei.orgs.forms import DeviceAnswerForm, DeviceCodeForm, SetupForm
+from rensei.orgs.models import DeviceCode, User
 
 
 @login_not_required
@@ -40,3 +45,60 @@ def first_setup(request: HttpRequest) -> HttpResponse:
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
             return redirect(settings.LOGIN_REDIRECT_URL)
     return render(request, "orgs/setup.html", {"form": form}, status=400 if form.is_bound else 200)
+
+
+@require_http_methods(["GET", "POST"])
+def device(request: HttpRequest) -> HttpResponse:
+    """Show the machine that waits behind a code, and let it in or refuse it."""
+    asked = DeviceCodeForm(request.POST if request.method == "POST" else request.GET or None)
+    if not asked.is_valid():
+        return _device_page(request, asked=asked)
+    try:
+        waiting = device_codes.find_waiting(_person(request), user_code=asked.cleaned_data["code"])
+        if request.method == "GET":
+            return _device_page(request, asked=asked, waiting=waiting)
+        return _answer_device(request, asked, waiting)
+    except NotFound:
+        asked.add_error("code", "No machine waits behind this code. It may have expired: look at what it shows now.")
+    except RenseiError as refusal:
+        asked.add_error(None, refusal.detail)
+    return _device_page(request, asked=asked)
+
+
+def _answer_device(request: HttpRequest, asked: DeviceCodeForm, waiting: DeviceCode) -> HttpResponse:
+    choices = device_codes.memberships_to_choose(_person(request))
+    answer = DeviceAnswerForm(request.POST, memberships=choices)
+    if "deny" in request.POST:
+        device_codes.deny(waiting)
+        messages.info(request, f"{waiting.host_name} was not let in.")
+        return redirect("device")
+    if not answer.is_valid():
+        return _device_page(request, asked=asked, waiting=waiting, answer=answer)
+    access = for_member(
+        user=_person(request), slug=answer.cleaned_data["organization"], address=client_address(request)
+    )
+    if access is None:
+        raise NotFound
+    device_codes.approve(access, waiting)
+    messages.success(request, f"{waiting.host_name} is let in. Go on in its terminal.")
+    return redirect("device")
+
+
+def _device_page(
+    request: HttpRequest,
+    *,
+    asked: DeviceCodeForm,
+    waiting: DeviceCode | None = None,
+    answer: DeviceAnswerForm | None = None,
+) -> HttpResponse:
+    if waiting is not None and answer is None:
+        answer = DeviceAnswerForm(memberships=device_codes.memberships_to_choose(_person(request)))
+    faults = [form for form in (asked, answer) if form is not None and form.is_bound and form.errors]
+    shown: dict[str, Any] = {"form": asked, "waiting": waiting, "answer": answer}
+    return render(request, "orgs/device.html", shown, status=400 if faults else 200)
+
+
+def _person(request: HttpRequest) -> User:
+    person = request.user
+    assert isinstance(person, User), "Pages are for people who are signed in"
+    return person

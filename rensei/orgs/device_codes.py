@@ -1,0 +1,197 @@
+"""
+How a machine without a browser is let in: it shows a short code, and somebody who is signed in approves it.
+
+The device authorization grant of RFC 8628 (https://www.rfc-editor.org/rfc/rfc8628), for machines that register.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db.models import QuerySet
+from django.utils.crypto import salted_hmac
+
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, RateLimited, RenseiError
+from rensei.core.secret import Secret
+from rensei.core.transactions import durable
+from rensei.orgs.access import Access, for_member, record, token_digest
+from rensei.orgs.models import WRITERS, ApiToken, DeviceCode, Host, Membership, User
+from rensei.orgs.services import insert_host
+from rensei.orgs.shapes import clean_name
+
+LIFETIME = timedelta(minutes=10)
+POLL_SECONDS = 2
+# Consonants only, as RFC 8628, section 6.1, advises: easy to type, and they spell no words.
+ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
+CODE_LENGTH = 8
+WRONG_CODES_MAX = 10
+KEPT = timedelta(hours=1)
+
+
+class DeviceCodePending(RenseiError):
+    """Nobody has approved the machine yet."""
+
+    code = "DEVICE_CODE_PENDING"
+    status = 428
+    title = "Waiting for approval"
+    message = "Nobody has approved this machine yet. Open the address that was shown, and ask again in two seconds."
+    retryable = True
+
+
+class DeviceCodeInvalid(RenseiError):
+    """The device code is unknown, expired or used, or somebody denied it."""
+
+    code = "DEVICE_CODE_INVALID"
+    status = 400
+    title = "Device code not valid"
+    message = "This code is unknown, has expired or was used, or the machine was denied. Run `rensei setup` again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A new request to be let in. `device_code` is the machine's secret; `user_code` is shown to the person."""
+
+    device_code: Secret
+    user_code: str
+
+    @property
+    def verification_uri(self) -> str:
+        return f"{settings.PUBLIC_URL}/device"
+
+    @property
+    def verification_uri_complete(self) -> str:
+        return f"{self.verification_uri}?code={self.user_code}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetIn:
+    """A machine that was approved, with its token, which can be read only now."""
+
+    host: Host
+    token: ApiToken
+    secret: Secret
+
+
+def ask(*, host_name: str, address: str | None) -> Asked:
+    """
+    Note that a machine asks to be let in.
+
+    :raises FieldError: if its name has the wrong shape
+    """
+    host_name = clean_name(host_name, pointer="/hostName")
+    device_code = secrets.token_urlsafe(32)
+    letters = "".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH))
+    user_code = f"{letters[:4]}-{letters[4:]}"
+    now = database_now()
+    with durable():
+        DeviceCode.objects.filter(expires_at__lt=now - KEPT).delete()
+        DeviceCode.objects.create(
+            device_digest=token_digest(device_code),
+            user_digest=_user_digest(user_code),
+            host_name=host_name,
+            address=address,
+            created_at=now,
+            expires_at=now + LIFETIME,
+        )
+    return Asked(device_code=Secret(device_code), user_code=user_code)
+
+
+def find_waiting(user: User, *, user_code: str) -> DeviceCode:
+    """
+    Find the machine that shows this code.
+
+    :raises NotFound: if none does, or the code has expired or was answered
+    :raises RateLimited: if the person has tried too many wrong codes
+    """
+    _require_tries_left(user)
+    waiting = DeviceCode.objects.filter(state=DeviceCode.State.PENDING, expires_at__gt=database_now())
+    found: DeviceCode | None = waiting.filter(user_digest=_user_digest(user_code)).first()
+    if found is None:
+        _count_wrong_code(user)
+        raise NotFound
+    return found
+
+
+def memberships_to_choose(user: User) -> QuerySet[Membership]:
+    """The memberships with which a person may register a machine."""
+    return Membership.objects.select_related("org").filter(user=user, role__in=WRITERS).order_by("org__slug")
+
+
+def approve(access: Access, device: DeviceCode) -> None:
+    """
+    Let the machine into the caller's organization. Its token is made when it fetches it.
+
+    :raises NotFound: if the code has expired or was answered meanwhile
+    """
+    access.require_writer()
+    with durable():
+        _answer(device, state=DeviceCode.State.APPROVED, approved_by=access.user, org=access.org)
+        record(access, "device.approved", object_id=str(device.pk), name=device.host_name, asked_from=device.address)
+
+
+def deny(device: DeviceCode) -> None:
+    """
+    Refuse the machine.
+
+    :raises NotFound: if the code has expired or was answered meanwhile
+    """
+    with durable():
+        _answer(device, state=DeviceCode.State.DENIED)
+
+
+def fetch_token(*, device_code: Secret, address: str | None) -> LetIn:
+    """
+    Register an approved machine and make its token, once.
+
+    :raises DeviceCodePending: if nobody has answered yet
+    :raises DeviceCodeInvalid: if the code leads nowhere (any more)
+    """
+    with durable():
+        asked = DeviceCode.objects.filter(
+            device_digest=token_digest(device_code.reveal()), expires_at__gt=database_now()
+        )
+        device: DeviceCode | None = asked.select_related("approved_by", "org").first()
+        if device is None:
+            raise DeviceCodeInvalid
+        if device.state == DeviceCode.State.PENDING:
+            raise DeviceCodePending
+        # The update decides which of two fetches at the same moment gets the token.
+        if not asked.filter(state=DeviceCode.State.APPROVED).update(state=DeviceCode.State.USED):
+            raise DeviceCodeInvalid
+        assert device.approved_by is not None
+        assert device.org is not None
+        access = for_member(user=device.approved_by, slug=device.org.slug, address=address)
+        if access is None or not access.writes:
+            # Whoever approved it has left since, or may no longer register machines.
+            raise DeviceCodeInvalid
+        host, token, secret = insert_host(access, name=device.host_name)
+    return LetIn(host=host, token=token, secret=secret)
+
+
+def _answer(device: DeviceCode, **answer: object) -> None:
+    waiting = DeviceCode.objects.filter(pk=device.pk, state=DeviceCode.State.PENDING, expires_at__gt=database_now())
+    if not waiting.update(**answer):
+        raise NotFound
+
+
+def _user_digest(user_code: str) -> str:
+    """Hash a user code with the server's secret: it is short, so a bare hash could be searched through."""
+    letters = "".join(letter for letter in user_code.upper() if letter.isalpha())
+    return salted_hmac("rensei.orgs.device-code", letters, algorithm="sha256").hexdigest()
+
+
+def _require_tries_left(user: User) -> None:
+    if cache.get(_wrong_codes_key(user), 0) >= WRONG_CODES_MAX:
+        raise RateLimited(seconds=int(LIFETIME.total_seconds()))
+
+
+def _count_wrong_code(user: User) -> None:
+    cache.add(_wrong_codes_key(user), 0, timeout=int(LIFETIME.total_seconds()))
+    cache.incr(_wrong_codes_key(user))
+
+
+def _wrong_codes_key(user: User) -> str:
+    return f"device-codes:wrong:{user.pk}"

@@ -1,0 +1,723 @@
+"""Host sessions, the server's half, with a machine that is a plain REST client and holds its own key."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import anthropic
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
+from django.test import AsyncClient
+from rest_framework.test import APIClient
+
+from billing.models import CostEvent
+from rensei.core.clock import database_now
+from rensei.dispatch import queue, reaper
+from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, Project, User
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ASKED = "[[reply 40 words]] Tell me of the sea."
+
+
+class Machine:
+    """A developer's machine: what it sends to Rensei goes through `api`, and its key stays in its environment."""
+
+    def __init__(self, host: Host, token: str, environment: dict[str, str]) -> None:
+        self.host = host
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.environment = environment
+        self.request_id = ""
+        self.api = APIClient()
+        self.api.default_format = "json"
+        self.api.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+
+    def lease(self, **body: Any) -> Any:
+        return self.api.post(f"/api/v1/hosts/{self.host.id}/lease", body)
+
+    def tell(self, verb: str, lease: dict[str, Any], **body: Any) -> Any:
+        return self.api.post(f"/api/v1/runs/{lease['run']['id']}/lease/{verb}", {"epoch": lease["epoch"], **body})
+
+    def call(self, lease: dict[str, Any]) -> anthropic.types.Message:
+        client = anthropic.Anthropic(
+            api_key=self.environment["ANTHROPIC_API_KEY"],
+            base_url=self.environment["ANTHROPIC_BASE_URL"],
+            max_retries=0,
+        )
+        marked = {"x-rensei-attempt": lease["attemptId"]}
+        with client, client.messages.stream(**lease["request"], extra_headers=marked) as stream:
+            message = stream.get_final_message()
+            self.request_id = stream.response.headers["request-id"]
+        return message
+
+    def report(self, message: anthropic.types.Message) -> dict[str, Any]:
+        """Write what a real machine reports of an answer."""
+        return {
+            "state": "SUCCEEDED",
+            "sent": True,
+            "output": {
+                "text": "".join(block.text for block in message.content if block.type == "text"),
+                "content": [block.to_dict() for block in message.content],
+                "stopReason": message.stop_reason,
+            },
+            "usage": {"inputTokens": message.usage.input_tokens, "outputTokens": message.usage.output_tokens},
+            "providerRequestId": self.request_id,
+        }
+
+    def carry_out(self) -> Any:
+        lease = self.lease().json()
+        return self.tell("finish", lease, **self.report(self.call(lease)))
+
+
+@pytest.fixture
+def make_machine(
+    simulator: Any, access_of: Callable[..., Access], make_key: Callable[..., str], catalog: None
+) -> Callable[..., Machine]:
+    def make(user: User, name: str = "laptop") -> Machine:
+        host, _, secret = orgs.register_host(access_of(user), name=name)
+        environment = {"ANTHROPIC_API_KEY": make_key(), "ANTHROPIC_BASE_URL": simulator.url}
+        return Machine(host, secret.reveal(), environment)
+
+    return make
+
+
+@pytest.fixture
+def machine(make_machine: Callable[..., Machine], ada: User, ada_access: Access) -> Machine:
+    return make_machine(ada)
+
+
+@pytest.fixture
+def dispatch(machine: Machine, make_profile: Callable[..., Any]) -> Callable[..., Run]:
+    """Dispatch a host-session run to Ada's machine, as she does from a browser."""
+    make_profile(auth_modes=["host-session"])
+
+    def send(**body: Any) -> Run:
+        said = {} if "messages" in body else {"input": ASKED}
+        asked = {"profileId": "prof_deep", **said, **body}
+        answer = machine.api.post("/api/v1/runs", asked)
+        assert answer.status_code == 202, answer.json()
+        run: Run = Run.objects.get(id=answer.json()["id"])
+        return run
+
+    return send
+
+
+@pytest.fixture
+def _close_the_connections_of_the_async_side(transactional_db: None) -> Iterator[None]:
+    yield
+    asyncio.run(sync_to_async(connections.close_all)())
+
+
+def let_the_lease_run_out(run: Run) -> None:
+    Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
+
+
+def code_of(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def everything_stored() -> str:
+    """Every value of every table, as text."""
+    found = []
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names():
+            cursor.execute(f'SELECT * FROM "{table}"')
+            found.extend(repr([bytes(v) if isinstance(v, memoryview) else v for v in row]) for row in cursor.fetchall())
+    return "\n".join(found)
+
+
+class TestLease:
+    def test_carries_the_finished_request_and_writes_the_attempt(
+        self, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch(system="You are a sailor.", effort="high", maxTokens=900)
+
+        lease = machine.lease().json()
+
+        run.refresh_from_db()
+        attempt = run.attempts.get()
+        assert lease["request"]["model"] == "claude-opus-5-5"
+        assert lease["request"]["max_tokens"] == 900
+        assert lease["request"]["output_config"] == {"effort": "high"}
+        assert "You are a sailor." in str(lease["request"]["system"])
+        assert (lease["run"]["id"], lease["run"]["state"], lease["epoch"]) == (run.id, "RUNNING", 1)
+        assert (lease["attemptId"], attempt.state, attempt.credential_id) == (attempt.id, "OPEN", machine.host.id)
+        assert run.lease_owner == f"host:{machine.host.id}"
+        assert run.attempt_count == 1
+        machine.host.refresh_from_db()
+        assert machine.host.last_seen_at is not None
+
+    def test_is_empty_where_nothing_waits(self, machine: Machine) -> None:
+        answer = machine.lease()
+
+        assert (answer.status_code, answer.content) == (204, b"")
+
+    def test_is_never_taken_by_a_worker_of_the_server(
+        self, dispatch: Callable[..., Run], work: Callable[[], list[Run]]
+    ) -> None:
+        run = dispatch()
+
+        assert work() == []
+        assert queue.claim(run.id, owner="a-worker") is None
+
+    def test_takes_the_oldest_run_first_and_a_named_one_before_it(
+        self, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        first, second, third = dispatch(), dispatch(), dispatch()
+
+        named = machine.lease(runId=third.id).json()["run"]["id"]
+        next_ones = [machine.lease().json()["run"]["id"] for _ in range(2)]
+
+        assert named == third.id
+        assert next_ones == [first.id, second.id]
+
+    def test_of_a_named_run_that_has_begun_is_empty(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        machine.lease()
+
+        assert machine.lease(runId=run.id).status_code == 204
+
+    def test_gives_the_time_that_every_call_has(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        Run.objects.filter(id=run.id).update(deadline_at=database_now() + timedelta(seconds=2))
+
+        machine.lease()
+
+        run.refresh_from_db()
+        assert run.deadline_at > database_now() + timedelta(minutes=9)
+
+    @pytest.mark.parametrize("body", [{"wait": 26}, {"wait": -1}, {"wait": "long"}, {"password": "x"}, [1]])
+    def test_refuses_a_body_that_is_not_one(self, machine: Machine, body: Any) -> None:
+        answer = machine.api.post(f"/api/v1/hosts/{machine.host.id}/lease", body)
+
+        assert code_of(answer) == (400, "VALIDATION_FAILED")
+
+    def test_goes_to_one_of_two_workers_that_ask_at_once(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        answers: list[Any] = []
+
+        def ask() -> None:
+            answers.append(Machine(machine.host, machine.headers["Authorization"][7:], {}).lease())
+            connections.close_all()
+
+        workers = [threading.Thread(target=ask) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+        assert sorted(answer.status_code for answer in answers) == [200, 204, 204, 204]
+        assert run.attempts.count() == 1
+
+    @pytest.mark.usefixtures("_close_the_connections_of_the_async_side")
+    def test_comes_as_soon_as_a_run_does(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatched: list[Run] = []
+
+        def later() -> None:
+            time.sleep(0.5)
+            dispatched.append(dispatch())
+            connections.close_all()
+
+        sender = threading.Thread(target=later)
+        sender.start()
+        began = time.monotonic()
+
+        answer = asyncio.run(
+            AsyncClient().post(
+                f"/api/v1/hosts/{machine.host.id}/lease",
+                data={"wait": 20},
+                content_type="application/json",
+                headers=machine.headers,
+            )
+        )
+
+        sender.join()
+        assert answer.json()["run"]["id"] == dispatched[0].id
+        assert time.monotonic() - began < 15
+
+    @pytest.mark.usefixtures("_close_the_connections_of_the_async_side")
+    def test_is_empty_when_the_wait_is_over(self, machine: Machine) -> None:
+        began = time.monotonic()
+
+        answer = machine.lease(wait=1)
+
+        assert answer.status_code == 204
+        assert time.monotonic() - began >= 1
+
+
+class TestLeaseOfAnother:
+    def test_machine_is_not_found(self, machine: Machine, make_machine: Callable[..., Machine], ada: User) -> None:
+        other = make_machine(ada, "desktop")
+
+        answer = machine.api.post(f"/api/v1/hosts/{other.host.id}/lease", {})
+
+        assert code_of(answer) == (404, "NOT_FOUND")
+
+    def test_kind_of_token_is_not_found(self, machine: Machine, ada: User, api_as: Callable[..., APIClient]) -> None:
+        answer = api_as(ada).post(f"/api/v1/hosts/{machine.host.id}/lease", {})
+
+        assert code_of(answer) == (404, "NOT_FOUND")
+
+    def test_machines_run_is_refused(
+        self, machine: Machine, dispatch: Callable[..., Run], make_machine: Callable[..., Machine], mia: User
+    ) -> None:
+        run = dispatch()
+        other = make_machine(mia, "mias")
+
+        named = other.lease(runId=run.id)
+        any_run = other.lease()
+        beat = other.api.post(f"/api/v1/runs/{run.id}/lease/heartbeat", {"epoch": 0})
+
+        assert code_of(named) == (409, "HOST_SESSION_WRONG_MACHINE")
+        assert any_run.status_code == 204
+        assert code_of(beat) == (409, "HOST_SESSION_WRONG_MACHINE")
+        assert not Attempt.objects.exists()
+
+    def test_projects_run_is_not_found_by_a_token_of_one_project(
+        self,
+        machine: Machine,
+        dispatch: Callable[..., Run],
+        access_of: Callable[..., Access],
+        ada: User,
+        project: Project,
+    ) -> None:
+        run = dispatch()
+        _, secret = orgs.create_token(access_of(ada), name="one project", host=machine.host, project=project)
+        bound = Machine(machine.host, secret.reveal(), {})
+
+        assert code_of(bound.lease(runId=run.id)) == (404, "NOT_FOUND")
+        assert bound.lease().status_code == 204
+
+    def test_kind_of_run_is_refused(
+        self, machine: Machine, connect: Callable[..., Any], make_profile: Callable[..., Any]
+    ) -> None:
+        connect()
+        make_profile()
+        run_id = machine.api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"]
+
+        assert code_of(machine.lease(runId=run_id)) == (409, "HOST_SESSION_WRONG_MACHINE")
+        assert machine.lease().status_code == 204
+
+    def test_machine_that_was_revoked_is_shut_out(
+        self, machine: Machine, dispatch: Callable[..., Run], ada_access: Access
+    ) -> None:
+        dispatch()
+        orgs.revoke_host(ada_access, machine.host)
+
+        assert code_of(machine.lease()) == (401, "NOT_AUTHENTICATED")
+
+
+class TestLeaseOfARunThatCannotBeCarriedOut:
+    def test_is_refused_where_the_pool_has_become_a_cloud(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run], ada_access: Access
+    ) -> None:
+        CapacityPool.objects.create(org=ada_access.org, name="office", provider_id="local")
+        run = dispatch(pool="office")
+        CapacityPool.objects.update(provider_id="e2b")
+
+        answer = machine.lease(runId=run.id)
+
+        run.refresh_from_db()
+        assert code_of(answer) == (409, "AUTH_MODE_REQUIRES_LOCAL_CAPACITY")
+        assert answer.json()["run"]["state"] == "FAILED"
+        assert (run.state, run.error["code"]) == ("FAILED", "AUTH_MODE_REQUIRES_LOCAL_CAPACITY")
+        assert not Attempt.objects.exists()
+        assert_explained(simulator)
+
+    def test_goes_on_where_the_pool_was_only_switched_off(
+        self, machine: Machine, dispatch: Callable[..., Run], ada_access: Access
+    ) -> None:
+        CapacityPool.objects.create(org=ada_access.org, name="office", provider_id="local")
+        dispatch(pool="office")
+        CapacityPool.objects.update(active=False)
+
+        assert machine.lease().status_code == 200
+
+    def test_ends_it_without_an_attempt_and_gives_the_next(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        image = {"type": "image", "source": {"type": "url", "url": "https://no-such-host.invalid/picture.png"}}
+        broken = dispatch(messages=[{"role": "user", "content": [image]}])
+        whole = dispatch()
+
+        answer = machine.carry_out()
+
+        broken.refresh_from_db()
+        assert answer.json()["id"] == whole.id
+        assert (broken.state, broken.error["code"]) == ("FAILED", "INVALID_IMAGE")
+        assert not broken.attempts.exists()
+        assert_explained(simulator)
+
+    def test_times_out_where_no_machine_comes(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        assert run.deadline_at - run.created_at == timedelta(minutes=15)
+        Run.objects.filter(id=run.id).update(deadline_at=database_now())
+
+        reaper.reap()
+
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == ("FAILED", "RUN_TIMEOUT")
+        assert machine.lease().status_code == 204
+        assert_explained(simulator)
+
+
+class TestChunks:
+    def test_reach_those_who_watch(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        first = machine.tell("chunks", lease, text=" The", usage={"inputTokens": 7})
+        machine.tell("chunks", lease, text=" sea\n")
+
+        seen = RunChunk.objects.filter(run=run).order_by("seq")
+        assert first.json()["cancelRequested"] is False
+        assert [chunk.data["text"] for chunk in seen if chunk.kind == "delta"] == [" The", " sea\n"]
+        assert [chunk.data["input_tokens"] for chunk in seen if chunk.kind == "usage"] == [7]
+        assert [chunk.seq for chunk in seen] == [1, 2, 3, 4]
+
+    def test_keep_their_order_where_they_come_at_once(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        def send(word: str) -> None:
+            answer = Machine(machine.host, machine.headers["Authorization"][7:], {}).tell("chunks", lease, text=word)
+            assert answer.status_code == 200, answer.content
+            connections.close_all()
+
+        senders = [threading.Thread(target=send, args=[word]) for word in "abcdef"]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+
+        seqs = list(RunChunk.objects.filter(run=run).order_by("seq").values_list("seq", flat=True))
+        assert seqs == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_of_an_older_lease_are_refused(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        Run.objects.filter(id=run.id).update(epoch=5)
+
+        answer = machine.tell("chunks", lease, text="late")
+
+        assert code_of(answer) == (409, "LEASE_LOST")
+        assert not RunChunk.objects.filter(run=run, kind="delta").exists()
+
+
+class TestHeartbeat:
+    def test_keeps_the_lease(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        let_the_lease_run_out(run)
+
+        answer = machine.tell("heartbeat", lease)
+        reaper.reap()
+
+        run.refresh_from_db()
+        assert answer.json()["cancelRequested"] is False
+        assert run.state == "RUNNING"
+        assert run.lease_until > database_now()
+
+    def test_says_that_somebody_cancelled(self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        message = machine.call(lease)
+        machine.api.post(f"/api/v1/runs/{run.id}/cancel")
+
+        beat = machine.tell("heartbeat", lease)
+        done = machine.tell("finish", lease, **{**machine.report(message), "state": "CANCELLED"})
+
+        line = CostEvent.objects.get()
+        assert beat.json()["cancelRequested"] is True
+        assert done.json()["state"] == "CANCELLED"
+        assert done.json()["error"] is None
+        assert done.json()["output"]["text"]
+        assert (line.estimated, line.output_tokens >= message.usage.output_tokens) == (True, True)
+        assert_explained(simulator)
+
+    def test_says_to_stop_after_the_deadline_and_is_lost_soon_after(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        machine.call(lease)
+        Run.objects.filter(id=run.id).update(deadline_at=database_now())
+
+        beat = machine.tell("heartbeat", lease)
+        Run.objects.filter(id=run.id).update(deadline_at=database_now() - 2 * queue.LEASE)
+        later = machine.tell("heartbeat", lease)
+        done = machine.tell("finish", lease, state="CANCELLED", sent=True, output={"text": "The sea"})
+
+        assert beat.json()["cancelRequested"] is True
+        assert code_of(later) == (409, "LEASE_LOST")
+        assert (done.json()["state"], done.json()["error"]["code"]) == ("FAILED", "RUN_TIMEOUT")
+        assert done.json()["cost"]["estimated"] is True
+        assert_explained(simulator)
+
+
+class TestFinish:
+    def test_settles_a_call_that_the_hosts_account_paid(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        message = machine.call(lease)
+
+        answer = machine.tell("finish", lease, **machine.report(message))
+
+        line = CostEvent.objects.get()
+        body = answer.json()
+        assert (answer.status_code, body["state"], body["payer"]) == (200, "SUCCEEDED", "host-account")
+        assert body["output"]["text"] == machine.report(message)["output"]["text"]
+        assert body["usage"]["outputTokens"] == message.usage.output_tokens
+        assert body["cost"]["billed"] is False
+        assert float(body["cost"]["amountUsd"]) > 0
+        assert (line.payer, line.auth_mode, line.billed) == ("host-account", "host-session", False)
+        assert (line.credential_id, line.billing_class) == (machine.host.id, "host-session.anthropic")
+        assert line.amount_picodollars == (
+            line.input_tokens * line.input_picodollars + line.output_tokens * line.output_picodollars
+        )
+        assert line.provider_request_id == machine.request_id
+        assert run.attempts.get().state == "SETTLED"
+        assert_explained(simulator)
+
+    def test_said_again_changes_nothing_and_answers_the_same(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        dispatch()
+        lease = machine.lease().json()
+        report = machine.report(machine.call(lease))
+
+        first = machine.tell("finish", lease, **report)
+        second = machine.tell("finish", lease, **{**report, "usage": {"outputTokens": 999}})
+
+        assert (first.status_code, first.json()) == (second.status_code, second.json())
+        assert CostEvent.objects.count() == 1
+        assert_explained(simulator)
+
+    def test_without_usage_is_an_estimate(self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        lease = machine.lease().json()
+        report = {**machine.report(machine.call(lease)), "usage": None}
+
+        answer = machine.tell("finish", lease, **report)
+
+        assert answer.json()["cost"]["estimated"] is True
+        assert answer.json()["usage"]["outputTokens"] == len(report["output"]["text"]) // 4
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize(
+        ("code", "retryable", "words"),
+        [("HOST_LOGIN_MISSING", False, "no working login"), ("HOST_PLAN_EXHAUSTED", True, "used up its plan")],
+    )
+    def test_of_a_call_that_was_never_sent_costs_nothing(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run], code: str, retryable: bool, words: str
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        answer = machine.tell("finish", lease, state="FAILED", sent=False, error={"code": code, "fix": "Do this."})
+
+        error = answer.json()["error"]
+        assert answer.json()["state"] == "FAILED"
+        assert (error["code"], error["retryable"], error["fix"]) == (code, retryable, "Do this.")
+        assert words in error["detail"]
+        assert machine.host.name in error["detail"]
+        assert run.attempts.get().state == "VOID"
+        assert not CostEvent.objects.exists()
+        assert_explained(simulator)
+
+    def test_cancelled_before_sending_costs_nothing(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        answer = machine.tell("finish", lease, state="CANCELLED", sent=False)
+
+        assert (answer.json()["state"], run.attempts.get().state) == ("CANCELLED", "VOID")
+        assert not CostEvent.objects.exists()
+        assert_explained(simulator)
+
+    def test_of_a_broken_stream_is_charged_by_what_was_seen(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        text = machine.report(machine.call(lease))["output"]["text"]
+
+        answer = machine.tell(
+            "finish", lease, state="FAILED", sent=True, output={"text": text}, error={"code": "PROVIDER_STREAM_BROKEN"}
+        )
+
+        line = CostEvent.objects.get()
+        assert answer.json()["error"]["retryable"] is True
+        assert (line.estimated, line.output_tokens) == (True, len(text) // 4)
+        assert run.attempts.get().state == "SETTLED"
+        assert_explained(simulator)
+
+    def test_of_a_call_that_nobody_answered_is_indeterminate(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        report = {"state": "FAILED", "sent": True, "error": {"code": "PROVIDER_UNAVAILABLE"}}
+
+        answers = [machine.tell("finish", lease, **report) for _ in range(2)]
+
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert run.attempts.get().state == "INDETERMINATE"
+        assert CostEvent.objects.get().estimated
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            {"state": "SUCCEEDED", "sent": False},
+            {"state": "SUCCEEDED", "sent": True, "error": {"code": "PROVIDER_REJECTED"}},
+            {"state": "FAILED", "sent": True},
+            {"state": "FAILED", "sent": True, "error": {"code": "INTERNAL"}},
+            {"state": "RUNNING", "sent": True},
+            {"state": "SUCCEEDED"},
+            {"state": "SUCCEEDED", "sent": True, "usage": {"outputTokens": -1}},
+            {"state": "SUCCEEDED", "sent": True, "usage": {"outputTokens": 10**12}},
+            {"state": "SUCCEEDED", "sent": True, "output": {"content": ["text"]}},
+            {"state": "SUCCEEDED", "sent": True, "apiKey": "there is no such field"},
+        ],
+    )
+    def test_refuses_a_report_that_contradicts_itself(
+        self, machine: Machine, dispatch: Callable[..., Run], report: dict[str, Any]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        answer = machine.tell("finish", lease, **report)
+
+        run.refresh_from_db()
+        assert code_of(answer) == (400, "VALIDATION_FAILED")
+        assert run.state == "RUNNING"
+
+    def test_takes_an_answer_larger_than_other_bodies(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        lease = machine.lease().json()
+        text = "word " * 300_000
+
+        answer = machine.tell("finish", lease, state="SUCCEEDED", sent=True, output={"text": text})
+
+        assert answer.json()["output"]["text"] == text
+
+    def test_with_an_epoch_that_was_never_given_is_refused(
+        self, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+
+        answer = machine.tell("finish", {**lease, "epoch": 7}, state="SUCCEEDED", sent=True)
+
+        run.refresh_from_db()
+        assert code_of(answer) == (409, "LEASE_LOST")
+        assert run.state == "RUNNING"
+
+
+class TestAMachineThatDies:
+    def test_leaves_an_estimate_that_is_not_billed(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        machine.call(lease)
+        machine.tell("chunks", lease, text="The sea", usage={"inputTokens": 12})
+        let_the_lease_run_out(run)
+
+        reaper.reap()
+
+        run.refresh_from_db()
+        line = CostEvent.objects.get()
+        assert (run.state, run.error["code"], run.output_text) == ("FAILED", "RUN_INTERRUPTED", "The sea")
+        assert (line.estimated, line.billed, line.input_tokens) == (True, False, 12)
+        assert run.attempts.get().state == "INDETERMINATE"
+        assert_explained(simulator)
+
+    def test_and_comes_back_late_settles_by_one_adjustment(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        message = machine.call(lease)
+        let_the_lease_run_out(run)
+        reaper.reap()
+
+        beat = machine.tell("heartbeat", lease)
+        chunk = machine.tell("chunks", lease, text="late")
+        finishes = [machine.tell("finish", lease, **machine.report(message)) for _ in range(2)]
+
+        run.refresh_from_db()
+        assert [code_of(answer) for answer in (beat, chunk, *finishes)] == [(409, "LEASE_LOST")] * 4
+        assert finishes[0].json()["run"]["state"] == "FAILED"
+        assert finishes[0].json()["run"]["usage"]["outputTokens"] == message.usage.output_tokens
+        assert [line.kind for line in CostEvent.objects.order_by("id")] == ["charge", "adjustment"]
+        assert run.attempts.get().state == "SETTLED"
+        assert (run.state, run.error["code"], run.estimated) == ("FAILED", "RUN_INTERRUPTED", False)
+        assert_explained(simulator)
+
+    def test_after_a_cancellation_ends_cancelled(
+        self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        machine.call(lease)
+        machine.api.post(f"/api/v1/runs/{run.id}/cancel")
+        let_the_lease_run_out(run)
+
+        reaper.reap()
+
+        run.refresh_from_db()
+        assert (run.state, run.error) == ("CANCELLED", None)
+        assert_explained(simulator)
+
+    def test_is_not_called_again(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        run = dispatch()
+        machine.lease()
+        let_the_lease_run_out(run)
+        reaper.reap()
+
+        assert machine.lease().status_code == 204
+
+
+class TestTheMachinesKey:
+    def test_never_reaches_the_server(self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        key = machine.environment["ANTHROPIC_API_KEY"]
+
+        assert machine.carry_out().status_code == 200
+
+        assert key not in everything_stored()
+        assert machine.host.id in everything_stored()
+
+    def test_would_be_found_if_it_did(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        key = machine.environment["ANTHROPIC_API_KEY"]
+
+        dispatch(metadata={"leak": key})
+
+        assert key in everything_stored()
+
+    def test_is_blotted_out_of_a_faults_own_words(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        lease = machine.lease().json()
+        key = machine.environment["ANTHROPIC_API_KEY"]
+        error = {"code": "PROVIDER_AUTH_FAILED", "detail": f"Bad key {key}.", "fix": f"Replace {key}."}
+
+        answer = machine.tell("finish", lease, state="FAILED", sent=True, error=error)
+
+        assert answer.json()["error"]["detail"].startswith("Bad key sk-ant-api03-***")
+        assert key not in everything_stored()
