@@ -30,6 +30,11 @@ install: $(INSTALLED) ## Make .venv with the locked dependencies
 test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on PostgreSQL
 	@$(BIN)/python -m tests.run
 
+.PHONY: chaos
+chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load for an hour or more, on both databases
+	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database sqlite $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database postgres --celery $(if $(SEED),--seed $(SEED))
+
 # The checks look at a production installation, not at whatever this checkout is configured as.
 check: export RENSEI_PUBLIC_URL := https://rensei.example
 check: export DATABASE_URL := sqlite://:memory:
@@ -71,6 +76,7 @@ $(INSTALLED): requirements.txt
 	echo "Making $(VENV) with $$($$found --version) and the locked dependencies. This happens once." && \
 	$$found -m venv $(VENV)
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements.txt
+	@$(BIN)/python -m rensei.cli.install
 	@touch $@
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)

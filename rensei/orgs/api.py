@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from rensei import __version__
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import NotFound
 from rensei.orgs import services
@@ -49,7 +50,9 @@ class Me(APIView):
         host = Machine(allow_null=True)
 
     def get(self, request: Request) -> Response:
-        return Response(self.Answer(caller(request)).data)
+        # Only those who are signed in learn the version: the `rensei` command compares it with its own.
+        headers = {"Rensei-Version": __version__}
+        return Response(self.Answer(caller(request)).data, headers=headers)
 
 
 class ProjectAnswer(CamelSerializer):

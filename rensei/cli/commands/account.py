@@ -1,0 +1,74 @@
+"""Who one is, and in which of several organizations."""
+
+from typing import Annotated
+
+import typer
+
+from rensei import __version__
+from rensei.cli import config
+from rensei.cli.client import Client
+from rensei.cli.errors import Refused
+from rensei.cli.output import Columns, Output
+from rensei.cli.session import Session, command
+
+ME: Columns = {
+    "Person": "user.email",
+    "Organization": "org.slug",
+    "Role": "role",
+    "Project of the token": "projectId",
+    "Machine": "host.name",
+}
+
+contexts = typer.Typer(no_args_is_help=True, help="The organizations that this machine is signed in to.")
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "whoami")(whoami)
+    app.add_typer(contexts, name="context")
+
+
+def whoami(session: Session) -> None:
+    """Show the person, the organization and the machine of the token."""
+    me = session.client.get("me")
+    session.output.details(me, {**ME, "Server": lambda _: session.client.url})
+    note_versions(session.client, session.output)
+
+
+@command(contexts, "list")
+def list_contexts(session: Session) -> None:
+    """List the organizations; the first one is the current one."""
+    rows = [
+        {"org": one.org, "url": one.url, "project": one.project, "hostId": one.host_id, "login": one.login}
+        for one in session.config.contexts
+    ]
+    columns: Columns = {
+        "Organization": "org",
+        "Server": "url",
+        "Project": "project",
+        "Machine": "hostId",
+        "Login": "login",
+    }
+    session.output.table(
+        {"next": None, "previous": None, "results": rows}, columns, empty="Nobody has signed in here: `rensei setup`."
+    )
+
+
+@command(contexts, "use")
+def use_context(
+    session: Session, org: Annotated[str, typer.Argument(help="Slug of the organization", show_default=False)]
+) -> None:
+    """Make an organization the current one."""
+    found = session.config.find(url=session.url, org=org)
+    if found is None:
+        raise Refused("ORG_UNKNOWN", f"Nobody has signed in to {org} here.", fix=f"Run `rensei setup --org {org}`.")
+    config.save(session.config.with_current(found))
+    session.output.done(None, f"{org} at {found.url} is the current organization.")
+
+
+def note_versions(client: Client, output: Output) -> None:
+    """Say so when this command and the server are of different versions."""
+    if client.server_version and client.server_version != __version__:
+        output.note(
+            f"This command is version {__version__}, the server {client.server_version}. "
+            "Install the same version where something is missing or refused."
+        )

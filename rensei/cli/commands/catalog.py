@@ -1,0 +1,73 @@
+"""The models that may be named."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rensei.cli.output import Columns
+from rensei.cli.session import Session, command
+
+catalog = typer.Typer(no_args_is_help=True, help="The models that profiles may name, with their prices.")
+
+COLUMNS: Columns = {
+    "Model": "modelId",
+    "Name": "displayName",
+    "Lifecycle": "lifecycle",
+    "Served by": lambda model: None if model["servedBy"] == model["modelId"] else model["servedBy"],
+    "Context": "contextWindow",
+    "Efforts": lambda model: [effort["value"] for effort in model["efforts"]],
+    "Input ¢/MTok": "pricing.inputPerMTokenCents",
+    "Output ¢/MTok": "pricing.outputPerMTokenCents",
+}
+DETAILS: Columns = {
+    **COLUMNS,
+    "Provider": "provider",
+    "Description": "description",
+    "Retires on": "retiresOn",
+    "Replaced by": "replacedBy",
+    "Longest answer": "maxOutputTokens",
+    "Capabilities": "capabilities",
+    "Auth modes": "authModes",
+    "Of": "scope",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(catalog, name="catalog")
+
+
+@command(catalog, "list")
+def list_models(
+    session: Session,
+    provider: Annotated[str | None, typer.Option(help="Only this provider's, such as claude")] = None,
+    lifecycle: Annotated[str | None, typer.Option(help="Only active, deprecated or retired ones")] = None,
+) -> None:
+    """List the models."""
+    session.output.table(session.client.list("catalog", provider=provider, lifecycle=lifecycle), COLUMNS)
+
+
+@command(catalog, "show")
+def show_model(
+    session: Session,
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model", show_default=False)],
+    provider: Annotated[str | None, typer.Option(help="Provider, where several have this model")] = None,
+) -> None:
+    """Show one model, with its prices today."""
+    session.output.details(session.client.get(f"catalog/{model_id}", provider=provider), DETAILS)
+
+
+@command(catalog, "create")
+def create_model(
+    session: Session,
+    provider: Annotated[str, typer.Option(help="Provider, such as claude", show_default=False)],
+    model_id: Annotated[str, typer.Option(help="Id of the model, as the provider has it", show_default=False)],
+    display_name: Annotated[str, typer.Option(help="Name for people", show_default=False)],
+    description: Annotated[str | None, typer.Option(help="What it is good for")] = None,
+    context_window: Annotated[int | None, typer.Option(help="Tokens that it reads at most")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="Tokens that it writes at most")] = None,
+) -> None:
+    """Add a model to the organization's catalog. One that is there already is shown."""
+    body: dict[str, Any] = {"provider": provider, "modelId": model_id, "displayName": display_name}
+    optional = {"description": description, "contextWindow": context_window, "maxOutputTokens": max_output_tokens}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    session.output.details(session.client.post("catalog", body), DETAILS)

@@ -1,0 +1,95 @@
+"""The organization's own keys at providers."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rensei.cli.errors import Refused
+from rensei.cli.inputs import read_secret
+from rensei.cli.output import Columns
+from rensei.cli.session import Session, command
+
+integrations = typer.Typer(no_args_is_help=True, help="The organization's own keys at providers (byok).")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the integration", show_default=False)]
+COLUMNS: Columns = {
+    "Id": "id",
+    "Provider": "provider",
+    "Name": "name",
+    "Key": "keyHint",
+    "Status": "status",
+    "Tested": "testedAt",
+    "Default": "isDefault",
+    "Last used": "lastUsedAt",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(integrations, name="integration")
+
+
+@command(integrations, "list")
+def list_integrations(session: Session) -> None:
+    """List the connected keys. The keys themselves are never shown."""
+    session.output.table(session.client.list("integrations"), COLUMNS)
+
+
+@command(integrations, "add")
+def add_integration(
+    session: Session,
+    provider: Annotated[str, typer.Option(help="Provider, such as claude")] = "claude",
+    name: Annotated[str, typer.Option(help="Name for people")] = "",
+    base_url: Annotated[str, typer.Option(help="Address of a gateway in place of the provider's own")] = "",
+    workspace_id: Annotated[str, typer.Option(help="Workspace of the key, where the provider asks for it")] = "",
+    default: Annotated[bool | None, typer.Option(help="Use it where a profile names none")] = None,
+) -> None:
+    """Connect a key. It is asked for, or read from standard input, and tested before it is stored."""
+    key = read_secret("API key")
+    body = {
+        "provider": provider,
+        "name": name,
+        "apiKey": key,
+        "baseUrl": base_url,
+        "workspaceId": workspace_id,
+        "isDefault": default,
+    }
+    session.output.details(session.client.post("integrations", body, timeout_seconds=90), COLUMNS)
+
+
+@command(integrations, "test")
+def test_integration(session: Session, integration_id: Id) -> None:
+    """Test a key by a free call to the provider."""
+    verdict = session.client.post(f"integrations/{integration_id}/test", timeout_seconds=90)
+    _show_verdict(session, verdict)
+
+
+@command(integrations, "rotate")
+def rotate_integration(
+    session: Session,
+    integration_id: Id,
+    force: Annotated[bool, typer.Option("--force", help="Store the new key without a test")] = False,
+) -> None:
+    """Replace a key by a new one, which is asked for or read from standard input."""
+    body = {"apiKey": read_secret("New API key"), "force": force}
+    integration = session.client.post(f"integrations/{integration_id}/rotate", body, timeout_seconds=90)
+    session.output.details(integration, COLUMNS)
+
+
+@command(integrations, "remove")
+def remove_integration(session: Session, integration_id: Id) -> None:
+    """Remove a key from Rensei. At the provider it stays."""
+    session.client.delete(f"integrations/{integration_id}")
+    session.output.done(None, f"Removed {integration_id}.")
+
+
+def _show_verdict(session: Session, verdict: dict[str, Any]) -> None:
+    columns: Columns = {
+        "Works": "ok",
+        "Code": "code",
+        "Message": "message",
+        "Next": "fix",
+        "Models": lambda v: len(v["models"]),
+    }
+    session.output.details(verdict, columns)
+    if not verdict["ok"]:
+        raise Refused(verdict["code"], "The key does not work.")

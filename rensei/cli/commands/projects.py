@@ -1,0 +1,92 @@
+"""Projects and access policies."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rensei.cli.errors import Refused
+from rensei.cli.inputs import read_text
+from rensei.cli.output import Cell, Columns
+from rensei.cli.session import Session, command
+
+projects = typer.Typer(no_args_is_help=True, help="Projects of the organization.")
+policies = typer.Typer(no_args_is_help=True, help="Which auth modes are allowed, by organization or project.")
+
+COLUMNS: Columns = {"Id": "id", "Name": "name", "Created": "createdAt"}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(projects, name="project")
+    app.add_typer(policies, name="policy")
+
+
+@command(projects, "list")
+def list_projects(session: Session) -> None:
+    """List the projects."""
+    session.output.table(session.client.list("projects"), COLUMNS)
+
+
+@command(projects, "create")
+def create_project(
+    session: Session,
+    project_id: Annotated[str, typer.Argument(metavar="ID", help="Id, such as my-project", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name for people; the id where it is left out")] = None,
+) -> None:
+    """Create a project."""
+    project = session.client.post("projects", {"id": project_id, "name": name or project_id})
+    session.output.details(project, COLUMNS)
+
+
+@command(policies, "show")
+def show_policy(session: Session) -> None:
+    """
+    Show the policy of the organization, or of the project that --project names, with all above it.
+
+    A mode is allowed where neither the platform nor the organization nor the project denies it.
+    """
+    _show(session, session.client.get(_path(session)))
+
+
+@command(policies, "set")
+def set_policy(
+    session: Session,
+    matrix: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|-",
+            help='JSON such as {"*": {"shared": false}}: a row for all, a provider or a model; "-" reads it from input',
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Replace the policy of the organization, or of the project that --project names."""
+    try:
+        document = json.loads(read_text(str(matrix)) if str(matrix) == "-" else read_text(f"@{matrix}"))
+    except ValueError as fault:
+        raise Refused("POLICY_INVALID", f"{matrix} is not JSON: {fault}.") from fault
+    _show(session, session.client.put(_path(session), {"matrix": document}))
+
+
+def _path(session: Session) -> str:
+    # A policy is far-reaching: only a project that was named here and now is meant, not the usual one.
+    project = session.flags.project
+    return f"projects/{project}/access-policy" if project else "access-policy"
+
+
+def _show(session: Session, policy: dict[str, Any]) -> None:
+    if session.output.as_json:
+        session.output.json(policy)
+        return
+    modes = list(next(iter(policy["effective"].values())))
+    rows = [{"row": row, **verdicts} for row, verdicts in policy["effective"].items()]
+    columns: dict[str, Cell] = {"For": "row"}
+    for mode in modes:
+        columns[mode] = lambda row, mode=mode: _verdict(row[mode])
+    session.output.table({"results": rows}, columns)
+    session.output.note(f"Stored here: {json.dumps(policy['matrix'])}")
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    return "allowed" if verdict["allowed"] else f"denied by {verdict['deniedBy']}"

@@ -1,0 +1,135 @@
+"""Tokens, machines, capacity pools and usage: what Settings holds besides keys and profiles."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from rensei.cli.errors import Refused
+from rensei.cli.output import Columns
+from rensei.cli.session import Session, command
+
+tokens = typer.Typer(no_args_is_help=True, help="API tokens.")
+hosts = typer.Typer(no_args_is_help=True, help="Machines that ran `rensei setup`.")
+pools = typer.Typer(no_args_is_help=True, help="Capacity pools: where runs run.")
+
+TOKENS: Columns = {
+    "Id": "id",
+    "Name": "name",
+    "Ends in": "hint",
+    "Member": "member",
+    "Project": "projectId",
+    "Machine": "hostId",
+    "Expires": "expiresAt",
+    "Last used": "lastUsedAt",
+    "Revoked": "revokedAt",
+}
+HOSTS: Columns = {
+    "Id": "id",
+    "Name": "name",
+    "Owner": "owner",
+    "Login": "login",
+    "Seen": "lastSeenAt",
+    "Revoked": "revokedAt",
+}
+POOLS: Columns = {"Id": "id", "Name": "name", "Provider": "providerId", "Active": "active", "Config": "config"}
+USAGE: Columns = {
+    "Calls": "calls",
+    "Input": "usage.inputTokens",
+    "Output": "usage.outputTokens",
+    "Cache read": "usage.cacheReadTokens",
+    "Cost $": "amountUsd",
+    "Billed $": "billedUsd",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "usage")(usage)
+    app.add_typer(tokens, name="token")
+    app.add_typer(hosts, name="host")
+    app.add_typer(pools, name="pool")
+
+
+def usage(
+    session: Session,
+    since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day, 2026-11-01")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, included")] = None,
+    group_by: Annotated[str, typer.Option(help="day, model, mode, project or profile")] = "day",
+) -> None:
+    """Show what was used, and what it cost."""
+    report = session.client.get("usage", **{"from": since, "to": until, "groupBy": group_by})
+    if session.output.as_json:
+        session.output.json(report)
+        return
+    total = {**report["total"], "key": "total"}
+    session.output.table({"results": [*report["results"], total]}, {group_by.capitalize(): "key", **USAGE})
+
+
+@command(tokens, "list")
+def list_tokens(session: Session) -> None:
+    """List the tokens. The tokens themselves are shown once, when they are made."""
+    session.output.table(session.client.list("tokens"), TOKENS)
+
+
+@command(tokens, "create")
+def create_token(
+    session: Session,
+    name: Annotated[str, typer.Option(help="What it is for", show_default=False)],
+    project_id: Annotated[str | None, typer.Option(help="Bind it to a project")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="End of its life, such as 2027-01-01T00:00:00Z")] = None,
+) -> None:
+    """Make a token. It is written to standard output, only now."""
+    body = {"name": name, "projectId": project_id, "expiresAt": expires_at}
+    token = session.client.post("tokens", body)
+    if session.output.as_json:
+        session.output.json(token)
+    else:
+        print(token["token"])
+        session.output.note(f"{token['id']} is shown only now. Keep it like a password.")
+
+
+@command(tokens, "revoke")
+def revoke_token(
+    session: Session, token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token", show_default=False)]
+) -> None:
+    """Shut a token, at once."""
+    session.client.delete(f"tokens/{token_id}")
+    session.output.done(None, f"Revoked {token_id}.")
+
+
+@command(hosts, "list")
+def list_hosts(session: Session) -> None:
+    """List the machines."""
+    session.output.table(session.client.list("hosts"), HOSTS)
+
+
+@command(hosts, "revoke")
+def revoke_host(
+    session: Session,
+    host_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the machine", show_default=False)],
+) -> None:
+    """Shut a machine and its tokens out, at once."""
+    session.client.delete(f"hosts/{host_id}")
+    session.output.done(None, f"Revoked {host_id}.")
+
+
+@command(pools, "list")
+def list_pools(session: Session) -> None:
+    """List the pools. `local` is always there, and not listed."""
+    session.output.table(session.client.list("pools"), POOLS, empty="Only `local`, which is built in.")
+
+
+@command(pools, "create")
+def create_pool(
+    session: Session,
+    name: Annotated[str, typer.Option(help="Name that dispatches use", show_default=False)],
+    provider: Annotated[str, typer.Option(help="local, e2b, vercel or modal", show_default=False)],
+    config: Annotated[str, typer.Option(metavar="JSON", help="Settings of the provider")] = "{}",
+) -> None:
+    """Create a pool."""
+    try:
+        settings = json.loads(config)
+    except ValueError as fault:
+        raise Refused("JSON_INVALID", f"--config is not JSON: {fault}.") from fault
+    pool = session.client.post("pools", {"name": name, "providerId": provider, "config": settings})
+    session.output.details(pool, POOLS)

@@ -1,0 +1,305 @@
+"""`rensei setup` signs this machine in, step by step; `rensei doctor` looks at every step again."""
+
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import typer
+
+from rensei import __version__
+from rensei.cli import config
+from rensei.cli.client import Client
+from rensei.cli.commands.account import note_versions
+from rensei.cli.config import Context
+from rensei.cli.errors import Refused
+from rensei.cli.inputs import read_secret
+from rensei.cli.machine import logins
+from rensei.cli.machine.runners import Login
+from rensei.cli.output import Columns, Output
+from rensei.cli.session import Session, check_org, check_url, command
+
+USUAL_URL = "http://127.0.0.1:8000"
+GUIDE = """\
+To run host-session profiles here, log in with one of Anthropic's own tools:
+  ant auth login       a Console login; the account of its organization pays
+  claude, then /login  your own Claude plan, used through your own `claude` program
+Rensei never sees either login. Run `rensei setup` again afterwards."""
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "setup")(setup)
+    command(app, "doctor")(doctor)
+
+
+def setup(
+    session: Session,
+    interactive: Annotated[bool, typer.Option("--interactive/--no-interactive", help="Ask for what is missing")] = True,
+    host_name: Annotated[str | None, typer.Option(help="What to call this machine; else its own name")] = None,
+    login: Annotated[str | None, typer.Option(help="Login to Anthropic: console, claude-code or none")] = None,
+    anthropic_profile: Annotated[
+        str | None, typer.Option(help="Profile of the Anthropic SDK, where it is not the active one")
+    ] = None,
+) -> None:
+    """
+    Sign in, choose a project, register this machine, and find its login to Anthropic.
+
+    Signing in happens in the browser, by a code that both sides show, or with a token. Running it again is harmless.
+    """
+    if login not in (None, *logins.CHOICES):
+        raise typer.BadParameter(f"One of {', '.join(logins.CHOICES)}.", param_hint="--login")
+    steps = _Setup(
+        session, asks=interactive and sys.stdin.isatty(), host_name=host_name or platform.node() or "machine"
+    )
+    steps.sign_in()
+    steps.choose_project()
+    steps.register()
+    steps.choose_login(login, anthropic_profile)
+    steps.end()
+
+
+def doctor(session: Session) -> None:
+    """Check everything that this command needs. Ends with 1 where something is missing."""
+    checks = _check_all(session)
+    columns: Columns = {
+        "": lambda row: "ok" if row["ok"] else "MISSING",
+        "What": "what",
+        "Found": "found",
+        "Next": "fix",
+    }
+    rows = [{"what": one.what, "ok": one.ok, "found": one.found, "fix": one.fix} for one in checks]
+    session.output.table({"next": None, "previous": None, "results": rows}, columns)
+    missing = [one.what for one in checks if not one.ok]
+    if missing:
+        raise Refused("SETUP_INCOMPLETE", f"Something is missing: {', '.join(missing)}.")
+
+
+class _Setup:
+    """The steps in their order. Each leaves what it found in `context`, which is stored after every step."""
+
+    def __init__(self, session: Session, *, asks: bool, host_name: str) -> None:
+        self._session = session
+        self._asks = asks
+        self._host_name = host_name
+        self._output: Output = session.output
+        self._context: Context | None = None
+        self._client: Client
+        self._me: dict[str, Any]
+
+    def sign_in(self) -> None:
+        session = self._session
+        # An organization that is not known here yet may still be signed in to on a known server.
+        known = session.context or (session.config.current if session.url is None else None)
+        url = session.url or (known.url if known else None)
+        if url is None:
+            url = check_url(self._ask("Address of the server", USUAL_URL, flag="--url"))
+        token = session.explicit_token or (session.context.token if session.context else None)
+        if token and not session.explicit_token and not _still_works(url, token):
+            self._output.note(f"The stored sign-in to {url} does not work any more.")
+            token = None
+        if token is None:
+            token = self._approve_in_browser(url)
+        self._client = Client(url=url, token=token)
+        self._me = self._client.get("me")
+        slug = self._me["org"]["slug"]
+        if session.flags.org:
+            check_org(self._me, session.flags.org)
+        older = session.config.find(url=url, org=slug)
+        self._keep(replace(older, token=token) if older else Context(url=url, org=slug, token=token))
+        self._output.note(f"Signed in to {slug} at {url} as {self._me['user']['email']}.")
+        note_versions(self._client, self._output)
+
+    def choose_project(self) -> None:
+        assert self._context
+        chosen = self._session.flags.project or self._me["projectId"]
+        if chosen is None and self._asks:
+            projects = [project["id"] for project in self._client.list("projects")["results"]]
+            if projects:
+                self._output.note(f"Projects: {', '.join(projects)}")
+                chosen = self._ask("Project to work in, or nothing", self._context.project or "", flag="--project")
+        if chosen:
+            try:
+                self._client.get(f"projects/{chosen}")
+            except Refused as refused:
+                if refused.code != "NOT_FOUND":
+                    raise
+                fix = f"Create it: rensei project create {chosen}"
+                raise Refused("NOT_FOUND", f"There is no project {chosen} here.", fix=fix) from refused
+            self._keep(replace(self._context, project=chosen))
+
+    def register(self) -> None:
+        """Make this machine known, and keep the token that only it has in place of the person's."""
+        assert self._context
+        older = self._session.config.find(url=self._context.url, org=self._context.org)
+        host = self._me["host"]
+        if host:
+            self._keep(replace(self._context, host_id=host["id"]))
+        elif older and older.host_id and _still_works(older.url, older.token):
+            self._use_token(older.token)
+        elif self._me["role"] == "auditor":
+            self._output.note("An auditor does not run anything, so this machine is not registered.")
+            return
+        else:
+            host = self._client.post("hosts", {"name": self._host_name})
+            self._keep(replace(self._context, host_id=host["id"]))
+            self._use_token(host["token"])
+        self._output.note(f"This machine is registered as {self._client.get('me')['host']['name']}.")
+
+    def choose_login(self, login: str | None, profile: str | None) -> None:
+        assert self._context
+        if self._context.host_id is None:
+            return
+        profile = profile or self._context.anthropic_profile
+        found = logins.look_at_all(profile) if login != "none" else {}
+        for name, one in found.items():
+            self._output.note(f"{name}: {one.detail}")
+        if login is None:
+            login = self._choose_among(found)
+        elif login in found and not found[login].works:
+            self._output.note(found[login].fix)
+        self._client.patch(f"hosts/{self._context.host_id}", {"login": login})
+        self._keep(replace(self._context, login=login, anthropic_profile=profile))
+        if login == "none":
+            self._output.note(GUIDE)
+
+    def end(self) -> None:
+        """Check everything once more, and say what to do next."""
+        assert self._context
+        if self._output.as_json:
+            stored = {"org": self._context.org, "url": self._context.url, "project": self._context.project}
+            self._output.json({**stored, "hostId": self._context.host_id, "login": self._context.login})
+            return
+        self._output.note("Ready. Next:")
+        for line in (
+            "rensei doctor                          check everything",
+            "rensei catalog list --provider claude  see the models",
+            "rensei profile list                    see the profiles",
+            'rensei dispatch --input "Hello"        ask with the default profile',
+            *(
+                ["rensei worker                          carry out what others queue for this machine"]
+                if self._context.login != "none"
+                else []
+            ),
+        ):
+            self._output.note(f"  {line}")
+
+    def _approve_in_browser(self, url: str) -> str:
+        """Have the person approve this machine in the browser, where they are signed in."""
+        if not self._asks:
+            raise Refused(
+                "TOKEN_MISSING",
+                f"No token for {url} is known.",
+                fix="Send one to standard input with --token -, set RENSEI_AUTH_TOKEN, or run it in a terminal.",
+            )
+        with Client(url=url, token="") as stranger:
+            try:
+                code = stranger.post("device-codes", {"hostName": self._host_name})
+            except Refused as refused:
+                if refused.code not in ("NOT_FOUND", "NOT_AUTHENTICATED"):
+                    raise
+                self._output.note(f"Make a token in the browser: {url}, Settings, API tokens.")
+                return read_secret("Token")
+            self._output.note(f"Open {code['verificationUriComplete']}")
+            self._output.note(f"and approve the code {code['userCode']}, if it is the one that is shown there.")
+            deadline = time.monotonic() + code["expiresIn"]
+            while time.monotonic() < deadline:
+                time.sleep(code["interval"])
+                try:
+                    return str(stranger.post("device-codes/token", {"deviceCode": code["deviceCode"]})["token"])
+                except Refused as refused:
+                    if refused.code != "DEVICE_CODE_PENDING" and not refused.is_temporary:
+                        raise
+        raise Refused("DEVICE_CODE_INVALID", "Nobody approved the code in time.", fix="Run `rensei setup` again.")
+
+    def _choose_among(self, found: dict[str, Login]) -> str:
+        """A Console login is taken as it is; the person's own `claude` only when they say so."""
+        assert self._context
+        if found["console"].works:
+            return "console"
+        if found["claude-code"].works:
+            if self._context.login == "claude-code":
+                return "claude-code"
+            if self._asks and typer.confirm("Use your own `claude` for your runs on this machine?", err=True):
+                return "claude-code"
+            self._output.note("`rensei setup --login claude-code` uses your own `claude` for your runs here.")
+        return "none"
+
+    def _use_token(self, token: str) -> None:
+        assert self._context
+        self._keep(replace(self._context, token=token))
+        self._client = Client(url=self._context.url, token=token)
+
+    def _keep(self, context: Context) -> None:
+        self._context = context
+        config.save(config.load().with_current(context))
+
+    def _ask(self, what: str, usual: str, *, flag: str) -> str:
+        if not self._asks:
+            raise Refused("SETTING_MISSING", f"{what} is not known.", fix=f"Give it with {flag}.")
+        return str(typer.prompt(what, default=usual, err=True, show_default=bool(usual)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check:
+    what: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def _check_all(session: Session) -> list[_Check]:
+    checks = [_Check(what="Command", ok=True, found=f"version {__version__}, Python {platform.python_version()}")]
+    place = config.path()
+    if place.exists():
+        closed = place.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
+        checks.append(
+            _Check(what="Configuration", ok=closed, found=str(place), fix="" if closed else f"chmod 600 {place}")
+        )
+    try:
+        client = session.client
+        me = client.get("me")
+    except Refused as refused:
+        return [*checks, _Check(what="Server", ok=False, found=refused.detail, fix=refused.fix)]
+    version = client.server_version or "unknown"
+    same = client.server_version in (None, __version__)
+    checks.append(
+        _Check(
+            what="Server",
+            ok=same,
+            found=f"{client.url}, version {version}",
+            fix="" if same else f"Install version {version} of this command.",
+        )
+    )
+    checks.append(_Check(what="Sign-in", ok=True, found=f"{me['user']['email']}, {me['role']} of {me['org']['slug']}"))
+    if session.project:
+        checks.append(_check_project(client, session.project))
+    context = session.context
+    if me["host"] is None or context is None:
+        return [*checks, _Check(what="Machine", ok=False, found="not registered", fix="rensei setup")]
+    checks.append(_Check(what="Machine", ok=True, found=f"{me['host']['name']} ({me['host']['id']})"))
+    try:
+        found = logins.runner_for(context).look()
+    except Refused as refused:
+        # Only host sessions need it.
+        return [*checks, _Check(what="Anthropic login", ok=True, found="none: no host sessions here", fix=refused.fix)]
+    return [*checks, _Check(what="Anthropic login", ok=found.works, found=found.detail, fix=found.fix)]
+
+
+def _check_project(client: Client, project: str) -> _Check:
+    try:
+        found = client.get(f"projects/{project}")
+    except Refused as refused:
+        return _Check(what="Project", ok=False, found=refused.detail, fix=f"rensei project create {project}")
+    return _Check(what="Project", ok=True, found=f"{found['id']}, {found['name']}")
+
+
+def _still_works(url: str, token: str) -> bool:
+    with Client(url=url, token=token) as client:
+        try:
+            client.get("me")
+        except Refused as refused:
+            if refused.code != "NOT_AUTHENTICATED":
+                raise
+            return False
+    return True

@@ -1,0 +1,47 @@
+"""Refusals, as people at a terminal meet them: a code, a sentence, and what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Refused(Exception):
+    """Something was refused, by the server or by this machine. The command ends with exit code 1."""
+
+    def __init__(
+        self, code: str, detail: str, *, fix: str = "", status: int = 0, problem: Mapping[str, Any] | None = None
+    ) -> None:
+        self.code = code
+        self.detail = detail
+        self.fix = fix
+        self.status = status
+        self._problem = problem
+        super().__init__(detail)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed a little later: nobody answered, or the server is busy or starting."""
+        return self.code == "SERVER_UNREACHABLE" or self.status == 429 or self.status >= 500
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The refusal for programs: the server's own problem document where there is one."""
+        return dict(self._problem or {"code": self.code, "detail": self.detail, "fix": self.fix})
+
+    def lines(self) -> list[str]:
+        """The refusal for people."""
+        errors = self.document.get("errors") or []
+        places = [f"  {error['pointer'] or '/'}: {error['detail']}" for error in errors]
+        # One wrong value is what the sentence is about, unless the sentence only points to the list.
+        shown = places if len(places) > 1 or (places and errors[0]["detail"] != self.detail) else []
+        return [f"{self.code}: {self.detail}", *shown, *([self.fix] if self.fix else [])]
+
+
+class ServerSilent(Refused):
+    """The server cannot be reached, or hung up. Asking again later may help."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            "SERVER_UNREACHABLE",
+            f"No Rensei server answers at {url} ({reason}).",
+            fix="Start the server, or name another with --url or RENSEI_API_URL.",
+        )

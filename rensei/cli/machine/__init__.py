@@ -1,0 +1,1 @@
+"""The half of a host session that happens on the developer's own machine."""

@@ -1,0 +1,90 @@
+"""
+An answer put together from the events of a stream.
+
+https://platform.claude.com/docs/en/build-with-claude/streaming
+"""
+
+import json
+from typing import Any
+
+_TEXTS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_COUNTS = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_read_input_tokens": "cacheReadTokens",
+    "thinking_tokens": "thinkingTokens",
+}
+
+
+class Answer:
+    """What has come so far. A new start, such as that of a second try, puts the first one aside."""
+
+    def __init__(self) -> None:
+        self.stop_reason = ""
+        self.is_complete = False
+        self.is_begun = False
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._inputs: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def take(self, event: dict[str, Any]) -> str:
+        """Add an event, and give the text that it brings."""
+        match event.get("type"):
+            case "message_start":
+                self.__init__()  # type: ignore[misc]
+                self.is_begun = True
+                self._count(event["message"].get("usage") or {})
+            case "content_block_start":
+                self._blocks[event["index"]] = dict(event["content_block"])
+                return str(event["content_block"].get("text") or "")
+            case "content_block_delta":
+                return self._add(event["index"], event["delta"])
+            case "message_delta":
+                self.stop_reason = str(event["delta"].get("stop_reason") or "")
+                self._count(event.get("usage") or {})
+            case "message_stop":
+                self.is_complete = True
+        return ""
+
+    @property
+    def text(self) -> str:
+        return "".join(str(block.get("text", "")) for block in self.content() if block.get("type") == "text")
+
+    def content(self) -> list[dict[str, Any]]:
+        blocks = [dict(self._blocks[index]) for index in sorted(self._blocks)]
+        for block, index in zip(blocks, sorted(self._blocks), strict=True):
+            if self._inputs.get(index):
+                block["input"] = json.loads(self._inputs[index])
+        return blocks
+
+    def usage(self) -> dict[str, int] | None:
+        """The counts as the server takes them; None as long as the provider has reported nothing."""
+        if not self._counts:
+            return None
+        usage = {ours: self._counts.get(theirs, 0) for theirs, ours in _COUNTS.items()}
+        written = self._counts.get("cache_creation_input_tokens", 0)
+        # Without a split by lifetime, everything was written for the five minutes of the default.
+        usage["cacheWrite1hTokens"] = min(self._counts.get("ephemeral_1h_input_tokens", 0), written)
+        usage["cacheWrite5mTokens"] = written - usage["cacheWrite1hTokens"]
+        return usage
+
+    def output(self) -> dict[str, Any]:
+        return {"text": self.text, "content": self.content(), "stopReason": self.stop_reason}
+
+    def _add(self, index: int, delta: dict[str, Any]) -> str:
+        kind = str(delta.get("type"))
+        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        if kind == "input_json_delta":
+            self._inputs[index] = self._inputs.get(index, "") + str(delta.get("partial_json") or "")
+        elif kind in _TEXTS:
+            part = str(delta.get(_TEXTS[kind]) or "")
+            block[_TEXTS[kind]] = str(block.get(_TEXTS[kind]) or "") + part
+            return part if kind == "text_delta" else ""
+        return ""
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        """A count that is absent or null keeps its value."""
+        found = dict(usage)
+        for part in ("cache_creation", "output_tokens_details"):
+            found.update(usage.get(part) or {})
+        self._counts |= {name: value for name, value in found.items() if type(value) is int}

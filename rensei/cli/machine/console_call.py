@@ -1,0 +1,96 @@
+"""
+One call with the SDK's own login, in a process of its own: parameters on standard input, events on standard output.
+
+The SDK takes a second to load, keeps credentials in its memory, and reads ANTHROPIC_* variables. None of that
+belongs into the process that talks to Rensei.
+"""
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import anthropic
+
+from rensei.cli.machine.console import LOG_IN
+
+API_URL = "https://api.anthropic.com"
+_FIRST_WORD_SECONDS = 60.0
+_CREDIT = ("credit balance is too low", "api usage limits", "plans & billing", "spend limit")
+
+
+def main() -> None:
+    task = json.load(sys.stdin)
+    for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+        del os.environ[name]
+    import anthropic
+
+    try:
+        client = anthropic.Anthropic(**({"profile": task["profile"]} if task["profile"] else {}), max_retries=0)
+        if task.get("look"):
+            client.models.list(limit=1)
+            _write({"type": "works"})
+        else:
+            _call(client, task["request"])
+    except anthropic.AnthropicError as fault:
+        _write({"type": "failure", **_failure(fault)})
+
+
+def _call(client: "anthropic.Anthropic", request: dict[str, Any]) -> None:
+    named = {name: request[name] for name in ("model", "max_tokens", "messages")}
+    # The server finished the parameters, perhaps with ones that this SDK does not know by name yet.
+    others = {name: value for name, value in request.items() if name not in named}
+    with client.messages.create(**named, stream=True, extra_body=others) as events:
+        for event in events:
+            _write({"type": "stream_event", "event": event.model_dump(mode="json", exclude_unset=True)})
+
+
+def _write(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def _failure(fault: "anthropic.AnthropicError") -> dict[str, Any]:
+    """Say what went wrong in the words of the server's contract."""
+    import anthropic
+
+    code, fix, sent = "PROVIDER_REJECTED", "", True
+    text = _message(fault)
+    match fault:
+        case anthropic.AuthenticationError():
+            code, fix = "HOST_LOGIN_MISSING", LOG_IN
+        case anthropic.APIStatusError() if fault.status_code == 402 or any(word in text.lower() for word in _CREDIT):
+            code, fix = "HOST_PLAN_EXHAUSTED", "Add credit in the Claude Console, or wait until the limit resets."
+        case anthropic.PermissionDeniedError():
+            code = "PROVIDER_AUTH_FAILED"
+        case anthropic.RateLimitError():
+            code, fix = "PROVIDER_RATE_LIMITED", "Try again in a while."
+        case anthropic.APIStatusError() if fault.status_code == 529:
+            code, fix = "PROVIDER_OVERLOADED", "Try again in a while."
+        case anthropic.APIStatusError() if fault.status_code >= 500:
+            code, fix = "PROVIDER_UNAVAILABLE", "Try again in a while."
+        case anthropic.APIStatusError():
+            pass
+        case anthropic.APIConnectionError():
+            code, fix = "PROVIDER_UNAVAILABLE", "Check this machine's connection to Anthropic."
+        case anthropic.APIError():
+            code = "PROVIDER_STREAM_BROKEN"
+        case _:
+            # Everything before a request: no login was found, or it could not be read or renewed.
+            code, fix, sent = "HOST_LOGIN_MISSING", LOG_IN, False
+    return {"code": code, "detail": text, "fix": fix, "sent": sent}
+
+
+def _message(fault: Exception) -> str:
+    import anthropic
+
+    if isinstance(fault, anthropic.APIStatusError) and isinstance(fault.body, dict):
+        error = fault.body.get("error")
+        if isinstance(error, dict) and error.get("message"):
+            return f"Anthropic answered: {error['message']}"
+    return str(fault).partition("\n")[0][:500]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Carry out a run that the server leased to this machine: call, stream, report."""
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rensei.cli.client import Client
+from rensei.cli.errors import Refused
+from rensei.cli.machine.answer import Answer
+from rensei.cli.machine.child import Child
+from rensei.cli.machine.runners import CallFailed, Runner, parse_line
+
+HEARTBEAT_SECONDS = 5.0
+CHUNK_SECONDS = 0.25
+CHUNK_CHARACTERS = 2000
+FINISH_SECONDS_MAX = 600.0
+_ASK_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A run that is this machine's to carry out, with the finished parameters of its call."""
+
+    run: dict[str, Any]
+    epoch: int
+    request: dict[str, Any]
+
+
+def take(client: Client, host_id: str, *, run_id: str | None = None) -> Lease | None:
+    """Lease the named run, or the oldest that waits for this machine. None where there is none."""
+    body = {"runId": run_id} if run_id else {}
+    document = client.post(f"hosts/{host_id}/lease", body)
+    if document is None:
+        return None
+    return Lease(run=document["run"], epoch=document["epoch"], request=document["request"])
+
+
+class Work:
+    """One leased run. A server that is away for a while is waited for; a lease that is lost ends the work."""
+
+    def __init__(
+        self, client: Client, lease: Lease, runner: Runner, *, on_text: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._client = client
+        self._lease = lease
+        self._runner = runner
+        self._on_text = on_text
+        self._answer = Answer()
+        self._unsent = ""
+        self._spoken = time.monotonic()
+        self._cancelled = False
+
+    def carry_out(self) -> dict[str, Any]:
+        """
+        Make the call and report its end.
+
+        :return: the run as it ended
+        :raises Refused: LEASE_LOST if the run is not this machine's any more
+        """
+        try:
+            with self._runner.start(self._lease.request) as child:
+                self._follow(child)
+        except CallFailed as failure:
+            return self._finish("FAILED", sent=failure.sent, failure=failure)
+        except (Refused, KeyboardInterrupt):
+            # The call was made, so what it used is accounted for, whoever the run belongs to now.
+            self._finish("CANCELLED", sent=True)
+            raise
+        return self._finish("CANCELLED" if self._cancelled else "SUCCEEDED", sent=True)
+
+    def _follow(self, child: Child) -> None:
+        """Read what the call's process writes until it ends, and pass it on."""
+        while not self._cancelled:
+            self._report()
+            try:
+                line = child.next_line(seconds=CHUNK_SECONDS)
+            except queue.Empty:
+                continue
+            if line is None:
+                if not self._answer.is_complete:
+                    raise self._runner.silent_failure(child.complaint())
+                return
+            self._take(parse_line(line))
+
+    def _take(self, document: dict[str, Any]) -> None:
+        if failure := self._runner.failure(document):
+            raise failure
+        if document.get("type") == "stream_event":
+            text = self._answer.take(document["event"])
+            self._unsent += text
+            if text:
+                self._on_text(text)
+
+    def _report(self) -> None:
+        """Send what has gathered, or a sign of life."""
+        silent_seconds = time.monotonic() - self._spoken
+        enough = len(self._unsent) >= CHUNK_CHARACTERS or (self._unsent and silent_seconds >= CHUNK_SECONDS)
+        if not enough and silent_seconds < HEARTBEAT_SECONDS:
+            return
+        self._spoken = time.monotonic()
+        body: dict[str, Any] = {"epoch": self._lease.epoch}
+        text, usage = self._unsent, self._answer.usage()
+        if text:
+            body |= {"text": text, **({"usage": usage} if usage else {})}
+        try:
+            state = self._client.post(
+                f"runs/{self._lease.run['id']}/lease/{'chunks' if text else 'heartbeat'}",
+                body,
+                timeout_seconds=_ASK_SECONDS_MAX,
+            )
+        except Refused as refused:
+            if not refused.is_temporary:
+                raise
+            return
+        self._unsent = self._unsent[len(text) :]
+        self._cancelled = state["cancelRequested"]
+
+    def _finish(self, state: str, *, sent: bool, failure: CallFailed | None = None) -> dict[str, Any]:
+        """Report the end, until the server has taken it: an answer that was paid for is not thrown away."""
+        body: dict[str, Any] = {
+            "epoch": self._lease.epoch,
+            "state": state,
+            "sent": sent,
+            "output": self._answer.output(),
+            "usage": self._answer.usage(),
+            "estimated": not self._answer.is_complete,
+        }
+        if failure:
+            body["error"] = {"code": failure.code, "detail": failure.detail[:2000], "fix": failure.fix}
+        deadline, pause = time.monotonic() + FINISH_SECONDS_MAX, 0.5
+        while True:
+            try:
+                run: dict[str, Any] = self._client.post(f"runs/{self._lease.run['id']}/lease/finish", body)
+            except Refused as refused:
+                if not refused.is_temporary or time.monotonic() > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 5.0)
+            else:
+                return run

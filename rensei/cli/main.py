@@ -1,0 +1,33 @@
+"""The `rensei` command: which commands there are. What they do is in `commands/`."""
+
+import typer
+
+from rensei.cli.commands import (
+    account,
+    catalog,
+    integrations,
+    profiles,
+    projects,
+    runs,
+    settings,
+    setup,
+    worker,
+)
+from rensei.cli.session import before_commands
+
+app = typer.Typer(
+    name="rensei",
+    help="Rensei decides, for every call to a language model, whose credential signs it, who pays, and where it runs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain help starts in half the time: what draws boxes takes as long to load as everything else.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(before_commands)
+for nouns in (account, setup, projects, catalog, integrations, profiles, runs, settings, worker):
+    nouns.add_to(app)
+
+
+def main() -> None:
+    app(prog_name="rensei")

@@ -1,0 +1,231 @@
+"""One call of the command: what its flags, the environment and the configuration say, and a client made of that."""
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from rensei import __version__
+from rensei.cli import config
+from rensei.cli.client import Client
+from rensei.cli.config import Context
+from rensei.cli.errors import Refused
+from rensei.cli.output import Output
+
+INTERRUPTED = 130
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The options of every command. Those after the subcommand win over those before it."""
+
+    url: Annotated[str | None, typer.Option("--url", help="Address of the server [env: RENSEI_API_URL]")] = None
+    token: Annotated[
+        str | None,
+        typer.Option("--token", metavar="-", help="Read the token from standard input [env: RENSEI_AUTH_TOKEN]"),
+    ] = None
+    org: Annotated[str | None, typer.Option("--org", help="Organization, of those signed in to")] = None
+    project: Annotated[str | None, typer.Option("--project", help="Project to work in")] = None
+    json: Annotated[bool, typer.Option("--json", help="Write the server's JSON")] = False
+    format: Annotated[Format | None, typer.Option("--format", help="table or json")] = None
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from")] = False
+
+    def over(self, earlier: "Flags") -> "Flags":
+        given = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name)}
+        return replace(earlier, **given)
+
+
+@dataclass
+class Session:
+    """What a command works with. Nothing is read before it is asked for."""
+
+    flags: Flags
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def output(self) -> Output:
+        return Output(as_json=self.flags.json or self.flags.format is Format.JSON)
+
+    @cached_property
+    def config(self) -> config.Config:
+        return config.load()
+
+    @cached_property
+    def url(self) -> str | None:
+        """The server that the flags or the environment name."""
+        given = self.flags.url or os.environ.get("RENSEI_API_URL")
+        return check_url(given) if given else None
+
+    @cached_property
+    def explicit_token(self) -> str | None:
+        """A token that was handed in for this one call."""
+        if self.flags.token is not None:
+            # Read as it comes, so that a pipe may end with a newline or not.
+            token = sys.stdin.readline().strip()
+            if not token:
+                raise Refused("TOKEN_MISSING", "--token - reads the token from standard input, which was empty.")
+            return token
+        return os.environ.get("RENSEI_AUTH_TOKEN") or None
+
+    @cached_property
+    def context(self) -> Context | None:
+        """The stored sign-in that fits the flags. One of another server never does: its token would leak there."""
+        return self.config.find(url=self.url, org=self.flags.org)
+
+    @cached_property
+    def client(self) -> Client:
+        """
+        Make a client that is signed in.
+
+        :raises Refused: if no server or no token is known, or the token is of another organization than asked for
+        """
+        url = self.url or (self.context.url if self.context else None)
+        token = self.explicit_token or (self.context.token if self.context else None)
+        if self.flags.org and token is None and self.config.contexts:
+            known = ", ".join(sorted({context.org for context in self.config.contexts}))
+            raise Refused(
+                "ORG_UNKNOWN",
+                f"Nobody has signed in to {self.flags.org} here. Known: {known}.",
+                fix=f"Run `rensei setup --org {self.flags.org}`.",
+            )
+        if url is None or token is None:
+            raise Refused(
+                "NOT_SIGNED_IN",
+                f"No {'server' if url is None else f'token for {url}'} is known.",
+                fix="Run `rensei setup`, or set RENSEI_API_URL and RENSEI_AUTH_TOKEN.",
+            )
+        client = self._stack.enter_context(Client(url=url, token=token))
+        if self.flags.org and self.explicit_token:
+            check_org(client.get("me"), self.flags.org)
+        return client
+
+    @property
+    def project(self) -> str | None:
+        return self.flags.project or (self.context.project if self.context else None)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def check_url(url: str) -> str:
+    """
+    Bring an address into the form that it is stored in.
+
+    :raises Refused: if it is not one of a web server
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise Refused(
+            "URL_INVALID",
+            "The address of the server is not one of a web server.",
+            fix="It looks like https://rensei.example or http://127.0.0.1:8000.",
+        )
+    return url.rstrip("/").removesuffix("/api/v1")
+
+
+def check_org(me: dict[str, Any], org: str) -> None:
+    """:raises Refused: if a token is not of this organization"""
+    if me["org"]["slug"] != org:
+        raise Refused(
+            "ORG_MISMATCH",
+            f"The token is of the organization {me['org']['slug']}, not of {org}.",
+            fix="A token is of one organization: make one in the other, or leave --org out.",
+        )
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """
+    Make a function a command of a group. It gets the session first; the options of every command are added.
+
+    Its refusals are written to standard error, and end the command with 1.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(ctx: typer.Context, **values: Any) -> None:
+            session = Session(flags=_flags(values).over(ctx.obj or Flags()))
+            with _ends(session):
+                function(session, **values)
+
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        parameters = [inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        run.__signature__ = inspect.Signature([*parameters, *_global_parameters()])  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        group.command(name)(run)
+        return function
+
+    return register
+
+
+def before_commands(ctx: typer.Context, **values: Any) -> None:
+    """Keep the flags that stand before the subcommand."""
+    if values["version"]:
+        print(f"rensei {__version__}")
+        raise typer.Exit
+    ctx.obj = _flags(values)
+
+
+def _flags(values: dict[str, Any]) -> Flags:
+    return Flags(**{one.name: values.pop(f"global_{one.name}") for one in fields(Flags)})
+
+
+def _global_parameters() -> list[inspect.Parameter]:
+    """The flags as parameters, with a prefix that keeps them apart from a command's own."""
+    return [
+        inspect.Parameter(
+            f"global_{one.name}", inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type
+        )
+        for one in fields(Flags)
+    ]
+
+
+before_commands.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        inspect.Parameter(
+            "version",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--version", help="Show the version of this command")],
+        ),
+        *_global_parameters(),
+    ]
+)
+
+
+@contextmanager
+def _ends(session: Session) -> Iterator[None]:
+    try:
+        if session.flags.token not in (None, "-"):
+            raise typer.BadParameter(
+                "give - and send the token to standard input, or set RENSEI_AUTH_TOKEN: "
+                "other users of this machine can read command lines.",
+                param_hint="--token",
+            )
+        yield
+    except Refused as refused:
+        if session.flags.debug:
+            traceback.print_exc()
+        session.output.refusal(refused)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        session.close()
