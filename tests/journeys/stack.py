@@ -85,4 +85,4 @@ def _wait_until_it_answers(port: int, stack: Stack) -> None:
             time.sleep(0.1)
         finally:
             connection.close()
-    raise TimeoutError(f"The server did not start:\n{stack.logs()}")
+    raise TimeoutError(f"The server did not start:\n{stack.logs()[-2000:]}")

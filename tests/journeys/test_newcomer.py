@@ -74,8 +74,7 @@ class TestANewcomer:
 
         person.follow("Try it")
         person.type("Message", "What is in this picture?")
-        picture = {"name": "teal.png", "mimeType": "image/png", "buffer": teal()}
-        page.get_by_label("Images").set_input_files(picture)
+        page.get_by_label("Images").set_input_files({"name": "teal.png", "mimeType": "image/png", "buffer": teal()})
         person.click("Dispatch")
         answer = person.reads_the_answer()
         assert "image/png" in answer

@@ -1,4 +1,4 @@
-"""Every main page: on a phone, a tablet and a desk, in the light and in the dark, for those who see it and who do not."""
+"""Every main page: on a phone, a tablet and a desk, in the light and in the dark, for everyone."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,9 @@ from tests.journeys.person import Person
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-WIDTHS = (390, 820, 1440)
-SETTINGS = ("integrations", "integrations/add", "integrations/add/claude", "profiles", "profiles/new", "catalog")
-SETTINGS += ("catalog/claude/claude-opus-5-5", "projects", "members", "tokens", "machines")
+WIDTHS = (390, 820, 1024, 1440)
+SETTINGS = ["integrations", "integrations/add", "integrations/add/claude", "profiles", "profiles/new", "catalog"]
+SETTINGS += ["catalog/claude/claude-opus-5-5", "projects", "members", "tokens", "machines"]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ class TestEveryPage:
         person.reads_the_answer()
         paths = ["/o/acme/", "/o/acme/runs", f"/o/acme/runs/{run.id}", "/o/acme/playground", "/o/acme/usage", "/docs/"]
         paths += [*(f"/o/acme/settings/{name}" for name in SETTINGS), "/docs/errors"]
-        problems = []
+        problems: list[str] = []
         for path in paths:
             person.open(path)
             expect(person.page.get_by_role("heading", level=1).first).to_be_visible()
@@ -83,7 +83,7 @@ class TestEveryPage:
     ) -> None:
         person = open_browser(color_scheme=theme)
         person.sign_in(grace)
-        problems = []
+        problems: list[str] = []
         for path in ("/admin/", "/admin/billing/entitlement/", "/admin/integrations/platformkey/"):
             person.open(path)
             expect(person.page.get_by_role("heading", level=1).first).to_be_visible()
