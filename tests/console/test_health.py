@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
+from rensei.dispatch.models import LedgerAudit
 
 
 @pytest.fixture
@@ -77,3 +78,16 @@ class TestMetrics:
         assert families["rensei_worker_silence_seconds"].samples[0].labels == {"worker": "w1"}
         assert "rensei_shared_runs_used" in families
         assert "rensei_queue_age_seconds" in families
+        assert "rensei_ledger_differences" not in families
+
+    def test_tell_what_the_last_audit_found(self, client, healthy, settings):
+        settings.RENSEI_METRICS_TOKEN = "right"
+        now = database_now()
+        LedgerAudit.objects.create(ran_at=now - timedelta(days=1), seconds=1, difference_count=7)
+        LedgerAudit.objects.create(ran_at=now, seconds=1, difference_count=3)
+
+        answer = client.get("/metrics", headers={"Authorization": "Bearer right"})
+
+        families = {family.name: family for family in text_string_to_metric_families(answer.content.decode())}
+        assert families["rensei_ledger_differences"].samples[0].value == 3
+        assert families["rensei_ledger_audit_age_seconds"].samples[0].value < 60

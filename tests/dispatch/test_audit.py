@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 from django.db.models import F
+from django.test import Client
 from django.utils import timezone
 
 from billing import anchors, seals
@@ -34,6 +35,7 @@ from rensei.dispatch import admission, audit, queue, reaper, services, settlemen
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
+from rensei.orgs.models import User
 from tests.billing.ledger_triggers import triggers_lifted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -364,6 +366,19 @@ class TestAudit:
 
         (found,) = audit.audit().first_differences
         assert found["kind"] == "seal"
+
+
+class TestLedgerAuditAdmin:
+    def test_shows_operators_what_was_found(self, grace: User, page_as: Callable[[User], Client]) -> None:
+        difference = {"kind": "roll-up", "org": "org_1", "object": "<b>", "expected": "1", "found": "2"}
+        stored = LedgerAudit.objects.create(
+            ran_at=timezone.now(), seconds=1.5, difference_count=1, first_differences=[difference]
+        )
+        page = page_as(grace)
+
+        assert page.get("/admin/dispatch/ledgeraudit/").status_code == 200
+        shown = page.get(f"/admin/dispatch/ledgeraudit/{stored.pk}/change/").content.decode()
+        assert "roll-up org_1 &lt;b&gt;: expected 1, found 2" in shown
 
 
 class TestAuditLedger:
