@@ -44,6 +44,7 @@ RENSEI_SIMULATED = env.bool("RENSEI_SIMULATED", default=False)
 INSTALLED_APPS = [
     "rensei",
     "rensei.console",
+    "rensei.workflows",
     "rensei.dispatch",
     "profiles",
     "integrations",

@@ -16,6 +16,7 @@ from rensei.console import urls as console
 from rensei.core import error_pages
 from rensei.dispatch import urls as dispatch
 from rensei.orgs import urls as orgs
+from rensei.workflows import urls as workflows
 
 # Operators sign in at the same door as everyone, with its rate limits.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
@@ -27,6 +28,7 @@ api_patterns = [
     *profiles.api_patterns,
     *billing.api_patterns,
     *dispatch.api_patterns,
+    *workflows.api_patterns,
     # Open to everyone, and the same for everyone: the schema tells what there is, not what anyone has.
     path("schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
 ]

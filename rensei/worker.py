@@ -24,9 +24,11 @@ from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import audit, queue, reaper, retention
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
+from rensei.workflows import execution as workflows
 
 JOBS = [
     Job(name="reap", every=timedelta(seconds=10), run=reaper.reap),
+    Job(name="advance-workflows", every=timedelta(seconds=1), run=workflows.advance_due, lease=workflows.LEASE),
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),

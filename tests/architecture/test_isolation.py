@@ -7,6 +7,7 @@ Each address has a row that declares who may use it. One without a row fails, so
 import contextlib
 import json
 import re
+from datetime import date
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from billing.models import Statement
 from catalog.models import CatalogEntry
 from integrations.models import Integration
 from profiles.models import ModelProfile
@@ -23,6 +25,8 @@ from rensei.core.clock import database_now
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs import services
 from rensei.orgs.models import ApiToken, Membership, OrgScopedQuerySet, Project
+from rensei.workflows import services as workflows
+from rensei.workflows.models import WorkflowRun
 from tests.architecture import routes
 
 CANARY = "canary-of-acme"
@@ -42,6 +46,8 @@ class Row(NamedTuple):
 
 
 PROFILE = {"name": "New", "provider": "claude", "modelId": "known-model", "authModes": ["byok"]}
+NODE = {"nodeType": "action/llm.inference", "config": {"profileId": "prof_canary", "prompt": "Hello."}}
+WORKFLOW = {"nodeId": "new", **NODE}
 REST = {
     ("GET", "me"): Row(EVERYONE),
     ("GET", "projects"): Row(EVERYONE),
@@ -85,11 +91,23 @@ REST = {
     ("GET", "cost-events"): Row(EVERYONE),
     ("GET", "cost-events.csv"): Row(EVERYONE),
     ("GET", "entitlements"): Row(EVERYONE),
+    ("GET", "statements"): Row(EVERYONE),
+    ("GET", "statements/<month>"): Row(EVERYONE, object=True),
+    ("GET", "statements/<month>.csv"): Row(EVERYONE, object=True),
     ("GET", "runs"): Row(EVERYONE),
     ("POST", "runs"): Row(WRITERS, {"profileId": "prof_canary", "input": "Hello."}),
     ("GET", "runs/<run_id>"): Row(EVERYONE, object=True),
     ("GET", "runs/<run_id>/events"): Row(EVERYONE, object=True),
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
+    ("GET", "workflows"): Row(EVERYONE),
+    ("POST", "workflows"): Row(WRITERS, {"document": WORKFLOW}),
+    ("GET", "workflows/<workflow_id>"): Row(EVERYONE, object=True),
+    ("PUT", "workflows/<workflow_id>"): Row(WRITERS, {"document": WORKFLOW}, object=True),
+    ("DELETE", "workflows/<workflow_id>"): Row(WRITERS, object=True),
+    ("GET", "workflows/<workflow_id>/runs"): Row(EVERYONE, object=True),
+    ("POST", "workflows/<workflow_id>/runs"): Row(WRITERS, {"input": "Hello."}, object=True),
+    ("GET", "workflow-runs/<workflow_run_id>"): Row(EVERYONE, object=True),
+    ("POST", "workflow-runs/<workflow_run_id>/cancel"): Row(WRITERS, {}, object=True),
     ("GET", "access-policy"): Row(EVERYONE),
     ("PUT", "access-policy"): Row(MANAGERS, {"matrix": {"*": {"shared": {"allowed": False}}}}),
     ("POST", "access-policy/preview"): Row(MANAGERS, {"matrix": {"*": {"shared": {"allowed": False}}}}),
@@ -145,8 +163,17 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         served_model_id=entry.model_id, auth_mode="byok", payer="organization", max_tokens=10, deadline_at=now,
         created_at=now, state=Run.State.SUCCEEDED, output_text=CANARY, finished_at=now,
     )  # fmt: skip
+    Statement.objects.create(
+        org=acme, month=date(2026, 3, 1), adjustments=[], total_picodollars=7, digest="", closed_at=now,
+        lines=[{"provider": "claude", "served_model_id": CANARY, "token_class": "input", "count": 7,
+                "unit_picodollars": 1}],
+    )  # fmt: skip
     host, _, _ = services.register_host(access_of(other), name=CANARY)
     token, _ = services.create_token(access_of(other), name=CANARY)
+    workflow, _ = workflows.apply_document(access_of(other), {"nodeId": CANARY, **NODE})
+    workflow_run = WorkflowRun.objects.create(
+        org=acme, version=workflow.versions.get(), created_by=other, input=CANARY, created_at=now
+    )
     people = {OWNER: ada, ADMIN: alan, MEMBER: mia, AUDITOR: otto}
     clients = {role: api_as(person) for role, person in people.items()}
     clients |= {"foreign": api_as(eve, "evil"), "ex-member": api_as(gone), "anonymous": APIClient()}
@@ -159,7 +186,8 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     ids = {
         "org": acme.slug, "project_id": project.slug, "integration_id": integration.pk, "run_id": run.pk,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
-        "machine_id": host.pk, "token_id": token.pk, "provider": "claude",
+        "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03",
+        "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk,
         "member_id": Membership.objects.get(user=other).pk,
     }  # fmt: skip
     return Stage(ids, clients, browsers)

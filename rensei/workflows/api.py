@@ -1,0 +1,229 @@
+"""REST: apply workflow documents, run them, look at what came of it, cancel."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import FieldError
+from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
+from rensei.orgs.authentication import caller
+from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.workflows import presenters, services
+from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
+
+
+class DocumentBody(CamelSerializer):
+    """A document: a text in YAML or JSON, or the object itself."""
+
+    document = serializers.JSONField()
+
+    def validate_document(self, value: Any) -> str | dict[str, Any]:
+        if isinstance(value, str | dict):
+            return value
+        raise serializers.ValidationError("A document is a text in YAML or JSON, or an object.")
+
+
+class ApplyBody(DocumentBody):
+    """A document, and the project that its workflow belongs to; without one, it is the whole organization's."""
+
+    project_id = serializers.CharField(required=False, allow_null=True, max_length=63)
+
+
+class StartBody(CamelSerializer):
+    """What the workflow is given: a text, or an object of named values."""
+
+    input = serializers.JSONField(required=False, allow_null=True)
+
+    def validate_input(self, value: Any) -> Any:
+        if value is None or isinstance(value, str | dict):
+            return value
+        raise serializers.ValidationError("An input is a text, or an object of named values.")
+
+
+class WorkflowSchema(CamelSerializer):
+    """The wire form of a workflow, for the OpenAPI document."""
+
+    id = serializers.CharField()
+    name = serializers.CharField()
+    project_id = serializers.CharField(allow_null=True)
+    version = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class WorkflowDetailSchema(WorkflowSchema):
+    document = serializers.CharField()
+    versions = serializers.JSONField()
+
+
+class NodeSchema(CamelSerializer):
+    """The wire form of a node of a workflow run, for the OpenAPI document."""
+
+    node_id = serializers.CharField()
+    state = serializers.ChoiceField(choices=NodeRun.State.choices)
+    run_id = serializers.CharField(allow_null=True)
+    output = serializers.CharField(allow_null=True)
+    error = serializers.JSONField(allow_null=True)
+    cost = serializers.JSONField(allow_null=True)
+
+
+class WorkflowRunSchema(CamelSerializer):
+    """The wire form of a workflow run, for the OpenAPI document."""
+
+    id = serializers.CharField()
+    workflow_id = serializers.CharField()
+    workflow_name = serializers.CharField()
+    version = serializers.IntegerField()
+    state = serializers.ChoiceField(choices=WorkflowRun.State.choices)
+    project_id = serializers.CharField(allow_null=True)
+    created_by = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class WorkflowRunDetailSchema(WorkflowRunSchema):
+    input = serializers.JSONField(allow_null=True)
+    nodes = NodeSchema(many=True)
+    cost = serializers.JSONField()
+
+
+class WorkflowAnswer(serializers.Serializer[Workflow]):
+    """A workflow as lists show it."""
+
+    def to_representation(self, instance: Workflow) -> dict[str, Any]:
+        return presenters.workflow_body(instance)
+
+
+class WorkflowRunAnswer(serializers.Serializer[WorkflowRun]):
+    """A workflow run as lists show it."""
+
+    def to_representation(self, instance: WorkflowRun) -> dict[str, Any]:
+        return presenters.workflow_run_body(instance)
+
+
+class Workflows(APIView):
+    """The workflows of the organization, newest first; a POST applies a document."""
+
+    permission_classes = [MembersWrite]
+    pagination_class = CursorPages
+    Body = ApplyBody
+
+    @extend_schema(
+        responses=WorkflowSchema(many=True),
+        parameters=[OpenApiParameter("name", str), OpenApiParameter("projectId", str)],
+    )
+    def get(self, request: Request) -> Response:
+        found = services.visible_workflows(caller(request))
+        if name := request.query_params.get("name"):
+            found = found.filter(name=name.replace("\0", ""))
+        if project_id := request.query_params.get("projectId"):
+            found = found.filter(project__slug=project_id.replace("\0", ""))
+        return CursorPages.answer(request, found, WorkflowAnswer)
+
+    @extend_schema(request=ApplyBody, responses={201: WorkflowDetailSchema, 200: WorkflowDetailSchema})
+    def post(self, request: Request) -> Response:
+        body = ApplyBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        workflow, created = services.apply_document(
+            caller(request), body.validated_data["document"], project_id=body.validated_data.get("project_id")
+        )
+        return Response(
+            presenters.workflow_detail(workflow),
+            status=status.HTTP_201_CREATED if created else status.HTTP_200_OK,
+            headers={"Location": f"/api/v1/workflows/{workflow.id}"} if created else {},
+        )
+
+
+class WorkflowDetail(APIView):
+    """One workflow: its document and its versions. A PUT gives it a new document, and perhaps a new name."""
+
+    permission_classes = [MembersWrite]
+    Body = DocumentBody
+
+    @extend_schema(responses=WorkflowDetailSchema)
+    def get(self, request: Request, workflow_id: str) -> Response:
+        return Response(presenters.workflow_detail(services.find_workflow(caller(request), workflow_id)))
+
+    @extend_schema(request=DocumentBody, responses=WorkflowDetailSchema)
+    def put(self, request: Request, workflow_id: str) -> Response:
+        workflow = services.find_workflow(caller(request), workflow_id)
+        body = DocumentBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        changed = services.change_document(caller(request), workflow, body.validated_data["document"])
+        return Response(presenters.workflow_detail(changed))
+
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, workflow_id: str) -> Response:
+        services.delete_workflow(caller(request), services.find_workflow(caller(request), workflow_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class WorkflowRuns(APIView):
+    """The runs of one workflow, newest first; a POST runs its newest version."""
+
+    permission_classes = [MembersWrite]
+    pagination_class = CursorPages
+    Body = StartBody
+
+    @extend_schema(responses=WorkflowRunSchema(many=True))
+    def get(self, request: Request, workflow_id: str) -> Response:
+        workflow = services.find_workflow(caller(request), workflow_id)
+        found = services.visible_workflow_runs(caller(request)).filter(version__workflow=workflow)
+        return CursorPages.answer(request, found, WorkflowRunAnswer)
+
+    @extend_schema(
+        request=StartBody,
+        responses={202: WorkflowRunDetailSchema, 200: WorkflowRunDetailSchema},
+        parameters=[
+            OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER),
+            OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
+        ],
+    )
+    def post(self, request: Request, workflow_id: str) -> Response:
+        workflow = services.find_workflow(caller(request), workflow_id)
+        body = StartBody(data=request.data or {})
+        body.is_valid(raise_exception=True)
+        workflow_run = services.start(
+            caller(request), workflow, given=body.validated_data.get("input"), idempotency_key=_key(request)
+        )
+        return Response(
+            presenters.workflow_run_detail(workflow_run),
+            status=status.HTTP_202_ACCEPTED,
+            headers={"Location": f"/api/v1/workflow-runs/{workflow_run.id}"},
+        )
+
+
+class WorkflowRunDetail(APIView):
+    """One workflow run, with the state and the output of each node."""
+
+    permission_classes = [MembersRead]
+
+    @extend_schema(responses=WorkflowRunDetailSchema)
+    def get(self, request: Request, workflow_run_id: str) -> Response:
+        found = services.find_workflow_run(caller(request), workflow_run_id)
+        return Response(presenters.workflow_run_detail(found))
+
+
+class WorkflowRunCancel(APIView):
+    """Cancel a workflow run: what waits is not run, what runs is cancelled."""
+
+    permission_classes = [MembersWrite]
+
+    @extend_schema(request=None, responses=WorkflowRunDetailSchema)
+    def post(self, request: Request, workflow_run_id: str) -> Response:
+        found = services.find_workflow_run(caller(request), workflow_run_id)
+        return Response(presenters.workflow_run_detail(services.cancel(caller(request), found)))
+
+
+def _key(request: Request) -> str:
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
+        reason = f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters."
+        raise FieldError(pointer="/headers/Idempotency-Key", reason=reason)
+    return key

@@ -1,0 +1,278 @@
+"""
+Advancing workflow runs: collect the nodes whose runs have ended, dispatch those that wait for nothing any more.
+
+Everything is read from the database and written by conditional updates, so it may be interrupted anywhere and
+done again: a node's run is dispatched under an Idempotency-Key of the node's own, and a change that nobody has
+looked at yet stays counted until somebody does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, RenseiError
+from rensei.dispatch import admission, services
+from rensei.dispatch.models import IdempotencyKey, Run
+from rensei.dispatch.outcomes import refusal_error
+from rensei.dispatch.requests import DispatchRequest
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.models import User
+from rensei.workflows.documents import Node
+from rensei.workflows.models import NodeRun, WorkflowRun
+from rensei.workflows.templates import as_text, render
+
+LEASE = timedelta(seconds=30)
+# What the run of a node carries in its metadata, so that its end finds the workflow run.
+WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
+UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
+# What is not needed here of a run, and may be long.
+LONG = ("run__output_content", "run__trace", "run__prices", "run__effort_applied")
+
+logger = structlog.get_logger(__name__)
+
+
+class StarterMayNot(RenseiError):
+    """Whoever started the workflow run has left the organization since, or may only read now."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = (
+        "Whoever started this workflow run may no longer dispatch runs in the organization. Start it again as a "
+        "member who may."
+    )
+
+
+class ProfileGone(RenseiError):
+    """The profile of a node, or its project, has been removed since the document was applied."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "Not found"
+    message = "The profile '{profile_id}' of this node is not there any more. Apply the workflow with another one."
+
+
+def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
+    """Count the end of a node's run, in the transaction that writes it, and go on with the workflow after it."""
+    workflow_run_id = run.metadata.get(WORKFLOW_RUN)
+    if not isinstance(workflow_run_id, str):
+        return
+    going_on = WorkflowRun.objects.filter(id=workflow_run_id, org_id=run.org_id).exclude(state__in=WorkflowRun.ENDED)
+    if going_on.update(changes=F("changes") + 1):
+        # If this fails, or the process dies first, the periodic job finds the change.
+        transaction.on_commit(partial(advance, workflow_run_id), robust=True)
+
+
+def advance_due() -> None:
+    """Advance every workflow run of which something has not been looked at. One that fails leaves the others alone."""
+    now = database_now()
+    free = Q(leased_until=None) | Q(leased_until__lt=now)
+    due = WorkflowRun.objects.filter(free, changes__gt=F("advanced")).order_by("id")
+    for workflow_run_id in due.values_list("id", flat=True):
+        try:
+            advance(workflow_run_id)
+        except Exception:
+            # A bug of ours. The lease keeps it from being tried again at once.
+            logger.exception("workflow_run_stuck", workflow_run_id=workflow_run_id)
+
+
+def advance(workflow_run_id: str) -> None:
+    """Take a workflow run as far as it goes now. Does nothing while somebody else does it."""
+    now = database_now()
+    free = Q(leased_until=None) | Q(leased_until__lt=now)
+    lease = now + LEASE
+    if not WorkflowRun.objects.filter(free, id=workflow_run_id).update(leased_until=lease):
+        return
+    while True:
+        held = WorkflowRun.objects.filter(id=workflow_run_id, leased_until=lease)
+        found = held.select_related("org", "project", "host", "created_by", "cancelled_by", "version").first()
+        if found is None:
+            return
+        if found.state not in WorkflowRun.ENDED:
+            _Look(found).go_on()
+        if held.filter(changes=found.changes).update(advanced=found.changes, leased_until=None):
+            return
+        # Something has changed meanwhile, so we look again.
+        renewed = database_now() + LEASE
+        held.update(leased_until=renewed)
+        lease = renewed
+
+
+class _Look:
+    """One look at a workflow run, from its first node to its last."""
+
+    def __init__(self, workflow_run: WorkflowRun) -> None:
+        self._workflow_run = workflow_run
+        self._described = {one["node_id"]: Node(**one) for one in workflow_run.version.nodes}
+        self._nodes: dict[str, NodeRun] = {
+            node.node_id: node for node in workflow_run.nodes.select_related("run").defer(*LONG)
+        }
+        self._now = database_now()
+
+    def go_on(self) -> None:
+        for node in self._nodes.values():
+            self._collect(node)
+        if self._workflow_run.cancel_requested_at is not None:
+            self._hang_up()
+        else:
+            # Each node comes after those that it needs, so one pass is enough.
+            for node in self._nodes.values():
+                if node.state == NodeRun.State.PENDING:
+                    self._begin(node)
+        self._finish()
+
+    def _collect(self, node: NodeRun) -> None:
+        """Take over how a node's run has ended."""
+        if node.state != NodeRun.State.RUNNING or node.run is None or node.run.state not in Run.ENDED:
+            return
+        _change(node, NodeRun.State(node.run.state), error=node.run.error)
+
+    def _begin(self, node: NodeRun) -> None:
+        """Dispatch a node if all that it needs has succeeded; give it up if something has not."""
+        described = self._described[node.node_id]
+        needed = [self._nodes[name] for name in described.needs]
+        for one in needed:
+            if one.state in UNSUCCESSFUL:
+                _give_up(node, because_of=one)
+                return
+        if any(one.state != NodeRun.State.SUCCEEDED for one in needed):
+            return
+        try:
+            run = self._dispatch(node, described, outputs={one.node_id: _output(one) for one in needed})
+        except RenseiError as refusal:
+            _change(node, NodeRun.State.FAILED, error=refusal_error(refusal))
+            return
+        self._mark_started()
+        _change(node, NodeRun.State.RUNNING, run=run)
+
+    def _dispatch(self, node: NodeRun, described: Node, *, outputs: Mapping[str, str]) -> Run:
+        """:raises RenseiError: as any dispatch does, or because its member may not dispatch any more"""
+        access = self._access()
+        request = request_for(self._workflow_run, described, outputs=outputs)
+        try:
+            # The key makes it the same run for whoever comes after a crash of ours.
+            return admission.dispatch(access, request, idempotency_key=_key(node), body_digest=_digest(node))
+        except NotFound as absent:
+            raise ProfileGone(profile_id=described.profile_id or "default") from absent
+
+    def _access(self) -> Access:
+        """
+        Look up what whoever started the workflow run may do now.
+
+        :raises StarterMayNot: if that is not enough
+        """
+        workflow_run = self._workflow_run
+        access = _access_of(workflow_run.created_by, workflow_run)
+        if access is None or (workflow_run.bound_to_project and workflow_run.project is None):
+            raise StarterMayNot
+        return replace(access, project=workflow_run.project, host=workflow_run.host)
+
+    def _hang_up(self) -> None:
+        """Cancel what waits and what runs."""
+        access = _access_of(self._workflow_run.cancelled_by, self._workflow_run)
+        for node in self._nodes.values():
+            if node.state == NodeRun.State.PENDING:
+                self._find_lost_run(node)
+            if node.state == NodeRun.State.PENDING:
+                _change(node, NodeRun.State.CANCELLED)
+            live = node.state == NodeRun.State.RUNNING and node.run is not None
+            # Without anyone left to answer for it, a run ends by itself.
+            if live and access is not None and node.run.cancel_requested_at is None:  # type: ignore[union-attr]
+                try:
+                    services.cancel_run(access, node.run)  # type: ignore[arg-type]
+                except services.RunNotCancellable:
+                    continue
+
+    def _find_lost_run(self, node: NodeRun) -> None:
+        """Find the run of a node whose dispatch was the last thing that a killed process did."""
+        key = IdempotencyKey.objects.for_org(self._workflow_run.org).filter(key=_key(node), body_digest=_digest(node))
+        run = Run.objects.filter(id__in=key.values("run_id")).first()
+        if run is not None:
+            _change(node, NodeRun.State.RUNNING, run=run)
+
+    def _mark_started(self) -> None:
+        queued = WorkflowRun.objects.filter(id=self._workflow_run.id, state=WorkflowRun.State.QUEUED)
+        queued.update(state=WorkflowRun.State.RUNNING, started_at=self._now)
+
+    def _finish(self) -> None:
+        """End the workflow run once every node has ended."""
+        states = {node.state for node in self._nodes.values()}
+        if states & {NodeRun.State.PENDING, NodeRun.State.RUNNING}:
+            return
+        if states == {NodeRun.State.SUCCEEDED}:
+            end = WorkflowRun.State.SUCCEEDED
+        elif NodeRun.State.FAILED in states:
+            end = WorkflowRun.State.FAILED
+        else:
+            end = WorkflowRun.State.CANCELLED
+        going_on = WorkflowRun.objects.filter(id=self._workflow_run.id).exclude(state__in=WorkflowRun.ENDED)
+        going_on.update(state=end, finished_at=database_now())
+
+
+def request_for(workflow_run: WorkflowRun, node: Node, *, outputs: Mapping[str, str]) -> DispatchRequest:
+    """Write the dispatch of a node. What the node leaves out, its profile decides."""
+    fill = partial(render, given=workflow_run.input, outputs=outputs)
+    text = as_text(workflow_run.input) if node.prompt is None else fill(node.prompt)
+    images = [_image_block(fill(image) if isinstance(image, str) else image) for image in node.images]
+    return DispatchRequest(
+        profile_id=node.profile_id,
+        system=None if node.system_prompt is None else fill(node.system_prompt),
+        messages=[{"role": "user", "content": [*images, {"type": "text", "text": text}]}],
+        effort=node.effort,
+        provider_config=node.provider_config,
+        metadata={WORKFLOW_RUN: workflow_run.id, NODE: node.node_id},
+    )
+
+
+def _image_block(image: str | dict[str, str]) -> dict[str, Any]:
+    source = {"type": "url", "url": image} if isinstance(image, str) else image
+    return {"type": "image", "source": source}
+
+
+def _output(node: NodeRun) -> str:
+    return node.run.output_text if node.run is not None else ""
+
+
+def _key(node: NodeRun) -> str:
+    return f"wf:{node.workflow_run_id}:{node.node_id}"
+
+
+def _digest(node: NodeRun) -> str:
+    """Stand in for a digest of the request, which never changes for a node of one workflow run."""
+    return str(node.workflow_run_id)
+
+
+def _access_of(user: User | None, workflow_run: WorkflowRun) -> Access | None:
+    """Look up the access of a member who may write; None for anyone else."""
+    access = for_member(user=user, slug=workflow_run.org.slug) if user is not None else None
+    return access if access is not None and access.writes else None
+
+
+def _give_up(node: NodeRun, *, because_of: NodeRun) -> None:
+    """Skip a node whose need has failed, with the code of the failure; cancel one whose need was cancelled."""
+    if because_of.state == NodeRun.State.CANCELLED:
+        _change(node, NodeRun.State.CANCELLED)
+        return
+    cause = because_of.error or {}
+    detail = f"Not run, because the node '{because_of.node_id}' did not succeed."
+    _change(
+        node,
+        NodeRun.State.SKIPPED,
+        error={"code": cause.get("code", ""), "detail": detail, "fix": "", "retryable": cause.get("retryable", False)},
+    )
+
+
+def _change(
+    node: NodeRun, state: NodeRun.State, *, run: Run | None = None, error: dict[str, Any] | None = None
+) -> None:
+    """Write a node's new state, if it is still in its old one."""
+    run = run or node.run
+    NodeRun.objects.filter(pk=node.pk, state=node.state).update(state=state, run=run, error=error)
+    node.state, node.run, node.error = state, run, error

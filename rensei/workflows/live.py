@@ -1,0 +1,48 @@
+"""The door that stays open: running a workflow and waiting for its end (ASGI)."""
+
+from collections.abc import Collection
+from functools import wraps
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
+from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from rest_framework.response import Response
+
+from rensei.dispatch.live import WAIT, WAIT_SECONDS_MAX
+from rensei.dispatch.watching import Poller
+from rensei.workflows import presenters, services
+from rensei.workflows.api import WorkflowRuns
+from rensei.workflows.models import WorkflowRun
+
+_view = WorkflowRuns.as_view()
+
+
+# The URL resolver, CSRF and the schema know a REST view by the attributes that this copies.
+@wraps(_view)
+async def workflow_runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """Run a workflow, and wait for its end where the caller prefers it, as a dispatch does."""
+    response: Response = await sync_to_async(_view)(request, *args, **kwargs)
+    wanted = WAIT.search(request.headers.get("Prefer", ""))
+    if response.status_code != 202 or wanted is None:
+        return response
+    seconds = min(int(wanted[1]), WAIT_SECONDS_MAX)
+    ended: HttpResponseBase = response
+    if await _ends.wait(response.data["id"], seconds=seconds):
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("Content-")}
+        ended = JsonResponse(await sync_to_async(_body)(response.data["id"]), headers=headers)
+    ended.headers["Preference-Applied"] = f"wait={seconds}"
+    return ended
+
+
+def _ended_among(workflow_run_ids: Collection[str]) -> list[str]:
+    close_old_connections()
+    found = WorkflowRun.objects.filter(id__in=workflow_run_ids, state__in=WorkflowRun.ENDED)
+    return list(found.values_list("id", flat=True))
+
+
+def _body(workflow_run_id: str) -> dict[str, Any]:
+    return presenters.workflow_run_detail(services.workflow_runs_to_show().get(id=workflow_run_id))
+
+
+_ends = Poller(_ended_among)

@@ -1,0 +1,318 @@
+"""Applying workflow documents, and starting and cancelling workflow runs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import IntegrityError
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from catalog import services as catalog
+from catalog.provider_config import validate_provider_config
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError
+from rensei.core.transactions import durable
+from rensei.dispatch.admission import IDEMPOTENCY_KEPT, IdempotencyKeyReused
+from rensei.dispatch.models import IdempotencyKey
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access, record
+from rensei.orgs.models import Project
+from rensei.workflows import execution
+from rensei.workflows.documents import Document, Node, read_document, wanted_input
+from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVersion
+from rensei.workflows.reading import Fault, WorkflowInvalid
+
+
+class InputRequired(RenseiError):
+    """The workflow refers to an input that was not given."""
+
+    code = "INPUT_REQUIRED"
+    status = 422
+    title = "Input required"
+    message = "{reason}"
+
+    def __init__(self, *, reason: str, pointers: Sequence[str]) -> None:
+        super().__init__(reason=reason)
+        self.errors = [{"pointer": pointer, "code": "required", "detail": reason} for pointer in pointers]
+
+
+class WorkflowRunNotCancellable(RenseiError):
+    """The workflow run has already ended."""
+
+    code = "RUN_NOT_CANCELLABLE"
+    status = 409
+    title = "Run already ended"
+    message = "The workflow run has already ended as {state}, so there is nothing to cancel."
+
+
+def visible_workflows(access: Access) -> QuerySet[Workflow]:
+    """List the workflows that a caller may see: all, or a project's token the organization's and its own."""
+    workflows = Workflow.objects.for_org(access.org).select_related("project")
+    return workflows.filter(Q(project=None) | Q(project=access.project)) if access.project else workflows
+
+
+def find_workflow(access: Access, workflow_id: str) -> Workflow:
+    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    workflow = visible_workflows(access).filter(id=workflow_id).first()
+    if workflow is None:
+        raise NotFound
+    return workflow
+
+
+def visible_workflow_runs(access: Access) -> QuerySet[WorkflowRun]:
+    """List the workflow runs that a caller may see, as with runs."""
+    found = workflow_runs_to_show().filter(org=access.org)
+    return found.filter(project=access.project) if access.project else found
+
+
+def workflow_runs_to_show() -> QuerySet[WorkflowRun]:
+    """List all workflow runs with what their wire form names. For callers that have been let in already."""
+    return WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
+
+
+def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
+    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    workflow_run = visible_workflow_runs(access).filter(id=workflow_run_id).first()
+    if workflow_run is None:
+        raise NotFound
+    return workflow_run
+
+
+def apply_document(
+    access: Access, document: str | dict[str, Any], *, project_id: str | None = None
+) -> tuple[Workflow, bool]:
+    """
+    Make the workflow that a document names, or add a version to it. The same document again adds none.
+
+    :raises WorkflowInvalid: naming everything that is wrong with it
+    :raises AlreadyExists: if the name is that of another project's workflow
+    """
+    access.require_writer()
+    project = _project(access, project_id)
+    read = read_document(document)
+    _check_profiles(access, read, project)
+    with durable():
+        workflow, created = Workflow.objects.select_for_update().get_or_create(
+            org=access.org, name=read.name, defaults={"project": project}
+        )
+        if not created and (project_id is not None or access.project) and workflow.project != project:
+            raise AlreadyExists(what=f"A workflow '{read.name}' of another project, or of the whole organization,")
+        _add_version(access, workflow, read)
+    return workflow, created
+
+
+def change_document(access: Access, workflow: Workflow, document: str | dict[str, Any]) -> Workflow:
+    """
+    Give a workflow a new document, and with it perhaps a new name.
+
+    :raises WorkflowInvalid: naming everything that is wrong with it
+    :raises AlreadyExists: if another workflow has the name
+    """
+    _require_reach(access, workflow)
+    read = read_document(document)
+    _check_profiles(access, read, workflow.project)
+    try:
+        with durable():
+            current: Workflow = Workflow.objects.for_org(access.org).select_for_update().get(id=workflow.id)
+            if current.name != read.name:
+                current.name = read.name
+                current.save(update_fields=["name"])
+            _add_version(access, current, read)
+    except IntegrityError as fault:
+        raise AlreadyExists(what=f"A workflow '{read.name}'") from fault
+    return current
+
+
+def delete_workflow(access: Access, workflow: Workflow) -> None:
+    """
+    Delete a workflow with its versions and workflow runs. The runs of its nodes, and what they cost, stay.
+
+    :raises InUse: while one of its workflow runs has not ended
+    """
+    _require_reach(access, workflow)
+    with durable():
+        going_on = WorkflowRun.objects.filter(version__workflow=workflow).exclude(state__in=WorkflowRun.ENDED)
+        names = list(going_on.order_by("id").values_list("id", flat=True)[:3])
+        if names:
+            raise InUse(what=f"The workflow '{workflow.name}'", users=", ".join(names))
+        record(access, "workflow.deleted", object_id=workflow.id, name=workflow.name)
+        workflow.delete()
+
+
+def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_key: str = "") -> WorkflowRun:
+    """
+    Run the newest version of a workflow, or give back the workflow run that the same Idempotency-Key made.
+
+    :raises InputRequired: if it refers to an input that is not given
+    """
+    access.require_writer()
+    digest = _digest(workflow, given)
+    known = _known(access, idempotency_key, digest)
+    if known is not None:
+        return known
+    version = WorkflowVersion.objects.get(workflow=workflow, number=workflow.version)
+    nodes = [Node(**one) for one in version.nodes]
+    _require_input(nodes, given)
+    now = database_now()
+    workflow_run = WorkflowRun(
+        org=access.org,
+        version=version,
+        project=workflow.project or access.project,
+        bound_to_project=bool(workflow.project or access.project),
+        host=access.host,
+        created_by=access.user,
+        input=given,
+        created_at=now,
+    )
+    try:
+        with durable():
+            if idempotency_key:
+                keys = IdempotencyKey.objects.for_org(access.org).filter(key=idempotency_key)
+                keys.filter(created_at__lt=now - IDEMPOTENCY_KEPT).delete()
+                IdempotencyKey.objects.create(
+                    org=access.org, key=idempotency_key, body_digest=digest, run_id=workflow_run.id, created_at=now
+                )
+            workflow_run.save(force_insert=True)
+            NodeRun.objects.bulk_create(
+                NodeRun(workflow_run=workflow_run, position=place, node_id=node.node_id)
+                for place, node in enumerate(nodes)
+            )
+            record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
+    except IntegrityError:
+        # Two equal requests raced. The loser waited for the winner's commit, so its workflow run can be read now.
+        known = _known(access, idempotency_key, digest)
+        if known is None:
+            raise
+        return known
+    execution.advance(workflow_run.id)
+    return find_workflow_run(access, workflow_run.id)
+
+
+def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
+    """
+    Cancel a workflow run: nodes that wait are not run any more, and those that run are cancelled.
+
+    :raises WorkflowRunNotCancellable: if it has ended
+    """
+    access.require_writer()
+    going_on = WorkflowRun.objects.for_org(access.org).filter(id=workflow_run.id).exclude(state__in=WorkflowRun.ENDED)
+    with durable():
+        asked = going_on.filter(cancel_requested_at=None).update(
+            cancel_requested_at=database_now(), cancelled_by=access.user, changes=F("changes") + 1
+        )
+        if asked:
+            record(access, "workflow.cancelled", object_id=workflow_run.id)
+    if not asked and not going_on.exists():
+        workflow_run.refresh_from_db()
+        raise WorkflowRunNotCancellable(state=workflow_run.state)
+    execution.advance(workflow_run.id)
+    return find_workflow_run(access, workflow_run.id)
+
+
+def _project(access: Access, project_id: str | None) -> Project | None:
+    """:raises NotFound: if the caller does not see the project"""
+    if project_id is None:
+        return access.project
+    return orgs.find_project(access, project_id)
+
+
+def _require_reach(access: Access, workflow: Workflow) -> None:
+    """:raises NotPermitted: if the caller only reads, or its token is bound to a project and this is everyone's"""
+    access.require_writer()
+    if access.project is not None and workflow.project != access.project:
+        raise NotPermitted
+
+
+def _add_version(access: Access, workflow: Workflow, read: Document) -> None:
+    newest = workflow.versions.filter(number=workflow.version).first()
+    if newest is not None and newest.document == read.source.text:
+        return
+    workflow.version += 1
+    workflow.updated_at = timezone.now()
+    workflow.versions.create(
+        number=workflow.version,
+        document=read.source.text,
+        nodes=[node.as_dict() for node in read.nodes],
+        created_by=access.user,
+    )
+    workflow.save(update_fields=["version", "updated_at"])
+    record(access, "workflow.applied", object_id=workflow.id, name=workflow.name, version=workflow.version)
+
+
+def _check_profiles(access: Access, read: Document, project: Project | None) -> None:
+    """
+    Check what only the profiles can tell: that they are there, and that their models take the node's settings.
+
+    :raises WorkflowInvalid: naming the nodes whose profile does not do
+    """
+    named = {node.profile_id for node in read.nodes if node.profile_id is not None}
+    found = {profile.public_id: profile for profile in profiles.visible_profiles(access).filter(public_id__in=named)}
+    faults: list[Fault] = []
+    for node in read.nodes:
+        if node.profile_id is None:
+            continue
+        profile = found.get(node.profile_id)
+        if profile is None or (project and profile.project_id not in {None, project.pk}):
+            faults.append(read.fault(node, "profileId", f"There is no profile '{node.profile_id[:80]}' here."))
+        else:
+            faults.extend(_check_settings(access, read, node, profile))
+    if faults:
+        raise WorkflowInvalid(sorted(faults, key=lambda fault: fault.line or 0))
+
+
+def _check_settings(access: Access, read: Document, node: Node, profile: ModelProfile) -> list[Fault]:
+    """Check effort and provider config against the model that would answer today."""
+    if node.effort is None and not node.provider_config:
+        return []
+    try:
+        entry = catalog.find_entry(org=access.org, provider=profile.provider, model_id=profile.model_id)
+    except catalog.ModelNotInCatalog:
+        # The dispatch will say so, with the command that mends it.
+        return []
+    served = catalog.served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
+    faults = []
+    try:
+        catalog.check_effort(served, node.effort)
+    except RenseiError as refusal:
+        faults.append(read.fault(node, "effort", refusal.detail))
+    try:
+        validate_provider_config(catalog.find_spec(profile.provider), entry, node.provider_config, served=served)
+    except RenseiError as refusal:
+        faults.append(read.fault(node, "providerConfig", refusal.detail))
+    return faults
+
+
+def _require_input(nodes: Sequence[Node], given: Any) -> None:
+    """:raises InputRequired: naming what is missing"""
+    wanted = wanted_input(nodes)
+    empty = given is None or given == {} or (isinstance(given, str) and not given.strip())
+    if wanted.whole and empty:
+        reason = "This workflow needs an input: a text, or an object of named values."
+        raise InputRequired(reason=reason, pointers=["/input"])
+    held = given if isinstance(given, dict) else {}
+    missing = [name for name in wanted.names if held.get(name) is None]
+    if missing:
+        reason = f"This workflow needs an input with {', '.join(missing)}."
+        raise InputRequired(reason=reason, pointers=[f"/input/{name}" for name in missing])
+
+
+def _digest(workflow: Workflow, given: Any) -> str:
+    asked = json.dumps({"workflow": workflow.id, "input": given}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _known(access: Access, key: str, digest: str) -> WorkflowRun | None:
+    """:raises IdempotencyKeyReused: if the key came with another workflow or input"""
+    if not key:
+        return None
+    since = database_now() - IDEMPOTENCY_KEPT
+    stored = IdempotencyKey.objects.for_org(access.org).filter(key=key, created_at__gte=since).first()
+    if stored is None:
+        return None
+    if stored.body_digest != digest:
+        raise IdempotencyKeyReused
+    return find_workflow_run(access, stored.run_id)
