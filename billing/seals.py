@@ -20,7 +20,7 @@ from rensei.core.transactions import durable
 START = ""
 BATCH = 500
 # A turn ends soon, also after an update that seals a whole ledger: the next one goes on.
-BATCHES_IN_A_TURN = 20
+BATCHES_IN_A_TURN = 10
 # Everything that a line says. A field that is null is left out, so a column that is added later, null for the
 # lines before it, leaves their digests as they are.
 SEALED = (

@@ -21,11 +21,14 @@ from billing.models import (
     CostEvent,
     Entitlement,
     Hold,
+    LedgerAnchor,
+    LedgerSeal,
     SharedUsage,
     Statement,
     UsageDaily,
 )
 from integrations import platform_keys
+from rensei import worker
 from rensei.core.clock import database_now
 from rensei.core.ids import new_id
 from rensei.core.secret import Secret
@@ -366,6 +369,17 @@ class TestAudit:
 
         (found,) = audit.audit().first_differences
         assert found["kind"] == "seal"
+
+
+class TestPeriodicJobs:
+    def test_seal_anchor_and_audit(self, ledger: dict[str, Run]) -> None:
+        for _ in range(2):  # The first look only writes down that a job is due.
+            worker.run_due_jobs(worker.JOBS)
+            worker.run_due_jobs(worker.SLOW_JOBS)
+
+        assert LedgerSeal.objects.count() == CostEvent.objects.count()
+        assert LedgerAnchor.objects.get().seq == LedgerSeal.objects.count()
+        assert LedgerAudit.objects.get().difference_count == 0
 
 
 class TestLedgerAuditAdmin:
