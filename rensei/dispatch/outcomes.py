@@ -71,11 +71,17 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
 
 
 def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
-    """Settle a call that we hung up on, as an estimate, by what was reported and seen."""
+    """
+    Settle a call that we hung up on, as an estimate, by what was reported and seen.
+
+    One that had said nothing yet may not even have been sent, so nobody can say that it is owed.
+    """
+    was_heard = call.usage is not None or bool(call.text)
     return SettlementPlan(
         run=call.run,
         now=now,
         attempt=call.attempt,
+        attempt_state=Attempt.State.SETTLED if was_heard else Attempt.State.INDETERMINATE,
         usage=estimated_usage(call.usage, call.attempt, call.text),
         estimated=True,
         request_id=call.request_id,

@@ -180,6 +180,27 @@ class TestStopping:
         assert run.amount_picodollars > 0
         assert_explained(simulator)
 
+    def test_does_not_claim_to_know_a_call_that_was_cancelled_before_it_was_heard_of(
+        self, simulator: Any, ada_access: Access, connect: Any, dispatch: Any
+    ) -> None:
+        connect()
+        run = dispatch("Go. [[stall]]")
+        thread, keeper = self._execute(run)
+        until = time.monotonic() + 20
+        while not simulator.requests():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+        services.cancel_run(ada_access, Run.objects.get(id=run.id))
+        thread.join(timeout=10)
+
+        keeper.close()
+        run.refresh_from_db()
+        assert run.state == Run.State.CANCELLED
+        assert run.estimated
+        assert run.attempts.get().state == Attempt.State.INDETERMINATE
+        assert_explained(simulator)
+
     def test_settles_late_by_one_adjustment_when_its_lease_was_lost(
         self, simulator: Any, connect: Any, dispatch: Any
     ) -> None:
