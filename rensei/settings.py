@@ -253,6 +253,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "AuthMode": "rensei.core.auth_modes.AuthMode",
         "ProfileScope": "profiles.models.ModelProfile.Scope",
+        "RunState": "rensei.dispatch.models.Run.State",
     },
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
 }

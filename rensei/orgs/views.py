@@ -52,7 +52,7 @@ def device(request: HttpRequest) -> HttpResponse:
     """Show the machine that waits behind a code, and let it in or refuse it."""
     asked = DeviceCodeForm(request.POST if request.method == "POST" else request.GET or None)
     if not asked.is_valid():
-        return _device_page(request, asked=asked)
+        return _device_page(request, asked=asked, status=400 if asked.is_bound else 200)
     try:
         waiting = device_codes.find_waiting(_person(request), user_code=asked.cleaned_data["code"])
         if request.method == "GET":
@@ -62,7 +62,8 @@ def device(request: HttpRequest) -> HttpResponse:
         asked.add_error("code", "No machine waits behind this code. It may have expired: look at what it shows now.")
     except RenseiError as refusal:
         asked.add_error(None, refusal.detail)
-    return _device_page(request, asked=asked)
+        return _device_page(request, asked=asked, status=refusal.status)
+    return _device_page(request, asked=asked, status=400)
 
 
 def _answer_device(request: HttpRequest, asked: DeviceCodeForm, waiting: DeviceCode) -> HttpResponse:
@@ -73,7 +74,7 @@ def _answer_device(request: HttpRequest, asked: DeviceCodeForm, waiting: DeviceC
         messages.info(request, f"{waiting.host_name} was not let in.")
         return redirect("device")
     if not answer.is_valid():
-        return _device_page(request, asked=asked, waiting=waiting, answer=answer)
+        return _device_page(request, asked=asked, waiting=waiting, answer=answer, status=400)
     access = for_member(
         user=_person(request), slug=answer.cleaned_data["organization"], address=client_address(request)
     )
@@ -90,12 +91,12 @@ def _device_page(
     asked: DeviceCodeForm,
     waiting: DeviceCode | None = None,
     answer: DeviceAnswerForm | None = None,
+    status: int = 200,
 ) -> HttpResponse:
     if waiting is not None and answer is None:
         answer = DeviceAnswerForm(memberships=device_codes.memberships_to_choose(_person(request)))
-    faults = [form for form in (asked, answer) if form is not None and form.is_bound and form.errors]
     shown: dict[str, Any] = {"form": asked, "waiting": waiting, "answer": answer}
-    return render(request, "orgs/device.html", shown, status=400 if faults else 200)
+    return render(request, "orgs/device.html", shown, status=status)
 
 
 def _person(request: HttpRequest) -> User:

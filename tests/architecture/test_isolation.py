@@ -99,6 +99,11 @@ REST = {
     ("GET", "runs/<run_id>"): Row(EVERYONE, object=True),
     ("GET", "runs/<run_id>/events"): Row(EVERYONE, object=True),
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
+    # Only the machine itself, with its own token; nobody of the matrix has that.
+    ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
+    ("POST", "runs/<run_id>/lease/heartbeat"): Row(WRITERS, {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/chunks"): Row(WRITERS, {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/finish"): Row(WRITERS, {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True),
     ("GET", "workflows"): Row(EVERYONE),
     ("POST", "workflows"): Row(WRITERS, {"document": WORKFLOW}),
     ("GET", "workflows/<workflow_id>"): Row(EVERYONE, object=True),
@@ -121,9 +126,10 @@ REST = {
     ("DELETE", "pools/<pool_id>"): Row(MANAGERS, object=True),
 }
 # Open to everyone, and the same for everyone.
-OPEN_REST = {("GET", "schema")}
+# A machine asks to be let in before it has any token.
+OPEN_REST = {("GET", "schema"), ("POST", "device-codes"), ("POST", "device-codes/token")}
 # Addresses that belong to no organization; each has its own tests.
-OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|theme|docs/.*|")
+OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|device|theme|docs/.*|")
 # A member may leave, and then it is not the member of the row.
 LEAVING = {("DELETE", "members/<member_id>", MEMBER), ("DELETE", "members/<member_id>", AUDITOR)}
 

@@ -124,9 +124,14 @@ def code_of(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
+def error_code(run: Run) -> str:
+    assert run.error is not None
+    return str(run.error["code"])
+
+
 def everything_stored() -> str:
     """Every value of every table, as text."""
-    found = []
+    found: list[str] = []
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names():
             cursor.execute(f'SELECT * FROM "{table}"')
@@ -328,7 +333,7 @@ class TestLeaseOfARunThatCannotBeCarriedOut:
         run.refresh_from_db()
         assert code_of(answer) == (409, "AUTH_MODE_REQUIRES_LOCAL_CAPACITY")
         assert answer.json()["run"]["state"] == "FAILED"
-        assert (run.state, run.error["code"]) == ("FAILED", "AUTH_MODE_REQUIRES_LOCAL_CAPACITY")
+        assert (run.state, error_code(run)) == ("FAILED", "AUTH_MODE_REQUIRES_LOCAL_CAPACITY")
         assert not Attempt.objects.exists()
         assert_explained(simulator)
 
@@ -352,7 +357,7 @@ class TestLeaseOfARunThatCannotBeCarriedOut:
 
         broken.refresh_from_db()
         assert answer.json()["id"] == whole.id
-        assert (broken.state, broken.error["code"]) == ("FAILED", "INVALID_IMAGE")
+        assert (broken.state, error_code(broken)) == ("FAILED", "INVALID_IMAGE")
         assert not broken.attempts.exists()
         assert_explained(simulator)
 
@@ -366,7 +371,7 @@ class TestLeaseOfARunThatCannotBeCarriedOut:
         reaper.reap()
 
         run.refresh_from_db()
-        assert (run.state, run.error["code"]) == ("FAILED", "RUN_TIMEOUT")
+        assert (run.state, error_code(run)) == ("FAILED", "RUN_TIMEOUT")
         assert machine.lease().status_code == 204
         assert_explained(simulator)
 
@@ -426,6 +431,7 @@ class TestHeartbeat:
         run.refresh_from_db()
         assert answer.json()["cancelRequested"] is False
         assert run.state == "RUNNING"
+        assert run.lease_until is not None
         assert run.lease_until > database_now()
 
     def test_says_that_somebody_cancelled(self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]) -> None:
@@ -484,9 +490,7 @@ class TestFinish:
         assert float(body["cost"]["amountUsd"]) > 0
         assert (line.payer, line.auth_mode, line.billed) == ("host-account", "host-session", False)
         assert (line.credential_id, line.billing_class) == (machine.host.id, "host-session.anthropic")
-        assert line.amount_picodollars == (
-            line.input_tokens * line.input_picodollars + line.output_tokens * line.output_picodollars
-        )
+        assert line.amount_picodollars == line.input_tokens * 4_000_000 + line.output_tokens * 20_000_000
         assert line.provider_request_id == machine.request_id
         assert run.attempts.get().state == "SETTLED"
         assert_explained(simulator)
@@ -643,7 +647,7 @@ class TestAMachineThatDies:
 
         run.refresh_from_db()
         line = CostEvent.objects.get()
-        assert (run.state, run.error["code"], run.output_text) == ("FAILED", "RUN_INTERRUPTED", "The sea")
+        assert (run.state, error_code(run), run.output_text) == ("FAILED", "RUN_INTERRUPTED", "The sea")
         assert (line.estimated, line.billed, line.input_tokens) == (True, False, 12)
         assert run.attempts.get().state == "INDETERMINATE"
         assert_explained(simulator)
@@ -667,7 +671,7 @@ class TestAMachineThatDies:
         assert finishes[0].json()["run"]["usage"]["outputTokens"] == message.usage.output_tokens
         assert [line.kind for line in CostEvent.objects.order_by("id")] == ["charge", "adjustment"]
         assert run.attempts.get().state == "SETTLED"
-        assert (run.state, run.error["code"], run.estimated) == ("FAILED", "RUN_INTERRUPTED", False)
+        assert (run.state, error_code(run), run.estimated) == ("FAILED", "RUN_INTERRUPTED", False)
         assert_explained(simulator)
 
     def test_after_a_cancellation_ends_cancelled(
