@@ -2,7 +2,18 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from rensei.console.views import catalog, docs, home, integrations, playground, profiles, runs, settings, usage
+from rensei.console.views import (
+    access,
+    catalog,
+    docs,
+    home,
+    integrations,
+    playground,
+    profiles,
+    runs,
+    settings,
+    usage,
+)
 
 org_patterns = [
     path("", home.org_home, name="org-home"),
@@ -30,7 +41,9 @@ org_patterns = [
     path("settings/catalog", catalog.catalog, name="catalog"),
     path("settings/catalog/new", catalog.create, name="catalog-create"),
     path("settings/catalog/<str:provider>/<path:model_id>", catalog.entry, name="catalog-entry"),
+    path("settings/access", access.org_access, name="projects-access"),
     path("settings/projects", settings.projects, name="projects"),
+    path("settings/projects/<str:project_id>/access", access.project_access, name="project-access"),
     path("settings/projects/<str:project_id>/rename", settings.project_rename, name="project-rename"),
     path("settings/projects/<str:project_id>/delete", settings.project_delete, name="project-delete"),
     path("settings/members", settings.members, name="members"),

@@ -1,0 +1,130 @@
+"""Settings → Projects & Access: the access policy of the organization, or of a project, as a matrix."""
+
+import json
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from catalog.models import CatalogEntry
+from rensei.console import policy_matrix
+from rensei.console.access import PageRequest, page
+from rensei.console.policy_matrix import Rule
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import FieldError, RenseiError
+from rensei.core.json_body import read_json
+from rensei.dispatch import access_policies, policy_preview
+from rensei.dispatch.policy_preview import Prediction
+from rensei.orgs import policies
+from rensei.orgs import services as orgs
+from rensei.orgs.models import AccessPolicy, AuditEvent, Project
+from rensei.orgs.policies import Matrix
+
+HISTORY_LENGTH = 20
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def org_access(request: PageRequest) -> HttpResponse:
+    return _policy(request, None)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def project_access(request: PageRequest, project_id: str) -> HttpResponse:
+    return _policy(request, orgs.find_project(request.access, project_id))
+
+
+def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
+    """
+    Show the matrix; add a row to it, preview it, save it.
+
+    What is saved is the document that was previewed, and not what may have been typed since.
+    """
+    access = request.access
+    applying = policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
+    scope = AccessPolicy.Scope.PROJECT if project else AccessPolicy.Scope.ORGANIZATION
+    stored: Matrix = next((policy.matrix for policy in applying if policy.scope == scope), {})
+    parents = access_policies.as_policies([policy for policy in applying if policy.scope != scope])
+    matrix, added = stored, list[str]()
+    preview, refusal = None, None
+    action = request.POST.get("action", "")
+    if request.method == "POST":
+        policies.require_setter(access, project)
+        try:
+            if action == "save":
+                matrix = _previewed(request)
+                _require_current(request, stored)
+                access_policies.set_policy(access, matrix=matrix, project=project, expected=stored)
+                messages.success(request, f"The access policy of {(project or access.org).name} was saved.")
+                return redirect(request.path)
+            matrix, added = policy_matrix.read(request.POST)
+            if action == "add":
+                added.append(request.POST.get("model", ""))
+                policies.validate_matrix({name: {} for name in added}, known=access_policies.known_rows(access.org))
+            elif action.startswith("clear:"):
+                cleared = action.removeprefix("clear:")
+                matrix.pop(cleared, None)
+                added = [name for name in added if name != cleared]
+            else:
+                _require_current(request, stored)
+                found = policy_preview.changes(access, matrix=matrix, project=project)
+                preview = _preview(stored, matrix, found)
+        except RenseiError as caught:
+            refusal = caught
+    entries = list(CatalogEntry.objects.visible_to(access.org).order_by("display_name", "model_id"))
+    mistakes = {error["pointer"]: error["detail"] for error in getattr(refusal, "errors", [])}
+    rows = policy_matrix.rows_of(matrix, parents=parents, entries=entries, added=added, errors=mistakes)
+    shown = {row.name for row in rows}
+    context = {
+        "project": project,
+        "rows": rows,
+        "modes": list(AuthMode),
+        "rules": Rule,
+        "more_models": [entry for entry in entries if entry.model_id not in shown],
+        "base": policy_matrix.fingerprint(stored),
+        "preview": preview,
+        "refusal": refusal,
+        "history": _history(request, project),
+    }
+    return render(request, "console/access.html", context, status=422 if refusal else 200)
+
+
+def _previewed(request: PageRequest) -> Matrix:
+    """:raises FieldError: unless the form holds the document that a preview has put there"""
+    document = read_json(request.POST.get("matrix", "").encode())
+    policies.validate_matrix(document)
+    matrix: Matrix = document
+    return matrix
+
+
+def _require_current(request: PageRequest, stored: Matrix) -> None:
+    """:raises FieldError: if somebody else has saved the policy since the page was opened"""
+    if request.POST.get("base") != policy_matrix.fingerprint(stored):
+        raise FieldError(
+            pointer="/matrix",
+            reason="Somebody else has changed this policy since you opened it. Preview your changes again.",
+        )
+
+
+def _preview(stored: Matrix, matrix: Matrix, found: list[Prediction]) -> dict[str, Any]:
+    """What would be saved, and what it would do to the profiles: the refused ones first."""
+    refused = [one for one in found if one.after.code and not one.before.code]
+    paying = [one for one in found if one not in refused and one.after.payer != one.before.payer]
+    rest = [one for one in found if one not in refused and one not in paying]
+    return {
+        "cells": policy_matrix.changes(stored, matrix),
+        "matrix": json.dumps(matrix),
+        "profiles": [*refused, *paying, *rest],
+        "refused": len(refused),
+        "paying": len(paying),
+    }
+
+
+def _history(request: PageRequest, project: Project | None) -> list[dict[str, Any]]:
+    events: list[AuditEvent] = list(policies.changes_of(request.access.org, project)[:HISTORY_LENGTH])
+    return [
+        {"event": event, "cells": policy_matrix.changes(event.detail["old"], event.detail["new"])} for event in events
+    ]
