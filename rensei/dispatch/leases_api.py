@@ -78,7 +78,7 @@ class HostLease(APIView):
         access = caller(request)
         if access.host is None or access.host.id != host_id:
             raise NotFound
-        body = self.Body(data=request.data or {})
+        body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         run_id = body.validated_data.get("run_id")
 

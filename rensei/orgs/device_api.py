@@ -1,5 +1,6 @@
 """REST: how a machine asks to be let in, before it has any token."""
 
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -34,6 +35,7 @@ class DeviceCodes(APIView):
         expires_in = serializers.IntegerField(help_text="Seconds")
         interval = serializers.IntegerField(help_text="Seconds between two fetches")
 
+    @extend_schema(responses={201: Answer})
     def post(self, request: Request) -> Response:
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)

@@ -103,7 +103,9 @@ REST = {
     ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
     ("POST", "runs/<run_id>/lease/heartbeat"): Row(WRITERS, {"epoch": 0}, object=True),
     ("POST", "runs/<run_id>/lease/chunks"): Row(WRITERS, {"epoch": 0}, object=True),
-    ("POST", "runs/<run_id>/lease/finish"): Row(WRITERS, {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True),
+    ("POST", "runs/<run_id>/lease/finish"): Row(
+        WRITERS, {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True
+    ),
     ("GET", "workflows"): Row(EVERYONE),
     ("POST", "workflows"): Row(WRITERS, {"document": WORKFLOW}),
     ("GET", "workflows/<workflow_id>"): Row(EVERYONE, object=True),

@@ -199,7 +199,7 @@ class TestLease:
         run.refresh_from_db()
         assert run.deadline_at > database_now() + timedelta(minutes=9)
 
-    @pytest.mark.parametrize("body", [{"wait": 26}, {"wait": -1}, {"wait": "long"}, {"password": "x"}, [1]])
+    @pytest.mark.parametrize("body", [{"wait": 26}, {"wait": -1}, {"wait": "long"}, {"password": "x"}, [], [1]])
     def test_refuses_a_body_that_is_not_one(self, machine: Machine, body: Any) -> None:
         answer = machine.api.post(f"/api/v1/hosts/{machine.host.id}/lease", body)
 
