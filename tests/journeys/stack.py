@@ -15,7 +15,7 @@ from tests import servers
 from tests.dispatch.test_crashes import database_url
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
 
 WIDTHS = (390, 820, 1024, 1440)
 SETTINGS = ["integrations", "integrations/add", "integrations/add/claude", "profiles", "profiles/new", "catalog"]

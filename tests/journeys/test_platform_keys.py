@@ -14,7 +14,7 @@ from rensei.core.clock import database_now
 from rensei.orgs.models import User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
 
 
 def set_metered(operator: Person, action: str) -> None:
