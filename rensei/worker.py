@@ -26,11 +26,13 @@ from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
 from rensei.workflows import execution as workflows
 
+# A worker that is killed keeps its job until the lease is over, and these are waited for.
+SHORT = timedelta(seconds=30)
 JOBS = [
-    Job(name="reap", every=timedelta(seconds=10), run=reaper.reap),
+    Job(name="reap", every=timedelta(seconds=10), run=reaper.reap, lease=SHORT),
     Job(name="advance-workflows", every=timedelta(seconds=1), run=workflows.advance_due, lease=workflows.LEASE),
-    Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal),
-    Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor),
+    Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
+    Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]

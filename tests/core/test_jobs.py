@@ -1,0 +1,64 @@
+"""Periodic jobs: one worker has each, and none keeps it by dying."""
+
+from datetime import timedelta
+
+import pytest
+
+from rensei import worker
+from rensei.core import jobs
+from rensei.core.clock import database_now
+from rensei.core.jobs import Job
+from rensei.core.models import DueJob
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+JOB = Job(name="sweep", every=timedelta(minutes=1), run=lambda: None, lease=timedelta(seconds=30))
+
+
+@pytest.fixture
+def due() -> Job:
+    """A job that is due, and that nobody has."""
+    assert not jobs.take(JOB)
+    return JOB
+
+
+def pass_by(span: timedelta) -> None:
+    for row in DueJob.objects.all():
+        row.due_at -= span
+        row.leased_until = row.leased_until and row.leased_until - span
+        row.save()
+
+
+class TestTake:
+    def test_gives_a_due_job_to_one(self, due):
+        assert jobs.take(due)
+        assert not jobs.take(due)
+
+    def test_waits_for_the_next_time(self, due):
+        jobs.take(due)
+        jobs.put_back(due)
+
+        assert not jobs.take(due)
+        pass_by(due.every)
+        assert jobs.take(due)
+
+    def test_takes_over_from_one_who_died_when_the_lease_is_over(self, due):
+        jobs.take(due)
+
+        pass_by(due.lease - timedelta(seconds=5))
+        assert not jobs.take(due)
+        pass_by(timedelta(seconds=6))
+
+        assert jobs.take(due)
+
+
+class TestTheWorkersJobs:
+    @pytest.mark.parametrize("name", ["reap", "seal-ledger", "anchor-ledger"])
+    def test_that_are_waited_for_do_not_rest_long_with_a_dead_worker(self, name):
+        (job,) = [job for job in worker.JOBS if job.name == name]
+        jobs.take(job)
+        jobs.take(job)
+
+        left = DueJob.objects.get(name=name).leased_until - database_now()
+
+        assert left <= timedelta(seconds=30)
