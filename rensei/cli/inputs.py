@@ -13,12 +13,22 @@ IMAGE_TYPES[".webp"] = "image/webp"
 
 
 def read_text(given: str) -> str:
-    """Take a text as it is, from standard input (`-`), or from a file (`@FILE`)."""
-    if given == "-":
+    """Take a text as it is, or from standard input (`-`)."""
+    return sys.stdin.read() if given == "-" else given
+
+
+def read_document(place: str) -> str:
+    """
+    Read a file, or standard input (`-`).
+
+    :raises Refused: if it cannot be read as text
+    """
+    if place == "-":
         return sys.stdin.read()
-    if given.startswith("@"):
-        return _read_file(Path(given[1:])).decode()
-    return given
+    try:
+        return _read_file(Path(place)).decode()
+    except UnicodeDecodeError as fault:
+        raise Refused("FILE_UNREADABLE", f"{place} is not a text in UTF-8.") from fault
 
 
 def read_secret(name: str) -> str:

@@ -15,7 +15,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def main() -> None:
     # Not resolved: the Python of a virtual environment is a link, and its own folder is what counts.
-    folder = Path(sys.executable).parent
+    install(Path(sys.executable).parent)
+
+
+def install(folder: Path) -> None:
+    """Write the command into a folder of programs."""
     if os.name == "nt":
         (folder / "rensei.cmd").write_text(
             f'@set "PYTHONPATH={CHECKOUT}"\n@"{sys.executable}" -P -m rensei.cli %*\n', encoding="utf-8"

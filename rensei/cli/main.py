@@ -12,6 +12,7 @@ from rensei.cli.commands import (
     settings,
     setup,
     worker,
+    workflows,
 )
 from rensei.cli.session import before_commands
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(before_commands)
-for nouns in (account, setup, projects, catalog, integrations, profiles, runs, settings, worker):
+for nouns in (account, setup, projects, catalog, integrations, profiles, runs, workflows, settings, worker):
     nouns.add_to(app)
 
 

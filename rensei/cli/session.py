@@ -176,10 +176,13 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
 
 def before_commands(ctx: typer.Context, **values: Any) -> None:
     """Keep the flags that stand before the subcommand."""
-    if values["version"]:
+    ctx.obj = _flags(values)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
         print(f"rensei {__version__}")
         raise typer.Exit
-    ctx.obj = _flags(values)
 
 
 def _flags(values: dict[str, Any]) -> Flags:
@@ -203,7 +206,10 @@ before_commands.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             "version",
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
-            annotation=Annotated[bool, typer.Option("--version", help="Show the version of this command")],
+            annotation=Annotated[
+                bool,
+                typer.Option("--version", is_eager=True, callback=_show_version, help="Show this command's version"),
+            ],
         ),
         *_global_parameters(),
     ]

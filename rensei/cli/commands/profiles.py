@@ -18,11 +18,11 @@ Effort = Annotated[str | None, typer.Option(help="Reasoning effort: low, medium,
 Scope = Annotated[str | None, typer.Option(help="organization or project")]
 ProjectId = Annotated[str | None, typer.Option(help="Project that the profile belongs to")]
 IntegrationId = Annotated[str | None, typer.Option(help="Key that byok uses; else the default one")]
-System = Annotated[str | None, typer.Option(help="System prompt; @FILE reads it from a file")]
+System = Annotated[str | None, typer.Option(help="System prompt; - reads standard input")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens")]
 PromptCaching = Annotated[str | None, typer.Option(help="ephemeral, static or off")]
 ProviderConfig = Annotated[
-    str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}; @FILE')
+    str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}')
 ]
 Default = Annotated[bool | None, typer.Option(help="Use it where a dispatch names none")]
 
@@ -194,9 +194,9 @@ def _body(**values: Any) -> dict[str, Any]:
 
 
 def read_json(given: str) -> Any:
-    """:raises Refused: if a text, or the file that it names, is not JSON"""
+    """:raises Refused: if a text is not JSON"""
     try:
-        return json.loads(read_text(given))
+        return json.loads(given)
     except ValueError as fault:
         raise Refused("JSON_INVALID", f"The provider config is not JSON: {fault}.") from fault
 

@@ -1,14 +1,13 @@
 """Projects and access policies."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rensei.cli.errors import Refused
-from rensei.cli.inputs import read_text
-from rensei.cli.output import Cell, Columns
+from rensei.cli.inputs import read_document
+from rensei.cli.output import Columns
 from rensei.cli.session import Session, command
 
 projects = typer.Typer(no_args_is_help=True, help="Projects of the organization.")
@@ -53,7 +52,7 @@ def show_policy(session: Session) -> None:
 def set_policy(
     session: Session,
     matrix: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="FILE|-",
             help='JSON such as {"*": {"shared": false}}: a row for all, a provider or a model; "-" reads it from input',
@@ -63,7 +62,7 @@ def set_policy(
 ) -> None:
     """Replace the policy of the organization, or of the project that --project names."""
     try:
-        document = json.loads(read_text(str(matrix)) if str(matrix) == "-" else read_text(f"@{matrix}"))
+        document = json.loads(read_document(matrix))
     except ValueError as fault:
         raise Refused("POLICY_INVALID", f"{matrix} is not JSON: {fault}.") from fault
     _show(session, session.client.put(_path(session), {"matrix": document}))
@@ -80,10 +79,11 @@ def _show(session: Session, policy: dict[str, Any]) -> None:
         session.output.json(policy)
         return
     modes = list(next(iter(policy["effective"].values())))
-    rows = [{"row": row, **verdicts} for row, verdicts in policy["effective"].items()]
-    columns: dict[str, Cell] = {"For": "row"}
-    for mode in modes:
-        columns[mode] = lambda row, mode=mode: _verdict(row[mode])
+    rows = [
+        {"row": row, **{mode: _verdict(verdict) for mode, verdict in verdicts.items()}}
+        for row, verdicts in policy["effective"].items()
+    ]
+    columns: Columns = {"For": "row", **{mode: mode for mode in modes}}
     session.output.table({"results": rows}, columns)
     session.output.note(f"Stored here: {json.dumps(policy['matrix'])}")
 

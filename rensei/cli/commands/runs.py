@@ -51,18 +51,16 @@ def add_to(app: typer.Typer) -> None:
 
 def dispatch(
     session: Session,
-    text: Annotated[
-        str, typer.Option("--input", metavar="TEXT|-", help="What to ask; - reads standard input, @FILE a file")
-    ],
+    text: Annotated[str, typer.Option("--input", metavar="TEXT|-", help="What to ask; - reads standard input")],
     profile: Annotated[str | None, typer.Option(help="Id of the profile; else the default one")] = None,
     pool: Annotated[str | None, typer.Option(help="Capacity pool")] = None,
     host: Annotated[str | None, typer.Option(help="Machine of a host-session run; else this one")] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt; @FILE reads it from a file")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt")] = None,
     effort: Annotated[str | None, typer.Option(help="Reasoning effort: low, medium, high")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens")] = None,
     context_window: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together, at most")] = None,
     provider_config: Annotated[
-        str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}; @FILE')
+        str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}')
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An image; may be repeated")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or only dispatch")] = True,
@@ -82,7 +80,7 @@ def dispatch(
         "projectId": session.project,
         "pool": pool,
         "hostId": host,
-        "system": read_text(system) if system is not None else None,
+        "system": system,
         "effort": effort,
         "maxTokens": max_tokens,
         "providerConfig": config or None,

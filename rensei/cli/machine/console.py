@@ -18,7 +18,7 @@ _LOOK_SECONDS_MAX = 40.0
 
 
 class Console:
-    """Sends the finished parameters as they are, signed by the profile of the SDK that was chosen, or the active one."""
+    """Sends the finished parameters as they are, signed by the chosen profile of the SDK, or by the active one."""
 
     name = "console"
 

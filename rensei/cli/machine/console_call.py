@@ -35,6 +35,12 @@ def main() -> None:
             _call(client, task["request"])
     except anthropic.AnthropicError as fault:
         _write({"type": "failure", **_failure(fault)})
+    except TypeError as fault:
+        # What the SDK raises where it finds no login at all.
+        if "authentication method" not in str(fault):
+            raise
+        missing = "The Anthropic SDK finds no login on this machine."
+        _write({"type": "failure", "code": "HOST_LOGIN_MISSING", "detail": missing, "fix": LOG_IN, "sent": False})
 
 
 def _call(client: "anthropic.Anthropic", request: dict[str, Any]) -> None:

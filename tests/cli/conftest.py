@@ -1,0 +1,95 @@
+"""A running Rensei, and somebody at a terminal who uses it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integrations import services as integrations
+from integrations.models import Integration
+from profiles import services as profiles
+from rensei.core.secret import Secret
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, Project, User
+from tests.cli.terminal import Terminal
+from tests.journeys.stack import Stack, start
+
+MODEL = "claude-sonnet-5-5"
+
+
+@pytest.fixture(scope="package")
+def stack(django_db_setup: None, simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The processes, for these tests alone: a worker would take the runs of others."""
+    with start(folder=tmp_path_factory.mktemp("stack"), simulator_url=simulator_process.url) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _vault(settings: Any, tmp_path: Path) -> None:
+    """Only the running server seals, with its own keys; tests that need it name `server`."""
+
+
+@pytest.fixture
+def server(transactional_db: None, stack: Stack, simulator: Any, settings: Any, catalog: None) -> Stack:
+    """The running server, with an empty database but for the catalog."""
+    settings.RENSEI_VAULT_KEYRING = stack.keyring
+    settings.DATA_DIR = stack.folder
+    settings.PUBLIC_URL = stack.url
+    return stack
+
+
+@pytest.fixture
+def ada_access(acme: Org, ada: User, access_of: Callable[..., Access]) -> Access:
+    return access_of(ada)
+
+
+@pytest.fixture
+def make_token(server: Stack, ada_access: Access) -> Callable[..., str]:
+    def make(access: Access = ada_access, **options: Any) -> str:
+        _, secret = orgs.create_token(access, name="terminal", **options)
+        return secret.reveal()
+
+    return make
+
+
+@pytest.fixture
+def make_terminal(server: Stack, tmp_path: Path) -> Callable[..., Terminal]:
+    def make(name: str = "ada", **variables: str) -> Terminal:
+        return Terminal(tmp_path / name, {"RENSEI_API_URL": server.url, **variables})
+
+    return make
+
+
+@pytest.fixture
+def terminal(make_terminal: Callable[..., Terminal], make_token: Callable[..., str]) -> Terminal:
+    """Ada's terminal, signed in by the environment."""
+    return make_terminal(RENSEI_AUTH_TOKEN=make_token())
+
+
+@pytest.fixture
+def machine(make_terminal: Callable[..., Terminal], make_token: Callable[..., str]) -> Terminal:
+    """Ada's machine, registered by `rensei setup`, without a login to Anthropic."""
+    signed_in = make_terminal("machine")
+    signed_in.succeed("rensei setup --token - --login none", given=make_token())
+    return signed_in
+
+
+@pytest.fixture
+def connected(ada_access: Access, server: Stack, make_key: Callable[..., str]) -> Integration:
+    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
+
+
+@pytest.fixture
+def make_profile(ada_access: Access, server: Stack) -> Callable[..., str]:
+    def make(*, name: str = "quick", auth_modes: tuple[str, ...] = ("byok",), **fields: Any) -> str:
+        chosen = {"provider": "claude", "model_id": MODEL, **fields}
+        return profiles.create_profile(ada_access, name=name, auth_modes=list(auth_modes), **chosen).public_id
+
+    return make
+
+
+@pytest.fixture
+def my_project(acme: Org, project: Project) -> Project:
+    return project

@@ -1,0 +1,82 @@
+"""Somebody at a terminal: a home of their own, the `rensei` command, and a shell that runs what is printed."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rensei.cli import install
+
+SECONDS_MAX = 100
+
+
+@dataclass
+class Terminal:
+    """A home folder. Nothing of the machine that the tests run on reaches the commands."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.programs = self.home / "bin"
+        self.programs.mkdir(parents=True)
+        install.install(self.programs)
+
+    def environment(self) -> dict[str, str]:
+        path = f"{self.programs}:/usr/local/bin:/usr/bin:/bin"
+        return {"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8", **self.variables}
+
+    def run(self, line: str, *, given: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Have a shell run what somebody typed."""
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            input=given,
+            cwd=self.home,
+            env=self.environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
+        )
+
+    def succeed(self, line: str, *, given: str = "", **variables: str) -> str:
+        """Run a line that has to succeed, and give what it wrote."""
+        result = self.run(line, given=given, **variables)
+        assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def read(self, line: str, **variables: str) -> Any:
+        """Run a line that writes JSON."""
+        return json.loads(self.succeed(line, **variables))
+
+    def start(self, line: str) -> "subprocess.Popen[str]":
+        """Start a line that goes on by itself, in a group of its own as a shell does."""
+        return subprocess.Popen(
+            ["bash", "-c", f"exec {line}"],
+            cwd=self.home,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / ".config/rensei/config.json"
+
+    def config(self) -> Mapping[str, Any]:
+        document: dict[str, Any] = json.loads(self.config_file.read_text())
+        return document
+
+    def everything_kept(self) -> bytes:
+        """All that this command wrote into the home."""
+        return b"".join(path.read_bytes() for path in (self.home / ".config/rensei").rglob("*") if path.is_file())
+
+    def install_program(self, name: str, text: str) -> None:
+        program = self.programs / name
+        program.write_text(text)
+        program.chmod(0o755)
