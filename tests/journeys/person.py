@@ -9,8 +9,10 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 from rensei.orgs.models import User
 
 PASSWORD = "correct horse battery"
-# A refusal has its own status, which the browser notes. It is no mistake of the page.
-REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d ")
+# The browser notes a refusal by its status, and htmx a preview that a newer one has replaced. Neither is a mistake.
+EXPECTED = re.compile(
+    r"Failed to load resource: the server responded with a status of 4\d\d |htmx:(afterRequest|sendAbort)\b"
+)
 
 
 class Person:
@@ -79,7 +81,7 @@ class Person:
         return self.page.get_by_role("region", name=name, exact=True)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not REFUSED.match(message.text):
+        if message.type in ("error", "warning") and not EXPECTED.match(message.text):
             self.complaints.append(f"{self.page.url}: {message.text}")
 
     def _notice(self, request: Request) -> None:
