@@ -173,10 +173,11 @@ def _prices_allowed(bands: Sequence[UnitPrices], line: CostEvent) -> list[UnitPr
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
     """Compare the run's own figures with the sum of its lines."""
-    expected, found = reconciliation.usage_of(lines).as_dict(), Usage.from_dict(run.usage).as_dict()
-    for name, count in expected.items():
-        if found[name] != count:
-            yield _difference("run-usage", run.org_id, f"{name} of {run.id}", count, found[name])
+    expected, found = reconciliation.usage_of(lines), Usage.from_dict(run.usage)
+    if expected != found:
+        for (name, count), other in zip(expected.as_dict().items(), found.as_dict().values(), strict=True):
+            if count != other:
+                yield _difference("run-usage", run.org_id, f"{name} of {run.id}", count, other)
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
     amount = sum(known) if lines and len(known) == len(lines) else None
