@@ -1,32 +1,69 @@
 """What operators see of the money, and the one thing that they flip: metered, for an organization."""
 
+from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
-from django.db.models import F, Model, QuerySet, Sum
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
 
-from billing import services
-from billing.models import BillingSetting, CostEvent, Entitlement, SharedUsage, UsageDaily
+from billing import services, statements
+from billing.models import BillingSetting, BudgetUsage, CostEvent, Entitlement, SharedUsage, Statement, UsageDaily
+from billing.sums import exact_sum
+from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.orgs.admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 
+class EntitlementForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The budget is typed in dollars and kept in picodollars."""
+
+    monthly_budget_usd = forms.DecimalField(
+        label="Monthly budget, USD",
+        required=False,
+        min_value=0,
+        max_value=9_000_000,  # An amount is at most 2^63 picodollars.
+        decimal_places=12,
+        help_text="The most that metered runs may cost in a UTC month. Empty: no budget.",
+    )
+
+    class Meta:
+        model = Entitlement
+        fields = ["metered_enabled", "monthly_budget_usd", "shared_runs_per_day"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["monthly_budget_usd"] = dollars(self.instance.monthly_budget_picodollars)
+
+    def changes(self) -> dict[str, Any]:
+        """What was changed, by the name of the model's field."""
+        changed = {name: self.cleaned_data[name] for name in self.changed_data}
+        if "monthly_budget_usd" in changed:
+            budget: Decimal | None = changed.pop("monthly_budget_usd")
+            changed["monthly_budget_picodollars"] = None if budget is None else int(budget * PICODOLLARS_PER_DOLLAR)
+        return changed
+
+
 @admin.register(Entitlement)
 class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ["org", "metered_enabled", "shared_runs_per_day", "updated_at"]
+    form = EntitlementForm
+    list_display = ["org", "metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
     list_filter = ["metered_enabled"]
     list_select_related = ["org"]
     search_fields = ["org__slug", "org__name"]
     ordering = ["org__slug"]
-    fields = ["org", "metered_enabled", "shared_runs_per_day", "updated_at"]
+    fields = ["org", "metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
     readonly_fields = ["org", "updated_at"]
-    actions = ["enable_metered", "disable_metered"]
+    actions = ["enable_metered", "disable_metered", "close_statements"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Each organization is made with its row."""
@@ -35,10 +72,13 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    @admin.display(description="Monthly budget, USD", ordering="monthly_budget_picodollars")
+    def monthly_budget_usd(self, row: Entitlement) -> str | None:
+        return dollars(row.monthly_budget_picodollars)
+
     def save_model(self, request: HttpRequest, obj: Entitlement, form: Any, change: bool) -> None:
         if form.changed_data:
-            changes = {name: form.cleaned_data[name] for name in form.changed_data}
-            services.change_entitlement(obj, actor_user=operator(request), **changes)
+            services.change_entitlement(obj, actor_user=operator(request), **form.changes())
 
     @admin.action(description="Enable metered", permissions=["change"])
     def enable_metered(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
@@ -47,6 +87,28 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description="Disable metered", permissions=["change"])
     def disable_metered(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
         return self._set_metered(request, queryset, enabled=False)
+
+    @admin.action(description="Close statements of past months", permissions=["change"])
+    def close_statements(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
+        org_ids = list(queryset.values_list("org_id", flat=True))
+        if "confirmed" in request.POST:
+            closed = statements.close(org_ids=org_ids, actor_user=operator(request))
+            self.message_user(request, f"{len(closed)} statement(s) closed.", messages.SUCCESS)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Close statements of past months",
+            "opts": self.opts,
+            "media": self.media,
+            "action": request.POST["action"],
+            "org_ids": org_ids,
+            "months": [
+                (org, summary, dollars(summary.total_picodollars))
+                for org, summary in statements.closable(org_ids, now=database_now())
+            ],
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/billing/entitlement/confirm_close.html", context)
 
     def _set_metered(
         self, request: HttpRequest, queryset: QuerySet[Entitlement], *, enabled: bool
@@ -100,6 +162,17 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             services.change_setting(obj, actor_user=operator(request), **form.cleaned_data)
 
 
+class CappedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts no further than anybody turns pages, because counting a ledger means reading all of it."""
+
+    MOST = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        assert isinstance(self.object_list, QuerySet)
+        return self.object_list.order_by()[: self.MOST].count()
+
+
 class LedgerAdmin(ReadOnlyAdmin):
     """A list of money with the totals of what the filters leave."""
 
@@ -110,10 +183,17 @@ class LedgerAdmin(ReadOnlyAdmin):
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if "cl" in context:
-            rows = context["cl"].queryset
-            context["amount_usd"] = dollars(exact_sum(rows, "amount_picodollars"))
-            context["billed_usd"] = dollars(exact_sum(rows, "billed_picodollars"))
+            rows = self.rows_to_sum(context["cl"])
+            context["summed"] = rows is not None
+            if rows is not None:
+                context["amount_usd"] = dollars(exact_sum(rows, "amount_picodollars"))
+                context["billed_usd"] = dollars(exact_sum(rows, "billed_picodollars"))
         return response
+
+    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
+        """Give rows that add up to what the filters leave. None where that would read a whole ledger."""
+        rows: QuerySet[Any] = changelist.queryset
+        return rows
 
     @admin.display(description="Amount, USD", ordering="amount_picodollars")
     def amount_usd(self, row: CostEvent | UsageDaily) -> str | None:
@@ -126,6 +206,7 @@ class LedgerAdmin(ReadOnlyAdmin):
 
 @admin.register(CostEvent)
 class CostEventAdmin(LedgerAdmin):
+    paginator = CappedPaginator
     change_list_template = "admin/billing/ledger.html"
     date_hierarchy = "occurred_at"
     list_display = [
@@ -146,6 +227,14 @@ class CostEventAdmin(LedgerAdmin):
     search_fields = ["org__slug", "=run_id", "=attempt_id", "=provider_request_id"]
     search_help_text = "Organization's slug, or the exact id of a run, an attempt or a provider request"
     ordering = ["-id"]
+
+    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
+        """What the roll-ups can filter, they also sum. For the rest a period or a search is needed."""
+        asked = {name: values[-1] for name, values in changelist.get_filters_params().items()}
+        if not changelist.query and asked.keys() <= {"auth_mode__exact", "provider__exact"}:
+            return UsageDaily.objects.filter(**asked)
+        in_a_period = any(name.startswith("occurred_at__") for name in asked)
+        return super().rows_to_sum(changelist) if in_a_period or changelist.query else None
 
 
 @admin.register(UsageDaily)
@@ -169,6 +258,39 @@ class UsageDailyAdmin(LedgerAdmin):
     ordering = ["-day", "-id"]
 
 
+@admin.register(Statement)
+class StatementAdmin(ReadOnlyAdmin):
+    """The closed statements. Open ones are closed by an action on the entitlements."""
+
+    list_display = ["month", "org", "total_usd", "closed_at", "closed_by", "digest"]
+    list_select_related = ["org"]
+    date_hierarchy = "month"
+    search_fields = ["org__slug", "=digest"]
+    ordering = ["-month", "org__slug"]
+
+    @admin.display(description="Total, USD", ordering="total_picodollars")
+    def total_usd(self, row: Statement) -> str | None:
+        return dollars(row.total_picodollars)
+
+
+@admin.register(BudgetUsage)
+class BudgetUsageAdmin(ReadOnlyAdmin):
+    """What metered runs cost in the newest month, and what live ones may still cost."""
+
+    list_display = ["org", "month", "used_usd", "held_usd"]
+    list_select_related = ["org"]
+    search_fields = ["org__slug"]
+    ordering = ["org__slug"]
+
+    @admin.display(description="Used, USD", ordering="used")
+    def used_usd(self, row: BudgetUsage) -> str | None:
+        return dollars(row.used)
+
+    @admin.display(description="Held, USD", ordering="held")
+    def held_usd(self, row: BudgetUsage) -> str | None:
+        return dollars(row.held)
+
+
 @admin.register(SharedUsage)
 class SharedUsageAdmin(ReadOnlyAdmin):
     list_display = ["day", "org", "used", "held"]
@@ -182,11 +304,3 @@ def operator(request: HttpRequest) -> User:
     """Name the person whom the admin has let in."""
     assert isinstance(request.user, User)
     return request.user
-
-
-def exact_sum(rows: QuerySet[Any], column: str) -> int:
-    """Add a column up in two parts, because the whole may pass 2^63, where SQLite has no whole numbers left."""
-    parts = rows.order_by().aggregate(
-        whole=Sum(F(column) / PICODOLLARS_PER_DOLLAR), rest=Sum(F(column) % PICODOLLARS_PER_DOLLAR)
-    )
-    return (parts["whole"] or 0) * PICODOLLARS_PER_DOLLAR + (parts["rest"] or 0)

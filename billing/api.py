@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import ledger_csv, quota, reports
+from billing import budget, ledger_csv, quota, reports
 from billing.models import CostEvent
 from billing.services import is_metered_enabled
 from rensei.core.api import CamelSerializer, CursorPages
@@ -202,16 +202,24 @@ class Entitlements(APIView):
             limit = serializers.IntegerField()
             resets_at = serializers.DateTimeField()
 
+        class Budget(CamelSerializer):
+            """The month's budget for metered runs. `held` is the most that live runs may still cost."""
+
+            limit_usd = DollarsField(source="limit")
+            used_usd = DollarsField(source="used")
+            held_usd = DollarsField(source="held")
+            resets_at = serializers.DateTimeField()
+
         metered_enabled = serializers.BooleanField()
         shared = SharedQuota()
-        budget = serializers.JSONField(allow_null=True, help_text="Null: no monthly budget is set")
+        budget = Budget(allow_null=True, help_text="Null: no monthly budget is set")
 
     def get(self, request: Request) -> Response:
-        org = caller(request).org
+        org, now = caller(request).org, database_now()
         answer = {
             "metered_enabled": is_metered_enabled(org.pk),
-            "shared": quota.shared_quota(org, database_now()),
-            "budget": None,
+            "shared": quota.shared_quota(org, now),
+            "budget": budget.budget_of(org, now),
         }
         return Response(self.Answer(answer).data)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from django.conf import settings
-from django.db.models import BigIntegerField, Case, F, Subquery, Value, When
-from django.db.models.functions import Coalesce, Greatest
-from django.db.models.lookups import LessThanOrEqual
+from django.db.models import BigIntegerField, Case, F, Q, Subquery, Value, When
+from django.db.models.functions import Greatest
+from django.db.models.lookups import IsNull, LessThanOrEqual
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from billing.months import end_of, month_of
@@ -17,7 +17,8 @@ from rensei.core.money import dollars
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
 
-UNLIMITED = 2**63 - 1
+# The largest whole number of the databases. A month that has come to as much stays there: it is beyond every budget.
+BEYOND = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +118,10 @@ def require_room(budget: Budget, *, picodollars: int) -> None:
 
 
 def _take(*, org_id: str, month: date, picodollars: int) -> bool:
-    limit = Coalesce(
-        Subquery(Entitlement.objects.filter(org_id=org_id).values("monthly_budget_picodollars")),
-        Value(UNLIMITED),
-        output_field=BigIntegerField(),
+    limit = Subquery(
+        Entitlement.objects.filter(org_id=org_id).values("monthly_budget_picodollars"), output_field=BigIntegerField()
     )
-    room = LessThanOrEqual(_used_in(month) + F("held") + picodollars, limit)
+    room = Q(IsNull(limit, True)) | Q(LessThanOrEqual(_used_in(month), limit - F("held") - picodollars))
     # The row belongs to the newest month that anyone has seen, so clocks a moment apart do not undo one another.
     return bool(
         BudgetUsage.objects.filter(room, org_id=org_id).update(
@@ -132,10 +131,12 @@ def _take(*, org_id: str, month: date, picodollars: int) -> bool:
 
 
 def _add(*, org_id: str, month: date, billed: int) -> bool:
+    billed = min(billed, BEYOND)
     used = Case(
-        When(month=month, then=F("used") + billed),
+        When(month__gt=month, then=F("used")),
         When(month__lt=month, then=Value(billed)),
-        default=F("used"),
+        When(used__gte=BEYOND - max(billed, 0), then=Value(BEYOND)),
+        default=F("used") + billed,
         output_field=BigIntegerField(),
     )
     return bool(BudgetUsage.objects.filter(org_id=org_id).update(used=used, month=Greatest(F("month"), Value(month))))

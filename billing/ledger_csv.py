@@ -65,6 +65,11 @@ async def write_async(events: QuerySet[CostEvent]) -> AsyncIterator[str]:
         yield part
 
 
+def cell(value: str | None) -> str:
+    """Write a text so that a spreadsheet takes it for nothing else."""
+    return f"'{value}" if value and value.startswith(FORMULA) else value or ""
+
+
 def _pages(events: QuerySet[CostEvent]) -> Iterator[list[CostEvent]]:
     """Each page begins after the last id of the one before, so no cursor stays open while a slow client reads."""
     page = list(events[:PAGE])
@@ -76,14 +81,10 @@ def _pages(events: QuerySet[CostEvent]) -> Iterator[list[CostEvent]]:
 def _cells(event: CostEvent) -> list[object]:
     return [
         event.occurred_at.astimezone(UTC).isoformat(),
-        *(_text(getattr(event, name)) for name in TEXTS),
+        *(cell(getattr(event, name)) for name in TEXTS),
         *(getattr(event, name) for name in COUNTS),
         dollars(event.amount_picodollars) or "",
         event.billed,
         dollars(event.billed_picodollars),
         event.estimated,
     ]
-
-
-def _text(value: str | None) -> str:
-    return f"'{value}" if value and value.startswith(FORMULA) else value or ""

@@ -73,8 +73,8 @@ class BudgetUsage(models.Model):
     """
     What an organization's metered runs cost it in the newest UTC month, and what those that are live may still cost.
 
-    `used` is the sum of the month's billed amounts. It begins anew with the month; `held` goes on, because a run that
-    is live over midnight of the last day is billed in the new month.
+    `used` is the sum of the month's billed amounts, or 2^63 - 1 where that is more. It begins anew with the month;
+    `held` goes on, because a run that is live over midnight of the last day is billed in the new month.
     """
 
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="budget_usage")

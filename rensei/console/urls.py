@@ -12,6 +12,7 @@ from rensei.console.views import (
     profiles,
     runs,
     settings,
+    statements,
     usage,
 )
 
@@ -23,6 +24,9 @@ org_patterns = [
     path("playground", playground.playground, name="playground"),
     path("usage", usage.usage, name="usage"),
     path("usage/ledger.csv", usage.ledger, name="usage-ledger"),
+    path("usage/statements", statements.statements, name="statements"),
+    path("usage/statements/<str:month>.csv", statements.statement_csv, name="statement-csv"),
+    path("usage/statements/<str:month>", statements.statement, name="statement"),
     path("settings/integrations", integrations.integrations, name="integrations"),
     path("settings/integrations/add", integrations.add, name="integration-add"),
     path("settings/integrations/add/<str:provider>", integrations.connect, name="integration-connect"),

@@ -119,6 +119,31 @@ class TestLedger:
 
         assert totals(page) == ["22500000.000075", "22500000.000075"]
 
+    def test_totals_a_period_and_asks_for_one_where_it_would_read_everything(
+        self, admin: Client, charge: Callable[..., CostEvent]
+    ) -> None:
+        charge()
+        charge(occurred_at=NOON + timedelta(days=40))
+
+        march = admin.get("/admin/billing/costevent/?occurred_at__year=2026&occurred_at__month=3").content.decode()
+        charges = admin.get("/admin/billing/costevent/?kind__exact=charge").content.decode()
+
+        assert totals(march) == ["0.007500", "0.007500"]
+        assert "Choose a period" in charges
+
+    def test_counts_no_further_than_anybody_turns_pages(
+        self, admin: Client, charge: Callable[..., CostEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("billing.admin.CappedPaginator.MOST", 2)
+        monkeypatch.setattr("billing.admin.CostEventAdmin.list_per_page", 1)
+        lines = [charge() for _ in range(3)]
+
+        page = admin.get("/admin/billing/costevent/?p=2").content.decode()
+
+        assert [line.pk in page for line in lines] == [False, True, False]
+        assert "2 cost events" in page
+        assert totals(page) == ["0.022500", "0.022500"]
+
     def test_finds_the_lines_of_a_run(self, admin: Client, charge: Callable[..., CostEvent]) -> None:
         line, other = charge(), charge()
 

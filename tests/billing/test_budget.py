@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.test import Client
+from rest_framework.test import APIClient
 
 from billing.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement, UsageDaily
+from billing.months import end_of, month_of
 from billing.services import Charge, record_adjustment, record_charges
+from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
-from rensei.orgs.models import Org
+from rensei.orgs.models import AuditEvent, Org, User
 from tests.billing.conftest import NOON
 
 CENT = 10**10
@@ -214,6 +218,21 @@ class TestAddBilled:
 
         assert row() == (date(2027, 1, 1), line.billed_picodollars, 0)
 
+    def test_stays_beyond_every_budget_once_it_passes_the_databases_whole_numbers(
+        self, acme: Org, charge: Callable[..., CostEvent], limit: Callable[..., None]
+    ) -> None:
+        dear = Usage(output_tokens=300_000_000_000)
+        line, _ = charge(usage=dear), charge(usage=dear)
+        with transaction.atomic():
+            record_adjustment(charge=line, usage=Usage(), estimated=False, billed=True, occurred_at=NOON)
+
+        take(acme, "run_1", CENT)
+        limit(9_000_000 * 10**12)
+
+        assert row() == (date(2026, 3, 1), 2**63 - 1, CENT)
+        with pytest.raises(MeteredBudgetExceeded):
+            take(acme, "run_2", CENT)
+
     def test_is_what_the_roll_ups_say_of_the_month(
         self, make_charge: Callable[..., Charge], acme: Org, eve: Any
     ) -> None:
@@ -297,6 +316,80 @@ class TestRequireRoom:
         with pytest.raises(MeteredBudgetExceeded) as refused:
             take(acme, "run_2", 7)
         assert (foreseen.value.detail, foreseen.value.extra) == (refused.value.detail, refused.value.extra)
+
+
+class TestRest:
+    def test_says_what_is_left_of_the_budget(
+        self, acme: Org, ada: User, api_as: Callable[..., APIClient], limit: Callable[..., None], make_charge: Any
+    ) -> None:
+        now = database_now()
+        limit(CENT)
+        with transaction.atomic():
+            record_charges([make_charge(occurred_at=now)])
+        take(acme, "run_1", 7, now=now)
+
+        answer = api_as(ada).get("/api/v1/entitlements").json()
+
+        assert answer["budget"] == {
+            "limitUsd": "0.010000",
+            "usedUsd": "0.007500",
+            "heldUsd": "0.000000000007",
+            "resetsAt": end_of(month_of(now)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+class TestPage:
+    def test_shows_the_budget_where_there_is_one(
+        self, acme: Org, ada: User, page_as: Callable[[User], Client], limit: Callable[..., None]
+    ) -> None:
+        page = page_as(ada)
+        without = page.get("/o/acme/usage").content.decode()
+        limit(5 * CENT)
+        take(acme, "run_1", 4 * CENT, now=database_now())
+
+        shown = page.get("/o/acme/usage").content.decode()
+
+        assert "Metered budget" not in without
+        assert "$0.00 of $0.05 used, up to $0.04 held by live runs" in shown
+        assert "80 percent of the metered budget" in shown
+
+
+class TestAdmin:
+    URL = "/admin/billing/entitlement/"
+
+    def test_takes_the_budget_in_dollars(self, acme: Org, grace: User, page_as: Callable[[User], Client]) -> None:
+        admin = page_as(grace)
+        page = f"{self.URL}{acme.pk}/change/"
+
+        admin.post(page, {"metered_enabled": "on", "monthly_budget_usd": "25.5"})
+
+        entitlement = Entitlement.objects.get(org=acme)
+        assert (entitlement.metered_enabled, entitlement.monthly_budget_picodollars) == (True, 25_500_000_000_000)
+        assert 'value="25.500000"' in admin.get(page).content.decode()
+        assert AuditEvent.objects.get(action="entitlement.changed").detail == {
+            "metered_enabled": True,
+            "monthly_budget_picodollars": 25_500_000_000_000,
+        }
+
+    def test_takes_it_away_when_it_is_emptied(
+        self, acme: Org, grace: User, page_as: Callable[[User], Client], limit: Callable[..., None]
+    ) -> None:
+        limit(CENT)
+
+        page_as(grace).post(f"{self.URL}{acme.pk}/change/", {"monthly_budget_usd": ""})
+
+        assert Entitlement.objects.get(org=acme).monthly_budget_picodollars is None
+
+    @pytest.mark.parametrize("typed", ["-1", "9000001", "0.0000000000001", "much"])
+    def test_refuses_what_is_no_budget(
+        self, acme: Org, grace: User, page_as: Callable[[User], Client], limit: Callable[..., None], typed: str
+    ) -> None:
+        limit(CENT)
+
+        answer = page_as(grace).post(f"{self.URL}{acme.pk}/change/", {"monthly_budget_usd": typed})
+
+        assert answer.status_code == 200
+        assert Entitlement.objects.get(org=acme).monthly_budget_picodollars == CENT
 
 
 @pytest.mark.django_db(transaction=True)

@@ -13,13 +13,22 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from billing.budget import Budget
 from billing.quota import SharedQuota
 from rensei.core.auth_modes import PAYER_OF, AuthMode
-from rensei.core.money import PICODOLLARS_PER_DOLLAR
+from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.usage import Usage
 
 register = template.Library()
 CENT = Decimal("0.01")
+TOKEN_CLASSES = {
+    "input": "Input",
+    "cache_read": "Cache read",
+    "cache_write_5m": "Cache write, 5 minutes",
+    "cache_write_1h": "Cache write, 1 hour",
+    "output": "Output",
+    "web_search": "Web searches",
+}
 VERDICTS = {
     "chosen": "Chosen",
     "allowed": "Allowed, not needed",
@@ -65,6 +74,17 @@ def usd(picodollars: int | None) -> str:
     places = max(4, -amount.adjusted() + 2)
     whole, _, fraction = f"{amount:.{places}f}".partition(".")
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+@register.filter
+def usd_exact(picodollars: int) -> str:
+    """Write an amount in dollars to its last decimal, for figures that have to add up."""
+    return f"{'−' if picodollars < 0 else ''}${dollars(abs(picodollars))}"
+
+
+@register.filter
+def token_class(name: str) -> str:
+    return TOKEN_CLASSES[name]
 
 
 @register.filter
@@ -178,6 +198,13 @@ def system_text(system: str | list[dict[str, Any]]) -> str:
 @register.filter
 def quota_left(quota: SharedQuota) -> int:
     return max(0, quota.limit - quota.used)
+
+
+@register.filter
+def budget_percent(budget: Budget) -> int:
+    """How much of the budget is used or held."""
+    taken = max(0, budget.used + budget.held)
+    return min(100, round(100 * taken / budget.limit)) if budget.limit else 100
 
 
 @register.filter

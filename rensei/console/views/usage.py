@@ -7,7 +7,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from billing import ledger_csv, reports
+from billing import budget, ledger_csv, reports
 from billing.models import CostEvent, UsageDaily
 from billing.services import is_metered_enabled
 from rensei.console import charts
@@ -43,6 +43,7 @@ def usage(request: PageRequest) -> HttpResponse:
         "modes": used,
         "month": reports.month_to_date(org, now),
         "quota": reports.shared_quota(org, now),
+        "budget": budget.budget_of(org, now),
         "metered": is_metered_enabled(org.pk),
         "profiles": reports.usage_by(org, start=start, end=today, group_by="profile")[:TOP],
         "projects": reports.usage_by(org, start=start, end=today, group_by="project")[:TOP],

@@ -1,0 +1,249 @@
+"""
+The monthly statement: what an organization owes the platform for one UTC month, line by line.
+
+An open statement is read from the ledger. When the month is over, an operator closes it; from then on it says what it
+said then, and a correction that is written later belongs to the month in which it is written.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+
+from django.db.models import Sum
+from django.db.models.functions import TruncMonth
+
+from billing.models import CostEvent, Statement, UsageDaily
+from billing.months import end_of, month_of, start_of
+from billing.sums import parts_of, whole_of
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound
+from rensei.core.transactions import durable
+from rensei.orgs.access import record_operator
+from rensei.orgs.models import Org, OrgScopedQuerySet, User
+
+# Each class of tokens, with the columns of its counts and of its unit prices.
+CLASSES = {
+    "input": ("input_tokens", "input_picodollars"),
+    "cache_read": ("cache_read_tokens", "cache_read_picodollars"),
+    "cache_write_5m": ("cache_write_5m_tokens", "cache_write_5m_picodollars"),
+    "cache_write_1h": ("cache_write_1h_tokens", "cache_write_1h_picodollars"),
+    "output": ("output_tokens", "output_picodollars"),
+    "web_search": ("web_search_requests", "web_search_picodollars"),
+}
+# A settlement takes its time of the clock before it writes, and tries again while the database is away.
+SETTLED_AFTER = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementLine:
+    """So many tokens of one class, or web searches, of one model at one price."""
+
+    provider: str
+    served_model_id: str
+    token_class: str
+    count: int
+    unit_picodollars: int
+
+    @property
+    def amount_picodollars(self) -> int:
+        return self.count * self.unit_picodollars
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementAdjustment:
+    """A correction that was written in the month, of a charge of this month or of one before."""
+
+    id: str
+    occurred_at: str
+    charge_id: str
+    run_id: str
+    provider: str
+    served_model_id: str
+    amount_picodollars: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonthlyStatement:
+    """One month of an organization. Its total is the sum of its lines and adjustments, and of nothing else."""
+
+    month: date
+    lines: Sequence[StatementLine]
+    adjustments: Sequence[StatementAdjustment]
+    closed_at: datetime | None = None
+    digest: str = ""
+
+    @property
+    def total_picodollars(self) -> int:
+        lines = sum(line.amount_picodollars for line in self.lines)
+        return lines + sum(adjustment.amount_picodollars for adjustment in self.adjustments)
+
+    @property
+    def name(self) -> str:
+        return f"{self.month:%Y-%m}"
+
+    @classmethod
+    def of(cls, stored: Statement) -> Self:
+        return cls(
+            month=stored.month,
+            lines=[StatementLine(**line) for line in stored.lines],
+            adjustments=[StatementAdjustment(**adjustment) for adjustment in stored.adjustments],
+            closed_at=stored.closed_at,
+            digest=stored.digest,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementSummary:
+    """A month in the list of statements."""
+
+    month: date
+    total_picodollars: int
+    closed_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.month:%Y-%m}"
+
+
+def summaries(org: Org, *, now: datetime) -> list[StatementSummary]:
+    """List the months of an organization, newest first: this one, those with metered calls, and those closed."""
+    closed = {row.month: row for row in Statement.objects.for_org(org).defer("lines", "adjustments")}
+    open_totals = {month_of(now): 0, **_billed_by_month(UsageDaily.objects.for_org(org))}
+    return [
+        StatementSummary(
+            month=month,
+            total_picodollars=closed[month].total_picodollars if month in closed else open_totals[month],
+            closed_at=closed[month].closed_at if month in closed else None,
+        )
+        for month in sorted({*closed, *open_totals}, reverse=True)
+    ]
+
+
+def statement(org: Org, name: str, *, now: datetime) -> MonthlyStatement:
+    """
+    Give the statement of a month such as `2026-03`: the closed one, else what it would say now.
+
+    :raises NotFound: if the organization has no such month
+    """
+    month = _month_named(name)
+    stored = Statement.objects.for_org(org).filter(month=month).first()
+    if stored is not None:
+        return MonthlyStatement.of(stored)
+    if not any(summary.month == month for summary in summaries(org, now=now)):
+        raise NotFound
+    return read_ledger(org, month)
+
+
+def read_ledger(org: Org, month: date) -> MonthlyStatement:
+    """Read from the ledger what an organization owes for a month."""
+    events = CostEvent.objects.for_org(org).filter(occurred_at__gte=start_of(month), occurred_at__lt=end_of(month))
+    owed = events.filter(auth_mode=AuthMode.METERED).exclude(billed_picodollars=0)
+    return MonthlyStatement(month=month, lines=_lines(owed), adjustments=_adjustments(owed))
+
+
+def closable(org_ids: Iterable[str], *, now: datetime) -> list[tuple[Org, StatementSummary]]:
+    """The open months of the organizations that are over, oldest first."""
+    return [
+        (org, summary)
+        for org in Org.objects.filter(pk__in=org_ids).order_by("slug")
+        for summary in reversed(summaries(org, now=now))
+        if summary.closed_at is None and end_of(summary.month) + SETTLED_AFTER <= now
+    ]
+
+
+def close(*, org_ids: Iterable[str], actor_user: User) -> list[Statement]:
+    """Close all months of the organizations that are over. Each statement then stays as it is."""
+    with durable():
+        now = database_now()
+        return [_close(org, summary.month, now, actor_user) for org, summary in closable(org_ids, now=now)]
+
+
+def digest_of(org_id: str, month: date, lines: Any, adjustments: Any, total_picodollars: int) -> str:
+    """Digest everything that a closed statement says."""
+    said = [org_id, month.isoformat(), lines, adjustments, total_picodollars]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _close(org: Org, month: date, now: datetime, actor_user: User) -> Statement:
+    found = read_ledger(org, month)
+    lines = [asdict(line) for line in found.lines]
+    adjustments = [asdict(adjustment) for adjustment in found.adjustments]
+    total = found.total_picodollars
+    closed: Statement = Statement.objects.create(
+        org=org,
+        month=month,
+        lines=lines,
+        adjustments=adjustments,
+        total_picodollars=total,
+        digest=digest_of(org.pk, month, lines, adjustments, total),
+        closed_at=now,
+        closed_by=actor_user.email,
+    )
+    record_operator(
+        actor_user,
+        "statement.closed",
+        object_id=found.name,
+        org=org,
+        total_picodollars=total,
+        digest=closed.digest,
+    )
+    return closed
+
+
+def _month_named(name: str) -> date:
+    """:raises NotFound: if it is not the name of a month"""
+    if not re.fullmatch(r"2\d{3}-(0[1-9]|1[0-2])", name, flags=re.ASCII):
+        raise NotFound
+    return date.fromisoformat(f"{name}-01")
+
+
+def _billed_by_month(days: OrgScopedQuerySet) -> dict[date, int]:
+    metered = days.filter(auth_mode=AuthMode.METERED).annotate(month=TruncMonth("day")).values("month")
+    return {row["month"]: whole_of(row) for row in metered.order_by("month").annotate(**parts_of("billed_picodollars"))}
+
+
+def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:
+    """The charges, which are billed whole, summed by model, class and price."""
+    prices = [price for _, price in CLASSES.values()]
+    groups = (
+        owed.filter(kind=CostEvent.Kind.CHARGE)
+        .order_by("provider", "served_model_id", *prices)
+        .values("provider", "served_model_id", *prices)
+        .annotate(**{f"sum_{count}": Sum(count) for count, _ in CLASSES.values()})
+    )
+    totals: dict[tuple[str, str, str, int], int] = {}
+    for group in groups:
+        for token_class, (count, price) in CLASSES.items():
+            if group[f"sum_{count}"]:
+                key = (group["provider"], group["served_model_id"], token_class, group[price])
+                # PostgreSQL gives the sum of large whole numbers as a decimal.
+                totals[key] = totals.get(key, 0) + int(group[f"sum_{count}"])
+    places = list(CLASSES)
+    return [
+        StatementLine(
+            provider=provider, served_model_id=model, token_class=token_class, count=count, unit_picodollars=price
+        )
+        for (provider, model, token_class, price), count in sorted(
+            totals.items(), key=lambda item: (*item[0][:2], places.index(item[0][2]), item[0][3])
+        )
+    ]
+
+
+def _adjustments(owed: OrgScopedQuerySet) -> list[StatementAdjustment]:
+    return [
+        StatementAdjustment(
+            id=line.pk,
+            occurred_at=line.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            charge_id=line.adjusts_id,
+            run_id=line.run_id,
+            provider=line.provider,
+            served_model_id=line.served_model_id,
+            amount_picodollars=line.billed_picodollars,
+        )
+        for line in owed.filter(kind=CostEvent.Kind.ADJUSTMENT).order_by("occurred_at", "pk")
+    ]
