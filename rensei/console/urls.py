@@ -14,6 +14,7 @@ from rensei.console.views import (
     settings,
     statements,
     usage,
+    workflows,
 )
 
 org_patterns = [
@@ -21,6 +22,13 @@ org_patterns = [
     path("runs", runs.runs, name="runs"),
     path("runs/<str:run_id>", runs.run, name="run"),
     path("runs/<str:run_id>/cancel", runs.cancel, name="run-cancel"),
+    path("workflows", workflows.workflows, name="workflows"),
+    path("workflows/new", workflows.create, name="workflow-create"),
+    path("workflows/<str:workflow_id>", workflows.workflow, name="workflow"),
+    path("workflows/<str:workflow_id>/start", workflows.start, name="workflow-start"),
+    path("workflows/<str:workflow_id>/delete", workflows.delete, name="workflow-delete"),
+    path("workflow-runs/<str:workflow_run_id>", workflows.run, name="workflow-run"),
+    path("workflow-runs/<str:workflow_run_id>/cancel", workflows.cancel, name="workflow-run-cancel"),
     path("playground", playground.playground, name="playground"),
     path("usage", usage.usage, name="usage"),
     path("usage/ledger.csv", usage.ledger, name="usage-ledger"),

@@ -67,7 +67,7 @@ def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
     going_on = WorkflowRun.objects.filter(id=workflow_run_id, org_id=run.org_id).exclude(state__in=WorkflowRun.ENDED)
     if going_on.update(changes=F("changes") + 1):
         # If this fails, or the process dies first, the periodic job finds the change.
-        transaction.on_commit(partial(advance, workflow_run_id), robust=True)
+        transaction.on_commit(lambda: advance(workflow_run_id), robust=True)
 
 
 def advance_due() -> None:

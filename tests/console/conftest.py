@@ -18,6 +18,8 @@ from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
+from rensei.workflows import services as workflows
+from rensei.workflows.models import WorkflowRun
 
 
 @pytest.fixture
@@ -62,6 +64,17 @@ def make_run(ada_access: Access, integration: Integration, profile: ModelProfile
 @pytest.fixture
 def run(make_run: Callable[..., Run]) -> Run:
     return make_run()
+
+
+@pytest.fixture
+def workflow_run(ada_access: Access, integration: Integration, profile: ModelProfile) -> WorkflowRun:
+    document = {
+        "nodeId": "only",
+        "nodeType": "action/llm.inference",
+        "config": {"profileId": profile.public_id, "prompt": "Hello {{ input.name }}"},
+    }
+    workflow, _ = workflows.apply_document(ada_access, document)
+    return workflows.start(ada_access, workflow, given={"name": "Ada"})
 
 
 @pytest.fixture

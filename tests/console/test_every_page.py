@@ -19,9 +19,21 @@ MOST_QUERIES = 12
 MOST_WITH_DRY_RUN = 16
 DRY_RUNS = {"profiles", "profile", "profile-create", "playground"}
 # What an address is about, by the name in its pattern.
-OBJECTS = ("run_id", "integration_id", "profile_id", "project_id", "member_id", "token_id", "machine_id")
+OBJECTS = (
+    "run_id",
+    "integration_id",
+    "profile_id",
+    "project_id",
+    "member_id",
+    "token_id",
+    "machine_id",
+    "workflow_id",
+    "workflow_run_id",
+)
 POST_ONLY = {
     "run-cancel",
+    "workflow-start",
+    "workflow-run-cancel",
     "integration-test",
     "integration-message",
     "integration-default",
@@ -42,11 +54,11 @@ MANAGERS_ONLY = {
     "project-delete",
 }
 FILES = {"usage-ledger", "statement-csv"}
-WRITERS_ONLY = {"profile-create", "profile-delete"}
+WRITERS_ONLY = {"profile-create", "profile-delete", "workflow-create", "workflow-delete"}
 
 
 @pytest.fixture
-def address(acme, ada_access, integration, profile, project, run):
+def address(acme, ada_access, integration, profile, project, run, workflow_run):
     """Write the address of any page, about Acme's own objects."""
     token, _ = orgs.create_token(ada_access, name="ci")
     host, _, _ = orgs.register_host(ada_access, name="laptop")
@@ -58,6 +70,8 @@ def address(acme, ada_access, integration, profile, project, run):
         "member_id": ada_access.membership.id,
         "token_id": token.id,
         "machine_id": host.id,
+        "workflow_id": workflow_run.version.workflow_id,
+        "workflow_run_id": workflow_run.id,
         "provider": "claude",
         "model_id": "claude-opus-5-5",
         "month": f"{database_now():%Y-%m}",
