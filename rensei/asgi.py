@@ -1,12 +1,23 @@
 """The ASGI application, served by granian."""
 
 import os
+import threading
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
 _django = get_asgi_application()
 
-from rensei.core.asgi_limits import limit_bodies  # noqa: E402 – reads the settings while it is imported
+# These read the settings while they are imported.
+from integrations.providers.base import REGISTRY  # noqa: E402
+from rensei.core.asgi_limits import limit_bodies  # noqa: E402
 
+
+def _warm_up() -> None:
+    """Load what the first Test Connection would load, which takes seconds, while nobody waits for it."""
+    for adapter in REGISTRY.values():
+        adapter.warm_up()
+
+
+threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 application = limit_bodies(_django)

@@ -26,11 +26,13 @@ def simulator_process() -> Iterator[Any]:
 
 
 @pytest.fixture
-def simulator(simulator_process: Any, settings: Any) -> Any:
-    """The provider: real HTTP on loopback, with an empty log."""
+def simulator(simulator_process: Any, settings: Any) -> Iterator[Any]:
+    """The provider: real HTTP on loopback, with an empty log. Whatever a test sends must be a request it would take."""
     simulator_process.reset()
     settings.RENSEI_ANTHROPIC_BASE_URL = simulator_process.url
-    return simulator_process
+    yield simulator_process
+    assert simulator_process.invalid_requests() == []
+    assert not [call for call in simulator_process.requests() if call["outcome"] == "crashed"]
 
 
 @pytest.fixture(autouse=True)
