@@ -6,18 +6,15 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.utils.functional import cached_property
 
-from billing import services, statements
-from billing.models import BillingSetting, BudgetUsage, CostEvent, Entitlement, SharedUsage, Statement, UsageDaily
-from billing.sums import exact_sum
+# Importing the ledger's pages puts them into the admin.
+from billing import ledger_admin, services, statements  # noqa: F401
+from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage, Statement
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.orgs.admin import ReadOnlyAdmin
@@ -160,102 +157,6 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def save_model(self, request: HttpRequest, obj: BillingSetting, form: Any, change: bool) -> None:
         if form.changed_data:
             services.change_setting(obj, actor_user=operator(request), **form.cleaned_data)
-
-
-class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than anybody turns pages, because counting a ledger means reading all of it."""
-
-    MOST = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        assert isinstance(self.object_list, QuerySet)
-        return self.object_list.order_by()[: self.MOST].count()
-
-
-class LedgerAdmin(ReadOnlyAdmin):
-    """A list of money with the totals of what the filters leave."""
-
-    show_full_result_count = False
-    list_select_related = ["org"]
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        response = super().changelist_view(request, extra_context)
-        context = getattr(response, "context_data", None) or {}
-        if "cl" in context:
-            rows = self.rows_to_sum(context["cl"])
-            context["summed"] = rows is not None
-            if rows is not None:
-                context["amount_usd"] = dollars(exact_sum(rows, "amount_picodollars"))
-                context["billed_usd"] = dollars(exact_sum(rows, "billed_picodollars"))
-        return response
-
-    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
-        """Give rows that add up to what the filters leave. None where that would read a whole ledger."""
-        rows: QuerySet[Any] = changelist.queryset
-        return rows
-
-    @admin.display(description="Amount, USD", ordering="amount_picodollars")
-    def amount_usd(self, row: CostEvent | UsageDaily) -> str | None:
-        return dollars(row.amount_picodollars)
-
-    @admin.display(description="Billed, USD", ordering="billed_picodollars")
-    def billed_usd(self, row: CostEvent | UsageDaily) -> str | None:
-        return dollars(row.billed_picodollars)
-
-
-@admin.register(CostEvent)
-class CostEventAdmin(LedgerAdmin):
-    paginator = CappedPaginator
-    change_list_template = "admin/billing/ledger.html"
-    date_hierarchy = "occurred_at"
-    list_display = [
-        "id",
-        "occurred_at",
-        "org",
-        "kind",
-        "auth_mode",
-        "payer",
-        "billing_class",
-        "served_model_id",
-        "run_id",
-        "amount_usd",
-        "billed_usd",
-        "estimated",
-    ]
-    list_filter = ["occurred_at", "auth_mode", "kind", "billed", "estimated", "provider"]
-    search_fields = ["org__slug", "=run_id", "=attempt_id", "=provider_request_id"]
-    search_help_text = "Organization's slug, or the exact id of a run, an attempt or a provider request"
-    ordering = ["-id"]
-
-    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
-        """What the roll-ups can filter, they also sum. For the rest a period or a search is needed."""
-        asked = {name: values[-1] for name, values in changelist.get_filters_params().items()}
-        if not changelist.query and asked.keys() <= {"auth_mode__exact", "provider__exact"}:
-            return UsageDaily.objects.filter(**asked)
-        in_a_period = any(name.startswith("occurred_at__") for name in asked)
-        return super().rows_to_sum(changelist) if in_a_period or changelist.query else None
-
-
-@admin.register(UsageDaily)
-class UsageDailyAdmin(LedgerAdmin):
-    change_list_template = "admin/billing/ledger.html"
-    date_hierarchy = "day"
-    list_display = [
-        "day",
-        "org",
-        "auth_mode",
-        "served_model_id",
-        "project_id",
-        "profile_id",
-        "calls",
-        "unpriced",
-        "amount_usd",
-        "billed_usd",
-    ]
-    list_filter = ["day", "auth_mode", "provider"]
-    search_fields = ["org__slug", "served_model_id", "project_id", "profile_id"]
-    ordering = ["-day", "-id"]
 
 
 @admin.register(Statement)

@@ -1,6 +1,6 @@
 """UTC months, each named by its first day."""
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 
 
 def month_of(moment: datetime) -> date:
@@ -10,6 +10,10 @@ def month_of(moment: datetime) -> date:
 
 def next_month(month: date) -> date:
     return date(month.year + month.month // 12, month.month % 12 + 1, 1)
+
+
+def month_before(month: date) -> date:
+    return (month - timedelta(days=1)).replace(day=1)
 
 
 def start_of(month: date) -> datetime:

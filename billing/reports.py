@@ -1,6 +1,6 @@
 """What an organization used and what it cost, read from the roll-ups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
@@ -10,7 +10,7 @@ from billing.quota import SharedQuota, shared_quota
 from billing.roll_ups import SUMS
 from rensei.orgs.models import Org, Project
 
-__all__ = ["GROUPS", "SharedQuota", "UsageLine", "month_to_date", "shared_quota", "total", "usage_by"]
+__all__ = ["GROUPS", "SharedQuota", "UsageLine", "month_to_date", "shared_quota", "total", "usage_by", "usage_by_each"]
 
 GROUPS = {
     "day": "day",
@@ -57,19 +57,26 @@ def usage_by(org: Org, *, start: date, end: date, group_by: str, project: Projec
 
     Days come in order; everything else begins with what cost most. A `project` narrows it to that project.
     """
-    column = GROUPS[group_by]
+    return usage_by_each(org, start=start, end=end, groups=[group_by], project=project)[group_by]
+
+
+def usage_by_each(
+    org: Org, *, start: date, end: date, groups: Sequence[str], project: Project | None = None
+) -> dict[str, list[UsageLine]]:
+    """Do it by several of `GROUPS`, and read the roll-ups once."""
+    columns = {group: GROUPS[group] for group in groups}
     rows = UsageDaily.objects.for_org(org).filter(day__range=(start, end))
     if project is not None:
         rows = rows.filter(project_id=project.slug)
-    lines: dict[str, UsageLine] = {}
+    lines: dict[str, dict[str, UsageLine]] = {group: {} for group in groups}
     # Added here and not by the database: SQLite has no whole number beyond 2^63.
-    for row in rows.values(column, *SUMS).iterator(chunk_size=2000):
-        key = str(row.pop(column))
-        line = UsageLine(key=key, **row)
-        lines[key] = lines[key] + line if key in lines else line
-    if group_by == "day":
-        return sorted(lines.values(), key=lambda line: line.key)
-    return sorted(lines.values(), key=lambda line: (-line.amount_picodollars, -line.calls, line.key))
+    for row in rows.values(*columns.values(), *SUMS).iterator(chunk_size=2000):
+        sums = {name: row[name] for name in SUMS}
+        for group, column in columns.items():
+            key = str(row[column])
+            line = UsageLine(key=key, **sums)
+            lines[group][key] = lines[group][key] + line if key in lines[group] else line
+    return {group: _in_order(group, lines[group].values()) for group in groups}
 
 
 def total(lines: Iterable[UsageLine]) -> UsageLine:
@@ -81,3 +88,9 @@ def month_to_date(org: Org, now: datetime, *, project: Project | None = None) ->
     """Sum the UTC month that `now` is in, up to today."""
     today = now.astimezone(UTC).date()
     return total(usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project))
+
+
+def _in_order(group: str, lines: Iterable[UsageLine]) -> list[UsageLine]:
+    if group == "day":
+        return sorted(lines, key=lambda line: line.key)
+    return sorted(lines, key=lambda line: (-line.amount_picodollars, -line.calls, line.key))

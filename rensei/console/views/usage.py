@@ -33,21 +33,21 @@ def usage(request: PageRequest) -> HttpResponse:
     days = [start + timedelta(days=place) for place in range(length)]
     amounts = _amounts(org, start, today)
     used = [mode.value for mode in AuthMode if any(key == mode for _, key in amounts)]
-    by_day = reports.usage_by(org, start=start, end=today, group_by="day")
+    by = reports.usage_by_each(org, start=start, end=today, groups=["day", "profile", "project", "model"])
     context = {
         "length": length,
         "periods": PERIODS,
-        "days": by_day[::-1],
-        "total": reports.total(by_day),
+        "days": by["day"][::-1],
+        "total": reports.total(by["day"]),
         "chart": charts.stacked(days, amounts, used),
         "modes": used,
         "month": reports.month_to_date(org, now),
         "quota": reports.shared_quota(org, now),
         "budget": budget.budget_of(org, now),
         "metered": is_metered_enabled(org.pk),
-        "profiles": reports.usage_by(org, start=start, end=today, group_by="profile")[:TOP],
-        "projects": reports.usage_by(org, start=start, end=today, group_by="project")[:TOP],
-        "models": reports.usage_by(org, start=start, end=today, group_by="model")[:TOP],
+        "profiles": by["profile"][:TOP],
+        "projects": by["project"][:TOP],
+        "models": by["model"][:TOP],
     }
     return render(request, "console/usage.html", context)
 

@@ -1,0 +1,147 @@
+"""The ledger and its roll-ups in the admin, which never reads the whole ledger for a page of it."""
+
+from datetime import date
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.functional import cached_property
+
+from billing.models import CostEvent, UsageDaily
+from billing.months import end_of, month_before, month_of, start_of
+from billing.sums import exact_sum
+from catalog.providers import REGISTRY as PROVIDERS
+from rensei.core.clock import database_now
+from rensei.core.money import dollars
+from rensei.orgs.admin import ReadOnlyAdmin
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts no further than anybody turns pages, because counting a ledger means reading all of it."""
+
+    MOST = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        assert isinstance(self.object_list, QuerySet)
+        return self.object_list.order_by()[: self.MOST].count()
+
+
+class LedgerAdmin(ReadOnlyAdmin):
+    """A list of money with the totals of what the filters leave."""
+
+    show_full_result_count = False
+    list_select_related = ["org"]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if "cl" in context:
+            rows = self.rows_to_sum(context["cl"])
+            context["summed"] = rows is not None
+            if rows is not None:
+                context["amount_usd"] = dollars(exact_sum(rows, "amount_picodollars"))
+                context["billed_usd"] = dollars(exact_sum(rows, "billed_picodollars"))
+        return response
+
+    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
+        """Give rows that add up to what the filters leave. None where that would read a whole ledger."""
+        rows: QuerySet[Any] = changelist.queryset
+        return rows
+
+    @admin.display(description="Amount, USD", ordering="amount_picodollars")
+    def amount_usd(self, row: CostEvent | UsageDaily) -> str | None:
+        return dollars(row.amount_picodollars)
+
+    @admin.display(description="Billed, USD", ordering="billed_picodollars")
+    def billed_usd(self, row: CostEvent | UsageDaily) -> str | None:
+        return dollars(row.billed_picodollars)
+
+
+class MonthFilter(admin.SimpleListFilter):
+    """The last months. Which of them have lines is not looked up, because that would read the whole ledger."""
+
+    title = "month (UTC)"
+    parameter_name = "month"
+    MONTHS = 13
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        months = [month_of(database_now())]
+        while len(months) < self.MONTHS:
+            months.append(month_before(months[-1]))
+        return [(month.isoformat(), f"{month:%B %Y}") for month in months]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in {value for value, _ in self.lookup_choices}:
+            return queryset
+        month = date.fromisoformat(str(self.value()))
+        return queryset.filter(occurred_at__gte=start_of(month), occurred_at__lt=end_of(month))
+
+
+class ProviderFilter(admin.SimpleListFilter):
+    """The providers that there are. Which of them have lines is not looked up either."""
+
+    title = "provider"
+    parameter_name = "provider__exact"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(provider.id, provider.display_name) for provider in PROVIDERS.values()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(provider=self.value()) if self.value() else queryset
+
+
+@admin.register(CostEvent)
+class CostEventAdmin(LedgerAdmin):
+    paginator = CappedPaginator
+    change_list_template = "admin/billing/ledger.html"
+    list_display = [
+        "id",
+        "occurred_at",
+        "org",
+        "kind",
+        "auth_mode",
+        "payer",
+        "billing_class",
+        "served_model_id",
+        "run_id",
+        "amount_usd",
+        "billed_usd",
+        "estimated",
+    ]
+    list_filter = ["occurred_at", MonthFilter, "auth_mode", "kind", "billed", "estimated", ProviderFilter]
+    search_fields = ["org__slug", "=run_id", "=attempt_id", "=provider_request_id"]
+    search_help_text = "Organization's slug, or the exact id of a run, an attempt or a provider request"
+    ordering = ["-id"]
+
+    def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
+        """What the roll-ups can filter, they also sum. For the rest a period or a search is needed."""
+        asked = {name: values[-1] for name, values in changelist.get_filters_params().items()}
+        if not changelist.query and asked.keys() <= {"auth_mode__exact", "provider__exact"}:
+            return UsageDaily.objects.filter(**asked)
+        in_a_period = any(name == MonthFilter.parameter_name or name.startswith("occurred_at__") for name in asked)
+        return super().rows_to_sum(changelist) if in_a_period or changelist.query else None
+
+
+@admin.register(UsageDaily)
+class UsageDailyAdmin(LedgerAdmin):
+    change_list_template = "admin/billing/ledger.html"
+    date_hierarchy = "day"
+    list_display = [
+        "day",
+        "org",
+        "auth_mode",
+        "served_model_id",
+        "project_id",
+        "profile_id",
+        "calls",
+        "unpriced",
+        "amount_usd",
+        "billed_usd",
+    ]
+    list_filter = ["day", "auth_mode", "provider"]
+    search_fields = ["org__slug", "served_model_id", "project_id", "profile_id"]
+    ordering = ["-day", "-id"]
