@@ -92,12 +92,7 @@ def require_room(quota: SharedQuota, *, now: datetime) -> None:
         raise _exceeded(quota, now=now)
 
 
-def _take(*, org_id: str, day: date) -> bool:
-    room = LessThan(F("used") + F("held"), _limit(org_id))
-    return bool(SharedUsage.objects.filter(room, org_id=org_id, day=day).update(held=F("held") + 1))
-
-
-def _limit(org_id: str) -> Coalesce:
+def limit_of(org_id: str) -> Coalesce:
     """The organization's own limit, else the platform's, else the one that the platform starts with."""
     return Coalesce(
         Subquery(Entitlement.objects.filter(org_id=org_id).values("shared_runs_per_day")),
@@ -107,12 +102,17 @@ def _limit(org_id: str) -> Coalesce:
     )
 
 
+def _take(*, org_id: str, day: date) -> bool:
+    room = LessThan(F("used") + F("held"), limit_of(org_id))
+    return bool(SharedUsage.objects.filter(room, org_id=org_id, day=day).update(held=F("held") + 1))
+
+
 def _read(*, org_id: str, now: datetime) -> SharedQuota:
     day = now.astimezone(UTC).date()
     taken = SharedUsage.objects.filter(org_id=org_id, day=day).values_list(F("used") + F("held"))
     used, limit = (
         Org.objects.filter(pk=org_id)
-        .values_list(Coalesce(Subquery(taken), 0, output_field=PositiveIntegerField()), _limit(org_id))
+        .values_list(Coalesce(Subquery(taken), 0, output_field=PositiveIntegerField()), limit_of(org_id))
         .get()
     )
     resets_at = datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)

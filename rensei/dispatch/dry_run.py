@@ -11,6 +11,7 @@ from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
 from rensei.core.usage import Usage
 from rensei.dispatch import facts, judging, pools
+from rensei.dispatch.facts import Known
 from rensei.dispatch.judging import Judgement, judge
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs.access import Access
@@ -18,27 +19,28 @@ from rensei.orgs.access import Access
 EXPECTED_OUTPUT_TOKENS = 500
 
 
-def preview(access: Access, request: DispatchRequest) -> dict[str, Any]:
+def preview(access: Access, request: DispatchRequest, *, known: Known | None = None) -> dict[str, Any]:
     """
     Say what a dispatch would do, without doing it: the dry-run answer of the contract.
 
     :raises RenseiError: only for what has no answer: an unknown profile, project or pool
     """
     try:
-        found = judging.load(access, request, with_quota=True)
+        found = judging.load(access, request, with_quota=True, known=known)
     except (catalog.ModelNotInCatalog, catalog.ModelRetired) as refusal:
         return _unanswerable(refusal)
     return _preview_body(judge(found, request))
 
 
-def previews(access: Access, stored: Sequence[ModelProfile]) -> dict[str, dict[str, Any]]:
+def previews(
+    access: Access, stored: Sequence[ModelProfile], *, known: Known | None = None
+) -> dict[str, dict[str, Any]]:
     """Say what a dispatch of each profile would do now, in a fixed number of queries."""
     pool = pools.find_pool(access.org, "local")
     request = DispatchRequest()
+    loaded = facts.load(access, stored, project=None, pool=pool, with_quota=True, known=known)
     answers = {}
-    for profile, found in zip(
-        stored, facts.load(access, stored, project=None, pool=pool, with_quota=True), strict=True
-    ):
+    for profile, found in zip(stored, loaded, strict=True):
         answers[profile.public_id] = (
             _unanswerable(found) if isinstance(found, RenseiError) else _preview_body(judge(found, request))
         )

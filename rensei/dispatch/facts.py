@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from billing import budget, quota
 from billing.budget import Budget
 from billing.models import Entitlement
 from billing.quota import SharedQuota
+from billing.standing import Standing, standing_of
 from catalog import pricing
 from catalog import services as catalog
 from catalog.models import CatalogEntry
@@ -20,7 +20,6 @@ from integrations.providers.base import REGISTRY as ADAPTERS
 from integrations.providers.base import Adapter
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
-from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.dispatch.pools import Pool
 from rensei.dispatch.resolver import OfferedModel, Policy
@@ -86,6 +85,16 @@ class Facts:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a page has read for itself, so that a dry run does not read it again."""
+
+    standing: Standing
+    entries: Sequence[CatalogEntry]
+    integrations: Sequence[Integration] | None = None
+    profile: ModelProfile | None = None
+
+
 def offered_model(entry: CatalogEntry) -> OfferedModel:
     """A catalog entry as the resolver sees it."""
     return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes)
@@ -99,27 +108,27 @@ def load(
     pool: Pool,
     host_id: str | None = None,
     with_quota: bool = False,
+    known: Known | None = None,
 ) -> list[Facts | RenseiError]:
     """
     Load the facts for each profile, in a number of queries that does not grow with the profiles.
 
-    A profile whose model is gone gets its refusal in place of its facts. `with_quota` reads the shared
+    A profile whose model is gone gets its refusal in place of its facts. `with_quota` judges the shared
     quota and the budget for a preview; a dispatch leaves them to its conditional UPDATE.
     """
-    org, now = access.org, database_now()
+    org = access.org
+    standing = known.standing if known else standing_of(org)
+    now = standing.now
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
-    requested = _requested(org, profiles)
+    requested = _requested(org, profiles, known)
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
     prices = pricing.price_lists(
         {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}, moment=now
     )
     project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
-    integrations = _integrations(org, profiles) if AuthMode.BYOK in modes else []
-    entitlement = Entitlement.objects.for_org(org).first() if AuthMode.METERED in modes else None
+    integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []
     keys = platform_keys.healthy_keys(now=now) if modes & PLATFORM_MODES else []
-    shared = quota.shared_quota(org, now=now) if with_quota and AuthMode.SHARED in modes else None
-    left = budget.budget_of(org, now=now) if with_quota and AuthMode.METERED in modes else None
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
 
     def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
@@ -140,7 +149,7 @@ def load(
             requested=entry,
             replacement=replacements[entry.pk],
             integration=_integration_of(profile, integrations),
-            entitlement=entitlement,
+            entitlement=standing.entitlement,
             platform_keys=keys,
             prices={pk: found.bands for pk, found in prices.items()},
             policies=[
@@ -148,8 +157,8 @@ def load(
                 for policy in stored
                 if policy.project_id is None or (its_project is not None and policy.project_id == its_project.pk)
             ],
-            shared_quota=shared,
-            budget=left,
+            shared_quota=standing.shared_quota if with_quota else None,
+            budget=standing.budget if with_quota else None,
         )
         if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
             return catalog.retired(entry)
@@ -158,18 +167,20 @@ def load(
     return [facts_of(profile) for profile in profiles]
 
 
-def _requested(org: Org, profiles: Iterable[ModelProfile]) -> dict[tuple[str, str], CatalogEntry]:
+def _requested(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> dict[tuple[str, str], CatalogEntry]:
     """The entries that the profiles name, by provider and model."""
-    named = {(profile.provider, profile.model_id) for profile in profiles}
-    found = CatalogEntry.objects.visible_to(org).filter(model_id__in={model_id for _, model_id in named})
-    return {(entry.provider, entry.model_id): entry for entry in found}
+    named = {profile.model_id for profile in profiles}
+    found = known.entries if known else CatalogEntry.objects.visible_to(org).filter(model_id__in=named)
+    return {(entry.provider, entry.model_id): entry for entry in found if entry.model_id in named}
 
 
 def _lists(integration: Integration, entry: CatalogEntry) -> bool:
     return any(model.get("id") == entry.model_id for model in integration.model_list)
 
 
-def _integrations(org: Org, profiles: Iterable[ModelProfile]) -> list[Integration]:
+def _integrations(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> Sequence[Integration]:
+    if known is not None and known.integrations is not None:
+        return known.integrations
     providers = {profile.provider for profile in profiles}
     return list(Integration.objects.for_org(org).filter(provider__in=providers).order_by("-is_default", "id"))
 

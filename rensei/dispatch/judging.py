@@ -15,7 +15,7 @@ from profiles import services as profiles
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import facts, pools
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.facts import Facts, Known
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
 from rensei.dispatch.resolver import Decision, resolve
@@ -44,13 +44,15 @@ class Judgement:
     refusal: RenseiError | None
 
 
-def load(access: Access, request: DispatchRequest, *, with_quota: bool = False) -> Facts:
+def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, known: Known | None = None) -> Facts:
     """
     Load the facts of a request, refusing in the order profile, project, pool, model.
 
     :raises RenseiError: naming the first that is missing
     """
-    profile = profiles.find_profile(access, request.profile_id) if request.profile_id else None
+    profile = known.profile if known else None
+    if profile is None and request.profile_id:
+        profile = profiles.find_profile(access, request.profile_id)
     project = _project(access, request)
     if profile is None:
         profile = profiles.default_profile(access.org, project)
@@ -61,7 +63,9 @@ def load(access: Access, request: DispatchRequest, *, with_quota: bool = False) 
             raise NotFound
         project = profile.project
     pool = pools.find_pool(access.org, request.pool)
-    (found,) = facts.load(access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota)
+    (found,) = facts.load(
+        access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota, known=known
+    )
     return or_refuse(found)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
+from billing.standing import Standing, standing_of
 from catalog import services as catalog
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY
@@ -17,6 +17,7 @@ from rensei.console.access import PageRequest, page
 from rensei.console.forms.playground import DispatchForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import admission, dry_run
+from rensei.dispatch.facts import Known
 from rensei.dispatch.models import CapacityPool, RunInput
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
@@ -31,12 +32,14 @@ def playground(request: PageRequest) -> HttpResponse:
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     again = _again(access, request.GET.get("run"))
     chosen = _chosen(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
+    standing = standing_of(access.org)
+    entries = _entries(access, chosen)
     form = DispatchForm(
         request.POST or None,
         request.FILES or None,
         initial=again | ({"profile": chosen.public_id} if chosen else {}),
         profiles=own,
-        served=_served(access, chosen),
+        served=_served(access, entries, standing),
         projects=list(orgs.visible_projects(access).order_by("name")),
         pools=["local", *CapacityPool.objects.for_org(access.org).filter(active=True).values_list("name", flat=True)],
     )
@@ -52,7 +55,8 @@ def playground(request: PageRequest) -> HttpResponse:
                 form.refuse(refusal)
             else:
                 return redirect("console:run", access.org.slug, run.id)
-    context = {"form": form, "chosen": chosen, "preview": _preview(access, form, chosen)}
+    known = Known(standing=standing, entries=entries, profile=chosen)
+    context = {"form": form, "chosen": chosen, "preview": _preview(access, form, known)}
     if updating:
         form.errors.clear()
     template = "console/_playground.html" if request.htmx and updating else "console/playground.html"
@@ -63,15 +67,17 @@ def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | No
     return next((profile for profile in own if profile.public_id == public_id), own[0] if own else None)
 
 
-def _served(access: Access, chosen: ModelProfile | None) -> CatalogEntry | None:
-    """The model that would answer. Only which fields are shown hangs on it, so this machine's clock will do."""
+def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
+    """The entry of the profile's model; none where it is gone."""
     if chosen is None:
-        return None
-    try:
-        entry = catalog.find_entry(org=access.org, provider=chosen.provider, model_id=chosen.model_id)
-    except catalog.ModelNotInCatalog:
-        return None
-    return catalog.served_entries([entry], org=access.org, today=timezone.now().date())[entry.pk]
+        return []
+    return list(CatalogEntry.objects.visible_to(access.org).filter(provider=chosen.provider, model_id=chosen.model_id))
+
+
+def _served(access: Access, entries: list[CatalogEntry], standing: Standing) -> CatalogEntry | None:
+    """The model that would answer."""
+    served = catalog.served_entries(entries, org=access.org, today=standing.now.date())
+    return next(iter(served.values()), None)
 
 
 def _dispatch_request(form: DispatchForm, chosen: ModelProfile | None) -> DispatchRequest:
@@ -102,8 +108,9 @@ def _image_block(image: Any) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": image.content_type, "data": data}}
 
 
-def _preview(access: Access, form: DispatchForm, chosen: ModelProfile | None) -> dict[str, Any] | None:
+def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any] | None:
     """Say what the dispatch would do and cost as the form stands."""
+    chosen = known.profile
     if chosen is None:
         return None
     if form.is_bound:
@@ -112,7 +119,7 @@ def _preview(access: Access, form: DispatchForm, chosen: ModelProfile | None) ->
     else:
         asked = DispatchRequest(profile_id=chosen.public_id)
     try:
-        return dry_run.preview(access, asked)
+        return dry_run.preview(access, asked, known=known)
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
 

@@ -7,6 +7,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from billing.standing import standing_of
 from catalog import pricing
 from catalog import services as catalog
 from catalog.models import CatalogEntry
@@ -21,6 +22,7 @@ from rensei.console.forms.profiles import ProfileForm
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import dry_run
+from rensei.dispatch.facts import Known
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 
@@ -100,8 +102,8 @@ def delete(request: PageRequest, profile_id: str) -> HttpResponse:
 def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     access = request.access
     entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
-    now = database_now()
-    today = now.date()
+    standing = standing_of(access.org)
+    today = standing.now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
     projects = list(orgs.visible_projects(access).order_by("name"))
@@ -132,8 +134,14 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
         "entry": entry,
         "served": served,
         "lifecycle": entry.lifecycle_on(today),
-        "preview": _preview(access, form, stored, projects=projects, integrations=integrations),
-        "price_list": pricing.price_lists([served], moment=now).get(served.pk),
+        "preview": _preview(
+            access,
+            form,
+            stored,
+            projects=projects,
+            known=Known(standing=standing, entries=entries, integrations=integrations),
+        ),
+        "price_list": pricing.price_lists([served], moment=standing.now).get(served.pk),
         "snippets": snippets.of_profile(stored) if stored else [],
     }
     if updating:
@@ -221,13 +229,15 @@ def _values(form: ProfileForm, *, projects: list[Any], integrations: list[Any]) 
 
 
 def _preview(
-    access: Access, form: ProfileForm, stored: ModelProfile | None, *, projects: list[Any], integrations: list[Any]
+    access: Access, form: ProfileForm, stored: ModelProfile | None, *, projects: list[Any], known: Known
 ) -> dict[str, Any] | None:
     """Say what a dispatch of the profile would do as the form stands now, saved or not."""
     if form.is_bound:
         form.is_valid()  # Fills in what is valid so far.
         draft = ModelProfile(
-            org=access.org, public_id="draft", **_values(form, projects=projects, integrations=integrations)
+            org=access.org,
+            public_id="draft",
+            **_values(form, projects=projects, integrations=list(known.integrations or ())),
         )
     elif stored is not None:
         draft = stored
@@ -242,6 +252,6 @@ def _preview(
     if not draft.auth_modes:
         return None
     try:
-        return dry_run.previews(access, [draft])[draft.public_id]
+        return dry_run.previews(access, [draft], known=known)[draft.public_id]
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
