@@ -12,8 +12,7 @@ from django.http import HttpRequest
 
 from rensei.core.errors import FieldError
 from rensei.orgs.access import record_operator
-from rensei.orgs.models import AccessPolicy, ApiToken, AuditEvent, Membership, Org, Project, User
-from rensei.orgs.policies import set_system_policy, validate_matrix
+from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, User
 from rensei.orgs.services import insert_org, revoke_tokens
 from rensei.orgs.shapes import clean_slug
 
@@ -170,46 +169,6 @@ class ProjectAdmin(AuditedAdmin):
     search_fields = ["slug", "name", "org__slug"]
     autocomplete_fields = ["org"]
     readonly_fields = ["created_at"]
-
-
-class SystemPolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    class Meta:
-        model = AccessPolicy
-        fields = ["matrix"]
-        help_texts = {"matrix": 'Such as {"*": {"host-session": {"allowed": false}}}. Absent means allowed.'}
-
-    def clean_matrix(self) -> Any:
-        try:
-            validate_matrix(self.cleaned_data["matrix"])
-        except FieldError as refusal:
-            raise forms.ValidationError([error["detail"] for error in refusal.errors]) from refusal
-        return self.cleaned_data["matrix"]
-
-
-@admin.register(AccessPolicy)
-class AccessPolicyAdmin(ReadOnlyAdmin):
-    """Operators set the system's policy. Those of organizations and projects are read here."""
-
-    form = SystemPolicyForm
-    list_display = ["scope", "org", "project", "updated_at"]
-    list_filter = ["scope"]
-    list_select_related = ["org", "project"]
-    search_fields = ["org__slug", "project__slug"]
-    readonly_fields = ["scope", "org", "project", "updated_at"]
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self._is_operator(request) and not AccessPolicy.objects.filter(scope=AccessPolicy.Scope.SYSTEM).exists()
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and obj.scope == AccessPolicy.Scope.SYSTEM and self._is_operator(request)
-
-    def save_model(self, request: HttpRequest, obj: AccessPolicy, form: Any, change: bool) -> None:
-        assert isinstance(request.user, User)
-        policy = set_system_policy(operator=request.user, matrix=obj.matrix)
-        obj.pk, obj.scope = policy.pk, policy.scope
-
-    def _is_operator(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff and request.user.is_superuser)
 
 
 @admin.register(ApiToken)
