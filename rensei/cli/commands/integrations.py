@@ -43,7 +43,7 @@ def add_integration(
     workspace_id: Annotated[str, typer.Option(help="Workspace of the key, where the provider asks for it")] = "",
     default: Annotated[bool | None, typer.Option(help="Use it where a profile names none")] = None,
 ) -> None:
-    """Connect a key. It is asked for, or read from standard input, and tested before it is stored."""
+    """Connect a key, which is asked for or read from standard input. Ends with 1 where its test fails."""
     key = read_secret("API key")
     body = {
         "provider": provider,
@@ -53,7 +53,10 @@ def add_integration(
         "workspaceId": workspace_id,
         "isDefault": default,
     }
-    session.output.details(session.client.post("integrations", body, timeout_seconds=90), COLUMNS)
+    integration = session.client.post("integrations", body, timeout_seconds=90)
+    session.output.details(integration, COLUMNS)
+    if error := integration["lastError"]:
+        raise Refused(error["code"], f"The key is stored, but does not work: {error['message']}", fix=error["fix"])
 
 
 @command(integrations, "test")

@@ -55,7 +55,7 @@ def set_policy(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help='JSON such as {"*": {"shared": false}}: a row for all, a provider or a model; "-" reads it from input',
+            help='JSON: {"*": {"shared": {"allowed": false}}}, a row for all, a provider or a model; - reads input',
             show_default=False,
         ),
     ],
