@@ -75,7 +75,7 @@ class Driver:
         )
         send = partial(admission.dispatch, access, request, idempotency_key=f"run-{planned.number}")
         try:
-            run = _insist(send)
+            run = self._insist(send)
         except RenseiError as refusal:
             self.refused[refusal.code] += 1
             if refusal.code not in EXPECTED_REFUSALS:
@@ -85,7 +85,7 @@ class Driver:
         self.done["runs"] += 1
         if planned.doubled:
             self.done["doubled-dispatch"] += 1
-            if _insist(send).id != run.id:
+            if self._insist(send).id != run.id:
                 self.findings.append(f"two runs for one Idempotency-Key: {run.id}")
         if planned.cancels is not None and planned.cancels in self._runs:
             self._cancel(access=self._owners[self.plan.runs[planned.cancels].org], run=self._runs[planned.cancels])
@@ -95,7 +95,7 @@ class Driver:
 
     def _cancel(self, *, access: Access, run: Run) -> None:
         try:
-            _insist(lambda: services.cancel_run(access, Run.objects.get(id=run.id)))
+            self._insist(lambda: services.cancel_run(access, Run.objects.get(id=run.id)))
         except services.RunNotCancellable:
             return
         self.done["cancel"] += 1
@@ -154,7 +154,7 @@ class Driver:
 
     def _wait_while(self, condition: Callable[[], bool], complaint: str) -> None:
         until = time.monotonic() + STUCK_SECONDS
-        while _insist(condition):
+        while self._insist(condition):
             self._thaw(due=time.monotonic())
             time.sleep(0.05)
             if time.monotonic() > until:
@@ -164,18 +164,22 @@ class Driver:
         """Let the leases of these workers be over, and look after their runs."""
         names = [f"{socket.gethostname()[:40]}:{pid}{suffix}" for pid in pids for suffix in ("", ":celery")]
         held = Run.objects.filter(state=Run.State.RUNNING, lease_owner__in=names)
-        _insist(lambda: held.update(lease_until=database_now() - queue.LEASE))
-        _insist(reaper.reap)
+        self._insist(lambda: held.update(lease_until=database_now() - queue.LEASE))
+        self._insist(reaper.reap)
 
+    def _insist(self, do: Callable[[], Answer]) -> Answer:
+        """
+        Do something as a client does who means it: again, while the database is away.
 
-def _insist(do: Callable[[], Answer]) -> Answer:
-    """Do something as a client does who means it: again, while the database is away."""
-    until = time.monotonic() + STUCK_SECONDS
-    while True:
-        try:
-            return do()
-        except (OperationalError, InterfaceError):
-            connection.close()
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+        A frozen worker may hold the lock that this waits for, so it is thawed here too when its time has come.
+        """
+        until = time.monotonic() + STUCK_SECONDS
+        while True:
+            try:
+                return do()
+            except (OperationalError, InterfaceError):
+                connection.close()
+                if time.monotonic() > until:
+                    raise
+                self._thaw(due=time.monotonic())
+                time.sleep(0.1)
