@@ -29,6 +29,8 @@ from rensei.workflows.models import NodeRun, WorkflowRun
 from rensei.workflows.templates import as_text, render
 
 LEASE = timedelta(seconds=30)
+# So many dispatches are surely done before the lease runs out, even on a slow day; then it is renewed.
+BATCH = 20
 # What the run of a node carries in its metadata, so that its end finds the workflow run.
 WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
 UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
@@ -95,11 +97,10 @@ def advance(workflow_run_id: str) -> None:
         found = held.select_related("org", "project", "host", "created_by", "cancelled_by", "version").first()
         if found is None:
             return
-        if found.state not in WorkflowRun.ENDED:
-            _Look(found).go_on()
-        if held.filter(changes=found.changes).update(advanced=found.changes, leased_until=None):
+        more = found.state not in WorkflowRun.ENDED and _Look(found).go_on()
+        if not more and held.filter(changes=found.changes).update(advanced=found.changes, leased_until=None):
             return
-        # Something has changed meanwhile, so we look again.
+        # There is more to do, or something has changed meanwhile, so we look again.
         renewed = database_now() + LEASE
         held.update(leased_until=renewed)
         lease = renewed
@@ -115,8 +116,10 @@ class _Look:
             node.node_id: node for node in workflow_run.nodes.select_related("run").defer(*LONG)
         }
         self._now = database_now()
+        self._dispatches = 0
 
-    def go_on(self) -> None:
+    def go_on(self) -> bool:
+        """Do what can be done now. True where a batch was full, and there may be more."""
         for node in self._nodes.values():
             self._collect(node)
         if self._workflow_run.cancel_requested_at is not None:
@@ -124,9 +127,10 @@ class _Look:
         else:
             # Each node comes after those that it needs, so one pass is enough.
             for node in self._nodes.values():
-                if node.state == NodeRun.State.PENDING:
+                if node.state == NodeRun.State.PENDING and self._dispatches < BATCH:
                     self._begin(node)
         self._finish()
+        return self._dispatches == BATCH
 
     def _collect(self, node: NodeRun) -> None:
         """Take over how a node's run has ended."""
@@ -144,6 +148,7 @@ class _Look:
                 return
         if any(one.state != NodeRun.State.SUCCEEDED for one in needed):
             return
+        self._dispatches += 1
         try:
             run = self._dispatch(node, described, outputs={one.node_id: _output(one) for one in needed})
         except RenseiError as refusal:

@@ -14,6 +14,7 @@ from rensei.dispatch.models import Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import AuditEvent, Project, User
+from rensei.workflows import live
 from rensei.workflows.models import Workflow, WorkflowRun
 from tests.workflows.conftest import DOCUMENTED, node, workflow
 
@@ -302,6 +303,8 @@ class TestWait:
     def _close_the_connections_of_the_async_side(self, transactional_db: None) -> Iterator[None]:
         yield
         asyncio.run(sync_to_async(connections.close_all)())
+        # The poller's thread closes its own when nobody waits any more, but here its loop has ended before.
+        live._ends._thread.submit(connections.close_all).result()
 
     def post(self, ada_access: Access, made: str, body: Any, wait: str) -> Any:
         _, secret = orgs.create_token(ada_access, name="live")

@@ -102,6 +102,16 @@ class TestNodes:
         assert states(begun) == {"a": "RUNNING", "b": "RUNNING", "c": "PENDING"}
         assert Run.objects.filter(state="QUEUED").count() == 2
 
+    def test_that_are_many_are_dispatched_batch_by_batch(
+        self, ready: Any, begin: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(execution, "BATCH", 2)
+
+        begun = begin(*(node(f"n{place}", "Hi.") for place in range(5)), node("last", "{{ nodes.n4.output }}"))
+
+        assert states(begun) == {f"n{place}": "RUNNING" for place in range(5)} | {"last": "PENDING"}
+        assert WorkflowRun.objects.get().leased_until is None
+
     def test_run_side_by_side(self, ready: Any, begin: Any, worker: Any) -> None:
         slow = "[[reply 10 words]] [[slow 0.1]]"
         begun = begin(node("a", slow), node("b", slow), node("c", slow), node("d", needs=["a", "b", "c"]), given="Hi.")
