@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connection
+from django.db import close_old_connections, connections
 
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
@@ -56,13 +56,17 @@ class Poller:
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiters:
-            for found in await loop.run_in_executor(self._thread, self._look, list(self._waiters)):
-                for future in self._waiters.get(found, ()):
-                    if not future.done():
-                        future.set_result(None)
-            await asyncio.sleep(LOOK_SECONDS)
-        await loop.run_in_executor(self._thread, connection.close)
+        try:
+            while self._waiters:
+                for found in await loop.run_in_executor(self._thread, self._look, list(self._waiters)):
+                    for future in self._waiters.get(found, ()):
+                        if not future.done():
+                            future.set_result(None)
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            # The loop may end first, and cancel this: the thread's connection must not stay open. It is looked up
+            # in the thread; `connection.close` would be that of this one.
+            await loop.run_in_executor(self._thread, connections.close_all)
 
 
 def ended_among(run_ids: Collection[str]) -> list[str]:
