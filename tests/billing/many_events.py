@@ -1,6 +1,7 @@
 """A ledger of any size, written as fast as a database takes it, with the roll-ups that belong to it."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -26,7 +27,7 @@ def fill_ledger(org: Org, *, lines: int, until: datetime) -> None:
     events = (_event(org, number, until - step * (lines - 1 - number)) for number in range(lines))
     while batch := list(islice(events, BATCH)):
         with transaction.atomic():
-            CostEvent.objects.bulk_create(batch, batch_size=500)
+            _insert(batch)
         for event in batch:
             key = tuple(event.occurred_at.date() if name == "day" else getattr(event, name) for name in KEY)
             for name in SUMS:
@@ -36,6 +37,20 @@ def fill_ledger(org: Org, *, lines: int, until: datetime) -> None:
     )
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
+
+
+def _insert(events: Sequence[CostEvent]) -> None:
+    """Insert row by row in one call, which is many times faster on SQLite than the statements of a bulk insert."""
+    fields = CostEvent._meta.concrete_fields
+    columns, places = ", ".join(str(field.column) for field in fields), ", ".join(["%s"] * len(fields))
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {CostEvent._meta.db_table} ({columns}) VALUES ({places})",
+            [
+                [field.get_db_prep_save(getattr(event, field.attname), connection) for field in fields]
+                for event in events
+            ],
+        )
 
 
 def _event(org: Org, number: int, moment: datetime) -> CostEvent:

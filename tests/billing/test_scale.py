@@ -26,6 +26,7 @@ LINES = int(os.environ.get("RENSEI_TEST_LEDGER_LINES", "3000"))
 LARGE = 100_000
 MOST_QUERIES = 12
 TABLE = "billing_costevent"
+pytestmark = pytest.mark.timeout(0 if LINES >= LARGE else 120)
 API = "/api/v1"
 ADDRESSES = [
     f"{API}/usage",
