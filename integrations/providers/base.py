@@ -184,9 +184,10 @@ class Adapter(Protocol):
     How Rensei talks to one provider.
 
     `warm_up` loads what the first call would load. `build` is pure. `prepare` may fetch and shrink images, and
-    runs in the worker before the attempt. `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls
-    and returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key`
-    judges the form of a key that is already stripped of white space around it.
+    runs in the worker before the attempt. `count_input_tokens` and `stream` make calls and raise
+    `ProviderFailure`; `test_connection` makes calls and returns its verdict. `fit` makes the parameters fit
+    once the input is counted exactly. `check_key` judges the form of a key that is already stripped of white
+    space around it.
     """
 
     provider: ClassVar[str]
