@@ -225,11 +225,12 @@ class TestClaudeProgram:
     def test_that_is_of_no_use_is_said_to_be(self, machine, fault, words):
         if fault is not None:
             logins.install_stand_in(machine, **fault)
-        machine.succeed("rensei setup --login claude-code")
+        ended = machine.run("rensei setup --login claude-code")
 
         result = machine.run("rensei doctor")
 
-        assert result.returncode == 1
+        assert (ended.returncode, result.returncode) == (1, 1)
+        assert words in ended.stdout
         assert words in result.stdout
 
     def test_of_anthropic_signs_a_dispatch(self, machine, here, simulator, server):

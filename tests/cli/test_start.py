@@ -38,6 +38,17 @@ class TestHelp:
         assert f" {package}\n" not in loaded
 
 
+class TestCompletion:
+    def test_knows_the_commands_and_the_options(self):
+        words = {"_RENSEI_COMPLETE": "complete_bash", "COMP_WORDS": "rensei catalog show --for", "COMP_CWORD": "3"}
+
+        result = subprocess.run(
+            [sys.executable, "-m", "rensei.cli"], cwd=ROOT, env=words, capture_output=True, text=True, check=False
+        )
+
+        assert result.stdout.split() == ["--format"]
+
+
 class TestInstall:
     def test_makes_a_command_that_works_in_every_folder(self, tmp_path):
         install.install(tmp_path)

@@ -43,7 +43,7 @@ def add_integration(
     workspace_id: Annotated[str, typer.Option(help="Workspace of the key, where the provider asks for it")] = "",
     default: Annotated[bool | None, typer.Option(help="Use it where a profile names none")] = None,
 ) -> None:
-    """Connect a key, which is asked for or read from standard input. Ends with 1 where its test fails."""
+    """Connect a key, which is asked for or read from standard input, and test it. Ends with 1 where that fails."""
     key = read_secret("API key")
     body = {
         "provider": provider,
@@ -53,10 +53,12 @@ def add_integration(
         "workspaceId": workspace_id,
         "isDefault": default,
     }
-    integration = session.client.post("integrations", body, timeout_seconds=90)
-    session.output.details(integration, COLUMNS)
-    if error := integration["lastError"]:
-        raise Refused(error["code"], f"The key is stored, but does not work: {error['message']}", fix=error["fix"])
+    path = f"integrations/{session.client.post('integrations', body)['id']}"
+    verdict = session.client.post(f"{path}/test", timeout_seconds=90)
+    session.output.details(session.client.get(path), COLUMNS)
+    if not verdict["ok"]:
+        detail = f"The key is stored, but does not work: {verdict['message']}"
+        raise Refused(verdict["code"], detail, fix=verdict["fix"])
 
 
 @command(integrations, "test")

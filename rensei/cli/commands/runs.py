@@ -1,5 +1,6 @@
 """Dispatch a run, watch it, look at what ran."""
 
+import contextlib
 import secrets
 import sys
 import time
@@ -10,7 +11,7 @@ import typer
 
 from rensei.cli.client import Client
 from rensei.cli.commands.profiles import read_json
-from rensei.cli.errors import Refused
+from rensei.cli.errors import Refused, ServerSilent
 from rensei.cli.inputs import image_block, read_text
 from rensei.cli.machine import logins, work
 from rensei.cli.output import Columns, Output
@@ -70,7 +71,7 @@ def dispatch(
     Ask a model, by a profile. The answer goes to standard output as it comes, mode and cost to standard error.
 
     Ends with 0 where the run succeeded, with 1 where it failed, was refused, or --timeout passed. A host-session
-    run of this machine runs here; with --no-wait it waits for `rensei worker`.
+    run of this machine runs here, to its end; with --no-wait it waits for `rensei worker`.
     """
     config = read_json(provider_config) if provider_config else {}
     if context_window is not None:
@@ -86,10 +87,7 @@ def dispatch(
         "providerConfig": config or None,
         **_prompt(session, text, image or []),
     }
-    # If the answer is lost on the way, the same key finds the run that was made.
-    key = {"Idempotency-Key": secrets.token_hex(16)}
-    given = {name: value for name, value in body.items() if value is not None}
-    run = session.client.call("POST", "runs", body=given, headers=key, timeout_seconds=120)
+    run = _post(session.client, {name: value for name, value in body.items() if value is not None})
     if not wait:
         if session.output.as_json:
             session.output.json(run)
@@ -143,6 +141,16 @@ def cancel_run(session: Session, run_id: Id) -> None:
     session.output.done(run, f"{run['id']}: {run['state']}")
 
 
+def _post(client: Client, body: dict[str, Any]) -> dict[str, Any]:
+    """Dispatch. If the answer is lost on the way, the same key finds the run that was made."""
+    key = {"Idempotency-Key": secrets.token_hex(16)}
+    try:
+        run: dict[str, Any] = client.call("POST", "runs", body=body, headers=key, timeout_seconds=120)
+    except ServerSilent:
+        run = client.call("POST", "runs", body=body, headers=key, timeout_seconds=120)
+    return run
+
+
 def _prompt(session: Session, text: str, images: list[Path]) -> dict[str, Any]:
     if text == "-" and session.flags.token:
         raise Refused("INPUT_REQUIRED", "--input - and --token - cannot both read standard input.")
@@ -167,7 +175,8 @@ def _run_here(session: Session, run: dict[str, Any]) -> None:
         lease = work.take(client, str(session.context.host_id), run_id=run["id"])
     except Refused:
         # Nothing waits for a login that is not there.
-        client.post(f"runs/{run['id']}/cancel")
+        with contextlib.suppress(Refused):
+            client.post(f"runs/{run['id']}/cancel")
         raise
     if lease is None:
         _watch(client, output, run["id"], deadline=None)

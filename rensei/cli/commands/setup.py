@@ -18,7 +18,7 @@ from rensei.cli.inputs import read_secret
 from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
 from rensei.cli.output import Columns, Output
-from rensei.cli.session import Session, check_org, check_url, command
+from rensei.cli.session import Flags, Session, check_org, check_url, command
 
 USUAL_URL = "http://127.0.0.1:8000"
 GUIDE = """\
@@ -61,7 +61,11 @@ def setup(
 
 def doctor(session: Session) -> None:
     """Check everything that this command needs. Ends with 1 where something is missing."""
-    checks = _check_all(session)
+    _show(session.output, _check_all(session))
+
+
+def _show(output: Output, checks: "list[_Check]") -> None:
+    """:raises Refused: if something is missing"""
     columns: Columns = {
         "": lambda row: "ok" if row["ok"] else "MISSING",
         "What": "what",
@@ -69,7 +73,7 @@ def doctor(session: Session) -> None:
         "Next": "fix",
     }
     rows = [{"what": one.what, "ok": one.ok, "found": one.found, "fix": one.fix} for one in checks]
-    session.output.table({"next": None, "previous": None, "results": rows}, columns)
+    output.table({"next": None, "previous": None, "results": rows}, columns)
     missing = [one.what for one in checks if not one.ok]
     if missing:
         raise Refused("SETUP_INCOMPLETE", f"Something is missing: {', '.join(missing)}.")
@@ -170,6 +174,8 @@ class _Setup:
             stored = {"org": self._context.org, "url": self._context.url, "project": self._context.project}
             self._output.json({**stored, "hostId": self._context.host_id, "login": self._context.login})
             return
+        checks = _check_all(Session(flags=Flags(url=self._context.url, org=self._context.org)))
+        _show(self._output, checks)
         self._output.note("Ready. Next:")
         for line in (
             "rensei doctor                          check everything",
@@ -276,7 +282,10 @@ def _check_all(session: Session) -> list[_Check]:
         checks.append(_check_project(client, session.project))
     context = session.context
     if me["host"] is None or context is None:
-        return [*checks, _Check(what="Machine", ok=False, found="not registered", fix="rensei setup")]
+        return [
+            *checks,
+            _Check(what="Machine", ok=True, found="not registered: no host sessions here", fix="rensei setup"),
+        ]
     checks.append(_Check(what="Machine", ok=True, found=f"{me['host']['name']} ({me['host']['id']})"))
     try:
         found = logins.runner_for(context).look()
