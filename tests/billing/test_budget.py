@@ -222,7 +222,7 @@ class TestAddBilled:
         self, acme: Org, charge: Callable[..., CostEvent], limit: Callable[..., None]
     ) -> None:
         dear = Usage(output_tokens=300_000_000_000)
-        line, _ = charge(usage=dear), charge(usage=dear)
+        line, _ = charge(usage=dear), charge(usage=dear, occurred_at=NOON + timedelta(days=1))
         with transaction.atomic():
             record_adjustment(charge=line, usage=Usage(), estimated=False, billed=True, occurred_at=NOON)
 
