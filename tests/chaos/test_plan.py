@@ -27,7 +27,7 @@ class TestDraw:
         assert [run.number for run in drawn.runs] == list(range(500))
         assert kinds == {
             Kind.KILL: 100,
-            Kind.FREEZE: 2,
+            Kind.FREEZE: 10,
             Kind.TERMINATE: 4,
             Kind.RESTART_DATABASE: 1,
             "restart-broker": 1,
