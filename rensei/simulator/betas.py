@@ -41,6 +41,7 @@ KNOWN_BETAS = frozenset(
         "message-batches-2024-09-24",
         "message-threads-2026-08-12",
         "mid-conversation-output-config-2026-07-01",
+        "mid-conversation-system-2026-04-07",
         "mid-conversation-system-clear-at-2026-08-21",
         "mid-conversation-tool-changes-2026-07-01",
         "model-context-window-exceeded-2025-08-26",
