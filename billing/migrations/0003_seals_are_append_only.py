@@ -2,7 +2,7 @@
 Seals and anchors are append-only like the ledger itself, and every new line is put on the list of those to seal.
 
 The list is filled in the transaction of the line, by a trigger, so a line that is committed late under an early id
-is sealed like any other, and the sealer never has to search the ledger. See 0004 on rebuilding a table on SQLite.
+is sealed like any other, and the sealer never has to search the ledger. See 0002 on rebuilding a table on SQLite.
 """
 
 from django.db import migrations
@@ -79,6 +79,6 @@ def remove(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0005_ledger_seals")]
+    dependencies = [("billing", "0002_ledger_is_append_only")]
 
     operations = [migrations.RunPython(install, remove, elidable=False)]

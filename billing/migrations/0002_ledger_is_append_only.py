@@ -51,6 +51,6 @@ def remove(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0003_billed_amount")]
+    dependencies = [("billing", "0001_initial")]
 
     operations = [migrations.RunPython(install, remove, elidable=False)]

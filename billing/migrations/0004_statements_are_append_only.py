@@ -1,4 +1,4 @@
-"""Triggers refuse every change of a closed statement. See 0004 on rebuilding a table on SQLite."""
+"""Triggers refuse every change of a closed statement. See 0002 on rebuilding a table on SQLite."""
 
 from django.db import migrations
 
@@ -43,6 +43,6 @@ def remove(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0007_budgets_and_statements")]
+    dependencies = [("billing", "0003_seals_are_append_only")]
 
     operations = [migrations.RunPython(install, remove, elidable=False)]
