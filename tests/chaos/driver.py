@@ -102,17 +102,16 @@ class Driver:
 
     def _disturb(self, event: Event) -> None:
         time.sleep(event.pause_seconds)
-        pid = self.stack.workers[event.place]
+        place, skew_hours = self._place_for(event)
+        pid = self.stack.workers[place]
         match event.kind:
             case Kind.KILL:
-                code = self.stack.kill(event.place, skew_hours=event.skew_hours)
+                code = self.stack.kill(place, skew_hours=skew_hours)
                 if code != KILLED:
                     self.findings.append(f"a worker ended by itself with {code}")
-                self._leave(pid)
+                self._gone.add(pid)
             case Kind.TERMINATE:
-                if pid in self._frozen:
-                    self._thaw_one(pid)
-                self.stack.terminate(event.place, skew_hours=event.skew_hours)
+                self.stack.terminate(place, skew_hours=skew_hours)
             case Kind.FREEZE:
                 self.stack.freeze(pid)
                 self._frozen[pid] = time.monotonic() + (FREEZE_SECONDS_IN_A_HURRY if self.hurry else FREEZE_SECONDS)
@@ -126,9 +125,14 @@ class Driver:
                 self.stack.restart_broker()
         self.done[event.kind] += 1
 
-    def _leave(self, pid: int) -> None:
-        self._frozen.pop(pid, None)
-        self._gone.add(pid)
+    def _place_for(self, event: Event) -> tuple[int, int]:
+        """Spare the frozen, so that they come back late: take the next place instead. The last of all is thawed."""
+        for place in [(event.place + step) % WORKERS for step in range(WORKERS)]:
+            if self.stack.workers[place] not in self._frozen:
+                skew_hours = SKEW_HOURS if place == SKEWED else 0
+                return place, event.skew_hours if place == event.place else skew_hours
+        self._thaw_one(self.stack.workers[event.place])
+        return event.place, event.skew_hours
 
     def _thaw(self, *, due: float) -> None:
         for pid in [pid for pid, until in self._frozen.items() if until <= due]:
