@@ -41,7 +41,7 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
     if changing.update(health=health, cooling_until=until, last_error=error):
         logger.warning("pool_key_out", key_id=credential.id, health=health.value, code=failure.code)
         if health is PlatformKey.Health.QUARANTINED:
-            _alert(judged.get())
+            _alert(judged.first())
 
 
 def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Health, datetime | None] | None:
@@ -63,9 +63,9 @@ def _next_month(now: datetime) -> datetime:
     return (first + timedelta(days=32)).replace(day=1)
 
 
-def _alert(key: PlatformKey) -> None:
+def _alert(key: PlatformKey | None) -> None:
     operators = list(User.objects.filter(is_staff=True, is_active=True).values_list("email", flat=True))
-    if not operators:
+    if key is None or not operators:
         return
     subject = f"Rensei: a {key.pool} key of {key.provider} was refused"
     body = (

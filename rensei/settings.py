@@ -167,6 +167,8 @@ ACCOUNT_SESSION_REMEMBER = True
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
 vars().update(EMAIL_CONFIG)
+# A mail server that does not answer must not hold up a run whose failure is to be told.
+EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default=f"rensei@{_public.hostname or 'localhost'}")
 
 # https://docs.djangoproject.com/en/5.2/topics/i18n/

@@ -92,7 +92,7 @@ class Worker:
         if claim is None:
             self._slots.release()
             return False
-        thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}")
+        thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
         thread.start()
         return True

@@ -120,7 +120,7 @@ class Runs(APIView):
             caller(request),
             dispatch_request(request.data),
             idempotency_key=key,
-            body_digest=_digest(request.data) if key else "",
+            body_digest=_digest(caller(request), request.data) if key else "",
         )
         return Response(
             presenters.run_body(run), status=status.HTTP_202_ACCEPTED, headers={"Location": f"/api/v1/runs/{run.id}"}
@@ -248,6 +248,11 @@ def _moment(query: Any, name: str) -> Any:
         ) from fault
 
 
-def _digest(data: Any) -> str:
-    """Digest a parsed body, so that spelling and order of keys make no difference."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _digest(access: Access, data: Any) -> str:
+    """
+    Digest a parsed body, so that the order of its keys makes no difference, and whose it is.
+
+    A token of one project must not be given another project's run for the same key and words.
+    """
+    said = [access.project.pk if access.project else None, data]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import structlog
-from django.db import OperationalError, close_old_connections
+from django.db import DatabaseError, connection
 
 from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
 from rensei.core.usage import Usage
@@ -77,10 +77,10 @@ class Call:
         try:
             if not queue.add_chunk(self.run, kind=kind, data=data):
                 self.live.order(queue.why_lost(self.run))
-        except OperationalError as fault:
+        except DatabaseError as fault:
             # Watchers miss a piece while the database is away; the whole answer is written at the end.
             logger.warning("chunk_not_written", fault=type(fault).__name__)
-            close_old_connections()
+            connection.close()
 
 
 def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:

@@ -7,10 +7,12 @@ happens in between, the payer and the mode stay what they were at dispatch.
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
-from django.db import OperationalError, connection
+from django.db import DatabaseError, IntegrityError, connection
 
 from integrations import services as integrations
 from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, ProviderFailure
@@ -51,10 +53,10 @@ def _carry(run: Run, live: LiveRun) -> None:
         credential = mode.open_credential(run)
         built = _prepare(run, adapter, credential)
     except RenseiError as refusal:
-        _settle(outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now()))
+        _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
         return
     except ProviderFailure as failure:
-        _settle(outcomes.without_call(run, mode.error_of(run, failure), now=database_now()))
+        _settle(partial(outcomes.without_call, run, mode.error_of(run, failure)))
         return
     while live.stop is None:
         again = _attempt(run, live, adapter, mode, credential, built)
@@ -62,7 +64,7 @@ def _carry(run: Run, live: LiveRun) -> None:
             return
         credential = again.credential
         _pause(live, again.after_seconds)
-    _settle(outcomes.stopped_without_call(run, live.stop, now=database_now()))
+    _settle(partial(outcomes.stopped_without_call, run, live.stop))
 
 
 def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest:
@@ -101,7 +103,7 @@ def _attempt(
     )
     if attempt is None:
         stop = queue.why_lost(run)
-        _settle(outcomes.stopped_without_call(run, stop, now=database_now()))
+        _settle(partial(outcomes.stopped_without_call, run, stop))
         return None
     call = Call(run, live, attempt)
     try:
@@ -115,18 +117,18 @@ def _attempt(
             live.order(queue.Stop.DEADLINE)
         if live.stop is not None:
             # Hanging up may look like a broken line.
-            _settle(outcomes.stopped(call, live.stop, now=database_now()))
+            _settle(partial(outcomes.stopped, call, live.stop))
             return None
         again = _try_again(run, mode, credential, failure)
         error = mode.error_of(run, failure)
-        _settle(outcomes.failed(call, failure, error=error, again=again is not None, now=database_now()))
+        _settle(partial(outcomes.failed, call, failure, error=error, again=again is not None))
         logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again is not None)
         return again
     if answer is None:
         assert live.stop is not None, "A stream ends with an answer, a failure, or because it was stopped"
-        _settle(outcomes.stopped(call, live.stop, now=database_now()))
+        _settle(partial(outcomes.stopped, call, live.stop))
         return None
-    _settle(outcomes.succeeded(call, answer, now=database_now()))
+    _settle(partial(outcomes.succeeded, call, answer))
     if run.auth_mode == AuthMode.BYOK:
         integrations.note_used(credential.id, database_now())
     return None
@@ -134,7 +136,12 @@ def _attempt(
 
 def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFailure) -> _Again | None:
     """Go on with another key of the same payer at once, else with the same one later, else not at all."""
-    another = mode.next_credential(run, credential, failure)
+    try:
+        another = mode.next_credential(run, credential, failure)
+    except RenseiError as refusal:
+        # Another key that cannot be opened is no other key; the failed call must still be settled.
+        logger.warning("no_other_key", code=refusal.code)
+        another = None
     if another is not None and run.attempt_count < KEYS_MAX:
         return _Again(credential=another, after_seconds=0.0)
     if failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX:
@@ -142,12 +149,18 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
     return None
 
 
-def _settle(plan: SettlementPlan) -> None:
-    """Write a settlement, waiting for a database that is away. What cannot be written is left to the reaper."""
+def _settle(outcome: Callable[..., SettlementPlan]) -> None:
+    """
+    Write what a call came to, waiting for a database that is away. What cannot be written is left to the reaper.
+
+    The clock is the database's, so reading it belongs to what is tried again.
+    """
     for tries in range(SETTLE_TRIES):
         try:
-            settlement.write([plan])
-        except OperationalError as fault:
+            settlement.write([outcome(now=database_now())])
+        except IntegrityError:
+            raise  # A bug of ours, which no second try mends.
+        except DatabaseError as fault:
             logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
             connection.close()
             time.sleep(min(4.0, 0.1 * 2**tries))

@@ -6,11 +6,11 @@ One thread for any number of runs: a cancellation is noticed within half a secon
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from django.db import OperationalError, close_old_connections
+from django.db import DatabaseError, close_old_connections, connection
 
 from rensei.dispatch import queue
 from rensei.dispatch.models import Run
@@ -51,7 +51,7 @@ class Keeper:
 
     def __init__(self, *, owner: str) -> None:
         self.owner = owner
-        self._live: dict[str, LiveRun] = {}
+        self._live: set[LiveRun] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -60,12 +60,12 @@ class Keeper:
     @contextmanager
     def watching(self, live: LiveRun) -> Iterator[None]:
         with self._lock:
-            self._live[live.run_id] = live
+            self._live.add(live)
         try:
             yield
         finally:
             with self._lock:
-                del self._live[live.run_id]
+                self._live.discard(live)
 
     def close(self) -> None:
         self._closed.set()
@@ -75,7 +75,7 @@ class Keeper:
         renewed = time.monotonic()
         while not self._closed.wait(LOOK_SECONDS):
             with self._lock:
-                live = dict(self._live)
+                live = list(self._live)
             if not live:
                 continue
             try:
@@ -83,16 +83,23 @@ class Keeper:
                 if time.monotonic() - renewed >= HEARTBEAT_SECONDS:
                     self._renew(live)
                     renewed = time.monotonic()
-            except OperationalError as fault:
+            except DatabaseError as fault:
                 # The leases outlast a database that restarts; without it there is nothing better to do than wait.
                 logger.warning("keeper_database_down", fault=type(fault).__name__)
+                connection.close()
             close_old_connections()
         close_old_connections()
 
-    def _bring_news(self, live: dict[str, LiveRun]) -> None:
-        for run_id in queue.cancelled_among(live):
-            live[run_id].order(Stop.CANCELLED)
+    def _bring_news(self, live: Sequence[LiveRun]) -> None:
+        cancelled = queue.cancelled_among({run.run_id for run in live})
+        for run in live:
+            if run.run_id in cancelled:
+                run.order(Stop.CANCELLED)
 
-    def _renew(self, live: dict[str, LiveRun]) -> None:
-        for run_id in queue.extend_leases({run.run_id: run.epoch for run in live.values()}, owner=self.owner):
-            live[run_id].order(Stop.LEASE_LOST)
+    def _renew(self, live: Sequence[LiveRun]) -> None:
+        # After a pause of the whole process one run may be here twice; only the younger claim can be ours.
+        epochs = {run.run_id: run.epoch for run in sorted(live, key=lambda run: run.epoch)}
+        lost = queue.extend_leases(epochs, owner=self.owner)
+        for run in live:
+            if run.run_id in lost or run.epoch < epochs[run.run_id]:
+                run.order(Stop.LEASE_LOST)

@@ -46,6 +46,7 @@ async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseB
     if response.status_code != 202 or seconds is None:
         return response
     run_id = response.data["id"]
+    await watching.give_back_connection()
     if await _ends.wait(run_id, seconds=seconds):
         run = await sync_to_async(Run.objects.select_related("project").get)(id=run_id)
         response = _again(response, presenters.run_body(run), status=200)
@@ -65,8 +66,9 @@ async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse
         return response
     asked = read_json(body) if body else {}
     named = asked.get("runId") or asked.get("run_id")
-    until = time.monotonic() + (0 if named else asked.get("wait", 0))
+    until = time.monotonic() + (0 if named else int(asked.get("wait", 0)))
     while response.status_code == 204 and (left := until - time.monotonic()) > 0:
+        await watching.give_back_connection()
         if not await _work.wait(kwargs["host_id"], seconds=left):
             break
         response = await sync_to_async(_lease)(request, *args, **kwargs)

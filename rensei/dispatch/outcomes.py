@@ -109,10 +109,11 @@ def failed(
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
         state = Attempt.State.VOID
-    elif failure.usage is not None or failure.output_seen:
+    elif failure.output_seen:
         usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
-    elif failure.maybe_billed:
-        state, usage, estimated = Attempt.State.INDETERMINATE, estimated_usage(None, call.attempt, ""), True
+    elif failure.usage is not None or failure.maybe_billed:
+        # It may be retried, and gave nothing: the organization does not owe what nobody can say was billed.
+        state, usage, estimated = Attempt.State.INDETERMINATE, estimated_usage(failure.usage, call.attempt, ""), True
     return SettlementPlan(
         run=call.run,
         now=now,

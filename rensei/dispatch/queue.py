@@ -104,12 +104,16 @@ def renew_lease(run_id: str, *, owner: str, epoch: int) -> datetime | None:
 
 
 def extend_leases(epochs: dict[str, int], *, owner: str) -> set[str]:
-    """Keep the leases of the runs that are being executed, and name those that are no longer ours."""
+    """
+    Keep the leases of the runs that are being executed, and name those that are no longer ours.
+
+    As with one lease, none is renewed for longer than a lease beyond the run's deadline.
+    """
     if not epochs:
         return set()
     now = database_now()
     held = Run.objects.filter(id__in=epochs, state=Run.State.RUNNING, lease_owner=owner)
-    held.update(lease_until=now + LEASE)
+    held.filter(deadline_at__gt=now - LEASE).update(lease_until=now + LEASE)
     still = dict(held.values_list("id", "epoch"))
     return {run_id for run_id, epoch in epochs.items() if still.get(run_id) != epoch}
 

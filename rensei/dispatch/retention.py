@@ -24,20 +24,25 @@ def drop_old_images() -> None:
 
 
 def holds_images(messages: list[dict[str, Any]]) -> bool:
-    """Tell whether any message carries an image."""
-    return any(
-        block.get("type") == "image"
-        for message in messages
-        if isinstance(message["content"], list)
-        for block in message["content"]
+    """Tell whether any message carries an image, those inside tool results included."""
+    return any(_holds_image(message["content"]) for message in messages)
+
+
+def _holds_image(content: Any) -> bool:
+    return isinstance(content, list) and any(
+        block.get("type") == "image" or _holds_image(block.get("content")) for block in content
     )
 
 
 def _without_images(message: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(message["content"], list):
+    """The same message, or block, with a note in the place of each image."""
+    content = message.get("content")
+    if not isinstance(content, list):
         return message
-    kept = [
-        {"type": "text", "text": "[image removed after its retention]"} if block.get("type") == "image" else block
-        for block in message["content"]
-    ]
-    return {**message, "content": kept}
+    return {**message, "content": [_note_for(block) for block in content]}
+
+
+def _note_for(block: dict[str, Any]) -> dict[str, Any]:
+    if block.get("type") == "image":
+        return {"type": "text", "text": "[image removed after its retention]"}
+    return _without_images(block)

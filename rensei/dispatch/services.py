@@ -5,7 +5,7 @@ import re
 from django.db import IntegrityError
 
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, FieldError, RenseiError
+from rensei.core.errors import AlreadyExists, FieldError, NotPermitted, RenseiError
 from rensei.core.transactions import durable
 from rensei.dispatch import settlement
 from rensei.dispatch.models import CapacityPool, Run
@@ -34,12 +34,15 @@ def cancel_run(access: Access, run: Run) -> Run:
     if run.state in Run.ENDED:
         raise RunNotCancellable(state=run.state)
     now = database_now()
-    if run.state == Run.State.QUEUED:
+    was_queued = run.state == Run.State.QUEUED
+    if was_queued:
         settlement.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
     with durable():
         running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
-        running.update(cancel_requested_at=now)
-        record(access, "run.cancelled", object_id=run.id)
+        # A run that went back into the queue meanwhile is cancelled at its next claim.
+        queued = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.QUEUED, cancel_requested_at=None)
+        if running.update(cancel_requested_at=now) or queued.update(cancel_requested_at=now) or was_queued:
+            record(access, "run.cancelled", object_id=run.id)
     run.refresh_from_db()
     return run
 
@@ -51,7 +54,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
     :raises FieldError: if the name or the provider is not one that can be
     :raises AlreadyExists: if the organization has a pool of that name
     """
-    access.require_manager()
+    _require_manager_of_whole_org(access)
     if not POOL_NAME.fullmatch(name):
         raise FieldError(pointer="/name", reason="A pool's name is lower-case letters, digits and dashes.")
     if provider_id not in CapacityPool.Provider.values:
@@ -69,7 +72,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
 
 def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> CapacityPool:
     """Switch a pool on or off. Runs that were dispatched to it go on."""
-    access.require_manager()
+    _require_manager_of_whole_org(access)
     with durable():
         pool.active = active
         pool.save(update_fields=["active"])
@@ -79,8 +82,15 @@ def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> Capacity
 
 def remove_pool(access: Access, pool: CapacityPool) -> None:
     """Remove a pool. Runs that name it keep its name."""
-    access.require_manager()
+    _require_manager_of_whole_org(access)
     with durable():
         pool_id, name = pool.id, pool.name
         pool.delete()
         record(access, "pool.removed", object_id=pool_id, name=name)
+
+
+def _require_manager_of_whole_org(access: Access) -> None:
+    """:raises NotPermitted: unless the caller manages the organization, and not by a token of one project"""
+    access.require_manager()
+    if access.project is not None:
+        raise NotPermitted

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import structlog
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connections
+from django.db import DatabaseError, close_old_connections, connections
 
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
@@ -22,6 +23,8 @@ from rensei.dispatch.models import Run, RunChunk
 LOOK_SECONDS = 0.1
 COMMENT_SECONDS = 15.0
 BATCH = 500
+
+logger = structlog.get_logger(__name__)
 
 
 class Poller:
@@ -58,15 +61,26 @@ class Poller:
         loop = asyncio.get_running_loop()
         try:
             while self._waiters:
-                for found in await loop.run_in_executor(self._thread, self._look, list(self._waiters)):
+                for found in await loop.run_in_executor(self._thread, self._try_to_look, list(self._waiters)):
                     for future in self._waiters.get(found, ()):
                         if not future.done():
                             future.set_result(None)
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
+            # Whoever comes from here on needs a poller of its own.
+            self._poller = None
             # The loop may end first, and cancel this: the thread's connection must not stay open. It is looked up
             # in the thread; `connection.close` would be that of this one.
             await loop.run_in_executor(self._thread, connections.close_all)
+
+    def _try_to_look(self, awaited: Collection[str]) -> Collection[str]:
+        try:
+            return self._look(awaited)
+        except DatabaseError as fault:
+            # Those who wait may wait a little longer; the next look has a connection of its own.
+            logger.warning("poller_database_down", fault=type(fault).__name__)
+            connections.close_all()
+            return ()
 
 
 def ended_among(run_ids: Collection[str]) -> list[str]:
@@ -107,6 +121,7 @@ async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
         if time.monotonic() - spoken >= COMMENT_SECONDS:
             spoken = time.monotonic()
             yield b": still here\n\n"
+        await give_back_connection()
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -120,6 +135,15 @@ async def _data(chunk: RunChunk) -> Any:
     if chunk.kind == RunChunk.Kind.USAGE:
         return presenters.usage_body(Usage.from_dict(chunk.data) if chunk.data else Usage())
     return chunk.data
+
+
+async def give_back_connection() -> None:
+    """
+    Give this request's database connection back before it waits, so that those who wait hold none.
+
+    A request's synchronous code runs in a thread of its own, whose connection is otherwise kept to its end.
+    """
+    await sync_to_async(close_old_connections)()
 
 
 @sync_to_async

@@ -237,6 +237,7 @@ def revoke_token(access: Access, token: ApiToken) -> None:
     _require_own(access, token)
     if token.membership_id != access.membership.pk:
         access.require_manager()
+        _require_whole_org(access)
     with durable():
         revoked = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
         if revoked:
@@ -300,6 +301,7 @@ def revoke_host(access: Access, host: Host) -> None:
     _require_own(access, host)
     if host.owner_id != access.user.pk:
         access.require_manager()
+        _require_whole_org(access)
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)

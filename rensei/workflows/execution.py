@@ -29,6 +29,7 @@ from rensei.workflows.models import NodeRun, WorkflowRun
 from rensei.workflows.templates import as_text, render
 
 LEASE = timedelta(seconds=30)
+DUE_AT_ONCE = 100
 # So many dispatches are surely done before the lease runs out, even on a slow day; then it is renewed.
 BATCH = 20
 # What the run of a node carries in its metadata, so that its end finds the workflow run.
@@ -77,7 +78,7 @@ def advance_due() -> None:
     now = database_now()
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     due = WorkflowRun.objects.filter(free, changes__gt=F("advanced")).order_by("id")
-    for workflow_run_id in due.values_list("id", flat=True):
+    for workflow_run_id in due.values_list("id", flat=True)[:DUE_AT_ONCE]:
         try:
             advance(workflow_run_id)
         except Exception:

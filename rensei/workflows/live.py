@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from rest_framework.response import Response
 
 from rensei.dispatch.live import WAIT, WAIT_SECONDS_MAX
-from rensei.dispatch.watching import Poller
+from rensei.dispatch.watching import Poller, give_back_connection
 from rensei.workflows import presenters, services
 from rensei.workflows.api import WorkflowRuns
 from rensei.workflows.models import WorkflowRun
@@ -28,6 +28,7 @@ async def workflow_runs(request: HttpRequest, *args: Any, **kwargs: Any) -> Http
         return response
     seconds = min(int(wanted[1]), WAIT_SECONDS_MAX)
     ended: HttpResponseBase = response
+    await give_back_connection()
     if await _ends.wait(response.data["id"], seconds=seconds):
         headers = {name: value for name, value in response.headers.items() if not name.startswith("Content-")}
         ended = JsonResponse(await sync_to_async(_body)(response.data["id"]), headers=headers)

@@ -1,0 +1,167 @@
+"""Defects that a review found, each provoked."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+from rest_framework.test import APIClient
+
+from billing.models import Entitlement
+from integrations import platform_keys
+from integrations.models import PlatformKey
+from rensei.core.secret import Secret
+from rensei.dispatch import execution, retention, settlement, watching
+from rensei.dispatch.keeper import Keeper, LiveRun
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.queue import Stop
+from rensei.orgs.models import Project, User
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def api(ada: User, ada_access: Any, api_as: Callable[..., APIClient]) -> APIClient:
+    return api_as(ada)
+
+
+class TestSettling:
+    def test_waits_for_a_database_that_is_away_at_the_end_of_a_call(
+        self, simulator: Any, api: APIClient, connect: Any, make_profile: Any, work: Any, monkeypatch: Any
+    ) -> None:
+        connect()
+        make_profile()
+        api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."})
+        now, away = execution.database_now, iter([True, True])
+
+        def clock() -> Any:
+            if Attempt.objects.filter(state=Attempt.State.OPEN).exists() and next(away, False):
+                raise OperationalError("the database is away")
+            return now()
+
+        monkeypatch.setattr(execution, "database_now", clock)
+
+        (run,) = work()
+
+        assert run.state == Run.State.SUCCEEDED
+        assert run.output_text
+        assert_explained(simulator)
+
+    def test_happens_even_if_the_next_key_cannot_be_opened(
+        self, simulator: Any, api: APIClient, ada_access: Any, make_profile: Any, make_key: Any, work: Any
+    ) -> None:
+        for word, weight in (("revoked", 30_000), ("", 1)):
+            platform_keys.add_platform_key(
+                actor=None,
+                provider="claude",
+                pool="metered",
+                name=word or "good",
+                api_key=Secret(make_key(word)),
+                weight=weight,
+            )
+        PlatformKey.objects.filter(name="good").update(sealed_key=b"garbage")
+        Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+        make_profile(auth_modes=["metered"])
+        api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."})
+
+        (run,) = work()
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "METERED_KEY_NOT_CONFIGURED")
+        assert run.attempts.get().state == Attempt.State.SETTLED
+        assert run.amount_picodollars == 0
+        assert_explained(simulator)
+
+
+class TestKeeper:
+    def test_keeps_two_claims_of_one_run_apart(
+        self, simulator: Any, api: APIClient, connect: Any, make_profile: Any
+    ) -> None:
+        connect()
+        make_profile()
+        run = Run.objects.get(id=api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"])
+        keeper = Keeper(owner="test-worker")
+        run.epoch = 1
+        old = LiveRun(run, seconds_left=60)
+        run.epoch = 2
+        new = LiveRun(run, seconds_left=60)
+        Run.objects.filter(id=run.id).update(state=Run.State.RUNNING, lease_owner="test-worker", epoch=2)
+
+        with keeper.watching(new):
+            with keeper.watching(old):
+                keeper._renew([old, new])
+            keeper._renew([new])
+
+        keeper.close()
+        assert old.stop is Stop.LEASE_LOST
+        assert new.stop is None
+
+
+class TestAPoller:
+    def test_serves_those_who_come_while_the_last_one_leaves(self, transactional_db: None) -> None:
+        there: set[str] = set()
+        poller = watching.Poller(lambda awaited: there & set(awaited))
+
+        async def story() -> bool:
+            assert not await poller.wait("first", seconds=0.05)
+            there.add("second")
+            return await poller.wait("second", seconds=5)
+
+        assert asyncio.run(story())
+
+
+class TestIdempotency:
+    def test_does_not_carry_a_run_from_one_project_to_another(
+        self, simulator: Any, ada: User, ada_access: Any, api_as: Any, connect: Any, make_profile: Any, project: Project
+    ) -> None:
+        connect()
+        make_profile()
+        other = Project.objects.create(org=ada_access.org, slug="other", name="Other")
+        body = {"profileId": "prof_deep", "input": "Hi."}
+        first = api_as(ada, project=project).post("/api/v1/runs", body, HTTP_IDEMPOTENCY_KEY="k")
+
+        answer = api_as(ada, project=other).post("/api/v1/runs", body, HTTP_IDEMPOTENCY_KEY="k")
+
+        assert first.status_code == 202
+        assert (answer.status_code, answer.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
+class TestATokenOfOneProject:
+    def test_changes_nothing_of_the_organization_around_it(
+        self, ada: User, ada_access: Any, api: APIClient, api_as: Any, project: Project
+    ) -> None:
+        pool = api.post("/api/v1/pools", {"name": "mine", "providerId": "local"}).json()["id"]
+        bound = api_as(ada, project=project)
+
+        assert bound.post("/api/v1/pools", {"name": "x", "providerId": "local"}).status_code == 403
+        assert bound.patch(f"/api/v1/pools/{pool}", {"active": False}).status_code == 403
+        assert bound.delete(f"/api/v1/pools/{pool}").status_code == 403
+
+
+class TestRetention:
+    def test_finds_and_drops_images_inside_tool_results(self) -> None:
+        image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}}
+        nested = {"type": "tool_result", "tool_use_id": "1", "content": [image]}
+        messages = [{"role": "user", "content": [nested]}]
+
+        assert retention.holds_images(messages)
+        assert "base64" not in str([retention._without_images(message) for message in messages])
+        assert not retention.holds_images([{"role": "user", "content": "text"}])
+
+
+def test_a_bug_in_a_settlement_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.db import IntegrityError
+
+    tries: list[int] = []
+
+    def broken(plans: Any) -> None:
+        tries.append(1)
+        raise IntegrityError("twice")
+
+    monkeypatch.setattr(settlement, "write", broken)
+
+    with pytest.raises(IntegrityError):
+        execution._settle(lambda now: None)  # type: ignore[arg-type, return-value]
+
+    assert len(tries) == 1
