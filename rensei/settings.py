@@ -161,6 +161,8 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
+# Nobody is mailed who has no account: the page answers alike, and strangers are left alone.
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
 ACCOUNT_SESSION_REMEMBER = True
@@ -237,6 +239,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["rensei.orgs.throttling.ApiThrottle", "rensei.orgs.throttling.SensitiveThrottle"],
     "DEFAULT_THROTTLE_RATES": {
         "api": env.str("RENSEI_RATE_API", default="600/min"),
+        "sign-in": env.str("RENSEI_RATE_SIGN_IN", default="20/min"),
         "sensitive": env.str("RENSEI_RATE_SENSITIVE", default="10/min"),
     },
     "EXCEPTION_HANDLER": "rensei.core.api.problem_handler",

@@ -25,6 +25,7 @@ from rensei.orgs.permissions import MembersRead, MembersWrite
 
 IDEMPOTENCY_KEY_LENGTH = 255
 METADATA_BYTES = 16 * 1024
+FILTERS = frozenset({"state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore"})
 
 
 class RunBody(CamelSerializer):
@@ -93,10 +94,7 @@ class Runs(APIView):
 
     @extend_schema(
         responses=RunSchema(many=True),
-        parameters=[
-            OpenApiParameter(name, str)
-            for name in ("state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore")
-        ],
+        parameters=[OpenApiParameter(name, str) for name in sorted(FILTERS)],
     )
     def get(self, request: Request) -> Response:
         return CursorPages.answer(request, _filtered(request), RunAnswer)
@@ -218,6 +216,9 @@ def find_run(access: Access, run_id: str) -> Run:
 def _filtered(request: Request) -> QuerySet[Run]:
     runs = visible_runs(caller(request))
     query = request.query_params
+    if unknown := set(query) - FILTERS - {"cursor", "pageSize"}:
+        reason = f"Not known here. The filters are {', '.join(sorted(FILTERS))}."
+        raise FieldError(pointer=f"/query/{min(unknown)}", reason=reason)
     if state := query.get("state"):
         if state not in Run.State.values:
             raise FieldError(pointer="/query/state", reason=f"One of {', '.join(Run.State.values)}.")

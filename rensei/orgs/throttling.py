@@ -33,6 +33,15 @@ class SensitiveThrottle(WindowThrottle):
         return f"throttle:{self.scope}:{_caller(request)}"
 
 
+class SignInThrottle(WindowThrottle):
+    """Tries to sign in from one address, in front of the library's own limits for each account."""
+
+    scope = "sign-in"
+
+    def get_cache_key(self, request: Request, view: "APIView | None") -> str:
+        return f"throttle:{self.scope}:{client_address(request)}"
+
+
 def _caller(request: Request) -> str:
     access = request.auth
     if not isinstance(access, Access):

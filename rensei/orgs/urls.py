@@ -12,7 +12,12 @@ CLOSED = {
     "account_email",
     "account_email_verification_sent",
 }
-account_patterns = [pattern for pattern in allauth.urlpatterns if pattern.name not in CLOSED]
+# Signing in is the library's too, behind a rate limit that says when to come back.
+OURS = {"account_login"}
+account_patterns = [
+    path("login/", views.sign_in, name="account_login"),
+    *(pattern for pattern in allauth.urlpatterns if pattern.name not in CLOSED | OURS),
+]
 
 page_patterns = [
     path("setup", views.first_setup, name="setup"),

@@ -1,12 +1,14 @@
 """Pages of this room: the first account of a new server, and machines that ask to be let in."""
 
+from math import ceil
 from typing import Any
 
+from allauth.account.views import login as _sign_in
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
@@ -18,6 +20,20 @@ from rensei.orgs.access import for_member
 from rensei.orgs.authentication import client_address
 from rensei.orgs.forms import DeviceAnswerForm, DeviceCodeForm, SetupForm
 from rensei.orgs.models import DeviceCode, User
+from rensei.orgs.throttling import SignInThrottle
+
+
+@login_not_required
+def sign_in(request: HttpRequest) -> HttpResponseBase:
+    """Sign in, at most so many tries a minute from one address; one more is told when to come back."""
+    throttle = SignInThrottle()
+    if request.method == "POST" and not throttle.allow_request(request, None):  # type: ignore[arg-type]
+        seconds = max(1, ceil(throttle.wait()))
+        response = render(request, "429.html", status=429)
+        response.headers["Retry-After"] = str(seconds)
+        return response
+    page: HttpResponseBase = _sign_in(request)
+    return page
 
 
 @login_not_required

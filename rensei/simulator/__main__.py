@@ -4,10 +4,13 @@ import argparse
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 from granian import Granian
 from granian.constants import Interfaces
+
+_STOP_SECONDS_MAX = 5.0
 
 
 def main() -> None:
@@ -51,6 +54,11 @@ def _stop_with_stdin() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_STOP_SECONDS_MAX)
+    # Still here: a request that is held open on purpose may hold the server open as well.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _START_SECONDS_MAX = 20.0
+_STOP_SECONDS_MAX = 5.0
 
 
 class SimulatorDidNotStart(Exception):
@@ -50,7 +53,12 @@ class RunningSimulator:
         if self.process.stdin:
             self.process.stdin.close()
         self.process.terminate()
-        self.process.wait(timeout=10)
+        try:
+            self.process.wait(timeout=_STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            # A request that is held open on purpose may hold the server open as well.
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def _call(self, method: str, path: str) -> Any:
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
@@ -78,7 +86,9 @@ def start(
     command += ["--key-file", str(key_file)] if key_file else []
     command += ["--keep-bodies"] if keep_bodies else []
     project = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=project)  # noqa: S603 — all words are ours
+    process = subprocess.Popen(  # noqa: S603 — all words are ours
+        command, stdin=subprocess.PIPE, cwd=project, start_new_session=True
+    )
     simulator = RunningSimulator(url=f"http://127.0.0.1:{port}", process=process)
     _wait_until_it_answers(simulator, instance=instance)
     return simulator

@@ -131,7 +131,7 @@ REST = {
 # A machine asks to be let in before it has any token.
 OPEN_REST = {("GET", "schema"), ("POST", "device-codes"), ("POST", "device-codes/token")}
 # Addresses that belong to no organization; each has its own tests.
-OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|device|theme|docs/.*|")
+OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|device|theme|orgs|docs/.*|")
 # A member may leave, and then it is not the member of the row.
 LEAVING = {("DELETE", "members/<member_id>", MEMBER), ("DELETE", "members/<member_id>", AUDITOR)}
 

@@ -560,6 +560,7 @@ class TestListAndDetail:
         assert api.get("/api/v1/runs?state=FAILED").json()["results"] == []
         assert len(api.get("/api/v1/runs?authMode=byok&profileId=prof_deep").json()["results"]) == 5
         assert api.get("/api/v1/runs?state=DANCING").status_code == 400
+        assert api.get("/api/v1/runs?stat=FAILED").json()["errors"][0]["pointer"] == "/query/stat"
 
     def test_hides_a_run_of_another_organization_byte_for_byte(
         self, simulator: Any, api: APIClient, eve: User, api_as: Any, connect: Any, make_profile: Any

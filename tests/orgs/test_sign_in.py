@@ -7,6 +7,8 @@ from django.core import mail
 from django.core.cache import cache
 from django.test import Client
 
+from rensei.orgs.throttling import SignInThrottle
+
 PASSWORD = "correct horse battery"
 
 
@@ -179,3 +181,13 @@ class TestLimits:
         sign_in(ada, "ada@acme.test")
 
         assert is_signed_in(ada)
+
+
+class TestTheRateOfSigningIn:
+    def test_refuses_the_next_try_and_says_when_to_come_back(self, acme, client, monkeypatch):
+        monkeypatch.setattr(SignInThrottle, "rate", "3/min", raising=False)
+
+        answers = [sign_in(client, "ada@acme.test", "wrong horse battery") for _ in range(4)]
+
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert 0 < int(answers[-1].headers["Retry-After"]) <= 60

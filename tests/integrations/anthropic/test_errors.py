@@ -117,8 +117,9 @@ class TestStream:
 
         assert failure.diagnosis == "ADMIN_KEY"
 
-    def test_quotes_what_anthropic_says_of_a_bad_request(self, open_stream):
+    def test_quotes_what_anthropic_says_of_a_bad_request(self, simulator, open_stream):
         failure = _fail(open_stream("Hello", max_tokens=10**7))
+        simulator.reset()  # It was wrong on purpose.
 
         assert failure.diagnosis == "REQUEST_REJECTED"
         assert "max_tokens" in failure.message
