@@ -124,7 +124,12 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         ),
     }
 else:
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20)}
+    # A process that is frozen inside a transaction holds its locks, and everyone waits: PostgreSQL lets go of it.
+    DATABASES["default"]["OPTIONS"] = {
+        **DATABASES["default"].get("OPTIONS", {}),
+        "pool": {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20)},
+        "options": "-c idle_in_transaction_session_timeout=30s",
+    }
 
 # https://docs.djangoproject.com/en/5.2/topics/cache/
 CACHE_URL = env.str("CACHE_URL", default="")
