@@ -5,14 +5,11 @@ A run whose worker died before its attempt goes back into the queue. One that di
 is ended, with an estimated charge; it is never called again by itself.
 """
 
-from datetime import timedelta
-
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.dispatch import doorbell, outcomes, queue, settlement
+from rensei.dispatch.admission import IDEMPOTENCY_KEPT
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk
-
-IDEMPOTENCY_KEPT = timedelta(hours=24)
 
 
 def reap() -> None:
