@@ -145,6 +145,9 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# A message is only a bell, and the run table is the queue. Kept in Redis until it is acknowledged, it would be restored
+# when the broker is lost; kombu 5.7 then raises an AttributeError that ends the worker.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False}
 
 # https://docs.djangoproject.com/en/5.2/topics/auth/
 AUTH_USER_MODEL = "orgs.User"
