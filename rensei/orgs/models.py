@@ -253,3 +253,36 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_id}"
+
+
+class KillSwitch(models.Model):
+    """
+    Something that an operator has stopped for now. Resuming deletes the row; the audit log keeps the story.
+
+    `target` is the id of what is stopped: of an organization, provider, model, auth mode or key. `org` is set
+    where only that organization is concerned. Whoever is refused is shown the reason.
+    """
+
+    class Kind(models.TextChoices):
+        ORGANIZATION = "organization", "Organization"
+        PROVIDER = "provider", "Provider"
+        MODEL = "model", "Model"
+        AUTH_MODE = "auth-mode", "Auth mode"
+        PLATFORM_KEY = "platform-key", "Platform key"
+        INTEGRATION = "integration", "Organization's own key"
+
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    target = models.CharField(max_length=128)
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="kill_switches")
+    reason = models.CharField(max_length=300)
+    set_by = models.EmailField()
+    set_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "kill switches"
+        constraints = [models.UniqueConstraint(fields=["kind", "target"], name="one_kill_switch_per_target")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.target}"

@@ -1,0 +1,165 @@
+"""
+The operators' kill switches: what they have stopped for now, and why, as those who are refused are told.
+
+A switch is a row that every dispatch reads, and every claim of a queued run reads again, so it counts in all
+processes from the moment that it is committed. A call that is under way goes on and is settled.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db.models import Q
+
+from rensei.core.clock import database_now
+from rensei.core.errors import AlreadyExists, FieldError, RenseiError
+from rensei.core.transactions import durable
+from rensei.orgs.access import record_operator
+from rensei.orgs.models import KillSwitch, Org, User
+
+REASON_LENGTH = 300
+Kind = KillSwitch.Kind
+
+
+class OrgSuspended(RenseiError):
+    """The operators have suspended the organization."""
+
+    code = "ORG_SUSPENDED"
+    status = 403
+    title = "Organization suspended"
+    message = (
+        "The operator has suspended this organization: {reason} It can read everything and dispatch nothing. "
+        "Ask your Rensei operator{contact} to resume it."
+    )
+
+
+class PausedByOperator(RenseiError):
+    """The operators have paused the provider, the model, the auth mode or the key."""
+
+    code = "PAUSED_BY_OPERATOR"
+    status = 503
+    title = "Paused by the operator"
+    message = (
+        "The operator has paused {what}: {reason} Dispatch again later, or ask your Rensei operator{contact} "
+        "when it will be resumed."
+    )
+    retryable = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """What the operators have stopped, as it concerns one organization: the reasons, by kind and target."""
+
+    reasons: Mapping[tuple[str, str], str]
+
+    def require_running(
+        self, *, org_id: str, provider: str, model_ids: Collection[str], mode: str, integration_id: str
+    ) -> None:
+        """
+        Check everything that a call stands on but the platform's own keys, which their pool judges.
+
+        :raises OrgSuspended: if the organization is suspended
+        :raises PausedByOperator: naming what is paused
+        """
+        suspended = self.reasons.get((Kind.ORGANIZATION, org_id))
+        if suspended is not None:
+            raise _suspended(suspended)
+        targets = [
+            (Kind.PROVIDER, provider),
+            *((Kind.MODEL, model_id) for model_id in sorted(model_ids)),
+            (Kind.AUTH_MODE, mode),
+            (Kind.INTEGRATION, integration_id),
+        ]
+        for kind, target in targets:
+            reason = self.reasons.get((kind, target))
+            if reason is not None:
+                raise paused(kind, target, reason=reason)
+
+
+def stopped_for(org: Org) -> Stopped:
+    """Read what is stopped for everybody and for one organization, in one query."""
+    concerned = KillSwitch.objects.filter(Q(org=None) | Q(org=org))
+    return Stopped(reasons={(switch.kind, switch.target): switch.reason for switch in concerned})
+
+
+def require_not_suspended(org: Org) -> None:
+    """:raises OrgSuspended: if the operators have suspended the organization"""
+    reason = suspension_of(org)
+    if reason is not None:
+        raise _suspended(reason)
+
+
+def suspension_of(org: Org) -> str | None:
+    """Read why an organization is suspended; None where it is not."""
+    switches = KillSwitch.objects.for_org(org).filter(kind=Kind.ORGANIZATION)
+    reason: str | None = switches.values_list("reason", flat=True).first()
+    return reason
+
+
+def paused(kind: str, target: str, *, reason: str) -> PausedByOperator:
+    """Make the refusal of something that is paused. Keys are not named: their ids say nothing to the refused."""
+    what = {
+        Kind.PROVIDER: f"provider '{target}'",
+        Kind.MODEL: f"model '{target}'",
+        Kind.AUTH_MODE: f"auth mode '{target}'",
+        Kind.PLATFORM_KEY: "the platform's keys for this model",
+        Kind.INTEGRATION: "the key that this organization has connected",
+    }[Kind(kind)]
+    return PausedByOperator(what=what, reason=_sentence(reason), contact=_contact(), extra=_support())
+
+
+def stop(*, operator: User, kind: str, target: str, reason: str, org: Org | None = None) -> KillSwitch:
+    """
+    Stop something until it is resumed. `org` is given where only that organization is concerned.
+
+    :raises FieldError: if the reason is missing or too long
+    :raises AlreadyExists: if it is stopped already
+    """
+    reason = " ".join(reason.split())
+    if not reason or len(reason) > REASON_LENGTH:
+        raise FieldError(
+            pointer="/reason", reason=f"Say why, in at most {REASON_LENGTH} characters: the refused are shown it."
+        )
+    with durable():
+        switch, is_new = KillSwitch.objects.get_or_create(
+            kind=kind,
+            target=target,
+            defaults={"org": org, "reason": reason, "set_by": operator.email, "set_at": database_now()},
+        )
+        if not is_new:
+            raise AlreadyExists(what=f"A kill switch for {switch}")
+        record_operator(operator, f"{_noun(switch)}.{_verb(switch)}", object_id=target, org=org, reason=reason)
+    return switch
+
+
+def resume(switch: KillSwitch, *, operator: User) -> None:
+    """Let something go on that was stopped. Doing it twice changes nothing."""
+    with durable():
+        deleted, _ = KillSwitch.objects.filter(pk=switch.pk).delete()
+        if deleted:
+            action = f"{_noun(switch)}.resumed"
+            record_operator(operator, action, object_id=switch.target, org=switch.org, reason=switch.reason)
+
+
+def _suspended(reason: str) -> OrgSuspended:
+    return OrgSuspended(reason=_sentence(reason), contact=_contact(), extra=_support())
+
+
+def _sentence(reason: str) -> str:
+    return reason if reason.endswith((".", "!", "?")) else f"{reason}."
+
+
+def _contact() -> str:
+    return f" ({settings.RENSEI_SUPPORT_EMAIL})" if settings.RENSEI_SUPPORT_EMAIL else ""
+
+
+def _support() -> dict[str, str]:
+    return {"supportEmail": settings.RENSEI_SUPPORT_EMAIL} if settings.RENSEI_SUPPORT_EMAIL else {}
+
+
+def _noun(switch: KillSwitch) -> str:
+    return "org" if switch.kind == Kind.ORGANIZATION else switch.kind.replace("-", "_")
+
+
+def _verb(switch: KillSwitch) -> str:
+    return "suspended" if switch.kind == Kind.ORGANIZATION else "paused"
