@@ -11,6 +11,6 @@ SPEC = ProviderSpec(
     requires_endpoint=False,
     category="Cloud",
     default_base_url_setting="RENSEI_ANTHROPIC_BASE_URL",
-    key_page_url="https://console.anthropic.com/settings/keys",
+    key_page_url="https://platform.claude.com/settings/keys",
     config_keys=("contextWindow",),
 )

@@ -78,7 +78,7 @@ def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest
     window = run.context_window_tokens
     if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
         return built
-    exact = adapter.count_input_tokens(built.params, credential=credential)
+    exact = adapter.count_input_tokens(built.params, credential=credential, context_window_tokens=window)
     params = adapter.fit(built.params, input_tokens=exact, context_window_tokens=window)
     return replace(built, params=params, input_tokens_at_least=exact)
 

@@ -77,7 +77,9 @@ class ToyAdapter:
             input_tokens_at_most=9,
         )
 
-    def count_input_tokens(self, params: Mapping[str, Any], *, credential: Credential) -> int:
+    def count_input_tokens(
+        self, params: Mapping[str, Any], *, credential: Credential, context_window_tokens: int
+    ) -> int:
         return 3
 
     def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:

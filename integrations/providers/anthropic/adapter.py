@@ -12,8 +12,9 @@ from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic import images, keys, messages
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import make_failure, parse_object
-from integrations.providers.anthropic.messages import check_last_turn
+from integrations.providers.anthropic.messages import check_last_turn, too_long
 from integrations.providers.anthropic.stream import MessageStream
+from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import (
     BuiltRequest,
     Credential,
@@ -32,6 +33,7 @@ _COUNT_BYTES_MAX = 1024 * 1024
 _PAGES_MAX = 20
 _MODELS_PER_PAGE = 1000
 _NAME_CHARACTERS_MAX = 128
+_TOO_LONG_TO_COUNT = (d.TOO_LARGE.name, d.PROMPT_TOO_LONG.name)
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control")
 
 
@@ -62,19 +64,23 @@ class AnthropicAdapter:
     def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
         return messages.fit(params, input_tokens=input_tokens, context_window_tokens=context_window_tokens)
 
-    def count_input_tokens(self, params: Mapping[str, Any], *, credential: Credential) -> int:
+    def count_input_tokens(
+        self, params: Mapping[str, Any], *, credential: Credential, context_window_tokens: int
+    ) -> int:
         """
         Ask Anthropic for the exact size of a prompt, which is free.
 
-        :raises ProviderFailure: if it does not tell
+        :raises ContextWindowExceeded: if it is too long even to be counted
+        :raises ProviderFailure: if Anthropic does not tell
         """
-        body = {name: params[name] for name in _COUNTED if name in params}
-        deadline = time.monotonic() + _COUNT_SECONDS_MAX
-        with Connection(credential, deadline=deadline, answer_bytes_max=_COUNT_BYTES_MAX) as connection:
-            found = parse_object(connection.post("/v1/messages/count_tokens", body).content).get("input_tokens")
-        if type(found) is not int or found < 0:
-            raise make_failure(d.NOT_THE_API)
-        return found
+        try:
+            return _count(params, credential)
+        except ProviderFailure as failure:
+            # Large images make a body too large too, but hardly a prompt too long.
+            about = tokens_about(params)
+            if failure.diagnosis in _TOO_LONG_TO_COUNT and about > context_window_tokens:
+                raise too_long(input_tokens=about, window=context_window_tokens, counted="about") from failure
+            raise
 
     def stream(
         self, params: Mapping[str, Any], *, credential: Credential, attempt_id: str, timeout_seconds: float
@@ -121,6 +127,16 @@ class AnthropicAdapter:
             if of_line := [model_id for model_id in ids if line in model_id]:
                 return of_line[0]
         return ids[0] if ids else "claude-haiku-5-5"
+
+
+def _count(params: Mapping[str, Any], credential: Credential) -> int:
+    body = {name: params[name] for name in _COUNTED if name in params}
+    deadline = time.monotonic() + _COUNT_SECONDS_MAX
+    with Connection(credential, deadline=deadline, answer_bytes_max=_COUNT_BYTES_MAX) as connection:
+        found = parse_object(connection.post("/v1/messages/count_tokens", body).content).get("input_tokens")
+    if type(found) is not int or found < 0:
+        raise make_failure(d.NOT_THE_API)
+    return found
 
 
 def _own_base_url(credential: Credential) -> str:

@@ -28,7 +28,7 @@ class ContextWindowExceeded(RenseiError):
     status = 422
     title = "Context window exceeded"
     message = (
-        "The prompt has {counted} {input_tokens} tokens{beside}, but the context window is {window_tokens} tokens. "
+        "The prompt has {counted} {input}{beside}, but the context window is {window}. "
         "Shorten the prompt, raise contextWindow, or choose a model with a larger window."
     )
 
@@ -149,21 +149,34 @@ def _window(requested: int | None, *, entry: CatalogEntry) -> int | None:
     if requested is not None and own is not None and requested > own:
         raise FieldError(
             pointer=pointer,
-            reason=f"contextWindow is {requested}, but that of {entry.display_name} is {own} tokens.",
+            reason=f"contextWindow is {requested}, but that of {entry.display_name} is {_tokens(own)}.",
         )
     return requested if requested is not None else own
 
 
 def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counted: str) -> dict[str, Any]:
     budget = _budget_of(params)
-    needed = budget + ANSWER_TOKENS_MIN if budget else 1
     left = window - input_tokens
-    if left < needed:
-        raise ContextWindowExceeded(
-            extra={"inputTokens": input_tokens, "contextWindowTokens": window},
-            counted=counted,
-            input_tokens=input_tokens,
-            window_tokens=window,
-            beside=f", and {needed} are kept for thinking and the answer" if budget else "",
-        )
+    if left < (budget + ANSWER_TOKENS_MIN if budget else 1):
+        raise too_long(input_tokens=input_tokens, window=window, counted=counted, budget=budget)
     return {**params, "max_tokens": min(params["max_tokens"], left)}
+
+
+def too_long(*, input_tokens: int, window: int, counted: str, budget: int = 0) -> ContextWindowExceeded:
+    """Say that a prompt does not fit, with both numbers, and what else has to fit beside it."""
+    beside = ""
+    if budget:
+        beside = f", and {budget + ANSWER_TOKENS_MIN} are kept for thinking and the answer"
+    elif input_tokens == window:
+        beside = ", and the answer needs room for at least 1 more"
+    return ContextWindowExceeded(
+        extra={"inputTokens": input_tokens, "contextWindowTokens": window},
+        counted=counted,
+        input=_tokens(input_tokens),
+        beside=beside,
+        window=_tokens(window),
+    )
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"

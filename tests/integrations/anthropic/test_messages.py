@@ -210,9 +210,13 @@ class TestFit:
     def test_never_raises_them(self):
         assert fit({"max_tokens": 5}, input_tokens=10, context_window_tokens=1000) == {"max_tokens": 5}
 
-    def test_refuses_what_leaves_nothing(self):
-        with pytest.raises(ContextWindowExceeded, match="exactly 1000 tokens"):
+    def test_refuses_what_leaves_nothing_and_says_what_the_room_is_for(self):
+        with pytest.raises(ContextWindowExceeded, match="exactly 1000 tokens, and the answer needs room"):
             fit({"max_tokens": 5}, input_tokens=1000, context_window_tokens=1000)
+
+    def test_counts_one_token_as_one(self):
+        with pytest.raises(ContextWindowExceeded, match=r"exactly 2 tokens, but the context window is 1 token\."):
+            fit({"max_tokens": 5}, input_tokens=2, context_window_tokens=1)
 
 
 class TestCheckLastTurn:

@@ -10,6 +10,7 @@ import pytest
 
 from integrations import outbound
 from integrations.providers.anthropic import ADAPTER
+from integrations.providers.anthropic.messages import ContextWindowExceeded
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, ProviderFailure, StreamEvent, TextDelta, UsageReport
 from rensei.core.usage import Usage
@@ -340,7 +341,7 @@ class TestCountInputTokens:
     def test_asks_anthropic(self, credential):
         params = ADAPTER.build(make_request(system="one two"), entry=make_entry("claude-opus-4-8")).params
 
-        counted = ADAPTER.count_input_tokens(params, credential=credential())
+        counted = ADAPTER.count_input_tokens(params, credential=credential(), context_window_tokens=200_000)
 
         assert counted > 3
 
@@ -349,9 +350,29 @@ class TestCountInputTokens:
         params = ADAPTER.build(make_request(messages=turns), entry=make_entry("claude-opus-4-8")).params
 
         with pytest.raises(ProviderFailure) as raised:
-            ADAPTER.count_input_tokens(params, credential=credential())
+            ADAPTER.count_input_tokens(params, credential=credential(), context_window_tokens=200_000)
 
         assert raised.value.code == "PROVIDER_OVERLOADED"
+
+    def test_says_that_a_prompt_that_is_too_large_to_be_counted_does_not_fit(self, credential):
+        # One word, so that its tokens cannot be told from below; the provider takes bodies of up to 32 MB.
+        turns = [{"role": "user", "content": "a" * 33 * 1024**2}]
+        params = ADAPTER.build(make_request(messages=turns), entry=make_entry("claude-opus-4-8")).params
+
+        with pytest.raises(ContextWindowExceeded) as raised:
+            ADAPTER.count_input_tokens(params, credential=credential(), context_window_tokens=1_000_000)
+
+        assert raised.value.extra["inputTokens"] > 1_000_000
+        assert raised.value.extra["contextWindowTokens"] == 1_000_000
+
+    def test_leaves_what_is_large_for_another_reason_as_it_is(self, credential):
+        turns = [{"role": "user", "content": "[[fault:toolarge on=count_tokens]]"}]
+        params = ADAPTER.build(make_request(messages=turns), entry=make_entry("claude-opus-4-8")).params
+
+        with pytest.raises(ProviderFailure) as raised:
+            ADAPTER.count_input_tokens(params, credential=credential(), context_window_tokens=1_000_000)
+
+        assert raised.value.diagnosis == "TOO_LARGE"
 
 
 class TestCheapestModel:
