@@ -126,6 +126,9 @@ class PlatformKey(models.Model):
     last_error = models.JSONField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    # Why an operator has paused it, if one has: read by `platform_keys.healthy_keys`, and stored in the kill switch.
+    paused_because: str | None
+
     class Meta:
         constraints = [models.UniqueConstraint(fields=["provider", "pool", "name"], name="platform_key_name_in_pool")]
 

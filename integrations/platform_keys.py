@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 
 from integrations import shapes
 from integrations.models import PlatformKey
@@ -13,7 +13,8 @@ from integrations.providers.base import REGISTRY, Credential, Verdict
 from integrations.vault import vault
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
-from rensei.orgs.models import AuditEvent, User
+from rensei.orgs import kill_switches
+from rensei.orgs.models import AuditEvent, KillSwitch, User
 from rensei.orgs.shapes import clean_name
 
 
@@ -125,12 +126,17 @@ def check_platform_key(key: PlatformKey) -> Verdict:
 def healthy_key(
     *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
 ) -> PlatformKey | None:
-    """Choose a healthy key of a pool that serves a model, by weight; None where there is none besides those named."""
-    keys = [
+    """
+    Choose a healthy key of a pool that serves a model, by weight; None where there is none besides those named.
+
+    :raises PausedByOperator: if there are some, and an operator has paused all of them
+    """
+    serving = [
         key
         for key in healthy_keys(now=now, provider=provider, pool=pool)
         if serves(key, model_id) and key.id not in besides
     ]
+    keys = running(serving)
     if not keys:
         return None
     weights = [max(1, key.weight) for key in keys]
@@ -138,10 +144,26 @@ def healthy_key(
 
 
 def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
-    """List the keys that may sign calls: the healthy ones, and those that have cooled down."""
+    """List the healthy keys, and those that have cooled down. Each says in `paused_because` whether it may sign."""
+    switches = KillSwitch.objects.filter(kind=KillSwitch.Kind.PLATFORM_KEY, target=OuterRef("pk"))
     healthy = Q(health=PlatformKey.Health.HEALTHY)
     cooled = Q(health=PlatformKey.Health.COOLING, cooling_until__lte=now)
-    return list(PlatformKey.objects.filter(healthy | cooled, active=True, **filters).order_by("id"))
+    keys = PlatformKey.objects.filter(healthy | cooled, active=True, **filters)
+    found = keys.annotate(paused_because=Subquery(switches.values("reason")))  # type: ignore[no-redef] # declared there
+    return list(found.order_by("id"))
+
+
+def running(keys: Sequence[PlatformKey]) -> list[PlatformKey]:
+    """
+    Leave out the keys that an operator has paused, of those that `healthy_keys` has listed.
+
+    :raises PausedByOperator: if there are some, and all of them are paused
+    """
+    found = [key for key in keys if key.paused_because is None]
+    if keys and not found:
+        reason = keys[0].paused_because or ""
+        raise kill_switches.paused(KillSwitch.Kind.PLATFORM_KEY, keys[0].id, reason=reason)
+    return found
 
 
 def serves(key: PlatformKey, model_id: str) -> bool:

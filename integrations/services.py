@@ -11,6 +11,7 @@ from integrations.providers.base import REGISTRY, Credential, Verdict
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
+from rensei.orgs import kill_switches
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
@@ -209,11 +210,13 @@ def check_connection(
     """
     Try a key that is not stored, and store nothing.
 
+    :raises OrgSuspended: if the operators have suspended the organization
     :raises FieldError: if a value has the wrong shape
     :raises KeyKindRefused: if it is a key of another kind
     :raises BaseUrlRefused: if keys must not be sent to that address
     """
     _require_manager(access)
+    kill_switches.require_not_suspended(access.org)
     shapes.clean_provider(provider)
     base_url = shapes.clean_base_url(base_url, provider=provider)
     key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
@@ -230,10 +233,12 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     """
     Try a stored key, and store what came out.
 
+    :raises OrgSuspended: if the operators have suspended the organization
     :raises CredentialUnreadable: if the vault cannot open the key now
     """
     _require_manager(access)
     _require_own(access, integration)
+    kill_switches.require_not_suspended(access.org)
     version = integration.secret_version
     verdict = REGISTRY[integration.provider].test_connection(credential=open_integration(integration))
     credentials.take_verdict(integration, verdict)

@@ -19,7 +19,7 @@ from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credent
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.dispatch import outcomes, preparation, queue, settlement
+from rensei.dispatch import judging, outcomes, preparation, queue, settlement
 from rensei.dispatch.calls import Call
 from rensei.dispatch.keeper import Keeper, LiveRun
 from rensei.dispatch.models import Run
@@ -50,6 +50,7 @@ def _carry(run: Run, live: LiveRun) -> None:
     adapter = REGISTRY[run.provider]
     mode = MODES[AuthMode(run.auth_mode)]
     try:
+        judging.require_running(run)
         credential = mode.open_credential(run)
         built = _prepare(run, adapter, credential)
     except RenseiError as refusal:

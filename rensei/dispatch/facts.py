@@ -23,8 +23,9 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.pools import Pool
 from rensei.dispatch.resolver import OfferedModel, Policy
-from rensei.orgs import policies
+from rensei.orgs import kill_switches, policies
 from rensei.orgs.access import Access
+from rensei.orgs.kill_switches import Stopped
 from rensei.orgs.models import Host, Org, Project
 
 PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
@@ -36,6 +37,7 @@ class Facts:
 
     org: Org
     now: datetime
+    stopped: Stopped
     profile: ModelProfile
     project: Project | None
     pool: Pool
@@ -74,7 +76,7 @@ class Facts:
         return self.prices.get(entry.pk, [])
 
     def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode) -> list[PlatformKey]:
-        """The healthy keys of a pool that serve the model of that mode."""
+        """The healthy keys of a pool that serve the model of that mode, those that are paused included."""
         entry = self.served(mode)
         if entry is None:
             return []
@@ -119,6 +121,7 @@ def load(
     org = access.org
     standing = known.standing if known else standing_of(org)
     now = standing.now
+    stopped = kill_switches.stopped_for(org)
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
     requested = _requested(org, profiles, known)
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
@@ -139,6 +142,7 @@ def load(
         facts = Facts(
             org=org,
             now=now,
+            stopped=stopped,
             profile=profile,
             project=its_project,
             pool=pool,

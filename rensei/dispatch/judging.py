@@ -13,12 +13,14 @@ from catalog.provider_config import context_window_of, validate_provider_config
 from integrations.providers.base import BuiltRequest, ModelRequest
 from profiles import services as profiles
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import NotFound, RenseiError, named_in
 from rensei.dispatch import facts, pools
 from rensei.dispatch.facts import Facts, Known
+from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
 from rensei.dispatch.resolver import Decision, resolve
+from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project
 
@@ -52,7 +54,8 @@ def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, 
     """
     profile = known.profile if known else None
     if profile is None and request.profile_id:
-        profile = profiles.find_profile(access, request.profile_id)
+        with named_in("/profileId"):
+            profile = profiles.find_profile(access, request.profile_id)
     project = _project(access, request)
     if profile is None:
         profile = profiles.default_profile(access.org, project)
@@ -60,7 +63,7 @@ def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, 
             raise ProfileRequired
     if profile.project_id is not None:
         if project is not None and project.pk != profile.project_id:
-            raise NotFound
+            raise NotFound(pointer="/profileId")
         project = profile.project
     pool = pools.find_pool(access.org, request.pool)
     (found,) = facts.load(
@@ -125,12 +128,36 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
 
 def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
     """
-    Ask the mode, and then the pool. A host session says itself that it needs a local one.
+    Ask the operators' kill switches, the mode, and then the pool. A host session says itself that it needs a local one.
 
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
     :raises RenseiError: with the mode's own code
     """
+    served = found.served(mode)
+    found.stopped.require_running(
+        org_id=found.org.id,
+        provider=found.profile.provider,
+        model_ids={found.requested.model_id, *({served.model_id} if served else ())},
+        mode=mode,
+        integration_id=MODES[mode].credential_id(found),
+    )
     MODES[mode].gate(found, at_most=at_most)
     found.pool.require_driver()
+
+
+def require_running(run: Run) -> None:
+    """
+    Ask the kill switches once more for a run that has waited since its dispatch, before its call.
+
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
+    """
+    kill_switches.stopped_for(run.org).require_running(
+        org_id=run.org_id,
+        provider=run.provider,
+        model_ids={run.model_id, run.served_model_id},
+        mode=run.auth_mode,
+        integration_id=run.credential_id,
+    )
 
 
 def most_of(found: Facts, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
@@ -151,13 +178,13 @@ def _project(access: Access, request: DispatchRequest) -> Project | None:
     """The project that the request names, or that the token is bound to; another's is not found."""
     if access.project is not None:
         if request.project_id not in {None, access.project.slug}:
-            raise NotFound
+            raise NotFound(pointer="/projectId")
         return access.project
     if request.project_id is None:
         return None
     project: Project | None = Project.objects.for_org(access.org).filter(slug=request.project_id).first()
     if project is None:
-        raise NotFound
+        raise NotFound(pointer="/projectId")
     return project
 
 

@@ -17,7 +17,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.logs import KEY_SHAPE
 from rensei.core.usage import Usage
-from rensei.dispatch import outcomes, preparation, presenters, queue, settlement
+from rensei.dispatch import judging, outcomes, preparation, presenters, queue, settlement
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
 from rensei.dispatch.queue import Stop
@@ -235,6 +235,7 @@ def _note_seen(host: Host) -> None:
 def _lease(run: Run, host: Host) -> Lease | None:
     """Build the request, which may fetch images, and only then claim the run: no lease runs meanwhile."""
     try:
+        judging.require_running(run)
         _require_local(run)
         built = preparation.build_request(run, REGISTRY[run.provider])
     except RenseiError as refusal:
@@ -312,11 +313,12 @@ def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
 def _failure(host: Host, report: Report) -> ProviderFailure:
     """Read a machine's report of a failure as the adapters' own. Its words may quote a key: that is blotted out."""
     code, refusal = report.error_code, REFUSALS.get(report.error_code)
-    ours = refusal(host=host.name).detail if refusal else f"The call from machine '{host.name}' failed."
+    ours = refusal(host=host.name) if refusal else None
     return ProviderFailure(
         code=code,
-        message=KEY_SHAPE.sub(r"\1***", report.detail) or ours,
-        fix=KEY_SHAPE.sub(r"\1***", report.fix),
+        message=KEY_SHAPE.sub(r"\1***", report.detail)
+        or (ours.cause if ours else f"The call from machine '{host.name}' failed."),
+        fix=KEY_SHAPE.sub(r"\1***", report.fix) or (ours.fix if ours else ""),
         retryable=code in TRY_AGAIN,
         sent=report.sent,
         maybe_billed=code in MAYBE_BILLED,

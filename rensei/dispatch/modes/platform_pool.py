@@ -30,18 +30,19 @@ class PlatformPool:
 
     def max_tokens_cap(self, facts: Facts) -> int | None:
         """The lowest cap of the keys that may sign, so that any of them can."""
-        caps = [key.max_tokens_cap for key in facts.pool_keys(self.pool, self.mode) if key.max_tokens_cap]
+        keys = facts.pool_keys(self.pool, self.mode)
+        caps = [key.max_tokens_cap for key in keys if key.max_tokens_cap and key.paused_because is None]
         return min(caps, default=None)
 
     def require_key(self, facts: Facts) -> None:
-        if not facts.pool_keys(self.pool, self.mode):
+        if not platform_keys.running(facts.pool_keys(self.pool, self.mode)):
             raise self.no_key(provider=facts.profile.provider, model_id=facts.profile.model_id)
 
     def open_credential(self, run: Run) -> Credential:
         """
         Open a healthy key of the pool.
 
-        :raises RenseiError: if the pool has no key for the model any more
+        :raises RenseiError: if the pool has no key for the model any more, or an operator has paused all of them
         :raises CredentialUnreadable: if the vault cannot open it
         """
         credential = self._open(run)
@@ -61,7 +62,7 @@ class PlatformPool:
         if failure.code not in ABOUT_THE_KEY:
             return failure.as_error()
         refusal = self.no_key(provider=run.provider, model_id=run.model_id)
-        return {"code": refusal.code, "detail": refusal.detail, "fix": "", "retryable": True}
+        return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": True}
 
     def pool_id(self, provider: str) -> str:
         return f"{self.pool}_pool_{provider}"

@@ -5,26 +5,47 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('orgs', '0001_initial'),
+        ("orgs", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='KillSwitch',
+            name="KillSwitch",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('organization', 'Organization'), ('provider', 'Provider'), ('model', 'Model'), ('auth-mode', 'Auth mode'), ('platform-key', 'Platform key'), ('integration', "Organization's own key")], max_length=16)),
-                ('target', models.CharField(max_length=128)),
-                ('reason', models.CharField(max_length=300)),
-                ('set_by', models.EmailField(max_length=254)),
-                ('set_at', models.DateTimeField()),
-                ('org', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='kill_switches', to='orgs.org')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("organization", "Organization"),
+                            ("provider", "Provider"),
+                            ("model", "Model"),
+                            ("auth-mode", "Auth mode"),
+                            ("platform-key", "Platform key"),
+                            ("integration", "Organization's own key"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("target", models.CharField(max_length=128)),
+                ("reason", models.CharField(max_length=300)),
+                ("set_by", models.EmailField(max_length=254)),
+                ("set_at", models.DateTimeField()),
+                (
+                    "org",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="kill_switches",
+                        to="orgs.org",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'kill switches',
-                'constraints': [models.UniqueConstraint(fields=('kind', 'target'), name='one_kill_switch_per_target')],
+                "verbose_name_plural": "kill switches",
+                "constraints": [models.UniqueConstraint(fields=("kind", "target"), name="one_kill_switch_per_target")],
             },
         ),
     ]
