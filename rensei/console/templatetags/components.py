@@ -1,0 +1,89 @@
+"""The components that hold other markup. What each looks like stands in its template, and all of them at `/components`."""
+
+from typing import Any
+
+from django import template
+from django.forms.utils import flatatt
+from django.template import Context
+from django.template.loader import render_to_string
+from django.urls import reverse
+
+register = template.Library()
+
+
+@register.simple_block_tag(takes_context=True)
+def button(
+    context: Context,
+    content: str,
+    kind: str = "",
+    icon: str = "",
+    to: str = "",
+    about: str = "",
+    query: str = "",
+    dialog: bool = False,
+    **attributes: Any,
+) -> str:
+    """
+    Draw a button, or a link that looks like one if it leads `to` a page of the organization or has an `href`.
+
+    `about` is the id in that page's address, and `dialog` opens the page in the dialog where scripts run. An
+    attribute with a hyphen is written with an underscore; one that is false is left out.
+    """
+    if to:
+        address = reverse(f"console:{to}", args=[context["request"].access.org.slug, *([about] if about else [])])
+        attributes["href"] = address + query
+        if dialog:
+            attributes |= {"hx_get": address, "hx_target": "#dialog"}
+    elif "href" not in attributes:
+        attributes.setdefault("type", "submit")
+    written = {name.replace("_", "-"): value for name, value in attributes.items() if value not in ("", None)}
+    return render_to_string(
+        "components/_button.html",
+        {
+            "tag": "a" if "href" in attributes else "button",
+            "kinds": kind.split(),
+            "icon_name": icon,
+            "attributes": flatatt(written),
+            "label": content,
+        },
+    )
+
+
+@register.simple_block_tag
+def card(content: str, title: str = "") -> str:
+    """Draw a framed piece of a page, with a heading if it has a title."""
+    return render_to_string("components/_card.html", {"title": title, "content": content})
+
+
+@register.simple_block_tag
+def notice(content: str, kind: str = "", icon: str = "", title: str = "", alert: bool = False) -> str:
+    """Draw a sentence that stands out: `ok`, `warn`, `bad` or plain. An alert is read out at once."""
+    icons = {"ok": "check", "warn": "alert", "bad": "alert"}
+    values = {"kind": kind, "icon_name": icon or icons.get(kind, "info"), "title": title, "alert": alert}
+    return render_to_string("components/_notice.html", {**values, "content": content})
+
+
+@register.simple_block_tag
+def table(content: str, *columns: str, kind: str = "fold", open: bool = False) -> str:
+    """
+    Draw a table with these headings, which becomes a list on a phone.
+
+    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. An open table lets
+    the menus in it hang over its frame.
+    """
+    heads = [
+        {
+            "label": "Actions" if column == "-" else column.lstrip("#"),
+            "number": column[0] == "#",
+            "hidden": column == "-",
+        }
+        for column in columns
+    ]
+    values = {"columns": heads, "kinds": kind.split(), "open": open, "content": content}
+    return render_to_string("components/_table.html", values)
+
+
+@register.simple_block_tag
+def empty(content: str, icon: str, title: str) -> str:
+    """Draw what a list says when nothing is in it: why, and what to do about it."""
+    return render_to_string("components/_empty.html", {"icon_name": icon, "title": title, "content": content})
