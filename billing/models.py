@@ -24,12 +24,19 @@ class BillingSetting(models.Model):
 
 
 class Entitlement(models.Model):
-    """What an organization may spend of the platform's. Made with the organization, flipped by operators."""
+    """
+    What an organization may spend of the platform's. Made with the organization, flipped by operators.
+
+    While it waits for metered, it holds its request: who asked, when, and what for.
+    """
 
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="entitlement")
     metered_enabled = models.BooleanField(default=False)
     shared_runs_per_day = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the platform's default")
     monthly_budget_picodollars = models.PositiveBigIntegerField(null=True, blank=True, help_text="Empty: no budget")
+    metered_requested_at = models.DateTimeField(null=True, blank=True, db_index=True)
+    metered_requested_by = models.EmailField(blank=True)
+    metered_requested_for = models.CharField(max_length=300, blank=True, help_text="In the words of who asked")
     updated_at = models.DateTimeField(default=timezone.now)
 
     objects = OrgScopedQuerySet.as_manager()

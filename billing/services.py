@@ -26,6 +26,8 @@ PRICE_COLUMNS = {
     "cache_write_1h": "cache_write_1h_picodollars",
     "web_search": "web_search_picodollars",
 }
+# An entitlement that waits for nothing.
+NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
 # What an adjustment repeats of the charge that it corrects.
 COPIED = (
     "org_id",
@@ -172,9 +174,14 @@ def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> l
 
 
 def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes: Any) -> None:
-    """Change fields of one entitlement and write down who did it, in the caller's transaction."""
+    """
+    Change fields of one entitlement and write down who did it, in the caller's transaction.
+
+    Enabling metered answers the organization's request for it.
+    """
     assert_open()
-    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, updated_at=timezone.now())
+    answered = NO_REQUEST if changes.get("metered_enabled") else {}
+    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=timezone.now())
     record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)
 
 
