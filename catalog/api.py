@@ -12,7 +12,7 @@ from catalog import services
 from catalog.models import CatalogEntry
 from catalog.presenters import present
 from catalog.providers import REGISTRY
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound
@@ -65,10 +65,10 @@ class Catalog(APIView):
         model_id = serializers.CharField(max_length=128)
         display_name = serializers.CharField(max_length=120)
         description = serializers.CharField(max_length=400, allow_blank=True, default="")
-        context_window = serializers.IntegerField(
+        context_window = Integer(
             source="context_window_tokens", min_value=1, max_value=2**31 - 1, allow_null=True, default=None
         )
-        max_output_tokens = serializers.IntegerField(min_value=1, max_value=2**31 - 1, allow_null=True, default=None)
+        max_output_tokens = Integer(min_value=1, max_value=2**31 - 1, allow_null=True, default=None)
         capabilities = serializers.DictField(allow_null=True, default=None)
         efforts = serializers.ListField(
             source="effort_levels", child=serializers.CharField(), allow_null=True, default=None

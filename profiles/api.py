@@ -13,10 +13,10 @@ from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
 from profiles.presenters import present
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound
+from rensei.core.errors import NotFound, named_in
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
@@ -65,7 +65,7 @@ class ProfileBody(CamelSerializer):
     project_id = serializers.CharField(max_length=63, allow_null=True, required=False)
     integration_id = serializers.CharField(max_length=40, allow_null=True, required=False)
     system = serializers.CharField(allow_blank=True, allow_null=True, required=False, trim_whitespace=False)
-    max_tokens = serializers.IntegerField(allow_null=True, required=False)
+    max_tokens = Integer(allow_null=True, required=False)
     prompt_caching = serializers.ChoiceField(choices=ModelProfile.PromptCaching.choices, required=False)
     provider_config = serializers.JSONField(allow_null=True, required=False)
     is_default = serializers.BooleanField(required=False)
@@ -139,7 +139,8 @@ def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:
             values[name] = empty
     if "project_id" in fields:
         slug = fields["project_id"]
-        values["project"] = None if slug is None else find_project(access, slug)
+        with named_in("/projectId"):
+            values["project"] = None if slug is None else find_project(access, slug)
         # A body that names a project and no scope can mean only one.
         implied = ModelProfile.Scope.ORGANIZATION if slug is None else ModelProfile.Scope.PROJECT
         values.setdefault("scope", implied)
@@ -153,5 +154,5 @@ def _integration(access: Access, integration_id: str | None) -> Integration | No
         return None
     found: Integration | None = Integration.objects.for_org(access.org).filter(pk=integration_id).first()
     if found is None:
-        raise NotFound
+        raise NotFound(pointer="/integrationId")
     return found

@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, pagination, parsers, serializers
+from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -62,6 +63,22 @@ class CamelSerializer(serializers.Serializer[Any]):
         if errors:
             raise serializers.ValidationError(errors)
         return known
+
+
+class Integer(serializers.IntegerField):
+    """A whole number as JSON has it: a text that holds one is a text."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class AllowedMethods(BaseMetadata):
+    """What OPTIONS answers: `Allow`, and nothing more. What the methods take is in the OpenAPI document."""
+
+    def determine_metadata(self, request: Request, view: Any) -> dict[str, Any]:
+        return {}
 
 
 class CursorPages(pagination.CursorPagination):

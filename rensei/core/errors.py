@@ -1,7 +1,12 @@
 """Refusals: the one way in which Rensei says no, to people and to programs."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
+
+# Where the sentence that says what is wrong ends. A reason that is handed in is a sentence of its own.
+_END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
 
 
 class RenseiError(Exception):
@@ -13,7 +18,8 @@ class RenseiError(Exception):
     RenseiError is a bug, and answers 500.
 
     `message` is a format string over the keyword arguments: the sentence of the documentation,
-    then what to do. `extra` travels beside it in the problem document (`resetsAt`, `used`).
+    then what to do. A problem document has both in `detail`; `cause` and `fix` are its two halves.
+    `extra` travels beside it in the problem document (`resetsAt`, `used`).
     """
 
     code: ClassVar[str]
@@ -25,6 +31,9 @@ class RenseiError(Exception):
     def __init__(self, *, extra: Mapping[str, Any] | None = None, **details: object) -> None:
         self.extra = dict(extra or {})
         self.detail = self.message.format(**details)
+        end = _END_OF_CAUSE.search(self.message)
+        self.cause = self.message[: end.end()].format(**details) if end else self.detail
+        self.fix = self.message[end.end() + 1 :].format(**details) if end else ""
         super().__init__(self.detail)
 
 
@@ -59,7 +68,26 @@ class NotFound(RenseiError):
     code = "NOT_FOUND"
     status = 404
     title = "Not found"
-    message = "Nothing is here under that address. Check the id and the organization."
+    message = "Nothing is here under {what}. Check the id and the organization."
+
+    def __init__(self, *, pointer: str = "") -> None:
+        name = pointer.removeprefix("/")
+        super().__init__(what=f"the id in {name}" if name else "that address")
+        if name:
+            self.errors = [{"pointer": pointer, "code": "not_found", "detail": self.cause}]
+
+
+@contextmanager
+def named_in(pointer: str) -> Iterator[None]:
+    """
+    Look up what a field of the request's body names.
+
+    :raises NotFound: with the field, where the lookup itself only says that nothing was found
+    """
+    try:
+        yield
+    except NotFound as missing:
+        raise NotFound(pointer=pointer) from missing
 
 
 class NotPermitted(RenseiError):

@@ -12,7 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, CursorPages
+from profiles import services as profiles
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
@@ -39,7 +40,7 @@ class RunBody(CamelSerializer):
     input = serializers.CharField(required=False, trim_whitespace=False)
     messages = serializers.JSONField(required=False)
     effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
-    max_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
+    max_tokens = Integer(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
     provider_config = serializers.JSONField(required=False)
     metadata = serializers.DictField(required=False)
 
@@ -170,7 +171,9 @@ class Resolve(APIView):
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
         asked = dispatch_request(request.data or {}, whole=False)
-        return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile_id)))
+        # Looked up first, because an unknown one is wrong in the address, not in the body.
+        profile = profiles.find_profile(caller(request), profile_id)
+        return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
 
 
 def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:

@@ -313,12 +313,14 @@ def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
 def _failure(host: Host, report: Report) -> ProviderFailure:
     """Read a machine's report of a failure as the adapters' own. Its words may quote a key: that is blotted out."""
     code, refusal = report.error_code, REFUSALS.get(report.error_code)
-    ours = refusal(host=host.name) if refusal else None
+    message, fix = f"The call from machine '{host.name}' failed.", ""
+    if refusal is not None:
+        ours = refusal(host=host.name)
+        message, fix = ours.cause, ours.fix
     return ProviderFailure(
         code=code,
-        message=KEY_SHAPE.sub(r"\1***", report.detail)
-        or (ours.cause if ours else f"The call from machine '{host.name}' failed."),
-        fix=KEY_SHAPE.sub(r"\1***", report.fix) or (ours.fix if ours else ""),
+        message=KEY_SHAPE.sub(r"\1***", report.detail) or message,
+        fix=KEY_SHAPE.sub(r"\1***", report.fix) or fix,
         retryable=code in TRY_AGAIN,
         sent=report.sent,
         maybe_billed=code in MAYBE_BILLED,

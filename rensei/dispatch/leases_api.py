@@ -8,13 +8,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
-from rensei.core.errors import NotFound
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, Integer
+from rensei.core.errors import NotFound, named_in
 from rensei.core.usage import Usage
 from rensei.dispatch import leases, presenters
 from rensei.dispatch.api import RunSchema, find_run
 from rensei.dispatch.leases import LeaseState, Report
 from rensei.dispatch.models import Run
+from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
 
@@ -35,8 +36,8 @@ REPORTED = (
 )
 
 
-def _tokens() -> serializers.IntegerField:
-    return serializers.IntegerField(min_value=0, max_value=TOKENS_MAX, default=0)
+def _tokens() -> Integer:
+    return Integer(min_value=0, max_value=TOKENS_MAX, default=0)
 
 
 class UsageBody(CamelSerializer):
@@ -71,7 +72,7 @@ class HostLease(APIView):
 
     class Body(CamelSerializer):
         run_id = serializers.CharField(required=False, max_length=40)
-        wait = serializers.IntegerField(min_value=0, max_value=WAIT_SECONDS_MAX, default=0)
+        wait = Integer(min_value=0, max_value=WAIT_SECONDS_MAX, default=0)
 
     @extend_schema(responses={200: LeaseAnswer, 204: OpenApiResponse(description="Nothing waits for this machine.")})
     def post(self, request: Request, host_id: str) -> Response:
@@ -82,7 +83,7 @@ class HostLease(APIView):
         body.is_valid(raise_exception=True)
         run_id = body.validated_data.get("run_id")
 
-        lease = leases.take(access, find_run(access, run_id)) if run_id else leases.take_next(access)
+        lease = leases.take(access, _named_run(access, run_id)) if run_id else leases.take_next(access)
         if lease is None:
             return Response(status=status.HTTP_204_NO_CONTENT)
         return Response(
@@ -94,6 +95,11 @@ class HostLease(APIView):
                 "request": lease.params,
             }
         )
+
+
+def _named_run(access: Access, run_id: str) -> Run:
+    with named_in("/runId"):
+        return find_run(access, run_id)
 
 
 class StateAnswer(CamelSerializer):
@@ -108,7 +114,7 @@ class LeaseHeartbeat(APIView):
     Answer = StateAnswer
 
     class Body(CamelSerializer):
-        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+        epoch = Integer(min_value=0, max_value=2**31 - 1)
 
     def post(self, request: Request, run_id: str) -> Response:
         run = find_run(caller(request), run_id)
@@ -125,7 +131,7 @@ class LeaseChunks(APIView):
     Answer = StateAnswer
 
     class Body(CamelSerializer):
-        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+        epoch = Integer(min_value=0, max_value=2**31 - 1)
         text = serializers.CharField(default="", allow_blank=True, trim_whitespace=False)
         usage = UsageBody(required=False)
 
@@ -162,7 +168,7 @@ class LeaseFinish(APIView):
             detail = serializers.CharField(default="", allow_blank=True, max_length=2000)
             fix = serializers.CharField(default="", allow_blank=True, max_length=2000)
 
-        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+        epoch = Integer(min_value=0, max_value=2**31 - 1)
         state = serializers.ChoiceField(choices=sorted(Run.ENDED))
         output = Output(required=False, allow_null=True)
         usage = UsageBody(required=False, allow_null=True)

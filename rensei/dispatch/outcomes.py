@@ -166,7 +166,7 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
 
 def refusal_error(refusal: RenseiError) -> dict[str, Any]:
     """Write a refusal as a run's error."""
-    return {"code": refusal.code, "detail": refusal.detail, "fix": "", "retryable": refusal.retryable}
+    return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": refusal.retryable}
 
 
 def _stopped_end(stop: Stop, text: str) -> RunEnd | None:

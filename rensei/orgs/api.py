@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from rensei import __version__
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import NotFound
+from rensei.core.errors import NotFound, named_in
 from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
@@ -211,7 +211,8 @@ class Tokens(APIView):
         body.is_valid(raise_exception=True)
         fields = body.validated_data
         slug = fields["project_id"]
-        project = services.find_project(caller(request), slug) if slug is not None else None
+        with named_in("/projectId"):
+            project = services.find_project(caller(request), slug) if slug is not None else None
 
         token, secret = services.create_token(
             caller(request), name=fields["name"], project=project, expires_at=fields["expires_at"]

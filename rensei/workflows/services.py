@@ -14,7 +14,7 @@ from catalog.provider_config import validate_provider_config
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError
+from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError, named_in
 from rensei.core.transactions import durable
 from rensei.dispatch.admission import IDEMPOTENCY_KEPT, IdempotencyKeyReused
 from rensei.dispatch.models import IdempotencyKey
@@ -217,7 +217,8 @@ def _project(access: Access, project_id: str | None) -> Project | None:
     """:raises NotFound: if the caller does not see the project"""
     if project_id is None:
         return access.project
-    return orgs.find_project(access, project_id)
+    with named_in("/projectId"):
+        return orgs.find_project(access, project_id)
 
 
 def _require_reach(access: Access, workflow: Workflow) -> None:

@@ -72,6 +72,7 @@ class TestConsoleLogin:
         assert call["key_sha256"] == hashlib.sha256(console.encode()).hexdigest()
         assert call["body"]["output_config"] == {"effort": "high"}
         line = CostEvent.objects.get()
+        assert call["attempt_id"] == line.attempt_id
         assert (line.payer, line.billed, line.input_tokens) == ("host-account", False, call["usage"]["input_tokens"])
 
     def test_pays_whatever_the_shell_says(self, machine, console, here, simulator, make_key):

@@ -110,7 +110,7 @@ class TestClaudeCode:
     )
     def test_refuses_what_it_cannot_honour(self, more):
         with pytest.raises(CallFailed) as failure:
-            claude_code.ClaudeCode().start({**self.REQUEST, **more})
+            claude_code.ClaudeCode().start({**self.REQUEST, **more}, attempt_id="att_1")
 
         assert (failure.value.code, failure.value.sent) == ("PROVIDER_REJECTED", False)
 

@@ -46,6 +46,12 @@ class TestProblem:
         assert_problem(answer, 405, "METHOD_NOT_ALLOWED")
         assert answer.headers["Allow"] == "GET, POST, HEAD, OPTIONS"
 
+    def test_is_none_where_somebody_asks_for_the_methods(self, api):
+        answer = api.options("/api/v1/projects")
+
+        assert answer.status_code == 200
+        assert answer.headers["Allow"] == "GET, POST, HEAD, OPTIONS"
+
     @pytest.mark.parametrize(
         "content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", ""]
     )

@@ -298,7 +298,10 @@ class TestLeaseOfAnother:
         _, secret = orgs.create_token(access_of(ada), name="one project", host=machine.host, project=project)
         bound = Machine(machine.host, secret.reveal(), {})
 
-        assert code_of(bound.lease(runId=run.id)) == (404, "NOT_FOUND")
+        answer = bound.lease(runId=run.id)
+
+        assert code_of(answer) == (404, "NOT_FOUND")
+        assert answer.json()["errors"][0]["pointer"] == "/runId"
         assert bound.lease().status_code == 204
 
     def test_kind_of_run_is_refused(

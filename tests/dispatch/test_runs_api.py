@@ -271,6 +271,30 @@ class TestRefusals:
         answer = api.post("/api/v1/runs", {"profileId": "prof_deep", "projectId": "other", "input": "Hi."})
 
         assert_refused(answer, 404, "NOT_FOUND", simulator)
+        assert answer.json()["errors"][0]["pointer"] == "/profileId"
+
+    @pytest.mark.parametrize(
+        ("body", "pointer"), [({"profileId": "prof_none"}, "/profileId"), ({"projectId": "none"}, "/projectId")]
+    )
+    def test_an_unknown_id_with_the_field_that_it_stands_in(
+        self, simulator: Any, api: APIClient, connect: Any, make_profile: Any, body: Any, pointer: str
+    ) -> None:
+        connect()
+        make_profile(is_default=True)
+
+        answer = api.post("/api/v1/runs", {"input": "Hi.", **body})
+
+        assert_refused(answer, 404, "NOT_FOUND", simulator)
+        assert answer.json()["errors"][0]["pointer"] == pointer
+
+    def test_a_number_that_is_a_text(self, simulator: Any, api: APIClient, connect: Any, make_profile: Any) -> None:
+        connect()
+        make_profile(is_default=True)
+
+        answer = api.post("/api/v1/runs", {"input": "Hi.", "maxTokens": "5"})
+
+        assert_refused(answer, 400, "VALIDATION_FAILED", simulator)
+        assert answer.json()["errors"][0]["pointer"] == "/maxTokens"
 
     @pytest.mark.parametrize("pool", ["nowhere", "e2b", "vercel", "modal"])
     def test_a_pool_that_cannot_take_the_run(

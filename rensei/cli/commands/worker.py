@@ -13,8 +13,10 @@ from rensei.cli.machine import logins, work
 from rensei.cli.output import Output
 from rensei.cli.session import Session, command
 
-LOOK_SECONDS = 1.0
-LOOK_SECONDS_MAX = 15.0
+# The server answers as soon as there is a run. Ctrl-C waits for that answer: it may have brought a run already.
+WAIT_SECONDS = 5
+PAUSE_SECONDS = 0.2
+PAUSE_SECONDS_MAX = 15.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,11 +35,11 @@ def worker(session: Session) -> None:
     output.note(f"{client.get('me')['host']['name']} waits for runs at {client.url}. Ctrl-C ends it.")
     note_versions(client, output)
     stop = _Stop(output)
-    pause, was_silent = LOOK_SECONDS, False
+    pause, was_silent = PAUSE_SECONDS, False
     while not stop.asked:
         try:
-            lease = work.take(client, str(context.host_id))
-            pause = LOOK_SECONDS
+            lease = work.take_next(client, str(context.host_id), wait_seconds=WAIT_SECONDS)
+            pause = PAUSE_SECONDS
             if was_silent:
                 output.note("The server answers again.")
             was_silent = False
@@ -46,7 +48,7 @@ def worker(session: Session) -> None:
                 raise
             if not was_silent:
                 output.note(f"{refused.detail} Trying again until it does.")
-            was_silent, lease, pause = True, None, min(2 * pause, LOOK_SECONDS_MAX)
+            was_silent, lease, pause = True, None, min(2 * pause, PAUSE_SECONDS_MAX)
         if lease is None:
             stop.sleep(pause)
             continue
@@ -101,3 +103,5 @@ class _Stop:
         self.asked = True
         if self.busy:
             self._output.note("Finishing the run under way. Ctrl-C again gives it up.")
+        else:
+            self._output.note("Stopping, which takes a few seconds.")

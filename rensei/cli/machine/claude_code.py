@@ -53,7 +53,7 @@ class ClaudeCode:
             return Login(works=False, detail="`claude` is not logged in.", fix=LOG_IN)
         return Login(works=True, detail=f"`claude` {version.stdout.split()[0]} is logged in.")
 
-    def start(self, request: dict[str, Any]) -> Child:
+    def start(self, request: dict[str, Any], *, attempt_id: str) -> Child:
         prompt = _prompt(request)
         program = shutil.which("claude")
         if program is None:

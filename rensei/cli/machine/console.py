@@ -39,8 +39,8 @@ class Console:
             return Login(works=True, detail="The Console login of the Anthropic SDK works.")
         return Login(works=False, detail=document["detail"], fix=document["fix"])
 
-    def start(self, request: dict[str, Any]) -> Child:
-        return self._child({"request": request})
+    def start(self, request: dict[str, Any], *, attempt_id: str) -> Child:
+        return self._child({"request": request, "attempt_id": attempt_id})
 
     def failure(self, document: dict[str, Any]) -> CallFailed | None:
         if document.get("type") != "failure":

@@ -32,7 +32,7 @@ def main() -> None:
             client.models.list(limit=1)
             _write({"type": "works"})
         else:
-            _call(client, task["request"])
+            _call(client, task["request"], attempt_id=task["attempt_id"])
     except anthropic.AnthropicError as fault:
         _write({"type": "failure", **_failure(fault)})
     except TypeError as fault:
@@ -43,11 +43,13 @@ def main() -> None:
         _write({"type": "failure", "code": "HOST_LOGIN_MISSING", "detail": missing, "fix": LOG_IN, "sent": False})
 
 
-def _call(client: "anthropic.Anthropic", request: dict[str, Any]) -> None:
+def _call(client: "anthropic.Anthropic", request: dict[str, Any], *, attempt_id: str) -> None:
     named = {name: request[name] for name in ("model", "max_tokens", "messages")}
     # The server finished the parameters, perhaps with ones that this SDK does not know by name yet.
     others = {name: value for name, value in request.items() if name not in named}
-    with client.messages.create(**named, stream=True, extra_body=others) as events:
+    # What the server's own calls carry: an attempt that is lost can be found among the provider's requests.
+    headers = {"x-rensei-attempt": attempt_id}
+    with client.messages.create(**named, stream=True, extra_body=others, extra_headers=headers) as events:
         for event in events:
             _write({"type": "stream_event", "event": event.model_dump(mode="json", exclude_unset=True)})
 

@@ -35,7 +35,7 @@ class Runner(Protocol):
     def look(self) -> Login:
         """Find out whether the login works, without spending anything."""
 
-    def start(self, request: dict[str, Any]) -> Child:
+    def start(self, request: dict[str, Any], *, attempt_id: str) -> Child:
         """:raises CallFailed: if the request cannot be honoured, or there is nothing to start"""
 
     def failure(self, document: dict[str, Any]) -> CallFailed | None:

@@ -25,16 +25,30 @@ class Lease:
 
     run: dict[str, Any]
     epoch: int
+    attempt_id: str
     request: dict[str, Any]
 
 
-def take(client: Client, host_id: str, *, run_id: str | None = None) -> Lease | None:
-    """Lease the named run, or the oldest that waits for this machine. None where there is none."""
-    body = {"runId": run_id} if run_id else {}
+def take(client: Client, host_id: str, *, run_id: str) -> Lease | None:
+    """Lease one run. None where another worker of this machine has it, or it has ended."""
+    return _lease(client, host_id, {"runId": run_id})
+
+
+def take_next(client: Client, host_id: str, *, wait_seconds: int) -> Lease | None:
+    """Lease the oldest run that waits for this machine, or the first that comes in so many seconds."""
+    return _lease(client, host_id, {"wait": wait_seconds})
+
+
+def _lease(client: Client, host_id: str, body: dict[str, Any]) -> Lease | None:
     document = client.post(f"hosts/{host_id}/lease", body)
     if document is None:
         return None
-    return Lease(run=document["run"], epoch=document["epoch"], request=document["request"])
+    return Lease(
+        run=document["run"],
+        epoch=document["epoch"],
+        attempt_id=document["attemptId"],
+        request=document["request"],
+    )
 
 
 class Work:
@@ -60,7 +74,7 @@ class Work:
         :raises Refused: LEASE_LOST if the run is not this machine's any more
         """
         try:
-            with self._runner.start(self._lease.request) as child:
+            with self._runner.start(self._lease.request, attempt_id=self._lease.attempt_id) as child:
                 self._follow(child)
         except CallFailed as failure:
             return self._finish("FAILED", sent=failure.sent, failure=failure)
