@@ -13,7 +13,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
 # Importing the ledger's pages puts them into the admin.
-from billing import ledger_admin, services, statements  # noqa: F401
+from billing import ledger_admin, metered_requests, services, statements  # noqa: F401
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage, Statement
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
@@ -53,14 +53,16 @@ class EntitlementForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(Entitlement)
 class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = EntitlementForm
-    list_display = ["org", "metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
-    list_filter = ["metered_enabled"]
+    list_display = [
+        "org", "metered_enabled", "metered_requested_at", "monthly_budget_usd", "shared_runs_per_day", "updated_at"
+    ]  # fmt: skip
+    list_filter = ["metered_enabled", ("metered_requested_at", admin.EmptyFieldListFilter)]
     list_select_related = ["org"]
     search_fields = ["org__slug", "org__name"]
     ordering = ["org__slug"]
-    fields = ["org", "metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
-    readonly_fields = ["org", "updated_at"]
-    actions = ["enable_metered", "disable_metered", "close_statements"]
+    fields = ["org", "metered_enabled", "metered_request", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
+    readonly_fields = ["org", "metered_request", "updated_at"]
+    actions = ["enable_metered", "disable_metered", "decline_metered", "close_statements"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Each organization is made with its row."""
@@ -73,6 +75,13 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def monthly_budget_usd(self, row: Entitlement) -> str | None:
         return dollars(row.monthly_budget_picodollars)
 
+    @admin.display(description="Request for metered")
+    def metered_request(self, row: Entitlement) -> str:
+        if row.metered_requested_at is None:
+            return "None"
+        when = f"{row.metered_requested_at:%Y-%m-%d %H:%M} UTC"
+        return f"{row.metered_requested_by}, {when}. {row.metered_requested_for}".strip()
+
     def save_model(self, request: HttpRequest, obj: Entitlement, form: Any, change: bool) -> None:
         if form.changed_data:
             services.change_entitlement(obj, actor_user=operator(request), **form.changes())
@@ -84,6 +93,25 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description="Disable metered", permissions=["change"])
     def disable_metered(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
         return self._set_metered(request, queryset, enabled=False)
+
+    @admin.action(description="Decline requests for metered", permissions=["change"])
+    def decline_metered(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
+        asking = metered_requests.waiting().filter(pk__in=queryset.values("pk"))
+        if "confirmed" in request.POST:
+            org_ids = list(asking.values_list("org_id", flat=True))
+            declined = metered_requests.decline(org_ids=org_ids, operator=operator(request))
+            self.message_user(request, f"{declined} request(s) declined.", messages.SUCCESS)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Decline requests for metered",
+            "opts": self.opts,
+            "media": self.media,
+            "action": request.POST["action"],
+            "entitlements": asking,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/billing/entitlement/confirm_decline.html", context)
 
     @admin.action(description="Close statements of past months", permissions=["change"])
     def close_statements(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:

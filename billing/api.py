@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 from billing import budget, ledger_csv, quota, reports
 from billing.models import CostEvent
 from billing.services import is_metered_enabled
+from rensei.core import csv_file
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
@@ -182,13 +183,8 @@ class CostEventCsv(APIView):
         responses={(200, "text/csv"): OpenApiTypes.STR},
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        events = _cost_events(request)
-        served_by_asgi = hasattr(request, "scope")
-        return StreamingHttpResponse(
-            ledger_csv.write_async(events) if served_by_asgi else ledger_csv.write(events),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="cost-events.csv"'},
-        )
+        parts = ledger_csv.write(_cost_events(request))
+        return csv_file.answer(request, parts, filename="cost-events.csv")
 
 
 class Entitlements(APIView):

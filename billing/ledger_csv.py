@@ -1,13 +1,13 @@
-"""The ledger as CSV, written row by row, so that a million lines take no more memory than one page of them."""
+"""The ledger as CSV, written row by row."""
 
-import csv
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC
 
-from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 
 from billing.models import CostEvent
+from rensei.core import csv_file
+from rensei.core.csv_file import cell
 from rensei.core.money import dollars
 
 PAGE = 1000
@@ -38,36 +38,11 @@ COUNTS = (
     "web_search_requests",
 )
 HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", "estimated")
-# A spreadsheet takes a cell that begins with one of these for a formula:
-# https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-class _Line:
-    """What `csv.writer` writes to: it hands the finished line back."""
-
-    def write(self, text: str) -> str:
-        return text
 
 
 def write(events: QuerySet[CostEvent]) -> Iterator[str]:
     """Write the events as CSV, newest first, one page of rows in memory at a time."""
-    writer = csv.writer(_Line())
-    yield writer.writerow(HEADER)
-    for page in _pages(events.order_by("-id")):
-        yield "".join(writer.writerow(_cells(event)) for event in page)
-
-
-async def write_async(events: QuerySet[CostEvent]) -> AsyncIterator[str]:
-    """Do the same for an ASGI response, which would read a plain iterator to its end before it sends a byte."""
-    parts = write(events)
-    while (part := await sync_to_async(lambda: next(parts, None))()) is not None:
-        yield part
-
-
-def cell(value: str | None) -> str:
-    """Write a text so that a spreadsheet takes it for nothing else."""
-    return f"'{value}" if value and value.startswith(FORMULA) else value or ""
+    return csv_file.write(HEADER, (map(_cells, page) for page in _pages(events.order_by("-id"))))
 
 
 def _pages(events: QuerySet[CostEvent]) -> Iterator[list[CostEvent]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from django.db.models import F, PositiveIntegerField, Subquery, Value
+from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import LessThan
 
@@ -92,7 +92,7 @@ def require_room(quota: SharedQuota, *, now: datetime) -> None:
         raise _exceeded(quota, now=now)
 
 
-def limit_of(org_id: str) -> Coalesce:
+def limit_of(org_id: str | OuterRef) -> Coalesce:
     """The organization's own limit, else the platform's, else the one that the platform starts with."""
     return Coalesce(
         Subquery(Entitlement.objects.filter(org_id=org_id).values("shared_runs_per_day")),

@@ -3,8 +3,8 @@
 import csv
 import io
 
-from billing import ledger_csv
 from billing.statements import MonthlyStatement
+from rensei.core.csv_file import cell
 from rensei.core.money import dollars
 
 HEADER = (
@@ -32,7 +32,7 @@ def write(statement: MonthlyStatement) -> str:
             {
                 "type": "usage",
                 "provider": line.provider,
-                "served_model_id": ledger_csv.cell(line.served_model_id),
+                "served_model_id": cell(line.served_model_id),
                 "class": line.token_class,
                 "count": line.count,
                 "unit_usd": dollars(line.unit_picodollars),
@@ -45,7 +45,7 @@ def write(statement: MonthlyStatement) -> str:
                 "type": "adjustment",
                 "occurred_at": adjustment.occurred_at,
                 "provider": adjustment.provider,
-                "served_model_id": ledger_csv.cell(adjustment.served_model_id),
+                "served_model_id": cell(adjustment.served_model_id),
                 "amount_usd": dollars(adjustment.amount_picodollars),
                 "adjusts_id": adjustment.charge_id,
                 "run_id": adjustment.run_id,

@@ -13,7 +13,9 @@ from django.utils.safestring import SafeString
 
 from billing.differences import Difference
 from rensei.core.errors import FieldError
-from rensei.dispatch import policy_preview
+
+# Importing the page of runs puts it into the admin.
+from rensei.dispatch import policy_preview, runs_admin  # noqa: F401
 from rensei.dispatch.models import LedgerAudit
 from rensei.dispatch.policy_preview import Outcome, Prediction
 from rensei.orgs.admin import ReadOnlyAdmin

@@ -12,6 +12,7 @@ from billing.models import CostEvent, UsageDaily
 from billing.services import is_metered_enabled
 from rensei.console import charts
 from rensei.console.access import PageRequest, page
+from rensei.core import csv_file
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.orgs.models import Org
@@ -56,13 +57,8 @@ def usage(request: PageRequest) -> HttpResponse:
 @page
 def ledger(request: PageRequest) -> StreamingHttpResponse:
     """Give out the cost ledger as CSV, row by row."""
-    events = CostEvent.objects.for_org(request.access.org)
-    served_by_asgi = hasattr(request, "scope")
-    return StreamingHttpResponse(
-        ledger_csv.write_async(events) if served_by_asgi else ledger_csv.write(events),
-        content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{request.access.org.slug}-cost-events.csv"'},
-    )
+    parts = ledger_csv.write(CostEvent.objects.for_org(request.access.org))
+    return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-cost-events.csv")
 
 
 def _amounts(org: Org, start: date, end: date) -> dict[tuple[date, str], int]:

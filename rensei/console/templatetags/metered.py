@@ -1,0 +1,24 @@
+"""The way out of METERED_NOT_ENTITLED, wherever a page shows it."""
+
+from typing import Any
+
+from django import template
+from django.template import Context
+
+from billing import metered_requests
+
+register = template.Library()
+
+
+@register.inclusion_tag("console/_request_metered.html", takes_context=True)
+def request_metered(context: Context, code: str) -> dict[str, Any]:
+    """Offer to ask the operator for metered, or say since when it is asked. Nothing for any other code."""
+    if code != "METERED_NOT_ENTITLED":
+        return {}
+    access = context["access"]
+    return {
+        "request": context["request"],
+        "access": access,
+        "managers": context["managers"],
+        "entitlement": metered_requests.entitlement_of(access.org),
+    }

@@ -1,0 +1,74 @@
+"""The audit log: who did what to which object, for owners, admins and auditors."""
+
+from datetime import date
+
+from django.http import HttpResponse, QueryDict, StreamingHttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from rensei.console.access import PageRequest, page
+from rensei.core import csv_file
+from rensei.orgs import audit_log
+from rensei.orgs.audit_log import Filter
+
+PAGE_SIZE = 50
+FILTERS = ("q", "actor", "action", "object", "from", "to")
+
+
+@require_safe
+@page
+def events(request: PageRequest) -> HttpResponse:
+    """List the events, the newest first, as the filters leave them."""
+    query = request.GET
+    found = audit_log.events(request.access, _asked(query))
+    before = query.get("before", "")
+    if before.isascii() and before.isdecimal() and len(before) < 19:
+        found = found.filter(id__lt=int(before))
+    rows = list(found[: PAGE_SIZE + 1])
+    context = {
+        "events": rows[:PAGE_SIZE],
+        "older": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
+        "is_first": not before,
+        "query": query,
+        "first_day": query.get("from", ""),
+        "filtered": any(query.get(name) for name in FILTERS),
+        "kept": _without_cursor(query),
+        "actors": audit_log.actors(request.access),
+        "actions": audit_log.actions(request.access),
+    }
+    return render(request, "console/audit_log.html", context)
+
+
+@require_safe
+@page
+def events_csv(request: PageRequest) -> StreamingHttpResponse:
+    """Give the same events out as CSV, row by row."""
+    parts = audit_log.write_csv(audit_log.events(request.access, _asked(request.GET)))
+    return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-audit-log.csv")
+
+
+def _asked(query: QueryDict) -> Filter:
+    # PostgreSQL has no text with U+0000 in it, so nothing stored matches it either.
+    said = {name: query.get(name, "").replace("\0", "").strip() for name in FILTERS}
+    return Filter(
+        actor=said["actor"],
+        action=said["action"],
+        object_id=said["object"],
+        words=said["q"],
+        first_day=_day(said["from"]),
+        last_day=_day(said["to"]),
+    )
+
+
+def _day(text: str) -> date | None:
+    """Read a day as a date field sends it. What is no day narrows nothing."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _without_cursor(query: QueryDict) -> str:
+    kept = query.copy()
+    kept.pop("before", None)
+    return kept.urlencode()

@@ -1,0 +1,97 @@
+"""Reading the audit log: who did what to which object, the newest first."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
+
+from rensei.core import csv_file
+from rensei.core.csv_file import cell
+from rensei.core.errors import NotPermitted
+from rensei.orgs.access import Access
+from rensei.orgs.models import AuditEvent
+
+CSV_PAGE = 1000
+CSV_HEADER = ("occurred_at", "actor", "token_id", "action", "object_id", "detail", "address")
+CHOICES_MOST = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which events: each part that is given narrows the list. The days are UTC, both included."""
+
+    actor: str = ""
+    action: str = ""
+    object_id: str = ""
+    words: str = ""
+    first_day: date | None = None
+    last_day: date | None = None
+
+
+def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
+    """
+    List the events of the caller's organization that a filter leaves, the newest first.
+
+    :raises NotPermitted: unless the caller is an owner, an admin or an auditor of the whole organization
+    """
+    if not access.sees_everyone or access.project is not None:
+        raise NotPermitted
+    found: QuerySet[AuditEvent] = AuditEvent.objects.for_org(access.org).order_by("-id")
+    exact = {"actor": asked.actor, "action": asked.action, "object_id": asked.object_id}
+    found = found.filter(**{name: value for name, value in exact.items() if value})
+    if asked.first_day:
+        found = found.filter(occurred_at__gte=datetime.combine(asked.first_day, time.min, tzinfo=UTC))
+    if asked.last_day:
+        found = found.filter(occurred_at__lte=datetime.combine(asked.last_day, time.max, tzinfo=UTC))
+    for word in asked.words.split():
+        # The names that people know things by stand in the detail.
+        found = found.alias(detail_text=Cast("detail", TextField())).filter(
+            Q(actor__icontains=word)
+            | Q(action__icontains=word)
+            | Q(object_id__icontains=word)
+            | Q(detail_text__icontains=word)
+        )
+    return found
+
+
+def actors(access: Access) -> list[str]:
+    """List those who have done something here."""
+    return _distinct(access, "actor")
+
+
+def actions(access: Access) -> list[str]:
+    """List what has been done here."""
+    return _distinct(access, "action")
+
+
+def write_csv(found: QuerySet[AuditEvent]) -> Iterator[str]:
+    """Write events as CSV, the newest first, one page of rows in memory at a time."""
+    return csv_file.write(CSV_HEADER, (map(_cells, page) for page in _pages(found)))
+
+
+def _distinct(access: Access, field: str) -> list[str]:
+    found = AuditEvent.objects.for_org(access.org).order_by(field).values_list(field, flat=True).distinct()
+    return list(found[:CHOICES_MOST])
+
+
+def _pages(found: QuerySet[AuditEvent]) -> Iterator[list[AuditEvent]]:
+    """Each page begins after the last id of the one before, so no cursor stays open while a slow client reads."""
+    page = list(found[:CSV_PAGE])
+    while page:
+        yield page
+        page = list(found.filter(id__lt=page[-1].pk)[:CSV_PAGE])
+
+
+def _cells(event: AuditEvent) -> list[object]:
+    return [
+        event.occurred_at.astimezone(UTC).isoformat(),
+        cell(event.actor),
+        event.token_id,
+        event.action,
+        cell(event.object_id),
+        json.dumps(event.detail, ensure_ascii=False),
+        event.address or "",
+    ]
