@@ -25,6 +25,7 @@ if not SECRET_KEY and (DATA_DIR / "secret_key").exists():
     SECRET_KEY = (DATA_DIR / "secret_key").read_text().strip()
 ALLOWED_HOSTS = env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1", "127.0.0.1", "localhost"])
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 
 # What Rensei itself needs to know.
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
@@ -96,6 +97,7 @@ APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+    "rensei.orgs.sessions.note_sessions",
         "DIRS": [ROOT / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -172,7 +174,7 @@ ACCOUNT_EMAIL_VERIFICATION = "none"
 # Nobody is mailed who has no account: the page answers alike, and strangers are left alone.
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
-ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")

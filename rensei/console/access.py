@@ -82,7 +82,7 @@ def attempt(
 
 def say_refusal(request: PageRequest, refusal: RenseiError) -> None:
     """Show a refusal, with its fix, above the next page."""
-    messages.error(request, render_to_string("components/_refusal_message.html", {"refusal": refusal}))
+    messages.error(request, render_to_string("components/_refusal_message.html", {"refusal": refusal}, request))
 
 
 class _Costly:

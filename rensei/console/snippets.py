@@ -1,40 +1,64 @@
-"""Ready-made calls that people copy from a page."""
+"""Ready-made calls that people copy from a page. The tests run them against a server, as they are."""
 
 import json
+import pprint
 from typing import Any, NamedTuple
 
 from django.conf import settings
 
 from catalog.models import CatalogEntry
 from profiles.models import ModelProfile
+from rensei.dispatch.requests import DispatchRequest
+
+EXAMPLE = "Why is the sky blue?"
+# Options of a dispatch that the command takes as flags of their own.
+FLAGS = {"projectId": "project", "pool": "pool", "effort": "effort", "maxTokens": "max-tokens", "system": "system"}
+# Options that a node of a workflow takes, by its own names.
+NODE_FIELDS = {"system": "systemPrompt", "effort": "effort", "providerConfig": "providerConfig"}
 
 
 class Snippet(NamedTuple):
     """A text to copy, and what it is."""
 
+    id: str
     heading: str
     text: str
 
 
+class _Image(NamedTuple):
+    """An image that is attached. The snippets read it from a file, because a page cannot show it."""
+
+    file: str
+    media_type: str
+
+    @property
+    def mark(self) -> str:
+        """What stands in the body where the image goes: a character that nobody types, and the name."""
+        return f"\ue000{self.file}"
+
+
 def of_profile(profile: ModelProfile) -> list[Snippet]:
     """Show every way to use a profile, for this server."""
-    return of_call(profile_id=profile.public_id, text="Why is the sky blue?")
+    return _snippets(profile.public_id, EXAMPLE, {}, [])
 
 
-def of_call(*, profile_id: str, text: str, options: dict[str, Any] | None = None) -> list[Snippet]:
-    """Write one dispatch as a REST call, a command and a workflow node. The token stays a variable."""
-    body = {"profileId": profile_id, "input": text, **(options or {})}
-    flags = {"projectId": "project", "effort": "effort", "maxTokens": "max-tokens", "system": "system", "pool": "pool"}
-    given = "".join(f" \\\n  --{flag} {_quoted(str(body[name]))}" for name, flag in flags.items() if body.get(name))
-    return [
-        Snippet("REST", _curl(body)),
-        Snippet("CLI", f"rensei dispatch --profile {profile_id} \\\n  --input {_quoted(text)}{given}"),
-        Snippet(
-            "Workflow node",
-            f"nodeId: answer\nnodeType: action/llm.inference\nconfig:\n  profileId: {profile_id}\n"
-            f"  prompt: {json.dumps(text, ensure_ascii=False)}",
-        ),
-    ]
+def of_request(profile_id: str, asked: DispatchRequest) -> list[Snippet]:
+    """Write a dispatch of one message as a REST call, a command, a program and a workflow node."""
+    blocks = [block for message in asked.messages for block in message["content"]]
+    text = "\n\n".join(block["text"] for block in blocks if block["type"] == "text")
+    sources = [block["source"] for block in blocks if block["type"] == "image"]
+    types = [source.get("media_type", "image/png") for source in sources]
+    images = [_Image(f"image-{place}.{kind.rpartition('/')[2]}", kind) for place, kind in enumerate(types, start=1)]
+    options = {
+        "projectId": asked.project_id,
+        "pool": asked.pool if asked.pool != "local" else None,
+        "system": asked.system,
+        "effort": asked.effort,
+        "maxTokens": asked.max_tokens,
+        "providerConfig": asked.provider_config,
+    }
+    given = {name: value for name, value in options.items() if value}
+    return _snippets(profile_id, text or ("Describe the image." if images else EXAMPLE), given, images)
 
 
 def profile_command(entry: CatalogEntry) -> str:
@@ -45,14 +69,91 @@ def profile_command(entry: CatalogEntry) -> str:
     )
 
 
-def _curl(body: dict[str, Any]) -> str:
+def _snippets(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> list[Snippet]:
+    return [
+        Snippet("curl", "curl", _curl(_body(profile_id, text, options, images), images)),
+        Snippet("cli", "CLI", _command(profile_id, text, options, images)),
+        Snippet("python", "Python", _python(_body(profile_id, text, options, images), images)),
+        Snippet("node", "Workflow node", _node(profile_id, text, options)),
+    ]
+
+
+def _body(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> dict[str, Any]:
+    """The body of the REST call. Each image is a mark, which the snippet replaces by what is in its file."""
+    if not images:
+        return {"profileId": profile_id, "input": text, **options}
+    blocks: list[dict[str, Any]] = [
+        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.mark}}
+        for image in images
+    ]
+    blocks.append({"type": "text", "text": text})
+    return {"profileId": profile_id, "messages": [{"role": "user", "content": blocks}], **options}
+
+
+def _curl(body: dict[str, Any], images: list[_Image]) -> str:
+    written = json.dumps(body, ensure_ascii=False)
+    if not images:
+        return _curl_call(f"-d {_quoted(written)}")
+    # A shell takes no argument as long as an image, so the body is piped in its pieces.
+    pieces = []
+    for image in images:
+        before, _, written = written.partition(f'"{image.mark}"')
+        pieces += [f"  printf %s {_quoted(before)}", f"  printf '\"%s\"' \"$(base64 < {image.file} | tr -d '\\n')\""]
+    pieces.append(f"  printf %s {_quoted(written)}")
+    return "{\n" + "\n".join(pieces) + "\n} | " + _curl_call("-d @-")
+
+
+def _curl_call(data: str) -> str:
     return (
         f"curl {settings.PUBLIC_URL}/api/v1/runs \\\n"
         '  -H "Authorization: Bearer $RENSEI_AUTH_TOKEN" \\\n'
         '  -H "Content-Type: application/json" \\\n'
         '  -H "Prefer: wait=60" \\\n'
-        f"  -d {_quoted(json.dumps(body, ensure_ascii=False))}"
+        f"  {data}"
     )
+
+
+def _command(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> str:
+    lines = [f"rensei dispatch --profile {profile_id}", f"--input {_quoted(text)}"]
+    lines += [f"--{FLAGS[name]} {_quoted(str(value))}" for name, value in options.items() if name in FLAGS]
+    if config := options.get("providerConfig"):
+        lines.append(f"--provider-config {_quoted(json.dumps(config))}")
+    lines += [f"--image {image.file}" for image in images]
+    return " \\\n  ".join(lines)
+
+
+def _python(body: dict[str, Any], images: list[_Image]) -> str:
+    """Write a program for Python alone, without a library to install."""
+    written = pprint.pformat(body, sort_dicts=False, width=100)
+    for image in images:
+        written = written.replace(repr(image.mark), f'base64.b64encode(open("{image.file}", "rb").read()).decode()')
+    imports = ["base64"] if images else []
+    imports += ["json", "os", "urllib.request"]
+    return (
+        "\n".join(f"import {name}" for name in imports) + f"\n\nbody = {written}\n"
+        "request = urllib.request.Request(\n"
+        f'    "{settings.PUBLIC_URL}/api/v1/runs",\n'
+        "    data=json.dumps(body).encode(),\n"
+        "    headers={\n"
+        '        "Authorization": f"Bearer {os.environ[\'RENSEI_AUTH_TOKEN\']}",\n'
+        '        "Content-Type": "application/json",\n'
+        '        "Prefer": "wait=60",\n'
+        "    },\n"
+        ")\n"
+        "with urllib.request.urlopen(request) as answer:\n"
+        "    run = json.load(answer)\n"
+        'print(run["error"] or run["output"]["text"])\n'
+    )
+
+
+def _node(profile_id: str, text: str, options: dict[str, Any]) -> str:
+    """Write a node in YAML. A text in JSON's quotes is one in YAML's, whatever is in it."""
+    config: dict[str, Any] = {"profileId": profile_id, "prompt": text}
+    config |= {NODE_FIELDS[name]: value for name, value in options.items() if name in NODE_FIELDS}
+    # A workflow would take double braces for a reference.
+    config = {name: value.replace("{{", "\\{{") if isinstance(value, str) else value for name, value in config.items()}
+    lines = [f"  {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in config.items()]
+    return "nodeId: answer\nnodeType: action/llm.inference\nconfig:\n" + "\n".join(lines) + "\n"
 
 
 def _quoted(text: str) -> str:

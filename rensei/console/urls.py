@@ -1,11 +1,15 @@
 """The addresses of the pages."""
 
+from django.contrib.auth.decorators import login_not_required
 from django.urls import URLPattern, URLResolver, include, path
+from django.views.generic import RedirectView
 
 from rensei.console.views import (
     access,
     catalog,
     docs,
+    compare,
+    components,
     home,
     integrations,
     playground,
@@ -23,7 +27,9 @@ org_patterns = [
     path("runs/<str:run_id>", runs.run, name="run"),
     path("runs/<str:run_id>/cancel", runs.cancel, name="run-cancel"),
     path("workflows", workflows.workflows, name="workflows"),
+    path("runs/compare", compare.compare, name="compare"),
     path("workflows/new", workflows.create, name="workflow-create"),
+    path("runs/<str:run_id>/again", runs.again, name="run-again"),
     path("workflows/<str:workflow_id>", workflows.workflow, name="workflow"),
     path("workflows/<str:workflow_id>/start", workflows.start, name="workflow-start"),
     path("workflows/<str:workflow_id>/delete", workflows.delete, name="workflow-delete"),
@@ -75,3 +81,6 @@ console_patterns: list[URLPattern | URLResolver] = [
     path("o/<slug:org>/", include(org_patterns)),
 ]
 urlpatterns = [path("", include((console_patterns, "console")))]
+    path("components", components.components, name="components"),
+    path("docs", login_not_required(RedirectView.as_view(pattern_name="console:docs", permanent=True))),
+    path("docs/screenshots/<str:name>", docs.picture, name="docs-picture"),

@@ -1,6 +1,10 @@
 """What is answered where no view answers: a problem document under /api, a page elsewhere."""
 
+from http import HTTPStatus
+
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import defaults
 
 from rensei.core.api import Internal, Invalid, problem_page
@@ -15,6 +19,14 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def not_permitted(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _problem(request, NotPermitted) or defaults.permission_denied(request, exception)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Answer a form that did not prove that it came from one of our pages, as one does that was open for too long."""
+    page = request.headers.get("Referer", "")
+    ours = url_has_allowed_host_and_scheme(page, allowed_hosts={request.get_host()}, require_https=request.is_secure())
+    context = {"back": page if ours else "/"}
+    return _problem(request, NotPermitted) or render(request, "403_csrf.html", context, status=HTTPStatus.FORBIDDEN)
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -31,6 +31,7 @@ POST_ONLY = {
     "run-cancel",
     "workflow-start",
     "workflow-run-cancel",
+    "run-again",
     "integration-test",
     "integration-message",
     "integration-default",

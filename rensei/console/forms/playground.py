@@ -45,6 +45,11 @@ class DispatchForm(RefusableForm):
     context_window = forms.IntegerField(label="Context window", required=False, min_value=1)
     project = forms.ChoiceField(required=False)
     pool = forms.ChoiceField(required=False)
+    other = forms.ChoiceField(
+        label="Compare with",
+        required=False,
+        help_text="Asks this profile the same, and shows both answers side by side. Both are paid for.",
+    )
 
     def __init__(
         self,
@@ -57,7 +62,9 @@ class DispatchForm(RefusableForm):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.served = served
-        self._choices("profile", [(profile.public_id, profile.name) for profile in profiles])
+        named = [(profile.public_id, profile.name) for profile in profiles]
+        self._choices("profile", named)
+        self._choices("other", [("", "No other profile"), *named])
         self._choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
         self._choices("pool", [(name, name) for name in pools])
         if served and served.effort_levels:

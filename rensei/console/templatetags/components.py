@@ -1,4 +1,4 @@
-"""The components that hold other markup. What each looks like stands in its template, and all of them at `/components`."""
+"""The components that hold other markup. Each has its template; the page `/components` shows all of them."""
 
 from typing import Any
 
@@ -64,22 +64,15 @@ def notice(content: str, kind: str = "", icon: str = "", title: str = "", alert:
 
 
 @register.simple_block_tag
-def table(content: str, *columns: str, kind: str = "fold", open: bool = False) -> str:
+def table(content: str, *columns: str, kind: str = "fold", menus: bool = False) -> str:
     """
     Draw a table with these headings, which becomes a list on a phone.
 
-    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. An open table lets
-    the menus in it hang over its frame.
+    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. With `menus`, those
+    in it may hang over its frame.
     """
-    heads = [
-        {
-            "label": "Actions" if column == "-" else column.lstrip("#"),
-            "number": column[0] == "#",
-            "hidden": column == "-",
-        }
-        for column in columns
-    ]
-    values = {"columns": heads, "kinds": kind.split(), "open": open, "content": content}
+    heads = [_head(column) for column in columns]
+    values = {"columns": heads, "kinds": kind.split(), "menus": menus, "content": content}
     return render_to_string("components/_table.html", values)
 
 
@@ -87,3 +80,9 @@ def table(content: str, *columns: str, kind: str = "fold", open: bool = False) -
 def empty(content: str, icon: str, title: str) -> str:
     """Draw what a list says when nothing is in it: why, and what to do about it."""
     return render_to_string("components/_empty.html", {"icon_name": icon, "title": title, "content": content})
+
+
+def _head(column: str) -> dict[str, Any]:
+    if column == "-":
+        return {"label": "Actions", "hidden": True}
+    return {"label": column.removeprefix("#"), "number": column.startswith("#")}

@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 
 from billing.budget import Budget
 from billing.quota import SharedQuota
+from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.usage import Usage
@@ -140,6 +141,20 @@ def payer_sentence(mode: str) -> str:
 def errors_page(code: str) -> str:
     """Write the address of the documentation of an error code."""
     return f"{reverse('console:docs-page', args=['errors'])}#{code.lower().replace('_', '-')}"
+
+
+@register.simple_tag(takes_context=True)
+def fix_link(context: Context, code: str, run_id: str = "") -> SafeString | str:
+    """Write a link to the page that mends a refusal; nothing where there is none to go to."""
+    access = context.get("access")
+    way = fixes.way_to(code, access=access, run_id=run_id) if access else None
+    return format_html('<a class="fix" href="{}">{}</a>', *way) if way else ""
+
+
+@register.filter
+def what_to_do(code: str) -> str:
+    """Say what to do about a refusal, in the words of its documentation."""
+    return fixes.step_of(code)
 
 
 @register.filter

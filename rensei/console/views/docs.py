@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.cache import patch_cache_control
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(settings.ROOT) / "docs"
+PICTURE_SECONDS = 3600
 # A heading, or a row of the table of errors, that is a code: `METERED_NOT_ENTITLED`.
 ERROR_CODE = re.compile(r"`?([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*)`?")
 
@@ -50,6 +52,18 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
     return render(request, "console/docs.html", {"page": found, "sections": sections, "html": html})
 
 
+@require_safe
+@login_not_required
+def picture(request: HttpRequest, name: str) -> FileResponse:
+    """Give out one of the screenshots. Only names of files that are there are opened."""
+    found = next((path for path in (ROOT / "screenshots").glob("*.png") if path.name == name), None)
+    if found is None:
+        raise Http404
+    answer = FileResponse(found.open("rb"), content_type="image/png")
+    patch_cache_control(answer, public=True, max_age=PICTURE_SECONDS)
+    return answer
+
+
 def contents() -> list[Page]:
     """List the pages that there are: those of the top first, then each folder's."""
     pages = []
@@ -75,6 +89,9 @@ def rendered(name: str, changed_at: float) -> SafeString:
         for child in token.children or []:
             if child.type == "link_open":
                 child.attrSet("href", _address(name, str(child.attrGet("href"))))
+            elif child.type == "image":
+                file = str(child.attrGet("src")).rpartition("/")[2]
+                child.attrSet("src", reverse("console:docs-picture", args=[file]))
     html = markdown.renderer.render(tokens, markdown.options, {})
     html = html.replace("<pre>", '<pre tabindex="0">')
     html = html.replace("<table>", '<div class="prose__table" tabindex="0"><table>').replace(

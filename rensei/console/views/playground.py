@@ -1,10 +1,12 @@
 """Playground: write to a profile, see what it would cost, dispatch, and watch the answer come."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from billing.standing import Standing, standing_of
@@ -13,12 +15,13 @@ from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY
 from profiles import services as profiles
 from profiles.models import ModelProfile
-from rensei.console.access import PageRequest, page
+from rensei.console import snippets
+from rensei.console.access import PageRequest, page, say_refusal
 from rensei.console.forms.playground import DispatchForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import admission, dry_run
 from rensei.dispatch.facts import Known
-from rensei.dispatch.models import CapacityPool, RunInput
+from rensei.dispatch.models import CapacityPool, Run, RunInput
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -48,15 +51,17 @@ def playground(request: PageRequest) -> HttpResponse:
         request.access.require_writer()
         if form.is_valid():
             try:
-                run = admission.dispatch(access, _dispatch_request(form, chosen))
+                run = admission.dispatch(access, _dispatch_request(form.cleaned_data, chosen))
             except NotFound:
                 raise
             except RenseiError as refusal:
                 form.refuse(refusal)
             else:
-                return redirect("console:run", access.org.slug, run.id)
+                return _show(request, run, other=_named(own, form.cleaned_data["other"]))
     known = Known(standing=standing, entries=entries, profile=chosen)
-    context = {"form": form, "chosen": chosen, "preview": _preview(access, form, known)}
+    context: dict[str, Any] = {"form": form, "chosen": chosen, "preview": _preview(access, form, known), "snippets": []}
+    if chosen is not None:
+        context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen))
     if updating:
         form.errors.clear()
     template = "console/_playground.html" if request.htmx and updating else "console/playground.html"
@@ -64,7 +69,11 @@ def playground(request: PageRequest) -> HttpResponse:
 
 
 def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
-    return next((profile for profile in own if profile.public_id == public_id), own[0] if own else None)
+    return _named(own, public_id) or (own[0] if own else None)
+
+
+def _named(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
+    return next((profile for profile in own if profile.public_id == public_id), None)
 
 
 def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
@@ -80,8 +89,35 @@ def _served(access: Access, entries: list[CatalogEntry], standing: Standing) -> 
     return next(iter(served.values()), None)
 
 
-def _dispatch_request(form: DispatchForm, chosen: ModelProfile | None) -> DispatchRequest:
-    fields = form.cleaned_data
+def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> HttpResponse:
+    """Go to the run; or dispatch the same to the other profile too, and go to where both are side by side."""
+    slug = request.access.org.slug
+    if other is None:
+        return redirect("console:run", slug, run.id)
+    asked = run.input
+    same = DispatchRequest(
+        profile_id=other.public_id,
+        project_id=run.project.slug if run.project else None,
+        system=asked.body.get("system"),
+        messages=asked.body["messages"],
+    )
+    try:
+        second = admission.dispatch(request.access, same)
+    except RenseiError as refusal:
+        say_refusal(request, refusal)
+        return redirect("console:run", slug, run.id)
+    return redirect(f"{reverse('console:compare', args=[slug])}?run={run.id}&run={second.id}")
+
+
+def _asked(form: DispatchForm, chosen: ModelProfile) -> DispatchRequest:
+    """The dispatch as the form stands now, complete or not."""
+    if not form.is_bound:
+        return _dispatch_request(form.initial, chosen)
+    form.is_valid()  # Fills in what is valid so far.
+    return _dispatch_request(form.cleaned_data, chosen)
+
+
+def _dispatch_request(fields: Mapping[str, Any], chosen: ModelProfile | None) -> DispatchRequest:
     window = fields.get("context_window")
     text = fields.get("text") or ""
     blocks: list[dict[str, Any]] = [_image_block(image) for image in fields.get("images") or []]
@@ -113,13 +149,8 @@ def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any]
     chosen = known.profile
     if chosen is None:
         return None
-    if form.is_bound:
-        form.is_valid()  # Fills in what is valid so far.
-        asked = _dispatch_request(form, chosen)
-    else:
-        asked = DispatchRequest(profile_id=chosen.public_id)
     try:
-        return dry_run.preview(access, asked, known=known)
+        return dry_run.preview(access, _asked(form, chosen), known=known)
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
 
@@ -146,6 +177,7 @@ def _again(access: Access, run_id: str | None) -> dict[str, Any]:
         "text": "\n\n".join(texts),
         "system": system if isinstance(system, str) else "",
         "effort": asked.run.effort,
+        "max_tokens": asked.run.max_tokens,
         "pool": asked.run.pool,
         "project": asked.run.project.slug if asked.run.project else "",
     }

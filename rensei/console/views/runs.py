@@ -6,20 +6,24 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.models import CostEvent
 from catalog import pricing
 from catalog.pricing import UnitPrices
-from rensei.console.access import PageRequest, attempt, page
+from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.answers import only
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, RenseiError
 from rensei.core.usage import Usage
-from rensei.dispatch import services
-from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch import admission, services
+from rensei.dispatch.models import Run, RunChunk, RunInput
+from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
 from rensei.orgs.models import Org
+from rensei.workflows.models import NodeRun
 
 PAGE_SIZE = 25
 PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -69,19 +73,40 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "run": found,
         "attempts": list(found.attempts.order_by("number")),
         "ended": ended,
-        "text": found.output_text or _text_so_far(found),
+        "text": text_of(found),
         "usage": usage,
         "lines": lines,
         "amount": found.amount_picodollars if ended else (None if None in amounts else sum(amounts)),
         "charges": CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
         if ended
         else (),
+        "repeatable": RunInput.objects.filter(run=found, images_dropped_at=None).exists(),
+        "node": NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow").first(),
+        "before": request.GET.get("before", ""),
     }
     if request.htmx:
         return render(request, "console/_run.html", context)
     asked = getattr(found, "input", None)
-    context["asked"] = _asked(asked.body) if asked else []
+    context["asked"] = asked_of(asked.body) if asked else []
     return render(request, "console/run.html", context)
+
+
+@require_POST
+@page
+def again(request: PageRequest, run_id: str) -> HttpResponse:
+    """Dispatch once more what a run was asked, under its profile as it stands now."""
+    access = request.access
+    access.require_writer()
+    kept = Run.objects.for_org(access.org).filter(input__isnull=False, input__images_dropped_at=None)
+    found = only(kept.select_related("project", "input").filter(pk=run_id))
+    try:
+        repeated = admission.dispatch(access, _as_asked(found))
+    except NotFound:
+        raise
+    except RenseiError as refusal:
+        say_refusal(request, refusal)
+        return redirect("console:run", access.org.slug, found.id)
+    return redirect(reverse("console:run", args=[access.org.slug, repeated.id]) + f"?before={found.id}")
 
 
 @require_POST
@@ -94,6 +119,45 @@ def cancel(request: PageRequest, run_id: str) -> HttpResponse:
         done="The run is being cancelled.",
         back="run",
         args=(run_id,),
+    )
+
+
+def text_of(found: Run) -> str:
+    """What the model has written, so far if the run has not ended."""
+    if found.output_text:
+        return str(found.output_text)
+    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
+    return "".join(data.get("text", "") for data in chunks)
+
+
+def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the run was asked, as texts and the number of its images; nothing of it is HTML."""
+    turns = []
+    for message in body.get("messages", []):
+        content = message["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        turns.append(
+            {
+                "role": message["role"],
+                "text": "\n\n".join(block["text"] for block in blocks if block["type"] == "text"),
+                "images": sum(block["type"] == "image" for block in blocks),
+            }
+        )
+    return turns
+
+
+def _as_asked(found: Run) -> DispatchRequest:
+    """The dispatch that a run was, without what only belonged to that one: its metadata."""
+    body = found.input.body
+    return DispatchRequest(
+        profile_id=found.profile_id or None,
+        project_id=found.project.slug if found.project else None,
+        pool=found.pool,
+        host_id=found.host_id,
+        system=body.get("system"),
+        messages=body["messages"],
+        effort=found.effort or None,
+        max_tokens=found.max_tokens,
     )
 
 
@@ -145,11 +209,6 @@ def _profile_ids(org: Org) -> list[str]:
     )
 
 
-def _text_so_far(found: Run) -> str:
-    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
-    return "".join(data.get("text", "") for data in chunks)
-
-
 def _usage_so_far(found: Run) -> dict[str, int]:
     chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.USAGE).order_by("-seq")
     return chunks.values_list("data", flat=True).first() or {}
@@ -177,19 +236,3 @@ def _usage_lines(found: Run, stored: dict[str, int]) -> list[dict[str, Any]]:
         for label, tokens, price in classes
         if tokens or label in {"Input", "Output"}
     ]
-
-
-def _asked(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the run was asked, as texts and the number of its images; nothing of it is HTML."""
-    turns = []
-    for message in body.get("messages", []):
-        content = message["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        turns.append(
-            {
-                "role": message["role"],
-                "text": "\n\n".join(block["text"] for block in blocks if block["type"] == "text"),
-                "images": sum(block["type"] == "image" for block in blocks),
-            }
-        )
-    return turns

@@ -11,6 +11,16 @@ const addCsrfToken = (request) => {
   return request;
 };
 
+// The theme is the one that the pages are in: chosen there, or the system's own.
+const theme = document.documentElement.dataset.theme;
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+const showTheme = () => {
+  const dark = theme === "dark" || (theme !== "light" && systemIsDark.matches);
+  document.documentElement.classList.toggle("dark-mode", dark);
+};
+showTheme();
+systemIsDark.addEventListener("change", showTheme);
+
 const element = document.getElementById("api-docs");
 SwaggerUIBundle({
   url: element.dataset.schemaUrl,

@@ -38,6 +38,39 @@
     }
   });
 
+  // Tabs: arrows move between them, and the one that was chosen last is open on the next page too.
+  function openTab(tab) {
+    const tabs = tab.closest("[data-tabs]");
+    for (const one of tabs.querySelectorAll("[role=tab]")) {
+      const chosen = one === tab;
+      one.setAttribute("aria-selected", String(chosen));
+      one.tabIndex = chosen ? 0 : -1;
+      document.getElementById(one.getAttribute("aria-controls")).classList.toggle("tabs__panel--open", chosen);
+    }
+    localStorage.setItem(`tab-${tabs.dataset.tabs}`, tab.id);
+  }
+  function reopenTabs(scope) {
+    for (const tabs of scope.querySelectorAll("[data-tabs]")) {
+      const last = document.getElementById(localStorage.getItem(`tab-${tabs.dataset.tabs}`));
+      if (last && tabs.contains(last)) openTab(last);
+    }
+  }
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest("[role=tab]");
+    if (tab) openTab(tab);
+  });
+  document.addEventListener("keydown", (event) => {
+    const tab = event.target.closest("[role=tab]");
+    if (!tab) return;
+    const all = [...tab.parentElement.children];
+    const step = { ArrowRight: 1, ArrowLeft: -1, Home: -all.indexOf(tab), End: all.length - 1 - all.indexOf(tab) }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    const next = all[(all.indexOf(tab) + step + all.length) % all.length];
+    openTab(next);
+    next.focus();
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     for (const menu of document.querySelectorAll("details.menu[open]")) {
@@ -123,10 +156,14 @@
     const dialog = event.detail.target.closest("dialog");
     if (dialog && !dialog.open) dialog.showModal();
   });
-  document.body.addEventListener("htmx:load", (event) => localise(event.detail.elt));
+  document.body.addEventListener("htmx:load", (event) => {
+    localise(event.detail.elt);
+    reopenTabs(event.detail.elt);
+  });
   // A refusal comes with its own status, and is shown like any other answer.
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.xhr.status >= 400 && event.detail.xhr.status < 500) event.detail.shouldSwap = true;
   });
   localise(document);
+  reopenTabs(document);
 })();

@@ -1,0 +1,107 @@
+"""Where a refusal is mended: for each code that a page can meet, the page to go to and what to call the way there."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from django.conf import settings
+from django.urls import reverse
+
+from rensei.orgs.access import Access
+
+ERRORS = Path(settings.ROOT) / "docs" / "errors.md"
+STEP = re.compile(r"^### (?P<code>[A-Z_]+)$.*?^\*\*What to do\.\*\* (?P<step>.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
+MARKUP = re.compile(r"[`*]|\[([^\]]*)\]\([^)]*\)")
+
+
+class Fix(NamedTuple):
+    """A page of the organization. Whoever may not open it goes to `else_page`, which says who may."""
+
+    label: str
+    page: str
+    anchor: str = ""
+    else_page: str = ""
+
+
+EDIT = Fix("Edit and run again", "playground")
+AGAIN = Fix("Run it again", "playground")
+OPERATOR = Fix("Write to your operator", "")
+FIXES = {
+    "NOT_PERMITTED": Fix("See who may", "members"),
+    "NOT_FOUND": Fix("Go to the overview", "org-home"),
+    "IN_USE": Fix("See the profiles", "profiles"),
+    "REQUEST_TOO_LARGE": EDIT,
+    "AUTHMODES_UNSATISFIABLE": Fix("See the access policy", "projects-access"),
+    "BYOK_NOT_CONFIGURED": Fix("Connect a key", "integration-add", else_page="integrations"),
+    "METERED_NOT_ENTITLED": Fix("See what is enabled", "usage", "#metered"),
+    "ORG_SUSPENDED": OPERATOR,
+    "PAUSED_BY_OPERATOR": OPERATOR,
+    "METERED_KEY_NOT_CONFIGURED": OPERATOR,
+    "METERED_BUDGET_EXCEEDED": Fix("See the budget", "usage", "#budget"),
+    "SHARED_KEY_NOT_CONFIGURED": Fix("Choose another model or mode", "profiles"),
+    "SHARED_QUOTA_EXCEEDED": Fix("See when it resets", "usage", "#shared"),
+    "MODEL_UNPRICED": Fix("Choose a priced model", "catalog"),
+    "AUTH_MODE_REQUIRES_LOCAL_CAPACITY": EDIT,
+    "HOST_SESSION_WRONG_MACHINE": Fix("See the machines", "machines"),
+    "HOST_LOGIN_MISSING": Fix("See the machines", "machines"),
+    "HOST_PLAN_EXHAUSTED": Fix("Choose another auth mode", "profiles"),
+    "DEVICE_CODE_INVALID": Fix("See the machines", "machines"),
+    "NO_ELIGIBLE_POOL": EDIT,
+    "PROFILE_REQUIRED": Fix("Choose a default profile", "profiles"),
+    "MODEL_NOT_IN_CATALOG": Fix("Add the model", "catalog-create", else_page="catalog"),
+    "MODEL_RETIRED": Fix("Switch to another model", "profiles"),
+    "EFFORT_NOT_SUPPORTED": EDIT,
+    "IMAGES_NOT_SUPPORTED": EDIT,
+    "INVALID_IMAGE": EDIT,
+    "CONTEXT_WINDOW_EXCEEDED": EDIT,
+    "RUN_NOT_CANCELLABLE": Fix("See the runs", "runs"),
+    "WORKFLOW_INVALID": Fix("See the workflows", "workflows"),
+    "INPUT_REQUIRED": Fix("See the workflows", "workflows"),
+    "CREDENTIAL_UNREADABLE": Fix("Connect the key again", "integrations"),
+    "RUN_INTERRUPTED": AGAIN,
+    "RUN_TIMEOUT": AGAIN,
+    "PROVIDER_AUTH_FAILED": Fix("Test the key", "integrations"),
+    "PROVIDER_UNFUNDED": Fix("See whose key it is", "integrations"),
+    "PROVIDER_REJECTED": EDIT,
+    "PROVIDER_RATE_LIMITED": AGAIN,
+    "PROVIDER_OVERLOADED": AGAIN,
+    "PROVIDER_UNAVAILABLE": AGAIN,
+    "PROVIDER_STREAM_BROKEN": AGAIN,
+}
+# Mended in the very form that shows them, or by waiting.
+HERE = {"VALIDATION_FAILED", "ALREADY_EXISTS", "RATE_LIMITED", "KEY_KIND_REFUSED", "BASE_URL_REFUSED"}
+# Met by programs only, or answered by a page without an organization: to sign in, or that something went wrong.
+ELSEWHERE = {"NOT_AUTHENTICATED", "METHOD_NOT_ALLOWED", "UNSUPPORTED_MEDIA_TYPE", "INTERNAL", "LEASE_LOST"}
+ELSEWHERE |= {"DEVICE_CODE_PENDING", "IDEMPOTENCY_KEY_REUSED"}
+
+
+def way_to(code: str, *, access: Access, run_id: str = "") -> tuple[str, str] | None:
+    """Find the address of the page that mends a refusal, and what to call it. None where one is on it already."""
+    fix = FIXES.get(code)
+    if fix is None:
+        return None
+    if fix is OPERATOR:
+        email = settings.RENSEI_SUPPORT_EMAIL
+        return (f"mailto:{email}?subject={code}%20for%20{access.org.slug}", fix.label) if email else None
+    if fix in (EDIT, AGAIN):
+        return (f"{_page(access, 'playground')}?run={run_id}", fix.label) if run_id and access.writes else None
+    if fix.else_page and not access.manages:
+        return _page(access, fix.else_page), "See who can"
+    return _page(access, fix.page) + fix.anchor, fix.label
+
+
+def step_of(code: str) -> str:
+    """Read what to do about a refusal from its documentation."""
+    return _steps(ERRORS.stat().st_mtime).get(code, "")
+
+
+def _page(access: Access, name: str) -> str:
+    return reverse(f"console:{name}", args=[access.org.slug])
+
+
+@cache
+def _steps(changed_at: float) -> dict[str, str]:
+    """Every step, read once for each time that the document changed."""
+    text = ERRORS.read_text(encoding="utf-8")
+    return {found["code"]: " ".join(MARKUP.sub(r"\1", found["step"]).split()) for found in STEP.finditer(text)}

@@ -1,0 +1,72 @@
+"""The documentation as the server shows it: every link in it leads somewhere."""
+
+import re
+from html.parser import HTMLParser
+from urllib.parse import urldefrag, urljoin
+
+import pytest
+
+from rensei.console.views import docs
+
+
+class Reader(HTMLParser):
+    """Collects the links and the anchors of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.anchors.add(found.get("id") or "")
+        if tag == "a" and found.get("href"):
+            self.links.append(str(found["href"]))
+        if tag == "img":
+            self.sources.append(str(found["src"]))
+
+
+def read(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 200, path
+    return Reader(answer.content.decode())
+
+
+@pytest.mark.django_db
+class TestTheDocumentation:
+    def test_leads_nowhere_that_is_not_there(self, client):
+        pages = {f"/docs/{page.name}": read(client, f"/docs/{page.name}") for page in docs.contents()}
+        lost = []
+        for path, page in pages.items():
+            for link in page.links:
+                target, anchor = urldefrag(urljoin(path, link))
+                if re.match(r"(https?|mailto):", target):
+                    continue
+                if target in pages:
+                    if anchor and anchor not in pages[target].anchors:
+                        lost.append(f"{path}: {link}")
+                elif client.get(target).status_code not in (200, 302):
+                    lost.append(f"{path}: {link}")
+
+        assert lost == []
+
+    def test_shows_its_pictures(self, client):
+        pictures = {
+            urljoin(f"/docs/{page.name}", source)
+            for page in docs.contents()
+            for source in read(client, f"/docs/{page.name}").sources
+        }
+
+        assert [path for path in sorted(pictures) if client.get(path)["Content-Type"] != "image/png"] == []
+
+    def test_is_found_without_the_slash_too(self, client):
+        answer = client.get("/docs")
+
+        assert answer.status_code == 301
+        assert answer["Location"] == "/docs/"
+
+    def test_gives_out_no_other_file(self, client):
+        for path in ("/docs/screenshots/../../manage.py", "/docs/screenshots/none.png", "/docs/../.env.example"):
+            assert client.get(path).status_code == 404
