@@ -35,6 +35,10 @@ chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load 
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database sqlite $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database postgres --celery $(if $(SEED),--seed $(SEED))
 
+.PHONY: bench
+bench: $(INSTALLED_DEV) ## Measure Rensei beside LiteLLM, Portkey and a bare pass-through, and write docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
+
 # The checks look at a production installation, not at whatever this checkout is configured as.
 check: export RENSEI_PUBLIC_URL := https://rensei.example
 check: export DATABASE_URL := sqlite://:memory:
