@@ -40,6 +40,12 @@ RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_METRICS_TOKEN = env.str("RENSEI_METRICS_TOKEN", default="")
 RENSEI_TRUSTED_PROXIES = env.list("RENSEI_TRUSTED_PROXIES", default=[])
 RENSEI_SIMULATED = env.bool("RENSEI_SIMULATED", default=False)
+RENSEI_REQUIRE_STAFF_MFA = env.bool("RENSEI_REQUIRE_STAFF_MFA", default=False)
+RENSEI_OIDC_ISSUER = env.str("RENSEI_OIDC_ISSUER", default="").rstrip("/")
+RENSEI_OIDC_CLIENT_ID = env.str("RENSEI_OIDC_CLIENT_ID", default="")
+RENSEI_OIDC_CLIENT_SECRET = env.str("RENSEI_OIDC_CLIENT_SECRET", default="")
+RENSEI_OIDC_NAME = env.str("RENSEI_OIDC_NAME", default="single sign-on")
+RENSEI_OIDC_SIGN_UP = env.bool("RENSEI_OIDC_SIGN_UP", default=False)
 
 # https://docs.djangoproject.com/en/5.2/ref/applications/
 INSTALLED_APPS = [
@@ -63,6 +69,10 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.usersessions",
     "csp",
     "django_htmx",
     "drf_spectacular",
@@ -87,6 +97,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "rensei.orgs.sessions.note_sessions",
 ]
 ROOT_URLCONF = "rensei.urls"
 ASGI_APPLICATION = "rensei.asgi.application"
@@ -173,8 +184,36 @@ ACCOUNT_EMAIL_VERIFICATION = "none"
 # Nobody is mailed who has no account: the page answers alike, and strangers are left alone.
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
-ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
+
+# https://docs.allauth.org/en/latest/mfa/configuration.html
+MFA_ADAPTER = "rensei.mfa_adapter.SealedMfaAdapter"
+MFA_TOTP_ISSUER = f"Rensei ({_public.hostname})"
+# People whose invitation was handed over without mail have nothing to verify their address with.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+
+# https://docs.allauth.org/en/latest/socialaccount/providers/openid_connect.html
+SOCIALACCOUNT_ADAPTER = "rensei.orgs.single_sign_on.SocialAccountAdapter"
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_PROVIDERS = (
+    {
+        "openid_connect": {
+            "OAUTH_PKCE_ENABLED": True,
+            "APPS": [
+                {
+                    "provider_id": "sso",
+                    "name": RENSEI_OIDC_NAME,
+                    "client_id": RENSEI_OIDC_CLIENT_ID,
+                    "secret": RENSEI_OIDC_CLIENT_SECRET,
+                    "settings": {"server_url": RENSEI_OIDC_ISSUER},
+                }
+            ],
+        }
+    }
+    if RENSEI_OIDC_ISSUER
+    else {}
+)
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
 vars().update(EMAIL_CONFIG)

@@ -1,6 +1,5 @@
 """Every address of the server. Each room contributes its own lists."""
 
-from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
@@ -15,11 +14,12 @@ from rensei.console import health
 from rensei.console import urls as console
 from rensei.core import error_pages
 from rensei.dispatch import urls as dispatch
+from rensei.orgs import second_factor
 from rensei.orgs import urls as orgs
 from rensei.workflows import urls as workflows
 
-# Operators sign in at the same door as everyone, with its rate limits.
-admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+# Operators sign in at the same door as everyone, with its rate limits and its second step.
+second_factor.guard(admin.site)
 
 api_patterns = [
     *orgs.api_patterns,

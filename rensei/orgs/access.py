@@ -4,11 +4,23 @@ import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from rensei.core.errors import NotPermitted
-from rensei.orgs.models import MANAGERS, WRITERS, ApiToken, AuditEvent, Host, Membership, Org, Project, Role, User
+from rensei.orgs.models import (
+    MANAGERS,
+    WRITERS,
+    ApiToken,
+    AuditEvent,
+    Host,
+    KillSwitch,
+    Membership,
+    Org,
+    Project,
+    Role,
+    User,
+)
 
 TOKEN_PREFIX = "rsk_live_"  # noqa: S105 – public on purpose: secret scanners match it
 LAST_USED_EVERY = timedelta(minutes=1)
@@ -26,6 +38,8 @@ class Access:
     host: Host | None = None
     token: ApiToken | None = None
     address: str | None = None
+    # Why the operators have suspended the organization, for the pages to say. Dispatches look for themselves.
+    suspended_because: str | None = None
 
     @property
     def manages(self) -> bool:
@@ -53,8 +67,12 @@ class Access:
 
 def for_member(*, user: User, slug: str, address: str | None = None) -> Access | None:
     """Look up a signed-in person's access to an organization; None where there is none."""
+    suspended = KillSwitch.objects.filter(kind=KillSwitch.Kind.ORGANIZATION, target=OuterRef("org_id"))
     membership = (
-        Membership.objects.select_related("org", "user").filter(user=user, org__slug=slug, user__is_active=True).first()
+        Membership.objects.select_related("org", "user")
+        .annotate(suspended_because=Subquery(suspended.values("reason")))
+        .filter(user=user, org__slug=slug, user__is_active=True)
+        .first()
     )
     if membership is None:
         return None
@@ -64,6 +82,7 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
         role=Role(membership.role),
         membership=membership,
         address=address,
+        suspended_because=membership.suspended_because,
     )
 
 
@@ -118,4 +137,13 @@ def record_operator(
     """Write down that an operator did something, in the transaction of the change itself."""
     return AuditEvent.objects.create(
         org=org, user=operator, actor=operator.email, action=action, object_id=object_id, detail=detail
+    )
+
+
+def record_person(
+    user: User, action: str, *, address: str | None, actor: str | None = None, **detail: object
+) -> AuditEvent:
+    """Write down what happened to a person's own account, which belongs to no organization."""
+    return AuditEvent.objects.create(
+        user=user, actor=actor or user.email, action=action, object_id=str(user.pk), detail=detail, address=address
     )

@@ -2,8 +2,12 @@
 
 from allauth.account.adapter import DefaultAccountAdapter
 from django.http import HttpRequest
+from django.urls import reverse
 
 from rensei.orgs.authentication import client_address
+
+# Over a socket file, callers have no address.
+NO_ADDRESS = "0.0.0.0"  # noqa: S104 – it names nobody, and nothing listens on it
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -12,4 +16,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def get_client_ip(self, request: HttpRequest) -> str:
         """Tell whom a rate limit counts: behind a proxy, everybody would otherwise be the same one."""
-        return client_address(request) or ""
+        return client_address(request) or NO_ADDRESS
+
+    def get_password_change_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("account")

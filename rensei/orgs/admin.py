@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from allauth.account.admin import EmailAddress
+from allauth.mfa.admin import Authenticator
+from allauth.socialaccount.admin import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.admin import UserSession
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth import admin as auth_admin
@@ -18,6 +22,10 @@ from rensei.orgs.shapes import clean_slug
 
 # Roles are given by memberships, and operators are staff; groups would be a third way that nothing reads.
 admin.site.unregister(Group)
+# The library's tables hold session keys and sealed secrets, and none of them is for operators to edit. They are
+# imported from where they are registered, so that this comes afterwards.
+for model in (EmailAddress, SocialApp, SocialAccount, SocialToken, Authenticator, UserSession):
+    admin.site.unregister(model)
 
 
 class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

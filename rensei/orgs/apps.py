@@ -8,5 +8,6 @@ class OrgsConfig(AppConfig):
     label = "orgs"
 
     def ready(self) -> None:
-        # Importing it registers it.
-        importlib.import_module("rensei.orgs.openapi")
+        # Importing them registers them.
+        for module in ("account_events", "checks", "openapi"):
+            importlib.import_module(f"rensei.orgs.{module}")

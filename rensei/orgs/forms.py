@@ -37,6 +37,28 @@ class SetupForm(forms.Form):
             self.add_error(name if name in self.fields else None, error["detail"])
 
 
+class NewcomerForm(forms.Form):
+    """The account of somebody who was invited. Their address is the invitation's."""
+
+    name = forms.CharField(label="Your name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    password = forms.CharField(
+        label="Choose a password",
+        strip=False,
+        help_text="At least 10 characters.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.label_suffix = ""
+
+    def show(self, refusal: RenseiError) -> None:
+        """Show a refusal beside the fields that it names, or above them all."""
+        for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
+            name = error["pointer"].removeprefix("/")
+            self.add_error(name if name in self.fields else None, error["detail"])
+
+
 class DeviceCodeForm(forms.Form):
     """The code that a machine shows."""
 

@@ -77,7 +77,7 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
     :raises AlreadyExists: if the organization has a project with that slug
     """
     access.require_manager()
-    _require_whole_org(access)
+    require_whole_org(access)
     name, slug = clean_name(name), clean_slug(slug, pointer="/id")
     with durable():
         try:
@@ -104,7 +104,7 @@ def update_project(access: Access, project: Project, *, name: str) -> Project:
 def delete_project(access: Access, project: Project) -> None:
     """Delete a project with its policy, profiles and tokens. Its runs and its ledger lines stay."""
     access.require_manager()
-    _require_whole_org(access)
+    require_whole_org(access)
     _require_own(access, project)
     with durable():
         record(access, "project.deleted", object_id=project.slug, name=project.name)
@@ -122,9 +122,9 @@ def add_member(access: Access, *, email: str, role: str) -> Membership:
     :raises AlreadyExists: if the person is a member already
     """
     access.require_manager()
-    _require_whole_org(access)
-    role = _clean_role(role)
-    _require_owner_for_owners(access, role)
+    require_whole_org(access)
+    role = clean_role(role)
+    require_owner_for_owners(access, role)
     user = User.objects.filter(email=clean_email(email), is_active=True).first()
     if user is None:
         raise FieldError(
@@ -148,11 +148,11 @@ def change_role(access: Access, membership: Membership, *, role: str) -> Members
     :raises InUse: if it would leave the organization without an owner
     """
     access.require_manager()
-    _require_whole_org(access)
-    role = _clean_role(role)
+    require_whole_org(access)
+    role = clean_role(role)
     with durable():
         membership = _locked_membership(access, membership)
-        _require_owner_for_owners(access, role, membership.role)
+        require_owner_for_owners(access, role, membership.role)
         if membership.role == Role.OWNER and role != Role.OWNER:
             _keep_an_owner(access.org)
         record(
@@ -176,11 +176,11 @@ def remove_member(access: Access, membership: Membership) -> None:
     """
     if membership.pk != access.membership.pk:
         access.require_manager()
-    _require_whole_org(access)
+    require_whole_org(access)
     with durable():
         membership = _locked_membership(access, membership)
         if membership.pk != access.membership.pk:
-            _require_owner_for_owners(access, membership.role)
+            require_owner_for_owners(access, membership.role)
         if membership.role == Role.OWNER:
             _keep_an_owner(access.org)
         Host.objects.for_org(access.org).filter(owner=membership.user, revoked_at=None).update(
@@ -237,7 +237,7 @@ def revoke_token(access: Access, token: ApiToken) -> None:
     _require_own(access, token)
     if token.membership_id != access.membership.pk:
         access.require_manager()
-        _require_whole_org(access)
+        require_whole_org(access)
     with durable():
         revoked = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
         if revoked:
@@ -301,7 +301,7 @@ def revoke_host(access: Access, host: Host) -> None:
     _require_own(access, host)
     if host.owner_id != access.user.pk:
         access.require_manager()
-        _require_whole_org(access)
+        require_whole_org(access)
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)
@@ -313,7 +313,8 @@ def revoke_host(access: Access, host: Host) -> None:
 # Rights
 
 
-def _clean_role(role: str) -> str:
+def clean_role(role: str) -> str:
+    """:raises FieldError: if there is no such role"""
     if role not in Role.values:
         raise FieldError(pointer="/role", reason=f"Choose one of {', '.join(Role.values)}.")
     return role
@@ -324,13 +325,14 @@ def _require_own(access: Access, thing: Project | ApiToken | Host) -> None:
         raise NotFound
 
 
-def _require_whole_org(access: Access) -> None:
+def require_whole_org(access: Access) -> None:
     """A token of one project changes nothing of the organization around it."""
     if access.project is not None:
         raise NotPermitted
 
 
-def _require_owner_for_owners(access: Access, *roles: str) -> None:
+def require_owner_for_owners(access: Access, *roles: str) -> None:
+    """:raises NotPermitted: if one of the roles is the owner's, and the caller is none"""
     if Role.OWNER in roles and access.role != Role.OWNER:
         raise NotPermitted
 

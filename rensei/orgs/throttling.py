@@ -1,7 +1,12 @@
 """How often a caller may ask: counted for each token, or for each person in an organization."""
 
+from collections.abc import Callable
+from functools import wraps
+from math import ceil
 from typing import TYPE_CHECKING
 
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import render
 from rest_framework.request import Request
 
 from rensei.core.throttling import WindowThrottle
@@ -11,6 +16,9 @@ from rensei.orgs.authentication import client_address
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
     from rest_framework.views import APIView
+
+
+Page = Callable[..., HttpResponseBase]
 
 
 class ApiThrottle(WindowThrottle):
@@ -40,6 +48,25 @@ class SignInThrottle(WindowThrottle):
 
     def get_cache_key(self, request: Request, view: "APIView | None") -> str:
         return f"throttle:{self.scope}:{client_address(request)}"
+
+
+def limit_sign_in(method: str) -> Callable[[Page], Page]:
+    """Let an address ask for a page that lets people in so many times a minute. One more is told when to come back."""
+
+    def decorate(view: Page) -> Page:
+        @wraps(view)
+        def limited(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
+            throttle = SignInThrottle()
+            if request.method == method and not throttle.allow_request(request, None):  # type: ignore[arg-type]
+                seconds = max(1, ceil(throttle.wait()))
+                refusal = render(request, "429.html", status=429)
+                refusal.headers["Retry-After"] = str(seconds)
+                return refusal
+            return view(request, *args, **kwargs)
+
+        return limited
+
+    return decorate
 
 
 def _caller(request: Request) -> str:

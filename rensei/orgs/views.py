@@ -1,6 +1,5 @@
 """Pages of this room: the first account of a new server, and machines that ask to be let in."""
 
-from math import ceil
 from typing import Any
 
 from allauth.account.views import login as _sign_in
@@ -20,18 +19,13 @@ from rensei.orgs.access import for_member
 from rensei.orgs.authentication import client_address
 from rensei.orgs.forms import DeviceAnswerForm, DeviceCodeForm, SetupForm
 from rensei.orgs.models import DeviceCode, User
-from rensei.orgs.throttling import SignInThrottle
+from rensei.orgs.throttling import limit_sign_in
 
 
 @login_not_required
+@limit_sign_in("POST")
 def sign_in(request: HttpRequest) -> HttpResponseBase:
-    """Sign in, at most so many tries a minute from one address; one more is told when to come back."""
-    throttle = SignInThrottle()
-    if request.method == "POST" and not throttle.allow_request(request, None):  # type: ignore[arg-type]
-        seconds = max(1, ceil(throttle.wait()))
-        response = render(request, "429.html", status=429)
-        response.headers["Retry-After"] = str(seconds)
-        return response
+    """Sign in, at most so many tries a minute from one address."""
     page: HttpResponseBase = _sign_in(request)
     return page
 

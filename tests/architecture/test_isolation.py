@@ -11,6 +11,7 @@ from datetime import date
 from typing import NamedTuple
 
 import pytest
+from allauth.usersessions.models import UserSession
 from django.contrib.sessions.models import Session
 from django.db import connection, transaction
 from django.test import Client
@@ -23,7 +24,7 @@ from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.orgs import services
+from rensei.orgs import invitations, services
 from rensei.orgs.models import ApiToken, Membership, OrgScopedQuerySet, Project
 from rensei.workflows import services as workflows
 from rensei.workflows.models import WorkflowRun
@@ -50,6 +51,7 @@ NODE = {"nodeType": "action/llm.inference", "config": {"profileId": "prof_canary
 WORKFLOW = {"nodeId": "new", **NODE}
 REST = {
     ("GET", "me"): Row(EVERYONE),
+    ("GET", "audit-events"): Row(MANAGERS | {AUDITOR}),
     ("GET", "projects"): Row(EVERYONE),
     ("POST", "projects"): Row(MANAGERS, {"id": "new", "name": "New"}),
     ("GET", "projects/<project_id>"): Row(EVERYONE, object=True),
@@ -60,6 +62,11 @@ REST = {
     ("GET", "members/<member_id>"): Row(EVERYONE, object=True),
     ("PATCH", "members/<member_id>"): Row(MANAGERS, {"role": "auditor"}, object=True),
     ("DELETE", "members/<member_id>"): Row(MANAGERS, object=True),
+    ("GET", "invitations"): Row(EVERYONE),
+    ("POST", "invitations"): Row(MANAGERS, {"email": "somebody@acme.test", "role": "member"}),
+    ("GET", "invitations/<invitation_id>"): Row(EVERYONE, object=True),
+    ("DELETE", "invitations/<invitation_id>"): Row(MANAGERS, object=True),
+    ("POST", "invitations/<invitation_id>/resend"): Row(MANAGERS, object=True),
     ("GET", "tokens"): Row(EVERYONE),
     ("POST", "tokens"): Row(EVERYONE, {"name": "New"}),
     ("GET", "tokens/<token_id>"): Row(MANAGERS | {AUDITOR}, object=True),
@@ -131,7 +138,10 @@ REST = {
 # A machine asks to be let in before it has any token.
 OPEN_REST = {("GET", "schema"), ("POST", "device-codes"), ("POST", "device-codes/token")}
 # Addresses that belong to no organization; each has its own tests.
-OTHERS = re.compile(r"accounts/.*|api/docs|healthz|readyz|metrics|setup|device|theme|orgs|docs/.*|")
+OTHERS = re.compile(
+    r"accounts/.*|account(/.*)?|invitations?(/.*)?|api/docs|healthz|readyz|metrics|setup|device|theme|orgs|docs(/.*)?"
+    r"|components|"
+)
 # A member may leave, and then it is not the member of the row.
 LEAVING = {("DELETE", "members/<member_id>", MEMBER), ("DELETE", "members/<member_id>", AUDITOR)}
 
@@ -178,6 +188,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     )  # fmt: skip
     host, _, _ = services.register_host(access_of(other), name=CANARY)
     token, _ = services.create_token(access_of(other), name=CANARY)
+    invitation = invitations.invite(access_of(ada), email=f"{CANARY}@acme.test", role="member").invitation
     workflow, _ = workflows.apply_document(access_of(other), {"nodeId": CANARY, **NODE})
     workflow_run = WorkflowRun.objects.create(
         org=acme, version=workflow.versions.get(), created_by=other, input=CANARY, created_at=now
@@ -196,7 +207,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
         "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03",
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk,
-        "member_id": Membership.objects.get(user=other).pk,
+        "member_id": Membership.objects.get(user=other).pk, "invitation_id": invitation.pk,
     }  # fmt: skip
     return Stage(ids, clients, browsers)
 
@@ -214,7 +225,8 @@ def undone():
 
 def rows_of_everything():
     """Take a picture of all that organizations own, but for times of use and sessions."""
-    tables = sorted(set(connection.introspection.table_names()) - {Session._meta.db_table})
+    of_sessions = {Session._meta.db_table, UserSession._meta.db_table}
+    tables = sorted(set(connection.introspection.table_names()) - of_sessions)
     picture = {}
     with connection.cursor() as cursor:
         for table in tables:

@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from rensei.console.urls import org_patterns
 from rensei.core.clock import database_now
+from rensei.orgs import invitations
 from rensei.orgs import services as orgs
 from rensei.orgs.models import Membership
 
@@ -22,6 +23,7 @@ OBJECTS = (
     "profile_id",
     "project_id",
     "member_id",
+    "invitation_id",
     "token_id",
     "machine_id",
     "workflow_id",
@@ -29,15 +31,16 @@ OBJECTS = (
 )
 POST_ONLY = {
     "run-cancel",
+    "run-again",
     "workflow-start",
     "workflow-run-cancel",
-    "run-again",
     "integration-test",
     "integration-message",
     "integration-default",
     "profile-default",
     "profile-switch",
     "member-role",
+    "invitation-resend",
 }
 NAMES = [pattern.name for pattern in org_patterns]
 PAGES = [name for name in NAMES if name not in POST_ONLY]
@@ -51,7 +54,9 @@ MANAGERS_ONLY = {
     "project-rename",
     "project-delete",
 }
-FILES = {"usage-ledger", "statement-csv"}
+# Not for members, who see no others' doings.
+NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv"}
+FILES = {"usage-ledger", "statement-csv", "audit-log-csv"}
 WRITERS_ONLY = {"profile-create", "profile-delete", "workflow-create", "workflow-delete"}
 
 
@@ -66,6 +71,7 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
         "profile_id": profile.public_id,
         "project_id": project.slug,
         "member_id": ada_access.membership.id,
+        "invitation_id": invitations.invite(ada_access, email="zoe@acme.test", role="member").invitation.id,
         "token_id": token.id,
         "machine_id": host.id,
         "workflow_id": workflow_run.version.workflow_id,
@@ -123,7 +129,7 @@ class TestGet:
     def test_shows_a_member_and_an_auditor_what_their_role_allows(self, name, address, mia, otto, page_as):
         seen = {user.email: page_as(user).get(address(name)) for user in (mia, otto)}
 
-        assert seen[mia.email].status_code == (403 if name in MANAGERS_ONLY else 200)
+        assert seen[mia.email].status_code == (403 if name in MANAGERS_ONLY | NOT_FOR_MEMBERS else 200)
         assert seen[otto.email].status_code == (403 if name in MANAGERS_ONLY | WRITERS_ONLY else 200)
         if name in MANAGERS_ONLY:
             assert "Ada" in body(seen[mia.email])

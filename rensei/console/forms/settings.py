@@ -1,11 +1,11 @@
-"""The small forms of Settings: projects, members and API tokens."""
+"""The small forms of Settings: projects and API tokens."""
 
 from typing import Any
 
 from django import forms
 
 from rensei.console.forms.base import RefusableForm
-from rensei.orgs.models import Project, Role
+from rensei.orgs.models import Project
 
 EXPIRY_DAYS = (("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year"))
 
@@ -26,13 +26,6 @@ class RenameForm(RefusableForm):
     """Another name for a project."""
 
     name = forms.CharField(max_length=120)
-
-
-class MemberForm(RefusableForm):
-    """A person to add."""
-
-    email = forms.EmailField(label="Email address", widget=forms.EmailInput(attrs={"autocomplete": "off"}))
-    role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
 
 
 class TokenForm(RefusableForm):

@@ -1,4 +1,4 @@
-"""The plain lists of Settings: API tokens, machines, members, projects."""
+"""The plain lists of Settings: API tokens, machines, projects."""
 
 from datetime import timedelta
 
@@ -6,15 +6,15 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm, only
-from rensei.console.forms.settings import MemberForm, ProjectForm, RenameForm, TokenForm
+from rensei.console.forms.settings import ProjectForm, RenameForm, TokenForm
 from rensei.core.errors import RenseiError
 from rensei.orgs import services
-from rensei.orgs.models import ApiToken, Host, Membership, Role
+from rensei.orgs.models import ApiToken, Host, Role
 
 # API tokens
 
@@ -95,57 +95,6 @@ def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
     return confirm(
         request, title=f"Revoke {host.name}?", text=text, action="Revoke", section="Machines", back="machines"
     )
-
-
-# Members
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def members(request: PageRequest) -> HttpResponse:
-    form = MemberForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        try:
-            added = services.add_member(request.access, **form.cleaned_data)
-        except RenseiError as refusal:
-            form.refuse(refusal)
-        else:
-            messages.success(request, f"{added.user.email} is {added.get_role_display().lower()} now.")
-            return redirect("console:members", request.access.org.slug)
-    stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")
-    context = {"members": stored, "form": form, "roles": Role.choices}
-    return render(request, "console/members.html", context, status=form.status)
-
-
-@require_POST
-@page
-def member_role(request: PageRequest, member_id: str) -> HttpResponse:
-    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
-    role = request.POST.get("role", "")
-    return attempt(
-        request,
-        lambda: services.change_role(request.access, member, role=role),
-        done=f"{member.user.email} is {role} now.",
-        back="members",
-    )
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
-    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
-    if request.method == "POST":
-        answer = attempt(
-            request,
-            lambda: services.remove_member(request.access, member),
-            done=f"{member.user.email} was removed.",
-            back="members",
-        )
-        left = member.user_id == request.access.user.pk and member.pk is None
-        return redirect("console:home") if left else answer
-    text = "Their tokens stop working at once, and their machines are shut out. Runs that they dispatched stay."
-    title = f"Remove {member.user.get_full_name()}?"
-    return confirm(request, title=title, text=text, action="Remove", section="Members", back="members")
 
 
 # Projects

@@ -1,0 +1,110 @@
+"""Settings, Members: who is in the organization, and who is invited."""
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from rensei.console.access import PageRequest, attempt, page, sensitive
+from rensei.console.answers import confirm, only
+from rensei.console.forms.members import InvitationForm
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.orgs import invitations, services
+from rensei.orgs.invitations import Sent
+from rensei.orgs.models import Invitation, Membership, Role
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+@sensitive
+def members(request: PageRequest) -> HttpResponse:
+    """List the members and the invitations, and invite somebody."""
+    form = InvitationForm(request.POST if request.method == "POST" else None, access=request.access)
+    sent = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            sent = invitations.invite(request.access, **form.cleaned_data)
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            form = InvitationForm(access=request.access)
+    return _answer(request, form=form, sent=sent)
+
+
+@require_POST
+@page
+@sensitive
+def invitation_resend(request: PageRequest, invitation_id: str) -> HttpResponse:
+    """Send a new link. If nobody could mail it, this answer shows it, and no other does."""
+    request.access.require_manager()
+    sent = invitations.resend(request.access, _invitation(request, invitation_id))
+    return _answer(request, form=InvitationForm(access=request.access), sent=sent)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def invitation_revoke(request: PageRequest, invitation_id: str) -> HttpResponse:
+    invitation = _invitation(request, invitation_id)
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: invitations.revoke(request.access, invitation),
+            done=f"The invitation to {invitation.email} was taken back.",
+            back="members",
+        )
+    title, text = f"Take back the invitation to {invitation.email}?", "Its link stops working at once."
+    return confirm(request, title=title, text=text, action="Take back", section="Members", back="members")
+
+
+@require_POST
+@page
+def member_role(request: PageRequest, member_id: str) -> HttpResponse:
+    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
+    role = request.POST.get("role", "")
+    return attempt(
+        request,
+        lambda: services.change_role(request.access, member, role=role),
+        done=f"{member.user.email} is {role} now.",
+        back="members",
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
+    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
+    if request.method == "POST":
+        answer = attempt(
+            request,
+            lambda: services.remove_member(request.access, member),
+            done=f"{member.user.email} was removed.",
+            back="members",
+        )
+        left = member.user_id == request.access.user.pk and member.pk is None
+        return redirect("console:home") if left else answer
+    text = "Their tokens stop working at once, and their machines are shut out. Runs that they dispatched stay."
+    title = f"Remove {member.user.get_full_name()}?"
+    return confirm(request, title=title, text=text, action="Remove", section="Members", back="members")
+
+
+def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) -> HttpResponse:
+    if sent is not None and sent.link is None:
+        # Nothing of it is secret, so it survives a reload; a page with a link to copy must not be asked for again.
+        messages.success(request, f"{sent.invitation.email} got a link by mail. It works for seven days.")
+        return redirect("console:members", request.access.org.slug)
+    stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")
+    context = {
+        "members": stored,
+        "invitations": invitations.open_invitations(request.access).order_by("-created_at"),
+        "now": database_now(),
+        "form": form,
+        "roles": Role.choices,
+        "fresh": {"email": sent.invitation.email, "link": sent.link.reveal()} if sent and sent.link else None,
+    }
+    return render(request, "console/members.html", context, status=form.status)
+
+
+def _invitation(request: PageRequest, invitation_id: str) -> Invitation:
+    found: Invitation = only(invitations.open_invitations(request.access).filter(pk=invitation_id))
+    return found

@@ -1,0 +1,25 @@
+"""What Django checks at the start: whether single sign-on is set up whole, and safe."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import Error, register
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@register
+def single_sign_on(app_configs: Any, **options: Any) -> list[Error]:
+    """Refuse half a configuration, and an issuer that is asked without TLS: the id token is believed because of it."""
+    if not settings.RENSEI_OIDC_ISSUER:
+        return []
+    issuer = urlsplit(settings.RENSEI_OIDC_ISSUER)
+    found = []
+    if issuer.scheme != "https" and issuer.hostname not in LOOPBACK:
+        found.append(Error("RENSEI_OIDC_ISSUER must begin with https://, except on this machine.", id="rensei.E001"))
+    if not settings.RENSEI_OIDC_CLIENT_ID or not settings.RENSEI_OIDC_CLIENT_SECRET:
+        found.append(
+            Error("RENSEI_OIDC_ISSUER needs RENSEI_OIDC_CLIENT_ID and RENSEI_OIDC_CLIENT_SECRET.", id="rensei.E002")
+        )
+    return found

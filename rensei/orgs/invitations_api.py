@@ -1,0 +1,95 @@
+"""REST: the invitations that nobody has answered yet."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import NotFound
+from rensei.orgs import invitations
+from rensei.orgs.authentication import caller
+from rensei.orgs.invitations import Sent
+from rensei.orgs.models import Invitation, Role
+from rensei.orgs.permissions import ManagersWrite
+
+
+class InvitationAnswer(CamelSerializer):
+    id = serializers.CharField()
+    email = serializers.EmailField()
+    role = serializers.ChoiceField(choices=Role.choices)
+    mailed = serializers.BooleanField(help_text="Whether the link was mailed to the address")
+    invited_by = serializers.EmailField(source="invited_by.email", default=None, allow_null=True)
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+
+
+class InvitationSent(InvitationAnswer):
+    link = serializers.CharField(
+        allow_null=True, help_text="Shown only now, and only if no mail was delivered: hand it over yourself"
+    )
+
+
+class Invitations(APIView):
+    """Invite somebody by email. Nobody is a member before the link of the mail was opened."""
+
+    permission_classes = [ManagersWrite]
+    pagination_class = CursorPages
+    throttle_scope = "sensitive"
+    Answer = InvitationAnswer
+    Created = InvitationSent
+
+    class Body(CamelSerializer):
+        email = serializers.EmailField(max_length=254)
+        role = serializers.ChoiceField(choices=Role.choices)
+
+    def get(self, request: Request) -> Response:
+        return CursorPages.answer(request, invitations.open_invitations(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        sent = invitations.invite(caller(request), **body.validated_data)
+        headers = {"Location": f"{request.path}/{sent.invitation.pk}"}
+        return Response(_sent(sent), status=status.HTTP_201_CREATED, headers=headers)
+
+
+class InvitationDetail(APIView):
+    """One open invitation. Deleting takes it back: its link is dead at once."""
+
+    permission_classes = [ManagersWrite]
+    Answer = InvitationAnswer
+
+    def get(self, request: Request, invitation_id: str) -> Response:
+        return Response(self.Answer(_one(request, invitation_id)).data)
+
+    def delete(self, request: Request, invitation_id: str) -> Response:
+        invitations.revoke(caller(request), _one(request, invitation_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class InvitationResend(APIView):
+    """Mail a new link for another seven days. The earlier link is dead."""
+
+    permission_classes = [ManagersWrite]
+    throttle_scope = "sensitive"
+
+    @extend_schema(request=None, responses=InvitationSent)
+    def post(self, request: Request, invitation_id: str) -> Response:
+        return Response(_sent(invitations.resend(caller(request), _one(request, invitation_id))))
+
+
+def _one(request: Request, invitation_id: str) -> Invitation:
+    found: Invitation | None = invitations.open_invitations(caller(request)).filter(pk=invitation_id).first()
+    if found is None:
+        raise NotFound
+    return found
+
+
+def _sent(sent: Sent) -> dict[str, Any]:
+    answer: dict[str, Any] = InvitationAnswer(sent.invitation).data
+    return {**answer, "link": sent.link.reveal() if sent.link else None}

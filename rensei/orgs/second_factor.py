@@ -1,0 +1,57 @@
+"""Who must sign in with a second factor, and what happens to those who have none."""
+
+from collections.abc import Callable
+
+from allauth.account.decorators import secure_admin_login
+from allauth.mfa.models import Authenticator
+from allauth.mfa.utils import is_mfa_enabled
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.admin import AdminSite
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+
+from rensei.core.transactions import durable
+from rensei.orgs.access import record_person
+from rensei.orgs.models import User
+
+
+def is_required(user: User) -> bool:
+    """Tell whether a person has to have a second factor: operators, where the setting says so."""
+    return settings.RENSEI_REQUIRE_STAFF_MFA and user.is_staff
+
+
+def is_missing(user: User) -> bool:
+    """Tell whether a person has to have a second factor and has none."""
+    return is_required(user) and not is_mfa_enabled(user, [Authenticator.Type.TOTP])
+
+
+def guard(site: AdminSite) -> None:
+    """
+    Let operators into the admin by the sign-in of everyone, with its rate limits and its second step.
+
+    Where a second factor is required, those without one are led to where it is set up, and nothing opens before.
+    """
+    may_enter, sign_in = site.has_permission, site.login
+
+    def has_permission(request: HttpRequest) -> bool:
+        return may_enter(request) and not (isinstance(request.user, User) and is_missing(request.user))
+
+    def login(request: HttpRequest, extra_context: dict[str, object] | None = None) -> HttpResponse:
+        if isinstance(request.user, User) and request.user.is_staff and is_missing(request.user):
+            messages.info(request, "The admin opens once you have set up two-step sign-in.")
+            return redirect("mfa_activate_totp")
+        return sign_in(request, extra_context)
+
+    secured: Callable[..., HttpResponse] = secure_admin_login(login)
+    site.has_permission = has_permission  # type: ignore[method-assign]
+    site.login = secured  # type: ignore[method-assign]
+
+
+def remove(user: User, *, actor: str) -> bool:
+    """Take a person's second factor away, for those who have lost it. Tells whether there was one."""
+    with durable():
+        count, _ = Authenticator.objects.filter(user=user).delete()
+        if count:
+            record_person(user, "two_step.removed", address=None, actor=actor)
+    return bool(count)

@@ -1,0 +1,152 @@
+"""Where a person is signed in, and how to end it there."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from allauth.usersessions.models import UserSession
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.contrib.sessions.models import Session
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponseBase
+from django.utils import timezone
+from django.utils.decorators import sync_and_async_middleware
+
+from rensei.core.errors import NotFound
+from rensei.core.transactions import durable
+from rensei.orgs.access import record_person
+from rensei.orgs.authentication import client_address
+from rensei.orgs.models import User
+
+NOTED_EVERY_SECONDS = 300
+# What tells a browser from its `User-Agent`, the more special first: Chrome also calls itself Safari, and Edge Chrome.
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "FxiOS/": "Firefox",
+    "CriOS/": "Chrome",
+    "Chrome/": "Chrome",
+    "Safari/": "Safari",
+}
+SYSTEMS = {
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Android": "Android",
+    "CrOS": "ChromeOS",
+    "Windows": "Windows",
+    "Mac OS X": "macOS",
+    "Linux": "Linux",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedIn:
+    """One browser in which a person is signed in."""
+
+    id: int
+    device: str
+    address: str
+    since: datetime
+    last_seen_at: datetime
+    here: bool
+
+
+@sync_and_async_middleware
+def note_sessions(
+    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    """Note where each session was last seen, every five minutes: more often would write on every page."""
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request: HttpRequest) -> HttpResponseBase:
+            if request.session.session_key:
+                await sync_to_async(_note)(request)
+            response: HttpResponseBase = await get_response(request)
+            return response
+
+        markcoroutinefunction(middleware)
+        return middleware
+
+    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
+        if request.session.session_key:
+            _note(request)
+        response = get_response(request)
+        assert isinstance(response, HttpResponseBase)
+        return response
+
+    return sync_middleware
+
+
+def signed_in(request: HttpRequest, user: User) -> list[SignedIn]:
+    """List the person's sessions, this one first, then the latest seen."""
+    stored = UserSession.objects.filter(user=user)
+    alive = set(
+        Session.objects.filter(
+            session_key__in=stored.values("session_key"), expire_date__gt=timezone.now()
+        ).values_list("session_key", flat=True)
+    )
+    found = [
+        SignedIn(
+            id=session.pk,
+            device=device_of(session.user_agent),
+            address=session.ip,
+            since=session.created_at,
+            last_seen_at=session.last_seen_at,
+            here=session.session_key == request.session.session_key,
+        )
+        for session in stored.order_by("-last_seen_at")
+        if session.session_key in alive
+    ]
+    return sorted(found, key=lambda session: not session.here)
+
+
+def end_session(request: HttpRequest, user: User, *, session_id: int) -> None:
+    """
+    Sign the person out in another browser.
+
+    :raises NotFound: if it is not theirs, is over already, or is the one that asks
+    """
+    other = _others(request, user).filter(pk=session_id).first()
+    if other is None:
+        raise NotFound
+    _end([other], user=user, address=client_address(request))
+
+
+def end_other_sessions(request: HttpRequest, user: User) -> int:
+    """Sign the person out everywhere but here, and tell in how many browsers."""
+    others = list(_others(request, user))
+    _end(others, user=user, address=client_address(request))
+    return len(others)
+
+
+def device_of(user_agent: str) -> str:
+    """Name a browser and its system in words: `Firefox on Linux`."""
+    browser = next((name for mark, name in BROWSERS.items() if mark in user_agent), None)
+    system = next((name for mark, name in SYSTEMS.items() if mark in user_agent), None)
+    if browser and system:
+        return f"{browser} on {system}"
+    return browser or system or "Unknown device"
+
+
+def _note(request: HttpRequest) -> None:
+    if not request.user.is_authenticated:
+        return
+    digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
+    if cache.add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
+        UserSession.objects.create_from_request(request)
+
+
+def _others(request: HttpRequest, user: User) -> Any:
+    return UserSession.objects.filter(user=user).exclude(session_key=request.session.session_key)
+
+
+def _end(sessions: list[UserSession], *, user: User, address: str | None) -> None:
+    if not sessions:
+        return
+    with durable():
+        for session in sessions:
+            session.end()
+        record_person(user, "sessions.ended", address=address, devices=[device_of(one.user_agent) for one in sessions])

@@ -1,0 +1,131 @@
+"""
+Sign-in with the organization's own accounts, by OpenID Connect: who is let in, and how the way there begins.
+
+https://openid.net/specs/openid-connect-core-1_0.html, https://docs.allauth.org/en/latest/socialaccount/adapter.html
+"""
+
+from typing import Any
+
+import structlog
+from allauth.account.models import EmailAddress
+from allauth.account.utils import get_next_redirect_url
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter, get_adapter
+from allauth.socialaccount.helpers import render_authentication_error
+from allauth.socialaccount.models import SocialApp, SocialLogin
+from allauth.socialaccount.providers.base.constants import AuthProcess
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+from requests import RequestException
+
+from rensei.orgs import invitations
+from rensei.orgs.authentication import client_address
+from rensei.orgs.models import User
+from rensei.orgs.shapes import NAME_LENGTH
+from rensei.orgs.throttling import limit_sign_in
+
+logger = structlog.get_logger()
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    """
+    Lets in whom a provider vouches for by a verified address: those who have an account or an invitation.
+
+    Everybody else is refused, unless `RENSEI_OIDC_SIGN_UP` opens the server to all accounts of the provider.
+    """
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        """Refuse user info about another person than the id token's, as OpenID Connect Core 5.3.2 demands."""
+        claims = sociallogin.account.extra_data
+        told, signed = claims.get("userinfo"), claims.get("id_token")
+        if told and signed and told.get("sub") != signed.get("sub"):
+            logger.warning("single_sign_on_refused", reason="subjects differ", provider=sociallogin.account.provider)
+            raise ImmediateHttpResponse(_refuse(request, "different"))
+
+    def authenticate_by_email(self, sociallogin: SocialLogin) -> tuple[User, str] | None:
+        """Find the account whose address the provider has verified."""
+        email = verified_email(sociallogin)
+        if email is None:
+            return None
+        # The account's own address counts. The library's rows may be older: operators change addresses.
+        EmailAddress.objects.filter(email__iexact=email).exclude(user__email=email).delete()
+        user = User.objects.filter(email=email).first()
+        if user is None:
+            return None
+        # An account without a row was made by an operator, who vouched for its address. Where a row says that
+        # nobody has checked the address, the library removes the password: it may be somebody else's.
+        EmailAddress.objects.get_or_create(user=user, email=email, defaults={"verified": True, "primary": True})
+        return user, email
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
+        email = verified_email(sociallogin)
+        if email is None:
+            raise ImmediateHttpResponse(_refuse(request, "unverified"))
+        if not settings.RENSEI_OIDC_SIGN_UP and not invitations.await_somebody(email):
+            raise ImmediateHttpResponse(_refuse(request, "unknown", email=email))
+        return True
+
+    def populate_user(self, request: HttpRequest, sociallogin: SocialLogin, data: dict[str, Any]) -> User:
+        user: User = sociallogin.user
+        user.email = (data.get("email") or "").lower()
+        name = str(data.get("name") or "").strip()[:NAME_LENGTH]
+        user.name = name if name.isprintable() else ""
+        return user
+
+    def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> User:
+        user: User = super().save_user(request, sociallogin, form)
+        invitations.accept_all(user, address=client_address(request))
+        return user
+
+    def on_authentication_error(
+        self,
+        request: HttpRequest,
+        provider: Any,
+        error: str | None = None,
+        exception: Exception | None = None,
+        extra_context: dict[str, Any] | None = None,
+    ) -> None:
+        """Leave the operator a trace: the kind of fault only, because what the provider answered may hold secrets."""
+        logger.warning("single_sign_on_failed", error=error, fault=type(exception).__name__ if exception else None)
+
+
+def verified_email(sociallogin: SocialLogin) -> str | None:
+    """Read the address that the provider says it has verified, in small letters."""
+    claims = sociallogin.account.extra_data
+    told = claims.get("userinfo") or claims.get("id_token") or {}
+    # The specification asks for a boolean, and some providers write a word.
+    email = told.get("email")
+    verified = told.get("email_verified") is True or told.get("email_verified") == "true"
+    return str(email).lower() if email and verified else None
+
+
+@login_not_required
+@require_safe
+@limit_sign_in("GET")
+def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
+    """
+    Send somebody to the provider's own sign-in.
+
+    This is a link and not a form, because the content security policy follows a form's redirects and would stop them
+    at the provider. Another site must not start it unseen, so a browser that says so is shown the sign-in page.
+    """
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return redirect("account_login")
+    try:
+        provider = get_adapter(request).get_provider(request, provider_id)
+    except SocialApp.DoesNotExist as absent:
+        raise Http404 from absent
+    try:
+        answer: HttpResponse = provider.redirect(
+            request, process=AuthProcess.LOGIN, next_url=get_next_redirect_url(request)
+        )
+    except RequestException as fault:
+        answer = render_authentication_error(request, provider, exception=fault)
+    return answer
+
+
+def _refuse(request: HttpRequest, reason: str, *, email: str = "") -> HttpResponse:
+    return render(request, "socialaccount/refused.html", {"reason": reason, "email": email}, status=403)
