@@ -7,9 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.urls import URLPattern, path
 
 from rensei.console import stoppable
 from rensei.core.errors import RenseiError
@@ -19,16 +17,16 @@ from rensei.orgs.models import KillSwitch, User
 
 CHANGELIST = "admin:orgs_killswitch_changelist"
 
+# The front page is ours.
+admin.site.index_title = "Overview"
+
 
 @admin.register(KillSwitch)
 class KillSwitchAdmin(ReadOnlyAdmin):
     """What is stopped. The rows are written by the services alone, so that each change is in the audit log."""
 
-    list_display = ["what", "reason", "set_by", "set_at", "to_resume"]
-    list_display_links = None
-    list_filter = ["kind"]
+    list_display = ["__str__", "reason", "set_by", "set_at"]
     list_select_related = ["org"]
-    search_fields = ["target", "reason", "org__slug"]
     ordering = ["-set_at"]
 
     def get_urls(self) -> list[URLPattern]:
@@ -40,29 +38,15 @@ class KillSwitchAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """The rows are never edited, but whoever may change them may set and take them."""
-        return False
-
-    @admin.display(description="What is stopped", ordering="target")
-    def what(self, switch: KillSwitch) -> SafeString:
-        found = stoppable.find(switch.kind, switch.target)
-        kind = switch.get_kind_display()
-        if found is None:
-            return format_html("{}: {} (no longer here)", kind, switch.target)
-        if not found.address:
-            return format_html("{}: {}", kind, found.name)
-        return format_html('{}: <a href="{}">{}</a>', kind, found.address, found.name)
-
-    @admin.display(description="")
-    def to_resume(self, switch: KillSwitch) -> SafeString:
-        address = reverse("admin:orgs_killswitch_resume", args=[switch.pk])
-        return format_html('<a class="quiet-button" href="{}">Resume…</a>', address)
-
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(
-            request, {"title": "Kill switches", "may_stop": _may_stop(request), **(extra_context or {})}
-        )
+        """List them in words: what each is about is known by its kind and target alone."""
+        switches = KillSwitch.objects.select_related("org").order_by("-set_at")
+        context = {
+            "title": "Kill switches",
+            "may_stop": _may_stop(request),
+            "switches": [(switch, stoppable.find(switch.kind, switch.target)) for switch in switches],
+        }
+        return super().changelist_view(request, context)
 
     def choose(self, request: HttpRequest) -> HttpResponse:
         """List what can be stopped for everybody; organizations and their keys are stopped on their own pages."""

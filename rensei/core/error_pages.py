@@ -2,6 +2,8 @@
 
 from http import HTTPStatus
 
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -11,13 +13,18 @@ from rensei.core.api import Internal, Invalid, problem_page
 from rensei.core.errors import NotFound, NotPermitted, RenseiError
 
 API = "/api/"
+ADMIN = "/admin/"
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost) and not request.path.startswith(API):
+        return render(request, "wrong_host.html", {"public_url": settings.PUBLIC_URL}, status=400)
     return _problem(request, Invalid) or defaults.bad_request(request, exception)
 
 
 def not_permitted(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path.startswith(ADMIN) and request.user.is_authenticated and not request.user.is_staff:
+        return render(request, "operators_only.html", status=403)
     return _problem(request, NotPermitted) or defaults.permission_denied(request, exception)
 
 

@@ -6,7 +6,24 @@ from typing import Any
 
 import structlog
 
+INTERNAL = 500
 KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
+
+
+class ShortRefusals(logging.Filter):
+    """
+    Leaves out the traceback of requests that Django refused: a wrong Host, a page that is not for everyone.
+
+    Nothing is wrong with the server, and anybody can send them, so they must not fill its log.
+    https://docs.djangoproject.com/en/5.2/ref/logging/#django-request
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        refused = record.name == "django.request" and getattr(record, "status_code", 500) < INTERNAL
+        if refused or record.name.startswith("django.security."):
+            record.exc_info = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 def configure(options: dict[str, Any]) -> None:
@@ -35,7 +52,8 @@ def configure(options: dict[str, Any]) -> None:
                     "foreign_pre_chain": shared,
                 }
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "filters": {"refusals": {"()": "rensei.core.logs.ShortRefusals"}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["refusals"]}},
             "root": {"handlers": ["stderr"], "level": options["level"]},
             "loggers": {"httpx2": {"level": "WARNING"}, "django.server": {"level": "WARNING"}},
         }

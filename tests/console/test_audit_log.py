@@ -54,7 +54,7 @@ class TestThePage:
 
         html = html_of(page)
 
-        assert "Org suspended" in html
+        assert "Organization suspended" in html
         assert "Unpaid bills" in html
         assert "grace@platform.test" in html
 

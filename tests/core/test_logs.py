@@ -81,3 +81,31 @@ class TestConfigure:
         logs.configure(settings.LOGGING)
         [line] = out.getvalue().splitlines()
         assert json.loads(line)["event"] == "first\nlevel=CRITICAL forged"
+
+
+class TestShortRefusals:
+    def test_are_one_line_for_a_wrong_host_and_say_no_more_than_that(self, stream, client):
+        answer = client.get("/", headers={"host": "evil.test"})
+
+        assert answer.status_code == 400
+        assert "This server has another address" in answer.content.decode()
+        assert "Invalid HTTP_HOST header" in stream.getvalue()
+        assert "Traceback" not in stream.getvalue()
+        assert "warning" in stream.getvalue()
+
+    @pytest.mark.django_db
+    def test_are_one_line_for_somebody_who_is_no_operator(self, stream, mia, page_as):
+        answer = page_as(mia).get("/admin/", follow=True)
+
+        assert answer.status_code == 403
+        assert "This is for operators" in answer.content.decode()
+        assert "mia@acme.test" in answer.content.decode()
+        assert "Traceback" not in stream.getvalue()
+
+    def test_leave_the_traceback_of_a_bug(self, stream):
+        try:
+            raise ValueError
+        except ValueError:
+            logging.getLogger("django.request").exception("Internal Server Error", extra={"status_code": 500})
+
+        assert "Traceback" in stream.getvalue()

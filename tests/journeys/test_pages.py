@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_
 
 WIDTHS = (390, 820, 1024, 1440)
 SETTINGS = ["integrations", "integrations/add", "integrations/add/claude", "profiles", "profiles/new", "catalog"]
-SETTINGS += ["catalog/claude/claude-opus-5-5", "projects", "members", "tokens", "machines"]
+SETTINGS += ["catalog/claude/claude-opus-5-5", "projects", "members", "tokens", "machines", "audit-log", "metered"]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ PAGES = {"run": "run", "profile": "profile", "project": "project-access", "workf
 def action_label(action: str) -> str:
     """Write `platform_key.replaced` as people say it: Platform key replaced."""
     noun, _, verb = action.partition(".")
+    noun = "organization" if noun == "org" else noun
     return f"{noun} {verb}".replace("_", " ").replace("-", " ").capitalize()
 
 

@@ -13,9 +13,9 @@ register = template.Library()
 @register.inclusion_tag("console/_request_metered.html", takes_context=True)
 def request_metered(context: Context, code: str) -> dict[str, Any]:
     """Offer to ask the operator for metered, or say since when it is asked. Nothing for any other code."""
-    if code != "METERED_NOT_ENTITLED":
+    access = context.get("access")
+    if code != "METERED_NOT_ENTITLED" or access is None:
         return {}
-    access = context["access"]
     return {
         "request": context["request"],
         "access": access,
