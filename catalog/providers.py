@@ -21,6 +21,8 @@ class ProviderSpec:
     default_base_url_setting: str
     key_page_url: str
     config_keys: tuple[str, ...] = ()
+    # How the ids of the models begin that suit most work. The newest of them is what a new profile proposes.
+    recommended: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, ProviderSpec] = {}

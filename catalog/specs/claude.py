@@ -13,4 +13,5 @@ SPEC = ProviderSpec(
     default_base_url_setting="RENSEI_ANTHROPIC_BASE_URL",
     key_page_url="https://platform.claude.com/settings/keys",
     config_keys=("contextWindow",),
+    recommended=("claude-opus-", "claude-sonnet-"),
 )

@@ -55,7 +55,7 @@ def make_run(ada_access: Access, integration: Integration, profile: ModelProfile
     def make(text: str = "Hello?", **fields: Any) -> Run:
         messages = messages_from(text=text, messages=None)
         return admission.dispatch(
-            ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages, **fields)
+            ada_access, DispatchRequest(**{"profile_id": profile.public_id, "messages": messages, **fields})
         )
 
     return make

@@ -1,7 +1,10 @@
 """Settings → Model Profiles: the form offers what the model offers, and says what would happen."""
 
+from datetime import date
+
 import pytest
 
+from catalog.models import CatalogEntry
 from profiles import services
 from profiles.models import ModelProfile
 
@@ -30,6 +33,14 @@ class TestForm:
         stored = ModelProfile.objects.get()
         assert answer["Location"] == f"{LIST}/prof_anthropic_deep_reasoning"
         assert (stored.auth_modes, stored.effort) == (["byok", "metered"], "high")
+
+    def test_proposes_the_newest_model_that_is_recommended(self, page, ada_access):
+        CatalogEntry.objects.filter(model_id="claude-opus-5-5").update(released_on=date(2099, 1, 1))
+        CatalogEntry.objects.filter(model_id="claude-haiku-5-5").update(released_on=date(2099, 2, 2))
+
+        html = page.get(NEW).content.decode()
+
+        assert '<option value="claude:claude-opus-5-5" selected>' in html
 
     def test_offers_the_efforts_of_the_model_with_their_descriptions(self, page, ada_access):
         html = page.get(f"{NEW}?model={DOCUMENTED}").content.decode()

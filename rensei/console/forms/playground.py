@@ -75,6 +75,12 @@ class DispatchForm(RefusableForm):
         if served and not served.capabilities.get("vision"):
             del self.fields["images"]
 
+    def clean_text(self) -> str:
+        return _unix_lines(self.cleaned_data["text"])
+
+    def clean_system(self) -> str:
+        return _unix_lines(self.cleaned_data["system"])
+
     def clean(self) -> dict[str, Any]:
         fields = self.cleaned_data
         if not (fields.get("text") or "").strip() and not fields.get("images"):
@@ -85,3 +91,8 @@ class DispatchForm(RefusableForm):
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
+
+
+def _unix_lines(text: str) -> str:
+    """A browser ends lines as in mail. A program that sends the same text would not, and the cache would not know it."""
+    return text.replace("\r\n", "\n")

@@ -1,5 +1,6 @@
 """Settings → Model Profiles: what there is, what would happen now, and the form."""
 
+from datetime import date
 from typing import Any
 
 from django.contrib import messages
@@ -104,7 +105,7 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
     standing = standing_of(access.org)
     today = standing.now.date()
-    entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored)
+    entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored, today)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
     projects = list(orgs.visible_projects(access).order_by("name"))
     integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
@@ -158,8 +159,8 @@ def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any]) -
     return services.update_profile(access, stored, **values)
 
 
-def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile | None) -> CatalogEntry:
-    """The model that the form is about: the one just picked, the profile's own, else the newest in service."""
+def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile | None, today: date) -> CatalogEntry:
+    """The model that the form is about: the one just picked, the profile's own, else the newest that is recommended."""
     by_value = {_value(entry): entry for entry in entries}
     if value in by_value:
         return by_value[value]
@@ -167,7 +168,9 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
         return own
     if not entries:
         raise catalog.ModelNotInCatalog(model_id="…", command="python manage.py load_catalog")
-    return next((entry for entry in entries if entry.deprecated_on is None), entries[0])
+    current = [entry for entry in entries if entry.lifecycle_on(today) is CatalogEntry.Lifecycle.ACTIVE] or entries
+    proposed = [entry for entry in current if entry.model_id.startswith(REGISTRY[entry.provider].recommended)]
+    return max(proposed or current, key=lambda entry: entry.released_on or date.min)
 
 
 def _groups(entries: list[CatalogEntry], today: Any) -> Choices:
