@@ -125,7 +125,7 @@ def _measure_rooms(running: stage.Stage, options: argparse.Namespace) -> dict[st
     found["audit_seconds"] = time.monotonic() - began
     found["audited_runs"] = rooms.count_runs()
     rensei = running.contenders["rensei"]
-    found["pages"] = rooms.pages(world, url=rensei.url, lines=options.ledger_lines, repeats=options.page_repeats)
+    found["pages"] = rooms.pages(url=rensei.url, lines=options.ledger_lines, repeats=options.page_repeats)
     print(f"  pages over {options.ledger_lines} lines are read", flush=True)
     return found
 
