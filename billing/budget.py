@@ -1,7 +1,7 @@
 """The monthly budget: the most that an organization's metered runs may cost it in one UTC month."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -45,24 +45,33 @@ class MeteredBudgetExceeded(RenseiError):
     )
 
 
-def hold(*, org_id: str, run_id: str, picodollars: int, now: datetime) -> None:
+def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, MeteredBudgetExceeded]:
     """
-    Set aside the most that a run may cost, in the transaction that saves the run.
+    Set aside the most that runs may cost, by run id, in the transaction that saves them, and refuse what does not fit.
 
     One conditional UPDATE decides, so that any number of dispatches side by side never pass the budget. A run
     of an organization without a budget is held for as well, so that a budget that is set later counts it.
-
-    :raises MeteredBudgetExceeded: if it does not fit into what is left of the month's budget
+    Returns the refused, by run id.
     """
     assert_open()
     month = month_of(now)
-    if not _take(org_id=org_id, month=month, picodollars=picodollars):
+    held = dict(picodollars)
+    if not _take(org_id=org_id, month=month, picodollars=sum(held.values())):
         BudgetUsage.objects.bulk_create([BudgetUsage(org_id=org_id, month=month)], ignore_conflicts=True)
-        if not _take(org_id=org_id, month=month, picodollars=picodollars):
-            budget = _read(org_id=org_id, now=now)
-            assert budget is not None, "Without a budget everything fits"
-            raise _exceeded(budget, picodollars=picodollars)
-    BudgetHold.objects.create(run_id=run_id, org_id=org_id, picodollars=picodollars, created_at=now)
+        held = {
+            run_id: amount
+            for run_id, amount in picodollars.items()
+            if _take(org_id=org_id, month=month, picodollars=amount)
+        }
+    BudgetHold.objects.bulk_create(
+        BudgetHold(run_id=run_id, org_id=org_id, picodollars=amount, created_at=now) for run_id, amount in held.items()
+    )
+    refused = {run_id: amount for run_id, amount in picodollars.items() if run_id not in held}
+    if not refused:
+        return {}
+    budget = _read(org_id=org_id, now=now)
+    assert budget is not None, "Without a budget everything fits"
+    return {run_id: _exceeded(budget, picodollars=amount) for run_id, amount in refused.items()}
 
 
 def release_holds(*, run_ids: Collection[str]) -> None:

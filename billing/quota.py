@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
 from django.db.models.functions import Coalesce
-from django.db.models.lookups import LessThan
+from django.db.models.lookups import LessThanOrEqual
 
 from billing.models import BillingSetting, Entitlement, Hold, SharedUsage
 from rensei.core.errors import RenseiError
@@ -42,18 +42,30 @@ def take_shared_run(*, org_id: str, run_id: str, now: datetime) -> None:
     """
     Hold one of the day's shared runs, in the transaction that saves the run.
 
-    One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
-    `now` is the database's clock; the run keeps the UTC day that it was admitted on.
-
     :raises SharedQuotaExceeded: if the day's runs are taken
+    """
+    for refusal in take_shared_runs(org_id=org_id, run_ids=[run_id], now=now).values():
+        raise refusal
+
+
+def take_shared_runs(*, org_id: str, run_ids: Sequence[str], now: datetime) -> dict[str, SharedQuotaExceeded]:
+    """
+    Hold some of the day's shared runs, in the transaction that saves them, and refuse those that are too many.
+
+    One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
+    `now` is the database's clock; a run keeps the UTC day that it was admitted on. Returns the refused, by run id.
     """
     assert_open()
     day = now.astimezone(UTC).date()
-    if not _take(org_id=org_id, day=day):
+    taken = list(run_ids)
+    if not _take(org_id=org_id, day=day, count=len(taken)):
         SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
-        if not _take(org_id=org_id, day=day):
-            raise _exceeded(_read(org_id=org_id, now=now), now=now)
-    Hold.objects.create(run_id=run_id, org_id=org_id, day=day, created_at=now)
+        taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
+    Hold.objects.bulk_create(Hold(run_id=run_id, org_id=org_id, day=day, created_at=now) for run_id in taken)
+    if len(taken) == len(run_ids):
+        return {}
+    quota = _read(org_id=org_id, now=now)
+    return {run_id: _exceeded(quota, now=now) for run_id in set(run_ids) - set(taken)}
 
 
 def release_holds(*, spent: Mapping[str, bool]) -> None:
@@ -102,9 +114,9 @@ def limit_of(org_id: str | OuterRef) -> Coalesce:
     )
 
 
-def _take(*, org_id: str, day: date) -> bool:
-    room = LessThan(F("used") + F("held"), limit_of(org_id))
-    return bool(SharedUsage.objects.filter(room, org_id=org_id, day=day).update(held=F("held") + 1))
+def _take(*, org_id: str, day: date, count: int) -> bool:
+    room = LessThanOrEqual(F("used") + F("held") + count, limit_of(org_id))
+    return bool(SharedUsage.objects.filter(room, org_id=org_id, day=day).update(held=F("held") + count))
 
 
 def _read(*, org_id: str, now: datetime) -> SharedQuota:

@@ -2,22 +2,24 @@
 The first half of a dispatch: load, judge, plan, write, ring the bell. A refused dispatch writes nothing.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from profiles.models import ModelProfile
-from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.dispatch import doorbell, facts, judging, pools, retention
 from rensei.dispatch.judging import Judgement, judge
-from rensei.dispatch.models import IdempotencyKey, Run, RunInput
+from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs.access import Access
@@ -37,11 +39,16 @@ class IdempotencyKeyReused(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionPlan:
-    """The rows of one admitted run, ready to be written, and the most that its call can cost in picodollars."""
+    """
+    The rows of one admitted run, ready to be written, and the most that its call can cost in picodollars.
+
+    A run that is queued has its input, and one whose call follows at once its attempt.
+    """
 
     run: Run
-    input: RunInput
     at_most: int | None
+    input: RunInput | None = None
+    attempt: Attempt | None = None
     idempotency: IdempotencyKey | None = None
 
 
@@ -60,13 +67,14 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
         raise judgement.refusal
     run = plan(access, judgement, request, idempotency_key=idempotency_key, body_digest=body_digest)
     try:
-        write([run])
+        refused = write([run])
     except IntegrityError:
         # Two equal requests raced. The loser waited for the winner's commit, so its run can be read now.
         known = _known_run(access, idempotency_key, body_digest) if idempotency_key else None
         if known is None:
             raise
         return known
+    _raise_of(refused)
     return run.run
 
 
@@ -77,7 +85,7 @@ def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchReq
     if judgement.refusal is not None:
         raise judgement.refusal
     admitted = plan(access, judgement, request)
-    write([admitted])
+    _raise_of(write([admitted]))
     return admitted.run
 
 
@@ -93,28 +101,15 @@ def plan(
     found, mode, built = judgement.facts, judgement.decision.mode, judgement.built
     assert mode is not None
     assert built is not None
-    prices = found.prices_of(judgement.entry)
     run = Run(
-        org=access.org,
-        project=found.project,
-        created_by=access.user,
-        profile_id=found.profile.public_id,
-        profile_name=found.profile.name,
-        provider=found.profile.provider,
-        model_id=found.requested.model_id,
-        served_model_id=judgement.entry.model_id,
-        auth_mode=mode.value,
-        payer=PAYER_OF[mode].value,
+        **frozen(access, judgement),
         credential_id=MODES[mode].credential_id(found),
-        pool=found.pool.name,
         host=found.host if mode is AuthMode.HOST_SESSION else None,
         effort=built.effort or "",
         effort_applied=built.effort_applied,
         max_tokens=built.max_tokens,
         context_window_tokens=judgement.request.context_window_tokens,
         metadata=request.metadata,
-        trace=judgement.decision.wire(),
-        prices=[band.as_dict() for band in prices] or None,
         deadline_at=found.now + _deadline(mode),
         created_at=found.now,
     )
@@ -137,27 +132,69 @@ def plan(
     )
 
 
-def write(plans: Sequence[AdmissionPlan]) -> None:
+def frozen(access: Access, judgement: Judgement) -> dict[str, Any]:
+    """Name what all runs of one judgement share: who asks, who pays, for which model, at which prices, and why."""
+    found, mode = judgement.facts, judgement.decision.mode
+    assert mode is not None
+    return {
+        "org": access.org,
+        "project": found.project,
+        "created_by": access.user,
+        "profile_id": found.profile.public_id,
+        "profile_name": found.profile.name,
+        "provider": found.profile.provider,
+        "model_id": found.requested.model_id,
+        "served_model_id": judgement.entry.model_id,
+        "auth_mode": mode.value,
+        "payer": PAYER_OF[mode].value,
+        "pool": found.pool.name,
+        "trace": judgement.decision.wire(),
+        "prices": [band.as_dict() for band in found.prices_of(judgement.entry)] or None,
+    }
+
+
+def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     """
     Save admitted runs with what they hold, in one transaction, and ring the bell after it.
 
-    :raises RenseiError: if a hold is refused, as by the day's shared quota or the month's budget; then nothing is saved
+    Returns those that a hold refuses, by run id, as by the day's shared quota or the month's budget: nothing of them
+    is saved, and the others are not concerned.
     """
     with durable():
-        for admitted in plans:
-            if admitted.idempotency is not None:
-                expired = admitted.run.created_at - IDEMPOTENCY_KEPT
-                IdempotencyKey.objects.for_org(admitted.run.org).filter(
-                    key=admitted.idempotency.key, created_at__lt=expired
-                ).delete()
-                admitted.idempotency.save(force_insert=True)
-            MODES[AuthMode(admitted.run.auth_mode)].hold(
-                admitted.run, at_most=admitted.at_most, now=admitted.run.created_at
-            )
-        Run.objects.bulk_create([admitted.run for admitted in plans])
-        RunInput.objects.bulk_create([admitted.input for admitted in plans])
-        for admitted in plans:
-            transaction.on_commit(partial(doorbell.ring, admitted.run.id))
+        refused = _hold(plans)
+        admitted = [plan for plan in plans if plan.run.id not in refused]
+        for key in [plan.idempotency for plan in admitted if plan.idempotency is not None]:
+            expired = key.created_at - IDEMPOTENCY_KEPT
+            IdempotencyKey.objects.filter(org_id=key.org_id, key=key.key, created_at__lt=expired).delete()
+            key.save(force_insert=True)
+        Run.objects.bulk_create([plan.run for plan in admitted])
+        RunInput.objects.bulk_create([plan.input for plan in admitted if plan.input is not None])
+        Attempt.objects.bulk_create([plan.attempt for plan in admitted if plan.attempt is not None])
+        for plan in admitted:
+            if plan.run.state == Run.State.QUEUED:
+                transaction.on_commit(partial(doorbell.ring, plan.run.id))
+    return refused
+
+
+def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
+    """Set aside what the runs may use, always in one order, so that nobody waits for each other for ever."""
+    held: dict[tuple[int, str, date], dict[str, int | None]] = defaultdict(dict)
+    for plan in plans:
+        run = plan.run
+        place = PREFERENCE[AuthMode(run.auth_mode)]
+        held[place, run.org_id, run.created_at.astimezone(UTC).date()][run.id] = plan.at_most
+    refused: dict[str, RenseiError] = {}
+    moments = {plan.run.id: plan.run.created_at for plan in plans}
+    for place, org_id, day in sorted(held):
+        at_most = held[place, org_id, day]
+        mode = MODES[list(AuthMode)[place]]
+        refused |= mode.hold(org_id=org_id, at_most=at_most, now=max(moments[run_id] for run_id in at_most))
+    return refused
+
+
+def _raise_of(refused: Mapping[str, RenseiError]) -> None:
+    for refusal in refused.values():
+        raise refusal
 
 
 def _deadline(mode: AuthMode) -> timedelta:

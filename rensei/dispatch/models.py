@@ -39,8 +39,10 @@ class Run(models.Model):
     """
     One dispatched call to a model: the decision that was made for it, its place in the queue, its outcome.
 
-    The payer and the mode are fixed at dispatch. `epoch` is the fencing token: a worker that lost its
-    lease can no longer change the run. `prices` are the bands frozen at dispatch (null: unpriced).
+    A run of the gateway is never queued: the server process that has its caller on the line holds its lease, and
+    neither its prompt nor its answer is kept. The payer and the mode are fixed at dispatch. `epoch` is the fencing
+    token: a worker that lost its lease can no longer change the run. `prices` are the bands frozen at dispatch
+    (null: unpriced).
     """
 
     class State(models.TextChoices):
@@ -49,6 +51,10 @@ class Run(models.Model):
         SUCCEEDED = "SUCCEEDED", "Succeeded"
         FAILED = "FAILED", "Failed"
         CANCELLED = "CANCELLED", "Cancelled"
+
+    class Via(models.TextChoices):
+        QUEUE = "queue", "Queue"
+        GATEWAY = "gateway", "Gateway"
 
     ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
@@ -65,6 +71,7 @@ class Run(models.Model):
     payer = models.CharField(max_length=32, choices=Payer.choices)
     credential_id = models.CharField(max_length=40, blank=True)
     pool = models.CharField(max_length=63, default="local")
+    via = models.CharField(max_length=8, choices=Via.choices, default=Via.QUEUE)
     host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs")
     effort = models.CharField(max_length=8, blank=True)
     effort_applied = models.JSONField(default=dict)
@@ -106,6 +113,11 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether those who watch the run find its events stored. The gateway's have gone to its caller."""
+        return self.via == self.Via.QUEUE
 
 
 class RunInput(models.Model):

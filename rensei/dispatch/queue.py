@@ -161,15 +161,20 @@ def why_lost(run: Run) -> Stop:
 
 def requeue_unsent(*, now: datetime) -> int:
     """Put runs back whose worker died before it wrote an attempt: nothing was sent, so nothing is lost."""
-    dead = Run.objects.filter(state=Run.State.RUNNING, lease_until__lt=now, deadline_at__gt=now)
+    dead = Run.objects.filter(via=Run.Via.QUEUE, state=Run.State.RUNNING, lease_until__lt=now, deadline_at__gt=now)
     unsent = dead.filter(~Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN)))
     return unsent.update(state=Run.State.QUEUED, lease_owner="", lease_until=None)
 
 
 def abandoned(*, now: datetime) -> list[Run]:
-    """The runs whose worker died with a call under way, and those that nobody holds after their deadline."""
+    """
+    The runs whose worker died with a call under way, and those that nobody holds after their deadline.
+
+    A run of the gateway is abandoned with its process, because its caller has gone with it.
+    """
     calling = Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN))
-    dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & (Q(calling) | Q(deadline_at__lte=now))
+    over = Q(calling) | Q(deadline_at__lte=now) | Q(via=Run.Via.GATEWAY)
+    dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & over
     late = Q(state=Run.State.QUEUED, deadline_at__lte=now)
     return list(Run.objects.select_related("project").filter(dead | late).order_by("id")[:200])
 

@@ -19,6 +19,7 @@ from catalog import pricing
 from catalog.pricing import UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.bulk import Row, update_each
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, Run, RunChunk
@@ -95,80 +96,98 @@ def plan_charge(settlement: SettlementPlan) -> billing.Charge | None:
 def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     """Write settlements in one transaction, and return the runs that ended with it."""
     with durable():
-        ended = [settlement for settlement in plans if settlement.end is not None and _end_run(settlement)]
-        charges = []
-        for settlement in plans:
-            if settlement.expired_before is not None and settlement not in ended:
-                continue
-            charge = _settle_attempt(settlement)
-            if charge is not None:
-                charges.append(charge)
-        billing.record_charges(charges)
-        for settlement in plans:
-            _total(settlement.run)
-        _release_holds([settlement.run for settlement in ended])
-        for settlement in ended:
-            _tell(settlement.run)
-        return [settlement.run for settlement in ended]
+        ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
+        standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
+        billing.record_charges(_settle_attempts([plan for plan in standing if plan.attempt is not None]))
+        _total([settlement.run for settlement in plans])
+        runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
+        _release_holds(runs)
+        _tell(runs)
+        return runs
 
 
-def _end_run(settlement: SettlementPlan) -> bool:
-    """End the run if it is still ours to end."""
+def _end_runs(plans: Sequence[SettlementPlan]) -> set[str]:
+    """End the runs that are still ours to end, and name them."""
+    watched = [_end_of(plan, chunk_count=F("chunk_count") + 2) for plan in plans if plan.run.has_events]
+    others = [_end_of(plan) for plan in plans if not plan.run.has_events]
+    live = Run.objects.exclude(state__in=Run.ENDED)
+    return {run_id for rows in (watched, others) if rows for run_id in update_each(live, rows)}
+
+
+def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
     run, end = settlement.run, settlement.end
     assert end is not None
-    guarded = Run.objects.filter(id=run.id, epoch=run.epoch).exclude(state__in=Run.ENDED)
-    taken_away = {}
+    must_be = {"id": run.id, "epoch": run.epoch}
     if settlement.expired_before is not None:
-        guarded = guarded.filter(state=run.state, lease_until=run.lease_until)
+        must_be |= {"state": run.state, "lease_until": run.lease_until}
         # Whoever held the run and comes late learns from the epoch that its end was not theirs to write.
-        taken_away = {"epoch": F("epoch") + 1}
-    return bool(
-        guarded.update(
-            **taken_away,
-            state=end.state,
-            error=end.error,
-            output_text=end.text,
-            output_content=end.content,
-            stop_reason=end.stop_reason,
-            finished_at=settlement.now,
-            lease_owner="",
-            lease_until=None,
-            chunk_count=F("chunk_count") + 2,
-        )
-    )
+        more["epoch"] = run.epoch + 1
+    becomes = {
+        "state": end.state,
+        "error": end.error,
+        "output_text": end.text,
+        "output_content": end.content,
+        "stop_reason": end.stop_reason,
+        "finished_at": settlement.now,
+        "lease_owner": "",
+        "lease_until": None,
+        **more,
+    }
+    return must_be, becomes
 
 
-def _settle_attempt(settlement: SettlementPlan) -> billing.Charge | None:
-    """Close the open attempt. One that the reaper gave up is settled late, by one adjustment."""
-    attempt = settlement.attempt
-    if attempt is None:
-        return None
-    outcome = {
+def _settle_attempts(plans: Sequence[SettlementPlan]) -> list[billing.Charge]:
+    """Close the open attempts. One that the reaper gave up is settled late, by one adjustment."""
+    outcomes = {plan.attempt.id: _outcome(plan) for plan in plans if plan.attempt is not None}
+    if not outcomes:
+        return []
+    still_open = Attempt.objects.filter(state=Attempt.State.OPEN)
+    closed = update_each(still_open, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
+    charges = []
+    for plan in plans:
+        assert plan.attempt is not None
+        charge = plan_charge(plan)
+        if charge is None:
+            continue
+        if plan.attempt.id in closed:
+            charges.append(charge)
+        elif plan.attempt_state is Attempt.State.SETTLED:
+            _adjust(charge, outcomes[plan.attempt.id])
+    return charges
+
+
+def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
+    return {
         "state": settlement.attempt_state,
         "finished_at": settlement.now,
         "provider_request_id": settlement.request_id,
         "error": settlement.error,
     }
-    if Attempt.objects.filter(id=attempt.id, state=Attempt.State.OPEN).update(**outcome):
-        return plan_charge(settlement)
-    if settlement.attempt_state is Attempt.State.SETTLED:
-        given_up = Attempt.objects.filter(id=attempt.id, state=Attempt.State.INDETERMINATE)
-        truth = plan_charge(settlement)
-        if truth is not None and given_up.update(**outcome):
-            billing.record_adjustment(
-                charge=CostEvent.objects.get(attempt_id=attempt.id, kind=CostEvent.Kind.CHARGE),
-                usage=truth.usage,
-                prices=truth.prices,
-                estimated=truth.estimated,
-                billed=truth.billed,
-                occurred_at=truth.occurred_at,
-            )
-    return None
 
 
-def _total(run: Run) -> None:
-    """Write the run's own figures from its ledger lines, which are few."""
-    lines = list(CostEvent.objects.filter(run_id=run.id))
+def _adjust(truth: billing.Charge, outcome: dict[str, Any]) -> None:
+    """Correct the estimate of an attempt that was given up, unless somebody has done so."""
+    given_up = Attempt.objects.filter(id=truth.attempt_id, state=Attempt.State.INDETERMINATE)
+    if given_up.update(**outcome):
+        billing.record_adjustment(
+            charge=CostEvent.objects.get(attempt_id=truth.attempt_id, kind=CostEvent.Kind.CHARGE),
+            usage=truth.usage,
+            prices=truth.prices,
+            estimated=truth.estimated,
+            billed=truth.billed,
+            occurred_at=truth.occurred_at,
+        )
+
+
+def _total(runs: Sequence[Run]) -> None:
+    """Write the runs' own figures from their ledger lines, which are few."""
+    lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
+    for line in CostEvent.objects.filter(run_id__in=lines_of):
+        lines_of[line.run_id].append(line)
+    update_each(Run.objects.all(), [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
+
+
+def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
     usage = Usage()
     for line in lines:
         usage = usage + Usage(
@@ -185,12 +204,12 @@ def _total(run: Run) -> None:
     # The newest line of an attempt says whether its figure is still an estimate.
     in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
     newest = {line.attempt_id: line.estimated for line in in_order}
-    Run.objects.filter(id=run.id).update(
-        usage=usage.as_dict(),
-        amount_picodollars=sum(known) if lines and len(known) == len(lines) else None,
-        estimated=any(newest.values()),
-        billed=any(line.billed for line in lines),
-    )
+    return {
+        "usage": usage.as_dict(),
+        "amount_picodollars": sum(known) if lines and len(known) == len(lines) else None,
+        "estimated": any(newest.values()),
+        "billed": any(line.billed for line in lines),
+    }
 
 
 def _release_holds(runs: Sequence[Run]) -> None:
@@ -200,20 +219,24 @@ def _release_holds(runs: Sequence[Run]) -> None:
     A shared run that reached the provider is spent; one that never did gives its slot back. What a metered run
     really cost is counted with its ledger lines.
     """
-    reached = set(
-        Attempt.objects.filter(run__in=runs).exclude(state=Attempt.State.VOID).values_list("run_id", flat=True)
-    )
-    quota.release_holds(spent={run.id: run.id in reached for run in runs})
-    budget.release_holds(run_ids=[run.id for run in runs if run.auth_mode == AuthMode.METERED])
+    shared = [run.id for run in runs if run.auth_mode == AuthMode.SHARED]
+    if shared:
+        called = Attempt.objects.filter(run__in=shared).exclude(state=Attempt.State.VOID)
+        reached = set(called.values_list("run_id", flat=True))
+        quota.release_holds(spent={run_id: run_id in reached for run_id in shared})
+    if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
+        budget.release_holds(run_ids=metered)
 
 
-def _tell(run: Run) -> None:
-    """Append the last two events and tell the rooms above that the run has ended."""
-    run.refresh_from_db()
-    RunChunk.objects.bulk_create(
-        [
+def _tell(runs: Sequence[Run]) -> None:
+    """Append the last two events of each run, and tell the rooms above that it has ended."""
+    fresh = Run.objects.in_bulk([run.id for run in runs if run.has_events])
+    chunks = []
+    for run in fresh.values():
+        chunks += [
             RunChunk(run=run, seq=run.chunk_count - 1, kind=RunChunk.Kind.USAGE, data=run.usage),
             RunChunk(run=run, seq=run.chunk_count, kind=RunChunk.Kind.DONE, data={"state": run.state}),
         ]
-    )
-    run_ended.send(sender=Run, run=run)
+    RunChunk.objects.bulk_create(chunks)
+    for run in runs:
+        run_ended.send(sender=Run, run=fresh.get(run.id, run))

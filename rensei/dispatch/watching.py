@@ -117,6 +117,9 @@ async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
         if len(chunks) == BATCH:
             continue
         if not chunks and await _is_over(run_id, seen):
+            if seen == 0:
+                # A run of the gateway keeps no events: its end is all that there is to tell.
+                yield _event(1, "done", presenters.run_body(await _run(run_id)))
             return
         if time.monotonic() - spoken >= COMMENT_SECONDS:
             spoken = time.monotonic()

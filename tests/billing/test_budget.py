@@ -32,7 +32,8 @@ def limit(acme: Org) -> Callable[[int | None], None]:
 
 def take(org: Org, run_id: str, picodollars: int, now: datetime = NOON) -> None:
     with transaction.atomic():
-        hold(org_id=org.pk, run_id=run_id, picodollars=picodollars, now=now)
+        for refusal in hold(org_id=org.pk, picodollars={run_id: picodollars}, now=now).values():
+            raise refusal
 
 
 def release(*run_ids: str) -> None:

@@ -1,5 +1,6 @@
 """What an auth mode does for a run. One file for each mode."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +18,7 @@ class ModelUnpriced(RenseiError):
     status = 409
     title = "No price for this model"
     message = (
-        "Model '{model_id}' has no price in the catalog, so auth mode '{mode}' cannot account for it. "
+        "{what} has no price in the catalog, so auth mode '{mode}' cannot account for it. "
         "Use byok, choose a priced model, or ask your operator to add a price."
     )
 
@@ -34,8 +35,10 @@ class OneKey:
 
 class Mode(Protocol):
     """
-    `gate` refuses before anything is written. `hold` sets aside what the run may use, in the transaction
-    that saves it. Both are told the most that the call can cost, in picodollars; None: unknown.
+    `gate` refuses before anything is written. `hold` sets aside what runs of one organization may use, in the
+    transaction that saves them, and gives those that it refuses, by run id. Both are told the most that a call can
+    cost, in picodollars; None: unknown.
+    `open_credentials` opens all that may sign such a call, with their weights, where the call follows at once.
     `open_credential` runs in the worker, after the claim; `next_credential` after a failed call, and gives
     another key of the same payer, if there is one. `error_of` says what the organization is told of a
     failure. `billed` says whether it owes the charge to the platform.
@@ -50,7 +53,9 @@ class Mode(Protocol):
 
     def max_tokens_cap(self, facts: Facts) -> int | None: ...
 
-    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None: ...
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
+
+    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 
@@ -65,4 +70,4 @@ def require_price(facts: Facts, mode: AuthMode) -> None:
     """:raises ModelUnpriced: if the served model has no platform price"""
     entry = facts.served(mode)
     if entry is None or not facts.prices_of(entry) or entry.org_id is not None:
-        raise ModelUnpriced(model_id=facts.profile.model_id, mode=mode.value)
+        raise ModelUnpriced(what=f"Model '{facts.profile.model_id}'", mode=mode.value)

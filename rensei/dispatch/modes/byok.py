@@ -1,5 +1,6 @@
 """Bring your own key: the organization's own key signs, and the provider bills it directly."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -39,8 +40,14 @@ class Byok(OneKey):
     def max_tokens_cap(self, facts: Facts) -> int | None:
         return None
 
-    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """The organization's own money needs no hold of ours."""
+        return {}
+
+    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+        assert facts.integration is not None, "The gate has refused it"
+        integrations.note_used(facts.integration.id, facts.now)
+        return [(1, integrations.open_integration(facts.integration))]
 
     def open_credential(self, run: Run) -> Credential:
         """

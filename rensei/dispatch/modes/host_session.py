@@ -1,5 +1,6 @@
 """Host session: the login on the developer's own machine signs, on that machine only."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -56,8 +57,13 @@ class HostSession(OneKey):
     def max_tokens_cap(self, facts: Facts) -> int | None:
         return None
 
-    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """The account on the machine pays; there is nothing of ours to hold."""
+        return {}
+
+    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+        """:raises WrongMachine: always, because the server calls and the login is on the machine"""
+        raise WrongMachine(reason="The gateway calls from the server.")
 
     def open_credential(self, run: Run) -> Credential:
         """No worker of the server may ever open a host session."""

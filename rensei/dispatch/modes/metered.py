@@ -1,5 +1,6 @@
 """Metered: a key of the platform signs, and the organization is billed through Rensei's cost ledger."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -48,10 +49,11 @@ class Metered(PlatformPool):
         if facts.budget is not None and at_most is not None:
             budget.require_room(facts.budget, picodollars=at_most)
 
-    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
-        """:raises MeteredBudgetExceeded: if the most that the run may cost does not fit into the month's budget"""
-        assert at_most is not None, "A model without a price was refused by the gate"
-        budget.hold(org_id=run.org_id, run_id=run.id, picodollars=at_most, now=now)
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+        """Refuse the runs whose most does not fit into the month's budget any more."""
+        known = {run_id: most for run_id, most in at_most.items() if most is not None}
+        assert len(known) == len(at_most), "A model without a price was refused by the gate"
+        return budget.hold(org_id=org_id, picodollars=known, now=now)
 
     def open_credential(self, run: Run) -> Credential:
         """

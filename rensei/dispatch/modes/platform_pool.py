@@ -38,6 +38,10 @@ class PlatformPool:
         if not platform_keys.running(facts.pool_keys(self.pool, self.mode)):
             raise self.no_key(provider=facts.profile.provider, model_id=facts.profile.model_id)
 
+    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+        keys = platform_keys.running(facts.pool_keys(self.pool, self.mode))
+        return [(max(1, key.weight), platform_keys.open_platform_key(key)) for key in keys]
+
     def open_credential(self, run: Run) -> Credential:
         """
         Open a healthy key of the pool.

@@ -1,5 +1,6 @@
 """Shared: a free-tier key of the platform signs, within a daily quota of runs."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -8,7 +9,6 @@ from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
-from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
@@ -44,6 +44,6 @@ class Shared(PlatformPool):
         if facts.shared_quota is not None:
             quota.require_room(facts.shared_quota, now=facts.now)
 
-    def hold(self, run: Run, *, at_most: int | None, now: datetime) -> None:
-        """:raises SharedQuotaExceeded: if the day's runs are spent"""
-        quota.take_shared_run(org_id=run.org_id, run_id=run.id, now=now)
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+        """Refuse the runs for which the day has none left."""
+        return quota.take_shared_runs(org_id=org_id, run_ids=list(at_most), now=now)
