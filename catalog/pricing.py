@@ -1,7 +1,7 @@
 """What a call costs: the prices in force, the band that applies, and exact amounts in picodollars."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -28,6 +28,13 @@ class UnitPrices:
 
     def as_dict(self) -> dict[str, int | None]:
         return asdict(self)
+
+    def times(self, up: int, down: int) -> "UnitPrices | None":
+        """Multiply the prices of tokens by a fraction. None if that is not exact: nothing is ever rounded."""
+        tokens = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
+        if any(getattr(self, name) * up % down for name in tokens):
+            return None
+        return replace(self, **{name: getattr(self, name) * up // down for name in tokens})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

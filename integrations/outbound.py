@@ -56,7 +56,7 @@ def check_base_url(url: str) -> str:
         raise BaseUrlRefused(reason="The base URL must not have a query. Leave out everything from the '?' on.")
     if not destination.trusted:
         try:
-            _checked_addresses(destination)
+            checked_addresses(destination)
         except AddressRefused as refused:
             raise BaseUrlRefused(reason=str(refused)) from None
         except OSError:
@@ -147,7 +147,7 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
-def _checked_addresses(destination: Destination) -> list[str]:
+def checked_addresses(destination: Destination) -> list[str]:
     """
     Resolve a host and refuse it if any of its addresses may not be called.
 
@@ -178,7 +178,7 @@ class _GuardedTransport(httpx2.HTTPTransport):
         self._deadline = deadline
         self._answer_bytes_max = answer_bytes_max
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=_ssl_context(),
+            ssl_context=ssl_context(),
             network_backend=_CheckedBackend(destination, deadline=deadline, sockets=sockets),
         )
 
@@ -245,7 +245,7 @@ class _CheckedBackend(httpcore2.NetworkBackend):
         if (host, port) != (self._destination.host, self._destination.port):
             raise AddressRefused("This client calls one host only.")
         try:
-            addresses = _checked_addresses(self._destination)
+            addresses = checked_addresses(self._destination)
         except OSError:
             raise httpcore2.ConnectError("The host name cannot be found.") from None
         backend = httpcore2.SyncBackend()
@@ -295,6 +295,6 @@ class _WatchedStream(httpcore2.NetworkStream):
 
 
 @cache
-def _ssl_context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     # Loading the certificate authorities takes tens of milliseconds, and clients are made for each call.
     return ssl.create_default_context()

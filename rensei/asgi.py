@@ -11,6 +11,7 @@ _django = get_asgi_application()
 # These read the settings while they are imported.
 from integrations.providers.base import REGISTRY  # noqa: E402
 from rensei.core.asgi_limits import limit_bodies  # noqa: E402
+from rensei.gateway.door import with_gateway  # noqa: E402
 
 
 def _warm_up() -> None:
@@ -20,4 +21,4 @@ def _warm_up() -> None:
 
 
 threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
-application = limit_bodies(_django)
+application = with_gateway(limit_bodies(_django))

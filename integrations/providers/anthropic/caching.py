@@ -55,6 +55,11 @@ def with_cache_breakpoints(
     return marked
 
 
+def is_marked(params: Mapping[str, Any]) -> bool:
+    """Tell whether the caller has set breakpoints."""
+    return params.get("cache_control") is not None or any(True for _ in _marked(params))
+
+
 def _prefix(part: str) -> tuple[str, ...]:
     order = ("tools", "system", "messages")
     return order[: order.index(part) + 1]
@@ -84,7 +89,10 @@ def _marked(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Walk the blocks that carry a breakpoint, each with a JSON pointer to it."""
     for part in ("tools", "system"):
         yield from _marked_in(params.get(part), pointer=f"/{part}")
-    for index, message in enumerate(params.get("messages") or []):
+    messages = params.get("messages")
+    for index, message in enumerate(messages if isinstance(messages, list) else []):
+        if not isinstance(message, dict):
+            continue
         yield from _marked_in(message.get("content"), pointer=f"/messages/{index}/content")
 
 

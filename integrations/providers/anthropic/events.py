@@ -18,32 +18,49 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
     :raises AnswerRefused: if an event is larger than any that there is
     """
-    name, data, size = "", list[str](), 0
-    for line in _lines(chunks):
-        if not line:
-            if data:
-                yield name, "\n".join(data)
-            name, data, size = "", [], 0
-            continue
-        size += len(line)
-        if size > _EVENT_BYTES_MAX:
-            raise AnswerRefused("An event of the answer is larger than this server reads.")
-        field, _, value = line.decode(errors="replace").partition(":")
-        match field:
-            case "event":
-                name = value.removeprefix(" ")
-            case "data":
-                data.append(value.removeprefix(" "))
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    pieces, size = list[bytes](), 0
+    reader = EventReader()
     for chunk in chunks:
+        yield from reader.feed(chunk)
+
+
+class EventReader:
+    """Reads events from bytes as they come, in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._pieces_size = 0
+        self._name = ""
+        self._data: list[str] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, str]]:
+        """
+        Take the next piece, and give the events that it completes.
+
+        :raises AnswerRefused: if an event is larger than any that there is
+        """
+        for line in self._lines(chunk):
+            if not line:
+                if self._data:
+                    yield self._name, "\n".join(self._data)
+                self._name, self._data, self._size = "", [], 0
+                continue
+            self._size += len(line)
+            if self._size > _EVENT_BYTES_MAX:
+                raise AnswerRefused("An event of the answer is larger than this server reads.")
+            field, _, value = line.decode(errors="replace").partition(":")
+            match field:
+                case "event":
+                    self._name = value.removeprefix(" ")
+                case "data":
+                    self._data.append(value.removeprefix(" "))
+
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            yield b"".join([*pieces, piece]).removesuffix(b"\r")
-            pieces, size = [], 0
-        pieces.append(rest)
-        size += len(rest)
-        if size > _EVENT_BYTES_MAX:
+            yield b"".join([*self._pieces, piece]).removesuffix(b"\r")
+            self._pieces, self._pieces_size = [], 0
+        self._pieces.append(rest)
+        self._pieces_size += len(rest)
+        if self._pieces_size > _EVENT_BYTES_MAX:
             raise AnswerRefused("A line of the answer is larger than this server reads.")

@@ -55,7 +55,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     :raises FieldError: if the caller's own numbers do not fit the model
     """
     effort = _effort_to_use(request.effort, entry=entry)
-    effort_applied = _effort_params(effort, entry=entry)
+    effort_applied = effort_params(effort, entry=entry)
     budget = _budget_of(effort_applied)
 
     params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
@@ -88,13 +88,7 @@ def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: 
     return _fitted(params, input_tokens=input_tokens, window=context_window_tokens, counted="exactly")
 
 
-def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
-    """The effort that was asked for, else medium where the model offers it, else none."""
-    check_effort(entry, effort)
-    return effort or (Effort.MEDIUM.value if Effort.MEDIUM.value in entry.effort_levels else None)
-
-
-def _effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]:
+def effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]:
     """Say a level of effort in the words that the model understands."""
     if effort is None:
         return {}
@@ -110,6 +104,22 @@ def _effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]
     raise EffortNotSupported(
         model_id=entry.model_id, effort=effort, fix="Its catalog entry names no way to ask for it."
     )
+
+
+def with_room_to_think(max_tokens: int, effort_applied: Mapping[str, Any], *, entry: CatalogEntry) -> int:
+    """
+    Add to a caller's max tokens what thinking may use, where its budget counts as output.
+
+    :raises FieldError: if that is more than the model gives
+    """
+    budget = _budget_of(effort_applied)
+    return _max_tokens(max_tokens, budget=budget, entry=entry) if budget else max_tokens
+
+
+def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
+    """The effort that was asked for, else medium where the model offers it, else none."""
+    check_effort(entry, effort)
+    return effort or (Effort.MEDIUM.value if Effort.MEDIUM.value in entry.effort_levels else None)
 
 
 def _budget_of(params: Mapping[str, Any]) -> int:

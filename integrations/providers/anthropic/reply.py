@@ -7,7 +7,7 @@ Source of the events: https://platform.claude.com/docs/en/build-with-claude/stre
 import json
 from typing import Any, TypeGuard
 
-from integrations.providers.anthropic.tokens import tokens_about_text
+from integrations.providers.anthropic.tokens import tokens_about_bytes
 from rensei.core.usage import Usage
 
 # Far above what any model takes or gives, and far below what would upset a ledger.
@@ -22,11 +22,13 @@ _TEXT_PARTS = {
 class Reply:
     """What has come of an answer so far: its content, its usage, and whether the usage can be believed."""
 
-    def __init__(self, *, input_tokens_about: int) -> None:
+    def __init__(self, *, input_tokens_about: int, keeps_content: bool = True) -> None:
         self.stop_reason = ""
         self.is_complete = False
         self.output_seen = False
         self._input_tokens_about = input_tokens_about
+        self._keeps_content = keeps_content
+        self._output_bytes = 0
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json_parts: dict[int, list[str]] = {}
         self._text_parts: dict[tuple[int, str], list[str]] = {}
@@ -51,6 +53,17 @@ class Reply:
             case "message_stop":
                 self.is_complete = True
         return ""
+
+    def take_message(self, message: dict[str, Any]) -> None:
+        """Take an answer that came whole."""
+        content = message.get("content")
+        self.take({"type": "message_start", "message": message})
+        for index, block in enumerate(content if isinstance(content, list) else []):
+            self.take({"type": "content_block_start", "index": index, "content_block": block})
+            if isinstance(block, dict):
+                self._count(str(block.get("text") or block.get("thinking") or ""))
+        self.take({"type": "message_delta", "delta": message, "usage": message.get("usage")})
+        self.is_complete = message.get("type") == "message"
 
     @property
     def text(self) -> str:
@@ -111,7 +124,7 @@ class Reply:
         if not _is_index(index) or not isinstance(block, dict):
             return ""
         self.output_seen = True
-        self._blocks[index] = block
+        self._blocks[index] = block if self._keeps_content else {}
         return str(block.get("text") or "") if block.get("type") == "text" else ""
 
     def _take_delta(self, event: dict[str, Any]) -> str:
@@ -120,12 +133,17 @@ class Reply:
             return ""
         self.output_seen = True
         kind = delta.get("type")
-        if kind == "input_json_delta":
-            self._json_parts.setdefault(index, []).append(str(delta.get("partial_json") or ""))
+        if not self._keeps_content:
+            self._count(str(delta.get("text") or delta.get("partial_json") or delta.get("thinking") or ""))
+        elif kind == "input_json_delta":
+            part = str(delta.get("partial_json") or "")
+            self._count(part)
+            self._json_parts.setdefault(index, []).append(part)
         elif kind == "citations_delta":
             self._blocks[index].setdefault("citations", []).append(delta.get("citation"))
         elif isinstance(kind, str) and kind in _TEXT_PARTS:
             part = str(delta.get(_TEXT_PARTS[kind]) or "")
+            self._count(part)
             self._text_parts.setdefault((index, _TEXT_PARTS[kind]), []).append(part)
             return part if kind == "text_delta" else ""
         return ""
@@ -157,10 +175,11 @@ class Reply:
             if name == "output_tokens" and is_final:
                 self._output_reported = True
 
+    def _count(self, part: str) -> None:
+        self._output_bytes += len(part.encode(errors="replace"))
+
     def _output_tokens_about(self) -> int:
-        texts = [part for parts in self._text_parts.values() for part in parts]
-        texts += [part for parts in self._json_parts.values() for part in parts]
-        return tokens_about_text("".join(texts))
+        return tokens_about_bytes(self._output_bytes)
 
 
 def _is_index(value: object) -> TypeGuard[int]:

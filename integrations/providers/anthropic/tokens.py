@@ -53,7 +53,11 @@ def tokens_at_most(params: Mapping[str, Any]) -> int:
 
 
 def tokens_about_text(text: str) -> int:
-    return -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN_ABOUT)
+    return tokens_about_bytes(len(text.encode(errors="replace")))
+
+
+def tokens_about_bytes(size: int) -> int:
+    return -(-size // _BYTES_PER_TOKEN_ABOUT)
 
 
 def _words_at_least(text: str) -> int:
@@ -64,11 +68,11 @@ def _words_at_least(text: str) -> int:
 
 
 def _parts(params: Mapping[str, Any]) -> Iterator[str | _File]:
-    """Walk the texts and the files of a request."""
-    for tool in params.get("tools") or []:
+    """Walk the texts and the files of a request. What has no shape that there is counts nothing: it is refused."""
+    for tool in _objects(params.get("tools")):
         yield json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
     yield from _content_parts(params.get("system") or "")
-    for message in params.get("messages") or []:
+    for message in _objects(params.get("messages")):
         yield from _content_parts(message.get("content") or "")
 
 
@@ -76,7 +80,7 @@ def _content_parts(content: Any) -> Iterator[str | _File]:
     if isinstance(content, str):
         yield content
         return
-    for block in content if isinstance(content, list) else []:
+    for block in _objects(content):
         match block.get("type"):
             case "text":
                 yield str(block.get("text", ""))
@@ -88,3 +92,9 @@ def _content_parts(content: Any) -> Iterator[str | _File]:
                 yield from _content_parts(block.get("content"))
             case "image" | "document" as kind:
                 yield _File(kind)
+
+
+def _objects(values: object) -> Iterator[dict[str, Any]]:
+    for value in values if isinstance(values, list) else []:
+        if isinstance(value, dict):
+            yield value

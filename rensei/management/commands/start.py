@@ -68,7 +68,7 @@ def _simulator(port: int) -> tuple[str, ...]:
 
 def _web_server(port: int) -> tuple[str, ...]:
     options = {
-        "interface": "asginl",
+        "interface": "asgi",
         "host": LOOPBACK,
         "port": port,
         "workers-kill-timeout": STREAM_GRACE_SECONDS,

@@ -1,0 +1,280 @@
+"""
+One call through the gateway: written down, sent, passed on as it comes, and settled by what went by.
+
+The answer is read to its end even if the caller has left, because what was produced is paid. Only a cancellation, or
+the end of the run's time, hangs up.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import structlog
+from django.db import close_old_connections
+
+from integrations.outbound import AnswerRefused
+from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.relay import Relay, Tap
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.core.usage import Usage
+from rensei.dispatch import outcomes, queue, settlement
+from rensei.dispatch.execution import KEYS_MAX
+from rensei.dispatch.keeper import LiveRun
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.queue import Stop
+from rensei.dispatch.settlement import SettlementPlan
+from rensei.gateway import answers
+from rensei.gateway.answers import Headers
+from rensei.gateway.requests import Outgoing
+from rensei.gateway.routes import PRICED_MODES, Route
+
+PATH = "/v1/messages"
+OK = 200
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+logger = structlog.get_logger(__name__)
+
+
+class RunCancelled(RenseiError):
+    """Somebody cancelled the run while its caller was on the line."""
+
+    code = "RUN_CANCELLED"
+    status = 409
+    title = "Run cancelled"
+    message = "The run was cancelled, in the pages or by REST. What was produced until then is charged."
+
+
+class Caller:
+    """The caller's end of the line. One who has left is told nothing more, and the answer is read on."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_begun = False
+        self._send = send
+        self._gone = False
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give a whole answer."""
+        sized = [(name, value) for name, value in headers if name != b"content-length"]
+        await self.begin(status, [*sized, (b"content-length", str(len(body)).encode())])
+        await self._tell({"type": "http.response.body", "body": body})
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        self.has_begun = True
+        await self._tell({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def pass_on(self, chunk: bytes) -> None:
+        await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def break_off(self, message: str, *, code: str, request_id: str) -> None:
+        """End a stream by an event that says why it does not go on."""
+        await self.pass_on(answers.stream_error(message, code=code, request_id=request_id))
+        await self.end()
+
+    async def end(self) -> None:
+        await self._tell({"type": "http.response.body", "body": b""})
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        if self._gone:
+            return
+        try:
+            await self._send(message)
+        except (OSError, RuntimeError):
+            # What servers raise for a connection that is closed.
+            self._gone = True
+
+
+class LiveCall(LiveRun):
+    """A run of the gateway under way. An order to stop, from the keeper's thread, interrupts what it waits for."""
+
+    def __init__(self, run: Run, *, seconds_left: float) -> None:
+        super().__init__(run, seconds_left=seconds_left)
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+
+    def order(self, reason: Stop) -> None:
+        if reason is Stop.LEASE_LOST and self.seconds_left > 0:
+            # The process was away for too long, and the run was given up. The caller is still there, so the call goes
+            # on: its settlement corrects the estimate.
+            return
+        super().order(reason)
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+class Call:
+    """One attempt after another, until one is answered. `run`, `attempt`, `text`, `usage` are what settles it."""
+
+    # Nothing of an answer is kept.
+    text = ""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        attempt: Attempt,
+        credential: Credential,
+        route: Route,
+        outgoing: Outgoing,
+        live: LiveRun,
+        settle: Callable[[SettlementPlan], object],
+        caller: Caller,
+        request_id: str,
+    ) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.usage: Usage | None = None
+        self.request_id = ""
+        self._credential = credential
+        self._route = route
+        self._outgoing = outgoing
+        self._live = live
+        self._settle = settle
+        self._our_request_id = request_id
+        self._caller = caller
+        self._settled = False
+
+    async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
+        """Send the request, pass the answer on, and settle."""
+        try:
+            await self._carry(sessions, path=path, headers=headers)
+        except asyncio.CancelledError:
+            if self._live.stop is None:
+                # The server stops and waits no longer. What nobody has settled is the reaper's.
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            self._end(outcomes.stopped(self, self._live.stop, now=self._route.now()))
+            refusal = RunCancelled() if self._live.stop is Stop.CANCELLED else outcomes.RunTimeout()
+            if self._caller.has_begun:
+                await self._caller.break_off(refusal.detail, code=refusal.code, request_id=self._our_request_id)
+            else:
+                status, own, body = answers.refusal_answer(refusal, request_id=self._our_request_id)
+                await self._caller.answer(status, [*own, *run_headers(self.run)], body)
+
+    async def _carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
+        while True:
+            try:
+                answer = await sessions.send(
+                    path,
+                    credential=self._credential,
+                    headers=headers,
+                    body=self._outgoing.body.raw,
+                    attempt_id=self.attempt.id,
+                )
+            except ProviderFailure as failure:
+                if not await self._try_again(failure):
+                    await self._say(self._fail(failure))
+                    return
+                continue
+            if answer.status == OK:
+                await self._pass_on(answer)
+                return
+            body, refused = await relay.read_failure(answer)
+            self.request_id = refused.request_id
+            if not await self._try_again(refused):
+                await self._refuse(answer, body, refused)
+                return
+
+    async def _pass_on(self, answer: aiohttp.ClientResponse) -> None:
+        """Pass an answer on as it comes, and listen to what it used."""
+        self.request_id = relay.request_id(answer)
+        streams = answer.content_type == "text/event-stream"
+        tap = Tap(input_tokens_about=self._outgoing.input_tokens_about, streams=streams)
+        try:
+            if streams:
+                await self._caller.begin(answer.status, self._headers(answer))
+                while chunk := await answer.content.readany():
+                    tap.take(chunk)
+                    self.usage = tap.usage_so_far()
+                    await self._caller.pass_on(chunk)
+            else:
+                # It comes at once when all of it is made, so there is nothing to pass on before.
+                whole = await answer.read()
+                tap.take(whole)
+            self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
+        except (aiohttp.ClientError, TimeoutError, AnswerRefused):
+            answer.close()
+            error = self._fail(tap.broken(request_id=self.request_id))
+            if streams:
+                await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
+            else:
+                await self._say(error)
+            return
+        except ProviderFailure as failure:
+            # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
+            self._fail(failure)
+        except asyncio.CancelledError:
+            answer.close()
+            raise
+        if streams:
+            await self._caller.end()
+        else:
+            await self._caller.answer(answer.status, self._headers(answer), whole)
+
+    async def _refuse(self, answer: aiohttp.ClientResponse, body: bytes, failure: ProviderFailure) -> None:
+        """Pass the provider's refusal on as it is, unless it is about a key which is not the caller's affair."""
+        error = self._fail(failure)
+        if error["code"] == failure.code:
+            await self._caller.answer(answer.status, self._headers(answer), body)
+        else:
+            await self._say(error)
+
+    async def _say(self, error: dict[str, Any]) -> None:
+        """Answer with the run's error, where the provider gave no answer that could be passed on."""
+        status, headers, body = answers.failure_answer(error, status=503, request_id=self._our_request_id)
+        await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
+
+    async def _try_again(self, failure: ProviderFailure) -> bool:
+        """Settle a failed attempt and write down one with another key of the same payer, where there is one."""
+        again = await asyncio.get_running_loop().run_in_executor(None, self._next_attempt, failure)
+        if again is None:
+            return False
+        self.attempt, self._credential = again
+        return True
+
+    def _next_attempt(self, failure: ProviderFailure) -> tuple[Attempt, Credential] | None:
+        close_old_connections()
+        mode = MODES[AuthMode(self.run.auth_mode)]
+        try:
+            credential = mode.next_credential(self.run, self._credential, failure)
+        except RenseiError as refusal:
+            logger.warning("no_other_key", code=refusal.code)
+            return None
+        if credential is None or self.run.attempt_count >= KEYS_MAX or self._live.stop is not None:
+            return None
+        error = mode.error_of(self.run, failure)
+        settlement.write([outcomes.failed(self, failure, error=error, again=True, now=database_now())])
+        attempt = queue.open_attempt(
+            self.run,
+            credential_id=credential.id,
+            credential_version=credential.version,
+            input_tokens=self._outgoing.input_tokens_about,
+        )
+        return (attempt, credential) if attempt is not None else None
+
+    def _fail(self, failure: ProviderFailure) -> dict[str, Any]:
+        """Settle a call that failed for good, and tell what the organization is told of it."""
+        error = MODES[AuthMode(self.run.auth_mode)].error_of(self.run, failure)
+        self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
+        return error
+
+    def _end(self, plan: SettlementPlan) -> None:
+        if not self._settled:
+            self._settled = True
+            self._settle(plan)
+
+    def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
+        passed = relay.incoming_headers(answer, platform_key=self._route.mode in PRICED_MODES)
+        return [*passed, *run_headers(self.run)]
+
+
+def run_headers(run: Run) -> Headers:
+    """Name the run that a call became, and the mode that was chosen for it."""
+    return [(b"x-rensei-run-id", run.id.encode()), (b"x-rensei-auth-mode", run.auth_mode.encode())]

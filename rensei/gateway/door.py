@@ -1,0 +1,269 @@
+"""
+The Anthropic-compatible door, as an ASGI application beside Django's: https://platform.claude.com/docs/en/api/messages
+
+Everything under `/v1/` is answered here, in Anthropic's shape. A call is authenticated, limited, judged, written down
+and committed, and only then sent.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from django.conf import settings
+
+from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.relay import Relay
+from integrations.providers.base import ProviderFailure
+from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import NotFound, NotPermitted, RenseiError
+from rensei.core.ids import new_id
+from rensei.dispatch.admission import AdmissionPlan
+from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.queue import LEASE
+from rensei.gateway import answers, models_list, requests, routes
+from rensei.gateway.body import Body
+from rensei.gateway.calls import Call, Caller, LiveCall
+from rensei.gateway.fresh import Fresh
+from rensei.gateway.limits import Limits
+from rensei.gateway.requests import Outgoing
+from rensei.gateway.routes import Route
+from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
+from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
+
+PREFIX = "/v1/"
+LOADERS = 4
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Any], Awaitable[None]]
+
+logger = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """What one event loop needs to answer: caches, connections, writers. Made at the first request."""
+
+    def __init__(self) -> None:
+        executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
+        self._callers: Fresh[Access | None] = Fresh(executor)
+        self._routes: Fresh[Route | RenseiError] = Fresh(executor)
+        self._executor = executor
+        self._limits = Limits()
+        self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
+        self._keeper = Keeper(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
+        self._admissions = GroupWriter("gateway-admissions", write_admissions)
+        self._settlements = GroupWriter("gateway-settlements", write_settlements)
+        self._live: set[asyncio.Task[Any]] = set()
+
+    async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, whatever it is."""
+        caller, request_id = Caller(send), new_id("req")
+        try:
+            await self._answer(scope, receive, caller, request_id)
+        except RenseiError as refusal:
+            await caller.answer(*answers.refusal_answer(refusal, request_id=request_id))
+        except Exception:
+            logger.exception("gateway_failed", request_id=request_id)
+            if caller.has_begun:
+                raise
+            await caller.answer(*answers.refusal_answer(Internal(), request_id=request_id))
+
+    async def close(self) -> None:
+        """Wait for the calls under way, settle them, and let go of everything."""
+        if self._live:
+            await asyncio.wait(self._live, timeout=settings.RENSEI_GATEWAY_DRAIN_SECONDS)
+        await self._admissions.close()
+        await self._settlements.close()
+        await self._relay.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
+        self._executor.shutdown()
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller, request_id: str) -> None:
+        path, method = scope["path"].removesuffix("/"), scope["method"]
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        access = await self._authenticate(headers)
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            _require_method(method, "GET")
+            await self._models(access, path, scope["query_string"].decode("latin-1"), caller, request_id)
+            return
+        if path not in {"/v1/messages", "/v1/messages/count_tokens"}:
+            raise NotFound
+        _require_method(method, "POST")
+        if not access.writes:
+            raise NotPermitted
+        with self._limits.within(access):
+            body = Body(await _read_body(headers, receive))
+            model = body.text_of("model")
+            route = await self._route(access, model)
+            address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
+            if path.endswith("count_tokens"):
+                await self._count(route, body, address, headers, caller, request_id)
+            else:
+                await self._message(route, body, address, headers, caller, request_id)
+
+    async def _authenticate(self, headers: dict[str, str]) -> Access:
+        """:raises NotAuthenticated: unless one of the two headers holds a token of ours that is good"""
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
+        token = next((found for each in given if (found := each.strip()).startswith(TOKEN_PREFIX)), None)
+        access = token and await self._callers.get(token_digest(token), partial(for_token, token=token))
+        if not access:
+            raise NotAuthenticated
+        return access
+
+    async def _route(self, access: Access, model: str) -> Route:
+        """:raises RenseiError: if the call is refused"""
+        # The token, not the organization: it may be bound to a project, and its member may see other profiles.
+        assert access.token is not None
+        found = await self._routes.get((access.token.id, model), partial(routes.load, access, model))
+        if isinstance(found, RenseiError):
+            raise found
+        return found
+
+    async def _message(
+        self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller, request_id: str
+    ) -> None:
+        """Write a call down, and make it."""
+        outgoing = requests.prepare(body, route)
+        admitted, credential = self._plan(route, outgoing, headers)
+        run, attempt = admitted.run, admitted.attempt
+        assert attempt is not None
+        task = asyncio.current_task()
+        assert task is not None
+        self._live.add(task)
+        try:
+            await self._admissions.submit(admitted)
+            live = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
+            call = Call(
+                run=run,
+                attempt=attempt,
+                credential=credential,
+                route=route,
+                outgoing=outgoing,
+                live=live,
+                settle=self._settlements.submit,
+                caller=caller,
+                request_id=request_id,
+            )
+            with self._keeper.watching(live):
+                await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
+        finally:
+            self._live.discard(task)
+
+    def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Any]:
+        """Make the rows of a call: a run that is under way from its first moment, and its attempt."""
+        now, credential = route.now(), route.choose_credential()
+        session = headers.get("x-claude-code-session-id", "")[:100]
+        run = Run(
+            **{**route.frozen, "prices": [band.as_dict() for band in outgoing.prices] or None},
+            via=Run.Via.GATEWAY,
+            credential_id=credential.id,
+            effort=outgoing.effort,
+            effort_applied=outgoing.effort_applied,
+            max_tokens=outgoing.max_tokens,
+            context_window_tokens=route.judgement.request.context_window_tokens,
+            metadata={"sessionId": session} if session else {},
+            state=Run.State.RUNNING,
+            epoch=1,
+            attempt_count=1,
+            lease_owner=self._keeper.owner,
+            lease_until=now + LEASE,
+            deadline_at=now + timedelta(seconds=settings.RENSEI_GATEWAY_DEADLINE_SECONDS),
+            created_at=now,
+            started_at=now,
+        )
+        attempt = Attempt(
+            run=run,
+            number=1,
+            epoch=1,
+            credential_id=credential.id,
+            credential_version=credential.version,
+            input_tokens_estimate=outgoing.input_tokens_about,
+            started_at=now,
+        )
+        return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most), credential
+
+    async def _count(
+        self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller, request_id: str
+    ) -> None:
+        """Have a prompt counted, which is free and makes no run."""
+        served = route.judgement.entry.model_id
+        outgoing = body if body.values["model"] == served else body.with_values(model=served)
+        credential = route.choose_credential()
+        mode = MODES[AuthMode(route.mode)]
+        try:
+            answer = await self._relay.send(
+                address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
+            )
+            if answer.status == 200:
+                passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
+                await caller.answer(answer.status, passed, await answer.read())
+                return
+            said, failure = await relay.read_failure(answer)
+        except ProviderFailure as fault:
+            answer, said, failure = None, b"", fault
+        error = mode.error_of(Run(**route.frozen), failure)
+        if answer is not None and error["code"] == failure.code:
+            passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
+            await caller.answer(answer.status, passed, said)
+        else:
+            await caller.answer(*answers.failure_answer(error, status=503, request_id=request_id))
+
+    async def _models(self, access: Access, path: str, query: str, caller: Caller, request_id: str) -> None:
+        model_id = path.removeprefix("/v1/models").removeprefix("/")
+        look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
+        found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+        await caller.answer(200, [*headers, (b"request-id", request_id.encode())], json.dumps(found).encode())
+
+
+def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Put the gateway beside an ASGI application. It begins with the first request and ends with the server."""
+    gateway: Gateway | None = None
+
+    async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        nonlocal gateway
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            if gateway is not None:
+                await gateway.close()
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
+            gateway = gateway or Gateway()
+            await gateway.answer(scope, receive, send)
+        else:
+            await application(scope, receive, send)
+
+    return either
+
+
+def _require_method(method: str, allowed: str) -> None:
+    if method != allowed:
+        raise MethodNotAllowed
+
+
+async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
+    """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
+    too_large = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
+        raise too_large
+    message = await receive()
+    body = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > LARGE_BODY_LIMIT:
+            raise too_large
+    return bytes(body)

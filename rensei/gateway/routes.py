@@ -1,0 +1,109 @@
+"""
+Where a call goes: the judgement of a profile and a model, and the opened keys that may sign.
+
+It is made by the same functions as that of a dispatch, and kept for less than a second.
+"""
+
+import copy
+import random
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import close_old_connections
+
+from catalog.pricing import UnitPrices
+from integrations.providers.base import Credential
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import FieldError, RenseiError
+from rensei.dispatch import admission, facts, judging, pools
+from rensei.dispatch.judging import Judgement, ProfileRequired
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.requests import DispatchRequest
+from rensei.orgs.access import Access
+
+PROVIDER = "claude"
+PROFILE_PREFIX = "prof_"
+# The platform pays for these, or asks for its money: its keys sign, and what has no price is refused.
+PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A judgement that calls go by, with what all of them have in common."""
+
+    judgement: Judgement
+    frozen: dict[str, Any]
+    bands: list[UnitPrices]
+    credentials: list[tuple[int, Credential]]
+    max_tokens_cap: int | None
+    loaded_at: float
+
+    @property
+    def mode(self) -> AuthMode:
+        assert self.judgement.decision.mode is not None
+        return self.judgement.decision.mode
+
+    @property
+    def profile(self) -> ModelProfile:
+        return self.judgement.facts.profile
+
+    def now(self) -> datetime:
+        """Tell the database's time, which was read less than a second ago."""
+        return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
+
+    def choose_credential(self) -> Credential:
+        weights = [weight for weight, _ in self.credentials]
+        _, credential = random.choices(self.credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
+        return credential
+
+
+def load(access: Access, model: str) -> Route | RenseiError:
+    """Find the way of a call that names a profile's id or a model, or the refusal that it meets."""
+    close_old_connections()
+    try:
+        return _load(access, model)
+    except RenseiError as refusal:
+        return refusal
+
+
+def _load(access: Access, model: str) -> Route:
+    began = time.monotonic()
+    profile = _profile(access, model)
+    if profile.provider != PROVIDER:
+        raise FieldError(
+            pointer="/model", reason=f"The gateway speaks Anthropic's language, and '{model}' is of another provider."
+        )
+    pool = pools.find_pool(access.org, "local")
+    (loaded,) = facts.load(access, [profile], project=access.project, pool=pool)
+    found = judging.or_refuse(loaded)
+    judgement = judging.judge(found, DispatchRequest())
+    if judgement.refusal is not None:
+        raise judgement.refusal
+    assert judgement.decision.mode is not None
+    mode = MODES[judgement.decision.mode]
+    return Route(
+        judgement=judgement,
+        frozen=admission.frozen(access, judgement),
+        bands=found.prices_of(judgement.entry),
+        credentials=mode.open_credentials(found),
+        max_tokens_cap=mode.max_tokens_cap(found),
+        loaded_at=began,
+    )
+
+
+def _profile(access: Access, model: str) -> ModelProfile:
+    """The profile that is named, or the default one turned to the model that is named: its modes and scope hold."""
+    if model.startswith(PROFILE_PREFIX):
+        return profiles.find_profile(access, model, project=access.project)
+    default = profiles.default_profile(access.org, access.project)
+    if default is None:
+        raise ProfileRequired
+    named = copy.copy(default)
+    named.model_id = model
+    # These were chosen for the profile's own model.
+    named.effort, named.max_tokens, named.provider_config = "", None, {}
+    return named

@@ -1,0 +1,112 @@
+"""
+Group commit: what arrives while a transaction is being written shares the next one.
+
+A request waits for the commit that has its own rows, so every call is on disk before it is made; but a hundred requests
+at once wait for one or two commits, not for a hundred.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+from django.db import DatabaseError, IntegrityError, connection
+
+from rensei.core.errors import RenseiError
+from rensei.dispatch import admission, settlement
+from rensei.dispatch.admission import AdmissionPlan
+from rensei.dispatch.execution import SETTLE_TRIES
+from rensei.dispatch.settlement import SettlementPlan
+
+PLANS_MAX = 200
+
+Plan = TypeVar("Plan")
+Outcome = RenseiError | Exception | None
+
+logger = structlog.get_logger(__name__)
+
+
+class GroupWriter(Generic[Plan]):
+    """A thread that writes plans in groups. A plan that fails alone fails alone."""
+
+    def __init__(self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]]) -> None:
+        self._write = write
+        self._waiting: queue.SimpleQueue[tuple[Plan, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, plan: Plan) -> "asyncio.Future[None]":
+        """Have a plan written. The future is done after the commit, and raises what came of it otherwise."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.put((plan, future))
+        return future
+
+    async def close(self) -> None:
+        """Write what is waiting, and end the thread."""
+        self._waiting.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            taken = [self._waiting.get()]
+            while len(taken) < PLANS_MAX and not self._waiting.empty():
+                taken.append(self._waiting.get())
+            closing = None in taken
+            group = [each for each in taken if each is not None]
+            if not group:
+                continue
+            outcomes = self._write([plan for plan, _ in group])
+            self._loop.call_soon_threadsafe(_deliver, [future for _, future in group], outcomes)
+        connection.close()
+
+
+def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
+    """Write admitted calls, and say of each whether it stands, was refused by a hold, or could not be written."""
+    try:
+        refused = admission.write(plans)
+    except Exception as fault:  # noqa: BLE001 - it is raised again, in the request that it belongs to
+        connection.close()
+        return [fault] if len(plans) == 1 else [write_admissions([plan])[0] for plan in plans]
+    return [refused.get(plan.run.id) for plan in plans]
+
+
+def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
+    """
+    Write what calls came to, waiting for a database that is away. What cannot be written is left to the reaper.
+
+    Nobody waits for the outcome: the caller has the answer, and a process that dies before leaves an open attempt.
+    """
+    for tries in range(SETTLE_TRIES):
+        try:
+            settlement.write(plans)
+        except IntegrityError as bug:
+            connection.close()
+            if len(plans) > 1:
+                return [write_settlements([plan])[0] for plan in plans]
+            logger.exception("settlement_failed", run_id=plans[0].run.id)
+            return [bug]
+        except DatabaseError as fault:
+            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
+            connection.close()
+            time.sleep(min(4.0, 0.1 * 2**tries))
+        else:
+            return [None] * len(plans)
+    logger.error("settlement_left_to_the_reaper", count=len(plans))
+    return [None] * len(plans)
+
+
+def _deliver(futures: Sequence["asyncio.Future[None]"], outcomes: Sequence[Outcome]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.cancelled():
+            continue
+        if outcome is None:
+            future.set_result(None)
+        else:
+            future.set_exception(outcome)
+            # A settlement has nobody who would ask.
+            future.exception()
