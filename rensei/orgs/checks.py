@@ -11,7 +11,7 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 @register
 def single_sign_on(app_configs: Any, **options: Any) -> list[Error]:
-    """Refuse half a configuration, and an issuer that is asked without TLS: the id token is believed because of it."""
+    """Refuse half a configuration, and an issuer that is asked without TLS: anybody on the way could answer."""
     if not settings.RENSEI_OIDC_ISSUER:
         return []
     issuer = urlsplit(settings.RENSEI_OIDC_ISSUER)

@@ -2,7 +2,6 @@
 
 from allauth.account import urls as allauth
 from allauth.socialaccount import views as social
-from allauth.socialaccount.providers.openid_connect import views as openid_connect
 from django.urls import include, path
 from django.views.generic import RedirectView
 
@@ -33,7 +32,7 @@ account_patterns = [
     path("2fa/", RedirectView.as_view(pattern_name="account"), name="mfa_index"),
     path("2fa/", include("allauth.mfa.urls")),
     path("oidc/<slug:provider_id>/login/", single_sign_on.begin, name="openid_connect_login"),
-    path("oidc/<slug:provider_id>/login/callback/", openid_connect.callback, name="openid_connect_callback"),
+    path("oidc/<slug:provider_id>/login/callback/", single_sign_on.complete, name="openid_connect_callback"),
     path("oidc/cancelled/", social.login_cancelled, name="socialaccount_login_cancelled"),
 ]
 
