@@ -4,3 +4,6 @@ from tests.settings import *  # noqa: F403
 
 # Served from where they lie, because collecting and compressing them takes longer than the journeys.
 WHITENOISE_USE_FINDERS = True
+# Mail lies in a folder that the test reads, because it is another process than the server.
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = DATA_DIR / "mail"  # noqa: F405
