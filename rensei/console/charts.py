@@ -13,6 +13,8 @@ class Bar:
     """A piece of a stacked bar."""
 
     key: str
+    day: date
+    amount: int
     x: float
     y: float
     width: float
@@ -56,6 +58,8 @@ def stacked(days: Sequence[date], amounts: Mapping[tuple[date, str], int], keys:
                 bars.append(
                     Bar(
                         key=key,
+                        day=day,
+                        amount=amounts[day, key],
                         x=_r(LEFT + place * step + step * 0.14),
                         y=_r(level),
                         width=_r(step * 0.72),

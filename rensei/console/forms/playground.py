@@ -94,5 +94,5 @@ class DispatchForm(RefusableForm):
 
 
 def _unix_lines(text: str) -> str:
-    """A browser ends lines as in mail. A program that sends the same text would not, and the cache would not know it."""
+    """A browser ends lines as mail does. A program that sends the same text would not, and would miss the cache."""
     return text.replace("\r\n", "\n")

@@ -9,6 +9,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 
 register = template.Library()
+FULL, NEARLY_FULL = 100, 80
 
 
 @register.simple_block_tag(takes_context=True)
@@ -74,6 +75,14 @@ def table(content: str, *columns: str, kind: str = "fold", menus: bool = False) 
     heads = [_head(column) for column in columns]
     values = {"columns": heads, "kinds": kind.split(), "menus": menus, "content": content}
     return render_to_string("components/_table.html", values)
+
+
+@register.simple_block_tag
+def meter(content: str, percent: int, label: str) -> str:
+    """Draw a bar that fills, and changes its colour towards its end; what it says stands below it."""
+    kind = "bad" if percent >= FULL else "warn" if percent >= NEARLY_FULL else ""
+    values = {"percent": percent, "kind": kind, "label": label, "content": content}
+    return render_to_string("components/_meter.html", values)
 
 
 @register.simple_block_tag

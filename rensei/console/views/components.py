@@ -60,7 +60,7 @@ def components(request: HttpRequest) -> HttpResponse:
             Snippet("two", "CLI", "rensei whoami"),
         ],
         "error": {"code": "PROVIDER_OVERLOADED", "detail": "The provider is overloaded.", "fix": ""},
-        "meters": [(20, ""), (85, "warn"), (100, "bad")],
+        "meters": [20, 85, 100],
         "colours": ["canvas", "rail", "surface", "sunken", "text", "text-2", "text-3", "accent", "ok", "warn", "bad"],
     }
     return render(request, "console/components.html", context)

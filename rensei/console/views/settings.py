@@ -1,18 +1,18 @@
-"""The plain lists of Settings: API tokens, machines, projects."""
+"""The plain lists of Settings: API tokens and machines."""
 
+from collections import Counter
 from datetime import timedelta
 
-from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm, only
-from rensei.console.forms.settings import ProjectForm, RenameForm, TokenForm
+from rensei.console.forms.settings import TokenForm
 from rensei.core.errors import RenseiError
+from rensei.dispatch.models import Run
 from rensei.orgs import services
 from rensei.orgs.models import ApiToken, Host, Role
 
@@ -77,7 +77,9 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
 @page
 def machines(request: PageRequest) -> HttpResponse:
     stored = Host.objects.for_org(request.access.org).select_related("owner").order_by("revoked_at", "-created_at")
-    return render(request, "console/machines.html", {"machines": stored})
+    queued = Run.objects.for_org(request.access.org).filter(state=Run.State.QUEUED, host__isnull=False)
+    waiting = Counter(queued.values_list("host", flat=True))
+    return render(request, "console/machines.html", {"machines": stored, "waiting": waiting})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -94,64 +96,4 @@ def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
     text = "It gets no more runs, and its tokens stop working. Running rensei setup on it registers it anew."
     return confirm(
         request, title=f"Revoke {host.name}?", text=text, action="Revoke", section="Machines", back="machines"
-    )
-
-
-# Projects
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def projects(request: PageRequest) -> HttpResponse:
-    form = ProjectForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        try:
-            created = services.create_project(request.access, **form.cleaned_data)
-        except RenseiError as refusal:
-            form.refuse(refusal)
-        else:
-            messages.success(request, f"{created.name} was created.")
-            return redirect("console:projects", request.access.org.slug)
-    stored = services.visible_projects(request.access).order_by("name")
-    return render(request, "console/projects.html", {"projects": stored, "form": form}, status=form.status)
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def project_rename(request: PageRequest, project_id: str) -> HttpResponse:
-    request.access.require_manager()
-    project = services.find_project(request.access, project_id)
-    title = project.name
-    form = RenameForm(request.POST or None, initial={"name": project.name})
-    if request.method == "POST" and form.is_valid():
-        try:
-            services.update_project(request.access, project, name=form.cleaned_data["name"])
-        except RenseiError as refusal:
-            form.refuse(refusal)
-        else:
-            messages.success(request, f"{project.name} was saved.")
-            return redirect("console:projects", request.access.org.slug)
-    context = {"form": form, "project": project, "title": title}
-    return render(request, "console/project_rename.html", context, status=form.status)
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def project_delete(request: PageRequest, project_id: str) -> HttpResponse:
-    request.access.require_manager()
-    project = services.find_project(request.access, project_id)
-    if request.method == "POST":
-        return attempt(
-            request,
-            lambda: services.delete_project(request.access, project),
-            done=f"{project.name} was deleted.",
-            back="projects",
-        )
-    going = [profile.name for profile in ModelProfile.objects.for_org(request.access.org).filter(project=project)]
-    text = "Its access policy and tokens go with it. Runs and costs stay."
-    if going:
-        text += " These profiles are deleted too:"
-    title = f"Delete {project.name}?"
-    return confirm(
-        request, title=title, text=text, action="Delete", section="Projects & Access", back="projects", items=going
     )

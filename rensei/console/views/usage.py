@@ -38,10 +38,13 @@ def usage(request: PageRequest) -> HttpResponse:
     context = {
         "length": length,
         "periods": PERIODS,
-        "days": by["day"][::-1],
+        "days": [
+            {"line": line, "by_mode": [amounts.get((date.fromisoformat(line.key), mode), 0) for mode in used]}
+            for line in by["day"][::-1]
+        ],
         "total": reports.total(by["day"]),
         "chart": charts.stacked(days, amounts, used),
-        "modes": used,
+        "modes": [(mode, sum(amount for (_, key), amount in amounts.items() if key == mode)) for mode in used],
         "month": reports.month_to_date(org, now),
         "quota": reports.shared_quota(org, now),
         "budget": budget.budget_of(org, now),

@@ -5,10 +5,12 @@ from functools import partial
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import OuterRef, Subquery
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from rensei.console import graph
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm, only
 from rensei.console.forms.workflows import DocumentForm, NewWorkflowForm, StartForm
@@ -35,8 +37,14 @@ config:
 @page
 def workflows(request: PageRequest) -> HttpResponse:
     """List the workflows, the one that changed last first."""
-    found = services.visible_workflows(request.access).order_by("-updated_at")
-    return render(request, "console/workflows.html", {"workflows": found, "example": EXAMPLE})
+    latest = WorkflowRun.objects.filter(version__workflow=OuterRef("pk")).order_by("-id")
+    found = (
+        services.visible_workflows(request.access)
+        .annotate(last_run=Subquery(latest.values("id")[:1]), last_state=Subquery(latest.values("state")[:1]))
+        .order_by("-updated_at")
+    )
+    rows = [{"workflow": one, "state": WorkflowRun.State(one.last_state) if one.last_state else None} for one in found]
+    return render(request, "console/workflows.html", {"rows": rows, "example": EXAMPLE})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -126,6 +134,8 @@ def run(request: PageRequest, workflow_run_id: str) -> HttpResponse:
     context = {
         "workflow_run": found,
         "ended": found.state in WorkflowRun.ENDED,
+        "columns": graph.columns(found.version.nodes),
+        "states": {node.node_id: NodeRun.State(node.state) for node in nodes},
         "nodes": [{"node": node, "needs": needs[node.node_id]} for node in nodes],
         "amount": total_cost([node.run for node in nodes if node.run is not None]),
         "done": sum(node.state not in {NodeRun.State.PENDING, NodeRun.State.RUNNING} for node in nodes),
@@ -168,6 +178,7 @@ def _workflow_page(
         "workflow": found,
         "version": version,
         "node_count": len(version.nodes),
+        "columns": graph.columns(version.nodes),
         "form": form,
         "start_form": start_form,
         "begun": begun[:RUNS_SHOWN],

@@ -1,0 +1,107 @@
+"""Settings → Projects & Access: the projects, what is in them, and what they cost."""
+
+from collections import Counter
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from billing import reports
+from profiles.models import ModelProfile
+from rensei.console.access import PageRequest, attempt, page
+from rensei.console.answers import confirm
+from rensei.console.forms.settings import ProjectForm, RenameForm
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.orgs import services
+from rensei.orgs.access import Access
+from rensei.orgs.models import AccessPolicy, Project
+from rensei.orgs.policies import Matrix
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def projects(request: PageRequest) -> HttpResponse:
+    form = ProjectForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            created = services.create_project(request.access, **form.cleaned_data)
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{created.name} was created.")
+            return redirect("console:projects", request.access.org.slug)
+    stored = list(services.visible_projects(request.access).order_by("name"))
+    context = {"rows": _project_rows(request.access, stored), "form": form}
+    return render(request, "console/projects.html", context, status=form.status)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def project_rename(request: PageRequest, project_id: str) -> HttpResponse:
+    request.access.require_manager()
+    project = services.find_project(request.access, project_id)
+    title = project.name
+    form = RenameForm(request.POST or None, initial={"name": project.name})
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.update_project(request.access, project, name=form.cleaned_data["name"])
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{project.name} was saved.")
+            return redirect("console:projects", request.access.org.slug)
+    context = {"form": form, "project": project, "title": title}
+    return render(request, "console/project_rename.html", context, status=form.status)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def project_delete(request: PageRequest, project_id: str) -> HttpResponse:
+    request.access.require_manager()
+    project = services.find_project(request.access, project_id)
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: services.delete_project(request.access, project),
+            done=f"{project.name} was deleted.",
+            back="projects",
+        )
+    going = [profile.name for profile in ModelProfile.objects.for_org(request.access.org).filter(project=project)]
+    text = "Its access policy and tokens go with it. Runs and costs stay."
+    if going:
+        text += " These profiles are deleted too:"
+    title = f"Delete {project.name}?"
+    return confirm(
+        request, title=title, text=text, action="Delete", section="Projects & Access", back="projects", items=going
+    )
+
+
+def _project_rows(access: Access, projects: list[Project]) -> list[dict[str, Any]]:
+    """Each project with its profiles, what it cost this month, and what its own policy denies."""
+    now = database_now()
+    month = reports.usage_by_each(access.org, start=now.date().replace(day=1), end=now.date(), groups=["project"])
+    spent = {line.key: line for line in month["project"]}
+    profiles = Counter(
+        ModelProfile.objects.for_org(access.org).filter(project__isnull=False).values_list("project", flat=True)
+    )
+    policies = AccessPolicy.objects.filter(project__in=projects).values_list("project", "matrix")
+    denied = {project: _denied(matrix) for project, matrix in policies}
+    return [
+        {
+            "project": project,
+            "profiles": profiles[project.pk],
+            "spent": spent.get(project.slug),
+            "denied": denied.get(project.pk, []),
+        }
+        for project in projects
+    ]
+
+
+def _denied(matrix: Matrix) -> list[str]:
+    """The auth modes that some row of a policy denies, in their order."""
+    found = {mode for row in matrix.values() for mode, rule in row.items() if rule.get("allowed") is False}
+    return [mode.value for mode in AuthMode if mode in found]
