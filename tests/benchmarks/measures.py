@@ -1,6 +1,7 @@
 """The measurements of the doors: each puts the same load on each contender, and audits what Rensei wrote of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tests.benchmarks import loads, processes
@@ -9,6 +10,7 @@ from tests.benchmarks.contenders import Contender
 from tests.benchmarks.loads import Load, OpenStreams
 from tests.benchmarks.verdict import Auditor, Void
 
+RENSEI = "rensei"
 CONNECTIONS_FOR_LATENCY = (1, 16, 64)
 # Node compiles what is hot, and Python imports what is used, only under load.
 WARM_UP_SECONDS = 2.0
@@ -39,7 +41,10 @@ class Bench:
         """Let every server load what its first calls load."""
         for contender in self.contenders.values():
             for kind, send in (("plain", loads.plain), ("stream", loads.streams)):
-                send(contender, body=self.bodies[kind], connections=8, seconds=min(WARM_UP_SECONDS, self.seconds))
+                with self._audited(contender):
+                    seconds = min(WARM_UP_SECONDS, self.seconds)
+                    load = send(contender, body=self.bodies[kind], connections=8, seconds=seconds)
+                self._require_answers(contender, load.failed)
 
     def throughput(self, kind: str) -> dict[str, list[Load]]:
         """Load each in turn, several times over, so that a slow moment of the machine does not hit one alone."""
@@ -77,14 +82,9 @@ class Bench:
         for name, contender in self.contenders.items():
             if name == "direct":
                 continue
-            is_rensei = name == "rensei"
-            if is_rensei:
-                self.auditor.skip()
-            opened = loads.open_streams(contender, body=self.bodies["slow"], count=count)
-            if is_rensei:
-                self.auditor.check()
-                if opened.ended_well != count:
-                    raise Void(f"{opened.ended_well} of {count} open streams ended well: {opened.failed}")
+            with self._audited(contender):
+                opened = loads.open_streams(contender, body=self.bodies["slow"], count=count)
+            self._require_answers(contender, opened.failed)
             found[name] = opened
             mib = opened.rss_bytes_max / 2**20
             self.say(f"  {opened.opened} open streams  {name:8} {mib:.0f} MiB  {opened.failed or ''}")
@@ -96,7 +96,7 @@ class Bench:
         for mode, profile in profiles.items():
             body = make_request(self.seed, model=profile)
             found[mode] = self._load(
-                self.contenders["rensei"], loads.plain, kind="plain", connections=self.connections, body=body
+                self.contenders[RENSEI], loads.plain, kind="plain", connections=self.connections, body=body
             )
             self.say(f"  {mode:8} {found[mode].rate:8.0f}/s  p50 {found[mode].p50_ms} ms")
         return found
@@ -109,21 +109,30 @@ class Bench:
 
         :raises Void: if Rensei failed an answer, or its ledger does not agree with the upstream's log
         """
-        is_rensei = contender.name == "rensei"
-        if is_rensei:
-            self.auditor.skip()
-        before = self._costs(contender)
-        load = send(contender, body=body or self.bodies[kind], connections=connections, seconds=self.seconds)
-        if is_rensei:
-            # What is written after the answer is a part of the cost.
-            self.auditor.settle()
-        after = self._costs(contender)
-        if is_rensei:
-            if load.failed:
-                raise Void(f"Rensei failed {load.failed} of {load.answered} answers.")
-            self.auditor.check()
+        with self._audited(contender):
+            before = self._costs(contender)
+            load = send(contender, body=body or self.bodies[kind], connections=connections, seconds=self.seconds)
+            if contender.name == RENSEI:
+                # What is written after the answer is a part of the cost.
+                self.auditor.settle()
+            after = self._costs(contender)
+        self._require_answers(contender, load.failed)
         server, database = (late - early for late, early in zip(after, before, strict=True))
         return replace(load, server_cpu_seconds=server, database_cpu_seconds=database)
+
+    @contextmanager
+    def _audited(self, contender: Contender) -> Iterator[None]:
+        """Compare Rensei's ledger with what the upstream served during a load. The others have none."""
+        if contender.name == RENSEI:
+            self.auditor.skip()
+        yield
+        if contender.name == RENSEI:
+            self.auditor.check()
+
+    @staticmethod
+    def _require_answers(contender: Contender, failed: dict[str, int]) -> None:
+        if contender.name == RENSEI and failed:
+            raise Void(f"Rensei failed to answer: {failed}")
 
     def _costs(self, contender: Contender) -> tuple[float, float]:
         return processes.cost_of(contender.pid).cpu_seconds, processes.cost_of(self.database_pid).cpu_seconds

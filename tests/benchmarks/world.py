@@ -44,7 +44,9 @@ def environment_for(*, database_url: str, upstream: str, folder: Path) -> dict[s
         "RENSEI_DATA_DIR": str(folder),
         "RENSEI_LOG_LEVEL": "WARNING",
         "RENSEI_RATE_API": without_limit,
-        "RENSEI_RATE_GATEWAY": without_limit,
+        "RENSEI_GATEWAY_CALLS_AT_ONCE": "1000000",
+        "RENSEI_GATEWAY_RATE_ORG": without_limit,
+        "RENSEI_GATEWAY_RATE_TOKEN": without_limit,
         "RENSEI_VAULT_KEYRING": str(folder / "keyring.json"),
         "SECRET_KEY": secrets.token_urlsafe(50),
     }
