@@ -159,16 +159,22 @@ class CostEventSerializer(CamelSerializer):
     occurred_at = serializers.DateTimeField()
 
 
+class LedgerPages(CursorPages):
+    """The ledger in the order of its index, so that a page with a period reads no more than it shows."""
+
+    ordering = ("-occurred_at", "-id")
+
+
 class CostEventList(APIView):
     """The lines of the cost ledger, newest first."""
 
     permission_classes = [MembersRead]
-    pagination_class = CursorPages
+    pagination_class = LedgerPages
     Answer = CostEventSerializer
 
     @extend_schema(parameters=[CostEventFilter])
     def get(self, request: Request) -> Response:
-        return CursorPages.answer(request, _cost_events(request), self.Answer)
+        return LedgerPages.answer(request, _cost_events(request), self.Answer)
 
 
 class CostEventCsv(APIView):

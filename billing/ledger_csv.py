@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from billing.models import CostEvent
 from rensei.core import csv_file
@@ -42,15 +42,19 @@ HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", 
 
 def write(events: QuerySet[CostEvent]) -> Iterator[str]:
     """Write the events as CSV, newest first, one page of rows in memory at a time."""
-    return csv_file.write(HEADER, (map(_cells, page) for page in _pages(events.order_by("-id"))))
+    in_order = events.order_by("-occurred_at", "-id")
+    return csv_file.write(HEADER, (map(_cells, page) for page in _pages(in_order)))
 
 
 def _pages(events: QuerySet[CostEvent]) -> Iterator[list[CostEvent]]:
-    """Each page begins after the last id of the one before, so no cursor stays open while a slow client reads."""
+    """Each page begins after the last line of the one before, so no cursor stays open while a slow client reads."""
     page = list(events[:PAGE])
     while page:
         yield page
-        page = list(events.filter(id__lt=page[-1].id)[:PAGE])
+        last = page[-1]
+        # The first condition alone is a range of the index; the second then leaves out what was given already.
+        earlier = events.filter(occurred_at__lte=last.occurred_at)
+        page = list(earlier.filter(Q(occurred_at__lt=last.occurred_at) | Q(id__lt=last.id))[:PAGE])
 
 
 def _cells(event: CostEvent) -> list[object]:

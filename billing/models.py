@@ -166,8 +166,7 @@ class CostEvent(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["org", "-id"], name="cost_by_org"),
-            models.Index(fields=["org", "occurred_at"], name="cost_by_org_and_time"),
+            models.Index(fields=["org", "occurred_at", "id"], name="cost_by_org_in_order"),
             models.Index(fields=["occurred_at"], name="cost_by_time"),
         ]
         constraints = [

@@ -7,6 +7,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any
 
+from billing import statements
 from billing.differences import Difference
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedUsage, Statement, UsageDaily
 from billing.roll_ups import KEY, SUMS
@@ -124,11 +125,24 @@ def _months(org_id: str, billed: Counter[date]) -> Iterator[Difference]:
     for usage in BudgetUsage.objects.filter(org_id=org_id):
         if usage.used != billed[usage.month]:
             yield _difference("budget-used", org_id, f"{usage.month:%Y-%m}", billed[usage.month], usage.used)
-    for statement in Statement.objects.filter(org_id=org_id).order_by("month"):
+    for statement in Statement.objects.filter(org_id=org_id).select_related("org").order_by("month"):
         parts = sum(line["count"] * line["unit_picodollars"] for line in statement.lines)
         parts += sum(adjustment["amount_picodollars"] for adjustment in statement.adjustments)
         for found in {statement.total_picodollars, parts} - {billed[statement.month]}:
             yield _difference("statement", org_id, f"{statement.month:%Y-%m}", billed[statement.month], found)
+        yield from _digests(statement)
+
+
+def _digests(statement: Statement) -> Iterator[Difference]:
+    """The digest of a closed statement is that of what it says, and of what the month's lines in the ledger say."""
+    said = (statement.lines, statement.adjustments, statement.total_picodollars)
+    read = statements.read_ledger(statement.org, statement.month).content
+    for whose, content in (("what it says", said), ("the lines of the ledger", read)):
+        digest = statements.digest_of(statement.org_id, statement.month, *content)
+        if digest != statement.digest:
+            expected = f"{digest[:12]}…, the digest of {whose}"
+            found = f"{statement.digest[:12]}…"
+            yield _difference("statement-digest", statement.org_id, f"{statement.month:%Y-%m}", expected, found)
 
 
 def _ledger_by_key(org_id: str) -> dict[tuple[Any, ...], dict[str, int]]:

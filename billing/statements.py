@@ -83,6 +83,12 @@ class MonthlyStatement:
         return lines + sum(adjustment.amount_picodollars for adjustment in self.adjustments)
 
     @property
+    def content(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+        """Its lines, adjustments and total as they are stored."""
+        lines = [asdict(line) for line in self.lines]
+        return lines, [asdict(adjustment) for adjustment in self.adjustments], self.total_picodollars
+
+    @property
     def name(self) -> str:
         return f"{self.month:%Y-%m}"
 
@@ -171,9 +177,7 @@ def digest_of(org_id: str, month: date, lines: Any, adjustments: Any, total_pico
 
 def _close(org: Org, month: date, now: datetime, actor_user: User) -> Statement:
     found = read_ledger(org, month)
-    lines = [asdict(line) for line in found.lines]
-    adjustments = [asdict(adjustment) for adjustment in found.adjustments]
-    total = found.total_picodollars
+    lines, adjustments, total = found.content
     closed: Statement = Statement.objects.create(
         org=org,
         month=month,

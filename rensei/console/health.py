@@ -22,7 +22,8 @@ from integrations.vault import vault
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch import audit
+from rensei.dispatch.models import Attempt, Run
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
 
@@ -131,7 +132,7 @@ class _Figures(Collector):
 
     def _audit(self, now: datetime) -> Iterator[Metric]:
         """Nothing is told before the first audit: no differences found is not the same as none looked for."""
-        newest = LedgerAudit.objects.order_by("-ran_at").first()
+        newest = audit.last()
         if newest is None:
             return
         yield GaugeMetricFamily(

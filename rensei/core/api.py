@@ -87,10 +87,11 @@ class CursorPages(pagination.CursorPagination):
     page_size = 50
     max_page_size = 200
     page_size_query_param = "pageSize"
-    ordering = "-id"
+    ordering: str | tuple[str, ...] = "-id"
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
-        self._field = queryset.model._meta.get_field(self.ordering.removeprefix("-"))  # noqa: SLF001
+        first = self.ordering if isinstance(self.ordering, str) else self.ordering[0]
+        self._field = queryset.model._meta.get_field(first.removeprefix("-"))  # noqa: SLF001
         return super().paginate_queryset(queryset, request, view)
 
     def get_page_size(self, request: Request) -> int:

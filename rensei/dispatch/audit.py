@@ -73,6 +73,11 @@ def audit_nightly() -> None:
     audit()
 
 
+def last() -> LedgerAudit | None:
+    """Give what the last audit found, of the ledger and of its seals. None before the first."""
+    return LedgerAudit.objects.order_by("-ran_at").first()
+
+
 def differences() -> Iterator[Difference]:
     """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
     with snapshot():

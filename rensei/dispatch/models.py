@@ -217,3 +217,7 @@ class LedgerAudit(models.Model):
 
     def __str__(self) -> str:
         return f"{self.ran_at:%Y-%m-%d %H:%M} {self.difference_count}"
+
+    @property
+    def ok(self) -> bool:
+        return self.difference_count == 0

@@ -13,7 +13,7 @@ from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
-from billing import anchors, seals
+from billing import anchors, seals, statements
 from billing import services as billing
 from billing.models import (
     BudgetHold,
@@ -119,6 +119,23 @@ def settle_late(run: Run, usage: Usage) -> None:
 
 def kinds() -> list[str]:
     return [difference.kind for difference in audit.differences()]
+
+
+def close_statement(*, more: int = 0, **changes: str) -> Statement:
+    """Close this month's statement, or one that says something else under a digest that fits it."""
+    usage = BudgetUsage.objects.get()
+    lines, adjustments, total = statements.read_ledger(usage.org, usage.month).content
+    lines[0] |= changes
+    return Statement.objects.create(
+        org_id=usage.org_id,
+        month=usage.month,
+        lines=lines,
+        adjustments=adjustments,
+        total_picodollars=total + more,
+        digest=statements.digest_of(usage.org_id, usage.month, lines, adjustments, total + more),
+        closed_at=timezone.now(),
+        closed_by="grace@platform.test",
+    )
 
 
 def sql(statement: str, *values: object) -> None:
@@ -305,20 +322,26 @@ class TestDifferences:
 
     @pytest.mark.parametrize("wrong", [0, 1])
     def test_name_a_statement_that_says_another_sum(self, ledger: dict[str, Run], wrong: int) -> None:
-        usage = BudgetUsage.objects.get()
-        line = {"count": 1, "unit_picodollars": usage.used}
-        Statement.objects.create(
-            org_id=usage.org_id,
-            month=usage.month,
-            lines=[line],
-            adjustments=[],
-            total_picodollars=usage.used + wrong,
-            digest="",
-            closed_at=timezone.now(),
-            closed_by="grace@platform.test",
-        )
+        close_statement(more=wrong)
 
-        assert kinds() == ["statement"] * wrong
+        assert kinds() == ["statement", "statement-digest"][: 2 * wrong]
+
+    def test_name_a_statement_that_was_changed_after_it_was_closed(self, ledger: dict[str, Run]) -> None:
+        statement = close_statement()
+        statement.lines[0]["served_model_id"] = "claude-another"
+        with triggers_lifted():
+            statement.save()
+
+        (difference,) = audit.differences()
+        assert difference.kind == "statement-digest"
+        assert "the digest of what it says" in difference.expected
+
+    def test_name_a_statement_that_was_closed_with_other_lines(self, ledger: dict[str, Run]) -> None:
+        close_statement(served_model_id="claude-another")
+
+        (difference,) = audit.differences()
+        assert difference.kind == "statement-digest"
+        assert "the digest of the lines of the ledger" in difference.expected
 
     @pytest.mark.parametrize("column", ["held", "used"])
     def test_name_a_wrong_count_of_shared_runs(self, ledger: dict[str, Run], column: str) -> None:
@@ -359,8 +382,9 @@ class TestAudit:
 
         audit.audit_nightly()
 
-        result = LedgerAudit.objects.get()
-        assert result.difference_count == 1
+        result = audit.last()
+        assert result is not None
+        assert (result.ok, result.difference_count) == (False, 1)
         assert result.first_differences[0]["kind"] == "roll-up"
 
     def test_examines_the_seals_too(self, ledger: dict[str, Run]) -> None:
@@ -369,6 +393,21 @@ class TestAudit:
 
         (found,) = audit.audit().first_differences
         assert found["kind"] == "seal"
+
+
+class TestLast:
+    def test_is_none_before_the_first_audit(self) -> None:
+        assert audit.last() is None
+
+    def test_is_the_newest(self, ledger: dict[str, Run]) -> None:
+        seals.seal()
+        SharedUsage.objects.update(held=F("held") + 7)
+        audit.audit()
+        SharedUsage.objects.update(held=F("held") - 7)
+        newest = audit.audit()
+
+        assert audit.last() == newest
+        assert newest.ok
 
 
 class TestPeriodicJobs:
