@@ -18,6 +18,9 @@ from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.kill_switches import Kind, OrgSuspended, PausedByOperator
 from rensei.orgs.models import KillSwitch, User
+from tests.dispatch.test_leases import Machine, machine, make_machine
+
+__all__ = ["machine", "make_machine"]
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -353,3 +356,35 @@ class TestStopping:
 
         assert refused.value.code == "ALREADY_EXISTS"
         assert KillSwitch.objects.get().reason == WHY
+
+
+class TestAMachine:
+    @pytest.mark.parametrize(("kind", "target"), [(Kind.AUTH_MODE, "host-session"), (Kind.MODEL, MODEL)])
+    def test_gets_no_lease_of_a_run_that_waited_while_it_was_stopped(
+        self, simulator: Any, machine: Machine, make_profile: Any, stop: Any, kind: Kind, target: str
+    ) -> None:
+        make_profile(auth_modes=["host-session"])
+        run_id = machine.api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"]
+        stop(kind, target)
+
+        answer = machine.api.post(f"/api/v1/hosts/{machine.host.id}/lease", {"runId": run_id})
+
+        run = Run.objects.get(id=run_id)
+        assert answer.json()["code"] == "PAUSED_BY_OPERATOR"
+        assert run.state == Run.State.FAILED
+        assert run.error is not None
+        assert WHY in run.error["detail"]
+        assert not Attempt.objects.exists()
+
+    def test_reports_what_it_had_begun(
+        self, simulator: Any, machine: Machine, make_profile: Any, stop: Any, ada_access: Access
+    ) -> None:
+        make_profile(auth_modes=["host-session"])
+        machine.api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."})
+        lease = machine.lease().json()
+        stop(Kind.ORGANIZATION, ada_access.org.id, org=ada_access.org)
+
+        answer = machine.tell("finish", lease, **machine.report(machine.call(lease)))
+
+        assert answer.json()["state"] == "SUCCEEDED"
+        assert CostEvent.objects.count() == 1
