@@ -194,9 +194,19 @@ ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_FORMS = {
+    "change_password": "rensei.orgs.account_forms.ChangePasswordForm",
+    "reset_password_from_key": "rensei.orgs.account_forms.ResetPasswordKeyForm",
+    "set_password": "rensei.orgs.account_forms.SetPasswordForm",
+}
 
 # https://docs.allauth.org/en/latest/mfa/configuration.html
 MFA_ADAPTER = "rensei.mfa_adapter.SealedMfaAdapter"
+MFA_FORMS = {
+    "activate_totp": "rensei.orgs.account_forms.ActivateTotpForm",
+    "authenticate": "rensei.orgs.account_forms.AuthenticateForm",
+    "reauthenticate": "rensei.orgs.account_forms.ReauthenticateForm",
+}
 MFA_TOTP_ISSUER = f"Rensei ({_public.hostname})"
 # People whose invitation was handed over without mail have nothing to verify their address with.
 MFA_ALLOW_UNVERIFIED_EMAIL = True

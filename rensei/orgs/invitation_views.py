@@ -25,6 +25,7 @@ SESSION_KEY = "invitation"
 
 @login_not_required
 @require_safe
+@limit_sign_in("GET")
 @sensitive_variables("secret")
 def open_link(request: HttpRequest, secret: str) -> HttpResponse:
     """

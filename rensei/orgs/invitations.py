@@ -147,6 +147,11 @@ def open_invitations(access: Access) -> QuerySet[Any]:
     return _vouched(_open(access.org)).select_related("invited_by")
 
 
+def are_mailed() -> bool:
+    """Tell whether this server delivers mail at all, or writes it to its terminal."""
+    return settings.EMAIL_BACKEND not in UNDELIVERED
+
+
 def find(*, digest: str) -> Invitation:
     """
     Find the invitation that a link belongs to, by the hash of the link's secret.
@@ -278,7 +283,7 @@ def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
         # A mail server's answer may repeat what it was sent, so only the kind of fault is told.
         logger.warning("invitation_not_mailed", invitation_id=invitation.id, fault=type(fault).__name__)
         return Sent(invitation=invitation, link=Secret(link))
-    if settings.EMAIL_BACKEND in UNDELIVERED:
+    if not are_mailed():
         return Sent(invitation=invitation, link=Secret(link))
     invitation.mailed = True
     invitation.save(update_fields=["mailed"])

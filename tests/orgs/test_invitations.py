@@ -212,7 +212,7 @@ class TestTheLink:
         assert follow(link_in(mail.outbox[-1])).status_code == 410
 
     def test_is_not_tried_without_end(self, link, monkeypatch):
-        monkeypatch.setattr(SignInThrottle, "rate", "3/min", raising=False)
+        monkeypatch.setattr(SignInThrottle, "rate", "4/min", raising=False)
         client = Client()
         client.get(link)
 

@@ -98,6 +98,7 @@ def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) ->
         "members": stored,
         "invitations": invitations.open_invitations(request.access).order_by("-created_at"),
         "now": database_now(),
+        "mails": invitations.are_mailed(),
         "form": form,
         "roles": Role.choices,
         "fresh": {"email": sent.invitation.email, "link": sent.link.reveal()} if sent and sent.link else None,
