@@ -75,7 +75,7 @@ def wait_until_ready(*, port: int, seconds_max: float) -> str:
     while missing and time.monotonic() < deadline:
         try:
             missing = _ask_what_is_missing(port)
-            # The server logs every such answer, so it is not asked too often.
+            # Every such answer is a query or two, so it is not asked for too often.
             time.sleep(_ASK_EVERY_SECONDS if missing else 0)
         except (OSError, http.client.HTTPException):
             time.sleep(_LOOK_EVERY_SECONDS)
@@ -147,7 +147,7 @@ class Processes:
             if child.process.poll() is not None:
                 self._children.remove(child)
                 if child.process.returncode != 0:
-                    raise LaunchFailed(f"{name} failed (exit code {child.process.returncode}). The reason is above.")
+                    raise LaunchFailed(f"{name} failed {_how_it_ended(child.process.returncode)}")
                 return True
             self._check_children()
             time.sleep(_LOOK_EVERY_SECONDS)
@@ -177,10 +177,8 @@ class Processes:
     def _check_children(self) -> None:
         for child in self._children:
             if child.process.poll() is not None:
-                raise LaunchFailed(
-                    f"{child.name} has stopped by itself (exit code {child.process.returncode}), "
-                    "so the rest stops too. The reason is above."
-                )
+                ended = _how_it_ended(child.process.returncode)
+                raise LaunchFailed(f"{child.name} has stopped by itself, so the rest stops too {ended}")
 
     def _stop(self) -> None:
         """Tell all children to stop, and kill those that do not, or all at once when the person is in a hurry."""
@@ -197,3 +195,13 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait()
+
+
+def _how_it_ended(code: int) -> str:
+    """Say how a process ended and where the reason stands. One that was killed could not write any."""
+    if code >= 0:
+        return f"(exit code {code}). The reason is above."
+    ended = f"({signal.Signals(-code).name})."
+    if -code == signal.SIGKILL:
+        return f"{ended} It was killed, so it gave no reason: the system does that where memory runs out."
+    return ended

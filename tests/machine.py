@@ -1,5 +1,5 @@
 """
-A pytest plugin: what this machine lacks for the tests marked `redis` or `browser`.
+A pytest plugin: what this machine lacks for the tests marked `redis`, `browser` or `strace`.
 
 Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
 every skip is a failure, so that nothing is left out without a word. A test of one database's own statements,
@@ -23,6 +23,7 @@ def missing_packages() -> dict[str, str]:
         "postgres": ("postgresql", servers.find_postgres()),
         "redis": ("redis-server", servers.find_redis()),
         "browser": ("chromium", shutil.which(CHROMIUM)),
+        "strace": ("strace", shutil.which("strace")),
     }
     return {marker: package for marker, (package, place) in found.items() if not place}
 

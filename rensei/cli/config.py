@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rensei.cli import tokens
 from rensei.cli.errors import Refused
 
 
@@ -16,7 +17,8 @@ class Context:
 
     url: str
     org: str
-    token: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    """None where the keyring of the system keeps it."""
     project: str | None = None
     host_id: str | None = None
     login: str = "none"
@@ -48,6 +50,11 @@ class Config:
         return replace(self, contexts=(context, *others))
 
 
+def token_of(context: Context) -> str:
+    """:raises TokenUnreadable: if the keyring of the system keeps it, and does not give it"""
+    return context.token or tokens.fetch(url=context.url, org=context.org)
+
+
 def path() -> Path:
     """Where the file is: `~/.config/rensei/config.json` on Linux."""
     import platformdirs
@@ -75,14 +82,25 @@ def load() -> Config:
 
 
 def save(config: Config) -> None:
-    """Write the file whole and closed to other users from its first moment, because it holds tokens."""
+    """
+    Put the tokens into the keyring of the system, and the rest into the file.
+
+    Where there is no keyring the tokens are in the file too, so it is whole and closed to others from its first moment.
+    """
+    stored = [asdict(_without_kept_token(context)) for context in config.contexts]
     place = path()
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = place.with_suffix(f".{os.getpid()}")
     with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"contexts": [asdict(context) for context in config.contexts]}, file, indent=2)
+        json.dump({"contexts": stored}, file, indent=2)
         file.write("\n")
     scratch.replace(place)
+
+
+def _without_kept_token(context: Context) -> Context:
+    if context.token is not None and tokens.keep(url=context.url, org=context.org, token=context.token):
+        return replace(context, token=None)
+    return context
 
 
 def _context(document: Mapping[str, Any]) -> Context:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from rensei.cli.output import Output
 
 INTERRUPTED = 130
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+GLOBAL = "global_"
 
 
 class Format(StrEnum):
@@ -96,7 +97,7 @@ class Session:
         :raises Refused: if no server or no token is known, or the token is of another organization than asked for
         """
         url = self.url or (self.context.url if self.context else None)
-        token = self.explicit_token or (self.context.token if self.context else None)
+        token = self.explicit_token or (config.token_of(self.context) if self.context else None)
         if self.flags.org and token is None and self.config.contexts:
             known = ", ".join(sorted({context.org for context in self.config.contexts}))
             raise Refused(
@@ -153,20 +154,27 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
     """
     Make a function a command of a group. It gets the session first; the options of every command are added.
 
-    Its refusals are written to standard error, and end the command with 1.
+    A parameter whose type is a dataclass stands for one option for each of its fields. Refusals of the function are
+    written to standard error, and end the command with 1.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(ctx: typer.Context, **values: Any) -> None:
-            session = Session(flags=_flags(values).over(ctx.obj or Flags()))
+            session = Session(flags=_take(Flags, values, prefix=GLOBAL).over(ctx.obj or Flags()))
+            groups = {one.name: _take(one.annotation, values) for one in own if is_dataclass(one.annotation)}
             with _ends(session):
-                function(session, **values)
+                function(session, **values, **groups)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         parameters = [inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-        run.__signature__ = inspect.Signature([*parameters, *_global_parameters()])  # type: ignore[attr-defined]
+        for one in own:
+            if is_dataclass(one.annotation):
+                parameters += _parameters(one.annotation)
+            else:
+                parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        parameters += _parameters(Flags, prefix=GLOBAL)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {}
         group.command(name)(run)
         return function
@@ -176,7 +184,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
 
 def before_commands(ctx: typer.Context, **values: Any) -> None:
     """Keep the flags that stand before the subcommand."""
-    ctx.obj = _flags(values)
+    ctx.obj = _take(Flags, values, prefix=GLOBAL)
 
 
 def _show_version(asked: bool) -> None:
@@ -185,17 +193,16 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _flags(values: dict[str, Any]) -> Flags:
-    return Flags(**{one.name: values.pop(f"global_{one.name}") for one in fields(Flags)})
+def _take(kind: Any, values: dict[str, Any], *, prefix: str = "") -> Any:
+    """Take the values of a dataclass out of those that Typer gives."""
+    return kind(**{one.name: values.pop(prefix + one.name) for one in fields(kind)})
 
 
-def _global_parameters() -> list[inspect.Parameter]:
-    """The flags as parameters, with a prefix that keeps them apart from a command's own."""
+def _parameters(kind: Any, *, prefix: str = "") -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters. A prefix keeps them apart from a command's own."""
     return [
-        inspect.Parameter(
-            f"global_{one.name}", inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type
-        )
-        for one in fields(Flags)
+        inspect.Parameter(prefix + one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(kind)
     ]
 
 
@@ -211,7 +218,7 @@ before_commands.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
                 typer.Option("--version", is_eager=True, callback=_show_version, help="Show this command's version"),
             ],
         ),
-        *_global_parameters(),
+        *_parameters(Flags, prefix=GLOBAL),
     ]
 )
 

@@ -9,23 +9,29 @@ from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import defaults
 
-from rensei.core.api import Internal, Invalid, problem_page
-from rensei.core.errors import NotFound, NotPermitted, RenseiError
+from rensei.core.api import Internal, problem_page
+from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
 
 API = "/api/"
 ADMIN = "/admin/"
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if isinstance(exception, DisallowedHost) and not request.path.startswith(API):
-        return render(request, "wrong_host.html", {"public_url": settings.PUBLIC_URL}, status=400)
-    return _problem(request, Invalid) or defaults.bad_request(request, exception)
+    if not isinstance(exception, DisallowedHost):
+        reason = "The server cannot read this request. Check its address and its headers."
+        return _problem(request, FieldError(pointer="", reason=reason)) or defaults.bad_request(request, exception)
+    reason = (
+        "This server does not answer to the host name of the request. "
+        "Use its own address, or have its operator add the name to RENSEI_ALLOWED_HOSTS."
+    )
+    problem = _problem(request, FieldError(pointer="/headers/Host", reason=reason))
+    return problem or render(request, "wrong_host.html", {"public_url": settings.PUBLIC_URL}, status=400)
 
 
 def not_permitted(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith(ADMIN) and request.user.is_authenticated and not request.user.is_staff:
         return render(request, "operators_only.html", status=403)
-    return _problem(request, NotPermitted) or defaults.permission_denied(request, exception)
+    return _problem(request, NotPermitted()) or defaults.permission_denied(request, exception)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
@@ -33,16 +39,16 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     page = request.headers.get("Referer", "")
     ours = url_has_allowed_host_and_scheme(page, allowed_hosts={request.get_host()}, require_https=request.is_secure())
     context = {"back": page if ours else "/"}
-    return _problem(request, NotPermitted) or render(request, "403_csrf.html", context, status=HTTPStatus.FORBIDDEN)
+    return _problem(request, NotPermitted()) or render(request, "403_csrf.html", context, status=HTTPStatus.FORBIDDEN)
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    return _problem(request, NotFound) or defaults.page_not_found(request, exception or Exception("Not found"))
+    return _problem(request, NotFound()) or defaults.page_not_found(request, exception or Exception("Not found"))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _problem(request, Internal) or defaults.server_error(request)
+    return _problem(request, Internal()) or defaults.server_error(request)
 
 
-def _problem(request: HttpRequest, refusal: type[RenseiError]) -> HttpResponse | None:
-    return problem_page(request, refusal()) if request.path.startswith(API) else None
+def _problem(request: HttpRequest, refusal: RenseiError) -> HttpResponse | None:
+    return problem_page(request, refusal) if request.path.startswith(API) else None

@@ -2,6 +2,7 @@
 
 import logging.config
 import re
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -24,6 +25,14 @@ class ShortRefusals(logging.Filter):
             record.exc_info = None
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
+
+
+class Readiness(logging.Filter):
+    """Leaves out that the server is not ready: whoever asks is told so, again and again, and it is no fault."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        status, path = getattr(record, "status_code", None), getattr(getattr(record, "request", None), "path", "")
+        return not (status == HTTPStatus.SERVICE_UNAVAILABLE and path == "/readyz")
 
 
 def configure(options: dict[str, Any]) -> None:
@@ -52,8 +61,17 @@ def configure(options: dict[str, Any]) -> None:
                     "foreign_pre_chain": shared,
                 }
             },
-            "filters": {"refusals": {"()": "rensei.core.logs.ShortRefusals"}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["refusals"]}},
+            "filters": {
+                "refusals": {"()": "rensei.core.logs.ShortRefusals"},
+                "readiness": {"()": "rensei.core.logs.Readiness"},
+            },
+            "handlers": {
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": "line",
+                    "filters": ["refusals", "readiness"],
+                }
+            },
             "root": {"handlers": ["stderr"], "level": options["level"]},
             "loggers": {"httpx2": {"level": "WARNING"}, "django.server": {"level": "WARNING"}},
         }

@@ -36,20 +36,26 @@ _lease = HostLease.as_view()
 
 
 async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """Dispatch, and wait for the end where the caller prefers it."""
+    response: Response = await sync_to_async(_runs)(request, *args, **kwargs)
+    return await wait_if_preferred(request, response, ends=_ends, body=_run_body)
+
+
+async def wait_if_preferred(
+    request: HttpRequest, response: Response, *, ends: watching.Poller, body: Callable[[str], Any]
+) -> Response:
     """
-    Dispatch, and wait for the end where the caller prefers it (`Prefer: wait=N`, RFC 7240).
+    Wait for the end of what was begun, where the caller prefers it (`Prefer: wait=N`, RFC 7240), and answer with that.
 
     The wait happens outside the REST view, so that it holds no thread.
     """
-    response: Response = await sync_to_async(_runs)(request, *args, **kwargs)
     seconds = _wait_seconds(request)
     if response.status_code != 202 or seconds is None:
         return response
-    run_id = response.data["id"]
+    begun = response.data["id"]
     await watching.give_back_connection()
-    if await _ends.wait(run_id, seconds=seconds):
-        run = await sync_to_async(Run.objects.select_related("project").get)(id=run_id)
-        response = _again(response, presenters.run_body(run), status=200)
+    if await ends.wait(begun, seconds=seconds):
+        response = _again(response, await sync_to_async(body)(begun), status=200)
     response.headers["Preference-Applied"] = f"wait={seconds}"
     return response
 
@@ -114,6 +120,10 @@ class Events(APIView):
 def _wait_seconds(request: HttpRequest) -> int | None:
     found = WAIT.search(request.headers.get("Prefer", ""))
     return min(int(found[1]), WAIT_SECONDS_MAX) if found else None
+
+
+def _run_body(run_id: str) -> dict[str, Any]:
+    return presenters.run_body(Run.objects.select_related("project").get(id=run_id))
 
 
 def _again(response: Response, data: Any, *, status: int) -> Response:

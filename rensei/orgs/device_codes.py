@@ -47,7 +47,7 @@ class DeviceCodeInvalid(RenseiError):
     code = "DEVICE_CODE_INVALID"
     status = 400
     title = "Device code not valid"
-    message = "This code is unknown, has expired or was used, or the machine was denied. Run `rensei setup` again."
+    message = "This code is unknown, has expired or was used, or the machine was denied. Run rensei setup again."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponseBase
 from rest_framework.response import Response
 
-from rensei.dispatch.live import WAIT, WAIT_SECONDS_MAX
-from rensei.dispatch.watching import Poller, give_back_connection
+from rensei.dispatch.live import wait_if_preferred
+from rensei.dispatch.watching import Poller
 from rensei.workflows import presenters, services
 from rensei.workflows.api import WorkflowRuns
 from rensei.workflows.models import WorkflowRun
@@ -23,17 +23,7 @@ _view = WorkflowRuns.as_view()
 async def workflow_runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     """Run a workflow, and wait for its end where the caller prefers it, as a dispatch does."""
     response: Response = await sync_to_async(_view)(request, *args, **kwargs)
-    wanted = WAIT.search(request.headers.get("Prefer", ""))
-    if response.status_code != 202 or wanted is None:
-        return response
-    seconds = min(int(wanted[1]), WAIT_SECONDS_MAX)
-    ended: HttpResponseBase = response
-    await give_back_connection()
-    if await _ends.wait(response.data["id"], seconds=seconds):
-        headers = {name: value for name, value in response.headers.items() if not name.startswith("Content-")}
-        ended = JsonResponse(await sync_to_async(_body)(response.data["id"]), headers=headers)
-    ended.headers["Preference-Applied"] = f"wait={seconds}"
-    return ended
+    return await wait_if_preferred(request, response, ends=_ends, body=_body)
 
 
 def _ended_among(workflow_run_ids: Collection[str]) -> list[str]:

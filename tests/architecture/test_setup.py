@@ -259,8 +259,17 @@ class TestProcesses:
             _, complaint = process.communicate(timeout=20)
 
             assert process.returncode == 1
-            assert "The web server has stopped by itself (exit code 3)" in complaint
+            assert "The web server has stopped by itself, so the rest stops too (exit code 3)" in complaint
+            assert "The reason is above." in complaint
             assert not left_behind(mark, process.pid)
+
+    def test_promise_no_reason_of_one_that_was_killed(self):
+        killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        with run_launcher(start("The web server", killed), "processes.watch()") as process:
+            _, complaint = process.communicate(timeout=20)
+
+            assert "so the rest stops too (SIGKILL). It was killed" in complaint
+            assert "above" not in complaint
 
     def test_say_which_step_failed(self):
         with run_launcher("processes.run('The preparation', sys.executable, '-c', 'raise SystemExit(1)')") as process:

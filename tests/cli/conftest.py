@@ -13,10 +13,13 @@ from rensei.core.secret import Secret
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
+from tests.architecture.rooms import ROOT
+from tests.cli import logins
 from tests.cli.terminal import Terminal
 from tests.journeys.stack import Stack, start
 
 MODEL = "claude-sonnet-5-5"
+CLAUDE = ROOT / ".venv/claude/node_modules/.bin/claude"
 
 
 @pytest.fixture(scope="package")
@@ -93,3 +96,29 @@ def make_profile(ada_access: Access, server: Stack) -> Callable[..., str]:
 @pytest.fixture
 def my_project(acme: Org, project: Project) -> Project:
     return project
+
+
+@pytest.fixture
+def here(make_profile: Callable[..., str]) -> str:
+    """A profile whose runs are signed on the machine."""
+    return make_profile(name="here", auth_modes=("host-session",))
+
+
+@pytest.fixture
+def console(machine: Terminal, simulator: Any) -> str:
+    """The machine with a Console login. Gives the login's token."""
+    token = logins.log_in_to_console(machine, base_url=simulator.url)
+    machine.succeed("rensei setup")
+    return token
+
+
+@pytest.fixture
+def real_claude(machine: Terminal, simulator: Any) -> str:
+    """The machine with the real program, logged in. Gives the login's token."""
+    if not CLAUDE.exists():
+        pytest.skip("`npm install --prefix .venv/claude @anthropic-ai/claude-code` installs the real program")
+    # https://www.npmjs.com/package/@anthropic-ai/claude-code
+    (machine.programs / "claude").symlink_to(CLAUDE)
+    token = logins.log_in_to_claude(machine, base_url=simulator.url)
+    machine.succeed("rensei setup --login claude-code")
+    return token

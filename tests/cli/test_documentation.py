@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rensei.cli import docs
+from rensei.workflows.models import WorkflowRun
 from tests.architecture.rooms import ROOT
 
 CREATE_PROFILE = """\
@@ -80,8 +81,9 @@ class TestSession:
 
         written = terminal.succeed("set -e\n" + "\n".join(lines))
 
-        assert written.count("This is the Anthropic simulator") == 2
+        assert written.count("This is the Anthropic simulator") == 4
         assert "prof_anthropic_deep_reasoning" in written
+        assert WorkflowRun.objects.get().state == "SUCCEEDED"
 
 
 class TestReference:

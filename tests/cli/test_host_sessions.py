@@ -1,55 +1,15 @@
-"""Host sessions on a real machine: its own login signs, and stays where it is."""
+"""Host sessions on a real machine: its own login signs."""
 
 import hashlib
 import json
 import shutil
-import signal
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from django.db import connection
 
 from billing.models import CostEvent
 from rensei.dispatch.models import Run
 from tests import servers
-from tests.architecture.rooms import ROOT
 from tests.cli import logins
-from tests.journeys.stack import Stack
-
-CLAUDE = ROOT / ".venv/claude/node_modules/.bin/claude"
-PATIENCE_SECONDS = 60
-
-
-@pytest.fixture
-def here(make_profile):
-    """A profile whose runs are signed on the machine."""
-    return make_profile(name="here", auth_modes=("host-session",))
-
-
-@pytest.fixture
-def console(machine, simulator):
-    """The machine with a Console login. Gives the login's token."""
-    token = logins.log_in_to_console(machine, base_url=simulator.url)
-    machine.succeed("rensei setup")
-    return token
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def end(process, number=signal.SIGINT) -> str:
-    process.send_signal(number)
-    return process.communicate(timeout=PATIENCE_SECONDS)[0]
 
 
 def state() -> str:
@@ -112,35 +72,6 @@ class TestConsoleLogin:
         assert result.returncode == 1
         assert "HOST_LOGIN_MISSING" in result.stderr
         assert "ant auth login" in result.stderr
-
-    def test_never_leaves_the_machine(self, machine, console, here, server, simulator):
-        door = Door(server)
-        with door.open():
-            move(machine, door.url)
-            machine.succeed("rensei setup")
-            machine.succeed(f"rensei dispatch --profile {here} --input Hello")
-
-        assert b"lease/finish" in door.heard
-        places = {
-            "what the server was sent": bytes(door.heard),
-            "the database": everything_stored(),
-            "the logs and files of the server": everything_written(server),
-            "what this command keeps": machine.everything_kept(),
-        }
-        for place, content in places.items():
-            assert console.encode() not in content, place
-
-    def test_would_be_found_where_it_is_searched_for(self, machine, console, server, acme):
-        """The search itself works: a planted leak is found in each place."""
-        acme.name = console
-        acme.save()
-        (server.folder / "planted.log").write_text(console)
-        (machine.home / ".config/rensei/planted").write_text(console)
-
-        found = [everything_stored(), everything_written(server), machine.everything_kept()]
-        (server.folder / "planted.log").unlink()
-
-        assert all(console.encode() in content for content in found)
 
 
 class TestNoLogin:
@@ -234,177 +165,11 @@ class TestClaudeProgram:
         assert words in ended.stdout
         assert words in result.stdout
 
-    def test_of_anthropic_signs_a_dispatch(self, machine, here, simulator, server):
-        """The real program, against the simulator: https://www.npmjs.com/package/@anthropic-ai/claude-code"""
-        if not CLAUDE.exists():
-            pytest.skip("`npm install --prefix .venv/claude @anthropic-ai/claude-code` installs the real program")
-        (machine.programs / "claude").symlink_to(CLAUDE)
-        token = logins.log_in_to_claude(machine, base_url=simulator.url)
-        machine.succeed("rensei setup --login claude-code")
-
+    def test_of_anthropic_signs_a_dispatch(self, machine, real_claude, here, simulator):
         written = machine.succeed(f"rensei dispatch --profile {here} --input 'What is a vault?' --system 'Be brief.'")
 
         call = [one for one in simulator.requests() if one["path"] == "/v1/messages"][-1]
         run = Run.objects.get()
         assert "This is the Anthropic simulator" in written
-        assert call["key_sha256"] == hashlib.sha256(token.encode()).hexdigest()
+        assert call["key_sha256"] == hashlib.sha256(real_claude.encode()).hexdigest()
         assert run.usage["output_tokens"] == call["usage"]["output_tokens"]
-        for content in (everything_stored(), everything_written(server), machine.everything_kept()):
-            assert token.encode() not in content
-
-
-class TestWorker:
-    def dispatch(self, machine, profile: str, text: str = "Hello") -> str:
-        return machine.succeed(f"rensei dispatch --profile {profile} --input '{text}' --no-wait").strip()
-
-    def test_carries_out_what_waits_and_ends_with_ctrl_c(self, machine, console, here):
-        self.dispatch(machine, here)
-
-        worker = machine.start("rensei worker")
-        wait_for(lambda: state() == "SUCCEEDED")
-        written = end(worker)
-
-        assert worker.returncode == 0
-        assert "Stopped." in written
-
-    def test_ends_the_run_under_way_before_it_stops(self, machine, here):
-        called = logins.install_stand_in(machine, seconds=1)
-        machine.succeed("rensei setup --login claude-code")
-        self.dispatch(machine, here)
-
-        worker = machine.start("rensei worker")
-        wait_for(called.exists)
-        written = end(worker, signal.SIGTERM)
-
-        assert state() == "SUCCEEDED"
-        assert "Finishing the run under way" in written
-
-    def test_gives_a_run_up_at_a_second_ctrl_c(self, machine, here):
-        called = logins.install_stand_in(machine, seconds=30)
-        machine.succeed("rensei setup --login claude-code")
-        self.dispatch(machine, here)
-
-        worker = machine.start("rensei worker")
-        wait_for(called.exists)
-        worker.send_signal(signal.SIGINT)
-        time.sleep(1)
-        end(worker)
-
-        assert worker.returncode == 130
-        assert state() == "CANCELLED"
-
-    def test_stops_a_run_that_is_cancelled_elsewhere(self, machine, here):
-        called = logins.install_stand_in(machine, seconds=30)
-        machine.succeed("rensei setup --login claude-code")
-        run_id = self.dispatch(machine, here)
-
-        worker = machine.start("rensei worker")
-        wait_for(called.exists)
-        machine.succeed(f"rensei run cancel {run_id}")
-        wait_for(lambda: state() == "CANCELLED")
-        end(worker)
-
-    def test_stops_working_on_a_run_that_it_lost_and_says_so(self, machine, here):
-        called = logins.install_stand_in(machine, seconds=30)
-        machine.succeed("rensei setup --login claude-code")
-        self.dispatch(machine, here)
-
-        worker = machine.start("rensei worker")
-        wait_for(called.exists)
-        # What the reaper does to a worker that was silent for too long, and to one that comes back.
-        Run.objects.update(epoch=99, lease_owner="somebody else")
-        time.sleep(8)
-        written = end(worker)
-
-        assert "LEASE_LOST" in written
-
-    def test_never_takes_the_run_of_another_worker(self, machine, console, here, simulator):
-        workers = [machine.start("rensei worker") for _ in range(2)]
-        for _ in range(4):
-            self.dispatch(machine, here)
-
-        wait_for(lambda: not Run.objects.exclude(state="SUCCEEDED").exists())
-        for worker in workers:
-            end(worker)
-
-        assert len([one for one in simulator.requests() if one["path"] == "/v1/messages"]) == 4
-        assert CostEvent.objects.count() == 4
-
-    def test_survives_a_server_that_is_away(self, machine, here, server):
-        called = logins.install_stand_in(machine, seconds=2)
-        machine.succeed("rensei setup --login claude-code")
-        self.dispatch(machine, here)
-        door = Door(server)
-
-        with door.open():
-            move(machine, door.url)
-            worker = machine.start("rensei worker")
-            wait_for(called.exists)
-        time.sleep(5)
-        with door.open():
-            wait_for(lambda: state() == "SUCCEEDED")
-            written = end(worker)
-
-        assert worker.returncode == 0, written
-
-
-class Door:
-    """An address that leads to the server, as long as it is open."""
-
-    def __init__(self, server: Stack) -> None:
-        self._server = (urlsplit(server.url).hostname, urlsplit(server.url).port)
-        self._port = servers.free_port()
-        self.url = f"http://{servers.LOOPBACK}:{self._port}"
-        self.heard = bytearray()
-        """Everything that came to the server through this door."""
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        inside: list[socket.socket] = []
-        with socket.create_server((servers.LOOPBACK, self._port)) as listener:
-            threading.Thread(target=self._let_in, args=(listener, inside), daemon=True).start()
-            yield
-            listener.shutdown(socket.SHUT_RDWR)
-        for one in inside:
-            one.close()
-
-    def _let_in(self, listener: socket.socket, inside: list[socket.socket]) -> None:
-        while True:
-            try:
-                guest, _ = listener.accept()
-            except OSError:
-                return
-            host = socket.create_connection(self._server)
-            inside += [guest, host]
-            threading.Thread(target=self._carry, args=(guest, host, self.heard), daemon=True).start()
-            threading.Thread(target=self._carry, args=(host, guest, bytearray()), daemon=True).start()
-
-    def _carry(self, source: socket.socket, target: socket.socket, heard: bytearray) -> None:
-        try:
-            while data := source.recv(65536):
-                heard += data
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-
-def move(machine, url: str) -> None:
-    """Have the machine reach the same server by another address."""
-    document = machine.config()
-    document["contexts"][0]["url"] = url
-    machine.config_file.write_text(json.dumps(document))
-    machine.variables["RENSEI_API_URL"] = url
-
-
-def everything_stored() -> bytes:
-    found: list[bytes] = []
-    with connection.cursor() as cursor:
-        for table in connection.introspection.table_names():
-            cursor.execute(f'SELECT * FROM "{table}"')
-            found.append(repr(cursor.fetchall()).encode())
-    return b"".join(found)
-
-
-def everything_written(server: Stack) -> bytes:
-    return b"".join(path.read_bytes() for path in Path(server.folder).rglob("*") if path.is_file())

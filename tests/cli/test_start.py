@@ -10,27 +10,40 @@ from rensei.cli import install
 from tests.architecture.rooms import ROOT
 
 TIMES = 5
-# Of a processor, so that a busy machine makes no difference. The clock shows hardly more on an idle one.
-SECONDS_MAX = 0.3
+# The library that reads the command line is loaded in any case, and all the rest may take a few times as long: that is
+# less than 300 ms on a machine of today that is idle. Times are a processor's, and each is the best of a few, so that a
+# busy machine makes no difference.
+TIMES_THE_LIBRARY_MAX = 4
 
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
+def seconds_of(*words: str) -> float:
+    """How much of a processor a run takes at best."""
+    seconds = []
+    for _ in range(TIMES):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(*words)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(seconds)
+
+
 class TestHelp:
-    def test_is_there_in_less_than_300_ms(self):
+    def test_takes_little_longer_than_the_library_that_reads_the_command_line(self):
         run("-m", "compileall", "-q", "rensei/cli", "rensei/__init__.py")
-        seconds = []
-        for _ in range(TIMES):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run("-m", "rensei.cli", "--help")
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
-        assert min(seconds) < SECONDS_MAX
+        library = seconds_of("-c", "import typer")
+        whole = seconds_of("-m", "rensei.cli", "--help")
 
-    @pytest.mark.parametrize("package", ["django", "anthropic", "httpx2", "rich", "rensei.core", "rensei.orgs"])
+        assert whole < TIMES_THE_LIBRARY_MAX * library
+
+    @pytest.mark.parametrize(
+        "package",
+        ["django", "anthropic", "httpx2", "rich", "keyring", "rensei.core", "rensei.orgs", "integrations", "profiles"],
+    )
     def test_loads_nothing_slow(self, package):
         loaded = run("-X", "importtime", "-m", "rensei.cli", "--help").stderr
 

@@ -60,6 +60,9 @@ class TestProjects:
 
         assert Project.objects.get().name == "Ours"
 
+    def test_are_not_an_auditors_to_create(self, page_as, otto):
+        assert page_as(otto).post(f"{SETTINGS}/projects", {}).status_code == 403
+
     def test_points_at_a_wrong_id(self, page):
         answer = page.post(f"{SETTINGS}/projects", {"name": "My Project", "slug": "My Project"})
 

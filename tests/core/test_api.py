@@ -95,6 +95,13 @@ class TestProblem:
         assert_problem(answer, 403, "NOT_PERMITTED")
         assert "CSRF" in answer.json()["detail"]
 
+    def test_says_that_the_host_name_is_not_the_server_s(self, db):
+        answer = APIClient(SERVER_NAME="elsewhere.test").get("/api/v1/projects")
+
+        assert_problem(answer, 400, "VALIDATION_FAILED")
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/headers/Host"]
+        assert "RENSEI_ALLOWED_HOSTS" in answer.json()["detail"]
+
     def test_is_what_a_bug_answers(self, api, monkeypatch):
         def fail(access):
             raise RuntimeError("the words of a bug")

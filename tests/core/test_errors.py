@@ -2,7 +2,7 @@
 
 import pytest
 
-from rensei.core.errors import AlreadyExists, FieldError, NotFound, RateLimited, named_in
+from rensei.core.errors import AlreadyExists, FieldError, NotFound, RateLimited, RenseiError, named_in
 from rensei.dispatch.modes.host_session import WrongMachine
 
 
@@ -27,6 +27,14 @@ class TestHalves:
 
     def test_hold_the_values(self):
         assert RateLimited(seconds=3).fix == "Try again in 3 s."
+
+
+class TestMessages:
+    FOR_PROGRAMS = frozenset({"METHOD_NOT_ALLOWED", "NOT_AUTHENTICATED", "VALIDATION_FAILED"})
+
+    @pytest.mark.parametrize("refusal", sorted(RenseiError.__subclasses__(), key=str), ids=lambda one: one.__name__)
+    def test_have_no_marks_that_pages_would_show_as_they_are(self, refusal):
+        assert refusal.code in self.FOR_PROGRAMS or "`" not in refusal.message
 
 
 class TestNamedIn:

@@ -64,6 +64,20 @@ class TestConfigure:
 
         assert token not in stream.getvalue()
 
+    def test_says_nothing_of_a_server_that_is_not_ready_yet(self, stream, client, db):
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "readyz" not in stream.getvalue()
+
+    def test_says_that_the_server_failed(self, stream, client, db, monkeypatch):
+        monkeypatch.setattr("rensei.console.health.vault.health", lambda: 1 / 0)
+        client.raise_request_exception = False
+
+        client.get("/readyz")
+
+        assert "ZeroDivisionError" in stream.getvalue()
+
     def test_carries_what_is_bound_to_the_request(self, stream):
         with structlog.contextvars.bound_contextvars(request_id="req_1"):
             logging.getLogger("django.request").warning("from Django")

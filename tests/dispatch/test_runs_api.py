@@ -351,6 +351,7 @@ class TestRefusals:
         answer = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."})
 
         assert_refused(answer, 503, "SHARED_KEY_NOT_CONFIGURED", simulator)
+        assert f"free tier serves ({', '.join(models or ['none now'])})" in answer.json()["detail"]
 
     def test_shared_beyond_the_days_quota(
         self, simulator: Any, api: APIClient, ada_access: Access, make_profile: Any, pool_key: Any

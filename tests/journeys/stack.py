@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,35 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 120.0
 
 
+@dataclass(kw_only=True)
+class Program:
+    """One of the processes, which can be stopped and started again."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Where the processes answer, and the folder that they share with the test."""
 
     url: str
     folder: Path
+    web: Program
+    worker: Program
 
     @property
     def keyring(self) -> Path:
@@ -33,56 +57,66 @@ class Stack:
         """Read everything that the processes have written so far."""
         return "".join(log.read_text() for log in self.folder.glob("*.log"))
 
+    def wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
+            try:
+                connection.request("GET", "/healthz")
+                if connection.getresponse().status == http.HTTPStatus.OK:
+                    return
+            except OSError:
+                time.sleep(0.1)
+            finally:
+                connection.close()
+        raise TimeoutError(f"The server did not start:\n{self.logs()[-2000:]}")
+
 
 @contextlib.contextmanager
-def start(*, folder: Path, simulator_url: str) -> Iterator[Stack]:
-    """Start both processes, wait until the server answers, and stop them at the end."""
+def start(
+    *,
+    folder: Path,
+    simulator_url: str,
+    variables: Mapping[str, str] = types.MappingProxyType({}),
+    under: Callable[[str], Sequence[str]] = lambda name: (),
+) -> Iterator[Stack]:
+    """
+    Start both processes, wait until the server answers, and stop them at the end.
+
+    `under` names the program that each of them is to run under, such as a tracer.
+    """
     port = servers.free_port()
-    stack = Stack(url=f"http://{servers.LOOPBACK}:{port}", folder=folder)
-    keyring.create(stack.keyring)
+    url = f"http://{servers.LOOPBACK}:{port}"
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.journeys.settings",
         "DATABASE_URL": database_url(),
         "RENSEI_DATA_DIR": str(folder),
-        "RENSEI_PUBLIC_URL": stack.url,
-        "RENSEI_VAULT_KEYRING": str(stack.keyring),
+        "RENSEI_PUBLIC_URL": url,
+        "RENSEI_VAULT_KEYRING": str(folder / "keyring.json"),
         "RENSEI_ANTHROPIC_BASE_URL": simulator_url,
         "RENSEI_SUPPORT_EMAIL": "operator@platform.test",
         "RENSEI_WORKER_THREADS": "2",
+        **variables,
     }
     granian = ("-m", "granian", "--interface=asginl", f"--host={servers.LOOPBACK}", f"--port={port}", "--no-ws")
-    with (
-        _process(environment, folder / "web.log", *granian, "--workers-kill-timeout=3", "rensei.asgi:application"),
-        _process(environment, folder / "worker.log", "manage.py", "worker"),
-    ):
-        _wait_until_it_answers(port, stack)
+
+    def program(name: str, *words: str) -> Program:
+        command = [*under(name), sys.executable, *words]
+        return Program(command=command, environment=environment, log=folder / f"{name}.log")
+
+    stack = Stack(
+        url=url,
+        folder=folder,
+        web=program("web", *granian, "--workers-kill-timeout=3", "rensei.asgi:application"),
+        worker=program("worker", "manage.py", "worker"),
+    )
+    keyring.create(stack.keyring)
+    try:
+        stack.web.start()
+        stack.worker.start()
+        stack.wait_until_it_answers()
         yield stack
-
-
-@contextlib.contextmanager
-def _process(environment: dict[str, str], log: Path, *words: str) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _wait_until_it_answers(port: int, stack: Stack) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection(servers.LOOPBACK, port, timeout=10)
-        try:
-            connection.request("GET", "/healthz")
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
-        except OSError:
-            time.sleep(0.1)
-        finally:
-            connection.close()
-    raise TimeoutError(f"The server did not start:\n{stack.logs()[-2000:]}")
+    finally:
+        stack.worker.stop()
+        stack.web.stop()

@@ -38,7 +38,14 @@ def whoami(session: Session) -> None:
 def list_contexts(session: Session) -> None:
     """List the organizations; the first one is the current one."""
     rows = [
-        {"org": one.org, "url": one.url, "project": one.project, "hostId": one.host_id, "login": one.login}
+        {
+            "org": one.org,
+            "url": one.url,
+            "project": one.project,
+            "hostId": one.host_id,
+            "login": one.login,
+            "tokenIn": "file" if one.token else "keyring",
+        }
         for one in session.config.contexts
     ]
     columns: Columns = {
@@ -47,6 +54,7 @@ def list_contexts(session: Session) -> None:
         "Project": "project",
         "Machine": "hostId",
         "Login": "login",
+        "Token in": "tokenIn",
     }
     session.output.table(
         {"next": None, "previous": None, "results": rows}, columns, empty="Nobody has signed in here: `rensei setup`."

@@ -1,6 +1,7 @@
 """Model profiles: named ways to call a model."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -13,18 +14,40 @@ from rensei.cli.session import Session, command
 profiles = typer.Typer(no_args_is_help=True, help="Named ways to call a model.")
 
 Id = Annotated[str, typer.Argument(metavar="PROFILE", help="Id of the profile", show_default=False)]
-AuthModes = Annotated[str | None, typer.Option(help="byok, metered, shared, host-session, separated by commas")]
 Effort = Annotated[str | None, typer.Option(help="Reasoning effort: low, medium, high")]
-Scope = Annotated[str | None, typer.Option(help="organization or project")]
-ProjectId = Annotated[str | None, typer.Option(help="Project that the profile belongs to")]
-IntegrationId = Annotated[str | None, typer.Option(help="Key that byok uses; else the default one")]
-System = Annotated[str | None, typer.Option(help="System prompt; - reads standard input")]
-MaxTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens")]
-PromptCaching = Annotated[str | None, typer.Option(help="ephemeral, static or off")]
-ProviderConfig = Annotated[
-    str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}')
-]
-Default = Annotated[bool | None, typer.Option(help="Use it where a dispatch names none")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a profile may have besides its name, its model and its auth modes."""
+
+    effort: Effort = None
+    scope: Annotated[str | None, typer.Option(help="organization or project")] = None
+    project_id: Annotated[str | None, typer.Option(help="Project that the profile belongs to")] = None
+    integration_id: Annotated[str | None, typer.Option(help="Key that byok uses; else the default one")] = None
+    system: Annotated[str | None, typer.Option(help="System prompt; - reads standard input")] = None
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens")] = None
+    prompt_caching: Annotated[str | None, typer.Option(help="ephemeral, static or off")] = None
+    provider_config: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}')
+    ] = None
+    default: Annotated[bool | None, typer.Option(help="Use it where a dispatch names none")] = None
+
+    def body(self) -> dict[str, Any]:
+        """Write what was given as the fields of a request."""
+        fields = {
+            "effort": self.effort,
+            "scope": self.scope,
+            "projectId": self.project_id,
+            "integrationId": self.integration_id,
+            "system": None if self.system is None else read_text(self.system),
+            "maxTokens": self.max_tokens,
+            "promptCaching": self.prompt_caching,
+            "providerConfig": None if self.provider_config is None else read_json(self.provider_config),
+            "isDefault": self.default,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
 
 COLUMNS: Columns = {
     "Id": "id",
@@ -75,69 +98,35 @@ def create_profile(
     auth_modes: Annotated[
         str, typer.Option(help="byok, metered, shared, host-session, separated by commas", show_default=False)
     ],
-    effort: Effort = None,
-    scope: Scope = None,
-    project_id: ProjectId = None,
-    integration_id: IntegrationId = None,
-    system: System = None,
-    max_tokens: MaxTokens = None,
-    prompt_caching: PromptCaching = None,
-    provider_config: ProviderConfig = None,
-    default: Default = None,
+    options: Options,
 ) -> None:
     """Create a profile."""
-    body = _body(
-        name=name,
-        provider=provider,
-        modelId=model_id,
-        authModes=auth_modes,
-        effort=effort,
-        scope=scope,
-        projectId=project_id,
-        integrationId=integration_id,
-        system=system,
-        maxTokens=max_tokens,
-        promptCaching=prompt_caching,
-        providerConfig=provider_config,
-        isDefault=default,
-    )
-    if project_id:
-        _check_project(session, project_id)
-    session.output.details(session.client.post("profiles", body), DETAILS)
+    if options.project_id:
+        _check_project(session, options.project_id)
+    body = {"name": name, "provider": provider, "modelId": model_id, "authModes": _modes(auth_modes)}
+    session.output.details(session.client.post("profiles", body | options.body()), DETAILS)
 
 
 @command(profiles, "update")
 def update_profile(
     session: Session,
     profile_id: Id,
+    *,
     name: Annotated[str | None, typer.Option(help="Name; the id stays")] = None,
     model_id: Annotated[str | None, typer.Option(help="Model, as the catalog lists it")] = None,
-    auth_modes: AuthModes = None,
-    effort: Effort = None,
-    scope: Scope = None,
-    project_id: ProjectId = None,
-    integration_id: IntegrationId = None,
-    system: System = None,
-    max_tokens: MaxTokens = None,
-    prompt_caching: PromptCaching = None,
-    provider_config: ProviderConfig = None,
-    default: Default = None,
+    auth_modes: Annotated[
+        str | None, typer.Option(help="byok, metered, shared, host-session, separated by commas")
+    ] = None,
+    options: Options,
 ) -> None:
     """Change what is given, and leave the rest. An empty value takes an optional one away."""
-    body = _body(
-        name=name,
-        modelId=model_id,
-        authModes=auth_modes,
-        effort=effort,
-        scope=scope,
-        projectId=project_id,
-        integrationId=integration_id,
-        system=system,
-        maxTokens=max_tokens,
-        promptCaching=prompt_caching,
-        providerConfig=provider_config,
-        isDefault=default,
-    )
+    body = options.body()
+    if name is not None:
+        body["name"] = name
+    if model_id is not None:
+        body["modelId"] = model_id
+    if auth_modes is not None:
+        body["authModes"] = _modes(auth_modes)
     for optional in ("integrationId", "projectId"):
         if body.get(optional) == "":
             body[optional] = None
@@ -182,23 +171,16 @@ def _step(step: dict[str, Any]) -> str:
     return "  ".join(str(value) for value in ("", *step.values()) if value is not None)
 
 
-def _body(**values: Any) -> dict[str, Any]:
-    body = {name: value for name, value in values.items() if value is not None}
-    if "authModes" in body:
-        body["authModes"] = [mode.strip() for mode in body["authModes"].split(",") if mode.strip()]
-    if "system" in body:
-        body["system"] = read_text(body["system"])
-    if "providerConfig" in body:
-        body["providerConfig"] = read_json(body["providerConfig"])
-    return body
-
-
 def read_json(given: str) -> Any:
     """:raises Refused: if a text is not JSON"""
     try:
         return json.loads(given)
     except ValueError as fault:
         raise Refused("JSON_INVALID", f"The provider config is not JSON: {fault}.") from fault
+
+
+def _modes(given: str) -> list[str]:
+    return [mode.strip() for mode in given.split(",") if mode.strip()]
 
 
 def _check_project(session: Session, project_id: str) -> None:

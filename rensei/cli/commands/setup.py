@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei import __version__
-from rensei.cli import config
+from rensei.cli import config, tokens
 from rensei.cli.client import Client
 from rensei.cli.commands.account import note_versions
 from rensei.cli.config import Context
@@ -19,6 +19,7 @@ from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
 from rensei.cli.output import Columns, Output
 from rensei.cli.session import Flags, Session, check_org, check_url, command
+from rensei.cli.tokens import TokenUnreadable
 
 USUAL_URL = "http://127.0.0.1:8000"
 GUIDE = """\
@@ -90,6 +91,7 @@ class _Setup:
         self._context: Context | None = None
         self._client: Client
         self._me: dict[str, Any]
+        self._machine_token: str | None = None
 
     def sign_in(self) -> None:
         session = self._session
@@ -98,7 +100,7 @@ class _Setup:
         url = session.url or (known.url if known else None)
         if url is None:
             url = check_url(self._ask("Address of the server", USUAL_URL, flag="--url"))
-        token = session.explicit_token or (session.context.token if session.context else None)
+        token = session.explicit_token or (self._stored_token(session.context) if session.context else None)
         if token and not session.explicit_token and not _still_works(url, token):
             self._output.note(f"The stored sign-in to {url} does not work any more.")
             token = None
@@ -110,6 +112,9 @@ class _Setup:
         if session.flags.org:
             check_org(self._me, session.flags.org)
         older = session.config.find(url=url, org=slug)
+        if older and older.host_id and not self._me["host"]:
+            # Read now, because the next line puts the person's token in its place.
+            self._machine_token = self._stored_token(older)
         self._keep(replace(older, token=token) if older else Context(url=url, org=slug, token=token))
         self._output.note(f"Signed in to {slug} at {url} as {self._me['user']['email']}.")
         note_versions(self._client, self._output)
@@ -135,12 +140,11 @@ class _Setup:
     def register(self) -> None:
         """Make this machine known, and keep the token that only it has in place of the person's."""
         assert self._context
-        older = self._session.config.find(url=self._context.url, org=self._context.org)
         host = self._me["host"]
         if host:
             self._keep(replace(self._context, host_id=host["id"]))
-        elif older and older.host_id and _still_works(older.url, older.token):
-            self._use_token(older.token)
+        elif self._machine_token and _still_works(self._context.url, self._machine_token):
+            self._use_token(self._machine_token)
         elif self._me["role"] == "auditor":
             self._output.note("An auditor does not run anything, so this machine is not registered.")
             return
@@ -172,6 +176,8 @@ class _Setup:
         assert self._context
         if self._output.as_json:
             stored = {"org": self._context.org, "url": self._context.url, "project": self._context.project}
+            kept = config.load().find(url=self._context.url, org=self._context.org)
+            stored["tokenIn"] = "file" if kept and kept.token else "keyring"
             self._output.json({**stored, "hostId": self._context.host_id, "login": self._context.login})
             return
         checks = _check_all(Session(flags=Flags(url=self._context.url, org=self._context.org)))
@@ -231,6 +237,14 @@ class _Setup:
             self._output.note("`rensei setup --login claude-code` uses your own `claude` for your runs here.")
         return "none"
 
+    def _stored_token(self, context: Context) -> str | None:
+        """A token that the keyring does not give is one that is signed in for anew."""
+        try:
+            return config.token_of(context)
+        except TokenUnreadable as unreadable:
+            self._output.note(unreadable.detail)
+            return None
+
     def _use_token(self, token: str) -> None:
         assert self._context
         self._keep(replace(self._context, token=token))
@@ -263,6 +277,8 @@ def _check_all(session: Session) -> list[_Check]:
             _Check(what="Configuration", ok=closed, found=str(place), fix="" if closed else f"chmod 600 {place}")
         )
     try:
+        if session.explicit_token or session.context:
+            checks.append(_check_token(session))
         client = session.client
         me = client.get("me")
     except Refused as refused:
@@ -281,6 +297,9 @@ def _check_all(session: Session) -> list[_Check]:
     if session.project:
         checks.append(_check_project(client, session.project))
     context = session.context
+    if context and context.host_id and session.explicit_token and me["host"] is None:
+        other = f"{context.host_id}, but the token of this call is not the machine's own: no host sessions"
+        return [*checks, _Check(what="Machine", ok=True, found=other, fix="Leave RENSEI_AUTH_TOKEN and --token out.")]
     if me["host"] is None or context is None:
         return [
             *checks,
@@ -293,6 +312,17 @@ def _check_all(session: Session) -> list[_Check]:
         # Only host sessions need it.
         return [*checks, _Check(what="Anthropic login", ok=True, found="none: no host sessions here", fix=refused.fix)]
     return [*checks, _Check(what="Anthropic login", ok=found.works, found=found.detail, fix=found.fix)]
+
+
+def _check_token(session: Session) -> _Check:
+    """:raises Refused: if the keyring has it, and does not give it"""
+    context = session.context
+    if session.explicit_token or context is None:
+        where = "--token" if session.flags.token else "RENSEI_AUTH_TOKEN"
+        return _Check(what="Token", ok=True, found=f"{where}, for this call")
+    config.token_of(context)
+    found = f"{config.path()}, which only you can read" if context.token else f"the keyring: {tokens.keyring_name()}"
+    return _Check(what="Token", ok=True, found=found)
 
 
 def _check_project(client: Client, project: str) -> _Check:

@@ -25,6 +25,8 @@ from rensei.orgs.policies import Matrix
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def projects(request: PageRequest) -> HttpResponse:
+    if request.method == "POST":
+        request.access.require_manager()
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:

@@ -31,7 +31,7 @@ class WrongMachine(RenseiError):
     status = 409
     title = "Wrong machine"
     message = (
-        "{reason} A host-session run goes to the machine where you ran `rensei setup`: dispatch from there, "
+        "{reason} A host-session run goes to the machine where you ran rensei setup: dispatch from there, "
         "or name one of your own machines in hostId."
     )
 

@@ -1,6 +1,6 @@
 """What metered and shared have in common: a key of the platform's pool signs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 from integrations import key_health, platform_keys
@@ -36,7 +36,7 @@ class PlatformPool:
 
     def require_key(self, facts: Facts) -> None:
         if not platform_keys.running(facts.pool_keys(self.pool, self.mode)):
-            raise self.no_key(provider=facts.profile.provider, model_id=facts.profile.model_id)
+            raise self._no_key(facts.profile.provider, facts.profile.model_id, facts.platform_keys)
 
     def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
         keys = platform_keys.running(facts.pool_keys(self.pool, self.mode))
@@ -51,7 +51,7 @@ class PlatformPool:
         """
         credential = self._open(run)
         if credential is None:
-            raise self.no_key(provider=run.provider, model_id=run.model_id)
+            raise self._no_key(run.provider, run.model_id, self._healthy_keys(run))
         return credential
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
@@ -65,11 +65,22 @@ class PlatformPool:
     def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]:
         if failure.code not in ABOUT_THE_KEY:
             return failure.as_error()
-        refusal = self.no_key(provider=run.provider, model_id=run.model_id)
+        refusal = self._no_key(run.provider, run.model_id, self._healthy_keys(run))
         return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": True}
 
     def pool_id(self, provider: str) -> str:
         return f"{self.pool}_pool_{provider}"
+
+    def _no_key(self, provider: str, model_id: str, keys: Iterable[PlatformKey]) -> RenseiError:
+        """Say that no key of the pool serves a model, and which models the pool does serve."""
+        running = [
+            key for key in keys if (key.pool, key.provider) == (self.pool, provider) and key.paused_because is None
+        ]
+        served = sorted({model for key in running for model in key.model_ids})
+        return self.no_key(provider=provider, model_id=model_id, served=", ".join(served) or "none now")
+
+    def _healthy_keys(self, run: Run) -> Iterable[PlatformKey]:
+        return platform_keys.healthy_keys(now=database_now(), provider=run.provider, pool=self.pool)
 
     def _open(self, run: Run, *, besides: Collection[str] = ()) -> Credential | None:
         key = platform_keys.healthy_key(

@@ -21,7 +21,7 @@ class SharedKeyNotConfigured(RenseiError):
     title = "No shared key"
     message = (
         "No shared key is configured for provider '{provider}' and model '{model_id}'. Choose a model that the "
-        "free tier serves, use another auth mode, or contact your Rensei operator."
+        "free tier serves ({served}), use another auth mode, or contact your Rensei operator."
     )
 
 
