@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 # Answers whose client has gone are read to their end and settled.
+QUIET_SECONDS = 0.5
 SETTLE_SECONDS_MAX = 60.0
 FIRST = 10
 STRAY = "att_that_nobody_made"
@@ -104,9 +105,16 @@ class Auditor:
         :raises Void: if that takes too long
         """
         until = time.monotonic() + SETTLE_SECONDS_MAX
-        while (unfinished := self._value(_UNFINISHED)) and time.monotonic() < until:
+        quiet_since, seen = time.monotonic(), -1
+        # A request whose sender has gone may still be on its way in, so nothing new must come for a while either.
+        while time.monotonic() < until:
+            unfinished, runs = self._value(_UNFINISHED), self._value("SELECT count(*) FROM dispatch_run")
+            if unfinished or runs != seen:
+                quiet_since, seen = time.monotonic(), runs
+            elif time.monotonic() - quiet_since >= QUIET_SECONDS:
+                return
             time.sleep(0.05)
-        if unfinished:
+        if unfinished := self._value(_UNFINISHED):
             raise Void(f"{unfinished} runs and attempts did not end within {SETTLE_SECONDS_MAX:.0f} s.")
 
     def check(self) -> Agreement:
