@@ -121,7 +121,7 @@ def load(
     org = access.org
     standing = known.standing if known else standing_of(org)
     now = standing.now
-    stopped = kill_switches.stopped_for(org)
+    stopped = kill_switches.stopped_for(org) if standing.is_anything_stopped else kill_switches.NOTHING
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
     requested = _requested(org, profiles, known)
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())

@@ -76,6 +76,9 @@ class Stopped:
                 raise paused(kind, target, reason=reason)
 
 
+NOTHING = Stopped(reasons={})
+
+
 def stopped_for(org: Org) -> Stopped:
     """Read what is stopped for everybody and for one organization, in one query."""
     concerned = KillSwitch.objects.filter(Q(org=None) | Q(org=org))
