@@ -12,6 +12,8 @@ VARIANTS = 64
 # message_start, content_block_start, ping, content_block_stop, message_delta and message_stop are no deltas.
 _DELTAS = EVENTS_OF_A_STREAM - 6
 _WORDS = ("ledger", "key", "policy", "quota", "answer", "model", "payer", "vault", "stream", "commit", "budget", "mode")
+# How the keys begin that the servers call with that Rensei is compared with.
+OTHERS_KEY = b"-".join([b"sk-ant-api03", b"other"])
 # Stands where each call's own number goes. It has as many digits, so that lengths stay the same.
 NUMBER = b"0123456789"
 

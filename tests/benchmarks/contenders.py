@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import servers
-from tests.benchmarks import processes
+from tests.benchmarks import answers, processes
 from tests.benchmarks.processes import ROOT, DidNotStart
 
 # Installed beside the project, and never a part of it: they are only measured.
@@ -45,6 +45,11 @@ def upstream_key() -> str:
     return "-".join(["sk-ant-api03", secrets.token_hex(24)])
 
 
+def others_key() -> str:
+    """Make a key by which the stand-in tells calls that are in no ledger of ours."""
+    return "-".join([answers.OTHERS_KEY.decode(), secrets.token_hex(24)])
+
+
 @contextlib.contextmanager
 def start_upstream(folder: Path, *, seed: int, slow_event_seconds: float = 0.25) -> Iterator[Contender]:
     port = servers.free_port()
@@ -54,7 +59,7 @@ def start_upstream(folder: Path, *, seed: int, slow_event_seconds: float = 0.25)
     with processes.running(
         command, environment=os.environ, log=folder / "upstream.log", answers_at=f"{url}/v1/models"
     ) as pid:
-        yield Contender(name="direct", url=url, pid=pid)
+        yield Contender(name="direct", url=url, pid=pid, headers={"x-api-key": others_key()})
 
 
 @contextlib.contextmanager
@@ -80,7 +85,7 @@ def start_worker(folder: Path, *, environment: dict[str, str]) -> Iterator[int]:
 @contextlib.contextmanager
 def start_passthrough(folder: Path, *, upstream: str) -> Iterator[Contender]:
     port = servers.free_port()
-    environment = {**os.environ, "BENCH_UPSTREAM": upstream, "BENCH_UPSTREAM_KEY": upstream_key()}
+    environment = {**os.environ, "BENCH_UPSTREAM": upstream, "BENCH_UPSTREAM_KEY": others_key()}
     command = [*_granian(port), "tests.benchmarks.passthrough:application"]
     url = f"{LOOPBACK}:{port}"
     with processes.running(
@@ -107,7 +112,7 @@ def start_litellm(folder: Path, *, upstream: str) -> Iterator[Contender]:
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "ANTHROPIC_API_BASE": upstream,
-        "BENCH_UPSTREAM_KEY": upstream_key(),
+        "BENCH_UPSTREAM_KEY": others_key(),
         "LITELLM_MASTER_KEY": token,
         "LITELLM_LOG": "ERROR",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -136,7 +141,7 @@ def start_portkey(folder: Path, *, upstream: str) -> Iterator[Contender]:
     port = servers.free_port()
     url = f"{LOOPBACK}:{port}"
     headers = {
-        "x-api-key": upstream_key(),
+        "x-api-key": others_key(),
         "x-portkey-provider": "anthropic",
         "x-portkey-custom-host": f"{upstream}/v1",
     }

@@ -47,8 +47,8 @@ class OpenStreams:
     asked: int
     opened: int
     ended_well: int
-    rss_bytes_before: int
-    rss_bytes_max: int
+    memory_bytes_before: int
+    memory_bytes_max: int
     failed: dict[str, int] = field(default_factory=dict)
 
 
@@ -90,7 +90,7 @@ def by_own_client(contender: Contender, *, body: bytes, connections: int, second
 
 def open_streams(contender: Contender, *, body: bytes, count: int) -> OpenStreams:
     """Hold that many slow streams open at once, until each has ended by itself."""
-    before = processes.cost_of(contender.pid).rss_bytes
+    before = processes.cost_of(contender.pid).memory_bytes
     order = _order(contender, body=body, connections=count, seconds=60.0, streams=True, repeats=False)
     command = [sys.executable, "-m", "tests.benchmarks.client"]
     most = before
@@ -100,15 +100,15 @@ def open_streams(contender: Contender, *, body: bytes, count: int) -> OpenStream
         client.stdin.write(json.dumps(order) + "\n")
         client.stdin.close()
         while client.poll() is None:
-            most = max(most, processes.cost_of(contender.pid).rss_bytes)
+            most = max(most, processes.cost_of(contender.pid).memory_bytes)
             time.sleep(0.5)
         opened, said = [json.loads(line) for line in client.stdout.read().strip().splitlines()]
     return OpenStreams(
         asked=count,
         opened=opened["open"],
         ended_well=said["answered"],
-        rss_bytes_before=before,
-        rss_bytes_max=most,
+        memory_bytes_before=before,
+        memory_bytes_max=most,
         failed=said["failed"],
     )
 

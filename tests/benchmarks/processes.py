@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 10.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+# A page that several processes share counts in each by its part.
+_PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 class DidNotStart(Exception):
@@ -23,10 +26,10 @@ class DidNotStart(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a process and all below it have used: CPU time since their start, and memory now."""
+    """What a process and all below it have used: CPU time since their start, and resident memory now."""
 
     cpu_seconds: float
-    rss_bytes: int
+    memory_bytes: int
 
 
 @contextlib.contextmanager
@@ -57,14 +60,15 @@ def running(
 
 
 def cost_of(pid: int) -> Cost:
-    """Add up a process and its children, with those that have ended."""
-    cpu, rss = 0, 0
+    """Add up a process and its children. CPU time has that of children that ended; shared memory counts once."""
+    ticks, kilobytes = 0, 0
     for each in _tree(pid):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            cpu += sum(int(ticks) for ticks in fields[11:15])
-            rss += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    return Cost(cpu_seconds=cpu / _TICKS, rss_bytes=rss)
+            ticks += sum(int(field) for field in fields[11:15])
+            found = _PROPORTIONAL.search(Path(f"/proc/{each}/smaps_rollup").read_text())
+            kilobytes += int(found[1]) if found else 0
+    return Cost(cpu_seconds=ticks / _TICKS, memory_bytes=kilobytes * 1024)
 
 
 def parent_of(pid: int) -> int:

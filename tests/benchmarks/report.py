@@ -51,7 +51,7 @@ the provider. Only the ratios carry over to another machine. `make bench QUICK=1
 {results["took_seconds"]:.0f} s in all.
 - {_processor()}, {os.cpu_count()} cores for everything: load generator, stand-in, servers and database. \
 {memory:.0f} GiB, {platform.system()} {platform.release().split("-")[0]}, Python {platform.python_version()}, \
-PostgreSQL {results["database_version"]}. Load average before: {results["load_average"]:.1f}.
+PostgreSQL {results["database_version"]}. Load average before: {results["load_average"]:.1f}.{_busy(results)}
 - Rensei: granian with one worker process, asking for a token, three access policies, the shared quota, and durable \
 rows of run, attempt, charge and sums. {worker}
 - Durable: a commit is answered when it survives the death of every process. Nothing is forced to the disk \
@@ -84,7 +84,7 @@ def _aims(results: dict[str, Any]) -> str:
             rows.append(_at_most(f"added p{percent} at one connection, less one commit", added, most, " ms"))
     if "memory" in results:
         opened = results["memory"]["rensei"]
-        rows.append(_at_most(f"memory with {opened.opened} open streams", opened.rss_bytes_max / MIB, 300, " MiB"))
+        rows.append(_at_most(f"memory with {opened.opened} open streams", opened.memory_bytes_max / MIB, 300, " MiB"))
     return "## Aims\n\n" + _table(["measure", "aim", "measured", "met"], rows) if rows else ""
 
 
@@ -161,16 +161,16 @@ def _memory(results: dict[str, Any]) -> str:
     rows = [
         [
             NAMES[name],
-            f"{results['idle_rss_bytes'][name] / MIB:.0f} MiB",
-            f"{opened.rss_bytes_before / MIB:.0f} MiB",
-            f"{opened.rss_bytes_max / MIB:.0f} MiB",
+            f"{results['idle_memory_bytes'][name] / MIB:.0f} MiB",
+            f"{opened.memory_bytes_before / MIB:.0f} MiB",
+            f"{opened.memory_bytes_max / MIB:.0f} MiB",
             str(opened.ended_well),
         ]
         for name, opened in results["memory"].items()
     ]
     return f"""## Memory
 
-Resident memory of all processes of the server: just started, after the loads above, and the most while \
+Resident memory of all processes of the server, shared pages once: just started, after the loads above, and the most while \
 {results["open_streams"]} streams were open, each of which took 15 s.
 
 {_table(["", "started", "after load", "with open streams", "ended well"], rows)}"""
@@ -213,6 +213,13 @@ The audit of all {rooms["audited_runs"]} runs found no difference, in {rooms["au
 ## Pages over a ledger of {results["ledger_lines"]:,} lines
 
 {_table(["", "p50", "p99"], pages)}"""
+
+
+def _busy(results: dict[str, Any]) -> str:
+    """Say so if the machine had other work, because then only ratios mean anything."""
+    if results["load_average"] <= (os.cpu_count() or 1) / 2:
+        return ""
+    return " **The machine had other work meanwhile**, so all rates are too low and all times too high."
 
 
 def _processor() -> str:

@@ -31,7 +31,7 @@ class Stage:
     database_url: str
     database_pid: int
     database_version: str
-    idle_rss_bytes: dict[str, int]
+    idle_memory_bytes: dict[str, int]
     start_worker: Callable[[], None]
     stop_worker: Callable[[], None]
     environment: dict[str, str] = field(repr=False)
@@ -71,7 +71,7 @@ def start(*, seed: int, others: tuple[str, ...]) -> Iterator[Stage]:
             database_url=database.url,
             database_pid=pid,
             database_version=version,
-            idle_rss_bytes={name: processes.cost_of(each.pid).rss_bytes for name, each in started.items()},
+            idle_memory_bytes={name: processes.cost_of(each.pid).memory_bytes for name, each in started.items()},
             start_worker=lambda: _enter(worker, contenders.start_worker(folder, environment=environment)),
             stop_worker=worker.close,
             environment=environment,

@@ -2,7 +2,8 @@
 `python -m tests.benchmarks.upstream`: a stand-in for the provider that costs little, and remembers each call.
 
 It speaks just enough HTTP/1.1 for the clients of a benchmark. `GET /bench/log?since=N` tells of every call from
-number N on: the attempt that it carried, the tokens it was told, and whether all of its answer was sent.
+number N on: the attempt that it carried, the tokens it was told, and whether all of its answer was sent. Calls with the
+key of somebody else whom Rensei is compared with are answered and not remembered, however late they come.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Log:
         self.chosen = bytearray()
         self.ended = bytearray()
         self.leaked_tokens = 0
+        self.served = 0
 
     def begin(self, attempt: bytes) -> int:
         """Note a call, and give its number."""
@@ -40,6 +42,11 @@ class Log:
         self.chosen.append(number % answers.VARIANTS)
         self.ended.append(0)
         return number
+
+    def end(self, number: int | None) -> None:
+        """Note that all of an answer was sent."""
+        if number is not None:
+            self.ended[number] = 1
 
     def since(self, number: int) -> dict[str, Any]:
         """Tell of the calls from a number on, as `[attempt, input tokens, output tokens, ended]`."""
@@ -107,24 +114,26 @@ class Connection(asyncio.Protocol):
         if _RENSEI_TOKEN in head:
             self._log.leaked_tokens += 1
         found = _ATTEMPT.search(head)
-        call = self._log.begin(found[1] if found else b"")
-        variant = self._variants[call % answers.VARIANTS]
-        number = b"%010d" % call
+        remembered = answers.OTHERS_KEY not in head
+        call = self._log.begin(found[1] if found else b"") if remembered else None
+        self._log.served += 1
+        number = b"%010d" % self._log.served
+        variant = self._variants[(self._log.served if call is None else call) % answers.VARIANTS]
         if _STREAMS.search(body):
             first = variant.pieces[0].replace(answers.NUMBER, number)
             pause = self._slow_event_seconds if b"slowly" in body else 0.0
             self._send_piece(call, (first, *variant.pieces[1:]), 0, pause)
         else:
             self._transport.write(variant.plain.replace(answers.NUMBER, number))
-            self._log.ended[call] = 1
+            self._log.end(call)
 
-    def _send_piece(self, call: int, pieces: tuple[bytes, ...], index: int, pause: float) -> None:
+    def _send_piece(self, call: int | None, pieces: tuple[bytes, ...], index: int, pause: float) -> None:
         """Send each event by itself, as a provider does, whoever else waits in between."""
         if self._transport.is_closing():
             return
         self._transport.write(pieces[index])
         if index + 1 == len(pieces):
-            self._log.ended[call] = 1
+            self._log.end(call)
         elif pause:
             self._loop.call_later(pause, self._send_piece, call, pieces, index + 1, pause)
         else:

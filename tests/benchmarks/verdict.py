@@ -94,10 +94,6 @@ class Auditor:
     def close(self) -> None:
         self._connection.close()
 
-    def skip(self) -> None:
-        """Leave out the calls since the last look, which were made by others than Rensei."""
-        self._seen += len(self._fetch()["calls"])
-
     def settle(self) -> None:
         """
         Wait until every call is settled.
