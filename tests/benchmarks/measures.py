@@ -85,7 +85,7 @@ class Bench:
             opened = loads.open_streams(contender, body=self.bodies["slow"], count=count)
             self._audit(contender, opened.failed)
             found[name] = opened
-            mib = opened.rss_bytes_max / 2**20
+            mib = opened.memory_bytes_max / 2**20
             self.say(f"  {opened.opened} open streams  {name:8} {mib:.0f} MiB  {opened.failed or ''}")
         return found
 

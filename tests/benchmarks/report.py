@@ -170,8 +170,8 @@ def _memory(results: dict[str, Any]) -> str:
     ]
     return f"""## Memory
 
-Resident memory of all processes of the server, shared pages once: just started, after the loads above, and the most while \
-{results["open_streams"]} streams were open, each of which took 15 s.
+Resident memory of all processes of the server, shared pages once: just started, after the loads above, and the most \
+while {results["open_streams"]} streams were open, each of which took 15 s.
 
 {_table(["", "started", "after load", "with open streams", "ended well"], rows)}"""
 
