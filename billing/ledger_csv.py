@@ -5,38 +5,15 @@ from datetime import UTC
 
 from django.db.models import Q, QuerySet
 
-from billing.models import CostEvent
+from billing.models import CALL_COLUMNS, COUNT_COLUMNS, CostEvent
 from rensei.core import csv_file
 from rensei.core.csv_file import cell
 from rensei.core.money import dollars
 
 PAGE = 1000
-TEXTS = (
-    "id",
-    "kind",
-    "adjusts_id",
-    "run_id",
-    "attempt_id",
-    "profile_id",
-    "project_id",
-    "auth_mode",
-    "payer",
-    "billing_class",
-    "pool_id",
-    "provider",
-    "model_id",
-    "served_model_id",
-    "provider_request_id",
-)
-COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "thinking_tokens",
-    "web_search_requests",
-)
+# Which organization it is, the reader knows; which credential signed is for operators.
+TEXTS = ("id", "kind", "adjusts_id", *(name for name in CALL_COLUMNS if name not in ("org_id", "credential_id")))
+COUNTS = (*COUNT_COLUMNS, "thinking_tokens")
 HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", "estimated")
 
 

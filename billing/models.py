@@ -109,6 +109,33 @@ class BudgetHold(models.Model):
         return self.run_id
 
 
+# What a ledger line says of the call itself, and the counts that it is priced by.
+CALL_COLUMNS = (
+    "org_id",
+    "run_id",
+    "attempt_id",
+    "profile_id",
+    "project_id",
+    "auth_mode",
+    "payer",
+    "billing_class",
+    "pool_id",
+    "credential_id",
+    "provider",
+    "model_id",
+    "served_model_id",
+    "provider_request_id",
+)
+COUNT_COLUMNS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "web_search_requests",
+)
+
+
 class CostEvent(models.Model):
     """
     One line of an organization's cost ledger. Lines are added, never changed.

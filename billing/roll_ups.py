@@ -7,18 +7,13 @@ from typing import Any
 
 from django.db.models import F
 
-from billing.models import CostEvent, UsageDaily
+from billing.models import COUNT_COLUMNS, CostEvent, UsageDaily
 
 KEY = ("org_id", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id")
 SUMS = (
     "calls",
     "unpriced",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "web_search_requests",
+    *COUNT_COLUMNS,
     "amount_picodollars",
     "billed_picodollars",
 )

@@ -21,8 +21,8 @@ START = ""
 BATCH = 500
 # A turn ends soon, also after an update that seals a whole ledger: the next one goes on.
 BATCHES_IN_A_TURN = 10
-# Everything that a line says. A field that is null is left out, so a column that is added later, null for the
-# lines before it, leaves their digests as they are.
+# Everything that a line says, spelt out: it is a format, and must not change with another list. A field that is null is
+# left out, so a column that is added later, null for the lines before it, leaves their digests as they are.
 SEALED = (
     "id",
     "org_id",

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import budget, roll_ups
-from billing.models import BillingSetting, CostEvent, Entitlement
+from billing.models import CALL_COLUMNS, BillingSetting, CostEvent, Entitlement
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.errors import RenseiError
@@ -28,23 +28,6 @@ PRICE_COLUMNS = {
 }
 # An entitlement that waits for nothing.
 NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
-# What an adjustment repeats of the charge that it corrects.
-COPIED = (
-    "org_id",
-    "run_id",
-    "attempt_id",
-    "profile_id",
-    "project_id",
-    "auth_mode",
-    "payer",
-    "billing_class",
-    "pool_id",
-    "credential_id",
-    "provider",
-    "model_id",
-    "served_model_id",
-    "provider_request_id",
-)
 
 
 class MeteredNotEntitled(RenseiError):
@@ -198,7 +181,7 @@ def _charge_line(charge: Charge) -> CostEvent:
         billed=charge.billed,
         estimated=charge.estimated,
         occurred_at=charge.occurred_at,
-        **{name: getattr(charge, name) for name in COPIED},
+        **{name: getattr(charge, name) for name in CALL_COLUMNS},
     )
     _fill(line, usage=charge.usage, prices=charge.prices)
     line.billed_picodollars = (line.amount_picodollars or 0) if charge.billed else 0
@@ -216,7 +199,9 @@ def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
 
 
 def _adjustment_line(charge: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> CostEvent:
-    line = CostEvent(kind=CostEvent.Kind.ADJUSTMENT, adjusts=charge, **{name: getattr(charge, name) for name in COPIED})
+    line = CostEvent(
+        kind=CostEvent.Kind.ADJUSTMENT, adjusts=charge, **{name: getattr(charge, name) for name in CALL_COLUMNS}
+    )
     _fill(line, usage=usage, prices=prices)
     return line
 
