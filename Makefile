@@ -10,7 +10,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8100 moves the server (and the demo's simulator to the port after it)."
 	@echo "  PYTHON=/path/to/python3 chooses the Python that .venv is made with."
@@ -38,6 +38,10 @@ chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load 
 .PHONY: bench
 bench: $(INSTALLED_DEV) ## Measure Rensei beside LiteLLM, Portkey and a bare pass-through, and write docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
+
+.PHONY: screenshots
+screenshots: $(INSTALLED_DEV) ## Take the pictures of the documentation anew, from a demo of their own
+	@$(BIN)/python -m tests.screenshots
 
 # The checks look at a production installation, not at whatever this checkout is configured as.
 check: export RENSEI_PUBLIC_URL := https://rensei.example

@@ -14,7 +14,7 @@ from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
-from tests.journeys.person import Person
+from tests.journeys.person import KeyboardPerson, Person
 from tests.journeys.stack import Stack, start
 
 CHROMIUM = "/usr/bin/chromium"
@@ -63,12 +63,12 @@ def open_browser(transactional_db: None, chromium: Browser, stack: Stack) -> Ite
     contexts: list[BrowserContext] = []
     people: list[Person] = []
 
-    def give(**options: Any) -> Person:
+    def give(*, kind: type[Person] = Person, **options: Any) -> Person:
         context = chromium.new_context(**options)
         context.set_default_timeout(PATIENCE_MILLISECONDS)
         contexts.append(context)
         page: Page = context.new_page()
-        people.append(Person(page, base_url=stack.url))
+        people.append(kind(page, base_url=stack.url))
         return people[-1]
 
     yield give
@@ -81,6 +81,12 @@ def open_browser(transactional_db: None, chromium: Browser, stack: Stack) -> Ite
 @pytest.fixture
 def person(open_browser: Callable[..., Person]) -> Person:
     return open_browser()
+
+
+@pytest.fixture(params=[Person, KeyboardPerson], ids=["mouse", "keyboard"])
+def anybody(request: pytest.FixtureRequest, open_browser: Callable[..., Person]) -> Person:
+    """A person with a mouse, and then one without."""
+    return open_browser(kind=request.param)
 
 
 @pytest.fixture

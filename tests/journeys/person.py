@@ -9,6 +9,8 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 from rensei.orgs.models import User
 
 PASSWORD = "correct horse battery"
+# More than any page has controls, twice around.
+TABS_MAX = 250
 # The browser notes a refusal by its status, and htmx a preview that a newer one has replaced. Neither is a mistake.
 EXPECTED = re.compile(
     r"Failed to load resource: the server responded with a status of 4\d\d |htmx:(afterRequest|sendAbort)\b"
@@ -49,6 +51,10 @@ class Person:
         self.page.locator("summary", has_text=name).click()
         self.clicks += 1
 
+    def open_menu(self, label: str) -> None:
+        self.page.get_by_label(label, exact=True).click()
+        self.clicks += 1
+
     def type(self, label: str, text: str) -> None:
         self.page.get_by_label(label, exact=True).fill(text)
         self.fields += 1
@@ -87,3 +93,59 @@ class Person:
     def _notice(self, request: Request) -> None:
         if not request.url.startswith((self.base_url, "data:", "blob:")):
             self.strangers.append(request.url)
+
+
+class KeyboardPerson(Person):
+    """Somebody who has no mouse: they go from control to control by Tab, and see where they are."""
+
+    def click(self, name: str, *, role: Any = "button", within: Locator | None = None) -> None:
+        self._go_to((within or self.page).get_by_role(role, name=name, exact=True))
+        self.page.keyboard.press("Enter")
+        self.clicks += 1
+
+    def unfold(self, name: str) -> None:
+        self._go_to(self.page.locator("summary", has_text=name))
+        self.page.keyboard.press("Enter")
+        self.clicks += 1
+
+    def open_menu(self, label: str) -> None:
+        self._go_to(self.page.get_by_label(label, exact=True))
+        self.page.keyboard.press("Enter")
+        self.clicks += 1
+
+    def type(self, label: str, text: str) -> None:
+        self._go_to(self.page.get_by_label(label, exact=True))
+        self.page.keyboard.press("ControlOrMeta+a")
+        self.page.keyboard.insert_text(text)
+        self.page.keyboard.press("Shift")  # A key that changes nothing: pages listen for keys too.
+        self.fields += 1
+
+    def choose(self, label: str, option: str) -> None:
+        field = self.page.get_by_label(label, exact=True)
+        self._go_to(field)
+        place = field.evaluate("(field, value) => [...field.options].findIndex((one) => one.value === value)", option)
+        here = field.evaluate("(field) => field.selectedIndex")
+        for _ in range(abs(place - here)):
+            self.page.keyboard.press("ArrowDown" if place > here else "ArrowUp")
+        expect(field).to_have_value(option)
+        self.fields += 1
+
+    def tick(self, label: str) -> None:
+        box = self.page.get_by_label(label, exact=True)
+        self._go_to(box)
+        if not box.is_checked():
+            self.page.keyboard.press("Space")
+        self.clicks += 1
+
+    def _go_to(self, target: Locator) -> None:
+        """Press Tab until the target has the focus. It has to be reachable, and the focus has to show."""
+        expect(target).to_be_visible()
+        for _ in range(TABS_MAX):
+            if target.evaluate("(element) => element === document.activeElement"):
+                break
+            self.page.keyboard.press("Tab")
+        else:
+            raise AssertionError(f"{target} is not reached by {TABS_MAX} presses of Tab")
+        assert target.evaluate("(element) => getComputedStyle(element).outlineStyle !== 'none'"), (
+            f"{target} shows no focus"
+        )

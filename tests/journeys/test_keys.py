@@ -13,6 +13,11 @@ from tests.journeys.person import Person
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
 
 
+@pytest.fixture
+def person(anybody: Person) -> Person:
+    return anybody
+
+
 class TestAnOwner:
     def test_renames_rotates_and_removes_a_key(
         self,
@@ -53,7 +58,7 @@ class TestAnOwner:
         person.follow("Cancel", within=dialog)
 
         person.follow("Model Profiles")
-        page.get_by_label("Actions for deep").click()
+        person.open_menu("Actions for deep")
         person.follow("Delete")
         person.click("Delete", within=dialog)
         person.sees("deep was deleted.")

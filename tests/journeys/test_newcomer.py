@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_
 
 # What a person may have to do before the first answer, a key that is refused and a test of each key included.
 CLICKS_MAX = 12
+# And what they may have to fill in, from the empty organization on, if nothing goes wrong.
+FIELDS_MAX = 6
 
 
 def teal() -> bytes:
@@ -28,7 +30,36 @@ def teal() -> bytes:
     return drawn.getvalue()
 
 
+@pytest.fixture
+def person(anybody: Person) -> Person:
+    return anybody
+
+
 class TestANewcomer:
+    def test_reads_a_first_answer_after_few_clicks_and_fields(
+        self, person: Person, acme: Org, ada: User, catalog: None, make_key: Callable[..., str]
+    ) -> None:
+        person.sign_in(ada)
+        person.sees_heading("Three steps to a first answer")
+        person.clicks = person.fields = 0
+
+        person.follow("Add Provider")
+        person.follow("Anthropic Claude")
+        person.type("API key", make_key())
+        person.click("Save")
+        person.sees("is connected.")
+        person.follow("Model Profiles")
+        person.follow("Create profile")
+        person.type("Name", "first")
+        person.click("Create profile")
+        person.follow("Try it")
+        person.type("Message", "Is anybody there?")
+        person.click("Dispatch")
+
+        assert person.reads_the_answer()
+        assert person.clicks <= CLICKS_MAX
+        assert person.fields <= FIELDS_MAX
+
     def test_connects_a_key_makes_a_profile_and_reads_an_answer(
         self,
         person: Person,

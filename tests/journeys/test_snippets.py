@@ -49,8 +49,8 @@ def copied(person: Person, ada: User, connected: Integration, make_profile: Call
         person.choose("Reasoning Effort", "low")
         person.type("Max tokens", "2048")
         if image:
-            file = {"name": "teal.png", "mimeType": "image/png", "buffer": image}
-            person.page.get_by_label("Images").set_input_files(file)
+            attached = person.page.get_by_label("Images")
+            attached.set_input_files({"name": "teal.png", "mimeType": "image/png", "buffer": image})
         texts = {}
         for name in ("curl", "CLI", "Python", "Workflow node"):
             person.click(name, role="tab")

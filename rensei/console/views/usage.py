@@ -35,6 +35,7 @@ def usage(request: PageRequest) -> HttpResponse:
     amounts = _amounts(org, start, today)
     used = [mode.value for mode in AuthMode if any(key == mode for _, key in amounts)]
     by = reports.usage_by_each(org, start=start, end=today, groups=["day", "profile", "project", "model"])
+    quota = reports.shared_quota(org, now)
     context = {
         "length": length,
         "periods": PERIODS,
@@ -46,7 +47,8 @@ def usage(request: PageRequest) -> HttpResponse:
         "chart": charts.stacked(days, amounts, used),
         "modes": [(mode, sum(amount for (_, key), amount in amounts.items() if key == mode)) for mode in used],
         "month": reports.month_to_date(org, now),
-        "quota": reports.shared_quota(org, now),
+        "quota": quota,
+        "quota_label": f"{quota.used} of {quota.limit} shared runs used",
         "budget": budget.budget_of(org, now),
         "metered": is_metered_enabled(org.pk),
         "profiles": by["profile"][:TOP],
