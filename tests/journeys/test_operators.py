@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from billing import metered_requests
 from integrations.models import Integration, PlatformKey
 from profiles.models import ModelProfile
 from rensei.dispatch.models import Run
-from rensei.orgs.models import Org, User
+from rensei.orgs import kill_switches
+from rensei.orgs.access import Access
+from rensei.orgs.models import KillSwitch, Org, User
 from tests.journeys.person import Person
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
@@ -162,3 +166,31 @@ class TestAnAuditor:
         assert profile.public_id in lines[1]
         buttons = person.page.get_by_role("main").get_by_role("button", disabled=False).all_inner_texts()
         assert set(buttons) <= {"Filter"}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+class TestTheOperatorsPages:
+    def test_fit_every_screen_and_can_be_read_by_everyone(
+        self, open_browser: Callable[..., Person], grace: User, connected: Integration, ada_access: Access, theme: str
+    ) -> None:
+        acme = ada_access.org
+        metered_requests.request_metered(ada_access, purpose="Our nightly builds.")
+        switch = kill_switches.stop(
+            operator=grace, kind=KillSwitch.Kind.INTEGRATION, target=connected.id, reason=WHY, org=acme
+        )
+        person = open_browser(color_scheme=theme)
+        person.sign_in(grace)
+        switches = "/admin/orgs/killswitch/"
+        paths = ["/admin/", switches, f"{switches}add/", f"{switches}stop/provider/claude/"]
+        problems: list[str] = []
+        for path in [*paths, f"{switches}{switch.pk}/resume/"]:
+            person.open(path)
+            expect(person.page.get_by_role("heading", level=1).first).to_be_visible()
+            for width in (390, 820, 1440):
+                person.page.set_viewport_size({"width": width, "height": 900})
+                if person.page.evaluate("document.documentElement.scrollWidth") > width:
+                    problems.append(f"{path} does not fit {width} px")
+            rules = Axe().run(person.page).response["violations"]
+            problems += [f"{path}: {rule['id']}" for rule in rules if rule["impact"] in ("serious", "critical")]
+
+        assert problems == []
