@@ -34,7 +34,6 @@ FIXES = {
     "REQUEST_TOO_LARGE": EDIT,
     "AUTHMODES_UNSATISFIABLE": Fix("See the access policy", "projects-access"),
     "BYOK_NOT_CONFIGURED": Fix("Connect a key", "integration-add", else_page="integrations"),
-    "METERED_NOT_ENTITLED": Fix("Ask for metered", "metered"),
     "ORG_SUSPENDED": OPERATOR,
     "PAUSED_BY_OPERATOR": OPERATOR,
     "METERED_KEY_NOT_CONFIGURED": OPERATOR,
@@ -69,8 +68,15 @@ FIXES = {
     "PROVIDER_UNAVAILABLE": AGAIN,
     "PROVIDER_STREAM_BROKEN": AGAIN,
 }
-# Mended in the very form that shows them, or by waiting.
-HERE = {"VALIDATION_FAILED", "ALREADY_EXISTS", "RATE_LIMITED", "KEY_KIND_REFUSED", "BASE_URL_REFUSED"}
+# Mended where they are shown: in the form, by waiting, or by the button that asks for metered.
+HERE = {
+    "METERED_NOT_ENTITLED",
+    "VALIDATION_FAILED",
+    "ALREADY_EXISTS",
+    "RATE_LIMITED",
+    "KEY_KIND_REFUSED",
+    "BASE_URL_REFUSED",
+}
 # Met by programs only, or answered by a page without an organization: to sign in, or that something went wrong.
 ELSEWHERE = {"NOT_AUTHENTICATED", "METHOD_NOT_ALLOWED", "UNSUPPORTED_MEDIA_TYPE", "INTERNAL", "LEASE_LOST"}
 ELSEWHERE |= {"DEVICE_CODE_PENDING", "IDEMPOTENCY_KEY_REUSED", "INVITATION_NOT_VALID", "INVITATION_FOR_SOMEBODY_ELSE"}
