@@ -103,6 +103,7 @@ class UsageReport(APIView):
         query = _query(self.Query, request)
         end = query.get("end") or database_now().date()
         start = query.get("start") or end - timedelta(days=DEFAULT_PERIOD_DAYS - 1)
+        _require_order(start, end)
         if (end - start).days >= LONGEST_PERIOD_DAYS:
             raise FieldError(pointer="/query/from", reason=f"Ask for at most {LONGEST_PERIOD_DAYS} days at once.")
         group_by = query["group_by"]
@@ -236,9 +237,15 @@ def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, An
     if not query.is_valid():
         raise serializers.ValidationError({"query": query.errors})
     fields: dict[str, Any] = query.validated_data
-    if "start" in fields and "end" in fields and fields["start"] > fields["end"]:
-        raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
+    if "start" in fields and "end" in fields:
+        _require_order(fields["start"], fields["end"])
     return fields
+
+
+def _require_order(start: date, end: date) -> None:
+    if start > end:
+        reason = "`from` is later than `to`, which is today where it is left out. Give the earlier day first."
+        raise FieldError(pointer="/query/from", reason=reason)
 
 
 def _cost_events(request: Request) -> OrgScopedQuerySet:

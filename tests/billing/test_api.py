@@ -157,6 +157,13 @@ class TestUsage:
         assert answer["total"]["calls"] == 2
         assert answer["from"] == (today - timedelta(days=29)).date().isoformat()
 
+    @pytest.mark.parametrize("query", ["from=2026-03-15&to=2026-03-14", "from=2999-01-01"])
+    def test_refuses_a_period_that_ends_before_it_begins(self, api_as: ApiAs, acme: Org, ada: User, query: str) -> None:
+        answer = api_as(ada).get(f"/api/v1/usage?{query}")
+
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["pointer"] == "/query/from"
+
     def test_takes_a_year_at_most(self, api_as: ApiAs, acme: Org, ada: User) -> None:
         api = api_as(ada)
 
