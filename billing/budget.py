@@ -12,6 +12,7 @@ from django.db.models.lookups import IsNull, LessThanOrEqual
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from billing.months import end_of, month_of
+from rensei.core.bulk import insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
 from rensei.core.transactions import assert_open
@@ -63,9 +64,10 @@ def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[
             for run_id, amount in picodollars.items()
             if _take(org_id=org_id, month=month, picodollars=amount)
         }
-    BudgetHold.objects.bulk_create(
+    holds = [
         BudgetHold(run_id=run_id, org_id=org_id, picodollars=amount, created_at=now) for run_id, amount in held.items()
-    )
+    ]
+    insert_all(BudgetHold, holds)
     refused = {run_id: amount for run_id, amount in picodollars.items() if run_id not in held}
     if not refused:
         return {}

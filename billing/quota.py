@@ -11,6 +11,7 @@ from django.db.models.functions import Coalesce
 from django.db.models.lookups import LessThanOrEqual
 
 from billing.models import BillingSetting, Entitlement, Hold, SharedUsage
+from rensei.core.bulk import insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
@@ -61,7 +62,7 @@ def take_shared_runs(*, org_id: str, run_ids: Sequence[str], now: datetime) -> d
     if not _take(org_id=org_id, day=day, count=len(taken)):
         SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
         taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
-    Hold.objects.bulk_create(Hold(run_id=run_id, org_id=org_id, day=day, created_at=now) for run_id in taken)
+    insert_all(Hold, [Hold(run_id=run_id, org_id=org_id, day=day, created_at=now) for run_id in taken])
     if len(taken) == len(run_ids):
         return {}
     quota = _read(org_id=org_id, now=now)

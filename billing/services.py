@@ -12,6 +12,7 @@ from billing import budget, roll_ups
 from billing.models import CALL_COLUMNS, BillingSetting, CostEvent, Entitlement
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.bulk import insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import Usage
@@ -76,7 +77,7 @@ def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     """
     assert_open()
     lines = [_charge_line(charge) for charge in charges]
-    CostEvent.objects.bulk_create(lines)
+    insert_all(CostEvent, lines)
     roll_ups.add(lines)
     budget.add_billed(lines)
     return lines

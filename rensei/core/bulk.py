@@ -1,12 +1,35 @@
-"""Many conditional UPDATEs at once: each row with its own values, and each judged for itself."""
+"""
+Many rows at once: inserted together, or updated together with each row judged for itself.
 
-from collections.abc import Mapping, Sequence
+On PostgreSQL all rows travel as one JSON document and become one statement, because putting some hundred values into
+the text of a statement costs more than writing them: https://www.postgresql.org/docs/17/functions-json.html
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import connection
-from django.db.models import Field, QuerySet
+from django.db.models import Field, Model, QuerySet
 
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
+    """Save new instances, whose primary keys are made here, without reading anything back."""
+    if connection.vendor != "postgresql" or len(instances) == 1:
+        model._default_manager.bulk_create(instances)  # noqa: SLF001 - Django's documented way from a model
+        return
+    if not instances:
+        return
+    fields = [field for field in model._meta.concrete_fields if not field.db_returning]  # noqa: SLF001
+    columns = ", ".join(_column(field) for field in fields)
+    sql = (
+        f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
+        f"SELECT {columns} FROM {_recordset({field.column: field for field in fields})}"
+    )
+    names = [(field.column, field.attname) for field in fields]
+    _execute(sql, ({column: getattr(instance, name) for column, name in names} for instance in instances))
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
@@ -14,48 +37,57 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     Update the rows of a guarded query set that still are as the caller knows them.
 
     A row is what it must be, with its primary key among it, and what it becomes; all rows name the same fields.
-    Returns the primary keys of those that were updated. On PostgreSQL many rows are one statement, unless a value
-    is an expression; SQLite has no way to the server to save.
+    Returns the primary keys of those that were updated. One row, and rows with expressions, are plain UPDATEs, as
+    all are on SQLite, which has no way to a server to save.
     """
-    key = guarded.model._meta.pk.name  # noqa: SLF001 - Django's own documented way to a model's fields
+    model = guarded.model
+    meta = model._meta  # noqa: SLF001
     plain = not any(hasattr(value, "resolve_expression") for _, values in rows for value in values.values())
     if connection.vendor != "postgresql" or len(rows) == 1 or not plain:
+        key = meta.pk.name
         return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
-    with connection.cursor() as cursor:
-        cursor.execute(*_statement(guarded, rows))
-        return {found for (found,) in cursor.fetchall()}
-
-
-def _statement(guarded: QuerySet[Any], rows: Sequence[Row]) -> tuple[str, list[Any]]:
-    meta, quote = guarded.model._meta, connection.ops.quote_name  # noqa: SLF001
+    if not rows:
+        return set()
     known, becomes = ([meta.get_field(name) for name in part] for part in rows[0])
-    table, fields = quote(meta.db_table), [*known, *becomes]
-    # The first row tells the database the types of all.
-    first = ", ".join(f"CAST(%s AS {_type(field)})" for field in fields)
-    others = f", ({', '.join(['%s'] * len(fields))})" * (len(rows) - 1)
-    columns = ", ".join(f"given_{place}" for place in range(len(fields)))
+    given = {f"known_{field.column}": field for field in known} | {f"new_{field.column}": field for field in becomes}
     # A key is looked up in its index; other values may be null, which equals nothing.
-    same = ("IS NOT DISTINCT FROM", "=")
-    matches = [
-        f"{table}.{quote(field.column)} {same[field.primary_key]} given_{place}" for place, field in enumerate(known)
-    ]
-    sets = [f"{quote(field.column)} = given_{place}" for place, field in enumerate(becomes, start=len(known))]
-    where, guard_params = "", []
+    same = {True: "=", False: "IS NOT DISTINCT FROM"}
+    matches = [f'{_table(model)}.{_column(field)} {same[field.primary_key]} "known_{field.column}"' for field in known]
+    params: tuple[Any, ...] = ()
     if guarded.query.where:
-        where, guard_params = guarded.query.get_compiler(connection=connection).compile(guarded.query.where)
+        where, params = guarded.query.get_compiler(connection=connection).compile(guarded.query.where)
         matches.append(where)
-    # Everything put into the text is a name of the model's own; values travel as parameters.
+    sets = ", ".join(f'{_column(field)} = "new_{field.column}"' for field in becomes)
     sql = (
-        f"UPDATE {table} SET {', '.join(sets)} FROM (VALUES ({first}){others}) AS given ({columns}) "  # noqa: S608
-        f"WHERE {' AND '.join(matches)} RETURNING {table}.{quote(meta.pk.column)}"
+        f"UPDATE {_table(model)} SET {sets} FROM {_recordset(given)} "  # noqa: S608
+        f"WHERE {' AND '.join(matches)} RETURNING {_table(model)}.{_column(meta.pk)}"
     )
-    values = [
-        field.get_db_prep_save(part[field.attname if field.attname in part else field.name], connection)
-        for row_known, row_becomes in rows
-        for part, fields_of_part in ((row_known, known), (row_becomes, becomes))
-        for field in fields_of_part
-    ]
-    return sql, [*values, *guard_params]
+    objects = (
+        {f"known_{field.column}": must_be[field.name] for field in known}
+        | {f"new_{field.column}": values[field.name] for field in becomes}
+        for must_be, values in rows
+    )
+    return {found for (found,) in _execute(sql, objects, *params)}
+
+
+def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        # What JSON does not know are times, which PostgreSQL reads as Python writes them.
+        cursor.execute(sql, [json.dumps(list(objects), default=str), *params])
+        return cursor.fetchall() if cursor.description else []
+
+
+def _recordset(fields: "Mapping[str, Field[Any, Any]]") -> str:
+    columns = ", ".join(f'"{name}" {_type(field)}' for name, field in fields.items())
+    return f"json_to_recordset(%s) AS given ({columns})"
+
+
+def _table(model: type[Model]) -> str:
+    return connection.ops.quote_name(model._meta.db_table)  # noqa: SLF001
+
+
+def _column(field: "Field[Any, Any]") -> str:
+    return connection.ops.quote_name(field.column)
 
 
 def _type(field: "Field[Any, Any]") -> str:

@@ -14,6 +14,7 @@ from django.db import IntegrityError, transaction
 
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
+from rensei.core.bulk import insert_all
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
@@ -163,13 +164,17 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     with durable():
         refused = _hold(plans)
         admitted = [plan for plan in plans if plan.run.id not in refused]
+        if not admitted:
+            # Whoever keeps the count may have opened a row for it.
+            transaction.set_rollback(True)
+            return refused
         for key in [plan.idempotency for plan in admitted if plan.idempotency is not None]:
             expired = key.created_at - IDEMPOTENCY_KEPT
             IdempotencyKey.objects.filter(org_id=key.org_id, key=key.key, created_at__lt=expired).delete()
             key.save(force_insert=True)
-        Run.objects.bulk_create([plan.run for plan in admitted])
-        RunInput.objects.bulk_create([plan.input for plan in admitted if plan.input is not None])
-        Attempt.objects.bulk_create([plan.attempt for plan in admitted if plan.attempt is not None])
+        insert_all(Run, [plan.run for plan in admitted])
+        insert_all(RunInput, [plan.input for plan in admitted if plan.input is not None])
+        insert_all(Attempt, [plan.attempt for plan in admitted if plan.attempt is not None])
         for plan in admitted:
             if plan.run.state == Run.State.QUEUED:
                 transaction.on_commit(partial(doorbell.ring, plan.run.id))

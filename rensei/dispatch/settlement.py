@@ -98,8 +98,8 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     with durable():
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
-        billing.record_charges(_settle_attempts([plan for plan in standing if plan.attempt is not None]))
-        _total([settlement.run for settlement in plans])
+        charges = _settle_attempts([plan for plan in standing if plan.attempt is not None])
+        _total([settlement.run for settlement in plans], new=billing.record_charges(charges))
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         _release_holds(runs)
         _tell(runs)
@@ -179,10 +179,15 @@ def _adjust(truth: billing.Charge, outcome: dict[str, Any]) -> None:
         )
 
 
-def _total(runs: Sequence[Run]) -> None:
+def _total(runs: Sequence[Run], *, new: Sequence[CostEvent]) -> None:
     """Write the runs' own figures from their ledger lines, which are few."""
     lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
-    for line in CostEvent.objects.filter(run_id__in=lines_of):
+    # The new charge of a run's only attempt is all that there is of it.
+    known = {run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}
+    others = lines_of.keys() - known
+    for line in [line for line in new if line.run_id in known]:
+        lines_of[line.run_id].append(line)
+    for line in CostEvent.objects.filter(run_id__in=others) if others else ():
         lines_of[line.run_id].append(line)
     update_each(Run.objects.all(), [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
 

@@ -127,7 +127,7 @@ class TestHold:
         take(acme, "run_1", 1)
 
         with durable(), django_assert_num_queries(2):
-            hold(org_id=acme.pk, run_id="run_2", picodollars=1, now=NOON)
+            hold(org_id=acme.pk, picodollars={"run_2": 1}, now=NOON)
 
     def test_begins_anew_with_the_month(
         self, acme: Org, limit: Callable[..., None], charge: Callable[..., CostEvent]
@@ -408,10 +408,9 @@ class TestManyDispatchesAtOnce:
             try:
                 for number in range(8):
                     run_id = f"run_{place}_{number}"
-                    try:
-                        with durable():
-                            hold(org_id=acme.pk, run_id=run_id, picodollars=worst, now=NOON)
-                    except MeteredBudgetExceeded:
+                    with durable():
+                        refused = hold(org_id=acme.pk, picodollars={run_id: worst}, now=NOON)
+                    if refused:
                         continue
                     held += 1
                     if number % 2:
