@@ -84,13 +84,14 @@ def release_holds(*, run_ids: Collection[str]) -> None:
     """
     assert_open()
     # The lock makes a second release of the same run wait, and then find nothing. SQLite has one writer anyway.
-    holds = list(BudgetHold.objects.select_for_update().filter(pk__in=run_ids).order_by("pk"))
+    locked = BudgetHold.objects.select_for_update().filter(pk__in=run_ids).order_by("pk")
+    holds = list(locked.values_list("run_id", "org_id", "picodollars"))
     if not holds:
         return
-    BudgetHold.objects.filter(pk__in=[held.pk for held in holds]).delete()
+    BudgetHold.objects.filter(pk__in=[run_id for run_id, _, _ in holds]).delete()
     released: dict[str, int] = defaultdict(int)
-    for held in holds:
-        released[held.org_id] += held.picodollars
+    for _, org_id, picodollars in holds:
+        released[org_id] += picodollars
     for org_id in sorted(released):
         BudgetUsage.objects.filter(org_id=org_id).update(held=F("held") - released[org_id])
 

@@ -78,12 +78,13 @@ def release_holds(*, spent: Mapping[str, bool]) -> None:
     """
     assert_open()
     # The lock makes a second release of the same run wait, and then find nothing. SQLite has one writer anyway.
-    holds = list(Hold.objects.select_for_update().filter(pk__in=spent).order_by("pk"))
+    locked = Hold.objects.select_for_update().filter(pk__in=spent).order_by("pk")
+    holds = list(locked.values_list("run_id", "org_id", "day"))
     if not holds:
         return
-    Hold.objects.filter(pk__in=[hold.pk for hold in holds]).delete()
-    released = Counter((hold.org_id, hold.day) for hold in holds)
-    used = Counter((hold.org_id, hold.day) for hold in holds if spent[hold.pk])
+    Hold.objects.filter(pk__in=[run_id for run_id, _, _ in holds]).delete()
+    released = Counter((org_id, day) for _, org_id, day in holds)
+    used = Counter((org_id, day) for run_id, org_id, day in holds if spent[run_id])
     for org_id, day in sorted(released):
         SharedUsage.objects.filter(org_id=org_id, day=day).update(
             held=F("held") - released[org_id, day], used=F("used") + used[org_id, day]

@@ -22,14 +22,14 @@ def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
         return
     if not instances:
         return
-    fields = [field for field in model._meta.concrete_fields if not field.db_returning]  # noqa: SLF001
-    columns = ", ".join(_column(field) for field in fields)
+    fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
+    columns = ", ".join(_column(field) for field in fields.values())
+    names = ", ".join(f'"{name}"' for name in fields)
     sql = (
         f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
-        f"SELECT {columns} FROM {_recordset({field.column: field for field in fields})}"
+        f"SELECT {names} FROM {_recordset(fields)}"
     )
-    names = [(field.column, field.attname) for field in fields]
-    _execute(sql, ({column: getattr(instance, name) for column, name in names} for instance in instances))
+    _execute(sql, ({name: getattr(instance, name) for name in fields} for instance in instances))
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
@@ -87,6 +87,7 @@ def _table(model: type[Model]) -> str:
 
 
 def _column(field: "Field[Any, Any]") -> str:
+    assert field.column is not None
     return connection.ops.quote_name(field.column)
 
 

@@ -5,45 +5,52 @@ Only what has to change is changed, at its place in the text, so that everything
 """
 
 import json
+import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from rensei.core.errors import FieldError, json_pointer
 
 # https://www.rfc-editor.org/rfc/rfc8259#section-2
-_WHITE_SPACE = " \t\n\r"
-_decode = json.JSONDecoder().raw_decode
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+_scan_value = json.JSONDecoder().raw_decode
 
 
 class Body:
-    """A JSON object, and where in its text each of its members stands."""
+    """A JSON object, and the text that it was read from."""
 
-    def __init__(self, raw: bytes) -> None:
-        """:raises FieldError: if it is not a JSON object, or names a member twice"""
-        self.raw = raw
-        self.values: dict[str, Any] = {}
-        self._spans: dict[str, tuple[int, int]] = {}
+    def __init__(self, text: str, values: dict[str, Any]) -> None:
+        self.raw = text.encode()
+        self.values = values
+        self._text = text
+
+    @classmethod
+    def read(cls, raw: bytes) -> "Body":
+        """:raises FieldError: if it is not a JSON object, or holds one name twice"""
         try:
-            self._text = raw.decode()
-            self._end = self._read_members()
-        except (ValueError, RecursionError, IndexError) as fault:
-            raise FieldError(pointer="", reason="The body is not a JSON object.") from fault
+            text = raw.decode()
+            values = json.loads(text, object_pairs_hook=_unique_names)
+        except (ValueError, RecursionError) as fault:
+            raise FieldError(pointer="", reason="The body is not valid JSON.") from fault
+        if not isinstance(values, dict):
+            raise FieldError(pointer="", reason="The body is not a JSON object.")
+        return cls(text, values)
 
     def with_values(self, **changed: Any) -> "Body":
         """Make a body in which these members have other values. A member that is not there is added at the end."""
+        spans, end = self._find_members()
         pieces, at = [], 0
-        known = sorted((self._spans[name], name) for name in changed if name in self._spans)
-        for (start, end), name in known:
+        for start, stop, name in sorted((*spans[name], name) for name in changed if name in spans):
             pieces += [self._text[at:start], json.dumps(changed[name])]
-            at = end
-        pieces.append(self._text[at : self._end])
-        separator = ", " if self.values else ""
+            at = stop
+        pieces.append(self._text[at:end])
+        separator = ", " if spans else ""
         for name in changed:
-            if name not in self._spans:
+            if name not in spans:
                 pieces.append(f"{separator}{json.dumps(name)}: {json.dumps(changed[name])}")
                 separator = ", "
-        pieces.append(self._text[self._end :])
-        return Body("".join(pieces).encode())
+        pieces.append(self._text[end:])
+        return Body("".join(pieces), {**self.values, **changed})
 
     def text_of(self, name: str) -> str:
         """
@@ -56,40 +63,33 @@ class Body:
             raise FieldError(pointer=json_pointer(name), reason=f"`{name}` is required, and is a text.")
         return value
 
-    def _read_members(self) -> int:
-        """Read the object, and tell where it ends. Two readers would each believe another one of two equal names."""
-        text, at = self._text, self._skip(0)
-        self._expect("{", at)
-        at = self._skip(at + 1)
-        if text[at] == "}":
-            self._expect_nothing_after(at)
-            return at
-        while True:
-            self._expect('"', at)
+    def _find_members(self) -> tuple[dict[str, tuple[int, int]], int]:
+        """Find where the value of each member begins and ends, and where the last one ends. The text is valid JSON."""
+        text = self._text
+        spans: dict[str, tuple[int, int]] = {}
+        end = at = _skip(text, _skip(text, 0) + 1)
+        while text[at] != "}":
             name, at = scanstring(text, at + 1)
-            at = self._skip(at)
-            self._expect(":", at)
-            start = self._skip(at + 1)
-            value, end = _decode(text, start)
-            if name in self.values:
-                raise FieldError(pointer=json_pointer(name), reason=f"The name '{name}' is given twice. Keep one.")
-            self.values[name], self._spans[name] = value, (start, end)
-            at = self._skip(end)
-            if text[at] == "}":
-                self._expect_nothing_after(at)
-                return end
-            self._expect(",", at)
-            at = self._skip(at + 1)
+            start = _skip(text, _skip(text, at) + 1)
+            _, end = _scan_value(text, start)
+            spans[name] = (start, end)
+            at = _skip(text, end)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+        return spans, end
 
-    def _skip(self, at: int) -> int:
-        while self._text[at] in _WHITE_SPACE:
-            at += 1
-        return at
 
-    def _expect(self, character: str, at: int) -> None:
-        if self._text[at] != character:
-            raise ValueError(character)
+def _skip(text: str, at: int) -> int:
+    found = _WHITE_SPACE.match(text, at)
+    assert found is not None
+    return found.end()
 
-    def _expect_nothing_after(self, at: int) -> None:
-        if self._text[at + 1 :].strip(_WHITE_SPACE):
-            raise ValueError
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers would each believe another one of two equal names: we, who judge, and the provider, who is paid."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FieldError(pointer=json_pointer(twice), reason=f"The name '{twice}' is given twice. Keep one.")
+    return members

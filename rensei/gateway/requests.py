@@ -14,6 +14,7 @@ from integrations.providers.anthropic import features
 from integrations.providers.anthropic.caching import is_marked, with_cache_breakpoints
 from integrations.providers.anthropic.messages import effort_params, too_long, with_room_to_think
 from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
@@ -58,7 +59,8 @@ def prepare(body: Body, route: Route) -> Outgoing:
         if (roomy := with_room_to_think(max_tokens, applied, entry=route.judgement.entry)) != max_tokens:
             changes["max_tokens"] = max_tokens = roomy
     _check_window(body, route)
-    changes |= _caching(body, {**values, **changes}, route)
+    input_tokens_about = tokens_about(values)
+    changes |= _caching({**values, **changes}, route, input_tokens_about=input_tokens_about)
     prices = features.prices_for(values, route.bands)
     return Outgoing(
         body=body.with_values(**changes) if changes else body,
@@ -68,7 +70,7 @@ def prepare(body: Body, route: Route) -> Outgoing:
         effort_applied=applied,
         prices=prices or [],
         at_most=_at_most(values, route, prices, max_tokens=max_tokens),
-        input_tokens_about=tokens_about(values),
+        input_tokens_about=input_tokens_about,
     )
 
 
@@ -107,10 +109,11 @@ def _check_window(body: Body, route: Route) -> None:
             raise too_long(input_tokens=counted, window=window, counted="at least")
 
 
-def _caching(body: Body, values: dict[str, Any], route: Route) -> dict[str, Any]:
+def _caching(values: dict[str, Any], route: Route, *, input_tokens_about: int) -> dict[str, Any]:
     """The members that get breakpoints. A body too short for any, or with its own, stays as it is."""
     capabilities = route.judgement.entry.capabilities
-    if len(body.raw) < capabilities.get("minCacheTokens", 0) or is_marked(values) or not _is_regular(values):
+    too_short = input_tokens_about < capabilities.get("minCacheTokens", 0)
+    if too_short or is_marked(values) or not _is_regular(values):
         return {}
     marked = with_cache_breakpoints(values, prompt_caching=route.profile.prompt_caching, capabilities=capabilities)
     return {name: marked[name] for name in ("tools", "system", "messages") if marked.get(name) != values.get(name)}
@@ -126,6 +129,8 @@ def _at_most(values: dict[str, Any], route: Route, prices: list[UnitPrices] | No
         unpriced = unpriced or f"{route.judgement.entry.model_id} as this request asks for it"
     if prices is None or unpriced:
         raise ModelUnpriced(what=f"'{unpriced}'", mode=route.mode.value)
+    if route.mode is not AuthMode.METERED:
+        return None
     return pricing.worst_case(
         prices, prompt_tokens=tokens_at_most(values), max_tokens=max_tokens, web_searches=searches
     )

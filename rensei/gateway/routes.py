@@ -9,7 +9,6 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import close_old_connections
 
@@ -21,6 +20,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, RenseiError
 from rensei.dispatch import admission, facts, judging, pools
 from rensei.dispatch.judging import Judgement, ProfileRequired
+from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs.access import Access
@@ -33,10 +33,10 @@ PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A judgement that calls go by, with what all of them have in common."""
+    """A judgement that calls go by. `template` is a run as all of them have it, never saved itself."""
 
     judgement: Judgement
-    frozen: dict[str, Any]
+    template: Run
     bands: list[UnitPrices]
     credentials: list[tuple[int, Credential]]
     max_tokens_cap: int | None
@@ -87,11 +87,22 @@ def _load(access: Access, model: str) -> Route:
     mode = MODES[judgement.decision.mode]
     return Route(
         judgement=judgement,
-        frozen=admission.frozen(access, judgement),
+        template=_template(access, judgement),
         bands=found.prices_of(judgement.entry),
         credentials=mode.open_credentials(found),
         max_tokens_cap=mode.max_tokens_cap(found),
         loaded_at=began,
+    )
+
+
+def _template(access: Access, judgement: Judgement) -> Run:
+    return Run(
+        **admission.frozen(access, judgement),
+        via=Run.Via.GATEWAY,
+        context_window_tokens=judgement.request.context_window_tokens,
+        state=Run.State.RUNNING,
+        epoch=1,
+        attempt_count=1,
     )
 
 

@@ -30,10 +30,17 @@ logger = structlog.get_logger(__name__)
 
 
 class GroupWriter(Generic[Plan]):
-    """A thread that writes plans in groups. A plan that fails alone fails alone."""
+    """
+    A thread that writes plans in groups. A plan that fails alone fails alone.
 
-    def __init__(self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]]) -> None:
+    The first plan of a group waits `gather_seconds` for others, besides those that come during a commit.
+    """
+
+    def __init__(
+        self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]], *, gather_seconds: float = 0.0
+    ) -> None:
         self._write = write
+        self._gather_seconds = gather_seconds
         self._waiting: queue.SimpleQueue[tuple[Plan, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -54,6 +61,8 @@ class GroupWriter(Generic[Plan]):
         closing = False
         while not closing:
             taken = [self._waiting.get()]
+            if self._gather_seconds and taken[0] is not None:
+                time.sleep(self._gather_seconds)
             while len(taken) < PLANS_MAX and not self._waiting.empty():
                 taken.append(self._waiting.get())
             closing = None in taken
