@@ -284,7 +284,8 @@ class TestAQueuedRun:
         connect()
         make_profile()
         run = dispatch()
-        add_chunk, stopped = queue.add_chunk, []
+        add_chunk = queue.add_chunk
+        stopped: list[KillSwitch] = []
 
         def stop_midway(*args: Any, **kwargs: Any) -> bool:
             if not stopped:
