@@ -15,7 +15,7 @@ from rensei.orgs.models import Org, User
 from tests.journeys.person import Person
 from tests.journeys.stack import Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
 
 
 # What a person may have to do before the first answer, a key that is refused and a test of each key included.
