@@ -187,7 +187,9 @@ class TestEveryPage:
         bytes_loaded = weights.of_page()
         if bytes_loaded > FIRST_VISIT_BYTES_MAX:
             problems.append(f"{address} loads {bytes_loaded} bytes")
+        # Opened anew: a theme that changes under an open page may be looked at half-way.
         page.emulate_media(color_scheme="dark")
+        person.open(address)
         return problems + barriers(person, COLOURS_ONLY)
 
 
