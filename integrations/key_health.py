@@ -1,7 +1,7 @@
 """
-The health of the platform's pool keys: what a failed call says about its key, and who is told.
+What a failed call says about its key, and who is told: of a pool's key the operators, of its own the organization.
 
-A key that the provider refuses is quarantined until an operator replaces it. One that is rate limited, or
+A pool's key that the provider refuses is quarantined until an operator replaces it. One that is rate limited, or
 out of money, cools down. The state belongs to the version of the key: a new key starts healthy.
 """
 
@@ -11,9 +11,9 @@ import structlog
 from django.conf import settings
 from django.core.mail import send_mail
 
-from integrations.models import PlatformKey
+from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
-from rensei.orgs.models import User
+from rensei.orgs.models import MANAGERS, Membership, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
 REFUSED_FOR = timedelta(minutes=10)
@@ -44,6 +44,23 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
             _alert(judged.first())
 
 
+def note_refused(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
+    """
+    Mark an organization's own key as failing if the provider refused it, and tell its owners and admins once.
+
+    The mark only informs: the next run tries the key again. It goes with the version, or with a test that succeeds.
+    """
+    if failure.status != UNAUTHORIZED:
+        return
+    error = {"code": failure.diagnosis or failure.code, "message": failure.message, "fix": failure.fix}
+    judged = Integration.objects.filter(id=credential.id, secret_version=credential.version)
+    working = judged.exclude(status=Integration.Status.FAILING)
+    if working.update(status=Integration.Status.FAILING, tested_at=now, last_error=error):
+        logger.warning("integration_refused", integration_id=credential.id, code=failure.code)
+        for integration in judged.select_related("org"):
+            _tell_managers(integration)
+
+
 def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Health, datetime | None] | None:
     if failure.code == "PROVIDER_AUTH_FAILED":
         if failure.status == UNAUTHORIZED:
@@ -72,8 +89,23 @@ def _alert(key: PlatformKey | None) -> None:
         f"The provider refused the {key.pool} key '{key.name}' ({key.key_hint}), so it has been taken out of its "
         f"pool. Replace it here:\n\n{settings.PUBLIC_URL}/admin/integrations/platformkey/{key.pk}/change/\n"
     )
+    _mail(subject, body, operators)
+
+
+def _tell_managers(integration: Integration) -> None:
+    managers = Membership.objects.filter(org=integration.org, role__in=MANAGERS, user__is_active=True)
+    subject = f"Rensei: the key '{integration.name}' of {integration.org.name} was refused"
+    body = (
+        f"The provider refused the key '{integration.name}' ({integration.key_hint}), and the run that used it failed. "
+        "Runs are not moved to another key or payer. Test or replace it here:\n\n"
+        f"{settings.PUBLIC_URL}/o/{integration.org.slug}/settings/integrations\n"
+    )
+    _mail(subject, body, list(managers.order_by("user__email").values_list("user__email", flat=True)))
+
+
+def _mail(subject: str, body: str, to: list[str]) -> None:
     try:
-        send_mail(subject, body, None, operators)
+        send_mail(subject, body, None, to)
     except OSError as fault:
-        # The admin and the metrics show the key as well; the run that noticed must not fail for a mail server.
-        logger.warning("alert_not_mailed", key_id=key.id, fault=type(fault).__name__)
+        # The pages show the key as well; the run that noticed must not fail for a mail server.
+        logger.warning("alert_not_mailed", fault=type(fault).__name__)

@@ -98,14 +98,14 @@ def http_client(
     )
 
 
-def fetch_image(url: str) -> bytes:
+def fetch_image(url: str, *, seconds_max: float = _IMAGE_SECONDS_MAX) -> bytes:
     """
     Fetch the bytes of an image, whatever its server says they are.
 
     :raises BaseUrlRefused: if the address may not be called
     :raises Unreachable: if there is no picture's worth of bytes to get
     """
-    deadline = time.monotonic() + _IMAGE_SECONDS_MAX
+    deadline = time.monotonic() + min(seconds_max, _IMAGE_SECONDS_MAX)
     with http_client(url, deadline=deadline, answer_bytes_max=IMAGE_BYTES_MAX) as client:
         try:
             answer = client.get(url)

@@ -41,6 +41,7 @@ SLOW_JOBS = [
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
 LOOK_SECONDS = 0.1
+FAILED_LOOK_SECONDS = 1.0
 JOBS_EVERY_SECONDS = 1.0
 SLOW_JOBS_EVERY_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
@@ -72,30 +73,48 @@ class Worker:
         for adapter in REGISTRY.values():
             adapter.warm_up()
         while not self._stopped.is_set():
-            if settings.CELERY_BROKER_URL or not self._start_next(keeper):
-                self._stopped.wait(LOOK_SECONDS)
+            self._look(keeper)
         self._drain()
         housekeeper.join()
         keeper.close()
         connection.close()
 
+    def _look(self, keeper: Keeper) -> None:
+        """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
+        try:
+            if settings.CELERY_BROKER_URL or not self._start_next(keeper):
+                self._stopped.wait(LOOK_SECONDS)
+        except Exception:
+            logger.exception("look_failed")
+            self._stopped.wait(FAILED_LOOK_SECONDS)
+
     def _start_next(self, keeper: Keeper) -> bool:
         """Claim a run and execute it in a thread. False where there was nothing to do."""
         if not self._slots.acquire(timeout=LOOK_SECONDS):
             return False
-        claim = None
+        started = False
         try:
             claim = queue.claim_next(owner=self.name)
+            if claim is not None:
+                self._start(claim, keeper)
+                started = True
         except DatabaseError as fault:
             logger.warning("claim_failed", fault=type(fault).__name__)
             connection.close()
-        if claim is None:
-            self._slots.release()
-            return False
+        finally:
+            if not started:
+                self._slots.release()
+        return started
+
+    def _start(self, claim: queue.Claim, keeper: Keeper) -> None:
+        """Execute a run in a thread. If there can be none, the run is queued again once its lease is over."""
         thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
-        thread.start()
-        return True
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.discard(thread)
+            raise
 
     def _execute(self, claim: queue.Claim, keeper: Keeper) -> None:
         try:
@@ -125,6 +144,8 @@ class Worker:
             except DatabaseError as fault:
                 logger.warning("housekeeping_failed", fault=type(fault).__name__)
                 connection.close()
+            except Exception:
+                logger.exception("housekeeping_failed")
             close_old_connections()
             self._stopped.wait(JOBS_EVERY_SECONDS)
         WorkerHeartbeat.objects.filter(worker=self.name).delete()
@@ -136,16 +157,19 @@ class Worker:
                 run_due_jobs(SLOW_JOBS)
             except DatabaseError as fault:
                 logger.warning("slow_jobs_failed", fault=type(fault).__name__)
+            except Exception:
+                logger.exception("slow_jobs_failed")
             connection.close()
 
 
 def run_due_jobs(periodic: Sequence[Job]) -> None:
     """Run those of the periodic jobs that are due. One that fails is logged, and due again at its next time."""
     for job in periodic:
-        if not jobs.take(job):
+        leased_until = jobs.take(job)
+        if leased_until is None:
             continue
         try:
             job.run()
         except Exception:
             logger.exception("job_failed", job=job.name)
-        jobs.put_back(job)
+        jobs.put_back(job, leased_until=leased_until)

@@ -1,6 +1,6 @@
 """What an adapter to a provider offers. One adapter for each provider id, in a folder of its own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -164,6 +164,10 @@ class ProviderFailure(Exception):
         }
 
 
+class Interrupted(Exception):
+    """There is no time left to make a request ready: its run was cancelled, or its deadline has passed."""
+
+
 class ProviderStream(Protocol):
     """
     A call under way. Iterate it once, to the end; it raises `ProviderFailure`.
@@ -183,11 +187,11 @@ class Adapter(Protocol):
     """
     How Rensei talks to one provider.
 
-    `warm_up` loads what the first call would load. `build` is pure. `prepare` may fetch and shrink images, and
-    runs in the worker before the attempt. `count_input_tokens` and `stream` make calls and raise
-    `ProviderFailure`; `test_connection` makes calls and returns its verdict. `fit` makes the parameters fit
-    once the input is counted exactly. `check_key` judges the form of a key that is already stripped of white
-    space around it.
+    `warm_up` loads what the first call would load. `build` is pure. `prepare` may fetch and shrink images, and runs
+    in the worker before the attempt; it asks `seconds_left` before each and raises `Interrupted` at 0.
+    `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls and
+    returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key` judges the
+    form of a key that is already stripped of white space around it.
     """
 
     provider: ClassVar[str]
@@ -202,7 +206,9 @@ class Adapter(Protocol):
 
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest: ...
 
-    def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]: ...
+    def prepare(
+        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+    ) -> list[dict[str, Any]]: ...
 
     def count_input_tokens(
         self, params: Mapping[str, Any], *, credential: Credential, context_window_tokens: int

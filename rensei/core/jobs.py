@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import Q
 
@@ -23,19 +23,24 @@ class Job:
     lease: timedelta = LEASE
 
 
-def take(job: Job) -> bool:
-    """Take a job if it is due and nobody else has it."""
+def take(job: Job) -> datetime | None:
+    """Take a job if it is due and nobody else has it, and tell until when it is ours. None if it is not."""
     with durable():
         now = database_now()
         free = Q(leased_until=None) | Q(leased_until__lt=now)
         due = DueJob.objects.filter(free, name=job.name, due_at__lte=now)
         if due.update(leased_until=now + job.lease):
-            return True
+            return now + job.lease
         if not DueJob.objects.filter(name=job.name).exists():
             DueJob.objects.bulk_create([DueJob(name=job.name, due_at=now)], ignore_conflicts=True)
-        return False
+        return None
 
 
-def put_back(job: Job) -> None:
-    """Note that a job has been done, and when it is due again."""
-    DueJob.objects.filter(name=job.name).update(due_at=database_now() + job.every, leased_until=None)
+def put_back(job: Job, *, leased_until: datetime) -> None:
+    """
+    Note that a job has been done, and when it is due again.
+
+    Whoever took longer than its lease changes nothing: another may have the job by now.
+    """
+    ours = DueJob.objects.filter(name=job.name, leased_until=leased_until)
+    ours.update(due_at=database_now() + job.every, leased_until=None)

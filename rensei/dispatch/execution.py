@@ -15,7 +15,7 @@ import structlog
 from django.db import DatabaseError, IntegrityError, connection
 
 from integrations import services as integrations
-from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, ProviderFailure
+from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
@@ -52,7 +52,10 @@ def _carry(run: Run, live: LiveRun) -> None:
     try:
         judging.require_running(run)
         credential = mode.open_credential(run)
-        built = _prepare(run, adapter, credential)
+        built = _prepare(run, live, adapter, credential)
+    except Interrupted:
+        _settle(partial(outcomes.stopped_without_call, run, live.stop or queue.Stop.DEADLINE))
+        return
     except RenseiError as refusal:
         _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
         return
@@ -68,14 +71,17 @@ def _carry(run: Run, live: LiveRun) -> None:
     _settle(partial(outcomes.stopped_without_call, run, live.stop))
 
 
-def _prepare(run: Run, adapter: Adapter, credential: Credential) -> BuiltRequest:
+def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) -> BuiltRequest:
     """
     Build the request. Near the limit of the window its prompt is counted exactly, by the provider's free endpoint.
 
     :raises RenseiError: if an image cannot be had, or the prompt does not fit; no attempt is made then
     :raises ProviderFailure: if the provider cannot count
+    :raises Interrupted: if the run was stopped meanwhile
     """
-    built = preparation.build_request(run, adapter)
+    built = preparation.build_request(
+        run, adapter, seconds_left=lambda: live.seconds_left if live.stop is None else 0.0
+    )
     window = run.context_window_tokens
     if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
         return built

@@ -87,6 +87,9 @@ class Keeper:
                 # The leases outlast a database that restarts; without it there is nothing better to do than wait.
                 logger.warning("keeper_database_down", fault=type(fault).__name__)
                 connection.close()
+            except Exception:
+                # A bug of ours. Without the keeper all runs of this process would lose their leases.
+                logger.exception("keeper_failed")
             close_old_connections()
         close_old_connections()
 

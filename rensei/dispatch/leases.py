@@ -5,13 +5,14 @@ The machine calls the provider with the login that it holds. What goes out are t
 call; what comes back is the answer and how many tokens it used. There is no field for a credential.
 """
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q
 
-from integrations.providers.base import REGISTRY, Answer, ProviderFailure
+from integrations.providers.base import REGISTRY, Answer, BuiltRequest, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
@@ -27,6 +28,7 @@ from rensei.orgs.models import Host
 
 SEEN_EVERY = timedelta(seconds=30)
 TRIES_MAX = 20
+BUILD_SECONDS_MAX = 30.0
 CLOUD = frozenset(CapacityPool.Provider.values) - {CapacityPool.Provider.LOCAL}
 TRY_AGAIN = frozenset(
     {
@@ -237,7 +239,7 @@ def _lease(run: Run, host: Host) -> Lease | None:
     try:
         judging.require_running(run)
         _require_local(run)
-        built = preparation.build_request(run, REGISTRY[run.provider])
+        built = _build(run)
     except RenseiError as refusal:
         settlement.write([outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now())])
         run.refresh_from_db()
@@ -245,6 +247,19 @@ def _lease(run: Run, host: Host) -> Lease | None:
         raise
     attempt = queue.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_at_least)
     return Lease(run=attempt.run, attempt=attempt, params=built.params) if attempt else None
+
+
+def _build(run: Run) -> BuiltRequest:
+    """
+    Build the request within the time that a machine waits for an answer.
+
+    :raises RenseiError: if an image cannot be had, or the prompt does not fit, or the images take too long
+    """
+    until = time.monotonic() + BUILD_SECONDS_MAX
+    try:
+        return preparation.build_request(run, REGISTRY[run.provider], seconds_left=lambda: until - time.monotonic())
+    except Interrupted:
+        raise outcomes.RunTimeout from None
 
 
 def _require_local(run: Run) -> None:

@@ -1,21 +1,24 @@
 """What is asked of the provider, made of what the dispatch stored: for the server's workers and for machines alike."""
 
+from collections.abc import Callable
+
 from catalog.models import CatalogEntry
 from integrations.providers.base import Adapter, BuiltRequest, ModelRequest
 from rensei.dispatch.models import Run
 
 
-def build_request(run: Run, adapter: Adapter) -> BuiltRequest:
+def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], float]) -> BuiltRequest:
     """
     Build the provider's parameters, fetching what the messages point to.
 
     :raises RenseiError: if an image cannot be had, or the prompt does not fit
+    :raises Interrupted: if no time is left for that
     """
     entry = CatalogEntry.objects.visible_to(run.org).get(provider=run.provider, model_id=run.served_model_id)
     asked = run.input.body
     request = ModelRequest(
         system=asked["system"],
-        messages=adapter.prepare(asked["messages"], entry=entry),
+        messages=adapter.prepare(asked["messages"], entry=entry, seconds_left=seconds_left),
         effort=run.effort or None,
         max_tokens=asked["maxTokens"],
         prompt_caching=asked["promptCaching"],

@@ -26,6 +26,7 @@ def main() -> None:
     django.setup()
     # Loaded before the first fork, so that no worker has to.
     import rensei.celery
+    import rensei.urls  # Celery's checks of a starting worker read the addresses.
     import rensei.worker  # noqa: F401
     from integrations.providers.base import REGISTRY
 

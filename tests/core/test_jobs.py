@@ -35,8 +35,8 @@ class TestTake:
         assert not jobs.take(due)
 
     def test_waits_for_the_next_time(self, due):
-        jobs.take(due)
-        jobs.put_back(due)
+        leased_until = jobs.take(due)
+        jobs.put_back(due, leased_until=leased_until)
 
         assert not jobs.take(due)
         pass_by(due.every)
@@ -50,6 +50,18 @@ class TestTake:
         pass_by(timedelta(seconds=6))
 
         assert jobs.take(due)
+
+
+class TestPutBack:
+    def test_leaves_the_lease_alone_that_another_took_meanwhile(self, due):
+        slow = jobs.take(due)
+        pass_by(due.lease + timedelta(seconds=1))
+        other = jobs.take(due)
+
+        jobs.put_back(due, leased_until=slow)
+
+        assert jobs.take(due) is None
+        assert DueJob.objects.get().leased_until == other
 
 
 class TestTheWorkersJobs:

@@ -1,5 +1,6 @@
 """What a provider can do to a run, and what the run, the ledger and the payer are then."""
 
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -7,9 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from billing.models import CostEvent, Entitlement
-from integrations import platform_keys
+from integrations import outbound, platform_keys
 from integrations.models import Integration
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
@@ -19,6 +21,7 @@ from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
+from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -61,6 +64,35 @@ class TestAFailingProvider:
         assert run.attempt_count == 1
         assert run.payer == "organization"
         assert_explained(simulator)
+
+    def test_has_the_key_that_it_refuses_marked_and_the_managers_told_once(
+        self, simulator: Any, alan: User, mia: User, connect: Any, dispatch: Any, work: Any, mailoutbox: Any
+    ) -> None:
+        integration = connect("revoked")
+        dispatch("Hi.")
+        dispatch("Hi again.")
+
+        first, _ = work()
+
+        integration.refresh_from_db()
+        assert integration.status == Integration.Status.FAILING
+        assert integration.last_error["message"] == first.error["detail"]
+        (mail,) = mailoutbox
+        assert mail.to == ["ada@acme.test", "alan@acme.test"]
+        assert "the key 'revoked' of Acme was refused" in mail.subject
+
+    @pytest.mark.parametrize("word", ["forbidden", "nocredit"])
+    def test_says_nothing_of_the_key_otherwise(
+        self, simulator: Any, connect: Any, dispatch: Any, work: Any, mailoutbox: Any, word: str
+    ) -> None:
+        integration = connect(word)
+        dispatch("Hi.")
+
+        work()
+
+        integration.refresh_from_db()
+        assert integration.status == Integration.Status.UNTESTED
+        assert mailoutbox == []
 
     @pytest.mark.parametrize("fault", ["500", "overloaded", "429 retry-after=0"])
     def test_is_asked_again_before_the_first_byte_each_try_its_own_attempt(
@@ -178,6 +210,37 @@ class TestStopping:
         assert run.state == Run.State.CANCELLED
         assert run.estimated
         assert run.amount_picodollars > 0
+        assert_explained(simulator)
+
+    def test_ends_a_run_that_is_cancelled_while_its_images_are_fetched(
+        self, simulator: Any, ada_access: Access, connect: Any, make_profile: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect()
+        make_profile()
+        urls = [f"https://images.example.com/{number}.png" for number in range(50)]
+        blocks = [{"type": "image", "source": {"type": "url", "url": url}} for url in urls]
+        request = DispatchRequest(profile_id="prof_deep", messages=[{"role": "user", "content": blocks}])
+        run = admission.dispatch(ada_access, request)
+        fetched: list[str] = []
+
+        def fetch(url: str, *, seconds_max: float) -> bytes:
+            fetched.append(url)
+            if len(fetched) == 1:
+                services.cancel_run(ada_access, Run.objects.get(id=run.id))
+            time.sleep(1)
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(picture, "PNG")
+            return picture.getvalue()
+
+        monkeypatch.setattr(outbound, "fetch_image", fetch)
+        thread, keeper = self._execute(run)
+        thread.join(timeout=60)
+
+        keeper.close()
+        run.refresh_from_db()
+        assert run.state == Run.State.CANCELLED
+        assert len(fetched) < len(urls)
+        assert run.attempt_count == 0
         assert_explained(simulator)
 
     def test_does_not_claim_to_know_a_call_that_was_cancelled_before_it_was_heard_of(

@@ -1,6 +1,6 @@
 """A new provider is one spec, one adapter and its catalog entries: this toy needs an endpoint and has other modes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import httpx2
@@ -63,7 +63,9 @@ class ToyAdapter:
 
     def check_input(self, *, messages: list[dict[str, Any]], entry: CatalogEntry) -> None: ...
 
-    def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]:
+    def prepare(
+        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+    ) -> list[dict[str, Any]]:
         return messages
 
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:

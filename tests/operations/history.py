@@ -1,9 +1,10 @@
 """
-`python -m tests.operations.history make | go-on`: live a while in an installation, and then a while more.
+`python -m tests.operations.history make | go-on | look`: live a while in an installation, a while more, or look at it.
 
 It runs in a process of its own, with the environment of the installation that is being tried.
 """
 
+import json
 import os
 import sys
 from datetime import timedelta
@@ -15,7 +16,7 @@ import django
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
     django.setup()
-    {"make": _make, "go-on": _go_on}[sys.argv[1]]()
+    {"make": _make, "go-on": _go_on, "look": _look}[sys.argv[1]]()
 
 
 def _make() -> None:
@@ -86,6 +87,44 @@ def _go_on() -> None:
     assert not Run.objects.filter(state=Run.State.QUEUED).exists()
     newest = Run.objects.order_by("-id")[: 2 * len(world.MODES)]
     assert {run.state for run in newest} == {Run.State.SUCCEEDED}, [run.error for run in newest]
+
+
+def _look() -> None:
+    """Say as JSON what `/readyz` answers, how many of the stored keys open, and what a new run comes to."""
+    from django.test import Client
+
+    from integrations import credentials, platform_keys
+    from integrations.models import Integration, PlatformKey
+    from rensei.core.errors import RenseiError
+    from rensei.dispatch.models import Run
+    from rensei.orgs.access import for_member
+    from rensei.orgs.models import User
+
+    ready = Client(headers={"Host": "127.0.0.1"}).get("/readyz")
+    stored = [(credentials.open_key, key) for key in Integration.objects.select_related("org")]
+    stored += [(platform_keys.open_platform_key, key) for key in PlatformKey.objects.all()]
+    codes = []
+    for open_it, key in stored:
+        try:
+            open_it(key)
+        except RenseiError as refusal:
+            codes.append(refusal.code)
+        else:
+            codes.append("opens")
+    access = for_member(user=User.objects.get(email="owner@acme.test"), slug="acme")
+    assert access is not None
+    run = Run.objects.get(pk=_dispatch(access, "byok").pk)
+    _work()
+    run.refresh_from_db()
+    said = {
+        "status": ready.status_code,
+        "missing": ready.json()["missing"],
+        "keys": sorted(set(codes)),
+        "count": len(codes),
+        "run": run.state,
+        "code": (run.error or {}).get("code"),
+    }
+    print(json.dumps(said))
 
 
 def _dispatch(access: Any, mode: str) -> Any:

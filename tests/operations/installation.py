@@ -38,10 +38,11 @@ class Installation:
         """Run `manage.py`, whatever comes of it."""
         return self._run("manage.py", *words)
 
-    def live(self, what: str) -> None:
-        """Let things happen in it, as `tests.operations.history` says."""
+    def live(self, what: str) -> str:
+        """Let things happen in it, as `tests.operations.history` says, and give what that prints."""
         done = self._run("-m", "tests.operations.history", what)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout
 
     def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -51,7 +52,7 @@ class Installation:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
 
     def _environment(self) -> dict[str, Any]:

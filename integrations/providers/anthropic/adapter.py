@@ -1,7 +1,7 @@
 """How Rensei talks to Anthropic: the rooms of this folder behind the one interface of all providers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -58,8 +58,10 @@ class AnthropicAdapter:
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         return messages.build(request, entry=entry)
 
-    def prepare(self, messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]:
-        return images.prepare_images(messages, entry=entry)
+    def prepare(
+        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+    ) -> list[dict[str, Any]]:
+        return images.prepare_images(messages, entry=entry, seconds_left=seconds_left)
 
     def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
         return messages.fit(params, input_tokens=input_tokens, context_window_tokens=context_window_tokens)

@@ -10,7 +10,7 @@ import copy
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from catalog.models import CatalogEntry
 from integrations import outbound
 from integrations.destinations import BaseUrlRefused
+from integrations.providers.base import Interrupted
 from rensei.core.errors import RenseiError
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
@@ -89,11 +90,16 @@ def check_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None
             _read(data, number=number)
 
 
-def prepare_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> list[dict[str, Any]]:
+def prepare_images(
+    messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+) -> list[dict[str, Any]]:
     """
     Return the messages with every image as Anthropic takes it: fetched, of its true type, small enough, base64.
 
+    Each server has its time, and there may be hundreds of them, so all together have what is left of the run's.
+
     :raises InvalidImage: with the number of the image, and the reason
+    :raises Interrupted: if no time is left
     """
     messages = copy.deepcopy(messages)
     blocks = list(_image_blocks(messages))
@@ -101,9 +107,12 @@ def prepare_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> li
     side_max = _SIDE_PIXELS_MAX_OF_MANY if len(blocks) > _MANY else _SIDE_PIXELS_MAX
     total = 0
     for number, block in enumerate(blocks, start=1):
+        seconds = seconds_left()
+        if seconds <= 0:
+            raise Interrupted
         data = _inline_data(block, number=number)
         if data is None:
-            data = _fetch(block["source"]["url"], number=number)
+            data = _fetch(block["source"]["url"], number=number, seconds_max=seconds)
         picture = _made_to_fit(_read(data, number=number), side_max=side_max, number=number)
         encoded = base64.b64encode(picture.data).decode()
         total += len(encoded)
@@ -157,9 +166,9 @@ def _decode(text: str, *, number: int) -> bytes:
         raise _invalid(number, "its data is not valid base64.") from None
 
 
-def _fetch(url: str, *, number: int) -> bytes:
+def _fetch(url: str, *, number: int, seconds_max: float) -> bytes:
     try:
-        return outbound.fetch_image(url)
+        return outbound.fetch_image(url, seconds_max=seconds_max)
     except BaseUrlRefused as refused:
         raise _invalid(number, refused.detail) from None
     except outbound.Unreachable as unreachable:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
+from integrations import key_health
 from integrations import services as integrations
 from integrations.models import Integration
-from integrations.providers.base import Credential
+from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Run
@@ -60,6 +62,11 @@ class Byok(OneKey):
         if integration is None:
             raise ByokNotConfigured(provider=run.provider)
         return integrations.open_integration(integration)
+
+    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+        """There is no other key to try; that this one was refused is noted."""
+        key_health.note_refused(failed, failure, now=database_now())
+        return None
 
     def pool_id(self, provider: str) -> str:
         return ""

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from integrations import outbound
 from integrations.providers.anthropic import ADAPTER
 from integrations.providers.anthropic.images import ImagesNotSupported, InvalidImage, check_images, prepare_images
+from integrations.providers.base import Interrupted
 from tests.integrations.anthropic.conftest import make_entry, make_request
 
 OPUS = make_entry("claude-opus-5-5")
@@ -43,7 +44,7 @@ def _turn(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _prepared(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = prepare_images(_turn(*blocks), entry=OPUS)[0]["content"]
+    content: list[dict[str, Any]] = prepare_images(_turn(*blocks), entry=OPUS, seconds_left=lambda: 60)[0]["content"]
     return content[:-1]
 
 
@@ -148,7 +149,7 @@ class TestCheckImages:
         info.add_text("comment", "x" * 50_000_000, zip=True)
 
         with pytest.raises(InvalidImage):
-            prepare_images(_turn(_base64(_draw(pnginfo=info))), entry=OPUS)
+            prepare_images(_turn(_base64(_draw(pnginfo=info))), entry=OPUS, seconds_left=lambda: 60)
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -164,7 +165,7 @@ class TestCheckImages:
         # Anything but a refusal fails the test.
         with contextlib.suppress(InvalidImage):
             check_images(_turn(_base64(bytes(data))), entry=OPUS)
-            prepare_images(_turn(_base64(bytes(data))), entry=OPUS)
+            prepare_images(_turn(_base64(bytes(data))), entry=OPUS, seconds_left=lambda: 60)
 
 
 class TestPrepareImages:
@@ -196,7 +197,7 @@ class TestPrepareImages:
         data = _draw("GIF")
         fetched: list[str] = []
 
-        def fetch(url: str) -> bytes:
+        def fetch(url: str, *, seconds_max: float) -> bytes:
             fetched.append(url)
             return data
 
@@ -206,6 +207,25 @@ class TestPrepareImages:
 
         assert fetched == ["https://example.com/cat.jpg"]
         assert (block["source"]["type"], block["source"]["media_type"]) == ("base64", "image/gif")
+
+    def test_has_no_more_time_for_all_images_than_its_run(self, monkeypatch):
+        asked: list[float] = []
+
+        def fetch(url: str, *, seconds_max: float) -> bytes:
+            asked.append(seconds_max)
+            return _draw("GIF")
+
+        monkeypatch.setattr(outbound, "fetch_image", fetch)
+        left = iter([30.0, 12.5, 0.0])
+
+        with pytest.raises(Interrupted):
+            prepare_images(
+                _turn(*[_url(f"https://example.com/{number}.gif") for number in range(100)]),
+                entry=OPUS,
+                seconds_left=lambda: next(left),
+            )
+
+        assert asked == [30.0, 12.5]
 
     def test_says_why_an_address_cannot_be_fetched(self, monkeypatch):
         monkeypatch.setattr(outbound, "resolve", lambda host, port: ["127.0.0.1"])
@@ -275,14 +295,16 @@ class TestPrepareImages:
         )
         before = repr(given)
 
-        after = prepare_images(given, entry=OPUS)
+        after = prepare_images(given, entry=OPUS, seconds_left=lambda: 60)
 
         assert after[0]["content"][0]["cache_control"] == {"type": "ephemeral"}
         assert after[0]["content"][1] == given[0]["content"][1]
         assert repr(given) == before
 
     def test_is_what_the_model_sees(self, simulator, credential):
-        messages = prepare_images(_turn(_base64(_draw("WEBP", (41, 31)), "image/png")), entry=OPUS)
+        messages = prepare_images(
+            _turn(_base64(_draw("WEBP", (41, 31)), "image/png")), entry=OPUS, seconds_left=lambda: 60
+        )
         params = ADAPTER.build(make_request(messages=messages), entry=OPUS).params
 
         *_, answer = ADAPTER.stream(params, credential=credential(), attempt_id="a", timeout_seconds=20)

@@ -1,0 +1,126 @@
+"""The worker process: what it does about its own bugs, and how it leaves."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from rensei import worker
+from rensei.dispatch import admission, queue, reaper
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from tests.dispatch.reconcile import assert_explained
+from tests.dispatch.test_crashes import database_url, let_leases_run_out
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS_MAX = 120.0
+
+
+@pytest.fixture
+def dispatch(
+    simulator: Any, ada_access: Access, connect: Callable[..., Any], make_profile: Callable[..., Any]
+) -> Callable[[str], Run]:
+    connect()
+    make_profile()
+
+    def send(text: str) -> Run:
+        asked = messages_from(text=text, messages=None)
+        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
+
+    return send
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + WAIT_SECONDS_MAX
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class TestABugInItsLook:
+    @pytest.mark.parametrize("name", ["claim_next", "thread"])
+    def test_is_survived_and_does_not_make_it_run_hot(
+        self, dispatch: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        run = dispatch("Hi.")
+        claim_next, looks, told = queue.claim_next, [], []
+
+        def buggy(*, owner: str) -> queue.Claim | None:
+            looks.append(time.monotonic())
+            if len(looks) <= 3:
+                raise ValueError("a bug")
+            return claim_next(owner=owner)
+
+        monkeypatch.setattr(worker, "FAILED_LOOK_SECONDS", 0.2)
+        monkeypatch.setattr(worker.logger, "exception", lambda event, **fields: told.append(event))
+        monkeypatch.setattr(settings, "RENSEI_WORKER_THREADS", 1)
+        if name == "claim_next":
+            monkeypatch.setattr(queue, "claim_next", buggy)
+        else:
+            start = worker.Worker._start
+
+            def no_thread(self: worker.Worker, claim: queue.Claim, keeper: Any) -> None:
+                looks.append(time.monotonic())
+                if len(looks) == 1:
+                    Run.objects.filter(id=claim.run.id).update(state=Run.State.QUEUED)
+                    raise RuntimeError("can't start new thread")
+                start(self, claim, keeper)
+
+            monkeypatch.setattr(worker.Worker, "_start", no_thread)
+        ours = worker.Worker()
+        thread = threading.Thread(target=ours.run)
+
+        thread.start()
+        wait_until(lambda: Run.objects.get(id=run.id).state == Run.State.SUCCEEDED)
+        ours.stop()
+        thread.join(timeout=60)
+
+        assert not thread.is_alive()
+        assert set(told) == {"look_failed"}
+        assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(looks[:4]))
+
+
+class TestAWorkerThatIsAskedToStop:
+    def test_takes_no_more_and_leaves_what_outlasts_its_time_to_the_reaper(
+        self, simulator: Any, dispatch: Callable[[str], Run], work: Callable[[], list[Run]]
+    ) -> None:
+        long = dispatch("[[reply 4000 words]] Go. [[slow 0.05]]")
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "DATABASE_URL": database_url(),
+            "RENSEI_VAULT_KEYRING": str(settings.RENSEI_VAULT_KEYRING),
+            "RENSEI_ANTHROPIC_BASE_URL": settings.RENSEI_ANTHROPIC_BASE_URL,
+            "RENSEI_WORKER_THREADS": "1",
+        }
+        process = subprocess.Popen([sys.executable, "-m", "tests.dispatch.leaving_worker"], cwd=ROOT, env=environment)
+        wait_until(lambda: long.chunks.filter(kind="delta").exists())
+        waiting = dispatch("Hi.")
+
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=WAIT_SECONDS_MAX)
+
+        assert code == 0
+        long.refresh_from_db()
+        waiting.refresh_from_db()
+        assert (long.state, waiting.state) == (Run.State.RUNNING, Run.State.QUEUED)
+        let_leases_run_out()
+        reaper.reap()
+        long.refresh_from_db()
+        assert (long.state, long.error["code"]) == (Run.State.FAILED, "RUN_INTERRUPTED")
+        assert long.attempts.get().state == Attempt.State.INDETERMINATE
+        (other,) = work()
+        assert (other.id, other.state) == (waiting.id, Run.State.SUCCEEDED)
+        assert_explained(simulator)
