@@ -13,6 +13,7 @@ from rensei.core.errors import FieldError, json_pointer
 
 # https://www.rfc-editor.org/rfc/rfc8259#section-2
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+NAME_CHARACTERS_MAX = 300
 _scan_value = json.JSONDecoder().raw_decode
 
 
@@ -52,15 +53,15 @@ class Body:
         pieces.append(self._text[end:])
         return Body("".join(pieces), {**self.values, **changed})
 
-    def text_of(self, name: str) -> str:
+    def name_of(self, member: str) -> str:
         """
-        Read a member that must be a text.
+        Read a member that names something.
 
-        :raises FieldError: if it is missing or something else
+        :raises FieldError: if it is missing, or can be the name of nothing: half a character, or a page of text
         """
-        value = self.values.get(name)
-        if not isinstance(value, str) or not value:
-            raise FieldError(pointer=json_pointer(name), reason=f"`{name}` is required, and is a text.")
+        value = self.values.get(member)
+        if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
+            raise FieldError(pointer=json_pointer(member), reason=f"`{member}` is required, and is a name.")
         return value
 
     def _find_members(self) -> tuple[dict[str, tuple[int, int]], int]:

@@ -55,6 +55,7 @@ class Caller:
 
     def __init__(self, send: Send) -> None:
         self.has_begun = False
+        self._tail = b""
         self._send = send
         self._gone = False
 
@@ -69,10 +70,14 @@ class Caller:
         await self._tell({"type": "http.response.start", "status": status, "headers": headers})
 
     async def pass_on(self, chunk: bytes) -> None:
+        self._tail = (self._tail + chunk)[-2:]
         await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def break_off(self, message: str, *, code: str, request_id: str) -> None:
         """End a stream by an event that says why it does not go on."""
+        if self._tail not in {b"", b"\n\n"}:
+            # It broke off within an event, which must not swallow ours.
+            await self.pass_on(b"\n\n")
         await self.pass_on(answers.stream_error(message, code=code, request_id=request_id))
         await self.end()
 
@@ -208,8 +213,11 @@ class Call:
                 await self._say(error)
             return
         except ProviderFailure as failure:
+            error = self._fail(failure)
+            if streams and not tap.has_error:
+                await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
+                return
             # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
-            self._fail(failure)
         except asyncio.CancelledError:
             answer.close()
             raise

@@ -45,6 +45,7 @@ PREFIX = "/v1/"
 LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others.
 SETTLEMENTS_GATHER_SECONDS = 0.02
+BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -108,7 +109,7 @@ class Gateway:
             raise NotPermitted
         with self._limits.within(access):
             body = Body.read(await _read_body(headers, receive))
-            model = body.text_of("model")
+            model = body.name_of("model")
             route = await self._route(access, model)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path.endswith("count_tokens"):
@@ -252,16 +253,25 @@ def _require_method(method: str, allowed: str) -> None:
 
 
 async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
-    too_large = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
+    """
+    Read a body, announced or not. Of one that is too large some more is read and dropped, as a client that still
+    writes would miss the answer.
+
+    :raises RequestTooLarge: if it is more than any call takes
+    """
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
+    too_large = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
+    if announced.isdecimal() and int(announced) > BODY_DROPPED_MAX:
         raise too_large
-    message = await receive()
-    body = message.get("body", b"")
-    while message.get("more_body"):
+    size = 0
+    pieces: list[bytes] = []
+    message: Message = {"more_body": True}
+    while message.get("more_body") and size <= BODY_DROPPED_MAX:
         message = await receive()
-        body += message.get("body", b"")
-        if len(body) > LARGE_BODY_LIMIT:
-            raise too_large
-    return bytes(body)
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size <= LARGE_BODY_LIMIT:
+            pieces.append(piece)
+    if size > LARGE_BODY_LIMIT:
+        raise too_large
+    return b"".join(pieces)

@@ -39,7 +39,7 @@ _OF_ONE_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "trailer", "te", "set-cookie"}
 )
 # Headers that tell about the account whose key signed. Where that is the platform's, they are not the caller's.
-_OF_THE_ACCOUNT = frozenset({"anthropic-organization-id"})
+_OF_THE_ACCOUNT = frozenset({"anthropic-organization-id", "anthropic-workspace-id"})
 _URL_CHARACTERS_MAX = 300
 _CONNECTIONS_MAX = 2000
 _TENANTS_MAX = 200
@@ -150,8 +150,9 @@ class Tap:
         return self._reply.usage() if self._reply.has_usage else None
 
     @property
-    def output_seen(self) -> bool:
-        return self._reply.output_seen
+    def has_error(self) -> bool:
+        """Tell whether the provider itself said that something went wrong."""
+        return self._error is not None
 
     def answer(self, *, request_id: str) -> Answer:
         """
