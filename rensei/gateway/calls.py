@@ -95,12 +95,19 @@ class Caller:
 
 
 class LiveCall(LiveRun):
-    """A run of the gateway under way. An order to stop, from the keeper's thread, interrupts what it waits for."""
+    """
+    A run of the gateway under way. An order to stop, from the keeper's thread or by the end of its time, interrupts
+    what it waits for.
+    """
 
     def __init__(self, run: Run, *, seconds_left: float) -> None:
         super().__init__(run, seconds_left=seconds_left)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._end_of_time = self._loop.call_later(seconds_left, self.order, Stop.DEADLINE)
+
+    def close(self) -> None:
+        self._end_of_time.cancel()
 
     def order(self, reason: Stop) -> None:
         if reason is Stop.LEASE_LOST and self.seconds_left > 0:

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -161,7 +162,7 @@ class Gateway:
                 caller=caller,
                 request_id=request_id,
             )
-            with self._keeper.watching(live):
+            with self._keeper.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
         finally:
             self._live.discard(task)
