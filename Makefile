@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+CLIENTS := $(VENV)/clients
 
 .PHONY: help
 help: ## List the commands
@@ -29,6 +30,10 @@ install: $(INSTALLED) ## Make .venv with the locked dependencies
 .PHONY: test
 test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on PostgreSQL
 	@$(BIN)/python -m tests.run
+
+.PHONY: clients
+clients: $(INSTALLED_DEV) $(CLIENTS)/.installed ## Send the TypeScript SDK and Claude Code through the gateway
+	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q tests/gateway/test_other_clients.py
 
 .PHONY: chaos
 chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load for an hour or more, on both databases
@@ -90,6 +95,15 @@ $(INSTALLED): requirements.txt
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@echo "Adding the tools for tests and checks."
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements-dev.txt
+	@touch $@
+
+# Their versions are pinned in the package file. The stamp is newer than it.
+$(CLIENTS)/.installed: tests/gateway/clients/package.json tests/gateway/clients/package-lock.json
+	@command -v npm >/dev/null || { echo "This needs npm, and it is not installed." >&2; exit 1; }
+	@echo "Installing the TypeScript SDK and Claude Code from the npm registry. This happens once."
+	@mkdir -p $(CLIENTS) && cp $^ $(CLIENTS)/
+	@npm ci --silent --no-fund --no-audit --prefix $(CLIENTS) || \
+		{ echo "npm could not install them. This needs the network once; see the messages above." >&2; exit 1; }
 	@touch $@
 
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --require-hashes --no-deps

@@ -19,7 +19,7 @@ from tests.cli.terminal import Terminal
 from tests.journeys.stack import Stack, start
 
 MODEL = "claude-sonnet-5-5"
-CLAUDE = ROOT / ".venv/claude/node_modules/.bin/claude"
+CLAUDE = ROOT / ".venv/clients/node_modules/.bin/claude"
 
 
 @pytest.fixture(scope="package")
@@ -116,7 +116,7 @@ def console(machine: Terminal, simulator: Any) -> str:
 def real_claude(machine: Terminal, simulator: Any) -> str:
     """The machine with the real program, logged in. Gives the login's token."""
     if not CLAUDE.exists():
-        pytest.skip("`npm install --prefix .venv/claude @anthropic-ai/claude-code` installs the real program")
+        pytest.skip("`make clients` installs the real program")
     # https://www.npmjs.com/package/@anthropic-ai/claude-code
     (machine.programs / "claude").symlink_to(CLAUDE)
     token = logins.log_in_to_claude(machine, base_url=simulator.url)

@@ -1,0 +1,58 @@
+// The official TypeScript SDK, pointed at Rensei by nothing but an address and a token, which the environment holds.
+// It prints what came of each step, as one JSON document.
+
+import Anthropic from "@anthropic-ai/sdk";
+
+const model = process.env.MODEL;
+const hello = [{ role: "user", content: "Hello." }];
+const tool = {
+  name: "get_weather",
+  description: "Tells the weather.",
+  input_schema: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
+};
+const client = new Anthropic({ apiKey: process.env.TOKEN, baseURL: process.env.GATEWAY, maxRetries: 0 });
+const bearer = new Anthropic({ apiKey: null, authToken: process.env.TOKEN, baseURL: process.env.GATEWAY });
+const found = {};
+
+const plain = await bearer.messages.create({ model, max_tokens: 300, messages: hello });
+found.plain = { model: plain.model, text: plain.content.at(-1).text, stop: plain.stop_reason };
+
+const stream = client.messages.stream({
+  model,
+  max_tokens: 300,
+  messages: [{ role: "user", content: "[[reply 60 words]]" }],
+});
+let pieces = 0;
+stream.on("text", () => (pieces += 1));
+const streamed = await stream.finalMessage();
+found.stream = { pieces, words: streamed.content.at(-1).text.split(" ").length };
+
+const called = await client.messages.create({
+  model,
+  max_tokens: 300,
+  tools: [tool],
+  messages: [{ role: "user", content: "[[use get_weather]]" }],
+});
+found.tools = called.content.find((block) => block.type === "tool_use");
+
+const counted = await client.messages.countTokens({ model, messages: hello });
+found.counted = counted.input_tokens - plain.usage.input_tokens;
+
+found.models = [];
+for await (const each of client.models.list({ limit: 3 })) found.models.push(each.id);
+
+found.errors = {};
+for (const [name, ask] of Object.entries({
+  rateLimit: () => client.messages.create({ model, max_tokens: 9, messages: [{ role: "user", content: "[[fault:429]]" }] }),
+  overloaded: () => client.messages.create({ model, max_tokens: 9, messages: [{ role: "user", content: "[[fault:529]]" }] }),
+  notFound: () => client.messages.create({ model: "prof_nothing", max_tokens: 9, messages: hello }),
+  nobody: () => new Anthropic({ apiKey: "nobody", baseURL: process.env.GATEWAY }).messages.create({ model, max_tokens: 9, messages: hello }),
+})) {
+  try {
+    await ask();
+  } catch (error) {
+    found.errors[name] = `${error.constructor.name} ${error.status}`;
+  }
+}
+
+console.log(JSON.stringify(found));

@@ -1,0 +1,178 @@
+"""A running gateway, the wire to its provider, and clients that know nothing of either."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import anthropic
+import pytest
+
+from billing.models import Entitlement
+from integrations import platform_keys
+from integrations import services as integrations
+from integrations.models import Integration, PlatformKey
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.secret import Secret
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, User
+from tests.gateway import server as servers
+from tests.gateway.line import MODEL, Answer, exchange, settled
+from tests.gateway.server import Server
+from tests.gateway.wire import Wire, stretch
+
+
+@pytest.fixture(scope="package")
+def wire_for_all(simulator_process: Any) -> Iterator[Wire]:
+    with stretch(simulator_process.url) as wire:
+        yield wire
+
+
+@pytest.fixture(scope="package")
+def server_for_all(
+    django_db_setup: None, wire_for_all: Wire, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with servers.start(folder=tmp_path_factory.mktemp("gateway"), upstream=wire_for_all.url) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _vault(settings: Any, server_for_all: Server) -> None:
+    """What a test arranges is sealed with the keys of the running server."""
+    settings.RENSEI_VAULT_KEYRING = server_for_all.folder / "keyring.json"
+    settings.DATA_DIR = server_for_all.folder
+
+
+@pytest.fixture
+def wire(wire_for_all: Wire, simulator: Any) -> Wire:
+    wire_for_all.passed.clear()
+    return wire_for_all
+
+
+@pytest.fixture
+def server(transactional_db: None, server_for_all: Server, wire: Wire, catalog: None) -> Iterator[Server]:
+    """The running server, with an empty database but for the catalog. No call outlives its test."""
+    yield server_for_all
+    settled()
+
+
+@pytest.fixture
+def start_server(
+    transactional_db: None, server_for_all: Server, wire: Wire, catalog: None
+) -> Iterator[Callable[..., Server]]:
+    """Start another server, set as a test needs it."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Server:
+            options.setdefault("upstream", wire.url)
+            return stack.enter_context(servers.start(folder=server_for_all.folder, **options))
+
+        yield start
+
+
+@pytest.fixture
+def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
+    return access_of(ada)
+
+
+@pytest.fixture
+def connect(ada_access: Access, make_key: Callable[..., str], simulator: Any) -> Callable[..., Integration]:
+    """Connect a key of Acme's. A word in it asks the simulator for a fault."""
+
+    def connect_key(word: str = "", **fields: Any) -> Integration:
+        name = fields.pop("name", word or "Main")
+        key = Secret(make_key(word))
+        return integrations.add_integration(ada_access, provider="claude", api_key=key, name=name, **fields)
+
+    return connect_key
+
+
+@pytest.fixture
+def make_profile(ada_access: Access) -> Callable[..., ModelProfile]:
+    def make(**fields: Any) -> ModelProfile:
+        defaults = {"name": "deep", "provider": "claude", "model_id": MODEL, "auth_modes": ["byok"]}
+        return profiles.create_profile(ada_access, **{**defaults, **fields})
+
+    return make
+
+
+@pytest.fixture
+def add_key(make_key: Callable[..., str], db: None) -> Callable[..., PlatformKey]:
+    """Put a key of the platform's into a pool. One with a word, which fails, is all but certain to be chosen first."""
+
+    def add(pool: str, word: str = "", **fields: Any) -> PlatformKey:
+        return platform_keys.add_platform_key(
+            actor=None,
+            provider="claude",
+            pool=pool,
+            name=word or "good",
+            api_key=Secret(make_key(word)),
+            model_ids=[MODEL] if pool == "shared" else [],
+            max_tokens_cap=fields.pop("max_tokens_cap", 2000 if pool == "shared" else None),
+            weight=30_000 if word else 1,
+            **fields,
+        )
+
+    return add
+
+
+@pytest.fixture
+def byok(connect: Callable[..., Integration], make_profile: Callable[..., ModelProfile]) -> ModelProfile:
+    """Acme's own key signs."""
+    connect()
+    return make_profile(is_default=True)
+
+
+@pytest.fixture
+def metered(ada_access: Access, add_key: Callable[..., PlatformKey], make_profile: Any) -> ModelProfile:
+    """A key of the platform signs, and Acme is billed."""
+    add_key("metered")
+    Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+    profile: ModelProfile = make_profile(auth_modes=["metered"], is_default=True)
+    return profile
+
+
+@pytest.fixture
+def shared(ada_access: Access, add_key: Callable[..., PlatformKey], make_profile: Any) -> ModelProfile:
+    """A key of the platform signs and the platform pays, for twenty runs a day."""
+    add_key("shared")
+    Entitlement.objects.filter(org=ada_access.org).update(shared_runs_per_day=20)
+    profile: ModelProfile = make_profile(auth_modes=["shared"], is_default=True)
+    return profile
+
+
+@pytest.fixture
+def make_token(ada_access: Access) -> Callable[..., str]:
+    def make(access: Access = ada_access, **options: Any) -> str:
+        _, secret = orgs.create_token(access, name="program", **options)
+        return secret.reveal()
+
+    return make
+
+
+@pytest.fixture
+def token(make_token: Callable[..., str]) -> str:
+    return make_token()
+
+
+@pytest.fixture
+def client(server: Server, token: str) -> anthropic.Anthropic:
+    """The official SDK, which is told the address and the token and nothing else."""
+    return anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=0)
+
+
+@pytest.fixture
+def ask(server: Server, token: str) -> Callable[..., Answer]:
+    """Send bytes, and read the answer as it is on the line."""
+
+    def send(
+        body: Any = None, *, path: str = "/v1/messages", method: str = "POST", to: Server = server, **headers: str
+    ) -> Answer:
+        return exchange(to, body, path=path, method=method, headers={"x-api-key": token, **_named(headers)})
+
+    return send
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}

@@ -1,0 +1,70 @@
+"""A body keeps its text, and what has to change is changed at its place."""
+
+from typing import Any
+
+import pytest
+
+from rensei.core.errors import FieldError
+from rensei.gateway.body import Body
+
+
+class TestWithValues:
+    @pytest.mark.parametrize(
+        ("raw", "changed", "expected"),
+        [
+            (b'{"model":"a", "x" : 1.0}', {"model": "b"}, b'{"model":"b", "x" : 1.0}'),
+            (b' { "x" : [1,2] , "model" : "a" } \n', {"model": "b"}, b' { "x" : [1,2] , "model" : "b" } \n'),
+            (b'{"a":1,"b":2}', {"b": 3, "a": 4}, b'{"a":4,"b":3}'),
+            (b'{"a":1 }', {"b": {"c": "ü"}}, b'{"a":1, "b": {"c": "\\u00fc"} }'),
+            (b"{}", {"a": 1, "b": 2}, b'{"a": 1, "b": 2}'),
+            ('{"é":"ü😀","a":1}'.encode(), {"a": 2}, '{"é":"ü😀","a":2}'.encode()),
+        ],
+        ids=["first", "spaces", "order", "added", "empty", "wide"],
+    )
+    def test_changes_nothing_else(self, raw: bytes, changed: dict[str, Any], expected: bytes) -> None:
+        assert Body.read(raw).with_values(**changed).raw == expected
+
+    def test_reads_what_it_wrote(self) -> None:
+        body = Body.read(b'{"model": "a"}').with_values(model="b", added=[1])
+
+        assert body.values == {"model": "b", "added": [1]}
+
+
+class TestNameOf:
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"{}",
+            b'{"model": 5}',
+            b'{"model": ""}',
+            b'{"model": "\\ud800"}',
+            b'{"model": "a\\u0000"}',
+            b'{"model": "%s"}' % (b"x" * 301),
+        ],
+        ids=["missing", "number", "empty", "half", "nul", "long"],
+    )
+    def test_refuses_what_can_be_the_name_of_nothing(self, raw: bytes) -> None:
+        with pytest.raises(FieldError):
+            Body.read(raw).name_of("model")
+
+
+class TestABody:
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"",
+            b"[]",
+            b'{"a": 1',
+            b'{"a": 1} x',
+            b'{"a": 1, "a": 2}',
+            b'{"a" 1}',
+            b'{"a": 1,}',
+            b"\xff{}",
+            b"{a: 1}",
+            b'{"a": %s1%s}' % (b"[" * 100000, b"]" * 100000),
+        ],
+        ids=["empty", "array", "cut", "more", "twice", "colon", "comma", "bytes", "bare", "deep"],
+    )
+    def test_that_is_no_json_object_is_refused(self, raw: bytes) -> None:
+        with pytest.raises(FieldError):
+            Body.read(raw)

@@ -1,0 +1,72 @@
+"""How often, and how many at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anthropic
+import pytest
+
+from rensei.dispatch.models import Run
+from rensei.orgs.models import User
+from tests.gateway.line import MODEL, Answer, exchange, message, settled
+from tests.gateway.server import Server
+from tests.gateway.wire import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def call(server: Server, token: str, text: str = "Hello.", **fields: Any) -> Answer:
+    body = message(text, **fields)
+    return exchange(server, body, path="/v1/messages", method="POST", headers={"x-api-key": token})
+
+
+class TestRates:
+    def test_hold_for_each_token(self, start_server: Any, byok: Any, make_token: Any) -> None:
+        server = start_server(RENSEI_GATEWAY_RATE_TOKEN="3/hour")
+        first, second = make_token(), make_token()
+
+        answers = [call(server, first) for _ in range(5)]
+
+        assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+        assert answers[-1].code == "RATE_LIMITED"
+        assert answers[-1].json()["error"]["type"] == "rate_limit_error"
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 3600
+        assert call(server, second).status == 200
+
+    def test_hold_for_each_organization(
+        self, start_server: Any, byok: Any, make_token: Any, eve: User, access_of: Any
+    ) -> None:
+        server = start_server(RENSEI_GATEWAY_RATE_ORG="3/hour")
+        tokens = [make_token() for _ in range(4)]
+
+        assert [call(server, token).status for token in tokens] == [200, 200, 200, 429]
+        assert call(server, make_token(access_of(eve, "evil"))).status != 429
+
+    def test_are_raised_as_a_rate_limit_error(self, start_server: Any, byok: Any, token: str) -> None:
+        server = start_server(RENSEI_GATEWAY_RATE_TOKEN="1/hour")
+        client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=0)
+        asked: Any = {"model": MODEL, "max_tokens": 100, "messages": message()["messages"]}
+        client.messages.create(**asked)
+
+        with pytest.raises(anthropic.RateLimitError) as caught:
+            client.messages.create(**asked)
+
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+class TestCallsAtOnce:
+    def test_are_limited_for_each_organization_and_free_when_they_have_ended(
+        self, start_server: Any, byok: Any, token: str, simulator: Any
+    ) -> None:
+        server = start_server(RENSEI_GATEWAY_CALLS_AT_ONCE="2")
+        with ThreadPoolExecutor(2) as pool:
+            slow = [pool.submit(call, server, token, f"[[slow 3]] {number}") for number in range(2)]
+            wait_until(lambda: Run.objects.filter(state=Run.State.RUNNING).count() == 2, what="both calls")
+            refused = call(server, token)
+            answers = [each.result() for each in slow]
+
+        assert (refused.status, refused.code) == (429, "RATE_LIMITED")
+        assert refused.headers["retry-after"] == "1"
+        assert [answer.status for answer in answers] == [200, 200]
+        assert call(server, token).status == 200
+        settled()

@@ -1,0 +1,188 @@
+"""Who signs and who pays: quota, budget, pools and prices hold at the gateway as they do in the queue."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from billing.models import BudgetHold, CostEvent, Entitlement, Hold, SharedUsage
+from integrations.models import PlatformKey
+from rensei.dispatch.models import Attempt, Run
+from rensei.orgs.models import Org
+from tests.dispatch.reconcile import assert_explained
+from tests.gateway.line import message, settled
+from tests.gateway.wire import Wire, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CENT = 10**10
+
+
+class TestMetered:
+    def test_bills_the_organization(self, ask: Any, metered: Any, simulator: Any) -> None:
+        answer = ask(message())
+
+        settled()
+        line = CostEvent.objects.get()
+        assert answer.headers["x-rensei-auth-mode"] == "metered"
+        assert (line.payer, line.billed) == ("organization-via-rensei", True)
+        assert line.amount_picodollars
+        assert_explained(simulator)
+
+    def test_holds_the_most_that_a_call_may_cost_and_releases_it(self, ask: Any, metered: Any, acme: Org) -> None:
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=100 * CENT)
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(ask, message("[[reply 30 words]] [[slow 0.3]]", stream=True))
+            wait_until(lambda: BudgetHold.objects.exists(), what="the hold")
+            held = BudgetHold.objects.get().picodollars
+            calling.result()
+
+        settled()
+        line = CostEvent.objects.get()
+        assert held > (line.amount_picodollars or 0) > 0
+        assert not BudgetHold.objects.exists()
+
+    def test_refuses_what_does_not_fit_into_the_budget_before_any_call(
+        self, ask: Any, metered: Any, acme: Org, wire: Wire
+    ) -> None:
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=1000)
+
+        answer = ask(message())
+
+        assert (answer.status, answer.code) == (402, "METERED_BUDGET_EXCEEDED")
+        assert answer.headers["x-should-retry"] == "false"
+        assert wire.messages() == []
+        assert not Attempt.objects.exists()
+
+    def test_never_spends_more_than_the_budget_in_parallel(
+        self, ask: Any, metered: Any, acme: Org, simulator: Any
+    ) -> None:
+        ask(message())
+        settled()
+        most = CostEvent.objects.get().amount_picodollars or 0
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=most + 6 * CENT)
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: ask(message()), range(24)))
+
+        settled()
+        assert {answer.status for answer in answers} == {200, 402}
+        assert sum(line.amount_picodollars or 0 for line in CostEvent.objects.all()) <= most + 6 * CENT
+        assert_explained(simulator)
+
+    def test_refuses_who_is_not_entitled(self, ask: Any, metered: Any, acme: Org) -> None:
+        Entitlement.objects.filter(org=acme).update(metered_enabled=False)
+
+        assert ask(message()).code == "METERED_NOT_ENTITLED"
+
+
+class TestShared:
+    def test_costs_the_organization_nothing(self, ask: Any, shared: Any, simulator: Any) -> None:
+        answer = ask(message())
+
+        settled()
+        line = CostEvent.objects.get()
+        assert answer.headers["x-rensei-auth-mode"] == "shared"
+        assert (line.payer, line.billed) == ("platform", False)
+        assert_explained(simulator)
+
+    def test_gives_exactly_the_days_runs_to_fifty_calls_at_once(
+        self, ask: Any, shared: Any, acme: Org, simulator: Any
+    ) -> None:
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda _: ask(message()), range(50)))
+
+        settled()
+        refused = [answer for answer in answers if answer.status != 200]
+        assert len(answers) - len(refused) == 20
+        assert {(answer.status, answer.code) for answer in refused} == {(429, "SHARED_QUOTA_EXCEEDED")}
+        assert {answer.headers["x-should-retry"] for answer in refused} == {"false"}
+        assert [(usage.used, usage.held) for usage in SharedUsage.objects.all()] == [(20, 0)]
+        assert not Hold.objects.exists()
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"container": "container_1"},
+            {"mcp_servers": [{"type": "url", "name": "x", "url": "https://example.com"}]},
+            {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
+            {"tools": [{"type": "made_up_20990101", "name": "made_up"}]},
+        ],
+        ids=["container", "mcp", "code", "unknown"],
+    )
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_refuse_what_has_no_price(
+        self, ask: Any, request: Any, wire: Wire, mode: str, asked: dict[str, Any]
+    ) -> None:
+        request.getfixturevalue(mode)
+
+        answer = ask(message(**asked))
+
+        assert (answer.status, answer.code) == (409, "MODEL_UNPRICED")
+        assert wire.messages() == []
+
+
+class TestByok:
+    def test_passes_on_what_has_no_price(self, ask: Any, byok: Any, wire: Wire, simulator: Any) -> None:
+        answer = ask(message(tools=[{"type": "made_up_20990101", "name": "made_up"}]))
+        simulator.reset()
+
+        # The simulator, as the provider, refuses it; that is the provider's to do.
+        assert "code" not in answer.json().get("error", {})
+        assert len(wire.messages()) == 1
+
+
+class TestAPool:
+    @pytest.mark.parametrize("word", ["revoked", "ratelimited", "nocredit"])
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+    def test_goes_on_with_its_next_key_each_try_its_own_attempt(
+        self, ask: Any, metered: Any, add_key: Any, simulator: Any, word: str, stream: bool
+    ) -> None:
+        good = PlatformKey.objects.get()
+        bad = add_key("metered", word)
+
+        answer = ask(message(stream=stream))
+
+        settled()
+        assert answer.status == 200, answer.body
+        run = Run.objects.get()
+        attempts = run.attempts.order_by("number")
+        assert [attempt.credential_id for attempt in attempts] == [bad.id, good.id]
+        bad.refresh_from_db()
+        assert bad.health != PlatformKey.Health.HEALTHY
+        assert answer.headers["x-rensei-run-id"] == run.id
+        assert_explained(simulator)
+
+    def test_without_a_good_key_answers_with_our_error_and_not_the_providers(
+        self, ask: Any, metered: Any, add_key: Any, simulator: Any
+    ) -> None:
+        PlatformKey.objects.all().delete()
+        add_key("metered", "revoked")
+
+        first, second = ask(message()), ask(message())
+
+        settled()
+        for answer in (first, second):
+            assert (answer.status, answer.code) == (503, "METERED_KEY_NOT_CONFIGURED")
+            assert b"x-api-key" not in answer.body
+        assert Run.objects.get(id=first.headers["x-rensei-run-id"]).state == Run.State.FAILED
+        assert_explained(simulator)
+
+    def test_passes_on_what_is_about_the_request(self, ask: Any, metered: Any, wire: Wire) -> None:
+        answer = ask(message("[[fault:529]]"))
+
+        assert answer.status == 529
+        assert answer.body == bytes(wire.messages()[0].answer)
+        assert len(wire.messages()) == 1
+
+
+class TestCountTokens:
+    def test_is_signed_by_the_pools_key_and_costs_nothing(self, ask: Any, shared: Any, wire: Wire, acme: Org) -> None:
+        body = {"model": "prof_deep", "messages": message()["messages"]}
+
+        answer = ask(body, path="/v1/messages/count_tokens")
+
+        assert answer.json()["input_tokens"] > 0
+        assert not Run.objects.exists()
+        assert not SharedUsage.objects.exclude(used=0, held=0).exists()

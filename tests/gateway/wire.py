@@ -1,0 +1,156 @@
+"""
+A wire with a tap between the gateway and its provider: what went over it, byte for byte, in both directions.
+
+It passes everything on to the simulator and changes nothing. Where a test needs a provider that the simulator cannot
+be, such as one that sends a hundred megabytes, the prompt asks for it with `[[wire:…]]`.
+"""
+
+import hashlib
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+FLOOD_MEGABYTES = 64
+_MEGABYTE = 1024 * 1024
+
+
+@dataclass(kw_only=True)
+class Passed:
+    """One request and its answer. Header names are in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    status: int = 0
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    answer: bytearray = field(default_factory=bytearray)
+    is_whole: bool = False
+
+    @property
+    def answer_sha256(self) -> str:
+        return hashlib.sha256(self.answer).hexdigest()
+
+
+@dataclass(kw_only=True)
+class Wire:
+    """A running wire. `passed` is what went over it, the oldest first."""
+
+    url: str
+    upstream: str
+    passed: list[Passed] = field(default_factory=list)
+
+    def messages(self) -> list[Passed]:
+        return [each for each in self.passed if each.target.partition("?")[0] == "/v1/messages"]
+
+
+@contextmanager
+def stretch(upstream: str) -> Iterator[Wire]:
+    """Lay a wire to an upstream."""
+    wire = Wire(url="", upstream=upstream)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            _pass(self, wire)
+
+        do_GET = do_POST  # noqa: N815 - the base class names it
+
+        def log_message(self, *arguments: Any) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing: a client that hangs up is part of many tests."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    wire.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield wire
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _pass(handler: BaseHTTPRequestHandler, wire: Wire) -> None:
+    headers = {name.lower(): value for name, value in handler.headers.items()}
+    body = handler.rfile.read(int(headers.get("content-length", 0)))
+    passed = Passed(method=handler.command, target=handler.path, headers=headers, body=body)
+    wire.passed.append(passed)
+    if b"[[wire:flood]]" in body:
+        _flood(handler, passed)
+        return
+    connection = http.client.HTTPConnection(urlsplit(wire.upstream).netloc, timeout=120)
+    try:
+        connection.request(handler.command, handler.path, body, headers)
+        answer = connection.getresponse()
+        passed.status = answer.status
+        passed.answer_headers = {name.lower(): value for name, value in answer.getheaders()}
+        handler.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() != "transfer-encoding":
+                handler.send_header(name, value)
+        chunked = "content-length" not in passed.answer_headers
+        if chunked:
+            handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        while piece := answer.read1(65536):
+            passed.answer += piece
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            handler.wfile.flush()
+        if chunked:
+            handler.wfile.write(b"0\r\n\r\n")
+        passed.is_whole = True
+    except (OSError, http.client.HTTPException):
+        # What breaks on one side breaks on the other.
+        handler.close_connection = True
+    finally:
+        connection.close()
+
+
+def _flood(handler: BaseHTTPRequestHandler, passed: Passed) -> None:
+    """Send a whole answer in events of a megabyte, as fast as it is taken."""
+    passed.status = 200
+    handler.send_response_only(200)
+    handler.send_header("content-type", "text/event-stream")
+    handler.send_header("transfer-encoding", "chunked")
+    handler.end_headers()
+    usage = '{"input_tokens": 7, "output_tokens": %d}'
+    start = '{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}'
+    events = [
+        f'event: message_start\ndata: {{"type": "message_start", "message": {{"usage": {usage % 1}}}}}\n\n',
+        f"event: content_block_start\ndata: {start}\n\n",
+    ]
+    delta = '{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "%s"}}'
+    events += [f"event: content_block_delta\ndata: {delta % ('x' * _MEGABYTE)}\n\n"] * FLOOD_MEGABYTES
+    events += [
+        f'event: message_delta\ndata: {{"type": "message_delta", "delta": {{}}, "usage": {usage % 99}}}\n\n',
+        'event: message_stop\ndata: {"type": "message_stop"}\n\n',
+    ]
+    for event in events:
+        piece = event.encode()
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        passed.answer += b"." if len(piece) > _MEGABYTE else piece
+    handler.wfile.write(b"0\r\n\r\n")
+    passed.is_whole = True
+
+
+def wait_until(condition: Any, *, seconds: float = 30, what: str = "it") -> None:
+    """:raises AssertionError: if it does not come true in time"""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds:.0f} s"
+        time.sleep(0.02)

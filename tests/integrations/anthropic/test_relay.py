@@ -1,0 +1,101 @@
+"""Whose headers go where, and what an answer that goes by tells of itself."""
+
+import json
+from typing import Any
+
+import pytest
+
+from integrations.providers.anthropic.relay import Tap, outgoing_headers
+from integrations.providers.base import ProviderFailure
+
+USAGE = {"input_tokens": 11, "output_tokens": 1}
+EVENTS: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {"usage": USAGE}},
+    {"type": "ping"},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word " * 40}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 40}},
+    {"type": "message_stop"},
+]
+
+
+def stream(events: list[dict[str, Any]]) -> bytes:
+    return b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events)
+
+
+class TestOutgoingHeaders:
+    def test_are_the_dialects_alone(self) -> None:
+        given = {
+            "anthropic-version": "2023-06-01",
+            "anthropic-beta": "a,b",
+            "anthropic-workspace-id": "wrkspc_1",
+            "content-type": "application/json",
+            "user-agent": "x",
+            "x-api-key": "k",
+            "authorization": "Bearer k",
+            "cookie": "c",
+            "proxy-authorization": "p",
+            "x-forwarded-for": "1.2.3.4",
+            "x-rensei-attempt": "att_forged",
+            "host": "h",
+            "content-length": "3",
+        }
+
+        assert set(outgoing_headers(given)) == {"anthropic-version", "anthropic-beta", "content-type", "user-agent"}
+
+
+class TestATap:
+    @pytest.mark.parametrize("size", [1, 7, 1000, 10**6], ids=str)
+    def test_counts_a_stream_in_pieces_of_any_size(self, size: int) -> None:
+        tap, whole = Tap(input_tokens_about=5, streams=True), stream(EVENTS)
+
+        for at in range(0, len(whole), size):
+            tap.take(whole[at : at + size])
+        answer = tap.answer(request_id="req_1")
+
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 40)
+        assert not answer.usage_estimated
+        assert (answer.text, answer.content) == ("", [])
+
+    def test_counts_a_whole_answer(self) -> None:
+        tap = Tap(input_tokens_about=5, streams=False)
+        usage = {"input_tokens": 11, "output_tokens": 40}
+        tap.take(json.dumps({"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage}).encode())
+
+        answer = tap.answer(request_id="req_1")
+
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 40)
+
+    def test_estimates_a_stream_that_broke_off_from_what_went_by(self) -> None:
+        tap = Tap(input_tokens_about=5, streams=True)
+        tap.take(stream(EVENTS[:4]))
+
+        with pytest.raises(ProviderFailure) as caught:
+            tap.answer(request_id="req_1")
+
+        assert caught.value.code == "PROVIDER_STREAM_BROKEN"
+        assert caught.value.maybe_billed
+        assert not tap.has_error
+        assert caught.value.usage is not None
+        assert caught.value.usage.input_tokens == 11
+        assert caught.value.usage.output_tokens > 30
+
+    def test_raises_the_providers_own_error(self) -> None:
+        tap = Tap(input_tokens_about=5, streams=True)
+        error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+        tap.take(stream([*EVENTS[:4], error]))
+
+        with pytest.raises(ProviderFailure) as caught:
+            tap.answer(request_id="req_1")
+
+        assert caught.value.code == "PROVIDER_OVERLOADED"
+        assert tap.has_error
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"<html>", b'{"type": "error"}'], ids=repr)
+    def test_takes_what_is_no_message_for_broken(self, body: bytes) -> None:
+        tap = Tap(input_tokens_about=5, streams=False)
+        tap.take(body)
+
+        with pytest.raises(ProviderFailure):
+            tap.answer(request_id="")
