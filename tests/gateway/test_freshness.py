@@ -62,6 +62,8 @@ class Caller:
         answer = line.getresponse()
         answer.read()
         if answer.status != 200:
+            # The server hangs up on who is refused before the body was read.
+            line.close()
             return None
         return self._wire.passed[-1].headers["authorization"]
 
