@@ -134,8 +134,7 @@ class TestANewcomer:
         person.reads_the_answer()
         first = person.cost()
         expect(person.section("Usage and cost").get_by_role("row", name="Cache write")).to_be_visible()
-        person.follow("Run again")
-        person.click("Dispatch")
+        person.click("Run again")
         person.reads_the_answer()
 
         expect(person.section("Usage and cost").get_by_role("row", name="Cache read")).to_be_visible()
