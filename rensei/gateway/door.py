@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others.
 SETTLEMENTS_GATHER_SECONDS = 0.02
 BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
+DROP_SECONDS_MAX = 10
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -75,9 +76,11 @@ class Gateway:
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, whatever it is."""
         caller, request_id = Caller(send), new_id("req")
+        upload = _Upload(receive)
         try:
-            await self._answer(scope, receive, caller, request_id)
+            await self._answer(scope, upload, caller, request_id)
         except RenseiError as refusal:
+            await upload.drop_rest()
             await caller.answer(*answers.refusal_answer(refusal, request_id=request_id))
         except Exception:
             logger.exception("gateway_failed", request_id=request_id)
@@ -253,26 +256,41 @@ def _require_method(method: str, allowed: str) -> None:
         raise MethodNotAllowed
 
 
-async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """
-    Read a body, announced or not. Of one that is too large some more is read and dropped, as a client that still
-    writes would miss the answer.
+class _Upload:
+    """What a caller sends. Of a body that nobody reads the rest is dropped: who still sends would miss the answer."""
 
-    :raises RequestTooLarge: if it is more than any call takes
-    """
-    announced = headers.get("content-length", "")
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._size = 0
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body")
+        return message
+
+    async def drop_rest(self) -> None:
+        """Read on for a while. Whoever sends more than that is hung up on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_SECONDS_MAX):
+                while not self._is_whole and self._size <= BODY_DROPPED_MAX:
+                    await self()
+
+
+async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
+    """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
     too_large = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
-    if announced.isdecimal() and int(announced) > BODY_DROPPED_MAX:
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
         raise too_large
     size = 0
     pieces: list[bytes] = []
     message: Message = {"more_body": True}
-    while message.get("more_body") and size <= BODY_DROPPED_MAX:
+    while message.get("more_body"):
         message = await receive()
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size <= LARGE_BODY_LIMIT:
-            pieces.append(piece)
-    if size > LARGE_BODY_LIMIT:
-        raise too_large
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > LARGE_BODY_LIMIT:
+            raise too_large
     return b"".join(pieces)

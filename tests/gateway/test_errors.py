@@ -161,6 +161,12 @@ class TestOurRefusals:
         assert (answer.status, answer.json()["error"]["type"]) == (413, "request_too_large")
         assert wire.messages() == []
 
+    @pytest.mark.parametrize("to", ["/v1/messages", "/v1/files"])
+    def test_reach_who_is_still_sending_a_large_body(self, ask: Any, byok: Any, to: str) -> None:
+        answer = ask(b"x" * (10 * 1024 * 1024), path=to, x_api_key="rsk_live_nobody")
+
+        assert answer.status == 401
+
     def test_that_a_retry_would_meet_again_are_not_retried(self, server: Any, token: str, make_profile: Any) -> None:
         make_profile(is_default=True)
         client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=3)
