@@ -96,7 +96,9 @@ class TestClaudeCode:
         settled()
         simulator.reset()
         assert f"answering as {OLDER_MODEL}" in printed
-        call = next(passed for passed in wire.messages() if OLDER_MODEL.encode() in passed.body and passed.status == 200)
+        call = next(
+            passed for passed in wire.messages() if OLDER_MODEL.encode() in passed.body and passed.status == 200
+        )
         assert token not in str([(passed.headers, passed.body) for passed in wire.passed])
         assert "claude-cli" in call.headers["user-agent"]
         answered = Run.objects.filter(state=Run.State.SUCCEEDED)
