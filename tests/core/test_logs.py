@@ -118,7 +118,7 @@ class TestShortRefusals:
 
     def test_leave_the_traceback_of_a_bug(self, stream):
         try:
-            raise ValueError
+            int("not a number")
         except ValueError:
             logging.getLogger("django.request").exception("Internal Server Error", extra={"status_code": 500})
 
