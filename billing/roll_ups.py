@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
-from django.db.models import F
+from django.db import connection
 
 from billing.models import COUNT_COLUMNS, CostEvent, UsageDaily
 
@@ -49,7 +49,21 @@ def _counts(line: CostEvent) -> dict[str, int]:
 
 
 def _add(*, key: dict[str, Any], sums: dict[str, int]) -> None:
-    changes = {name: F(name) + count for name, count in sums.items()}
-    if not UsageDaily.objects.filter(**key).update(**changes):
-        UsageDaily.objects.bulk_create([UsageDaily(**key)], ignore_conflicts=True)
-        UsageDaily.objects.filter(**key).update(**changes)
+    """Add to a day's sums, in one statement that both databases have. Written once, since it is run for every call."""
+    with connection.cursor() as cursor:
+        cursor.execute(_UPSERT, [*({**key, "day": key["day"].isoformat()}.values()), *sums.values()])
+
+
+def _upsert() -> str:
+    table = connection.ops.quote_name(UsageDaily._meta.db_table)  # noqa: SLF001 - Django's way to a model's table
+    columns = ", ".join([*KEY, *SUMS])
+    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    places = ", ".join(["%s"] * (len(KEY) + len(SUMS)))
+    # Only names of the model's own are put into the text.
+    return (
+        f"INSERT INTO {table} ({columns}) VALUES ({places}) "  # noqa: S608
+        f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {added}"
+    )
+
+
+_UPSERT = _upsert()

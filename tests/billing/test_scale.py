@@ -57,6 +57,8 @@ def get(
     fill_ledger(acme, lines=LINES, until=now)
     fill_ledger(Org.objects.get(slug="evil"), lines=LINES, until=now)
     api, page = api_as(ada), page_as(ada)
+    # The first page of a session writes down which device it is.
+    page.get("/account")
     words = {"today": now.date(), "month_ago": (now - timedelta(days=30)).date(), "month": f"{now:%Y-%m}"}
 
     def read(address: str) -> None:
