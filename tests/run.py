@@ -32,7 +32,7 @@ def main() -> int:
 def _run_suite(database: str, url: str, arguments: list[str]) -> int:
     print(f"\nThe tests on {database}", flush=True)
     began = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-rs", "-n", "2", *arguments]
+    command = [sys.executable, "-m", "pytest", "-rs", "-n", "2", "--durations=20", *arguments]
     # RENSEI_DATA_DIR belongs to an installation, and the tests must never touch one.
     environment = {name: value for name, value in os.environ.items() if name != "RENSEI_DATA_DIR"}
     code = subprocess.run(command, env={**environment, "DATABASE_URL": url}, check=False).returncode
