@@ -11,6 +11,8 @@ from rensei.dispatch.models import Run
 from rensei.orgs.models import ApiToken
 from tests import servers
 
+pytestmark = pytest.mark.outside
+
 TABLES = ("project", "catalog", "integration", "profile", "run", "workflow", "token", "host", "pool")
 
 

@@ -15,6 +15,8 @@ from tests.cli.waiting import end, wait_for
 from tests.dispatch.test_celery import ringing_through
 from tests.journeys.stack import start
 
+pytestmark = pytest.mark.outside
+
 # Processes that are traced, and a server of their own, take their time on a busy machine.
 SECONDS_MAX = 600
 CONSOLE_LOGIN = ".config/anthropic/credentials/"

@@ -8,6 +8,8 @@ from rensei.cli import docs
 from rensei.workflows.models import WorkflowRun
 from tests.architecture.rooms import ROOT
 
+pytestmark = pytest.mark.outside
+
 CREATE_PROFILE = """\
 rensei profile create \\
   --name "anthropic-deep-reasoning" \\

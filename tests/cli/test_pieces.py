@@ -10,6 +10,8 @@ from rensei.cli.machine.runners import CallFailed
 from rensei.cli.output import clean, show
 from rensei.cli.session import check_url
 
+pytestmark = pytest.mark.outside
+
 
 class TestReadEvents:
     def test_puts_lines_together_and_skips_comments(self):

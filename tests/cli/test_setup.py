@@ -11,6 +11,8 @@ from django.core.cache import cache
 
 from rensei.orgs.models import Host
 
+pytestmark = pytest.mark.outside
+
 SECONDS_MAX = 60
 
 

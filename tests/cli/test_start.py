@@ -9,6 +9,8 @@ import pytest
 from rensei.cli import install
 from tests.architecture.rooms import ROOT
 
+pytestmark = pytest.mark.outside
+
 TIMES = 5
 # The library that reads the command line is loaded in any case, and all the rest may take a few times as long: that is
 # less than 300 ms on a machine of today that is idle. Times are a processor's, and each is the best of a few, so that a

@@ -8,6 +8,8 @@ import pytest
 
 from rensei.orgs.models import Host
 
+pytestmark = pytest.mark.outside
+
 KEYRING = "tests.cli.file_keyring.FileKeyring"
 NULL = "keyring.backends.null.Keyring"
 

@@ -15,7 +15,7 @@ from tests.gateway.line import MODEL, settled
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.outside, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
 INSTALLED = ROOT / ".venv/clients"
 PATIENCE_SECONDS = 240

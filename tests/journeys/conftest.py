@@ -83,7 +83,12 @@ def person(open_browser: Callable[..., Person]) -> Person:
     return open_browser()
 
 
-@pytest.fixture(params=[Person, KeyboardPerson], ids=["mouse", "keyboard"])
+@pytest.fixture(
+    params=[
+        pytest.param(Person, id="mouse"),
+        pytest.param(KeyboardPerson, id="keyboard", marks=pytest.mark.outside),
+    ]
+)
 def anybody(request: pytest.FixtureRequest, open_browser: Callable[..., Person]) -> Person:
     """A person with a mouse, and then one without."""
     return open_browser(kind=request.param)

@@ -22,7 +22,12 @@ from rensei.workflows import services as workflows
 from tests.architecture import routes
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.django_db(transaction=True),
+]
 
 WIDTHS = (390, 820, 1440)
 # https://web.dev/articles/cls: more than this is felt.

@@ -21,7 +21,12 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 ROOT = Path(__file__).parents[2]
 # Whatever a shell, Python, JSON or YAML could stumble over.
