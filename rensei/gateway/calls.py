@@ -182,7 +182,7 @@ class Call:
                 )
             except ProviderFailure as failure:
                 if not await self._try_again(failure):
-                    await self._say(self._fail(failure))
+                    await self._say(await self._fail(failure))
                     return
                 continue
             if answer.status == OK:
@@ -213,14 +213,14 @@ class Call:
             self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
         except (aiohttp.ClientError, TimeoutError, AnswerRefused):
             answer.close()
-            error = self._fail(tap.broken(request_id=self.request_id))
+            error = await self._fail(tap.broken(request_id=self.request_id))
             if streams:
                 await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
             else:
                 await self._say(error)
             return
         except ProviderFailure as failure:
-            error = self._fail(failure)
+            error = await self._fail(failure)
             if streams and not tap.has_error:
                 await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
                 return
@@ -235,7 +235,7 @@ class Call:
 
     async def _refuse(self, answer: aiohttp.ClientResponse, body: bytes, failure: ProviderFailure) -> None:
         """Pass the provider's refusal on as it is, unless it is about a key which is not the caller's affair."""
-        error = self._fail(failure)
+        error = await self._fail(failure)
         if error["code"] == failure.code:
             await self._caller.answer(answer.status, self._headers(answer), body)
         else:
@@ -274,9 +274,9 @@ class Call:
         )
         return (attempt, credential) if attempt is not None else None
 
-    def _fail(self, failure: ProviderFailure) -> dict[str, Any]:
+    async def _fail(self, failure: ProviderFailure) -> dict[str, Any]:
         """Settle a call that failed for good, and tell what the organization is told of it."""
-        error = MODES[AuthMode(self.run.auth_mode)].error_of(self.run, failure)
+        error = await error_of(self.run, failure)
         self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
         return error
 
@@ -288,6 +288,16 @@ class Call:
     def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
         passed = relay.incoming_headers(answer, platform_key=self._route.mode in PRICED_MODES)
         return [*passed, *run_headers(self.run)]
+
+
+async def error_of(run: Run, failure: ProviderFailure) -> dict[str, Any]:
+    """Ask the mode what the organization is told of a failure. It may look the pool's keys up, so a thread asks."""
+
+    def ask() -> dict[str, Any]:
+        close_old_connections()
+        return MODES[AuthMode(run.auth_mode)].error_of(run, failure)
+
+    return await asyncio.get_running_loop().run_in_executor(None, ask)
 
 
 def run_headers(run: Run) -> Headers:

@@ -24,17 +24,15 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
-from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound, NotPermitted, RenseiError
 from rensei.core.ids import new_id
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.models import Attempt
-from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import LEASE
 from rensei.gateway import answers, models_list, requests, routes
 from rensei.gateway.body import Body
-from rensei.gateway.calls import Call, Caller, LiveCall
+from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Outgoing
@@ -203,7 +201,6 @@ class Gateway:
         served = route.judgement.entry.model_id
         outgoing = body if body.values["model"] == served else body.with_values(model=served)
         credential = route.choose_credential()
-        mode = MODES[AuthMode(route.mode)]
         try:
             answer = await self._relay.send(
                 address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
@@ -215,7 +212,7 @@ class Gateway:
             said, failure = await relay.read_failure(answer)
         except ProviderFailure as fault:
             answer, said, failure = None, b"", fault
-        error = mode.error_of(route.template, failure)
+        error = await error_of(route.template, failure)
         if answer is not None and error["code"] == failure.code:
             passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
             await caller.answer(answer.status, passed, said)

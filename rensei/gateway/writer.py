@@ -93,20 +93,27 @@ def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
     for tries in range(SETTLE_TRIES):
         try:
             settlement.write(plans)
-        except IntegrityError as bug:
-            connection.close()
-            if len(plans) > 1:
-                return [write_settlements([plan])[0] for plan in plans]
-            logger.exception("settlement_failed", run_id=plans[0].run.id)
-            return [bug]
         except DatabaseError as fault:
+            if isinstance(fault, IntegrityError):
+                return _one_by_one(plans, fault)
             logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
             connection.close()
             time.sleep(min(4.0, 0.1 * 2**tries))
+        except Exception as bug:  # noqa: BLE001 - it is logged, and this thread settles for all others too
+            return _one_by_one(plans, bug)
         else:
             return [None] * len(plans)
     logger.error("settlement_left_to_the_reaper", count=len(plans))
     return [None] * len(plans)
+
+
+def _one_by_one(plans: Sequence[SettlementPlan], bug: Exception) -> list[Outcome]:
+    """Settle the others without the one that no second try mends. Its attempt stays open, and is the reaper's."""
+    connection.close()
+    if len(plans) > 1:
+        return [write_settlements([plan])[0] for plan in plans]
+    logger.error("settlement_failed", run_id=plans[0].run.id, exc_info=bug)
+    return [bug]
 
 
 def _deliver(futures: Sequence["asyncio.Future[None]"], outcomes: Sequence[Outcome]) -> None:
