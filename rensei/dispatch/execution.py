@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
-from django.db import DatabaseError, IntegrityError, connection
+from django.db import connection
 
 from integrations import services as integrations
 from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
@@ -30,7 +30,6 @@ ATTEMPTS_MAX = 3
 KEYS_MAX = 10
 BACKOFF_SECONDS = 0.5
 COUNT_EXACTLY_FROM = 0.8
-SETTLE_TRIES = 8
 
 logger = structlog.get_logger(__name__)
 
@@ -157,23 +156,8 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
 
 
 def _settle(outcome: Callable[..., SettlementPlan]) -> None:
-    """
-    Write what a call came to, waiting for a database that is away. What cannot be written is left to the reaper.
-
-    The clock is the database's, so reading it belongs to what is tried again.
-    """
-    for tries in range(SETTLE_TRIES):
-        try:
-            settlement.write([outcome(now=database_now())])
-        except IntegrityError:
-            raise  # A bug of ours, which no second try mends.
-        except DatabaseError as fault:
-            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
-            connection.close()
-            time.sleep(min(4.0, 0.1 * 2**tries))
-        else:
-            return
-    logger.error("settlement_left_to_the_reaper")
+    """Write what a call came to. The clock is the database's, so reading it belongs to what is tried again."""
+    settlement.write_patiently(lambda: [outcome(now=database_now())])
 
 
 def _backoff_seconds(run: Run, failure: ProviderFailure) -> float:

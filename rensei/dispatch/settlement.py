@@ -5,11 +5,14 @@ The epoch guards the run's state and its events. It does not guard the settlemen
 that was made is accounted for by whoever saw it, exactly once, as the attempt's own state judges.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import structlog
+from django.db import DatabaseError, IntegrityError, connection
 from django.db.models import F
 
 from billing import budget, quota
@@ -27,6 +30,9 @@ from rensei.dispatch.modes import MODES
 from rensei.dispatch.signals import run_ended
 
 NOTHING = Usage()
+TRIES = 8
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,28 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         _release_holds(runs)
         _tell(runs)
         return runs
+
+
+def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
+    """
+    Write settlements, waiting for a database that is away. What cannot be written is left to the reaper.
+
+    `plan` is asked anew at each try, because it may read the database's clock.
+
+    :raises Exception: a bug of ours, which no second try mends
+    """
+    for tries in range(TRIES):
+        try:
+            write(plan())
+        except IntegrityError:
+            raise
+        except DatabaseError as fault:
+            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
+            connection.close()
+            time.sleep(min(4.0, 0.1 * 2**tries))
+        else:
+            return
+    logger.error("settlement_left_to_the_reaper")
 
 
 def _end_runs(plans: Sequence[SettlementPlan]) -> set[str]:

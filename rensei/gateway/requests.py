@@ -29,7 +29,6 @@ class Outgoing:
     """A body that goes upstream, and what was decided for it. `at_most` is in picodollars, None where unknown."""
 
     body: Body
-    streams: bool
     max_tokens: int
     effort: str
     effort_applied: dict[str, Any]
@@ -64,7 +63,6 @@ def prepare(body: Body, route: Route) -> Outgoing:
     prices = features.prices_for(values, route.bands)
     return Outgoing(
         body=body.with_values(**changes) if changes else body,
-        streams=values.get("stream") is True,
         max_tokens=max_tokens,
         effort=effort,
         effort_applied=applied,

@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
-from django.db import DatabaseError, IntegrityError, connection
+from django.db import connection
 
 from rensei.core.errors import RenseiError
 from rensei.dispatch import admission, settlement
 from rensei.dispatch.admission import AdmissionPlan
-from rensei.dispatch.execution import SETTLE_TRIES
 from rensei.dispatch.settlement import SettlementPlan
 
 PLANS_MAX = 200
@@ -86,34 +85,19 @@ def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
 
 def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
     """
-    Write what calls came to, waiting for a database that is away. What cannot be written is left to the reaper.
+    Write what calls came to. One that no second try mends is logged, and stays open for the reaper.
 
     Nobody waits for the outcome: the caller has the answer, and a process that dies before leaves an open attempt.
     """
-    for tries in range(SETTLE_TRIES):
-        try:
-            settlement.write(plans)
-        except DatabaseError as fault:
-            if isinstance(fault, IntegrityError):
-                return _one_by_one(plans, fault)
-            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
-            connection.close()
-            time.sleep(min(4.0, 0.1 * 2**tries))
-        except Exception as bug:  # noqa: BLE001 - it is logged, and this thread settles for all others too
-            return _one_by_one(plans, bug)
-        else:
-            return [None] * len(plans)
-    logger.error("settlement_left_to_the_reaper", count=len(plans))
+    try:
+        settlement.write_patiently(lambda: plans)
+    except Exception as bug:
+        connection.close()
+        if len(plans) > 1:
+            return [write_settlements([plan])[0] for plan in plans]
+        logger.exception("settlement_failed", run_id=plans[0].run.id)
+        return [bug]
     return [None] * len(plans)
-
-
-def _one_by_one(plans: Sequence[SettlementPlan], bug: Exception) -> list[Outcome]:
-    """Settle the others without the one that no second try mends. Its attempt stays open, and is the reaper's."""
-    connection.close()
-    if len(plans) > 1:
-        return [write_settlements([plan])[0] for plan in plans]
-    logger.error("settlement_failed", run_id=plans[0].run.id, exc_info=bug)
-    return [bug]
 
 
 def _deliver(futures: Sequence["asyncio.Future[None]"], outcomes: Sequence[Outcome]) -> None:

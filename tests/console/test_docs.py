@@ -1,6 +1,7 @@
 """The documentation as the server shows it: every link in it leads somewhere."""
 
 import re
+from contextlib import closing
 from html.parser import HTMLParser
 from urllib.parse import urldefrag, urljoin
 
@@ -59,7 +60,13 @@ class TestTheDocumentation:
             for source in read(client, f"/docs/{page.name}").sources
         }
 
-        assert [path for path in sorted(pictures) if client.get(path)["Content-Type"] != "image/png"] == []
+        lost = []
+        for path in sorted(pictures):
+            with closing(client.get(path)) as picture:
+                if picture["Content-Type"] != "image/png":
+                    lost.append(path)
+
+        assert lost == []
 
     def test_is_found_without_the_slash_too(self, client):
         answer = client.get("/docs")
