@@ -97,14 +97,14 @@ def _get(url: str) -> int:
 class TestHttpClient:
     def test_asks_for_the_name_and_checks_the_certificate_against_it(self, server, certificate, monkeypatch):
         trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(outbound, "_ssl_context", lambda: trusting)
+        monkeypatch.setattr(outbound, "ssl_context", lambda: trusting)
 
         assert _get(f"https://{HOST}:{server.port}") == 204
         assert server.names == [HOST]
 
     def test_refuses_a_certificate_for_another_name(self, server, certificate, monkeypatch):
         trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(outbound, "_ssl_context", lambda: trusting)
+        monkeypatch.setattr(outbound, "ssl_context", lambda: trusting)
 
         with pytest.raises(httpx2.ConnectError):
             _get(f"https://other.example.com:{server.port}")
