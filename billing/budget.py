@@ -12,7 +12,7 @@ from django.db.models.lookups import IsNull, LessThanOrEqual
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from billing.months import end_of, month_of
-from rensei.core.bulk import insert_all
+from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
 from rensei.core.transactions import assert_open
@@ -83,12 +83,8 @@ def release_holds(*, run_ids: Collection[str]) -> None:
     Runs without a hold, and runs released before, change nothing.
     """
     assert_open()
-    # The lock makes a second release of the same run wait, and then find nothing. SQLite has one writer anyway.
-    locked = BudgetHold.objects.select_for_update().filter(pk__in=run_ids).order_by("pk")
-    holds = list(locked.values_list("run_id", "org_id", "picodollars"))
-    if not holds:
-        return
-    BudgetHold.objects.filter(pk__in=[run_id for run_id, _, _ in holds]).delete()
+    # A second release of the same run waits for the first, and then finds nothing.
+    holds = delete_all(BudgetHold, run_ids, returning=("run_id", "org_id", "picodollars"))
     released: dict[str, int] = defaultdict(int)
     for _, org_id, picodollars in holds:
         released[org_id] += picodollars

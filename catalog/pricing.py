@@ -1,7 +1,7 @@
 """What a call costs: the prices in force, the band that applies, and exact amounts in picodollars."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -27,7 +27,8 @@ class UnitPrices:
     web_search: int | None
 
     def as_dict(self) -> dict[str, int | None]:
-        return asdict(self)
+        # All are numbers, so there is nothing within to copy as `asdict` would, at ten times the time.
+        return dict(vars(self))
 
     def times(self, up: int, down: int) -> "UnitPrices | None":
         """Multiply the prices of tokens by a fraction. None if that is not exact: nothing is ever rounded."""

@@ -1,12 +1,13 @@
 """
-Many rows at once: inserted together, or updated together with each row judged for itself.
+Many rows at once: inserted together, deleted together, or updated together with each row judged for itself.
 
 On PostgreSQL all rows travel as one JSON document and become one statement, because putting some hundred values into
 the text of a statement costs more than writing them: https://www.postgresql.org/docs/17/functions-json.html
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from django.db import connection
@@ -17,19 +18,13 @@ Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
     """Save new instances, whose primary keys are made here, without reading anything back."""
-    if connection.vendor != "postgresql" or len(instances) == 1:
+    if connection.vendor != "postgresql":
         model._default_manager.bulk_create(instances)  # noqa: SLF001 - Django's documented way from a model
         return
     if not instances:
         return
-    fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
-    columns = ", ".join(_column(field) for field in fields.values())
-    names = ", ".join(f'"{name}"' for name in fields)
-    sql = (
-        f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
-        f"SELECT {names} FROM {_recordset(fields)}"
-    )
-    _execute(sql, ({name: getattr(instance, name) for name in fields} for instance in instances))
+    names, sql = _insertion(model)
+    _execute(sql, ({name: getattr(instance, name) for name in names} for instance in instances))
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
@@ -37,13 +32,13 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     Update the rows of a guarded query set that still are as the caller knows them.
 
     A row is what it must be, with its primary key among it, and what it becomes; all rows name the same fields.
-    Returns the primary keys of those that were updated. One row, and rows with expressions, are plain UPDATEs, as
-    all are on SQLite, which has no way to a server to save.
+    Returns the primary keys of those that were updated. Rows with expressions are plain UPDATEs, as all are on SQLite,
+    which has no way to a server to save.
     """
     model = guarded.model
     meta = model._meta  # noqa: SLF001
     plain = not any(hasattr(value, "resolve_expression") for _, values in rows for value in values.values())
-    if connection.vendor != "postgresql" or len(rows) == 1 or not plain:
+    if connection.vendor != "postgresql" or not plain:
         key = meta.pk.name
         return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
     if not rows:
@@ -70,6 +65,39 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     return {found for (found,) in _execute(sql, objects, *params)}
 
 
+def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Delete rows by their primary keys, and give these columns of those that were there."""
+    if not keys:
+        return []
+    meta = model._meta  # noqa: SLF001
+    fields = {field.attname: field for field in meta.concrete_fields}
+    columns = ", ".join(_column(fields[name]) for name in returning)
+    places = ", ".join(["%s"] * len(keys))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {_table(model)} WHERE {_column(meta.pk)} IN ({places}) RETURNING {columns}",  # noqa: S608
+            list(keys),
+        )
+        # What SQLite gives for a date is its text.
+        return [
+            tuple(fields[name].to_python(value) for name, value in zip(returning, row, strict=True))
+            for row in cursor.fetchall()
+        ]
+
+
+@cache
+def _insertion(model: type[Model]) -> tuple[list[str], str]:
+    """Make the statement that inserts a model's rows, and name the attributes that it takes of each."""
+    fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
+    columns = ", ".join(_column(field) for field in fields.values())
+    names = ", ".join(f'"{name}"' for name in fields)
+    sql = (
+        f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
+        f"SELECT {names} FROM {_recordset(fields)}"
+    )
+    return list(fields), sql
+
+
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         # What JSON does not know are times, which PostgreSQL reads as Python writes them.
@@ -86,11 +114,13 @@ def _table(model: type[Model]) -> str:
     return connection.ops.quote_name(model._meta.db_table)  # noqa: SLF001
 
 
+@cache
 def _column(field: "Field[Any, Any]") -> str:
     assert field.column is not None
     return connection.ops.quote_name(field.column)
 
 
+@cache
 def _type(field: "Field[Any, Any]") -> str:
     found = field.rel_db_type(connection) if field.is_relation else field.db_type(connection)
     assert found is not None

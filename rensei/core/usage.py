@@ -1,6 +1,6 @@
 """How many tokens a call used, in classes that do not overlap."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 
@@ -25,13 +25,14 @@ class Usage:
         return self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})
+        return Usage(**{name: count + getattr(other, name) for name, count in self.as_dict().items()})
 
     def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(**{part.name: getattr(self, part.name) - getattr(other, part.name) for part in fields(self)})
+        return Usage(**{name: count - getattr(other, name) for name, count in self.as_dict().items()})
 
     def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+        # All are numbers, so there is nothing within to copy as `asdict` would, at ten times the time.
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

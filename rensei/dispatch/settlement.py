@@ -107,7 +107,8 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         charges = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         _total([settlement.run for settlement in plans], new=billing.record_charges(charges))
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
-        _release_holds(runs)
+        called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
+        _release_holds(runs, called=called)
         _tell(runs)
         return runs
 
@@ -245,17 +246,19 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
     }
 
 
-def _release_holds(runs: Sequence[Run]) -> None:
+def _release_holds(runs: Sequence[Run], *, called: set[str]) -> None:
     """
     Let go of what the runs have held.
 
-    A shared run that reached the provider is spent; one that never did gives its slot back. What a metered run
-    really cost is counted with its ledger lines.
+    A shared run that reached the provider, by one of the calls that are settled here or by one before, is spent; one
+    that never did gives its slot back. What a metered run really cost is counted with its ledger lines.
     """
-    shared = [run.id for run in runs if run.auth_mode == AuthMode.SHARED]
+    shared = {run.id for run in runs if run.auth_mode == AuthMode.SHARED}
     if shared:
-        called = Attempt.objects.filter(run__in=shared).exclude(state=Attempt.State.VOID)
-        reached = set(called.values_list("run_id", flat=True))
+        reached = called & shared
+        if others := shared - called:
+            before = Attempt.objects.filter(run__in=others).exclude(state=Attempt.State.VOID)
+            reached |= set(before.values_list("run_id", flat=True))
         quota.release_holds(spent={run_id: run_id in reached for run_id in shared})
     if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
         budget.release_holds(run_ids=metered)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 # A change counts at most a second after its commit, which leaves a tenth of it for the request that was let in last.
 LIFETIME_SECONDS = 0.9
-RENEW_AFTER_SECONDS = 0.45
+RENEW_AFTER_SECONDS = 0.6
 ENTRIES_MAX = 10_000
 
 Value = TypeVar("Value")

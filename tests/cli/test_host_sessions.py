@@ -11,6 +11,8 @@ from rensei.dispatch.models import Run
 from tests import servers
 from tests.cli import logins
 
+pytestmark = pytest.mark.outside
+
 
 def state() -> str:
     return Run.objects.get().state

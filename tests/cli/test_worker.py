@@ -10,6 +10,8 @@ from rensei.dispatch.models import Run
 from tests.cli import logins
 from tests.cli.waiting import end, wait_for
 
+pytestmark = pytest.mark.outside
+
 
 def state() -> str:
     return Run.objects.get().state

@@ -14,7 +14,12 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import AuditEvent, Project, User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 # What an auditor may press: it changes nothing but what they look at. A token of theirs reads, as they do.
 HARMLESS = {"Copy", "Filter", "Create token"}

@@ -13,7 +13,7 @@ from rensei.orgs.models import User
 from tests.journeys.person import Person
 from tests.journeys.test_pages import barriers, misfits
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.browser, pytest.mark.outside, pytest.mark.django_db(transaction=True)]
 
 
 class Machine:

@@ -10,7 +10,12 @@ from profiles.models import ModelProfile
 from rensei.orgs.models import User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(900),
+    pytest.mark.django_db(transaction=True),
+]
 
 
 @pytest.fixture

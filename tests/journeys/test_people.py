@@ -13,7 +13,12 @@ from tests.journeys.stack import Stack
 from tests.journeys.test_pages import barriers, misfits
 from tests.orgs.totp import code_now
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 

@@ -6,7 +6,12 @@ from rensei.orgs import setup
 from rensei.orgs.models import User
 from tests.journeys.person import PASSWORD, Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 
 class TestTheFirstPerson:

@@ -11,7 +11,12 @@ from tests.journeys.person import Person
 from tests.journeys.stack import Stack, start
 from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,12 @@ import pytest
 from rensei.orgs.models import Org, User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.outside,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 
 class TestABrowserWithoutScripts:

@@ -34,23 +34,17 @@ def with_cache_breakpoints(
 
     :raises FieldError: if a breakpoint of the caller's own is of no kind that there is
     """
-    marked = copy.deepcopy(dict(params))
-    own = list(_marked(marked))
-    if own or marked.get("cache_control") is not None:
-        for pointer, block in own:
-            block["cache_control"] = _translated(block["cache_control"], pointer=pointer)
-        if len(own) > BREAKPOINTS_MAX:
-            raise FieldError(
-                pointer=own[BREAKPOINTS_MAX][0], reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints."
-            )
-        return marked
+    if is_marked(params):
+        return _with_own(params)
+    marked = dict(params)
     if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
         return marked
 
     minimum = capabilities.get("minCacheTokens") or _MINIMUM_UNKNOWN_TOKENS
+    prefix_tokens = 0
     for part in ("tools", "system", "messages"):
-        prefix = {name: marked[name] for name in _prefix(part) if name in marked}
-        if tokens_about(prefix) >= minimum:
+        prefix_tokens += tokens_about({part: params.get(part)})
+        if prefix_tokens >= minimum:
             _mark_end(marked, part=part, mark=_MARKS[prompt_caching])
     return marked
 
@@ -60,9 +54,17 @@ def is_marked(params: Mapping[str, Any]) -> bool:
     return params.get("cache_control") is not None or any(True for _ in _marked(params))
 
 
-def _prefix(part: str) -> tuple[str, ...]:
-    order = ("tools", "system", "messages")
-    return order[: order.index(part) + 1]
+def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
+    """:raises FieldError: if there are too many, or one is of no kind that there is"""
+    marked = copy.deepcopy(dict(params))
+    own = list(_marked(marked))
+    for pointer, block in own:
+        block["cache_control"] = _translated(block["cache_control"], pointer=pointer)
+    if len(own) > BREAKPOINTS_MAX:
+        raise FieldError(
+            pointer=own[BREAKPOINTS_MAX][0], reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints."
+        )
+    return marked
 
 
 def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> None:
@@ -70,18 +72,19 @@ def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> Non
     if part == "messages":
         turns = params.get("messages") or []
         if len(turns) > 1:
-            turns[-1]["content"] = _with_mark(turns[-1]["content"], mark=mark)
+            params["messages"] = [*turns[:-1], {**turns[-1], "content": _with_mark(turns[-1]["content"], mark=mark)}]
     elif params.get(part):
         params[part] = _with_mark(params[part], mark=mark)
 
 
 def _with_mark(content: Any, *, mark: dict[str, str]) -> Any:
+    """The content with its mark. What was given is the caller's, and stays as it is."""
     if isinstance(content, str):
         return [{"type": "text", "text": content, "cache_control": dict(mark)}] if content else content
-    for block in reversed(content):
+    for place in reversed(range(len(content))):
+        block = content[place]
         if block.get("type") not in _UNMARKABLE and block.get("text") != "":
-            block["cache_control"] = dict(mark)
-            break
+            return [*content[:place], {**block, "cache_control": dict(mark)}, *content[place + 1 :]]
     return content
 
 
