@@ -80,7 +80,7 @@ HERE = {
 # Met by programs only, or answered by a page without an organization: to sign in, or that something went wrong.
 ELSEWHERE = {"NOT_AUTHENTICATED", "METHOD_NOT_ALLOWED", "UNSUPPORTED_MEDIA_TYPE", "INTERNAL", "LEASE_LOST"}
 ELSEWHERE |= {"DEVICE_CODE_PENDING", "IDEMPOTENCY_KEY_REUSED", "INVITATION_NOT_VALID", "INVITATION_FOR_SOMEBODY_ELSE"}
-ELSEWHERE |= {"RUN_CANCELLED"}
+ELSEWHERE |= {"RUN_CANCELLED", "DATABASE_UNAVAILABLE"}
 
 
 def way_to(code: str, *, access: Access, run_id: str = "") -> tuple[str, str] | None:

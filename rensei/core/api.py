@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
@@ -15,12 +16,23 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from rensei.core.errors import FieldError, NotFound, NotPermitted, RateLimited, RenseiError, json_pointer
+from rensei.core.errors import (
+    DATABASE_FAULTS,
+    DatabaseUnavailable,
+    FieldError,
+    NotFound,
+    NotPermitted,
+    RateLimited,
+    RenseiError,
+    json_pointer,
+)
 from rensei.core.json_body import read_json
 
 PROBLEM = "application/problem+json"
 DEFAULT_BODY_LIMIT = 1024 * 1024
 LARGE_BODY_LIMIT = 32 * 1024 * 1024
+
+logger = structlog.get_logger(__name__)
 
 
 def camel(name: str) -> str:
@@ -169,6 +181,9 @@ def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | Non
         return problem(request, RateLimited(seconds=seconds), headers={"Retry-After": str(seconds)})
     if isinstance(fault, exceptions.ValidationError):
         return problem(request, Invalid(), errors=list(_flatten(fault.detail)))
+    if isinstance(fault, DATABASE_FAULTS):
+        logger.warning("database_unavailable", fault=type(fault).__name__, said=str(fault))
+        return problem(request, DatabaseUnavailable())
     if isinstance(fault, exceptions.APIException):
         refusal = _BY_STATUS.get(fault.status_code, Invalid)
         detail: dict[str, Any] = {"detail": str(fault.detail)} if refusal is Invalid else {}

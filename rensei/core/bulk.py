@@ -66,23 +66,22 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
 
 
 def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Delete rows by their primary keys, and give these columns of those that were there."""
-    if not keys:
-        return []
+    """Delete rows by their primary keys, in a transaction, and give these columns of those that were there."""
+    if connection.vendor != "postgresql":
+        # There is one writer, so nobody deletes them in between.
+        rows = model._default_manager.filter(pk__in=keys)  # noqa: SLF001
+        found = list(rows.values_list(*returning))
+        rows.delete()
+        return found
     meta = model._meta  # noqa: SLF001
-    fields = {field.attname: field for field in meta.concrete_fields}
-    columns = ", ".join(_column(fields[name]) for name in returning)
-    places = ", ".join(["%s"] * len(keys))
+    columns = ", ".join(connection.ops.quote_name(name) for name in returning)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"DELETE FROM {_table(model)} WHERE {_column(meta.pk)} IN ({places}) RETURNING {columns}",  # noqa: S608
-            list(keys),
+            f"DELETE FROM {_table(model)} WHERE {_column(meta.pk)} = ANY(%s) RETURNING {columns}",  # noqa: S608
+            [list(keys)],
         )
-        # What SQLite gives for a date is its text.
-        return [
-            tuple(fields[name].to_python(value) for name, value in zip(returning, row, strict=True))
-            for row in cursor.fetchall()
-        ]
+        deleted: list[tuple[Any, ...]] = cursor.fetchall()
+        return deleted
 
 
 @cache

@@ -1,5 +1,6 @@
 """What is answered where no view answers: a problem document under /api, a page elsewhere."""
 
+import sys
 from http import HTTPStatus
 
 from django.conf import settings
@@ -10,7 +11,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import defaults
 
 from rensei.core.api import Internal, problem_page
-from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
+from rensei.core.errors import DATABASE_FAULTS, DatabaseUnavailable, FieldError, NotFound, NotPermitted, RenseiError
 
 API = "/api/"
 ADMIN = "/admin/"
@@ -47,6 +48,12 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    # Django calls this while it handles the exception, and does not hand it on.
+    if isinstance(sys.exception(), DATABASE_FAULTS):
+        refusal = DatabaseUnavailable()
+        answer = _problem(request, refusal) or render(None, "database_unavailable.html", status=refusal.status)
+        answer.headers["Retry-After"] = str(refusal.extra["retryAfter"])
+        return answer
     return _problem(request, Internal()) or defaults.server_error(request)
 
 

@@ -5,8 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
+from django.db import InterfaceError, OperationalError
+
 # Where the sentence that says what is wrong ends. A reason that is handed in is a sentence of its own.
 _END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
+
+# A database that is away, has no room, or is locked for too long. What is wrong with a statement is another error.
+DATABASE_FAULTS = (OperationalError, InterfaceError)
 
 
 class RenseiError(Exception):
@@ -125,3 +130,19 @@ class RateLimited(RenseiError):
     title = "Too many requests"
     message = "Too many requests. Try again in {seconds} s."
     retryable = True
+
+
+class DatabaseUnavailable(RenseiError):
+    """The database does not answer, or has no room. What was asked for was not done, and can be asked for again."""
+
+    code = "DATABASE_UNAVAILABLE"
+    status = 503
+    title = "The database does not answer"
+    message = (
+        "Rensei cannot use its database at the moment. "
+        "Try again in a few seconds, with the same Idempotency-Key where you sent one."
+    )
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(extra={"retryAfter": 5})

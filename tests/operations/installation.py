@@ -34,9 +34,9 @@ class Installation:
             shutil.copy(self.folder / name, folder)
         return replace(self, folder=folder)
 
-    def manage(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run `manage.py`, whatever comes of it."""
-        return self._run("manage.py", *words)
+    def manage(self, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run `manage.py` with this on its standard input, whatever comes of it."""
+        return self._run("manage.py", *words, given=given)
 
     def live(self, what: str) -> str:
         """Let things happen in it, as `tests.operations.history` says, and give what that prints."""
@@ -44,11 +44,12 @@ class Installation:
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
 
-    def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def _run(self, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, *words],
             cwd=ROOT,
             env=self._environment(),
+            input=given,
             capture_output=True,
             text=True,
             check=False,

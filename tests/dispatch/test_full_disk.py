@@ -1,0 +1,51 @@
+"""SQLite says that the disk is full: where it may not grow any more, it says the same, and at the same moments."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from rensei.dispatch.models import IdempotencyKey, Run, RunInput
+
+pytestmark = [pytest.mark.sqlite, pytest.mark.django_db(transaction=True)]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """https://www.sqlite.org/pragma.html#pragma_max_page_count"""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA max_page_count = 1")
+        usual = 1073741823
+        try:
+            yield
+        finally:
+            cursor.execute(f"PRAGMA max_page_count = {usual}")
+
+
+class TestAFullDisk:
+    def test_refuses_a_dispatch_whole_and_takes_it_when_there_is_room_again(
+        self, ada: Any, api_as: Any, connect: Any, make_profile: Callable[..., Any], work: Any, simulator: Any
+    ) -> None:
+        connect()
+        api = api_as(ada)
+        wanted = {"profileId": make_profile().public_id, "input": "Hello. " * 10_000}
+        api.credentials(**api._credentials, HTTP_IDEMPOTENCY_KEY="once")
+        assert api.get("/api/v1/me").status_code == 200
+        calls = len(simulator.requests())
+
+        with full_disk():
+            refused = api.post("/api/v1/runs", wanted)
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "DATABASE_UNAVAILABLE")
+        assert refused.headers["Retry-After"] == "5"
+        assert not Run.objects.exists()
+        assert not RunInput.objects.exists()
+        assert not IdempotencyKey.objects.exists()
+        assert len(simulator.requests()) == calls
+
+        assert api.post("/api/v1/runs", wanted).status_code == 202
+        (run,) = work()
+        assert run.state == Run.State.SUCCEEDED
