@@ -56,6 +56,7 @@ class SharedUsage(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
+        verbose_name = verbose_name_plural = "shared quota use"
         constraints = [models.UniqueConstraint(fields=["org", "day"], name="shared_usage_per_day")]
 
     def __str__(self) -> str:
@@ -90,6 +91,9 @@ class BudgetUsage(models.Model):
     held = models.PositiveBigIntegerField(default=0)
 
     objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "budget use"
 
     def __str__(self) -> str:
         return f"{self.org_id} {self.month:%Y-%m}"
@@ -287,6 +291,7 @@ class UsageDaily(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
+        verbose_name = verbose_name_plural = "daily usage"
         constraints = [
             models.UniqueConstraint(
                 fields=["org", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id"],

@@ -25,6 +25,9 @@ def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
         return
     names, sql = _insertion(model)
     _execute(sql, ({name: getattr(instance, name) for name in names} for instance in instances))
+    for instance in instances:
+        # As Django marks what it has saved, so that a second `save` is an UPDATE.
+        instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:

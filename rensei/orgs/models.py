@@ -71,6 +71,9 @@ class Org(models.Model):
     slug = models.SlugField(max_length=63, unique=True)
     created_at = models.DateTimeField(default=timezone.now)
 
+    class Meta:
+        verbose_name = "organization"
+
     def __str__(self) -> str:
         return self.slug
 
@@ -196,6 +199,9 @@ class ApiToken(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API token"
 
     def __str__(self) -> str:
         return f"{self.name} (…{self.hint})"
