@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
@@ -18,12 +17,12 @@ from rest_framework.response import Response
 
 from rensei.core.errors import (
     DATABASE_FAULTS,
-    DatabaseUnavailable,
     FieldError,
     NotFound,
     NotPermitted,
     RateLimited,
     RenseiError,
+    database_refusal,
     json_pointer,
 )
 from rensei.core.json_body import read_json
@@ -31,8 +30,6 @@ from rensei.core.json_body import read_json
 PROBLEM = "application/problem+json"
 DEFAULT_BODY_LIMIT = 1024 * 1024
 LARGE_BODY_LIMIT = 32 * 1024 * 1024
-
-logger = structlog.get_logger(__name__)
 
 
 def camel(name: str) -> str:
@@ -182,8 +179,7 @@ def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | Non
     if isinstance(fault, exceptions.ValidationError):
         return problem(request, Invalid(), errors=list(_flatten(fault.detail)))
     if isinstance(fault, DATABASE_FAULTS):
-        logger.warning("database_unavailable", fault=type(fault).__name__, said=str(fault))
-        return problem(request, DatabaseUnavailable())
+        return problem(request, database_refusal(fault))
     if isinstance(fault, exceptions.APIException):
         refusal = _BY_STATUS.get(fault.status_code, Invalid)
         detail: dict[str, Any] = {"detail": str(fault.detail)} if refusal is Invalid else {}
@@ -266,21 +262,25 @@ def problem(
     request: HttpRequest | Request, refusal: RenseiError, *, headers: dict[str, str] | None = None, **overrides: Any
 ) -> Response:
     """Answer with a refusal."""
-    headers = dict(headers or {})
-    if seconds := refusal.extra.get("retryAfter"):
-        headers["Retry-After"] = str(seconds)
-    if refusal.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     body = problem_body(request, refusal, **overrides)
+    headers = {**(headers or {}), **refusal_headers(refusal)}
     return Response(body, status=refusal.status, headers=headers, content_type=PROBLEM)
 
 
 def problem_page(request: HttpRequest, refusal: RenseiError) -> JsonResponse:
     """Answer with a refusal outside a REST view, such as an unknown `/api` path."""
-    response = JsonResponse(problem_body(request, refusal), status=refusal.status, content_type=PROBLEM)
+    body, headers = problem_body(request, refusal), refusal_headers(refusal)
+    return JsonResponse(body, status=refusal.status, headers=headers, content_type=PROBLEM)
+
+
+def refusal_headers(refusal: RenseiError) -> dict[str, str]:
+    """Name the headers that a refusal has at every door: when to come back, and how to sign in."""
+    headers = {}
+    if seconds := refusal.extra.get("retryAfter"):
+        headers["Retry-After"] = str(seconds)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:

@@ -10,8 +10,8 @@ from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import defaults
 
-from rensei.core.api import Internal, problem_page
-from rensei.core.errors import DATABASE_FAULTS, DatabaseUnavailable, FieldError, NotFound, NotPermitted, RenseiError
+from rensei.core.api import Internal, problem_page, refusal_headers
+from rensei.core.errors import DATABASE_FAULTS, FieldError, NotFound, NotPermitted, RenseiError, database_refusal
 
 API = "/api/"
 ADMIN = "/admin/"
@@ -49,10 +49,12 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def server_error(request: HttpRequest) -> HttpResponse:
     # Django calls this while it handles the exception, and does not hand it on.
-    if isinstance(sys.exception(), DATABASE_FAULTS):
-        refusal = DatabaseUnavailable()
+    fault = sys.exception()
+    if isinstance(fault, DATABASE_FAULTS):
+        refusal = database_refusal(fault)
         answer = _problem(request, refusal) or render(None, "database_unavailable.html", status=refusal.status)
-        answer.headers["Retry-After"] = str(refusal.extra["retryAfter"])
+        for name, value in refusal_headers(refusal).items():
+            answer.headers[name] = value
         return answer
     return _problem(request, Internal()) or defaults.server_error(request)
 

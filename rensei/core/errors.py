@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
+import structlog
 from django.db import InterfaceError, OperationalError
 
 # Where the sentence that says what is wrong ends. A reason that is handed in is a sentence of its own.
@@ -12,6 +13,8 @@ _END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
 
 # A database that is away, has no room, or is locked for too long. What is wrong with a statement is another error.
 DATABASE_FAULTS = (OperationalError, InterfaceError)
+
+logger = structlog.get_logger(__name__)
 
 
 class RenseiError(Exception):
@@ -146,3 +149,9 @@ class DatabaseUnavailable(RenseiError):
 
     def __init__(self) -> None:
         super().__init__(extra={"retryAfter": 5})
+
+
+def database_refusal(fault: BaseException, **context: object) -> DatabaseUnavailable:
+    """Log one of the `DATABASE_FAULTS`, and make the refusal that every door answers it with."""
+    logger.warning("database_unavailable", fault=type(fault).__name__, said=str(fault), **context)
+    return DatabaseUnavailable()

@@ -25,7 +25,7 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
-from rensei.core.errors import DATABASE_FAULTS, DatabaseUnavailable, NotFound, NotPermitted, RenseiError
+from rensei.core.errors import DATABASE_FAULTS, NotFound, NotPermitted, RenseiError, database_refusal
 from rensei.core.ids import new_id
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
@@ -88,10 +88,10 @@ class Gateway:
             await upload.drop_rest()
             await caller.answer(*answers.refusal_answer(refusal, request_id=request_id))
         except DATABASE_FAULTS as fault:
-            logger.warning("database_unavailable", fault=type(fault).__name__, said=str(fault), request_id=request_id)
+            unavailable = database_refusal(fault, request_id=request_id)
             if caller.has_begun:
                 raise
-            await caller.answer(*answers.refusal_answer(DatabaseUnavailable(), request_id=request_id))
+            await caller.answer(*answers.refusal_answer(unavailable, request_id=request_id))
         except Exception:
             logger.exception("gateway_failed", request_id=request_id)
             if caller.has_begun:
@@ -188,7 +188,7 @@ class Gateway:
         run = copy.copy(route.template)
         run.id = new_id("run")
         if outgoing.prices != route.bands:
-            run.prices = [band.as_dict() for band in outgoing.prices]
+            run.prices = [band.as_dict() for band in outgoing.prices] or None
         run.credential_id = credential.id
         run.effort, run.effort_applied = outgoing.effort, outgoing.effort_applied
         run.max_tokens = outgoing.max_tokens
