@@ -136,9 +136,11 @@ NAME_OF_STATUS = {
     "529": "overloaded",
 }
 
-# A false account of the tokens, or events that no client knows yet; `replies.py` and `streaming.py` give them.
+# A false account of the tokens, events that no client knows yet, or characters that few can store; `replies.py` and
+# `streaming.py` give them.
 USAGE = frozenset({"nousage", "negativeusage", "hugeusage", "nanusage"})
 STREAM = frozenset({"streamerror", "truncate", "cut", "unknownevents"})
+TEXT = frozenset({"oddtext"})
 
 
 def refusal_by_key(words: frozenset[str], *, reach: Reach) -> ApiError | None:

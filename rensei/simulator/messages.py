@@ -8,11 +8,11 @@ from rensei.simulator.answering import answer_stream, answer_whole
 from rensei.simulator.call import Call
 from rensei.simulator.directives import Directives, FaultDirective, read_directives
 from rensei.simulator.errors import ApiError
-from rensei.simulator.faults import REFUSALS, STREAM, USAGE, FaultCounter, canonical_name, refusal_by_key
+from rensei.simulator.faults import REFUSALS, STREAM, TEXT, USAGE, FaultCounter, canonical_name, refusal_by_key
 from rensei.simulator.hostile import HOSTILE, give_hostile_answer
 from rensei.simulator.model_facts import Model
 from rensei.simulator.prompt_cache import PromptCache, Segment, cut_prompt
-from rensei.simulator.replies import compose_reply, falsify_usage, usage_of
+from rensei.simulator.replies import compose_reply, falsify_usage, usage_of, with_odd_text
 from rensei.simulator.validation import beta_names, check_headers, check_request
 
 
@@ -132,7 +132,7 @@ async def _fail(call: Call, fault: FaultDirective) -> bool:
     if fault.name in HOSTILE:
         await give_hostile_answer(call.exchange, fault)
         return True
-    if fault.name not in USAGE | STREAM:
+    if fault.name not in USAGE | STREAM | TEXT:
         # A misspelt fault must not pass as no fault, or a test would prove nothing.
         raise ApiError(400, f"The simulator does not know the fault '{fault.name}'.")
     return False
@@ -149,3 +149,5 @@ def _falsify(message: dict[str, Any], *, fault: FaultDirective | None) -> None:
         del message["usage"]
     elif fault and fault.name in USAGE:
         message["usage"] = falsify_usage(message["usage"], fault=fault.name)
+    elif fault and fault.name in TEXT:
+        message["content"] = with_odd_text(message["content"])

@@ -94,6 +94,14 @@ def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any]:
     return {**usage, **false[fault]}
 
 
+def with_odd_text(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write what JSON can say and few can store into the texts: U+0000, and half of a surrogate pair."""
+    return [
+        {**block, "text": f"{block['text']} nul \0 half \ud83d end"} if block["type"] == "text" else block
+        for block in content
+    ]
+
+
 def _think(body: dict[str, Any], *, model: Model, limit: int, key_sha256: str) -> tuple[list[dict[str, Any]], int]:
     """Think, if the model does so in this request; return the block and its tokens."""
     display = _thinking_display(body, model=model)

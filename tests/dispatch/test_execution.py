@@ -44,3 +44,21 @@ class TestExecute:
         assert not Hold.objects.exists()
         (call,) = [r for r in simulator.requests() if r["path"] == "/v1/messages"]
         assert call["attempt_id"] == charge.attempt_id
+
+    def test_stores_an_answer_that_holds_what_no_database_stores(
+        self,
+        simulator: Any,
+        ada_access: Access,
+        connect: Callable[..., Integration],
+        make_profile: Callable[..., ModelProfile],
+        work: Callable[[], list[Run]],
+    ) -> None:
+        connect()
+        make_profile()
+
+        admission.dispatch(ada_access, ask("Say something odd. [[fault:odd-text]]"))
+        (run,) = work()
+
+        assert run.error is None
+        assert run.output_text.endswith("nul \ufffd half \ufffd end")
+        assert CostEvent.objects.get().estimated is False

@@ -30,6 +30,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "tools": message("[[use get_weather]]", tools=TOOLS),
     "thinking": message(thinking={"type": "adaptive", "display": "summarized"}, output_config={"effort": "high"}),
     "unknown-events": message("[[fault:unknownevents]] Hello."),
+    "odd-text": message("[[fault:odd-text]] Hello."),
     "refusal": message("[[stop refusal]] Hello."),
 }
 

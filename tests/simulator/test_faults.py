@@ -301,6 +301,20 @@ class TestHostileAnswer:
         honest = usage is not None and isinstance(usage["output_tokens"], int) and 0 <= usage["output_tokens"] <= 9
         assert not honest
 
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_writes_characters_that_few_can_store(self, http: httpx2.Client, key: str, stream: bool) -> None:
+        body = {
+            "model": MODEL,
+            "max_tokens": 9,
+            "stream": stream,
+            "messages": [{"role": "user", "content": "[[fault:odd-text]]"}],
+        }
+
+        answer = http.post("/v1/messages", headers={"x-api-key": key, "anthropic-version": "2026-10-21"}, json=body)
+
+        assert "\\u0000" in answer.text
+        assert "\\ud83d" in answer.text
+
 
 def _wait_for_outcome(simulator: RunningSimulator) -> str | None:
     deadline = time.monotonic() + 5

@@ -1,6 +1,5 @@
 """The one translation of what goes wrong at Anthropic into our failures. No header and no key ever passes through."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from integrations.outbound import AddressRefused, AnswerRefused, DeadlinePassed
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.diagnoses import Diagnosis
 from integrations.providers.base import ProviderFailure
+from rensei.core.texts import read_json
 
 _PROVIDER_MESSAGE_CHARACTERS_MAX = 300
 _RETRY_AFTER_SECONDS_MAX = 24 * 3600
@@ -162,7 +162,7 @@ def make_failure(
 def parse_object(text: bytes | str) -> dict[str, Any]:
     """Parse a JSON object; what is none is read as an empty one."""
     try:
-        found = json.loads(text)
+        found = read_json(text)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -4,10 +4,10 @@ An answer put together from the events of a stream, by a reader that trusts none
 Source of the events: https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
-import json
 from typing import Any, TypeGuard
 
 from integrations.providers.anthropic.tokens import tokens_about_bytes
+from rensei.core.texts import read_json
 from rensei.core.usage import Usage
 
 # Far above what any model takes or gives, and far below what would upset a ledger.
@@ -191,6 +191,6 @@ def _parse_input(text: str, *, otherwise: object) -> Any:
     if not text:
         return otherwise if otherwise is not None else {}
     try:
-        return json.loads(text)
+        return read_json(text)
     except (ValueError, RecursionError):
         return {"_unparsed": text}

@@ -1,0 +1,32 @@
+"""Texts that others wrote, as both databases and every reader of UTF-8 can hold them."""
+
+import json
+import re
+from typing import Any
+
+# PostgreSQL stores no U+0000, and half of a surrogate pair is no character. JSON can say both, escaped.
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+
+
+def read_json(text: str | bytes) -> Any:
+    """
+    Read a document of somebody who is not refused for what cannot be stored: that becomes U+FFFD.
+
+    :raises ValueError: if it is no JSON
+    :raises RecursionError: if it is nested too deeply
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    found = json.loads(text)
+    return _storable(found) if "\\u" in text or _NOT_STORABLE.search(text) else found
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NOT_STORABLE.sub(_REPLACEMENT, value)
+    if isinstance(value, list):
+        return [_storable(each) for each in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(each) for name, each in value.items()}
+    return value
