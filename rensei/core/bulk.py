@@ -5,11 +5,11 @@ On PostgreSQL all rows travel as one JSON document and become one statement, bec
 the text of a statement costs more than writing them: https://www.postgresql.org/docs/17/functions-json.html
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import orjson
 from django.db import connection
 from django.db.models import Field, Model, QuerySet
 
@@ -102,8 +102,8 @@ def _insertion(model: type[Model]) -> tuple[list[str], str]:
 
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        # What JSON does not know are times, which PostgreSQL reads as Python writes them.
-        cursor.execute(sql, [json.dumps(list(objects), default=str), *params])
+        # Times are written as ISO 8601, and subclasses of text as text, both of which PostgreSQL reads.
+        cursor.execute(sql, [orjson.dumps(list(objects), default=str).decode(), *params])
         return cursor.fetchall() if cursor.description else []
 
 
