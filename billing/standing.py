@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Now
 
 from billing import quota
@@ -11,7 +11,9 @@ from billing.budget import Budget
 from billing.models import BudgetUsage, Entitlement, SharedUsage
 from billing.months import end_of, month_of
 from billing.quota import SharedQuota
-from rensei.orgs.models import KillSwitch, Org
+from rensei.orgs import kill_switches
+from rensei.orgs.kill_switches import Stopped
+from rensei.orgs.models import Org
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,7 @@ class Standing:
     entitlement: Entitlement | None
     shared_quota: SharedQuota
     budget: Budget | None
-    # Whether any kill switch concerns the organization, so that only then somebody has to read which.
-    is_anything_stopped: bool
+    stopped: Stopped
 
 
 def standing_of(org: Org) -> Standing:
@@ -39,7 +40,7 @@ def standing_of(org: Org) -> Standing:
         .annotate(
             # The same clock as that of `core.clock.database_now`.
             read_at=Now(),
-            is_anything_stopped=Exists(KillSwitch.objects.filter(Q(org=None) | Q(org=OuterRef("pk")))),
+            switches=kill_switches.switches_of(),
             shared_limit=quota.limit_of(org.pk),
             shared_day=Subquery(newest_day.values("day")[:1]),
             shared_taken=Subquery(newest_day.annotate(taken=F("used") + F("held")).values("taken")[:1]),
@@ -57,7 +58,7 @@ def standing_of(org: Org) -> Standing:
             resets_at=datetime.combine(now.date() + timedelta(days=1), time.min, tzinfo=UTC),
         ),
         budget=_budget(entitlement, getattr(found, "budget_usage", None), now=now),
-        is_anything_stopped=found.is_anything_stopped,
+        stopped=kill_switches.read_stopped(found.switches),
     )
 
 

@@ -23,7 +23,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.pools import Pool
 from rensei.dispatch.resolver import OfferedModel, Policy
-from rensei.orgs import kill_switches, policies
+from rensei.orgs import policies
 from rensei.orgs.access import Access
 from rensei.orgs.kill_switches import Stopped
 from rensei.orgs.models import Host, Org, Project
@@ -121,7 +121,6 @@ def load(
     org = access.org
     standing = known.standing if known else standing_of(org)
     now = standing.now
-    stopped = kill_switches.stopped_for(org) if standing.is_anything_stopped else kill_switches.NOTHING
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
     requested = _requested(org, profiles, known)
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
@@ -142,7 +141,7 @@ def load(
         facts = Facts(
             org=org,
             now=now,
-            stopped=stopped,
+            stopped=standing.stopped,
             profile=profile,
             project=its_project,
             pool=pool,

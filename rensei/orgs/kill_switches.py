@@ -5,11 +5,13 @@ A switch is a row that every dispatch reads, and every claim of a queued run rea
 processes from the moment that it is committed. A call that is under way goes on and is settled.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Func, JSONField, OuterRef, Q, Subquery
+from django.db.models.functions import JSONObject
 
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, RenseiError
@@ -76,13 +78,30 @@ class Stopped:
                 raise paused(kind, target, reason=reason)
 
 
-NOTHING = Stopped(reasons={})
+class _ListOf(Func):
+    """All values of a subquery as one list, which both databases have under names of their own."""
+
+    function = "JSONB_AGG"
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, function="JSON_GROUP_ARRAY", **context)
 
 
 def stopped_for(org: Org) -> Stopped:
     """Read what is stopped for everybody and for one organization, in one query."""
-    concerned = KillSwitch.objects.filter(Q(org=None) | Q(org=org))
-    return Stopped(reasons={(switch.kind, switch.target): switch.reason for switch in concerned})
+    return read_stopped(Org.objects.filter(pk=org.pk).values_list(switches_of(), flat=True).get())
+
+
+def switches_of() -> Subquery:
+    """What concerns the organization of a query over organizations, for `read_stopped`."""
+    concerned = KillSwitch.objects.filter(Q(org=None) | Q(org=OuterRef("pk"))).order_by()
+    one = JSONObject(kind="kind", target="target", reason="reason")
+    return Subquery(concerned.values(all=_ListOf(one, output_field=JSONField())))
+
+
+def read_stopped(switches: Iterable[Mapping[str, str]] | None) -> Stopped:
+    """Make what is stopped of what `switches_of` found."""
+    return Stopped(reasons={(switch["kind"], switch["target"]): switch["reason"] for switch in switches or ()})
 
 
 def require_not_suspended(org: Org) -> None:

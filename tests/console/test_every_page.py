@@ -11,9 +11,9 @@ from django.urls import reverse
 
 from rensei.console.urls import org_patterns
 from rensei.core.clock import database_now
-from rensei.orgs import invitations
+from rensei.orgs import invitations, kill_switches
 from rensei.orgs import services as orgs
-from rensei.orgs.models import Membership
+from rensei.orgs.models import KillSwitch, Membership
 
 MOST_QUERIES = 12
 # What an address is about, by the name in its pattern.
@@ -94,8 +94,11 @@ def body(answer: Any) -> str:
 
 @pytest.mark.parametrize("name", PAGES)
 class TestGet:
-    def test_opens_for_the_owner_within_the_query_budget(self, name, address, page):
+    @pytest.mark.parametrize("paused", [False, True], ids=["", "while-a-mode-is-paused"])
+    def test_opens_for_the_owner_within_the_query_budget(self, name, paused, address, page, grace):
         url = address(name)
+        if paused:
+            kill_switches.stop(operator=grace, kind=KillSwitch.Kind.AUTH_MODE, target="shared", reason="A test.")
         page.get(url)
 
         with CaptureQueriesContext(connection) as queries:
