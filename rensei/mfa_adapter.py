@@ -8,10 +8,8 @@ import base64
 
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
-from django.core.exceptions import ValidationError
 
 from integrations.vault import vault
-from integrations.vault.errors import CredentialUnreadable
 from integrations.vault.vault import SealContext
 from rensei.core.secret import Secret
 from rensei.orgs import second_factor
@@ -41,11 +39,8 @@ class SealedMfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return base64.b64encode(vault.seal(Secret(text), context=PLACE)).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
-        """:raises ValidationError: if the vault has another key than the one that sealed; the form shows it"""
-        try:
-            return vault.open_sealed(base64.b64decode(encrypted_text), context=PLACE).reveal()
-        except CredentialUnreadable as refusal:
-            raise ValidationError(refusal.detail) from refusal
+        """:raises CredentialUnreadable: if the vault has no key, or another one than that which sealed"""
+        return vault.open_sealed(base64.b64decode(encrypted_text), context=PLACE).reveal()
 
     def can_delete_authenticator(self, authenticator: Authenticator) -> bool:
         return not second_factor.is_required(authenticator.user)

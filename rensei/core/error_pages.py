@@ -50,9 +50,11 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 def server_error(request: HttpRequest) -> HttpResponse:
     # Django calls this while it handles the exception, and does not hand it on.
     fault = sys.exception()
-    if isinstance(fault, DATABASE_FAULTS):
-        refusal = database_refusal(fault)
-        answer = _problem(request, refusal) or render(None, "database_unavailable.html", status=refusal.status)
+    refusal = database_refusal(fault) if isinstance(fault, DATABASE_FAULTS) else fault
+    if isinstance(refusal, RenseiError):
+        page = {"refusal": {"title": refusal.title, "detail": refusal.detail, "status": refusal.status}}
+        # Without the request, since what it would add is read from the database.
+        answer = _problem(request, refusal) or render(None, "refused.html", page, status=refusal.status)
         for name, value in refusal_headers(refusal).items():
             answer.headers[name] = value
         return answer

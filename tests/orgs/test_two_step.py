@@ -44,6 +44,13 @@ def set_up(client):
     return key
 
 
+def lose_the_key(settings, folder):
+    """Put another key in the place of the vault's."""
+    settings.RENSEI_VAULT_KEYRING = folder / "another.json"
+    keyring.create(settings.RENSEI_VAULT_KEYRING)
+    data_keys.unwrapped.clear()
+
+
 def is_signed_in(client):
     return "_auth_user_id" in client.session
 
@@ -185,16 +192,26 @@ class TestSignIn:
         assert not is_signed_in(client)
 
     def test_says_so_when_the_vault_has_lost_its_key(self, key, ada, settings, tmp_path):
-        client = Client()
+        client = Client(raise_request_exception=False)
         sign_in(client, ada)
-        settings.RENSEI_VAULT_KEYRING = tmp_path / "another.json"
-        keyring.create(settings.RENSEI_VAULT_KEYRING)
-        data_keys.unwrapped.clear()
+        lose_the_key(settings, tmp_path)
 
         answer = client.post("/accounts/2fa/authenticate/", {"code": code_now(key)})
 
+        assert answer.status_code == 503
         assert "Stored credentials cannot be used now" in answer.content.decode()
         assert not is_signed_in(client)
+
+    def test_shows_no_recovery_codes_when_the_vault_has_lost_its_key(self, acme, ada, page_as, settings, tmp_path):
+        browser = page_as(ada)
+        set_up(browser)
+        lose_the_key(settings, tmp_path)
+        browser.raise_request_exception = False
+
+        answer = browser.get("/accounts/2fa/recovery-codes/")
+
+        assert answer.status_code == 503
+        assert "Stored credentials cannot be used now" in answer.content.decode()
 
 
 class TestTheSecondStep:
