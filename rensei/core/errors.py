@@ -142,8 +142,7 @@ class DatabaseUnavailable(RenseiError):
     status = 503
     title = "The database does not answer"
     message = (
-        "Rensei cannot use its database at the moment. "
-        "Try again in a few seconds, with the same Idempotency-Key where you sent one."
+        "Rensei cannot use its database at the moment. What you asked for was not done. Try again in a few seconds."
     )
     retryable = True
 

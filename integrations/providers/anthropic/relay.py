@@ -36,10 +36,26 @@ _FORWARDED = frozenset({"content-type", "user-agent"})
 # Whose workspace pays is ours to say.
 _KEPT_BACK = frozenset({"anthropic-workspace-id"})
 _OF_ONE_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "trailer", "te", "set-cookie"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+        b"trailer",
+        b"te",
+        b"set-cookie",
+    }
 )
 # Headers that tell about the account whose key signed. Where that is the platform's, they are not the caller's.
-_OF_THE_ACCOUNT = frozenset({"anthropic-organization-id", "anthropic-workspace-id"})
+_OF_THE_ACCOUNT = (
+    b"anthropic-organization-id",
+    b"anthropic-workspace-id",
+    # What is left of its limits is what all others have used.
+    b"anthropic-ratelimit-",
+    b"anthropic-priority-",
+    b"anthropic-fast-",
+)
 _URL_CHARACTERS_MAX = 300
 _CONNECTIONS_MAX = 2000
 _TENANTS_MAX = 200
@@ -206,10 +222,9 @@ def outgoing_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> list[tuple[bytes, bytes]]:
     """List of an answer's headers those that go on to the caller."""
     return [
-        (name.lower(), value)
+        (lower, value)
         for name, value in answer.raw_headers
-        if (lower := name.lower().decode("latin-1")) not in _OF_ONE_HOP
-        and not (platform_key and lower in _OF_THE_ACCOUNT)
+        if (lower := name.lower()) not in _OF_ONE_HOP and not (platform_key and lower.startswith(_OF_THE_ACCOUNT))
     ]
 
 
