@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -18,7 +19,7 @@ from integrations import services as integrations
 from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
 from rensei.dispatch import judging, outcomes, preparation, queue, settlement
 from rensei.dispatch.calls import Call
 from rensei.dispatch.keeper import Keeper, LiveRun
@@ -59,7 +60,7 @@ def _carry(run: Run, live: LiveRun) -> None:
         _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
         return
     except ProviderFailure as failure:
-        _settle(partial(outcomes.without_call, run, mode.error_of(run, failure)))
+        _settle(partial(_never_called, run, failure, mode=mode))
         return
     while live.stop is None:
         again = _attempt(run, live, adapter, mode, credential, built)
@@ -126,8 +127,7 @@ def _attempt(
             _settle(partial(outcomes.stopped, call, live.stop))
             return None
         again = _try_again(run, mode, credential, failure)
-        error = mode.error_of(run, failure)
-        _settle(partial(outcomes.failed, call, failure, error=error, again=again is not None))
+        _settle(partial(_failed, call, failure, mode=mode, again=again is not None))
         logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again is not None)
         return again
     if answer is None:
@@ -148,11 +148,23 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
         # Another key that cannot be opened is no other key; the failed call must still be settled.
         logger.warning("no_other_key", code=refusal.code)
         another = None
+    except DATABASE_FAULTS as fault:
+        logger.warning("no_other_key", code=database_refusal(fault, run_id=run.id).code)
+        another = None
     if another is not None and run.attempt_count < KEYS_MAX:
         return _Again(credential=another, after_seconds=0.0)
     if failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX:
         return _Again(credential=credential, after_seconds=_backoff_seconds(run, failure))
     return None
+
+
+def _failed(call: outcomes.Call, failure: ProviderFailure, *, mode: Mode, again: bool, now: datetime) -> SettlementPlan:
+    # What the organization is told is looked up, which may have to be tried again as the settlement itself.
+    return outcomes.failed(call, failure, error=mode.error_of(call.run, failure), again=again, now=now)
+
+
+def _never_called(run: Run, failure: ProviderFailure, *, mode: Mode, now: datetime) -> SettlementPlan:
+    return outcomes.without_call(run, mode.error_of(run, failure), now=now)
 
 
 def _settle(outcome: Callable[..., SettlementPlan]) -> None:

@@ -19,7 +19,7 @@ from integrations.providers.anthropic.relay import Relay, Tap
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
 from rensei.core.usage import Usage
 from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.execution import KEYS_MAX
@@ -248,7 +248,11 @@ class Call:
 
     async def _try_again(self, failure: ProviderFailure) -> bool:
         """Settle a failed attempt and write down one with another key of the same payer, where there is one."""
-        again = await asyncio.get_running_loop().run_in_executor(None, self._next_attempt, failure)
+        try:
+            again = await asyncio.get_running_loop().run_in_executor(None, self._next_attempt, failure)
+        except DATABASE_FAULTS as fault:
+            logger.warning("no_other_key", code=database_refusal(fault, run_id=self.run.id).code)
+            return False
         if again is None:
             return False
         self.attempt, self._credential = again
@@ -276,7 +280,11 @@ class Call:
 
     async def _fail(self, failure: ProviderFailure) -> dict[str, Any]:
         """Settle a call that failed for good, and tell what the organization is told of it."""
-        error = await error_of(self.run, failure)
+        try:
+            error = await error_of(self.run, failure)
+        except DATABASE_FAULTS as fault:
+            # The call failed all the same, and is settled when the database is back.
+            error = outcomes.refusal_error(database_refusal(fault, run_id=self.run.id))
         self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
         return error
 
