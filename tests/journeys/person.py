@@ -60,6 +60,7 @@ class Person:
         self.fields += 1
 
     def choose(self, label: str, option: str) -> None:
+        """Choose an option by its value, or by what it says."""
         self.page.get_by_label(label, exact=True).select_option(option)
         self.fields += 1
 
@@ -123,11 +124,17 @@ class KeyboardPerson(Person):
     def choose(self, label: str, option: str) -> None:
         field = self.page.get_by_label(label, exact=True)
         self._go_to(field)
-        place = field.evaluate("(field, value) => [...field.options].findIndex((one) => one.value === value)", option)
+        place, value = field.evaluate(
+            """(field, option) => {
+                const place = [...field.options].findIndex((one) => [one.value, one.label].includes(option));
+                return [place, field.options[place].value];
+            }""",
+            option,
+        )
         here = field.evaluate("(field) => field.selectedIndex")
         for _ in range(abs(place - here)):
             self.page.keyboard.press("ArrowDown" if place > here else "ArrowUp")
-        expect(field).to_have_value(option)
+        expect(field).to_have_value(value)
         self.fields += 1
 
     def tick(self, label: str) -> None:
