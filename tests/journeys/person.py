@@ -61,7 +61,7 @@ class Person:
 
     def choose(self, label: str, option: str) -> None:
         """Choose an option by its value, or by what it says."""
-        self.page.get_by_label(label, exact=True).select_option(option)
+        self._list(label).select_option(option)
         self.fields += 1
 
     def tick(self, label: str) -> None:
@@ -86,6 +86,10 @@ class Person:
 
     def section(self, name: str) -> Locator:
         return self.page.get_by_role("region", name=name, exact=True)
+
+    def _list(self, label: str) -> Locator:
+        """Find a list by its name. By its label's text it would not be found where the label holds the list itself."""
+        return self.page.get_by_role("combobox", name=label, exact=True)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not EXPECTED.match(message.text):
@@ -122,7 +126,7 @@ class KeyboardPerson(Person):
         self.fields += 1
 
     def choose(self, label: str, option: str) -> None:
-        field = self.page.get_by_label(label, exact=True)
+        field = self._list(label)
         self._go_to(field)
         place, value = field.evaluate(
             """(field, option) => {
