@@ -139,6 +139,7 @@ class KeyboardPerson(Person):
         for _ in range(abs(place - here)):
             self.page.keyboard.press("ArrowDown" if place > here else "ArrowUp")
         expect(field).to_have_value(value)
+        self.page.keyboard.press("Tab")  # They go on. A page may have waited for that.
         self.fields += 1
 
     def tick(self, label: str) -> None:
