@@ -1,11 +1,13 @@
 """A browser, a running Rensei, and the people who use it."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from billing import services as billing
 from integrations import platform_keys
 from integrations import services as integrations
 from integrations.models import Integration, PlatformKey
@@ -89,9 +91,15 @@ def person(open_browser: Callable[..., Person]) -> Person:
         pytest.param(KeyboardPerson, id="keyboard", marks=pytest.mark.outside),
     ]
 )
-def anybody(request: pytest.FixtureRequest, open_browser: Callable[..., Person]) -> Person:
+def open_either(request: pytest.FixtureRequest, open_browser: Callable[..., Person]) -> Callable[..., Person]:
+    """Give people browsers: once everybody has a mouse, and once nobody has."""
+    return functools.partial(open_browser, kind=request.param)
+
+
+@pytest.fixture
+def anybody(open_either: Callable[..., Person]) -> Person:
     """A person with a mouse, and then one without."""
-    return open_browser(kind=request.param)
+    return open_either()
 
 
 @pytest.fixture
@@ -124,3 +132,9 @@ def fill_pool(ada_access: Access, make_key: Callable[..., str]) -> Callable[[str
         )
 
     return fill
+
+
+@pytest.fixture
+def enable_metered(acme: Org, grace: User) -> Callable[[], None]:
+    """Let Acme use metered, as its operator would."""
+    return functools.partial(billing.set_metered, org_ids=[acme.id], enabled=True, actor_user=grace)

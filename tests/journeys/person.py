@@ -60,7 +60,8 @@ class Person:
         self.fields += 1
 
     def choose(self, label: str, option: str) -> None:
-        self.page.get_by_label(label, exact=True).select_option(option)
+        """Choose an option by its value, or by what it says."""
+        self._list(label).select_option(option)
         self.fields += 1
 
     def tick(self, label: str) -> None:
@@ -85,6 +86,10 @@ class Person:
 
     def section(self, name: str) -> Locator:
         return self.page.get_by_role("region", name=name, exact=True)
+
+    def _list(self, label: str) -> Locator:
+        """Find a list by its name. By its label's text it would not be found where the label holds the list itself."""
+        return self.page.get_by_role("combobox", name=label, exact=True)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not EXPECTED.match(message.text):
@@ -121,13 +126,20 @@ class KeyboardPerson(Person):
         self.fields += 1
 
     def choose(self, label: str, option: str) -> None:
-        field = self.page.get_by_label(label, exact=True)
+        field = self._list(label)
         self._go_to(field)
-        place = field.evaluate("(field, value) => [...field.options].findIndex((one) => one.value === value)", option)
+        place, value = field.evaluate(
+            """(field, option) => {
+                const place = [...field.options].findIndex((one) => [one.value, one.label].includes(option));
+                return [place, field.options[place].value];
+            }""",
+            option,
+        )
         here = field.evaluate("(field) => field.selectedIndex")
         for _ in range(abs(place - here)):
             self.page.keyboard.press("ArrowDown" if place > here else "ArrowUp")
-        expect(field).to_have_value(option)
+        expect(field).to_have_value(value)
+        self.page.keyboard.press("Tab")  # They go on. A page may have waited for that.
         self.fields += 1
 
     def tick(self, label: str) -> None:

@@ -1,5 +1,6 @@
 """An auditor reads everything, and changes nothing."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ from playwright.sync_api import expect
 
 from integrations.models import Integration
 from profiles.models import ModelProfile
+from rensei.console.templatetags.console import short_id
 from rensei.dispatch import admission
 from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
@@ -23,6 +25,9 @@ pytestmark = [
 
 # What an auditor may press: it changes nothing but what they look at. A token of theirs reads, as they do.
 HARMLESS = {"Copy", "Filter", "Create token"}
+# Where the rail leads.
+PAGES = ["Runs", "Workflows", "Playground", "Usage", "Integrations", "Model Profiles", "Catalog", "Projects & Access"]
+PAGES += ["Members", "API Tokens", "Machines", "Audit log"]
 # A way to write: its address, and what would be sent.
 WRITES = {
     "settings/profiles/new": "name=sly&model_id=claude:claude-sonnet-5-5&auth_modes=byok&action=save",
@@ -38,28 +43,36 @@ def written() -> list[int]:
 class TestAnAuditor:
     def test_reads_everything_and_finds_nothing_to_press(
         self,
-        person: Person,
+        anybody: Person,
         otto: User,
         ada_access: Access,
         project: Project,
         connected: Integration,
         make_profile: Callable[..., ModelProfile],
     ) -> None:
+        person = anybody
         page, profile = person.page, make_profile(name="deep", auth_modes=["byok"])
         asked = messages_from(text="How many seas are there?", messages=None)
         run = admission.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=asked))
         person.sign_in(otto)
 
-        person.open(f"/o/acme/runs/{run.id}")
-        assert person.reads_the_answer()
-        paths = ["", "/runs", "/playground", "/usage", f"/runs/{run.id}", f"/settings/profiles/{profile.public_id}"]
-        paths += [f"/settings/{name}" for name in ("integrations", "profiles", "catalog", "projects", "members")]
-        for path in [*paths, "/settings/tokens", "/settings/machines"]:
-            person.open(f"/o/acme{path}")
+        def expect_nothing_to_press(heading: str) -> None:
             main = page.get_by_role("main")
-            expect(main.get_by_role("heading", level=1)).to_be_visible()
+            expect(main.get_by_role("heading", level=1)).to_contain_text(heading)
             found = {button.inner_text() for button in main.get_by_role("button", disabled=False).all()}
-            assert found <= HARMLESS, path
+            assert found <= HARMLESS, heading
+
+        expect_nothing_to_press("Acme")
+        for name in PAGES:
+            person.follow(name, within=page.get_by_role("navigation", name="Acme"))
+            expect_nothing_to_press(name)
+        person.follow("Runs")
+        person.follow(short_id(run.id))
+        assert person.reads_the_answer()
+        expect_nothing_to_press("deep")
+        person.follow(profile.public_id)
+        expect(page).to_have_url(re.compile(f"/settings/profiles/{profile.public_id}$"))
+        expect_nothing_to_press("deep")
 
     @pytest.mark.parametrize("path", WRITES)
     def test_is_refused_who_posts_by_hand(

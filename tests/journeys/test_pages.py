@@ -118,6 +118,11 @@ def misfits(person: Person) -> list[str]:
     return found
 
 
+def scrolls_sideways(person: Person) -> bool:
+    """Tell whether the open page is wider than its screen."""
+    return bool(person.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
 def barriers(person: Person, options: Mapping[str, object] = EVERY_RULE) -> list[str]:
     """Find what keeps somebody from reading or using the open page, in axe's judgement."""
     rules = Axe().run(person.page, options=dict(options)).response["violations"]
@@ -233,7 +238,7 @@ class TestAnOperator:
 
 
 class TestAPhone:
-    def test_connects_a_key(
+    def test_connects_a_key_and_reads_a_first_answer(
         self, open_browser: Callable[..., Person], acme: Org, ada: User, catalog: None, make_key: Callable[..., str]
     ) -> None:
         person = open_browser(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
@@ -250,3 +255,24 @@ class TestAPhone:
         person.click("Save")
         person.sees("is connected.")
         assert barriers(person) == []
+
+        person.click("Menu")
+        person.follow("Model Profiles")
+        person.follow("Create profile")
+        person.type("Name", "first")
+        person.sees("Runs as byok")
+        person.click("Create profile")
+        person.sees("first was saved.")
+        assert barriers(person) == []
+        assert not scrolls_sideways(person)
+        person.follow("Try it")
+        person.type("Message", "Is anybody there?")
+        person.sees("Runs as byok")
+        assert barriers(person) == []
+        assert not scrolls_sideways(person)
+        person.click("Dispatch")
+
+        assert "Anthropic simulator" in person.reads_the_answer()
+        assert person.cost() > 0
+        assert barriers(person) == []
+        assert not scrolls_sideways(person)

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org, User
+from rensei.orgs.models import AuditEvent, Org, User
 from tests.journeys.person import PASSWORD, Person
 from tests.journeys.stack import Stack
 from tests.journeys.test_pages import barriers, misfits
@@ -101,6 +101,22 @@ class TestAnInvitation:
         guest.sees("You stay a member of Evil")
         guest.click("Join")
         guest.sees("Welcome to Acme. You are member here.")
+
+
+class TestAnOwner:
+    def test_gives_a_role_and_none_of_those_on_the_way_to_it(self, anybody: Person, ada: User, mia: User) -> None:
+        """Arrow keys go through a list one by one. From member to owner they pass the admin."""
+        asked: list[str] = []
+        anybody.sign_in(ada)
+        anybody.follow("Members")
+        anybody.page.on("request", lambda request: asked.append(request.post_data or ""))
+
+        anybody.choose("Role of Mia", "owner")
+
+        anybody.sees(f"{mia.email} is owner now.")
+        assert len([data for data in asked if "role=" in data]) == 1
+        changed = AuditEvent.objects.filter(action="member.role_changed")
+        assert [event.detail["new"] for event in changed] == [{"role": "owner"}]
 
 
 class TestTwoStepSignIn:

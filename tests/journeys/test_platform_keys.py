@@ -11,19 +11,18 @@ from billing.models import Entitlement
 from integrations.models import PlatformKey
 from profiles.models import ModelProfile
 from rensei.core.clock import database_now
-from rensei.orgs.models import User
+from rensei.orgs.models import Org, User
 from tests.journeys.person import Person
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
 
 
-def set_metered(operator: Person, action: str) -> None:
+def set_metered(operator: Person, org: Org, action: str) -> None:
     """Choose the action in the admin, read what it allows, and confirm."""
     operator.open("/admin/")
     operator.follow("Entitlements")
-    row = operator.page.get_by_role("row").filter(has_text="Acme")
-    row.get_by_role("checkbox").first.check()
-    operator.page.get_by_label("Action:").select_option(label=action)
+    operator.tick(f"Select this object for an action - {org.id}")
+    operator.choose("Action:", action)
     operator.click("Go")
     operator.sees("It counts from the next dispatch on, and is written to the audit log with your name.")
     operator.click(action)
@@ -38,7 +37,8 @@ def dispatch(member: Person, message: str) -> None:
 class TestAnOperator:
     def test_grants_metered_and_takes_it_back(
         self,
-        open_browser: Callable[..., Person],
+        open_either: Callable[..., Person],
+        acme: Org,
         grace: User,
         mia: User,
         make_profile: Callable[..., ModelProfile],
@@ -46,11 +46,11 @@ class TestAnOperator:
     ) -> None:
         make_profile(name="paid", auth_modes=["metered"])
         fill_pool("metered")
-        operator, member = open_browser(), open_browser()
+        operator, member = open_either(), open_either()
         operator.sign_in(grace)
         member.sign_in(mia)
 
-        set_metered(operator, "Enable metered")
+        set_metered(operator, acme, "Enable metered")
         operator.sees("Metered enabled for 1 organization(s).")
 
         dispatch(member, "Who pays for this?")
@@ -62,7 +62,7 @@ class TestAnOperator:
         billed = member.page.get_by_role("definition").filter(has_text="metered is enabled")
         expect(billed).to_contain_text(f"${cost}")
 
-        set_metered(operator, "Disable metered")
+        set_metered(operator, acme, "Disable metered")
         operator.sees("Metered disabled for 1 organization(s).")
 
         dispatch(member, "And for this?")
@@ -74,7 +74,7 @@ class TestAnOperator:
 class TestAMember:
     def test_uses_shared_runs_until_the_day_is_used_up(
         self,
-        person: Person,
+        anybody: Person,
         mia: User,
         make_profile: Callable[..., ModelProfile],
         fill_pool: Callable[[str], PlatformKey],
@@ -82,15 +82,15 @@ class TestAMember:
         make_profile(name="free", auth_modes=["shared"])
         fill_pool("shared")
         Entitlement.objects.update(shared_runs_per_day=1)
-        person.sign_in(mia)
+        anybody.sign_in(mia)
 
-        dispatch(person, "Is this one free?")
-        person.reads_the_answer()
-        person.sees("The platform's free tier")
-        dispatch(person, "And this one?")
+        dispatch(anybody, "Is this one free?")
+        anybody.reads_the_answer()
+        anybody.sees("The platform's free tier")
+        dispatch(anybody, "And this one?")
 
         tomorrow = database_now().date() + timedelta(days=1)
-        person.sees("The organization has used 1 of its 1 shared runs for today.")
-        person.sees(f"The quota resets at {tomorrow}T00:00:00Z. Dispatch again then")
-        person.follow("Usage")
-        expect(person.page.get_by_role("img", name=re.compile("1 of 1 shared runs used"))).to_be_visible()
+        anybody.sees("The organization has used 1 of its 1 shared runs for today.")
+        anybody.sees(f"The quota resets at {tomorrow}T00:00:00Z. Dispatch again then")
+        anybody.follow("Usage")
+        expect(anybody.page.get_by_role("img", name=re.compile("1 of 1 shared runs used"))).to_be_visible()

@@ -79,9 +79,17 @@
     }
   });
 
+  // A choice counts at once. Keys pass other choices on their way: theirs counts with Enter, or when the field is left.
+  let keyed = null, waiting = null;
+  document.addEventListener("pointerdown", () => { keyed = null; });
+  document.addEventListener("keydown", (event) => { keyed = event.target; });
   document.addEventListener("change", (event) => {
-    if (event.target.matches("[data-submit-on-change]")) event.target.form.requestSubmit();
+    if (!event.target.matches("[data-submit-on-change]")) return;
+    if (event.target === keyed) waiting = keyed;
+    else event.target.form.requestSubmit();
   });
+  document.addEventListener("focusout", (event) => { if (event.target === waiting) waiting.form.requestSubmit(); });
+  document.addEventListener("submit", () => { waiting = null; });
 
   // A list that narrows as one types. Without JavaScript the field's form asks the server.
   document.addEventListener("input", (event) => {
