@@ -42,7 +42,8 @@ class Entitlement(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     def __str__(self) -> str:
-        return str(self.org_id)
+        # The admin names each row's box so to those who hear the page.
+        return self.org.name
 
 
 class SharedUsage(models.Model):

@@ -21,7 +21,7 @@ def set_metered(operator: Person, org: Org, action: str) -> None:
     """Choose the action in the admin, read what it allows, and confirm."""
     operator.open("/admin/")
     operator.follow("Entitlements")
-    operator.tick(f"Select this object for an action - {org.id}")
+    operator.tick(f"Select this object for an action - {org.name}")
     operator.choose("Action:", action)
     operator.click("Go")
     operator.sees("It counts from the next dispatch on, and is written to the audit log with your name.")
