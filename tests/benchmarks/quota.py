@@ -7,18 +7,12 @@ and, where it is installed, on PostgreSQL, each in a database of its own.
 
 import argparse
 import multiprocessing
-import os
 import secrets
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg
-
-from tests import servers
+from tests.benchmarks import databases
 
 NOON = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 # Python's processes start slowly on a busy machine, and all begin together.
@@ -30,25 +24,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--tries", type=int, default=2000, help="of each process (default: %(default)s)")
     options = parser.parse_args()
-    for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
-        if name == "PostgreSQL" and servers.find_postgres() is None:
-            continue
-        with database() as url:
-            _measure(name, url, processes=options.processes, tries=options.tries)
-
-
-@contextmanager
-def _sqlite() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="rensei-quota-") as folder:
-        yield f"sqlite:///{folder}/rensei.sqlite3"
-
-
-@contextmanager
-def _postgres() -> Iterator[str]:
-    with servers.run_postgres() as server:
-        with psycopg.connect(server.url.replace("/rensei", "/postgres"), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE rensei")
-        yield server.url
+    for name, url in databases.here():
+        _measure(name, url, processes=options.processes, tries=options.tries)
 
 
 def _measure(name: str, url: str, *, processes: int, tries: int) -> None:
@@ -74,15 +51,7 @@ _together: Any = None
 def _begin(url: str, together: Any) -> None:
     global _together
     _together = together
-    os.environ |= {
-        "DATABASE_URL": url,
-        "DJANGO_SETTINGS_MODULE": "rensei.settings",
-        "RENSEI_DATA_DIR": tempfile.gettempdir(),
-        "SECRET_KEY": secrets.token_urlsafe(50),
-    }
-    import django
-
-    django.setup()
+    databases.set_up(url)
 
 
 def _prepare(limit: int) -> str:
