@@ -22,7 +22,7 @@ from rensei import launcher
 from rensei.launcher import LaunchFailed
 from tests import servers
 from tests.architecture.rooms import ROOT
-from tests.cli.waiting import wait_for
+from tests.waiting import wait_until
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
@@ -247,7 +247,7 @@ class TestProcesses:
         with run_launcher(start("The child", PARENT + UP, mark), "processes.watch()") as process:
             assert process.stdout.readline() == "up\n"
             # The words of a program can be read a moment after it has begun.
-            wait_for(lambda: len(left_behind(mark, process.pid)) == 2)
+            wait_until(lambda: len(left_behind(mark, process.pid)) == 2)
 
             process.send_signal(number)
 

@@ -21,6 +21,7 @@ from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
 from tests.dispatch.test_crashes import database_url, let_leases_run_out
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
@@ -40,13 +41,6 @@ def dispatch(
         return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
     return send
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_SECONDS_MAX
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 class TestABugInItsLook:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from rensei.dispatch.models import Run
 from tests.gateway.server import Server
-from tests.gateway.wire import wait_until
+from tests.waiting import wait_until
 
 MODEL = "claude-opus-5-5"
 STANDARD_HEADERS = {"content-type": "application/json", "anthropic-version": "2023-06-01"}

@@ -15,7 +15,8 @@ from rensei.dispatch.models import Attempt, Run
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import Answer, exchange, message
 from tests.gateway.server import Server
-from tests.gateway.wire import Wire, wait_until
+from tests.gateway.wire import Wire
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

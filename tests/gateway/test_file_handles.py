@@ -16,7 +16,7 @@ import pytest
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import STANDARD_HEADERS, Answer, as_bytes, message, settled
 from tests.gateway.server import Server
-from tests.gateway.wire import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

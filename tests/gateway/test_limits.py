@@ -10,7 +10,7 @@ from rensei.dispatch.models import Run
 from rensei.orgs.models import User
 from tests.gateway.line import MODEL, Answer, exchange, message, settled
 from tests.gateway.server import Server
-from tests.gateway.wire import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,8 @@ from rensei.dispatch.models import Attempt, Run
 from rensei.orgs.models import Org
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import message, settled
-from tests.gateway.wire import Wire, wait_until
+from tests.gateway.wire import Wire
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,7 +17,8 @@ from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, exchange, message, settled
 from tests.gateway.server import Server
-from tests.gateway.wire import FLOOD_MEGABYTES, Wire, wait_until
+from tests.gateway.wire import FLOOD_MEGABYTES, Wire
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,7 +8,6 @@ be, such as one that sends a hundred megabytes, the prompt asks for it with `[[w
 import hashlib
 import http.client
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,11 +145,3 @@ def _flood(handler: BaseHTTPRequestHandler, passed: Passed) -> None:
         passed.answer += b"." if len(piece) > _MEGABYTE else piece
     handler.wfile.write(b"0\r\n\r\n")
     passed.is_whole = True
-
-
-def wait_until(condition: Any, *, seconds: float = 30, what: str = "it") -> None:
-    """:raises AssertionError: if it does not come true in time"""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen in {seconds:.0f} s"
-        time.sleep(0.02)

@@ -12,9 +12,9 @@ import pytest
 
 from tests import servers
 from tests.gateway.line import Answer, exchange, message
-from tests.gateway.wire import wait_until
 from tests.journeys.stack import Stack, start
 from tests.operations.installation import Installation
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from rensei.simulator import server
 from rensei.simulator.server import RunningSimulator
+from tests.waiting import wait_until
 
 MakeClient = Callable[..., anthropic.Anthropic]
 ROOT = Path(__file__).parents[2]
@@ -102,13 +102,13 @@ class TestRequestLog:
         assert client.stdin is not None
         client.stdin.write(f"{key}\n".encode())
         client.stdin.flush()
-        _wait_until(lambda: bool(simulator.requests()) and simulator.requests()[0]["deltas_sent"] == 2)
+        wait_until(lambda: bool(simulator.requests()) and simulator.requests()[0]["deltas_sent"] == 2)
 
         client.kill()
         client.wait()
         client.stdin.close()
 
-        _wait_until(lambda: simulator.requests()[0]["outcome"] == "client_disconnected")
+        wait_until(lambda: simulator.requests()[0]["outcome"] == "client_disconnected")
         assert not simulator.requests()[0]["usage_is_final"]
 
     def test_gives_what_came_after_a_sequence(self, client: anthropic.Anthropic, simulator: RunningSimulator) -> None:
@@ -188,7 +188,7 @@ class TestServer:
         parent.wait()
         parent.stdout.close()
 
-        _wait_until(lambda: not _answers(url))
+        wait_until(lambda: not _answers(url))
 
 
 def _answers(url: str) -> bool:
@@ -197,10 +197,3 @@ def _answers(url: str) -> bool:
     except httpx2.TransportError:
         return False
     return True
-
-
-def _wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "It did not happen in time."
-        time.sleep(0.02)

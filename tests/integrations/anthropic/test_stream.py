@@ -3,7 +3,6 @@
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, ProviderFailure, StreamEvent, TextDelta, UsageReport
 from rensei.core.usage import Usage
 from tests.integrations.anthropic.conftest import make_entry, make_request
+from tests.waiting import wait_until
 
 TOOL = {
     "name": "look_up",
@@ -325,7 +325,7 @@ class TestClose:
             if isinstance(event, TextDelta):
                 stream.close()
 
-        _wait_until(lambda: simulator.requests()[-1]["outcome"] is not None)
+        wait_until(lambda: simulator.requests()[-1]["outcome"] is not None)
         assert simulator.requests()[-1]["outcome"] == "client_disconnected"
 
     def test_sends_nothing_if_it_comes_first(self, simulator, open_stream):
@@ -387,9 +387,3 @@ class TestCheapestModel:
     )
     def test_takes_the_newest_of_the_smallest_line(self, ids, chosen):
         assert ADAPTER.cheapest_model([{"id": model_id, "displayName": model_id} for model_id in ids]) == chosen
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)

@@ -1,0 +1,12 @@
+"""Waiting for what other processes and threads do."""
+
+import time
+from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60, what: str = "it") -> None:
+    """:raises AssertionError: if it does not come true in time"""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds:.0f} s"
+        time.sleep(0.02)
