@@ -118,6 +118,20 @@ class TestAnOwner:
         changed = AuditEvent.objects.filter(action="member.role_changed")
         assert [event.detail["new"] for event in changed] == [{"role": "owner"}]
 
+    @pytest.mark.outside
+    def test_confirms_a_role_by_enter(self, person: Person, ada: User, mia: User) -> None:
+        person.sign_in(ada)
+        person.follow("Members")
+        roles = person.page.get_by_label("Role of Mia")
+        roles.focus()
+        person.page.keyboard.press("ArrowUp")
+        chosen = roles.input_value()
+        assert chosen != "member"
+
+        person.page.keyboard.press("Enter")
+
+        person.sees(f"{mia.email} is {chosen} now.")
+
 
 class TestTwoStepSignIn:
     @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])

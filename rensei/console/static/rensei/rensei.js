@@ -82,7 +82,12 @@
   // A choice counts at once. Keys pass other choices on their way: theirs counts with Enter, or when the field is left.
   let keyed = null, waiting = null;
   document.addEventListener("pointerdown", () => { keyed = null; });
-  document.addEventListener("keydown", (event) => { keyed = event.target; });
+  document.addEventListener("keydown", (event) => {
+    keyed = event.key === "Enter" ? null : event.target;
+    if (event.key !== "Enter" || event.target !== waiting) return;
+    event.preventDefault();
+    waiting.form.requestSubmit();
+  });
   document.addEventListener("change", (event) => {
     if (!event.target.matches("[data-submit-on-change]")) return;
     if (event.target === keyed) waiting = keyed;
