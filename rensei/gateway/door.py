@@ -33,6 +33,7 @@ from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.models import Attempt
 from rensei.dispatch.queue import LEASE
 from rensei.gateway import answers, models_list, requests, routes
+from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body
 from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
@@ -218,20 +219,21 @@ class Gateway:
         served = route.judgement.entry.model_id
         outgoing = body if body.values["model"] == served else body.with_values(model=served)
         credential = route.choose_credential()
+        passed: Headers | None = None
+        said = b""
         try:
             answer = await self._relay.send(
                 address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
             )
+            passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
             if answer.status == 200:
-                passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
                 await caller.answer(answer.status, passed, await answer.read())
                 return
             said, failure = await relay.read_failure(answer)
         except ProviderFailure as fault:
-            answer, said, failure = None, b"", fault
+            failure = fault
         error = await error_of(route.template, failure)
-        if answer is not None and error["code"] == failure.code:
-            passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
+        if passed is not None and error["code"] == failure.code:
             await caller.answer(answer.status, passed, said)
         else:
             await caller.answer(*answers.failure_answer(error, status=503, request_id=request_id))
