@@ -208,7 +208,7 @@ class Call:
                     await self._caller.pass_on(chunk)
             else:
                 # It comes at once when all of it is made, so there is nothing to pass on before.
-                whole = await answer.read()
+                whole = await relay.read_whole(answer)
                 tap.take(whole)
             self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
         except (aiohttp.ClientError, TimeoutError, AnswerRefused):

@@ -227,11 +227,12 @@ class Gateway:
             )
             passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
             if answer.status == 200:
-                await caller.answer(answer.status, passed, await answer.read())
+                await caller.answer(answer.status, passed, await relay.read_count(answer))
                 return
             said, failure = await relay.read_failure(answer)
         except ProviderFailure as fault:
-            failure = fault
+            # There is no answer, or no whole one, that could be passed on.
+            passed, failure = None, fault
         error = await error_of(route.template, failure)
         if passed is not None and error["code"] == failure.code:
             await caller.answer(answer.status, passed, said)

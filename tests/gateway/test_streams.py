@@ -15,7 +15,7 @@ from billing.models import CostEvent
 from rensei.dispatch.models import Attempt, Run
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
-from tests.gateway.line import STANDARD_HEADERS, as_bytes, exchange, message, settled
+from tests.gateway.line import STANDARD_HEADERS, Answer, as_bytes, exchange, message, settled
 from tests.gateway.server import Server
 from tests.gateway.wire import FLOOD_MEGABYTES, Wire
 from tests.waiting import wait_until
@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MEGABYTE = 1024 * 1024
+# What a request to count a prompt has of a message's.
+COUNTED = ("model", "messages")
 
 
 @pytest.fixture
@@ -99,6 +101,36 @@ class TestASlowCaller:
         assert received > FLOOD_MEGABYTES * MEGABYTE
         settled()
         assert Run.objects.filter(state=Run.State.SUCCEEDED).count() == 2
+
+
+class TestAProviderThatSendsTooMuch:
+    @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+    def test_does_not_fill_the_servers_memory(
+        self, server: Server, token: str, byok: Any, simulator: Any, path: str
+    ) -> None:
+        def call(text: str) -> Answer:
+            body = message(text) if path == "/v1/messages" else {name: message(text)[name] for name in COUNTED}
+            return exchange(server, body, path=path, method="POST", headers={"x-api-key": token})
+
+        assert call("Hello.").status == 200
+        settled()
+        before = server.memory()
+
+        answer = call("[[fault:hugebody mb=400 on=count_tokens]]" if "count" in path else "[[fault:hugebody mb=400]]")
+
+        assert answer.status == 503
+        assert answer.code.startswith("PROVIDER_")
+        assert server.memory() - before < 200 * MEGABYTE
+        settled()
+        assert_explained(simulator)
+
+    def test_or_breaks_off_while_it_counts_is_no_fault_of_ours(self, server: Server, token: str, byok: Any) -> None:
+        body = {name: message("[[fault:reset on=count_tokens]]")[name] for name in COUNTED}
+
+        answer = exchange(server, body, path="/v1/messages/count_tokens", method="POST", headers={"x-api-key": token})
+
+        assert answer.status == 503
+        assert answer.code.startswith("PROVIDER_")
 
 
 class TestAProviderThatFallsSilent:

@@ -228,6 +228,30 @@ def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> l
     ]
 
 
+async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
+    """
+    Read an answer that comes at once when all of it is made.
+
+    :raises aiohttp.ClientError, TimeoutError: if it does not come to its end
+    :raises outbound.AnswerRefused: if it is larger than any that there is
+    """
+    body = bytearray()
+    while chunk := await answer.content.readany():
+        body += chunk
+        if len(body) > _MESSAGE_BYTES_MAX:
+            answer.close()
+            raise outbound.AnswerRefused("The answer is larger than any that there is.")
+    return bytes(body)
+
+
+async def read_count(answer: aiohttp.ClientResponse) -> bytes:
+    """:raises ProviderFailure: if an answer that costs nothing cannot be read to its end"""
+    try:
+        return await read_whole(answer)
+    except (aiohttp.ClientError, outbound.AnswerRefused, TimeoutError, OSError) as error:
+        raise _failure_of_transport(error) from None
+
+
 async def read_failure(answer: aiohttp.ClientResponse) -> tuple[bytes, ProviderFailure]:
     """Read an answer whose status is not 200: its bytes, and what they mean."""
     body = b""
@@ -236,6 +260,9 @@ async def read_failure(answer: aiohttp.ClientResponse) -> tuple[bytes, ProviderF
             body += chunk
     except (aiohttp.ClientError, TimeoutError):
         # What came is what there is; the status alone tells enough.
+        answer.close()
+    if not answer.content.at_eof():
+        # Nobody reads the rest, and its connection serves nobody else.
         answer.close()
     return body, failure_of_answer(status=answer.status, body=body, headers=answer.headers)
 
