@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from billing.models import CostEvent
+from billing.models import CostEvent, Entitlement
 from rensei.core.clock import database_now
 from rensei.dispatch import queue, reaper
 from rensei.dispatch.models import Attempt, Run
@@ -40,6 +40,7 @@ class TestKilled:
         self, start_server: Any, request: Any, token: str, wire: Wire, simulator: Any, mode: str
     ) -> None:
         request.getfixturevalue(mode)
+        Entitlement.objects.update(shared_runs_per_day=STREAMS)
         server = start_server()
         call(server, token, "Hello.")
 
