@@ -9,7 +9,7 @@ _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
 
-def read_json(text: str | bytes) -> Any:
+def read_storable(text: str | bytes) -> Any:
     """
     Read a document of somebody who is not refused for what cannot be stored: that becomes U+FFFD.
 

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from rensei.core.texts import read_json
+from rensei.core.texts import read_storable
 
 
-class TestReadJson:
+class TestReadStorable:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
@@ -17,7 +17,7 @@ class TestReadJson:
         ],
     )
     def test_replaces_what_cannot_be_stored(self, text: str | bytes, expected: object) -> None:
-        found = read_json(text)
+        found = read_storable(text)
 
         assert found == expected
         json.dumps(found, ensure_ascii=False).encode()
@@ -25,4 +25,4 @@ class TestReadJson:
     @pytest.mark.parametrize("text", ["", "{", b"\xff\xfe", "[" * 100_000])
     def test_raises_for_what_is_no_json(self, text: str | bytes) -> None:
         with pytest.raises((ValueError, RecursionError)):
-            read_json(text)
+            read_storable(text)

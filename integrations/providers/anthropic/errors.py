@@ -10,7 +10,7 @@ from integrations.outbound import AddressRefused, AnswerRefused, DeadlinePassed
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.diagnoses import Diagnosis
 from integrations.providers.base import ProviderFailure
-from rensei.core.texts import read_json
+from rensei.core.texts import read_storable
 
 _PROVIDER_MESSAGE_CHARACTERS_MAX = 300
 _RETRY_AFTER_SECONDS_MAX = 24 * 3600
@@ -162,7 +162,7 @@ def make_failure(
 def parse_object(text: bytes | str) -> dict[str, Any]:
     """Parse a JSON object; what is none is read as an empty one."""
     try:
-        found = read_json(text)
+        found = read_storable(text)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

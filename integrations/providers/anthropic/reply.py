@@ -7,7 +7,7 @@ Source of the events: https://platform.claude.com/docs/en/build-with-claude/stre
 from typing import Any, TypeGuard
 
 from integrations.providers.anthropic.tokens import tokens_about_bytes
-from rensei.core.texts import read_json
+from rensei.core.texts import read_storable
 from rensei.core.usage import Usage
 
 # Far above what any model takes or gives, and far below what would upset a ledger.
@@ -191,6 +191,6 @@ def _parse_input(text: str, *, otherwise: object) -> Any:
     if not text:
         return otherwise if otherwise is not None else {}
     try:
-        return read_json(text)
+        return read_storable(text)
     except (ValueError, RecursionError):
         return {"_unparsed": text}
