@@ -38,6 +38,8 @@ class Person:
         self.type("Email", user.email)
         self.type("Password", PASSWORD)
         self.click("Sign in")
+        # Whoever goes elsewhere before the answer is there is not signed in.
+        expect(self.page).not_to_have_url(re.compile("/accounts/login/"))
 
     def click(self, name: str, *, role: Any = "button", within: Locator | None = None) -> None:
         (within or self.page).get_by_role(role, name=name, exact=True).click()

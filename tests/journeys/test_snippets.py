@@ -62,6 +62,8 @@ def copied(person: Person, ada: User, connected: Integration, make_profile: Call
             panel = person.page.get_by_role("tabpanel", name=name)
             expect(panel).to_contain_text("image-1.png" if image and name != "Workflow node" else "brief")
             expect(panel).to_contain_text("second line")
+            # What was said last; a node has no limit of its own.
+            expect(panel).to_contain_text('effort: "low"' if name == "Workflow node" else "2048")
             texts[name] = panel.locator("code").inner_text()
         return texts
 
