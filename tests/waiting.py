@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 60, what: str = "it") -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 30, what: str = "it") -> None:
     """:raises AssertionError: if it does not come true in time"""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -48,22 +48,12 @@ def _fill(lines: int) -> None:
 
 def _settle(org: Any, *, count: int) -> None:
     """Write runs of the last 90 days, and settle each by its one call."""
-    from catalog.pricing import UnitPrices
     from rensei.core.clock import database_now
     from rensei.core.usage import Usage
     from rensei.dispatch import settlement
     from rensei.dispatch.models import Attempt, Run
     from rensei.dispatch.settlement import RunEnd, SettlementPlan
-
-    prices = UnitPrices(
-        above_prompt_tokens=0,
-        input=3_000_000,
-        output=15_000_000,
-        cache_read=300_000,
-        cache_write_5m=3_750_000,
-        cache_write_1h=6_000_000,
-        web_search=10_000_000_000,
-    )
+    from tests.billing.conftest import PRICES
 
     def plan(number: int, moment: datetime) -> SettlementPlan:
         run = Run.objects.create(
@@ -76,7 +66,7 @@ def _settle(org: Any, *, count: int) -> None:
             auth_mode="byok",
             payer="organization",
             max_tokens=1000,
-            prices=[prices.as_dict()],
+            prices=[PRICES.as_dict()],
             state=Run.State.RUNNING,
             epoch=1,
             attempt_count=1,

@@ -4,11 +4,9 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-import psycopg
 
 from tests import servers
+from tests.benchmarks import world
 
 
 def here() -> Iterator[tuple[str, str]]:
@@ -16,8 +14,9 @@ def here() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="rensei-bench-") as folder:
         yield "SQLite", f"sqlite:///{folder}/rensei.sqlite3"
     if servers.find_postgres() is not None:
-        with _postgres() as url:
-            yield "PostgreSQL", url
+        with servers.run_postgres() as server:
+            world.create_database(server.url)
+            yield "PostgreSQL", server.url
 
 
 def set_up(url: str) -> None:
@@ -31,11 +30,3 @@ def set_up(url: str) -> None:
     import django
 
     django.setup()
-
-
-@contextmanager
-def _postgres() -> Iterator[str]:
-    with servers.run_postgres() as server:
-        with psycopg.connect(server.url.replace("/rensei", "/postgres"), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE rensei")
-        yield server.url

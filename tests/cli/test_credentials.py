@@ -11,7 +11,7 @@ from tests import servers
 from tests.architecture.rooms import ROOT
 from tests.cli import searching, tracing
 from tests.cli.door import Door, move
-from tests.cli.ending import end
+from tests.cli.ending import PATIENCE_SECONDS, end
 from tests.dispatch.test_celery import ringing_through
 from tests.journeys.stack import start
 from tests.waiting import wait_until
@@ -130,7 +130,7 @@ class TestTrace:
                 machine.succeed(f"{traced(f'{login}-dispatch')} rensei dispatch --profile {here} --input Hello")
                 machine.succeed(f"rensei dispatch --profile {here} --input Hello --no-wait")
                 worker = machine.start(f"{traced(f'{login}-worker')} rensei worker")
-                wait_until(lambda: not Run.objects.exclude(state="SUCCEEDED").exists())
+                wait_until(lambda: not Run.objects.exclude(state="SUCCEEDED").exists(), seconds=PATIENCE_SECONDS)
                 end(worker)
 
         # Anthropic's own program looks at the login of Anthropic's SDK too.

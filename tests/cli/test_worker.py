@@ -8,7 +8,7 @@ import pytest
 from billing.models import CostEvent
 from rensei.dispatch.models import Run
 from tests.cli import logins
-from tests.cli.ending import end
+from tests.cli.ending import PATIENCE_SECONDS, end
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.outside
@@ -26,7 +26,7 @@ class TestWorker:
         self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(lambda: state() == "SUCCEEDED")
+        wait_until(lambda: state() == "SUCCEEDED", seconds=PATIENCE_SECONDS)
         written = end(worker)
 
         assert worker.returncode == 0
@@ -39,7 +39,7 @@ class TestWorker:
         self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(called.exists)
+        wait_until(called.exists, seconds=PATIENCE_SECONDS)
         written = end(worker, number)
 
         assert worker.returncode == 0
@@ -52,7 +52,7 @@ class TestWorker:
         self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(called.exists)
+        wait_until(called.exists, seconds=PATIENCE_SECONDS)
         worker.send_signal(signal.SIGINT)
         time.sleep(1)
         end(worker)
@@ -66,9 +66,9 @@ class TestWorker:
         run_id = self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(called.exists)
+        wait_until(called.exists, seconds=PATIENCE_SECONDS)
         machine.succeed(f"rensei run cancel {run_id}")
-        wait_until(lambda: state() == "CANCELLED")
+        wait_until(lambda: state() == "CANCELLED", seconds=PATIENCE_SECONDS)
         end(worker)
 
     def test_stops_working_on_a_run_that_it_lost_and_says_so(self, machine, here):
@@ -77,7 +77,7 @@ class TestWorker:
         self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(called.exists)
+        wait_until(called.exists, seconds=PATIENCE_SECONDS)
         # What the reaper does to a worker that was silent for too long, and to one that comes back.
         Run.objects.update(epoch=99, lease_owner="somebody else")
         time.sleep(8)
@@ -92,7 +92,7 @@ class TestWorker:
             worker.stdout.readline()
 
         runs = [self.dispatch(machine, here) for _ in range(count)]
-        wait_until(lambda: not Run.objects.exclude(state="SUCCEEDED").exists())
+        wait_until(lambda: not Run.objects.exclude(state="SUCCEEDED").exists(), seconds=PATIENCE_SECONDS)
         written = [end(worker) for worker in workers]
 
         assert len([one for one in simulator.requests() if one["path"] == "/v1/messages"]) == count
@@ -106,12 +106,12 @@ class TestWorker:
         self.dispatch(machine, here)
 
         worker = machine.start("rensei worker")
-        wait_until(called.exists)
+        wait_until(called.exists, seconds=PATIENCE_SECONDS)
         server.web.stop()
         held = state()
         server.web.start()
         server.wait_until_it_answers()
-        wait_until(lambda: state() == "SUCCEEDED")
+        wait_until(lambda: state() == "SUCCEEDED", seconds=PATIENCE_SECONDS)
         written = end(worker)
 
         assert held == "RUNNING"
@@ -127,7 +127,7 @@ class TestWorker:
         server.web.start()
         server.wait_until_it_answers()
         self.dispatch(machine, here)
-        wait_until(lambda: state() == "SUCCEEDED")
+        wait_until(lambda: state() == "SUCCEEDED", seconds=PATIENCE_SECONDS)
         written = end(worker)
 
         assert "Trying again until it does" in away

@@ -77,7 +77,7 @@ class TestABugInItsLook:
         thread = threading.Thread(target=ours.run)
 
         thread.start()
-        wait_until(lambda: Run.objects.get(id=run.id).state == Run.State.SUCCEEDED)
+        wait_until(lambda: Run.objects.get(id=run.id).state == Run.State.SUCCEEDED, seconds=WAIT_SECONDS_MAX)
         ours.stop()
         thread.join(timeout=60)
 
@@ -100,7 +100,7 @@ class TestAWorkerThatIsAskedToStop:
             "RENSEI_WORKER_THREADS": "1",
         }
         process = subprocess.Popen([sys.executable, "-m", "tests.dispatch.leaving_worker"], cwd=ROOT, env=environment)
-        wait_until(lambda: long.chunks.filter(kind="delta").exists())
+        wait_until(lambda: long.chunks.filter(kind="delta").exists(), seconds=WAIT_SECONDS_MAX)
         waiting = dispatch("Hi.")
 
         process.send_signal(signal.SIGTERM)

@@ -102,13 +102,13 @@ class TestRequestLog:
         assert client.stdin is not None
         client.stdin.write(f"{key}\n".encode())
         client.stdin.flush()
-        wait_until(lambda: bool(simulator.requests()) and simulator.requests()[0]["deltas_sent"] == 2)
+        wait_until(lambda: bool(simulator.requests()) and simulator.requests()[0]["deltas_sent"] == 2, seconds=10)
 
         client.kill()
         client.wait()
         client.stdin.close()
 
-        wait_until(lambda: simulator.requests()[0]["outcome"] == "client_disconnected")
+        wait_until(lambda: simulator.requests()[0]["outcome"] == "client_disconnected", seconds=10)
         assert not simulator.requests()[0]["usage_is_final"]
 
     def test_gives_what_came_after_a_sequence(self, client: anthropic.Anthropic, simulator: RunningSimulator) -> None:
@@ -188,7 +188,7 @@ class TestServer:
         parent.wait()
         parent.stdout.close()
 
-        wait_until(lambda: not _answers(url))
+        wait_until(lambda: not _answers(url), seconds=10)
 
 
 def _answers(url: str) -> bool:

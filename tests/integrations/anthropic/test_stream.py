@@ -325,7 +325,7 @@ class TestClose:
             if isinstance(event, TextDelta):
                 stream.close()
 
-        wait_until(lambda: simulator.requests()[-1]["outcome"] is not None)
+        wait_until(lambda: simulator.requests()[-1]["outcome"] is not None, seconds=5)
         assert simulator.requests()[-1]["outcome"] == "client_disconnected"
 
     def test_sends_nothing_if_it_comes_first(self, simulator, open_stream):
