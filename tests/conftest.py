@@ -22,7 +22,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("busy machine")
 
-pytest_plugins = ["tests.machine", "tests.billing.ledger_triggers"]
+pytest_plugins = ["tests.machine", "tests.database"]
 
 
 @pytest.fixture(scope="session")

@@ -1,32 +1,13 @@
-"""
-The ledger and its seals refuse to be emptied, which is what a transactional test does after itself.
-
-The triggers are lifted for that flush and for nothing else, and stand again before the next test.
-"""
+"""The ledger and its seals refuse every change. Tests that need one lift their triggers for as long as it takes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from django.db import connection
-from django.db.backends.base.operations import BaseDatabaseOperations
 
 TABLES = ("billing_costevent", "billing_ledgerseal", "billing_ledgeranchor", "billing_statement")
 POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _lift_ledger_triggers_for_the_flush() -> Iterator[None]:
-    flush = BaseDatabaseOperations.execute_sql_flush
-
-    def flush_with_triggers_lifted(operations: Any, sql_list: list[str]) -> None:
-        with triggers_lifted():
-            flush(operations, sql_list)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseDatabaseOperations, "execute_sql_flush", flush_with_triggers_lifted)
-        yield
 
 
 @contextmanager

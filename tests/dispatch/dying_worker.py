@@ -1,36 +1,14 @@
-"""A worker that is killed at a named point, as by `kill -9`: python -m tests.dispatch.dying_worker POINT."""
+"""The points of a run at which a worker can die."""
 
-import os
-import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
-
-def die(*_args: Any, **_kwargs: Any) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_before(function: Callable[..., Any]) -> Callable[..., Any]:
-    return die
+from integrations.providers.base import TextDelta, UsageReport
+from rensei.dispatch import calls, execution, queue, settlement
+from tests.dying import die, die_after, die_before
 
 
-def die_after(function: Callable[..., Any]) -> Callable[..., Any]:
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        function(*args, **kwargs)
-        die()
-
-    return dying
-
-
-def main(point: str) -> None:
-    import django
-
-    django.setup()
-    from integrations.providers.base import TextDelta, UsageReport
-    from rensei.dispatch import calls, execution, queue, settlement
-    from rensei.dispatch.keeper import Keeper
-
+def plant_death(point: str) -> None:
     take = calls.Call._take
     taken: list[object] = []
 
@@ -64,11 +42,3 @@ def main(point: str) -> None:
             settlement.write = die_after(settlement.write)
         case _:
             raise ValueError(point)
-    keeper = Keeper(owner="dying-worker")
-    while (claim := queue.claim_next(owner=keeper.owner)) is not None:
-        execution.execute(claim, keeper)
-    sys.exit("nothing killed this worker")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -24,8 +24,10 @@ from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.dispatch.settlement import SettlementPlan
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
+from tests.dispatch.dying_worker import plant_death
 from tests.dispatch.reconcile import assert_explained
-from tests.dispatch.test_crashes import die_at, let_leases_run_out
+from tests.dispatch.test_crashes import let_leases_run_out
+from tests.dying import die_at
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -240,7 +242,7 @@ class TestEveryEnd:
         dispatch("[[reply 60 words]] Tell me of the sea. [[slow 0.01]]")
         one = BudgetHold.objects.get().picodollars
 
-        die_at(point)
+        die_at(point, plant=plant_death)
         assert usage() == (0, one)
         let_leases_run_out()
         reaper.reap()

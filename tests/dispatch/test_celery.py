@@ -20,8 +20,8 @@ from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from tests import servers
+from tests.database import database_url
 from tests.dispatch.reconcile import assert_explained
-from tests.dispatch.test_crashes import database_url
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 

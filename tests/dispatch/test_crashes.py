@@ -1,17 +1,9 @@
 """A worker dies at each point of a run; afterwards the provider's log and the ledger agree."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from django.conf import settings
-from django.db import connection
 
 from billing.models import Entitlement
 from integrations import platform_keys
@@ -21,11 +13,12 @@ from rensei.dispatch import admission, queue, reaper
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
+from tests.dispatch.dying_worker import plant_death
 from tests.dispatch.reconcile import assert_explained
+from tests.dying import die_at
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ROOT = Path(__file__).parents[2]
 # Where the worker dies, and how its run ends: by another worker, or given up because the call may have been made.
 POINTS = {
     "before-the-claim": "SUCCEEDED",
@@ -38,36 +31,6 @@ POINTS = {
     "before-the-settlement-commits": "FAILED",
     "after-the-settlement": "SUCCEEDED",
 }
-
-
-def database_url() -> str:
-    stored = connection.settings_dict
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{stored['NAME']}"
-    host = stored["HOST"]
-    where = quote(host, safe="") if host.startswith("/") else host
-    password = f":{quote(stored['PASSWORD'])}" if stored["PASSWORD"] else ""
-    return f"postgres://{stored['USER']}{password}@{where}:{stored['PORT'] or 5432}/{stored['NAME']}"
-
-
-def die_at(point: str) -> None:
-    """Run a worker in a process of its own until it is killed at that point."""
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-        "DATABASE_URL": database_url(),
-        "RENSEI_VAULT_KEYRING": str(settings.RENSEI_VAULT_KEYRING),
-        "RENSEI_ANTHROPIC_BASE_URL": settings.RENSEI_ANTHROPIC_BASE_URL,
-    }
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.dispatch.dying_worker", point],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert worker.returncode == -signal.SIGKILL, worker.stderr.decode()[-2000:]
 
 
 def let_leases_run_out() -> None:
@@ -106,7 +69,7 @@ class TestAWorkerThatIsKilled:
         asked = messages_from(text="[[reply 60 words]] Tell me of the sea. [[slow 0.01]]", messages=None)
         run = admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
-        die_at(point)
+        die_at(point, plant=plant_death)
         let_leases_run_out()
         reaper.reap()
         work()

@@ -19,8 +19,9 @@ from rensei.dispatch import admission, queue, reaper
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
+from tests.database import database_url
 from tests.dispatch.reconcile import assert_explained
-from tests.dispatch.test_crashes import database_url, let_leases_run_out
+from tests.dispatch.test_crashes import let_leases_run_out
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from integrations.vault import keyring
 from tests import servers
-from tests.dispatch.test_crashes import database_url
+from tests.database import database_url
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 120.0

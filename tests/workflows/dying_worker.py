@@ -1,20 +1,12 @@
-"""A worker that is killed between two nodes, as by `kill -9`: python -m tests.workflows.dying_worker POINT."""
+"""The points between two nodes at which a worker can die."""
 
-import sys
 from typing import Any
 
-from tests.dispatch.dying_worker import die, die_after, die_before
+from rensei.workflows import execution
+from tests.dying import die, die_after, die_before
 
 
-def main(point: str) -> None:
-    import django
-
-    django.setup()
-    from rensei.dispatch import queue
-    from rensei.dispatch.execution import execute
-    from rensei.dispatch.keeper import Keeper
-    from rensei.workflows import execution
-
+def plant_death(point: str) -> None:
     change = execution._change
 
     def die_after_recording(node: Any, state: Any, **fields: Any) -> None:
@@ -35,11 +27,3 @@ def main(point: str) -> None:
             execution.advance = die_after(execution.advance)
         case _:
             raise ValueError(point)
-    keeper = Keeper(owner="dying-worker")
-    while (claim := queue.claim_next(owner=keeper.owner)) is not None:
-        execute(claim, keeper)
-    sys.exit("nothing killed this worker")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

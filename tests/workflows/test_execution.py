@@ -2,17 +2,11 @@
 
 import base64
 import io
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings
 from PIL import Image
 
 from profiles import services as profiles
@@ -25,12 +19,12 @@ from rensei.workflows import execution, services
 from rensei.workflows.models import WorkflowRun
 from rensei.workflows.presenters import workflow_run_detail
 from tests.dispatch.reconcile import assert_explained
-from tests.dispatch.test_crashes import database_url
+from tests.dying import die_at
 from tests.workflows.conftest import DOCUMENTED, node, workflow
+from tests.workflows.dying_worker import plant_death
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ROOT = Path(__file__).parents[2]
 CHAIN = (
     node("a", "[[echo one]]"),
     node("b", "[[echo {{ nodes.a.output }} two]]"),
@@ -360,7 +354,7 @@ class TestAWorkerThatIsKilledBetweenNodes:
     def test_is_gone_on_from_and_no_node_runs_twice(self, ready: Any, begin: Any, work: Any, point: str) -> None:
         begun = begin(*CHAIN)
 
-        die_at(point)
+        die_at(point, plant=plant_death)
         assert states(begun)["c"] == "PENDING"
         WorkflowRun.objects.filter(leased_until__isnull=False).update(leased_until=database_now() - execution.LEASE)
         execution.advance_due()
@@ -372,23 +366,3 @@ class TestAWorkerThatIsKilledBetweenNodes:
         assert sorted(Run.objects.values_list("metadata__nodeId", flat=True)) == ["a", "b", "c"]
         assert Attempt.objects.count() == 3
         assert_explained(ready)
-
-
-def die_at(point: str) -> None:
-    """Run a worker in a process of its own until it is killed at that point."""
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-        "DATABASE_URL": database_url(),
-        "RENSEI_VAULT_KEYRING": str(settings.RENSEI_VAULT_KEYRING),
-        "RENSEI_ANTHROPIC_BASE_URL": settings.RENSEI_ANTHROPIC_BASE_URL,
-    }
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.workflows.dying_worker", point],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        timeout=90,
-        check=False,
-    )
-    assert worker.returncode == -signal.SIGKILL, worker.stderr.decode()[-2000:]

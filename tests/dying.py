@@ -1,0 +1,61 @@
+"""
+Workers that die at a named point, as by `kill -9`.
+
+They are forked from a process that has Django ready, because to start one anew takes longer than what it has to do.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from django.conf import settings
+
+from tests.database import database_url
+
+_SECONDS_MAX = 90
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.prepared"])
+
+
+def die(*_args: Any, **_kwargs: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before(function: Callable[..., Any]) -> Callable[..., Any]:
+    return die
+
+
+def die_after(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        function(*args, **kwargs)
+        die()
+
+    return dying
+
+
+def die_at(point: str, *, plant: Callable[[str], None]) -> None:
+    """Run a worker in a process of its own until it is killed at the point where `plant` puts its death."""
+    places = {name: getattr(settings, name) for name in ("RENSEI_VAULT_KEYRING", "RENSEI_ANTHROPIC_BASE_URL")}
+    worker = _CONTEXT.Process(target=_work, args=(plant, point, places))
+    # The process that is forked from reads its environment once, when it begins.
+    with mock.patch.dict(os.environ, DATABASE_URL=database_url()):
+        worker.start()
+    worker.join(_SECONDS_MAX)
+    assert worker.exitcode == -signal.SIGKILL, worker.exitcode
+
+
+def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> None:
+    from rensei.dispatch import execution, queue
+    from rensei.dispatch.keeper import Keeper
+
+    for name, value in places.items():
+        setattr(settings, name, value)
+    plant(point)
+    keeper = Keeper(owner="dying-worker")
+    while (claim := queue.claim_next(owner=keeper.owner)) is not None:
+        execution.execute(claim, keeper)
+    sys.exit("nothing killed this worker")
