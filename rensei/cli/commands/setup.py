@@ -92,6 +92,7 @@ class _Setup:
         self._client: Client
         self._me: dict[str, Any]
         self._machine_token: str | None = None
+        self._logins: dict[str, Login] = {}
 
     def sign_in(self) -> None:
         session = self._session
@@ -159,7 +160,7 @@ class _Setup:
         if self._context.host_id is None:
             return
         profile = profile or self._context.anthropic_profile
-        found = logins.look_at_all(profile) if login != "none" else {}
+        self._logins = found = logins.look_at_all(profile) if login != "none" else {}
         for name, one in found.items():
             self._output.note(f"{name}: {one.detail}")
         if login is None:
@@ -172,7 +173,7 @@ class _Setup:
             self._output.note(GUIDE)
 
     def end(self) -> None:
-        """Check everything once more, and say what to do next."""
+        """Check everything once more, but for the login that was just looked at, and say what to do next."""
         assert self._context
         if self._output.as_json:
             stored = {"org": self._context.org, "url": self._context.url, "project": self._context.project}
@@ -180,7 +181,8 @@ class _Setup:
             stored["tokenIn"] = "file" if kept and kept.token else "keyring"
             self._output.json({**stored, "hostId": self._context.host_id, "login": self._context.login})
             return
-        checks = _check_all(Session(flags=Flags(url=self._context.url, org=self._context.org)))
+        session = Session(flags=Flags(url=self._context.url, org=self._context.org))
+        checks = _check_all(session, login=self._logins.get(self._context.login or ""))
         _show(self._output, checks)
         self._output.note("Ready. Next:")
         for line in (
@@ -268,7 +270,8 @@ class _Check:
     fix: str = ""
 
 
-def _check_all(session: Session) -> list[_Check]:
+def _check_all(session: Session, *, login: Login | None = None) -> list[_Check]:
+    """Check every step. A look at the login takes seconds, so one that was looked at is not looked at again."""
     checks = [_Check(what="Command", ok=True, found=f"version {__version__}, Python {platform.python_version()}")]
     place = config.path()
     if place.exists():
@@ -307,7 +310,7 @@ def _check_all(session: Session) -> list[_Check]:
         ]
     checks.append(_Check(what="Machine", ok=True, found=f"{me['host']['name']} ({me['host']['id']})"))
     try:
-        found = logins.runner_for(context).look()
+        found = login or logins.runner_for(context).look()
     except Refused as refused:
         # Only host sessions need it.
         return [*checks, _Check(what="Anthropic login", ok=True, found="none: no host sessions here", fix=refused.fix)]
