@@ -51,6 +51,8 @@ nodes:
   - {nodeId: two, nodeType: action/llm.inference, needs: [one], config: {profileId: prof_deep, prompt: "Go on."}}
 """
 PARTS = 6
+# In bytes each second, at which a page comes in pieces.
+SLOW_LINE = 20_000
 
 
 class Row(NamedTuple):
@@ -238,6 +240,21 @@ class TestAnOperator:
 
 
 class TestAPhone:
+    def test_reads_a_document_that_comes_slowly_and_does_not_move(self, open_browser: Callable[..., Person]) -> None:
+        person = open_browser(viewport={"width": 390, "height": 844})
+        person.page.add_init_script(COUNT_SHIFTS)
+        # Its style and script are there already, and what has come of the page is painted.
+        person.open("/docs/")
+        line = person.page.context.new_cdp_session(person.page)
+        slow = {"offline": False, "latency": 20, "downloadThroughput": SLOW_LINE, "uploadThroughput": SLOW_LINE}
+        line.send("Network.emulateNetworkConditions", slow)
+        person.open("/docs/errors")
+        assert person.page.evaluate("window.layoutShift") <= SHIFT_MAX
+
+        person.click("Menu")
+        person.follow("Faults")
+        person.sees_heading("Faults")
+
     def test_connects_a_key_and_reads_a_first_answer(
         self, open_browser: Callable[..., Person], acme: Org, ada: User, catalog: None, make_key: Callable[..., str]
     ) -> None:
