@@ -49,6 +49,7 @@ def _empty_after_each_test_that_committed() -> Iterator[None]:
                     # References are checked at the end, by when nothing refers to anything.
                     cursor.execute(f"DELETE FROM {name}")
                 if connection.vendor == "postgresql":
+                    # A trigger is not put back on a table while references to it are still to be checked.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
     with pytest.MonkeyPatch.context() as patch:
