@@ -14,6 +14,8 @@ from unittest import mock
 
 from django.conf import settings
 
+from rensei.dispatch import execution, queue
+from rensei.dispatch.keeper import Keeper
 from tests.database import database_url
 
 _SECONDS_MAX = 90
@@ -49,9 +51,6 @@ def die_at(point: str, *, plant: Callable[[str], None]) -> None:
 
 
 def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> None:
-    from rensei.dispatch import execution, queue
-    from rensei.dispatch.keeper import Keeper
-
     for name, value in places.items():
         setattr(settings, name, value)
     plant(point)

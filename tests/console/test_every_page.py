@@ -176,8 +176,6 @@ class TestGet:
 
 
 class TestPost:
-    """None of these may change anything, which is looked at after each."""
-
     def test_is_not_done_by_reading(self, subtests, address, page):
         for name in sorted(POST_ONLY):
             with subtests.test(name):
