@@ -48,6 +48,13 @@ def _vault(settings: Any, tmp_path: Any) -> None:
     keyring.create(settings.RENSEI_VAULT_KEYRING)
 
 
+@pytest.fixture(autouse=True)
+def _anchors(settings: Any, tmp_path: Any) -> None:
+    """What a worker that another test started has signed would be a difference in this one's audit."""
+    settings.RENSEI_LEDGER_ANCHOR_KEY = tmp_path / "ledger_anchor.key"
+    settings.RENSEI_LEDGER_ANCHORS = tmp_path / "ledger_anchors.jsonl"
+
+
 @pytest.fixture
 def make_key() -> Callable[..., str]:
     """Make a key of the right shape, at run time. A word in it asks the simulator for a fault."""

@@ -44,12 +44,6 @@ from tests.billing.ledger_triggers import triggers_lifted
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def _files(settings: Any, tmp_path: Any) -> None:
-    settings.RENSEI_LEDGER_ANCHOR_KEY = tmp_path / "ledger_anchor.key"
-    settings.RENSEI_LEDGER_ANCHORS = tmp_path / "ledger_anchors.jsonl"
-
-
 @pytest.fixture
 def dispatch(
     simulator: Any,
