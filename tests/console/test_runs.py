@@ -56,7 +56,7 @@ class TestPlayground:
     def test_takes_nothing_up_from_another_organization(self, make_run, eve, page_as):
         run = make_run("Why is the sky blue?")
 
-        assert "sky" not in page_as(eve).get(f"/o/evil/playground?run={run.id}").content.decode()
+        assert "the sky blue" not in page_as(eve).get(f"/o/evil/playground?run={run.id}").content.decode()
 
 
 class TestRun:
