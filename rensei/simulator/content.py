@@ -61,13 +61,11 @@ def check_messages(value: Any, *, version: str, key_sha256: str) -> None:
     for index, message in enumerate(messages):
         path = f"messages.{index}"
         require_fields(require_dict(message, path=path), required={"role", "content"}, optional=set(), path=path)
-        roles = ("user", "assistant") if version == "2023-06-01" else ("user", "assistant", "system")
-        require_one_of(message["role"], roles, path=f"{path}.role")
+        require_one_of(message["role"], tuple(_KINDS_OF_ROLE), path=f"{path}.role")
         _check_content(message, path=path, is_last=index == len(messages) - 1, key_sha256=key_sha256)
         if version != "2023-06-01":
             _check_rules_of_2026(message, path=path)
-    if messages[0]["role"] != "user":
-        raise invalid("messages", 'first message must use the "user" role')
+    _check_order(messages)
     _check_tool_results(messages)
 
 
@@ -175,6 +173,25 @@ def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:
             raise invalid(f"{path}.content.{index}", "document blocks are not allowed in assistant messages")
         if message["role"] == "user" and block["type"] == "text" and block.get("citations"):
             raise invalid(f"{path}.content.{index}.citations", "citations are not allowed in user messages")
+
+
+def _check_order(messages: list[dict[str, Any]]) -> None:
+    """
+    Check that the user begins, and that system messages stand between what the user says and what is answered.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages
+    """
+    roles = [message["role"] for message in messages]
+    if roles[0] == "system":
+        raise invalid("messages.0", "use the top-level 'system' parameter for the initial system prompt")
+    if roles[0] != "user":
+        raise invalid("messages", 'first message must use the "user" role')
+    for index, role in enumerate(roles):
+        is_placed = roles[index - 1] == "user" and roles[index + 1 : index + 2] in ([], ["assistant"])
+        if role == "system" and not is_placed:
+            raise invalid(
+                f"messages.{index}", "a system message must follow a user message, and be the last or precede an answer"
+            )
 
 
 def _check_tool_results(messages: list[dict[str, Any]]) -> None:

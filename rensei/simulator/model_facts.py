@@ -32,6 +32,7 @@ class Model:
     min_cache_tokens: int | None
     sampling_on_2023_06_01: bool
     prefill: bool
+    mid_conversation_system: bool
     forced_tool_choice: bool
     inference_geo: bool
     fast_mode: str | None

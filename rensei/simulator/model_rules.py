@@ -1,7 +1,9 @@
 """
-What differs from model to model: thinking, effort, sampling, forced tools, prefill, the size of prompt and answer.
+What differs from model to model: thinking, effort, sampling, forced tools, prefill, system messages within the
+conversation, the size of prompt and answer.
 
-Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking and …/effort
+Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking, …/effort and
+…/mid-conversation-system-messages
 """
 
 from typing import Any
@@ -24,6 +26,8 @@ def check_model_rules(body: dict[str, Any], *, model: Model, version: str, betas
     _check_max_tokens(body, model=model)
     _check_tool_choice(body, model=model)
     _check_prefill(body, model=model)
+    if not model.mid_conversation_system and any(message["role"] == "system" for message in body["messages"]):
+        raise ApiError(400, "role 'system' is not supported on this model")
     if body.get("inference_geo") is not None and not model.inference_geo:
         raise invalid("inference_geo", f"not supported for {model.id}")
     if body.get("speed") == "fast":

@@ -19,8 +19,6 @@ pytestmark = [pytest.mark.outside, pytest.mark.django_db(transaction=True), pyte
 
 INSTALLED = ROOT / ".venv/clients"
 PATIENCE_SECONDS = 240
-# To newer ones Claude Code sends system messages within the conversation, which the simulator does not take.
-OLDER_MODEL = "claude-haiku-4-5-20251001"
 
 
 @pytest.fixture(autouse=True)
@@ -79,28 +77,28 @@ class TestTheTypeScriptSdk:
 
 
 class TestClaudeCode:
+    # To newer models it sends system messages within the conversation.
+    @pytest.mark.parametrize("model", ["claude-haiku-4-5-20251001", MODEL])
     def test_works_through_the_gateway(
-        self, server: Server, token: str, byok: Any, tmp_path: Path, wire: Wire, simulator: Any
+        self, server: Server, token: str, byok: Any, tmp_path: Path, wire: Wire, model: str
     ) -> None:
         printed = run(
             [str(INSTALLED / "node_modules/.bin/claude"), "-p", "What is a vault?"],
             home=tmp_path / "home",
             ANTHROPIC_BASE_URL=server.url,
             ANTHROPIC_AUTH_TOKEN=token,
-            ANTHROPIC_MODEL=OLDER_MODEL,
-            ANTHROPIC_DEFAULT_HAIKU_MODEL=OLDER_MODEL,
+            ANTHROPIC_MODEL=model,
+            ANTHROPIC_DEFAULT_HAIKU_MODEL=model,
             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
             CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS="1",
         )
 
         settled()
-        simulator.reset()
-        assert f"answering as {OLDER_MODEL}" in printed
-        call = next(
-            passed for passed in wire.messages() if OLDER_MODEL.encode() in passed.body and passed.status == 200
-        )
+        assert f"answering as {model}" in printed
+        call = next(passed for passed in wire.messages() if model.encode() in passed.body and passed.status == 200)
         assert token not in str([(passed.headers, passed.body) for passed in wire.passed])
         assert "claude-cli" in call.headers["user-agent"]
+        assert ("system" in {said["role"] for said in json.loads(call.body)["messages"]}) is (model == MODEL)
         answered = Run.objects.filter(state=Run.State.SUCCEEDED)
         assert answered.exists()
         assert all(run.metadata["sessionId"] for run in answered)
