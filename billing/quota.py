@@ -83,9 +83,8 @@ def release_holds(*, spent: Mapping[str, bool]) -> None:
     released = Counter((org_id, day) for _, org_id, day in holds)
     used = Counter((org_id, day) for run_id, org_id, day in holds if spent[run_id])
     for org_id, day in sorted(released):
-        SharedUsage.objects.filter(org_id=org_id, day=day).update(
-            held=F("held") - released[org_id, day], used=F("used") + used[org_id, day]
-        )
+        with connection.cursor() as cursor:
+            cursor.execute(_RELEASE, [released[org_id, day], used[org_id, day], org_id, day.isoformat()])
 
 
 def shared_quota(org: Org, now: datetime) -> SharedQuota:
@@ -124,8 +123,8 @@ def _default_limit() -> int:
     return BillingSetting().shared_runs_per_day
 
 
-# The condition of `limit_of`, once more: every shared call waits for this, and the ORM takes longer to put it together
-# than the database to carry it out.
+# Every shared call runs these two, and the ORM takes longer to put them together than the database to carry them out.
+# The condition is that of `limit_of`, once more.
 _TAKE = """
     UPDATE billing_sharedusage SET held = held + %(count)s
     WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
@@ -134,6 +133,7 @@ _TAKE = """
         %(default)s
     )
 """
+_RELEASE = "UPDATE billing_sharedusage SET held = held - %s, used = used + %s WHERE org_id = %s AND day = %s"
 
 
 def _read(*, org_id: str, now: datetime) -> SharedQuota:

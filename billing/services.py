@@ -14,6 +14,7 @@ from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import insert_all
 from rensei.core.errors import RenseiError
+from rensei.core.instances import made_like
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import Usage
 from rensei.orgs.access import record_operator
@@ -27,6 +28,7 @@ PRICE_COLUMNS = {
     "cache_write_1h": "cache_write_1h_picodollars",
     "web_search": "web_search_picodollars",
 }
+_BLANK = CostEvent()
 # An entitlement that waits for nothing.
 NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
 
@@ -177,7 +179,8 @@ def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any)
 
 
 def _charge_line(charge: Charge) -> CostEvent:
-    line = CostEvent(
+    line = made_like(
+        _BLANK,
         kind=CostEvent.Kind.CHARGE,
         billed=charge.billed,
         estimated=charge.estimated,
@@ -190,12 +193,10 @@ def _charge_line(charge: Charge) -> CostEvent:
 
 
 def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
-    for name, count in usage.as_dict().items():
-        setattr(line, name, count)
+    vars(line).update(usage.as_dict())
     if prices is None or (prices.web_search is None and usage.web_search_requests):
         return
-    for price, column in PRICE_COLUMNS.items():
-        setattr(line, column, getattr(prices, price))
+    vars(line).update({column: getattr(prices, price) for price, column in PRICE_COLUMNS.items()})
     line.amount_picodollars = cost(usage, prices)
 
 

@@ -6,7 +6,7 @@ the text of a statement costs more than writing them: https://www.postgresql.org
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -34,7 +34,8 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     """
     Update the rows of a guarded query set that still are as the caller knows them.
 
-    A row is what it must be, with its primary key among it, and what it becomes; all rows name the same fields.
+    A row is what it must be, with its primary key among it, and what it becomes; all rows name the same fields. The
+    query set is made once, by whoever imports this, because the statement that belongs to it is kept.
     Returns the primary keys of those that were updated. Rows with expressions are plain UPDATEs, as all are on SQLite,
     which has no way to a server to save.
     """
@@ -46,25 +47,8 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
         return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
     if not rows:
         return set()
-    known, becomes = ([meta.get_field(name) for name in part] for part in rows[0])
-    given = {f"known_{field.column}": field for field in known} | {f"new_{field.column}": field for field in becomes}
-    # A key is looked up in its index; other values may be null, which equals nothing.
-    same = {True: "=", False: "IS NOT DISTINCT FROM"}
-    matches = [f'{_table(model)}.{_column(field)} {same[field.primary_key]} "known_{field.column}"' for field in known]
-    params: tuple[Any, ...] = ()
-    if guarded.query.where:
-        where, params = guarded.query.get_compiler(connection=connection).compile(guarded.query.where)
-        matches.append(where)
-    sets = ", ".join(f'{_column(field)} = "new_{field.column}"' for field in becomes)
-    sql = (
-        f"UPDATE {_table(model)} SET {sets} FROM {_recordset(given)} "  # noqa: S608
-        f"WHERE {' AND '.join(matches)} RETURNING {_table(model)}.{_column(meta.pk)}"
-    )
-    objects = (
-        {f"known_{field.column}": must_be[field.name] for field in known}
-        | {f"new_{field.column}": values[field.name] for field in becomes}
-        for must_be, values in rows
-    )
+    sql, names_of, params = _updating(guarded, *(tuple(part) for part in rows[0]))
+    objects = ({given: row[part][name] for given, part, name in names_of} for row in rows)
     return {found for (found,) in _execute(sql, objects, *params)}
 
 
@@ -98,6 +82,31 @@ def _insertion(model: type[Model]) -> tuple[list[str], str]:
         f"SELECT {names} FROM {_recordset(fields)}"
     )
     return list(fields), sql
+
+
+@lru_cache(maxsize=32)
+def _updating(
+    guarded: QuerySet[Any], known: tuple[str, ...], becomes: tuple[str, ...]
+) -> tuple[str, list[tuple[str, bool, str]], tuple[Any, ...]]:
+    """Make a statement, the parameters of its guard, and what of a row each given value is: a part, and its name."""
+    meta = guarded.model._meta  # noqa: SLF001 - Django's documented way from a model
+    must_be, new = ([meta.get_field(name) for name in names] for names in (known, becomes))
+    given = {f"known_{field.column}": field for field in must_be} | {f"new_{field.column}": field for field in new}
+    names_of = [(given_name, index >= len(known), (*known, *becomes)[index]) for index, given_name in enumerate(given)]
+    table = _table(guarded.model)
+    # A key is looked up in its index; other values may be null, which equals nothing.
+    same = {True: "=", False: "IS NOT DISTINCT FROM"}
+    matches = [f'{table}.{_column(field)} {same[field.primary_key]} "known_{field.column}"' for field in must_be]
+    params: tuple[Any, ...] = ()
+    if guarded.query.where:
+        where, params = guarded.query.get_compiler(connection=connection).compile(guarded.query.where)
+        matches.append(where)
+    sets = ", ".join(f'{_column(field)} = "new_{field.column}"' for field in new)
+    sql = (
+        f"UPDATE {table} SET {sets} FROM {_recordset(given)} "  # noqa: S608 - names of the model's own
+        f"WHERE {' AND '.join(matches)} RETURNING {table}.{_column(meta.pk)}"
+    )
+    return sql, names_of, tuple(params)
 
 
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:

@@ -31,6 +31,9 @@ from rensei.dispatch.signals import run_ended
 
 NOTHING = Usage()
 TRIES = 8
+_ALL = Run.objects.all()
+_LIVE = Run.objects.exclude(state__in=Run.ENDED)
+_STILL_OPEN = Attempt.objects.filter(state=Attempt.State.OPEN)
 
 logger = structlog.get_logger(__name__)
 
@@ -139,8 +142,7 @@ def _end_runs(plans: Sequence[SettlementPlan]) -> set[str]:
     """End the runs that are still ours to end, and name them."""
     watched = [_end_of(plan, chunk_count=F("chunk_count") + 2) for plan in plans if plan.run.has_events]
     others = [_end_of(plan) for plan in plans if not plan.run.has_events]
-    live = Run.objects.exclude(state__in=Run.ENDED)
-    return {run_id for rows in (watched, others) if rows for run_id in update_each(live, rows)}
+    return {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
 
 
 def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
@@ -170,8 +172,7 @@ def _settle_attempts(plans: Sequence[SettlementPlan]) -> list[billing.Charge]:
     outcomes = {plan.attempt.id: _outcome(plan) for plan in plans if plan.attempt is not None}
     if not outcomes:
         return []
-    still_open = Attempt.objects.filter(state=Attempt.State.OPEN)
-    closed = update_each(still_open, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
+    closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
     charges = []
     for plan in plans:
         assert plan.attempt is not None
@@ -218,7 +219,7 @@ def _total(runs: Sequence[Run], *, new: Sequence[CostEvent]) -> None:
         lines_of[line.run_id].append(line)
     for line in CostEvent.objects.filter(run_id__in=others) if others else ():
         lines_of[line.run_id].append(line)
-    update_each(Run.objects.all(), [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
+    update_each(_ALL, [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
 
 
 def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from rensei.core.errors import FieldError, json_pointer
 
-# https://www.rfc-editor.org/rfc/rfc8259#section-2
-_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 NAME_CHARACTERS_MAX = 300
+# What stands before the name of a member, and between the two. https://www.rfc-editor.org/rfc/rfc8259#section-2
+_BEFORE_NAME = re.compile(r'[ \t\n\r]*[{,][ \t\n\r]*"')
+_BEFORE_VALUE = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _scan_value = json.JSONDecoder().raw_decode
 
 
@@ -30,7 +31,7 @@ class Body:
         """:raises FieldError: if it is not a JSON object, or holds one name twice"""
         try:
             text = raw.decode()
-            values = json.loads(text, object_pairs_hook=_unique_names)
+            values = _decode(text)
         except (ValueError, RecursionError) as fault:
             raise FieldError(pointer="", reason="The body is not valid JSON.") from fault
         if not isinstance(values, dict):
@@ -68,22 +69,15 @@ class Body:
         """Find where the value of each member begins and ends, and where the last one ends. The text is valid JSON."""
         text = self._text
         spans: dict[str, tuple[int, int]] = {}
-        end = at = _skip(text, _skip(text, 0) + 1)
-        while text[at] != "}":
-            name, at = scanstring(text, at + 1)
-            start = _skip(text, _skip(text, at) + 1)
-            _, end = _scan_value(text, start)
-            spans[name] = (start, end)
-            at = _skip(text, end)
-            if text[at] == ",":
-                at = _skip(text, at + 1)
+        end, found = text.index("{") + 1, _BEFORE_NAME.match(text)
+        while found:
+            name, at = scanstring(text, found.end())
+            between = _BEFORE_VALUE.match(text, at)
+            assert between is not None
+            _, end = _scan_value(text, between.end())
+            spans[name] = (between.end(), end)
+            found = _BEFORE_NAME.match(text, end)
         return spans, end
-
-
-def _skip(text: str, at: int) -> int:
-    found = _WHITE_SPACE.match(text, at)
-    assert found is not None
-    return found.end()
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -94,3 +88,7 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise FieldError(pointer=json_pointer(twice), reason=f"The name '{twice}' is given twice. Keep one.")
     return members
+
+
+# Made once: `json.loads` makes one for each call that has a hook.
+_decode = json.JSONDecoder(object_pairs_hook=_unique_names).decode

@@ -6,7 +6,6 @@ and committed, and only then sent.
 """
 
 import asyncio
-import copy
 import gc
 import json
 import os
@@ -28,9 +27,9 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
 from rensei.core.errors import DATABASE_FAULTS, NotFound, NotPermitted, RenseiError, database_refusal
 from rensei.core.ids import new_id
+from rensei.core.instances import made_like
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
-from rensei.dispatch.models import Attempt
 from rensei.dispatch.queue import LEASE
 from rensei.gateway import answers, models_list, requests, routes
 from rensei.gateway.answers import Headers
@@ -189,9 +188,7 @@ class Gateway:
         """Make the rows of a call: a run that is under way from its first moment, and its attempt."""
         now, credential = route.now(), route.choose_credential()
         session = headers.get("x-claude-code-session-id", "")[:100]
-        # A copy, because making a row of so many columns anew takes several times as long.
-        run = copy.copy(route.template)
-        run.id = new_id("run")
+        run = made_like(route.run)
         if outgoing.prices != route.bands:
             run.prices = [band.as_dict() for band in outgoing.prices] or None
         run.credential_id = credential.id
@@ -201,10 +198,9 @@ class Gateway:
         run.lease_owner, run.lease_until = self._keeper.owner, now + LEASE
         run.deadline_at = now + timedelta(seconds=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
         run.created_at = run.started_at = now
-        attempt = Attempt(
-            run=run,
-            number=1,
-            epoch=1,
+        attempt = made_like(
+            route.attempt,
+            run_id=run.id,
             credential_id=credential.id,
             credential_version=credential.version,
             input_tokens_estimate=outgoing.input_tokens_about,
@@ -233,7 +229,7 @@ class Gateway:
         except ProviderFailure as fault:
             # There is no answer, or no whole one, that could be passed on.
             passed, failure = None, fault
-        error = await error_of(route.template, failure)
+        error = await error_of(route.run, failure)
         if passed is not None and error["code"] == failure.code:
             await caller.answer(answer.status, passed, said)
         else:
@@ -297,10 +293,9 @@ class _Upload:
 
 async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
     """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
-    too_large = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
-        raise too_large
+        raise _too_large()
     size = 0
     pieces: list[bytes] = []
     message: Message = {"more_body": True}
@@ -309,5 +304,9 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > LARGE_BODY_LIMIT:
-            raise too_large
+            raise _too_large()
     return b"".join(pieces)
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)

@@ -11,7 +11,7 @@ from typing import Any
 from catalog import pricing
 from catalog.pricing import UnitPrices
 from integrations.providers.anthropic import features
-from integrations.providers.anthropic.caching import is_marked, with_cache_breakpoints
+from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.messages import effort_params, too_long, with_room_to_think
 from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
 from rensei.core.auth_modes import AuthMode
@@ -113,7 +113,7 @@ def _caching(values: dict[str, Any], route: Route, *, input_tokens_about: int) -
     too_short = input_tokens_about < capabilities.get("minCacheTokens", 0)
     if too_short or is_marked(values) or not _is_regular(values):
         return {}
-    marked = with_cache_breakpoints(values, prompt_caching=route.profile.prompt_caching, capabilities=capabilities)
+    marked = with_breakpoints_of_ours(values, prompt_caching=route.profile.prompt_caching, capabilities=capabilities)
     return {name: marked[name] for name in ("tools", "system", "messages") if marked.get(name) != values.get(name)}
 
 

@@ -20,7 +20,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, RenseiError
 from rensei.dispatch import admission, facts, judging, pools
 from rensei.dispatch.judging import Judgement, ProfileRequired
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs.access import Access
@@ -33,10 +33,11 @@ PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A judgement that calls go by. `template` is a run as all of them have it, never saved itself."""
+    """A judgement that calls go by. `run` and `attempt` are as all of them have them, never saved themselves."""
 
     judgement: Judgement
-    template: Run
+    run: Run
+    attempt: Attempt
     bands: list[UnitPrices]
     credentials: list[tuple[int, Credential]]
     max_tokens_cap: int | None
@@ -87,7 +88,8 @@ def _load(access: Access, model: str) -> Route:
     mode = MODES[judgement.decision.mode]
     return Route(
         judgement=judgement,
-        template=_template(access, judgement),
+        run=_run(access, judgement),
+        attempt=Attempt(number=1, epoch=1),
         bands=found.prices_of(judgement.entry),
         credentials=mode.open_credentials(found),
         max_tokens_cap=mode.max_tokens_cap(found),
@@ -95,7 +97,7 @@ def _load(access: Access, model: str) -> Route:
     )
 
 
-def _template(access: Access, judgement: Judgement) -> Run:
+def _run(access: Access, judgement: Judgement) -> Run:
     return Run(
         **admission.frozen(access, judgement),
         via=Run.Via.GATEWAY,

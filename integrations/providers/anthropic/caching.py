@@ -25,17 +25,25 @@ def with_cache_breakpoints(
     params: Mapping[str, Any], *, prompt_caching: str, capabilities: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Return the parameters with cache breakpoints.
-
-    Whoever set any of their own gets exactly those. Otherwise up to three are set: on the last tool, on the last
-    system block, and on the last turn of a conversation, each only if the prompt up to there is long enough for
-    the model to cache it. A single first turn gets none: nothing shows yet that it will ever come again, and
-    writing it to the cache costs a quarter more than reading it.
+    Return the parameters with cache breakpoints. Whoever set any of their own gets exactly those.
 
     :raises FieldError: if a breakpoint of the caller's own is of no kind that there is
     """
     if is_marked(params):
         return _with_own(params)
+    return with_breakpoints_of_ours(params, prompt_caching=prompt_caching, capabilities=capabilities)
+
+
+def with_breakpoints_of_ours(
+    params: Mapping[str, Any], *, prompt_caching: str, capabilities: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Return parameters that have no cache breakpoints yet with up to three of them.
+
+    On the last tool, on the last system block, and on the last turn of a conversation, each only if the prompt up to
+    there is long enough for the model to cache it. A single first turn gets none: nothing shows yet that it will ever
+    come again, and writing it to the cache costs a quarter more than reading it.
+    """
     marked = dict(params)
     if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
         return marked
@@ -51,7 +59,7 @@ def with_cache_breakpoints(
 
 def is_marked(params: Mapping[str, Any]) -> bool:
     """Tell whether the caller has set breakpoints."""
-    return params.get("cache_control") is not None or any(True for _ in _marked(params))
+    return params.get("cache_control") is not None or next(_marked(params), None) is not None
 
 
 def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +102,8 @@ def _marked(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _marked_in(params.get(part), pointer=f"/{part}")
     messages = params.get("messages")
     for index, message in enumerate(messages if isinstance(messages, list) else []):
-        if not isinstance(message, dict):
-            continue
-        yield from _marked_in(message.get("content"), pointer=f"/messages/{index}/content")
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            yield from _marked_in(message["content"], pointer=f"/messages/{index}/content")
 
 
 def _marked_in(content: Any, *, pointer: str) -> Iterator[tuple[str, dict[str, Any]]]:

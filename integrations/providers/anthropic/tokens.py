@@ -10,7 +10,7 @@ about 30 % more for the same text, never less. https://platform.claude.com/docs/
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -47,13 +47,12 @@ def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = Fa
 def tokens_at_most(params: Mapping[str, Any]) -> int:
     """Count from above: no token is shorter than a byte, and each part adds a few of its own."""
     return _FRAME_TOKENS_MAX + sum(
-        _FRAME_TOKENS_MAX + (len(part.encode(errors="replace")) if isinstance(part, str) else _TOKENS_MAX[part])
-        for part in _parts(params)
+        _FRAME_TOKENS_MAX + (_bytes_of(part) if isinstance(part, str) else _TOKENS_MAX[part]) for part in _parts(params)
     )
 
 
 def tokens_about_text(text: str) -> int:
-    return tokens_about_bytes(len(text.encode(errors="replace")))
+    return tokens_about_bytes(_bytes_of(text))
 
 
 def tokens_about_bytes(size: int) -> int:
@@ -63,38 +62,44 @@ def tokens_about_bytes(size: int) -> int:
 def _words_at_least(text: str) -> int:
     words = text.split()
     long_words = (word for word in words if len(word) > _BYTES_PER_TOKEN_MAX or not word.isascii())
-    more = sum((len(_RUN.sub(r"\1", word).encode(errors="replace")) - 1) // _BYTES_PER_TOKEN_MAX for word in long_words)
+    more = sum((_bytes_of(_RUN.sub(r"\1", word)) - 1) // _BYTES_PER_TOKEN_MAX for word in long_words)
     return len(words) + more
 
 
-def _parts(params: Mapping[str, Any]) -> Iterator[str | _File]:
-    """Walk the texts and the files of a request. What has no shape that there is counts nothing: it is refused."""
-    for tool in _objects(params.get("tools")):
-        yield json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
-    yield from _content_parts(params.get("system") or "")
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
+def _parts(params: Mapping[str, Any]) -> list[str | _File]:
+    """List the texts and the files of a request. What has no shape that there is counts nothing: it is refused."""
+    parts: list[str | _File] = [
+        json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
+        for tool in _objects(params.get("tools"))
+    ]
+    parts += _content_parts(params.get("system") or "")
     for message in _objects(params.get("messages")):
-        yield from _content_parts(message.get("content") or "")
+        parts += _content_parts(message.get("content") or "")
+    return parts
 
 
-def _content_parts(content: Any) -> Iterator[str | _File]:
+def _content_parts(content: Any) -> list[str | _File]:
     if isinstance(content, str):
-        yield content
-        return
+        return [content]
+    parts: list[str | _File] = []
     for block in _objects(content):
         match block.get("type"):
             case "text":
-                yield str(block.get("text", ""))
+                parts.append(str(block.get("text", "")))
             case "thinking":
-                yield str(block.get("thinking", ""))
+                parts.append(str(block.get("thinking", "")))
             case "tool_use":
-                yield json.dumps(block.get("input"))
+                parts.append(json.dumps(block.get("input")))
             case "tool_result":
-                yield from _content_parts(block.get("content"))
+                parts += _content_parts(block.get("content"))
             case "image" | "document" as kind:
-                yield _File(kind)
+                parts.append(_File(kind))
+    return parts
 
 
-def _objects(values: object) -> Iterator[dict[str, Any]]:
-    for value in values if isinstance(values, list) else []:
-        if isinstance(value, dict):
-            yield value
+def _objects(values: object) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []

@@ -1,0 +1,24 @@
+"""New instances of a model, where every call to a provider needs some."""
+
+from typing import Any, TypeVar
+
+from django.db.models import Model
+from django.db.models.base import ModelState
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def made_like(template: AnyModel, **attributes: Any) -> AnyModel:
+    """
+    Make an unsaved instance like a template that is never saved itself, with a primary key of its own.
+
+    Django's constructor looks at each field in turn, which takes ten times as long where there are dozens. Foreign
+    keys among `attributes` are named by their column, such as `run_id`. JSON values are shared with the template, so
+    they are replaced and never changed.
+    """
+    key = template._meta.pk  # noqa: SLF001 - Django's documented way from a model
+    state = ModelState()
+    state.fields_cache = dict(template._state.fields_cache)  # noqa: SLF001
+    made = template.__class__.__new__(template.__class__)
+    vars(made).update({**vars(template), "_state": state, key.attname: key.get_default(), **attributes})
+    return made
