@@ -7,6 +7,7 @@ the end of the run's time, hangs up.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,7 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
+from rensei.core.ids import new_id
 from rensei.core.usage import Usage
 from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.execution import KEYS_MAX
@@ -59,6 +61,11 @@ class Caller:
         self._send = send
         self._gone = False
 
+    @cached_property
+    def request_id(self) -> str:
+        """Names the request in an answer of our own. Most callers get the provider's answer, with its id."""
+        return new_id("req")
+
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Give a whole answer."""
         sized = [(name, value) for name, value in headers if name != b"content-length"]
@@ -73,12 +80,12 @@ class Caller:
         self._tail = (self._tail + chunk)[-2:]
         await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def break_off(self, message: str, *, code: str, request_id: str) -> None:
+    async def break_off(self, message: str, *, code: str) -> None:
         """End a stream by an event that says why it does not go on."""
         if self._tail not in {b"", b"\n\n"}:
             # It broke off within an event, which must not swallow ours.
             await self.pass_on(b"\n\n")
-        await self.pass_on(answers.stream_error(message, code=code, request_id=request_id))
+        await self.pass_on(answers.stream_error(message, code=code, request_id=self.request_id))
         await self.end()
 
     async def end(self) -> None:
@@ -136,7 +143,6 @@ class Call:
         live: LiveRun,
         settle: Callable[[SettlementPlan], object],
         caller: Caller,
-        request_id: str,
     ) -> None:
         self.run = run
         self.attempt = attempt
@@ -147,7 +153,6 @@ class Call:
         self._outgoing = outgoing
         self._live = live
         self._settle = settle
-        self._our_request_id = request_id
         self._caller = caller
         self._settled = False
 
@@ -165,9 +170,9 @@ class Call:
             self._end(outcomes.stopped(self, self._live.stop, now=self._route.now()))
             refusal = RunCancelled() if self._live.stop is Stop.CANCELLED else outcomes.RunTimeout()
             if self._caller.has_begun:
-                await self._caller.break_off(refusal.detail, code=refusal.code, request_id=self._our_request_id)
+                await self._caller.break_off(refusal.detail, code=refusal.code)
             else:
-                status, own, body = answers.refusal_answer(refusal, request_id=self._our_request_id)
+                status, own, body = answers.refusal_answer(refusal, request_id=self._caller.request_id)
                 await self._caller.answer(status, [*own, *run_headers(self.run)], body)
 
     async def _carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
@@ -215,14 +220,14 @@ class Call:
             answer.close()
             error = await self._fail(tap.broken(request_id=self.request_id))
             if streams:
-                await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
+                await self._caller.break_off(error["detail"], code=error["code"])
             else:
                 await self._say(error)
             return
         except ProviderFailure as failure:
             error = await self._fail(failure)
             if streams and not tap.has_error:
-                await self._caller.break_off(error["detail"], code=error["code"], request_id=self._our_request_id)
+                await self._caller.break_off(error["detail"], code=error["code"])
                 return
             # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
         except asyncio.CancelledError:
@@ -243,7 +248,7 @@ class Call:
 
     async def _say(self, error: dict[str, Any]) -> None:
         """Answer with the run's error, where the provider gave no answer that could be passed on."""
-        status, headers, body = answers.failure_answer(error, status=503, request_id=self._our_request_id)
+        status, headers, body = answers.failure_answer(error, status=503, request_id=self._caller.request_id)
         await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
 
     async def _try_again(self, failure: ProviderFailure) -> bool:

@@ -26,7 +26,6 @@ from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
 from rensei.core.errors import DATABASE_FAULTS, NotFound, NotPermitted, RenseiError, database_refusal
-from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
@@ -84,23 +83,23 @@ class Gateway:
 
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, whatever it is."""
-        caller, request_id = Caller(send), new_id("req")
+        caller = Caller(send)
         upload = _Upload(receive)
         try:
-            await self._answer(scope, upload, caller, request_id)
+            await self._answer(scope, upload, caller)
         except RenseiError as refusal:
             await upload.drop_rest()
-            await caller.answer(*answers.refusal_answer(refusal, request_id=request_id))
+            await caller.answer(*answers.refusal_answer(refusal, request_id=caller.request_id))
         except DATABASE_FAULTS as fault:
-            unavailable = database_refusal(fault, request_id=request_id)
+            unavailable = database_refusal(fault, request_id=caller.request_id)
             if caller.has_begun:
                 raise
-            await caller.answer(*answers.refusal_answer(unavailable, request_id=request_id))
+            await caller.answer(*answers.refusal_answer(unavailable, request_id=caller.request_id))
         except Exception:
-            logger.exception("gateway_failed", request_id=request_id)
+            logger.exception("gateway_failed", request_id=caller.request_id)
             if caller.has_begun:
                 raise
-            await caller.answer(*answers.refusal_answer(Internal(), request_id=request_id))
+            await caller.answer(*answers.refusal_answer(Internal(), request_id=caller.request_id))
 
     async def close(self) -> None:
         """Wait for the calls under way, settle them, and let go of everything."""
@@ -112,13 +111,13 @@ class Gateway:
         await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
         self._executor.shutdown()
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller, request_id: str) -> None:
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
         path, method = scope["path"].removesuffix("/"), scope["method"]
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         access = await self._authenticate(headers)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _require_method(method, "GET")
-            await self._models(access, path, scope["query_string"].decode("latin-1"), caller, request_id)
+            await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
             return
         if path not in {"/v1/messages", "/v1/messages/count_tokens"}:
             raise NotFound
@@ -131,9 +130,9 @@ class Gateway:
             route = await self._route(access, model)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path.endswith("count_tokens"):
-                await self._count(route, body, address, headers, caller, request_id)
+                await self._count(route, body, address, headers, caller)
             else:
-                await self._message(route, body, address, headers, caller, request_id)
+                await self._message(route, body, address, headers, caller)
 
     async def _authenticate(self, headers: dict[str, str]) -> Access:
         """:raises NotAuthenticated: unless one of the two headers holds a token of ours that is good"""
@@ -154,9 +153,7 @@ class Gateway:
             raise found
         return found
 
-    async def _message(
-        self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller, request_id: str
-    ) -> None:
+    async def _message(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
         """Write a call down, and make it."""
         outgoing = requests.prepare(body, route)
         admitted, credential = self._plan(route, outgoing, headers)
@@ -177,7 +174,6 @@ class Gateway:
                 live=live,
                 settle=self._settlements.submit,
                 caller=caller,
-                request_id=request_id,
             )
             with self._keeper.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
@@ -208,9 +204,7 @@ class Gateway:
         )
         return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most), credential
 
-    async def _count(
-        self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller, request_id: str
-    ) -> None:
+    async def _count(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
         """Have a prompt counted, which is free and makes no run."""
         served = route.judgement.entry.model_id
         outgoing = body if body.values["model"] == served else body.with_values(model=served)
@@ -233,14 +227,14 @@ class Gateway:
         if passed is not None and error["code"] == failure.code:
             await caller.answer(answer.status, passed, said)
         else:
-            await caller.answer(*answers.failure_answer(error, status=503, request_id=request_id))
+            await caller.answer(*answers.failure_answer(error, status=503, request_id=caller.request_id))
 
-    async def _models(self, access: Access, path: str, query: str, caller: Caller, request_id: str) -> None:
+    async def _models(self, access: Access, path: str, query: str, caller: Caller) -> None:
         model_id = path.removeprefix("/v1/models").removeprefix("/")
         look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
         found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        await caller.answer(200, [*headers, (b"request-id", request_id.encode())], json.dumps(found).encode())
+        await caller.answer(200, [*headers, (b"request-id", caller.request_id.encode())], json.dumps(found).encode())
 
 
 def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

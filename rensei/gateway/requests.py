@@ -13,7 +13,7 @@ from catalog.pricing import UnitPrices
 from integrations.providers.anthropic import features
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.messages import effort_params, too_long, with_room_to_think
-from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
+from integrations.providers.anthropic.tokens import tokens_about_by_part, tokens_at_least, tokens_at_most
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError
 from rensei.dispatch.modes.base import ModelUnpriced
@@ -58,8 +58,8 @@ def prepare(body: Body, route: Route) -> Outgoing:
         if (roomy := with_room_to_think(max_tokens, applied, entry=route.judgement.entry)) != max_tokens:
             changes["max_tokens"] = max_tokens = roomy
     _check_window(body, route)
-    input_tokens_about = tokens_about(values)
-    changes |= _caching({**values, **changes}, route, input_tokens_about=input_tokens_about)
+    by_part = tokens_about_by_part(values)
+    changes |= _caching({**values, **changes}, route, by_part)
     prices = features.prices_for(values, route.bands)
     return Outgoing(
         body=body.with_values(**changes) if changes else body,
@@ -68,7 +68,7 @@ def prepare(body: Body, route: Route) -> Outgoing:
         effort_applied=applied,
         prices=prices or [],
         at_most=_at_most(values, route, prices, max_tokens=max_tokens),
-        input_tokens_about=input_tokens_about,
+        input_tokens_about=sum(by_part.values()),
     )
 
 
@@ -107,13 +107,15 @@ def _check_window(body: Body, route: Route) -> None:
             raise too_long(input_tokens=counted, window=window, counted="at least")
 
 
-def _caching(values: dict[str, Any], route: Route, *, input_tokens_about: int) -> dict[str, Any]:
+def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> dict[str, Any]:
     """The members that get breakpoints. A body too short for any, or with its own, stays as it is."""
     capabilities = route.judgement.entry.capabilities
-    too_short = input_tokens_about < capabilities.get("minCacheTokens", 0)
+    too_short = sum(by_part.values()) < capabilities.get("minCacheTokens", 0)
     if too_short or is_marked(values) or not _is_regular(values):
         return {}
-    marked = with_breakpoints_of_ours(values, prompt_caching=route.profile.prompt_caching, capabilities=capabilities)
+    marked = with_breakpoints_of_ours(
+        values, by_part, prompt_caching=route.profile.prompt_caching, capabilities=capabilities
+    )
     return {name: marked[name] for name in ("tools", "system", "messages") if marked.get(name) != values.get(name)}
 
 

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from integrations.providers.anthropic.tokens import tokens_about
+from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError
 
 BREAKPOINTS_MAX = 4
@@ -31,11 +31,12 @@ def with_cache_breakpoints(
     """
     if is_marked(params):
         return _with_own(params)
-    return with_breakpoints_of_ours(params, prompt_caching=prompt_caching, capabilities=capabilities)
+    by_part = tokens_about_by_part(params)
+    return with_breakpoints_of_ours(params, by_part, prompt_caching=prompt_caching, capabilities=capabilities)
 
 
 def with_breakpoints_of_ours(
-    params: Mapping[str, Any], *, prompt_caching: str, capabilities: Mapping[str, Any]
+    params: Mapping[str, Any], by_part: Mapping[str, int], *, prompt_caching: str, capabilities: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
     Return parameters that have no cache breakpoints yet with up to three of them.
@@ -43,6 +44,8 @@ def with_breakpoints_of_ours(
     On the last tool, on the last system block, and on the last turn of a conversation, each only if the prompt up to
     there is long enough for the model to cache it. A single first turn gets none: nothing shows yet that it will ever
     come again, and writing it to the cache costs a quarter more than reading it.
+
+    :param by_part: about how many tokens each part has, as `tokens_about_by_part` counts them
     """
     marked = dict(params)
     if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
@@ -51,7 +54,7 @@ def with_breakpoints_of_ours(
     minimum = capabilities.get("minCacheTokens") or _MINIMUM_UNKNOWN_TOKENS
     prefix_tokens = 0
     for part in ("tools", "system", "messages"):
-        prefix_tokens += tokens_about({part: params.get(part)})
+        prefix_tokens += by_part[part]
         if prefix_tokens >= minimum:
             _mark_end(marked, part=part, mark=_MARKS[prompt_caching])
     return marked

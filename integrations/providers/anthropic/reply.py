@@ -57,7 +57,6 @@ class Reply:
     def take_message(self, message: dict[str, Any]) -> None:
         """Take an answer that came whole."""
         content = message.get("content")
-        self.take({"type": "message_start", "message": message})
         for index, block in enumerate(content if isinstance(content, list) else []):
             self.take({"type": "content_block_start", "index": index, "content_block": block})
             if isinstance(block, dict):

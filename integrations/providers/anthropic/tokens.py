@@ -40,8 +40,16 @@ def tokens_at_least(params: Mapping[str, Any]) -> int:
 
 def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> int:
     """Estimate what a request's system prompt, tools and messages come to."""
+    return sum(tokens_about_by_part(params, high_resolution_vision=high_resolution_vision).values())
+
+
+def tokens_about_by_part(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> dict[str, int]:
+    """Estimate what a request's `tools`, `system` and `messages` come to, in the order in which they are cached."""
     per_image = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
-    return sum(tokens_about_text(part) if isinstance(part, str) else per_image for part in _parts(params))
+    return {
+        name: sum(tokens_about_text(part) if isinstance(part, str) else per_image for part in parts)
+        for name, parts in _parts_by_name(params).items()
+    }
 
 
 def tokens_at_most(params: Mapping[str, Any]) -> int:
@@ -72,14 +80,18 @@ def _bytes_of(text: str) -> int:
 
 def _parts(params: Mapping[str, Any]) -> list[str | _File]:
     """List the texts and the files of a request. What has no shape that there is counts nothing: it is refused."""
-    parts: list[str | _File] = [
+    return [part for parts in _parts_by_name(params).values() for part in parts]
+
+
+def _parts_by_name(params: Mapping[str, Any]) -> dict[str, list[str | _File]]:
+    tools: list[str | _File] = [
         json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
         for tool in _objects(params.get("tools"))
     ]
-    parts += _content_parts(params.get("system") or "")
+    messages: list[str | _File] = []
     for message in _objects(params.get("messages")):
-        parts += _content_parts(message.get("content") or "")
-    return parts
+        messages += _content_parts(message.get("content") or "")
+    return {"tools": tools, "system": _content_parts(params.get("system") or ""), "messages": messages}
 
 
 def _content_parts(content: Any) -> list[str | _File]:
