@@ -146,7 +146,6 @@ class Call:
     ) -> None:
         self.run = run
         self.attempt = attempt
-        self.usage: Usage | None = None
         self.request_id = ""
         self._credential = credential
         self._route = route
@@ -155,6 +154,12 @@ class Call:
         self._settle = settle
         self._caller = caller
         self._settled = False
+        self._tap: Tap | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has reported so far."""
+        return self._tap.usage_so_far() if self._tap is not None else None
 
     async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
         """Send the request, pass the answer on, and settle."""
@@ -203,13 +208,12 @@ class Call:
         """Pass an answer on as it comes, and listen to what it used."""
         self.request_id = relay.request_id(answer)
         streams = answer.content_type == "text/event-stream"
-        tap = Tap(input_tokens_about=self._outgoing.input_tokens_about, streams=streams)
+        tap = self._tap = Tap(input_tokens_about=self._outgoing.input_tokens_about, streams=streams)
         try:
             if streams:
                 await self._caller.begin(answer.status, self._headers(answer))
                 while chunk := await answer.content.readany():
                     tap.take(chunk)
-                    self.usage = tap.usage_so_far()
                     await self._caller.pass_on(chunk)
             else:
                 # It comes at once when all of it is made, so there is nothing to pass on before.

@@ -58,7 +58,9 @@ class EventReader:
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            yield b"".join([*self._pieces, piece]).removesuffix(b"\r")
+            if self._pieces_size:
+                piece = b"".join([*self._pieces, piece])
+            yield piece.removesuffix(b"\r")
             self._pieces, self._pieces_size = [], 0
         self._pieces.append(rest)
         self._pieces_size += len(rest)
