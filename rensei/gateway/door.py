@@ -43,8 +43,7 @@ from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
 
 PREFIX = "/v1/"
 LOADERS = 4
-# In a crowd, a call waits that long to be written down with others. Nobody waits for a settlement.
-ADMISSIONS_GATHER_SECONDS = 0.015
+# Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
 SETTLEMENTS_GATHER_SECONDS = 0.1
 # After how long Python's threads take turns. The event loop has calls to pass on while the writers compute.
 TURN_SECONDS = 0.001
@@ -69,11 +68,9 @@ class Gateway:
         self._limits = Limits()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
         self._keeper = Keeper(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
-        self._admissions = GroupWriter(
-            "gateway-admissions", write_admissions, gather_seconds=ADMISSIONS_GATHER_SECONDS, always=False
-        )
+        self._admissions = GroupWriter("gateway-admissions", write_admissions)
         self._settlements = GroupWriter(
-            "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS, always=True
+            "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
         )
         self._live: set[asyncio.Task[Any]] = set()
         sys.setswitchinterval(TURN_SECONDS)

@@ -32,16 +32,15 @@ class GroupWriter(Generic[Plan]):
     """
     A thread that writes plans in groups. A plan that fails alone fails alone.
 
-    The first plan of a group waits `gather_seconds` for others to come, since a statement costs about the same for one
-    row and for ten: always, or only where the last group was a crowd, so that whoever comes alone waits for nobody.
+    Where nobody waits for them, the first plan of a group may wait `gather_seconds` for others to come, since a
+    statement costs about the same for one row and for ten.
     """
 
     def __init__(
-        self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]], *, gather_seconds: float, always: bool
+        self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]], *, gather_seconds: float = 0
     ) -> None:
         self._write = write
         self._gather_seconds = gather_seconds
-        self._always = always
         self._waiting: queue.SimpleQueue[tuple[Plan, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -59,16 +58,15 @@ class GroupWriter(Generic[Plan]):
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _work(self) -> None:
-        closing, gathers = False, self._always
+        closing = False
         while not closing:
             taken = [self._waiting.get()]
-            if gathers and taken[0] is not None:
+            if self._gather_seconds and taken[0] is not None:
                 time.sleep(self._gather_seconds)
             while len(taken) < PLANS_MAX and not self._waiting.empty():
                 taken.append(self._waiting.get())
             closing = None in taken
             group = [each for each in taken if each is not None]
-            gathers = self._always or len(group) > 1
             if not group:
                 continue
             outcomes = self._write([plan for plan, _ in group])
