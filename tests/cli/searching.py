@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.db import connection
+from redis import Redis
 
 from tests.journeys.stack import Stack
+from tests.waiting import wait_until
 
 # Celery wraps what a task is given, so that a search of the plain bytes would miss it.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}")
@@ -22,10 +25,12 @@ class Listener:
     """Writes down every command that Redis gets, from anyone. https://redis.io/docs/latest/commands/monitor/"""
 
     def __init__(self) -> None:
+        self._url = ""
         self._heard = bytearray()
 
     @contextmanager
     def at(self, url: str) -> Iterator[None]:
+        self._url = url
         address = urlsplit(url)
         with socket.create_connection((str(address.hostname), int(address.port or 0))) as line:
             line.sendall(b"MONITOR\r\n")
@@ -34,8 +39,14 @@ class Listener:
             yield
             line.shutdown(socket.SHUT_RDWR)
 
-    @property
-    def heard(self) -> bytes:
+    def hear(self) -> bytes:
+        """Everything that Redis got until now."""
+        # Redis tells its listeners in the order of the commands, but whoever gave one has its answer before they hear
+        # of it: what came before a command of our own has been heard when this one is.
+        mark = secrets.token_hex(16)
+        with Redis.from_url(self._url) as client:
+            client.echo(mark)
+        wait_until(lambda: mark.encode() in self._heard, what="hearing all commands")
         return with_unwrapped(bytes(self._heard))
 
     def _listen(self, line: socket.socket) -> None:

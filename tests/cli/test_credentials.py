@@ -55,7 +55,7 @@ class TestSearch:
                 move(machine, door.url)
                 yield lambda: {
                     "what the server was sent": bytes(door.heard),
-                    "the broker and the cache": listener.heard,
+                    "the broker and the cache": listener.hear(),
                     "the database": searching.everything_stored(),
                     "the logs and files of the server": searching.everything_written(watched),
                     "what this command keeps": machine.everything_kept(),
