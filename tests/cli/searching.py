@@ -24,18 +24,17 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}")
 class Listener:
     """Writes down every command that Redis gets, from anyone. https://redis.io/docs/latest/commands/monitor/"""
 
-    def __init__(self) -> None:
-        self._url = ""
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._heard = bytearray()
 
     @contextmanager
-    def at(self, url: str) -> Iterator[None]:
-        self._url = url
-        address = urlsplit(url)
+    def listen(self) -> Iterator[None]:
+        address = urlsplit(self._url)
         with socket.create_connection((str(address.hostname), int(address.port or 0))) as line:
             line.sendall(b"MONITOR\r\n")
             assert line.recv(64).startswith(b"+OK")
-            threading.Thread(target=self._listen, args=(line,), daemon=True).start()
+            threading.Thread(target=self._write_down, args=(line,), daemon=True).start()
             yield
             line.shutdown(socket.SHUT_RDWR)
 
@@ -49,7 +48,7 @@ class Listener:
         wait_until(lambda: mark.encode() in self._heard, what="hearing all commands")
         return with_unwrapped(bytes(self._heard))
 
-    def _listen(self, line: socket.socket) -> None:
+    def _write_down(self, line: socket.socket) -> None:
         try:
             while data := line.recv(65536):
                 self._heard += data

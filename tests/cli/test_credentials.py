@@ -43,11 +43,11 @@ class TestSearch:
     @pytest.fixture
     def find(self, machine, server, simulator_process, redis, tmp_path):
         """Gives the bytes of every place, as soon as it is asked."""
-        folder, listener = tmp_path / "server", searching.Listener()
+        folder, listener = tmp_path / "server", searching.Listener(redis)
         folder.mkdir()
         variables = {"CELERY_BROKER_URL": redis, "CACHE_URL": redis, "RENSEI_VAULT_KEYRING": str(server.keyring)}
         with (
-            listener.at(redis),
+            listener.listen(),
             start(folder=folder, simulator_url=simulator_process.url, variables=variables) as watched,
         ):
             door = Door(watched)
