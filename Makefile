@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 CLIENTS := $(VENV)/clients
+# Those of Python have environments of their own, which share nothing with Rensei's.
+CLIENTS_NEEDED := $(patsubst %,$(CLIENTS)/%/.installed,libraries llm $(if $(ALL),heavy node-heavy))
+CLIENT_TESTS := tests/gateway/test_other_clients.py $(if $(ALL),tests/gateway/heavy_clients.py)
 
 .PHONY: help
 help: ## List the commands
@@ -32,8 +35,8 @@ test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on
 	@$(BIN)/python -m tests.run
 
 .PHONY: clients
-clients: $(INSTALLED_DEV) $(CLIENTS)/.installed ## Send the TypeScript SDK and Claude Code through the gateway
-	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q tests/gateway/test_other_clients.py
+clients: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Send real clients through the gateway; ALL=1 sends the heavy ones too
+	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q $(CLIENT_TESTS)
 
 .PHONY: chaos
 chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load for an hour or more, on both databases
@@ -97,13 +100,27 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) -r requirements-dev.txt
 	@touch $@
 
-# Their versions are pinned in the package file. The stamp is newer than it.
+# Their versions are pinned in the package files. Each stamp is newer than its file.
 $(CLIENTS)/.installed: tests/gateway/clients/package.json tests/gateway/clients/package-lock.json
-	@command -v npm >/dev/null || { echo "This needs npm, and it is not installed." >&2; exit 1; }
-	@echo "Installing the TypeScript SDK and Claude Code from the npm registry. This happens once."
-	@mkdir -p $(CLIENTS) && cp $^ $(CLIENTS)/
-	@npm ci --silent --no-fund --no-audit --prefix $(CLIENTS) || \
-		{ echo "npm could not install them. This needs the network once; see the messages above." >&2; exit 1; }
+	$(call install_from_npm,$(CLIENTS),$^)
 	@touch $@
+
+$(CLIENTS)/node-heavy/.installed: tests/gateway/clients/heavy/package.json tests/gateway/clients/heavy/package-lock.json
+	$(call install_from_npm,$(CLIENTS)/node-heavy,$^)
+	@touch $@
+
+$(CLIENTS)/%/.installed: tests/gateway/clients/%.txt
+	@echo "Installing the clients of $< from PyPI. This happens once."
+	@$(BIN)/python -m venv --clear $(CLIENTS)/$*
+	@$(CLIENTS)/$*/bin/python -m pip install $(PIP_OPTIONS) -r $<
+	@touch $@
+
+define install_from_npm
+	@command -v npm >/dev/null || { echo "This needs npm, and it is not installed." >&2; exit 1; }
+	@echo "Installing the clients of $(firstword $(2)) from the npm registry. This happens once."
+	@mkdir -p $(1) && cp $(2) $(1)/
+	@npm ci --silent --no-fund --no-audit --prefix $(1) || \
+		{ echo "npm could not install them. This needs the network once; see the messages above." >&2; exit 1; }
+endef
 
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --require-hashes --no-deps

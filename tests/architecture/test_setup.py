@@ -26,6 +26,7 @@ from tests.waiting import wait_until
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
+CLIENT_LOCKS = [f"tests/gateway/clients/{name}.txt" for name in ("libraries", "llm", "heavy")]
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -84,13 +85,13 @@ class TestMakefile:
 
 
 class TestLocks:
-    @pytest.mark.parametrize("lock", LOCKS)
+    @pytest.mark.parametrize("lock", LOCKS + CLIENT_LOCKS)
     def test_pin_everything_with_hashes(self, lock):
         for name, entry in pins(lock).items():
             assert re.match(rf"{re.escape(name)}(\[\S+\])?==\S+", entry), entry[:80]
             assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), f"{name} has no hash"
 
-    @pytest.mark.parametrize("lock", LOCKS)
+    @pytest.mark.parametrize("lock", LOCKS + CLIENT_LOCKS)
     def test_name_no_address_to_load_from(self, lock):
         assert "://" not in (ROOT / lock).read_text()
         assert "index-url" not in (ROOT / lock).read_text()

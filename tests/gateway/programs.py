@@ -1,0 +1,83 @@
+"""The programs of tests/gateway/clients, each run with an environment of its own."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.architecture.rooms import ROOT
+
+INSTALLED = ROOT / ".venv/clients"
+PROGRAMS = Path(__file__).parent / "clients"
+PATIENCE_SECONDS = 240
+# No client reports to anyone but the gateway, or looks for a newer version of itself.
+QUIET = {
+    "AI_SDK_LOG_WARNINGS": "false",
+    "ANONYMIZED_TELEMETRY": "False",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "LANGCHAIN_TRACING_V2": "false",
+    "LANGSMITH_TRACING": "false",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_TELEMETRY": "False",
+    "NO_COLOR": "1",
+    "OTEL_SDK_DISABLED": "true",
+    # What is not for this machine finds no way out of it.
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+
+def run_program(name: str, *, home: Path, environment: str = "libraries", **variables: str) -> Any:
+    """Run a program that prints a JSON document, and give that."""
+    if name.endswith(".mjs"):
+        # Node looks for packages beside the program.
+        find_installed("node_modules")
+        place = INSTALLED / name
+        place.write_bytes((PROGRAMS / name).read_bytes())
+        command = ["node", str(place)]
+    else:
+        command = [find_installed(f"{environment}/bin/python"), str(PROGRAMS / name)]
+    return json.loads(run(command, home=home, **variables).splitlines()[-1])
+
+
+def run(command: list[str], *, home: Path, **variables: str) -> str:
+    """Run a command, and give what it printed."""
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), **QUIET, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def claude_code(prompt: str, *, home: Path, url: str, token: str, model: str, **variables: str) -> str:
+    """Let Claude Code answer a prompt, and give what it printed."""
+    return run(
+        [find_installed("node_modules/.bin/claude"), "-p", prompt],
+        home=home,
+        ANTHROPIC_BASE_URL=url,
+        ANTHROPIC_AUTH_TOKEN=token,
+        ANTHROPIC_MODEL=model,
+        ANTHROPIC_DEFAULT_HAIKU_MODEL=model,
+        **{"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1", **variables},
+    )
+
+
+def find_installed(path: str) -> str:
+    """Find what `make clients` installs, or skip the test."""
+    place = INSTALLED / path
+    if not place.exists():
+        pytest.skip("`make clients` installs it")
+    return str(place)
