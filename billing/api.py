@@ -16,7 +16,7 @@ from billing import budget, ledger_csv, quota, reports
 from billing.models import CostEvent
 from billing.services import is_metered_enabled
 from rensei.core import csv_file
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import PAGING, CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
@@ -28,7 +28,6 @@ from rensei.orgs.permissions import MembersRead
 FIRST_DAY = date(2000, 1, 1)
 LONGEST_PERIOD_DAYS = 366
 DEFAULT_PERIOD_DAYS = 30
-PAGING = ("cursor", "pageSize")
 
 
 class PeriodSerializer(CamelSerializer):

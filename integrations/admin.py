@@ -113,7 +113,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
 
     @admin.display(description="Last problem")
     def last_test(self, key: PlatformKey) -> str:
-        return f"{key.last_error['message']} {key.last_error['fix']}" if key.last_error else ""
+        return f"{key.last_error['detail']} {key.last_error['fix']}" if key.last_error else ""
 
     @admin.action(description="Test Connection", permissions=["change"])
     def test_connection(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:

@@ -73,7 +73,7 @@ class LastError(CamelSerializer):
     """Why the last test failed, and what to do about it."""
 
     code = serializers.CharField()
-    message = serializers.CharField()
+    message = serializers.CharField(source="detail")
     fix = serializers.CharField()
 
 

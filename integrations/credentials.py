@@ -49,7 +49,7 @@ def take_verdict(integration: Integration, verdict: Verdict) -> None:
     else:
         if verdict.conclusive:
             integration.status = Integration.Status.FAILING
-        integration.last_error = {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
+        integration.last_error = verdict.as_error()
 
 
 def forget_verdict(integration: Integration) -> None:

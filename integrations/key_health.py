@@ -13,6 +13,7 @@ from django.core.mail import send_mail
 
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.errors import StoredError
 from rensei.orgs.models import MANAGERS, Membership, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
@@ -32,7 +33,7 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
     if verdict is None:
         return
     health, until = verdict
-    error = {"code": failure.code, "message": failure.message, "fix": failure.fix}
+    error: StoredError = {"code": failure.code, "detail": failure.message, "fix": failure.fix}
     judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
     # Quarantine outlasts a cool-down, and each change of state is told of once, however many calls notice it.
     changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
@@ -52,7 +53,8 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
     """
     if failure.status != UNAUTHORIZED:
         return
-    error = {"code": failure.diagnosis or failure.code, "message": failure.message, "fix": failure.fix}
+    code = failure.diagnosis or failure.code
+    error: StoredError = {"code": code, "detail": failure.message, "fix": failure.fix}
     judged = Integration.objects.filter(id=credential.id, secret_version=credential.version)
     working = judged.exclude(status=Integration.Status.FAILING)
     if working.update(status=Integration.Status.FAILING, tested_at=now, last_error=error):

@@ -4,6 +4,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
@@ -77,7 +78,9 @@ class Integration(models.Model):
     is_default = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.UNTESTED)
     tested_at = models.DateTimeField(null=True, blank=True)
-    last_error = models.JSONField(null=True, blank=True, help_text="{code, message, fix} of the last failure")
+    last_error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(
+        null=True, blank=True, help_text="{code, detail, fix} of the last failure"
+    )
     model_list = models.JSONField(default=list, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
@@ -123,7 +126,9 @@ class PlatformKey(models.Model):
     max_tokens_cap = models.PositiveIntegerField(null=True, blank=True)
     health = models.CharField(max_length=16, choices=Health.choices, default=Health.HEALTHY, editable=False)
     cooling_until = models.DateTimeField(null=True, blank=True, editable=False)
-    last_error = models.JSONField(null=True, blank=True, editable=False)
+    last_error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(
+        null=True, blank=True, editable=False
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     # Why an operator has paused it, if one has: read by `platform_keys.healthy_keys`, and stored in the kill switch.

@@ -116,7 +116,7 @@ def check_platform_key(key: PlatformKey) -> Verdict:
     :raises CredentialUnreadable: if the vault cannot open the key now
     """
     verdict = REGISTRY[key.provider].test_connection(credential=open_platform_key(key))
-    key.last_error = None if verdict.ok else {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
+    key.last_error = None if verdict.ok else verdict.as_error()
     # A key that was replaced during the test is not judged by it.
     tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
     tested.update(last_error=key.last_error)

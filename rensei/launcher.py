@@ -149,7 +149,7 @@ class Processes:
                 if child.process.returncode != 0:
                     raise LaunchFailed(f"{name} failed {_how_it_ended(child.process.returncode)}")
                 return True
-            self._check_children()
+            self._check_children(besides=child)
             time.sleep(_LOOK_EVERY_SECONDS)
         return False
 
@@ -174,9 +174,13 @@ class Processes:
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
 
-    def _check_children(self) -> None:
+    def _check_children(self, *, besides: Child | None = None) -> None:
+        """
+        :param besides: a child that is awaited: it may end between two looks, and its end is judged by `run`
+        :raises LaunchFailed: if a child that has to go on has ended
+        """
         for child in self._children:
-            if child.process.poll() is not None:
+            if child is not besides and child.process.poll() is not None:
                 ended = _how_it_ended(child.process.returncode)
                 raise LaunchFailed(f"{child.name} has stopped by itself, so the rest stops too {ended}")
 

@@ -136,7 +136,7 @@ class Migration(migrations.Migration):
                 ("tested_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "last_error",
-                    models.JSONField(blank=True, help_text="{code, message, fix} of the last failure", null=True),
+                    models.JSONField(blank=True, help_text="{code, detail, fix} of the last failure", null=True),
                 ),
                 ("model_list", models.JSONField(blank=True, default=list)),
                 ("last_used_at", models.DateTimeField(blank=True, null=True)),

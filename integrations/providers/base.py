@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from catalog.models import CatalogEntry
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, StoredError
 from rensei.core.secret import Secret
 from rensei.core.usage import Usage
 
@@ -71,6 +71,10 @@ class Verdict:
     fix: str
     models: list[dict[str, str]] = field(default_factory=list)
     conclusive: bool = True
+
+    def as_error(self) -> StoredError:
+        """Write a failed test as the row of its key keeps it."""
+        return {"code": self.code, "detail": self.message, "fix": self.fix}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +156,7 @@ class ProviderFailure(Exception):
         self.usage = usage
         self.text = text
 
-    def as_error(self) -> dict[str, Any]:
+    def as_error(self) -> StoredError:
         """Write the failure as a run's error."""
         return {
             "code": self.code,

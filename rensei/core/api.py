@@ -90,6 +90,10 @@ class AllowedMethods(BaseMetadata):
         return {}
 
 
+# The query parameters of every list.
+PAGING = frozenset({"cursor", "pageSize"})
+
+
 class CursorPages(pagination.CursorPagination):
     """`{"next", "previous", "results"}`, newest first; stable while rows are added."""
 

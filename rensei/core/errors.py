@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NotRequired, Self, TypedDict
 
 import structlog
 from django.db import InterfaceError, OperationalError
@@ -63,6 +63,17 @@ class FieldError(RenseiError):
         refusal = cls(pointer="", reason=found[0].detail)
         refusal.errors = [error for one in found for error in one.errors]
         return refusal
+
+
+class StoredError(TypedDict):
+    """Why a run or a key failed, as its row keeps it: a code, a sentence for people, and the step that mends it."""
+
+    code: str
+    detail: str
+    fix: str
+    retryable: NotRequired[bool]
+    providerStatus: NotRequired[int | None]
+    providerRequestId: NotRequired[str]
 
 
 def json_pointer(*steps: str | int) -> str:

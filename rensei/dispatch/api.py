@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from profiles import services as profiles
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, CursorPages, Integer
+from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
@@ -219,8 +219,9 @@ def find_run(access: Access, run_id: str) -> Run:
 def _filtered(request: Request) -> QuerySet[Run]:
     runs = visible_runs(caller(request))
     query = request.query_params
-    if unknown := set(query) - FILTERS - {"cursor", "pageSize"}:
-        reason = f"Not known here. The filters are {', '.join(sorted(FILTERS))}."
+    if unknown := set(query) - FILTERS - PAGING:
+        filters, paging = ", ".join(sorted(FILTERS)), " and ".join(sorted(PAGING))
+        reason = f"Not known here. The filters are {filters}; {paging} choose the page."
         raise FieldError(pointer=f"/query/{min(unknown)}", reason=reason)
     if state := query.get("state"):
         if state not in Run.State.values:

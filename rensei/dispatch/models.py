@@ -5,6 +5,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
 from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
 
@@ -93,7 +94,7 @@ class Run(models.Model):
     output_text = models.TextField(blank=True)
     output_content = models.JSONField(default=list)
     stop_reason = models.CharField(max_length=40, blank=True)
-    error = models.JSONField(null=True)
+    error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
     usage = models.JSONField(default=dict)
     amount_picodollars = models.BigIntegerField(null=True)
     estimated = models.BooleanField(default=False)
@@ -154,7 +155,7 @@ class Attempt(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
     input_tokens_estimate = models.PositiveIntegerField()
     provider_request_id = models.CharField(max_length=120, blank=True)
-    error = models.JSONField(null=True)
+    error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
 

@@ -1,10 +1,10 @@
 """What the ends of calls come to, as settlement plans. Pure but for the clock that is passed in."""
 
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from integrations.providers.base import Answer, ProviderFailure
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, StoredError
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import Stop
@@ -102,9 +102,7 @@ def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> Settleme
     )
 
 
-def failed(
-    call: Call, failure: ProviderFailure, *, error: dict[str, Any], again: bool, now: datetime
-) -> SettlementPlan:
+def failed(call: Call, failure: ProviderFailure, *, error: StoredError, again: bool, now: datetime) -> SettlementPlan:
     """Settle a call that failed: never sent, refused at no cost, cut off after some output, or unknown."""
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
@@ -127,7 +125,7 @@ def failed(
     )
 
 
-def without_call(run: Run, error: dict[str, Any], *, now: datetime) -> SettlementPlan:
+def without_call(run: Run, error: StoredError, *, now: datetime) -> SettlementPlan:
     """End a run that could not make its call: nothing was sent, nothing is charged."""
     return SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.FAILED, error=error))
 
@@ -164,7 +162,7 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
     return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
 
 
-def refusal_error(refusal: RenseiError) -> dict[str, Any]:
+def refusal_error(refusal: RenseiError) -> StoredError:
     """Write a refusal as a run's error."""
     return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": refusal.retryable}
 
@@ -177,5 +175,5 @@ def _stopped_end(stop: Stop, text: str) -> RunEnd | None:
     return RunEnd(state=state, error=_stop_error(stop), text=text)
 
 
-def _stop_error(stop: Stop) -> dict[str, Any] | None:
+def _stop_error(stop: Stop) -> StoredError | None:
     return refusal_error(RunTimeout()) if stop is Stop.DEADLINE else None

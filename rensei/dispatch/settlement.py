@@ -23,6 +23,7 @@ from catalog.pricing import UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
+from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, Run, RunChunk
@@ -43,7 +44,7 @@ class RunEnd:
     """How a run ends. `error` is `{code, detail, fix, retryable}`."""
 
     state: Run.State
-    error: dict[str, Any] | None = None
+    error: StoredError | None = None
     text: str = ""
     content: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
@@ -66,7 +67,7 @@ class SettlementPlan:
     usage: Usage = NOTHING
     estimated: bool = False
     request_id: str = ""
-    error: dict[str, Any] | None = None
+    error: StoredError | None = None
     end: RunEnd | None = None
     expired_before: datetime | None = None
 

@@ -7,7 +7,7 @@ Source: https://platform.claude.com/docs/en/api/errors
 import json
 from typing import Any
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, StoredError
 
 _TYPES = {
     401: "authentication_error",
@@ -40,7 +40,7 @@ def refusal_answer(refusal: RenseiError, *, request_id: str) -> tuple[int, Heade
     return refusal.status, headers, body
 
 
-def failure_answer(error: dict[str, Any], *, status: int, request_id: str) -> tuple[int, Headers, bytes]:
+def failure_answer(error: StoredError, *, status: int, request_id: str) -> tuple[int, Headers, bytes]:
     """Write the error of a call that got no answer from the provider. `error` is the run's."""
     headers = _headers(request_id)
     if not error["retryable"]:

@@ -20,7 +20,7 @@ from integrations.providers.anthropic.relay import Relay, Tap
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.usage import Usage
 from rensei.dispatch import outcomes, queue, settlement
@@ -250,7 +250,7 @@ class Call:
         else:
             await self._say(error)
 
-    async def _say(self, error: dict[str, Any]) -> None:
+    async def _say(self, error: StoredError) -> None:
         """Answer with the run's error, where the provider gave no answer that could be passed on."""
         status, headers, body = answers.failure_answer(error, status=503, request_id=self._caller.request_id)
         await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
@@ -287,7 +287,7 @@ class Call:
         )
         return (attempt, credential) if attempt is not None else None
 
-    async def _fail(self, failure: ProviderFailure) -> dict[str, Any]:
+    async def _fail(self, failure: ProviderFailure) -> StoredError:
         """Settle a call that failed for good, and tell what the organization is told of it."""
         try:
             error = await error_of(self.run, failure)
@@ -307,10 +307,10 @@ class Call:
         return [*passed, *run_headers(self.run)]
 
 
-async def error_of(run: Run, failure: ProviderFailure) -> dict[str, Any]:
+async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
     """Ask the mode what the organization is told of a failure. It may look the pool's keys up, so a thread asks."""
 
-    def ask() -> dict[str, Any]:
+    def ask() -> StoredError:
         close_old_connections()
         return MODES[AuthMode(run.auth_mode)].error_of(run, failure)
 

@@ -8,13 +8,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import PAGING, CamelSerializer, CursorPages
 from rensei.core.errors import FieldError
 from rensei.orgs import audit_log
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
-
-PAGING = ("cursor", "pageSize")
 
 
 class AuditEventFilter(CamelSerializer):
@@ -24,7 +22,7 @@ class AuditEventFilter(CamelSerializer):
     action = serializers.CharField(required=False, help_text="Such as integration.rotated")
     object_id = serializers.CharField(required=False)
     words = serializers.CharField(
-        required=False, help_text="Each word occurs in the actor, action, object id or detail"
+        required=False, source="words", help_text="Each word occurs in the actor, action, object id or detail"
     )
     first_day = serializers.DateField(required=False, source="first_day", help_text="The first day, in UTC")
     last_day = serializers.DateField(required=False, source="last_day", help_text="The last day, in UTC")
@@ -57,6 +55,7 @@ class AuditEvents(APIView):
 
     @extend_schema(parameters=[AuditEventFilter])
     def get(self, request: Request) -> Response:
+        audit_log.require_reader(caller(request))
         query = AuditEventFilter(
             data={name: value for name, value in request.query_params.items() if name not in PAGING}
         )

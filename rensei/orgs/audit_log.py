@@ -37,8 +37,7 @@ def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
 
     :raises NotPermitted: unless the caller is an owner, an admin or an auditor of the whole organization
     """
-    if not access.sees_everyone or access.project is not None:
-        raise NotPermitted
+    require_reader(access)
     found: QuerySet[AuditEvent] = AuditEvent.objects.for_org(access.org).order_by("-id")
     exact = {"actor": asked.actor, "action": asked.action, "object_id": asked.object_id}
     found = found.filter(**{name: value for name, value in exact.items() if value})
@@ -55,6 +54,12 @@ def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
             | Q(detail_text__icontains=word)
         )
     return found
+
+
+def require_reader(access: Access) -> None:
+    """:raises NotPermitted: unless the caller is an owner, an admin or an auditor of the whole organization"""
+    if not access.sees_everyone or access.project is not None:
+        raise NotPermitted
 
 
 def actors(access: Access) -> list[str]:

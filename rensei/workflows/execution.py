@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import NotFound, RenseiError, StoredError
 from rensei.dispatch import admission, services
 from rensei.dispatch.models import IdempotencyKey, Run
 from rensei.dispatch.outcomes import refusal_error
@@ -266,18 +266,17 @@ def _give_up(node: NodeRun, *, because_of: NodeRun) -> None:
     if because_of.state == NodeRun.State.CANCELLED:
         _change(node, NodeRun.State.CANCELLED)
         return
-    cause = because_of.error or {}
-    detail = f"Not run, because the node '{because_of.node_id}' did not succeed."
-    _change(
-        node,
-        NodeRun.State.SKIPPED,
-        error={"code": cause.get("code", ""), "detail": detail, "fix": "", "retryable": cause.get("retryable", False)},
-    )
+    cause = because_of.error
+    error: StoredError = {
+        "code": cause["code"] if cause else "",
+        "detail": f"Not run, because the node '{because_of.node_id}' did not succeed.",
+        "fix": "",
+        "retryable": bool(cause and cause.get("retryable")),
+    }
+    _change(node, NodeRun.State.SKIPPED, error=error)
 
 
-def _change(
-    node: NodeRun, state: NodeRun.State, *, run: Run | None = None, error: dict[str, Any] | None = None
-) -> None:
+def _change(node: NodeRun, state: NodeRun.State, *, run: Run | None = None, error: StoredError | None = None) -> None:
     """Write a node's new state, if it is still in its old one."""
     run = run or node.run
     NodeRun.objects.filter(pk=node.pk, state=node.state).update(state=state, run=run, error=error)

@@ -5,6 +5,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
 from rensei.dispatch.models import Run
 from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project
@@ -115,7 +116,7 @@ class NodeRun(models.Model):
     node_id = models.CharField(max_length=63)
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     run = models.OneToOneField(Run, models.SET_NULL, null=True, related_name="+")
-    error = models.JSONField(null=True)
+    error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
 
     class Meta:
         ordering = ["position"]

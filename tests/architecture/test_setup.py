@@ -280,6 +280,15 @@ class TestProcesses:
 
             assert "The preparation failed (exit code 1)" in complaint
 
+    def test_take_the_end_of_an_awaited_child_for_its_end_whenever_it_comes(self):
+        # Without a pause between two looks, the end of about every second child falls between them.
+        steps = "[processes.run('The preparation', sys.executable, '-S', '-c', '') for step in range(20)]"
+        lines = ["import time", "time.sleep = lambda seconds: None", f"assert all({steps})"]
+        with run_launcher(*lines) as process:
+            _, complaint = process.communicate(timeout=60)
+
+            assert process.returncode == 0, complaint
+
     def test_kill_one_that_will_not_stop_at_a_second_signal(self):
         mark = secrets.token_hex(8)
         with run_launcher(start("The child", STUBBORN + UP, mark), "processes.watch()") as process:

@@ -94,7 +94,7 @@ class TestTheFrontPage:
         ("fields", "mark"),
         [
             ({}, "All well"),
-            ({"health": "quarantined", "last_error": {"message": "Refused.", "fix": ""}}, "Quarantined"),
+            ({"health": "quarantined", "last_error": {"detail": "Refused.", "fix": ""}}, "Quarantined"),
             ({"health": "cooling", "cooling_until": database_now}, "Cooling until"),
         ],
         ids=["well", "quarantined", "cooling"],

@@ -76,7 +76,7 @@ class TestAFailingProvider:
 
         integration.refresh_from_db()
         assert integration.status == Integration.Status.FAILING
-        assert integration.last_error["message"] == first.error["detail"]
+        assert integration.last_error["detail"] == first.error["detail"]
         (mail,) = mailoutbox
         assert mail.to == ["ada@acme.test", "alan@acme.test"]
         assert "the key 'revoked' of Acme was refused" in mail.subject

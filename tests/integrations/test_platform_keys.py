@@ -163,7 +163,7 @@ class TestCheckPlatformKey:
         key = add("revoked-")
 
         assert not platform_keys.check_platform_key(key).ok
-        assert PlatformKey.objects.get().last_error["message"]
+        assert PlatformKey.objects.get().last_error["detail"]
 
         platform_keys.replace_key(key, actor=None, api_key=Secret(make_key()))
         assert platform_keys.check_platform_key(key).ok

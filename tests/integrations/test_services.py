@@ -478,7 +478,7 @@ class TestCheckIntegration:
 
         stored = Integration.objects.get()
         assert stored.status == "failing"
-        assert stored.last_error == {"code": verdict.code, "message": verdict.message, "fix": verdict.fix}
+        assert stored.last_error == {"code": verdict.code, "detail": verdict.message, "fix": verdict.fix}
 
     def test_does_not_blame_the_key_for_a_busy_provider(
         self, access: Access, connect: Callable[..., Integration], make_key: Callable[..., str]

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, StoredError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Run
 
@@ -29,7 +29,7 @@ class OneKey:
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         return None
 
-    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]:
+    def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
         return failure.as_error()
 
 
@@ -61,7 +61,7 @@ class Mode(Protocol):
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None: ...
 
-    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]: ...
+    def error_of(self, run: Run, failure: ProviderFailure) -> StoredError: ...
 
     def pool_id(self, provider: str) -> str: ...
 

@@ -1,14 +1,14 @@
 """What metered and shared have in common: a key of the platform's pool signs."""
 
 from collections.abc import Collection, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from integrations import key_health, platform_keys
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, StoredError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Attempt, Run
 
@@ -62,7 +62,7 @@ class PlatformPool:
         tried = Attempt.objects.filter(run=run).values_list("credential_id", flat=True)
         return self._open(run, besides=set(tried))
 
-    def error_of(self, run: Run, failure: ProviderFailure) -> dict[str, Any]:
+    def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
         if failure.code not in ABOUT_THE_KEY:
             return failure.as_error()
         refusal = self._no_key(run.provider, run.model_id, self._healthy_keys(run))

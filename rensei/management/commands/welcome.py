@@ -71,4 +71,6 @@ The passwords were printed at the first start. To set a new one:
             self.stdout.write(f"  answered: {indent(run.output_text, ' ' * 12).strip()}")
             self.stdout.write(f"  cost:     {dollars(run.amount_picodollars) or 'unpriced'} US dollars")
         elif run.error:
-            self.stdout.write(f"  {run.error['code']}: {run.error['message']}")
+            self.stdout.write(f"  {run.error['code']}: {run.error['detail']}")
+            if fix := run.error["fix"]:
+                self.stdout.write(f"  {fix}")

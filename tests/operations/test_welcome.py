@@ -1,0 +1,85 @@
+"""What `manage.py start` says when everything runs: where to click, and how the demo's first run ended."""
+
+import http.server
+import io
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from rensei import demo
+from rensei.dispatch import queue
+from rensei.dispatch.execution import execute
+from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.models import Run
+from tests import servers
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """A server that is ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *details: object) -> None:
+        """Write no log."""
+
+
+@pytest.fixture
+def ready_port() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def demo_data(catalog: None, simulator: Any) -> None:
+    demo.create()
+
+
+def execute_first_run() -> Run:
+    keeper = Keeper(owner="test-worker")
+    try:
+        claim = queue.claim_next(owner=keeper.owner)
+        assert claim is not None
+        execute(claim, keeper)
+    finally:
+        keeper.close()
+    return demo.first_run()
+
+
+def welcome(port: int) -> str:
+    printed = io.StringIO()
+    call_command("welcome", port=port, demo=True, stdout=printed)
+    return printed.getvalue()
+
+
+class TestWelcome:
+    def test_shows_the_answer_of_the_first_run(self, demo_data, ready_port):
+        run = execute_first_run()
+
+        printed = welcome(ready_port)
+
+        assert f"The first run, {run.id}: SUCCEEDED" in printed
+        assert demo.PROMPT in printed
+        assert "Ctrl-C stops everything." in printed
+
+    def test_shows_why_the_first_run_failed_and_goes_on(self, demo_data, ready_port, settings):
+        settings.RENSEI_ANTHROPIC_BASE_URL = f"http://127.0.0.1:{servers.free_port()}"
+        run = execute_first_run()
+        assert run.error is not None
+
+        printed = welcome(ready_port)
+
+        assert f"The first run, {run.id}: FAILED" in printed
+        assert f"{run.error['code']}: {run.error['detail']}" in printed
+        assert run.error["fix"] in printed
+        assert "Ctrl-C stops everything." in printed
