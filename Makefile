@@ -43,6 +43,10 @@ chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load 
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database sqlite $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database postgres --celery $(if $(SEED),--seed $(SEED))
 
+.PHONY: attack
+attack: $(INSTALLED_DEV) ## Attack this machine's own Rensei with what would exhaust it, at full size
+	@env -u RENSEI_DATA_DIR ATTACK=1 $(BIN)/python -m pytest -m attack --timeout=900 -rs --durations=20
+
 .PHONY: bench
 bench: $(INSTALLED_DEV) ## Measure Rensei beside LiteLLM, Portkey and a bare pass-through, and write docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))

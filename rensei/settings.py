@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import environ
 
+from rensei.core.limits import limit
+
 ROOT = Path(__file__).resolve().parent.parent
 env = environ.Env()
 if (ROOT / ".env").exists():
@@ -40,7 +42,16 @@ RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)
 RENSEI_GATEWAY_DEADLINE_SECONDS = env.int("RENSEI_GATEWAY_DEADLINE_SECONDS", default=3600)
 RENSEI_GATEWAY_DRAIN_SECONDS = env.int("RENSEI_GATEWAY_DRAIN_SECONDS", default=30)
-RENSEI_GATEWAY_CALLS_AT_ONCE = env.int("RENSEI_GATEWAY_CALLS_AT_ONCE", default=1000)
+RENSEI_GATEWAY_CALLS_AT_ONCE = env.int(
+    "RENSEI_GATEWAY_CALLS_AT_ONCE",
+    default=limit(
+        1000,
+        "calls",
+        what="Gateway calls under way, each organization and process",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        setting="RENSEI_GATEWAY_CALLS_AT_ONCE",
+    ),
+)
 RENSEI_GATEWAY_RATES = {
     "token": env.str("RENSEI_GATEWAY_RATE_TOKEN", default="3000/min"),
     "org": env.str("RENSEI_GATEWAY_RATE_ORG", default="12000/min"),

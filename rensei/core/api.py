@@ -26,10 +26,18 @@ from rensei.core.errors import (
     json_pointer,
 )
 from rensei.core.json_body import read_json
+from rensei.core.limits import limit
 
 PROBLEM = "application/problem+json"
-DEFAULT_BODY_LIMIT = 1024 * 1024
-LARGE_BODY_LIMIT = 32 * 1024 * 1024
+DEFAULT_BODY_LIMIT = limit(
+    1024 * 1024, "bytes", what="Body of a REST request", told="the caller: 413 `REQUEST_TOO_LARGE`"
+)
+LARGE_BODY_LIMIT = limit(
+    32 * 1024 * 1024,
+    "bytes",
+    what="Body of a dispatch, of a machine's answer and of a gateway call",
+    told="the caller: 413 `REQUEST_TOO_LARGE`",
+)
 
 
 def camel(name: str) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from rensei.core.api import camel
 from rensei.core.effort import Effort
 from rensei.core.errors import json_pointer
+from rensei.core.limits import limit
 from rensei.workflows.reading import Fault, Source, WorkflowInvalid, read_source
 from rensei.workflows.templates import BadReference, Reference, references
 
 NODE_TYPE = "action/llm.inference"
-NODES_MAX = 100
-IMAGES_MAX = 100
+NODES_MAX = limit(100, "nodes", what="Workflow document: nodes", told="the caller: 422 `WORKFLOW_INVALID`")
+IMAGES_MAX = limit(100, "images", what="Workflow document: images of a node", told="the caller: 422 `WORKFLOW_INVALID`")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _WORKFLOW_FIELDS = ("name", "nodes")

@@ -10,10 +10,11 @@ import yaml
 
 from rensei.core.errors import FieldError, RenseiError, json_pointer
 from rensei.core.json_body import read_json
+from rensei.core.limits import limit
 
-BYTES_MAX = 256 * 1024
-DEPTH_MAX = 16
-VALUES_MAX = 10_000
+BYTES_MAX = limit(256 * 1024, "bytes", what="Workflow document", told="the caller: 422 `WORKFLOW_INVALID`")
+DEPTH_MAX = limit(16, "levels", what="Workflow document: nesting", told="the caller: 422 `WORKFLOW_INVALID`")
+VALUES_MAX = limit(10_000, "values", what="Workflow document: values", told="the caller: 422 `WORKFLOW_INVALID`")
 # libyaml where PyYAML was built with it, which is ten times as fast. We take the parser's events only, and make the
 # values ourselves, so nothing that a document says can create an object.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
