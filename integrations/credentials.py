@@ -19,6 +19,19 @@ def seal_key(integration: Integration, key: Secret) -> None:
     integration.fingerprint = vault.fingerprint(key, org_id=integration.org_id, provider=integration.provider)
 
 
+def change_workspace(integration: Integration, *, workspace_id: str) -> None:
+    """
+    Use a key in another workspace: it is sealed anew, because a sealed key opens for one workspace only.
+
+    :raises CredentialUnreadable: if the vault cannot open or seal it now
+    """
+    key = vault.open_sealed(integration.sealed_key, context=_context(integration))
+    integration.workspace_id = workspace_id
+    integration.secret_version += 1
+    seal_key(integration, key)
+    forget_verdict(integration)
+
+
 def open_key(integration: Integration) -> Credential:
     """
     Open a key for one call.
@@ -68,4 +81,5 @@ def _context(integration: Integration) -> vault.SealContext:
         version=integration.secret_version,
         provider=integration.provider,
         destination=integration.base_url or vault.DEFAULT_DESTINATION,
+        workspace=integration.workspace_id,
     )

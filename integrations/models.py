@@ -57,7 +57,7 @@ class Integration(models.Model):
     A provider that an organization connected with its own key.
 
     `status` informs and never gates. `model_list` is the provider's own list at the last good test,
-    as `[{"id", "displayName"}]`. `sealed_key` opens only for this row, version, provider and base URL.
+    as `[{"id", "displayName"}]`. `sealed_key` opens only for this row, version, provider, base URL and workspace.
     """
 
     class Status(models.TextChoices):

@@ -122,12 +122,11 @@ def update_integration(
 
     if name is not None:
         integration.name = clean_name(name)
-    if workspace_id is not None and workspace_id != integration.workspace_id:
-        integration.workspace_id = shapes.clean_workspace_id(workspace_id)
-        credentials.forget_verdict(integration)
-        changed.update({"workspace_id"}, credentials.VERDICT_FIELDS)
     if _move(integration, base_url=base_url, api_key=api_key):
         changed.update({"base_url"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
+    if workspace_id is not None and workspace_id != integration.workspace_id:
+        credentials.change_workspace(integration, workspace_id=shapes.clean_workspace_id(workspace_id))
+        changed.update({"workspace_id"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
 
     with durable():
         others = _lock_others(access, integration)

@@ -1,28 +1,40 @@
 """
-How the secrets of two-step sign-in are kept: sealed by the vault, which lies above the room of people.
+How the secrets of two-step sign-in are kept: sealed by the vault, which lies above the package of accounts.
 
 https://docs.allauth.org/en/latest/mfa/adapter.html
 """
 
 import base64
+from typing import Any
 
+from allauth.core import context
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
+from django.db.models.signals import post_init
+from django.dispatch import receiver
 
 from integrations.vault import vault
 from integrations.vault.vault import SealContext
 from rensei.core.secret import Secret
 from rensei.orgs import second_factor
+from rensei.orgs.models import User
 
-# The library names neither the person nor the row to this hook, so all records share one place.
-PLACE = SealContext(
-    org=None,
-    record_id="two-step-sign-in",
-    field="secret",
-    version=1,
-    provider="",
-    destination=vault.DEFAULT_DESTINATION,
-)
+
+class SealedText(str):
+    """A sealed secret as it is stored, with the id of the person whose row holds it."""
+
+    user_id: int
+
+
+@receiver(post_init, sender=Authenticator)
+def _note_the_owner(instance: Authenticator, **rest: Any) -> None:
+    """Mark what is stored with its owner, since the library gives the text alone to `decrypt`."""
+    stored = vars(instance)
+    if isinstance(stored.get("data"), dict) and "user_id" in stored:
+        instance.data = {
+            name: _owned(value, stored["user_id"]) if isinstance(value, str) else value
+            for name, value in stored["data"].items()
+        }
 
 
 class SealedMfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
@@ -35,12 +47,37 @@ class SealedMfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
     }
 
     def encrypt(self, text: str) -> str:
-        """:raises CredentialUnreadable: if the vault has no key"""
-        return base64.b64encode(vault.seal(Secret(text), context=PLACE)).decode()
+        """
+        Seal a secret for the person who is signed in, since people set up two-step sign-in for themselves only.
+
+        :raises CredentialUnreadable: if the vault has no key
+        """
+        user = context.request.user
+        assert isinstance(user, User), "Two-step sign-in is set up by a person who is signed in"
+        return base64.b64encode(vault.seal(Secret(text), context=_place_of(user.pk))).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
-        """:raises CredentialUnreadable: if the vault has no key, or another one than that which sealed"""
-        return vault.open_sealed(base64.b64decode(encrypted_text), context=PLACE).reveal()
+        """:raises CredentialUnreadable: if the vault has no key or another one, or the text was another person's"""
+        assert isinstance(encrypted_text, SealedText), "Only what a row holds is opened"
+        sealed = base64.b64decode(encrypted_text)
+        return vault.open_sealed(sealed, context=_place_of(encrypted_text.user_id)).reveal()
 
     def can_delete_authenticator(self, authenticator: Authenticator) -> bool:
         return not second_factor.is_required(authenticator.user)
+
+
+def _owned(text: str, user_id: int) -> SealedText:
+    owned = SealedText(text)
+    owned.user_id = user_id
+    return owned
+
+
+def _place_of(user_id: int) -> SealContext:
+    return SealContext(
+        org=None,
+        record_id=f"two-step-sign-in-of-{user_id}",
+        field="secret",
+        version=1,
+        provider="",
+        destination=vault.DEFAULT_DESTINATION,
+    )

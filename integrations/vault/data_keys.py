@@ -4,7 +4,7 @@ import hmac
 import secrets
 import time
 import uuid
-from threading import Lock
+from threading import Lock, Timer
 
 from django.conf import settings
 
@@ -21,7 +21,7 @@ CACHE_SIZE = 1000
 
 class UnwrappedKeys:
     """
-    Unwrapped data keys of this process, for at most two minutes.
+    Unwrapped data keys of this process, for at most two minutes: then a timer drops them, used again or not.
 
     The name of a key is its whole row, wrapped bytes included, and the row is read from the database each time:
     a key that was deleted or wrapped anew is not served from here. A key whose row was rolled back never is.
@@ -30,6 +30,7 @@ class UnwrappedKeys:
     def __init__(self) -> None:
         self._keys: dict[tuple[object, ...], tuple[float, bytes]] = {}
         self._lock = Lock()
+        self._timer: Timer | None = None
 
     def get(self, name: tuple[object, ...]) -> bytes | None:
         with self._lock:
@@ -42,10 +43,28 @@ class UnwrappedKeys:
             while len(self._keys) >= CACHE_SIZE:
                 del self._keys[next(iter(self._keys))]  # The oldest: a dict keeps its order.
             self._keys[name] = (time.monotonic() + CACHE_SECONDS, key)
+            # A timer of before a fork is not alive in the child.
+            if self._timer is None or not self._timer.is_alive():
+                self._wait_for_the_oldest()
 
     def clear(self) -> None:
         with self._lock:
             self._keys.clear()
+
+    def _wait_for_the_oldest(self) -> None:
+        expires_at, _ = next(iter(self._keys.values()))
+        self._timer = Timer(max(0, expires_at - time.monotonic()), self._drop_expired)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _drop_expired(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._keys = {name: entry for name, entry in self._keys.items() if entry[0] > now}
+            if self._keys:
+                self._wait_for_the_oldest()
+            else:
+                self._timer = None
 
     def __len__(self) -> int:
         return len(self._keys)

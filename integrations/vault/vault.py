@@ -22,7 +22,8 @@ class SealContext:
     Where a sealed credential belongs. Anywhere else it does not open.
 
     Without an organization it is the platform's, and names its pool. `destination` is the integration's own
-    base URL, or `default`, so that a changed address cannot draw a key to another server.
+    base URL, or `default`, so that a changed address cannot draw a key to another server. `workspace` is the
+    provider's workspace that the key is used in, where one is named.
     """
 
     org: Org | None
@@ -32,10 +33,13 @@ class SealContext:
     provider: str
     destination: str
     pool: str = ""
+    workspace: str = ""
 
     def parts(self) -> tuple[str, ...]:
+        """List what the record is bound to. The parts are framed by length, so that one more is never ambiguous."""
         owner = self.org.id if self.org is not None else PLATFORM
-        return (owner, self.pool, self.record_id, self.field, str(self.version), self.provider, self.destination)
+        bound = (owner, self.pool, self.record_id, self.field, str(self.version), self.provider, self.destination)
+        return (*bound, self.workspace) if self.workspace else bound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 Values that were true less than a second ago.
 
 One load serves all who ask for the same thing meanwhile. A value that is in use is loaded anew before it is stale, so
-that nobody waits for it; a value whose load began more than `LIFETIME_SECONDS` ago is never given to anyone.
+that nobody waits for it; a value whose load began more than `LIFETIME_SECONDS` ago is never given to anyone, and is
+dropped: values hold opened keys, which must not stay in memory for callers that may never come.
 """
 
 import asyncio
@@ -54,16 +55,15 @@ class Fresh(Generic[Value]):
         def keep(done: "asyncio.Future[Value]") -> None:
             self._loads.pop(key, None)
             if not done.cancelled() and done.exception() is None:
-                self._make_room()
-                self._entries[key] = _Entry(done.result(), began)
+                if len(self._entries) >= ENTRIES_MAX:
+                    self._entries.clear()
+                self._entries[key] = entry = _Entry(done.result(), began)
+                remaining = began + LIFETIME_SECONDS - time.monotonic()
+                asyncio.get_running_loop().call_later(max(0, remaining), self._drop, key, entry)
 
         future.add_done_callback(keep)
         return future
 
-    def _make_room(self) -> None:
-        if len(self._entries) < ENTRIES_MAX:
-            return
-        oldest = time.monotonic() - LIFETIME_SECONDS
-        self._entries = {key: entry for key, entry in self._entries.items() if entry.loaded_at > oldest}
-        if len(self._entries) >= ENTRIES_MAX:
-            self._entries.clear()
+    def _drop(self, key: Hashable, entry: _Entry[Value]) -> None:
+        if self._entries.get(key) is entry:
+            del self._entries[key]

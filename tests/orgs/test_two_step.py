@@ -1,12 +1,14 @@
 """Two-step sign-in: set up, asked for at every door, sealed, and required of operators where the setting says so."""
 
 import base64
+import importlib
 import json
 import re
 from functools import partial
 
 import pytest
 from allauth.mfa.models import Authenticator
+from django.apps import apps
 from django.core import mail
 from django.core.cache import cache
 from django.core.management import CommandError, call_command
@@ -133,6 +135,47 @@ class TestSetUp:
             assert not any(code in text for code in codes)
         sealed = Authenticator.objects.get(type="totp").data["secret"]
         assert base64.b64decode(sealed).startswith(b"RNS1")
+
+
+class TestAStoredSecret:
+    """It opens for the person whose row holds it."""
+
+    @pytest.fixture
+    def eves(self, key, eve, page_as):
+        browser = page_as(eve)
+        eves_key = set_up(browser)
+        page = browser.get("/accounts/2fa/recovery-codes/").content.decode()
+        return eves_key, re.search(r"<code>(\d{8})</code>", page)[1]
+
+    @pytest.mark.parametrize("kind", ["totp", "recovery_codes"])
+    def test_does_not_open_in_another_persons_row(self, ada, eve, eves, kind):
+        planted = Authenticator.objects.get(user=eve, type=kind).data
+        Authenticator.objects.filter(user=ada, type=kind).update(data=planted)
+        client = Client(raise_request_exception=False)
+        sign_in(client, ada)
+        eves_key, eves_recovery_code = eves
+        code = code_now(eves_key) if kind == "totp" else eves_recovery_code
+
+        answer = client.post("/accounts/2fa/authenticate/", {"code": code})
+
+        assert answer.status_code == 503
+        assert not is_signed_in(client)
+
+    def test_that_names_nobody_is_sealed_anew_for_its_person(self, key, ada, client):
+        migration = importlib.import_module("integrations.migrations.0002_bind_workspace_and_person")
+        migration.unbind(apps, None)
+        before = list(Authenticator.objects.order_by("pk").values_list("data", flat=True))
+        refused = Client(raise_request_exception=False)
+        sign_in(refused, ada)
+
+        early = refused.post("/accounts/2fa/authenticate/", {"code": code_now(key)})
+        migration.bind(apps, None)
+        sign_in(client, ada)
+        client.post("/accounts/2fa/authenticate/", {"code": code_now(key)})
+
+        assert len(before) == 2
+        assert early.status_code == 503
+        assert is_signed_in(client)
 
 
 class TestSignIn:
