@@ -18,6 +18,7 @@ import httpcore2
 import httpx2
 
 from integrations.destinations import BaseUrlRefused, Destination, is_allowlisted, is_forbidden, parse_url
+from rensei.core import encodings
 
 CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS_MAX = 60.0
@@ -32,7 +33,11 @@ class AddressRefused(httpx2.ConnectError):
 
 
 class AnswerRefused(httpx2.ReadError):
-    """The answer is larger than we read, or in an encoding that we did not ask for."""
+    """The answer is larger than we read, or cannot be decompressed."""
+
+
+class EncodingRefused(AnswerRefused):
+    """The answer is compressed in a way that cannot be read here."""
 
 
 class DeadlinePassed(httpx2.ReadTimeout):
@@ -187,21 +192,65 @@ class _GuardedTransport(httpx2.HTTPTransport):
             raise AddressRefused("This client calls one host only.")
         with _deadline_told(self._deadline):
             answer = super().handle_request(request)
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        try:
+            decode = decoder(answer.headers.get("content-encoding", ""), bytes_max=self._answer_bytes_max)
+        except EncodingRefused:
             answer.close()
-            raise AnswerRefused("The answer is compressed, which was not asked for.")
+            raise
+        if decode is not None:
+            # What is passed on is no longer compressed, and longer.
+            del answer.headers["content-encoding"]
+            answer.headers.pop("content-length", None)
         assert isinstance(answer.stream, httpx2.SyncByteStream)
-        stream = _BoundedStream(answer.stream, bytes_max=self._answer_bytes_max, deadline=self._deadline)
+        stream = _BoundedStream(
+            answer.stream, bytes_max=self._answer_bytes_max, deadline=self._deadline, decode=decode or _as_it_is
+        )
         return httpx2.Response(answer.status_code, headers=answer.headers, stream=stream, extensions=answer.extensions)
+
+
+def decoder(encoding: str, *, bytes_max: int) -> Callable[[bytes], bytes] | None:
+    """
+    Make what decompresses an answer, piece by piece. Nothing needs to be done for most, which are as we ask for them.
+
+    :raises EncodingRefused: if the encoding is none of those that are read here
+    """
+    if encoding.strip().lower() in {"", "identity"}:
+        return None
+    try:
+        decoding = encodings.Decoder(encoding, bytes_max=bytes_max)
+    except encodings.EncodingUnknown:
+        raise EncodingRefused("The answer is compressed in a way that this server cannot read.") from None
+
+    def decode(chunk: bytes) -> bytes:
+        try:
+            return decoding.feed(chunk)
+        except encodings.TooLong:
+            raise AnswerRefused("The answer is larger than this server reads.") from None
+        except encodings.Damaged:
+            raise AnswerRefused("The answer cannot be decompressed.") from None
+
+    return decode
+
+
+def _as_it_is(chunk: bytes) -> bytes:
+    return chunk
 
 
 class _BoundedStream(httpx2.SyncByteStream):
     """The bytes of an answer, up to a limit."""
 
-    def __init__(self, stream: httpx2.SyncByteStream, *, bytes_max: int, deadline: float) -> None:
+    def __init__(
+        self,
+        stream: httpx2.SyncByteStream,
+        *,
+        bytes_max: int,
+        deadline: float,
+        decode: Callable[[bytes], bytes],
+    ) -> None:
         self._stream = stream
         self._bytes_left = bytes_max
         self._deadline = deadline
+        self._decode = decode
 
     def __iter__(self) -> Iterator[bytes]:
         with _deadline_told(self._deadline):
@@ -209,7 +258,7 @@ class _BoundedStream(httpx2.SyncByteStream):
                 self._bytes_left -= len(chunk)
                 if self._bytes_left < 0:
                     raise AnswerRefused("The answer is larger than this server reads.")
-                yield chunk
+                yield self._decode(chunk)
 
     def close(self) -> None:
         self._stream.close()

@@ -208,7 +208,16 @@ class Call:
         """Pass an answer on as it comes, and listen to what it used."""
         self.request_id = relay.request_id(answer)
         streams = answer.content_type == "text/event-stream"
-        tap = self._tap = Tap(input_tokens_about=self._outgoing.input_tokens_about, streams=streams)
+        try:
+            tap = self._tap = Tap(
+                input_tokens_about=self._outgoing.input_tokens_about,
+                streams=streams,
+                encoding=answer.headers.get("content-encoding", ""),
+            )
+        except ProviderFailure as failure:
+            answer.close()
+            await self._say(await self._fail(failure))
+            return
         try:
             if streams:
                 await self._caller.begin(answer.status, self._headers(answer))

@@ -39,14 +39,14 @@ async def answer_stream(
     call.logged.status = 200
 
     unknown_events = fault is not None and fault.name == "unknownevents"
-    for event in stream_events(message, unknown_events=unknown_events):
+    for event in stream_events(message, more_deltas=directives.more_deltas, unknown_events=unknown_events):
         if event.is_delta and directives.delay_seconds:
             await call.exchange.wait(directives.delay_seconds)
         if directives.stall_after and _is_due(event, call.logged, after=directives.stall_after):
             await call.exchange.wait(FOREVER_SECONDS)
         if fault and _is_due(event, call.logged, after=fault.number("after", 1)):
             await _break_off(call, fault)
-        await call.exchange.write(event.encode())
+        await call.exchange.write(event.encode(line_end=directives.line_end))
         _note(event, call.logged)
     await call.exchange.write(b"", more=False)
 
@@ -78,6 +78,6 @@ def _note(event: Event, logged: LoggedRequest) -> None:
         logged.deltas_sent += 1
     elif event.name == "message_start":
         logged.usage = event.data["message"].get("usage")
-    elif event.name == "message_delta" and "usage" in event.data:
+    elif event.name == "message_delta" and not logged.usage_is_final and "usage" in event.data:
         logged.usage = {**(logged.usage or {}), **event.data["usage"]}
         logged.usage_is_final = True

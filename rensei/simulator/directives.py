@@ -1,11 +1,14 @@
 """What a prompt asks of the simulator, in double square brackets: `[[reply 200 words]]`, `[[fault:overloaded]]`."""
 
+import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from rensei.simulator.errors import ApiError
 
+# `open` leaves out the empty line that ends the last event.
+LineEnd = Literal["lf", "crlf", "cr", "open"]
 _DIRECTIVE = re.compile(r"\[\[\s*(fault:\s*)?([a-z0-9_-]+)\s*(.*?)\s*\]\]", re.DOTALL)
 
 _DELAY_SECONDS_MAX = 3600.0
@@ -37,6 +40,11 @@ class Directives:
     stall_after: int | None = None
     stop_reason: str | None = None
     tool: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    serves: str | None = None
+    more_deltas: list[dict[str, Any]] = field(default_factory=list)
+    encoding: str | None = None
+    line_end: LineEnd = "lf"
     text: str = ""
 
 
@@ -59,7 +67,7 @@ def read_directives(messages: list[dict[str, Any]]) -> Directives:
         else:
             try:
                 _apply(directives, name=name, rest=rest)
-            except (ValueError, IndexError):
+            except (TypeError, ValueError, IndexError):
                 raise ApiError(400, f"The simulator cannot read the directive [[{name} {rest}]].") from None
     return directives
 
@@ -78,6 +86,26 @@ def _apply(directives: Directives, *, name: str, rest: str) -> None:
             directives.stop_reason = rest
         case "use":
             directives.tool = rest
+        case "usage":
+            directives.usage |= _object(rest)
+        case "serve":
+            directives.serves = rest
+        case "delta":
+            directives.more_deltas.append(_object(rest))
+        case "encode":
+            directives.encoding = rest
+        case "lines":
+            directives.line_end = _line_end(rest)
+
+
+def _object(text: str) -> dict[str, Any]:
+    return {**json.loads(text)}
+
+
+def _line_end(text: str) -> LineEnd:
+    if text not in get_args(LineEnd):
+        raise ValueError(f"{text} is no end of a line.")
+    return cast("LineEnd", text)
 
 
 def _seconds(text: str) -> float:

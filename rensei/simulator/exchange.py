@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
+from rensei.simulator.compression import Compress, compressor
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -26,6 +28,8 @@ class Exchange:
         }
         self.body_is_too_large = False
         self.status: int | None = None
+        self._encoding = ""
+        self._compress: Compress | None = None
         self._receive = receive
         self._send = send
         self._gone = asyncio.Event()
@@ -59,16 +63,24 @@ class Exchange:
         self.body_is_too_large = size > BODY_BYTES_MAX
         return b"".join(chunks)
 
+    def compress(self, encoding: str) -> None:
+        """Compress the body of the answer."""
+        self._encoding, self._compress = encoding, compressor(encoding)
+
     async def answer_json(self, status: int, document: Any, *, headers: dict[str, str]) -> None:
         await self.answer(
             status, json.dumps(document).encode(), headers={"content-type": "application/json", **headers}
         )
 
     async def answer(self, status: int, body: bytes, *, headers: dict[str, str]) -> None:
-        await self.start(status, headers={**headers, "content-length": str(len(body))})
+        # What compression makes of it is known only when it is written.
+        length = {} if self._compress else {"content-length": str(len(body))}
+        await self.start(status, headers={**headers, **length})
         await self.write(body if self.method != "HEAD" else b"", more=False)
 
     async def start(self, status: int, *, headers: dict[str, str]) -> None:
+        if self._compress:
+            headers = {**headers, "content-encoding": self._encoding}
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._fail_if_gone()
         self.status = status
@@ -81,6 +93,8 @@ class Exchange:
         :raises ClientDisconnected: if nobody reads it
         """
         self._fail_if_gone()
+        if self._compress:
+            chunk = self._compress(chunk, not more)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def wait(self, seconds: float) -> None:

@@ -37,11 +37,14 @@ class Messages:
         if refusal := refusal_by_key(call.account.words, reach="messages"):
             raise refusal
         directives = read_directives(body["messages"])
+        if directives.encoding is not None:
+            call.exchange.compress(directives.encoding)
         fault = self._next_fault(call, directives, endpoint="messages")
         if fault and await _fail(call, fault):
             return
 
         message = self._compose(call, body, model=model, segments=segments, directives=directives)
+        message["usage"] |= directives.usage
         _falsify(message, fault=fault)
         answer = answer_stream if body.get("stream") else answer_whole
         await answer(call, message, directives=directives, fault=fault)
@@ -83,7 +86,7 @@ class Messages:
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": model.id,
+            "model": directives.serves or model.id,
             "content": reply.content,
             "stop_reason": reply.stop_reason,
             "stop_sequence": reply.stop_sequence,

@@ -6,12 +6,16 @@ Source of the events and their order: https://platform.claude.com/docs/en/build-
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rensei.simulator.directives import LineEnd
+
 _WORDS_PER_DELTA = 3
 _JSON_PIECE_CHARACTERS = 12
+_OF_THE_END = frozenset({"output_tokens_details", "iterations", "fallback_credit"})
+_OF_THE_START = frozenset({"cache_creation", "service_tier", "inference_geo", "speed"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +27,11 @@ class Event:
     def is_delta(self) -> bool:
         return self.name == "content_block_delta"
 
-    def encode(self) -> bytes:
-        return f"event: {self.name}\ndata: {json.dumps(self.data)}\n\n".encode()
+    def encode(self, *, line_end: LineEnd = "lf") -> bytes:
+        text = f"event: {self.name}\ndata: {json.dumps(self.data)}\n\n"
+        if line_end == "open" and self.name == "message_stop":
+            text = text.rstrip("\n")
+        return text.replace("\n", {"cr": "\r", "crlf": "\r\n"}.get(line_end, "\n")).encode()
 
 
 def error_event(*, kind: str, message: str, request_id: str) -> Event:
@@ -33,10 +40,13 @@ def error_event(*, kind: str, message: str, request_id: str) -> Event:
     return Event(name="error", data={"type": "error", "error": error, "request_id": request_id})
 
 
-def stream_events(message: dict[str, Any], *, unknown_events: bool = False) -> Iterator[Event]:
+def stream_events(
+    message: dict[str, Any], *, more_deltas: Iterable[dict[str, Any]] = (), unknown_events: bool = False
+) -> Iterator[Event]:
     """
     Cut a finished message into the events that a stream would send.
 
+    :param more_deltas: members of further `message_delta` events, which follow the true one
     :param unknown_events: also send event, block and delta kinds that no client knows, which must be skipped
     """
     yield _message_start(message)
@@ -48,6 +58,8 @@ def stream_events(message: dict[str, Any], *, unknown_events: bool = False) -> I
     if unknown_events:
         yield from _unknown_block(index=len(message["content"]))
     yield _message_delta(message)
+    for more in more_deltas:
+        yield Event(name="message_delta", data={"type": "message_delta", "delta": {}, **more})
     yield Event(name="message_stop", data={"type": "message_stop"})
 
 
@@ -55,7 +67,7 @@ def _message_start(message: dict[str, Any]) -> Event:
     start = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "stop_details": None}
     if usage := message.get("usage"):
         # What is known before the first token: all of the input, and a placeholder for the output.
-        start["usage"] = {key: value for key, value in usage.items() if key != "output_tokens_details"}
+        start["usage"] = {key: value for key, value in usage.items() if key not in _OF_THE_END}
         start["usage"]["output_tokens"] = min(1, usage["output_tokens"])
     return Event(name="message_start", data={"type": "message_start", "message": start})
 
@@ -66,16 +78,8 @@ def _message_delta(message: dict[str, Any]) -> Event:
         "delta": {name: message[name] for name in ("stop_reason", "stop_sequence", "stop_details")},
     }
     if usage := message.get("usage"):
-        # Cumulative; never the split of cache writes by time to live, the tier or the region.
-        kept = (
-            "input_tokens",
-            "cache_creation_input_tokens",
-            "cache_read_input_tokens",
-            "output_tokens",
-            "output_tokens_details",
-            "server_tool_use",
-        )
-        data["usage"] = {key: usage[key] for key in kept}
+        # Cumulative; never the split of cache writes by time to live, the tier, the region or the speed.
+        data["usage"] = {key: value for key, value in usage.items() if key not in _OF_THE_START}
     return Event(name="message_delta", data=data)
 
 

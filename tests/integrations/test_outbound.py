@@ -1,5 +1,6 @@
 """The guarded way out. No test here lets a packet leave the machine: names are resolved by a stub."""
 
+import gzip
 import http.server
 import ipaddress
 import socket
@@ -310,19 +311,33 @@ class TestHttpClient:
         with _client(url, answer_bytes_max=5000) as client, pytest.raises(outbound.AnswerRefused):
             client.get(url)
 
-    def test_unpacks_nothing(self, settings, listen):
-        def compressed(handler: http.server.BaseHTTPRequestHandler) -> None:
-            handler.send_response(200)
-            handler.send_header("content-encoding", "gzip")
-            handler.end_headers()
-            handler.wfile.write(b"\x1f\x8b")
-
-        server = listen(compressed)
+    @pytest.mark.parametrize(
+        ("encoding", "body"),
+        [
+            ("gzip", gzip.compress(b"short")[:-9] + b"\xff" * 20),
+            ("gzip", gzip.compress(b" " * 20_000_000)),
+            ("compress", b"\x1f\x9d"),
+            ("gzip, br", b"\x1f\x8b"),
+        ],
+        ids=["damaged", "too long", "unknown", "two at once"],
+    )
+    def test_refuses_what_it_cannot_decompress_within_the_limit(self, settings, listen, encoding, body):
+        server = listen(_compressed(encoding, body))
         settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url) as client, pytest.raises(outbound.AnswerRefused):
             client.get(url)
+
+    @pytest.mark.parametrize("encoding", ["gzip", "GZIP ", "identity"])
+    def test_decompresses_what_comes_compressed(self, settings, listen, encoding):
+        body = b"what was asked for" if encoding == "identity" else gzip.compress(b"what was asked for")
+        server = listen(_compressed(encoding, body))
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        url = f"http://127.0.0.1:{server.port}"
+
+        with _client(url) as client:
+            assert client.get(url).content == b"what was asked for"
 
     def test_ends_at_the_deadline_however_the_answer_drips(self, settings, listen):
         def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -370,3 +385,14 @@ class TestFetchImage:
 
         with pytest.raises(outbound.Unreachable, match="redirects"):
             outbound.fetch_image(f"http://127.0.0.1:{server.port}/")
+
+
+def _compressed(encoding: str, body: bytes) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("content-encoding", encoding)
+        handler.send_header("content-length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer

@@ -261,6 +261,12 @@ REDIRECTED = _make(
     "The base URL answers with a redirect, which is not followed, so that the key goes nowhere else.",
     "Enter the final address as base URL.",
 )
+ENCODING_UNKNOWN = _make(
+    "ENCODING_UNKNOWN",
+    "PROVIDER_UNAVAILABLE",
+    "The answer is compressed in a way that Rensei cannot read, so nobody could say what it costs.",
+    "Make the server at the base URL answer without content-encoding, or with gzip, deflate, br or zstd.",
+)
 NOT_THE_API = _make(
     "NOT_THE_API",
     "PROVIDER_UNAVAILABLE",

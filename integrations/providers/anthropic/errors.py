@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from integrations.outbound import AddressRefused, AnswerRefused, DeadlinePassed
+from integrations.outbound import AddressRefused, AnswerRefused, DeadlinePassed, EncodingRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.diagnoses import Diagnosis
 from integrations.providers.base import ProviderFailure
@@ -127,6 +127,8 @@ def failure_of_transport(error: Exception) -> ProviderFailure:
             return make_failure(d.ADDRESS_REFUSED, sent=False)
         case httpx2.ConnectError() | httpx2.ConnectTimeout() | httpx2.PoolTimeout():
             return make_failure(d.UNREACHABLE, sent=False)
+        case EncodingRefused():
+            return make_failure(d.ENCODING_UNKNOWN, maybe_billed=True)
         case AnswerRefused():
             return make_failure(d.NOT_THE_API, maybe_billed=True)
         case DeadlinePassed():

@@ -6,7 +6,7 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -143,19 +143,29 @@ class Relay:
 class Tap:
     """Listens to an answer that goes by, for what it used and how it ended. It keeps no word of it."""
 
-    def __init__(self, *, input_tokens_about: int, streams: bool) -> None:
+    def __init__(self, *, input_tokens_about: int, streams: bool, encoding: str = "") -> None:
+        """:raises ProviderFailure: if the answer is compressed in a way that cannot be read here"""
+        try:
+            self._decode = outbound.decoder(encoding, bytes_max=_MESSAGE_BYTES_MAX)
+        except outbound.EncodingRefused:
+            raise make_failure(d.ENCODING_UNKNOWN, maybe_billed=True) from None
         self._reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False)
         self._reader = EventReader() if streams else None
         self._message = bytearray()
         self._error: dict[str, Any] | None = None
 
     def take(self, chunk: bytes) -> None:
-        """:raises AnswerRefused: if an event is larger than any that there is"""
+        """:raises AnswerRefused: if it is larger than any that there is, or cannot be decompressed"""
+        if self._decode is not None:
+            chunk = self._decode(chunk)
         if self._reader is None:
             if len(self._message) < _MESSAGE_BYTES_MAX:
                 self._message += chunk
             return
-        for name, data in self._reader.feed(chunk):
+        self._take_events(self._reader.feed(chunk))
+
+    def _take_events(self, events: Iterable[tuple[str, str]]) -> None:
+        for name, data in events:
             document = parse_object(data)
             if name == "error" or document.get("type") == "error":
                 self._error = error_of(document) or {}
@@ -178,6 +188,8 @@ class Tap:
         """
         if self._reader is None:
             self._reply.take_message(parse_object(bytes(self._message)))
+        else:
+            self._take_events(self._reader.close())
         if self._error is not None:
             raise self._failed(diagnose(status=200, error=self._error), error=self._error, request_id=request_id)
         if not self._reply.is_complete:
@@ -264,7 +276,16 @@ async def read_failure(answer: aiohttp.ClientResponse) -> tuple[bytes, ProviderF
     if not answer.content.at_eof():
         # Nobody reads the rest, and its connection serves nobody else.
         answer.close()
-    return body, failure_of_answer(status=answer.status, body=body, headers=answer.headers)
+    return body, failure_of_answer(status=answer.status, body=_decoded(answer, body), headers=answer.headers)
+
+
+def _decoded(answer: aiohttp.ClientResponse, body: bytes) -> bytes:
+    """Decompress the body of an error, to learn what it means. Without it the status alone tells enough."""
+    try:
+        decode = outbound.decoder(answer.headers.get("content-encoding", ""), bytes_max=_ERROR_BYTES_MAX)
+        return decode(body) if decode is not None else body
+    except outbound.AnswerRefused:
+        return b""
 
 
 def request_id(answer: aiohttp.ClientResponse) -> str:

@@ -48,7 +48,8 @@ class Reply:
                 return self._take_delta(event)
             case "message_delta":
                 delta = event.get("delta")
-                self.stop_reason = str((delta if isinstance(delta, dict) else {}).get("stop_reason") or "")
+                told = (delta if isinstance(delta, dict) else {}).get("stop_reason")
+                self.stop_reason = str(told or "") or self.stop_reason
                 self._take_usage(event.get("usage"), is_final=True)
             case "message_stop":
                 self.is_complete = True
@@ -148,7 +149,7 @@ class Reply:
         return ""
 
     def _take_usage(self, usage: object, *, is_final: bool) -> None:
-        """Overwrite what was reported by what is reported now; a field that is absent or null keeps its value."""
+        """Keep the highest count of each kind. Counts are cumulative, so one that is lower says nothing."""
         if not isinstance(usage, dict):
             return
         found = dict(usage)
@@ -170,9 +171,12 @@ class Reply:
             if type(value) is not int or not 0 <= value <= _TOKENS_MAX:
                 self._usage_absurd = True
                 continue
-            self._reported[name] = value
-            if name == "output_tokens" and is_final:
+            if name == "output_tokens":
+                if not is_final:
+                    # At the start of a stream it is a placeholder.
+                    continue
                 self._output_reported = True
+            self._reported[name] = max(value, self._reported.get(name, 0))
 
     def _count(self, part: str) -> None:
         self._output_bytes += len(part.encode(errors="replace"))

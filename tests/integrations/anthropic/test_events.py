@@ -25,9 +25,15 @@ def _cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 class TestReadEvents:
-    @given(places=st.lists(st.integers(0, 1000), max_size=30), ending=st.sampled_from(["\n", "\r\n"]))
-    def test_reads_the_same_however_the_bytes_arrive(self, places, ending):
-        data = STREAM.replace("\n", ending).encode()
+    @given(
+        places=st.lists(st.integers(0, 1000), max_size=30),
+        ending=st.sampled_from(["\n", "\r\n", "\r"]),
+        mark=st.sampled_from(["", "\ufeff"]),
+        left_out=st.integers(0, 2),
+    )
+    def test_reads_the_same_however_the_bytes_arrive(self, places, ending, mark, left_out):
+        stream = STREAM.removesuffix("\n" * left_out)
+        data = (mark + stream.replace("\n", ending)).encode()
 
         assert list(read_events(_cut(data, places))) == EVENTS
 
@@ -37,8 +43,14 @@ class TestReadEvents:
             assert isinstance(name, str)
             assert text is not None
 
-    def test_leaves_out_an_event_without_an_end(self):
-        assert list(read_events([b"event: a\ndata: 1\n\nevent: b\ndata: 2\n"])) == [("a", "1")]
+    @given(endings=st.lists(st.sampled_from(["\n", "\r\n", "\r"]), min_size=20, max_size=20))
+    def test_takes_the_ends_of_lines_as_each_comes(self, endings):
+        lines = STREAM.split("\n")
+        mixed = "".join(line + ending for line, ending in zip(lines, endings, strict=False))
+        # A return and a feed in a row end one line, wherever the two come from.
+        plain = mixed.replace("\r\n", "\n").replace("\r", "\n")
+
+        assert list(read_events([mixed.encode()])) == list(read_events([plain.encode()]))
 
     @pytest.mark.parametrize(
         "chunk", [b"x" * 65536, b"data: " + b"x" * 65530 + b"\n"], ids=["one endless line", "one endless event"]

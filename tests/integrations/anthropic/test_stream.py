@@ -1,5 +1,6 @@
 """Calls under way, over real HTTP: how they go well, break, stall, lie, and are hung up on."""
 
+import json
 import threading
 import time
 import tracemalloc
@@ -249,6 +250,46 @@ class TestBrokenStream:
 
 
 class TestUsage:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"usage": {"output_tokens": 0, "input_tokens": 0}},
+            {"usage": {"output_tokens": 1}, "delta": {"stop_reason": None}},
+            {"usage": None},
+            {"delta": None},
+            {"usage": {"input_tokens": None, "server_tool_use": None}},
+        ],
+    )
+    def test_and_the_reason_of_the_end_are_never_taken_back(self, open_stream, more):
+        answer = _answer(open_stream(f"[[reply 90 words]] [[delta {json.dumps(more)}]]"))
+        alone = _answer(open_stream("[[reply 90 words]]"))
+
+        assert answer.usage.output_tokens == alone.usage.output_tokens >= 90
+        assert answer.usage.input_tokens > 0
+        assert answer.stop_reason == "end_turn"
+
+    @pytest.mark.parametrize("directive", ["lines cr", "lines crlf", "lines open"])
+    def test_is_read_however_the_lines_end(self, simulator, open_stream, directive):
+        answer = _answer(open_stream(f"[[reply 90 words]] [[{directive}]]"))
+
+        assert answer.usage.output_tokens == simulator.requests()[-1]["usage"]["output_tokens"] >= 90
+        assert not answer.usage_estimated
+
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+    def test_is_read_of_a_compressed_answer(self, simulator, open_stream, encoding):
+        answer = _answer(open_stream(f"[[reply 90 words]] [[encode {encoding}]]"))
+
+        assert len(answer.text.split()) == 90
+        assert answer.usage.output_tokens == simulator.requests()[-1]["usage"]["output_tokens"]
+
+    def test_of_an_answer_in_an_unknown_encoding_is_asked_for_by_a_sentence(self, open_stream):
+        events, failure = _read(open_stream("[[encode squeeze]]"))
+
+        assert events == []
+        assert failure is not None
+        assert (failure.code, failure.diagnosis) == ("PROVIDER_UNAVAILABLE", "ENCODING_UNKNOWN")
+        assert failure.maybe_billed
+
     @pytest.mark.parametrize("fault", ["no-usage", "negative-usage", "huge-usage", "nan-usage"])
     def test_is_estimated_where_it_cannot_be_believed(self, open_stream, fault):
         answer = _answer(open_stream(f"[[fault:{fault}]] [[reply 90 words]]"))
