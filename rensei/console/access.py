@@ -13,6 +13,7 @@ from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
 from rensei.core.errors import NotFound, RateLimited, RenseiError
+from rensei.core.partial_answers import set_words
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
@@ -62,7 +63,8 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
     """Show a refusal as a page of its own, with the refusal's status."""
-    return render(request, "console/refused.html", {"refusal": refusal}, status=refusal.status)
+    page = render(request, "console/refused.html", {"refusal": refusal}, status=refusal.status)
+    return set_words(page, title=refusal.title, detail=refusal.detail)
 
 
 def attempt(

@@ -12,9 +12,11 @@ from django.views import defaults
 
 from rensei.core.api import Internal, problem_page, refusal_headers
 from rensei.core.errors import DATABASE_FAULTS, FieldError, NotFound, NotPermitted, RenseiError, database_refusal
+from rensei.core.partial_answers import set_words
 
 API = "/api/"
 ADMIN = "/admin/"
+EXPIRED = "It was open for too long, or you have signed in again since. Nothing was changed. Reload it and try again."
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -40,7 +42,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     page = request.headers.get("Referer", "")
     ours = url_has_allowed_host_and_scheme(page, allowed_hosts={request.get_host()}, require_https=request.is_secure())
     context = {"back": page if ours else "/"}
-    return _problem(request, NotPermitted()) or render(request, "403_csrf.html", context, status=HTTPStatus.FORBIDDEN)
+    if problem := _problem(request, NotPermitted()):
+        return problem
+    expired = render(request, "403_csrf.html", context, status=HTTPStatus.FORBIDDEN)
+    return set_words(expired, title="The page has expired", detail=EXPIRED)
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -54,7 +59,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(refusal, RenseiError):
         page = {"refusal": {"title": refusal.title, "detail": refusal.detail, "status": refusal.status}}
         # Without the request, since what it would add is read from the database.
-        answer = _problem(request, refusal) or render(None, "refused.html", page, status=refusal.status)
+        answer = _problem(request, refusal) or set_words(
+            render(None, "refused.html", page, status=refusal.status), title=refusal.title, detail=refusal.detail
+        )
         for name, value in refusal_headers(refusal).items():
             answer.headers[name] = value
         return answer

@@ -4,7 +4,7 @@ What a dispatch would do: the facts of a request, the decision, the request it w
 Nothing here writes. A dispatch and a dry run are judged by the same function, so that one says what the other does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from catalog import pricing
@@ -12,6 +12,7 @@ from catalog.models import CatalogEntry
 from catalog.provider_config import context_window_of, validate_provider_config
 from integrations.providers.base import BuiltRequest, ModelRequest
 from profiles import services as profiles
+from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound, RenseiError, named_in
 from rensei.dispatch import facts, pools
@@ -94,13 +95,14 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         policies=found.policies,
     )
     entry = _served_entry(found, decision)
-    window = context_window_of(found.spec, _provider_config(found, entry, request))
+    asked = _with_profile(request, profile)
+    window = context_window_of(found.spec, _provider_config(found, entry, asked))
     model_request = ModelRequest(
-        system=request.system if request.system is not None else (profile.system or None),
-        messages=request.messages,
-        effort=request.effort or profile.effort or None,
-        max_tokens=_max_tokens(found, decision, request),
-        prompt_caching=profile.prompt_caching,
+        system=asked.system,
+        messages=asked.messages,
+        effort=asked.effort,
+        max_tokens=_max_tokens(found, decision, asked),
+        prompt_caching=asked.prompt_caching or profile.prompt_caching,
         context_window_tokens=_window(found, entry, window),
     )
     built, refusal = None, None
@@ -194,10 +196,23 @@ def _served_entry(found: Facts, decision: Decision) -> CatalogEntry:
     return next(entry for mode in modes if (entry := found.served(mode)) is not None)
 
 
+def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRequest:
+    """The request with the profile's values where it has none. A complete one is taken as it is."""
+    if request.is_complete:
+        return request
+    return replace(
+        request,
+        system=request.system if request.system is not None else (profile.system or None),
+        effort=request.effort or profile.effort or None,
+        max_tokens=request.max_tokens or profile.max_tokens,
+        prompt_caching=request.prompt_caching or profile.prompt_caching,
+    )
+
+
 def _provider_config(found: Facts, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
     """The profile's config with the request's over it, key by key."""
     asked = validate_provider_config(found.spec, found.requested, request.provider_config, served=entry)
-    stored: dict[str, Any] = found.profile.provider_config
+    stored: dict[str, Any] = {} if request.is_complete else found.profile.provider_config
     return {name: {**stored.get(name, {}), **asked.get(name, {})} for name in {*stored, *asked}}
 
 
@@ -208,7 +223,7 @@ def _window(found: Facts, entry: CatalogEntry, override: int | None) -> int | No
 
 
 def _max_tokens(found: Facts, decision: Decision, request: DispatchRequest) -> int | None:
-    asked = request.max_tokens or found.profile.max_tokens
+    asked = request.max_tokens
     cap = MODES[decision.mode].max_tokens_cap(found) if decision.mode else None
     if cap is None:
         return asked

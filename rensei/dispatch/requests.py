@@ -14,7 +14,8 @@ class DispatchRequest:
     """
     A dispatch body, or a part of one for a dry run. None means: not given, so the profile decides.
 
-    `messages` is always in the shape of the Messages API; `input` has become one user message.
+    `messages` is always in the shape of the Messages API; `input` has become one user message. A complete request is
+    a repeated run's: it is taken as it is, and the profile fills nothing in.
     """
 
     profile_id: str | None = None
@@ -25,8 +26,10 @@ class DispatchRequest:
     messages: list[dict[str, Any]] = field(default_factory=list)
     effort: str | None = None
     max_tokens: int | None = None
+    prompt_caching: str | None = None
     provider_config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    is_complete: bool = False
 
 
 def messages_from(*, text: str | None, messages: Any) -> list[dict[str, Any]]:

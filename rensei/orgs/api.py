@@ -14,7 +14,7 @@ from rensei.core.errors import NotFound, named_in
 from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
-from rensei.orgs.models import ApiToken, Host, Membership, Role
+from rensei.orgs.models import Host, Membership, Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
 
 
@@ -204,7 +204,7 @@ class Tokens(APIView):
         token = serializers.CharField(help_text="Shown only now")
 
     def get(self, request: Request) -> Response:
-        return CursorPages.answer(request, _tokens(caller(request)), self.Answer)
+        return CursorPages.answer(request, services.visible_tokens(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
         body = self.Body(data=request.data)
@@ -228,10 +228,10 @@ class TokenDetail(APIView):
     Answer = TokenAnswer
 
     def get(self, request: Request, token_id: str) -> Response:
-        return Response(self.Answer(_one(_tokens(caller(request)), token_id)).data)
+        return Response(self.Answer(_one(services.visible_tokens(caller(request)), token_id)).data)
 
     def delete(self, request: Request, token_id: str) -> Response:
-        services.revoke_token(caller(request), _one(_tokens(caller(request)), token_id))
+        services.revoke_token(caller(request), _one(services.visible_tokens(caller(request)), token_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -261,7 +261,7 @@ class Hosts(APIView):
         token = serializers.CharField(help_text="Shown only now")
 
     def get(self, request: Request) -> Response:
-        return CursorPages.answer(request, _hosts(caller(request)), self.Answer)
+        return CursorPages.answer(request, services.visible_hosts(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
         body = self.Body(data=request.data)
@@ -282,10 +282,10 @@ class HostDetail(APIView):
         login = serializers.ChoiceField(choices=Host.Login.choices, required=False)
 
     def get(self, request: Request, host_id: str) -> Response:
-        return Response(self.Answer(_one(_hosts(caller(request)), host_id)).data)
+        return Response(self.Answer(_one(services.visible_hosts(caller(request)), host_id)).data)
 
     def patch(self, request: Request, host_id: str) -> Response:
-        host = _one(_hosts(caller(request)), host_id)
+        host = _one(services.visible_hosts(caller(request)), host_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -293,22 +293,12 @@ class HostDetail(APIView):
         return Response(self.Answer(host).data)
 
     def delete(self, request: Request, host_id: str) -> Response:
-        services.revoke_host(caller(request), _one(_hosts(caller(request)), host_id))
+        services.revoke_host(caller(request), _one(services.visible_hosts(caller(request)), host_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 def _members(access: Access) -> QuerySet[Membership]:
     return Membership.objects.for_org(access.org).select_related("user")
-
-
-def _tokens(access: Access) -> QuerySet[ApiToken]:
-    tokens = ApiToken.objects.for_org(access.org).select_related("membership__user", "project")
-    return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
-
-
-def _hosts(access: Access) -> QuerySet[Host]:
-    hosts = Host.objects.for_org(access.org).select_related("owner")
-    return hosts if access.sees_everyone else hosts.filter(owner=access.user)
 
 
 def _one(rows: QuerySet[Any], public_id: str) -> Any:

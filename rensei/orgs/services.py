@@ -58,6 +58,19 @@ def visible_projects(access: Access) -> QuerySet[Project]:
     return projects.filter(pk=access.project.pk) if access.project else projects
 
 
+def visible_tokens(access: Access) -> QuerySet[ApiToken]:
+    """List the API tokens that the caller may see: their own, or everyone's for those who manage or audit."""
+    tokens: QuerySet[ApiToken] = ApiToken.objects.for_org(access.org)
+    tokens = tokens.select_related("membership__user", "project", "host")
+    return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
+
+
+def visible_hosts(access: Access) -> QuerySet[Host]:
+    """List the machines that the caller may see: their own, or everyone's for those who manage or audit."""
+    hosts: QuerySet[Host] = Host.objects.for_org(access.org).select_related("owner")
+    return hosts if access.sees_everyone else hosts.filter(owner=access.user)
+
+
 def find_project(access: Access, slug: str) -> Project:
     """
     Find a project by its id.

@@ -4,13 +4,19 @@ import re
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import Model
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils.html import escape
 
+from rensei.console import access as console_access
 from rensei.console.urls import org_patterns
+from rensei.console.views import integrations as integration_views
+from rensei.core.api import RequestTooLarge
 from rensei.core.clock import database_now
+from rensei.core.errors import AlreadyExists, RateLimited
 from rensei.orgs import invitations, kill_switches
 from rensei.orgs import services as orgs
 from rensei.orgs.models import KillSwitch, Membership
@@ -56,6 +62,8 @@ MANAGERS_ONLY = {
 }
 # Not for members, who see no others' doings.
 NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv"}
+# Ada's own, which only those who see everyone's may open.
+OF_THEIR_OWNER = {"token-revoke", "machine-revoke"}
 FILES = {"usage-ledger", "statement-csv", "audit-log-csv"}
 WRITERS_ONLY = {"profile-create", "profile-delete", "workflow-create", "workflow-delete"}
 
@@ -145,7 +153,8 @@ class TestGet:
             with subtests.test(name):
                 seen = members.get(address(name))
 
-                assert seen.status_code == (403 if name in MANAGERS_ONLY | NOT_FOR_MEMBERS else 200)
+                refused = 403 if name in MANAGERS_ONLY | NOT_FOR_MEMBERS else 200
+                assert seen.status_code == (404 if name in OF_THEIR_OWNER else refused)
                 assert auditors.get(address(name)).status_code == (403 if name in MANAGERS_ONLY | WRITERS_ONLY else 200)
                 if name in MANAGERS_ONLY:
                     assert "Ada" in body(seen)
@@ -216,3 +225,101 @@ class TestHeaders:
 
     def test_keep_pages_out_of_caches(self, page):
         assert "no-store" in page.get("/o/acme/settings/tokens")["Cache-Control"]
+
+
+class TestAPartOfAPage:
+    """What htmx gets for a part of a page where its request fails: it would put a whole page into the part's place."""
+
+    HTMX = {"HX-Request": "true", "HX-Current-URL": "http://testserver/o/acme/playground?profile=prof_deep"}
+
+    def ask(self, client: Client, name: str, address: Any) -> Any:
+        send = client.post if name in POST_ONLY else client.get
+        return send(address(name), headers=self.HTMX)
+
+    def shows_a_notice(self, answer: Any, words: str) -> None:
+        text = answer.content.decode()
+        assert "<!doctype" not in text.lower()
+        assert answer.headers["HX-Retarget"] == "#page-notice"
+        assert answer.headers["HX-Reswap"] == "innerHTML"
+        assert words in text
+
+    def test_leads_to_the_sign_in_page_and_back_when_the_session_has_ended(self, subtests, address):
+        for name in NAMES:
+            with subtests.test(name):
+                answer = self.ask(Client(), name, address)
+
+                assert answer.status_code == 401
+                assert answer.headers["HX-Redirect"] == (
+                    "/accounts/login/?next=%2Fo%2Facme%2Fplayground%3Fprofile%3Dprof_deep"
+                )
+
+    @pytest.mark.parametrize("elsewhere", ["https://evil.test/o/acme", "//evil.test", "javascript:alert(1)", ""])
+    def test_leads_back_to_pages_of_ours_only(self, address, elsewhere):
+        answer = Client().get(address("runs"), headers={**self.HTMX, "HX-Current-URL": elsewhere})
+
+        assert answer.headers["HX-Redirect"] == "/accounts/login/?next=%2F"
+
+    def test_is_a_notice_when_the_thing_is_gone(self, subtests, address, eve, page_as):
+        browser = page_as(eve)
+        for name in NAMES:
+            with subtests.test(name):
+                answer = self.ask(browser, name, address)
+
+                assert answer.status_code == 404
+                self.shows_a_notice(answer, "This is no longer here")
+
+    @pytest.mark.parametrize("name", [*POST_ONLY, "playground", "profile-create", "integration-connect", "profile"])
+    def test_is_a_notice_when_the_page_has_expired(self, address, ada, name):
+        browser = Client(enforce_csrf_checks=True)
+        browser.force_login(ada)
+
+        answer = browser.post(address(name), headers=self.HTMX)
+
+        assert answer.status_code == 403
+        self.shows_a_notice(answer, "The page has expired")
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "words"),
+        [
+            (ValueError("A bug"), 500, "Something went wrong"),
+            (OperationalError("The database is away"), 503, "What you asked for was not done"),
+        ],
+        ids=["500", "503"],
+    )
+    def test_is_a_notice_when_the_server_fails(self, subtests, address, page, monkeypatch, fault, status, words):
+
+        def fail(**options: Any) -> None:
+            raise fault
+
+        monkeypatch.setattr(console_access, "for_member", fail)
+        page.raise_request_exception = False
+
+        for name in NAMES:
+            with subtests.test(name):
+                answer = self.ask(page, name, address)
+
+                assert answer.status_code == status
+                self.shows_a_notice(answer, words)
+
+    @pytest.mark.parametrize("refusal", [RateLimited(seconds=7), RequestTooLarge(limit_mb=1), AlreadyExists(what="It")])
+    def test_is_a_notice_with_the_words_of_a_refusal(self, address, page, monkeypatch, refusal):
+        def refuse(*args: Any, **options: Any) -> None:
+            raise refusal
+
+        monkeypatch.setattr(integration_views, "attempt", refuse)
+
+        answer = page.post(address("integration-default"), headers=self.HTMX)
+
+        assert answer.status_code == refusal.status
+        self.shows_a_notice(answer, escape(refusal.detail))
+
+    def test_is_a_form_with_its_errors(self, address, page):
+        answer = page.post(address("playground"), {"text": ""}, headers=self.HTMX)
+
+        assert answer.status_code == 422
+        assert "HX-Retarget" not in answer.headers
+
+    def test_is_a_whole_page_for_a_browser_without_scripts(self, address):
+        answer = Client().get(address("runs"))
+
+        assert (answer.status_code, "HX-Redirect" in answer.headers) == (302, False)

@@ -14,6 +14,7 @@ TABS_MAX = 250
 # The browser notes a refusal by its status, and htmx a preview that a newer one has replaced. Neither is a mistake.
 EXPECTED = re.compile(
     r"Failed to load resource: the server responded with a status of 4\d\d |htmx:(afterRequest|sendAbort)\b"
+    r"|Response Status Error Code 4\d\d from"
 )
 
 

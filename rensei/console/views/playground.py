@@ -21,7 +21,8 @@ from rensei.console.forms.playground import DispatchForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import admission, dry_run
 from rensei.dispatch.facts import Known
-from rensei.dispatch.models import CapacityPool, Run, RunInput
+from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.repeating import repeated_request
 from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -157,27 +158,35 @@ def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any]
 
 def _again(access: Access, run_id: str | None) -> dict[str, Any]:
     """Fill the form with what an earlier run was asked. Images are not taken over."""
-    asked = (
-        RunInput.objects.filter(run__org=access.org, run_id=run_id).select_related("run__project").first()
-        if run_id
-        else None
-    )
-    if asked is None:
+    runs = Run.objects.for_org(access.org).filter(input__isnull=False).select_related("project", "input")
+    run = runs.filter(pk=run_id).first() if run_id else None
+    if run is None:
         return {}
+    asked = repeated_request(run)
     texts = [
         block["text"]
-        for message in asked.body.get("messages", [])
+        for message in asked.messages
         if message["role"] == "user" and isinstance(message["content"], list)
         for block in message["content"]
         if block["type"] == "text"
     ]
-    system = asked.body.get("system")
     return {
-        "profile": asked.run.profile_id,
+        "profile": asked.profile_id,
         "text": "\n\n".join(texts),
-        "system": system if isinstance(system, str) else "",
-        "effort": asked.run.effort,
-        "max_tokens": asked.run.max_tokens,
-        "pool": asked.run.pool,
-        "project": asked.run.project.slug if asked.run.project else "",
+        "system": asked.system if isinstance(asked.system, str) else "",
+        "effort": asked.effort,
+        "max_tokens": asked.max_tokens,
+        "context_window": _chosen_window(run),
+        "pool": asked.pool,
+        "project": asked.project_id or "",
     }
+
+
+def _chosen_window(run: Run) -> int | None:
+    """The context window that a run was given, where it is smaller than what its models have by themselves."""
+    entries = CatalogEntry.objects.visible_to(run.org).filter(
+        provider=run.provider, model_id__in=[run.model_id, run.served_model_id]
+    )
+    own = [entry.context_window_tokens for entry in entries if entry.context_window_tokens]
+    window: int | None = run.context_window_tokens
+    return window if window and own and window < min(own) else None

@@ -19,8 +19,8 @@ from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.usage import Usage
 from rensei.dispatch import admission, services
-from rensei.dispatch.models import Run, RunChunk, RunInput
-from rensei.dispatch.requests import DispatchRequest
+from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.repeating import repeatable, repeated_request
 from rensei.orgs import services as orgs
 from rensei.orgs.models import Org
 from rensei.workflows.models import NodeRun
@@ -80,7 +80,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "charges": CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
         if ended
         else (),
-        "repeatable": RunInput.objects.filter(run=found, images_dropped_at=None).exists(),
+        "repeatable": repeatable(Run.objects.filter(pk=found.pk)).exists(),
         "node": NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow").first(),
         "before": request.GET.get("before", ""),
     }
@@ -94,13 +94,12 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
 @require_POST
 @page
 def again(request: PageRequest, run_id: str) -> HttpResponse:
-    """Dispatch once more what a run was asked, under its profile as it stands now."""
+    """Dispatch once more exactly what a run asked, by its profile's modes and the policies as they are now."""
     access = request.access
     access.require_writer()
-    kept = Run.objects.for_org(access.org).filter(input__isnull=False, input__images_dropped_at=None)
-    found = only(kept.select_related("project", "input").filter(pk=run_id))
+    found = only(repeatable(Run.objects.for_org(access.org)).filter(pk=run_id))
     try:
-        repeated = admission.dispatch(access, _as_asked(found))
+        repeated = admission.dispatch(access, repeated_request(found))
     except NotFound:
         raise
     except RenseiError as refusal:
@@ -144,21 +143,6 @@ def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return turns
-
-
-def _as_asked(found: Run) -> DispatchRequest:
-    """The dispatch that a run was, without what only belonged to that one: its metadata."""
-    body = found.input.body
-    return DispatchRequest(
-        profile_id=found.profile_id or None,
-        project_id=found.project.slug if found.project else None,
-        pool=found.pool,
-        host_id=found.host_id,
-        system=body.get("system"),
-        messages=body["messages"],
-        effort=found.effort or None,
-        max_tokens=found.max_tokens,
-    )
 
 
 def _filtered(found: QuerySet[Run], query: QueryDict, wanted: str) -> QuerySet[Run]:

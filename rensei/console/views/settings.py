@@ -14,7 +14,6 @@ from rensei.console.forms.settings import TokenForm
 from rensei.core.errors import RenseiError
 from rensei.dispatch.models import Run
 from rensei.orgs import services
-from rensei.orgs.models import ApiToken, Host, Role
 
 # API tokens
 
@@ -42,21 +41,15 @@ def tokens(request: PageRequest) -> HttpResponse:
         else:
             fresh = {"token": created, "secret": secret.reveal()}
             form = TokenForm(projects=projects)
-    stored = (
-        ApiToken.objects.for_org(access.org)
-        .filter(revoked_at=None)
-        .select_related("membership__user", "project", "host")
-    )
-    if not access.manages and access.role != Role.AUDITOR:
-        stored = stored.filter(membership=access.membership)
-    context = {"tokens": stored.order_by("-created_at"), "form": form, "fresh": fresh, "now": timezone.now()}
+    stored = services.visible_tokens(access).filter(revoked_at=None).order_by("-created_at")
+    context = {"tokens": stored, "form": form, "fresh": fresh, "now": timezone.now()}
     return render(request, "console/tokens.html", context, status=form.status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
-    token = only(ApiToken.objects.for_org(request.access.org).filter(pk=token_id))
+    token = only(services.visible_tokens(request.access).filter(pk=token_id))
     if request.method == "POST":
         return attempt(
             request,
@@ -76,8 +69,8 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
 @require_safe
 @page
 def machines(request: PageRequest) -> HttpResponse:
-    stored = Host.objects.for_org(request.access.org).select_related("owner").order_by("revoked_at", "-created_at")
-    queued = Run.objects.for_org(request.access.org).filter(state=Run.State.QUEUED, host__isnull=False)
+    stored = services.visible_hosts(request.access).order_by("revoked_at", "-created_at")
+    queued = Run.objects.for_org(request.access.org).filter(state=Run.State.QUEUED, host__in=stored)
     waiting = Counter(queued.values_list("host", flat=True))
     return render(request, "console/machines.html", {"machines": stored, "waiting": waiting})
 
@@ -85,7 +78,7 @@ def machines(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
-    host = only(Host.objects.for_org(request.access.org).filter(pk=machine_id))
+    host = only(services.visible_hosts(request.access).filter(pk=machine_id))
     if request.method == "POST":
         return attempt(
             request,

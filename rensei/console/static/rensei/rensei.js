@@ -173,10 +173,71 @@
     localise(event.detail.elt);
     reopenTabs(event.detail.elt);
   });
-  // A refusal comes with its own status, and is shown like any other answer.
+  // A refusal comes with its own status. It is a part of the page like any other answer, or a notice above the page; an
+  // answer that is no HTML, or none at all, changes no part.
+  const pageNotice = document.getElementById("page-notice");
+  function showNotice(title, detail, kind = "bad") {
+    if (!pageNotice) return;
+    const notice = document.createElement("div"), body = document.createElement("div");
+    const heading = document.createElement("p"), text = document.createElement("p");
+    notice.className = `notice notice--${kind}`;
+    notice.role = "alert";
+    body.className = "notice__body";
+    heading.className = "notice__title";
+    heading.textContent = title;
+    text.textContent = detail;
+    body.append(heading, text);
+    notice.append(body);
+    pageNotice.replaceChildren(notice);
+  }
   document.body.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.xhr.status >= 400 && event.detail.xhr.status < 500) event.detail.shouldSwap = true;
+    const xhr = event.detail.xhr;
+    if (xhr.status < 400) { if (pageNotice) pageNotice.replaceChildren(); return; }
+    const isHtml = (xhr.getResponseHeader("Content-Type") || "").startsWith("text/html");
+    event.detail.shouldSwap = isHtml && (xhr.status < 500 || xhr.getResponseHeader("HX-Retarget") !== null);
+    if (!event.detail.shouldSwap) showNotice("Something went wrong", "Nothing was changed. Try again in a moment.");
   });
+  document.body.addEventListener("htmx:sendError", () => {
+    showNotice("The server does not answer", "What you typed is still here. Try again in a moment.");
+  });
+
+  // A person whose session has ended signs in again and finds what they had typed: the fields of the form that was sent
+  // last are kept in this tab until the next page. Passwords and keys never are, and no other person sees them.
+  const DRAFT = "draft", NOT_KEPT = ["password", "hidden", "file", "submit"];
+  const here = location.pathname + location.search, person = root.dataset.person;
+  function keepDraft(form) {
+    if (!person || form.method !== "post" || form.matches("[data-theme-form]")) return;
+    const fields = [...form.elements].filter((field) => field.name && !NOT_KEPT.includes(field.type));
+    const values = fields.map((field) => [field.name, field.value, field.checked ?? null]);
+    try { sessionStorage.setItem(DRAFT, JSON.stringify({ here, person, values })); } catch { /* It is too large. */ }
+  }
+  function takeDraft() {
+    const kept = JSON.parse(sessionStorage.getItem(DRAFT) || "null");
+    if (!kept) return;
+    if (location.pathname.startsWith("/accounts/")) {
+      sessionStorage.setItem(DRAFT, JSON.stringify({ ...kept, interrupted: true }));
+      return;
+    }
+    sessionStorage.removeItem(DRAFT);
+    if (!kept.interrupted || kept.here !== here || kept.person !== person) return;
+    const changed = new Set();
+    for (const [name, value, checked] of kept.values) {
+      const fields = [...document.getElementsByName(name)].filter((one) => one.form && !NOT_KEPT.includes(one.type));
+      const field = checked === null || fields.length < 2 ? fields[0] : fields.find((one) => one.value === value);
+      if (!field) continue;
+      if (field.type === "checkbox" || field.type === "radio") field.checked = checked;
+      else field.value = value;
+      changed.add(field.form);
+    }
+    for (const form of changed) form.dispatchEvent(new Event("change", { bubbles: true }));
+    if (changed.size) showNotice("You are signed in again", "What you had typed is back. Nothing was sent.", "ok");
+  }
+  document.addEventListener("submit", (event) => { if (!event.defaultPrevented) keepDraft(event.target); });
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    const form = event.detail.elt.closest("form");
+    if (form) keepDraft(form);
+  });
+  takeDraft();
   localise(document);
   reopenTabs(document);
 })();
