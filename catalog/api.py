@@ -18,7 +18,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
-from rensei.orgs.permissions import ManagersWrite, MembersRead
+from rensei.orgs.permissions import ManagersWrite
 
 
 class EffortAnswer(CamelSerializer):
@@ -32,6 +32,7 @@ class EntryAnswer(CamelSerializer):
 
     provider = serializers.CharField()
     model_id = serializers.CharField()
+    aliases = serializers.ListField(child=serializers.CharField(), help_text="other names that mean this model")
     display_name = serializers.CharField()
     description = serializers.CharField()
     lifecycle = serializers.ChoiceField(choices=CatalogEntry.Lifecycle.choices)
@@ -108,9 +109,9 @@ class Catalog(APIView):
 
 
 class CatalogModel(APIView):
-    """One model, by its id."""
+    """One model, by its id or another of its names."""
 
-    permission_classes = [MembersRead]
+    permission_classes = [ManagersWrite]
 
     @extend_schema(parameters=[OpenApiParameter("provider", str)], responses=EntryAnswer)
     def get(self, request: Request, model_id: str) -> Response:
@@ -122,6 +123,12 @@ class CatalogModel(APIView):
             # An address without a thing is a 404; a body that names an unknown model is a 422.
             raise NotFound from refusal
         return Response(_answer(access, entry))
+
+    @extend_schema(parameters=[OpenApiParameter("provider", str)], responses={204: None})
+    def delete(self, request: Request, model_id: str) -> Response:
+        """Delete a model that the organization has added itself."""
+        services.delete_entry(caller(request), provider=request.query_params.get("provider"), model_id=model_id)
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 def _answer(access: Access, entry: CatalogEntry) -> Any:

@@ -34,6 +34,7 @@ class ListedModel:
     """One model of a data file, in the names of `CatalogEntry`'s columns."""
 
     facts: dict[str, Any]
+    aliases: list[str]
     price_sets: list[PriceSet]
 
 
@@ -58,7 +59,7 @@ def read(path: Path) -> DataFile:
     """
     Read one data file.
 
-    :raises DataFileInvalid: if the provider is unknown, a model is listed twice, or a price is out of bounds
+    :raises DataFileInvalid: if the provider is unknown, a name is of two models, or a price is out of bounds
     """
     content = json.loads(path.read_text(encoding="utf-8"), parse_float=str)
     provider = content["provider"]
@@ -67,8 +68,8 @@ def read(path: Path) -> DataFile:
     if (content["currency"], content["priceUnit"]) != (CURRENCY, PRICE_UNIT):
         raise DataFileInvalid(f"{path.name} must give its prices in {CURRENCY}, in {PRICE_UNIT}.")
 
-    ids = [listed["modelId"] for listed in content["entries"]]
-    if repeated := sorted({model_id for model_id in ids if ids.count(model_id) > 1}):
+    names = [name for listed in content["entries"] for name in (listed["modelId"], *listed.get("aliases", ()))]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataFileInvalid(f"{path.name} lists {', '.join(repeated)} more than once.")
 
     references = content["priceReferences"]
@@ -96,6 +97,7 @@ def _model(listed: dict[str, Any]) -> ListedModel:
             "model_id": listed["modelId"],
             "display_name": listed["displayName"],
             "description": listed["description"],
+            "line": listed["line"],
             "released_on": _day(listed["releasedOn"]),
             "deprecated_on": _day(listed["deprecatedOn"]),
             "retires_on": _day(listed["retiresOn"]),
@@ -107,6 +109,7 @@ def _model(listed: dict[str, Any]) -> ListedModel:
             "auth_modes": listed["authModes"],
             "source": listed["source"],
         },
+        aliases=listed.get("aliases", []),
         price_sets=[
             PriceSet(
                 effective_from=datetime.combine(date.fromisoformat(day), datetime.min.time(), tzinfo=UTC),

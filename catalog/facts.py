@@ -9,6 +9,7 @@ from rensei.core.errors import FieldError, json_pointer
 
 SNAPSHOT_DATE = re.compile(r"-\d{8}$")
 FACTS = (
+    "line",
     "released_on",
     "deprecated_on",
     "retires_on",

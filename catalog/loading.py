@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.datafile import FOLDER, DataFile, ListedModel, PriceSet, band_of, read_all
-from catalog.models import CatalogEntry, CatalogSetting, Price
+from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import AuditEvent
@@ -44,6 +44,7 @@ def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
         now = database_now()
         for file in files:
             entries = _write_entries(file, report)
+            _write_aliases(file, entries, report)
             _write_prices(file, entries, report, now=now)
         if report.changed:
             AuditEvent.objects.create(
@@ -79,6 +80,29 @@ def _write_entries(file: DataFile, report: LoadReport) -> dict[str, CatalogEntry
     if changed:
         CatalogEntry.objects.bulk_update(changed, [*file.models[0].facts])
     return {**entries, **{entry.model_id: entry for entry in new}}
+
+
+def _write_aliases(file: DataFile, entries: dict[str, CatalogEntry], report: LoadReport) -> None:
+    """
+    Make the file's aliases those of its models. One that it does not list, an operator has added, and it stays.
+
+    A name that has become a model's id is no alias any more.
+    """
+    ids = {model.facts["model_id"] for model in file.models}
+    stored = {alias.name: alias for alias in ModelAlias.objects.filter(provider=file.provider)}
+    if over := [alias.pk for name, alias in stored.items() if name in ids]:
+        ModelAlias.objects.filter(pk__in=over).delete()
+
+    new = []
+    for model in file.models:
+        entry = entries[model.facts["model_id"]]
+        missing = [name for name in model.aliases if name not in stored or stored[name].entry_id != entry.pk]
+        new += [ModelAlias(entry=entry, provider=file.provider, name=name) for name in missing]
+        if missing and entry.model_id not in report.created:
+            report.updated[entry.model_id] = [*report.updated.get(entry.model_id, []), "aliases"]
+    ModelAlias.objects.bulk_create(
+        new, update_conflicts=True, unique_fields=["provider", "name"], update_fields=["entry"]
+    )
 
 
 def _differences(entry: CatalogEntry, model: ListedModel) -> list[str]:

@@ -17,10 +17,11 @@ class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
         Platform entries, and the organization's own.
 
         An organization's entry does not shadow a platform entry of the same id, which may have come later:
-        the platform's has the vetted facts and prices.
+        the platform's has the vetted facts and prices. An entry whose id is another one's alias is not seen either.
         """
         same_model = CatalogEntry.objects.filter(org=None, provider=OuterRef("provider"), model_id=OuterRef("model_id"))
-        return self.filter(Q(org=None) | Q(org=org) & ~Exists(same_model))
+        alias = ModelAlias.objects.filter(provider=OuterRef("provider"), name=OuterRef("model_id"))
+        return self.filter(Q(org=None) | Q(org=org) & ~Exists(same_model)).exclude(Exists(alias))
 
     def in_lifecycle(self, lifecycle: "CatalogEntry.Lifecycle", day: date) -> Self:
         """The entries that are active, deprecated or retired on a day, as `lifecycle_on` has it."""
@@ -54,6 +55,7 @@ class CatalogEntry(models.Model):
     model_id = models.CharField(max_length=128)
     display_name = models.CharField(max_length=120)
     description = models.CharField(max_length=400, blank=True)
+    line = models.CharField(max_length=32, blank=True, help_text="The provider's name for its kind, such as opus")
     released_on = models.DateField(null=True, blank=True)
     deprecated_on = models.DateField(null=True, blank=True)
     retires_on = models.DateField(null=True, blank=True)
@@ -94,6 +96,25 @@ class CatalogEntry(models.Model):
         if self.deprecated_on is not None and self.deprecated_on <= day:
             return self.Lifecycle.DEPRECATED
         return self.Lifecycle.ACTIVE
+
+
+class ModelAlias(models.Model):
+    """
+    Another name that the provider takes for the model of a platform entry.
+
+    It is no entry of its own, because a policy's row, a price and a window would then not be those of the model.
+    """
+
+    entry = models.ForeignKey(CatalogEntry, models.CASCADE, related_name="aliases")
+    provider = models.CharField(max_length=32)
+    name = models.CharField(max_length=128)
+
+    class Meta:
+        verbose_name_plural = "model aliases"
+        constraints = [models.UniqueConstraint(fields=["provider", "name"], name="one_model_per_alias")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class PriceQuerySet(models.QuerySet["Price"]):

@@ -2,7 +2,8 @@
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from catalog import specs
 from rensei.core.auth_modes import AuthMode
@@ -23,6 +24,10 @@ class ProviderSpec:
     config_keys: tuple[str, ...] = ()
     # How the ids of the models begin that suit most work. The newest of them is what a new profile proposes.
     recommended: tuple[str, ...] = ()
+    # What may stand before an id, as routers of several providers write it.
+    model_prefix: str = ""
+    # What may stand behind an id to ask for a window of so many tokens, where the model has one.
+    window_suffixes: Mapping[str, int] = field(default_factory=dict)
 
 
 REGISTRY: dict[str, ProviderSpec] = {}

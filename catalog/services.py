@@ -7,11 +7,19 @@ from typing import Any
 
 from django.db.models import Exists
 
-from catalog.facts import check_capabilities, check_effort_levels, check_tokens, facts_of_same_model
+from catalog.facts import (
+    SNAPSHOT_DATE,
+    check_capabilities,
+    check_effort_levels,
+    check_tokens,
+    facts_of_same_model,
+)
 from catalog.loading import LoadReport, load_catalog
+from catalog.lookup import asks_for_a_window, find_named
 from catalog.models import CatalogEntry, CatalogSetting
 from catalog.providers import REGISTRY, ProviderSpec
-from rensei.core.errors import FieldError, NotPermitted, RenseiError
+from catalog.signals import entry_leaves
+from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org
@@ -24,9 +32,11 @@ __all__ = [
     "ModelRetired",
     "check_effort",
     "create_entry",
+    "delete_entry",
     "find_entry",
     "find_spec",
     "load_catalog",
+    "may_create",
     "not_in_catalog",
     "retired",
     "served_entries",
@@ -43,7 +53,7 @@ class ModelNotInCatalog(RenseiError):
     code = "MODEL_NOT_IN_CATALOG"
     status = 422
     title = "Model not found in catalog"
-    message = "Model '{model_id}' is not in your catalog yet. Add it: {command}"
+    message = "Model '{model_id}' is not in your catalog yet. {step}"
 
 
 class ModelRetired(RenseiError):
@@ -64,25 +74,43 @@ class EffortNotSupported(RenseiError):
     message = "Model '{model_id}' does not support effort '{effort}'. {fix}"
 
 
-def find_entry(*, org: Org, provider: str | None = None, model_id: str) -> CatalogEntry:
+def find_entry(*, org: Org, provider: str | None = None, model_id: str, may_create: bool = False) -> CatalogEntry:
     """
-    Find the entry of a model that an organization may name. Without a provider, any provider's.
+    Find the entry of a model that an organization may name, however it is spelled. Without a provider, any provider's.
 
-    :raises ModelNotInCatalog: if there is none
+    :raises ModelNotInCatalog: if there is none, as `not_in_catalog` makes it
     """
-    # PostgreSQL refuses a zero byte in a parameter, and no id has one.
-    entries = CatalogEntry.objects.visible_to(org).filter(model_id=model_id.replace("\0", ""))
-    if provider is not None:
-        entries = entries.filter(provider=provider)
-    entry = entries.order_by("provider").first()
-    if entry is None:
-        raise not_in_catalog(provider=provider, model_id=model_id)
-    return entry
+    providers = sorted(REGISTRY) if provider is None else [provider]
+    found = find_named([(each, model_id) for each in providers], org=org)
+    if not found:
+        raise not_in_catalog(provider=provider, model_id=model_id, may_create=may_create)
+    return next(iter(found.values()))
 
 
-def not_in_catalog(*, provider: str | None, model_id: str) -> ModelNotInCatalog:
-    """Make the refusal of a model without an entry, with the command that adds it."""
-    return ModelNotInCatalog(model_id=model_id, command=_create_command(provider, model_id))
+def not_in_catalog(
+    *, provider: str | None, model_id: str, may_create: bool = False, listed: Iterable[str] = ()
+) -> ModelNotInCatalog:
+    """
+    Make the refusal of a name that means no entry, with the step that mends it.
+
+    :param may_create: whether the caller may add entries, so that the command for it is of use
+    :param listed: the ids that the provider's own list has for the organization's key; a name that is short for one
+        of them is no model of its own
+    """
+    if suffix := asks_for_a_window(provider, model_id):
+        step = f"Leave '{suffix}' out: no model of that name is known to have so large a window."
+    elif meant := _listed_as(model_id, listed):
+        step = f"The provider lists it as '{meant}'. Name that."
+    elif may_create:
+        step = f"Add it: {_create_command(provider, model_id)}"
+    else:
+        step = "Name a model that is, or ask an owner or admin of the organization to add it."
+    return ModelNotInCatalog(model_id=model_id, step=step)
+
+
+def may_create(access: Access) -> bool:
+    """Tell whether a caller may change the organization's own catalog. A token of one project changes nothing of it."""
+    return access.manages and access.project is None
 
 
 def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
@@ -158,15 +186,14 @@ def create_entry(
     """
     Add a model to the organization's own catalog, and say whether that was needed.
 
-    An id that is there already, as the platform's entry or the organization's, comes back as it stands.
+    An id that is there already, as the platform's entry or the organization's, comes back as it stands, and so does
+    the entry that it is another name of.
     Facts that are not given are those of the same model under another snapshot date; what nobody knows
     stays unknown. The entry has no price, so the platform's keys do not serve it.
 
     :raises FieldError: if a value is wrong
     """
-    access.require_manager()
-    if access.project is not None:
-        # A token of one project changes nothing of the organization around it.
+    if not may_create(access):
         raise NotPermitted
     spec = find_spec(provider)
     if not MODEL_ID.fullmatch(model_id):
@@ -186,10 +213,9 @@ def create_entry(
         check_effort_levels(effort_levels, capabilities or {})
 
     with durable():
-        visible = CatalogEntry.objects.visible_to(access.org).filter(provider=provider)
-        entry = visible.filter(model_id=model_id).first()
-        if entry is not None:
-            return entry, False
+        known = find_named([(provider, model_id)], org=access.org)
+        if known:
+            return known[provider, model_id], False
 
         given = {
             "context_window_tokens": context_window_tokens,
@@ -216,6 +242,26 @@ def create_entry(
     return entry, created
 
 
+def delete_entry(access: Access, *, provider: str | None, model_id: str) -> None:
+    """
+    Take a model out of the organization's own catalog. Its past runs and costs stay.
+
+    :raises NotFound: if the organization has made no entry of that id
+    :raises InUse: if a profile names it
+    """
+    if not may_create(access):
+        raise NotPermitted
+    with durable():
+        # Also one that has come to stand behind a platform entry's name, and is not seen any more.
+        own = CatalogEntry.objects.filter(org=access.org, model_id=model_id.replace("\0", ""))
+        entry = (own if provider is None else own.filter(provider=provider)).order_by("provider").first()
+        if entry is None:
+            raise NotFound
+        entry_leaves.send(sender=CatalogEntry, entry=entry)
+        record(access, "catalog_entry.deleted", object_id=entry.model_id, provider=entry.provider)
+        entry.delete()
+
+
 def find_spec(provider: str) -> ProviderSpec:
     """
     Find the spec of a provider.
@@ -227,6 +273,15 @@ def find_spec(provider: str) -> ProviderSpec:
         known = ", ".join(sorted(REGISTRY))
         raise FieldError(pointer="/provider", reason=f"Provider '{provider}' is not known. Known: {known}.")
     return spec
+
+
+def _listed_as(model_id: str, listed: Iterable[str]) -> str:
+    """The id that a provider's list has for a name without its snapshot date, or for the latest one."""
+    ids = sorted(listed, reverse=True)
+    if model_id in ids:
+        return ""
+    name = SNAPSHOT_DATE.sub("", model_id.removesuffix("-latest"))
+    return next((listed_id for listed_id in ids if SNAPSHOT_DATE.sub("", listed_id) == name), "")
 
 
 def _create_command(provider: str | None, model_id: str) -> str:

@@ -100,6 +100,11 @@ class Integration(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.key_hint})"
 
+    @property
+    def listed_ids(self) -> list[str]:
+        """The ids of the models that the provider listed for the key when it was tested last."""
+        return [model["id"] for model in self.model_list if isinstance(model.get("id"), str)]
+
 
 class PlatformKey(models.Model):
     """A key of the operators' pools. A shared pool's keys name the models they serve and a cap on max tokens."""

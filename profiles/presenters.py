@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
-from catalog.models import CatalogEntry
+from catalog.lookup import find_named
 from catalog.services import served_entries
 from profiles.models import ModelProfile
 from rensei.orgs.models import Org
@@ -23,15 +23,9 @@ class PresentedProfile:
 
 
 def present(profiles: Iterable[ModelProfile], *, org: Org, today: date) -> list[PresentedProfile]:
-    """Present many profiles as they are on a day, with two queries for all of them."""
+    """Present many profiles as they are on a day, with a fixed number of queries for all of them."""
     profiles = list(profiles)
-    entries = {
-        (entry.provider, entry.model_id): entry
-        for entry in CatalogEntry.objects.visible_to(org).filter(
-            provider__in={profile.provider for profile in profiles},
-            model_id__in={profile.model_id for profile in profiles},
-        )
-    }
+    entries = find_named({(profile.provider, profile.model_id) for profile in profiles}, org=org)
     served = served_entries(entries.values(), org=org, today=today)
     presented = []
     for profile in profiles:

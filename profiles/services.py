@@ -9,15 +9,16 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry
 from catalog.provider_config import validate_provider_config
 from catalog.providers import ProviderSpec
-from catalog.services import check_effort, find_entry, find_spec, served_entries
+from catalog.services import check_effort, find_spec, may_create, not_in_catalog, served_entries
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, FieldError, NotFound, NotPermitted
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org, Project
@@ -143,6 +144,18 @@ def delete_profile(access: Access, profile: ModelProfile) -> None:
         profile.delete()
 
 
+def keep_entry_in_use(*, entry: CatalogEntry, **_signal: object) -> None:
+    """
+    Keep an organization's own catalog entry while profiles name it.
+
+    :raises InUse: if one does, under any name of the entry
+    """
+    assert entry.org is not None
+    named = ModelProfile.objects.for_org(entry.org).filter(provider=entry.provider, model_id__in=names_of(entry))
+    if users := sorted(named.values_list("public_id", flat=True)):
+        raise InUse(what=f"The model '{entry.model_id}'", users=", ".join(users))
+
+
 def visible_profiles(access: Access) -> QuerySet[ModelProfile]:
     """List the profiles that a caller may see: all, or a project's token the organization's and its own."""
     profiles: QuerySet[ModelProfile] = ModelProfile.objects.for_org(access.org)
@@ -192,7 +205,7 @@ def _checked(access: Access, draft: _Draft) -> _Draft:
         )
     _check_scope(access, draft)
     spec = find_spec(draft.provider)
-    entry = find_entry(org=access.org, provider=draft.provider, model_id=draft.model_id)
+    entry = _entry(access, draft)
     # A model that nothing may serve can still be named: the profile shows the refusal that would come.
     served = served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
     _check_auth_modes(draft.auth_modes, spec, entry)
@@ -207,6 +220,23 @@ def _checked(access: Access, draft: _Draft) -> _Draft:
         name=name,
         auth_modes=in_preference_order(draft.auth_modes),
         provider_config=validate_provider_config(spec, entry, draft.provider_config, served=served),
+    )
+
+
+def _entry(access: Access, draft: _Draft) -> CatalogEntry:
+    """:raises ModelNotInCatalog: if the draft names no model that the organization sees"""
+    named = (draft.provider, draft.model_id)
+    entry = find_named([named], org=access.org).get(named)
+    if entry is not None:
+        return entry
+    integration = draft.integration
+    if integration is None:
+        integration = Integration.objects.for_org(access.org).filter(provider=draft.provider, is_default=True).first()
+    raise not_in_catalog(
+        provider=draft.provider,
+        model_id=draft.model_id,
+        may_create=may_create(access),
+        listed=integration.listed_ids if integration else (),
     )
 
 

@@ -14,4 +14,6 @@ SPEC = ProviderSpec(
     key_page_url="https://platform.claude.com/settings/keys",
     config_keys=("contextWindow",),
     recommended=("claude-opus-", "claude-sonnet-"),
+    model_prefix="anthropic/",
+    window_suffixes={"[1m]": 1_000_000},
 )

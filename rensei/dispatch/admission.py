@@ -144,6 +144,7 @@ def frozen(access: Access, judgement: Judgement) -> dict[str, Any]:
         "profile_id": found.profile.public_id,
         "profile_name": found.profile.name,
         "provider": found.profile.provider,
+        "asked_model_id": found.profile.model_id,
         "model_id": found.requested.model_id,
         "served_model_id": judgement.entry.model_id,
         "auth_mode": mode.value,

@@ -4,12 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import prefetch_related_objects
+
 from billing.budget import Budget
 from billing.models import Entitlement
 from billing.quota import SharedQuota
 from billing.standing import Standing, standing_of
 from catalog import pricing
 from catalog import services as catalog
+from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
@@ -70,7 +73,12 @@ class Facts:
     def offered(self) -> dict[AuthMode, OfferedModel | None]:
         """The served model of each mode, as the resolver takes it."""
         served = {mode: self.served(mode) for mode in AuthMode}
-        return {mode: offered_model(entry) if entry else None for mode, entry in served.items()}
+        return {mode: self.offered_model(entry) if entry else None for mode, entry in served.items()}
+
+    def offered_model(self, entry: CatalogEntry) -> OfferedModel:
+        """A catalog entry as the resolver sees it. What the profile calls the requested one is a name of it too."""
+        names = names_of(entry) | ({self.profile.model_id} if entry == self.requested else set())
+        return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes, names=names - {entry.model_id})
 
     def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
         return self.prices.get(entry.pk, [])
@@ -97,11 +105,6 @@ class Known:
     profile: ModelProfile | None = None
 
 
-def offered_model(entry: CatalogEntry) -> OfferedModel:
-    """A catalog entry as the resolver sees it."""
-    return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes)
-
-
 def load(
     access: Access,
     profiles: Sequence[ModelProfile],
@@ -122,11 +125,12 @@ def load(
     standing = known.standing if known else standing_of(org)
     now = standing.now
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
-    requested = _requested(org, profiles, known)
+    named = {(profile.provider, profile.model_id) for profile in profiles}
+    requested = find_named(named, org=org, among=known.entries if known else None)
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
-    prices = pricing.price_lists(
-        {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}, moment=now
-    )
+    called = {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}
+    prefetch_related_objects(list(called), "aliases")
+    prices = pricing.price_lists(called, moment=now)
     project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
     integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []
@@ -136,7 +140,13 @@ def load(
     def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
         entry = requested.get((profile.provider, profile.model_id))
         if entry is None:
-            return catalog.not_in_catalog(provider=profile.provider, model_id=profile.model_id)
+            integration = _integration_of(profile, integrations)
+            return catalog.not_in_catalog(
+                provider=profile.provider,
+                model_id=profile.model_id,
+                may_create=catalog.may_create(access),
+                listed=integration.listed_ids if integration else (),
+            )
         its_project = profile.project or project
         facts = Facts(
             org=org,
@@ -170,15 +180,8 @@ def load(
     return [facts_of(profile) for profile in profiles]
 
 
-def _requested(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> dict[tuple[str, str], CatalogEntry]:
-    """The entries that the profiles name, by provider and model."""
-    named = {profile.model_id for profile in profiles}
-    found = known.entries if known else CatalogEntry.objects.visible_to(org).filter(model_id__in=named)
-    return {(entry.provider, entry.model_id): entry for entry in found if entry.model_id in named}
-
-
 def _lists(integration: Integration, entry: CatalogEntry) -> bool:
-    return any(model.get("id") == entry.model_id for model in integration.model_list)
+    return entry.model_id in integration.listed_ids
 
 
 def _integrations(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> Sequence[Integration]:

@@ -90,7 +90,7 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         profile_modes=profile.auth_modes,
         provider=profile.provider,
         provider_modes=found.spec.auth_modes,
-        requested=facts.offered_model(found.requested),
+        requested=found.offered_model(found.requested),
         served=found.offered(),
         policies=found.policies,
     )
@@ -139,7 +139,7 @@ def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
     found.stopped.require_running(
         org_id=found.org.id,
         provider=found.profile.provider,
-        model_ids={found.requested.model_id, *({served.model_id} if served else ())},
+        model_ids={found.profile.model_id, found.requested.model_id, *({served.model_id} if served else ())},
         mode=mode,
         integration_id=MODES[mode].credential_id(found),
     )
@@ -156,7 +156,7 @@ def require_running(run: Run) -> None:
     kill_switches.stopped_for(run.org).require_running(
         org_id=run.org_id,
         provider=run.provider,
-        model_ids={run.model_id, run.served_model_id},
+        model_ids={run.asked_model_id, run.model_id, run.served_model_id},
         mode=run.auth_mode,
         integration_id=run.credential_id,
     )

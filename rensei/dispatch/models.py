@@ -66,6 +66,8 @@ class Run(models.Model):
     profile_id = models.CharField(max_length=80, blank=True)
     profile_name = models.CharField(max_length=63, blank=True)
     provider = models.CharField(max_length=32)
+    # The name that the profile or the caller gave: the id of the requested model, or another name of it.
+    asked_model_id = models.CharField(max_length=160, blank=True)
     model_id = models.CharField(max_length=128)
     served_model_id = models.CharField(max_length=128)
     auth_mode = models.CharField(max_length=16, choices=AuthMode.choices)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from catalog.models import CatalogEntry
+from catalog.services import find_entry
 from integrations.providers.base import Adapter, BuiltRequest, ModelRequest
 from rensei.dispatch.models import Run
 
@@ -11,10 +11,11 @@ def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], floa
     """
     Build the provider's parameters, fetching what the messages point to.
 
-    :raises RenseiError: if an image cannot be had, or the prompt does not fit
+    :raises RenseiError: if the model has left the catalog, an image cannot be had, or the prompt does not fit
     :raises Interrupted: if no time is left for that
     """
-    entry = CatalogEntry.objects.visible_to(run.org).get(provider=run.provider, model_id=run.served_model_id)
+    # It may have left the catalog while the run waited.
+    entry = find_entry(org=run.org, provider=run.provider, model_id=run.served_model_id)
     asked = run.input.body
     request = ModelRequest(
         system=asked["system"],

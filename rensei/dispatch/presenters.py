@@ -20,6 +20,7 @@ def run_body(run: Run) -> dict[str, Any]:
         "profileId": run.profile_id or None,
         "projectId": run.project.slug if run.project else None,
         "provider": run.provider,
+        "askedModel": run.asked_model_id or run.model_id,
         "model": run.model_id,
         "servedModel": run.served_model_id,
         "authMode": run.auth_mode,

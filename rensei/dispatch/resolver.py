@@ -46,21 +46,36 @@ class Policy:
     scope: str
     matrix: Mapping[str, Mapping[str, Mapping[str, bool]]]
 
-    def says(self, mode: AuthMode, *, model_id: str, provider: str) -> bool | None:
+    def says(self, mode: AuthMode, *, model_id: str, provider: str, names: Collection[str] = ()) -> bool | None:
         """Look a mode up: the model's row, else the provider's, else `*`; None where no row has it."""
-        for name in (model_id, provider, ANY):
-            cell = self.matrix.get(name, {}).get(mode)
-            if cell is not None:
-                return cell["allowed"]
-        return None
+        found = self.row_for(mode, model_id=model_id, provider=provider, names=names)
+        return None if found is None else found[1]
+
+    def row_for(
+        self, mode: AuthMode, *, model_id: str, provider: str, names: Collection[str] = ()
+    ) -> tuple[str, bool] | None:
+        """
+        Find the row that decides about a mode, and what it says.
+
+        Rows under other names of the model are the model's own. Where they differ, the one that denies decides.
+        """
+        own = [(name, cell["allowed"]) for name in (model_id, *sorted(names)) if (cell := self._cell(name, mode))]
+        if own:
+            return next((row for row in own if not row[1]), own[0])
+        broader = ((name, self._cell(name, mode)) for name in (provider, ANY))
+        return next(((name, cell["allowed"]) for name, cell in broader if cell), None)
+
+    def _cell(self, row: str, mode: AuthMode) -> Mapping[str, bool] | None:
+        return self.matrix.get(row, {}).get(mode)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfferedModel:
-    """A model as the resolver sees it: its id and the modes that its catalog entry offers."""
+    """A model as the resolver sees it: its id, the modes that its catalog entry offers, and its other names."""
 
     model_id: str
     auth_modes: Collection[str]
+    names: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +167,12 @@ def resolve(
     return Decision(mode=chosen, trace=tuple(lines))
 
 
-def effective(policies: Sequence[Policy], *, provider: str, model_id: str) -> dict[AuthMode, str | None]:
+def effective(
+    policies: Sequence[Policy], *, provider: str, model_id: str, names: Collection[str] = ()
+) -> dict[AuthMode, str | None]:
     """Fold the policies for one model: each mode with the scope that denies it, or None where it is allowed."""
-    return {mode: _denier(mode, policies, provider=provider, model_ids=(model_id,)) for mode in AuthMode}
+    model = OfferedModel(model_id=model_id, auth_modes=(), names=names)
+    return {mode: _denier(mode, policies, provider=provider, models=(model,)) for mode in AuthMode}
 
 
 def _judge(
@@ -181,7 +199,7 @@ def _judge(
         )
     if mode not in served.auth_modes:
         return TraceLine(mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Model '{served.model_id}' does not offer it.")
-    denier = _denier(mode, policies, provider=provider, model_ids=(requested.model_id, served.model_id))
+    denier = _denier(mode, policies, provider=provider, models=(requested, served))
     if denier is not None:
         return TraceLine(
             mode=mode,
@@ -195,8 +213,11 @@ def _judge(
     return TraceLine(mode=mode, verdict=Verdict.ALLOWED, detail=detail)
 
 
-def _denier(mode: AuthMode, policies: Sequence[Policy], *, provider: str, model_ids: Collection[str]) -> str | None:
+def _denier(
+    mode: AuthMode, policies: Sequence[Policy], *, provider: str, models: Collection[OfferedModel]
+) -> str | None:
     for policy in policies:
-        if any(policy.says(mode, model_id=model_id, provider=provider) is False for model_id in model_ids):
-            return policy.scope
+        for model in models:
+            if policy.says(mode, model_id=model.model_id, provider=provider, names=model.names) is False:
+                return policy.scope
     return None

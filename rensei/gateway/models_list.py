@@ -4,18 +4,25 @@
 Source: https://platform.claude.com/docs/en/api/models-list
 """
 
+from collections.abc import Collection, Iterable
+from datetime import date
 from typing import Any
 from urllib.parse import parse_qs
 
 from django.db import close_old_connections
 
+from catalog.lookup import find_named
 from catalog.models import CatalogEntry
+from catalog.services import served_entries
 from profiles import services as profiles
+from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound
-from rensei.gateway.routes import PROVIDER
+from rensei.gateway import model_info
+from rensei.gateway.routes import PROFILE_PREFIX, PROVIDER
 from rensei.orgs.access import Access
 
+_Lifecycle = CatalogEntry.Lifecycle
 PAGE = 20
 PAGE_MAX = 1000
 
@@ -26,9 +33,10 @@ def page(access: Access, query: str) -> dict[str, Any]:
 
     :raises FieldError: if a parameter is not one that there is
     """
-    asked = {name: values[-1] for name, values in parse_qs(query).items()}
+    given = parse_qs(query)
+    asked = {name: values[-1] for name, values in given.items()}
     limit = _limit(asked.get("limit", str(PAGE)))
-    models = _models(access)
+    models = _models(access, _stages(given.get("lifecycle[]", [_Lifecycle.ACTIVE, _Lifecycle.DEPRECATED])))
     ids = [model["id"] for model in models]
     if "after_id" in asked and "before_id" in asked:
         raise FieldError(pointer="/query/before_id", reason="Send after_id or before_id, not both.")
@@ -51,31 +59,49 @@ def page(access: Access, query: str) -> dict[str, Any]:
 
 
 def one(access: Access, model_id: str) -> dict[str, Any]:
-    """:raises NotFound: if the caller may not name it"""
-    for model in _models(access):
-        if model["id"] == model_id:
-            return model
+    """
+    Show a profile, or a model under any of its names, retired ones included.
+
+    :raises NotFound: if the caller may not name it
+    """
+    close_old_connections()
+    if model_id.startswith(PROFILE_PREFIX):
+        profile = profiles.find_profile(access, model_id, project=access.project)
+        if profile.provider != PROVIDER:
+            raise NotFound
+        (info,) = _profiles(access, [profile], today=database_now().date())
+        return info
+    for entry in find_named([(PROVIDER, model_id)], org=access.org).values():
+        return model_info.of_entry(entry, today=database_now().date())
     raise NotFound
 
 
-def _models(access: Access) -> list[dict[str, Any]]:
+def _models(access: Access, stages: Collection[str]) -> list[dict[str, Any]]:
     close_old_connections()
     today = database_now().date()
     entries = CatalogEntry.objects.visible_to(access.org).filter(provider=PROVIDER)
-    offered = [entry for entry in entries if entry.lifecycle_on(today) != CatalogEntry.Lifecycle.RETIRED]
-    named = [
-        _model(entry.model_id, entry.display_name, created_at=f"{entry.released_on or today}T00:00:00Z")
-        for entry in sorted(offered, key=lambda entry: (entry.released_on or today, entry.model_id), reverse=True)
-    ]
+    offered = [entry for entry in entries if entry.lifecycle_on(today) in stages]
+    offered.sort(key=lambda entry: (entry.released_on or today, entry.model_id), reverse=True)
     own = profiles.visible_profiles(access).filter(provider=PROVIDER).order_by("name")
-    return named + [
-        _model(profile.public_id, profile.name, created_at=profile.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        for profile in own
+    return [model_info.of_entry(entry, today=today) for entry in offered] + _profiles(access, own, today=today)
+
+
+def _profiles(access: Access, own: Iterable[ModelProfile], *, today: date) -> list[dict[str, Any]]:
+    own = list(own)
+    entries = find_named({(profile.provider, profile.model_id) for profile in own}, org=access.org)
+    served = served_entries(entries.values(), org=access.org, today=today)
+    named = [(profile, entries.get((profile.provider, profile.model_id))) for profile in own]
+    return [
+        model_info.of_profile(profile, (served[entry.pk] or entry) if entry else None, today=today)
+        for profile, entry in named
     ]
 
 
-def _model(model_id: str, name: str, *, created_at: str) -> dict[str, Any]:
-    return {"type": "model", "id": model_id, "display_name": name, "created_at": created_at}
+def _stages(given: list[str]) -> list[str]:
+    known = ", ".join(_Lifecycle.values)
+    if any(stage not in _Lifecycle.values for stage in given):
+        raise FieldError(pointer="/query/lifecycle", reason=f"`lifecycle[]` is one of {known}.")
+    return given
 
 
 def _limit(given: str) -> int:

@@ -272,7 +272,7 @@ def _check_settings(access: Access, read: Document, node: Node, profile: ModelPr
     try:
         entry = catalog.find_entry(org=access.org, provider=profile.provider, model_id=profile.model_id)
     except catalog.ModelNotInCatalog:
-        # The dispatch will say so, with the command that mends it.
+        # The dispatch will say so, with the step that mends it.
         return []
     served = catalog.served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
     faults = []

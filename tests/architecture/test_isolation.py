@@ -80,6 +80,7 @@ REST = {
     ("GET", "catalog"): Row(EVERYONE),
     ("POST", "catalog"): Row(MANAGERS, {"provider": "claude", "modelId": "new-model", "displayName": "New"}),
     ("GET", "catalog/<model_id>"): Row(EVERYONE, object=True),
+    ("DELETE", "catalog/<model_id>"): Row(MANAGERS, object=True),
     ("GET", "integrations"): Row(EVERYONE),
     ("POST", "integrations"): Row(MANAGERS, {"provider": "claude", "apiKey": "x"}),
     ("POST", "integrations/test"): Row(MANAGERS, {"provider": "claude", "apiKey": "x"}),

@@ -58,8 +58,8 @@ class TestList:
         api.get("/api/v1/catalog")  # The token's time of use is written once a minute.
 
         for size in (1, 32):
-            # The token, the clock, the page, what serves it, its prices.
-            with django_assert_num_queries(5):
+            # The token, the clock, the page, its aliases, what serves it, its prices.
+            with django_assert_num_queries(6):
                 api.get(f"/api/v1/catalog?pageSize={size}&lifecycle=retired")
 
     def test_shows_no_other_organization_s_models(self, api_as, ada, eve):
@@ -77,6 +77,7 @@ class TestDetail:
         assert entry == {
             "provider": "claude",
             "modelId": OPUS,
+            "aliases": [],
             "displayName": "Claude Opus 4.1",
             "description": "Latest flagship; best for complex reasoning and agentic tasks. 200K context window.",
             "lifecycle": "retired",

@@ -12,7 +12,8 @@ from django.core.management import CommandError, call_command
 
 from catalog import loading
 from catalog.datafile import FOLDER, DataFileInvalid
-from catalog.models import CatalogEntry, CatalogSetting, Price
+from catalog.lookup import find_named
+from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
 from catalog.pricing import bands_in_force
 from catalog.services import load_catalog
 from rensei.core.clock import database_now
@@ -59,7 +60,7 @@ class TestLoadCatalog:
         assert AuditEvent.objects.filter(action="catalog.loaded").count() == 1
 
     def test_writes_with_few_queries(self, django_assert_max_num_queries):
-        with django_assert_max_num_queries(14):
+        with django_assert_max_num_queries(16):
             load_catalog()
 
     def test_updates_a_changed_fact_and_says_so(self, folder_with):
@@ -71,6 +72,37 @@ class TestLoadCatalog:
         assert report.updated == {"claude-opus-4-5-20251101": ["retires_on"]}
         assert not report.created
         assert not report.priced
+
+    def test_takes_a_new_model_s_id_from_an_alias(self, folder_with):
+        """An alias that an operator added would hide the model that a later file has under that id."""
+        load_catalog()
+        other = CatalogEntry.objects.get(model_id="claude-opus-5-5")
+        ModelAlias.objects.create(entry=other, provider="claude", name="claude-nova-9")
+        folder = folder_with("claude-haiku-5-5", lambda entry: entry.update(modelId="claude-nova-9"))
+
+        load_catalog(folder=folder)
+
+        assert not ModelAlias.objects.filter(name="claude-nova-9").exists()
+        assert find_named([("claude", "claude-nova-9")], org=None)
+
+    def test_moves_an_alias_to_the_model_that_the_file_has_it_for(self):
+        load_catalog()
+        other = CatalogEntry.objects.get(model_id="claude-opus-5-5")
+        ModelAlias.objects.filter(name="claude-haiku-4-5").update(entry=other)
+
+        report = load_catalog()
+
+        assert report.updated == {"claude-haiku-4-5-20251001": ["aliases"]}
+        assert ModelAlias.objects.get(name="claude-haiku-4-5").entry.model_id == "claude-haiku-4-5-20251001"
+        assert not load_catalog().changed
+
+    def test_keeps_an_alias_that_an_operator_added(self):
+        load_catalog()
+        entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")
+        ModelAlias.objects.create(entry=entry, provider="claude", name="opus")
+
+        assert not load_catalog().changed
+        assert ModelAlias.objects.filter(name="opus").exists()
 
     def test_adds_a_model(self, folder_with):
         load_catalog(folder=folder_with("claude-opus-5-5", lambda entry: entry.update(modelId="claude-opus-6")))

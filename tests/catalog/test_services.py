@@ -12,6 +12,7 @@ from catalog.services import (
     check_effort,
     create_entry,
     find_entry,
+    not_in_catalog,
     served_entries,
     served_entry,
 )
@@ -58,13 +59,13 @@ class TestFindEntry:
 
         assert find_entry(org=acme, model_id="claude-next") == platforms
 
-    def test_takes_one_query(self, acme, django_assert_num_queries):
-        with django_assert_num_queries(1):
+    def test_takes_two_queries(self, acme, django_assert_num_queries):
+        with django_assert_num_queries(2):
             find_entry(org=acme, provider="claude", model_id="claude-opus-5-5")
 
     def test_says_how_to_add_an_unknown_model(self, acme):
         with pytest.raises(ModelNotInCatalog) as refusal:
-            find_entry(org=acme, provider="claude", model_id="claude-opus-9")
+            find_entry(org=acme, provider="claude", model_id="claude-opus-9", may_create=True)
 
         assert (refusal.value.code, refusal.value.status) == ("MODEL_NOT_IN_CATALOG", 422)
         assert refusal.value.title == "Model not found in catalog"
@@ -74,9 +75,31 @@ class TestFindEntry:
     @pytest.mark.parametrize("model_id", ["", '"; rm -rf ~; "', "$(id)", "a\nb", "x\0y", "é", "a" * 5000])
     def test_puts_nothing_into_the_command_that_is_no_id(self, acme, model_id):
         with pytest.raises(ModelNotInCatalog) as refusal:
-            find_entry(org=acme, provider="claude", model_id=model_id)
+            find_entry(org=acme, provider="claude", model_id=model_id, may_create=True)
 
         assert '--model-id "…"' in refusal.value.detail
+
+    def test_does_not_advise_a_command_to_those_who_may_not_run_it(self, acme):
+        with pytest.raises(ModelNotInCatalog, match="ask an owner or admin") as refusal:
+            find_entry(org=acme, provider="claude", model_id="claude-opus-9")
+
+        assert "rensei catalog create" not in refusal.value.detail
+
+    @pytest.mark.parametrize("name", ["claude-nova-9", "claude-nova-9-latest", "claude-nova-9-20260101"])
+    def test_does_not_advise_an_entry_of_a_name_that_the_provider_maps_to_another(self, name):
+        listed = ["claude-opus-5-5", "claude-nova-9-20261201"]
+
+        refusal = not_in_catalog(provider="claude", model_id=name, may_create=True, listed=listed)
+
+        assert "lists it as 'claude-nova-9-20261201'" in refusal.detail
+        assert "rensei catalog create" not in refusal.detail
+
+    def test_advises_an_entry_of_an_id_that_the_provider_lists(self):
+        listed = ["claude-nova-9", "claude-nova-9-20261201"]
+
+        refusal = not_in_catalog(provider="claude", model_id="claude-nova-9", may_create=True, listed=listed)
+
+        assert "rensei catalog create" in refusal.detail
 
     def test_does_not_know_a_model_under_another_provider(self, acme):
         with pytest.raises(ModelNotInCatalog):

@@ -179,8 +179,8 @@ class TestList:
             assert api.post(URL, WIDE | {"name": f"n{place}", "modelId": model_id} | scope).status_code == 201
 
         for size in (1, len(models)):
-            # The token, the clock, the page, its entries, what serves the retired ones.
-            with django_assert_max_num_queries(5):
+            # The token, the clock, the page, its entries with their aliases, what serves the retired ones.
+            with django_assert_max_num_queries(6):
                 found = api.get(f"{URL}?pageSize={size}").json()["results"]
             assert len(found) == size
 

@@ -33,7 +33,8 @@ COLUMNS: Columns = {
 DETAILS: Columns = {
     **COLUMNS,
     "Payer": "payer",
-    "Asked model": "model",
+    "Asked model": "askedModel",
+    "Catalog model": "model",
     "Project": "projectId",
     "Pool": "pool",
     "Machine": "hostId",

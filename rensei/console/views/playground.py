@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods
 
 from billing.standing import Standing, standing_of
 from catalog import services as catalog
+from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY
 from profiles import services as profiles
@@ -81,7 +82,7 @@ def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
     """The entry of the profile's model; none where it is gone."""
     if chosen is None:
         return []
-    return list(CatalogEntry.objects.visible_to(access.org).filter(provider=chosen.provider, model_id=chosen.model_id))
+    return list(find_named([(chosen.provider, chosen.model_id)], org=access.org).values())
 
 
 def _served(access: Access, entries: list[CatalogEntry], standing: Standing) -> CatalogEntry | None:

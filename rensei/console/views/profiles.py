@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from billing.standing import standing_of
 from catalog import pricing
 from catalog import services as catalog
+from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY
 from integrations.models import Integration
@@ -164,10 +165,11 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
     by_value = {_value(entry): entry for entry in entries}
     if value in by_value:
         return by_value[value]
-    if stored is not None and (own := by_value.get(f"{stored.provider}:{stored.model_id}")):
-        return own
+    if stored is not None:
+        for own in find_named([(stored.provider, stored.model_id)], org=stored.org, among=entries).values():
+            return own
     if not entries:
-        raise catalog.ModelNotInCatalog(model_id="…", command="python manage.py load_catalog")
+        raise catalog.ModelNotInCatalog(model_id="…", step="Ask the operator to run: python manage.py load_catalog")
     current = [entry for entry in entries if entry.lifecycle_on(today) is CatalogEntry.Lifecycle.ACTIVE] or entries
     proposed = [entry for entry in current if entry.model_id.startswith(REGISTRY[entry.provider].recommended)]
     return max(proposed or current, key=lambda entry: entry.released_on or date.min)

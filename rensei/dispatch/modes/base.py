@@ -70,4 +70,4 @@ def require_price(facts: Facts, mode: AuthMode) -> None:
     """:raises ModelUnpriced: if the served model has no platform price"""
     entry = facts.served(mode)
     if entry is None or not facts.prices_of(entry) or entry.org_id is not None:
-        raise ModelUnpriced(what=f"Model '{facts.profile.model_id}'", mode=mode.value)
+        raise ModelUnpriced(what=f"Model '{facts.requested.model_id}'", mode=mode.value)

@@ -36,7 +36,7 @@ class PlatformPool:
 
     def require_key(self, facts: Facts) -> None:
         if not platform_keys.running(facts.pool_keys(self.pool, self.mode)):
-            raise self._no_key(facts.profile.provider, facts.profile.model_id, facts.platform_keys)
+            raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys)
 
     def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
         keys = platform_keys.running(facts.pool_keys(self.pool, self.mode))

@@ -1,0 +1,88 @@
+"""
+Which entry a name means.
+
+A model is named by its id, by a shorter name that its provider also takes, and by either of them behind the provider's
+prefix (`anthropic/claude-opus-5`) or before the sign of a larger window (`claude-opus-5[1m]`). All of these mean one
+entry, and everything that takes a model's name asks here first: a policy, a price and a window belong to an entry, so
+another spelling reaches no other ones.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from django.db.models import Exists, OuterRef, Q, prefetch_related_objects
+
+from catalog.models import CatalogEntry, ModelAlias
+from catalog.providers import REGISTRY
+from rensei.orgs.models import Org
+
+
+def find_named(
+    names: Iterable[tuple[str, str]], *, org: Org | None, among: Sequence[CatalogEntry] | None = None
+) -> dict[tuple[str, str], CatalogEntry]:
+    """
+    Find the entries of many (provider, name) pairs, in two queries. A pair that means none is left out.
+
+    A platform entry comes before an organization's own of the same name, however either is spelled. Without an
+    organization there are platform entries only, as for the name that a provider's answer gives.
+
+    :param among: the entries that the organization sees, where they have been read already
+    """
+    # PostgreSQL refuses a zero byte in a parameter, and no id has one.
+    asked = {pair: _spellings(*pair) for pair in names if "\0" not in pair[1]}
+    texts = {text for spelled in asked.values() for text in spelled}
+    if not texts:
+        return {}
+    found = _entries_of(texts, org=org) if among is None else list(among)
+    prefetch_related_objects(found, "aliases")
+    platform = {(entry.provider, name): entry for entry in found if entry.org_id is None for name in _own_names(entry)}
+    own = {(entry.provider, entry.model_id): entry for entry in found if entry.org_id is not None}
+    meant = {}
+    for (provider, name), spelled in asked.items():
+        for entries in (platform, own):
+            entry = next((entries[provider, text] for text in spelled if (provider, text) in entries), None)
+            if entry is not None:
+                if _has_window(entry, name):
+                    meant[provider, name] = entry
+                break
+    return meant
+
+
+def names_of(entry: CatalogEntry) -> frozenset[str]:
+    """List every name that means an entry, so that a rule which was written under any of them is found."""
+    spec = REGISTRY.get(entry.provider)
+    prefixes, suffixes = ("", spec.model_prefix) if spec else ("",), ("", *spec.window_suffixes) if spec else ("",)
+    return frozenset(
+        f"{prefix}{name}{suffix}" for name in _own_names(entry) for prefix in prefixes for suffix in suffixes
+    )
+
+
+def asks_for_a_window(provider: str | None, name: str) -> str:
+    """Tell which sign of a larger window a name ends with, of a provider or of any; an empty text where it has none."""
+    specs = [spec for spec in REGISTRY.values() if provider in (None, spec.id)]
+    return next((suffix for spec in specs for suffix in spec.window_suffixes if name.endswith(suffix)), "")
+
+
+def _entries_of(texts: Collection[str], *, org: Org | None) -> list[CatalogEntry]:
+    visible = CatalogEntry.objects.filter(org=None) if org is None else CatalogEntry.objects.visible_to(org)
+    is_alias = Exists(ModelAlias.objects.filter(entry=OuterRef("pk"), name__in=texts))
+    return list(visible.filter(Q(model_id__in=texts) | is_alias))
+
+
+def _own_names(entry: CatalogEntry) -> Collection[str]:
+    return (entry.model_id, *(alias.name for alias in entry.aliases.all()))
+
+
+def _spellings(provider: str, name: str) -> tuple[str, ...]:
+    """A name as it came, and as it is without what may stand around an id."""
+    spec = REGISTRY.get(provider)
+    if spec is None:
+        return (name,)
+    plain = name.removesuffix(asks_for_a_window(provider, name)).removeprefix(spec.model_prefix)
+    return (name,) if plain == name else (name, plain)
+
+
+def _has_window(entry: CatalogEntry, name: str) -> bool:
+    suffix = asks_for_a_window(entry.provider, name)
+    if not suffix or entry.context_window_tokens is None:
+        return True
+    return entry.context_window_tokens >= REGISTRY[entry.provider].window_suffixes[suffix]

@@ -1,0 +1,6 @@
+"""What the packages above may refuse or follow, sent within the transaction of the change."""
+
+from django.dispatch import Signal
+
+# An organization's own entry is about to be deleted. A receiver refuses it by raising a RenseiError.
+entry_leaves = Signal()
