@@ -14,6 +14,7 @@ from catalog.providers import REGISTRY as PROVIDERS
 from integrations import platform_keys, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
 from rensei.core.errors import RenseiError
+from rensei.core.form_fields import secret_input
 from rensei.core.secret import Secret
 from rensei.orgs.models import User
 
@@ -60,7 +61,7 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
     api_key = forms.CharField(
         label="API key",
         strip=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        widget=secret_input(),
         help_text="It is sealed, and never shown again.",
     )
 

@@ -173,6 +173,12 @@ class TestGet:
                 assert not re.search(r"<script(?![^>]+src=\"/static/)", html)
                 assert not re.search(r"<(?:link|img|script|use)[^>]+(?:href|src)=\"https?:", html)
 
+    def test_keeps_saved_logins_out_of_fields_for_keys(self, subtests, address, page):
+        for name in PAGES:
+            with subtests.test(name):
+                for field in re.findall(r"<input[^>]+type=\"password\"[^>]*>", body(page.get(address(name)))):
+                    assert 'autocomplete="new-password"' in field
+
     def test_has_a_title_and_one_heading_of_its_own(self, subtests, address, page):
         for name in PAGES:
             if name in FILES:

@@ -49,11 +49,3 @@ class RefusableForm(forms.Form):
         first = pointer.strip("/").partition("/")[0]
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in first)
         return FIELD_OF_NAME.get(name, name)
-
-
-def secret_input() -> forms.PasswordInput:
-    """Make a field for a key: hidden while it is typed, kept by no browser, and never written back to a page."""
-    return forms.PasswordInput(
-        render_value=False,
-        attrs={"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off", "class": "input--mono"},
-    )

@@ -2,7 +2,8 @@
 
 from django import forms
 
-from rensei.console.forms.base import RefusableForm, secret_input
+from rensei.console.forms.base import RefusableForm
+from rensei.core.form_fields import secret_input
 
 
 class ConnectForm(RefusableForm):
