@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from rensei.core.json_body import check_values
+
 # PostgreSQL stores no U+0000, and half of a surrogate pair is no character. JSON can say both, escaped.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
@@ -13,9 +15,10 @@ def read_storable(text: str | bytes) -> Any:
     """
     Read a document of somebody who is not refused for what cannot be stored: that becomes U+FFFD.
 
-    :raises ValueError: if it is no JSON
+    :raises ValueError: if it is no JSON, or holds more values than are built from one document
     :raises RecursionError: if it is nested too deeply
     """
+    check_values(text)
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     found = json.loads(text)

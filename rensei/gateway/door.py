@@ -38,6 +38,7 @@ from rensei.gateway.fresh import Fresh
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Outgoing
 from rensei.gateway.routes import Route
+from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
 
@@ -66,6 +67,7 @@ class Gateway:
         self._routes: Fresh[Route | RenseiError] = Fresh(executor)
         self._executor = executor
         self._limits = Limits()
+        self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
         self._keeper = Keeper(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
         self._admissions = GroupWriter("gateway-admissions", write_admissions)
@@ -107,6 +109,7 @@ class Gateway:
         await self._relay.close()
         await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
         self._executor.shutdown()
+        self._threads.close()
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
         path, method = scope["path"].removesuffix("/"), scope["method"]
@@ -122,7 +125,8 @@ class Gateway:
         if not access.writes:
             raise NotPermitted
         with self._limits.within(access):
-            body = Body.read(await _read_body(headers, receive))
+            raw = await _read_body(headers, receive)
+            body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
@@ -152,7 +156,8 @@ class Gateway:
 
     async def _message(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
         """Write a call down, and make it."""
-        outgoing = requests.prepare(body, route)
+        org_id = route.run.org_id
+        outgoing = await self._threads.run(partial(requests.prepare, body, route), size=len(body.raw), org_id=org_id)
         admitted, credential = self._plan(route, outgoing, headers)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None

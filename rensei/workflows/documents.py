@@ -16,6 +16,7 @@ from rensei.workflows.templates import BadReference, Reference, references
 
 NODE_TYPE = "action/llm.inference"
 NODES_MAX = limit(100, "nodes", what="Workflow document: nodes", told="the caller: 422 `WORKFLOW_INVALID`")
+FAULTS_MAX = limit(100, "faults", what="Workflow document: faults told at once", told="the caller: the first of them")
 IMAGES_MAX = limit(100, "images", what="Workflow document: images of a node", told="the caller: 422 `WORKFLOW_INVALID`")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -270,10 +271,10 @@ class _Check:
             for needed in node.needs:
                 if needed not in pointers:
                     self._refuse(f"{pointers[node.node_id]}/needs", f"There is no node '{needed[:63]}'.")
-            named = list(dict.fromkeys(one.node for one in node.references() if one.node is not None))
-            for missing in [name for name in named if name not in pointers]:
-                place = self._place_of(node, missing, pointers)
-                self._refuse(place, f"There is no node '{missing[:63]}' whose output could be put in.")
+            named = self._named_in(node, pointers)
+            for name, place in named.items():
+                if name not in pointers:
+                    self._refuse(place, f"There is no node '{name[:63]}' whose output could be put in.")
             complete[node.node_id] = Node(**{**vars(node), "needs": list(dict.fromkeys([*node.needs, *named]))})
         self._node = None
         self._stop_at_faults()
@@ -286,22 +287,25 @@ class _Check:
             return []
         return [complete[node_id] for node_id in order]
 
-    def _place_of(self, node: Node, missing: str, pointers: Mapping[str, str]) -> str:
-        """Find the first text of a node that refers to another one."""
+    def _named_in(self, node: Node, pointers: Mapping[str, str]) -> dict[str, str]:
+        """Find the nodes whose output a node's texts refer to, each with the first of those texts."""
         config = f"{pointers[node.node_id]}/config"
-        places: list[tuple[str, Any]] = [
+        texts: list[tuple[str, Any]] = [
             (f"{config}/systemPrompt", node.system_prompt),
             (f"{config}/prompt", node.prompt),
         ]
-        places += [(f"{config}/images/{place}", image) for place, image in enumerate(node.images)]
-        return next(
-            place
-            for place, text in places
-            if isinstance(text, str) and missing in {reference.node for reference in references(text)}
-        )
+        texts += [(f"{config}/images/{place}", image) for place, image in enumerate(node.images)]
+        found: dict[str, str] = {}
+        for place, text in texts:
+            for reference in references(text) if isinstance(text, str) else []:
+                if reference.node is not None:
+                    found.setdefault(reference.node, place)
+        return found
 
     def _refuse(self, pointer: str, reason: str) -> None:
         self._faults.append(self._made(pointer, reason))
+        if len(self._faults) >= FAULTS_MAX:
+            self._stop_at_faults()
 
     def _made(self, pointer: str, reason: str) -> Fault:
         return _fault(self._source, pointer, reason, self._node)

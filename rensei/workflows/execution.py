@@ -9,7 +9,6 @@ looked at yet stays counted until somebody does.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import structlog
@@ -26,7 +25,7 @@ from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import User
 from rensei.workflows.documents import Node
 from rensei.workflows.models import NodeRun, WorkflowRun
-from rensei.workflows.templates import as_text, render
+from rensei.workflows.templates import Rendering
 
 LEASE = timedelta(seconds=30)
 DUE_AT_ONCE = 100
@@ -224,8 +223,8 @@ class _Look:
 
 def request_for(workflow_run: WorkflowRun, node: Node, *, outputs: Mapping[str, str]) -> DispatchRequest:
     """Write the dispatch of a node. What the node leaves out, its profile decides."""
-    fill = partial(render, given=workflow_run.input, outputs=outputs)
-    text = as_text(workflow_run.input) if node.prompt is None else fill(node.prompt)
+    fill = Rendering(given=workflow_run.input, outputs=outputs).render
+    text = fill("{{ input }}" if node.prompt is None else node.prompt)
     images = [_image_block(fill(image) if isinstance(image, str) else image) for image in node.images]
     return DispatchRequest(
         profile_id=node.profile_id,

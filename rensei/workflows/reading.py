@@ -15,6 +15,10 @@ from rensei.core.limits import limit
 BYTES_MAX = limit(256 * 1024, "bytes", what="Workflow document", told="the caller: 422 `WORKFLOW_INVALID`")
 DEPTH_MAX = limit(16, "levels", what="Workflow document: nesting", told="the caller: 422 `WORKFLOW_INVALID`")
 VALUES_MAX = limit(10_000, "values", what="Workflow document: values", told="the caller: 422 `WORKFLOW_INVALID`")
+# A value's place is kept as text, with the names of all that it is in.
+NAME_CHARACTERS_MAX = limit(
+    100, "characters", what="Workflow document: name of a field", told="the caller: 422 `WORKFLOW_INVALID`"
+)
 # libyaml where PyYAML was built with it, which is ten times as fast. We take the parser's events only, and make the
 # values ourselves, so nothing that a document says can create an object.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -91,7 +95,7 @@ def read_source(document: str | dict[str, Any]) -> Source:
         text = json.dumps(document, indent=2, ensure_ascii=False)
         _check_size(text)
         # Lines of a text that the caller never saw would mislead.
-        return Source(text=text, value=_checked_depth(document), lines={})
+        return Source(text=text, value=_checked(document), lines={})
     text = document.replace("\r\n", "\n").strip("\ufeff\n") + "\n"
     _check_size(text)
     if text.lstrip().startswith("{"):
@@ -101,7 +105,7 @@ def read_source(document: str | dict[str, Any]) -> Source:
             # Not JSON after all, or faulty JSON: the reader of YAML takes what can be taken, and names the line.
             pass
         else:
-            return Source(text=text, value=_checked_depth(value), lines=_json_lines(text))
+            return Source(text=text, value=_checked(value), lines=_json_lines(text))
     return _read_yaml(text)
 
 
@@ -111,14 +115,31 @@ def _check_size(text: str) -> None:
         raise WorkflowInvalid([Fault(reason=f"The document has {size} bytes, and {BYTES_MAX} is the most.")])
 
 
-def _checked_depth(value: Any) -> Any:
-    level, depth = [value], 0
+def _checked(value: Any) -> Any:
+    """Hold a value that has been read already to the limits that the reader of YAML holds to while it reads."""
+    level, depth, count = [value], 0, 0
     while level:
+        count += len(level)
         if depth > DEPTH_MAX:
             raise _too_deep(None)
+        if count > VALUES_MAX:
+            raise _too_many()
+        for one in level:
+            for name in one if isinstance(one, dict) else ():
+                _check_name(name, None)
         inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
         level, depth = [one for many in inner for one in many], depth + 1
     return value
+
+
+def _check_name(name: str, line: int | None) -> None:
+    if len(name) > NAME_CHARACTERS_MAX:
+        reason = f"The name of a field has at most {NAME_CHARACTERS_MAX} characters; this one has {len(name)}."
+        raise WorkflowInvalid([Fault(reason=reason, line=line)])
+
+
+def _too_many() -> WorkflowInvalid:
+    return WorkflowInvalid([Fault(reason=f"The document holds more than {VALUES_MAX} values.")])
 
 
 def _too_deep(line: int | None) -> WorkflowInvalid:
@@ -175,7 +196,7 @@ def _read_yaml(text: str) -> Source:
 def _counted(events: Iterator[Any]) -> Iterator[Any]:
     for count, event in enumerate(events):
         if count > 2 * VALUES_MAX:
-            raise WorkflowInvalid([Fault(reason=f"The document holds more than {VALUES_MAX} values.")])
+            raise _too_many()
         yield event
 
 
@@ -199,6 +220,7 @@ def _value(events: Iterator[Any], event: Any, path: tuple[str | int, ...], lines
         _refuse_tricks(key, line)
         if not isinstance(key, yaml.ScalarEvent):
             raise WorkflowInvalid([Fault(reason="The name of a field is a text.", line=line)])
+        _check_name(key.value, line)
         place = (*path, key.value)
         if key.value in members:
             reason = (

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rensei.core.errors import RenseiError
+from rensei.core.limits import limit
 
-LONGEST_RENDERED = 4_000_000
+LONGEST_RENDERED = limit(
+    4_000_000,
+    "characters",
+    what="Workflow node: its texts with what their references are replaced by",
+    told="the run: 413 `REQUEST_TOO_LARGE` as the node's error",
+)
 _BRACES = re.compile(r"\\\{\{|\{\{(.*?)\}\}|\{\{", re.DOTALL)
 _REFERENCE = re.compile(
     r"\s*(?:input(?:\.(?P<name>[A-Za-z_][A-Za-z0-9_-]*))?|nodes\.(?P<node>[A-Za-z0-9][A-Za-z0-9_-]*)\.output)\s*"
@@ -27,7 +33,7 @@ class RenderedTextTooLong(RenseiError):
     status = 413
     title = "Request too large"
     message = (
-        "The text of the node would have {length} characters, and {longest} is the most. Refer to fewer or shorter "
+        "The texts of the node would have {length} characters, and {longest} is the most. Refer to fewer or shorter "
         "outputs."
     )
 
@@ -53,23 +59,33 @@ def references(text: str) -> list[Reference]:
     return [part for part in _parts(text) if isinstance(part, Reference)]
 
 
-def render(text: str, *, given: Any, outputs: Mapping[str, str]) -> str:
-    """
-    Replace the references of a text. A value of the input that is no text is written as JSON.
+class Rendering:
+    """Replaces the references in the texts of one node. A value of the input that is no text is written as JSON."""
 
-    :raises RenderedTextTooLong: if the whole would be longer than anything that can be sent
-    """
-    parts = [_written(part, given, outputs) if isinstance(part, Reference) else part for part in _parts(text)]
-    # A short text may refer to a long output many times, so we count before we build.
-    length = sum(map(len, parts))
-    if length > LONGEST_RENDERED:
-        raise RenderedTextTooLong(length=length, longest=LONGEST_RENDERED)
-    return "".join(parts)
+    def __init__(self, *, given: Any, outputs: Mapping[str, str]) -> None:
+        self._given = given
+        self._outputs = outputs
+        # A text may refer to one value thousands of times, and each value is written once.
+        self._written: dict[Reference, str] = {}
+        self._length = 0
 
+    def render(self, text: str) -> str:
+        """
+        Replace the references of a text.
 
-def as_text(value: Any) -> str:
-    """Write a value of the input into a text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        :raises RenderedTextTooLong: if this and the texts before it would be longer than anything that can be sent
+        """
+        parts = [self._write(part) if isinstance(part, Reference) else part for part in _parts(text)]
+        # A short text may refer to a long value many times, so we count before we build.
+        self._length += sum(map(len, parts))
+        if self._length > LONGEST_RENDERED:
+            raise RenderedTextTooLong(length=self._length, longest=LONGEST_RENDERED)
+        return "".join(parts)
+
+    def _write(self, reference: Reference) -> str:
+        if reference not in self._written:
+            self._written[reference] = _written(reference, self._given, self._outputs)
+        return self._written[reference]
 
 
 def _parts(text: str) -> Iterator[str | Reference]:
@@ -99,4 +115,5 @@ def _reference(inside: str) -> Reference:
 def _written(reference: Reference, given: Any, outputs: Mapping[str, str]) -> str:
     if reference.node is not None:
         return outputs[reference.node]
-    return as_text(given[reference.name] if reference.name is not None else given)
+    value = given[reference.name] if reference.name is not None else given
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

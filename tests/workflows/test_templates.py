@@ -3,7 +3,12 @@
 import pytest
 
 from rensei.workflows import templates
-from rensei.workflows.templates import BadReference, Reference, RenderedTextTooLong, references, render
+from rensei.workflows.templates import BadReference, Reference, RenderedTextTooLong, Rendering, references
+from tests.attacks import peak_bytes
+
+
+def render(text, *, given, outputs):
+    return Rendering(given=given, outputs=outputs).render(text)
 
 
 class TestReferences:
@@ -82,3 +87,21 @@ class TestRender:
             render(bomb, given=None, outputs={"a": "x" * 10_000_000})
 
         assert str(templates.LONGEST_RENDERED) in refused.value.detail
+
+    def test_writes_a_value_once_however_often_it_is_referred_to(self):
+        given = {"text": "é" * 1_000_000}
+
+        def refused():
+            with pytest.raises(RenderedTextTooLong):
+                render("{{input}}" * 2500, given=given, outputs={})
+
+        # Written once, the value takes 2 MB, and twice as much while it is written.
+        assert peak_bytes(refused) < 12_000_000
+
+    def test_counts_the_texts_of_a_node_together(self):
+        rendering = Rendering(given="x" * (templates.LONGEST_RENDERED // 3), outputs={})
+        for _ in range(3):
+            rendering.render("{{ input }}")
+
+        with pytest.raises(RenderedTextTooLong):
+            rendering.render("{{ input }}")
