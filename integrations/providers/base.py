@@ -27,7 +27,8 @@ class ModelRequest:
     What to ask a model, before it takes the provider's shape.
 
     `messages` and `system` are in the shape of the Messages API. `max_tokens` is what the caller or the
-    profile asked for, or None. `context_window_tokens` is the caller's limit, or None.
+    profile asked for, or None. `context_window_tokens` is the caller's limit, or None. An effort that the caller did
+    not ask for, but the profile or the catalog, gives way to what the caller asked for.
     """
 
     system: str | list[dict[str, Any]] | None
@@ -36,12 +37,15 @@ class ModelRequest:
     max_tokens: int | None
     prompt_caching: str
     context_window_tokens: int | None
+    effort_is_asked: bool = True
+    max_tokens_is_asked: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltRequest:
     """
-    A request in the provider's own parameters. `effort` is the level that is used, chosen or by default.
+    A request in the provider's own parameters. `effort` is the level that is used, chosen or by default, and
+    `effort_left_out` a sentence that says why one is not, where it had to give way.
 
     `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
     that is close to it, to decide whether the provider should count exactly before the attempt;
@@ -51,6 +55,7 @@ class BuiltRequest:
     params: dict[str, Any]
     effort: str | None
     effort_applied: dict[str, Any]
+    effort_left_out: str = ""
     max_tokens: int
     input_tokens_at_least: int
     input_tokens_about: int

@@ -117,7 +117,10 @@ def plan(
     asked = {
         "system": judgement.request.system,
         "messages": judgement.request.messages,
+        "effort": judgement.request.effort,
+        "effortIsAsked": judgement.request.effort_is_asked,
         "maxTokens": judgement.request.max_tokens,
+        "maxTokensIsAsked": judgement.request.max_tokens_is_asked,
         "promptCaching": judgement.request.prompt_caching,
     }
     idempotency = None

@@ -40,7 +40,7 @@ class RunBody(CamelSerializer):
     input = serializers.CharField(required=False, trim_whitespace=False)
     messages = serializers.JSONField(required=False)
     effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
-    max_tokens = Integer(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
+    max_tokens = Integer(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
     provider_config = serializers.JSONField(required=False)
     metadata = serializers.DictField(required=False)
 

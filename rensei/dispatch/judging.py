@@ -14,7 +14,7 @@ from integrations.providers.base import BuiltRequest, ModelRequest
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import NotFound, RenseiError, named_in
+from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import facts, pools
 from rensei.dispatch.facts import Facts, Known
 from rensei.dispatch.models import Run
@@ -101,7 +101,9 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         system=asked.system,
         messages=asked.messages,
         effort=asked.effort,
+        effort_is_asked=request.effort_is_asked and bool(request.effort),
         max_tokens=_max_tokens(found, decision, asked),
+        max_tokens_is_asked=request.max_tokens_is_asked and request.max_tokens is not None,
         prompt_caching=asked.prompt_caching or profile.prompt_caching,
         context_window_tokens=_window(found, entry, window),
     )
@@ -110,6 +112,7 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         if request.messages:
             found.adapter.check_input(messages=request.messages, entry=entry)
         built = found.adapter.build(model_request, entry=entry)
+        decision = decision.noted(built.effort_left_out)
         if decision.mode is None:
             raise decision.refusal()
         gate(found, decision.mode, at_most=most_of(found, decision.mode, model_request, built))
@@ -204,7 +207,7 @@ def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRe
         request,
         system=request.system if request.system is not None else (profile.system or None),
         effort=request.effort or profile.effort or None,
-        max_tokens=request.max_tokens or profile.max_tokens,
+        max_tokens=profile.max_tokens if request.max_tokens is None else request.max_tokens,
         prompt_caching=request.prompt_caching or profile.prompt_caching,
     )
 
@@ -223,8 +226,11 @@ def _window(found: Facts, entry: CatalogEntry, override: int | None) -> int | No
 
 
 def _max_tokens(found: Facts, decision: Decision, request: DispatchRequest) -> int | None:
+    """:raises FieldError: if the cache is to be filled by a machine, whose programs only stream"""
     asked = request.max_tokens
+    if asked == 0 and decision.mode is AuthMode.HOST_SESSION:
+        raise FieldError(pointer="/maxTokens", reason="A machine's login takes no request that only fills the cache.")
     cap = MODES[decision.mode].max_tokens_cap(found) if decision.mode else None
     if cap is None:
         return asked
-    return min(asked, cap) if asked else cap
+    return cap if asked is None else min(asked, cap)

@@ -20,8 +20,11 @@ def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], floa
     request = ModelRequest(
         system=asked["system"],
         messages=adapter.prepare(asked["messages"], entry=entry, seconds_left=seconds_left),
-        effort=run.effort or None,
+        # What was asked for is in the input. A run that was dispatched before it was kept there has what was chosen.
+        effort=asked.get("effort", run.effort or None),
+        effort_is_asked=asked.get("effortIsAsked", True),
         max_tokens=asked["maxTokens"],
+        max_tokens_is_asked=asked.get("maxTokensIsAsked", True),
         prompt_caching=asked["promptCaching"],
         context_window_tokens=run.context_window_tokens,
     )

@@ -15,7 +15,8 @@ class DispatchRequest:
     A dispatch body, or a part of one for a dry run. None means: not given, so the profile decides.
 
     `messages` is always in the shape of the Messages API; `input` has become one user message. A complete request is
-    a repeated run's: it is taken as it is, and the profile fills nothing in.
+    a repeated run's: it is taken as it is, and the profile fills nothing in. What came from the profile then still does
+    not count as asked for.
     """
 
     profile_id: str | None = None
@@ -30,6 +31,8 @@ class DispatchRequest:
     provider_config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     is_complete: bool = False
+    effort_is_asked: bool = True
+    max_tokens_is_asked: bool = True
 
 
 def messages_from(*, text: str | None, messages: Any) -> list[dict[str, Any]]:

@@ -121,6 +121,18 @@ class Decision:
             ),
         )
 
+    def noted(self, sentence: str) -> "Decision":
+        """Add a sentence, if there is one, to the line of the picked mode."""
+        if not sentence:
+            return self
+        return replace(
+            self,
+            trace=tuple(
+                replace(line, detail=f"{line.detail} {sentence}") if line.verdict is Verdict.CHOSEN else line
+                for line in self.trace
+            ),
+        )
+
     def refusal(self) -> AuthModesUnsatisfiable:
         """Say why nothing is left, naming who denied each mode of the profile."""
         reasons = [

@@ -20,6 +20,7 @@ _BEFORE_NAME = re.compile(r'[ \t\n\r]*[{,][ \t\n\r]*"')
 _BEFORE_VALUE = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _WHITE_SPACE = " \t\n\r"
 _scan_value = json.JSONDecoder().raw_decode
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 class Body:
@@ -38,19 +39,23 @@ class Body:
         return cls(raw, values)
 
     def with_values(self, **changed: Any) -> "Body":
-        """Make a body in which these members have other values. A member that is not there is added at the end."""
+        """
+        Make a body in which these members have other values. A member that is not there is added at the end.
+
+        :raises ValueError: if a value holds a number that is too large for a float
+        """
         text = self.raw.decode()
         spans = _find_members(text, changed.keys() & self.values.keys())
         pieces, at = [], 0
         for start, stop, name in sorted((*spans[name], name) for name in spans):
-            pieces += [text[at:start], json.dumps(changed[name])]
+            pieces += [text[at:start], _encode(changed[name])]
             at = stop
         end = len(text.rstrip(_WHITE_SPACE).removesuffix("}").rstrip(_WHITE_SPACE))
         pieces.append(text[at:end])
         separator = ", " if self.values else ""
         for name in changed:
             if name not in spans:
-                pieces.append(f"{separator}{json.dumps(name)}: {json.dumps(changed[name])}")
+                pieces.append(f"{separator}{json.dumps(name)}: {_encode(changed[name])}")
                 separator = ", "
         pieces.append(text[end:])
         return Body("".join(pieces).encode(), {**self.values, **changed})

@@ -35,6 +35,7 @@ from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body
 from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
+from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Outgoing
 from rensei.gateway.routes import Route
@@ -113,7 +114,7 @@ class Gateway:
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
         path, method = scope["path"].removesuffix("/"), scope["method"]
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = read_headers(scope["headers"])
         access = await self._authenticate(headers)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _require_method(method, "GET")
@@ -191,6 +192,8 @@ class Gateway:
             run.prices = [band.as_dict() for band in outgoing.prices] or None
         run.credential_id = credential.id
         run.effort, run.effort_applied = outgoing.effort, outgoing.effort_applied
+        if outgoing.left_out:
+            run.trace = route.judgement.decision.noted(outgoing.left_out).wire()
         run.max_tokens = outgoing.max_tokens
         run.metadata = {"sessionId": session} if session else {}
         run.lease_owner, run.lease_until = self._keeper.owner, now + LEASE

@@ -1,8 +1,8 @@
 """
 What goes upstream: the caller's body as it is, but for the few things that are Rensei's to say.
 
-These are the model that serves, the effort of the profile where the caller names none, prompt caching where the caller
-set none, and the pool's cap of the answer.
+These are the model that serves, and the pool's cap of the answer; and, where the request stays valid, the effort of
+the profile where the caller names none, and prompt caching where the caller set none.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from typing import Any
 from catalog import pricing
 from catalog.pricing import UnitPrices
 from integrations.providers.anthropic import features
+from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
-from integrations.providers.anthropic.messages import effort_params, too_long, with_room_to_think
+from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.tokens import tokens_about_by_part, tokens_at_least, tokens_at_most
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError
@@ -20,18 +21,19 @@ from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
 from rensei.gateway.routes import PRICED_MODES, Route
 
-_CHOOSES_ITS_SAMPLING = ("temperature", "top_k", "top_p")
-_FORCES_A_TOOL = ("any", "tool")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outgoing:
-    """A body that goes upstream, and what was decided for it. `at_most` is in picodollars, None where unknown."""
+    """
+    A body that goes upstream, and what was decided for it. `at_most` is in picodollars, None where unknown.
+    `left_out` says what was not added and why, or nothing.
+    """
 
     body: Body
     max_tokens: int
     effort: str
     effort_applied: dict[str, Any]
+    left_out: str
     prices: list[UnitPrices]
     at_most: int | None
     input_tokens_about: int
@@ -45,27 +47,31 @@ def prepare(body: Body, route: Route) -> Outgoing:
     :raises ModelUnpriced: if it asks the platform for something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
-    values = body.values
+    values, entry = body.values, route.judgement.entry
     changes: dict[str, Any] = {}
-    if values["model"] != route.judgement.entry.model_id:
-        changes["model"] = route.judgement.entry.model_id
+    if values["model"] != entry.model_id:
+        changes["model"] = entry.model_id
     max_tokens = _max_tokens(values)
     if route.max_tokens_cap is not None and max_tokens > route.max_tokens_cap:
+        _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
         changes["max_tokens"] = max_tokens = route.max_tokens_cap
-    effort, applied = _effort(values, route)
-    if applied:
-        changes |= applied
-        if (roomy := with_room_to_think(max_tokens, applied, entry=route.judgement.entry)) != max_tokens:
-            changes["max_tokens"] = max_tokens = roomy
     _check_window(body, route)
     by_part = tokens_about_by_part(values)
-    changes |= _caching({**values, **changes}, route, by_part)
+    applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)
+    additions = {**applied, **_caching(values, route, by_part)}
+    try:
+        outgoing = body.with_values(**changes, **additions) if changes or additions else body
+    except ValueError:
+        # A number that is too large for a float goes on only as it came.
+        applied, left_out = {}, "Nothing was added, because what the request holds cannot be written anew."
+        outgoing = body.with_values(**changes) if changes else body
     prices = features.prices_for(values, route.bands)
     return Outgoing(
-        body=body.with_values(**changes) if changes else body,
+        body=outgoing,
         max_tokens=max_tokens,
-        effort=effort,
+        effort=route.profile.effort if applied else "",
         effort_applied=applied,
+        left_out=left_out,
         prices=prices or [],
         at_most=_at_most(values, route, prices, max_tokens=max_tokens),
         input_tokens_about=sum(by_part.values()),
@@ -73,29 +79,23 @@ def prepare(body: Body, route: Route) -> Outgoing:
 
 
 def _max_tokens(values: dict[str, Any]) -> int:
+    """:raises FieldError: if it is no number of tokens. None at all is asked for to fill the cache."""
     found = values.get("max_tokens")
-    if type(found) is not int or not 0 < found < 2**31:
-        raise FieldError(pointer="/max_tokens", reason="`max_tokens` is required, and is a whole number above 0.")
+    if type(found) is not int or not 0 <= found < 2**31:
+        raise FieldError(pointer="/max_tokens", reason="`max_tokens` is required, and is a whole number, 0 or more.")
     return found
 
 
-def _effort(values: dict[str, Any], route: Route) -> tuple[str, dict[str, Any]]:
-    """The profile's own effort, where the caller says nothing of it and nothing that would contradict it."""
-    effort = route.profile.effort
-    config = values.get("output_config")
-    says = "thinking" in values or (isinstance(config, dict) and "effort" in config)
-    if not effort or says:
-        return "", {}
-    params = effort_params(effort, entry=route.judgement.entry)
-    choice = values.get("tool_choice")
-    forces = isinstance(choice, dict) and choice.get("type") in _FORCES_A_TOOL
-    if "thinking" in params and (forces or any(name in values for name in _CHOOSES_ITS_SAMPLING)):
-        params = {name: value for name, value in params.items() if name != "thinking"}
-    if not params:
-        return "", {}
-    if isinstance(config, dict) and "output_config" in params:
-        params["output_config"] = {**config, **params["output_config"]}
-    return effort, params
+def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
+    """:raises FieldError: if thinking fits into the answer that was asked for, but not into what the pool allows"""
+    thinking = values.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if type(budget) is int and cap <= budget < max_tokens:
+        raise FieldError(
+            pointer="/thinking/budget_tokens",
+            reason=f"The platform's keys allow an answer of at most {cap} tokens, thinking included. "
+            "Lower `thinking.budget_tokens`.",
+        )
 
 
 def _check_window(body: Body, route: Route) -> None:
@@ -111,7 +111,7 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
     """The members that get breakpoints. A body too short for any, or with its own, stays as it is."""
     capabilities = route.judgement.entry.capabilities
     too_short = sum(by_part.values()) < capabilities.get("minCacheTokens", 0)
-    if too_short or is_marked(values) or not _is_regular(values):
+    if too_short or is_marked(values) or not takes_breakpoints(values) or not _is_regular(values):
         return {}
     marked = with_breakpoints_of_ours(
         values, by_part, prompt_caching=route.profile.prompt_caching, capabilities=capabilities

@@ -19,6 +19,7 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "redacted_thinking": ({"type", "data"}, set()),
     "tool_use": ({"type", "id", "name", "input"}, {"cache_control", "caller", "toolset_name"}),
     "tool_result": ({"type", "tool_use_id"}, {"cache_control", "content", "is_error", "toolset_name"}),
+    "tool_reference": ({"type", "tool_name"}, {"cache_control"}),
 }
 _STRINGS = {
     "search_result": ("source", "title"),
@@ -26,13 +27,16 @@ _STRINGS = {
     "redacted_thinking": ("data",),
     "tool_use": ("id", "name"),
     "tool_result": ("tool_use_id",),
+    "tool_reference": ("tool_name",),
 }
 _KINDS_OF_ROLE = {
     "user": ("text", "image", "document", "search_result", "tool_result"),
     "assistant": ("text", "thinking", "redacted_thinking", "tool_use", "document"),
     "system": ("text",),
 }
-_KINDS_IN_TOOL_RESULT = ("text", "image", "document", "search_result")
+_KINDS_IN_TOOL_RESULT = ("text", "image", "document", "search_result", "tool_reference")
+_CLEAR_AT_BETA = "mid-conversation-system-clear-at-2026-08-21"
+_MESSAGE_CONFIG_BETA = "mid-conversation-output-config-2026-07-01"
 
 
 def check_system(value: Any) -> None:
@@ -47,7 +51,7 @@ def check_system(value: Any) -> None:
         _check_block(block, kinds=("text",), path=f"system.{index}", key_sha256="")
 
 
-def check_messages(value: Any, *, version: str, key_sha256: str) -> None:
+def check_messages(value: Any, *, version: str, key_sha256: str, betas: frozenset[str]) -> None:
     """
     Check the messages.
 
@@ -60,13 +64,24 @@ def check_messages(value: Any, *, version: str, key_sha256: str) -> None:
         raise invalid("messages", f"List should have at most {_MESSAGES_MAX} items")
     for index, message in enumerate(messages):
         path = f"messages.{index}"
-        require_fields(require_dict(message, path=path), required={"role", "content"}, optional=set(), path=path)
+        optional = _optional_fields(require_dict(message, path=path), betas=betas)
+        require_fields(message, required={"role", "content"}, optional=optional, path=path)
         require_one_of(message["role"], tuple(_KINDS_OF_ROLE), path=f"{path}.role")
+        if message.get("clear_at") is not None:
+            require_one_of(message["clear_at"], ("next_user_message", "never"), path=f"{path}.clear_at")
         _check_content(message, path=path, is_last=index == len(messages) - 1, key_sha256=key_sha256)
         if version != "2023-06-01":
             _check_rules_of_2026(message, path=path)
     _check_order(messages)
     _check_tool_results(messages)
+
+
+def _optional_fields(message: dict[str, Any], *, betas: frozenset[str]) -> set[str]:
+    """List what a message may have beside its role and content: a system message with the beta of each."""
+    if message.get("role") != "system":
+        return set()
+    opened = {"clear_at": _CLEAR_AT_BETA, "output_config": _MESSAGE_CONFIG_BETA}
+    return {name for name, beta in opened.items() if beta in betas}
 
 
 def all_blocks(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -148,6 +163,8 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
                 if block.get("cache_control") is not None:
                     raise invalid(path, "cache_control cannot be set for empty text blocks")
                 raise invalid("messages", "text content blocks must be non-empty")
+            if not block["text"].strip():
+                raise invalid("messages", "text content blocks must contain non-whitespace text")
         case "image":
             check_image_source(block["source"], path=f"{path}.source")
         case "document":

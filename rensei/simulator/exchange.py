@@ -23,9 +23,12 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query_string: str = scope["query_string"].decode("latin-1")
-        self.headers: dict[str, str] = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            # Lines of one name are one list: https://www.rfc-editor.org/rfc/rfc9110#section-5.3
+            known = self.headers.get(name.decode("latin-1").lower())
+            line = value.decode("latin-1")
+            self.headers[name.decode("latin-1").lower()] = line if known is None else f"{known}, {line}"
         self.body_is_too_large = False
         self.status: int | None = None
         self._encoding = ""

@@ -13,6 +13,7 @@ from rensei.simulator.hostile import HOSTILE, give_hostile_answer
 from rensei.simulator.model_facts import Model
 from rensei.simulator.prompt_cache import PromptCache, Segment, cut_prompt
 from rensei.simulator.replies import compose_reply, falsify_usage, usage_of, with_odd_text
+from rensei.simulator.threads import Threads
 from rensei.simulator.validation import beta_names, check_headers, check_request
 
 
@@ -20,10 +21,12 @@ class Messages:
     def __init__(self) -> None:
         self._cache = PromptCache()
         self._faults = FaultCounter()
+        self._threads = Threads()
 
     def reset(self) -> None:
-        """Forget the prompt cache and how often faults were given."""
+        """Forget the prompt cache, the threads, and how often faults were given."""
         self._cache.clear()
+        self._threads.clear()
         self._faults.clear()
 
     async def create(self, call: Call, raw: bytes) -> None:
@@ -32,7 +35,7 @@ class Messages:
 
         :raises ApiError: if the request is refused
         """
-        body, model, segments = _check(call, raw, counts_only=False)
+        body, model, segments = self._check(call, raw, counts_only=False)
         call.logged.served_model = model.id
         if refusal := refusal_by_key(call.account.words, reach="messages"):
             raise refusal
@@ -45,6 +48,7 @@ class Messages:
 
         message = self._compose(call, body, model=model, segments=segments, directives=directives)
         message["usage"] |= directives.usage
+        self._threads.hold(body, message, key_sha256=call.account.key_sha256)
         _falsify(message, fault=fault)
         answer = answer_stream if body.get("stream") else answer_whole
         await answer(call, message, directives=directives, fault=fault)
@@ -55,12 +59,27 @@ class Messages:
 
         :raises ApiError: if the request is refused
         """
-        body, _, segments = _check(call, raw, counts_only=True)
+        body, _, segments = self._check(call, raw, counts_only=True)
         directives = read_directives(body["messages"])
         fault = self._next_fault(call, directives, endpoint="count_tokens")
         if fault and await _fail(call, fault):
             return
         await call.exchange.answer_json(200, {"input_tokens": segments[-1].tokens_up_to_here}, headers=call.headers)
+
+    def _check(self, call: Call, raw: bytes, *, counts_only: bool) -> tuple[dict[str, Any], Model, list[Segment]]:
+        """Check a request, and return its body, the model that serves it, and its prompt in counted blocks."""
+        headers = call.exchange.headers
+        version = check_headers(headers)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ApiError(400, "The request must have the content-type application/json.")
+        body = self._threads.whole(_parse(raw), key_sha256=call.account.key_sha256)
+        betas = beta_names(headers)
+        model = check_request(body, account=call.account, version=version, betas=betas, counts_only=counts_only)
+        segments = cut_prompt(body, model=model, key_sha256=call.account.key_sha256)
+        tokens = segments[-1].tokens_up_to_here
+        if tokens > model.context_window:
+            raise ApiError(400, f"prompt is too long: {tokens} tokens > {model.context_window} maximum")
+        return body, model, segments
 
     def _next_fault(self, call: Call, directives: Directives, *, endpoint: str) -> FaultDirective | None:
         faults = [
@@ -93,22 +112,6 @@ class Messages:
             "stop_details": _stop_details(reply.stop_reason),
             "usage": usage_of(body, prompt=prompt, reply=reply),
         }
-
-
-def _check(call: Call, raw: bytes, *, counts_only: bool) -> tuple[dict[str, Any], Model, list[Segment]]:
-    """Check a request, and return its body, the model that serves it, and its prompt in counted blocks."""
-    headers = call.exchange.headers
-    version = check_headers(headers)
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(400, "The request must have the content-type application/json.")
-    body = _parse(raw)
-    betas = beta_names(headers)
-    model = check_request(body, account=call.account, version=version, betas=betas, counts_only=counts_only)
-    segments = cut_prompt(body, model=model, key_sha256=call.account.key_sha256)
-    tokens = segments[-1].tokens_up_to_here
-    if tokens > model.context_window:
-        raise ApiError(400, f"prompt is too long: {tokens} tokens > {model.context_window} maximum")
-    return body, model, segments
 
 
 def _parse(raw: bytes) -> Any:

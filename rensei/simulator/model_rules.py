@@ -12,6 +12,7 @@ from rensei.simulator.errors import ApiError, invalid
 from rensei.simulator.model_facts import Model
 
 _SAMPLING = ("temperature", "top_p", "top_k")
+_THINKING_KINDS = ("thinking", "redacted_thinking")
 
 
 def check_model_rules(body: dict[str, Any], *, model: Model, version: str, betas: frozenset[str]) -> None:
@@ -36,7 +37,13 @@ def check_model_rules(body: dict[str, Any], *, model: Model, version: str, betas
 
 def _check_sampling(body: dict[str, Any], *, model: Model, version: str) -> None:
     for name in _SAMPLING:
-        if name in body and (version != "2023-06-01" or not model.sampling_on_2023_06_01):
+        if body.get(name) is None:
+            continue
+        if not isinstance(body[name], int | float) or isinstance(body[name], bool):
+            raise invalid(name, "Input should be a valid number")
+        # Newer models refuse every other value than the one that is meant where none is given.
+        is_default = name != "top_k" and body[name] == 1
+        if version != "2023-06-01" or not (model.sampling_on_2023_06_01 or is_default):
             raise ApiError(400, f"`{name}` is not supported for this model.")
 
 
@@ -53,6 +60,8 @@ def _check_thinking(body: dict[str, Any], *, model: Model, betas: frozenset[str]
         raise ApiError(400, f'"thinking.type.{kind}" is not supported at effort "{effort}" for this model.')
     if kind == "enabled":
         _check_budget(body, betas=betas)
+        if "adaptive" not in model.thinking_types:
+            _check_turn_under_way(body["messages"])
 
 
 def _thinking_refusal(kind: str, *, model: Model) -> str:
@@ -75,6 +84,34 @@ def _check_budget(body: dict[str, Any], *, betas: frozenset[str]) -> None:
         raise ApiError(400, "Thinking may not be enabled when tool_choice forces tool use.")
     if body.get("temperature", 1) != 1:
         raise ApiError(400, "`temperature` may only be set to 1 when thinking is enabled.")
+    if body.get("top_k") is not None:
+        raise ApiError(400, "`top_k` must be unset when thinking is enabled.")
+    if not 0.95 <= (1 if body.get("top_p") is None else body["top_p"]) <= 1:
+        raise ApiError(400, "`top_p` must be greater than or equal to 0.95 when thinking is enabled.")
+
+
+def _check_turn_under_way(messages: list[dict[str, Any]]) -> None:
+    """Check that a turn which has called tools began with thinking."""
+    asked = [place for place, said in enumerate(messages) if said["role"] != "assistant" and not _gives_results(said)]
+    began = (asked[-1] if asked else -1) + 1
+    has_called = began < len(messages) - 1
+    if has_called and _first_kind(messages[began]) not in _THINKING_KINDS:
+        raise ApiError(
+            400,
+            f"messages.{began}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
+            f"`{_first_kind(messages[began])}`. When `thinking` is enabled, a final `assistant` message must start "
+            "with a thinking block.",
+        )
+
+
+def _gives_results(message: dict[str, Any]) -> bool:
+    content = message["content"]
+    return isinstance(content, list) and any(block["type"] == "tool_result" for block in content)
+
+
+def _first_kind(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return str(content[0]["type"]) if isinstance(content, list) and content else "text"
 
 
 def _check_effort(body: dict[str, Any], *, model: Model) -> None:

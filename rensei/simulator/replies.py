@@ -137,7 +137,7 @@ def _text(body: dict[str, Any], *, model: Model, directives: Directives, prompt:
     if directives.reply_words is not None:
         return _words(directives.reply_words)
     output_config = body.get("output_config") or {}
-    if schema := (output_config.get("format") or {}).get("schema"):
+    if schema := (output_config.get("format") or body.get("output_format") or {}).get("schema"):
         return json.dumps(example_of(schema))
 
     digest = hashlib.sha256(directives.text.encode()).hexdigest()[:12]

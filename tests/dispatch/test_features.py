@@ -18,6 +18,8 @@ from tests.dispatch.reconcile import assert_explained
 pytestmark = pytest.mark.django_db(transaction=True)
 
 OPUS_4_1 = "claude-opus-4-1-20250514"
+HAIKU_4_5 = "claude-haiku-4-5-20251001"
+HELLO = {"role": "user", "content": "Hello."}
 # The simulator counts a short word as one token, and four more for each message.
 FRAME_TOKENS = 4
 
@@ -65,6 +67,52 @@ class TestEffort:
 
         assert run["state"] == "SUCCEEDED", run["error"]
         assert sent(simulator)["thinking"] == {"type": "enabled", "budget_tokens": 4096}
+
+    @pytest.mark.parametrize(
+        ("asked", "reason"),
+        [
+            ({"input": "Think.", "maxTokens": 1}, "1 tokens have no room"),
+            ({"input": "Think.", "maxTokens": 64_000, "effort": None}, ""),
+            ({"messages": [HELLO, {"role": "assistant", "content": "Well"}]}, "an answer begun"),
+        ],
+        ids=["short", "longest", "prefill"],
+    )
+    def test_of_the_profile_gives_way_to_what_the_caller_asks_for(
+        self, simulator: Any, api: APIClient, make_profile: Any, work: Any, asked: dict[str, Any], reason: str
+    ) -> None:
+        make_profile(model_id=HAIKU_4_5, effort="high")
+
+        run = run_it(api, work, **asked)
+
+        assert run["state"] == "SUCCEEDED", run["error"]
+        assert bool(run["effortApplied"]) is not bool(reason)
+        assert ("thinking" in sent(simulator)) is not bool(reason)
+        assert sent(simulator)["max_tokens"] == asked.get("maxTokens", 16_384)
+        assert reason in next(line["detail"] for line in run["trace"] if line["verdict"] == "chosen")
+
+    def test_that_is_asked_for_beside_an_answer_begun_is_refused(self, api: APIClient, make_profile: Any) -> None:
+        make_profile(model_id=HAIKU_4_5)
+        begun = [HELLO, {"role": "assistant", "content": "Well"}]
+
+        answer = api.post("/api/v1/runs", {"profileId": "prof_deep", "messages": begun, "effort": "low"})
+
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["pointer"] == "/effort"
+
+
+class TestAPromptForTheCache:
+    def test_brings_no_answer(self, simulator: Any, api: APIClient, make_profile: Any, work: Any) -> None:
+        make_profile()
+
+        run = run_it(api, work, input="Hi.", system="word " * 3000, maxTokens=0)
+
+        assert run["state"] == "SUCCEEDED", run["error"]
+        assert run["output"]["text"] == ""
+        assert run["usage"]["outputTokens"] == 0
+        assert run["usage"]["cacheWrite5mTokens"] >= 3000
+        assert run["cost"]["estimated"] is False
+        assert "stream" not in sent(simulator)
+        assert_explained(simulator)
 
 
 class TestVision:

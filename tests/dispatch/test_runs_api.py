@@ -189,7 +189,7 @@ class TestRefusals:
             ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "/messages/0/content/0"),
             ({"messages": [{"role": "assistant", "content": "x"}]}, "/messages/0/role"),
             ({"input": "Hi.", "systemm": "x"}, "/systemm"),
-            ({"input": "Hi.", "max_tokens": 0}, "/maxTokens"),
+            ({"input": "Hi.", "max_tokens": -1}, "/maxTokens"),
             ({"input": "Hi.", "maxTokens": "many"}, "/maxTokens"),
             ({"input": "Hi.", "effort": "enormous"}, "/effort"),
             ({"input": "Hi.", "system": [{"type": "image"}]}, "/system/0/type"),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from catalog.models import CatalogEntry
 from tests.gateway.line import MODEL, STANDARD_HEADERS, as_bytes, message
+from tests.gateway.server import Server
 from tests.gateway.wire import Wire
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -168,6 +169,21 @@ class TestTheRequest:
         ask(message(max_tokens=64_000))
 
         assert sent(wire)["max_tokens"] == 2000
+
+    def test_may_name_each_beta_on_a_line_of_its_own(self, server: Server, wire: Wire, byok: Any, token: str) -> None:
+        betas = ["context-1m-2025-08-07", "interleaved-thinking-2025-05-14", "", "effort-2025-11-24"]
+        body = as_bytes(message())
+        assert body is not None
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+        connection.putrequest("POST", "/v1/messages")
+        lines = [*STANDARD_HEADERS.items(), ("x-api-key", token), *(("anthropic-beta", beta) for beta in betas)]
+        for name, value in [*lines, ("content-length", str(len(body)))]:
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        assert connection.getresponse().status == 200
+        connection.close()
+
+        assert wire.messages()[0].headers["anthropic-beta"] == ", ".join(filter(None, betas))
 
     def test_carries_the_callers_dialect_and_none_of_its_secrets(
         self, ask: Any, wire: Wire, byok: Any, token: str

@@ -5,11 +5,11 @@ Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from integrations.providers.anthropic.tokens import tokens_about_by_part
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, json_pointer
 
 BREAKPOINTS_MAX = 4
 # A model whose minimum we do not know is taken to have the largest that any has.
@@ -18,7 +18,24 @@ _MARKS: dict[str, dict[str, str]] = {
     "ephemeral": {"type": "ephemeral"},
     "static": {"type": "ephemeral", "ttl": "1h"},
 }
-_UNMARKABLE = ("thinking", "redacted_thinking")
+# Blocks and tools that are known to take a breakpoint, the latter by the beginnings of their types.
+_MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
+_MARKABLE_TOOLS = (
+    "advisor_",
+    "bash_",
+    "browser_toolset_",
+    "code_execution_",
+    "computer_",
+    "memory_",
+    "text_editor_",
+    "tool_search_tool_",
+    "web_fetch_",
+    "web_search_",
+)
+# What stands under these is a caller's data, and no block of the API's.
+_DATA = frozenset({"input", "input_examples", "input_schema", "schema"})
+# The place of a block: that of what holds it, and its name or number there.
+_Path: TypeAlias = tuple["_Path | None", str | int]
 
 
 def with_cache_breakpoints(
@@ -41,9 +58,10 @@ def with_breakpoints_of_ours(
     """
     Return parameters that have no cache breakpoints yet with up to three of them.
 
-    On the last tool, on the last system block, and on the last turn of a conversation, each only if the prompt up to
-    there is long enough for the model to cache it. A single first turn gets none: nothing shows yet that it will ever
-    come again, and writing it to the cache costs a quarter more than reading it.
+    On the last tool that takes one, on the last system block, and on the last turn of a conversation that is not an
+    answer begun for the model, each only if the prompt up to there is long enough for the model to cache it. A single
+    first turn gets none: nothing shows yet that it will ever come again, and writing it to the cache costs a quarter
+    more than reading it.
 
     :param by_part: about how many tokens each part has, as `tokens_about_by_part` counts them
     """
@@ -69,11 +87,12 @@ def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
     """:raises FieldError: if there are too many, or one is of no kind that there is"""
     marked = copy.deepcopy(dict(params))
     own = list(_marked(marked))
-    for pointer, block in own:
-        block["cache_control"] = _translated(block["cache_control"], pointer=pointer)
+    for path, block in own:
+        block["cache_control"] = _translated(block["cache_control"], path=path)
     if len(own) > BREAKPOINTS_MAX:
         raise FieldError(
-            pointer=own[BREAKPOINTS_MAX][0], reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints."
+            pointer=_pointer(own[BREAKPOINTS_MAX][0]),
+            reason=f"A request takes at most {BREAKPOINTS_MAX} cache breakpoints.",
         )
     return marked
 
@@ -82,45 +101,70 @@ def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> Non
     """Mark the last block of a part that may be marked, if there is one."""
     if part == "messages":
         turns = params.get("messages") or []
-        if len(turns) > 1:
-            params["messages"] = [*turns[:-1], {**turns[-1], "content": _with_mark(turns[-1]["content"], mark=mark)}]
+        last = len(turns) - 1
+        while last > 0 and turns[last].get("role") == "assistant":
+            last -= 1
+        if last > 0:
+            turn = {**turns[last], "content": _with_mark(turns[last]["content"], mark=mark)}
+            params["messages"] = [*turns[:last], turn, *turns[last + 1 :]]
     elif params.get(part):
-        params[part] = _with_mark(params[part], mark=mark)
+        params[part] = _with_mark(params[part], mark=mark, takes_mark=_tool_takes_mark if part == "tools" else None)
 
 
-def _with_mark(content: Any, *, mark: dict[str, str]) -> Any:
+def _with_mark(
+    content: Any, *, mark: dict[str, str], takes_mark: Callable[[dict[str, Any]], bool] | None = None
+) -> Any:
     """The content with its mark. What was given is the caller's, and stays as it is."""
     if isinstance(content, str):
-        return [{"type": "text", "text": content, "cache_control": dict(mark)}] if content else content
+        return [{"type": "text", "text": content, "cache_control": dict(mark)}] if content.strip() else content
     for place in reversed(range(len(content))):
         block = content[place]
-        if block.get("type") not in _UNMARKABLE and block.get("text") != "":
+        if (takes_mark or _block_takes_mark)(block):
             return [*content[:place], {**block, "cache_control": dict(mark)}, *content[place + 1 :]]
     return content
 
 
-def _marked(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk the blocks that carry a breakpoint, each with a JSON pointer to it."""
-    for part in ("tools", "system"):
-        yield from _marked_in(params.get(part), pointer=f"/{part}")
-    messages = params.get("messages")
-    for index, message in enumerate(messages if isinstance(messages, list) else []):
-        if isinstance(message, dict) and isinstance(message.get("content"), list):
-            yield from _marked_in(message["content"], pointer=f"/messages/{index}/content")
+def _block_takes_mark(block: dict[str, Any]) -> bool:
+    kind = block.get("type")
+    return kind in _MARKABLE and (kind != "text" or bool(str(block.get("text", "")).strip()))
 
 
-def _marked_in(content: Any, *, pointer: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index, block in enumerate(content if isinstance(content, list) else []):
-        if isinstance(block, dict):
-            yield from _marked_in(block.get("content"), pointer=f"{pointer}/{index}/content")
-            if block.get("cache_control") is not None:
-                yield f"{pointer}/{index}/cache_control", block
+def _tool_takes_mark(tool: dict[str, Any]) -> bool:
+    """A tool that is loaded later, or holds one that is, takes no breakpoint."""
+    kind = tool.get("type")
+    if kind is not None and kind != "custom" and not str(kind).startswith(_MARKABLE_TOOLS):
+        return False
+    configs = tool.get("configs")
+    members = configs.values() if isinstance(configs, dict) else []
+    return not any(isinstance(part, dict) and part.get("defer_loading") for part in (tool, *members))
 
 
-def _translated(mark: Any, *, pointer: str) -> dict[str, Any]:
+def _marked(params: Mapping[str, Any]) -> Iterator[tuple[_Path, dict[str, Any]]]:
+    """Walk the blocks that carry a breakpoint, however deep they lie, each with its place."""
+    left: list[tuple[_Path, Any]] = [((None, part), params.get(part)) for part in ("messages", "system", "tools")]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            if value.get("cache_control") is not None:
+                yield path, value
+            left += [((path, name), part) for name, part in value.items() if name not in _DATA]
+        elif isinstance(value, list):
+            left += [((path, index), value[index]) for index in reversed(range(len(value)))]
+
+
+def _pointer(path: _Path | None) -> str:
+    """Write the place of a block's breakpoint. It is joined only for an error, as a body may be deep."""
+    steps: list[str | int] = ["cache_control"]
+    while path is not None:
+        path, step = path
+        steps.append(step)
+    return json_pointer(*reversed(steps))
+
+
+def _translated(mark: Any, *, path: _Path) -> dict[str, Any]:
     """Take a caller's breakpoint; `static`, which Anthropic does not know, means one hour."""
     if isinstance(mark, dict) and mark.get("type") == "static":
         return dict(_MARKS["static"])
     if isinstance(mark, dict) and mark.get("type") == "ephemeral" and mark.get("ttl", "5m") in ("5m", "1h"):
         return mark
-    raise FieldError(pointer=pointer, reason="cache_control must be of type 'ephemeral' (5m or 1h) or 'static'.")
+    raise FieldError(pointer=_pointer(path), reason="cache_control must be of type 'ephemeral' (5m or 1h) or 'static'.")

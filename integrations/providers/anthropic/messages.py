@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catalog.models import CatalogEntry
-from catalog.services import EffortNotSupported, check_effort
+from catalog.services import check_effort
+from integrations.providers.anthropic.additions import effort_for
 from integrations.providers.anthropic.caching import with_cache_breakpoints
+from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
 from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
 from integrations.providers.base import BuiltRequest, ModelRequest
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, RenseiError
 
 MAX_TOKENS_DEFAULT = 16_384
-# The least that must be left of max tokens for the answer itself, once thinking has used its budget.
-ANSWER_TOKENS_MIN = 1024
-_BUDGETS = {Effort.LOW: 1024, Effort.MEDIUM: 2048, Effort.HIGH: 4096}
 
 
 class ContextWindowExceeded(RenseiError):
@@ -54,24 +53,24 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     :raises ContextWindowExceeded: if the prompt cannot fit, however it is counted
     :raises FieldError: if the caller's own numbers do not fit the model
     """
-    effort = _effort_to_use(request.effort, entry=entry)
-    effort_applied = effort_params(effort, entry=entry)
-    budget = _budget_of(effort_applied)
-
     params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
     if request.system:
         params["system"] = request.system
-    params |= effort_applied
-    params["max_tokens"] = _max_tokens(request.max_tokens, budget=budget, entry=entry)
-
     at_least = tokens_at_least(params)
-    if window := _window(request.context_window_tokens, entry=entry):
+    window = _window(request.context_window_tokens, entry=entry)
+
+    effort = _effort_to_use(request.effort, entry=entry)
+    effort_applied, left_out = _effort_of(request, effort, entry=entry, left=window - at_least if window else None)
+    params |= effort_applied
+    params["max_tokens"] = _max_tokens(request, budget=budget_of(effort_applied), entry=entry)
+    if window:
         params = _fitted(params, input_tokens=at_least, window=window, counted="at least")
     params = with_cache_breakpoints(params, prompt_caching=request.prompt_caching, capabilities=entry.capabilities)
     return BuiltRequest(
         params=params,
-        effort=effort,
+        effort=effort if effort_applied else None,
         effort_applied=effort_applied,
+        effort_left_out=left_out,
         max_tokens=params["max_tokens"],
         input_tokens_at_least=at_least,
         input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
@@ -88,50 +87,48 @@ def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: 
     return _fitted(params, input_tokens=input_tokens, window=context_window_tokens, counted="exactly")
 
 
-def effort_params(effort: str | None, *, entry: CatalogEntry) -> dict[str, Any]:
-    """Say a level of effort in the words that the model understands."""
-    if effort is None:
-        return {}
-    thinking = entry.capabilities.get("thinking") or {}
-    kinds = thinking.get("types") or []
-    if entry.capabilities.get("nativeEffort"):
-        config = {"output_config": {"effort": effort}}
-        # Where thinking is off unless asked for, effort alone would leave it off.
-        asks = "adaptive" in kinds and not thinking.get("onByDefault")
-        return {"thinking": {"type": "adaptive"}, **config} if asks else config
-    if "enabled" in kinds and effort in _BUDGETS:
-        return {"thinking": {"type": "enabled", "budget_tokens": _BUDGETS[Effort(effort)]}}
-    raise EffortNotSupported(
-        model_id=entry.model_id, effort=effort, fix="Its catalog entry names no way to ask for it."
-    )
-
-
-def with_room_to_think(max_tokens: int, effort_applied: Mapping[str, Any], *, entry: CatalogEntry) -> int:
-    """
-    Add to a caller's max tokens what thinking may use, where its budget counts as output.
-
-    :raises FieldError: if that is more than the model gives
-    """
-    budget = _budget_of(effort_applied)
-    return _max_tokens(max_tokens, budget=budget, entry=entry) if budget else max_tokens
-
-
 def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
     """The effort that was asked for, else medium where the model offers it, else none."""
     check_effort(entry, effort)
     return effort or (Effort.MEDIUM.value if Effort.MEDIUM.value in entry.effort_levels else None)
 
 
-def _budget_of(params: Mapping[str, Any]) -> int:
-    budget: int = (params.get("thinking") or {}).get("budget_tokens", 0)
-    return budget
+def _effort_of(
+    request: ModelRequest, effort: str | None, *, entry: CatalogEntry, left: int | None
+) -> tuple[dict[str, Any], str]:
+    """
+    Say an effort in the model's words. One that the caller did not ask for gives way to what the caller did ask for.
+
+    :param left: what the prompt leaves of the context window, or None if that is not known
+    :raises FieldError: if the caller asks for thinking, and for an answer to be continued
+    """
+    if not request.effort_is_asked:
+        limits = [
+            limit for limit in (left, request.max_tokens if request.max_tokens_is_asked else None) if limit is not None
+        ]
+        values: dict[str, Any] = {"messages": request.messages}
+        if limits:
+            values["max_tokens"] = max(0, min(limits))
+        return effort_for(values, effort or "", entry=entry)
+    params = effort_params(effort, entry=entry)
+    if budget_of(params) and request.messages and request.messages[-1]["role"] == "assistant":
+        raise FieldError(
+            pointer="/effort",
+            reason=f"{entry.display_name} does not think while it continues an answer that was begun for it. "
+            "Leave out the effort, or end with a user message.",
+        )
+    return params, ""
 
 
-def _max_tokens(requested: int | None, *, budget: int, entry: CatalogEntry) -> int:
-    """Choose max tokens: what was asked for, on top of what thinking may use; or the default, thinking included."""
-    limit = entry.max_output_tokens
-    if requested is not None and requested < 1:
-        raise FieldError(pointer="/maxTokens", reason="maxTokens must be at least 1.")
+def _max_tokens(request: ModelRequest, *, budget: int, entry: CatalogEntry) -> int:
+    """
+    Choose max tokens: what was asked for, with what thinking may use on top; or the default, thinking included.
+
+    Nothing is put on top of a caller's own number for an effort that the caller did not ask for.
+    """
+    limit, requested = entry.max_output_tokens, request.max_tokens
+    if requested is not None and requested < 0:
+        raise FieldError(pointer="/maxTokens", reason="maxTokens must be at least 0.")
     if requested is not None and limit is not None and requested > limit:
         raise FieldError(
             pointer="/maxTokens",
@@ -139,7 +136,7 @@ def _max_tokens(requested: int | None, *, budget: int, entry: CatalogEntry) -> i
         )
     if requested is None:
         return min(MAX_TOKENS_DEFAULT, limit) if limit else MAX_TOKENS_DEFAULT
-    if not budget:
+    if not budget or (request.max_tokens_is_asked and not request.effort_is_asked):
         return requested
     needed = budget + max(ANSWER_TOKENS_MIN, requested)
     if limit is not None and needed > limit:
@@ -165,9 +162,9 @@ def _window(requested: int | None, *, entry: CatalogEntry) -> int | None:
 
 
 def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counted: str) -> dict[str, Any]:
-    budget = _budget_of(params)
+    budget = budget_of(params)
     left = window - input_tokens
-    if left < (budget + ANSWER_TOKENS_MIN if budget else 1):
+    if left < (budget + ANSWER_TOKENS_MIN if budget else min(1, params["max_tokens"])):
         raise too_long(input_tokens=input_tokens, window=window, counted=counted, budget=budget)
     return {**params, "max_tokens": min(params["max_tokens"], left)}
 

@@ -64,6 +64,16 @@ class MessageStream:
             attempt_id=self._attempt_id,
             sockets=self._sockets,
         ) as connection:
+            if self._params.get("max_tokens") == 0:
+                # A request that only fills the cache is not taken as a stream, and has no text.
+                response = connection.post("/v1/messages", self._params)
+                self._request_id = request_id_of(response.headers)
+                self._reply.take_message(parse_object(response.content))
+                if not self._reply.is_complete:
+                    raise make_failure(d.NOT_THE_API, status=response.status_code, maybe_billed=True)
+                yield UsageReport(usage=self._reply.usage(), request_id=self._request_id)
+                yield self._answer()
+                return
             response = connection.post("/v1/messages", {**self._params, "stream": True}, stream=True)
             self._request_id = request_id_of(response.headers)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):

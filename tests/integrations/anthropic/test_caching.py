@@ -92,13 +92,55 @@ class TestWithCacheBreakpoints:
         assert _mark(params, caching=caching, **capabilities) == params
 
     def test_marks_neither_thinking_nor_empty_text(self):
-        answer = [{"type": "text", "text": "So"}, {"type": "thinking", "thinking": "", "signature": "s"}]
-        params = {"system": LONG, "messages": [_user("1"), {"role": "assistant", "content": answer}]}
+        last = [{"type": "text", "text": "So"}, {"type": "thinking", "thinking": "", "signature": "s"}]
+        last += [{"type": "text", "text": " "}, {"type": "made_up"}]
+        params = {"system": LONG, "messages": [_user("1"), _assistant("2"), {"role": "user", "content": last}]}
 
         marked = _mark(params)
 
-        assert marked["messages"][1]["content"][0]["cache_control"] == FIVE_MINUTES
-        assert "cache_control" not in marked["messages"][1]["content"][1]
+        assert marked["messages"][2]["content"][0]["cache_control"] == FIVE_MINUTES
+        assert marked["messages"][2]["content"][1:] == last[1:]
+
+    def test_marks_what_was_asked_and_not_an_answer_begun_for_the_model(self):
+        begun = [_user("1"), _assistant("2"), _user("3"), _assistant("The answer is")]
+
+        marked = _mark({"system": LONG, "messages": begun})
+
+        assert marked["messages"][2]["content"][0]["cache_control"] == FIVE_MINUTES
+        assert marked["messages"][3] == begun[3]
+
+    @pytest.mark.parametrize(
+        "later",
+        [
+            {"defer_loading": True},
+            {"type": "mcp_toolset", "mcp_server_name": "maps"},
+            {"type": "computer_toolset_20260801", "configs": {"zoom": {"defer_loading": True}}},
+            {"type": "made_up_20300101"},
+        ],
+        ids=["deferred", "toolset", "member", "unknown"],
+    )
+    def test_marks_the_last_tool_that_takes_it(self, later):
+        last = {**_tool(), **later}
+
+        marked = _mark({"tools": [_tool(), last], "messages": [_user("1")]})
+
+        assert marked["tools"] == [{**_tool(), "cache_control": FIVE_MINUTES}, last]
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}]}},
+            {"type": "made_up", "made_up": {"parts": [{"type": "text", "text": "a"}]}},
+        ],
+        ids=["source", "unknown"],
+    )
+    def test_adds_nothing_to_the_callers_own_however_deep(self, block):
+        inner = json.loads(
+            json.dumps(block).replace('"text": "a"', '"text": "a", "cache_control": {"type": "ephemeral"}')
+        )
+        params = {"system": LONG, "messages": [_user("1"), _assistant("2"), {"role": "user", "content": [inner]}]}
+
+        assert _mark(params) == params
 
     @pytest.mark.parametrize("caching", ["ephemeral", "static", "off"])
     def test_adds_nothing_to_the_callers_own(self, caching):

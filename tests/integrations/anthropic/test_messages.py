@@ -136,7 +136,7 @@ class TestMaxTokens:
             ("claude-opus-5-5", None, 128_001),
             ("claude-3-5-haiku-20241022", None, 8193),
             ("claude-opus-4-1-20250514", "high", 32000 - 4095),
-            ("claude-opus-5-5", None, 0),
+            ("claude-opus-5-5", None, -1),
             ("claude-opus-5-5", None, -5),
         ],
     )

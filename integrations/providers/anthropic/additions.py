@@ -1,0 +1,136 @@
+"""
+What Rensei adds to a request that a caller wrote, and when it leaves that out.
+
+An addition never makes a valid request invalid, and never changes a limit that the caller gave. What a request holds
+that is not known here may stand against any addition, so nothing is added to such a request.
+
+Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking, …/effort and …/message-threads
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from catalog.models import CatalogEntry
+from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
+from rensei.core.unknown import note_unknown
+
+# The fields beside which an effort and cache breakpoints are known to be taken.
+_FIELDS = frozenset(
+    {
+        "cache_control",
+        "container",
+        "context_management",
+        "diagnostics",
+        "fallback_credit_token",
+        "inference_geo",
+        "max_tokens",
+        "mcp_servers",
+        "messages",
+        "metadata",
+        "model",
+        "output_config",
+        "service_tier",
+        "speed",
+        "stop_sequences",
+        "stream",
+        "system",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+    }
+)
+# Known fields that stand against one of the two. A fallback may be a model without such an effort.
+_AGAINST_EFFORT = frozenset({"fallbacks", "output_format"})
+# The earlier turns of a thread are held by the provider, so whether an addition fits them cannot be seen.
+_AGAINST_BOTH = frozenset({"compaction", "thread"})
+_SAMPLING = ("temperature", "top_k", "top_p")
+_FORCES_A_TOOL = ("any", "tool")
+_THINKING = ("thinking", "redacted_thinking")
+
+
+def effort_for(values: Mapping[str, Any], effort: str, *, entry: CatalogEntry) -> tuple[dict[str, Any], str]:
+    """
+    Choose what a profile's effort adds to a request, and say why, if something of it is left out.
+
+    Nothing is added, or said, where the caller chose an effort or a way of thinking.
+    """
+    config = values.get("output_config")
+    if not effort or "thinking" in values or (isinstance(config, dict) and "effort" in config):
+        return {}, ""
+    if standing_against := _standing_against(values, _FIELDS):
+        return {}, f"The profile's effort was left out, because the request has `{standing_against}`."
+    params = effort_params(effort, entry=entry)
+    reason = _why_not_to_think(values, budget=budget_of(params)) if "thinking" in params else ""
+    if reason:
+        params = {name: value for name, value in params.items() if name != "thinking"}
+        what = "thinking" if params else "effort"
+        reason = f"The profile's {what} was left out, because {reason}."
+    if isinstance(config, dict) and "output_config" in params:
+        params["output_config"] = {**config, **params["output_config"]}
+    return params, reason
+
+
+def takes_breakpoints(values: Mapping[str, Any]) -> bool:
+    """Tell whether cache breakpoints may be added to a request that has none."""
+    return not _standing_against(values, _FIELDS | _AGAINST_EFFORT)
+
+
+def _standing_against(values: Mapping[str, Any], fitting: frozenset[str]) -> str:
+    """Name a field beside which nothing is added, or nothing."""
+    found = sorted(values.keys() - fitting)
+    for name in found:
+        if name not in _AGAINST_EFFORT | _AGAINST_BOTH:
+            note_unknown("request_field", name)
+    return found[0] if found else ""
+
+
+def _why_not_to_think(values: Mapping[str, Any], *, budget: int) -> str:
+    """Say what stands against turning thinking on. A budget belongs to the older way, which is the stricter."""
+    choice = values.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") in _FORCES_A_TOOL:
+        return "the request forces a tool"
+    if any(name in values for name in _SAMPLING):
+        return "the request chooses its sampling"
+    max_tokens = values.get("max_tokens")
+    if max_tokens == 0:
+        return "the request only fills the cache"
+    if not budget:
+        return ""
+    if isinstance(max_tokens, int) and max_tokens < budget + ANSWER_TOKENS_MIN:
+        return f"{max_tokens} tokens have no room for {budget} of thinking and an answer"
+    turns = values.get("messages")
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        if turns and turns[-1].get("role") == "assistant":
+            return "the conversation ends with an answer begun for the model"
+        if _calls_tools_without_thinking(turns):
+            return "the turn that called the tools began without thinking"
+    return ""
+
+
+def _calls_tools_without_thinking(turns: list[dict[str, Any]]) -> bool:
+    """Tell whether the turn under way has called tools and holds no thinking, which must then stay off."""
+    for index in reversed(range(len(turns))):
+        if turns[index].get("role") != "assistant" and not _gives_results(turns[index]):
+            began = turns[index + 1 : index + 2]
+            return bool(began) and began[0].get("role") == "assistant" and not _begins_with_thinking(began[0])
+    return False
+
+
+def _gives_results(turn: dict[str, Any]) -> bool:
+    content = turn.get("content")
+    return isinstance(content, list) and any(
+        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
+    )
+
+
+def _begins_with_thinking(turn: dict[str, Any]) -> bool:
+    content = turn.get("content")
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and isinstance(content[0], dict)
+        and (content[0].get("type") in _THINKING)
+    )
