@@ -7,7 +7,8 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
+from django.db.models import FloatField, Model, QuerySet
+from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -197,7 +198,7 @@ class StatementAdmin(ReadOnlyAdmin):
     search_fields = ["org__slug", "=digest"]
     ordering = ["-month", "org__slug"]
 
-    @admin.display(description="Total, USD", ordering="total_picodollars")
+    @admin.display(description="Total, USD", ordering=Cast("total_picodollars", FloatField()))
     def total_usd(self, row: Statement) -> str | None:
         return dollars(row.total_picodollars)
 
@@ -211,11 +212,11 @@ class BudgetUsageAdmin(ReadOnlyAdmin):
     search_fields = ["org__slug"]
     ordering = ["org__slug"]
 
-    @admin.display(description="Used, USD", ordering="used")
+    @admin.display(description="Used, USD", ordering=Cast("used", FloatField()))
     def used_usd(self, row: BudgetUsage) -> str | None:
         return dollars(row.used)
 
-    @admin.display(description="Held, USD", ordering="held")
+    @admin.display(description="Held, USD", ordering=Cast("held", FloatField()))
     def held_usd(self, row: BudgetUsage) -> str | None:
         return dollars(row.held)
 

@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from django.conf import settings
-from django.db.models import BigIntegerField, Case, F, Q, Subquery, Value, When
+from django.db.models import Case, F, Q, Subquery, Value, When
 from django.db.models.functions import Greatest
-from django.db.models.lookups import IsNull, LessThanOrEqual
+from django.db.models.lookups import IsNull
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from billing.months import end_of, month_of
@@ -16,10 +17,8 @@ from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
 from rensei.core.transactions import assert_open
+from rensei.core.whole_numbers import LessThanOrEqual, Plus, WholeNumberField
 from rensei.orgs.models import Org
-
-# The largest whole number of the databases. A month that has come to as much stays there: it is beyond every budget.
-BEYOND = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ def release_holds(*, run_ids: Collection[str]) -> None:
     for _, org_id, picodollars in holds:
         released[org_id] += picodollars
     for org_id in sorted(released):
-        BudgetUsage.objects.filter(org_id=org_id).update(held=F("held") - released[org_id])
+        BudgetUsage.objects.filter(org_id=org_id).update(held=_plus(F("held"), -released[org_id]))
 
 
 def add_billed(lines: Iterable[CostEvent]) -> None:
@@ -127,32 +126,34 @@ def require_room(budget: Budget, *, picodollars: int) -> None:
 
 def _take(*, org_id: str, month: date, picodollars: int) -> bool:
     limit = Subquery(
-        Entitlement.objects.filter(org_id=org_id).values("monthly_budget_picodollars"), output_field=BigIntegerField()
+        Entitlement.objects.filter(org_id=org_id).values("monthly_budget_picodollars"), output_field=WholeNumberField()
     )
-    room = Q(IsNull(limit, True)) | Q(LessThanOrEqual(_used_in(month), limit - F("held") - picodollars))
+    would_be = _plus(Plus(_used_in(month), F("held")), picodollars)
+    room = Q(IsNull(limit, True)) | Q(LessThanOrEqual(would_be, limit))
     # The row belongs to the newest month that anyone has seen, so clocks a moment apart do not undo one another.
     return bool(
         BudgetUsage.objects.filter(room, org_id=org_id).update(
-            used=_used_in(month), held=F("held") + picodollars, month=Greatest(F("month"), Value(month))
+            used=_used_in(month), held=_plus(F("held"), picodollars), month=Greatest(F("month"), Value(month))
         )
     )
 
 
 def _add(*, org_id: str, month: date, billed: int) -> bool:
-    billed = min(billed, BEYOND)
-    used = Case(
-        When(month__gt=month, then=F("used")),
-        When(month__lt=month, then=Value(billed)),
-        When(used__gte=BEYOND - max(billed, 0), then=Value(BEYOND)),
-        default=F("used") + billed,
-        output_field=BigIntegerField(),
-    )
+    used = Case(When(month__gt=month, then=F("used")), default=_plus(_used_in(month), billed))
     return bool(BudgetUsage.objects.filter(org_id=org_id).update(used=used, month=Greatest(F("month"), Value(month))))
 
 
 def _used_in(month: date) -> Case:
     """What the row says is used, which is nothing yet where the row is of an older month."""
-    return Case(When(month__lt=month, then=Value(0)), default=F("used"), output_field=BigIntegerField())
+    return Case(When(month__lt=month, then=_whole(0)), default=F("used"))
+
+
+def _plus(sum_so_far: Any, picodollars: int) -> Plus:
+    return Plus(sum_so_far, _whole(picodollars))
+
+
+def _whole(picodollars: int) -> Value:
+    return Value(picodollars, output_field=WholeNumberField())
 
 
 def _read(*, org_id: str, now: datetime) -> Budget | None:

@@ -6,16 +6,17 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import FloatField, QuerySet
+from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 
 from billing.models import CostEvent, UsageDaily
 from billing.months import end_of, month_before, month_of, start_of
-from billing.sums import exact_sum
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.clock import database_now
 from rensei.core.money import dollars
+from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.admin import ReadOnlyAdmin
 
 
@@ -43,8 +44,9 @@ class LedgerAdmin(ReadOnlyAdmin):
             rows = self.rows_to_sum(context["cl"])
             context["summed"] = rows is not None
             if rows is not None:
-                context["amount_usd"] = dollars(exact_sum(rows, "amount_picodollars"))
-                context["billed_usd"] = dollars(exact_sum(rows, "billed_picodollars"))
+                sums = {"amount": WholeSum("amount_picodollars"), "billed": WholeSum("billed_picodollars")}
+                for name, total in rows.order_by().aggregate(**sums).items():
+                    context[f"{name}_usd"] = dollars(total or 0)
         return response
 
     def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
@@ -52,11 +54,11 @@ class LedgerAdmin(ReadOnlyAdmin):
         rows: QuerySet[Any] = changelist.queryset
         return rows
 
-    @admin.display(description="Amount, USD", ordering="amount_picodollars")
+    @admin.display(description="Amount, USD", ordering=Cast("amount_picodollars", FloatField()))
     def amount_usd(self, row: CostEvent | UsageDaily) -> str | None:
         return dollars(row.amount_picodollars)
 
-    @admin.display(description="Billed, USD", ordering="billed_picodollars")
+    @admin.display(description="Billed, USD", ordering=Cast("billed_picodollars", FloatField()))
     def billed_usd(self, row: CostEvent | UsageDaily) -> str | None:
         return dollars(row.billed_picodollars)
 

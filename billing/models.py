@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.ids import PublicIdField
+from rensei.core.whole_numbers import WholeNumberField
 from rensei.orgs.models import Org, OrgScopedQuerySet
 
 
@@ -82,14 +83,14 @@ class BudgetUsage(models.Model):
     """
     What an organization's metered runs cost it in the newest UTC month, and what those that are live may still cost.
 
-    `used` is the sum of the month's billed amounts, or 2^63 - 1 where that is more. It begins anew with the month;
-    `held` goes on, because a run that is live over midnight of the last day is billed in the new month.
+    `used` is the sum of the month's billed amounts. It begins anew with the month; `held` goes on, because a run that
+    is live over midnight of the last day is billed in the new month.
     """
 
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="budget_usage")
     month = models.DateField(help_text="Its first day")
-    used = models.BigIntegerField(default=0)
-    held = models.PositiveBigIntegerField(default=0)
+    used = WholeNumberField(default=0)
+    held = WholeNumberField(default=0)
 
     objects = OrgScopedQuerySet.as_manager()
 
@@ -105,7 +106,7 @@ class BudgetHold(models.Model):
 
     run_id = models.CharField(max_length=40, primary_key=True)
     org = models.ForeignKey(Org, models.CASCADE, related_name="budget_holds")
-    picodollars = models.PositiveBigIntegerField()
+    picodollars = WholeNumberField()
     created_at = models.DateTimeField()
 
     objects = OrgScopedQuerySet.as_manager()
@@ -286,8 +287,8 @@ class UsageDaily(models.Model):
     cache_write_5m_tokens = models.BigIntegerField(default=0)
     cache_write_1h_tokens = models.BigIntegerField(default=0)
     web_search_requests = models.BigIntegerField(default=0)
-    amount_picodollars = models.BigIntegerField(default=0)
-    billed_picodollars = models.BigIntegerField(default=0)
+    amount_picodollars = WholeNumberField(default=0)
+    billed_picodollars = WholeNumberField(default=0)
 
     objects = OrgScopedQuerySet.as_manager()
 
@@ -315,7 +316,7 @@ class Statement(models.Model):
     month = models.DateField(help_text="Its first day")
     lines = models.JSONField()
     adjustments = models.JSONField()
-    total_picodollars = models.BigIntegerField()
+    total_picodollars = WholeNumberField()
     digest = models.CharField(max_length=64)
     closed_at = models.DateTimeField()
     closed_by = models.EmailField()

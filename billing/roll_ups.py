@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC
+from functools import cache
 from typing import Any
 
 from django.db import connection
 
 from billing.models import COUNT_COLUMNS, CostEvent, UsageDaily
+from rensei.core.whole_numbers import WholeNumberField
 
 KEY = ("org_id", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id")
 SUMS = (
@@ -16,6 +18,10 @@ SUMS = (
     *COUNT_COLUMNS,
     "amount_picodollars",
     "billed_picodollars",
+)
+# These may pass 2^63. Counts do not: a call has at most twenty million of a class.
+_WHOLE = frozenset(
+    {name for name in SUMS if isinstance(UsageDaily._meta.get_field(name), WholeNumberField)}  # noqa: SLF001
 )
 
 
@@ -50,20 +56,20 @@ def _counts(line: CostEvent) -> dict[str, int]:
 
 def _add(*, key: dict[str, Any], sums: dict[str, int]) -> None:
     """Add to a day's sums, in one statement that both databases have. Written once, since it is run for every call."""
+    values = [str(count) if name in _WHOLE else count for name, count in sums.items()]
     with connection.cursor() as cursor:
-        cursor.execute(_UPSERT, [*({**key, "day": key["day"].isoformat()}.values()), *sums.values()])
+        cursor.execute(_upsert(connection.vendor), [*({**key, "day": key["day"].isoformat()}.values()), *values])
 
 
-def _upsert() -> str:
+@cache
+def _upsert(vendor: str) -> str:
     table = connection.ops.quote_name(UsageDaily._meta.db_table)  # noqa: SLF001 - Django's way to a model's table
     columns = ", ".join([*KEY, *SUMS])
-    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    plus = {name: "{} + {}" if vendor == "postgresql" or name not in _WHOLE else "whole_plus({}, {})" for name in SUMS}
+    added = ", ".join(f"{name} = {plus[name].format(f'{table}.{name}', f'excluded.{name}')}" for name in SUMS)
     places = ", ".join(["%s"] * (len(KEY) + len(SUMS)))
     # Only names of the model's own are put into the text.
     return (
         f"INSERT INTO {table} ({columns}) VALUES ({places}) "  # noqa: S608
         f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {added}"
     )
-
-
-_UPSERT = _upsert()

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from billing.models import CostEvent, LedgerSeal, LineToSeal
+from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 
+JOB = "seal-ledger"
 # What comes before the first seal of a chain.
 START = ""
 BATCH = 500
@@ -89,20 +91,36 @@ def _seal_batch() -> int:
         event_ids = list(waiting.values_list("event_id", flat=True)[:BATCH])
         # An id that has its seal already is that of a line which somebody took away and wrote anew.
         sealed = set(LedgerSeal.objects.filter(event_id__in=event_ids).values_list("event_id", flat=True))
-        lines = CostEvent.objects.filter(id__in=set(event_ids) - sealed).order_by("org_id", "id")
+        lines = _load(CostEvent.objects.filter(id__in=set(event_ids) - sealed).order_by("org_id", "id"))
         now = database_now()
         seals: list[LedgerSeal] = []
         for org_id, of_org in groupby(lines, key=lambda line: line.org_id):
             seals.extend(_continue_chain(org_id, of_org, now=now))
         LedgerSeal.objects.bulk_create(seals)
-        LineToSeal.objects.filter(event_id__in=event_ids).delete()
+        done = sealed.union(line.event_id for line in seals)
+        LineToSeal.objects.filter(event_id__in=done).delete()
         return len(event_ids)
+
+
+def _load(found: QuerySet[CostEvent]) -> list[CostEvent]:
+    """Load lines. One that cannot be read is reported, stays on the list, and leaves the others to be sealed."""
+    try:
+        return list(found)
+    except (ArithmeticError, TypeError, ValueError):
+        lines: list[CostEvent] = []
+        event_ids = list(found.values_list("id", flat=True))
+        jobs.for_each(event_ids, lambda event_id: lines.append(found.get(id=event_id)), job=JOB)
+        return lines
 
 
 def _continue_chain(org_id: str, lines: Iterable[CostEvent], *, now: datetime) -> Iterator[LedgerSeal]:
     chain = LedgerSeal.objects.filter(org_id=org_id).order_by("-seq")
     seq, previous = chain.values_list("seq", "digest").first() or (0, START)
     for line in lines:
-        seq += 1
-        previous = digest(line, seq=seq, previous=previous)
+        try:
+            found = digest(line, seq=seq + 1, previous=previous)
+        except (AttributeError, TypeError, ValueError):
+            jobs.report_row(line.pk, job=JOB)
+            continue
+        seq, previous = seq + 1, found
         yield LedgerSeal(org_id=org_id, seq=seq, event_id=line.id, digest=previous, sealed_at=now)

@@ -18,11 +18,11 @@ from django.db.models.functions import TruncMonth
 
 from billing.models import CostEvent, Statement, UsageDaily
 from billing.months import end_of, month_of, start_of
-from billing.sums import parts_of, whole_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
 from rensei.core.transactions import durable
+from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.access import record_operator
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
@@ -208,7 +208,8 @@ def _month_named(name: str) -> date:
 
 def _billed_by_month(days: OrgScopedQuerySet) -> dict[date, int]:
     metered = days.filter(auth_mode=AuthMode.METERED).annotate(month=TruncMonth("day")).values("month")
-    return {row["month"]: whole_of(row) for row in metered.order_by("month").annotate(**parts_of("billed_picodollars"))}
+    months = metered.order_by("month").annotate(total=WholeSum("billed_picodollars"))
+    return {row["month"]: row["total"] for row in months}
 
 
 def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:

@@ -72,6 +72,19 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         _record(request, f"catalog_entry.{verb}", obj.model_id, provider=obj.provider, changed=form.changed_data)
 
 
+# 2,000 dollars for a million tokens, and 10 cents for a search. Twenty million of each class, which is the most that a
+# call is believed to have used, then cost less than 2^63 picodollars, with the factors of region and speed.
+TOKEN_PRICE_MAX = 2 * 10**9
+PRICES_MAX = {
+    "input_microdollars": TOKEN_PRICE_MAX,
+    "output_microdollars": TOKEN_PRICE_MAX,
+    "cache_write_5m_microdollars": TOKEN_PRICE_MAX,
+    "cache_write_1h_microdollars": TOKEN_PRICE_MAX,
+    "cache_read_microdollars": TOKEN_PRICE_MAX,
+    "web_search_picodollars": 10**11,
+}
+
+
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """A price that begins later, so that no run that was settled already would disagree with it."""
 
@@ -80,6 +93,13 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
         if moment <= timezone.now():
             raise forms.ValidationError("A price begins in the future. Add all its bands before it does.")
         return moment
+
+    def clean(self) -> dict[str, Any]:
+        given: dict[str, Any] = super().clean() or {}
+        for name, most in PRICES_MAX.items():
+            if (given.get(name) or 0) > most:
+                self.add_error(name, f"At most {most}, so that the amount of every call fits into a ledger line.")
+        return given
 
 
 @admin.register(Price)

@@ -2,9 +2,20 @@
 
 import os
 
-from celery import Celery
+from celery import Celery, signals
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
 app = Celery("rensei")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["rensei.dispatch"])
+
+
+def _store_unknown_names(**_signal: object) -> None:
+    """A worker has one process with threads, or one that forks the others: each counts for itself."""
+    from rensei.core.unknown_names import start_storing
+
+    start_storing()
+
+
+signals.worker_init.connect(_store_unknown_names)
+signals.worker_process_init.connect(_store_unknown_names)

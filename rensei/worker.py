@@ -17,10 +17,11 @@ from django.db import DatabaseError, close_old_connections, connection
 
 from billing import anchors, seals
 from integrations.providers.base import REGISTRY
-from rensei.core import jobs
+from rensei.core import jobs, unknown_names
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.unknown import note_unknown
 from rensei.dispatch import audit, queue, reaper, retention
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
@@ -140,6 +141,7 @@ class Worker:
                 if time.monotonic() - seen >= HEARTBEAT_SECONDS:
                     WorkerHeartbeat.objects.update_or_create(worker=self.name, defaults={"seen_at": database_now()})
                     seen = time.monotonic()
+                    unknown_names.store()
                 run_due_jobs(JOBS)
             except DatabaseError as fault:
                 logger.warning("housekeeping_failed", fault=type(fault).__name__)
@@ -148,6 +150,7 @@ class Worker:
                 logger.exception("housekeeping_failed")
             close_old_connections()
             self._stopped.wait(JOBS_EVERY_SECONDS)
+        unknown_names.store()
         WorkerHeartbeat.objects.filter(worker=self.name).delete()
         connection.close()
 
@@ -172,4 +175,5 @@ def run_due_jobs(periodic: Sequence[Job]) -> None:
             job.run()
         except Exception:
             logger.exception("job_failed", job=job.name)
+            note_unknown("failed_job", job.name)
         jobs.put_back(job, leased_until=leased_until)

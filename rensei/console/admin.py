@@ -9,7 +9,11 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
-from rensei.console import stoppable
+# Importing the page puts it into the admin.
+from rensei.console import (
+    stoppable,
+    unknown_admin,  # noqa: F401
+)
 from rensei.core.errors import RenseiError
 from rensei.orgs import kill_switches
 from rensei.orgs.admin import ReadOnlyAdmin

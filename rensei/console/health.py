@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from billing.models import SharedUsage
@@ -21,7 +21,7 @@ from catalog.models import CatalogEntry
 from integrations.vault import vault
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
-from rensei.core.models import WorkerHeartbeat
+from rensei.core.models import UnknownName, WorkerHeartbeat
 from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
 
@@ -96,6 +96,7 @@ class _Figures(Collector):
         yield self._workers(now)
         yield from self._shared(now)
         yield from self._audit(now)
+        yield self._unknown()
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:
@@ -121,6 +122,14 @@ class _Figures(Collector):
         )
         for worker, seen_at in WorkerHeartbeat.objects.values_list("worker", "seen_at"):
             family.add_metric([worker], (now - seen_at).total_seconds())
+        return family
+
+    def _unknown(self) -> Metric:
+        family = CounterMetricFamily(
+            "rensei_unknown", "What was met that this version does not know, by kind and name", labels=["kind", "name"]
+        )
+        for kind, name, count in UnknownName.objects.order_by("kind", "name").values_list("kind", "name", "count"):
+            family.add_metric([kind, name], count)
         return family
 
     def _shared(self, now: datetime) -> Iterator[Metric]:

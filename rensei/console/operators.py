@@ -5,20 +5,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from django.db.models import Count, F, Min, OuterRef, Q, QuerySet
+from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet
+from django.db.models.functions import Cast
 from ulid import ULID
 
 from billing import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
 from billing.months import month_of
-from billing.sums import parts_of, whole_of
 from catalog.models import CatalogEntry
 from integrations.models import PlatformKey
 from integrations.vault import vault
 from integrations.vault.vault import VaultHealth
+from rensei.console import unknown_names
+from rensei.console.unknown_names import Unmarked
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.whole_numbers import WholeSum
 from rensei.dispatch.models import LedgerAudit, Run
 from rensei.orgs.models import KillSwitch, Org
 
@@ -78,6 +81,7 @@ class Overview:
     retiring: list[CatalogEntry]
     requests: list[Entitlement]
     switches: list[KillSwitch]
+    unknown: Unmarked
 
     @property
     def runs(self) -> int:
@@ -113,6 +117,7 @@ def overview() -> Overview:
         retiring=list(_retiring(now.date())),
         requests=list(metered_requests.waiting()[:SHOWN]),
         switches=list(KillSwitch.objects.select_related("org").order_by("-set_at")),
+        unknown=unknown_names.unmarked(),
     )
 
 
@@ -128,8 +133,8 @@ def _modes(now: datetime) -> list[ModeToday]:
     }
     spent: dict[str, int] = defaultdict(int)
     rows = UsageDaily.objects.filter(day=now.date()).order_by().values("auth_mode")
-    for row in rows.annotate(**parts_of("amount_picodollars")):
-        spent[row["auth_mode"]] += whole_of(row)
+    for row in rows.annotate(total=WholeSum("amount_picodollars")):
+        spent[row["auth_mode"]] += row["total"]
     return [
         ModeToday(
             mode=mode,
@@ -182,11 +187,14 @@ def _near_budget(now: datetime) -> Iterable[NearLimit]:
     """The organizations whose budget of the month is nearly used or held, the fullest first."""
     rows = (
         BudgetUsage.objects.filter(month=month_of(now), org__entitlement__monthly_budget_picodollars__isnull=False)
-        .annotate(limit=F("org__entitlement__monthly_budget_picodollars"))
-        # Not used + held: that sum may pass 2^63, which SQLite has not.
-        .filter(held__gte=NEAR * F("limit") - F("used"))
+        .annotate(
+            limit=F("org__entitlement__monthly_budget_picodollars"),
+            # Near enough, to choose and to sort by.
+            about=Cast("used", FloatField()) + Cast("held", FloatField()),
+        )
+        .filter(about__gte=NEAR * Cast("limit", FloatField()))
         .select_related("org")
-        .order_by("-used")[:SHOWN]
+        .order_by("-about")[:SHOWN]
     )
     return [
         NearLimit(org=row.org, what="metered budget", used=max(0, row.used) + row.held, limit=row.limit) for row in rows

@@ -1,6 +1,12 @@
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 
 
 class CoreConfig(AppConfig):
     name = "rensei.core"
     label = "core"
+
+    def ready(self) -> None:
+        from rensei.core.whole_numbers import add_functions
+
+        connection_created.connect(add_functions, dispatch_uid="core.add_functions")

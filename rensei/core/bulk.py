@@ -5,6 +5,7 @@ On PostgreSQL all rows travel as one JSON document and become one statement, bec
 the text of a statement costs more than writing them: https://www.postgresql.org/docs/17/functions-json.html
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -112,8 +113,16 @@ def _updating(
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         # Times are written as ISO 8601, and subclasses of text as text, both of which PostgreSQL reads.
-        cursor.execute(sql, [orjson.dumps(list(objects), default=str).decode(), *params])
+        cursor.execute(sql, [_document(list(objects)), *params])
         return cursor.fetchall() if cursor.description else []
+
+
+def _document(objects: list[Mapping[str, Any]]) -> str:
+    try:
+        return orjson.dumps(objects, default=str).decode()
+    except TypeError:
+        # It has an integer of more than 64 bits, which is rare, and which only the slower writer takes.
+        return json.dumps(objects, default=str)
 
 
 def _recordset(fields: "Mapping[str, Field[Any, Any]]") -> str:

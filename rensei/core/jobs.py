@@ -1,16 +1,21 @@
 """Periodic jobs: any worker may take a due one, and the lease keeps two from running it at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+from django.db import Error, connection
 from django.db.models import Q
 
 from rensei.core.clock import database_now
 from rensei.core.models import DueJob
 from rensei.core.transactions import durable
+from rensei.core.unknown import note_unknown
 
 LEASE = timedelta(minutes=5)
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +49,26 @@ def put_back(job: Job, *, leased_until: datetime) -> None:
     """
     ours = DueJob.objects.filter(name=job.name, leased_until=leased_until)
     ours.update(due_at=database_now() + job.every, leased_until=None)
+
+
+def for_each(keys: Iterable[str], do: Callable[[str], object], *, job: str) -> None:
+    """
+    Do a job for each of its rows by itself. A row that fails is reported and passed over until the next time.
+
+    The rows come as their keys, so that one that cannot even be read keeps none of the others waiting.
+
+    :raises Exception: what a row raised, where the connection is lost: every other row would raise it too
+    """
+    for key in keys:
+        try:
+            do(key)
+        except Exception as fault:
+            if isinstance(fault, Error) and not connection.is_usable():
+                raise
+            report_row(key, job=job)
+
+
+def report_row(key: str, *, job: str) -> None:
+    """Tell the operators, while its exception is handled, of a row that a job has passed over."""
+    logger.exception("row_passed_over", job=job, row=key)
+    note_unknown("failed_row", f"{job} {key}")

@@ -22,3 +22,26 @@ class WorkerHeartbeat(models.Model):
 
     def __str__(self) -> str:
         return self.worker
+
+
+class UnknownName(models.Model):
+    """
+    Something that a provider reported or a caller sent and that is on none of our lists, with how often it was met.
+
+    The processes add to it what `unknown.note_unknown` has counted. An operator who has dealt with it marks it as seen;
+    it is counted further.
+    """
+
+    kind = models.CharField(max_length=40, help_text="What it is, such as usage_field")
+    name = models.CharField(max_length=80, help_text="Its name as it came, cut")
+    count = models.PositiveBigIntegerField(default=0)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    marked_at = models.DateTimeField(null=True, help_text="When an operator marked it as seen")
+    marked_by = models.EmailField(blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="one_row_per_unknown_name")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"

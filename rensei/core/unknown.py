@@ -8,8 +8,15 @@ This count lets operators see it. Names come from outside, so they are cut, and 
 import threading
 from collections import Counter
 
+from rensei.core.limits import limit
+
 NAME_CHARACTERS_MAX = 80
-NAMES_MAX = 500
+NAMES_MAX = limit(
+    500,
+    "names",
+    what="Names that are not known, each process until they are stored",
+    told="operators: the others of a kind as `(others)`",
+)
 # Counted instead of a name that comes after `NAMES_MAX` others.
 OTHERS = "(others)"
 
@@ -17,18 +24,19 @@ _lock = threading.Lock()
 _counts: Counter[tuple[str, str]] = Counter()
 
 
-def note_unknown(kind: str, name: str) -> None:
+def note_unknown(kind: str, name: str, *, count: int = 1) -> None:
     """
     Count one thing that is not known.
 
     :param kind: what it is, such as `usage_field`, `iteration_type`, `block_type`, `model` or `header`
     :param name: its name as it came; any text
+    :param count: how many times it was met
     """
     key = (kind, "".join(character for character in name if character.isprintable())[:NAME_CHARACTERS_MAX])
     with _lock:
         if key not in _counts and len(_counts) >= NAMES_MAX:
             key = (kind, OTHERS)
-        _counts[key] += 1
+        _counts[key] += count
 
 
 def take_counts() -> dict[tuple[str, str], int]:

@@ -13,15 +13,28 @@ from datetime import UTC, date
 from itertools import chain
 from typing import Any
 
+import structlog
+from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
 from billing import reconciliation, verification
 from billing.differences import Difference
-from billing.models import BudgetHold, CostEvent, Hold
+from billing.models import (
+    BudgetHold,
+    BudgetUsage,
+    CostEvent,
+    Hold,
+    LedgerAnchor,
+    LedgerSeal,
+    SharedUsage,
+    Statement,
+    UsageDaily,
+)
 from catalog import pricing
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
@@ -45,8 +58,23 @@ RUN_COLUMNS = (
     "attempt_count",
     "created_at",
 )
+# Tables whose whole numbers are checked to be stored as such.
+COUNTED = (
+    CostEvent,
+    UsageDaily,
+    BudgetUsage,
+    BudgetHold,
+    SharedUsage,
+    Statement,
+    LedgerSeal,
+    LedgerAnchor,
+    Run,
+    Attempt,
+)
 # What each line of a run repeats of it. The payer and the mode never change after the dispatch.
 REPEATED = ("org_id", "profile_id", "provider", "model_id", "served_model_id", "auth_mode", "payer")
+
+logger = structlog.get_logger(__name__)
 
 
 def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
@@ -54,7 +82,7 @@ def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
     began = time.monotonic()
     count = 0
     first: list[dict[str, str]] = []
-    for difference in chain(differences(), verification.differences()):
+    for difference in _unbroken(differences(), verification.differences()):
         count += 1
         if len(first) < KEPT:
             first.append(asdict(difference))
@@ -66,6 +94,18 @@ def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
         difference_count=count,
         first_differences=first,
     )
+
+
+def _unbroken(*examinations: Iterator[Difference]) -> Iterator[Difference]:
+    """Make all examinations. One that a row breaks off is a difference itself: what it did not read may be wrong."""
+    for examination in examinations:
+        try:
+            yield from examination
+        except DatabaseError:
+            raise
+        except Exception as fault:
+            logger.exception("audit_broken_off")
+            yield _difference("unreadable", "", "the rest of the audit", "rows that can be read", type(fault).__name__)
 
 
 def audit_nightly() -> None:
@@ -81,12 +121,13 @@ def last() -> LedgerAudit | None:
 def differences() -> Iterator[Difference]:
     """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
     with snapshot():
+        yield from _stored_types()
         shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
         budget_holds = {hold.run_id: hold for hold in BudgetHold.objects.all()}
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         for page in _pages():
             for run, attempts, lines in page:
-                yield from _run(run, attempts, lines)
+                yield from _readable(run, attempts, lines)
                 yield from _shared_hold(run, shared_holds.pop(run.id, None))
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
@@ -116,6 +157,21 @@ def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
     for row in rows:
         by_run[row.run_id].append(row)
     return by_run
+
+
+def _stored_types() -> Iterator[Difference]:
+    for model in COUNTED:
+        for wrong in wrongly_stored(model):
+            place = f"{wrong.column} of {wrong.key or 'each row'} in {wrong.table}"
+            yield _difference("stored-type", wrong.org_id, place, wrong.expected, wrong.found)
+
+
+def _readable(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
+    """Compare one run. A run that cannot be compared is reported, and the others are compared all the same."""
+    try:
+        yield from list(_run(run, attempts, lines))
+    except (TypeError, ValueError, KeyError, AttributeError) as fault:
+        yield _difference("unreadable", run.org_id, run.id, "figures that can be read", type(fault).__name__)
 
 
 def _run(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:

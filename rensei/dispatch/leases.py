@@ -22,6 +22,7 @@ from rensei.dispatch import judging, outcomes, preparation, presenters, queue, s
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
 from rensei.dispatch.queue import Stop
+from rensei.dispatch.reported_usage import require_possible
 from rensei.dispatch.settlement import SettlementPlan
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host
@@ -180,8 +181,11 @@ def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage 
     """
     Append what has come of the answer to the events of the run, which keeps the lease too.
 
+    :raises FieldError: if the call cannot have used so much
     :raises LeaseLost: if it is not the machine's any more; then nothing is appended
     """
+    if usage is not None:
+        require_possible(run, usage)
     state = heartbeat(access, run, epoch=epoch)
     events: list[tuple[RunChunk.Kind, dict[str, Any]]] = []
     if text:
@@ -198,7 +202,7 @@ def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
     """
     Settle the machine's call and end its run. Saying it again changes nothing and answers the same.
 
-    :raises FieldError: if the report contradicts itself
+    :raises FieldError: if the report contradicts itself, or the call cannot have used so much
     :raises LeaseLost: if the run was given up before; the call has then been settled late, by one adjustment
     """
     host = _machine(access)
@@ -209,6 +213,8 @@ def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
         raise _lost(run)
     if run.state in Run.ENDED and run.epoch == epoch:
         return run
+    if report.usage is not None:
+        require_possible(run, report.usage)
     settlement.write([_plan(run, attempt, host, report, now=database_now())])
     run.refresh_from_db()
     if run.epoch != epoch:

@@ -15,13 +15,12 @@ from rensei.dispatch import leases, presenters
 from rensei.dispatch.api import RunSchema, find_run
 from rensei.dispatch.leases import LeaseState, Report
 from rensei.dispatch.models import Run
+from rensei.dispatch.reported_usage import TOKENS_MAX
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
 
 WAIT_SECONDS_MAX = 25
-# More than any call uses, and little enough for every sum.
-TOKENS_MAX = 10**9
 REPORTED = (
     "HOST_LOGIN_MISSING",
     "HOST_PLAN_EXHAUSTED",

@@ -7,6 +7,7 @@ from django.utils import timezone
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
+from rensei.core.whole_numbers import WholeNumberField
 from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
 
 
@@ -98,7 +99,7 @@ class Run(models.Model):
     stop_reason = models.CharField(max_length=40, blank=True)
     error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
     usage = models.JSONField(default=dict)
-    amount_picodollars = models.BigIntegerField(null=True)
+    amount_picodollars = WholeNumberField(null=True)
     estimated = models.BooleanField(default=False)
     billed = models.BooleanField(default=False)
     attempt_count = models.PositiveIntegerField(default=0)

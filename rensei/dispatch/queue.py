@@ -12,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
@@ -166,7 +166,7 @@ def requeue_unsent(*, now: datetime) -> int:
     return unsent.update(state=Run.State.QUEUED, lease_owner="", lease_until=None)
 
 
-def abandoned(*, now: datetime) -> list[Run]:
+def abandoned(*, now: datetime) -> QuerySet[Run]:
     """
     The runs whose worker died with a call under way, and those that nobody holds after their deadline.
 
@@ -176,7 +176,7 @@ def abandoned(*, now: datetime) -> list[Run]:
     over = Q(calling) | Q(deadline_at__lte=now) | Q(via=Run.Via.GATEWAY)
     dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & over
     late = Q(state=Run.State.QUEUED, deadline_at__lte=now)
-    return list(Run.objects.select_related("project").filter(dead | late).order_by("id")[:200])
+    return Run.objects.select_related("project").filter(dead | late).order_by("id")
 
 
 def unanswered(*, now: datetime) -> list[str]:

@@ -5,28 +5,45 @@ A run whose worker died before its attempt goes back into the queue. One that di
 is ended, with an estimated charge; it is never called again by itself.
 """
 
+from datetime import datetime
+from functools import partial
+
+from django.db.models import QuerySet
+
+from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.dispatch import doorbell, outcomes, queue, settlement
 from rensei.dispatch.admission import IDEMPOTENCY_KEPT
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk
 
+# So many are ended in seconds. Those that fail come again each time, so there is place for many of them.
+AT_ONCE = 1000
+
 
 def reap() -> None:
-    """Requeue, end or ring for every run that nobody looks after."""
+    """Requeue, end or ring for every run without a live worker. A run that fails keeps no other from its end."""
     now = database_now()
     queue.requeue_unsent(now=now)
-    for run in queue.abandoned(now=now):
-        attempt = run.attempts.filter(state=Attempt.State.OPEN).first()
-        plan = outcomes.given_up(run, attempt, reported=_usage_seen(run), text=_text_seen(run), now=now)
-        settlement.write([plan])
-    for run_id in queue.unanswered(now=now):
-        doorbell.ring(run_id)
+    abandoned = queue.abandoned(now=now)
+    run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
+    jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")
+    jobs.for_each(queue.unanswered(now=now), doorbell.ring, job="ring")
 
 
 def forget_idempotency_keys() -> None:
     """Drop the Idempotency-Keys that are older than they are kept for."""
     IdempotencyKey.objects.filter(created_at__lt=database_now() - IDEMPOTENCY_KEPT).delete()
+
+
+def _end(run_id: str, *, among: QuerySet[Run], now: datetime) -> None:
+    run = among.filter(id=run_id).first()
+    if run is None:
+        # It has ended since, or its worker came back and renewed the lease.
+        return
+    attempt = run.attempts.filter(state=Attempt.State.OPEN).first()
+    plan = outcomes.given_up(run, attempt, reported=_usage_seen(run), text=_text_seen(run), now=now)
+    settlement.write([plan])
 
 
 def _text_seen(run: Run) -> str:

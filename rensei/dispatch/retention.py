@@ -1,10 +1,12 @@
 """What is not kept for ever: the images that runs were sent."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
 
+from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.dispatch.models import Run, RunInput
 
@@ -16,11 +18,18 @@ def drop_old_images() -> None:
     now = database_now()
     until = now - timedelta(days=settings.RENSEI_IMAGE_RETENTION_DAYS)
     old = RunInput.objects.filter(run__state__in=Run.ENDED, run__finished_at__lt=until, has_images=True)
-    while batch := list(old[:BATCH]):
-        for found in batch:
-            found.body = {**found.body, "messages": [_without_images(message) for message in found.body["messages"]]}
-            found.has_images, found.images_dropped_at = False, now
-            found.save(update_fields=["body", "has_images", "images_dropped_at"])
+    run_ids = old.order_by("run_id").values_list("run_id", flat=True)
+    batch = list(run_ids[:BATCH])
+    while batch:
+        jobs.for_each(batch, partial(_drop_images, now=now), job="drop-old-images")
+        batch = list(run_ids.filter(run_id__gt=batch[-1])[:BATCH])
+
+
+def _drop_images(run_id: str, *, now: datetime) -> None:
+    found = RunInput.objects.get(run_id=run_id)
+    found.body = {**found.body, "messages": [_without_images(message) for message in found.body["messages"]]}
+    found.has_images, found.images_dropped_at = False, now
+    found.save(update_fields=["body", "has_images", "images_dropped_at"])
 
 
 def holds_images(messages: list[dict[str, Any]]) -> bool:

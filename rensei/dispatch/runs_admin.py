@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import FloatField, QuerySet
+from django.db.models.functions import Cast
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -63,7 +64,7 @@ class RunAdmin(ReadOnlyAdmin):
         """Leave out what models wrote: nothing here shows it."""
         return super().get_queryset(request).defer("output_text", "output_content", "trace", "prices", "metadata")
 
-    @admin.display(description="Cost, USD", ordering="amount_picodollars")
+    @admin.display(description="Cost, USD", ordering=Cast("amount_picodollars", FloatField()))
     def amount_usd(self, run: Run) -> str | None:
         return dollars(run.amount_picodollars)
 

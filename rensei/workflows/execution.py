@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from django.db import transaction
 from django.db.models import F, Q
 
+from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError, StoredError
 from rensei.dispatch import admission, services
@@ -36,8 +36,6 @@ WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
 UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
 # What is not needed here of a run, and may be long.
 LONG = ("run__output_content", "run__trace", "run__prices", "run__effort_applied")
-
-logger = structlog.get_logger(__name__)
 
 
 class StarterMayNot(RenseiError):
@@ -77,12 +75,8 @@ def advance_due() -> None:
     now = database_now()
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     due = WorkflowRun.objects.filter(free, changes__gt=F("advanced")).order_by("id")
-    for workflow_run_id in due.values_list("id", flat=True)[:DUE_AT_ONCE]:
-        try:
-            advance(workflow_run_id)
-        except Exception:
-            # A bug of ours. The lease keeps it from being tried again at once.
-            logger.exception("workflow_run_stuck", workflow_run_id=workflow_run_id)
+    # One that fails keeps its lease, and so is not tried again at once.
+    jobs.for_each(due.values_list("id", flat=True)[:DUE_AT_ONCE], advance, job="advance-workflows")
 
 
 def advance(workflow_run_id: str) -> None:

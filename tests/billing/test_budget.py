@@ -219,20 +219,39 @@ class TestAddBilled:
 
         assert row() == (date(2027, 1, 1), line.billed_picodollars, 0)
 
-    def test_stays_beyond_every_budget_once_it_passes_the_databases_whole_numbers(
+    def test_stays_exact_beyond_what_a_database_integer_holds(
         self, acme: Org, charge: Callable[..., CostEvent], limit: Callable[..., None]
     ) -> None:
         dear = Usage(output_tokens=300_000_000_000)
         line, _ = charge(usage=dear), charge(usage=dear, occurred_at=NOON + timedelta(days=1))
-        with transaction.atomic():
-            record_adjustment(charge=line, usage=Usage(), estimated=False, billed=True, occurred_at=NOON)
+
+        assert row() == (date(2026, 3, 1), 15 * 10**18, 0)
+        assert 15 * 10**18 > 2**63
 
         take(acme, "run_1", CENT)
         limit(9_000_000 * 10**12)
 
-        assert row() == (date(2026, 3, 1), 2**63 - 1, CENT)
         with pytest.raises(MeteredBudgetExceeded):
             take(acme, "run_2", CENT)
+
+        with transaction.atomic():
+            record_adjustment(charge=line, usage=Usage(), estimated=False, billed=True, occurred_at=NOON)
+        take(acme, "run_2", CENT)
+
+        assert row() == (date(2026, 3, 1), 75 * 10**17, 2 * CENT)
+
+    def test_holds_more_than_a_database_integer_holds(self, acme: Org, limit: Callable[..., None]) -> None:
+        for number in range(3):
+            take(acme, f"run_{number}", 2**62)
+        limit(9_000_000 * 10**12)
+
+        with pytest.raises(MeteredBudgetExceeded):
+            take(acme, "run_4", 1)
+        with transaction.atomic():
+            release_holds(run_ids=["run_0", "run_2"])
+        take(acme, "run_4", 1)
+
+        assert BudgetUsage.objects.get(org=acme).held == 2**62 + 1
 
     def test_is_what_the_roll_ups_say_of_the_month(
         self, make_charge: Callable[..., Charge], acme: Org, eve: Any

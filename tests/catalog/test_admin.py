@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from catalog.admin import PRICES_MAX
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from rensei.orgs.models import AuditEvent
 
@@ -44,6 +45,18 @@ class TestPrices:
 
         assert "A price begins in the future." in answer.content.decode()
         assert not entry.prices.filter(source="Our contract").exists()
+
+    @pytest.mark.parametrize("column", PRICES_MAX)
+    def test_are_no_higher_than_a_line_of_the_ledger_can_hold(self, page_as, grace, column):
+        entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")
+        body = {**PRICE, **_begins(timezone.now() + timedelta(hours=1)), "entry": entry.pk}
+        page = page_as(grace)
+
+        page.post("/admin/catalog/price/add/", {**body, column: PRICES_MAX[column] + 1})
+        assert not entry.prices.filter(source="Our contract").exists()
+
+        page.post("/admin/catalog/price/add/", {**body, column: PRICES_MAX[column]})
+        assert entry.prices.filter(source="Our contract").exists()
 
     def test_are_not_given_to_an_organization_s_model(self, page_as, grace, acme):
         own = CatalogEntry.objects.create(org=acme, provider="claude", model_id="x", display_name="X")

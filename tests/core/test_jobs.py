@@ -1,11 +1,13 @@
 """Periodic jobs: one worker has each, and none keeps it by dying."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError, connection
 
 from rensei import worker
-from rensei.core import jobs
+from rensei.core import jobs, unknown
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import DueJob
@@ -74,3 +76,32 @@ class TestTheWorkersJobs:
         left = DueJob.objects.get(name=name).leased_until - database_now()
 
         assert left <= timedelta(seconds=30)
+
+
+class TestForEach:
+    def test_reports_a_row_that_fails_and_does_the_others(self, caplog):
+        unknown.take_counts()
+        done = []
+
+        def do(key):
+            if key == "b":
+                raise ValueError("no such thing")
+            done.append(key)
+
+        jobs.for_each(["a", "b", "c"], do, job="sweep")
+
+        assert done == ["a", "c"]
+        assert unknown.take_counts() == {("failed_row", "sweep b"): 1}
+
+    def test_stops_where_the_database_has_gone(self):
+        done = []
+
+        def do(key):
+            done.append(key)
+            connection.close()
+            raise OperationalError("the connection is lost")
+
+        with pytest.raises(OperationalError) if connection.vendor == "postgresql" else nullcontext():
+            jobs.for_each(["a", "b"], do, job="sweep")
+
+        assert done == (["a"] if connection.vendor == "postgresql" else ["a", "b"])

@@ -614,6 +614,47 @@ class TestFinish:
         assert code_of(answer) == (400, "VALIDATION_FAILED")
         assert run.state == "RUNNING"
 
+    @pytest.mark.parametrize("verb", ["finish", "chunks"])
+    @pytest.mark.parametrize(
+        ("usage", "fields"),
+        [
+            ({"inputTokens": 1_000_001}, ["inputTokens"]),
+            ({"cacheReadTokens": 1_000_001}, ["cacheReadTokens"]),
+            ({"cacheWrite5mTokens": 1_000_001}, ["cacheWrite5mTokens"]),
+            ({"cacheWrite1hTokens": 1_000_001}, ["cacheWrite1hTokens"]),
+            ({"inputTokens": 600_000, "cacheReadTokens": 600_000}, ["inputTokens", "cacheReadTokens"]),
+            ({"outputTokens": 128_001}, ["outputTokens"]),
+            ({"outputTokens": 5, "thinkingTokens": 6}, ["thinkingTokens"]),
+            ({"inputTokens": 10**9}, ["inputTokens"]),
+            ({"inputTokens": 2**62}, ["inputTokens"]),
+            ({"inputTokens": -1}, ["inputTokens"]),
+        ],
+    )
+    def test_refuses_more_than_the_model_takes_or_gives(
+        self, machine: Machine, dispatch: Callable[..., Run], verb: str, usage: dict[str, int], fields: list[str]
+    ) -> None:
+        run = dispatch()
+        lease = machine.lease().json()
+        said = {"state": "SUCCEEDED", "sent": True} if verb == "finish" else {"text": "Two"}
+
+        answer = machine.tell(verb, lease, usage=usage, **said)
+
+        run.refresh_from_db()
+        assert code_of(answer) == (400, "VALIDATION_FAILED")
+        assert [error["pointer"] for error in answer.json()["errors"]] == [f"/usage/{field}" for field in fields]
+        assert (run.state, CostEvent.objects.count()) == ("RUNNING", 0)
+        assert not run.chunks.filter(kind=RunChunk.Kind.USAGE).exists()
+
+    def test_takes_as_much_as_the_model_takes_and_gives(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        lease = machine.lease().json()
+        usage = {"inputTokens": 400_000, "cacheReadTokens": 600_000, "outputTokens": 128_000, "thinkingTokens": 128_000}
+
+        answer = machine.tell("finish", lease, state="SUCCEEDED", sent=True, usage=usage)
+
+        assert answer.status_code == 200
+        assert CostEvent.objects.get().cache_read_tokens == 600_000
+
     def test_takes_an_answer_larger_than_other_bodies(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
         dispatch()
         lease = machine.lease().json()

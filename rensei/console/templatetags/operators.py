@@ -10,7 +10,7 @@ from django.utils.http import urlencode
 from billing.models import CostEvent, Entitlement
 from catalog.models import CatalogEntry
 from integrations.models import Integration, PlatformKey
-from rensei.console import operators, stoppable
+from rensei.console import operators, stoppable, unknown_names
 from rensei.console.operators import Overview
 from rensei.dispatch.models import Run
 from rensei.orgs.models import KillSwitch, Org
@@ -21,6 +21,12 @@ register = template.Library()
 @register.simple_tag
 def overview() -> Overview:
     return operators.overview()
+
+
+@register.filter
+def advice(kind: str) -> str:
+    """What an operator does about a name of this kind that is not known."""
+    return unknown_names.advice_for(kind)
 
 
 @register.simple_tag

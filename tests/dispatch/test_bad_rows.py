@@ -1,0 +1,177 @@
+"""One row that cannot be dealt with is reported, and keeps no other from its turn."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from billing import seals
+from billing.models import CostEvent, LedgerSeal, LineToSeal
+from integrations.models import Integration
+from rensei.core import unknown
+from rensei.core.clock import database_now
+from rensei.core.unknown import take_counts
+from rensei.dispatch import admission, audit, queue, reaper, retention
+from rensei.dispatch.models import Run, RunChunk, RunInput
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs.access import Access
+from tests.billing.ledger_triggers import triggers_lifted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted() -> Iterator[None]:
+    take_counts()
+    yield
+    take_counts()
+
+
+@pytest.fixture
+def dispatch(
+    simulator: Any,
+    ada_access: Access,
+    connect: Callable[..., Integration],
+    make_profile: Callable[..., Any],
+) -> Callable[[], Run]:
+    connect()
+    make_profile()
+
+    def send() -> Run:
+        messages = messages_from(text="What is two and two?", messages=None)
+        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages))
+
+    return send
+
+
+def abandon(run: Run) -> Run:
+    """Have a worker claim a run, write its attempt, and die."""
+    claim = queue.claim(run.id, owner="dead")
+    assert claim is not None
+    queue.open_attempt(claim.run, credential_id="int_x", credential_version=1, input_tokens=100)
+    Run.objects.filter(id=run.id).update(lease_until=database_now() - timedelta(seconds=1))
+    return run
+
+
+class TestTheReaper:
+    @pytest.mark.parametrize(
+        "usage",
+        [{"input_tokens": "many"}, {"novel_tokens": 5}, {"input_tokens": 2**70}, {"input_tokens": None}],
+        ids=["text", "unknown field", "beyond every integer", "nothing"],
+    )
+    def test_passes_over_a_run_that_it_cannot_end_and_reports_it(
+        self, dispatch: Callable[[], Run], usage: dict[str, Any]
+    ) -> None:
+        bad, good = abandon(dispatch()), abandon(dispatch())
+        RunChunk.objects.create(run=bad, seq=99, kind=RunChunk.Kind.USAGE, data=usage)
+
+        reaper.reap()
+
+        good.refresh_from_db()
+        bad.refresh_from_db()
+        assert good.error is not None
+        assert (good.state, good.error["code"]) == ("FAILED", "RUN_INTERRUPTED")
+        assert bad.state == "RUNNING"
+        assert take_counts() == {("failed_row", f"reap {bad.id}"): 1}
+
+    def test_leaves_a_run_alone_whose_worker_came_back(
+        self, dispatch: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = abandon(dispatch()), abandon(dispatch())
+        end = reaper._end
+
+        def renew_then_end(run_id: str, **rest: Any) -> None:
+            Run.objects.filter(id=second.id).update(lease_until=database_now() + queue.LEASE)
+            end(run_id, **rest)
+
+        monkeypatch.setattr(reaper, "_end", renew_then_end)
+
+        reaper.reap()
+
+        first.refresh_from_db()
+        second.refresh_from_db()
+        assert (first.state, second.state) == ("FAILED", "RUNNING")
+        assert unknown.take_counts() == {}
+
+
+class TestTheRetentionOfImages:
+    def test_passes_over_an_input_that_it_cannot_read(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]], settings: Any
+    ) -> None:
+        runs = sorted(dispatch().id for _ in range(3))
+        work()
+        RunInput.objects.update(has_images=True)
+        RunInput.objects.filter(run_id=runs[0]).update(body={"nothing": True})
+        Run.objects.update(finished_at=database_now() - timedelta(days=settings.RENSEI_IMAGE_RETENTION_DAYS + 1))
+
+        retention.drop_old_images()
+
+        kept = list(RunInput.objects.filter(has_images=True).values_list("run_id", flat=True))
+        assert kept == runs[:1]
+        assert take_counts() == {("failed_row", f"drop-old-images {runs[0]}"): 1}
+
+
+class TestTheSealer:
+    @pytest.mark.sqlite
+    def test_passes_over_a_line_that_it_cannot_read(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
+    ) -> None:
+        dispatch(), dispatch()
+        work()
+        bad = CostEvent.objects.earliest("id").id
+        with triggers_lifted(), connection.cursor() as cursor:
+            cursor.execute("UPDATE billing_costevent SET occurred_at = 'yesterday' WHERE id = %s", [bad])
+
+        seals.seal()
+
+        assert LedgerSeal.objects.count() == 1
+        assert list(LineToSeal.objects.values_list("event_id", flat=True)) == [bad]
+        assert take_counts()["failed_row", f"seal-ledger {bad}"] >= 1
+
+
+class TestTheAudit:
+    def test_names_a_run_that_it_cannot_read_and_compares_the_others(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
+    ) -> None:
+        bad, wrong = sorted([dispatch().id, dispatch().id])
+        work()
+        Run.objects.filter(id=bad).update(usage={"novel_tokens": 5})
+        Run.objects.filter(id=wrong).update(amount_picodollars=1)
+
+        found = [(each.kind, each.object) for each in audit.differences()]
+
+        assert found == [("unreadable", bad), ("run-amount", wrong)]
+
+    @pytest.mark.sqlite
+    def test_names_a_figure_that_became_a_float_although_it_compares_equal(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
+    ) -> None:
+        run = dispatch()
+        work()
+        with connection.cursor() as cursor:
+            # A float in a column of whole numbers stays one only where it cannot be told from its neighbours.
+            cursor.execute("UPDATE billing_usagedaily SET input_tokens = 1e19 WHERE 1")
+            cursor.execute("UPDATE dispatch_run SET amount_picodollars = '8.0e9'")
+
+        found = [(each.kind, each.object.split()[0]) for each in audit.differences()]
+
+        assert ("stored-type", "input_tokens") in found
+        assert ("stored-type", "amount_picodollars") in found
+        assert Run.objects.get(id=run.id).amount_picodollars == 8_000_000_000
+
+    @pytest.mark.sqlite
+    def test_is_kept_as_failed_where_a_row_breaks_it_off(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
+    ) -> None:
+        dispatch()
+        work()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE billing_usagedaily SET amount_picodollars = 'much'")
+
+        result = audit.audit()
+
+        kinds = {each["kind"] for each in result.first_differences}
+        assert not result.ok
+        assert {"stored-type", "unreadable"} <= kinds
