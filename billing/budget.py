@@ -43,6 +43,7 @@ class MeteredBudgetExceeded(RenseiError):
         "runs to end, use byok with a key of your own, or ask your Rensei operator{contact} for a higher budget. "
         "The budget resets at {resets_at}."
     )
+    gateway_message = message.replace("maxTokens", "max_tokens")
 
 
 def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, MeteredBudgetExceeded]:

@@ -215,6 +215,7 @@ class NotAuthenticated(RenseiError):
     status = 401
     title = "Not authenticated"
     message = "Sign in, or send a valid API token as `Authorization: Bearer rsk_live_…`."
+    gateway_message = "Send a valid Rensei API token, rsk_live_…, as x-api-key or as Authorization: Bearer."
 
 
 class MethodNotAllowed(RenseiError):
@@ -224,6 +225,7 @@ class MethodNotAllowed(RenseiError):
     status = 405
     title = "Method not allowed"
     message = "This address does not take that method. `Allow` lists those that it takes."
+    gateway_message = "This address does not take that method. Messages are sent by POST, and models are listed by GET."
 
 
 class UnsupportedMediaType(RenseiError):

@@ -27,18 +27,21 @@ class RenseiError(Exception):
 
     `message` is a format string over the keyword arguments: the sentence of the documentation,
     then what to do. A problem document has both in `detail`; `cause` and `fix` are its two halves.
-    `extra` travels beside it in the problem document (`resetsAt`, `used`).
+    `extra` travels beside it in the problem document (`resetsAt`, `used`). `gateway_message` is the
+    same in the words of the Messages API, where `message` names what only REST has.
     """
 
     code: ClassVar[str]
     status: ClassVar[int] = 400
     title: ClassVar[str]
     message: ClassVar[str]
+    gateway_message: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
 
     def __init__(self, *, extra: Mapping[str, Any] | None = None, **details: object) -> None:
         self.extra = dict(extra or {})
         self.detail = self.message.format(**details)
+        self.detail_for_gateway = self.gateway_message.format(**details) if self.gateway_message else self.detail
         end = _END_OF_CAUSE.search(self.message)
         self.cause = self.message[: end.end()].format(**details) if end else self.detail
         self.fix = self.message[end.end() + 1 :].format(**details) if end else ""
@@ -88,6 +91,7 @@ class NotFound(RenseiError):
     status = 404
     title = "Not found"
     message = "Nothing is here under {what}. Check the id and the organization."
+    gateway_message = "There is no such model or profile for this token. GET /v1/models lists those that there are."
 
     def __init__(self, *, pointer: str = "") -> None:
         name = pointer.removeprefix("/")

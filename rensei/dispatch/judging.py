@@ -33,6 +33,10 @@ class ProfileRequired(RenseiError):
     status = 422
     title = "No profile named"
     message = "Name a profile in profileId, or make one the default in Settings → Model Profiles."
+    gateway_message = (
+        "A model is named, and there is no default profile that says how it may be called. Name a profile's id as "
+        "the model, or make a profile the default in Settings → Model Profiles."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,55 +5,51 @@ Source: https://platform.claude.com/docs/en/api/errors
 """
 
 import json
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 from rensei.core.errors import RenseiError, StoredError
+from rensei.gateway.addresses import NotServed
+from rensei.gateway.statuses import Place, place_of
 
-_TYPES = {
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-}
+# What is worth repeating is repeated after so long, where nobody knows better.
+RETRY_SECONDS = 5
+_UNIFIED = b"anthropic-ratelimit-unified-"
 Headers = list[tuple[bytes, bytes]]
+Answer = tuple[int, Headers, bytes]
 
 
-def refusal_answer(refusal: RenseiError, *, request_id: str) -> tuple[int, Headers, bytes]:
+def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
     """Write a refusal as an answer: its status, headers and body."""
-    told = {name: value for name, value in refusal.extra.items() if name != "trace"}
-    headers = _headers(request_id)
-    if not refusal.retryable or (refusal.status == 429 and "resetsAt" in told):
-        # Clients try again by themselves after these statuses, and would wait in vain for hours.
-        headers.append((b"x-should-retry", b"false"))
-    if "retryAfter" in told:
-        headers.append((b"retry-after", str(told.pop("retryAfter")).encode()))
-    body = _error(
-        _type_of(refusal.status),
-        refusal.detail,
-        request_id=request_id,
-        code=refusal.code,
-        **told,
-    )
-    return refusal.status, headers, body
+    told = {_snake(name): value for name, value in refusal.extra.items() if name != "trace"}
+    place = place_of(refusal.code)
+    headers = _headers(place, request_id, retry_after=told.pop("retry_after", None))
+    if place.period:
+        headers += _used_up_headers(str(told.get("resets_at", "")), place)
+    if isinstance(refusal, NotServed) and refusal.is_openais:
+        # https://platform.openai.com/docs/guides/error-codes
+        error = {"message": refusal.detail, "type": "invalid_request_error", "param": None, "code": refusal.code}
+        return place.status, headers, json.dumps({"error": error}).encode()
+    body = _error(place, refusal.detail_for_gateway, request_id=request_id, code=refusal.code, **told)
+    return place.status, headers, body
 
 
-def failure_answer(error: StoredError, *, status: int, request_id: str) -> tuple[int, Headers, bytes]:
-    """Write the error of a call that got no answer from the provider. `error` is the run's."""
-    headers = _headers(request_id)
-    if not error["retryable"]:
-        headers.append((b"x-should-retry", b"false"))
-    return status, headers, _error(_type_of(status), error["detail"], request_id=request_id, code=error["code"])
+def failure_answer(error: StoredError, *, request_id: str, retry_after: float | None = None) -> Answer:
+    """Write the error of a call that got no answer which can be passed on. `error` is the run's."""
+    place = place_of(error["code"], repeats=error["retryable"])
+    headers = _headers(place, request_id, retry_after=retry_after)
+    return place.status, headers, _error(place, _said(error), request_id=request_id, code=error["code"])
 
 
-def stream_error(message: str, *, code: str, request_id: str) -> bytes:
-    """Write the last event of a stream that cannot go on."""
-    return b"event: error\ndata: " + _error("api_error", message, request_id=request_id, code=code) + b"\n\n"
+def stream_error(error: StoredError, *, request_id: str) -> bytes:
+    """Write the last event of a stream that cannot go on. `error` is the run's."""
+    place = place_of(error["code"], repeats=error["retryable"])
+    return b"event: error\ndata: " + _error(place, _said(error), request_id=request_id, code=error["code"]) + b"\n\n"
 
 
-def _headers(request_id: str) -> Headers:
+def own_headers(request_id: str) -> Headers:
+    """List the headers of every answer that is ours."""
     return [
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),
@@ -62,10 +58,44 @@ def _headers(request_id: str) -> Headers:
     ]
 
 
-def _type_of(status: int) -> str:
-    return _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+def _headers(place: Place, request_id: str, *, retry_after: float | None) -> Headers:
+    headers = own_headers(request_id)
+    if not place.repeats:
+        return [*headers, (b"x-should-retry", b"false")]
+    return [*headers, (b"retry-after", b"%d" % math.ceil(retry_after or RETRY_SECONDS))]
 
 
-def _error(kind: str, message: str, *, request_id: str, **more: Any) -> bytes:
-    document = {"type": "error", "error": {"type": kind, "message": message, **more}, "request_id": request_id}
+def _used_up_headers(resets_at: str, place: Place) -> Headers:
+    """
+    Say that an amount is used up, as an organization's spend limit is said to be.
+
+    Claude Code prints the message alone and stops. With a claim or an overage status beside these it would write a
+    sentence of its own, about an account at Anthropic.
+    """
+    reset = datetime.fromisoformat(resets_at)
+    seconds = max(1, math.ceil((reset - datetime.now(UTC)).total_seconds()))
+    at = b"%d" % reset.timestamp()
+    return [
+        (b"retry-after", b"%d" % seconds),
+        (_UNIFIED + b"status", b"rejected"),
+        (_UNIFIED + b"reset", at),
+        (_UNIFIED + b"overage-reset", at),
+        (_UNIFIED + b"overage-utilization", b"1"),
+        (_UNIFIED + b"overage-surpassed-threshold", b"1"),
+        (_UNIFIED + b"overage-period", place.period.encode()),
+        (_UNIFIED + b"overage-disabled-reason", b"org_spend_cap_reached"),
+    ]
+
+
+def _said(error: StoredError) -> str:
+    return f"{error['detail']} {error['fix']}".strip()
+
+
+def _error(place: Place, message: str, *, request_id: str, **more: Any) -> bytes:
+    document = {"type": "error", "error": {"type": place.type, "message": message, **more}, "request_id": request_id}
     return json.dumps(document).encode()
+
+
+def _snake(name: str) -> str:
+    """Write a name of REST as the Messages API writes names."""
+    return "".join(f"_{character.lower()}" if character.isupper() else character for character in name)

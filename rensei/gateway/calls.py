@@ -35,21 +35,21 @@ from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Outgoing
 from rensei.gateway.routes import PRICED_MODES, Route
 
-PATH = "/v1/messages"
-OK = 200
-
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 logger = structlog.get_logger(__name__)
 
 
 class RunCancelled(RenseiError):
-    """Somebody cancelled the run while its caller was on the line."""
+    """The run was cancelled while its caller waited for the answer."""
 
     code = "RUN_CANCELLED"
     status = 409
     title = "Run cancelled"
-    message = "The run was cancelled, in the pages or by REST. What was produced until then is charged."
+    message = (
+        "The run was cancelled, in the pages or by REST. What was produced until then is charged, and it is not "
+        "repeated by itself."
+    )
 
 
 class Caller:
@@ -80,12 +80,12 @@ class Caller:
         self._tail = (self._tail + chunk)[-2:]
         await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def break_off(self, message: str, *, code: str) -> None:
-        """End a stream by an event that says why it does not go on."""
+    async def break_off(self, error: StoredError) -> None:
+        """End a stream by an event that says why it does not go on. `error` is the run's."""
         if self._tail not in {b"", b"\n\n"}:
             # It broke off within an event, which must not swallow ours.
             await self.pass_on(b"\n\n")
-        await self.pass_on(answers.stream_error(message, code=code, request_id=self.request_id))
+        await self.pass_on(answers.stream_error(error, request_id=self.request_id))
         await self.end()
 
     async def end(self) -> None:
@@ -175,7 +175,7 @@ class Call:
             self._end(outcomes.stopped(self, self._live.stop, now=self._route.now()))
             refusal = RunCancelled() if self._live.stop is Stop.CANCELLED else outcomes.RunTimeout()
             if self._caller.has_begun:
-                await self._caller.break_off(refusal.detail, code=refusal.code)
+                await self._caller.break_off(outcomes.refusal_error(refusal))
             else:
                 status, own, body = answers.refusal_answer(refusal, request_id=self._caller.request_id)
                 await self._caller.answer(status, [*own, *run_headers(self.run)], body)
@@ -192,10 +192,10 @@ class Call:
                 )
             except ProviderFailure as failure:
                 if not await self._try_again(failure):
-                    await self._say(await self._fail(failure))
+                    await self._say(await self._fail(failure), failure)
                     return
                 continue
-            if answer.status == OK:
+            if relay.is_answer(answer):
                 await self._pass_on(answer)
                 return
             body, refused = await relay.read_failure(answer)
@@ -216,7 +216,7 @@ class Call:
             )
         except ProviderFailure as failure:
             answer.close()
-            await self._say(await self._fail(failure))
+            await self._say(await self._fail(failure), failure)
             return
         try:
             if streams:
@@ -231,16 +231,17 @@ class Call:
             self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
         except (aiohttp.ClientError, TimeoutError, AnswerRefused):
             answer.close()
-            error = await self._fail(tap.broken(request_id=self.request_id))
+            broken = tap.broken(request_id=self.request_id)
+            error = await self._fail(broken)
             if streams:
-                await self._caller.break_off(error["detail"], code=error["code"])
+                await self._caller.break_off(error)
             else:
-                await self._say(error)
+                await self._say(error, broken)
             return
         except ProviderFailure as failure:
             error = await self._fail(failure)
             if streams and not tap.has_error:
-                await self._caller.break_off(error["detail"], code=error["code"])
+                await self._caller.break_off(error)
                 return
             # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
         except asyncio.CancelledError:
@@ -254,14 +255,16 @@ class Call:
     async def _refuse(self, answer: aiohttp.ClientResponse, body: bytes, failure: ProviderFailure) -> None:
         """Pass the provider's refusal on as it is, unless it is about a key which is not the caller's affair."""
         error = await self._fail(failure)
-        if error["code"] == failure.code:
+        if error["code"] == failure.code and relay.is_refusal(answer):
             await self._caller.answer(answer.status, self._headers(answer), body)
         else:
-            await self._say(error)
+            await self._say(error, failure)
 
-    async def _say(self, error: StoredError) -> None:
+    async def _say(self, error: StoredError, failure: ProviderFailure) -> None:
         """Answer with the run's error, where the provider gave no answer that could be passed on."""
-        status, headers, body = answers.failure_answer(error, status=503, request_id=self._caller.request_id)
+        status, headers, body = answers.failure_answer(
+            error, request_id=self._caller.request_id, retry_after=failure.retry_after_seconds
+        )
         await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
 
     async def _try_again(self, failure: ProviderFailure) -> bool:

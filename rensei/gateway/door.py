@@ -25,12 +25,12 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
-from rensei.core.errors import DATABASE_FAULTS, NotFound, NotPermitted, RenseiError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.queue import LEASE
-from rensei.gateway import answers, models_list, requests, routes
+from rensei.gateway import addresses, answers, encoded, models_list, requests, routes
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body
 from rensei.gateway.calls import Call, Caller, LiveCall, error_of
@@ -43,7 +43,6 @@ from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
 
-PREFIX = "/v1/"
 LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
 SETTLEMENTS_GATHER_SECONDS = 0.1
@@ -115,23 +114,22 @@ class Gateway:
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
         path, method = scope["path"].removesuffix("/"), scope["method"]
         headers = read_headers(scope["headers"])
+        addresses.require_served(path, headers)
         access = await self._authenticate(headers)
-        if path == "/v1/models" or path.startswith("/v1/models/"):
+        if path.startswith(addresses.MODELS):
             _require_method(method, "GET")
             await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
             return
-        if path not in {"/v1/messages", "/v1/messages/count_tokens"}:
-            raise NotFound
         _require_method(method, "POST")
         if not access.writes:
             raise NotPermitted
         with self._limits.within(access):
-            raw = await _read_body(headers, receive)
+            raw = await self._decoded(headers, await _read_body(headers, receive), org_id=access.org.id)
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
-            if path.endswith("count_tokens"):
+            if path == addresses.COUNT_TOKENS:
                 await self._count(route, body, address, headers, caller)
             else:
                 await self._message(route, body, address, headers, caller)
@@ -145,6 +143,15 @@ class Gateway:
         if not access:
             raise NotAuthenticated
         return access
+
+    async def _decoded(self, headers: dict[str, str], raw: bytes, *, org_id: str) -> bytes:
+        """Undo the compression of a body, if it has any. However small it is, it may stand for the largest."""
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() == "identity":
+            return raw
+        return await self._threads.run(
+            partial(encoded.read, raw, encoding=encoding), size=LARGE_BODY_LIMIT, org_id=org_id
+        )
 
     async def _route(self, access: Access, model: str) -> Route:
         """:raises RenseiError: if the call is refused"""
@@ -221,7 +228,7 @@ class Gateway:
                 address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
             )
             passed = relay.incoming_headers(answer, platform_key=route.mode in routes.PRICED_MODES)
-            if answer.status == 200:
+            if relay.is_answer(answer):
                 await caller.answer(answer.status, passed, await relay.read_count(answer))
                 return
             said, failure = await relay.read_failure(answer)
@@ -229,17 +236,18 @@ class Gateway:
             # There is no answer, or no whole one, that could be passed on.
             passed, failure = None, fault
         error = await error_of(route.run, failure)
-        if passed is not None and error["code"] == failure.code:
+        if passed is not None and error["code"] == failure.code and relay.is_refusal(answer):
             await caller.answer(answer.status, passed, said)
         else:
-            await caller.answer(*answers.failure_answer(error, status=503, request_id=caller.request_id))
+            await caller.answer(
+                *answers.failure_answer(error, request_id=caller.request_id, retry_after=failure.retry_after_seconds)
+            )
 
     async def _models(self, access: Access, path: str, query: str, caller: Caller) -> None:
-        model_id = path.removeprefix("/v1/models").removeprefix("/")
+        model_id = path.removeprefix(addresses.MODELS).removeprefix("/")
         look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
         found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        await caller.answer(200, [*headers, (b"request-id", caller.request_id.encode())], json.dumps(found).encode())
+        await caller.answer(200, answers.own_headers(caller.request_id), json.dumps(found).encode())
 
 
 def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -254,7 +262,7 @@ def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., A
             if gateway is not None:
                 await gateway.close()
             await send({"type": "lifespan.shutdown.complete"})
-        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        elif scope["type"] == "http" and addresses.is_gateways(scope["path"]):
             gateway = gateway or Gateway()
             await gateway.answer(scope, receive, send)
         else:

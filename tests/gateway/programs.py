@@ -45,8 +45,8 @@ def run_program(name: str, *, home: Path, environment: str = "libraries", **vari
     return json.loads(run(command, home=home, **variables).splitlines()[-1])
 
 
-def run(command: list[str], *, home: Path, **variables: str) -> str:
-    """Run a command, and give what it printed."""
+def run(command: list[str], *, home: Path, check: bool = True, **variables: str) -> str:
+    """Run a command, and give what it printed. Without `check` it may fail, and what it says then is given as well."""
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         command,
@@ -58,15 +58,20 @@ def run(command: list[str], *, home: Path, **variables: str) -> str:
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    return done.stdout + done.stderr
 
 
-def claude_code(prompt: str, *, home: Path, url: str, token: str, model: str, **variables: str) -> str:
-    """Let Claude Code answer a prompt, and give what it printed."""
+def claude_code(
+    prompt: str, *, home: Path, url: str, token: str, model: str, check: bool = True, **variables: str
+) -> str:
+    """Let Claude Code answer a prompt, and give what it printed. Without `check` it may fail."""
     return run(
         [find_installed("node_modules/.bin/claude"), "-p", prompt],
         home=home,
+        check=check,
         ANTHROPIC_BASE_URL=url,
         ANTHROPIC_AUTH_TOKEN=token,
         ANTHROPIC_MODEL=model,

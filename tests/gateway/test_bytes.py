@@ -1,6 +1,7 @@
 """What goes on verbatim, in both directions, and the few things that do not."""
 
 import base64
+import gzip
 import hashlib
 import http.client
 import io
@@ -8,18 +9,23 @@ import itertools
 import json
 import os
 import time
+import zlib
 from typing import Any
 
+import brotli
 import pytest
 from PIL import Image
 
 from catalog.models import CatalogEntry
+from integrations.providers.anthropic.connection import API_VERSION
+from rensei.core.encodings import zstd
 from tests.gateway.line import MODEL, STANDARD_HEADERS, as_bytes, message
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+COMPRESSORS = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd.compress}
 TOOLS = [
     {
         "name": "get_weather",
@@ -73,12 +79,11 @@ class TestTheAnswer:
         if not stream:
             assert sha256(image) in answer.json()["content"][-1]["text"]
 
-    def test_has_the_providers_headers_and_two_of_ours(self, ask: Any, wire: Wire, byok: Any) -> None:
+    def test_has_the_providers_own_headers_and_ours(self, ask: Any, wire: Wire, byok: Any) -> None:
         answer = ask(message())
 
         (passed,) = wire.messages()
-        ours = {"x-rensei-run-id", "x-rensei-auth-mode"}
-        assert ours <= answer.headers.keys()
+        assert {"x-rensei-run-id", "x-rensei-auth-mode"} <= answer.headers.keys()
         for name, value in passed.answer_headers.items():
             if name not in {"date", "server", "connection", "transfer-encoding"}:
                 assert answer.headers.get(name) == value, name
@@ -214,6 +219,60 @@ class TestTheRequest:
             "x-forwarded-for",
             "x-stainless-lang",
         }
+
+    def test_without_a_version_has_the_current_one(self, server: Any, token: str, wire: Wire, byok: Any) -> None:
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/v1/messages", as_bytes(message()), {"x-api-key": token})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+
+        assert answer.status == 200
+        assert wire.messages()[0].headers["anthropic-version"] == API_VERSION
+
+    @pytest.mark.parametrize(("encoding", "compress"), COMPRESSORS.items(), ids=COMPRESSORS)
+    def test_that_is_compressed_goes_on_as_it_was_before(
+        self, ask: Any, wire: Wire, byok: Any, encoding: str, compress: Any
+    ) -> None:
+        body = as_bytes(message("[[reply 6 words]] caf\u00e9 " * 500))
+
+        answer = ask(compress(body), content_encoding=encoding)
+
+        assert answer.status == 200, answer.body
+        assert wire.messages()[0].body == body
+        assert "content-encoding" not in wire.messages()[0].headers
+
+    @pytest.mark.parametrize("encoding", ["compress", "gzip, br", "made-up"])
+    def test_in_a_coding_that_is_not_read_is_refused_with_its_name(
+        self, ask: Any, wire: Wire, byok: Any, encoding: str
+    ) -> None:
+        answer = ask(message(), content_encoding=encoding)
+
+        assert (answer.status, answer.code) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        assert f"'{encoding}'" in answer.json()["error"]["message"]
+        assert wire.messages() == []
+
+    @pytest.mark.parametrize(("encoding", "compress"), COMPRESSORS.items(), ids=COMPRESSORS)
+    def test_that_swells_beyond_the_limit_is_refused_and_fills_no_memory(
+        self, ask: Any, server: Any, wire: Wire, byok: Any, encoding: str, compress: Any
+    ) -> None:
+        # A megabyte at most, which stands for three hundred.
+        bomb = compress(bytes(300_000_000))
+        ask(message())
+        before = server.memory()
+
+        answers = [ask(bomb, content_encoding=encoding) for _ in range(3)]
+
+        assert {(answer.status, answer.code) for answer in answers} == {(413, "REQUEST_TOO_LARGE")}
+        assert server.memory() - before < 200 * 1024 * 1024
+        assert len(wire.messages()) == 1
+
+    @pytest.mark.parametrize(("encoding", "compress"), COMPRESSORS.items(), ids=COMPRESSORS)
+    def test_that_is_damaged_is_refused(self, ask: Any, wire: Wire, byok: Any, encoding: str, compress: Any) -> None:
+        answer = ask(compress(as_bytes(message()))[:-9], content_encoding=encoding)
+
+        assert (answer.status, answer.code) == (400, "VALIDATION_FAILED")
+        assert wire.messages() == []
 
     def test_keeps_its_query(self, ask: Any, wire: Wire, byok: Any) -> None:
         assert ask(message(), path="/v1/messages?beta=true").status == 200

@@ -52,7 +52,7 @@ class TestACompressedAnswer:
 
         settled()
         error = answer.json()["error"]
-        assert answer.status == 503
+        assert answer.status == 502
         assert answer.headers["x-should-retry"] == "false"
         assert error["code"] == "PROVIDER_UNAVAILABLE"
         assert "compressed" in error["message"]

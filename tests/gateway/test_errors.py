@@ -54,14 +54,21 @@ class TestTheProvidersErrors:
 
         assert (answer.status, answer.headers["retry-after"]) == (429, "17")
 
-    def test_of_an_own_key_are_passed_on(self, ask: Any, connect: Any, make_profile: Any, wire: Wire) -> None:
+    def test_of_an_own_key_never_look_like_a_refused_token(
+        self, ask: Any, connect: Any, make_profile: Any, wire: Wire
+    ) -> None:
         connect("revoked")
         make_profile(is_default=True)
 
         answer = ask(message())
+        counted = ask({name: message()[name] for name in ("model", "messages")}, path="/v1/messages/count_tokens")
 
-        assert answer.status == 401
-        assert answer.body == bytes(wire.messages()[0].answer)
+        assert [passed.status for passed in wire.passed] == [401, 401]
+        for each in (answer, counted):
+            assert (each.status, each.code) == (403, "PROVIDER_AUTH_FAILED")
+            assert each.json()["error"]["type"] == "permission_error"
+            assert each.headers["x-should-retry"] == "false"
+            assert "Make a new key" in each.json()["error"]["message"]
 
     def test_for_a_request_that_it_does_not_take_are_passed_on(self, ask: Any, byok: Any, simulator: Any) -> None:
         answer = ask(message(temperature=7))
@@ -99,8 +106,8 @@ class TestTheProvidersErrors:
     def test_of_a_provider_that_hangs_up_are_ours(self, ask: Any, byok: Any) -> None:
         answer = ask(message("[[fault:reset]]"))
 
-        assert answer.status >= 500
-        assert answer.json()["type"] == "error"
+        assert (answer.status, answer.code) == (502, "PROVIDER_STREAM_BROKEN")
+        assert answer.headers["x-should-retry"] == "false"
 
 
 class TestOurRefusals:
@@ -142,10 +149,10 @@ class TestOurRefusals:
         assert ask(message(), authorization=f"Bearer {other}").status == 200
         assert other not in str([passed.headers for passed in wire.messages()])
 
-    def test_are_raised_as_conflict(self, client: anthropic.Anthropic, make_profile: Any) -> None:
+    def test_of_a_mode_are_raised_as_permission_denied(self, client: anthropic.Anthropic, make_profile: Any) -> None:
         make_profile(is_default=True)
 
-        with pytest.raises(anthropic.ConflictError) as caught:
+        with pytest.raises(anthropic.PermissionDeniedError) as caught:
             client.messages.create(model=MODEL, max_tokens=100, messages=HELLO)
 
         assert caught.value.body["error"]["code"] == "BYOK_NOT_CONFIGURED"  # type: ignore[index]
@@ -161,18 +168,18 @@ class TestOurRefusals:
         assert (answer.status, answer.json()["error"]["type"]) == (413, "request_too_large")
         assert wire.messages() == []
 
-    @pytest.mark.parametrize("to", ["/v1/messages", "/v1/files"])
-    def test_reach_who_is_still_sending_a_large_body(self, ask: Any, byok: Any, to: str) -> None:
+    @pytest.mark.parametrize(("to", "status"), [("/v1/messages", 401), ("/v1/files", 404)])
+    def test_reach_who_is_still_sending_a_large_body(self, ask: Any, byok: Any, to: str, status: int) -> None:
         answer = ask(b"x" * (10 * 1024 * 1024), path=to, x_api_key="rsk_live_nobody")
 
-        assert answer.status == 401
+        assert answer.status == status
 
     def test_that_a_retry_would_meet_again_are_not_retried(self, server: Any, token: str, make_profile: Any) -> None:
         make_profile(is_default=True)
         client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=3)
 
         began = time.monotonic()
-        with pytest.raises(anthropic.ConflictError) as caught:
+        with pytest.raises(anthropic.PermissionDeniedError) as caught:
             client.messages.create(model=MODEL, max_tokens=100, messages=HELLO)
 
         assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
@@ -183,17 +190,24 @@ class TestOurRefusals:
 
         answer = ask(message())
 
-        assert 400 <= answer.status < 500
+        assert (answer.status, answer.code) == (403, "HOST_SESSION_WRONG_MACHINE")
+        assert "hostId" not in answer.json()["error"]["message"]
         assert answer.headers["x-should-retry"] == "false"
         assert wire.messages() == []
 
     def test_meet_a_model_without_any_profile(self, ask: Any, connect: Any) -> None:
         connect()
 
-        assert ask(message()).code == "PROFILE_REQUIRED"
+        answer = ask(message())
+
+        assert (answer.status, answer.code) == (403, "PROFILE_REQUIRED")
+        assert "profileId" not in answer.json()["error"]["message"]
 
     def test_meet_an_unknown_model(self, ask: Any, byok: Any) -> None:
-        assert ask({**message(), "model": "gpt-9"}).code == "MODEL_NOT_IN_CATALOG"
+        answer = ask({**message(), "model": "gpt-9"})
+
+        assert (answer.status, answer.code) == (404, "MODEL_NOT_IN_CATALOG")
+        assert answer.json()["error"]["type"] == "not_found_error"
 
     def test_meet_the_profile_of_another_organization(self, ask: Any, byok: Any, eve: User, access_of: Any) -> None:
         profiles.create_profile(

@@ -1,6 +1,7 @@
 """Who signs and who pays: quota, budget, pools and prices hold at the gateway as they do in the queue."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,13 +11,31 @@ from integrations.models import PlatformKey
 from rensei.dispatch.models import Attempt, Run
 from rensei.orgs.models import Org
 from tests.dispatch.reconcile import assert_explained
-from tests.gateway.line import message, settled
+from tests.gateway.line import Answer, message, settled
 from tests.gateway.wire import Wire
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CENT = 10**10
+UNIFIED = "anthropic-ratelimit-unified-"
+
+
+def assert_used_up(answer: Answer, *, period: str) -> None:
+    """Check what makes Claude Code print our sentence alone and stop, and nothing that makes it write its own."""
+    resets_at = datetime.fromisoformat(answer.json()["error"]["resets_at"])
+    wait = int(answer.headers["retry-after"])
+    assert abs((resets_at - datetime.now(UTC)).total_seconds() - wait) < 120
+    assert answer.headers["x-should-retry"] == "false"
+    assert {name: value for name, value in answer.headers.items() if name.startswith(UNIFIED)} == {
+        f"{UNIFIED}status": "rejected",
+        f"{UNIFIED}reset": str(int(resets_at.timestamp())),
+        f"{UNIFIED}overage-reset": str(int(resets_at.timestamp())),
+        f"{UNIFIED}overage-utilization": "1",
+        f"{UNIFIED}overage-surpassed-threshold": "1",
+        f"{UNIFIED}overage-period": period,
+        f"{UNIFIED}overage-disabled-reason": "org_spend_cap_reached",
+    }
 
 
 class TestMetered:
@@ -50,8 +69,9 @@ class TestMetered:
 
         answer = ask(message())
 
-        assert (answer.status, answer.code) == (402, "METERED_BUDGET_EXCEEDED")
-        assert answer.headers["x-should-retry"] == "false"
+        assert (answer.status, answer.code) == (429, "METERED_BUDGET_EXCEEDED")
+        assert answer.json()["error"]["type"] == "billing_error"
+        assert_used_up(answer, period="monthly")
         assert wire.messages() == []
         assert not Attempt.objects.exists()
 
@@ -67,7 +87,7 @@ class TestMetered:
             answers = list(pool.map(lambda _: ask(message()), range(24)))
 
         settled()
-        assert {answer.status for answer in answers} == {200, 402}
+        assert {answer.status for answer in answers} == {200, 429}
         assert sum(line.amount_picodollars or 0 for line in CostEvent.objects.all()) <= most + 6 * CENT
         assert_explained(simulator)
 
@@ -97,7 +117,8 @@ class TestShared:
         refused = [answer for answer in answers if answer.status != 200]
         assert len(answers) - len(refused) == 20
         assert {(answer.status, answer.code) for answer in refused} == {(429, "SHARED_QUOTA_EXCEEDED")}
-        assert {answer.headers["x-should-retry"] for answer in refused} == {"false"}
+        for answer in refused:
+            assert_used_up(answer, period="daily")
         assert [(usage.used, usage.held) for usage in SharedUsage.objects.all()] == [(20, 0)]
         assert not Hold.objects.exists()
         assert_explained(simulator)
@@ -120,7 +141,7 @@ class TestShared:
 
         answer = ask(message(**asked))
 
-        assert (answer.status, answer.code) == (409, "MODEL_UNPRICED")
+        assert (answer.status, answer.code) == (403, "MODEL_UNPRICED")
         assert wire.messages() == []
 
 
@@ -165,7 +186,7 @@ class TestAPool:
 
         settled()
         for answer in (first, second):
-            assert (answer.status, answer.code) == (503, "METERED_KEY_NOT_CONFIGURED")
+            assert (answer.status, answer.code) == (403, "METERED_KEY_NOT_CONFIGURED")
             assert b"x-api-key" not in answer.body
         assert Run.objects.get(id=first.headers["x-rensei-run-id"]).state == Run.State.FAILED
         assert_explained(simulator)

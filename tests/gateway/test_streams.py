@@ -119,7 +119,7 @@ class TestAProviderThatSendsTooMuch:
 
         answer = call("[[fault:hugebody mb=400 on=count_tokens]]" if "count" in path else "[[fault:hugebody mb=400]]")
 
-        assert answer.status == 503
+        assert answer.status in {502, 503}
         assert answer.code.startswith("PROVIDER_")
         assert server.memory() - before < 200 * MEGABYTE
         settled()
@@ -199,8 +199,9 @@ class TestACancellation:
         assert CostEvent.objects.get().estimated
         if stream:
             assert b"RUN_CANCELLED" in answer.body.rstrip().rpartition(b"\n\n")[2]
+            assert b"permission_error" in answer.body.rstrip().rpartition(b"\n\n")[2]
         else:
-            assert (answer.status, answer.code) == (409, "RUN_CANCELLED")
+            assert (answer.status, answer.code) == (403, "RUN_CANCELLED")
             assert answer.headers["x-should-retry"] == "false"
         assert_explained(simulator)
 

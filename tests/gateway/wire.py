@@ -49,6 +49,65 @@ class Wire:
         return [each for each in self.passed if each.target.partition("?")[0] == "/v1/messages"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hostile:
+    """An answer that an attacker's address may give in the provider's place."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+_ELSEWHERE = {"location": "https://attacker.example/v1/messages", "content-type": "application/json"}
+_MESSAGE = (
+    b'{"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-5-5", "content": '
+    b'[{"type": "text", "text": "Hi."}], "stop_reason": "end_turn", "usage": {"input_tokens": 9, "output_tokens": 2}}'
+)
+_SMUGGLED = {
+    "content-type": "application/json",
+    "request-id": "req_of_the_provider",
+    "anthropic-organization-id": "of-the-provider",
+    "set-cookie": "session=stolen",
+    "location": "https://attacker.example",
+    "refresh": "0; url=https://attacker.example",
+    "content-security-policy": "script-src *",
+    "access-control-allow-origin": "*",
+    "link": "<https://attacker.example>; rel=preload",
+    "clear-site-data": '"*"',
+    "strict-transport-security": "max-age=0",
+    "alt-svc": 'h2="attacker.example:443"',
+    "x-rensei-run-id": "run_made_up",
+    "x-rensei-auth-mode": "metered",
+    "www-authenticate": "Basic",
+    "x-made-up": "1",
+}
+_PAGE = b"<script>fetch('/api/v1/tokens')</script>"
+# `[[wire:<word>]]` in a prompt asks for one of them.
+HOSTILE = {
+    **{
+        f"redirect-{status}": Hostile(status=status, headers=_ELSEWHERE)
+        for status in (300, 301, 302, 303, 304, 307, 308)
+    },
+    "page": Hostile(status=200, headers={"content-type": "text/html"}, body=_PAGE),
+    "script": Hostile(status=200, headers={"content-type": "text/javascript"}, body=b"alert(1)"),
+    "nameless": Hostile(status=200, headers={}, body=_MESSAGE),
+    "created": Hostile(status=201, headers={"content-type": "application/json"}, body=_MESSAGE),
+    "empty": Hostile(status=204, headers={}),
+    "page-403": Hostile(status=403, headers={"content-type": "text/html"}, body=_PAGE),
+    "page-500": Hostile(status=500, headers={"content-type": "text/html"}, body=_PAGE),
+    "page-429": Hostile(status=429, headers={"content-type": "text/html", "retry-after": "7"}, body=_PAGE),
+    "sign-in": Hostile(
+        status=407, headers={"content-type": "application/json", "proxy-authenticate": "Basic"}, body=b"{}"
+    ),
+    "smuggled": Hostile(status=200, headers=_SMUGGLED, body=_MESSAGE),
+    "smuggled-400": Hostile(
+        status=400,
+        headers=_SMUGGLED,
+        body=b'{"type": "error", "error": {"type": "invalid_request_error", "message": "No."}}',
+    ),
+}
+
+
 @contextmanager
 def stretch(upstream: str) -> Iterator[Wire]:
     """Lay a wire to an upstream."""
@@ -92,6 +151,10 @@ def _pass(handler: BaseHTTPRequestHandler, wire: Wire) -> None:
     if b"[[wire:flood]]" in body:
         _flood(handler, passed)
         return
+    for word, answer in HOSTILE.items():
+        if b"[[wire:%s]]" % word.encode() in body:
+            _answer(handler, passed, answer)
+            return
     connection = http.client.HTTPConnection(urlsplit(wire.upstream).netloc, timeout=120)
     try:
         connection.request(handler.command, handler.path, body, headers)
@@ -118,6 +181,17 @@ def _pass(handler: BaseHTTPRequestHandler, wire: Wire) -> None:
         handler.close_connection = True
     finally:
         connection.close()
+
+
+def _answer(handler: BaseHTTPRequestHandler, passed: Passed, answer: Hostile) -> None:
+    passed.status, passed.answer = answer.status, bytearray(answer.body)
+    handler.send_response_only(answer.status)
+    for name, value in answer.headers.items():
+        handler.send_header(name, value)
+    handler.send_header("content-length", str(len(answer.body)))
+    handler.end_headers()
+    handler.wfile.write(answer.body)
+    passed.is_whole = True
 
 
 def _flood(handler: BaseHTTPRequestHandler, passed: Passed) -> None:

@@ -106,7 +106,8 @@ def failure_of_answer(*, status: int, body: bytes, headers: Mapping[str, str]) -
     document = parse_object(body)
     error = error_of(document)
     if error is None and status not in (401, 403, 429) and status < 500 and not 300 <= status < 400:
-        return make_failure(d.NOT_THE_API, status=status)
+        # What is called a success may be an answer that was made and billed.
+        return make_failure(d.NOT_THE_API, status=status, maybe_billed=status < 300)
     found = diagnose(status=status, error=error or {})
     return make_failure(
         found,

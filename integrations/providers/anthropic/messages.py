@@ -30,6 +30,11 @@ class ContextWindowExceeded(RenseiError):
         "The prompt has {counted} {input}{beside}, but the context window is {window}. "
         "Shorten the prompt, raise contextWindow, or choose a model with a larger window."
     )
+    # It begins as the provider's own sentence does, which makes Claude Code compact the conversation.
+    gateway_message = (
+        "prompt is too long: {input_tokens} tokens > {maximum} maximum. Shorten the prompt, raise the profile's "
+        "context window, or choose a model with a larger one."
+    )
 
 
 def check_last_turn(messages: Sequence[Mapping[str, Any]], *, entry: CatalogEntry) -> None:
@@ -182,6 +187,8 @@ def too_long(*, input_tokens: int, window: int, counted: str, budget: int = 0) -
         input=_tokens(input_tokens),
         beside=beside,
         window=_tokens(window),
+        input_tokens=input_tokens,
+        maximum=window,
     )
 
 

@@ -17,6 +17,7 @@ from yarl import URL
 from integrations import outbound
 from integrations.destinations import BaseUrlRefused, Destination, parse_url
 from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic.connection import API_VERSION
 from integrations.providers.anthropic.errors import (
     diagnose,
     error_of,
@@ -35,18 +36,17 @@ _FORWARDED_PREFIX = "anthropic-"
 _FORWARDED = frozenset({"content-type", "user-agent"})
 # Whose workspace pays is ours to say.
 _KEPT_BACK = frozenset({"anthropic-workspace-id"})
-_OF_ONE_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"upgrade",
-        b"trailer",
-        b"te",
-        b"set-cookie",
-    }
+# What a caller is told besides the headers of Anthropic's own. All others are of the hop, or of other hosts' making.
+_PASSED = frozenset(
+    {b"content-type", b"content-encoding", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry"}
 )
+_PASSED_PREFIX = b"anthropic-"
+# A browser that is led here makes nothing else of an answer than what it is called, and keeps nothing.
+_OWN = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_JSON = "application/json"
+_EVENTS = "text/event-stream"
+# What a provider says of the key that we sent is no matter between the caller and us.
+_ABOUT_OUR_KEY = frozenset({401, 407})
 # Headers that tell about the account whose key signed. Where that is the platform's, they are not the caller's.
 _OF_THE_ACCOUNT = (
     b"anthropic-organization-id",
@@ -224,20 +224,33 @@ class Tap:
 
 def outgoing_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Choose of a caller's headers (names in lower case) those that go on to Anthropic. A key is never among them."""
-    return {
+    chosen = {
         name: value
         for name, value in headers.items()
         if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK) or name in _FORWARDED
     }
+    # Every client of Anthropic's sends these. A person with curl is not asked to know them.
+    return {"anthropic-version": API_VERSION, "content-type": _JSON, **chosen}
 
 
 def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> list[tuple[bytes, bytes]]:
-    """List of an answer's headers those that go on to the caller."""
+    """List of an answer's headers those that go on to the caller, with those that every answer has."""
     return [
         (lower, value)
         for name, value in answer.raw_headers
-        if (lower := name.lower()) not in _OF_ONE_HOP and not (platform_key and lower.startswith(_OF_THE_ACCOUNT))
-    ]
+        if ((lower := name.lower()) in _PASSED or lower.startswith(_PASSED_PREFIX))
+        and not (platform_key and lower.startswith(_OF_THE_ACCOUNT))
+    ] + _OWN
+
+
+def is_answer(answer: aiohttp.ClientResponse) -> bool:
+    """Tell whether it is what a call is made for, in one of the two forms that the API has."""
+    return answer.status == 200 and answer.content_type in {_JSON, _EVENTS}
+
+
+def is_refusal(answer: aiohttp.ClientResponse) -> bool:
+    """Tell whether it is an error that the caller may read as it is. A redirect would lead the caller's token away."""
+    return 400 <= answer.status < 600 and answer.status not in _ABOUT_OUR_KEY and answer.content_type == _JSON
 
 
 async def read_whole(answer: aiohttp.ClientResponse) -> bytes:

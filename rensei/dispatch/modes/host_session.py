@@ -34,6 +34,10 @@ class WrongMachine(RenseiError):
         "{reason} A host-session run goes to the machine where you ran rensei setup: dispatch from there, "
         "or name one of your own machines in hostId."
     )
+    gateway_message = (
+        "Auth mode 'host-session' uses the login on a developer's machine, and the gateway calls from the server. Name "
+        "a profile with another auth mode, or dispatch the run with the rensei command on that machine."
+    )
 
 
 class HostSession(OneKey):

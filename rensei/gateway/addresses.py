@@ -1,0 +1,60 @@
+"""
+Addresses that clients call by mistake, answered in the client's own shape with the one that it should call.
+
+Clients differ in what they add to a base URL: some `/v1/messages`, some `/messages` alone, and those of OpenAI's API
+paths of their own. Each way to get a base URL wrong leads to one of these.
+"""
+
+import re
+from collections.abc import Mapping
+
+from django.conf import settings
+
+from rensei.core.errors import RenseiError
+
+PREFIX = "/v1/"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+MODELS = "/v1/models"
+_OF_ANTHROPIC = r"complete|messages(?:/count_tokens|/batches(?:/.*)?)?"
+_OF_OPENAI = (
+    r"(?:chat/completions|completions|responses|embeddings|moderations|images|audio|realtime|assistants|threads|batches|"
+    r"fine_tuning|vector_stores|uploads)(?:/.*)?"
+)
+# What may be taken for the base URL: none, that of REST, that of another gateway, or one with `/v1` too many.
+_BASE = r"(?:/api)?(?:/anthropic|/openai)?(?:/v1){0,2}/"
+# No page and no address of REST is among these.
+_STRAYED = re.compile(rf"{_BASE}(?:{_OF_ANTHROPIC}|{_OF_OPENAI})/?")
+_OPENAIS_CALL = re.compile(rf"{_BASE}(?:{_OF_OPENAI})")
+# Both APIs have files at this address; only one of them has the header.
+_FILES = re.compile(r"(?:/v1)+/files(?:/.*)?")
+
+
+class NotServed(RenseiError):
+    """The gateway answers no call at that address."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "Not served here"
+    message = (
+        "There is nothing at {path}. {what}POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models are "
+        "served here. As its base URL, give {url} to a client that adds /v1/messages, such as Anthropic's SDKs and "
+        "Claude Code, or {url}/v1 to one that adds /messages, such as Vercel's AI SDK."
+    )
+
+    def __init__(self, path: str, *, is_openais: bool) -> None:
+        self.is_openais = is_openais
+        what = "This gateway speaks Anthropic's Messages API, not OpenAI's. " if is_openais else ""
+        super().__init__(path=path[:100], what=what, url=settings.PUBLIC_URL)
+
+
+def is_gateways(path: str) -> bool:
+    """Tell whether the gateway answers at a path: at its own, and where a client with a wrong base URL calls."""
+    return path.startswith(PREFIX) or _STRAYED.fullmatch(path) is not None
+
+
+def require_served(path: str, headers: Mapping[str, str]) -> None:
+    """:raises NotServed: if there is nothing at this path, which has no slash at its end"""
+    if path not in (MESSAGES, COUNT_TOKENS, MODELS) and not path.startswith(f"{MODELS}/"):
+        is_file = _FILES.fullmatch(path) is not None and "anthropic-version" not in headers
+        raise NotServed(path, is_openais=is_file or _OPENAIS_CALL.fullmatch(path) is not None)

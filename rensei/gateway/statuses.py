@@ -1,0 +1,110 @@
+"""
+What each refusal is at the gateway: the status and type that make Anthropic's clients do the right thing.
+
+They repeat a call after 408, 409, 429 and every 5xx, some after 422 as well, and few of them read `x-should-retry`. So
+what would be refused again is a status that none of them repeats, whatever it is for callers of REST, and only what is
+worth repeating is 429, 503 or 529. Claude Code tries a 400 again without its betas, and a 404 with its fallback model.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """
+    How the gateway answers. `repeats` says that the same call may pass soon; then `retry-after` says when.
+
+    `period` is what a used-up amount is counted by. `daily`, `weekly` and `monthly` are known to Claude Code.
+    """
+
+    status: int
+    type: str
+    repeats: bool = False
+    period: str = ""
+
+
+MALFORMED = Place(status=400, type="invalid_request_error")
+NO_CALLER = Place(status=401, type="authentication_error")
+REFUSED = Place(status=403, type="permission_error")
+NOT_THERE = Place(status=404, type="not_found_error")
+OTHER_METHOD = Place(status=405, type="invalid_request_error")
+TOO_LARGE = Place(status=413, type="request_too_large")
+OTHER_ENCODING = Place(status=415, type="invalid_request_error")
+DAY_USED_UP = Place(status=429, type="billing_error", period="daily")
+MONTH_USED_UP = Place(status=429, type="billing_error", period="monthly")
+TOO_OFTEN = Place(status=429, type="rate_limit_error", repeats=True)
+FAULT = Place(status=500, type="api_error")
+BAD_UPSTREAM = Place(status=502, type="api_error")
+BUSY = Place(status=503, type="api_error", repeats=True)
+OVERLOADED = Place(status=529, type="overloaded_error", repeats=True)
+
+PLACES: dict[str, Place] = {
+    # The request itself.
+    "VALIDATION_FAILED": MALFORMED,
+    "NOT_AUTHENTICATED": NO_CALLER,
+    "NOT_PERMITTED": REFUSED,
+    "NOT_FOUND": NOT_THERE,
+    "METHOD_NOT_ALLOWED": OTHER_METHOD,
+    "ALREADY_EXISTS": REFUSED,
+    "IN_USE": REFUSED,
+    "REQUEST_TOO_LARGE": TOO_LARGE,
+    "UNSUPPORTED_MEDIA_TYPE": OTHER_ENCODING,
+    "RATE_LIMITED": TOO_OFTEN,
+    "DATABASE_UNAVAILABLE": BUSY,
+    "INTERNAL": FAULT,
+    "IDEMPOTENCY_KEY_REUSED": MALFORMED,
+    # Who may be asked, and who pays. Nothing of it changes within the seconds after which a client tries again.
+    "AUTHMODES_UNSATISFIABLE": REFUSED,
+    "BYOK_NOT_CONFIGURED": REFUSED,
+    "METERED_NOT_ENTITLED": REFUSED,
+    "METERED_KEY_NOT_CONFIGURED": REFUSED,
+    "SHARED_KEY_NOT_CONFIGURED": REFUSED,
+    "CREDENTIAL_UNREADABLE": REFUSED,
+    "MODEL_UNPRICED": REFUSED,
+    "ORG_SUSPENDED": REFUSED,
+    "PAUSED_BY_OPERATOR": REFUSED,
+    "METERED_BUDGET_EXCEEDED": MONTH_USED_UP,
+    "SHARED_QUOTA_EXCEEDED": DAY_USED_UP,
+    "KEY_KIND_REFUSED": REFUSED,
+    "BASE_URL_REFUSED": REFUSED,
+    # Where a run may go.
+    "AUTH_MODE_REQUIRES_LOCAL_CAPACITY": REFUSED,
+    "HOST_SESSION_WRONG_MACHINE": REFUSED,
+    "HOST_LOGIN_MISSING": REFUSED,
+    "HOST_PLAN_EXHAUSTED": REFUSED,
+    "LEASE_LOST": REFUSED,
+    "NO_ELIGIBLE_POOL": REFUSED,
+    "DEVICE_CODE_PENDING": REFUSED,
+    "DEVICE_CODE_INVALID": REFUSED,
+    "INVITATION_NOT_VALID": REFUSED,
+    "INVITATION_FOR_SOMEBODY_ELSE": REFUSED,
+    # What is asked of the model.
+    "PROFILE_REQUIRED": REFUSED,
+    "MODEL_NOT_IN_CATALOG": NOT_THERE,
+    "MODEL_RETIRED": NOT_THERE,
+    "EFFORT_NOT_SUPPORTED": MALFORMED,
+    "IMAGES_NOT_SUPPORTED": MALFORMED,
+    "INVALID_IMAGE": MALFORMED,
+    "CONTEXT_WINDOW_EXCEEDED": MALFORMED,
+    "WORKFLOW_INVALID": MALFORMED,
+    "INPUT_REQUIRED": MALFORMED,
+    # A call that was under way. Another try would be another run, paid again.
+    "RUN_CANCELLED": REFUSED,
+    "RUN_TIMEOUT": REFUSED,
+    "RUN_INTERRUPTED": REFUSED,
+    "RUN_NOT_CANCELLABLE": REFUSED,
+    # The provider. A failing key is never 401: people would sign in again, which mends nothing.
+    "PROVIDER_AUTH_FAILED": REFUSED,
+    "PROVIDER_UNFUNDED": REFUSED,
+    "PROVIDER_REJECTED": MALFORMED,
+    "PROVIDER_RATE_LIMITED": TOO_OFTEN,
+    "PROVIDER_OVERLOADED": OVERLOADED,
+    "PROVIDER_UNAVAILABLE": BUSY,
+    "PROVIDER_STREAM_BROKEN": BAD_UPSTREAM,
+}
+
+
+def place_of(code: str, *, repeats: bool = True) -> Place:
+    """Find how a code is answered. `repeats` is False for a failure of a provider that another try would meet again."""
+    place = PLACES.get(code, REFUSED)
+    return place if repeats or not place.repeats else BAD_UPSTREAM

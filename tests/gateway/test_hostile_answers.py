@@ -1,0 +1,93 @@
+"""What answers in the provider's place leads no caller elsewhere, and says nothing but what a provider says."""
+
+from typing import Any
+
+import pytest
+
+from billing.models import CostEvent
+from rensei.dispatch.models import Attempt, Run
+from tests.gateway.line import Answer, message, settled
+from tests.gateway.wire import HOSTILE, Wire
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CALLS = ["whole", "stream", "count_tokens"]
+OURS = {"x-rensei-run-id", "x-rensei-auth-mode", "x-content-type-options", "cache-control"}
+OF_HTTP = {"content-length", "date", "server", "connection", "transfer-encoding"}
+
+
+@pytest.fixture(params=CALLS)
+def call(request: Any, ask: Any, byok: Any) -> Any:
+    """Call for one of the hostile answers."""
+
+    def send(word: str) -> Answer:
+        body = message(f"[[wire:{word}]]", stream=request.param == "stream")
+        if request.param != "count_tokens":
+            answer: Answer = ask(body)
+            return answer
+        counted: Answer = ask({name: body[name] for name in ("model", "messages")}, path="/v1/messages/count_tokens")
+        return counted
+
+    return send
+
+
+class TestARedirect:
+    @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+    def test_is_a_bad_gateway(self, call: Any, wire: Wire, status: int) -> None:
+        answer = call(f"redirect-{status}")
+
+        assert (answer.status, answer.code) == (502, "PROVIDER_UNAVAILABLE")
+        assert "redirect" in answer.json()["error"]["message"]
+        assert "location" not in answer.headers
+        assert answer.headers["x-should-retry"] == "false"
+        assert len(wire.passed) == 1
+
+
+class TestWhatIsNoAnswer:
+    @pytest.mark.parametrize("word", ["page", "script", "nameless", "created", "empty"])
+    def test_is_a_bad_gateway(self, call: Any, word: str) -> None:
+        answer = call(word)
+
+        assert (answer.status, answer.code) == (502, "PROVIDER_UNAVAILABLE")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert b"<script" not in answer.body
+
+    @pytest.mark.parametrize("word", ["page", "created"])
+    def test_may_have_been_billed_where_it_calls_itself_a_success(self, ask: Any, byok: Any, word: str) -> None:
+        ask(message(f"[[wire:{word}]]"))
+
+        settled()
+        assert Attempt.objects.get().state == Attempt.State.INDETERMINATE
+        assert Run.objects.get().state == Run.State.FAILED
+
+    @pytest.mark.parametrize(
+        ("word", "status"), [("page-403", 403), ("page-500", 503), ("page-429", 429), ("sign-in", 502)]
+    )
+    def test_is_told_in_our_words_where_it_is_a_refusal(self, call: Any, word: str, status: int) -> None:
+        answer = call(word)
+
+        assert answer.status == status
+        assert answer.json()["type"] == "error"
+        assert answer.code.startswith("PROVIDER_")
+        assert answer.headers["content-type"] == "application/json"
+        assert "proxy-authenticate" not in answer.headers
+        if status == 429:
+            assert answer.headers["retry-after"] == "7"
+
+
+class TestItsHeaders:
+    @pytest.mark.parametrize("word", ["smuggled", "smuggled-400"])
+    def test_are_those_of_a_provider_and_no_others(self, call: Any, word: str) -> None:
+        answer = call(word)
+
+        provided = {"content-type", "request-id", "anthropic-organization-id"}
+        assert answer.status == HOSTILE[word].status
+        assert answer.body == HOSTILE[word].body
+        assert answer.headers.keys() - OF_HTTP <= provided | OURS
+        assert {answer.headers[name] for name in provided} == {HOSTILE[word].headers[name] for name in provided}
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers.get("x-rensei-auth-mode", "byok") == "byok"
+        assert answer.headers.get("x-rensei-run-id") != "run_made_up"
+        settled()
+        assert CostEvent.objects.filter(estimated=True).count() == 0
