@@ -24,6 +24,7 @@ from rensei.core.money import dollars
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import BILLING
 
 FIRST_DAY = date(2000, 1, 1)
 LONGEST_PERIOD_DAYS = 366
@@ -87,6 +88,7 @@ class UsageReport(APIView):
     """What was used between two days, and what it cost."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
 
     class Query(PeriodSerializer):
         group_by = serializers.ChoiceField(choices=list(reports.GROUPS), default="day")
@@ -169,6 +171,7 @@ class CostEventList(APIView):
     """The lines of the cost ledger, newest first."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
     pagination_class = LedgerPages
     Answer = CostEventSerializer
 
@@ -181,6 +184,7 @@ class CostEventCsv(APIView):
     """The same lines as a CSV file, all of them."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
 
     @extend_schema(
         operation_id="cost_events_csv",
@@ -197,6 +201,7 @@ class Entitlements(APIView):
     """What the organization may use of the platform's."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
 
     class Answer(CamelSerializer):
         class SharedQuota(CamelSerializer):

@@ -16,6 +16,7 @@ from rensei.core.errors import NotPermitted
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import Org
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import BILLING
 
 
 class StatementSummarySerializer(CamelSerializer):
@@ -63,6 +64,7 @@ class StatementList(APIView):
     """What the organization owes the platform for each month, newest first. All months are on one page."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
 
     class Answer(CamelSerializer):
         next = serializers.CharField(allow_null=True)
@@ -79,6 +81,7 @@ class StatementDetail(APIView):
     """One month, line by line."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
     Answer = StatementSerializer
 
     def get(self, request: Request, month: str) -> Response:
@@ -89,6 +92,7 @@ class StatementCsv(APIView):
     """The same month as a CSV file."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": BILLING}
 
     @extend_schema(operation_id="statement_csv", tags=["statements"], responses={(200, "text/csv"): OpenApiTypes.STR})
     def get(self, request: Request, month: str) -> HttpResponse:

@@ -19,6 +19,7 @@ from rensei.core.errors import FieldError, NotFound
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 
 
 class EffortAnswer(CamelSerializer):
@@ -59,6 +60,7 @@ class Catalog(APIView):
     """The platform's models and the organization's own, retired ones included."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     pagination_class = CatalogPages
 
     class Body(CamelSerializer):
@@ -112,6 +114,7 @@ class CatalogModel(APIView):
     """One model, by its id or another of its names."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "DELETE": MANAGE}
 
     @extend_schema(parameters=[OpenApiParameter("provider", str)], responses=EntryAnswer)
     def get(self, request: Request, model_id: str) -> Response:

@@ -18,6 +18,7 @@ from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import ManagersWrite, MembersRead
+from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
 PAGING = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
 
@@ -56,6 +57,7 @@ class Providers(APIView):
     """The providers that this server knows."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
 
     @extend_schema(operation_id="providers_list", responses=ProviderPage)
     def get(self, request: Request) -> Response:
@@ -154,6 +156,7 @@ class Integrations(APIView):
     """The providers that the organization connected with its own keys."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "POST": MANAGE}
     pagination_class = CursorPages
 
     @extend_schema(operation_id="integrations_list", parameters=PAGING, responses=IntegrationAnswer(many=True))
@@ -178,6 +181,7 @@ class IntegrationDetail(APIView):
     """One connected provider."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "PATCH": MANAGE, "DELETE": MANAGE}
 
     @extend_schema(operation_id="integrations_retrieve", responses=IntegrationAnswer)
     def get(self, request: Request, integration_id: str) -> Response:
@@ -202,6 +206,7 @@ class IntegrationTest(APIView):
     """Test Connection: a free call to the provider with the stored key."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": MANAGE}
     throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
@@ -215,6 +220,7 @@ class IntegrationRotate(APIView):
     """Replace the key. The new one is tested before the old one goes."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": MANAGE}
     throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
@@ -231,6 +237,7 @@ class ConnectionTest(APIView):
     """Test Connection before saving: the key is tried, and forgotten."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": MANAGE}
     throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)

@@ -20,6 +20,7 @@ from rensei.core.errors import NotFound, named_in
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
 
 
@@ -75,6 +76,7 @@ class Profiles(APIView):
     """The profiles that the caller may see, newest first."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     pagination_class = CursorPages
 
     @extend_schema(responses=ProfileAnswer(many=True))
@@ -103,6 +105,7 @@ class ProfileDetail(APIView):
     """One profile, by its id."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
 
     @extend_schema(responses=ProfileAnswer)
     def get(self, request: Request, profile_id: str) -> Response:

@@ -23,6 +23,7 @@ from rensei.orgs.api import PolicyBody
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import Project
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.scopes import GRANT, MANAGE, READ, READ_OR_RUNS
 
 
 class PolicyAnswer(CamelSerializer):
@@ -36,6 +37,7 @@ class OrgPolicy(APIView):
     """The access policy of the organization."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody
     Answer = PolicyAnswer
 
@@ -50,6 +52,7 @@ class ProjectPolicy(APIView):
     """The access policy of a project."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody
     Answer = PolicyAnswer
 
@@ -84,6 +87,7 @@ class OrgPolicyPreview(APIView):
     """What a policy of the organization would change, without setting it."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": READ}
     Body = PolicyBody
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
@@ -95,6 +99,7 @@ class ProjectPolicyPreview(APIView):
     """What a policy of a project would change, without setting it."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": READ}
     Body = PolicyBody
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
@@ -115,6 +120,7 @@ class Pools(APIView):
     """The organization's capacity pools. `local` is built in and not listed."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     pagination_class = CursorPages
     Answer = PoolAnswer
 
@@ -148,6 +154,7 @@ class PoolDetail(APIView):
     """One capacity pool: switch it on or off, or remove it."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
     Answer = PoolAnswer
 
     class Body(CamelSerializer):

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -23,6 +23,7 @@ from rensei.dispatch.requests import DispatchRequest, check_system, messages_fro
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.orgs.scopes import READ_OR_RUNS, RUNS, Scope
 
 IDEMPOTENCY_KEY_LENGTH = 255
 METADATA_BYTES = 16 * 1024
@@ -90,6 +91,7 @@ class Runs(APIView):
     """The runs of the organization, newest first; a POST dispatches one."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
     pagination_class = CursorPages
     body_limit = LARGE_BODY_LIMIT
     Body = RunBody
@@ -131,6 +133,7 @@ class RunDetail(APIView):
     """One run."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
 
     @extend_schema(responses=RunSchema)
     def get(self, request: Request, run_id: str) -> Response:
@@ -141,6 +144,7 @@ class RunCancel(APIView):
     """Cancel a run: at once while it is queued; a running one is hung up on and charged for what it used."""
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": RUNS}
 
     @extend_schema(request=None, responses=RunSchema)
     def post(self, request: Request, run_id: str) -> Response:
@@ -167,6 +171,7 @@ class Resolve(APIView):
     """Say what a dispatch of a profile would do, and change nothing. The body is a dispatch's, all of it optional."""
 
     permission_classes = [MembersRead]
+    scopes = {"POST": READ_OR_RUNS}
     body_limit = LARGE_BODY_LIMIT
     Body = RunBody
 
@@ -205,9 +210,18 @@ def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
 
 
 def visible_runs(access: Access) -> QuerySet[Run]:
-    """The runs that a caller may see: the organization's, or those of the project that the token is bound to."""
+    """
+    The runs that a caller may see: the organization's, or those of the project that the token is bound to.
+
+    A token without the scope `read` sees its member's own, and a machine's those that go to it.
+    """
     runs = Run.objects.for_org(access.org).select_related("project")
-    return runs.filter(project=access.project) if access.project else runs
+    if access.project:
+        runs = runs.filter(project=access.project)
+    if Scope.READ in access.scopes:
+        return runs
+    own = Q(created_by=access.user)
+    return runs.filter(own | Q(host=access.host) if access.host else own)
 
 
 def find_run(access: Access, run_id: str) -> Run:

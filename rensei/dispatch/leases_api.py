@@ -19,6 +19,7 @@ from rensei.dispatch.reported_usage import TOKENS_MAX
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.scopes import LEASES
 
 WAIT_SECONDS_MAX = 25
 REPORTED = (
@@ -68,6 +69,7 @@ class HostLease(APIView):
     """
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
 
     class Body(CamelSerializer):
         run_id = serializers.CharField(required=False, max_length=40)
@@ -110,6 +112,7 @@ class LeaseHeartbeat(APIView):
     """Keep the lease, every five seconds, and learn whether the run was cancelled."""
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
     Answer = StateAnswer
 
     class Body(CamelSerializer):
@@ -127,6 +130,7 @@ class LeaseChunks(APIView):
     """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
     Answer = StateAnswer
 
     class Body(CamelSerializer):
@@ -154,6 +158,7 @@ class LeaseFinish(APIView):
     """
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
     body_limit = LARGE_BODY_LIMIT
 
     class Body(CamelSerializer):

@@ -23,6 +23,7 @@ from rensei.dispatch.leases_api import HostLease
 from rensei.dispatch.models import Run
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import READ_OR_RUNS
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
 WAIT_SECONDS_MAX = 60
@@ -105,6 +106,7 @@ class Events(APIView):
     """The events of a run as a stream (`text/event-stream`). `Last-Event-ID` goes on where the last one ended."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
     renderer_classes = [JSONRenderer, EventStreamRenderer]
 
     @extend_schema(responses={(200, "text/event-stream"): OpenApiTypes.STR})

@@ -42,6 +42,8 @@ from rensei.gateway.routes import Route
 from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
+from rensei.orgs.authentication import address_behind_proxies
+from rensei.orgs.scopes import GATEWAY
 
 LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
@@ -115,7 +117,7 @@ class Gateway:
         path, method = scope["path"].removesuffix("/"), scope["method"]
         headers = read_headers(scope["headers"])
         addresses.require_served(path, headers)
-        access = await self._authenticate(headers)
+        access = await self._authenticate(headers, _address(scope, headers))
         if path.startswith(addresses.MODELS):
             _require_method(method, "GET")
             await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
@@ -134,14 +136,24 @@ class Gateway:
             else:
                 await self._message(route, body, address, headers, caller)
 
-    async def _authenticate(self, headers: dict[str, str]) -> Access:
-        """:raises NotAuthenticated: unless one of the two headers holds a token of ours that is good"""
+    async def _authenticate(self, headers: dict[str, str], address: str | None) -> Access:
+        """
+        Find whose token one of the two headers holds.
+
+        :raises NotAuthenticated: unless it is one of ours, and good
+        :raises ScopeMissing: if it was not made for the gateway
+        :raises NetworkNotAllowed: if it is not for use from this address
+        """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
         token = next((found for each in given if (found := each.strip()).startswith(TOKEN_PREFIX)), None)
-        access = token and await self._callers.get(token_digest(token), partial(for_token, token=token))
+        access = token and await self._callers.get(
+            token_digest(token), partial(for_token, token=token, address=address)
+        )
         if not access:
             raise NotAuthenticated
+        # What is kept serves callers at several addresses.
+        access.require_scope(GATEWAY, address=address)
         return access
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, *, org_id: str) -> bytes:
@@ -269,6 +281,11 @@ def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., A
             await application(scope, receive, send)
 
     return either
+
+
+def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
+    peer = scope.get("client")
+    return address_behind_proxies(peer[0] if peer else None, forwarded=headers.get("x-forwarded-for", ""))
 
 
 def _require_method(method: str, allowed: str) -> None:

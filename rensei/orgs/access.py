@@ -8,6 +8,7 @@ from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from rensei.core.errors import NotPermitted
+from rensei.orgs import networks, scopes
 from rensei.orgs.models import (
     MANAGERS,
     WRITERS,
@@ -21,6 +22,7 @@ from rensei.orgs.models import (
     Role,
     User,
 )
+from rensei.orgs.scopes import Needs, Scope
 
 TOKEN_PREFIX = "rsk_live_"  # noqa: S105 – public on purpose: secret scanners match it
 LAST_USED_EVERY = timedelta(minutes=1)
@@ -40,6 +42,23 @@ class Access:
     address: str | None = None
     # Why the operators have suspended the organization, for the pages to say. Dispatches look for themselves.
     suspended_because: str | None = None
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What the caller's token may be used for. A person in a browser has every scope."""
+        return frozenset(self.token.scopes) if self.token else frozenset(Scope)
+
+    def require_scope(self, needs: Needs | None, *, address: str | None) -> None:
+        """
+        Hold the caller's token to its scopes and its networks.
+
+        :raises ScopeMissing: if it was not made for this
+        :raises ClosedToMachines: if it is a machine's, and this gives access to others
+        :raises NetworkNotAllowed: if it is not for use from the caller's address
+        """
+        if self.token is not None:
+            networks.require(self.token.allowed_networks, address)
+            scopes.require(needs, scopes=self.token.scopes, of_machine=self.host is not None)
 
     @property
     def manages(self) -> bool:
@@ -99,7 +118,7 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
     if found is None:
         return None
     if found.last_used_at is None or found.last_used_at < now - LAST_USED_EVERY:
-        ApiToken.objects.filter(pk=found.pk).update(last_used_at=now)
+        ApiToken.objects.filter(pk=found.pk).update(last_used_at=now, last_used_address=address)
     return Access(
         user=found.membership.user,
         org=found.org,

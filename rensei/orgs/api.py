@@ -16,6 +16,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import Host, Membership, Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
+from rensei.orgs.scopes import ANY, GRANT, MANAGE, MANAGE_OR_LEASES, READ, READ_OR_LEASES, READ_OR_RUNS, Scope
 
 
 class PolicyBody(CamelSerializer):
@@ -28,6 +29,7 @@ class Me(APIView):
     """Who the caller is, in which organization, with which role."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": ANY}
 
     class Answer(CamelSerializer):
         class Person(CamelSerializer):
@@ -48,6 +50,10 @@ class Me(APIView):
         role = serializers.ChoiceField(choices=Role.choices)
         project_id = serializers.CharField(source="project.slug", default=None, allow_null=True)
         host = Machine(allow_null=True)
+        scopes = serializers.SerializerMethodField(help_text="What the token may be used for; all of them in a browser")
+
+        def get_scopes(self, access: Access) -> list[str]:
+            return [scope for scope in Scope.values if scope in access.scopes]
 
     def get(self, request: Request) -> Response:
         # Only those who are signed in learn the version: the `rensei` command compares it with its own.
@@ -65,6 +71,7 @@ class Projects(APIView):
     """The organization's projects. A project's id is its slug."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     pagination_class = CursorPages
     Answer = ProjectAnswer
 
@@ -88,6 +95,7 @@ class ProjectDetail(APIView):
     """One project."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
     Answer = ProjectAnswer
 
     class Body(CamelSerializer):
@@ -121,6 +129,7 @@ class Members(APIView):
     """The people of the organization, and their roles."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "POST": GRANT}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = MemberAnswer
@@ -153,6 +162,7 @@ class MemberDetail(APIView):
     """One member."""
 
     permission_classes = [MayLeave]
+    scopes = {"GET": READ, "PATCH": GRANT, "DELETE": GRANT}
     Answer = MemberAnswer
 
     class Body(CamelSerializer):
@@ -181,9 +191,15 @@ class TokenAnswer(CamelSerializer):
     member = serializers.EmailField(source="membership.user.email")
     project_id = serializers.CharField(source="project.slug", default=None, allow_null=True)
     host_id = serializers.CharField(allow_null=True)
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
+    allowed_networks = serializers.ListField(child=serializers.CharField())
+    made_by = serializers.CharField(
+        source="made_by_id", allow_null=True, help_text="The token that made this one, with which it ends"
+    )
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField(allow_null=True)
-    last_used_at = serializers.DateTimeField(allow_null=True)
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute")
+    last_used_address = serializers.CharField(allow_null=True)
     revoked_at = serializers.DateTimeField(allow_null=True)
 
 
@@ -191,6 +207,7 @@ class Tokens(APIView):
     """API tokens: one's own, and for those who manage or audit everyone's. A new one is shown once."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ, "POST": GRANT}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = TokenAnswer
@@ -198,6 +215,10 @@ class Tokens(APIView):
     class Body(CamelSerializer):
         name = serializers.CharField(max_length=120)
         project_id = serializers.CharField(allow_null=True, default=None)
+        scopes = serializers.ListField(
+            child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False, max_length=20, required=False
+        )
+        allowed_networks = serializers.ListField(child=serializers.CharField(max_length=60), default=list)
         expires_at = serializers.DateTimeField(allow_null=True, default=None)
 
     class Created(TokenAnswer):
@@ -215,7 +236,12 @@ class Tokens(APIView):
             project = services.find_project(caller(request), slug) if slug is not None else None
 
         token, secret = services.create_token(
-            caller(request), name=fields["name"], project=project, expires_at=fields["expires_at"]
+            caller(request),
+            name=fields["name"],
+            project=project,
+            scopes=fields.get("scopes"),
+            allowed_networks=fields["allowed_networks"],
+            expires_at=fields["expires_at"],
         )
         return _created(request, token.pk, {**self.Answer(token).data, "token": secret.reveal()})
 
@@ -224,6 +250,7 @@ class TokenDetail(APIView):
     """One API token. Deleting shuts it at once; its row stays, so that the audit log can name it."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ, "DELETE": GRANT}
     throttle_scope = "sensitive"
     Answer = TokenAnswer
 
@@ -249,6 +276,7 @@ class Hosts(APIView):
     """Machines that ran `rensei setup`. Registering one gives the token that only it uses, once."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ, "POST": GRANT}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = HostAnswer
@@ -256,6 +284,9 @@ class Hosts(APIView):
     class Body(CamelSerializer):
         name = serializers.CharField(max_length=120)
         login = serializers.ChoiceField(choices=Host.Login.choices, default=Host.Login.NONE)
+        scopes = serializers.ListField(
+            child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False, max_length=20, required=False
+        )
 
     class Created(HostAnswer):
         token = serializers.CharField(help_text="Shown only now")
@@ -275,6 +306,7 @@ class HostDetail(APIView):
     """One machine. Deleting shuts it and its tokens out at once."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_LEASES, "PATCH": MANAGE_OR_LEASES, "DELETE": GRANT}
     Answer = HostAnswer
 
     class Body(CamelSerializer):

@@ -13,6 +13,7 @@ from rensei.core.errors import FieldError
 from rensei.orgs import audit_log
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import READ
 
 
 class AuditEventFilter(CamelSerializer):
@@ -50,6 +51,7 @@ class AuditEvents(APIView):
     """The audit log, newest first, for owners, admins and auditors."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ}
     pagination_class = CursorPages
     Answer = AuditEventAnswer
 

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rensei.core.errors import FieldError, RenseiError
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token
 from rensei.orgs.models import Membership, User
+from rensei.orgs.scopes import ANY, Needs
 
 ORG_HEADER = "X-Rensei-Org"
 
@@ -26,6 +27,7 @@ class TokenAuthentication(BaseAuthentication):
         access = for_token(token=token, address=client_address(request)) if token.startswith(TOKEN_PREFIX) else None
         if access is None:
             raise AuthenticationFailed
+        access.require_scope(_needs(request), address=access.address)
         return access.user, access
 
     def authenticate_header(self, request: Request) -> str:
@@ -72,14 +74,28 @@ def caller(request: Request) -> Access:
 
 def client_address(request: Request | HttpRequest) -> str | None:
     """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
-    peer: str | None = request.META.get("REMOTE_ADDR") or None
+    return address_behind_proxies(
+        request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
+    )
+
+
+def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
+    """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
     if peer not in settings.RENSEI_TRUSTED_PROXIES:
         return peer
-    forwarded = str(request.META.get("HTTP_X_FORWARDED_FOR", "")).rpartition(",")[2].strip()
+    forwarded = forwarded.rpartition(",")[2].strip()
     try:
         return str(ip_address(forwarded))
     except ValueError:
         return peer
+
+
+def _needs(request: Request) -> Needs | None:
+    """What the route declares for this method: `scopes = {"GET": READ, …}`. HEAD and OPTIONS read as GET does."""
+    declared: dict[str, Needs] = getattr(request.parser_context["view"], "scopes", {})
+    if request.method == "OPTIONS":
+        return ANY
+    return declared.get("GET" if request.method == "HEAD" else str(request.method))
 
 
 def _only_org(user: User) -> str:

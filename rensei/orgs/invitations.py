@@ -17,6 +17,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
+from rensei.orgs import token_tree
 from rensei.orgs.access import Access, record, token_digest
 from rensei.orgs.models import MANAGERS, Invitation, Membership, Org, Role, User
 from rensei.orgs.people import insert_person
@@ -102,6 +103,7 @@ def invite(access: Access, *, email: str, role: str) -> Sent:
                     email=email,
                     role=role,
                     invited_by=access.user,
+                    made_by=token_tree.lock_maker(access),
                     created_at=now,
                     **_terms(plain, now),
                 )
@@ -121,7 +123,11 @@ def resend(access: Access, invitation: Invitation) -> Sent:
     now, plain = database_now(), _new_secret()
     with durable():
         terms = _terms(plain, now)
-        if not _open(access.org).filter(pk=invitation.pk).update(invited_by=access.user, mailed=False, **terms):
+        if (
+            not _open(access.org)
+            .filter(pk=invitation.pk)
+            .update(invited_by=access.user, made_by=token_tree.lock_maker(access), mailed=False, **terms)
+        ):
             raise NotFound
         invitation.refresh_from_db()
         record(access, "invitation.resent", object_id=invitation.id, email=invitation.email, role=invitation.role)

@@ -15,6 +15,7 @@ from rensei.orgs.authentication import caller
 from rensei.orgs.invitations import Sent
 from rensei.orgs.models import Invitation, Role
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.scopes import GRANT, READ
 
 
 class InvitationAnswer(CamelSerializer):
@@ -37,6 +38,7 @@ class Invitations(APIView):
     """Invite somebody by email. Nobody is a member before the link of the mail was opened."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "POST": GRANT}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = InvitationAnswer
@@ -62,6 +64,7 @@ class InvitationDetail(APIView):
     """One open invitation. Deleting takes it back: its link is dead at once."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "DELETE": GRANT}
     Answer = InvitationAnswer
 
     def get(self, request: Request, invitation_id: str) -> Response:
@@ -76,6 +79,7 @@ class InvitationResend(APIView):
     """Mail a new link for another seven days. The earlier link is dead."""
 
     permission_classes = [ManagersWrite]
+    scopes = {"POST": GRANT}
     throttle_scope = "sensitive"
 
     @extend_schema(request=None, responses=InvitationSent)

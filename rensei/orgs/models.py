@@ -134,6 +134,7 @@ class Invitation(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     mailed = models.BooleanField(default=False, help_text="Whether the link went to the address, and to nobody else")
     invited_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    made_by = models.ForeignKey("ApiToken", models.SET_NULL, null=True, blank=True, related_name="invitations")
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     accepted_at = models.DateTimeField(null=True, blank=True)
@@ -182,7 +183,9 @@ class ApiToken(models.Model):
     """
     A program's credential for one organization and member, optionally one project and machine.
 
-    Only the SHA-256 of the token is kept: it is 256 random bits, so a slow hash would add nothing.
+    Only the SHA-256 of the token is kept: it is 256 random bits, so a slow hash would add nothing. `scopes` are those
+    of `rensei.orgs.scopes`; `made_by` is the token that made this one, with which it ends, and `generation` counts how
+    many stand before it. No network means any.
     """
 
     id = PublicIdField(prefix="tok")
@@ -193,9 +196,14 @@ class ApiToken(models.Model):
     name = models.CharField(max_length=120)
     digest = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(max_length=8, editable=False)
+    scopes = models.JSONField(default=list)
+    allowed_networks = models.JSONField(default=list, blank=True)
+    made_by = models.ForeignKey("self", models.CASCADE, null=True, blank=True, related_name="made")
+    generation = models.PositiveSmallIntegerField(default=0, editable=False)
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    last_used_address = models.GenericIPAddressField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     objects = OrgScopedQuerySet.as_manager()

@@ -1,7 +1,7 @@
 """What people change about their organization: projects, members, tokens and machines."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -11,7 +11,8 @@ from django.utils import timezone
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs import signals
+from rensei.orgs import networks, signals, token_tree
+from rensei.orgs import scopes as token_scopes
 from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
 from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
 from rensei.orgs.shapes import clean_email, clean_name, clean_slug
@@ -61,7 +62,7 @@ def visible_projects(access: Access) -> QuerySet[Project]:
 def visible_tokens(access: Access) -> QuerySet[ApiToken]:
     """List the API tokens that the caller may see: their own, or everyone's for those who manage or audit."""
     tokens: QuerySet[ApiToken] = ApiToken.objects.for_org(access.org)
-    tokens = tokens.select_related("membership__user", "project", "host")
+    tokens = tokens.select_related("membership__user", "project", "host", "made_by")
     return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
 
 
@@ -214,14 +215,17 @@ def create_token(
     name: str,
     project: Project | None = None,
     host: Host | None = None,
+    scopes: Collection[str] | None = None,
+    allowed_networks: Sequence[str] = (),
     expires_at: datetime | None = None,
 ) -> tuple[ApiToken, Secret]:
     """
     Create a token for the caller, never for another member. The secret can be read only now.
 
-    A token made with a token opens no more than that one: the same project and machine, and no longer.
+    A token made with a token opens no more than that one, in scopes, networks, project, machine and time, and ends
+    with it. Without `scopes` it gets the usual ones.
 
-    :raises FieldError: if the expiry has passed
+    :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
     :raises NotPermitted: if the new token would open more than the caller's own
     """
     name = clean_name(name)
@@ -232,7 +236,15 @@ def create_token(
         expires_at = expires_at or access.token.expires_at
     _require_no_wider(access, project, host, expires_at)
     with durable():
-        token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
+        token, secret = _new_token(
+            access,
+            name=name,
+            project=project,
+            host=host,
+            scopes=scopes,
+            allowed_networks=allowed_networks,
+            expires_at=expires_at,
+        )
         record(
             access,
             "token.created",
@@ -240,63 +252,82 @@ def create_token(
             name=name,
             project=project.slug if project else None,
             host=host.id if host else None,
+            scopes=token.scopes,
+            networks=token.allowed_networks,
             expires=expires_at.isoformat() if expires_at else None,
         )
     return token, secret
 
 
 def revoke_token(access: Access, token: ApiToken) -> None:
-    """Shut a token for good. Members revoke their own, owners and admins everyone's."""
+    """Revoke a token with all that was made with it. Members revoke their own, owners and admins everyone's."""
     _require_own(access, token)
     if token.membership_id != access.membership.pk:
         access.require_manager()
+    if access.project is None or token.project_id != access.project.pk:
         require_whole_org(access)
     with durable():
-        revoked = ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
-        if revoked:
-            record(access, "token.revoked", object_id=token.id, name=token.name)
+        ended = token_tree.revoke([token.pk], now=timezone.now())
+        if token.pk in ended:
+            made = [token_id for token_id in ended if token_id != token.pk]
+            record(access, "token.revoked", object_id=token.id, name=token.name, made=made)
 
 
 def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
-    """Shut tokens of any organization for good, as an operator does, and tell how many were still open."""
+    """Revoke tokens of any organization with all that was made with them, and tell how many were still open."""
     count = 0
     with durable():
         for token in tokens:
-            if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-                record_operator(operator, "token.revoked", object_id=token.id, org=token.org, name=token.name)
-                count += 1
+            ended = token_tree.revoke([token.pk], now=timezone.now())
+            count += len(ended)
+            if token.pk in ended:
+                made = [token_id for token_id in ended if token_id != token.pk]
+                record_operator(
+                    operator, "token.revoked", object_id=token.id, org=token.org, name=token.name, made=made
+                )
     return count
 
 
 # Machines
 
 
-def register_host(access: Access, *, name: str, login: str = Host.Login.NONE) -> tuple[Host, ApiToken, Secret]:
-    """Register the caller's own machine, and make the token that only it uses."""
+def register_host(
+    access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
+) -> tuple[Host, ApiToken, Secret]:
+    """
+    Register the caller's own machine, and make the token that only it uses.
+
+    It carries out runs and dispatches its own, unless `scopes` name more of what the caller may do.
+    """
     with durable():
-        return insert_host(access, name=name, login=login)
+        return insert_host(access, name=name, login=login, scopes=scopes)
 
 
-def insert_host(access: Access, *, name: str, login: str = Host.Login.NONE) -> tuple[Host, ApiToken, Secret]:
+def insert_host(
+    access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
+) -> tuple[Host, ApiToken, Secret]:
     """Register the caller's own machine within the caller's transaction."""
     assert_open()
     access.require_writer()
+    require_whole_org(access)
     name = clean_name(name)
     if login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
-    project, expires_at = access.project, access.token.expires_at if access.token else None
+    expires_at = access.token.expires_at if access.token else None
     host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
-    token, secret = _new_token(access, name=name, project=project, host=host, expires_at=expires_at)
-    record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id)
+    token, secret = _new_token(access, name=name, host=host, scopes=scopes, expires_at=expires_at)
+    record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id, scopes=token.scopes)
     return host, token, secret
 
 
 def update_host(access: Access, host: Host, *, name: str | None = None, login: str | None = None) -> Host:
-    """Rename one's own machine, or note which login it holds."""
+    """Rename one's own machine, or note which login it holds. A machine's token does so for that machine only."""
     access.require_writer()
     _require_own(access, host)
-    if host.owner_id != access.user.pk:
+    if host.owner_id != access.user.pk or access.host not in {None, host}:
         raise NotPermitted
+    if access.host is None:
+        require_whole_org(access)
     if login is not None and login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
     with durable():
@@ -314,11 +345,11 @@ def revoke_host(access: Access, host: Host) -> None:
     _require_own(access, host)
     if host.owner_id != access.user.pk:
         access.require_manager()
-        require_whole_org(access)
+    require_whole_org(access)
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)
-        ApiToken.objects.filter(host=host, revoked_at=None).update(revoked_at=now)
+        token_tree.revoke(ApiToken.objects.filter(host=host).values_list("pk", flat=True), now=now)
         if revoked:
             record(access, "host.revoked", object_id=host.id, name=host.name)
 
@@ -381,8 +412,16 @@ def _keep_an_owner(org: Org) -> None:
 
 
 def _new_token(
-    access: Access, *, name: str, project: Project | None, host: Host | None, expires_at: datetime | None
+    access: Access,
+    *,
+    name: str,
+    project: Project | None = None,
+    host: Host | None = None,
+    scopes: Collection[str] | None,
+    allowed_networks: Sequence[str] = (),
+    expires_at: datetime | None,
 ) -> tuple[ApiToken, Secret]:
+    maker = token_tree.lock_maker(access)
     plain = TOKEN_PREFIX + secrets.token_hex(32)
     token = ApiToken.objects.create(
         org=access.org,
@@ -392,6 +431,10 @@ def _new_token(
         name=name,
         digest=token_digest(plain),
         hint=plain[-HINT_LENGTH:],
+        scopes=token_scopes.clean(scopes, maker=maker.scopes if maker else None, of_machine=host is not None),
+        allowed_networks=networks.clean(allowed_networks, maker=maker.allowed_networks if maker else ()),
+        made_by=maker,
+        generation=token_tree.next_generation(maker),
         expires_at=expires_at,
     )
     return token, Secret(plain)

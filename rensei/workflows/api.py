@@ -13,6 +13,7 @@ from rensei.core.errors import FieldError
 from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
 from rensei.workflows import presenters, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 
@@ -111,6 +112,7 @@ class Workflows(APIView):
     """The workflows of the organization, newest first; a POST applies a document."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     pagination_class = CursorPages
     Body = ApplyBody
 
@@ -144,6 +146,7 @@ class WorkflowDetail(APIView):
     """One workflow: its document and its versions. A PUT gives it a new document, and perhaps a new name."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "PUT": MANAGE, "DELETE": MANAGE}
     Body = DocumentBody
 
     @extend_schema(responses=WorkflowDetailSchema)
@@ -168,6 +171,7 @@ class WorkflowRuns(APIView):
     """The runs of one workflow, newest first; a POST runs its newest version."""
 
     permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
     pagination_class = CursorPages
     Body = StartBody
 
@@ -203,6 +207,7 @@ class WorkflowRunDetail(APIView):
     """One workflow run, with the state and the output of each node."""
 
     permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
 
     @extend_schema(responses=WorkflowRunDetailSchema)
     def get(self, request: Request, workflow_run_id: str) -> Response:
@@ -214,6 +219,7 @@ class WorkflowRunCancel(APIView):
     """Cancel a workflow run: what waits is not run, what runs is cancelled."""
 
     permission_classes = [MembersWrite]
+    scopes = {"POST": RUNS}
 
     @extend_schema(request=None, responses=WorkflowRunDetailSchema)
     def post(self, request: Request, workflow_run_id: str) -> Response:

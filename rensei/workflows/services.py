@@ -21,6 +21,7 @@ from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Project
+from rensei.orgs.scopes import Scope
 from rensei.workflows import execution
 from rensei.workflows.documents import Document, Node, read_document, wanted_input
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVersion
@@ -66,7 +67,9 @@ def find_workflow(access: Access, workflow_id: str) -> Workflow:
 def visible_workflow_runs(access: Access) -> QuerySet[WorkflowRun]:
     """List the workflow runs that a caller may see, as with runs."""
     found = workflow_runs_to_show().filter(org=access.org)
-    return found.filter(project=access.project) if access.project else found
+    if access.project:
+        found = found.filter(project=access.project)
+    return found if Scope.READ in access.scopes else found.filter(created_by=access.user)
 
 
 def workflow_runs_to_show() -> QuerySet[WorkflowRun]:

@@ -37,3 +37,15 @@ def pages() -> set[str]:
 def others() -> set[str]:
     """List what is neither REST, nor an organization's page, nor the admin's own."""
     return {route for route, _ in patterns() if not route.startswith(("api/v1/", "o/", "admin/"))}
+
+
+def needs() -> Iterator[tuple[str, tuple[str, str], object]]:
+    """List each REST address and method with what its view declares that a token needs, or None."""
+    for route, pattern in patterns():
+        if route.startswith("api/v1/"):
+            view = pattern.callback.cls  # type: ignore[attr-defined]
+            for method in METHODS:
+                if hasattr(view, method):
+                    name = method.upper()
+                    short = re.sub(r"<\w+:", "<", route.removeprefix("api/v1/"))
+                    yield route, (name, short), getattr(view, "scopes", {}).get(name)

@@ -25,7 +25,8 @@ from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs import invitations, services
-from rensei.orgs.models import ApiToken, Membership, OrgScopedQuerySet, Project
+from rensei.orgs.models import ApiToken, Host, Membership, OrgScopedQuerySet, Project
+from rensei.orgs.scopes import Scope
 from rensei.workflows import services as workflows
 from rensei.workflows.models import WorkflowRun
 from tests.architecture import routes
@@ -109,11 +110,9 @@ REST = {
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
     # Only the machine itself, with its own token; nobody of the matrix has that.
     ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
-    ("POST", "runs/<run_id>/lease/heartbeat"): Row(WRITERS, {"epoch": 0}, object=True),
-    ("POST", "runs/<run_id>/lease/chunks"): Row(WRITERS, {"epoch": 0}, object=True),
-    ("POST", "runs/<run_id>/lease/finish"): Row(
-        WRITERS, {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True
-    ),
+    ("POST", "runs/<run_id>/lease/heartbeat"): Row(set(), {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/chunks"): Row(set(), {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/finish"): Row(set(), {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True),
     ("GET", "workflows"): Row(EVERYONE),
     ("POST", "workflows"): Row(WRITERS, {"document": WORKFLOW}),
     ("GET", "workflows/<workflow_id>"): Row(EVERYONE, object=True),
@@ -135,6 +134,55 @@ REST = {
     ("PATCH", "pools/<pool_id>"): Row(MANAGERS, {"active": False}, object=True),
     ("DELETE", "pools/<pool_id>"): Row(MANAGERS, object=True),
 }
+# Which scopes of a token open each route. "grant" is `manage`, but never with the token of a machine.
+NEEDS = {
+    "any": [("GET", "me")],
+    "read": [
+        ("GET", "audit-events"), ("GET", "members"), ("GET", "members/<member_id>"), ("GET", "invitations"),
+        ("GET", "invitations/<invitation_id>"), ("GET", "tokens"), ("GET", "tokens/<token_id>"), ("GET", "hosts"),
+        ("GET", "integrations"), ("GET", "integrations/<integration_id>"), ("GET", "access-policy"),
+        ("GET", "projects/<project_id>/access-policy"), ("POST", "access-policy/preview"),
+        ("POST", "projects/<project_id>/access-policy/preview"),
+    ],
+    "read runs": [
+        ("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "providers"), ("GET", "catalog"),
+        ("GET", "catalog/<model_id>"), ("GET", "profiles"), ("GET", "profiles/<profile_id>"),
+        ("POST", "profiles/<profile_id>/resolve"), ("GET", "runs"), ("GET", "runs/<run_id>"),
+        ("GET", "runs/<run_id>/events"), ("GET", "workflows"), ("GET", "workflows/<workflow_id>"),
+        ("GET", "workflows/<workflow_id>/runs"), ("GET", "workflow-runs/<workflow_run_id>"), ("GET", "pools"),
+        ("GET", "pools/<pool_id>"),
+    ],
+    "runs": [
+        ("POST", "runs"), ("POST", "runs/<run_id>/cancel"), ("POST", "workflows/<workflow_id>/runs"),
+        ("POST", "workflow-runs/<workflow_run_id>/cancel"),
+    ],
+    "manage": [
+        ("POST", "projects"), ("PATCH", "projects/<project_id>"), ("DELETE", "projects/<project_id>"),
+        ("POST", "catalog"), ("DELETE", "catalog/<model_id>"), ("POST", "integrations"), ("POST", "integrations/test"),
+        ("PATCH", "integrations/<integration_id>"), ("DELETE", "integrations/<integration_id>"),
+        ("POST", "integrations/<integration_id>/test"), ("POST", "integrations/<integration_id>/rotate"),
+        ("POST", "profiles"), ("PATCH", "profiles/<profile_id>"), ("DELETE", "profiles/<profile_id>"),
+        ("POST", "workflows"), ("PUT", "workflows/<workflow_id>"), ("DELETE", "workflows/<workflow_id>"),
+        ("POST", "pools"), ("PATCH", "pools/<pool_id>"), ("DELETE", "pools/<pool_id>"),
+    ],
+    "grant": [
+        ("POST", "members"), ("PATCH", "members/<member_id>"), ("DELETE", "members/<member_id>"),
+        ("POST", "invitations"), ("DELETE", "invitations/<invitation_id>"),
+        ("POST", "invitations/<invitation_id>/resend"), ("POST", "tokens"), ("DELETE", "tokens/<token_id>"),
+        ("POST", "hosts"), ("DELETE", "hosts/<host_id>"), ("PUT", "access-policy"),
+        ("PUT", "projects/<project_id>/access-policy"),
+    ],
+    "billing": [
+        ("GET", "usage"), ("GET", "cost-events"), ("GET", "cost-events.csv"), ("GET", "entitlements"),
+        ("GET", "statements"), ("GET", "statements/<month>"), ("GET", "statements/<month>.csv"),
+    ],
+    "leases": [
+        ("POST", "hosts/<host_id>/lease"), ("POST", "runs/<run_id>/lease/heartbeat"),
+        ("POST", "runs/<run_id>/lease/chunks"), ("POST", "runs/<run_id>/lease/finish"),
+    ],
+    "read leases": [("GET", "hosts/<host_id>")],
+    "manage leases": [("PATCH", "hosts/<host_id>")],
+}  # fmt: skip
 # Open to everyone, and the same for everyone.
 # A machine asks to be let in before it has any token.
 OPEN_REST = {("GET", "schema"), ("POST", "device-codes"), ("POST", "device-codes/token")}
@@ -224,6 +272,9 @@ def undone():
         transaction.set_rollback(True)
 
 
+TIMES_OF_USE = {"last_used_at", "last_used_address", "last_login"}
+
+
 def rows_of_everything():
     """Take a picture of all that organizations own, but for times of use and sessions."""
     of_sessions = {Session._meta.db_table, UserSession._meta.db_table}
@@ -233,7 +284,7 @@ def rows_of_everything():
         for table in tables:
             cursor.execute(f'SELECT * FROM "{table}"')
             names = [column.name if hasattr(column, "name") else column[0] for column in cursor.description]
-            keep = [place for place, name in enumerate(names) if name not in {"last_used_at", "last_login"}]
+            keep = [place for place, name in enumerate(names) if name not in TIMES_OF_USE]
             picture[table] = sorted(repr([row[place] for place in keep]) for row in cursor.fetchall())
     return picture
 
@@ -294,6 +345,99 @@ class TestRest:
         for method, route in sorted(REST):
             with subtests.test(f"{method} {route}"):
                 assert wrong_answers(stage, method, route, REST[method, route]) == []
+
+
+def opening(kind):
+    """Name the scopes that open a route of a kind."""
+    return set(Scope) if kind == "any" else {Scope(word) for word in kind.replace("grant", "manage").split()}
+
+
+class TestScopes:
+    """Every kind of token times every route: a token does what it was made for."""
+
+    @pytest.fixture
+    def clients(self, stage, ada, access_of):
+        """A client of the owner for each scope alone, and one of a machine that may do all that machines may."""
+        access = access_of(ada)
+        secrets = {
+            scope: services.create_token(access, name=scope, scopes=[scope])[1]
+            for scope in Scope
+            if scope is not Scope.LEASES
+        }
+        secrets[Scope.LEASES] = services.register_host(access, name="runner", scopes=[Scope.LEASES])[2]
+        secrets["machine"] = services.register_host(access, name="terminal", scopes=list(Scope))[2]
+        clients = {}
+        for name, secret in secrets.items():
+            clients[name] = APIClient(headers={"Authorization": f"Bearer {secret.reveal()}"})
+            clients[name].raise_request_exception = False
+        return clients
+
+    def test_are_declared_by_every_route(self):
+        declared = {route: needs for _, route, needs in routes.needs()}
+
+        assert set(declared) - OPEN_REST == {route for listed in NEEDS.values() for route in listed}
+        assert [route for route in set(declared) - OPEN_REST if declared[route] is None] == []
+
+    def test_open_what_they_name_and_nothing_else(self, subtests, stage, clients):
+        before = rows_of_everything()
+        for kind, listed in NEEDS.items():
+            for method, route in listed:
+                with subtests.test(f"{method} {route}"):
+                    refused = set()
+                    for name, client in clients.items():
+                        with undone():
+                            answer = call(client, method, route, stage.ids, REST[method, route].body)
+                        if answer.status_code == 403 and answer.json()["code"] == "SCOPE_MISSING":
+                            refused.add(name)
+                        assert answer.status_code < 500 or answer.status_code == 503
+                    expected = set(Scope) - opening(kind) | ({"machine"} if kind == "grant" else set())
+                    assert refused == expected
+        assert rows_of_everything() == before
+
+    def test_refuse_before_anything_of_the_address_is_told(self, stage, clients):
+        absent = dict.fromkeys(stage.ids, "absent")
+
+        for ids in (stage.ids, absent):
+            answer = call(clients[Scope.GATEWAY], "GET", "runs/<run_id>", ids, None)
+            assert (answer.status_code, answer.json()["code"]) == (403, "SCOPE_MISSING")
+
+    def test_that_a_route_forgot_to_declare_close_it_to_tokens(self, stage, monkeypatch):
+        monkeypatch.delattr("rensei.orgs.api.Projects.scopes")
+
+        assert call(stage.clients[OWNER], "GET", "projects", stage.ids, None).json()["code"] == "SCOPE_MISSING"
+
+
+class TestATokenOfOneProject:
+    """It changes nothing outside of its project, whoever owns it."""
+
+    def test_changes_nothing_of_the_organization(self, subtests, stage, acme, ada, access_of):
+        own = Project.objects.create(org=acme, slug="its-own", name="Its own")
+        _, secret = services.create_token(access_of(ada), name="bound", project=own)
+        services.register_host(access_of(ada), name="adas")
+        client = APIClient(headers={"Authorization": f"Bearer {secret.reveal()}"})
+        client.raise_request_exception = False
+        mine = {"host_id": Host.objects.get(name="adas").pk, "token_id": ada_token(ada)}
+        for ids in (stage.ids, {**stage.ids, **mine}):
+            for (method, route), row in REST.items():
+                if method == "GET" or (method, route) in OF_A_PROJECT:
+                    continue
+                with subtests.test(f"{method} {route}"), undone():
+                    before = rows_of_everything()
+                    answer = call(client, method, route, ids, row.body)
+
+                    assert answer.status_code in {403, 404}, answer.content
+                    assert rows_of_everything() == before
+
+
+# What a token of one project does is for that project: they make or change what is of it, or change nothing.
+OF_A_PROJECT = {
+    ("POST", "tokens"), ("POST", "profiles"), ("POST", "runs"), ("POST", "profiles/<profile_id>/resolve"),
+    ("POST", "workflows"), ("POST", "workflows/<workflow_id>/runs"),
+}  # fmt: skip
+
+
+def ada_token(ada):
+    return ApiToken.objects.filter(membership__user=ada, project=None, host=None).first().pk
 
 
 class TestPlantedLeaks:

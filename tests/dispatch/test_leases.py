@@ -266,16 +266,28 @@ class TestLeaseOfAnother:
 
         assert code_of(answer) == (404, "NOT_FOUND")
 
-    def test_kind_of_token_is_not_found(self, machine: Machine, ada: User, api_as: Callable[..., APIClient]) -> None:
+    def test_kind_of_token_is_refused(self, machine: Machine, ada: User, api_as: Callable[..., APIClient]) -> None:
         answer = api_as(ada).post(f"/api/v1/hosts/{machine.host.id}/lease", {})
 
-        assert code_of(answer) == (404, "NOT_FOUND")
+        assert code_of(answer) == (403, "SCOPE_MISSING")
 
-    def test_machines_run_is_refused(
+    def test_members_run_is_not_found(
         self, machine: Machine, dispatch: Callable[..., Run], make_machine: Callable[..., Machine], mia: User
     ) -> None:
         run = dispatch()
         other = make_machine(mia, "mias")
+
+        named = other.lease(runId=run.id)
+        beat = other.api.post(f"/api/v1/runs/{run.id}/lease/heartbeat", {"epoch": 0})
+
+        assert code_of(named) == (404, "NOT_FOUND")
+        assert code_of(beat) == (404, "NOT_FOUND")
+
+    def test_machines_run_is_refused(
+        self, machine: Machine, dispatch: Callable[..., Run], make_machine: Callable[..., Machine], ada: User
+    ) -> None:
+        run = dispatch(hostId=machine.host.id)
+        other = make_machine(ada, "desktop")
 
         named = other.lease(runId=run.id)
         any_run = other.lease()

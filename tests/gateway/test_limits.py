@@ -7,6 +7,7 @@ import anthropic
 import pytest
 
 from rensei.dispatch.models import Run
+from rensei.orgs import services as orgs
 from rensei.orgs.models import User
 from tests.gateway.line import MODEL, Answer, exchange, message, settled
 from tests.gateway.server import Server
@@ -70,3 +71,35 @@ class TestCallsAtOnce:
         assert [answer.status for answer in answers] == [200, 200]
         assert call(server, token).status == 200
         settled()
+
+
+class TestTokens:
+    """A token opens the gateway if it was made for it, and from where it may be used."""
+
+    @pytest.mark.parametrize(
+        ("options", "code"),
+        [
+            ({"scopes": ["gateway"]}, None),
+            ({"scopes": ["read", "runs", "manage", "billing"]}, "SCOPE_MISSING"),
+            ({"allowed_networks": ["127.0.0.0/8"]}, None),
+            ({"allowed_networks": ["192.0.2.0/24"]}, "NETWORK_NOT_ALLOWED"),
+        ],
+    )
+    def test_are_held_to_what_they_were_made_for(
+        self, server: Server, byok: Any, make_token: Any, options: Any, code: str | None
+    ) -> None:
+        token = make_token(**options)
+
+        answers = [
+            call(server, token),
+            exchange(server, None, path="/v1/models", method="GET", headers={"x-api-key": token}),
+        ]
+
+        assert [answer.status for answer in answers] == ([200, 200] if code is None else [403, 403])
+        assert code is None or [answer.code for answer in answers] == [code, code]
+        assert Run.objects.count() == (1 if code is None else 0)
+
+    def test_of_machines_are_refused(self, server: Server, byok: Any, ada_access: Any) -> None:
+        _, _, secret = orgs.register_host(ada_access, name="box")
+
+        assert call(server, secret.reveal()).code == "SCOPE_MISSING"

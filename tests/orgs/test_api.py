@@ -16,6 +16,7 @@ class TestMe:
             "role": "member",
             "projectId": None,
             "host": None,
+            "scopes": ["read", "runs", "gateway", "manage", "billing"],
         }
 
     def test_names_the_tokens_project(self, project, mia, api_as):

@@ -17,6 +17,7 @@ ME: Columns = {
     "Role": "role",
     "Project of the token": "projectId",
     "Machine": "host.name",
+    "Scopes": "scopes",
 }
 
 contexts = typer.Typer(no_args_is_help=True, help="The organizations that this machine is signed in to.")

@@ -20,6 +20,8 @@ TOKENS: Columns = {
     "Member": "member",
     "Project": "projectId",
     "Machine": "hostId",
+    "Scopes": "scopes",
+    "Networks": "allowedNetworks",
     "Expires": "expiresAt",
     "Last used": "lastUsedAt",
     "Revoked": "revokedAt",
@@ -77,9 +79,18 @@ def create_token(
     name: Annotated[str, typer.Option(help="What it is for", show_default=False)],
     project_id: Annotated[str | None, typer.Option(help="Bind it to a project")] = None,
     expires_at: Annotated[str | None, typer.Option(help="End of its life, such as 2027-01-01T00:00:00Z")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may be used for: read, runs, gateway, manage, billing; may be repeated"),
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="From where it may be used, such as 192.0.2.0/24; may be repeated")
+    ] = None,
 ) -> None:
-    """Make a token. It is written to standard output, only now."""
-    body = {"name": name, "projectId": project_id, "expiresAt": expires_at}
+    """Make a token. It is written to standard output, only now. Without --scope it gets all that yours has."""
+    body = {"name": name, "projectId": project_id, "expiresAt": expires_at, "allowedNetworks": network or []}
+    if scope:
+        body["scopes"] = scope
     token = session.client.post("tokens", body)
     if session.output.as_json:
         session.output.json(token)

@@ -149,8 +149,13 @@ class _Setup:
         elif self._me["role"] == "auditor":
             self._output.note("An auditor does not run anything, so this machine is not registered.")
             return
+        elif "manage" not in self._me["scopes"]:
+            self._output.note("The token lacks the scope manage, so this machine is not registered: no host sessions.")
+            return
         else:
-            host = self._client.post("hosts", {"name": self._host_name})
+            # The terminal is the person's: it keeps what their token may do, beside carrying out runs.
+            scopes = sorted({*self._me["scopes"], "leases"})
+            host = self._client.post("hosts", {"name": self._host_name, "scopes": scopes})
             self._keep(replace(self._context, host_id=host["id"]))
             self._use_token(host["token"])
         self._output.note(f"This machine is registered as {self._client.get('me')['host']['name']}.")

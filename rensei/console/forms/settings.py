@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 
 from rensei.console.forms.base import RefusableForm
+from rensei.orgs import scopes
 from rensei.orgs.models import Project
 
 EXPIRY_DAYS = (("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year"))
@@ -33,7 +34,19 @@ class TokenForm(RefusableForm):
 
     name = forms.CharField(max_length=120, help_text="What will use it, such as ci or laptop.")
     project = forms.ChoiceField(required=False, help_text="A token of one project sees nothing of the others.")
-    expires = forms.ChoiceField(label="Expires", choices=EXPIRY_DAYS, required=False)
+    expires = forms.ChoiceField(label="Expires", choices=EXPIRY_DAYS, initial="90", required=False)
+    scopes = forms.MultipleChoiceField(
+        label="May be used to",
+        choices=[(scope.value, scope.label) for scope in scopes.DEFAULT],
+        initial=[scope.value for scope in scopes.DEFAULT],
+        error_messages={"required": "Choose at least one."},
+    )
+    allowed_networks = forms.CharField(
+        required=False,
+        max_length=2000,
+        help_text="Such as 192.0.2.0/24, separated by spaces. Elsewhere the token is refused. Empty means anywhere.",
+        widget=forms.TextInput(attrs={"class": "input--mono", "autocomplete": "off"}),
+    )
 
     def __init__(self, *args: Any, projects: list[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

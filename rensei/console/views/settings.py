@@ -34,6 +34,8 @@ def tokens(request: PageRequest) -> HttpResponse:
                 access,
                 name=fields["name"],
                 project=by_slug.get(fields["project"]),
+                scopes=fields["scopes"],
+                allowed_networks=fields["allowed_networks"].replace(",", " ").split(),
                 expires_at=timezone.now() + timedelta(days=int(fields["expires"])) if fields["expires"] else None,
             )
         except RenseiError as refusal:
@@ -57,7 +59,10 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
             done=f"{token.name} was revoked.",
             back="tokens",
         )
-    text = f"Programs that use the token ending in {token.hint} are shut out at once. It cannot be undone."
+    text = (
+        f"Programs that use the token ending in {token.hint} are refused from now on, and so is all that was made with "
+        "it: its tokens, its machines and its open invitations. It cannot be undone."
+    )
     return confirm(
         request, title=f"Revoke {token.name}?", text=text, action="Revoke", section="API Tokens", back="tokens"
     )

@@ -1,0 +1,56 @@
+"""From where a token may be used: networks in CIDR notation, none of which means anywhere."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from rensei.core.errors import FieldError, RenseiError
+
+NETWORKS_MAX = 20
+Network = IPv4Network | IPv6Network
+
+
+class NetworkNotAllowed(RenseiError):
+    """The token may not be used from the caller's address."""
+
+    code = "NETWORK_NOT_ALLOWED"
+    status = 403
+    title = "Not from this network"
+    message = "This token may not be used from {address}. Call from one of its allowed networks, or make another token."
+
+
+def clean(networks: Sequence[str], *, maker: Sequence[str]) -> list[str]:
+    """
+    Bring networks into their usual form. Those of the token that makes a new one bound it.
+
+    :raises FieldError: if one is no network, there are too many, or the maker may not be used from there
+    """
+    pointer = "/allowedNetworks"
+    if len(networks) > NETWORKS_MAX:
+        raise FieldError(pointer=pointer, reason=f"At most {NETWORKS_MAX} networks.")
+    try:
+        found = [ip_network(network.strip()) for network in networks]
+    except ValueError as fault:
+        reason = "Name networks such as 192.0.2.0/24 or 2001:db8::/32, with no bits set after the prefix."
+        raise FieldError(pointer=pointer, reason=reason) from fault
+    if maker and not found:
+        return list(maker)
+    if maker and not all(any(_within(one, ip_network(other)) for other in maker) for one in found):
+        raise FieldError(pointer=pointer, reason=f"The token that asks may be used from {', '.join(maker)} only.")
+    return [str(network) for network in found]
+
+
+def require(networks: Sequence[str], address: str | None) -> None:
+    """:raises NetworkNotAllowed: if a token is not for use from this address, or the address is not known"""
+    if not networks:
+        return
+    known = ip_address(address) if address else None
+    if known is not None and known.version == 6 and known.ipv4_mapped is not None:
+        known = known.ipv4_mapped
+    if known is None or not any(known in ip_network(network) for network in networks):
+        raise NetworkNotAllowed(address=address or "an unknown address")
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)

@@ -1,0 +1,64 @@
+"""What was made with a token ends with it: the tokens and machines, and the invitations that are still open."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from rensei.core.errors import NotPermitted, RenseiError
+from rensei.core.transactions import assert_open
+from rensei.orgs.access import Access
+from rensei.orgs.models import ApiToken, Host, Invitation
+
+GENERATIONS_MAX = 5
+
+
+class TokenChainTooLong(RenseiError):
+    """A token made by a token made by a token, and so on, so far that nobody could follow it."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = f"A token that was made through {GENERATIONS_MAX} others makes no further ones. Use an earlier one."
+
+
+def lock_maker(access: Access) -> ApiToken | None:
+    """
+    Hold the token that makes something until commit, so that it is not revoked meanwhile without what it makes.
+
+    :raises NotPermitted: if it was revoked already
+    """
+    assert_open()
+    if access.token is None:
+        return None
+    alive = ApiToken.objects.select_for_update(no_key=True).filter(pk=access.token.pk, revoked_at=None)
+    maker: ApiToken | None = alive.first()
+    if maker is None:
+        raise NotPermitted
+    return maker
+
+
+def next_generation(maker: ApiToken | None) -> int:
+    """:raises TokenChainTooLong: if the token that makes another was itself made through too many"""
+    generation = 0 if maker is None else maker.generation + 1
+    if generation > GENERATIONS_MAX:
+        raise TokenChainTooLong
+    return generation
+
+
+def revoke(token_ids: Iterable[str], *, now: datetime) -> list[str]:
+    """
+    Revoke tokens and all that was made with them, and give the ids of those that were still open.
+
+    A generation is revoked before the next one is read: whoever makes a token holds its maker, so none is missed.
+    """
+    assert_open()
+    ended: list[str] = []
+    generation = list(token_ids)
+    while generation:
+        alive = ApiToken.objects.filter(pk__in=generation, revoked_at=None)
+        ended += alive.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True)
+        alive.update(revoked_at=now)
+        Invitation.objects.filter(made_by__in=generation, accepted_at=None, revoked_at=None).update(revoked_at=now)
+        made = ApiToken.objects.filter(made_by__in=generation)
+        Host.objects.filter(tokens__in=made, revoked_at=None).update(revoked_at=now)
+        generation = list(made.values_list("pk", flat=True))
+    return ended
