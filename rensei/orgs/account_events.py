@@ -9,6 +9,7 @@ from allauth.usersessions.models import UserSession
 from django.dispatch import receiver
 from django.http import HttpRequest
 
+from rensei.orgs import people
 from rensei.orgs.access import record_person
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
@@ -27,6 +28,7 @@ def _password_was_changed(request: HttpRequest, user: User, **rest: Any) -> None
 def _password_was_reset(request: HttpRequest, user: User, **rest: Any) -> None:
     """Whoever resets a password is not signed in, so every session ends."""
     record_person(user, "password.reset", address=client_address(request))
+    people.prove_address(user, address=client_address(request))
     for session in UserSession.objects.filter(user=user):
         session.end()
 

@@ -94,7 +94,7 @@ class UserAdmin(AuditedAdmin, auth_admin.UserAdmin):  # type: ignore[type-arg]
     filter_horizontal = []
     fieldsets = [
         (None, {"fields": ["email", "name", "password"]}),
-        ("Rights", {"fields": ["is_active", "is_staff", "is_superuser"]}),
+        ("Rights", {"fields": ["is_active", "is_staff", "is_superuser", "single_sign_on_issuer"]}),
         ("Dates", {"fields": ["last_login", "date_joined"]}),
     ]
     add_fieldsets = [

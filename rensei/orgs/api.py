@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db.models import QuerySet
+from django.urls import reverse
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,9 +12,10 @@ from rest_framework.views import APIView
 from rensei import __version__
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import NotFound, named_in
-from rensei.orgs import services
+from rensei.orgs import invitations, services
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
+from rensei.orgs.invitations_api import InvitationSent, sent_body
 from rensei.orgs.models import Host, Membership, Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
 from rensei.orgs.scopes import ANY, GRANT, MANAGE, MANAGE_OR_LEASES, READ, READ_OR_LEASES, READ_OR_RUNS, Scope
@@ -126,13 +128,14 @@ class MemberAnswer(CamelSerializer):
 
 
 class Members(APIView):
-    """The people of the organization, and their roles."""
+    """The people of the organization, and their roles. A POST invites: nobody is a member who has not accepted."""
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = MemberAnswer
+    Created = InvitationSent
 
     class Body(CamelSerializer):
         email = serializers.EmailField(max_length=254)
@@ -145,8 +148,9 @@ class Members(APIView):
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
-        membership = services.add_member(caller(request), **body.validated_data)
-        return _created(request, membership.pk, self.Answer(membership).data)
+        sent = invitations.invite(caller(request), **body.validated_data)
+        headers = {"Location": reverse("api-invitation", args=[sent.invitation.pk])}
+        return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
 
 
 class MayLeave(ManagersWrite):

@@ -70,9 +70,10 @@ class OtherPerson(RenseiError):
 @dataclass(frozen=True, kw_only=True)
 class Sent:
     """
-    An invitation that is on its way.
+    An invitation that was made. `invitation.mailed` says whether its link is on its way.
 
-    `link` is there only if no mail was delivered: then the inviter hands it over, and it can be read only now.
+    `link` is there only where the server sends no mail at all: then the inviter hands it over, and it can be read only
+    now. Where mail is sent, no link is shown to anyone else, as it proves who has the address.
     """
 
     invitation: Invitation
@@ -173,6 +174,8 @@ def find(*, digest: str) -> Invitation:
         raise InvitationInvalid(reason="This invitation was taken back.")
     if found.expires_at <= database_now():
         raise InvitationInvalid(reason="This invitation has expired: it was good for seven days.")
+    if not found.mailed and are_mailed():
+        raise InvitationInvalid(reason="This link never went to the invited address by mail.")
     invitation: Invitation = found
     return invitation
 
@@ -193,7 +196,11 @@ def accept(invitation: Invitation, *, user: User, address: str | None) -> Member
     if user.email != invitation.email:
         raise OtherPerson(invited=invitation.email, email=user.email)
     with durable():
-        return _join(invitation, user, address)
+        membership = _join(invitation, user, address)
+        if invitation.mailed:
+            # Whoever has the link reads the mail of the address, and has signed in to its account.
+            EmailAddress.objects.filter(user=user, email=user.email).update(verified=True)
+    return membership
 
 
 def accept_as_newcomer(invitation: Invitation, *, name: str, password: Secret, address: str | None) -> User:
@@ -278,7 +285,11 @@ def _terms(plain: Secret, now: datetime) -> dict[str, object]:
 
 
 def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
-    """Mail the link after the transaction. Where that fails, the inviter gets it instead."""
+    """
+    Mail the link after the transaction. Only where this server sends no mail does the inviter get it.
+
+    A mail that failed is sent again from the list. If its link were shown, the inviter could take the address with it.
+    """
     link = f"{settings.PUBLIC_URL}/invitations/{plain.reveal()}"
     body = render_to_string("orgs/mail/invitation.txt", {"invitation": invitation, "access": access, "link": link})
     try:
@@ -288,7 +299,7 @@ def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
     except OSError as fault:
         # A mail server's answer may repeat what it was sent, so only the kind of fault is told.
         logger.warning("invitation_not_mailed", invitation_id=invitation.id, fault=type(fault).__name__)
-        return Sent(invitation=invitation, link=Secret(link))
+        return Sent(invitation=invitation, link=None)
     if not are_mailed():
         return Sent(invitation=invitation, link=Secret(link))
     invitation.mailed = True

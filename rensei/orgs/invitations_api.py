@@ -30,7 +30,7 @@ class InvitationAnswer(CamelSerializer):
 
 class InvitationSent(InvitationAnswer):
     link = serializers.CharField(
-        allow_null=True, help_text="Shown only now, and only if no mail was delivered: hand it over yourself"
+        allow_null=True, help_text="Shown only now, and only where this server sends no mail: hand it over yourself"
     )
 
 
@@ -57,7 +57,7 @@ class Invitations(APIView):
 
         sent = invitations.invite(caller(request), **body.validated_data)
         headers = {"Location": f"{request.path}/{sent.invitation.pk}"}
-        return Response(_sent(sent), status=status.HTTP_201_CREATED, headers=headers)
+        return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
 
 
 class InvitationDetail(APIView):
@@ -84,7 +84,7 @@ class InvitationResend(APIView):
 
     @extend_schema(request=None, responses=InvitationSent)
     def post(self, request: Request, invitation_id: str) -> Response:
-        return Response(_sent(invitations.resend(caller(request), _one(request, invitation_id))))
+        return Response(sent_body(invitations.resend(caller(request), _one(request, invitation_id))))
 
 
 def _one(request: Request, invitation_id: str) -> Invitation:
@@ -94,6 +94,7 @@ def _one(request: Request, invitation_id: str) -> Invitation:
     return found
 
 
-def _sent(sent: Sent) -> dict[str, Any]:
+def sent_body(sent: Sent) -> dict[str, Any]:
+    """Write an invitation as the one who sent it sees it, with the link where this server sends no mail."""
     answer: dict[str, Any] = InvitationAnswer(sent.invitation).data
     return {**answer, "link": sent.link.reveal() if sent.link else None}

@@ -28,6 +28,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     name = models.CharField(max_length=120, blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
+    single_sign_on_issuer = models.CharField(
+        "single sign-on issuer",
+        max_length=200,
+        blank=True,
+        help_text="For operators: the issuer (OpenID Connect) that may sign this account in without a second factor. "
+        "Empty means that single sign-on needs two-step sign-in as well.",
+    )
     date_joined = models.DateTimeField(default=timezone.now)
 
     USERNAME_FIELD = "email"

@@ -1,13 +1,17 @@
 """Accounts of people: made by operators, since nobody signs up by themselves."""
 
+from allauth.account.models import EmailAddress
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs.models import Org, User
+from rensei.orgs import token_tree
+from rensei.orgs.access import record_person
+from rensei.orgs.models import ApiToken, Host, Org, User
 from rensei.orgs.services import insert_org
 from rensei.orgs.shapes import clean_email, clean_name
 
@@ -51,3 +55,24 @@ def found_org(*, name: str, slug: str, owner_email: str, password: Secret | None
                 )
             owner = insert_person(email=email, password=password)
         return owner, insert_org(name=name, slug=slug, owner=owner)
+
+
+def prove_address(user: User, *, address: str | None) -> None:
+    """
+    Note that a link reached a person's address, for the first time.
+
+    Until then, whoever was handed the link of an invitation may have made the account: what they left behind ends.
+    """
+    with durable():
+        if EmailAddress.objects.filter(user=user, email=user.email, verified=False).update(verified=True):
+            record_person(user, "address.verified", address=address)
+            end_programs(user)
+
+
+def end_programs(user: User) -> None:
+    """Revoke every token and machine of a person within the caller's transaction."""
+    assert_open()
+    now = timezone.now()
+    tokens = ApiToken.objects.filter(membership__user=user)
+    token_tree.revoke(tokens.values_list("pk", flat=True), now=now)
+    Host.objects.filter(owner=user, revoked_at=None).update(revoked_at=now)

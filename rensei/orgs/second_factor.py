@@ -23,7 +23,13 @@ def is_required(user: User) -> bool:
 
 def is_missing(user: User) -> bool:
     """Tell whether a person has to have a second factor and has none."""
-    return is_required(user) and not is_mfa_enabled(user, [Authenticator.Type.TOTP])
+    return is_required(user) and not is_set_up(user)
+
+
+def is_set_up(user: User) -> bool:
+    """Tell whether a person is asked for a second factor at every sign-in."""
+    enabled: bool = is_mfa_enabled(user, [Authenticator.Type.TOTP])
+    return enabled
 
 
 def guard(site: AdminSite) -> None:

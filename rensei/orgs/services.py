@@ -15,7 +15,7 @@ from rensei.orgs import networks, signals, token_tree
 from rensei.orgs import scopes as token_scopes
 from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
 from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
-from rensei.orgs.shapes import clean_email, clean_name, clean_slug
+from rensei.orgs.shapes import clean_name, clean_slug
 
 HINT_LENGTH = 4
 
@@ -126,33 +126,6 @@ def delete_project(access: Access, project: Project) -> None:
 
 
 # Members
-
-
-def add_member(access: Access, *, email: str, role: str) -> Membership:
-    """
-    Add a person who already has an account on this server.
-
-    :raises FieldError: if nobody here has that address
-    :raises AlreadyExists: if the person is a member already
-    """
-    access.require_manager()
-    require_whole_org(access)
-    role = clean_role(role)
-    require_owner_for_owners(access, role)
-    user = User.objects.filter(email=clean_email(email), is_active=True).first()
-    if user is None:
-        raise FieldError(
-            pointer="/email",
-            reason="Nobody with that address has an account on this server. Ask your operator to create one first.",
-        )
-    with durable():
-        try:
-            with transaction.atomic():
-                membership = Membership.objects.create(org=access.org, user=user, role=role)
-        except IntegrityError as fault:
-            raise AlreadyExists(what=f"A membership of {user.email}") from fault
-        record(access, "member.added", object_id=membership.id, email=user.email, role=role)
-    return membership
 
 
 def change_role(access: Access, membership: Membership, *, role: str) -> Membership:

@@ -23,7 +23,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 from requests import RequestException
 
-from rensei.orgs import invitations
+from rensei.core.transactions import durable
+from rensei.orgs import invitations, people, second_factor
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
 from rensei.orgs.shapes import NAME_LENGTH
@@ -40,12 +41,21 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     """
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
-        """Refuse user info about another person than the id token's, as OpenID Connect Core 5.3.2 demands."""
+        """
+        Refuse user info about another person than the id token's, as OpenID Connect Core 5.3.2 demands.
+
+        Refuse operators too, whom a provider alone must not make: with a second factor they go on to it, and without
+        one the issuer must be the one that is pinned to the account.
+        """
         claims = sociallogin.account.extra_data
         told, signed = claims.get("userinfo"), claims.get("id_token")
         if told and signed and told.get("sub") != signed.get("sub"):
             logger.warning("single_sign_on_refused", reason="subjects differ", provider=sociallogin.account.provider)
             raise ImmediateHttpResponse(_refuse(request, "different"))
+        user = sociallogin.user
+        if user is not None and user.pk is not None and user.is_staff and not _may_be_operator(user, signed):
+            logger.warning("single_sign_on_refused", reason="operator", provider=sociallogin.account.provider)
+            raise ImmediateHttpResponse(_refuse(request, "operator"))
 
     def authenticate_by_email(self, sociallogin: SocialLogin) -> tuple[User, str] | None:
         """Find the account whose address the provider has verified."""
@@ -58,7 +68,10 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         if user is None:
             return None
         # An account without a row was made by an operator, who vouched for its address. Where a row says that
-        # nobody has checked the address, the library removes the password: it may be somebody else's.
+        # nobody has checked the address, the library removes the password: it may be somebody else's. So may tokens.
+        if EmailAddress.objects.filter(user=user, email=email, verified=False).exists():
+            with durable():
+                people.end_programs(user)
         EmailAddress.objects.get_or_create(user=user, email=email, defaults={"verified": True, "primary": True})
         return user, email
 
@@ -153,6 +166,12 @@ def complete(request: HttpRequest, provider_id: str) -> HttpResponse:
     except SocialApp.DoesNotExist as absent:
         raise Http404 from absent
     return answer
+
+
+def _may_be_operator(user: User, claims: dict[str, Any] | None) -> bool:
+    """Tell whether a provider's word, with what comes after it, is enough for an operator."""
+    issuer = str((claims or {}).get("iss", "")).rstrip("/")
+    return second_factor.is_set_up(user) or bool(issuer and issuer == user.single_sign_on_issuer.rstrip("/"))
 
 
 def _refuse(request: HttpRequest, reason: str, *, email: str = "") -> HttpResponse:

@@ -1,6 +1,7 @@
 """REST over the organization: what comes back, to whom, and how it refuses."""
 
 import pytest
+from django.core import mail
 from rest_framework.test import APIClient
 
 from rensei.orgs.models import ApiToken, AuditEvent, Membership, Project
@@ -119,17 +120,36 @@ class TestProjects:
 
 
 class TestMembers:
-    def test_are_added_changed_and_removed_by_managers(self, acme, ada, make_user, api_as):
+    def test_are_changed_and_removed_by_managers(self, acme, ada, mia, api_as):
+        api = api_as(ada)
+        place = f"/api/v1/members/{Membership.objects.get(user=mia).pk}"
+
+        changed = api.patch(place, {"role": "auditor"})
+        gone = api.delete(place)
+
+        assert changed.json()["role"] == "auditor"
+        assert gone.status_code == 204
+
+    def test_are_invited_and_nobody_is_added_without_accepting(self, acme, ada, make_user, api_as):
         make_user("nina@acme.test", name="Nina")
         api = api_as(ada)
 
         made = api.post("/api/v1/members", {"email": "nina@acme.test", "role": "member"})
-        changed = api.patch(made.headers["Location"], {"role": "auditor"})
-        gone = api.delete(made.headers["Location"])
 
-        assert (made.status_code, made.json()["name"]) == (201, "Nina")
-        assert changed.json()["role"] == "auditor"
-        assert gone.status_code == 204
+        assert (made.status_code, made.json()["email"], made.json()["link"]) == (201, "nina@acme.test", None)
+        assert api.get(made.headers["Location"]).json()["role"] == "member"
+        assert not Membership.objects.filter(user__email="nina@acme.test").exists()
+
+    def test_are_invited_alike_with_an_account_and_without(self, acme, ada, make_user, api_as):
+        make_user("nina@acme.test", name="Nina")
+
+        def told(email):
+            answer = api_as(ada).post("/api/v1/members", {"email": email, "role": "member"})
+            varying = {"id", "email", "createdAt", "expiresAt"}
+            return answer.status_code, {name: value for name, value in answer.json().items() if name not in varying}
+
+        assert told("nina@acme.test") == told("nobody@acme.test")
+        assert len(mail.outbox) == 2
 
     def test_keep_their_last_owner(self, acme, ada, api_as):
         api = api_as(ada)

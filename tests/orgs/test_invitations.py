@@ -11,10 +11,11 @@ from django.test import Client
 
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound, NotPermitted
+from rensei.core.secret import Secret
 from rensei.orgs import invitations, services
-from rensei.orgs.access import token_digest
+from rensei.orgs.access import for_token, token_digest
 from rensei.orgs.invitations import AlreadyInvited, AlreadyMember, InvitationInvalid
-from rensei.orgs.models import AuditEvent, Invitation, Membership, Role, User
+from rensei.orgs.models import AuditEvent, Host, Invitation, Membership, Role, User
 from rensei.orgs.throttling import SignInThrottle
 
 ZOE = "zoe@acme.test"
@@ -76,17 +77,30 @@ class TestInvite:
         assert token_digest(sent.link.reveal().rpartition("/")[2]) == Invitation.objects.get().digest
         assert not Invitation.objects.get().mailed
 
-    def test_gives_the_link_to_the_inviter_when_the_mail_server_is_down(self, access, settings, caplog, capsys):
+    def test_gives_the_link_to_nobody_when_the_mail_server_is_down(self, access, settings, caplog, capsys, monkeypatch):
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+        made = []
+        monkeypatch.setattr(invitations, "_new_secret", lambda: made.append(Secret("x" * 43)) or made[-1])
 
         sent = invitations.invite(access, email=ZOE, role=Role.MEMBER)
 
-        secret = sent.link.reveal().rpartition("/")[2]
         told = caplog.text + "".join(capsys.readouterr())
+        assert sent.link is None
         assert "invitation_not_mailed" in told
-        assert secret not in told
+        assert made[0].reveal() not in told
         assert not Invitation.objects.get().mailed
+        # Nor does it open, should the inviter have got hold of it.
+        assert follow(f"/invitations/{made[0].reveal()}", form=NEWCOMER).status_code == 410
+        assert not User.objects.filter(email=ZOE).exists()
+
+    def test_says_on_the_page_that_no_mail_went_out(self, acme, ada, page_as, settings):
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+
+        page = page_as(ada).post("/o/acme/settings/members", {"email": ZOE, "role": "member"}, follow=True)
+
+        assert f"The mail to {ZOE} could not be sent." in page.content.decode()
 
     def test_writes_it_down_without_the_link(self, access, by_hand):
         sent = invitations.invite(access, email=ZOE, role=Role.MEMBER)
@@ -240,6 +254,51 @@ class TestANewcomer:
 
         verified = {user.email: user.emailaddress_set.get().verified for user in User.objects.exclude(name="Ada")}
         assert verified == {ZOE: True, "yan@acme.test": False}
+
+    def test_who_was_handed_a_link_loses_it_once_the_server_sends_mail(self, access, by_hand, settings):
+        sent = invitations.invite(access, email=ZOE, role=Role.MEMBER)
+        settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+
+        answer = follow(urlsplit(sent.link.reveal()).path, form=NEWCOMER)
+
+        assert answer.status_code == 410
+        assert not User.objects.filter(email=ZOE).exists()
+
+    def test_who_took_an_address_by_a_handed_link_loses_all_to_its_owner(self, access, access_of, by_hand, settings):
+        """The owner comes by the first link that reaches them: a new password."""
+        squatter, owner = Client(), Client()
+        sent = invitations.invite(access, email=ZOE, role=Role.MEMBER)
+        follow(urlsplit(sent.link.reveal()).path, squatter, NEWCOMER)
+        zoe = User.objects.get(email=ZOE)
+        _, secret = services.create_token(access_of(zoe), name="kept")
+        services.register_host(access_of(zoe), name="box")
+        settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+
+        owner.post("/accounts/password/reset/", {"email": ZOE})
+        link = re.search(r"https?://[^/]+(/\S+)", mail.outbox[-1].body)[1]
+        form = owner.get(link, follow=True)
+        new = {"password1": "yet another battery", "password2": "yet another battery"}
+        owner.post(form.request["PATH_INFO"], new)
+
+        assert zoe.emailaddress_set.get().verified
+        assert for_token(token=secret.reveal()) is None
+        assert not Host.objects.filter(revoked_at=None).exists()
+        assert squatter.get("/api/v1/me").status_code == 401
+        assert AuditEvent.objects.filter(user=zoe, action="address.verified").exists()
+
+    def test_keeps_their_tokens_through_a_new_password_once_the_address_is_verified(self, access, access_of, link):
+        follow(link, form=NEWCOMER)
+        zoe = User.objects.get(email=ZOE)
+        _, secret = services.create_token(access_of(zoe), name="kept")
+
+        client = Client()
+        client.post("/accounts/password/reset/", {"email": ZOE})
+        reset = re.search(r"https?://[^/]+(/accounts/\S+)", mail.outbox[-1].body)[1]
+        form = client.get(reset, follow=True)
+        new = {"password1": "yet another battery", "password2": "yet another battery"}
+        client.post(form.request["PATH_INFO"], new)
+
+        assert for_token(token=secret.reveal()) is not None
 
     @pytest.mark.parametrize(("field", "value"), [("password", "short"), ("password", "password12"), ("name", "")])
     def test_is_told_what_is_wrong_and_can_try_again(self, link, field, value):

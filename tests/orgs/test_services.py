@@ -92,31 +92,6 @@ class TestDeleteProject:
         assert Project.objects.filter(pk=project.pk).exists()
 
 
-class TestAddMember:
-    def test_adds_a_person_who_has_an_account(self, acme, ada, make_user, access_of):
-        new = make_user("nina@acme.test")
-
-        services.add_member(access_of(ada), email="Nina@Acme.test", role="member")
-
-        assert for_member(user=new, slug="acme").role == Role.MEMBER
-
-    def test_refuses_an_unknown_address(self, acme, ada, access_of):
-        with pytest.raises(FieldError, match="Nobody with that address") as refusal:
-            services.add_member(access_of(ada), email="nobody@acme.test", role="member")
-
-        assert refusal.value.errors[0]["pointer"] == "/email"
-
-    def test_refuses_a_second_membership(self, ada, mia, access_of):
-        with pytest.raises(AlreadyExists):
-            services.add_member(access_of(ada), email=mia.email, role="admin")
-
-    def test_lets_only_owners_make_owners(self, alan, make_user, access_of):
-        make_user("nina@acme.test")
-
-        with pytest.raises(NotPermitted):
-            services.add_member(access_of(alan), email="nina@acme.test", role="owner")
-
-
 class TestChangeRole:
     def test_takes_effect_at_once(self, acme, ada, mia, access_of):
         services.change_role(access_of(ada), membership_of(mia, acme), role="auditor")

@@ -6,13 +6,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.core.cache import cache
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import Client
 
-from rensei.orgs import invitations
+from rensei.orgs import invitations, services
+from rensei.orgs.access import for_token
 from rensei.orgs.models import Membership, Org, Role, User
 from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider
 
@@ -119,12 +121,13 @@ class TestAPersonWithAnAccount:
         ada.refresh_from_db()
         assert ada.check_password(PASSWORD)
 
-    def test_loses_a_password_that_was_set_with_a_link_which_nobody_mailed(self, provider, acme, ada, client):
+    def test_loses_a_password_that_was_set_with_a_link_nobody_mailed(self, provider, acme, ada, access_of, client):
         """Whoever handed the link over may have used it: the owner of the address has come only now."""
         EmailAddress.objects.create(user=ada, email=ada.email, verified=False, primary=True)
         squatter = Client()
         squatter.force_login(ada)
         squatter.get("/account")
+        _, token = services.create_token(access_of(ada), name="kept")
 
         walk(client)
 
@@ -132,6 +135,7 @@ class TestAPersonWithAnAccount:
         assert not ada.has_usable_password()
         assert is_signed_in(client)
         assert squatter.get("/api/v1/me").status_code == 401
+        assert for_token(token=token.reveal()) is None
 
     def test_is_known_by_the_providers_id_when_their_address_changes_there(self, provider, acme, ada, client):
         walk(client)
@@ -169,6 +173,68 @@ class TestAPersonWithAnAccount:
 
         assert answer.status_code == 403
         assert not is_signed_in(client)
+
+
+class TestAnOperator:
+    """A provider that says it has verified an operator's address does not become the operator."""
+
+    @pytest.fixture
+    def operator(self, provider, grace):
+        provider.person = {"sub": "7", "email": grace.email, "email_verified": True}
+        return grace
+
+    def pin(self, user, issuer):
+        User.objects.filter(pk=user.pk).update(single_sign_on_issuer=issuer)
+
+    def test_is_refused_and_connected_to_nothing(self, operator, client):
+        answer = walk(client)
+
+        assert answer.status_code == 403
+        assert "Operators need a second factor here" in answer.content.decode()
+        assert not is_signed_in(client)
+        assert not SocialAccount.objects.exists()
+
+    def test_who_became_one_later_is_refused_as_well(self, provider, acme, ada, client):
+        walk(Client())
+        User.objects.filter(pk=ada.pk).update(is_staff=True)
+
+        assert walk(client).status_code == 403
+        assert not is_signed_in(client)
+
+    def test_with_two_step_sign_in_is_asked_for_the_code(self, operator, client):
+        Authenticator.objects.create(user=operator, type=Authenticator.Type.TOTP, data={"secret": ""})
+
+        answer = walk(client)
+
+        assert answer.headers["Location"] == "/accounts/2fa/authenticate/"
+        assert not is_signed_in(client)
+
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_is_signed_in_by_the_issuer_that_is_pinned(self, operator, provider, client, slash):
+        self.pin(operator, provider.issuer + slash)
+
+        walk(client)
+
+        assert is_signed_in(client)
+
+    @pytest.mark.parametrize("issuer", ["https://login.example.com", "http://127.0.0.1"])
+    def test_is_not_signed_in_by_another_issuer(self, operator, client, issuer):
+        self.pin(operator, issuer)
+
+        assert walk(client).status_code == 403
+        assert not is_signed_in(client)
+
+    def test_is_pinned_by_operators_in_the_admin(self, provider, operator, page_as, make_user):
+        chief = make_user("chief@rensei.test", is_staff=True, is_superuser=True)
+        browser = page_as(chief)
+        path = f"/admin/orgs/user/{operator.pk}/change/"
+        fields = {"email": operator.email, "is_active": "on", "is_staff": "on", "date_joined_0": "2026-01-01"}
+
+        page = browser.get(path)
+        browser.post(path, {**fields, "single_sign_on_issuer": provider.issuer, "name": ""})
+
+        assert "single_sign_on_issuer" in page.content.decode()
+        assert User.objects.get(pk=operator.pk).single_sign_on_issuer == provider.issuer
 
 
 class TestAPersonWithoutAnAccount:

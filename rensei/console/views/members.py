@@ -89,6 +89,13 @@ def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
 
 
 def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) -> HttpResponse:
+    if sent is not None and not sent.invitation.mailed and sent.link is None:
+        messages.error(
+            request,
+            f"The mail to {sent.invitation.email} could not be sent. Send it again from the list when the "
+            "server's mail works: your operator sees in the log what is wrong.",
+        )
+        return redirect("console:members", request.access.org.slug)
     if sent is not None and sent.link is None:
         # Nothing of it is secret, so it survives a reload; a page with a link to copy must not be asked for again.
         messages.success(request, f"{sent.invitation.email} got a link by mail. It works for seven days.")
