@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from rensei.core.errors import FieldError, RenseiError
+from rensei.core.limits import limit
 
-NETWORKS_MAX = 20
+NETWORKS_MAX = limit(20, "networks", what="Allowed networks of a token", told="the caller: 400 `VALIDATION_FAILED`")
 Network = IPv4Network | IPv6Network
 
 

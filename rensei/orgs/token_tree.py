@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from rensei.core.errors import NotPermitted, RenseiError
+from rensei.core.limits import limit
 from rensei.core.transactions import assert_open
 from rensei.orgs.access import Access
 from rensei.orgs.models import ApiToken, Host, Invitation
 
-GENERATIONS_MAX = 5
+GENERATIONS_MAX = limit(
+    5, "tokens", what="Tokens between one and the first of its line", told="the caller: 403 `NOT_PERMITTED`"
+)
 
 
 class TokenChainTooLong(RenseiError):
