@@ -188,7 +188,8 @@ class ApiTokenAdmin(ReadOnlyAdmin):
     list_select_related = ["membership__user", "org"]
     search_fields = ["name", "membership__user__email", "org__slug"]
     fields = [
-        "name", "hint", "org", "membership", "project", "host", "created_at", "expires_at", "last_used_at", "revoked_at"
+        "name", "hint", "org", "membership", "project", "host", "scopes", "allowed_networks", "made_by", "created_at",
+        "expires_at", "last_used_at", "last_used_address", "revoked_at",
     ]  # fmt: skip
     actions = ["revoke"]
 

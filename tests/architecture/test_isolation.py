@@ -110,9 +110,11 @@ REST = {
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
     # Only the machine itself, with its own token; nobody of the matrix has that.
     ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
-    ("POST", "runs/<run_id>/lease/heartbeat"): Row(set(), {"epoch": 0}, object=True),
-    ("POST", "runs/<run_id>/lease/chunks"): Row(set(), {"epoch": 0}, object=True),
-    ("POST", "runs/<run_id>/lease/finish"): Row(set(), {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True),
+    ("POST", "runs/<run_id>/lease/heartbeat"): Row(WRITERS, {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/chunks"): Row(WRITERS, {"epoch": 0}, object=True),
+    ("POST", "runs/<run_id>/lease/finish"): Row(
+        WRITERS, {"epoch": 0, "state": "CANCELLED", "sent": False}, object=True
+    ),
     ("GET", "workflows"): Row(EVERYONE),
     ("POST", "workflows"): Row(WRITERS, {"document": WORKFLOW}),
     ("GET", "workflows/<workflow_id>"): Row(EVERYONE, object=True),
@@ -200,6 +202,7 @@ class Stage(NamedTuple):
 
     ids: dict[str, str]
     clients: dict[str, APIClient]
+    machines: dict[str, APIClient]
     browsers: dict[str, Client]
 
 
@@ -246,9 +249,11 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     clients = {role: api_as(person) for role, person in people.items()}
     clients |= {"foreign": api_as(eve, "evil"), "ex-member": api_as(gone), "anonymous": APIClient()}
     clients["anonymous"].default_format = "json"
+    machines = {"foreign": machine_of(access_of(eve, "evil"))}
+    machines |= {role: machine_of(access_of(people[role])) for role in WRITERS}
     browsers = {role: page_as(person) for role, person in people.items()}
     browsers |= {"foreign": page_as(eve), "ex-member": page_as(gone), "anonymous": Client()}
-    for client in (*clients.values(), *browsers.values()):
+    for client in (*clients.values(), *machines.values(), *browsers.values()):
         client.raise_request_exception = False
     services.remove_member(access_of(ada), Membership.objects.get(user=gone))
     ids = {
@@ -258,7 +263,19 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk,
         "member_id": Membership.objects.get(user=other).pk, "invitation_id": invitation.pk,
     }  # fmt: skip
-    return Stage(ids, clients, browsers)
+    return Stage(ids, clients, {**clients, **machines}, browsers)
+
+
+def machine_of(access):
+    """Make a client with the token of a machine of the caller's, which may do all that machines may."""
+    _, _, secret = services.register_host(access, name="machine", scopes=list(Scope))
+    return as_bearer(secret)
+
+
+def as_bearer(secret):
+    client = APIClient(headers={"Authorization": f"Bearer {secret.reveal()}"})
+    client.raise_request_exception = False
+    return client
 
 
 @contextlib.contextmanager
@@ -308,7 +325,8 @@ def wrong_answers(stage, method, route, row):
     wrong = []
     absent = {name: f"absent-{name.replace('_', '-')}" for name in stage.ids}
     before = rows_of_everything()
-    for caller, client in stage.clients.items():
+    callers = stage.machines if (method, route) in NEEDS["leases"] else stage.clients
+    for caller, client in callers.items():
         with undone():
             answer = call(client, method, route, stage.ids, row.body)
             code, text = answer.status_code, content(answer)
@@ -365,12 +383,8 @@ class TestScopes:
             if scope is not Scope.LEASES
         }
         secrets[Scope.LEASES] = services.register_host(access, name="runner", scopes=[Scope.LEASES])[2]
-        secrets["machine"] = services.register_host(access, name="terminal", scopes=list(Scope))[2]
-        clients = {}
-        for name, secret in secrets.items():
-            clients[name] = APIClient(headers={"Authorization": f"Bearer {secret.reveal()}"})
-            clients[name].raise_request_exception = False
-        return clients
+        clients = {name: as_bearer(secret) for name, secret in secrets.items()}
+        return {**clients, "machine": machine_of(access)}
 
     def test_are_declared_by_every_route(self):
         declared = {route: needs for _, route, needs in routes.needs()}
@@ -414,8 +428,7 @@ class TestATokenOfOneProject:
         own = Project.objects.create(org=acme, slug="its-own", name="Its own")
         _, secret = services.create_token(access_of(ada), name="bound", project=own)
         services.register_host(access_of(ada), name="adas")
-        client = APIClient(headers={"Authorization": f"Bearer {secret.reveal()}"})
-        client.raise_request_exception = False
+        client = as_bearer(secret)
         mine = {"host_id": Host.objects.get(name="adas").pk, "token_id": ada_token(ada)}
         for ids in (stage.ids, {**stage.ids, **mine}):
             for (method, route), row in REST.items():

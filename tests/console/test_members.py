@@ -46,7 +46,7 @@ class TestInvite:
         answer = page.post(PATH, ZOE)
 
         assert answer.status_code == 200
-        assert "No mail was delivered. Give this link to zoe@acme.test yourself" in text(answer)
+        assert "This server sends no mail. Give this link to zoe@acme.test yourself" in text(answer)
         assert re.search(r"http://127\.0\.0\.1:8000/invitations/[\w-]{43}", text(answer))
         assert "no-store" in answer["Cache-Control"]
         assert ":8000/invitations/" not in text(page.get(PATH))

@@ -1,5 +1,7 @@
 """The plain lists of Settings, the first steps, the theme and the documentation."""
 
+import re
+
 import pytest
 
 from rensei.core.errors import RenseiError
@@ -10,16 +12,37 @@ SETTINGS = "/o/acme/settings"
 
 class TestTokens:
     def test_shows_a_new_token_once(self, page):
-        made = page.post(f"{SETTINGS}/tokens", {"name": "ci", "project": "", "expires": "30"}).content.decode()
+        made = page.post(f"{SETTINGS}/tokens", {"name": "ci", "scopes": ["read"], "expires": "30"}).content.decode()
         later = page.get(f"{SETTINGS}/tokens").content.decode()
 
         assert made.count("rsk_live_") > later.count("rsk_live_")
         assert "Copy it now" in made
         assert "Copy it now" not in later
         assert ApiToken.objects.get().expires_at is not None
+        assert ApiToken.objects.get().scopes == ["read"]
+
+    def test_proposes_every_scope_and_an_end(self, page):
+        form = page.get(f"{SETTINGS}/tokens").content.decode()
+
+        assert (
+            form.count('name="scopes"')
+            == len(re.findall(r'<input type="checkbox" name="scopes"[^>]* checked', form))
+            == 5
+        )
+        assert '<option value="90" selected>' in form
+
+    def test_needs_a_scope_and_says_which_network_is_none(self, page):
+        without = page.post(f"{SETTINGS}/tokens", {"name": "ci"})
+        fields = {"name": "ci", "scopes": ["read"], "allowed_networks": "192.0.2.1/24"}
+        wrong = page.post(f"{SETTINGS}/tokens", fields)
+
+        assert (without.status_code, wrong.status_code) == (422, 422)
+        assert "Choose at least one." in without.content.decode()
+        assert "Name networks such as" in wrong.content.decode()
+        assert not ApiToken.objects.exists()
 
     def test_revokes_after_asking(self, page, ada_access):
-        page.post(f"{SETTINGS}/tokens", {"name": "ci"})
+        page.post(f"{SETTINGS}/tokens", {"name": "ci", "scopes": ["read"]})
         token = ApiToken.objects.get()
 
         asked = page.get(f"{SETTINGS}/tokens/{token.id}/revoke").content.decode()
