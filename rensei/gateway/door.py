@@ -285,7 +285,7 @@ def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
     peer = scope.get("client")
-    return address_behind_proxies(peer[0] if peer else None, forwarded=headers.get("x-forwarded-for", ""))
+    return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
 
 
 def _require_method(method: str, allowed: str) -> None:

@@ -91,7 +91,7 @@ def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
 
 
 def _needs(request: Request) -> Needs | None:
-    """What the route declares for this method: `scopes = {"GET": READ, …}`. HEAD and OPTIONS read as GET does."""
+    """What the route declares for this method: `scopes = {"GET": READ, …}`. OPTIONS tells of no data: any will do."""
     declared: dict[str, Needs] = getattr(request.parser_context["view"], "scopes", {})
     if request.method == "OPTIONS":
         return ANY
