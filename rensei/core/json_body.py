@@ -31,7 +31,9 @@ MEMORY_PER_BYTE = limit(
     what="JSON body: memory while it is read, itself included",
     told="the caller: 400 `VALIDATION_FAILED` for what would take more",
 )
+INTEGER_MAX = 2**64 - 1
 NUMBER_LIMIT = {bool: 1, int: 2**63 - 1, float: sys.float_info.max}
+_LIMIT_OF_EVERY_BODY = {**NUMBER_LIMIT, int: INTEGER_MAX}
 # Of a name that is repeated to the caller.
 NAME_CHARACTERS_MAX = 100
 # Every value but the outermost stands behind one of these marks, and is no shorter than a byte.
@@ -67,11 +69,14 @@ def read_json(body: bytes) -> Any:
 
 def parse_json(body: bytes) -> Any:
     """
-    Parse a body: UTF-8, and one meaning for each name.
+    Parse a body: UTF-8, one meaning for each name, and no number beyond `INTEGER_MAX`.
 
     :raises FieldError: if it is not JSON, or larger than the limits
     """
-    return _parse(body)[0]
+    document, is_plain = _parse(body)
+    if not is_plain:
+        _check_numbers(document)
+    return document
 
 
 def check_values(document: bytes | str) -> None:
@@ -185,6 +190,18 @@ def _check_storable(document: Any) -> None:
                 waiting.append(((place, step), value))
             else:
                 _check_value(value, (place, step))
+
+
+def _check_numbers(document: Any) -> None:
+    """Find the numbers that orjson does not take. As in `_check_storable`, only what has values is kept for later."""
+    waiting: list[tuple[_Place, Any]] = [(None, document)] if isinstance(document, dict | list) else []
+    while waiting:
+        place, found = waiting.pop()
+        for step, value in found.items() if isinstance(found, dict) else enumerate(found):
+            if isinstance(value, dict | list):
+                waiting.append(((place, step), value))
+            elif isinstance(value, int | float) and not abs(value) <= _LIMIT_OF_EVERY_BODY[type(value)]:
+                raise FieldError(pointer=_pointer((place, step)), reason="The number is too large.")
 
 
 def _check_value(value: Any, place: "_Place") -> None:

@@ -39,11 +39,7 @@ class Body:
         return cls(raw, values)
 
     def with_values(self, **changed: Any) -> "Body":
-        """
-        Make a body in which these members have other values. A member that is not there is added at the end.
-
-        :raises ValueError: if a value holds a number that is too large for a float
-        """
+        """Make a body in which these members have other values. A member that is not there is added at the end."""
         text = self.raw.decode()
         spans = _find_members(text, changed.keys() & self.values.keys())
         pieces, at = [], 0

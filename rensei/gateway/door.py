@@ -177,7 +177,8 @@ class Gateway:
     async def _message(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
         """Write a call down, and make it."""
         org_id = route.run.org_id
-        outgoing = await self._threads.run(partial(requests.prepare, body, route), size=len(body.raw), org_id=org_id)
+        prepare = partial(requests.prepare, body, route, betas=headers.get("anthropic-beta", ""))
+        outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
         admitted, credential = self._plan(route, outgoing, headers)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None

@@ -10,16 +10,19 @@ from typing import Any
 
 from catalog import pricing
 from catalog.pricing import UnitPrices
-from integrations.providers.anthropic import features
+from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
+from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.messages import too_long
-from integrations.providers.anthropic.tokens import tokens_about_by_part, tokens_at_least, tokens_at_most
-from rensei.core.auth_modes import AuthMode
+from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
 from rensei.gateway.routes import PRICED_MODES, Route
+
+_LONG_WINDOW_BETA = "context-1m"
+_LONG_WINDOW_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,11 @@ class Outgoing:
     input_tokens_about: int
 
 
-def prepare(body: Body, route: Route) -> Outgoing:
+def prepare(body: Body, route: Route, *, betas: str = "") -> Outgoing:
     """
-    Make the body that goes upstream.
+    Make the body that goes upstream. `betas` are those that the caller names in `anthropic-beta`.
 
-    :raises FieldError: if it lacks what every call needs
+    :raises FieldError: if it lacks what every call needs, or what bounds one that the platform pays for or bills
     :raises ModelUnpriced: if it asks the platform for something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
@@ -55,16 +58,12 @@ def prepare(body: Body, route: Route) -> Outgoing:
     if route.max_tokens_cap is not None and max_tokens > route.max_tokens_cap:
         _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
         changes["max_tokens"] = max_tokens = route.max_tokens_cap
-    _check_window(body, route)
+    bounds = PromptBounds(values, raw=body.raw, window=_window_of(route, betas))
+    _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
     applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)
     additions = {**applied, **_caching(values, route, by_part)}
-    try:
-        outgoing = body.with_values(**changes, **additions) if changes or additions else body
-    except ValueError:
-        # A number that is too large for a float goes on only as it came.
-        applied, left_out = {}, "Nothing was added, because what the request holds cannot be written anew."
-        outgoing = body.with_values(**changes) if changes else body
+    outgoing = body.with_values(**changes, **additions) if changes or additions else body
     prices = features.prices_for(values, route.bands)
     return Outgoing(
         body=outgoing,
@@ -73,7 +72,7 @@ def prepare(body: Body, route: Route) -> Outgoing:
         effort_applied=applied,
         left_out=left_out,
         prices=prices or [],
-        at_most=_at_most(values, route, prices, max_tokens=max_tokens),
+        at_most=_at_most(values, route, prices, bounds, max_tokens=max_tokens),
         input_tokens_about=sum(by_part.values()),
     )
 
@@ -98,13 +97,17 @@ def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
         )
 
 
-def _check_window(body: Body, route: Route) -> None:
+def _window_of(route: Route, betas: str) -> int | None:
+    """The window of the model that serves, or the larger one that a beta may open on older models."""
+    window = route.judgement.entry.context_window_tokens
+    return max(window, _LONG_WINDOW_TOKENS) if window and _LONG_WINDOW_BETA in betas else window
+
+
+def _check_window(body: Body, bounds: PromptBounds, route: Route) -> None:
     window = route.judgement.request.context_window_tokens
     # A token has at least one byte, so a short text need not be counted.
-    if window is not None and len(body.raw) >= window:
-        counted = tokens_at_least(body.values)
-        if counted >= window:
-            raise too_long(input_tokens=counted, window=window, counted="at least")
+    if window is not None and len(body.raw) >= window and bounds.at_least >= window:
+        raise too_long(input_tokens=bounds.at_least, window=window, counted="at least")
 
 
 def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> dict[str, Any]:
@@ -119,20 +122,24 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
     return {name: marked[name] for name in ("tools", "system", "messages") if marked.get(name) != values.get(name)}
 
 
-def _at_most(values: dict[str, Any], route: Route, prices: list[UnitPrices] | None, *, max_tokens: int) -> int | None:
-    """The most that the call may cost. Where the platform pays or bills, everything in it has a price."""
+def _at_most(
+    values: dict[str, Any], route: Route, prices: list[UnitPrices] | None, bounds: PromptBounds, *, max_tokens: int
+) -> int | None:
+    """The most that the call may cost. Where the platform pays or bills, everything in it has a price and an end."""
     if route.mode not in PRICED_MODES:
         return None
-    searches = features.web_searches_at_most(values)
+    server_tools.check_limits(bounds.tools)
+    most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=route.judgement.entry.max_output_tokens)
     unpriced = features.unpriced_feature(values)
-    if prices is None or (searches and any(band.web_search is None for band in prices)):
+    if prices is None or (most.web_searches and any(band.web_search is None for band in prices)):
         unpriced = unpriced or f"{route.judgement.entry.model_id} as this request asks for it"
     if prices is None or unpriced:
         raise ModelUnpriced(what=f"'{unpriced}'", mode=route.mode.value)
-    if route.mode is not AuthMode.METERED:
-        return None
     return pricing.worst_case(
-        prices, prompt_tokens=tokens_at_most(values), max_tokens=max_tokens, web_searches=searches
+        prices,
+        prompt_tokens=most.prompt_tokens,
+        max_tokens=most.output_tokens,
+        web_searches=most.web_searches,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rensei.simulator.model_facts import Model
-from rensei.simulator.tokens import TOKENS_OF_TOOL_USE, TOKENS_PER_MESSAGE, count_block, count_tool
+from rensei.simulator.tokens import TOKENS_OF_TOOL_USE, TOKENS_PER_MESSAGE, count_block, count_json, count_tool
 
 _SECONDS = {"5m": 300, "1h": 3600}
 _LOOK_BACK_BLOCKS = 20
@@ -107,7 +107,10 @@ class PromptCache:
 def cut_prompt(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[Segment]:
     """Cut a prompt into the blocks of its prefix order: tools, system, messages."""
     start = _mix("", [key_sha256, model.id, body.get("speed")])
-    segments = [Segment(digest=start, tokens_up_to_here=TOKENS_OF_TOOL_USE if body.get("tools") else 0)]
+    described = TOKENS_OF_TOOL_USE if body.get("tools") else 0
+    if form := (body.get("output_config") or {}).get("format"):
+        described += count_json(form)
+    segments = [Segment(digest=start, tokens_up_to_here=described)]
 
     def add(block: dict[str, Any], *, tokens: int, context: list[Any] | None = None) -> None:
         bare = {key: value for key, value in block.items() if key != "cache_control"}

@@ -168,20 +168,6 @@ class TestWhatIsNotKnown:
         assert outgoing.body.values == {**body.values, "model": MODEL}
         assert "`made_up`" in outgoing.left_out
 
-    def test_goes_on_as_it_came_where_it_cannot_be_written(self, way: Any) -> None:
-        route = way("thinker", model_id=MODEL, prompt_caching="static")
-        call = b'{"type":"tool_use","id":"t","name":"n","input":{"x":1e400}}'
-        start = b'{"model":"%s","max_tokens":9,"system":"%s",' % (MODEL.encode(), b"word " * 9000)
-        turns = (
-            b'{"role":"user","content":"a"},{"role":"assistant","content":[%s]},{"role":"user","content":"b"}' % call
-        )
-        body = Body.read(start + b'"messages":[%s]}' % turns)
-
-        outgoing = gateway_requests.prepare(body, route)
-
-        assert outgoing.body.raw == body.raw
-        assert "cannot be written anew" in outgoing.left_out
-
 
 class TestAPoolsCap:
     def test_refuses_a_budget_that_no_longer_fits(self, ask: Any, shared: Any) -> None:

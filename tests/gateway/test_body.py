@@ -1,5 +1,6 @@
 """A body keeps its text, and what has to change is changed at its place."""
 
+import json
 from typing import Any
 
 import pytest
@@ -46,6 +47,21 @@ class TestNameOf:
     def test_refuses_what_can_be_the_name_of_nothing(self, raw: bytes) -> None:
         with pytest.raises(FieldError):
             Body.read(raw).name_of("model")
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("number", ["18446744073709551615", "-9223372036854775808", "1.5e308", "-0.0", "7"])
+    def test_are_read_up_to_64_bits(self, number: str) -> None:
+        assert Body.read(b'{"a": [{"b": %s}]}' % number.encode()).values == {"a": [{"b": json.loads(number)}]}
+
+    @pytest.mark.parametrize(
+        "number",
+        ["18446744073709551616", "-18446744073709551616", "1" + "0" * 30, "9" * 100_000, "1e309", "-1e400"],
+        ids=["2^64", "-2^64", "30 digits", "endless", "infinite", "minus infinite"],
+    )
+    def test_are_refused_beyond_it(self, number: str) -> None:
+        with pytest.raises(FieldError, match="too large|not valid JSON"):
+            Body.read(b'{"a": [{"b": %s}]}' % number.encode())
 
 
 class TestABody:

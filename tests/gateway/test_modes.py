@@ -18,6 +18,13 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CENT = 10**10
+WORDS = "word " * 8000
+SEARCH_RESULT = {
+    "type": "search_result",
+    "source": "https://example.com",
+    "title": "Found",
+    "content": [{"type": "text", "text": WORDS}],
+}
 UNIFIED = "anthropic-ratelimit-unified-"
 
 
@@ -75,6 +82,31 @@ class TestMetered:
         assert wire.messages() == []
         assert not Attempt.objects.exists()
 
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"content": [{"type": "text", "text": WORDS}]},
+            {"content": [SEARCH_RESULT]},
+            {"output_config": {"format": {"type": "json_schema", "schema": {"description": WORDS}}}},
+            {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 1}]},
+            {"content": [{"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}]},
+        ],
+        ids=["text", "search result", "schema", "server tool", "url"],
+    )
+    def test_holds_for_whatever_a_prompt_is_made_of(
+        self, ask: Any, metered: Any, acme: Org, wire: Wire, asked: dict[str, Any]
+    ) -> None:
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=5 * CENT)
+        content = asked.pop("content", "Hello.")
+
+        answers = [
+            ask({**message(**asked), "max_tokens": 16, "messages": [{"role": "user", "content": content}]})
+            for _ in range(2)
+        ]
+
+        assert [answer.code for answer in answers] == ["METERED_BUDGET_EXCEEDED"] * 2
+        assert wire.messages() == []
+
     def test_never_spends_more_than_the_budget_in_parallel(
         self, ask: Any, metered: Any, acme: Org, simulator: Any
     ) -> None:
@@ -122,6 +154,20 @@ class TestShared:
         assert [(usage.used, usage.held) for usage in SharedUsage.objects.all()] == [(20, 0)]
         assert not Hold.objects.exists()
         assert_explained(simulator)
+
+    @pytest.mark.parametrize("uses", [None, 0, 10**12, 2**63 - 1])
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_ask_for_a_limit_of_searches(
+        self, ask: Any, request: Any, wire: Wire, mode: str, uses: int | None
+    ) -> None:
+        request.getfixturevalue(mode)
+        limit = {} if uses is None else {"max_uses": uses}
+
+        answer = ask(message(tools=[{"type": "web_search_20250305", "name": "web_search", **limit}]))
+
+        assert (answer.status, answer.code) == (400, "VALIDATION_FAILED")
+        assert "`max_uses` from 1 to 1000" in answer.json()["error"]["message"]
+        assert wire.messages() == []
 
     @pytest.mark.parametrize(
         "asked",

@@ -10,9 +10,10 @@ from typing import Any
 from catalog.models import CatalogEntry
 from catalog.services import check_effort
 from integrations.providers.anthropic.additions import effort_for
+from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import with_cache_breakpoints
 from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
-from integrations.providers.anthropic.tokens import tokens_about, tokens_at_least, tokens_at_most
+from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import BuiltRequest, ModelRequest
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, RenseiError
@@ -61,15 +62,17 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
     if request.system:
         params["system"] = request.system
-    at_least = tokens_at_least(params)
+    bounds = PromptBounds(params, window=entry.context_window_tokens)
     window = _window(request.context_window_tokens, entry=entry)
 
     effort = _effort_to_use(request.effort, entry=entry)
-    effort_applied, left_out = _effort_of(request, effort, entry=entry, left=window - at_least if window else None)
+    effort_applied, left_out = _effort_of(
+        request, effort, entry=entry, left=window - bounds.at_least if window else None
+    )
     params |= effort_applied
     params["max_tokens"] = _max_tokens(request, budget=budget_of(effort_applied), entry=entry)
     if window:
-        params = _fitted(params, input_tokens=at_least, window=window, counted="at least")
+        params = _fitted(params, input_tokens=bounds.at_least, window=window, counted="at least")
     params = with_cache_breakpoints(params, prompt_caching=request.prompt_caching, capabilities=entry.capabilities)
     return BuiltRequest(
         params=params,
@@ -77,9 +80,9 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         effort_applied=effort_applied,
         effort_left_out=left_out,
         max_tokens=params["max_tokens"],
-        input_tokens_at_least=at_least,
+        input_tokens_at_least=bounds.at_least,
         input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
-        input_tokens_at_most=tokens_at_most(params),
+        input_tokens_at_most=bounds.at_most,
     )
 
 

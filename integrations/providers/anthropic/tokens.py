@@ -1,16 +1,20 @@
 """
-How many tokens a prompt has, without asking Anthropic: from below, about right, and from above.
+How many tokens a prompt has, without asking Anthropic: from below, and about right. `bounds` counts from above.
 
 From below, because a refusal must never hit what would have fitted. Anthropic publishes no tokenizer of its current
 models. What is known of byte-pair tokenizers that split at words first is enough for a bound: no token reaches over
 white space into the next word, so there is at least one for each word; and the long tokens that exist are runs of one
 character, so a long word has at least one for every 16 bytes left when its runs are made one. The newest models count
 about 30 % more for the same text, never less. https://platform.claude.com/docs/en/build-with-claude/token-counting
+
+What the API may leave out of the prompt counts nothing from below: thinking of earlier turns, tools that are loaded
+later, and the whole request where it asks for something that is not known here, such as clearing its own context.
+https://platform.claude.com/docs/en/build-with-claude/context-editing
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -18,24 +22,68 @@ _BYTES_PER_TOKEN_MAX = 16
 # English has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
 _BYTES_PER_TOKEN_ABOUT = 3
 _TOKENS_PER_IMAGE_ABOUT = {False: 1568, True: 4784}
-_FRAME_TOKENS_MAX = 16
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
+# Fields that cost nothing but the tokens which they bring, all of which the request holds.
+KNOWN_FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "max_tokens",
+        "cache_control",
+        "context_management",
+        "inference_geo",
+        "metadata",
+        "output_config",
+        "output_format",
+        "service_tier",
+        "speed",
+        "stop_sequences",
+        "stream",
+        "system",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+    }
+)
+# Of these, what may take something out of the prompt.
+_SHORTENS = "context_management"
+# Made once: `json.dumps` makes one for each call that has options.
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class _File(Enum):
-    """A part of a request that is not text."""
+class _Kind(Enum):
+    """How a part of a request is counted from below."""
 
-    IMAGE = "image"
-    DOCUMENT = "document"
+    TEXT = "at least one token for each word"
+    JSON = "at least one token for every 16 bytes, its runs made one"
+    FILE = "at least one token"
+    UNSURE = "possibly left out"
+    UNKNOWN = "possibly takes other parts out of the prompt"
 
 
-# The largest image, and the largest document: 600 pages, each an image with its text.
-_TOKENS_MAX = {_File.IMAGE: 4784, _File.DOCUMENT: 600 * 5000}
+_Part = tuple[_Kind, str]
 
 
 def tokens_at_least(params: Mapping[str, Any]) -> int:
     """Count from below what a request's system prompt, tools and messages come to."""
-    return sum(_words_at_least(part) if isinstance(part, str) else 1 for part in _parts(params))
+    if _SHORTENS in params or not params.keys() <= KNOWN_FIELDS:
+        return 0
+    count = 0
+    for parts in _parts_by_name(params).values():
+        for kind, text in parts:
+            match kind:
+                case _Kind.TEXT:
+                    count += _words_at_least(text)
+                case _Kind.JSON:
+                    count += _bytes_of(_RUN.sub(r"\1", text)) // _BYTES_PER_TOKEN_MAX
+                case _Kind.FILE:
+                    count += 1
+                case _Kind.UNKNOWN:
+                    return 0
+    return count
 
 
 def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> int:
@@ -45,18 +93,11 @@ def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = Fa
 
 def tokens_about_by_part(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> dict[str, int]:
     """Estimate what a request's `tools`, `system` and `messages` come to, in the order in which they are cached."""
-    per_image = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
+    per_file = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
     return {
-        name: sum(tokens_about_text(part) if isinstance(part, str) else per_image for part in parts)
+        name: sum(per_file if kind is _Kind.FILE else tokens_about_text(text) for kind, text in parts)
         for name, parts in _parts_by_name(params).items()
     }
-
-
-def tokens_at_most(params: Mapping[str, Any]) -> int:
-    """Count from above: no token is shorter than a byte, and each part adds a few of its own."""
-    return _FRAME_TOKENS_MAX + sum(
-        _FRAME_TOKENS_MAX + (_bytes_of(part) if isinstance(part, str) else _TOKENS_MAX[part]) for part in _parts(params)
-    )
 
 
 def tokens_about_text(text: str) -> int:
@@ -65,6 +106,11 @@ def tokens_about_text(text: str) -> int:
 
 def tokens_about_bytes(size: int) -> int:
     return -(-size // _BYTES_PER_TOKEN_ABOUT)
+
+
+def objects_in(values: object) -> list[dict[str, Any]]:
+    """List the objects of a list. What has no shape that there is counts nothing: the API refuses it."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _words_at_least(text: str) -> int:
@@ -78,40 +124,55 @@ def _bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
-def _parts(params: Mapping[str, Any]) -> list[str | _File]:
-    """List the texts and the files of a request. What has no shape that there is counts nothing: it is refused."""
-    return [part for parts in _parts_by_name(params).values() for part in parts]
+def _parts_by_name(params: Mapping[str, Any]) -> dict[str, list[_Part]]:
+    messages: list[_Part] = []
+    for message in objects_in(params.get("messages")):
+        parts = _content_parts(message.get("content") or "")
+        # A system message among the others may be cleared.
+        messages += parts if message.get("role") != "system" else ((_unsure(kind), text) for kind, text in parts)
+    return {
+        "tools": [_tool_part(tool) for tool in objects_in(params.get("tools"))],
+        "system": list(_content_parts(params.get("system") or "")),
+        "messages": messages,
+    }
 
 
-def _parts_by_name(params: Mapping[str, Any]) -> dict[str, list[str | _File]]:
-    tools: list[str | _File] = [
-        json.dumps({key: value for key, value in tool.items() if key != "cache_control"})
-        for tool in _objects(params.get("tools"))
-    ]
-    messages: list[str | _File] = []
-    for message in _objects(params.get("messages")):
-        messages += _content_parts(message.get("content") or "")
-    return {"tools": tools, "system": _content_parts(params.get("system") or ""), "messages": messages}
+def _tool_part(tool: dict[str, Any]) -> _Part:
+    text = _json({key: value for key, value in tool.items() if key != "cache_control"})
+    return _Kind.UNSURE if tool.get("defer_loading") else _Kind.JSON, text
 
 
-def _content_parts(content: Any) -> list[str | _File]:
+def _unsure(kind: _Kind) -> _Kind:
+    return kind if kind is _Kind.UNKNOWN else _Kind.UNSURE
+
+
+def _content_parts(content: Any) -> Iterator[_Part]:
     if isinstance(content, str):
-        return [content]
-    parts: list[str | _File] = []
-    for block in _objects(content):
+        yield _Kind.TEXT, content
+        return
+    for block in objects_in(content):
         match block.get("type"):
             case "text":
-                parts.append(str(block.get("text", "")))
-            case "thinking":
-                parts.append(str(block.get("thinking", "")))
-            case "tool_use":
-                parts.append(json.dumps(block.get("input")))
-            case "tool_result":
-                parts += _content_parts(block.get("content"))
-            case "image" | "document" as kind:
-                parts.append(_File(kind))
-    return parts
+                yield _Kind.TEXT, str(block.get("text", ""))
+            case "thinking" | "redacted_thinking":
+                yield _Kind.UNSURE, str(block.get("thinking") or block.get("data") or "")
+            case "tool_use" | "server_tool_use":
+                yield _Kind.JSON, _json(block.get("input"))
+            case "tool_result" | "search_result":
+                yield from _content_parts(block.get("content"))
+            case "image":
+                yield _Kind.FILE, ""
+            case "document":
+                yield from _document_parts(block.get("source"))
+            case _:
+                yield _Kind.UNKNOWN, _json(block)
 
 
-def _objects(values: object) -> list[dict[str, Any]]:
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+def _document_parts(source: Any) -> Iterator[_Part]:
+    match source:
+        case {"type": "text", "data": str(text)}:
+            yield _Kind.TEXT, text
+        case {"type": "content", "content": content}:
+            yield from _content_parts(content)
+        case _:
+            yield _Kind.FILE, ""

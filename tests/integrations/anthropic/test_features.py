@@ -37,23 +37,6 @@ class TestUnpricedFeature:
         assert features.unpriced_feature(body) == found
 
 
-class TestWebSearchesAtMost:
-    @pytest.mark.parametrize(
-        ("tools", "most"),
-        [
-            ([], 0),
-            ([{"type": "web_search_20250305", "max_uses": 3}], 3),
-            ([{"type": "web_search_20250305"}], 50),
-            ([{"type": "web_search_20250305", "max_uses": -1}], 50),
-            ([{"type": "web_search_20250305", "max_uses": True}], 50),
-            ([{"type": "web_search_20250305", "max_uses": 2}, {"type": "web_search_20260101", "max_uses": 4}], 6),
-        ],
-        ids=["none", "limited", "unlimited", "negative", "bool", "two"],
-    )
-    def test_counts_what_is_allowed(self, tools: list[Any], most: int) -> None:
-        assert features.web_searches_at_most({"tools": tools}) == most
-
-
 class TestPricesFor:
     def test_leaves_them_as_they_are(self) -> None:
         assert features.prices_for({}, [PRICES]) == [PRICES]

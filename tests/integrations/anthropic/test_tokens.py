@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations.providers.anthropic.tokens import tokens_about, tokens_about_text, tokens_at_least, tokens_at_most
+from integrations.providers.anthropic.tokens import tokens_about_text, tokens_at_least
 from rensei.simulator.tokens import count_text
 
 PROSE = "Rensei decides, for every call to a language model, whose credential signs it, who pays, and where it runs. "
@@ -25,11 +25,6 @@ class TestTokensAtLeast:
     @given(text=st.text(max_size=400) | st.text(alphabet="ab =\n\t—漢🙂", max_size=400))
     def test_is_never_above_a_count_by_words_and_bytes(self, text):
         assert tokens_at_least(_params(text)) <= count_text(text)
-
-    @given(text=st.text(max_size=400))
-    def test_is_never_above_the_estimates_from_above(self, text):
-        assert tokens_at_least(_params(text)) <= tokens_at_most(_params(text))
-        assert tokens_about(_params(text)) <= tokens_at_most(_params(text))
 
     @pytest.mark.parametrize(
         ("text", "count"),
@@ -45,15 +40,25 @@ class TestTokensAtLeast:
         image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x" * 10_000}}
         params = {
             "system": [{"type": "text", "text": "one two"}],
-            "tools": [{"name": "three", "cache_control": {"type": "ephemeral"}}],
+            "tools": [{"name": "three", "description": "abcdefgh " * 4, "cache_control": {"type": "ephemeral"}}],
             "messages": [
                 {"role": "user", "content": [image, {"type": "text", "text": "four five six"}]},
-                {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "three", "input": {"a": 1}}]},
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "seven eight"}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "t", "name": "three", "input": {"a": "bcdefgh " * 3}}],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "t", "content": "seven eight"},
+                        {"type": "search_result", "content": [{"type": "text", "text": "nine"}]},
+                        {"type": "document", "source": {"type": "text", "data": "ten eleven"}},
+                    ],
+                },
             ],
         }
 
-        assert tokens_at_least(params) == 2 + 2 + 1 + 3 + 2 + 2
+        assert tokens_at_least(params) == 2 + 4 + 1 + 3 + 2 + 2 + 1 + 2
 
     def test_is_quick_for_the_largest_body(self):
         text = PROSE * (8 * 1024 * 1024 // len(PROSE))

@@ -1,0 +1,223 @@
+"""
+The most that a request may be charged for: its prompt from above, and what servers may add to it before they answer.
+
+A token is never shorter than a byte, so what a request holds is bounded by the bytes of its JSON: block types, names
+and ids that the API does not count pay for the few tokens by which it frames messages and blocks. Anthropic's published
+tokenizer brings text into the normal form NFKC first, which may lengthen it, so the longer of both forms counts. Three
+things are not in the JSON and have bounds of their own: images, which the API scales down before it counts them;
+tools that it knows by name, whose descriptions it writes itself; and what a request only points to or what is packed
+in it, such as documents by URL, files by id and PDFs, whose pages are text and images of any density. Those are
+bounded by the context window, like the whole prompt: a longer one is refused, and costs nothing.
+
+Sources: https://platform.claude.com/docs/en/build-with-claude/vision, …/pdf-support, …/token-counting and
+…/agents-and-tools/tool-use/overview; https://github.com/anthropics/anthropic-tokenizer-typescript
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from integrations.providers.anthropic import server_tools
+from integrations.providers.anthropic.server_tools import KNOWN_TOOLS, Most
+from integrations.providers.anthropic.tokens import KNOWN_FIELDS, objects_in, tokens_at_least
+from rensei.core.unknown import note_unknown
+
+TOKENS_PER_IMAGE_MAX = 4784
+# Where a model's window is not known: 600 pages of a PDF, which is the most that a request takes, each 5,000 tokens.
+WINDOW_UNKNOWN_TOKENS = 600 * 5000
+_FRAME_TOKENS_MAX = 16
+# Documented are at most 804 for the use of tools, and 1,235 for a tool that the API describes itself.
+_TOOL_USE_TOKENS_MAX = 2000
+_TOKENS_PER_KNOWN_TOOL_MAX = 2000
+# Instructions that accompany the schema of a structured answer.
+_FORMAT_TOKENS_MAX = 1000
+# Blocks all of whose content is in their JSON.
+_BLOCKS_OF_TEXT = frozenset(
+    {
+        "text",
+        "thinking",
+        "redacted_thinking",
+        "tool_use",
+        "server_tool_use",
+        "mcp_tool_use",
+        "search_result",
+        "web_search_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "tool_reference",
+        "tool_addition",
+        "tool_removal",
+        "mcp_tool_listing",
+        "advisor_tool_result",
+        "compaction",
+        "fallback",
+    }
+)
+# A search by an expression is three times as fast as `in` where there are many backslashes.
+_ESCAPE = re.compile(rb"\\u")
+# Names of members that point to content which is not in the request.
+_REFERENCE = re.compile(r"(?:.*_)?(?:ur[il]s?|ids?)|source|media_type")
+_NO_REFERENCES = frozenset({"id", "tool_use_id"})
+
+
+@dataclass(kw_only=True)
+class _Outside:
+    """What a request holds besides text: images, content that is not in it, and the bytes of both within its JSON."""
+
+    images: int = 0
+    fills_window: bool = False
+    bytes_within: int = 0
+    unknown: set[tuple[str, str]] = field(default_factory=set)
+
+
+class PromptBounds:
+    """
+    The tokens of a request's prompt from both sides, each counted when it is asked for.
+
+    :param raw: the request's JSON as it is sent; without it, the parameters are written anew
+    :param window: the context window of the model that serves, in tokens; None where it is not known
+    """
+
+    def __init__(self, params: Mapping[str, Any], *, raw: bytes | None = None, window: int | None) -> None:
+        self._params = params
+        self._raw = raw
+        self._window = window or WINDOW_UNKNOWN_TOKENS
+
+    @cached_property
+    def at_least(self) -> int:
+        """For refusals: never above what the API counts."""
+        return tokens_at_least(self._params)
+
+    @cached_property
+    def at_most(self) -> int:
+        """For holds: never below what the API counts."""
+        outside = self._outside
+        if outside.fills_window:
+            return self._window
+        known = _FRAME_TOKENS_MAX + self._text_bytes - outside.bytes_within + outside.images * TOKENS_PER_IMAGE_MAX
+        return min(self._window, known + self._described_tokens)
+
+    def of_call(self, *, max_tokens: int, max_output_tokens: int | None) -> Most:
+        """Bound the whole call, with every turn that the server may take for it."""
+        return server_tools.most_of_call(
+            self._params,
+            self.tools,
+            prompt_tokens=self.at_most,
+            window=self._window,
+            max_tokens=max_tokens,
+            max_output_tokens=max_output_tokens,
+        )
+
+    @cached_property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tools that the request declares, those that its messages define included."""
+        return server_tools.tools_of(self._params)
+
+    @cached_property
+    def _outside(self) -> _Outside:
+        outside = _Outside()
+        for name in self._params.keys() - KNOWN_FIELDS:
+            _note(outside, "request_field", name)
+        for message in objects_in(self._params.get("messages")):
+            _look_into(message.get("content"), outside)
+        _look_into(self._params.get("system"), outside)
+        for tool in self.tools:
+            kind = tool.get("type")
+            if kind is not None and kind != "custom" and not KNOWN_TOOLS.fullmatch(str(kind)):
+                _note(outside, "tool_type", str(kind))
+        for kind, name in outside.unknown:
+            note_unknown(kind, name)
+        return outside
+
+    @cached_property
+    def _text_bytes(self) -> int:
+        raw = self._raw
+        if raw is None:
+            raw = _encoded(json.dumps(self._params, ensure_ascii=False))
+        escaped = _ESCAPE.search(raw)
+        if raw.isascii() and not escaped:
+            return len(raw)
+        # What is written as an escape must be read before it can be normalized.
+        text = json.dumps(self._params, ensure_ascii=False) if escaped else raw.decode(errors="surrogatepass")
+        return max(len(raw), len(_encoded(unicodedata.normalize("NFKC", text))))
+
+    @property
+    def _described_tokens(self) -> int:
+        """What the API writes into the prompt by itself."""
+        known = sum(tool.get("type") not in (None, "custom") for tool in self.tools)
+        config = self._params.get("output_config")
+        has_format = "output_format" in self._params or (isinstance(config, dict) and "format" in config)
+        return (
+            (_TOOL_USE_TOKENS_MAX if self.tools else 0)
+            + known * _TOKENS_PER_KNOWN_TOOL_MAX
+            + (_FORMAT_TOKENS_MAX if has_format else 0)
+        )
+
+
+def _look_into(content: Any, outside: _Outside) -> None:
+    """Find the images and documents of content, those in tool results included."""
+    waiting = [content]
+    while waiting:
+        for block in objects_in(waiting.pop()):
+            kind = str(block.get("type"))
+            if kind in _BLOCKS_OF_TEXT:
+                continue
+            if kind == "image":
+                outside.images += 1
+                outside.bytes_within += _bytes_of_data(block.get("source"))
+            elif kind == "document":
+                waiting += _document_content(block.get("source"), outside)
+            elif kind in ("tool_result", "mcp_tool_result"):
+                waiting.append(block.get("content"))
+            elif kind == "web_fetch_tool_result":
+                found = block.get("content")
+                waiting.append([found.get("content")] if isinstance(found, dict) else None)
+            else:
+                outside.unknown.add(("block_type", kind))
+                _look_into_unknown(block, outside)
+
+
+def _document_content(source: Any, outside: _Outside) -> list[Any]:
+    match source:
+        case {"type": "text", "data": str()} | {"type": "content", "content": str()}:
+            return []
+        case {"type": "content", "content": list(content)}:
+            return [content]
+    outside.fills_window = True
+    return []
+
+
+def _look_into_unknown(block: dict[str, Any], outside: _Outside) -> None:
+    """Bound a block of an unknown type by its bytes, unless something in it may stand for more than it is long."""
+    waiting: list[Any] = [block]
+    while waiting and not outside.fills_window:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            if any(_REFERENCE.fullmatch(name) for name in value if name not in _NO_REFERENCES):
+                outside.fills_window = True
+            waiting += value.values()
+
+
+def _bytes_of_data(source: Any) -> int:
+    match source:
+        case {"type": "base64", "data": str(data)}:
+            return len(data)
+    return 0
+
+
+def _note(outside: _Outside, kind: str, name: str) -> None:
+    """Take note of something that may bring in whatever it likes."""
+    outside.unknown.add((kind, name))
+    outside.fills_window = True
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
