@@ -10,7 +10,7 @@ _django = get_asgi_application()
 
 # These read the settings while they are imported.
 from integrations.providers.base import REGISTRY  # noqa: E402
-from rensei.core.asgi_limits import limit_bodies  # noqa: E402
+from rensei.core.asgi_limits import limit_bodies, pace_bodies  # noqa: E402
 from rensei.core.unknown_names import start_storing  # noqa: E402
 from rensei.gateway.door import with_gateway  # noqa: E402
 
@@ -23,4 +23,4 @@ def _warm_up() -> None:
 
 threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 start_storing()
-application = with_gateway(limit_bodies(_django))
+application = pace_bodies(with_gateway(limit_bodies(_django)))

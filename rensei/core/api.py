@@ -32,6 +32,12 @@ PROBLEM = "application/problem+json"
 DEFAULT_BODY_LIMIT = limit(
     1024 * 1024, "bytes", what="Body of a REST request", told="the caller: 413 `REQUEST_TOO_LARGE`"
 )
+ANONYMOUS_BODY_LIMIT = limit(
+    16 * 1024,
+    "bytes",
+    what="Body of a request without a login, or to an address that needs none, forms included",
+    told="the caller: 413 `REQUEST_TOO_LARGE`",
+)
 LARGE_BODY_LIMIT = limit(
     32 * 1024 * 1024,
     "bytes",
@@ -160,7 +166,11 @@ class RequestTooLarge(RenseiError):
     code = "REQUEST_TOO_LARGE"
     status = 413
     title = "Request too large"
-    message = "The body is larger than {limit_mb} MB. Send less, or smaller images."
+    message = "The body is larger than {size}. Send less, or smaller images."
+
+    def __init__(self, *, limit: int) -> None:
+        kilobytes = limit // 1024
+        super().__init__(size=f"{kilobytes // 1024} MB" if kilobytes >= 1024 else f"{kilobytes} kB")
 
 
 class JSONBodyParser(parsers.BaseParser):
@@ -172,7 +182,7 @@ class JSONBodyParser(parsers.BaseParser):
         limit = getattr((parser_context or {}).get("view"), "body_limit", DEFAULT_BODY_LIMIT)
         body = stream.read(limit + 1)
         if len(body) > limit:
-            raise RequestTooLarge(limit_mb=limit // DEFAULT_BODY_LIMIT)
+            raise RequestTooLarge(limit=limit)
         return read_json(body)
 
 

@@ -1,16 +1,42 @@
-"""Stops reading a body that no address would take, before it fills the disk. Views set the finer limits."""
+"""
+Stops reading a body that no address would take, or that does not come, before it fills the disk or holds a connection.
 
+Views set the finer limits. What comes before a body, and the time between requests, is the server's own to bound.
+"""
+
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
+from django.urls import Resolver404, resolve
 
-from rensei.core.api import LARGE_BODY_LIMIT, PROBLEM, RequestTooLarge, problem_body
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, PROBLEM, RequestTooLarge, problem_body
+from rensei.core.errors import RenseiError
 from rensei.core.ids import new_id
+from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
 
 BODY_LIMIT = LARGE_BODY_LIMIT + 1024 * 1024
+BODY_SECONDS = limit(
+    30,
+    "seconds, and one more for every 4 KiB that have come",
+    what="Time in which a request's body comes",
+    told="the caller: 408 `REQUEST_TOO_SLOW`, and the connection is closed",
+)
+BODY_BYTES_PER_SECOND = 4 * 1024
+HEADER_SECONDS = limit(
+    30,
+    "seconds",
+    what="Time in which the head of a request comes, idle connections included",
+    told="the caller: the connection is closed",
+)
+# How granian is started, so that it holds to this. Its reader of HTTP/2 has no such time, and neither has the one that
+# waits to see which of the two a caller speaks.
+SERVER_OPTIONS = ("--http=1", f"--http1-header-read-timeout={HEADER_SECONDS * 1000}")
+_CREDENTIALS = (b"authorization", b"x-api-key")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,19 +44,34 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
+class BodyTooSlow(RenseiError):
+    """The body of a request did not come in time. Nothing was done, and the same request can be sent again."""
+
+    code = "REQUEST_TOO_SLOW"
+    status = 408
+    title = "Request too slow"
+    message = "The body of the request did not arrive in time. Send it again over a faster connection."
+    retryable = True
+
+
 class _BodyTooLarge(Exception):
     """Unwinds the application, which reads the whole body before it answers anything."""
 
 
 def limit_bodies(application: Application) -> Application:
-    """Wrap an ASGI application so that it never receives more than `BODY_LIMIT` bytes, announced or not."""
+    """
+    Wrap an ASGI application so that it never receives more than `BODY_LIMIT` bytes, announced or not.
+
+    Where no login was sent, or none is asked for, that is `ANONYMOUS_BODY_LIMIT`.
+    """
 
     async def limited(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
-        if _announced(scope) > BODY_LIMIT:
-            await _refuse(send)
+        most = _most_bytes(scope)
+        if _announced(scope) > most:
+            await _refuse(send, RequestTooLarge(limit=min(most, LARGE_BODY_LIMIT)))
             return
         received = 0
 
@@ -38,16 +79,70 @@ def limit_bodies(application: Application) -> Application:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > BODY_LIMIT:
+            if received > most:
                 raise _BodyTooLarge
             return message
 
         try:
             await application(scope, counted, send)
         except _BodyTooLarge:
-            await _refuse(send)
+            await _refuse(send, RequestTooLarge(limit=min(most, LARGE_BODY_LIMIT)))
 
     return limited
+
+
+def pace_bodies(application: Application) -> Application:
+    """Wrap an ASGI application so that it never waits for a body longer than `BODY_SECONDS` and its bytes allow."""
+
+    async def paced(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await application(scope, receive, send)
+            return
+        began = asyncio.get_running_loop().time()
+        received = 0
+        is_whole = False
+
+        async def timed() -> Message:
+            nonlocal received, is_whole
+            if is_whole:
+                # What comes now is that the caller has left, and there is no time for that.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(began + BODY_SECONDS + received / BODY_BYTES_PER_SECOND):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow from None
+            received += len(message.get("body", b""))
+            is_whole = not message.get("more_body")
+            return message
+
+        try:
+            await application(scope, timed, send)
+        except BodyTooSlow as slow:
+            await _refuse(send, slow)
+
+    return paced
+
+
+def _most_bytes(scope: MutableMapping[str, Any]) -> int:
+    """Decide how long a body may be, by who seems to send it and where to. Whether the login is good is seen later."""
+    if scope["method"] in {"GET", "HEAD", "OPTIONS"} or not _has_credential(scope):
+        return ANONYMOUS_BODY_LIMIT
+    try:
+        view = resolve(scope["path"]).func
+    except Resolver404:
+        return ANONYMOUS_BODY_LIMIT
+    rest = getattr(view, "cls", None)
+    needs_login = bool(rest.authentication_classes) if rest else getattr(view, "login_required", True)
+    return BODY_LIMIT if needs_login else ANONYMOUS_BODY_LIMIT
+
+
+def _has_credential(scope: MutableMapping[str, Any]) -> bool:
+    session = f"{settings.SESSION_COOKIE_NAME}=".encode()
+    return any(
+        name.lower() in _CREDENTIALS or (name.lower() == b"cookie" and session in value)
+        for name, value in scope["headers"]
+    )
 
 
 def _announced(scope: MutableMapping[str, Any]) -> int:
@@ -57,10 +152,9 @@ def _announced(scope: MutableMapping[str, Any]) -> int:
     return 0
 
 
-async def _refuse(send: Send) -> None:
+async def _refuse(send: Send, refusal: RenseiError) -> None:
     request = HttpRequest()
     request.id = new_id("req")  # type: ignore[attr-defined]
-    refusal = RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)
     body = json.dumps(problem_body(request, refusal)).encode()
     headers = {
         "Content-Type": PROBLEM,

@@ -25,6 +25,7 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
+from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
 from rensei.dispatch.admission import AdmissionPlan
@@ -310,7 +311,7 @@ class _Upload:
 
     async def drop_rest(self) -> None:
         """Read on for a while. Whoever sends more than that is hung up on."""
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, BodyTooSlow):
             async with asyncio.timeout(DROP_SECONDS_MAX):
                 while not self._is_whole and self._size <= BODY_DROPPED_MAX:
                     await self()
@@ -320,7 +321,7 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
     """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
-        raise _too_large()
+        raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
     size = 0
     pieces: list[bytes] = []
     message: Message = {"more_body": True}
@@ -329,9 +330,5 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > LARGE_BODY_LIMIT:
-            raise _too_large()
+            raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
     return b"".join(pieces)
-
-
-def _too_large() -> RequestTooLarge:
-    return RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2)

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer
 from rensei.core.secret import Secret
 from rensei.orgs import device_codes
 from rensei.orgs.authentication import client_address
@@ -21,6 +21,7 @@ class DeviceCodes(APIView):
     """
 
     authentication_classes = ()
+    body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
     throttle_scope = "sensitive"
 
@@ -58,6 +59,7 @@ class DeviceCodeToken(APIView):
     """Fetch the token of a machine that was approved, once. Until then the answer is DEVICE_CODE_PENDING."""
 
     authentication_classes = ()
+    body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
 
     class Body(CamelSerializer):

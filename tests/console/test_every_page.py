@@ -14,7 +14,7 @@ from django.utils.html import escape
 from rensei.console import access as console_access
 from rensei.console.urls import org_patterns
 from rensei.console.views import integrations as integration_views
-from rensei.core.api import RequestTooLarge
+from rensei.core.api import DEFAULT_BODY_LIMIT, RequestTooLarge
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
 from rensei.orgs import invitations, kill_switches
@@ -307,7 +307,9 @@ class TestAPartOfAPage:
                 assert answer.status_code == status
                 self.shows_a_notice(answer, words)
 
-    @pytest.mark.parametrize("refusal", [RateLimited(seconds=7), RequestTooLarge(limit_mb=1), AlreadyExists(what="It")])
+    @pytest.mark.parametrize(
+        "refusal", [RateLimited(seconds=7), RequestTooLarge(limit=DEFAULT_BODY_LIMIT), AlreadyExists(what="It")]
+    )
     def test_is_a_notice_with_the_words_of_a_refusal(self, address, page, monkeypatch, refusal):
         def refuse(*args: Any, **options: Any) -> None:
             raise refusal

@@ -8,8 +8,12 @@ import sys
 
 import pytest
 
-from rensei.core.asgi_limits import BODY_LIMIT, limit_bodies
+from rensei.core import asgi_limits
+from rensei.core.api import ANONYMOUS_BODY_LIMIT
+from rensei.core.asgi_limits import BODY_LIMIT, limit_bodies, pace_bodies
+from tests.architecture.routes import patterns
 
+LOGIN = (b"authorization", b"Bearer rsk_live_x")
 CHUNK = b"x" * 1024 * 1024
 
 
@@ -23,7 +27,7 @@ async def read_everything(scope, receive, send):
     await send({"type": "http.response.body", "body": b"read"})
 
 
-def ask(*, chunks, headers=()):
+def ask(*, chunks, headers=(LOGIN,), path="/api/v1/runs"):
     """Send a body in chunks of a megabyte, and tell what came back and how many were taken."""
     sent, taken = [], 0
 
@@ -35,7 +39,8 @@ def ask(*, chunks, headers=()):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(limit_bodies(read_everything)({"type": "http", "headers": list(headers)}, receive, send))
+    scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
+    asyncio.run(limit_bodies(read_everything)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"], taken
 
 
@@ -55,7 +60,7 @@ class TestLimitBodies:
         assert taken == BODY_LIMIT // len(CHUNK) + 1
 
     def test_reads_nothing_of_a_body_that_announces_too_much(self):
-        status, _, _, taken = ask(chunks=10_000, headers=[(b"Content-Length", str(BODY_LIMIT + 1).encode())])
+        status, _, _, taken = ask(chunks=10_000, headers=[LOGIN, (b"Content-Length", str(BODY_LIMIT + 1).encode())])
 
         assert (status, taken) == (413, 0)
 
@@ -69,6 +74,82 @@ class TestLimitBodies:
         asyncio.run(limit_bodies(application)({"type": kind}, None, None))
 
         assert seen == [kind]
+
+
+SESSION = (b"Cookie", b"a=b; session=made-up")
+OPEN = (
+    "/accounts/login/",
+    "/accounts/password/reset/",
+    "/accounts/2fa/authenticate/",
+    "/api/v1/device-codes",
+    "/api/v1/device-codes/token",
+    "/nothing/is/here",
+)
+
+
+class TestTheLimitWithoutALogin:
+    @pytest.mark.parametrize("login", [LOGIN, SESSION], ids=["token", "session"])
+    @pytest.mark.parametrize("path", OPEN)
+    def test_holds_where_none_is_needed_whatever_is_sent(self, login, path):
+        status, _, body, taken = ask(chunks=100, headers=[login], path=path)
+
+        assert (status, taken) == (413, 1)
+        assert b"larger than 16 kB" in body
+
+    @pytest.mark.parametrize("length", [ANONYMOUS_BODY_LIMIT + 1, None])
+    def test_holds_everywhere_for_who_sends_none(self, length):
+        headers = [(b"content-length", str(length).encode())] if length else []
+        for route, _ in patterns():
+            assert ask(chunks=100, headers=headers, path=f"/{route}")[0] == 413
+
+    @pytest.mark.parametrize("login", [LOGIN, SESSION], ids=["token", "session"])
+    def test_is_not_that_of_others(self, login):
+        for path in ("/api/v1/runs", "/api/v1/workflows", "/o/acme/playground"):
+            assert ask(chunks=30, headers=[login], path=path)[0] == 200
+
+
+class TestPaceBodies:
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch):
+        monkeypatch.setattr(asgi_limits, "BODY_SECONDS", 0.2)
+
+    @staticmethod
+    def ask(messages):
+        """Send these messages, and then nothing more."""
+        sent, waiting = [], list(messages)
+
+        async def receive():
+            if not waiting:
+                await asyncio.Event().wait()
+            return waiting.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(pace_bodies(read_everything)({"type": "http", "method": "POST", "headers": []}, receive, send))
+        return sent[0]["status"], sent[1]["body"]
+
+    @pytest.mark.parametrize("come", [0, 1, 3])
+    def test_ends_a_body_of_which_nothing_more_comes(self, come):
+        status, body = self.ask([{"type": "http.request", "body": b"x", "more_body": True}] * come)
+
+        assert status == 408
+        assert json.loads(body)["code"] == "REQUEST_TOO_SLOW"
+
+    def test_lets_a_whole_body_through(self):
+        assert self.ask([{"type": "http.request", "body": b"x", "more_body": False}]) == (200, b"read")
+
+    def test_does_not_time_what_comes_after_the_body(self):
+        async def waits_for_the_caller_to_leave(scope, receive, send):
+            await receive()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2 * asgi_limits.BODY_SECONDS):
+                    await receive()
+
+        async def receive(calls=iter([{"type": "http.request", "body": b""}])):  # noqa: B008
+            return next(calls, None) or await asyncio.Event().wait()
+
+        asyncio.run(pace_bodies(waits_for_the_caller_to_leave)({"type": "http"}, receive, None))
 
 
 class TestApplication:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integrations.vault import keyring
+from rensei.core.asgi_limits import SERVER_OPTIONS
 from tests import servers
 from tests.database import database_url
 
@@ -76,6 +77,7 @@ def start(*, folder: Path, upstream: str, workers: int = 1, **variables: str) ->
         **variables,
     }
     command = [sys.executable, "-m", "granian", "--interface=asgi", f"--host={servers.LOOPBACK}", f"--port={port}"]
+    command += SERVER_OPTIONS
     command += [f"--workers={workers}", "--workers-kill-timeout=20", "--no-ws", "rensei.asgi:application"]
     with (folder / f"{port}.log").open("wb") as output:
         process = subprocess.Popen(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integrations.vault import keyring
+from rensei.core.asgi_limits import SERVER_OPTIONS
 from tests import servers
 from tests.database import database_url
 
@@ -99,7 +100,15 @@ def start(
         "RENSEI_WORKER_THREADS": "2",
         **variables,
     }
-    granian = ("-m", "granian", "--interface=asginl", f"--host={servers.LOOPBACK}", f"--port={port}", "--no-ws")
+    granian = (
+        "-m",
+        "granian",
+        "--interface=asginl",
+        f"--host={servers.LOOPBACK}",
+        f"--port={port}",
+        *SERVER_OPTIONS,
+        "--no-ws",
+    )
 
     def program(name: str, *words: str) -> Program:
         command = [*under(name), sys.executable, *words]

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from rensei import launcher
+from rensei.core.asgi_limits import SERVER_OPTIONS
 from rensei.launcher import LOOPBACK, LaunchFailed, Processes
 
 # A web process waits this long for open streams, which would otherwise hold it until they end.
@@ -75,7 +76,7 @@ def _web_server(port: int) -> tuple[str, ...]:
         "log-level": "warning",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return sys.executable, "-m", "granian", *flags, "--no-ws", "rensei.asgi:application"
+    return sys.executable, "-m", "granian", *flags, *SERVER_OPTIONS, "--no-ws", "rensei.asgi:application"
 
 
 def _celery_worker() -> tuple[str, ...]:
