@@ -3,23 +3,16 @@
 import gc
 import json
 import os
-import re
 import sys
-from pathlib import Path
+from functools import partial
 
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
+from tests.attacks import resident_peak  # noqa: E402
 from tests.hostile_json import READERS, WORST, hostile_body  # noqa: E402
-
-
-def resident(name: str) -> int:
-    """Read one of the figures that Linux has of this process: `VmRSS` now, `VmHWM` at its highest."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def main() -> None:
@@ -32,11 +25,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             body = (hostile_body(int(kind)) if kind.isdecimal() else WORST[kind])(int(size))
-            # The highest figure so far is forgotten.
-            Path("/proc/self/clear_refs").write_text("5")
-            before = resident("VmRSS")
-            READERS[reader](body)
-            json.dump({"kind": kind, "size": len(body), "peak": resident("VmHWM") - before}, sys.stdout)
+            peak = resident_peak(partial(READERS[reader], body))
+            json.dump({"kind": kind, "size": len(body), "peak": peak}, sys.stdout)
             sys.stdout.flush()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

@@ -9,21 +9,21 @@ import binascii
 import copy
 import io
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from catalog.models import CatalogEntry
 from integrations import outbound
 from integrations.destinations import BaseUrlRefused
+from integrations.providers.anthropic.picture_process import FAULTS
+from integrations.providers.anthropic.pictures import PIXELS_MAX, PictureRefused, Unpacker
 from integrations.providers.base import Interrupted
 from rensei.core.errors import RenseiError
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
-_ENCODED_BYTES_MAX = 10_000_000
 _REQUEST_BYTES_MAX = 31 * 1024 * 1024
 _SIDE_PIXELS_MAX = 8000
 _SIDE_PIXELS_MAX_OF_MANY = 2000
@@ -31,11 +31,8 @@ _MANY = 20
 _IMAGES_MAX = 600
 _IMAGES_MAX_OF_SMALL_WINDOW = 100
 _SMALL_WINDOW_TOKENS = 200_000
+_WHITE_SPACE = b" \t\n\r\f\v"
 _DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+/-]*)(?:;[a-z0-9=._-]+)*;base64,", re.IGNORECASE)
-
-# Pillow warns from 89 million pixels on. More is no picture to send to a model, but perhaps a few bytes that unpack to
-# gigabytes, so we make it an error.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class ImagesNotSupported(RenseiError):
@@ -106,19 +103,21 @@ def prepare_images(
     _check_number(len(blocks), entry=entry)
     side_max = _SIDE_PIXELS_MAX_OF_MANY if len(blocks) > _MANY else _SIDE_PIXELS_MAX
     total = 0
-    for number, block in enumerate(blocks, start=1):
-        seconds = seconds_left()
-        if seconds <= 0:
-            raise Interrupted
-        data = _inline_data(block, number=number)
-        if data is None:
-            data = _fetch(block["source"]["url"], number=number, seconds_max=seconds)
-        picture = _made_to_fit(_read(data, number=number), side_max=side_max, number=number)
-        encoded = base64.b64encode(picture.data).decode()
-        total += len(encoded)
-        if total > _REQUEST_BYTES_MAX:
-            raise _invalid(number, "the images together are larger than the 32 MB that a request may have.")
-        block["source"] = {"type": "base64", "media_type": picture.media_type, "data": encoded}
+    with Unpacker() as unpacker:
+        for number, block in enumerate(blocks, start=1):
+            seconds = seconds_left()
+            if seconds <= 0:
+                raise Interrupted
+            data = _inline_data(block, number=number)
+            if data is None:
+                data = _fetch(block["source"]["url"], number=number, seconds_max=seconds)
+            picture = _read(data, number=number)
+            picture = _made_to_fit(picture, unpacker, side_max=side_max, number=number, seconds_left=seconds)
+            encoded = base64.b64encode(picture.data).decode()
+            total += len(encoded)
+            if total > _REQUEST_BYTES_MAX:
+                raise _invalid(number, "the images together are larger than the 32 MB that a request may have.")
+            block["source"] = {"type": "base64", "media_type": picture.media_type, "data": encoded}
     return messages
 
 
@@ -161,7 +160,8 @@ def _inline_data(block: dict[str, Any], *, number: int) -> bytes | None:
 
 def _decode(text: str, *, number: int) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        # Without white space, and without a text for each piece between it.
+        return base64.b64decode(text.encode("ascii").translate(None, _WHITE_SPACE), validate=True)
     except (binascii.Error, ValueError):
         raise _invalid(number, "its data is not valid base64.") from None
 
@@ -186,52 +186,27 @@ def _read(data: bytes, *, number: int) -> Picture:
     except UnidentifiedImageError:
         raise _invalid(number, "its content is not a JPEG, PNG, GIF or WebP picture.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _invalid(number, "it has more pixels than can be sent. Scale it down to 8000 by 8000 or less.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError):
-        # What Pillow raises where a header is broken.
+        raise _too_many_pixels(number) from None
+    except FAULTS:
         raise _invalid(number, "its content is damaged.") from None
+    if width * height > PIXELS_MAX:
+        raise _too_many_pixels(number)
     return Picture(data=data, media_type=media_type, width=width, height=height)
 
 
-def _made_to_fit(picture: Picture, *, side_max: int, number: int) -> Picture:
+def _made_to_fit(picture: Picture, unpacker: Unpacker, *, side_max: int, number: int, seconds_left: float) -> Picture:
     """Scale an image down if Anthropic would refuse it as it is. Unpack it in any case, to see that it is whole."""
     try:
-        with Image.open(io.BytesIO(picture.data), formats=list(_MEDIA_TYPES)) as image:
-            image.load()
-            if max(picture.width, picture.height) <= side_max and _encoded_bytes(picture.data) <= _ENCODED_BYTES_MAX:
-                return picture
-            return _scaled(image, media_type=picture.media_type, side_max=side_max, number=number)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _invalid(number, "it has more pixels than can be sent. Scale it down to 8000 by 8000 or less.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError):
-        raise _invalid(number, "its content is damaged or cut short.") from None
+        fitted = unpacker.fit(picture.data, side_max=side_max, seconds_left=seconds_left)
+    except PictureRefused as refused:
+        raise _invalid(number, str(refused)) from None
+    if fitted is None:
+        return picture
+    return Picture(data=fitted.data, media_type=_MEDIA_TYPES[fitted.kind], width=fitted.width, height=fitted.height)
 
 
-def _scaled(image: Image.Image, *, media_type: str, side_max: int, number: int) -> Picture:
-    upright = ImageOps.exif_transpose(image)
-    side = min(side_max, max(upright.size))
-    while side >= 200:
-        smaller = upright.copy()
-        smaller.thumbnail((side, side))
-        data, kind = _encode(smaller, media_type=media_type)
-        if _encoded_bytes(data) <= _ENCODED_BYTES_MAX:
-            return Picture(data=data, media_type=kind, width=smaller.width, height=smaller.height)
-        side = side * 3 // 4
-    raise _invalid(number, "it cannot be made small enough to send.")
-
-
-def _encode(image: Image.Image, *, media_type: str) -> tuple[bytes, str]:
-    """Encode a photograph as JPEG, and everything else as PNG, which keeps transparency and sharp edges."""
-    out = io.BytesIO()
-    if media_type == "image/jpeg":
-        image.convert("RGB").save(out, "JPEG", quality=90)
-        return out.getvalue(), "image/jpeg"
-    (image if image.mode in ("RGB", "RGBA", "L", "LA") else image.convert("RGBA")).save(out, "PNG")
-    return out.getvalue(), "image/png"
-
-
-def _encoded_bytes(data: bytes) -> int:
-    return (len(data) + 2) // 3 * 4
+def _too_many_pixels(number: int) -> InvalidImage:
+    return _invalid(number, "it has more pixels than can be sent. Scale it down to 8000 by 8000 or less.")
 
 
 def _invalid(number: int, reason: str) -> InvalidImage:

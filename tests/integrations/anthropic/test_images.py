@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from integrations import outbound
-from integrations.providers.anthropic import ADAPTER
+from integrations.providers.anthropic import ADAPTER, pictures
 from integrations.providers.anthropic.images import ImagesNotSupported, InvalidImage, check_images, prepare_images
 from integrations.providers.base import Interrupted
+from tests.attacks import resident_peak, sized
 from tests.integrations.anthropic.conftest import make_entry, make_request
 
 OPUS = make_entry("claude-opus-5-5")
@@ -318,3 +320,71 @@ def test_checks_come_before_any_call(simulator: Any, credential: Callable[..., A
         ADAPTER.check_input(messages=_turn(_base64(b"x")), entry=OPUS)
 
     assert simulator.requests() == []
+
+
+def _transparent_png(side: int) -> bytes:
+    """Make the few bytes that unpack to four for each of so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + 4 * side)
+    rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    head = struct.pack("!IIBBBBB", side, side, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.attack
+class TestUnpacker:
+    def test_unpacks_a_picture_that_is_too_large_nowhere(self):
+        with pytest.raises(InvalidImage, match="more pixels"):
+            prepare_images(_turn(_base64(_transparent_png(8001))), entry=OPUS, seconds_left=lambda: 60)
+
+    def test_takes_little_memory_of_the_worker(self):
+        """What a picture unpacks to, 36 or 256 MB, is never in this process."""
+        turn = _turn(*[_base64(_transparent_png(sized(3000, 8000)))] * 25)
+
+        taken = resident_peak(lambda: prepare_images(turn, entry=OPUS, seconds_left=lambda: 600))
+
+        assert taken < 20_000_000
+
+    def test_is_held_to_its_memory(self, monkeypatch):
+        monkeypatch.setattr(pictures, "MEMORY_MAX", 100 * 1024 * 1024)
+
+        with pytest.raises(InvalidImage, match="damaged"):
+            prepare_images(_turn(_base64(_transparent_png(6000))), entry=OPUS, seconds_left=lambda: 60)
+
+    def test_is_held_to_its_time(self, monkeypatch):
+        monkeypatch.setattr(pictures, "SECONDS_MAX", 0.01)
+
+        with pytest.raises(InvalidImage, match="too much memory or time"):
+            prepare_images(_turn(_base64(_transparent_png(6000))), entry=OPUS, seconds_left=lambda: 60)
+
+    def test_that_dies_is_a_bad_image_and_the_next_one_works(self):
+        picture = _draw()
+        with pictures.Unpacker() as unpacker:
+            assert unpacker.fit(picture, side_max=8000, seconds_left=60) is None
+            assert unpacker._process is not None
+            unpacker._process.kill()
+            unpacker._process.wait()
+
+            with pytest.raises(pictures.PictureRefused):
+                unpacker.fit(picture, side_max=8000, seconds_left=60)
+            assert unpacker.fit(picture, side_max=8000, seconds_left=60) is None
+            process = unpacker._process
+
+        assert process.poll() is not None
+
+    def test_knows_nothing_of_ours(self):
+        with pictures.Unpacker() as unpacker:
+            unpacker.fit(_draw(), side_max=8000, seconds_left=60)
+            assert unpacker._process is not None
+            environment = Path(f"/proc/{unpacker._process.pid}/environ").read_bytes()
+
+        assert b"SECRET" not in environment
+        assert b"RENSEI" not in environment
+
+    def test_waits_for_its_turn_no_longer_than_its_run_has(self):
+        with pictures._one_at_a_time, pictures.Unpacker() as unpacker, pytest.raises(Interrupted):
+            unpacker.fit(_draw(), side_max=8000, seconds_left=0.01)

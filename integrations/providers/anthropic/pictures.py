@@ -1,0 +1,131 @@
+"""Has pictures unpacked by `picture_process.py`, one at a time in each worker, with a bound on memory and time."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from integrations.providers.anthropic import picture_process
+from integrations.providers.anthropic.picture_process import ENCODED_BYTES_MAX, KEPT, REPLY, REQUEST, SCALED, TOO_LARGE
+from integrations.providers.base import Interrupted
+from rensei.core.limits import limit
+
+PIXELS_MAX = limit(
+    64_000_000, "pixels", what="Picture of a run", told="the caller: 422 `INVALID_IMAGE`, at once or as the run's error"
+)
+MEMORY_MAX = limit(
+    1024 * 1024 * 1024,
+    "bytes",
+    what="Picture of a run: memory of the process that unpacks it, one at a time in each worker",
+    told="the run: 422 `INVALID_IMAGE`",
+)
+SECONDS_MAX = limit(
+    30, "seconds", what="Picture of a run: time in which it is unpacked", told="the run: 422 `INVALID_IMAGE`"
+)
+_PROGRAM = Path(picture_process.__file__)
+_one_at_a_time = threading.Lock()
+
+
+def _read(replies: IO[bytes], size: int) -> bytes:
+    """
+    Read a part of a reply. What writes it has read the picture, and may do what that says.
+
+    :raises EOFError: if it does not come, or is larger than any that there is
+    """
+    if size > ENCODED_BYTES_MAX or len(found := replies.read(size)) != size:
+        raise EOFError
+    return found
+
+
+class PictureRefused(Exception):
+    """A picture cannot be made ready. The text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A picture that was made smaller. `kind` is Pillow's name of its format."""
+
+    data: bytes
+    kind: str
+    width: int
+    height: int
+
+
+class Unpacker:
+    """
+    A process that unpacks the pictures of one run. It is started at the first, and anew after one that it died of.
+
+    No other run's pictures are ever in its memory.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def fit(self, data: bytes, *, side_max: int, seconds_left: float) -> Fitted | None:
+        """
+        Unpack a picture, and scale it down if it is too large. None means that it is whole and fits as it is.
+
+        :raises PictureRefused: if it is damaged, or its process died of it, whatever the cause
+        :raises Interrupted: if the time is over before its turn comes
+        """
+        if not _one_at_a_time.acquire(timeout=max(0.0, seconds_left)):
+            raise Interrupted
+        try:
+            return self._fit(data, side_max=side_max, seconds=min(seconds_left, SECONDS_MAX))
+        finally:
+            _one_at_a_time.release()
+
+    def _fit(self, data: bytes, *, side_max: int, seconds: float) -> Fitted | None:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        watch = threading.Timer(seconds, process.kill)
+        watch.start()
+        try:
+            process.stdin.write(REQUEST.pack(len(data), side_max, MEMORY_MAX) + data)
+            process.stdin.flush()
+            verdict, kind, width, height, size = REPLY.unpack(_read(process.stdout, REPLY.size))
+            fitted = _read(process.stdout, size)
+        except (OSError, EOFError):
+            self._end()
+            raise PictureRefused("its content is damaged, or takes too much memory or time to unpack.") from None
+        finally:
+            watch.cancel()
+        if verdict == KEPT:
+            return None
+        if verdict == SCALED:
+            return Fitted(data=fitted, kind=kind.rstrip(b"\0").decode(), width=width, height=height)
+        if verdict == TOO_LARGE:
+            raise PictureRefused("it cannot be made small enough to send.")
+        raise PictureRefused("its content is damaged or cut short.")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Without our environment, which holds secrets, and without our folder.
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-I", str(_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+        )
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(OSError):
+                process.__exit__(None, None, None)
