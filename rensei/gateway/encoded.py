@@ -30,6 +30,6 @@ def read(raw: bytes, *, encoding: str) -> bytes:
     except EncodingUnknown:
         raise EncodingNotRead(encoding=encoding[:NAME_CHARACTERS_MAX]) from None
     except TooLong:
-        raise RequestTooLarge(limit_mb=LARGE_BODY_LIMIT // 1024**2) from None
+        raise RequestTooLarge(limit=LARGE_BODY_LIMIT) from None
     except Damaged:
         raise FieldError(pointer=POINTER, reason=f"The body is not whole, or not compressed by {encoding}.") from None
