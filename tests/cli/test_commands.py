@@ -325,12 +325,14 @@ class TestDoctor:
 
         assert {row["ok"] for row in checked["results"]} == {True}
 
-    def test_finds_a_machine_that_was_shut_out(self, machine):
+    def test_finds_a_machine_that_was_shut_out(self, machine, make_token):
         host = machine.config()["contexts"][0]["host_id"]
-        machine.succeed(f"rensei host revoke {host}")
+        by_itself = machine.run(f"rensei host revoke {host}")
+        machine.succeed(f"rensei host revoke {host}", RENSEI_AUTH_TOKEN=make_token())
 
         result = machine.run("rensei doctor")
 
+        assert by_itself.stderr.startswith("SCOPE_MISSING: ")
         assert result.returncode == 1
         assert "rensei setup" in result.stdout
 

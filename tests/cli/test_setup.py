@@ -125,3 +125,30 @@ class TestWithoutAPerson:
 
         assert terminal.config()["contexts"][0]["host_id"] is None
         assert not Host.objects.exists()
+
+
+class TestScopes:
+    """What a terminal may do after it was set up, and what it may not."""
+
+    def test_of_a_pasted_token_stay_with_the_terminal(self, make_terminal, make_token):
+        terminal = make_terminal()
+
+        terminal.succeed("rensei setup --token - --login none", given=make_token(scopes=["manage", "runs"]))
+
+        assert terminal.read("rensei whoami --json")["scopes"] == ["runs", "manage", "leases"]
+        assert terminal.run("rensei usage").stderr.startswith("SCOPE_MISSING: ")
+
+    def test_too_few_to_register_leave_it_without_a_machine(self, make_terminal, make_token):
+        terminal = make_terminal()
+
+        told = terminal.run("rensei setup --token -", given=make_token(scopes=["read", "runs"]))
+
+        assert told.returncode == 0
+        assert "lacks the scope manage" in told.stderr
+        assert not Host.objects.exists()
+
+    def test_are_chosen_for_a_new_token(self, terminal):
+        made = terminal.read("rensei token create --name ci --scope runs --scope gateway --network 192.0.2.0/24 --json")
+
+        assert (made["scopes"], made["allowedNetworks"]) == (["runs", "gateway"], ["192.0.2.0/24"])
+        assert "runs, gateway" in terminal.succeed("rensei token list")
