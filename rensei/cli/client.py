@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from rensei.cli.errors import Refused, ServerSilent
 from rensei.cli.events import Event, read_events
@@ -17,6 +17,20 @@ TIMEOUT_SECONDS = 30.0
 STREAM_SILENCE_SECONDS = 40.0
 RECONNECT_SECONDS_MAX = 60.0
 _PAGE_SIZE = 200
+# The longest id is that of a model.
+_ID_CHARACTERS_MAX = 200
+
+
+def at(*parts: str) -> str:
+    """
+    Join the parts of an address, so that an id stays one part of it: `../profiles/x` is no other address.
+
+    :raises Refused: if a part can be no id
+    """
+    for part in parts:
+        if not part.isprintable() or not 0 < len(part) <= _ID_CHARACTERS_MAX or part in (".", "..") or "/" in part:
+            raise Refused("ID_INVALID", f"{part[:40]!r} is no id.", fix="The list commands show the ids.")
+    return "/".join(quote(part, safe="") for part in parts)
 
 
 class Client:
@@ -123,7 +137,7 @@ class Client:
             headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
             try:
                 with self._http.stream(
-                    "GET", f"runs/{run_id}/events", headers=headers, timeout=min(left, STREAM_SILENCE_SECONDS)
+                    "GET", at("runs", run_id, "events"), headers=headers, timeout=min(left, STREAM_SILENCE_SECONDS)
                 ) as response:
                     if response.status_code != httpx2.codes.OK:
                         response.read()

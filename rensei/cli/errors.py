@@ -45,3 +45,19 @@ class ServerSilent(Refused):
             f"No Rensei server answers at {url} ({reason}).",
             fix="Start the server, or name another with --url or RENSEI_API_URL.",
         )
+
+
+def refusal_of_this_machine(fault: OSError | UnicodeError) -> Refused:
+    """Say in a sentence what this machine could not do: read a text, or write to a file, a disk or a terminal."""
+    if isinstance(fault, UnicodeError):
+        return Refused(
+            "INPUT_UNREADABLE",
+            "What was handed in is not text in UTF-8.",
+            fix="Convert it first, such as with `iconv -f LATIN1 -t UTF-8`.",
+        )
+    place = f"{fault.filename}: " if fault.filename else "The output could not be written: "
+    return Refused(
+        "MACHINE_FAILURE",
+        f"{place}{fault.strerror or type(fault).__name__}.",
+        fix="Check the place, its permissions and the free space of its disk, and try again.",
+    )

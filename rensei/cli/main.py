@@ -14,6 +14,7 @@ from rensei.cli.commands import (
     worker,
     workflows,
 )
+from rensei.cli.output import prepare_streams
 from rensei.cli.session import before_commands
 
 app = typer.Typer(
@@ -31,4 +32,5 @@ for nouns in (account, setup, projects, catalog, integrations, profiles, runs, w
 
 
 def main() -> None:
+    prepare_streams()
     app(prog_name="rensei")

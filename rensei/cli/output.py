@@ -1,6 +1,8 @@
 """What the command writes: tables for people, the server's JSON for programs, notes on standard error."""
 
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,29 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z")
 # A pipe has no width, and a program that reads a table wants its lines whole.
 _PIPE_COLUMNS = 400
+
+
+def prepare_streams() -> None:
+    """
+    Read standard input as UTF-8, and write what a terminal cannot encode as escapes.
+
+    A run may have been made and paid for by the time that its answer is written, so what can be written is.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritable_output() -> None:
+    """Drop what a full disk did not take. Python would try it once more at its end, and fail with a traceback."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - its descriptor is what counts
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Output:

@@ -19,8 +19,8 @@ from rensei import __version__
 from rensei.cli import config
 from rensei.cli.client import Client
 from rensei.cli.config import Context
-from rensei.cli.errors import Refused
-from rensei.cli.output import Output
+from rensei.cli.errors import Refused, refusal_of_this_machine
+from rensei.cli.output import Output, drop_unwritable_output
 
 INTERRUPTED = 130
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -233,12 +233,17 @@ def _ends(session: Session) -> Iterator[None]:
                 param_hint="--token",
             )
         yield
-    except Refused as refused:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has read enough, as `head` does: the library ends the command without a word.
+        raise
+    except (Refused, OSError, UnicodeError) as fault:
         if session.flags.debug:
             traceback.print_exc()
-        session.output.refusal(refused)
+        session.output.refusal(fault if isinstance(fault, Refused) else refusal_of_this_machine(fault))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     finally:
         session.close()
+        drop_unwritable_output()

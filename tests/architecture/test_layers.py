@@ -1,5 +1,6 @@
 """Rooms know only the rooms below them: by what they import, and by what their rows point to."""
 
+import ast
 import subprocess
 import sys
 
@@ -52,3 +53,19 @@ class TestRelations:
                 continue
             source, target = room_of(model), room_of(field.related_model)
             assert source == target or floor_of(source) < floor_of(target), f"{model._meta.label}.{field.name}"
+
+
+class TestTheCommand:
+    def test_makes_every_address_with_an_id_by_one_function(self):
+        """An id that is pasted into an address may lead to another one."""
+        calls = {"get", "post", "put", "patch", "delete", "call", "list", "stream"}
+        pasted = [
+            f"{path.relative_to(ROOT)}:{node.lineno}"
+            for path in (ROOT / "rensei/cli").rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in calls
+            for argument in node.args[:2]
+            if isinstance(argument, ast.JoinedStr | ast.BinOp)
+        ]
+
+        assert pasted == []

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.output import Columns
 from rensei.cli.session import Session, command
 
@@ -53,7 +54,7 @@ def show_model(
     provider: Annotated[str | None, typer.Option(help="Provider, where several have this model")] = None,
 ) -> None:
     """Show one model, with its prices today."""
-    session.output.details(session.client.get(f"catalog/{model_id}", provider=provider), DETAILS)
+    session.output.details(session.client.get(at("catalog", *model_id.split("/")), provider=provider), DETAILS)
 
 
 @command(catalog, "create")

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.output import Columns
@@ -53,9 +54,9 @@ def add_integration(
         "workspaceId": workspace_id,
         "isDefault": default,
     }
-    path = f"integrations/{session.client.post('integrations', body)['id']}"
-    verdict = session.client.post(f"{path}/test", timeout_seconds=90)
-    session.output.details(session.client.get(path), COLUMNS)
+    integration_id = session.client.post("integrations", body)["id"]
+    verdict = session.client.post(at("integrations", integration_id, "test"), timeout_seconds=90)
+    session.output.details(session.client.get(at("integrations", integration_id)), COLUMNS)
     if not verdict["ok"]:
         detail = f"The key is stored, but does not work: {verdict['message']}"
         raise Refused(verdict["code"], detail, fix=verdict["fix"])
@@ -64,7 +65,7 @@ def add_integration(
 @command(integrations, "test")
 def test_integration(session: Session, integration_id: Id) -> None:
     """Test a key by a free call to the provider."""
-    verdict = session.client.post(f"integrations/{integration_id}/test", timeout_seconds=90)
+    verdict = session.client.post(at("integrations", integration_id, "test"), timeout_seconds=90)
     _show_verdict(session, verdict)
 
 
@@ -76,14 +77,14 @@ def rotate_integration(
 ) -> None:
     """Replace a key by a new one, which is asked for or read from standard input."""
     body = {"apiKey": read_secret("New API key"), "force": force}
-    integration = session.client.post(f"integrations/{integration_id}/rotate", body, timeout_seconds=90)
+    integration = session.client.post(at("integrations", integration_id, "rotate"), body, timeout_seconds=90)
     session.output.details(integration, COLUMNS)
 
 
 @command(integrations, "remove")
 def remove_integration(session: Session, integration_id: Id) -> None:
     """Remove a key from Rensei. At the provider it stays."""
-    session.client.delete(f"integrations/{integration_id}")
+    session.client.delete(at("integrations", integration_id))
     session.output.done(None, f"Removed {integration_id}.")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_text
 from rensei.cli.output import Columns
@@ -86,7 +87,7 @@ def list_profiles(session: Session) -> None:
 @command(profiles, "show")
 def show_profile(session: Session, profile_id: Id) -> None:
     """Show one profile."""
-    session.output.details(session.client.get(f"profiles/{profile_id}"), DETAILS)
+    session.output.details(session.client.get(at("profiles", profile_id)), DETAILS)
 
 
 @command(profiles, "create")
@@ -130,13 +131,13 @@ def update_profile(
     for optional in ("integrationId", "projectId"):
         if body.get(optional) == "":
             body[optional] = None
-    session.output.details(session.client.patch(f"profiles/{profile_id}", body), DETAILS)
+    session.output.details(session.client.patch(at("profiles", profile_id), body), DETAILS)
 
 
 @command(profiles, "delete")
 def delete_profile(session: Session, profile_id: Id) -> None:
     """Delete a profile. Its runs and their costs stay."""
-    session.client.delete(f"profiles/{profile_id}")
+    session.client.delete(at("profiles", profile_id))
     session.output.done(None, f"Deleted {profile_id}.")
 
 
@@ -150,7 +151,7 @@ def resolve_profile(
     """Say what a dispatch would do now, and why, without doing it. Ends with 1 where it would be refused."""
     asked = {"pool": pool, "effort": effort, "projectId": session.project}
     verdict = session.client.post(
-        f"profiles/{profile_id}/resolve", {name: value for name, value in asked.items() if value}
+        at("profiles", profile_id, "resolve"), {name: value for name, value in asked.items() if value}
     )
     columns: Columns = {
         "Would run": "wouldRun",
@@ -185,7 +186,7 @@ def _modes(given: str) -> list[str]:
 
 def _check_project(session: Session, project_id: str) -> None:
     try:
-        session.client.get(f"projects/{project_id}")
+        session.client.get(at("projects", project_id))
     except Refused as refused:
         if refused.code != "NOT_FOUND":
             raise

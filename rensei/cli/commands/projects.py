@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_document
 from rensei.cli.output import Columns
@@ -71,7 +72,7 @@ def set_policy(
 def _path(session: Session) -> str:
     # A policy is far-reaching: only a project that was named here and now is meant, not the usual one.
     project = session.flags.project
-    return f"projects/{project}/access-policy" if project else "access-policy"
+    return at("projects", project, "access-policy") if project else "access-policy"
 
 
 def _show(session: Session, policy: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rensei.cli.client import Client
+from rensei.cli.client import Client, at
 from rensei.cli.commands.profiles import read_json
 from rensei.cli.errors import Refused, ServerSilent
 from rensei.cli.inputs import image_block, read_text
@@ -118,7 +118,7 @@ def list_runs(
 @command(runs, "show")
 def show_run(session: Session, run_id: Id) -> None:
     """Show a run, with its answer."""
-    run = session.client.get(f"runs/{run_id}")
+    run = session.client.get(at("runs", run_id))
     session.output.details(run, DETAILS)
     if not session.output.as_json and run["output"]:
         session.output.text(f"\n{run['output']['text']}\n")
@@ -138,7 +138,7 @@ def watch_run(
 @command(runs, "cancel")
 def cancel_run(session: Session, run_id: Id) -> None:
     """Cancel a run. What it has used until then is charged."""
-    run = session.client.post(f"runs/{run_id}/cancel")
+    run = session.client.post(at("runs", run_id, "cancel"))
     session.output.done(run, f"{run['id']}: {run['state']}")
 
 
@@ -177,7 +177,7 @@ def _run_here(session: Session, run: dict[str, Any]) -> None:
     except Refused:
         # Nothing waits for a login that is not there.
         with contextlib.suppress(Refused):
-            client.post(f"runs/{run['id']}/cancel")
+            client.post(at("runs", run["id"], "cancel"))
         raise
     if lease is None:
         _watch(client, output, run["id"], deadline=None)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.output import Columns
 from rensei.cli.session import Session, command
@@ -104,7 +105,7 @@ def revoke_token(
     session: Session, token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token", show_default=False)]
 ) -> None:
     """Shut a token, at once."""
-    session.client.delete(f"tokens/{token_id}")
+    session.client.delete(at("tokens", token_id))
     session.output.done(None, f"Revoked {token_id}.")
 
 
@@ -120,7 +121,7 @@ def revoke_host(
     host_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the machine", show_default=False)],
 ) -> None:
     """Shut a machine and its tokens out, at once."""
-    session.client.delete(f"hosts/{host_id}")
+    session.client.delete(at("hosts", host_id))
     session.output.done(None, f"Revoked {host_id}.")
 
 

@@ -10,7 +10,7 @@ import typer
 
 from rensei import __version__
 from rensei.cli import config, tokens
-from rensei.cli.client import Client
+from rensei.cli.client import Client, at
 from rensei.cli.commands.account import note_versions
 from rensei.cli.config import Context
 from rensei.cli.errors import Refused
@@ -130,7 +130,7 @@ class _Setup:
                 chosen = self._ask("Project to work in, or nothing", self._context.project or "", flag="--project")
         if chosen:
             try:
-                self._client.get(f"projects/{chosen}")
+                self._client.get(at("projects", chosen))
             except Refused as refused:
                 if refused.code != "NOT_FOUND":
                     raise
@@ -172,7 +172,7 @@ class _Setup:
             login = self._choose_among(found)
         elif login in found and not found[login].works:
             self._output.note(found[login].fix)
-        self._client.patch(f"hosts/{self._context.host_id}", {"login": login})
+        self._client.patch(at("hosts", str(self._context.host_id)), {"login": login})
         self._keep(replace(self._context, login=login, anthropic_profile=profile))
         if login == "none":
             self._output.note(GUIDE)
@@ -335,7 +335,7 @@ def _check_token(session: Session) -> _Check:
 
 def _check_project(client: Client, project: str) -> _Check:
     try:
-        found = client.get(f"projects/{project}")
+        found = client.get(at("projects", project))
     except Refused as refused:
         return _Check(what="Project", ok=False, found=refused.detail, fix=f"rensei project create {project}")
     return _Check(what="Project", ok=True, found=f"{found['id']}, {found['name']}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_document, read_text
 from rensei.cli.output import Columns
@@ -57,9 +58,9 @@ def list_workflows(session: Session) -> None:
 def show_workflow(session: Session, workflow: Id) -> None:
     """Show a workflow with its document, or a run of one (wfr_…) with each node."""
     if workflow.startswith("wfr_"):
-        _show_run(session, session.client.get(f"workflow-runs/{workflow}"))
+        _show_run(session, session.client.get(at("workflow-runs", workflow)))
         return
-    found = session.client.get(f"workflows/{_find(session, workflow)}")
+    found = session.client.get(at("workflows", _find(session, workflow)))
     session.output.details(found, COLUMNS)
     if not session.output.as_json:
         session.output.text(f"\n{found['document']}\n")
@@ -79,7 +80,7 @@ def run_workflow(
     """Run a workflow. Ends with 0 where it succeeded."""
     body = {} if given is None else {"input": _input(read_text(given))}
     key = {"Idempotency-Key": secrets.token_hex(16)}
-    run = session.client.call("POST", f"workflows/{_find(session, workflow)}/runs", body=body, headers=key)
+    run = session.client.call("POST", at("workflows", _find(session, workflow), "runs"), body=body, headers=key)
     if not wait:
         session.output.done(run, run["id"])
         return
@@ -124,7 +125,7 @@ def _wait(session: Session, run: dict[str, Any], timeout: float | None) -> dict[
             fix = f"rensei workflow show {run['id']} shows how it goes on."
             raise Refused("WAIT_TIMEOUT", f"{run['id']} has not ended yet. It goes on.", fix=fix)
         time.sleep(LOOK_SECONDS)
-        run = session.client.get(f"workflow-runs/{run['id']}")
+        run = session.client.get(at("workflow-runs", run["id"]))
 
 
 def _show_run(session: Session, run: dict[str, Any]) -> None:

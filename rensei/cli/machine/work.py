@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rensei.cli.client import Client
+from rensei.cli.client import Client, at
 from rensei.cli.errors import Refused
 from rensei.cli.machine.answer import Answer
 from rensei.cli.machine.child import Child
@@ -40,7 +40,7 @@ def take_next(client: Client, host_id: str, *, wait_seconds: int) -> Lease | Non
 
 
 def _lease(client: Client, host_id: str, body: dict[str, Any]) -> Lease | None:
-    document = client.post(f"hosts/{host_id}/lease", body)
+    document = client.post(at("hosts", host_id, "lease"), body)
     if document is None:
         return None
     return Lease(
@@ -120,7 +120,7 @@ class Work:
             body |= {"text": text, **({"usage": usage} if usage else {})}
         try:
             state = self._client.post(
-                f"runs/{self._lease.run['id']}/lease/{'chunks' if text else 'heartbeat'}",
+                at("runs", self._lease.run["id"], "lease", "chunks" if text else "heartbeat"),
                 body,
                 timeout_seconds=_ASK_SECONDS_MAX,
             )
@@ -146,7 +146,7 @@ class Work:
         deadline, pause = time.monotonic() + FINISH_SECONDS_MAX, 0.5
         while True:
             try:
-                run: dict[str, Any] = self._client.post(f"runs/{self._lease.run['id']}/lease/finish", body)
+                run: dict[str, Any] = self._client.post(at("runs", self._lease.run["id"], "lease", "finish"), body)
             except Refused as refused:
                 if not refused.is_temporary or time.monotonic() > deadline:
                     raise
