@@ -50,7 +50,7 @@ class TestAGeneratedBody:
         assert grown == []
 
     def test_takes_memory_within_what_is_stated(self, reader):
-        size = BYTES_MAX - 1000 if reader == "workflow" else sized(1, 8) * MEGABYTE
+        size = BYTES_MAX - 1000 if reader == "workflow" else MEGABYTE
         peaks = resident_peaks(reader, size, *range(sized(20, 1000)))
 
         assert len(peaks) == sized(20, 1000)
