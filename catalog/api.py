@@ -34,6 +34,9 @@ class EntryAnswer(CamelSerializer):
     provider = serializers.CharField()
     model_id = serializers.CharField()
     aliases = serializers.ListField(child=serializers.CharField(), help_text="other names that mean this model")
+    answered_by = serializers.ListField(
+        child=serializers.CharField(), help_text="the platform's models that have answered in the name of an own entry"
+    )
     display_name = serializers.CharField()
     description = serializers.CharField()
     lifecycle = serializers.ChoiceField(choices=CatalogEntry.Lifecycle.choices)

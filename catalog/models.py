@@ -8,7 +8,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from rensei.core.effort import EffortChoice, choices_for
-from rensei.orgs.models import Org
+from rensei.orgs.models import Org, OrgScopedQuerySet
 
 
 class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
@@ -115,6 +115,33 @@ class ModelAlias(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Identity(models.Model):
+    """
+    A platform model that has answered a call to an organization's own entry.
+
+    Only the answers tell which model such an entry really is. The row holds the entry's id and not the entry, so that
+    deleting it and adding it again makes nothing unknown.
+    """
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+")
+    provider = models.CharField(max_length=32)
+    model_id = models.CharField(max_length=128)
+    answered_by = models.CharField(max_length=128)
+    run_id = models.CharField(max_length=40, help_text="The first run that was answered so")
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = [
+            models.UniqueConstraint(fields=["org", "provider", "model_id", "answered_by"], name="one_row_per_identity")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model_id} is {self.answered_by}"
 
 
 class PriceQuerySet(models.QuerySet["Price"]):

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import prefetch_related_objects
 
+from catalog.identities import answered_by
 from catalog.models import CatalogEntry
 from catalog.pricing import PriceList, price_lists, wire
 from catalog.services import served_entries
@@ -21,6 +22,7 @@ class PresentedEntry:
     provider: str
     model_id: str
     aliases: list[str]
+    answered_by: list[str]
     display_name: str
     description: str
     lifecycle: str
@@ -43,18 +45,32 @@ def present(entries: Iterable[CatalogEntry], *, org: Org, now: datetime) -> list
     prefetch_related_objects(entries, "aliases")
     served = served_entries(entries, org=org, today=now.date())
     prices = price_lists(entries, moment=now)
+    others = answered_by(entries)
     return [
-        _present(entry, served=served[entry.pk], prices=prices.get(entry.pk), today=now.date()) for entry in entries
+        _present(
+            entry,
+            served=served[entry.pk],
+            prices=prices.get(entry.pk),
+            others=others.get(entry.pk, []),
+            today=now.date(),
+        )
+        for entry in entries
     ]
 
 
 def _present(
-    entry: CatalogEntry, *, served: CatalogEntry | None, prices: PriceList | None, today: date
+    entry: CatalogEntry,
+    *,
+    served: CatalogEntry | None,
+    prices: PriceList | None,
+    others: list[CatalogEntry],
+    today: date,
 ) -> PresentedEntry:
     return PresentedEntry(
         provider=entry.provider,
         model_id=entry.model_id,
         aliases=sorted(alias.name for alias in entry.aliases.all()),
+        answered_by=sorted(other.model_id for other in others),
         display_name=entry.display_name,
         description=entry.description,
         lifecycle=entry.lifecycle_on(today).value,

@@ -151,9 +151,14 @@ def keep_entry_in_use(*, entry: CatalogEntry, **_signal: object) -> None:
     :raises InUse: if one does, under any name of the entry
     """
     assert entry.org is not None
-    named = ModelProfile.objects.for_org(entry.org).filter(provider=entry.provider, model_id__in=names_of(entry))
-    if users := sorted(named.values_list("public_id", flat=True)):
+    if users := profiles_naming(entry, org=entry.org):
         raise InUse(what=f"The model '{entry.model_id}'", users=", ".join(users))
+
+
+def profiles_naming(entry: CatalogEntry, *, org: Org) -> list[str]:
+    """List the ids of an organization's profiles that name a model, under any of its names."""
+    named = ModelProfile.objects.for_org(org).filter(provider=entry.provider, model_id__in=names_of(entry))
+    return sorted(named.values_list("public_id", flat=True))
 
 
 def visible_profiles(access: Access) -> QuerySet[ModelProfile]:

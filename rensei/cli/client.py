@@ -68,8 +68,8 @@ class Client:
     def patch(self, path: str, body: Any) -> Any:
         return self.call("PATCH", path, body=body)
 
-    def delete(self, path: str) -> None:
-        self.call("DELETE", path)
+    def delete(self, path: str, **query: Any) -> None:
+        self.call("DELETE", path, query=query)
 
     def list(self, path: str, *, limit: int | None = None, **query: Any) -> dict[str, Any]:
         """Fetch a list whole, or its first rows, in the shape of one page."""

@@ -33,6 +33,7 @@ FIXES = {
     "IN_USE": Fix("See the profiles", "profiles"),
     "REQUEST_TOO_LARGE": EDIT,
     "AUTHMODES_UNSATISFIABLE": Fix("See the access policy", "projects-access"),
+    "MODEL_NOT_ALLOWED_BY_POLICY": Fix("See the access policy", "projects-access"),
     "BYOK_NOT_CONFIGURED": Fix("Connect a key", "integration-add", else_page="integrations"),
     "ORG_SUSPENDED": OPERATOR,
     "PAUSED_BY_OPERATOR": OPERATOR,

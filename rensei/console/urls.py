@@ -62,6 +62,7 @@ org_patterns = [
     path("settings/profiles/<str:profile_id>/delete", profiles.delete, name="profile-delete"),
     path("settings/catalog", catalog.catalog, name="catalog"),
     path("settings/catalog/new", catalog.create, name="catalog-create"),
+    path("settings/catalog/<str:provider>/<path:model_id>/delete", catalog.delete, name="catalog-delete"),
     path("settings/catalog/<str:provider>/<path:model_id>", catalog.entry, name="catalog-entry"),
     path("settings/access", access.org_access, name="projects-access"),
     path("settings/projects", projects.projects, name="projects"),

@@ -1,6 +1,6 @@
 """The values that a decision is made from, loaded once for any number of profiles."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from billing.budget import Budget
 from billing.models import Entitlement
 from billing.quota import SharedQuota
 from billing.standing import Standing, standing_of
-from catalog import pricing
+from catalog import identities, pricing
 from catalog import services as catalog
 from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry
@@ -50,6 +50,7 @@ class Facts:
     adapter: Adapter
     requested: CatalogEntry
     replacement: CatalogEntry | None
+    answered_by: Mapping[int, Sequence[CatalogEntry]]
     integration: Integration | None
     entitlement: Entitlement | None
     platform_keys: Sequence[PlatformKey]
@@ -77,8 +78,11 @@ class Facts:
 
     def offered_model(self, entry: CatalogEntry) -> OfferedModel:
         """A catalog entry as the resolver sees it. What the profile calls the requested one is a name of it too."""
-        names = names_of(entry) | ({self.profile.model_id} if entry == self.requested else set())
-        return OfferedModel(model_id=entry.model_id, auth_modes=entry.auth_modes, names=names - {entry.model_id})
+        return offered_model(
+            entry,
+            asked_as=self.profile.model_id if entry == self.requested else "",
+            answered_by=self.answered_by.get(entry.pk, ()),
+        )
 
     def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
         return self.prices.get(entry.pk, [])
@@ -103,6 +107,16 @@ class Known:
     entries: Sequence[CatalogEntry]
     integrations: Sequence[Integration] | None = None
     profile: ModelProfile | None = None
+
+
+def offered_model(entry: CatalogEntry, *, asked_as: str = "", answered_by: Sequence[CatalogEntry] = ()) -> OfferedModel:
+    """A catalog entry as the resolver sees it, with the models that have answered in its name."""
+    return OfferedModel(
+        model_id=entry.model_id,
+        auth_modes=entry.auth_modes,
+        names=(names_of(entry) | {asked_as}) - {entry.model_id, ""},
+        answered_by=[offered_model(other) for other in answered_by],
+    )
 
 
 def load(
@@ -130,6 +144,7 @@ def load(
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
     called = {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}
     prefetch_related_objects(list(called), "aliases")
+    answered_by = identities.answered_by(called)
     prices = pricing.price_lists(called, moment=now)
     project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
@@ -161,6 +176,7 @@ def load(
             adapter=ADAPTERS[profile.provider],
             requested=entry,
             replacement=replacements[entry.pk],
+            answered_by=answered_by,
             integration=_integration_of(profile, integrations),
             entitlement=standing.entitlement,
             platform_keys=keys,

@@ -5,17 +5,20 @@ from collections.abc import Callable
 from catalog.services import find_entry
 from integrations.providers.base import Adapter, BuiltRequest, ModelRequest
 from rensei.dispatch.models import Run
+from rensei.dispatch.own_entries import require_allowed
 
 
 def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], float]) -> BuiltRequest:
     """
     Build the provider's parameters, fetching what the messages point to.
 
-    :raises RenseiError: if the model has left the catalog, an image cannot be had, or the prompt does not fit
+    :raises RenseiError: if the model has left the catalog or has turned out to be a denied one, if an image cannot be
+        had, or the prompt does not fit
     :raises Interrupted: if no time is left for that
     """
     # It may have left the catalog while the run waited.
     entry = find_entry(org=run.org, provider=run.provider, model_id=run.served_model_id)
+    require_allowed(run, entry)
     asked = run.input.body
     request = ModelRequest(
         system=asked["system"],

@@ -30,6 +30,18 @@ class AuthModesUnsatisfiable(RenseiError):
     )
 
 
+class ModelNotAllowedByPolicy(RenseiError):
+    """An entry that the organization made has been answered by a model that a policy denies."""
+
+    code = "MODEL_NOT_ALLOWED_BY_POLICY"
+    status = 403
+    title = "Model not allowed by policy"
+    message = (
+        "No auth mode is left for this model: {reasons}. Name another model, "
+        "or ask an owner to change that row of the access policy."
+    )
+
+
 class Verdict(StrEnum):
     CHOSEN = "chosen"
     ALLOWED = "allowed"
@@ -71,11 +83,28 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class OfferedModel:
-    """A model as the resolver sees it: its id, the modes that its catalog entry offers, and its other names."""
+    """
+    A model as the resolver sees it: its id, the modes that its catalog entry offers, and its other names.
+
+    `answered_by` are the platform's models that have answered in its name. What denies one of them denies it too.
+    """
 
     model_id: str
     auth_modes: Collection[str]
     names: Collection[str] = ()
+    answered_by: Sequence["OfferedModel"] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denial:
+    """Which row of which policy denies a mode to a model."""
+
+    scope: str
+    row: str
+    model_id: str
+
+    def of(self, mode: AuthMode) -> str:
+        return f"the row '{self.row}' of the {self.scope}'s access policy denies {mode.value} to '{self.model_id}'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +162,14 @@ class Decision:
             ),
         )
 
-    def refusal(self) -> AuthModesUnsatisfiable:
+    def refusal(self) -> RenseiError:
         """Say why nothing is left, naming who denied each mode of the profile."""
         reasons = [
             f"{line.mode.value} ({line.detail})" for line in self.trace if line.verdict is not Verdict.NOT_IN_PROFILE
         ]
-        return AuthModesUnsatisfiable(reasons="; ".join(reasons), extra={"trace": self.wire()})
+        is_blocked = any(line.code == ModelNotAllowedByPolicy.code for line in self.trace)
+        refusal = ModelNotAllowedByPolicy if is_blocked else AuthModesUnsatisfiable
+        return refusal(reasons="; ".join(reasons), extra={"trace": self.wire()})
 
     def wire(self) -> list[dict[str, Any]]:
         return [line.wire() for line in self.trace]
@@ -184,7 +215,20 @@ def effective(
 ) -> dict[AuthMode, str | None]:
     """Fold the policies for one model: each mode with the scope that denies it, or None where it is allowed."""
     model = OfferedModel(model_id=model_id, auth_modes=(), names=names)
-    return {mode: _denier(mode, policies, provider=provider, models=(model,)) for mode in AuthMode}
+    denials = {mode: find_denial(mode, policies, provider=provider, models=(model,)) for mode in AuthMode}
+    return {mode: denial.scope if denial else None for mode, denial in denials.items()}
+
+
+def find_denial(
+    mode: AuthMode, policies: Sequence[Policy], *, provider: str, models: Collection[OfferedModel]
+) -> Denial | None:
+    """Find what denies a mode to one of some models: the first policy from the system's down."""
+    for policy in policies:
+        for model in models:
+            row = policy.row_for(mode, model_id=model.model_id, provider=provider, names=model.names)
+            if row is not None and not row[1]:
+                return Denial(scope=policy.scope, row=row[0], model_id=model.model_id)
+    return None
 
 
 def _judge(
@@ -211,25 +255,24 @@ def _judge(
         )
     if mode not in served.auth_modes:
         return TraceLine(mode=mode, verdict=Verdict.NOT_OFFERED, detail=f"Model '{served.model_id}' does not offer it.")
-    denier = _denier(mode, policies, provider=provider, models=(requested, served))
-    if denier is not None:
+    denial = find_denial(mode, policies, provider=provider, models=(requested, served))
+    if denial is not None:
         return TraceLine(
             mode=mode,
             verdict=Verdict.DENIED_BY_POLICY,
-            denied_by=denier,
-            detail=f"The {denier}'s access policy denies it.",
+            denied_by=denial.scope,
+            detail=f"The {denial.scope}'s access policy denies it.",
+        )
+    denial = find_denial(mode, policies, provider=provider, models=served.answered_by)
+    if denial is not None:
+        return TraceLine(
+            mode=mode,
+            verdict=Verdict.DENIED_BY_POLICY,
+            code=ModelNotAllowedByPolicy.code,
+            denied_by=denial.scope,
+            detail=f"'{served.model_id}' has been answered by '{denial.model_id}', and {denial.of(mode)}.",
         )
     detail = "Allowed by the profile, the model and every access policy."
     if served.model_id != requested.model_id:
         detail += f" '{requested.model_id}' is retired and served by '{served.model_id}'."
     return TraceLine(mode=mode, verdict=Verdict.ALLOWED, detail=detail)
-
-
-def _denier(
-    mode: AuthMode, policies: Sequence[Policy], *, provider: str, models: Collection[OfferedModel]
-) -> str | None:
-    for policy in policies:
-        for model in models:
-            if policy.says(mode, model_id=model.model_id, provider=provider, names=model.names) is False:
-                return policy.scope
-    return None

@@ -78,6 +78,7 @@ class TestDetail:
             "provider": "claude",
             "modelId": OPUS,
             "aliases": [],
+            "answeredBy": [],
             "displayName": "Claude Opus 4.1",
             "description": "Latest flagship; best for complex reasoning and agentic tasks. 200K context window.",
             "lifecycle": "retired",
@@ -210,3 +211,46 @@ class TestCreate:
         assert answer.json()["code"] == "VALIDATION_FAILED"
         assert answer.json()["errors"][0]["pointer"] == pointer
         assert not CatalogEntry.objects.exclude(org=None).exists()
+
+
+class TestDelete:
+    NEW = {"provider": "claude", "modelId": "nova", "displayName": "Nova"}
+
+    def test_removes_the_organization_s_own(self, api_as, ada):
+        api = api_as(ada)
+        api.post("/api/v1/catalog", self.NEW)
+
+        assert api.delete("/api/v1/catalog/nova").status_code == 204
+        assert api.get("/api/v1/catalog/nova").status_code == 404
+        assert api.delete("/api/v1/catalog/nova").status_code == 404
+
+    def test_removes_one_that_stands_behind_a_platform_s_name(self, api_as, ada, acme):
+        own = CatalogEntry.objects.create(org=acme, provider="claude", model_id="claude-haiku-4-5", display_name="H")
+
+        assert api_as(ada).delete("/api/v1/catalog/claude-haiku-4-5?provider=claude").status_code == 204
+        assert not CatalogEntry.objects.filter(pk=own.pk).exists()
+        assert api_as(ada).get("/api/v1/catalog/claude-haiku-4-5").json()["scope"] == "platform"
+
+    @pytest.mark.parametrize("model_id", [OPUS, "claude-haiku-4-5", "absent", "a%00b"])
+    def test_does_not_find_what_the_organization_has_not_made(self, api_as, ada, model_id):
+        before = CatalogEntry.objects.count()
+
+        assert api_as(ada).delete(f"/api/v1/catalog/{model_id}").status_code == 404
+        assert CatalogEntry.objects.count() == before
+
+    def test_is_refused_while_a_profile_names_it_under_any_name(self, api_as, ada):
+        api = api_as(ada)
+        api.post("/api/v1/catalog", self.NEW)
+        profile = {"name": "deep", "provider": "claude", "modelId": "anthropic/nova", "authModes": ["byok"]}
+        assert api.post("/api/v1/profiles", profile).status_code == 201
+
+        refused = api.delete("/api/v1/catalog/nova")
+
+        assert (refused.status_code, refused.json()["code"]) == (409, "IN_USE")
+        assert "'nova' is used by prof_deep" in refused.json()["detail"]
+
+    def test_is_for_managers_and_for_tokens_of_the_whole_organization(self, api_as, ada, mia, project):
+        api_as(ada).post("/api/v1/catalog", self.NEW)
+
+        assert api_as(mia).delete("/api/v1/catalog/nova").status_code == 403
+        assert api_as(ada, project=project).delete("/api/v1/catalog/nova").status_code == 403

@@ -341,3 +341,23 @@ class TestDoctor:
 
         assert result.returncode == 1
         assert "rensei project create nowhere" in result.stdout
+
+
+class TestDeletingAModel:
+    def test_asks_first_and_is_not_done_unasked(self, terminal):
+        terminal.succeed('rensei catalog create --provider claude --model-id nova --display-name "Nova"')
+
+        unasked = terminal.run("echo y | rensei catalog delete nova")
+        kept = terminal.run("rensei catalog show nova")
+        agreed = terminal.succeed("rensei catalog delete nova --yes")
+
+        assert unasked.stderr.startswith("CONFIRMATION_NEEDED: nova was not deleted.")
+        assert (unasked.returncode, kept.returncode) == (1, 0)
+        assert "Deleted nova." in agreed
+        assert terminal.run("rensei catalog show nova").returncode == 1
+
+    def test_leaves_the_platform_s_models_alone(self, terminal):
+        refused = terminal.run("rensei catalog delete claude-opus-5-5 --yes")
+
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("NOT_FOUND")

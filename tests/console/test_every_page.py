@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
 
+from catalog.models import CatalogEntry
 from rensei.console import access as console_access
 from rensei.console.urls import org_patterns
 from rensei.console.views import integrations as integration_views
@@ -21,7 +22,7 @@ from rensei.orgs import invitations, kill_switches
 from rensei.orgs import services as orgs
 from rensei.orgs.models import KillSwitch, Membership
 
-MOST_QUERIES = 12
+MOST_QUERIES = 13
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",
@@ -57,6 +58,7 @@ MANAGERS_ONLY = {
     "integration-rotate",
     "integration-remove",
     "catalog-create",
+    "catalog-delete",
     "project-rename",
     "project-delete",
 }
@@ -73,6 +75,9 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
     """Write the address of any page, about Acme's own objects."""
     token, _ = orgs.create_token(ada_access, name="ci")
     host, _, _ = orgs.register_host(ada_access, name="laptop")
+    own = CatalogEntry.objects.create(
+        org=acme, provider="claude", model_id="nova", display_name="Nova", auth_modes=["byok"]
+    )
     objects = {
         "run_id": run.id,
         "integration_id": integration.id,
@@ -85,7 +90,7 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
         "workflow_id": workflow_run.version.workflow_id,
         "workflow_run_id": workflow_run.id,
         "provider": "claude",
-        "model_id": "claude-opus-5-5",
+        "model_id": own.model_id,
         "month": f"{database_now():%Y-%m}",
     }
     wanted = {pattern.name: re.findall(r":(\w+)>", str(pattern.pattern)) for pattern in org_patterns}

@@ -1,10 +1,12 @@
 """The models that may be named."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from rensei.cli.client import at
+from rensei.cli.errors import Refused
 from rensei.cli.output import Columns
 from rensei.cli.session import Session, command
 
@@ -29,6 +31,8 @@ DETAILS: Columns = {
     "Longest answer": "maxOutputTokens",
     "Capabilities": "capabilities",
     "Auth modes": "authModes",
+    "Also called": "aliases",
+    "Answered by": "answeredBy",
     "Of": "scope",
 }
 
@@ -72,3 +76,19 @@ def create_model(
     optional = {"description": description, "contextWindow": context_window, "maxOutputTokens": max_output_tokens}
     body |= {name: value for name, value in optional.items() if value is not None}
     session.output.details(session.client.post("catalog", body), DETAILS)
+
+
+@command(catalog, "delete")
+def delete_model(
+    session: Session,
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model", show_default=False)],
+    provider: Annotated[str | None, typer.Option(help="Provider, where several have this model")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again")] = False,
+) -> None:
+    """Delete a model that the organization has added. Its past runs and costs stay."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Refused("CONFIRMATION_NEEDED", f"{model_id} was not deleted.", fix="Add --yes to do it unasked.")
+        typer.confirm(f"Delete {model_id} from the organization's catalog?", abort=True, err=True)
+    session.client.delete(at("catalog", *model_id.split("/")), provider=provider)
+    session.output.done(None, f"Deleted {model_id}.")

@@ -6,11 +6,13 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from catalog import pricing, services
+from catalog import identities, pricing, services
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY
+from profiles.services import profiles_naming
 from rensei.console import snippets
-from rensei.console.access import PageRequest, page
+from rensei.console.access import PageRequest, attempt, page
+from rensei.console.answers import confirm, only
 from rensei.console.forms.base import RefusableForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
@@ -72,7 +74,12 @@ def entry(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
     """Show one model."""
     now = database_now()
     try:
-        found = services.find_entry(org=request.access.org, provider=provider, model_id=model_id)
+        found = services.find_entry(
+            org=request.access.org,
+            provider=provider,
+            model_id=model_id,
+            may_create=services.may_create(request.access),
+        )
     except services.ModelNotInCatalog as refusal:
         return render(request, "console/refused.html", {"refusal": refusal}, status=404)
     served = services.served_entries([found], org=request.access.org, today=now.date())[found.pk]
@@ -83,5 +90,31 @@ def entry(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
         "replaced": served is not None and served.pk != found.pk,
         "price_list": pricing.price_lists([found], moment=now).get(found.pk),
         "command": snippets.profile_command(found),
+        "aliases": sorted(alias.name for alias in found.aliases.all()),
+        "answered_by": identities.answered_by([found]).get(found.pk, ()),
     }
     return render(request, "console/catalog_entry.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def delete(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
+    """Take a model that the organization has added out of its catalog."""
+    access = request.access
+    access.require_manager()
+    found = only(CatalogEntry.objects.filter(org=access.org, provider=provider, model_id=model_id.replace("\0", "")))
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: services.delete_entry(access, provider=provider, model_id=model_id),
+            done=f"{found.model_id} was deleted.",
+            back="catalog",
+        )
+    naming = profiles_naming(found, org=access.org)
+    if naming:
+        title, action = f"{found.display_name} is in use", ""
+        text = "These profiles name it. Give them another model, or delete them, before you delete it:"
+    else:
+        title, action = f"Delete {found.display_name}?", "Delete"
+        text = f"Calls that name {found.model_id} will be refused. Its past runs and costs stay."
+    return confirm(request, title=title, text=text, action=action, items=naming, section="Catalog", back="catalog")

@@ -1,0 +1,74 @@
+"""The pages of the catalog: what an entry is called and answered by, and deleting one's own."""
+
+import pytest
+
+from catalog.models import CatalogEntry, Identity
+from rensei.orgs.models import AuditEvent
+
+OWN = "/o/acme/settings/catalog/claude/nova"
+
+pytestmark = pytest.mark.usefixtures("catalog")
+
+
+@pytest.fixture
+def own(acme):
+    return CatalogEntry.objects.create(
+        org=acme, provider="claude", model_id="nova", display_name="Nova", auth_modes=["byok"]
+    )
+
+
+class TestAnEntry:
+    def test_shows_its_other_names(self, page):
+        text = page.get("/o/acme/settings/catalog/claude/claude-haiku-4-5-20251001").content.decode()
+
+        assert "<code>claude-haiku-4-5</code>" in text
+
+    def test_is_shown_under_any_of_them(self, page):
+        assert page.get("/o/acme/settings/catalog/claude/anthropic/claude-haiku-4-5").status_code == 200
+
+    def test_shows_what_has_answered_in_its_name(self, page, own, acme):
+        assert "Answered by" not in page.get(OWN).content.decode()
+        Identity.objects.create(
+            org=acme, provider="claude", model_id="nova", answered_by="claude-opus-5-5", run_id="run_x"
+        )
+
+        text = page.get(OWN).content.decode()
+
+        assert "Answered by" in text
+        assert "/settings/catalog/claude/claude-opus-5-5" in text
+
+
+class TestDeleting:
+    def test_asks_first_and_then_deletes(self, page, own):
+        asked = page.get(f"{OWN}/delete").content.decode()
+        assert "Delete Nova?" in asked
+        assert CatalogEntry.objects.filter(pk=own.pk).exists()
+
+        answer = page.post(f"{OWN}/delete", follow=True)
+
+        assert "nova was deleted." in answer.content.decode()
+        assert not CatalogEntry.objects.filter(pk=own.pk).exists()
+        assert AuditEvent.objects.get(action="catalog_entry.deleted").object_id == "nova"
+
+    def test_names_the_profiles_that_use_it(self, page, own, profile):
+        profile.model_id = "anthropic/nova"
+        profile.save()
+
+        asked = page.get(f"{OWN}/delete").content.decode()
+        refused = page.post(f"{OWN}/delete", follow=True).content.decode()
+
+        assert "is in use" in asked
+        assert profile.public_id in asked
+        assert "used by prof_deep" in refused
+        assert CatalogEntry.objects.filter(pk=own.pk).exists()
+
+    def test_is_offered_for_own_entries_and_to_managers_only(self, page, own, page_as, mia):
+        assert f"{OWN}/delete" in page.get(OWN).content.decode()
+        assert f"{OWN}/delete" not in page_as(mia).get(OWN).content.decode()
+        assert "/delete" not in page.get("/o/acme/settings/catalog/claude/claude-opus-5-5").content.decode()
+
+    def test_does_not_touch_the_platform_s(self, page):
+        address = "/o/acme/settings/catalog/claude/claude-opus-5-5/delete"
+
+        assert (page.get(address).status_code, page.post(address).status_code) == (404, 404)
+        assert CatalogEntry.objects.filter(model_id="claude-opus-5-5").exists()
