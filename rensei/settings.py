@@ -102,6 +102,7 @@ INSTALLED_APPS = [
 # https://docs.djangoproject.com/en/5.2/topics/http/middleware/
 MIDDLEWARE = [
     "rensei.core.middleware.request_id",
+    "rensei.core.middleware.forwarded",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "rensei.core.static_files.StaticFiles",

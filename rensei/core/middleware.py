@@ -1,15 +1,17 @@
-"""What happens to every request: it gets an id that its answer and its log lines carry."""
+"""What happens to every request: it gets an id, and loses what only a proxy of ours may say."""
 
 from collections.abc import Awaitable, Callable
 
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from rensei.core.ids import new_id
 
 HEADER = "X-Request-Id"
+FORWARDED = ("HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT")
 
 
 @sync_and_async_middleware
@@ -43,6 +45,34 @@ def _mark(request: HttpRequest) -> str:
 def _name(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     response.headers[HEADER] = request.id  # type: ignore[attr-defined]
     return response
+
+
+@sync_and_async_middleware
+def forwarded(
+    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    """Take away what a request says of how it came here, unless one of the listed proxies sent it."""
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request: HttpRequest) -> HttpResponseBase:
+            _distrust(request)
+            response: HttpResponseBase = await get_response(request)
+            return response
+
+        markcoroutinefunction(middleware)
+        return middleware
+
+    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
+        _distrust(request)
+        return get_response(request)  # type: ignore[return-value]
+
+    return sync_middleware
+
+
+def _distrust(request: HttpRequest) -> None:
+    if request.META.get("REMOTE_ADDR") not in settings.RENSEI_TRUSTED_PROXIES:
+        for name in FORWARDED:
+            request.META.pop(name, None)
 
 
 @sync_and_async_middleware

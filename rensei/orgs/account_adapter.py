@@ -1,6 +1,12 @@
 """How sign-in behaves: nobody signs up by themselves, people are invited."""
 
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core import context as library
+from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 
@@ -20,3 +26,26 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("account")
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """
+        Send a mail whose links lead to the public address.
+
+        The library makes them from the `Host` header, by which the sender of a request would choose where the links of
+        a mail to another person lead.
+        """
+        # A mail that no request has caused holds no link of one.
+        asked_at = library.request.build_absolute_uri("/") if library.request is not None else None
+        public = {
+            name: _moved(value, asked_at) if asked_at and isinstance(value, str) else value
+            for name, value in context.items()
+        }
+        host = urlsplit(settings.PUBLIC_URL).netloc
+        super().send_mail(template_prefix, email, {**public, "current_site": SimpleNamespace(name=host, domain=host)})
+
+    def format_email_subject(self, subject: str) -> str:
+        return f"[{urlsplit(settings.PUBLIC_URL).netloc}] {subject}"
+
+
+def _moved(text: str, asked_at: str) -> str:
+    return f"{settings.PUBLIC_URL}/{text.removeprefix(asked_at)}" if text.startswith(asked_at) else text

@@ -118,6 +118,19 @@ class TestPasswordReset:
         assert is_signed_in(fresh)
         assert b"password1" not in Client().get(link, follow=True).content
 
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9999", "other.example"])
+    def test_mails_a_link_to_the_public_address_whatever_host_was_asked(self, acme, settings, host):
+        settings.ALLOWED_HOSTS = ["localhost", "127.0.0.1", "other.example"]
+        settings.PUBLIC_URL = "https://rensei.example:8443"
+
+        Client().post("/accounts/password/reset/", {"email": "ada@acme.test"}, headers={"host": host})
+
+        [message] = mail.outbox
+        said = f"{message.subject} {message.body}"
+        assert re.findall(r"https?://[^/\s]+", said) == ["https://rensei.example:8443"]
+        assert host not in said
+        assert message.subject.startswith("[rensei.example:8443]")
+
     def test_answers_an_unknown_person_alike(self, acme, client):
         known = client.post("/accounts/password/reset/", {"email": "ada@acme.test"})
         unknown = client.post("/accounts/password/reset/", {"email": "nobody@acme.test"})
