@@ -7,10 +7,12 @@ paths of their own. Each way to get a base URL wrong leads to one of these.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from django.conf import settings
+from django.http.request import split_domain_port, validate_host
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import FieldError, RenseiError
 
 PREFIX = "/v1/"
 MESSAGES = "/v1/messages"
@@ -51,6 +53,22 @@ class NotServed(RenseiError):
 def is_gateways(path: str) -> bool:
     """Tell whether the gateway answers at a path: at its own, and where a client with a wrong base URL calls."""
     return path.startswith(PREFIX) or _STRAYED.fullmatch(path) is not None
+
+
+def require_host(host: str) -> None:
+    """:raises FieldError: unless the server answers to a host name, which may have a port behind it"""
+    if not _is_allowed(host):
+        raise FieldError(
+            pointer="/headers/Host",
+            reason=f"This server does not answer to the host name of the request. Use {settings.PUBLIC_URL}, or have "
+            "its operator add the name to RENSEI_ALLOWED_HOSTS.",
+        )
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(host: str) -> bool:
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
 
 
 def require_served(path: str, headers: Mapping[str, str]) -> None:

@@ -117,6 +117,7 @@ class Gateway:
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
         path, method = scope["path"].removesuffix("/"), scope["method"]
         headers = read_headers(scope["headers"])
+        addresses.require_host(headers.get("host") or str((scope.get("server") or [""])[0]))
         addresses.require_served(path, headers)
         access = await self._authenticate(headers, _address(scope, headers))
         if path.startswith(addresses.MODELS):

@@ -6,7 +6,11 @@ from django.test import RequestFactory
 
 from rensei.core.middleware import forwarded
 
-SAID = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "198.51.100.7", "HTTP_X_FORWARDED_HOST": "evil.example"}
+SAID = {
+    "HTTP_X_FORWARDED_PROTO": "https",
+    "HTTP_X_FORWARDED_FOR": "198.51.100.7",
+    "HTTP_X_FORWARDED_HOST": "evil.example",
+}
 
 
 def seen(peer: str) -> HttpRequest:

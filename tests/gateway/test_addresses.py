@@ -94,6 +94,26 @@ class TestAnAddressOfOpenAi:
         assert openais.json().keys() == {"error"}
 
 
+class TestAHostName:
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:443", "127.0.0.1.evil.example", "a b", "@127.0.0.1"]
+    )
+    @pytest.mark.parametrize("path", ["/v1/messages", "/v1/models", "/v1/nothing", "/messages"])
+    def test_that_is_not_ours_is_refused_before_the_token_is_looked_at(
+        self, ask: Any, byok: Any, wire: Wire, path: str, host: str
+    ) -> None:
+        answer = ask(message(), path=path, host=host)
+
+        assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert "RENSEI_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+        assert host not in answer.json()["error"]["message"]
+        assert wire.messages() == []
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:1"])
+    def test_that_is_ours_is_answered_to(self, ask: Any, byok: Any, host: str) -> None:
+        assert ask(message(), host=host).status == 200
+
+
 class TestThePagesAndRest:
     def test_have_no_address_that_the_gateway_takes(self) -> None:
         strayed = [path for path in ANTHROPICS + OPENAIS if not path.startswith("/v1/")]
