@@ -10,7 +10,7 @@ class IntegrationsConfig(AppConfig):
 
     def ready(self) -> None:
         """Find the adapters: every package in `integrations/providers/` shows one, named ADAPTER."""
-        from integrations import providers
+        from integrations import checks, providers  # noqa: F401 - imported to be registered
         from integrations.providers.base import register
 
         for found in pkgutil.iter_modules(providers.__path__):

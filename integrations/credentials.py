@@ -49,6 +49,7 @@ def credential(integration: Integration, secret: Secret) -> Credential:
         secret=secret,
         base_url=integration.base_url or REGISTRY[integration.provider].default_base_url(),
         workspace_id=integration.workspace_id,
+        org_slug=integration.org.slug if integration.base_url else "",
     )
 
 

@@ -1,15 +1,17 @@
 """Which addresses this server may call: their form, the forbidden networks, and what an operator listed."""
 
-import contextlib
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from django.conf import settings
 
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.errors import RenseiError
 
+PORT_MAX = 65535
 _PORTS = (443, 8443)
 
 # The whole grammar of an address that we call. A stricter reader than any client has, so that no two readings differ.
@@ -82,7 +84,7 @@ class BaseUrlRefused(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """An address, taken apart once. `trusted` means that the operator of this server chose it."""
+    """An address, taken apart once. `trusted` means that the operator of this server chose it, or listed it."""
 
     scheme: str
     host: str
@@ -97,10 +99,12 @@ class Destination:
         return f"{self.scheme}://{host}" + ("" if self.port == standard else f":{self.port}")
 
 
-def parse_url(url: str, *, characters_max: int) -> Destination:
+def parse_url(url: str, *, characters_max: int, org_slug: str = "", is_operators: bool = False) -> Destination:
     """
     Take an address apart, if it is one that may be called as far as its form tells.
 
+    :param org_slug: the organization that gave the address, which an entry of the allow-list may name
+    :param is_operators: whether the operator gave it; it may lead anywhere then
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
     found = _URL.fullmatch(url) if len(url) <= characters_max else None
@@ -113,12 +117,12 @@ def parse_url(url: str, *, characters_max: int) -> Destination:
     port = int(found["port"] or {"https": 443, "http": 80}[scheme])
     if not _is_host(host, in_brackets=found["host"].startswith("[")):
         raise BaseUrlRefused(reason="The host of the address is neither a host name nor an IP address in full form.")
-    if not 0 < port <= 65535:
+    if not 0 < port <= PORT_MAX:
         raise BaseUrlRefused(reason="The port of the address is not between 1 and 65535.")
     if ".." in (found["path"] or ""):
         raise BaseUrlRefused(reason="The path of the address must not contain '..'.")
     plain = Destination(scheme=scheme, host=host, port=port, path=found["path"] or "", trusted=False)
-    if plain.origin in _operators_origins() or _is_allowlisted_host(host):
+    if is_operators or _is_listed(plain.origin, org_slug):
         return Destination(scheme=scheme, host=host, port=port, path=plain.path, trusted=True)
     if scheme != "https":
         raise BaseUrlRefused(reason="The address must begin with https://, so that the key travels encrypted.")
@@ -126,7 +130,7 @@ def parse_url(url: str, *, characters_max: int) -> Destination:
         ports = " or ".join(str(port) for port in _PORTS)
         raise BaseUrlRefused(
             reason=f"The port of the address must be {ports}. For another one, ask the operator of this server "
-            "to list the host in RENSEI_OUTBOUND_ALLOWLIST."
+            "to list the address in RENSEI_OUTBOUND_ALLOWLIST."
         )
     return plain
 
@@ -138,14 +142,15 @@ def is_forbidden(address: Address) -> bool:
     return any(address.version == network.version and address in network for network in _FORBIDDEN)
 
 
-def is_allowlisted(address: Address) -> bool:
-    """Tell whether the operator listed an address, or a network that it is in."""
-    for entry in settings.RENSEI_OUTBOUND_ALLOWLIST:
-        with contextlib.suppress(ValueError):
-            network = ipaddress.ip_network(entry, strict=False)
-            if network.version == address.version and address in network:
-                return True
-    return False
+def is_operators_upstream(destination: Destination) -> bool:
+    """Tell whether the operator of this server sends the calls of a provider there."""
+    urls = [str(getattr(settings, spec.default_base_url_setting, "")) for spec in PROVIDERS.values()]
+    return destination.origin in {_origin_of(url) for url in urls}
+
+
+def faulty_entries(entries: Sequence[str]) -> list[str]:
+    """List the entries of an allow-list that cannot be read."""
+    return [entry for entry in entries if entry.strip() and not _read_allowlist((entry,))]
 
 
 def _is_host(host: str, *, in_brackets: bool) -> bool:
@@ -159,26 +164,31 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
     return _HOST_NAME.fullmatch(host) is not None
 
 
-def _operators_origins() -> set[str]:
-    """List where the operator of this server sends each provider's calls."""
-    urls = [str(getattr(settings, spec.default_base_url_setting, "")) for spec in PROVIDERS.values()]
-    found = [match for match in map(_URL.fullmatch, urls) if match]
-    return {
-        Destination(
-            scheme=match["scheme"].lower(),
-            host=match["host"].lower().strip("[]"),
-            port=int(match["port"] or {"https": 443, "http": 80}[match["scheme"].lower()]),
-            path="",
-            trusted=True,
-        ).origin
-        for match in found
-    }
+def _is_listed(origin: str, org_slug: str) -> bool:
+    orgs = _read_allowlist(tuple(settings.RENSEI_OUTBOUND_ALLOWLIST)).get(origin)
+    return orgs is not None and (not orgs or org_slug in orgs)
 
 
-def _is_allowlisted_host(host: str) -> bool:
-    if host in (entry.lower() for entry in settings.RENSEI_OUTBOUND_ALLOWLIST):
-        return True
-    try:
-        return is_allowlisted(ipaddress.ip_address(host))
-    except ValueError:
-        return False
+@lru_cache(maxsize=16)
+def _read_allowlist(entries: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    """Read the organizations that may use each listed origin. An empty set stands for all of them."""
+    listed: dict[str, frozenset[str]] = {}
+    for entry in entries:
+        url, *orgs = entry.split() or [""]
+        origin = _origin_of(url)
+        # An entry opens all of an origin, so one with a path would open more than it says.
+        if origin is not None and url.removesuffix("/").count("/") == 2:
+            listed[origin] = frozenset(orgs)
+    return listed
+
+
+def _origin_of(url: str) -> str | None:
+    """Read the scheme, the host and the port of an address, or None where it is none."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        return None
+    scheme, host = found["scheme"].lower(), found["host"].lower().strip("[]")
+    port = int(found["port"] or {"https": 443, "http": 80}[scheme])
+    if not 0 < port <= PORT_MAX or not _is_host(host, in_brackets=found["host"].startswith("[")):
+        return None
+    return Destination(scheme=scheme, host=host, port=port, path="", trusted=True).origin

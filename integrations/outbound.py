@@ -17,7 +17,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from integrations.destinations import BaseUrlRefused, Destination, is_allowlisted, is_forbidden, parse_url
+from integrations.destinations import BaseUrlRefused, Destination, is_forbidden, is_operators_upstream, parse_url
 from rensei.core import encodings
 
 CONNECT_SECONDS_MAX = 5.0
@@ -48,15 +48,17 @@ class Unreachable(Exception):
     """An address could not be read. The text is ours, and names no more than the host."""
 
 
-def check_base_url(url: str) -> str:
+def check_base_url(url: str, *, org_slug: str) -> str:
     """
-    Check an address that someone wants to send a key to, and return it in its normal form.
+    Check an address that an organization wants to send its key to, and return it in its normal form.
 
     It resolves the name, so call it outside of transactions.
 
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
-    destination = parse_url(url, characters_max=_URL_CHARACTERS_MAX)
+    destination = parse_url(url, characters_max=_URL_CHARACTERS_MAX, org_slug=org_slug)
+    if is_operators_upstream(destination):
+        raise BaseUrlRefused(reason="This server calls that address by itself. Leave the base URL empty.")
     if "?" in url:
         raise BaseUrlRefused(reason="The base URL must not have a query. Leave out everything from the '?' on.")
     if not destination.trusted:
@@ -81,7 +83,13 @@ def check_image_url(url: str) -> None:
 
 
 def http_client(
-    base_url: str, *, deadline: float, answer_bytes_max: int, sockets: "Sockets | None" = None
+    base_url: str,
+    *,
+    deadline: float,
+    answer_bytes_max: int,
+    sockets: "Sockets | None" = None,
+    org_slug: str = "",
+    is_operators: bool = False,
 ) -> httpx2.Client:
     """
     Make a client for one address. It follows no redirect, reads no proxy or netrc from the environment, and connects
@@ -89,9 +97,13 @@ def http_client(
 
     :param deadline: the moment of `time.monotonic()` at which every read ends
     :param sockets: notes the open sockets, so that another thread can hang up
+    :param org_slug: the organization that gave the address
+    :param is_operators: whether the operator gave it
     :raises BaseUrlRefused: if the address is not one that may be called
     """
-    destination = parse_url(base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX)
+    destination = parse_url(
+        base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX, org_slug=org_slug, is_operators=is_operators
+    )
     return httpx2.Client(
         transport=_GuardedTransport(
             destination, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets or Sockets()
@@ -166,7 +178,7 @@ def checked_addresses(destination: Destination) -> list[str]:
         return found
     for text in found:
         address = ipaddress.ip_address(text.partition("%")[0])
-        if is_forbidden(address) and not is_allowlisted(address):
+        if is_forbidden(address):
             raise AddressRefused(
                 "The host of the address is inside a private or special network. Use a public one, or ask the "
                 "operator of this server to list it in RENSEI_OUTBOUND_ALLOWLIST."

@@ -70,7 +70,7 @@ def add_integration(
     """
     _require_manager(access)
     shapes.clean_provider(provider)
-    base_url = shapes.clean_base_url(base_url, provider=provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
     key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
     integration = Integration(
         org=access.org,
@@ -217,7 +217,7 @@ def check_connection(
     _require_manager(access)
     kill_switches.require_not_suspended(access.org)
     shapes.clean_provider(provider)
-    base_url = shapes.clean_base_url(base_url, provider=provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
     key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
     candidate = Integration(
         org=access.org,
@@ -290,7 +290,11 @@ def _require_own(access: Access, integration: Integration) -> None:
 def _move(integration: Integration, *, base_url: str | None, api_key: Secret | None) -> bool:
     """Change where an integration sends its key, together with the key itself. Tells whether it moved."""
     provider = integration.provider
-    target = integration.base_url if base_url is None else shapes.clean_base_url(base_url, provider=provider)
+    target = (
+        integration.base_url
+        if base_url is None
+        else shapes.clean_base_url(base_url, provider=provider, org_slug=integration.org.slug)
+    )
     if target == integration.base_url:
         if api_key is not None:
             raise FieldError(

@@ -58,7 +58,7 @@ def key_hint(key: Secret) -> str:
     return f"{prefix.group() if prefix else ''}…{text[-SHOWN_AT_END:]}"
 
 
-def clean_base_url(base_url: str, *, provider: str) -> str:
+def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
     """
     Take an integration's own base URL, or nothing where the provider's own address is meant.
 
@@ -66,7 +66,7 @@ def clean_base_url(base_url: str, *, provider: str) -> str:
     :raises BaseUrlRefused: if keys must not be sent to that address
     """
     if base_url.strip():
-        return check_base_url(base_url.strip())
+        return check_base_url(base_url.strip(), org_slug=org_slug)
     if providers.REGISTRY[provider].requires_endpoint:
         raise FieldError(pointer="/baseUrl", reason="This provider has no address of its own. Give the base URL.")
     return ""

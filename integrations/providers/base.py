@@ -12,13 +12,18 @@ from rensei.core.usage import Usage
 
 @dataclass(frozen=True, kw_only=True)
 class Credential:
-    """An opened key and where it may be sent. It lives in a local variable of execution, nowhere longer."""
+    """
+    An opened key and where it may be sent. It lives in a local variable of execution, nowhere longer.
+
+    `org_slug` names the organization that chose the base URL, and is empty where the operator did.
+    """
 
     id: str
     version: int
     secret: Secret
     base_url: str
     workspace_id: str = ""
+    org_slug: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

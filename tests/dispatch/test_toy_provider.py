@@ -116,9 +116,11 @@ class TestANewProvider:
         toy: None,
         work: Any,
     ) -> None:
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        # The operator's own address is nobody else's, so the toy's is the simulator by another name.
+        endpoint = simulator.url.replace("127.0.0.1", "localhost")
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"{endpoint} acme"]
         api: APIClient = api_as(ada)
-        key = {"provider": "toy", "apiKey": make_key(), "baseUrl": simulator.url}
+        key = {"provider": "toy", "apiKey": make_key(), "baseUrl": endpoint}
         profile = {"name": "toy", "provider": "toy", "modelId": "toy-1", "authModes": ["local", "byok"]}
 
         connected = api.post("/api/v1/integrations", key)

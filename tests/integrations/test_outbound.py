@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations import destinations, outbound
+from integrations import checks, destinations, outbound
 from tests.integrations.forbidden_urls import ALLOWED_ADDRESSES, BAD_FORM, FORBIDDEN_V4, FORBIDDEN_V6, ODD_NUMBERS
 
 
@@ -86,13 +86,17 @@ def _client(url: str, **options: Any) -> httpx2.Client:
     return outbound.http_client(url, **options)
 
 
+def _check(url: str, org: str = "acme") -> str:
+    return outbound.check_base_url(url, org_slug=org)
+
+
 class TestCheckBaseUrl:
     @pytest.mark.parametrize("url", BAD_FORM + ODD_NUMBERS, ids=ascii)
     def test_refuses_what_is_no_plain_address(self, names, url):
         names["example.com"] = [["8.8.8.8"]]
 
         with pytest.raises(destinations.BaseUrlRefused):
-            outbound.check_base_url(url)
+            _check(url)
 
     @pytest.mark.parametrize("address", FORBIDDEN_V4 + FORBIDDEN_V6)
     def test_refuses_a_special_address_given_as_such(self, names, address):
@@ -100,29 +104,29 @@ class TestCheckBaseUrl:
         names[address] = [[address]]
 
         with pytest.raises(destinations.BaseUrlRefused, match="private or special"):
-            outbound.check_base_url(f"https://{host}/v1")
+            _check(f"https://{host}/v1")
 
     @pytest.mark.parametrize("address", FORBIDDEN_V4 + FORBIDDEN_V6)
     def test_refuses_a_name_that_leads_to_a_special_address(self, names, address):
         names["gateway.example.com"] = [["8.8.8.8", address]]
 
         with pytest.raises(destinations.BaseUrlRefused, match="private or special"):
-            outbound.check_base_url("https://gateway.example.com")
+            _check("https://gateway.example.com")
 
     @pytest.mark.parametrize("name", ["localhost", "metadata.google.internal", "ip6-localhost", "rensei"])
     def test_refuses_a_local_name(self, names, name):
         names[name] = [["127.0.0.1"]]
 
         with pytest.raises(destinations.BaseUrlRefused):
-            outbound.check_base_url(f"https://{name}")
+            _check(f"https://{name}")
 
     def test_refuses_a_name_that_does_not_exist(self, names):
         with pytest.raises(destinations.BaseUrlRefused, match="cannot be found"):
-            outbound.check_base_url("https://nowhere.example.com")
+            _check("https://nowhere.example.com")
 
     def test_does_not_repeat_the_address(self, names):
         with pytest.raises(destinations.BaseUrlRefused) as refused:
-            outbound.check_base_url("https://user:hunter2@example.com")
+            _check("https://user:hunter2@example.com")
 
         assert "hunter2" not in refused.value.detail
 
@@ -130,7 +134,7 @@ class TestCheckBaseUrl:
     def test_takes_a_public_address(self, names, address):
         names["gateway.example.com"] = [[address]]
 
-        assert outbound.check_base_url("https://gateway.example.com") == "https://gateway.example.com"
+        assert _check("https://gateway.example.com") == "https://gateway.example.com"
 
     @pytest.mark.parametrize(
         ("given", "normal"),
@@ -143,45 +147,74 @@ class TestCheckBaseUrl:
     def test_returns_the_normal_form(self, names, given, normal):
         names["gateway.example.com"] = [["8.8.8.8"]]
 
-        assert outbound.check_base_url(given) == normal
+        assert _check(given) == normal
 
-    def test_takes_the_operators_own_address(self, settings):
-        settings.RENSEI_ANTHROPIC_BASE_URL = "http://127.0.0.1:8800"
-
-        assert outbound.check_base_url("http://127.0.0.1:8800") == "http://127.0.0.1:8800"
-
-    def test_takes_no_other_port_of_the_operators_own_host(self, settings):
-        settings.RENSEI_ANTHROPIC_BASE_URL = "http://127.0.0.1:8800"
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:8800", "http://127.0.0.1:8800/other/path", "http://127.0.0.1:8801"]
+    )
+    def test_refuses_the_operators_upstream_and_its_host(self, settings, url):
+        settings.RENSEI_ANTHROPIC_BASE_URL = "http://127.0.0.1:8800/anthropic"
 
         with pytest.raises(destinations.BaseUrlRefused):
-            outbound.check_base_url("http://127.0.0.1:8801")
+            _check(url)
+
+    def test_refuses_the_operators_upstream_though_it_is_public_or_listed(self, settings, names):
+        settings.RENSEI_ANTHROPIC_BASE_URL = "https://llm.example.com"
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["https://llm.example.com"]
+        names["llm.example.com"] = [["8.8.8.8"]]
+
+        with pytest.raises(destinations.BaseUrlRefused, match="Leave the base URL empty"):
+            _check("https://LLM.example.com:443/v1")
 
     @pytest.mark.parametrize(
         ("entry", "url"),
         [
-            ("gateway.internal", "http://gateway.internal:4000/v1"),
-            ("10.1.2.3", "http://10.1.2.3:4000"),
-            ("10.0.0.0/8", "http://10.1.2.3"),
-            ("fd00::/8", "https://[fd00::5]:9000"),
+            ("http://gateway.internal:4000", "http://gateway.internal:4000/v1"),
+            ("HTTP://10.1.2.3:4000/", "http://10.1.2.3:4000"),
+            ("http://10.1.2.3", "http://10.1.2.3:80"),
+            ("https://[fd00::5]:9000", "https://[fd00::5]:9000"),
+            ("https://gateway.internal other acme", "https://gateway.internal"),
         ],
     )
     def test_takes_what_the_operator_listed(self, settings, entry, url):
-        settings.RENSEI_OUTBOUND_ALLOWLIST = [entry]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["https://elsewhere.internal", entry]
 
-        assert outbound.check_base_url(url) == url
+        assert _check(url) == url.removesuffix(":80")
 
-    def test_takes_a_name_inside_a_listed_network(self, settings, names):
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["10.1.0.0/16"]
-        names["gateway.example.com"] = [["10.1.2.3"]]
-
-        assert outbound.check_base_url("https://gateway.example.com") == "https://gateway.example.com"
-
-    def test_refuses_what_is_only_near_a_listed_network(self, settings, names):
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["10.1.0.0/16", "gateway.internal"]
-        names["gateway.example.com"] = [["10.2.2.3"]]
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://gateway.internal:4000",
+            "http://gateway.internal:4001",
+            "http://gateway.internal",
+            "http://other.gateway.internal:4000",
+            "https://gateway.internal",
+        ],
+    )
+    def test_refuses_another_port_scheme_or_host_than_listed(self, settings, names, url):
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["http://gateway.internal:4000"]
+        names["gateway.internal"] = names["other.gateway.internal"] = [["10.1.2.3"]]
 
         with pytest.raises(destinations.BaseUrlRefused):
-            outbound.check_base_url("https://gateway.example.com")
+            _check(url)
+
+    @pytest.mark.parametrize("org", ["evil", "", "acm", "acme2"])
+    def test_refuses_what_is_listed_for_other_organizations(self, settings, names, org):
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["http://gateway.internal:4000 acme beta"]
+        names["gateway.internal"] = [["10.1.2.3"]]
+
+        with pytest.raises(destinations.BaseUrlRefused):
+            _check("http://gateway.internal:4000", org)
+        with pytest.raises(destinations.BaseUrlRefused):
+            outbound.check_image_url("http://gateway.internal:4000/cat.png")
+
+    @pytest.mark.parametrize(
+        "entry", ["gateway.internal", "10.1.0.0/16", "*", "ftp://x", "https://a:99999 x", "https://a/v1", "http://"]
+    )
+    def test_reports_an_entry_that_lists_nothing(self, settings, entry):
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["http://fine.internal:1", entry]
+
+        assert [entry in str(found.msg) for found in checks.outbound_allowlist(None)] == [True]
 
 
 class TestIsForbidden:
@@ -200,7 +233,7 @@ class TestIsForbidden:
 class TestHttpClient:
     def test_reaches_the_address_that_was_checked(self, settings, listen):
         listener = listen()
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{listener.port}"]
         url = f"http://127.0.0.1:{listener.port}"
 
         with _client(url) as client:
@@ -211,7 +244,7 @@ class TestHttpClient:
 
     def test_keeps_the_host_name_while_connecting_to_the_checked_address(self, settings, names, listen):
         listener = listen()
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["gateway.internal"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://gateway.internal:{listener.port}"]
         names["gateway.internal"] = [["127.0.0.1"]]
         url = f"http://gateway.internal:{listener.port}"
 
@@ -224,7 +257,7 @@ class TestHttpClient:
         listener = listen()
         monkeypatch.setattr(destinations, "_PORTS", (443, 8443, listener.port))
         names["rebind.example.com"] = [["8.8.8.8"], ["127.0.0.1"]]
-        url = outbound.check_base_url(f"https://rebind.example.com:{listener.port}")
+        url = _check(f"https://rebind.example.com:{listener.port}")
 
         with _client(url) as client, pytest.raises(outbound.AddressRefused):
             client.get(url)
@@ -244,7 +277,7 @@ class TestHttpClient:
 
     def test_looks_the_name_up_only_once_for_a_connection(self, settings, names, listen):
         listener = listen()
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.0/8", "gateway.internal"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://gateway.internal:{listener.port}"]
         names["gateway.internal"] = [["127.0.0.1"], ["203.0.113.9"]]
         url = f"http://gateway.internal:{listener.port}"
 
@@ -253,7 +286,7 @@ class TestHttpClient:
 
     def test_calls_no_other_host_than_its_own(self, settings, listen):
         trap, own = listen(), listen()
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1", "localhost"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://{host}:{own.port}" for host in ("127.0.0.1", "localhost")]
 
         with _client(f"http://localhost:{own.port}") as client, pytest.raises(outbound.AddressRefused):
             client.get(f"http://127.0.0.1:{trap.port}")
@@ -272,7 +305,7 @@ class TestHttpClient:
             handler.end_headers()
 
         server = listen(redirect)
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url) as client:
@@ -285,7 +318,7 @@ class TestHttpClient:
         trap, server = listen(), listen()
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{trap.port}")
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url) as client:
@@ -305,7 +338,7 @@ class TestHttpClient:
                 pass
 
         server = listen(flood)
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url, answer_bytes_max=5000) as client, pytest.raises(outbound.AnswerRefused):
@@ -323,7 +356,7 @@ class TestHttpClient:
     )
     def test_refuses_what_it_cannot_decompress_within_the_limit(self, settings, listen, encoding, body):
         server = listen(_compressed(encoding, body))
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url) as client, pytest.raises(outbound.AnswerRefused):
@@ -333,7 +366,7 @@ class TestHttpClient:
     def test_decompresses_what_comes_compressed(self, settings, listen, encoding):
         body = b"what was asked for" if encoding == "identity" else gzip.compress(b"what was asked for")
         server = listen(_compressed(encoding, body))
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
 
         with _client(url) as client:
@@ -351,7 +384,7 @@ class TestHttpClient:
                 pass
 
         server = listen(drip)
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
         url = f"http://127.0.0.1:{server.port}"
         began = time.monotonic()
 
@@ -364,7 +397,7 @@ class TestHttpClient:
 class TestFetchImage:
     def test_fetches_the_bytes(self, settings, listen):
         server = listen()
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
 
         assert outbound.fetch_image(f"http://127.0.0.1:{server.port}/cat.png?size=1") == b"secret"
 
@@ -381,7 +414,7 @@ class TestFetchImage:
             handler.end_headers()
 
         server = listen(redirect)
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [f"http://127.0.0.1:{server.port}"]
 
         with pytest.raises(outbound.Unreachable, match="redirects"):
             outbound.fetch_image(f"http://127.0.0.1:{server.port}/")

@@ -84,8 +84,8 @@ def server(certificate: Path) -> Iterator[TlsServer]:
 
 
 @pytest.fixture(autouse=True)
-def _loopback(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.RENSEI_OUTBOUND_ALLOWLIST = [HOST, "other.example.com"]
+def _loopback(settings: Any, monkeypatch: pytest.MonkeyPatch, server: TlsServer) -> None:
+    settings.RENSEI_OUTBOUND_ALLOWLIST = [f"https://{host}:{server.port}" for host in (HOST, "other.example.com")]
     monkeypatch.setattr(outbound, "resolve", lambda host, port: ["127.0.0.1"])
 
 

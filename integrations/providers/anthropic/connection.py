@@ -25,6 +25,11 @@ API_VERSION = "2026-10-21"
 _OF_HTTP = {"host", "connection", "content-length", "content-type", "transfer-encoding"}
 
 
+def is_operators(credential: Credential, base_url: str) -> bool:
+    """Tell whether the operator chose where a key goes: no organization did, and it is where all calls go."""
+    return not credential.org_slug and base_url == settings.RENSEI_ANTHROPIC_BASE_URL
+
+
 class Connection:
     """
     A client for one call.
@@ -60,7 +65,12 @@ class Connection:
             self._headers["anthropic-workspace-id"] = credential.workspace_id
         try:
             http_client = outbound.http_client(
-                base_url, deadline=deadline, answer_bytes_max=answer_bytes_max, sockets=sockets
+                base_url,
+                deadline=deadline,
+                answer_bytes_max=answer_bytes_max,
+                sockets=sockets,
+                org_slug=credential.org_slug,
+                is_operators=is_operators(credential, base_url),
             )
         except BaseUrlRefused:
             raise make_failure(d.ADDRESS_REFUSED, sent=False) from None

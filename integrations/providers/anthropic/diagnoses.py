@@ -227,7 +227,7 @@ ADDRESS_REFUSED = _make(
     "ADDRESS_REFUSED",
     "PROVIDER_UNAVAILABLE",
     "The base URL leads to an address that this server may not call, so nothing was sent.",
-    "Use a public address, or ask the operator to list the host in RENSEI_OUTBOUND_ALLOWLIST.",
+    "Use a public address, or ask the operator to list the address in RENSEI_OUTBOUND_ALLOWLIST.",
 )
 NO_ANSWER = _make(
     "NO_ANSWER",

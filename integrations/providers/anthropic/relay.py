@@ -17,7 +17,7 @@ from yarl import URL
 from integrations import outbound
 from integrations.destinations import BaseUrlRefused, Destination, parse_url
 from integrations.providers.anthropic import diagnoses as d
-from integrations.providers.anthropic.connection import API_VERSION
+from integrations.providers.anthropic.connection import API_VERSION, is_operators
 from integrations.providers.anthropic.errors import (
     diagnose,
     error_of,
@@ -112,11 +112,13 @@ class Relay:
         self._sessions.clear()
 
     def _session(self, base_url: str, credential: Credential) -> aiohttp.ClientSession:
-        shared = base_url == settings.RENSEI_ANTHROPIC_BASE_URL
+        shared = is_operators(credential, base_url)
         name = "" if shared else f"{credential.id} {base_url}"
         session = self._sessions.pop(name, None)
         if session is None:
-            destination = parse_url(base_url, characters_max=_URL_CHARACTERS_MAX)
+            destination = parse_url(
+                base_url, characters_max=_URL_CHARACTERS_MAX, org_slug=credential.org_slug, is_operators=shared
+            )
             if _is_number(destination.host):
                 # A host that is an address is not resolved, so it is checked here.
                 outbound.checked_addresses(destination)

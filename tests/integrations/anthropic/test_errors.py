@@ -189,7 +189,7 @@ class TestTestConnection:
         assert simulator.requests() == []
 
     def test_says_when_nothing_listens(self, credential, settings):
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = ["http://127.0.0.1:9"]
 
         verdict = ADAPTER.test_connection(credential=credential(base_url="http://127.0.0.1:9"))
 
@@ -201,7 +201,7 @@ class TestTestConnection:
         assert verdict.code == "ADDRESS_REFUSED"
 
     def test_says_when_the_base_url_is_not_the_api(self, simulator, credential, settings):
-        settings.RENSEI_OUTBOUND_ALLOWLIST = ["127.0.0.1"]
+        settings.RENSEI_OUTBOUND_ALLOWLIST = [simulator.url]
 
         verdict = ADAPTER.test_connection(credential=credential(base_url=simulator.url + "/__simulator"))
 

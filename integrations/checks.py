@@ -1,0 +1,21 @@
+"""What Django checks at the start: whether the allow-list of addresses can be read."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import Error, register
+
+from integrations.destinations import faulty_entries
+
+
+@register
+def outbound_allowlist(app_configs: Any, **options: Any) -> list[Error]:
+    """Refuse entries that would list nothing, such as a host without its scheme."""
+    return [
+        Error(
+            f"RENSEI_OUTBOUND_ALLOWLIST: '{entry}' does not begin with scheme://host:port.",
+            hint="Write http://llm.internal:8080, or https://llm.internal acme beta.",
+            id="rensei.E003",
+        )
+        for entry in faulty_entries(settings.RENSEI_OUTBOUND_ALLOWLIST)
+    ]
