@@ -146,7 +146,8 @@ class CostEvent(models.Model):
     """
     One line of an organization's cost ledger. Lines are added, never changed.
 
-    A charge is the record of one call to a provider; an adjustment corrects a charge by a signed amount.
+    A charge is the record of one model's part in one call to a provider, which is most often all of it; an adjustment
+    corrects a charge by a signed amount.
     Token classes are disjoint: `input` is the uncached rest, output includes thinking. Unit prices are
     frozen here, in picodollars per token, so that the amount can always be checked. An unpriced call has
     no prices and no amount: unknown is never 0. Only web searches may lack a price where none was made.
@@ -203,7 +204,11 @@ class CostEvent(models.Model):
             models.Index(fields=["occurred_at"], name="cost_by_time"),
         ]
         constraints = [
-            models.UniqueConstraint(fields=["attempt_id"], condition=Q(kind="charge"), name="one_charge_per_attempt"),
+            models.UniqueConstraint(
+                fields=["attempt_id", "served_model_id"],
+                condition=Q(kind="charge"),
+                name="one_charge_per_attempt_and_model",
+            ),
             models.CheckConstraint(
                 name="adjustment_names_its_charge",
                 condition=Q(kind="charge", adjusts=None) | Q(kind="adjustment", adjusts__isnull=False),

@@ -1,13 +1,20 @@
 """What a call costs: the prices in force, the band that applies, and exact amounts in picodollars."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fractions import Fraction
+from functools import cache
+from itertools import product
 from typing import Any, Self
 
 from catalog.models import CatalogEntry, Price
+from catalog.providers import REGISTRY
 from rensei.core.money import cents_per_mtok
 from rensei.core.usage import Usage
+
+_PRICES_OF_TOKENS = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +37,15 @@ class UnitPrices:
         # All are numbers, so there is nothing within to copy as `asdict` would, at ten times the time.
         return dict(vars(self))
 
-    def times(self, up: int, down: int) -> "UnitPrices | None":
-        """Multiply the prices of tokens by a fraction. None if that is not exact: nothing is ever rounded."""
-        tokens = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
-        if any(getattr(self, name) * up % down for name in tokens):
-            return None
-        return replace(self, **{name: getattr(self, name) * up // down for name in tokens})
+    def times(self, factor: Fraction) -> "UnitPrices":
+        """
+        Multiply the prices of tokens. A price is a whole number of picodollars, so a part of one counts as one.
+
+        Prices of up to seven decimals of a dollar for a million tokens give whole numbers.
+        """
+        if factor == 1:
+            return self
+        return replace(self, **{name: math.ceil(getattr(self, name) * factor) for name in _PRICES_OF_TOKENS})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -77,6 +87,13 @@ def band_for(bands: Sequence[UnitPrices], *, prompt_tokens: int) -> UnitPrices:
         (band for band in bands if band.above_prompt_tokens == 0 or prompt_tokens > band.above_prompt_tokens),
         key=lambda band: band.above_prompt_tokens,
     )
+
+
+@cache
+def factors_of(provider: str) -> frozenset[Fraction]:
+    """List everything that the prices of a provider's tokens may be multiplied by."""
+    choices = [factors.values() for factors in REGISTRY[provider].price_factors.values()]
+    return frozenset(math.prod(chosen, start=Fraction(1)) for chosen in product(*choices))
 
 
 def cost(usage: Usage, prices: UnitPrices) -> int:

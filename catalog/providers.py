@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from catalog import specs
 from rensei.core.auth_modes import AuthMode
@@ -28,6 +29,8 @@ class ProviderSpec:
     model_prefix: str = ""
     # What may stand behind an id to ask for a window of so many tokens, where the model has one.
     window_suffixes: Mapping[str, int] = field(default_factory=dict)
+    # What multiplies the prices of tokens, by the field in which an answer tells it, and by its value there.
+    price_factors: Mapping[str, Mapping[str, Fraction]] = field(default_factory=dict)
 
 
 REGISTRY: dict[str, ProviderSpec] = {}

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar, Protocol
 
 from catalog.models import CatalogEntry
 from rensei.core.errors import RenseiError, StoredError
 from rensei.core.secret import Secret
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class BuiltRequest:
 
     `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
     that is close to it, to decide whether the provider should count exactly before the attempt;
-    `input_tokens_at_most` one that is never below it, for what a call may cost.
+    `input_tokens_at_most` one that is never below it, for what a call may cost. `price_factor_at_most` is the most that
+    whatever serves the request may multiply the prices of its tokens by.
     """
 
     params: dict[str, Any]
@@ -65,6 +67,7 @@ class BuiltRequest:
     input_tokens_at_least: int
     input_tokens_about: int
     input_tokens_at_most: int
+    price_factor_at_most: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +99,10 @@ class TextDelta:
 
 @dataclass(frozen=True, kw_only=True)
 class UsageReport:
-    """The usage that the provider has reported so far."""
+    """The usage that the provider has reported so far. `parts` are as in an `Answer`."""
 
     usage: Usage
+    parts: tuple[UsagePart, ...] = ()
     request_id: str
 
 
@@ -107,6 +111,7 @@ class Answer:
     """
     The whole answer. It comes last, and only of a stream that ended properly.
 
+    `usage` is the whole of it. `parts` say which model used what; none: all of it is that of the model that was asked.
     `usage_estimated` says that the provider's account was missing or absurd, and that we counted ourselves.
     """
 
@@ -116,6 +121,7 @@ class Answer:
     usage: Usage
     request_id: str
     usage_estimated: bool = False
+    parts: tuple[UsagePart, ...] = ()
 
 
 StreamEvent = TextDelta | UsageReport | Answer
@@ -149,6 +155,7 @@ class ProviderFailure(Exception):
         request_id: str = "",
         usage: Usage | None = None,
         text: str = "",
+        parts: tuple[UsagePart, ...] = (),
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
@@ -165,6 +172,7 @@ class ProviderFailure(Exception):
         self.request_id = request_id
         self.usage = usage
         self.text = text
+        self.parts = parts
 
     def as_error(self) -> StoredError:
         """Write the failure as a run's error."""

@@ -1,6 +1,8 @@
-"""How many tokens a call used, in classes that do not overlap."""
+"""How many tokens a call used, in classes that do not overlap, and which model used them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 
@@ -37,3 +39,43 @@ class Usage:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsagePart:
+    """
+    What one model used in a call.
+
+    `model_id` is as the answer names it; "" is the model that was asked. `price_factor` is what the region, the speed
+    and the like make of the prices of its tokens. `samplings` is how often the model was run for it.
+    """
+
+    usage: Usage
+    model_id: str = ""
+    price_factor: Fraction = Fraction(1)
+    estimated: bool = False
+    samplings: int = 1
+
+    def __add__(self, other: "UsagePart") -> "UsagePart":
+        """Put two parts of the same model together."""
+        return UsagePart(
+            usage=self.usage + other.usage,
+            model_id=self.model_id,
+            price_factor=max(self.price_factor, other.price_factor),
+            estimated=self.estimated or other.estimated or self.price_factor != other.price_factor,
+            samplings=self.samplings + other.samplings,
+        )
+
+
+def merged(parts: Iterable[UsagePart]) -> list[UsagePart]:
+    """Put the parts of each model together, in the order in which the models come."""
+    found: dict[str, UsagePart] = {}
+    for part in parts:
+        found[part.model_id] = found[part.model_id] + part if part.model_id in found else part
+    return list(found.values())
+
+
+def total(parts: Iterable[UsagePart]) -> Usage:
+    """Add up what all models used. There is at least one part."""
+    first, *others = parts
+    return sum((part.usage for part in others), start=first.usage)

@@ -37,7 +37,9 @@ from rensei.core.clock import database_now
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
+from rensei.dispatch.facts import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch.serving import find_served
 
 PAGE = 500
 # As many differences are kept with the result. `manage.py audit_ledger` names them all.
@@ -72,7 +74,7 @@ COUNTED = (
     Attempt,
 )
 # What each line of a run repeats of it. The payer and the mode never change after the dispatch.
-REPEATED = ("org_id", "profile_id", "provider", "model_id", "served_model_id", "auth_mode", "payer")
+REPEATED = ("org_id", "profile_id", "provider", "model_id", "auth_mode", "payer")
 
 logger = structlog.get_logger(__name__)
 
@@ -184,52 +186,72 @@ def _run(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[
         yield from _attempt(run, attempt, of_attempt.pop(attempt.id, []))
     for stray in chain.from_iterable(of_attempt.values()):
         yield _difference("stray-line", stray.org_id, stray.id, f"an attempt of {run.id}", stray.attempt_id)
-    bands = [UnitPrices.from_dict(band) for band in run.prices or []]
     for line in lines:
-        yield from _line(run, bands, line)
+        yield from _line(run, line)
     yield from _totals(run, lines)
 
 
 def _attempt(run: Run, attempt: Attempt, lines: list[CostEvent]) -> Iterator[Difference]:
-    charges = sum(line.kind == CostEvent.Kind.CHARGE for line in lines)
-    expected = int(attempt.state in CHARGED)
-    if charges != expected:
-        kind = "missing-charge" if charges < expected else "double-charge" if expected else "unexpected-charge"
-        yield _difference(kind, run.org_id, attempt.id, f"{expected} charge(s) of {attempt.state}", charges)
+    by_model: dict[str, list[CostEvent]] = defaultdict(list)
+    for line in lines:
+        by_model[line.served_model_id].append(line)
+    charges = Counter(line.served_model_id for line in lines if line.kind == CostEvent.Kind.CHARGE)
+    if attempt.state not in CHARGED and charges:
+        yield _difference(
+            "unexpected-charge", run.org_id, attempt.id, f"0 charge(s) of {attempt.state}", charges.total()
+        )
+    # The model that was asked has a charge by itself only where it had a part in the answer.
+    for model in by_model or {run.served_model_id: []}:
+        expected = int(attempt.state in CHARGED)
+        if charges[model] != expected and expected:
+            kind = "missing-charge" if charges[model] < expected else "double-charge"
+            place = f"1 charge of {attempt.state} for {model}"
+            yield _difference(kind, run.org_id, attempt.id, place, charges[model])
     if attempt.state == Attempt.State.OPEN and run.state in Run.ENDED:
         yield _difference("open-attempt", run.org_id, attempt.id, f"an end, as its run is {run.state}", attempt.state)
     owed = sum(line.billed_picodollars for line in lines)
     if attempt.state == Attempt.State.INDETERMINATE and owed:
         yield _difference("billed", run.org_id, attempt.id, "0, as nobody saw it end", owed)
-    yield from reconciliation.call_differences(lines)
+    for of_model in by_model.values():
+        yield from reconciliation.call_differences(of_model)
 
 
-def _line(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[Difference]:
+def _line(run: Run, line: CostEvent) -> Iterator[Difference]:
     for name in REPEATED:
         if getattr(line, name) != getattr(run, name):
             kind = f"line-{name.removesuffix('_id').replace('_', '-')}"
             yield _difference(kind, line.org_id, line.id, getattr(run, name), getattr(line, name))
     yield from reconciliation.line_differences(line)
-    allowed = _prices_allowed(bands, line)
     found = reconciliation.prices_of(line)
-    if found not in allowed:
-        yield _difference("line-prices", line.org_id, line.id, f"those frozen on {run.id}", found)
+    if found not in _prices_allowed(run, line):
+        expected = f"those of {line.served_model_id} when {run.id} was made"
+        yield _difference("line-prices", line.org_id, line.id, expected, found)
 
 
-def _prices_allowed(bands: Sequence[UnitPrices], line: CostEvent) -> list[UnitPrices | None]:
+def _prices_allowed(run: Run, line: CostEvent) -> Iterator[UnitPrices | None]:
     """
-    The prices that a line may have: a charge those of its prompt's band, an adjustment those of any band.
+    The prices that a line may have: a charge those of its prompt's band, an adjustment those of any band, each as it is
+    or with one of the factors of the provider. The factor itself is not kept.
 
-    A line whose searches have no price has none at all.
+    A line whose searches have no price has none at all. A model that the catalog came to know later had none, or those
+    of the model that was admitted.
     """
+    served = find_served(run, line.served_model_id)
+    yield from _with_factors(served.bands, line)
+    if line.served_model_id != run.served_model_id:
+        yield from _with_factors(find_served(run, "").bands if run.auth_mode in PLATFORM_MODES else [], line)
+
+
+def _with_factors(bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[UnitPrices | None]:
     if not bands:
-        return [None]
+        yield None
+        return
     if line.kind == CostEvent.Kind.CHARGE:
         bands = [pricing.band_for(bands, prompt_tokens=reconciliation.usage_of([line]).prompt_tokens)]
-    return [
-        None if band.web_search is None and line.web_search_requests else replace(band, above_prompt_tokens=0)
-        for band in bands
-    ]
+    for factor in sorted(pricing.factors_of(line.provider), key=lambda factor: factor != 1):
+        for band in bands:
+            has_none = band.web_search is None and line.web_search_requests
+            yield None if has_none else replace(band.times(factor), above_prompt_tokens=0)
 
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:

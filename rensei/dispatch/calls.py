@@ -11,7 +11,7 @@ import structlog
 from django.db import DatabaseError, connection
 
 from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import queue
 from rensei.dispatch.keeper import LiveRun
 from rensei.dispatch.models import Attempt, Run, RunChunk
@@ -31,6 +31,7 @@ class Call:
         self.attempt = attempt
         self.text = ""
         self.usage: Usage | None = None
+        self.parts: tuple[UsagePart, ...] = ()
         self.request_id = ""
         self._pending = ""
         self._flushed_at = time.monotonic()
@@ -62,7 +63,7 @@ class Call:
         elif isinstance(event, UsageReport):
             if self.usage is None:
                 self._add(RunChunk.Kind.USAGE, event.usage.as_dict())
-            self.usage, self.request_id = event.usage, event.request_id
+            self.usage, self.parts, self.request_id = event.usage, event.parts, event.request_id
         due = time.monotonic() - self._flushed_at >= FLUSH_SECONDS
         if due or len(self._pending.encode()) >= FLUSH_BYTES:
             self._flush()

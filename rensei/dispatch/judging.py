@@ -176,7 +176,7 @@ def most_of(found: Facts, mode: AuthMode, request: ModelRequest, built: BuiltReq
     if built is None or not prices:
         return None
     return pricing.worst_case(
-        prices,
+        [band.times(built.price_factor_at_most) for band in prices],
         prompt_tokens=built.input_tokens_at_most,
         max_tokens=built.max_tokens,
         prompt_caching=request.prompt_caching,

@@ -17,7 +17,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.logs import KEY_SHAPE
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import judging, outcomes, preparation, presenters, queue, settlement
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
@@ -297,6 +297,8 @@ class _ReportedCall:
     text: str
     usage: Usage | None
     request_id: str
+    # A machine reports what the model used that it was told to call.
+    parts: tuple[UsagePart, ...] = ()
 
 
 def _plan(run: Run, attempt: Attempt, host: Host, report: Report, *, now: datetime) -> SettlementPlan:

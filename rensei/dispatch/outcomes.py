@@ -1,11 +1,12 @@
 """What the ends of calls come to, as settlement plans. Pure but for the clock that is passed in."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from integrations.providers.base import Answer, ProviderFailure
 from rensei.core.errors import RenseiError, StoredError
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import Stop
 from rensei.dispatch.settlement import RunEnd, SettlementPlan
@@ -25,6 +26,9 @@ class Call(Protocol):
 
     @property
     def usage(self) -> Usage | None: ...
+
+    @property
+    def parts(self) -> tuple[UsagePart, ...]: ...
 
     @property
     def request_id(self) -> str: ...
@@ -64,7 +68,9 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
         now=now,
         attempt=call.attempt,
         usage=answer.usage,
-        estimated=answer.usage_estimated,
+        parts=answer.parts,
+        # Parts say themselves which of them are estimated.
+        estimated=answer.usage_estimated and not answer.parts,
         request_id=answer.request_id,
         end=end,
     )
@@ -77,12 +83,14 @@ def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
     One that had said nothing yet may not even have been sent, so nobody can say that it is owed.
     """
     was_heard = call.usage is not None or bool(call.text)
+    usage = estimated_usage(call.usage, call.attempt, call.text)
     return SettlementPlan(
         run=call.run,
         now=now,
         attempt=call.attempt,
         attempt_state=Attempt.State.SETTLED if was_heard else Attempt.State.INDETERMINATE,
-        usage=estimated_usage(call.usage, call.attempt, call.text),
+        usage=usage,
+        parts=_adding_up_to(usage, call.parts),
         estimated=True,
         request_id=call.request_id,
         error=_stop_error(stop),
@@ -118,6 +126,7 @@ def failed(call: Call, failure: ProviderFailure, *, error: StoredError, again: b
         attempt=call.attempt,
         attempt_state=state,
         usage=usage,
+        parts=_adding_up_to(usage, failure.parts),
         estimated=estimated,
         request_id=failure.request_id or call.request_id,
         error=error,
@@ -160,6 +169,14 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
     usage = reported or Usage(input_tokens=attempt.input_tokens_estimate)
     seen = len(text.encode()) // 4  # Four bytes make a token of plain text, near enough for an estimate.
     return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
+
+
+def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart, ...]:
+    """Give what is estimated beyond the parts to the first, which is that of the model that answers."""
+    if not parts or usage == Usage():
+        return ()
+    first, *others = parts
+    return (replace(first, usage=first.usage + (usage - total(parts))), *others)
 
 
 def refusal_error(refusal: RenseiError) -> StoredError:

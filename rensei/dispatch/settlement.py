@@ -6,7 +6,7 @@ that was made is accounted for by whoever saw it, exactly once, as the attempt's
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,15 +19,16 @@ from billing import budget, quota
 from billing import services as billing
 from billing.models import CostEvent
 from catalog import pricing
-from catalog.pricing import UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
 from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
-from rensei.core.usage import Usage
+from rensei.core.unknown import note_unknown
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
+from rensei.dispatch.serving import Served, find_served
 from rensei.dispatch.signals import run_ended
 
 NOTHING = Usage()
@@ -55,6 +56,9 @@ class SettlementPlan:
     """
     What one call, or one run, comes to.
 
+    `usage` is the whole of what was used. `parts` say which model used what; none: all of it is that of the model that
+    was asked. What is `estimated` of the whole is so of each part.
+
     Without an attempt, a run ends that made no call. Without an end, a failed attempt is settled and the
     run goes on to its next one. `expired_before` is the reaper's guard: the plan is void if the lease
     was renewed since.
@@ -65,6 +69,7 @@ class SettlementPlan:
     attempt: Attempt | None = None
     attempt_state: Attempt.State = Attempt.State.SETTLED
     usage: Usage = NOTHING
+    parts: Sequence[UsagePart] = ()
     estimated: bool = False
     request_id: str = ""
     error: StoredError | None = None
@@ -72,14 +77,36 @@ class SettlementPlan:
     expired_before: datetime | None = None
 
 
-def plan_charge(settlement: SettlementPlan) -> billing.Charge | None:
-    """Make the ledger line of a call. None for a call that was provably never sent."""
-    run, attempt = settlement.run, settlement.attempt
-    if attempt is None or settlement.attempt_state is Attempt.State.VOID:
-        return None
+def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
+    """
+    Make the ledger lines of a call: one for each model that had a part in it. None if it was provably never sent.
+
+    The catalog is read only where the answer names another model than the one that was asked.
+    """
+    if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
+        return []
+    found: dict[str, tuple[Served, UsagePart]] = {}
+    for part in settlement.parts or [UsagePart(usage=settlement.usage)]:
+        served = find_served(settlement.run, part.model_id)
+        if not served.is_known:
+            note_unknown("model", part.model_id)
+        # Two names may mean one model.
+        _, before = found.get(served.model_id, (served, None))
+        found[served.model_id] = served, (before + part if before is not None else part)
+    return [_charge(settlement, settlement.attempt, served, part) for served, part in found.values()]
+
+
+def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: UsagePart) -> billing.Charge:
+    run = settlement.run
     mode = MODES[AuthMode(run.auth_mode)]
     spec = PROVIDERS[run.provider]
-    bands = [UnitPrices.from_dict(band) for band in run.prices or []]
+    prices = None
+    is_sure = served.is_sure and not part.estimated
+    if served.bands:
+        band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
+        prices = band.times(part.price_factor)
+        # A band is that of one prompt. Which one each of several prompts was in is not said, so it is the dearest.
+        is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
     return billing.Charge(
         org_id=run.org_id,
         run_id=run.id,
@@ -93,12 +120,12 @@ def plan_charge(settlement: SettlementPlan) -> billing.Charge | None:
         credential_id=attempt.credential_id,
         provider=run.provider,
         model_id=run.model_id,
-        served_model_id=run.served_model_id,
+        served_model_id=served.model_id,
         provider_request_id=settlement.request_id,
-        usage=settlement.usage,
-        prices=pricing.band_for(bands, prompt_tokens=settlement.usage.prompt_tokens) if bands else None,
+        usage=part.usage,
+        prices=prices,
         billed=mode.billed and settlement.attempt_state is Attempt.State.SETTLED,
-        estimated=settlement.estimated,
+        estimated=settlement.estimated or not is_sure,
         occurred_at=settlement.now,
     )
 
@@ -108,8 +135,8 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     with durable():
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
-        charges = _settle_attempts([plan for plan in standing if plan.attempt is not None])
-        _total([settlement.run for settlement in plans], new=billing.record_charges(charges))
+        charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
+        _total([settlement.run for settlement in plans], new=billing.record_charges(charges), late=late)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called)
@@ -168,23 +195,25 @@ def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
     return must_be, becomes
 
 
-def _settle_attempts(plans: Sequence[SettlementPlan]) -> list[billing.Charge]:
-    """Close the open attempts. One that the reaper gave up is settled late, by one adjustment."""
+def _settle_attempts(plans: Sequence[SettlementPlan]) -> tuple[list[billing.Charge], set[str]]:
+    """
+    Close the open attempts. One that the reaper gave up is settled late, by adjustments.
+
+    Returns the charges to write, and the runs whose attempts were settled late.
+    """
     outcomes = {plan.attempt.id: _outcome(plan) for plan in plans if plan.attempt is not None}
     if not outcomes:
-        return []
+        return [], set()
     closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
-    charges = []
+    charges, late = [], set()
     for plan in plans:
         assert plan.attempt is not None
-        charge = plan_charge(plan)
-        if charge is None:
-            continue
         if plan.attempt.id in closed:
-            charges.append(charge)
+            charges += plan_charges(plan)
         elif plan.attempt_state is Attempt.State.SETTLED:
-            _adjust(charge, outcomes[plan.attempt.id])
-    return charges
+            charges += _adjust(plan.attempt.id, plan_charges(plan), outcomes[plan.attempt.id])
+            late.add(plan.run.id)
+    return charges, late
 
 
 def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
@@ -196,25 +225,35 @@ def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
     }
 
 
-def _adjust(truth: billing.Charge, outcome: dict[str, Any]) -> None:
-    """Correct the estimate of an attempt that was given up, unless somebody has done so."""
-    given_up = Attempt.objects.filter(id=truth.attempt_id, state=Attempt.State.INDETERMINATE)
-    if given_up.update(**outcome):
+def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str, Any]) -> list[billing.Charge]:
+    """
+    Correct the estimate of an attempt that was given up, model by model, unless that was done before.
+
+    What was estimated for a model that had no part in it is taken back. Returns the charges of models that were not
+    thought of.
+    """
+    given_up = Attempt.objects.filter(id=attempt_id, state=Attempt.State.INDETERMINATE)
+    if not given_up.update(**outcome):
+        return []
+    real = {charge.served_model_id: charge for charge in truth}
+    for estimate in CostEvent.objects.filter(attempt_id=attempt_id, kind=CostEvent.Kind.CHARGE).order_by("id"):
+        charge = real.pop(estimate.served_model_id, None)
         billing.record_adjustment(
-            charge=CostEvent.objects.get(attempt_id=truth.attempt_id, kind=CostEvent.Kind.CHARGE),
-            usage=truth.usage,
-            prices=truth.prices,
-            estimated=truth.estimated,
-            billed=truth.billed,
-            occurred_at=truth.occurred_at,
+            charge=estimate,
+            usage=charge.usage if charge else NOTHING,
+            prices=charge.prices if charge else None,
+            estimated=charge.estimated if charge else False,
+            billed=truth[0].billed,
+            occurred_at=truth[0].occurred_at,
         )
+    return list(real.values())
 
 
-def _total(runs: Sequence[Run], *, new: Sequence[CostEvent]) -> None:
+def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> None:
     """Write the runs' own figures from their ledger lines, which are few."""
     lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
-    # The new charge of a run's only attempt is all that there is of it.
-    known = {run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}
+    # The new charges of a run's only attempt are all that there is of it.
+    known = ({run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}) - set(late)
     others = lines_of.keys() - known
     for line in [line for line in new if line.run_id in known]:
         lines_of[line.run_id].append(line)
@@ -237,9 +276,9 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
         )
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
-    # The newest line of an attempt says whether its figure is still an estimate.
+    # The newest line of a model's part in an attempt says whether its figure is still an estimate.
     in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
-    newest = {line.attempt_id: line.estimated for line in in_order}
+    newest = {(line.attempt_id, line.served_model_id): line.estimated for line in in_order}
     return {
         "usage": usage.as_dict(),
         "amount_picodollars": sum(known) if lines and len(known) == len(lines) else None,

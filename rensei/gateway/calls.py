@@ -22,7 +22,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
 from rensei.core.ids import new_id
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.execution import KEYS_MAX
 from rensei.dispatch.keeper import LiveRun
@@ -160,6 +160,10 @@ class Call:
     def usage(self) -> Usage | None:
         """What the provider has reported so far."""
         return self._tap.usage_so_far() if self._tap is not None else None
+
+    @property
+    def parts(self) -> tuple[UsagePart, ...]:
+        return self._tap.parts_so_far() if self._tap is not None else ()
 
     async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
         """Send the request, pass the answer on, and settle."""

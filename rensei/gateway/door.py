@@ -22,10 +22,12 @@ import structlog
 from django.conf import settings
 
 from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.other_models import other_models
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
 from rensei.core.asgi_limits import BodyTooSlow
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
 from rensei.dispatch.admission import AdmissionPlan
@@ -38,7 +40,7 @@ from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
 from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
-from rensei.gateway.requests import Outgoing
+from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routes import Route
 from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
@@ -132,11 +134,15 @@ class Gateway:
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
+            others = [
+                (other, await self._route(access, model, turned_to=other.model_id, mode=route.mode))
+                for other in other_models(body.values)
+            ]
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path == addresses.COUNT_TOKENS:
                 await self._count(route, body, address, headers, caller)
             else:
-                await self._message(route, body, address, headers, caller)
+                await self._message(route, body, others, address, headers, caller)
 
     async def _authenticate(self, headers: dict[str, str], address: str | None) -> Access:
         """
@@ -167,19 +173,28 @@ class Gateway:
             partial(encoded.read, raw, encoding=encoding), size=LARGE_BODY_LIMIT, org_id=org_id
         )
 
-    async def _route(self, access: Access, model: str) -> Route:
-        """:raises RenseiError: if the call is refused"""
+    async def _route(self, access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route:
+        """
+        Judge a call, or another model that it may be served by, under the mode of the call.
+
+        :raises RenseiError: if it is refused
+        """
         # The token, not the organization: it may be bound to a project, and its member may see other profiles.
         assert access.token is not None
-        found = await self._routes.get((access.token.id, model), partial(routes.load, access, model))
+        found = await self._routes.get(
+            (access.token.id, model, turned_to, mode),
+            partial(routes.load, access, model, turned_to=turned_to, mode=mode),
+        )
         if isinstance(found, RenseiError):
             raise found
         return found
 
-    async def _message(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
+    async def _message(
+        self, route: Route, body: Body, others: Others, address: str, headers: dict[str, str], caller: Caller
+    ) -> None:
         """Write a call down, and make it."""
         org_id = route.run.org_id
-        prepare = partial(requests.prepare, body, route, betas=headers.get("anthropic-beta", ""))
+        prepare = partial(requests.prepare, body, route, others=others, betas=headers.get("anthropic-beta", ""))
         outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
         admitted, credential = self._plan(route, outgoing, headers)
         run, attempt = admitted.run, admitted.attempt
@@ -210,8 +225,6 @@ class Gateway:
         now, credential = route.now(), route.choose_credential()
         session = headers.get("x-claude-code-session-id", "")[:100]
         run = made_like(route.run)
-        if outgoing.prices != route.bands:
-            run.prices = [band.as_dict() for band in outgoing.prices] or None
         run.credential_id = credential.id
         run.effort, run.effort_applied = outgoing.effort, outgoing.effort_applied
         if outgoing.left_out:

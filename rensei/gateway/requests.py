@@ -5,16 +5,18 @@ These are the model that serves, and the pool's cap of the answer; and, where th
 the profile where the caller names none, and prompt caching where the caller set none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from catalog import pricing
-from catalog.pricing import UnitPrices
 from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.messages import too_long
+from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
+from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError
 from rensei.dispatch.modes.base import ModelUnpriced
@@ -37,14 +39,18 @@ class Outgoing:
     effort: str
     effort_applied: dict[str, Any]
     left_out: str
-    prices: list[UnitPrices]
     at_most: int | None
     input_tokens_about: int
 
 
-def prepare(body: Body, route: Route, *, betas: str = "") -> Outgoing:
+# A model that a request names besides its own, and the judgement of it under the same mode.
+Others = Sequence[tuple[OtherModel, Route]]
+
+
+def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -> Outgoing:
     """
-    Make the body that goes upstream. `betas` are those that the caller names in `anthropic-beta`.
+    Make the body that goes upstream. `others` are the models that it names besides its own, and `betas` are those that
+    the caller names in `anthropic-beta`.
 
     :raises FieldError: if it lacks what every call needs, or what bounds one that the platform pays for or bills
     :raises ModelUnpriced: if it asks the platform for something that has no price
@@ -58,21 +64,20 @@ def prepare(body: Body, route: Route, *, betas: str = "") -> Outgoing:
     if route.max_tokens_cap is not None and max_tokens > route.max_tokens_cap:
         _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
         changes["max_tokens"] = max_tokens = route.max_tokens_cap
+    _check_cap(others, route)
     bounds = PromptBounds(values, raw=body.raw, window=_window_of(route, betas))
     _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
     applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)
     additions = {**applied, **_caching(values, route, by_part)}
     outgoing = body.with_values(**changes, **additions) if changes or additions else body
-    prices = features.prices_for(values, route.bands)
     return Outgoing(
         body=outgoing,
         max_tokens=max_tokens,
         effort=route.profile.effort if applied else "",
         effort_applied=applied,
         left_out=left_out,
-        prices=prices or [],
-        at_most=_at_most(values, route, prices, bounds, max_tokens=max_tokens),
+        at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens),
         input_tokens_about=sum(by_part.values()),
     )
 
@@ -95,6 +100,16 @@ def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
             reason=f"The platform's keys allow an answer of at most {cap} tokens, thinking included. "
             "Lower `thinking.budget_tokens`.",
         )
+
+
+def _check_cap(others: Others, route: Route) -> None:
+    """:raises FieldError: if another model could write more than the pool's keys allow"""
+    cap = route.max_tokens_cap
+    for other, _ in others:
+        asked = other.max_tokens
+        # A fallback without a limit of its own has that of the request.
+        if cap is not None and (asked > cap if asked is not None else other.consulted):
+            raise FieldError(pointer=f"{other.pointer}/max_tokens", reason=f"Give a `max_tokens` of at most {cap}.")
 
 
 def _window_of(route: Route, betas: str) -> int | None:
@@ -123,24 +138,67 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
 
 
 def _at_most(
-    values: dict[str, Any], route: Route, prices: list[UnitPrices] | None, bounds: PromptBounds, *, max_tokens: int
+    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int
 ) -> int | None:
-    """The most that the call may cost. Where the platform pays or bills, everything in it has a price and an end."""
+    """
+    The most that the call may cost. Where the platform pays or bills, everything in it has a price and an end.
+
+    One model answers, whichever is the dearest of those that may. Those that are consulted come to it.
+    """
     if route.mode not in PRICED_MODES:
         return None
     server_tools.check_limits(bounds.tools)
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=route.judgement.entry.max_output_tokens)
     unpriced = features.unpriced_feature(values)
-    if prices is None or (most.web_searches and any(band.web_search is None for band in prices)):
+    if most.web_searches and any(
+        band.web_search is None for each in [route, *(its_route for _, its_route in others)] for band in each.bands
+    ):
         unpriced = unpriced or f"{route.judgement.entry.model_id} as this request asks for it"
-    if prices is None or unpriced:
+    if unpriced:
         raise ModelUnpriced(what=f"'{unpriced}'", mode=route.mode.value)
+    answers = [_answer(values, route, most)]
+    for other, its_route in others:
+        if not other.consulted:
+            entry = its_route.judgement.entry
+            its_bounds = PromptBounds(values, window=entry.context_window_tokens)
+            its_most = its_bounds.of_call(
+                max_tokens=max(max_tokens, other.max_tokens or 0), max_output_tokens=entry.max_output_tokens
+            )
+            fast = {**values, "speed": "fast"} if other.may_be_fast else values
+            answers.append(_answer(fast, its_route, its_most))
+    consulted = [(other, its_route) for other, its_route in others if other.consulted]
+    return max(answers) + sum(_consultations(values, other, its_route) for other, its_route in consulted)
+
+
+def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
+    """The most that the answer of one model may cost."""
     return pricing.worst_case(
-        prices,
+        [band.times(features.highest_factor(values)) for band in route.bands],
         prompt_tokens=most.prompt_tokens,
         max_tokens=most.output_tokens,
         web_searches=most.web_searches,
     )
+
+
+def _consultations(values: dict[str, Any], other: OtherModel, route: Route) -> int:
+    """
+    The most that consulting a model may cost: each time it may read as much as its window holds.
+
+    :raises FieldError: if the request does not say how often it may be consulted
+    :raises ModelUnpriced: if the size of its window or of its answers is not known
+    """
+    entry = route.judgement.entry
+    output = other.max_tokens or entry.max_output_tokens
+    if other.uses is None:
+        raise FieldError(
+            pointer=f"{other.pointer}/max_uses",
+            reason=f"With a key of the platform, a tool that consults a model takes a `max_uses` from 1 to {USES_MAX}, "
+            "so that what the call may cost is known before it is made. Add it, or use byok with a key of your own.",
+        )
+    if entry.context_window_tokens is None or output is None:
+        raise ModelUnpriced(what=f"'{entry.model_id}', whose limits are not known,", mode=route.mode.value)
+    prices = [band.times(features.highest_factor(values)) for band in route.bands]
+    return other.uses * pricing.worst_case(prices, prompt_tokens=entry.context_window_tokens, max_tokens=output)
 
 
 def _is_regular(values: dict[str, Any]) -> bool:

@@ -62,18 +62,25 @@ class Route:
         return credential
 
 
-def load(access: Access, model: str) -> Route | RenseiError:
-    """Find the way of a call that names a profile's id or a model, or the refusal that it meets."""
+def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route | RenseiError:
+    """
+    Find the way of a call that names a profile's id or a model, or the refusal that it meets.
+
+    :param turned_to: another model that the call may be served by; its profile is then turned to that, and to the mode
+    """
     close_old_connections()
     try:
-        return _load(access, model)
+        return _load(access, model, turned_to=turned_to, mode=mode)
     except RenseiError as refusal:
         return refusal
 
 
-def _load(access: Access, model: str) -> Route:
+def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:
     began = time.monotonic()
     profile = _profile(access, model)
+    if mode is not None:
+        profile = _turned(profile, turned_to)
+        profile.auth_modes = [mode.value]
     if profile.provider != PROVIDER:
         raise FieldError(
             pointer="/model", reason=f"The gateway speaks Anthropic's language, and '{model}' is of another provider."
@@ -85,14 +92,14 @@ def _load(access: Access, model: str) -> Route:
     if judgement.refusal is not None:
         raise judgement.refusal
     assert judgement.decision.mode is not None
-    mode = MODES[judgement.decision.mode]
+    chosen = MODES[judgement.decision.mode]
     return Route(
         judgement=judgement,
         run=_run(access, judgement),
         attempt=Attempt(number=1, epoch=1),
         bands=found.prices_of(judgement.entry),
-        credentials=mode.open_credentials(found),
-        max_tokens_cap=mode.max_tokens_cap(found),
+        credentials=chosen.open_credentials(found),
+        max_tokens_cap=chosen.max_tokens_cap(found),
         loaded_at=began,
     )
 
@@ -115,8 +122,13 @@ def _profile(access: Access, model: str) -> ModelProfile:
     default = profiles.default_profile(access.org, access.project)
     if default is None:
         raise ProfileRequired
-    named = copy.copy(default)
-    named.model_id = model
+    return _turned(default, model)
+
+
+def _turned(profile: ModelProfile, model: str) -> ModelProfile:
+    """The profile for another model."""
+    turned = copy.copy(profile)
+    turned.model_id = model
     # These were chosen for the profile's own model.
-    named.effort, named.max_tokens, named.provider_config = "", None, {}
-    return named
+    turned.effort, turned.max_tokens, turned.provider_config = "", None, {}
+    return turned

@@ -34,7 +34,7 @@ def double_settlement() -> None:
                     billed=charge.billed,
                     occurred_at=plan.now,
                 )
-                settlement._total([plan.run], new=[])
+                settlement._total([plan.run], new=[], late=[])
         return ended
 
     settlement.write = write_twice

@@ -34,12 +34,13 @@ from rensei.core.ids import new_id
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable, snapshot
 from rensei.core.usage import Usage
-from rensei.dispatch import admission, audit, queue, reaper, services, settlement
+from rensei.dispatch import admission, audit, services, settlement
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.billing.ledger_triggers import triggers_lifted
+from tests.dispatch.losing import lose
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -95,17 +96,6 @@ def ledger(dispatch: Callable[..., Run], work: Callable[[], list[Run]], ada_acce
     return runs
 
 
-def lose(run: Run) -> Run:
-    """Open an attempt of the run, and let its worker die."""
-    claim = queue.claim(run.id, owner="gone")
-    assert claim is not None
-    queue.open_attempt(claim.run, credential_id="", credential_version=1, input_tokens=1000)
-    Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
-    reaper.reap()
-    run.refresh_from_db()
-    return run
-
-
 def settle_late(run: Run, usage: Usage) -> None:
     plan = settlement.SettlementPlan(run=run, now=database_now(), attempt=run.attempts.get(), usage=usage)
     settlement.write([plan])
@@ -140,7 +130,7 @@ def sql(statement: str, *values: object) -> None:
 @pytest.fixture
 def without_unique_charges() -> Iterator[None]:
     """Let an attempt be charged twice, which the database refuses otherwise."""
-    constraint = next(each for each in CostEvent._meta.constraints if each.name == "one_charge_per_attempt")
+    constraint = next(each for each in CostEvent._meta.constraints if each.name == "one_charge_per_attempt_and_model")
     with connection.schema_editor() as editor:
         editor.remove_constraint(CostEvent, constraint)
     yield
@@ -169,7 +159,7 @@ class TestDifferences:
             usage=Usage(input_tokens=5),
         )
         with durable():
-            billing.record_charges([settlement.plan_charge(plan)])
+            billing.record_charges(settlement.plan_charges(plan))
 
         found = list(audit.differences())
 

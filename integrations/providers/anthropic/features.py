@@ -4,22 +4,34 @@ What a request of the Messages API asks for beyond tokens, and what that costs.
 Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents-and-tools/tool-use/overview
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
-from catalog.pricing import UnitPrices
+from catalog.providers import REGISTRY
 from integrations.providers.anthropic.server_tools import tools_of
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
-# Tools that Anthropic runs or knows by name, and that are paid by their tokens; web searches have their own price.
-_PRICED_TOOLS = ("bash_", "computer_", "memory_", "text_editor_", "tool_search_tool_", "web_fetch_", "web_search_")
-_IN_THE_US = (11, 10)
-_FAST = (2, 1)
+# Tools that Anthropic runs or knows by name, and that are paid by their tokens, those of an advisor by its model's;
+# web searches have their own price.
+_PRICED_TOOLS = (
+    "advisor_",
+    "bash_",
+    "computer_",
+    "memory_",
+    "text_editor_",
+    "tool_search_tool_",
+    "web_fetch_",
+    "web_search_",
+)
 
 
 def unpriced_feature(body: Mapping[str, Any]) -> str:
     """Name a feature that a request asks for and that has no price, or nothing."""
     for name in sorted(body.keys() - KNOWN_FIELDS):
+        # Models that are named are judged each by itself. Those that the provider would choose cannot be.
+        if name == "fallbacks" and isinstance(body[name], list):
+            continue
         return name
     for tool in tools_of(body):
         kind = tool.get("type")
@@ -28,22 +40,15 @@ def unpriced_feature(body: Mapping[str, Any]) -> str:
     return ""
 
 
-def prices_for(body: Mapping[str, Any], bands: Sequence[UnitPrices]) -> list[UnitPrices] | None:
-    """Fold into the prices what the speed and the region of a request make of them. None where that is not exact."""
-    factors = [
-        factor
-        for factor in (
-            _FAST if body.get("speed") == "fast" else None,
-            _IN_THE_US if body.get("inference_geo") == "us" else None,
-        )
-        if factor is not None
-    ]
-    priced: list[UnitPrices] = []
-    for band in bands:
-        for up, down in factors:
-            scaled = band.times(up, down)
-            if scaled is None:
-                return None
-            band = scaled
-        priced.append(band)
-    return priced
+def highest_factor(body: Mapping[str, Any]) -> Fraction:
+    """
+    Tell by how much the prices of tokens may be multiplied, at the most, by what serves a request.
+
+    A request that names no region is served where its workspace says. One that asks for speed may be served without.
+    """
+    factor = Fraction(1)
+    for name, default in (("inference_geo", None), ("speed", "standard")):
+        factors = REGISTRY["claude"].price_factors[name]
+        asked = body.get(name) or default
+        factor *= factors[asked] if isinstance(asked, str) and asked in factors else max(factors.values())
+    return factor

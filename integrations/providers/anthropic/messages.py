@@ -9,6 +9,7 @@ from typing import Any
 
 from catalog.models import CatalogEntry
 from catalog.services import check_effort
+from integrations.providers.anthropic import features
 from integrations.providers.anthropic.additions import effort_for
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import with_cache_breakpoints
@@ -83,6 +84,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         input_tokens_at_least=bounds.at_least,
         input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
         input_tokens_at_most=bounds.at_most,
+        price_factor_at_most=features.highest_factor(params),
     )
 
 

@@ -29,7 +29,7 @@ from integrations.providers.anthropic.errors import (
 from integrations.providers.anthropic.events import EventReader
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, Credential, ProviderFailure
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart, total
 
 # Of the caller's headers these say which dialect is spoken, and all others are the caller's own affair.
 _FORWARDED_PREFIX = "anthropic-"
@@ -177,6 +177,9 @@ class Tap:
     def usage_so_far(self) -> Usage | None:
         return self._reply.usage() if self._reply.has_usage else None
 
+    def parts_so_far(self) -> tuple[UsagePart, ...]:
+        return self._reply.parts() if self._reply.has_usage else ()
+
     @property
     def has_error(self) -> bool:
         """Tell whether the provider itself said that something went wrong."""
@@ -196,13 +199,15 @@ class Tap:
             raise self._failed(diagnose(status=200, error=self._error), error=self._error, request_id=request_id)
         if not self._reply.is_complete:
             raise self.broken(request_id=request_id)
+        parts = self._reply.parts()
         return Answer(
             text="",
             content=[],
             stop_reason=self._reply.stop_reason,
-            usage=self._reply.usage(),
+            usage=total(parts),
+            parts=parts,
             request_id=request_id,
-            usage_estimated=self._reply.usage_estimated,
+            usage_estimated=any(part.estimated for part in parts),
         )
 
     def broken(self, *, request_id: str) -> ProviderFailure:
@@ -221,6 +226,7 @@ class Tap:
             output_seen=self._reply.output_seen,
             request_id=request_id,
             usage=self.usage_so_far(),
+            parts=self.parts_so_far(),
         )
 
 

@@ -7,11 +7,10 @@ Source of the events: https://platform.claude.com/docs/en/build-with-claude/stre
 from typing import Any, TypeGuard
 
 from integrations.providers.anthropic.tokens import tokens_about_bytes
+from integrations.providers.anthropic.usage import UsageReader
 from rensei.core.texts import read_storable
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart, total
 
-# Far above what any model takes or gives, and far below what would upset a ledger.
-_TOKENS_MAX = 20_000_000
 _TEXT_PARTS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -32,16 +31,15 @@ class Reply:
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json_parts: dict[int, list[str]] = {}
         self._text_parts: dict[tuple[int, str], list[str]] = {}
-        self._reported: dict[str, int] = {}
-        self._output_reported = False
-        self._usage_absurd = False
+        self._usage = UsageReader()
 
     def take(self, event: dict[str, Any]) -> str:
         """Add an event, and return the text that it brings. Kinds that we do not know are skipped."""
         match event.get("type"):
             case "message_start":
-                message = event.get("message")
-                self._take_usage(message.get("usage") if isinstance(message, dict) else None, is_final=False)
+                if isinstance(message := event.get("message"), dict):
+                    self._usage.take_model(message.get("model"))
+                    self._usage.take(message.get("usage"), at_start=True)
             case "content_block_start":
                 return self._start_block(event)
             case "content_block_delta":
@@ -50,13 +48,14 @@ class Reply:
                 delta = event.get("delta")
                 told = (delta if isinstance(delta, dict) else {}).get("stop_reason")
                 self.stop_reason = str(told or "") or self.stop_reason
-                self._take_usage(event.get("usage"), is_final=True)
+                self._usage.take(event.get("usage"), at_start=False)
             case "message_stop":
                 self.is_complete = True
         return ""
 
     def take_message(self, message: dict[str, Any]) -> None:
         """Take an answer that came whole."""
+        self._usage.take_model(message.get("model"))
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):
             self.take({"type": "content_block_start", "index": index, "content_block": block})
@@ -85,45 +84,33 @@ class Reply:
     @property
     def has_usage(self) -> bool:
         """Tell whether the provider has said how large the prompt was."""
-        return "input_tokens" in self._reported and not self._usage_absurd
+        return self._usage.knows_prompt and not self._usage.absurd
 
     @property
     def usage_estimated(self) -> bool:
-        return self._usage_absurd or not self._output_reported or "input_tokens" not in self._reported
+        return any(part.estimated for part in self.parts())
 
     def usage(self) -> Usage:
-        """
-        Tell what was used: as reported, and estimated where nothing, or nothing believable, was reported.
+        """Tell what was used, by all models together."""
+        return total(self.parts())
 
-        The count of output tokens at the start of a stream is a placeholder, so it never counts.
-        """
-        if self._usage_absurd or "input_tokens" not in self._reported:
-            return Usage(input_tokens=self._input_tokens_about, output_tokens=self._output_tokens_about())
-        if self.stop_reason == "refusal" and not self._blocks:
-            # A refusal before any output shows counts but is not billed:
-            # https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
-            return Usage()
-        told = dict(self._reported)
-        if not self._output_reported:
-            told["output_tokens"] = self._output_tokens_about()
-        written = told.pop("cache_creation_input_tokens", 0)
-        written_1h = min(told.pop("ephemeral_1h_input_tokens", 0), written)
-        return Usage(
-            input_tokens=told["input_tokens"],
-            output_tokens=told.get("output_tokens", 0),
-            cache_read_tokens=told.get("cache_read_input_tokens", 0),
-            # Without a split by lifetime, everything was written for the five minutes of the default.
-            cache_write_5m_tokens=written - written_1h,
-            cache_write_1h_tokens=written_1h,
-            thinking_tokens=min(told.get("thinking_tokens", 0), told.get("output_tokens", 0)),
-            web_search_requests=told.get("web_search_requests", 0),
+    def parts(self) -> tuple[UsagePart, ...]:
+        """Tell what each model used, that of the one that answered first."""
+        refused = self.stop_reason == "refusal" and not self._blocks
+        parts = self._usage.parts(
+            input_tokens_about=self._input_tokens_about,
+            output_tokens_about=tokens_about_bytes(self._output_bytes),
+            refused=refused,
         )
+        return tuple(parts)
 
     def _start_block(self, event: dict[str, Any]) -> str:
         index, block = event.get("index"), event.get("content_block")
         if not _is_index(index) or not isinstance(block, dict):
             return ""
         self.output_seen = True
+        if block.get("type") == "fallback" and isinstance(block.get("to"), dict):
+            self._usage.take_model(block["to"].get("model"), fell_back=True)
         self._blocks[index] = block if self._keeps_content else {}
         return str(block.get("text") or "") if block.get("type") == "text" else ""
 
@@ -148,41 +135,8 @@ class Reply:
             return part if kind == "text_delta" else ""
         return ""
 
-    def _take_usage(self, usage: object, *, is_final: bool) -> None:
-        """Keep the highest count of each kind. Counts are cumulative, so one that is lower says nothing."""
-        if not isinstance(usage, dict):
-            return
-        found = dict(usage)
-        for part in ("cache_creation", "output_tokens_details", "server_tool_use"):
-            inner = usage.get(part)
-            found.update(inner if isinstance(inner, dict) else {})
-        for name in (
-            "input_tokens",
-            "output_tokens",
-            "cache_creation_input_tokens",
-            "cache_read_input_tokens",
-            "ephemeral_1h_input_tokens",
-            "thinking_tokens",
-            "web_search_requests",
-        ):
-            value = found.get(name)
-            if value is None:
-                continue
-            if type(value) is not int or not 0 <= value <= _TOKENS_MAX:
-                self._usage_absurd = True
-                continue
-            if name == "output_tokens":
-                if not is_final:
-                    # At the start of a stream it is a placeholder.
-                    continue
-                self._output_reported = True
-            self._reported[name] = max(value, self._reported.get(name, 0))
-
     def _count(self, part: str) -> None:
         self._output_bytes += len(part.encode(errors="replace"))
-
-    def _output_tokens_about(self) -> int:
-        return tokens_about_bytes(self._output_bytes)
 
 
 def _is_index(value: object) -> TypeGuard[int]:

@@ -14,7 +14,7 @@ from integrations.providers.anthropic.events import read_events
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, total
 
 # The longest answer there is has 128,000 tokens, and an event for every few of them.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -99,18 +99,21 @@ class MessageStream:
             if text := self._reply.take(document):
                 yield TextDelta(text=text)
             if document.get("type") in ("message_start", "message_delta") and self._reply.has_usage:
-                yield UsageReport(usage=self._reply.usage(), request_id=self._request_id)
+                parts = self._reply.parts()
+                yield UsageReport(usage=total(parts), parts=parts, request_id=self._request_id)
             if self._reply.is_complete:
                 return
 
     def _answer(self) -> Answer:
+        parts = self._reply.parts()
         return Answer(
             text=self._reply.text,
             content=self._reply.content(),
             stop_reason=self._reply.stop_reason,
-            usage=self._reply.usage(),
+            usage=total(parts),
+            parts=parts,
             request_id=self._request_id,
-            usage_estimated=self._reply.usage_estimated,
+            usage_estimated=any(part.estimated for part in parts),
         )
 
     def _broken(self, error: Exception | None) -> ProviderFailure:
@@ -128,6 +131,7 @@ class MessageStream:
             output_seen=self._reply.output_seen,
             request_id=self._request_id,
             usage=self.usage_so_far(),
+            parts=self._reply.parts() if self._reply.has_usage else (),
             text=self._reply.text,
             **facts,
         )

@@ -1,21 +1,11 @@
 """What a request asks for beyond tokens, and whether it has a price."""
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from catalog.pricing import UnitPrices
 from integrations.providers.anthropic import features
-
-PRICES = UnitPrices(
-    above_prompt_tokens=0,
-    input=5_000_000,
-    output=25_000_000,
-    cache_write_5m=6_250_000,
-    cache_write_1h=10_000_000,
-    cache_read=500_000,
-    web_search=None,
-)
 
 
 class TestUnpricedFeature:
@@ -37,21 +27,21 @@ class TestUnpricedFeature:
         assert features.unpriced_feature(body) == found
 
 
-class TestPricesFor:
-    def test_leaves_them_as_they_are(self) -> None:
-        assert features.prices_for({}, [PRICES]) == [PRICES]
-
-    def test_doubles_them_for_speed(self) -> None:
-        (fast,) = features.prices_for({"speed": "fast"}, [PRICES]) or []
-
-        assert (fast.input, fast.output) == (10_000_000, 50_000_000)
-
-    def test_adds_a_tenth_in_the_united_states(self) -> None:
-        (local,) = features.prices_for({"inference_geo": "us"}, [PRICES]) or []
-
-        assert (local.input, local.output) == (5_500_000, 27_500_000)
-
-    def test_multiplies_both(self) -> None:
-        (both,) = features.prices_for({"inference_geo": "us", "speed": "fast"}, [PRICES]) or []
-
-        assert (both.input, both.output) == (11_000_000, 55_000_000)
+class TestHighestFactor:
+    @pytest.mark.parametrize(
+        ("body", "most"),
+        [
+            ({}, Fraction(11, 10)),
+            ({"inference_geo": None, "speed": None}, Fraction(11, 10)),
+            ({"inference_geo": "us"}, Fraction(11, 10)),
+            ({"inference_geo": "global"}, 1),
+            ({"inference_geo": "mars"}, Fraction(11, 10)),
+            ({"inference_geo": ["global"]}, Fraction(11, 10)),
+            ({"inference_geo": "global", "speed": "standard"}, 1),
+            ({"inference_geo": "global", "speed": "fast"}, 2),
+            ({"inference_geo": "global", "speed": "warp"}, 2),
+            ({"speed": "fast"}, Fraction(22, 10)),
+        ],
+    )
+    def test_is_that_of_the_dearest_that_may_serve(self, body: dict[str, Any], most: Fraction) -> None:
+        assert features.highest_factor(body) == most

@@ -1,0 +1,62 @@
+"""
+Models that a request lets the provider run besides the one that it asks: fallbacks, and tools that consult a model.
+
+Sources: the types `BetaFallbackParam` and `BetaAdvisorTool20260301Param` of the `anthropic` SDK.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rensei.core.errors import FieldError, json_pointer
+
+OTHERS_MAX = 16
+USES_MAX = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherModel:
+    """
+    A model that a request names besides its own.
+
+    One that is `consulted` is run beside the answer, at most `uses` times; any other may answer instead. `max_tokens`
+    is the most of each of its answers, where the request says so.
+    """
+
+    model_id: str
+    pointer: str
+    consulted: bool
+    uses: int | None
+    max_tokens: int | None
+    may_be_fast: bool
+
+
+def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
+    """
+    List the other models that a request names.
+
+    :raises FieldError: if they are more than any request needs, as each is judged by itself
+    """
+    found = [*_models_of(body, "fallbacks", consulted=False), *_models_of(body, "tools", consulted=True)]
+    if len(found) > OTHERS_MAX:
+        reason = f"A request names at most {OTHERS_MAX} models besides its own."
+        raise FieldError(pointer=found[OTHERS_MAX].pointer, reason=reason)
+    return found
+
+
+def _models_of(body: Mapping[str, Any], field: str, *, consulted: bool) -> Iterator[OtherModel]:
+    values = body.get(field)
+    for index, value in enumerate(values if isinstance(values, list) else []):
+        if isinstance(value, Mapping) and isinstance(value.get("model"), str):
+            yield OtherModel(
+                model_id=value["model"],
+                pointer=json_pointer(field, index),
+                consulted=consulted,
+                uses=_number(value.get("max_uses"), at_most=USES_MAX),
+                max_tokens=_number(value.get("max_tokens"), at_most=2**31 - 1),
+                may_be_fast=value.get("speed") not in {None, "standard"},
+            )
+
+
+def _number(value: object, *, at_most: int) -> int | None:
+    return value if type(value) is int and 0 < value <= at_most else None

@@ -1,0 +1,288 @@
+"""
+What an answer says that it used, as parts: which model, how many tokens of each class, and what makes them dearer.
+
+The one place that knows the fields of `usage`. Source: the types `BetaUsage`, `BetaMessageDeltaUsage` and
+`Beta…IterationUsage` of the `anthropic` SDK, and https://platform.claude.com/docs/en/about-claude/pricing
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any, TypeGuard
+
+from catalog.providers import REGISTRY
+from rensei.core.unknown import note_unknown
+from rensei.core.usage import Usage, UsagePart, merged
+
+# Far above what any model takes or gives, and far below what would upset a ledger.
+TOKENS_MAX = 20_000_000
+ITERATIONS_MAX = 10_000
+MODELS_MAX = 32
+MODEL_CHARACTERS_MAX = 128
+
+# Objects within `usage` whose members are counts. Their members are named `object.member` here.
+_OBJECTS = ("cache_creation", "output_tokens_details", "server_tool_use")
+_COUNTED = frozenset(
+    {
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation.ephemeral_5m_input_tokens",
+        "cache_creation.ephemeral_1h_input_tokens",
+        "output_tokens_details.thinking_tokens",
+        "server_tool_use.web_search_requests",
+    }
+)
+# Fields that are known and cost nothing, with the reason.
+_FREE = {
+    "server_tool_use.web_fetch_requests": "a fetch costs the tokens that it brings, and nothing else",
+    "fallback_credit": "tells whether a discount was given, and is not known to make anything dearer",
+    "type": "names the kind of an iteration",
+    "model": "names the model of an iteration",
+    "iterations": "has a reader of its own",
+}
+_ONE = Fraction(1)
+_FACTORS = REGISTRY["claude"].price_factors
+# Iterations whose tokens are in the counts of the answer, and such whose tokens are not.
+_INSIDE = frozenset({"message", "fallback_message"})
+_BESIDE = frozenset({"compaction", "advisor_message"})
+
+
+class UsageReader:
+    """
+    Reads the reports of one answer, which come once or, in a stream, several times.
+
+    Counts are cumulative, so each keeps the highest value that was reported.
+    """
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.absurd = False
+        # Something has no known price, so its charge is an upper bound.
+        self.uncertain = False
+        self._fell_back = False
+        self._at_start: dict[str, int] = {}
+        self._since: dict[str, int] = {}
+        self._beside: dict[str, Counter[str]] = {}
+        self._absurd_beside: dict[str, int] = {}
+        self._samplings: dict[str, int] = {}
+        self._factors: dict[str, Fraction] = {}
+
+    @property
+    def knows_prompt(self) -> bool:
+        return "input_tokens" in self._at_start or "input_tokens" in self._since
+
+    @property
+    def knows_output(self) -> bool:
+        """Tell whether the output was counted. The count at the start of a stream is a placeholder."""
+        return "output_tokens" in self._since
+
+    def take_model(self, model: object, *, fell_back: bool = False) -> None:
+        """Note which model answers, as the answer itself names it."""
+        if isinstance(model, str) and (name := _printable(model)):
+            self.model = name
+            self._fell_back |= fell_back
+
+    def take(self, usage: object, *, at_start: bool) -> None:
+        """Take a report."""
+        if not isinstance(usage, dict):
+            return
+        counts = self._at_start if at_start else self._since
+        found, is_believable = self._counts(usage)
+        self.absurd |= not is_believable
+        for name, count in found.items():
+            if not (at_start and name == "output_tokens"):
+                counts[name] = max(count, counts.get(name, 0))
+        self._take_iterations(usage.get("iterations"))
+
+    def parts(self, *, input_tokens_about: int, output_tokens_about: int, refused: bool) -> list[UsagePart]:
+        """
+        Tell what each model used: as reported, and estimated where nothing, or nothing believable, was reported.
+
+        The first part is that of the model that answered. A refusal before any output shows counts that are not billed:
+        https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
+        """
+        guess = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
+        factor = _product(self._factors.values())
+        if self.absurd or not self.knows_prompt:
+            used = guess
+        elif refused:
+            used = Usage()
+        else:
+            counts = self._own_counts()
+            if not self.knows_output:
+                counts["output_tokens"] = output_tokens_about
+            used = _bounded(_usage_of(counts))
+        estimated = self.uncertain or self.absurd or not self.knows_prompt or not self.knows_output
+        answered = UsagePart(
+            model_id=self.model,
+            usage=used,
+            price_factor=factor,
+            estimated=estimated,
+            samplings=self._samplings.get(self.model, 1),
+        )
+        beside = [
+            UsagePart(
+                model_id=model or self.model,
+                usage=_bounded(sum([guess] * self._absurd_beside.get(model, 0), start=_usage_of(counts))),
+                price_factor=factor,
+                # Whether another model was as fast is not said.
+                estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", 1) != 1),
+                samplings=self._samplings.get(model, 1),
+            )
+            for model, counts in self._beside.items()
+        ]
+        return merged([answered, *(part for part in beside if part.usage != Usage())]) if beside else [answered]
+
+    def _own_counts(self) -> dict[str, int]:
+        """The counts of the answer. Where a fallback answered, those at the start were of the model that declined."""
+        if self._fell_back and "input_tokens" in self._since:
+            return dict(self._since)
+        counts = self._at_start | self._since
+        for name in self._at_start.keys() & self._since.keys():
+            counts[name] = max(self._at_start[name], self._since[name])
+        return counts
+
+    def _take_iterations(self, iterations: object) -> None:
+        if iterations is None:
+            return
+        if not isinstance(iterations, list) or len(iterations) > ITERATIONS_MAX:
+            self._note_uncertain("usage_field", "iterations")
+            return
+        beside: dict[str, Counter[str]] = {}
+        absurd: Counter[str] = Counter()
+        samplings: Counter[str] = Counter()
+        for iteration in iterations:
+            if not isinstance(iteration, dict):
+                self._note_uncertain("iteration_type", type(iteration).__name__)
+                continue
+            kind = str(iteration.get("type"))
+            model = _printable(iteration.get("model") or "")
+            if kind == "fallback_message":
+                self.take_model(model, fell_back=True)
+            if kind in _INSIDE:
+                samplings[model or self.model] += 1
+                continue
+            if kind not in _BESIDE:
+                # It may be among the counts of the answer, or may not: at the most it is not.
+                self._note_uncertain("iteration_type", kind)
+            if model not in self._beside and model not in beside and len(self._beside) + len(beside) >= MODELS_MAX:
+                # Each would have a line in the ledger.
+                self.uncertain, model = True, ""
+            samplings[model] += 1
+            found, is_believable = self._counts(iteration)
+            beside.setdefault(model, Counter()).update(found)
+            if not is_believable:
+                self.uncertain = True
+                absurd[model] += 1
+        for model, counts in beside.items():
+            self.uncertain |= any(count > TOKENS_MAX for count in counts.values())
+            # A later report repeats the iterations of an earlier one, and may have left some out.
+            self._beside[model] = self._beside.get(model, Counter()) | counts
+        self._absurd_beside = Counter(self._absurd_beside) | absurd
+        self._samplings = Counter(self._samplings) | samplings
+
+    def _counts(self, usage: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
+        """
+        List the counts of a report by their names, those that are not known included, and note all else.
+
+        Tell as well whether the counts that are known can be believed.
+        """
+        counts: dict[str, int] = {}
+        is_believable = True
+        for name, value in _flat(usage):
+            if name in _COUNTED:
+                if _is_count(value):
+                    counts[name] = value
+                elif value is not None:
+                    is_believable = False
+            elif name in _FACTORS:
+                self._take_factor(name, value)
+            elif name not in _FREE:
+                note_unknown("usage_field", name)
+                if not value or name.startswith("output_tokens_details."):
+                    # There is nothing of it, or it is a part of the output, which is paid whole.
+                    continue
+                self.uncertain = True
+                if ("token" in name or "request" in name) and _is_count(value):
+                    counts[name] = value
+        return counts, is_believable
+
+    def _take_factor(self, name: str, value: object) -> None:
+        """Note what makes the tokens dearer. What is not known is taken for the dearest that is."""
+        if value is None:
+            return
+        factor = _FACTORS[name].get(value) if isinstance(value, str) else None
+        if factor is None:
+            self._note_uncertain(name, str(value))
+            factor = max(_FACTORS[name].values())
+        if name not in self._factors or factor > self._factors[name]:
+            self._factors[name] = factor
+
+    def _note_uncertain(self, kind: str, name: str) -> None:
+        note_unknown(kind, name)
+        self.uncertain = True
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= TOKENS_MAX
+
+
+def _flat(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Walk the fields of a report, those of its known objects by `object.member`."""
+    for name, value in usage.items():
+        if name in _OBJECTS and isinstance(value, dict):
+            for member, inner in value.items():
+                yield f"{name}.{member}", inner
+        elif name not in _OBJECTS or value is not None:
+            yield str(name), value
+
+
+def _usage_of(counts: Mapping[str, int]) -> Usage:
+    """Sort counts into the classes that have a price. One that is not known goes to the dearest that may be its own."""
+    five = counts.get("cache_creation.ephemeral_5m_input_tokens", 0)
+    hour = counts.get("cache_creation.ephemeral_1h_input_tokens", 0)
+    split = five + hour
+    others: dict[str, int] = {}
+    for name in counts.keys() - _COUNTED:
+        token_class = _dearest_class(name)
+        others[token_class] = others.get(token_class, 0) + counts[name]
+        split += counts[name] if name.startswith("cache_creation.") else 0
+    rest = max(0, counts.get("cache_creation_input_tokens", 0) - split)
+    output = counts.get("output_tokens", 0) + others.get("output_tokens", 0)
+    return Usage(
+        input_tokens=counts.get("input_tokens", 0),
+        output_tokens=output,
+        cache_read_tokens=counts.get("cache_read_input_tokens", 0),
+        # What is not split by lifetime was written for the five minutes of the default, unless an hour was asked for.
+        cache_write_5m_tokens=five + (0 if hour else rest),
+        cache_write_1h_tokens=hour + (rest if hour else 0) + others.get("cache_write_1h_tokens", 0),
+        thinking_tokens=min(counts.get("output_tokens_details.thinking_tokens", 0), output),
+        web_search_requests=counts.get("server_tool_use.web_search_requests", 0) + others.get("web_search_requests", 0),
+    )
+
+
+def _bounded(usage: Usage) -> Usage:
+    """Cut what many iterations, or many fields, add up to where it is beyond belief."""
+    if max(vars(usage).values()) <= TOKENS_MAX:
+        return usage
+    return Usage(**{name: min(count, TOKENS_MAX) for name, count in usage.as_dict().items()})
+
+
+def _product(factors: Iterable[Fraction]) -> Fraction:
+    # Most are 1, and fractions are slow.
+    return math.prod((factor for factor in factors if factor != 1), start=_ONE)
+
+
+def _dearest_class(name: str) -> str:
+    if "request" in name:
+        return "web_search_requests"
+    if "output" not in name and any(word in name for word in ("input", "cache", "prompt")):
+        return "cache_write_1h_tokens"
+    return "output_tokens"
+
+
+def _printable(name: object) -> str:
+    return "".join(character for character in str(name) if character.isprintable())[:MODEL_CHARACTERS_MAX]
