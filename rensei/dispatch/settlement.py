@@ -26,6 +26,7 @@ from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart
+from rensei.dispatch import own_entries
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.serving import Served, find_served
@@ -96,6 +97,11 @@ def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
     return [_charge(settlement, settlement.attempt, served, part) for served, part in found.values()]
 
 
+def _answered_name(settlement: SettlementPlan) -> str:
+    """The name that the answer gives to the model that made it; empty where nothing came."""
+    return settlement.parts[0].model_id if settlement.parts else ""
+
+
 def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: UsagePart) -> billing.Charge:
     run = settlement.run
     mode = MODES[AuthMode(run.auth_mode)]
@@ -136,6 +142,7 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
+        own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
         _total([settlement.run for settlement in plans], new=billing.record_charges(charges), late=late)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
