@@ -1,8 +1,9 @@
 """
 Anchors sign how far each chain has come, with a key that is not in the database.
 
-Whoever rewrites the ledger can compute every digest anew, but not the signatures. Anchors are kept in the database
-and copied to a file, one JSON object a line: to hide anything, both would have to be forged.
+Whoever rewrites the ledger can compute every digest anew, but not the signatures. All anchors are one chain: each has a
+number and the digest of the one before, so none can be taken out of the middle. Their end is told to witnesses: the
+mark beside the key, the anchors' file, and those that an operator has named.
 """
 
 import hashlib
@@ -11,63 +12,106 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import structlog
 from django.conf import settings
 from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
+from billing import anchor_files
+from billing.anchor_files import text_of
 from billing.models import LedgerAnchor, LedgerSeal
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
 
 KEY_BYTES = 32
-# Longer than the last line of the file can be.
-TAIL_BYTES = 4096
+# What comes before the first anchor.
+START = ""
+
+logger = structlog.get_logger(__name__)
 
 
 class AnchorKeyUnavailable(Exception):
     """The key file is missing although anchors exist, or it is not what Rensei wrote."""
 
 
-@dataclass(frozen=True)
-class FileLine:
-    """One line of the anchors' file. `anchor` is None where it is not an anchor at all."""
+class AnchorsCut(Exception):
+    """The database lacks anchors that the mark knows of. Signing on would cover the gap up, so nothing is signed."""
 
-    number: int
-    anchor: LedgerAnchor | None
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The newest anchor that the mark beside the key knows of. Not `signed`: it is not what Rensei wrote."""
+
+    counter: int
+    digest: str
+    signed: bool
 
 
 def anchor() -> None:
-    """Sign the end of every chain that has grown, and bring the file up to date."""
+    """
+    Sign the end of every chain that has grown, and bring the mark and the files up to date.
+
+    :raises AnchorsCut: if the newest anchors are gone from the database
+    """
     heads = _grown_chains()
     if heads:
-        key = _ensure_key()
-        with durable():
-            now = database_now()
-            new = [
-                LedgerAnchor(org_id=org_id, seq=seq, digest=digest, anchored_at=now) for org_id, seq, digest in heads
-            ]
-            for each in new:
-                each.signature = sign(each, key)
-            LedgerAnchor.objects.bulk_create(new)
-    _copy_to_file(settings.RENSEI_LEDGER_ANCHORS)
+        _sign_heads(heads, _ensure_key())
+    newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
+    if newest is not None:
+        key = load_key()
+        require_mark(key)
+        _write_mark(newest, key)
+    anchor_files.add_new(settings.RENSEI_LEDGER_ANCHORS)
+    if settings.RENSEI_LEDGER_WITNESS_FILE:
+        anchor_files.add_new(Path(settings.RENSEI_LEDGER_WITNESS_FILE))
 
 
 def sign(anchor: LedgerAnchor, key: bytes) -> str:
     """Sign what an anchor says."""
-    text = json.dumps([anchor.org_id, anchor.seq, anchor.digest, _text(anchor.anchored_at)])
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, json.dumps(_said(anchor)).encode(), hashlib.sha256).hexdigest()
 
 
 def is_signed(anchor: LedgerAnchor, key: bytes) -> bool:
     """Tell whether an anchor is ours."""
     return hmac.compare_digest(sign(anchor, key).encode(), anchor.signature.encode())
+
+
+def digest_of(anchor: LedgerAnchor) -> str:
+    """Make the digest of an anchor that the next one holds."""
+    return hashlib.sha256(json.dumps([*_said(anchor), anchor.signature]).encode()).hexdigest()
+
+
+def mark_path() -> Path:
+    """Where the mark is: beside the key, where whoever has only the database and the anchors' file cannot write."""
+    path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
+    return path.with_name(f"{path.name}.mark")
+
+
+def read_mark(key: bytes | None) -> Mark | None:
+    """Read the mark. None where there is none yet."""
+    try:
+        content = json.loads(mark_path().read_text())
+        counter, digest = int(content["counter"]), str(content["digest"])
+        signed = key is not None and hmac.compare_digest(_sign_mark(counter, digest, key), str(content["signature"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return Mark(counter=0, digest="", signed=False)
+    return Mark(counter=counter, digest=digest, signed=signed)
+
+
+def require_mark(key: bytes) -> None:
+    """:raises AnchorsCut: if the anchor that the mark knows of is gone, or another one is in its place"""
+    mark = read_mark(key)
+    if mark is None:
+        return
+    marked = LedgerAnchor.objects.filter(counter=mark.counter).first()
+    if not mark.signed or marked is None or digest_of(marked) != mark.digest:
+        raise AnchorsCut(f"the mark {mark_path()} knows of anchor {mark.counter}, which is not in the database")
 
 
 def load_key() -> bytes:
@@ -93,22 +137,52 @@ def load_key() -> bytes:
     return key
 
 
-def file_size() -> int:
-    """Tell how long the file is now. What is added later belongs to later anchors."""
-    path: Path = settings.RENSEI_LEDGER_ANCHORS
-    return path.stat().st_size if path.exists() else 0
+def _said(anchor: LedgerAnchor) -> list[object]:
+    said: list[object] = [anchor.org_id, anchor.seq, anchor.digest, text_of(anchor.anchored_at)]
+    # Those of before the one chain were signed without it.
+    return said if anchor.counter is None else [anchor.counter, anchor.previous, *said]
 
 
-def read_file(size: int) -> Iterator[FileLine]:
-    """Read the first `size` bytes of the file, line by line."""
-    if not size:
-        return
-    with settings.RENSEI_LEDGER_ANCHORS.open("rb") as file:
-        number = 0
-        while file.tell() < size and (line := file.readline()):
-            number += 1
-            if line.strip():
-                yield FileLine(number, _parse(line))
+def _sign_heads(heads: list[tuple[str, int, str]], key: bytes) -> None:
+    with durable():
+        require_mark(key)
+        now = database_now()
+        before = LedgerAnchor.objects.order_by(F("counter").desc(nulls_last=True), "-pk").first()
+        counter = (before.counter or 0) if before else 0
+        previous = digest_of(before) if before else START
+        new = []
+        for org_id, seq, digest in heads:
+            counter += 1
+            each = LedgerAnchor(
+                counter=counter, previous=previous, org_id=org_id, seq=seq, digest=digest, anchored_at=now
+            )
+            each.signature = sign(each, key)
+            previous = digest_of(each)
+            new.append(each)
+        # Two at once would give the same numbers, which the unique constraint refuses to the second.
+        LedgerAnchor.objects.bulk_create(new)
+
+
+def _write_mark(newest: LedgerAnchor, key: bytes) -> None:
+    """Replace the mark. Where the key's folder cannot be written to, there is none, and that is logged."""
+    path, digest = mark_path(), digest_of(newest)
+    assert newest.counter is not None
+    content = {"counter": newest.counter, "digest": digest, "signature": _sign_mark(newest.counter, digest, key)}
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(json.dumps(content) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as fault:
+        logger.warning("ledger_mark_not_written", path=str(path), fault=type(fault).__name__)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sign_mark(counter: int, digest: str, key: bytes) -> str:
+    return hmac.new(key, json.dumps(["mark", counter, digest]).encode(), hashlib.sha256).hexdigest()
 
 
 def _grown_chains() -> list[tuple[str, int, str]]:
@@ -127,7 +201,8 @@ def _grown_chains() -> list[tuple[str, int, str]]:
 def _ensure_key() -> bytes:
     """Read the key, or make it where nothing has been signed yet: a new one would not fit older anchors."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
-    if not path.exists() and not LedgerAnchor.objects.exists() and not file_size():
+    signed_before = LedgerAnchor.objects.exists() or anchor_files.size_of(settings.RENSEI_LEDGER_ANCHORS)
+    if not path.exists() and not signed_before and not mark_path().exists():
         _create_key(path)
     return load_key()
 
@@ -145,70 +220,3 @@ def _create_key(path: Path) -> None:
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _copy_to_file(path: Path) -> None:
-    """
-    Add the anchors to the file that are newer than its last one.
-
-    They are committed before, so a crash in between leaves them to the next turn, and on several machines
-    each file has those of the others.
-    """
-    tail = _tail(path)
-    last = next((line.anchor.pk for line in reversed(tail.lines) if line.anchor is not None), 0)
-    new = LedgerAnchor.objects.filter(pk__gt=last).order_by("pk")
-    text = "".join(_line(each) for each in new.iterator(chunk_size=1000))
-    if not text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
-        file.write(("" if tail.is_whole else "\n") + text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@dataclass(frozen=True)
-class _Tail:
-    lines: list[FileLine]
-    is_whole: bool
-
-
-def _tail(path: Path) -> _Tail:
-    if not path.exists():
-        return _Tail([], is_whole=True)
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        text = file.read()
-    lines = [FileLine(0, _parse(line)) for line in text.splitlines()]
-    return _Tail(lines, is_whole=text.endswith(b"\n") or not text)
-
-
-def _line(anchor: LedgerAnchor) -> str:
-    content = {
-        "anchor": anchor.pk,
-        "org": anchor.org_id,
-        "lines": anchor.seq,
-        "digest": anchor.digest,
-        "anchoredAt": _text(anchor.anchored_at),
-        "signature": anchor.signature,
-    }
-    return json.dumps(content) + "\n"
-
-
-def _parse(line: bytes) -> LedgerAnchor | None:
-    try:
-        content: dict[str, Any] = json.loads(line)
-        return LedgerAnchor(
-            pk=int(content["anchor"]),
-            org_id=str(content["org"]),
-            seq=int(content["lines"]),
-            digest=str(content["digest"]),
-            anchored_at=datetime.fromisoformat(content["anchoredAt"]),
-            signature=str(content["signature"]),
-        )
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")

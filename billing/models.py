@@ -368,8 +368,15 @@ class LedgerSeal(models.Model):
 
 
 class LedgerAnchor(models.Model):
-    """The signed end of a chain at one moment: `seq` lines were sealed, and the last digest was this one."""
+    """
+    The signed end of a chain at one moment: `seq` lines were sealed, and the last digest was this one.
 
+    All anchors are one chain themselves, whichever organization they are of: `counter` says how many there are, and
+    `previous` is the digest of the one before. Those that were signed before there was this chain have neither.
+    """
+
+    counter = models.PositiveBigIntegerField(null=True, unique=True)
+    previous = models.CharField(max_length=64, blank=True)
     org = models.ForeignKey(Org, models.PROTECT, related_name="ledger_anchors")
     seq = models.PositiveBigIntegerField()
     digest = models.CharField(max_length=64)
@@ -383,3 +390,18 @@ class LedgerAnchor(models.Model):
 
     def __str__(self) -> str:
         return f"{self.org_id} {self.seq}"
+
+
+class LedgerWitness(models.Model):
+    """How far a witness outside has been told of the anchors. It is no evidence: what the witness itself holds is."""
+
+    name = models.CharField(max_length=300, primary_key=True)
+    counter = models.PositiveBigIntegerField(default=0)
+    told_at = models.DateTimeField(null=True)
+    last_error = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        verbose_name_plural = "ledger witnesses"
+
+    def __str__(self) -> str:
+        return self.name

@@ -4,15 +4,17 @@ Verification walks each organization's chain with its anchors, and names the fir
 The anchors lead: a chain that was cut, or computed anew as a whole, is right in itself and does not meet them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import chain, islice
+from pathlib import Path
 
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from billing import anchors, seals
+from billing import anchor_files, anchors, seals
 from billing.differences import Difference
-from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
+from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LedgerWitness, LineToSeal
 from rensei.core.clock import database_now
 from rensei.core.transactions import snapshot
 from rensei.orgs.models import Org
@@ -22,21 +24,93 @@ BATCH = 500
 SEALED_WITHIN = timedelta(minutes=10)
 
 
-def differences() -> Iterator[Difference]:
-    """Examine all chains, as of one moment. At most one difference is named for each organization's chain."""
-    # Anchors reach the file after the database, so all that is in the file now is in the snapshot.
-    size = anchors.file_size()
+def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
+    """
+    Examine all chains, as of one moment. At most one difference is named for each organization's chain.
+
+    `kept_elsewhere` are files of anchors that witnesses hold.
+    """
+    # Anchors reach mark and files after the database, so all that is there now is in the snapshot.
+    sizes = {path: anchor_files.size_of(path) for path in [*files(), *kept_elsewhere]}
+    has_mark = anchors.mark_path().exists()
     with snapshot():
         key = None
-        if size or LedgerAnchor.objects.exists():
+        if any(sizes.values()) or has_mark or LedgerAnchor.objects.exists():
             try:
                 key = anchors.load_key()
             except anchors.AnchorKeyUnavailable as fault:
                 yield Difference(kind="anchor-key", org="", object="", expected="a key", found=str(fault))
-        yield from _file(size, key)
+        if has_mark:
+            yield from _mark(key)
+        for path, size in sizes.items():
+            yield from _file(path, size, key)
+        yield from islice(_chain_of_anchors(), 1)
         for org_id in _org_ids():
             yield from islice(_chain(org_id, key), 1)
         yield from _unsealed()
+
+
+def files() -> list[Path]:
+    """The files of anchors that this installation writes."""
+    witness = settings.RENSEI_LEDGER_WITNESS_FILE
+    return [settings.RENSEI_LEDGER_ANCHORS, *([Path(witness)] if witness else [])]
+
+
+def vouchers() -> list[str]:
+    """Say of each witness up to which anchor it vouches, for whoever has just found no difference."""
+    newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
+    said = [] if newest is None else [f"The newest anchor is {_named(newest)}."]
+    try:
+        mark = anchors.read_mark(anchors.load_key())
+    except anchors.AnchorKeyUnavailable:
+        mark = None
+    said.append(f"The mark beside the key vouches up to anchor {mark.counter}." if mark else "There is no mark.")
+    for path in files():
+        last = anchor_files.last_of(path)
+        said.append(f"{path} vouches up to anchor {_named(last)}." if last else f"{path} holds no anchor.")
+    for witness in LedgerWitness.objects.order_by("name"):
+        error = f" It could not be told lately: {witness.last_error}." if witness.last_error else ""
+        said.append(f"{witness.name} was told up to anchor {witness.counter}; compare with --witness.{error}")
+    return said
+
+
+def _named(anchor: LedgerAnchor) -> str:
+    return f"{anchor.counter or '-'} of {anchor.anchored_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _mark(key: bytes | None) -> Iterator[Difference]:
+    """The newest anchor that the mark knows of must be there: cutting the end of everything else does not hide it."""
+    mark = anchors.read_mark(key)
+    if mark is None or key is None:
+        return
+    place = "the mark beside the key"
+    if not mark.signed:
+        yield Difference(kind="anchor", org="", object=place, expected="a mark by our key", found="something else")
+        return
+    marked = LedgerAnchor.objects.filter(counter=mark.counter).first()
+    if marked is None or anchors.digest_of(marked) != mark.digest:
+        newest = LedgerAnchor.objects.order_by("-counter").exclude(counter=None).first()
+        found = "another one" if marked else f"the newest is {_named(newest)}" if newest else "none"
+        yield Difference(
+            kind="anchor", org="", object=place, expected=f"anchor {mark.counter} in the database", found=found
+        )
+
+
+def _chain_of_anchors() -> Iterator[Difference]:
+    """Walk the one chain of all anchors: no number is missing, and each holds the digest of the one before."""
+    legacy = LedgerAnchor.objects.filter(counter=None).order_by("-pk").first()
+    previous = anchors.digest_of(legacy) if legacy else anchors.START
+    chained = LedgerAnchor.objects.exclude(counter=None).order_by("counter")
+    for counter, each in enumerate(chained.iterator(chunk_size=BATCH), start=1):
+        place = f"anchor {counter}"
+        if each.counter != counter:
+            yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="none")
+        if each.previous != previous:
+            expected = f"{previous[:12]}…, of the anchor before"
+            yield Difference(
+                kind="anchor", org=each.org_id, object=place, expected=expected, found=f"{each.previous[:12]}…"
+            )
+        previous = anchors.digest_of(each)
 
 
 def _org_ids() -> list[str]:
@@ -45,13 +119,14 @@ def _org_ids() -> list[str]:
     return sorted({*Org.objects.values_list("pk", flat=True), *anchored})
 
 
-def _file(size: int, key: bytes | None) -> Iterator[Difference]:
-    """Each anchor of the file must be signed, and be in the database as it is here."""
-    lines = anchors.read_file(size)
+def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
+    """Each anchor of a file must be signed, and be in the database as it is here."""
+    name = "the anchors' file" if path == settings.RENSEI_LEDGER_ANCHORS else str(path)
+    lines = anchor_files.read(path, size)
     while batch := list(islice(lines, BATCH)):
         stored = LedgerAnchor.objects.in_bulk([line.anchor.pk for line in batch if line.anchor is not None])
         for line in batch:
-            place = f"line {line.number} of the anchors' file"
+            place = f"line {line.number} of {name}"
             if line.anchor is None:
                 yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="something else")
                 continue
@@ -125,7 +200,10 @@ def _unsealed() -> Iterator[Difference]:
 
 
 def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
-    return anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.signature
+    return (
+        *(anchor.counter, anchor.previous),
+        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.signature),
+    )
 
 
 def _forged(anchor: LedgerAnchor, place: str) -> Difference:

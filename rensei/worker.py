@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connection
 
-from billing import anchors, seals
+from billing import anchors, seals, witnesses
 from integrations.providers.base import REGISTRY
 from rensei.core import jobs, unknown_names
 from rensei.core.clock import database_now
@@ -39,6 +39,7 @@ JOBS = [
 ]
 # These take their time, and have a thread of their own so that nothing above waits for them.
 SLOW_JOBS = [
+    Job(name="tell-witnesses", every=timedelta(minutes=1), run=witnesses.tell),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
 LOOK_SECONDS = 0.1

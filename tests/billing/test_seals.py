@@ -226,7 +226,9 @@ class TestAnchor:
         mode = settings.RENSEI_LEDGER_ANCHOR_KEY.stat().st_mode
 
         assert stat.S_IMODE(mode) == 0o600
-        assert list(settings.RENSEI_LEDGER_ANCHOR_KEY.parent.iterdir()) == [settings.RENSEI_LEDGER_ANCHOR_KEY]
+        # Nothing else is left behind but the mark.
+        key = settings.RENSEI_LEDGER_ANCHOR_KEY
+        assert sorted(key.parent.iterdir()) == [key, anchors.mark_path()]
 
     def test_makes_no_second_key_where_something_was_signed(
         self, lines: Lines, charge: Callable[..., CostEvent], settings: Any
@@ -314,8 +316,9 @@ class TestTampering:
             sql("DELETE FROM billing_ledgeranchor WHERE org_id = %s", acme.pk)
 
         differences = found()
-        assert len(differences) == (2 if with_anchors else 1)
-        assert all(acme.pk in difference for difference in differences)
+        # Without the anchors in the database, the file and the mark still know of them.
+        assert len(differences) == (3 if with_anchors else 1)
+        assert all(acme.pk in difference or "the mark" in difference for difference in differences)
 
     def test_by_computing_everything_anew_is_found(self, lines: Lines, acme: Org) -> None:
         change_amount(lines[3])
@@ -329,8 +332,10 @@ class TestTampering:
         compute_anew(acme)
         sql("DELETE FROM billing_ledgeranchor WHERE org_id = %s", acme.pk)
 
-        assert len(found()) == 2
-        assert all("anchors' file" in difference for difference in found())
+        by_mark, *by_file = found()
+        assert "the mark" in by_mark
+        assert len(by_file) == 2
+        assert all("anchors' file" in difference for difference in by_file)
 
     def test_by_signing_with_another_key_is_found(self, lines: Lines, acme: Org) -> None:
         change_amount(lines[1])
@@ -419,7 +424,11 @@ class TestVerifyLedger:
 
         call_command("verify_ledger", stdout=out)
 
-        assert out.getvalue() == "5 sealed line(s) and 2 anchor(s): nothing was changed.\n"
+        first, newest, mark, file = out.getvalue().splitlines()
+        assert first == "5 sealed line(s) and 2 anchor(s): nothing was changed."
+        assert newest.startswith("The newest anchor is 2 of ")
+        assert mark == "The mark beside the key vouches up to anchor 2."
+        assert "ledger_anchors.jsonl vouches up to anchor 2 of " in file
 
     def test_fails_and_names_the_first_bad_line_of_each_chain(self, lines: Lines) -> None:
         change_amount(lines[1])

@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -19,9 +20,21 @@ class Command(BaseCommand):
             "--json", dest="as_json", action="store_true", help="write each difference as a JSON object on one line"
         )
 
-    def handle(self, *, as_json: bool, **options: Any) -> None:
+        parser.add_argument(
+            "--witness",
+            dest="witnesses",
+            action="append",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help="a file of anchors as a witness holds them, one JSON object a line; may be repeated",
+        )
+
+    def handle(self, *, as_json: bool, witnesses: list[Path], **options: Any) -> None:
+        if missing := [str(path) for path in witnesses if not path.is_file()]:
+            raise CommandError(f"There is no file {', '.join(missing)}.")
         count = 0
-        for difference in verification.differences():
+        for difference in verification.differences(witnesses):
             count += 1
             self.stdout.write(json.dumps(asdict(difference)) if as_json else str(difference))
         if count:
@@ -29,3 +42,5 @@ class Command(BaseCommand):
         if not as_json:
             sealed, signed = LedgerSeal.objects.count(), LedgerAnchor.objects.count()
             self.stdout.write(f"{sealed} sealed line(s) and {signed} anchor(s): nothing was changed.")
+            for sentence in verification.vouchers():
+                self.stdout.write(sentence)
