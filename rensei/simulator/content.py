@@ -36,7 +36,9 @@ _KINDS_OF_ROLE = {
 }
 _KINDS_IN_TOOL_RESULT = ("text", "image", "document", "search_result", "tool_reference")
 _CLEAR_AT_BETA = "mid-conversation-system-clear-at-2026-08-21"
-_MESSAGE_CONFIG_BETA = "mid-conversation-output-config-2026-07-01"
+# The second is what Claude Code calls it.
+_MESSAGE_CONFIG_BETAS = frozenset({"mid-conversation-output-config-2026-07-01", "per-turn-control-2026-07-01"})
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 def check_system(value: Any) -> None:
@@ -69,6 +71,11 @@ def check_messages(value: Any, *, version: str, key_sha256: str, betas: frozense
         require_one_of(message["role"], tuple(_KINDS_OF_ROLE), path=f"{path}.role")
         if message.get("clear_at") is not None:
             require_one_of(message["clear_at"], ("next_user_message", "never"), path=f"{path}.clear_at")
+        if message.get("output_config") is not None:
+            config = require_dict(message["output_config"], path=f"{path}.output_config")
+            require_fields(config, required=set(), optional={"effort"}, path=f"{path}.output_config")
+            if config.get("effort") is not None:
+                require_one_of(config["effort"], _EFFORTS, path=f"{path}.output_config.effort")
         _check_content(message, path=path, is_last=index == len(messages) - 1, key_sha256=key_sha256)
         if version != "2023-06-01":
             _check_rules_of_2026(message, path=path)
@@ -80,8 +87,8 @@ def _optional_fields(message: dict[str, Any], *, betas: frozenset[str]) -> set[s
     """List what a message may have beside its role and content: a system message with the beta of each."""
     if message.get("role") != "system":
         return set()
-    opened = {"clear_at": _CLEAR_AT_BETA, "output_config": _MESSAGE_CONFIG_BETA}
-    return {name for name, beta in opened.items() if beta in betas}
+    opened = {"clear_at": {_CLEAR_AT_BETA}, "output_config": _MESSAGE_CONFIG_BETAS}
+    return {name for name, names in opened.items() if names & betas}
 
 
 def all_blocks(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -14,13 +14,25 @@ from integrations.models import Integration, PlatformKey
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
+from rensei.gateway import routes
+from rensei.gateway.routes import Route
 from rensei.orgs import services as orgs
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, for_token
 from rensei.orgs.models import Org, User
 from tests.gateway import server as servers
 from tests.gateway.line import MODEL, Answer, exchange, settled
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire, stretch
+
+# Models of each kind, and efforts for the profiles of the additions' tests.
+EFFORTS = {
+    "claude-opus-5-5": ["", "low", "max"],
+    "claude-opus-4-8": ["", "high"],
+    "claude-opus-4-6": ["", "medium"],
+    "claude-opus-4-5-20251101": ["", "low"],
+    "claude-haiku-4-5-20251001": ["", "low", "high"],
+    "claude-sonnet-5-5": ["xhigh"],
+}
 
 
 @pytest.fixture(scope="package")
@@ -55,6 +67,13 @@ def server(transactional_db: None, server_for_all: Server, wire: Wire, catalog: 
     """The running server, with an empty database but for the catalog. No call outlives its test."""
     yield server_for_all
     settled()
+
+
+@pytest.fixture
+def client_wire(server: Server) -> Iterator[Wire]:
+    """A wire between a client and the gateway, which shows what the client sends."""
+    with stretch(server.url) as between:
+        yield between
 
 
 @pytest.fixture
@@ -176,3 +195,35 @@ def ask(server: Server, token: str) -> Callable[..., Answer]:
 
 def _named(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.fixture
+def way(ada_access: Any, connect: Any, make_profile: Any, token_access: Any) -> Any:
+    """Find the way of a profile's calls."""
+    connect()
+
+    def find(name: str, **fields: Any) -> Route:
+        profile = make_profile(name=name, **fields)
+        found = routes.load(token_access, profile.public_id)
+        assert isinstance(found, Route), found
+        return found
+
+    return find
+
+
+@pytest.fixture
+def token_access(ada_access: Any, make_token: Any) -> Any:
+    access = for_token(token=make_token())
+    assert access is not None
+    return access
+
+
+@pytest.fixture
+def ways(way: Any) -> list[Route]:
+    """Profiles of each kind of model, with and without an effort, for each way of caching."""
+    return [
+        way(f"{model_id} {effort} {caching}", model_id=model_id, effort=effort, prompt_caching=caching)
+        for model_id, efforts in EFFORTS.items()
+        for effort in efforts
+        for caching in ("ephemeral", "static")
+    ]

@@ -1,5 +1,6 @@
 """The programs of tests/gateway/clients, each run with an environment of its own."""
 
+import base64
 import json
 import os
 import subprocess
@@ -7,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rest_framework.test import APIClient
 
 from tests.architecture.rooms import ROOT
+from tests.dispatch.reconcile import assert_explained
+from tests.gateway.line import MODEL, settled
+from tests.gateway.wire import Wire
+from tests.simulator.doc_tables import make_image
 
 INSTALLED = ROOT / ".venv/clients"
 PROGRAMS = Path(__file__).parent / "clients"
 PATIENCE_SECONDS = 240
+ANSWERED = f"answering as {MODEL}"
+PICTURE = base64.b64encode(make_image(8, 8)).decode()
 # No client reports to anyone but the gateway, or looks for a newer version of itself.
 QUIET = {
     "AI_SDK_LOG_WARNINGS": "false",
@@ -22,7 +30,10 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "LANGCHAIN_TRACING_V2": "false",
     "LANGSMITH_TRACING": "false",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
     "LITELLM_TELEMETRY": "False",
     "NO_COLOR": "1",
     "OTEL_SDK_DISABLED": "true",
@@ -42,7 +53,7 @@ def run_program(name: str, *, home: Path, environment: str = "libraries", **vari
         command = ["node", str(place)]
     else:
         command = [find_installed(f"{environment}/bin/python"), str(PROGRAMS / name)]
-    return json.loads(run(command, home=home, **variables).splitlines()[-1])
+    return json.loads(run(command, home=home, PICTURE=PICTURE, **variables).splitlines()[-1])
 
 
 def run(command: list[str], *, home: Path, check: bool = True, **variables: str) -> str:
@@ -78,6 +89,19 @@ def claude_code(
         ANTHROPIC_DEFAULT_HAIKU_MODEL=model,
         **{"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1", **variables},
     )
+
+
+def assert_recorded(client_wire: Wire, api: APIClient, simulator: Any) -> None:
+    """Each message that was sent is a run of its own, in the list, with the usage that the provider told."""
+    settled()
+    assert {passed.status for passed in client_wire.messages()} == {200}
+    listed = api.get("/api/v1/runs?pageSize=200").json()["results"]
+    assert {run["state"] for run in listed} == {"SUCCEEDED"}
+    assert len(listed) == len(client_wire.messages())
+    told = sorted(call["usage"]["output_tokens"] for call in simulator.requests() if call["path"] == "/v1/messages")
+    assert sorted(run["usage"]["outputTokens"] for run in listed) == told
+    assert all(float(run["cost"]["amountUsd"]) > 0 for run in listed)
+    assert_explained(simulator)
 
 
 def find_installed(path: str) -> str:

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from rensei.dispatch.models import Run
 from rensei.gateway import requests as gateway_requests
-from rensei.gateway import routes
 from rensei.gateway.body import Body
 from rensei.gateway.routes import Route
-from rensei.orgs.access import for_token
 from tests.gateway.bodies import is_valid, requests
 from tests.gateway.line import MODEL, as_bytes, message
 from tests.gateway.wire import Wire
@@ -22,46 +20,6 @@ from tests.gateway.wire import Wire
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CASES = int(os.environ.get("GATEWAY_ADDITIONS", "300"))
-EFFORTS = {
-    "claude-opus-5-5": ["", "low", "max"],
-    "claude-opus-4-8": ["", "high"],
-    "claude-opus-4-6": ["", "medium"],
-    "claude-opus-4-5-20251101": ["", "low"],
-    "claude-haiku-4-5-20251001": ["", "low", "high"],
-    "claude-sonnet-5-5": ["xhigh"],
-}
-
-
-@pytest.fixture
-def way(ada_access: Any, connect: Any, make_profile: Any, token_access: Any) -> Any:
-    """Find the way of a profile's calls."""
-    connect()
-
-    def find(name: str, **fields: Any) -> Route:
-        profile = make_profile(name=name, **fields)
-        found = routes.load(token_access, profile.public_id)
-        assert isinstance(found, Route), found
-        return found
-
-    return find
-
-
-@pytest.fixture
-def token_access(ada_access: Any, make_token: Any) -> Any:
-    access = for_token(token=make_token())
-    assert access is not None
-    return access
-
-
-@pytest.fixture
-def ways(way: Any) -> list[Route]:
-    """Profiles of each kind of model, with and without an effort, for each way of caching."""
-    return [
-        way(f"{model_id} {effort} {caching}", model_id=model_id, effort=effort, prompt_caching=caching)
-        for model_id, efforts in EFFORTS.items()
-        for effort in efforts
-        for caching in ("ephemeral", "static")
-    ]
 
 
 class TestAnAddition:

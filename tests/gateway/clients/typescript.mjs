@@ -35,6 +35,17 @@ const called = await client.messages.create({
 });
 found.tools = called.content.find((block) => block.type === "tool_use");
 
+let ran = 0;
+const runnable = { ...tool, run: async () => ((ran += 1), "Sunny.") };
+const runner = client.beta.messages.toolRunner({
+  model,
+  max_tokens: 300,
+  tools: [runnable],
+  messages: [{ role: "user", content: "[[use get_weather]]" }],
+});
+const last = await runner.runUntilDone();
+found.runner = { called: ran, stop: last.stop_reason };
+
 const counted = await client.messages.countTokens({ model, messages: hello });
 found.counted = counted.input_tokens - plain.usage.input_tokens;
 
