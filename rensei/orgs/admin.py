@@ -1,5 +1,6 @@
 """What operators see of people and organizations, and what they may change."""
 
+from functools import partial
 from typing import Any
 
 from allauth.account.admin import EmailAddress
@@ -11,11 +12,13 @@ from django.contrib import admin, messages
 from django.contrib.auth import admin as auth_admin
 from django.contrib.auth import forms as auth_forms
 from django.contrib.auth.models import Group
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from rensei.core.errors import FieldError
 from rensei.orgs.access import record_operator
+from rensei.orgs.entering import tell_owners
 from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, User
 from rensei.orgs.services import insert_org, revoke_tokens
 from rensei.orgs.shapes import clean_slug
@@ -119,10 +122,33 @@ class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
+    """The members of an organization, to be read. A change needs a reason, which the page of a membership asks for."""
+
     model = Membership
     extra = 0
-    autocomplete_fields = ["user"]
+    can_delete = False
     exclude = ["created_at"]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
+    """An operator who lets anyone into an organization, or raises a role, tells its owners why."""
+
+    reason = forms.CharField(
+        min_length=10,
+        max_length=400,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text="It stands in the organization's audit log, and is mailed to its owners.",
+    )
+
+    class Meta:
+        model = Membership
+        fields = ["user", "org", "role"]
 
 
 @admin.register(Org)
@@ -168,6 +194,18 @@ class MembershipAdmin(AuditedAdmin):
     search_fields = ["user__email", "org__slug"]
     autocomplete_fields = ["user", "org"]
     readonly_fields = ["created_at"]
+    form = MembershipForm
+
+    def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
+        """Put the reason beside the change, from where it goes into the audit log."""
+        message = super().construct_change_message(request, form, formsets, add)
+        return [*message, {"reason": form.cleaned_data["reason"]}]
+
+    def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        assert isinstance(request.user, User)
+        tell = partial(tell_owners, obj, operator=request.user, reason=form.cleaned_data["reason"])
+        transaction.on_commit(tell, robust=True)
 
 
 @admin.register(Project)

@@ -1,6 +1,7 @@
 """What operators see and change."""
 
 import pytest
+from django.core import mail
 
 from rensei.orgs import services
 from rensei.orgs.models import AccessPolicy, ApiToken, AuditEvent, Membership, Org, User
@@ -125,3 +126,67 @@ class TestAuditLog:
         admin.post("/admin/orgs/auditevent/", {"action": "delete_selected", "_selected_action": [event.pk]})
         assert AuditEvent.objects.filter(pk=event.pk).exists()
         assert not ApiToken.objects.exists()
+
+
+class TestMemberships:
+    REASON = "Ticket 4711: the owner asks for help with a policy."
+
+    def test_need_a_reason(self, admin, acme, grace):
+        answer = admin.post("/admin/orgs/membership/add/", {"user": grace.pk, "org": acme.pk, "role": "auditor"})
+
+        assert answer.status_code == 200
+        assert "reason" in answer.context["adminform"].form.errors
+        assert not Membership.objects.filter(user=grace).exists()
+        assert mail.outbox == []
+
+    def test_are_told_to_the_owners_with_their_reason(
+        self, admin, acme, ada, alan, grace, django_capture_on_commit_callbacks
+    ):
+        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON}
+
+        with django_capture_on_commit_callbacks(execute=True):
+            answer = admin.post("/admin/orgs/membership/add/", made)
+
+        assert answer.status_code == 302, answer.context["errors"]
+        [message] = mail.outbox
+        assert message.to == [ada.email]
+        assert self.REASON in message.body
+        assert grace.email in message.subject
+        event = AuditEvent.objects.get(org=acme, action="membership.created")
+        assert event.actor == grace.email
+        assert {"reason": self.REASON} in event.detail["changes"]
+
+    def test_need_a_reason_for_another_role_too(self, admin, acme, ada, mia, django_capture_on_commit_callbacks):
+        membership = Membership.objects.get(user=mia, org=acme)
+        changed = {"user": mia.pk, "org": acme.pk, "role": "owner"}
+
+        refused = admin.post(f"/admin/orgs/membership/{membership.pk}/change/", changed)
+        with django_capture_on_commit_callbacks(execute=True):
+            admin.post(f"/admin/orgs/membership/{membership.pk}/change/", {**changed, "reason": self.REASON})
+
+        membership.refresh_from_db()
+        assert refused.status_code == 200
+        assert membership.role == "owner"
+        assert ada.email in [to for message in mail.outbox for to in message.to]
+
+    def test_are_not_changed_on_the_organizations_page(self, admin, acme, mia, grace):
+        membership = Membership.objects.get(user=mia, org=acme)
+        prefix = "memberships"
+        forged = {
+            "name": acme.name,
+            f"{prefix}-TOTAL_FORMS": "2",
+            f"{prefix}-INITIAL_FORMS": "1",
+            f"{prefix}-0-id": membership.pk,
+            f"{prefix}-0-org": acme.pk,
+            f"{prefix}-0-user": mia.pk,
+            f"{prefix}-0-role": "owner",
+            f"{prefix}-1-org": acme.pk,
+            f"{prefix}-1-user": grace.pk,
+            f"{prefix}-1-role": "owner",
+        }
+
+        admin.post(f"/admin/orgs/org/{acme.pk}/change/", forged)
+
+        membership.refresh_from_db()
+        assert membership.role == "member"
+        assert not Membership.objects.filter(user=grace).exists()
