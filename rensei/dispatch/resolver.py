@@ -69,13 +69,14 @@ class Policy:
         """
         Find the row that decides about a mode, and what it says.
 
-        Rows under other names of the model are the model's own. Where they differ, the one that denies decides.
+        A row under another name of the model only denies: it may have been written for an entry of that name, and
+        what it allowed was that entry.
         """
-        own = [(name, cell["allowed"]) for name in (model_id, *sorted(names)) if (cell := self._cell(name, mode))]
-        if own:
-            return next((row for row in own if not row[1]), own[0])
-        broader = ((name, self._cell(name, mode)) for name in (provider, ANY))
-        return next(((name, cell["allowed"]) for name, cell in broader if cell), None)
+        for name in sorted(names):
+            if (cell := self._cell(name, mode)) and not cell["allowed"]:
+                return name, False
+        rows = ((name, self._cell(name, mode)) for name in (model_id, provider, ANY))
+        return next(((name, cell["allowed"]) for name, cell in rows if cell), None)
 
     def _cell(self, row: str, mode: AuthMode) -> Mapping[str, bool] | None:
         return self.matrix.get(row, {}).get(mode)
