@@ -1,7 +1,7 @@
 """What operators see of the money, and the one thing that they flip: metered, for an organization."""
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -15,40 +15,57 @@ from django.template.response import TemplateResponse
 
 # Importing the ledger's pages puts them into the admin.
 from billing import ledger_admin, metered_requests, services, statements  # noqa: F401
-from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage, Statement
+from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpending, SharedUsage, Statement
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.orgs.admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 
-class EntitlementForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The budget is typed in dollars and kept in picodollars."""
-
-    monthly_budget_usd = forms.DecimalField(
-        label="Monthly budget, USD",
-        required=False,
-        min_value=0,
-        max_value=9_000_000,  # An amount is at most 2^63 picodollars.
-        decimal_places=12,
-        help_text="The most that metered runs may cost in a UTC month. Empty: no budget.",
+def _dollars_field(label: str, *, help_text: str, required: bool = False) -> forms.DecimalField:
+    # An amount of a column is at most 2^63 picodollars.
+    return forms.DecimalField(
+        label=label, required=required, min_value=0, max_value=9_000_000, decimal_places=12, help_text=help_text
     )
 
-    class Meta:
-        model = Entitlement
-        fields = ["metered_enabled", "monthly_budget_usd", "shared_runs_per_day"]
+
+class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Amounts are typed in dollars and kept in picodollars. `in_dollars` names the column of each such field."""
+
+    in_dollars: ClassVar[dict[str, str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial["monthly_budget_usd"] = dollars(self.instance.monthly_budget_picodollars)
+        for name, column in self.in_dollars.items():
+            self.initial[name] = dollars(getattr(self.instance, column))
 
     def changes(self) -> dict[str, Any]:
         """What was changed, by the name of the model's field."""
         changed = {name: self.cleaned_data[name] for name in self.changed_data}
-        if "monthly_budget_usd" in changed:
-            budget: Decimal | None = changed.pop("monthly_budget_usd")
-            changed["monthly_budget_picodollars"] = None if budget is None else int(budget * PICODOLLARS_PER_DOLLAR)
+        for name, column in self.in_dollars.items():
+            if name in changed:
+                amount: Decimal | None = changed.pop(name)
+                changed[column] = None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
         return changed
+
+
+class EntitlementForm(DollarsForm):
+    monthly_budget_usd = _dollars_field(
+        "Monthly budget, USD", help_text="The most that metered runs may cost in a UTC month. Empty: no budget."
+    )
+    shared_usd_per_day = _dollars_field(
+        "Shared runs, USD per day",
+        help_text="The most that shared runs may cost the platform in a UTC day. Empty: the platform's default.",
+    )
+
+    in_dollars: ClassVar[dict[str, str]] = {
+        "monthly_budget_usd": "monthly_budget_picodollars",
+        "shared_usd_per_day": "shared_picodollars_per_day",
+    }
+
+    class Meta:
+        model = Entitlement
+        fields = ["metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "shared_usd_per_day"]
 
 
 @admin.register(Entitlement)
@@ -61,7 +78,10 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_select_related = ["org"]
     search_fields = ["org__slug", "org__name"]
     ordering = ["org__slug"]
-    fields = ["org", "metered_enabled", "metered_request", "monthly_budget_usd", "shared_runs_per_day", "updated_at"]
+    fields = [
+        "org", "metered_enabled", "metered_request", "monthly_budget_usd", "shared_runs_per_day", "shared_usd_per_day",
+        "updated_at",
+    ]  # fmt: skip
     readonly_fields = ["org", "metered_request", "updated_at"]
     actions = ["enable_metered", "disable_metered", "decline_metered", "close_statements"]
 
@@ -165,11 +185,34 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return TemplateResponse(request, "admin/billing/entitlement/confirm_metered.html", context)
 
 
+class BillingSettingForm(DollarsForm):
+    shared_org_usd_per_day = _dollars_field(
+        "Shared runs of an organization, USD per day",
+        required=True,
+        help_text="The most that they may cost the platform in a UTC day, unless the organization has its own amount.",
+    )
+    shared_platform_usd_per_day = _dollars_field(
+        "All shared runs, USD per day",
+        required=True,
+        help_text="The most that those of all organizations together may cost the platform in a UTC day.",
+    )
+
+    in_dollars: ClassVar[dict[str, str]] = {
+        "shared_org_usd_per_day": "shared_org_picodollars_per_day",
+        "shared_platform_usd_per_day": "shared_platform_picodollars_per_day",
+    }
+
+    class Meta:
+        model = BillingSetting
+        fields = ["shared_runs_per_day", "shared_org_usd_per_day", "shared_platform_usd_per_day"]
+
+
 @admin.register(BillingSetting)
 class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """One row, which the first visit makes: the list leads straight to it."""
 
-    fields = ["shared_runs_per_day"]
+    form = BillingSettingForm
+    fields = ["shared_runs_per_day", "shared_org_usd_per_day", "shared_platform_usd_per_day"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -185,7 +228,7 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def save_model(self, request: HttpRequest, obj: BillingSetting, form: Any, change: bool) -> None:
         if form.changed_data:
-            services.change_setting(obj, actor_user=operator(request), **form.cleaned_data)
+            services.change_setting(obj, actor_user=operator(request), **form.changes())
 
 
 @admin.register(Statement)
@@ -228,6 +271,24 @@ class SharedUsageAdmin(ReadOnlyAdmin):
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["-day", "org__slug"]
+
+
+@admin.register(SharedSpending)
+class SharedSpendingAdmin(ReadOnlyAdmin):
+    """What shared runs cost the platform on the newest day, and what live ones may still cost."""
+
+    list_display = ["account", "org", "day", "used_usd", "held_usd"]
+    list_select_related = ["org"]
+    search_fields = ["org__slug"]
+    ordering = ["-day", "account"]
+
+    @admin.display(description="Used, USD", ordering=Cast("used", FloatField()))
+    def used_usd(self, row: SharedSpending) -> str | None:
+        return dollars(row.used)
+
+    @admin.display(description="Held, USD", ordering=Cast("held", FloatField()))
+    def held_usd(self, row: SharedSpending) -> str | None:
+        return dollars(row.held)
 
 
 def operator(request: HttpRequest) -> User:

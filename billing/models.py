@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.ids import PublicIdField
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.core.whole_numbers import WholeNumberField
 from rensei.orgs.models import Org, OrgScopedQuerySet
 
@@ -16,6 +17,12 @@ class BillingSetting(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     shared_runs_per_day = models.PositiveIntegerField(default=20)
+    shared_org_picodollars_per_day = models.PositiveBigIntegerField(
+        default=25 * PICODOLLARS_PER_DOLLAR, help_text="What an organization's shared runs may cost the platform"
+    )
+    shared_platform_picodollars_per_day = models.PositiveBigIntegerField(
+        default=500 * PICODOLLARS_PER_DOLLAR, help_text="What all shared runs together may cost the platform"
+    )
 
     class Meta:
         constraints = [models.CheckConstraint(name="one_billing_setting", condition=Q(id=1))]
@@ -34,6 +41,9 @@ class Entitlement(models.Model):
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="entitlement")
     metered_enabled = models.BooleanField(default=False)
     shared_runs_per_day = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the platform's default")
+    shared_picodollars_per_day = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Empty: the platform's default"
+    )
     monthly_budget_picodollars = models.PositiveBigIntegerField(null=True, blank=True, help_text="Empty: no budget")
     metered_requested_at = models.DateTimeField(null=True, blank=True, db_index=True)
     metered_requested_by = models.EmailField(blank=True)
@@ -65,12 +75,38 @@ class SharedUsage(models.Model):
         return f"{self.org_id} {self.day}"
 
 
+class SharedSpending(models.Model):
+    """
+    What an organization's shared runs, or those of all, cost the platform on the newest UTC day, and may still cost it.
+
+    `used` begins anew with the day; `held` goes on, because a run that is live over midnight is paid on the new day.
+    """
+
+    account = models.CharField(max_length=40, primary_key=True, help_text="The organization, or platform")
+    org = models.ForeignKey(Org, models.CASCADE, null=True, related_name="shared_spending")
+    day = models.DateField()
+    used = WholeNumberField(default=0)
+    held = WholeNumberField(default=0)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "shared spending"
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.day}"
+
+
 class Hold(models.Model):
-    """What a live run has set aside: one of the day's shared runs. Gone when the run has settled."""
+    """
+    What a live run has set aside: one of the day's shared runs, and the most that it may cost. Gone when the run has
+    settled.
+    """
 
     run_id = models.CharField(max_length=40, primary_key=True)
     org = models.ForeignKey(Org, models.CASCADE, related_name="holds")
     day = models.DateField()
+    picodollars = WholeNumberField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = OrgScopedQuerySet.as_manager()

@@ -11,9 +11,12 @@ from django.db import connection
 from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
 from django.db.models.functions import Coalesce
 
-from billing.models import BillingSetting, Entitlement, Hold, SharedUsage
+from billing import shared_spending
+from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
+from billing.shared_spending import PLATFORM, Spending
 from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError
+from rensei.core.money import dollars
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
 
@@ -28,63 +31,100 @@ class SharedQuota:
 
 
 class SharedQuotaExceeded(RenseiError):
-    """All of the organization's shared runs of the day are taken."""
+    """The day's shared runs are taken, or what they may cost the platform on one day would be passed."""
 
     code = "SHARED_QUOTA_EXCEEDED"
     status = 429
     title = "Shared quota exceeded"
-    message = (
-        "The organization has used {used} of its {limit} shared runs for today. The quota resets at {resets_at}. "
-        "Dispatch again then, or connect your own key and use byok."
-    )
+    message = "{reason} The quota resets at {resets_at}. Dispatch again then, or connect your own key and use byok."
     retryable = True
 
 
-def take_shared_run(*, org_id: str, run_id: str, now: datetime) -> None:
+def take_shared_run(*, org_id: str, run_id: str, now: datetime, picodollars: int = 0) -> None:
     """
     Hold one of the day's shared runs, in the transaction that saves the run.
 
     :raises SharedQuotaExceeded: if the day's runs are taken
     """
-    for refusal in take_shared_runs(org_id=org_id, run_ids=[run_id], now=now).values():
+    for refusal in take_shared_runs(org_id=org_id, picodollars={run_id: picodollars}, now=now).values():
         raise refusal
 
 
-def take_shared_runs(*, org_id: str, run_ids: Sequence[str], now: datetime) -> dict[str, SharedQuotaExceeded]:
+def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, SharedQuotaExceeded]:
     """
     Hold some of the day's shared runs, in the transaction that saves them, and refuse those that are too many.
+
+    `picodollars` is the most that each may cost, by run id, and is held for as well.
 
     One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
     `now` is the database's clock; a run keeps the UTC day that it was admitted on. Returns the refused, by run id.
     """
     assert_open()
     day = now.astimezone(UTC).date()
-    taken = list(run_ids)
-    if not _take(org_id=org_id, day=day, count=len(taken)):
+    # What may be spent comes first: the platform's row is locked before that of any organization.
+    too_dear = _hold_amounts(org_id=org_id, day=day, picodollars=picodollars)
+    run_ids = [run_id for run_id in picodollars if run_id not in too_dear]
+    taken = run_ids
+    if run_ids and not _take(org_id=org_id, day=day, count=len(run_ids)):
         SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
         taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
-    insert_all(Hold, [Hold(run_id=run_id, org_id=org_id, day=day, created_at=now) for run_id in taken])
-    if len(taken) == len(run_ids):
+        given_back = sum(picodollars[run_id] for run_id in set(run_ids) - set(taken))
+        shared_spending.settle(day=day, released={org_id: given_back}, spent={})
+    holds = [
+        Hold(run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now) for run_id in taken
+    ]
+    insert_all(Hold, holds)
+    if len(taken) == len(picodollars):
         return {}
     quota = _read(org_id=org_id, now=now)
-    return {run_id: _exceeded(quota, now=now) for run_id in set(run_ids) - set(taken)}
+    return {
+        run_id: _exceeded(quota, now=now, spending=too_dear.get(run_id), picodollars=amount)
+        for run_id, amount in picodollars.items()
+        if run_id not in taken
+    }
 
 
-def release_holds(*, spent: Mapping[str, bool]) -> None:
+def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> dict[str, Spending]:
+    """Hold what runs may cost, together or one by one. Gives those that do not fit, each with what it met."""
+    if shared_spending.take(org_id=org_id, day=day, picodollars=sum(picodollars.values())) is None:
+        return {}
+    met = {
+        run_id: shared_spending.take(org_id=org_id, day=day, picodollars=amount)
+        for run_id, amount in picodollars.items()
+    }
+    return {run_id: spending for run_id, spending in met.items() if spending is not None}
+
+
+def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[CostEvent] = ()) -> None:
     """
     Let go of what runs have held, in the transaction that ends them. `spent` is by run id.
+
+    `lines` are the new ledger lines of the transaction, written at `now`: what they cost the platform is used from then
+    on. A call whose price is not known uses what was held for it.
 
     A spent run stays counted on the day it was admitted; one that never reached the provider gives its
     slot back. Runs without a hold, and runs released before, change nothing.
     """
     assert_open()
     # A second release of the same run waits for the first, and then finds nothing.
-    holds = delete_all(Hold, spent, returning=("run_id", "org_id", "day"))
-    released = Counter((org_id, day) for _, org_id, day in holds)
-    used = Counter((org_id, day) for run_id, org_id, day in holds if spent[run_id])
+    holds = delete_all(Hold, spent, returning=("run_id", "org_id", "day", "picodollars"))
+    _settle_amounts({run_id: (org_id, int(amount)) for run_id, org_id, _, amount in holds}, lines, now=now)
+    released = Counter((org_id, day) for _, org_id, day, _ in holds)
+    used = Counter((org_id, day) for run_id, org_id, day, _ in holds if spent[run_id])
     for org_id, day in sorted(released):
         with connection.cursor() as cursor:
             cursor.execute(_RELEASE, [released[org_id, day], used[org_id, day], org_id, day.isoformat()])
+
+
+def _settle_amounts(holds: Mapping[str, tuple[str, int]], lines: Sequence[CostEvent], *, now: datetime) -> None:
+    cost: Counter[str] = Counter(shared_spending.amounts(lines))
+    released: Counter[str] = Counter()
+    unpriced = {line.run_id for line in lines if line.amount_picodollars is None}
+    for run_id, (org_id, amount) in holds.items():
+        released[org_id] += amount
+        if run_id in unpriced:
+            cost[org_id] += amount
+    shared_spending.settle(day=now.astimezone(UTC).date(), released=released, spent=cost)
 
 
 def shared_quota(org: Org, now: datetime) -> SharedQuota:
@@ -148,15 +188,31 @@ def _read(*, org_id: str, now: datetime) -> SharedQuota:
     return SharedQuota(used=used, limit=limit, resets_at=resets_at)
 
 
-def _exceeded(quota: SharedQuota, *, now: datetime) -> SharedQuotaExceeded:
+def _exceeded(
+    quota: SharedQuota, *, now: datetime, spending: Spending | None = None, picodollars: int = 0
+) -> SharedQuotaExceeded:
     resets_at = quota.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    reason = f"The organization has used {quota.used} of its {quota.limit} shared runs for today."
+    figures: dict[str, str | None] = {}
+    if spending is not None:
+        figures = {
+            "usedUsd": dollars(spending.used),
+            "heldUsd": dollars(spending.held),
+            "limitUsd": dollars(spending.limit),
+        }
+        whose = "all shared runs together" if spending.account == PLATFORM else "the organization's shared runs"
+        reason = (
+            f"This run may cost up to ${dollars(picodollars)}, which no longer fits: of the ${figures['limitUsd']} "
+            f"that {whose} may cost the platform today, ${figures['usedUsd']} are used and ${figures['heldUsd']} are "
+            f"held by runs that have not ended. The organization has used {quota.used} of its {quota.limit} runs."
+        )
     return SharedQuotaExceeded(
-        used=quota.used,
-        limit=quota.limit,
+        reason=reason,
         resets_at=resets_at,
         extra={
             "used": quota.used,
             "limit": quota.limit,
+            **figures,
             "resetsAt": resets_at,
             "retryAfter": max(1, math.ceil((quota.resets_at - now).total_seconds())),
         },

@@ -9,8 +9,9 @@ from typing import Any
 
 from billing import statements
 from billing.differences import Difference
-from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedUsage, Statement, UsageDaily
+from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedSpending, SharedUsage, Statement, UsageDaily
 from billing.roll_ups import KEY, SUMS
+from billing.shared_spending import PLATFORM
 from catalog.pricing import UnitPrices
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org
@@ -95,6 +96,18 @@ def shared_differences(used: Counter[tuple[str, date]]) -> Iterator[Difference]:
             yield _difference("shared-held", org_id, str(day), held[key], row.held)
         if row.used != used[key]:
             yield _difference("shared-used", org_id, str(day), used[key], row.used)
+
+
+def spending_differences() -> Iterator[Difference]:
+    """Compare what is held for shared runs with the holds, for each organization and for the platform."""
+    held: Counter[str] = Counter()
+    for org_id, picodollars in Hold.objects.values_list("org_id", "picodollars"):
+        held[org_id] += picodollars
+        held[PLATFORM] += picodollars
+    found = dict(SharedSpending.objects.values_list("account", "held"))
+    for account in sorted({*held, *found}):
+        if found.get(account, 0) != held[account]:
+            yield _difference("shared-spending-held", account, "today", held[account], found.get(account, 0))
 
 
 def budget_differences() -> Iterator[Difference]:

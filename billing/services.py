@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from billing import budget, roll_ups
+from billing import budget, roll_ups, shared_spending
 from billing.models import CALL_COLUMNS, BillingSetting, CostEvent, Entitlement
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
@@ -122,6 +122,7 @@ def record_adjustment(
     CostEvent.objects.bulk_create(lines)
     roll_ups.add(lines)
     budget.add_billed(lines)
+    shared_spending.add_adjustments(lines)
     return line
 
 

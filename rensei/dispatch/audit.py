@@ -26,6 +26,7 @@ from billing.models import (
     Hold,
     LedgerAnchor,
     LedgerSeal,
+    SharedSpending,
     SharedUsage,
     Statement,
     UsageDaily,
@@ -66,6 +67,7 @@ COUNTED = (
     UsageDaily,
     BudgetUsage,
     BudgetHold,
+    SharedSpending,
     SharedUsage,
     Statement,
     LedgerSeal,
@@ -139,6 +141,7 @@ def differences() -> Iterator[Difference]:
         yield from _lines_without_run()
         yield from reconciliation.shared_differences(shared_runs_used)
         yield from reconciliation.budget_differences()
+        yield from reconciliation.spending_differences()
         yield from reconciliation.sum_differences()
 
 

@@ -143,10 +143,11 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
-        _total([settlement.run for settlement in plans], new=billing.record_charges(charges), late=late)
+        lines = billing.record_charges(charges)
+        _total([settlement.run for settlement in plans], new=lines, late=late)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
-        _release_holds(runs, called=called)
+        _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
         _tell(runs)
         return runs
 
@@ -294,22 +295,24 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
     }
 
 
-def _release_holds(runs: Sequence[Run], *, called: set[str]) -> None:
+def _release_holds(runs: Sequence[Run], *, called: set[str], lines: Sequence[CostEvent], now: datetime) -> None:
     """
     Let go of what the runs have held.
 
     A shared run that reached the provider, by one of the calls that are settled here or by one before, is spent; one
-    that never did gives its slot back. What a metered run really cost is counted with its ledger lines.
+    that never did gives its slot back. What a metered run really cost is counted with its ledger lines, and what a
+    shared one cost the platform here. Budgets come first, as at admission, so that no two transactions wait for each
+    other.
     """
+    if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
+        budget.release_holds(run_ids=metered)
     shared = {run.id for run in runs if run.auth_mode == AuthMode.SHARED}
-    if shared:
+    if shared or any(line.auth_mode == AuthMode.SHARED for line in lines):
         reached = called & shared
         if others := shared - called:
             before = Attempt.objects.filter(run__in=others).exclude(state=Attempt.State.VOID)
             reached |= set(before.values_list("run_id", flat=True))
-        quota.release_holds(spent={run_id: run_id in reached for run_id in shared})
-    if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
-        budget.release_holds(run_ids=metered)
+        quota.release_holds(spent={run_id: run_id in reached for run_id in shared}, lines=lines, now=now)
 
 
 def _tell(runs: Sequence[Run]) -> None:

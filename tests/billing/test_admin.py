@@ -163,10 +163,15 @@ class TestBillingSetting:
     def test_changes_the_platforms_limit(self, admin: Client) -> None:
         BillingSetting.objects.create()
 
-        admin.post("/admin/billing/billingsetting/1/change/", {"shared_runs_per_day": "5"})
+        amounts = {"shared_org_usd_per_day": "2.50", "shared_platform_usd_per_day": "500"}
+        admin.post("/admin/billing/billingsetting/1/change/", {"shared_runs_per_day": "5", **amounts})
 
-        assert BillingSetting.objects.get().shared_runs_per_day == 5
-        assert AuditEvent.objects.get(action="billing-setting.changed").detail == {"shared_runs_per_day": 5}
+        setting = BillingSetting.objects.get()
+        assert (setting.shared_runs_per_day, setting.shared_org_picodollars_per_day) == (5, 2_500_000_000_000)
+        assert AuditEvent.objects.get(action="billing-setting.changed").detail == {
+            "shared_runs_per_day": 5,
+            "shared_org_picodollars_per_day": 2_500_000_000_000,
+        }
 
 
 def totals(page: str) -> list[str]:

@@ -45,5 +45,7 @@ class Shared(PlatformPool):
             quota.require_room(facts.shared_quota, now=facts.now)
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
-        """Refuse the runs for which the day has none left."""
-        return quota.take_shared_runs(org_id=org_id, run_ids=list(at_most), now=now)
+        """Refuse the runs for which the day has none left, or whose most does not fit into what they may cost."""
+        known = {run_id: most for run_id, most in at_most.items() if most is not None}
+        assert len(known) == len(at_most), "A model without a price was refused by the gate"
+        return quota.take_shared_runs(org_id=org_id, picodollars=known, now=now)
