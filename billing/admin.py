@@ -37,7 +37,8 @@ class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, column in self.in_dollars.items():
-            self.initial[name] = dollars(getattr(self.instance, column))
+            amount = dollars(getattr(self.instance, column))
+            self.initial[name] = None if amount is None else Decimal(amount)
 
     def changes(self) -> dict[str, Any]:
         """What was changed, by the name of the model's field."""

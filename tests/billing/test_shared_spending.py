@@ -12,7 +12,6 @@ from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedS
 from billing.quota import SharedQuotaExceeded, release_holds, take_shared_run
 from rensei.core.auth_modes import AuthMode
 from rensei.core.money import dollars
-from rensei.orgs import services as orgs
 from rensei.orgs.models import Org, User
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -40,7 +39,7 @@ def rows() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def evil(eve: User) -> Org:
-    return orgs.create_org(name="Evil", slug="evil", owner=eve)
+    return Org.objects.get(slug="evil")
 
 
 @pytest.fixture
