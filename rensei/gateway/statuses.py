@@ -28,6 +28,8 @@ NO_CALLER = Place(status=401, type="authentication_error")
 REFUSED = Place(status=403, type="permission_error")
 NOT_THERE = Place(status=404, type="not_found_error")
 OTHER_METHOD = Place(status=405, type="invalid_request_error")
+# Another try may be faster, and the connection is closed.
+TOO_SLOW = Place(status=408, type="timeout_error", repeats=True)
 TOO_LARGE = Place(status=413, type="request_too_large")
 OTHER_ENCODING = Place(status=415, type="invalid_request_error")
 DAY_USED_UP = Place(status=429, type="billing_error", period="daily")
@@ -43,11 +45,14 @@ PLACES: dict[str, Place] = {
     "VALIDATION_FAILED": MALFORMED,
     "NOT_AUTHENTICATED": NO_CALLER,
     "NOT_PERMITTED": REFUSED,
+    "SCOPE_MISSING": REFUSED,
+    "NETWORK_NOT_ALLOWED": REFUSED,
     "NOT_FOUND": NOT_THERE,
     "METHOD_NOT_ALLOWED": OTHER_METHOD,
     "ALREADY_EXISTS": REFUSED,
     "IN_USE": REFUSED,
     "REQUEST_TOO_LARGE": TOO_LARGE,
+    "REQUEST_TOO_SLOW": TOO_SLOW,
     "UNSUPPORTED_MEDIA_TYPE": OTHER_ENCODING,
     "RATE_LIMITED": TOO_OFTEN,
     "DATABASE_UNAVAILABLE": BUSY,
@@ -55,6 +60,7 @@ PLACES: dict[str, Place] = {
     "IDEMPOTENCY_KEY_REUSED": MALFORMED,
     # Who may be asked, and who pays. Nothing of it changes within the seconds after which a client tries again.
     "AUTHMODES_UNSATISFIABLE": REFUSED,
+    "MODEL_NOT_ALLOWED_BY_POLICY": REFUSED,
     "BYOK_NOT_CONFIGURED": REFUSED,
     "METERED_NOT_ENTITLED": REFUSED,
     "METERED_KEY_NOT_CONFIGURED": REFUSED,
