@@ -14,7 +14,7 @@ from catalog import identities, pricing
 from catalog import services as catalog
 from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry
-from catalog.pricing import UnitPrices
+from catalog.pricing import PriceList, UnitPrices
 from catalog.providers import REGISTRY as PROVIDERS
 from catalog.providers import ProviderSpec
 from integrations import platform_keys
@@ -106,6 +106,7 @@ class Known:
     standing: Standing
     entries: Sequence[CatalogEntry]
     integrations: Sequence[Integration] | None = None
+    price_lists: Mapping[int, PriceList] | None = None
     profile: ModelProfile | None = None
 
 
@@ -145,7 +146,8 @@ def load(
     called = {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}
     prefetch_related_objects(list(called), "aliases")
     answered_by = identities.answered_by(called)
-    prices = pricing.price_lists(called, moment=now)
+    known_prices = known.price_lists if known else None
+    prices = pricing.price_lists(called, moment=now) if known_prices is None else known_prices
     project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
     integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []

@@ -64,7 +64,7 @@ class TestTheCommand:
             for path in (ROOT / "rensei/cli").rglob("*.py")
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in calls
-            for argument in node.args[:2]
+            for argument in node.args[: 2 if node.func.attr in {"call", "stream"} else 1]
             if isinstance(argument, ast.JoinedStr | ast.BinOp)
         ]
 

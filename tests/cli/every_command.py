@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2  # noqa: F401 - loaded once here, and not in each fork
+import rich.console
+import rich.table  # noqa: F401
 import typer
 
 from rensei.cli.main import app, main

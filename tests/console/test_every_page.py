@@ -22,7 +22,9 @@ from rensei.orgs import invitations, kill_switches
 from rensei.orgs import services as orgs
 from rensei.orgs.models import KillSwitch, Membership
 
-MOST_QUERIES = 13
+MOST_QUERIES = 12
+# The playground reads the other names of its profile's model as well, for the policies that are written under them.
+MOST_QUERIES_OF = {"playground": 13}
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",
@@ -35,6 +37,7 @@ OBJECTS = (
     "machine_id",
     "workflow_id",
     "workflow_run_id",
+    "model_id",
 )
 POST_ONLY = {
     "run-cancel",
@@ -121,7 +124,9 @@ class TestGet:
                     body(answer)
 
                 assert answer.status_code == 200
-                assert len(queries) <= MOST_QUERIES, "\n".join(query["sql"][:150] for query in queries)
+                assert len(queries) <= MOST_QUERIES_OF.get(name, MOST_QUERIES), "\n".join(
+                    query["sql"][:150] for query in queries
+                )
 
     def test_sends_anonymous_people_to_sign_in(self, subtests, address, client):
         for name in PAGES:

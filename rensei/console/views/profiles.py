@@ -108,6 +108,7 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     today = standing.now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored, today)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
+    price_lists = pricing.price_lists([entry, served], moment=standing.now)
     projects = list(orgs.visible_projects(access).order_by("name"))
     integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
     form = ProfileForm(
@@ -141,9 +142,9 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
             form,
             stored,
             projects=projects,
-            known=Known(standing=standing, entries=entries, integrations=integrations),
+            known=Known(standing=standing, entries=entries, integrations=integrations, price_lists=price_lists),
         ),
-        "price_list": pricing.price_lists([served], moment=standing.now).get(served.pk),
+        "price_list": price_lists.get(served.pk),
         "snippets": snippets.of_profile(stored) if stored else [],
     }
     if updating:
@@ -166,7 +167,7 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
     if value in by_value:
         return by_value[value]
     if stored is not None:
-        for own in find_named([(stored.provider, stored.model_id)], org=stored.org, among=entries).values():
+        for own in find_named([(stored.provider, stored.model_id)], org=None, among=entries).values():
             return own
     if not entries:
         raise catalog.ModelNotInCatalog(model_id="…", step="Ask the operator to run: python manage.py load_catalog")
