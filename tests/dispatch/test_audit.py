@@ -282,7 +282,7 @@ class TestDifferences:
     def test_name_a_lost_hold(self, ledger: dict[str, Run]) -> None:
         Hold.objects.filter(run_id=ledger["queued"].id).delete()
 
-        assert set(kinds()) == {"hold", "shared-held"}
+        assert set(kinds()) == {"hold", "shared-held", "shared-spending-held"}
 
     def test_name_a_stale_hold_of_the_budget(self, ledger: dict[str, Run]) -> None:
         run = ledger["metered"]
