@@ -128,13 +128,13 @@ def tools_of_all_kinds(draw: st.DrawFn) -> dict[str, Any]:
         st.sampled_from(
             [
                 {"name": name, "input_schema": {"type": "object"}},
-                {"name": name, "description": "word " * 600, "input_schema": {"type": "object"}, "type": "custom"},
+                {"name": name, "description": "word " * 3000, "input_schema": {"type": "object"}, "type": "custom"},
                 {"name": name, "type": draw(st.sampled_from(SERVER_TOOLS))},
                 {"type": "mcp_toolset", "mcp_server_name": "maps"},
             ]
         )
     )
-    if draw(st.integers(0, 2)) == 0 and tool.get("type") != "mcp_toolset":
+    if draw(st.booleans()) and tool.get("type") != "mcp_toolset":
         tool = {**tool, "defer_loading": True}
     if draw(st.integers(0, 9)) == 0:
         tool = {**tool, "cache_control": draw(MARKS)}
