@@ -10,8 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.models import CostEvent
-from catalog import pricing
-from catalog.pricing import UnitPrices
+from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.answers import only
 from rensei.core.auth_modes import AuthMode
@@ -67,8 +66,13 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     )
     ended = found.state in Run.ENDED
     usage = found.usage or ({} if ended else _usage_so_far(found))
-    lines = _usage_lines(found, usage)
-    amounts = [line["amount"] for line in lines]
+    events = CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
+    charges = list(events) if ended else []
+    if charges or not usage:
+        lines = usage_lines.of_ledger(charges)
+    else:
+        lines = usage_lines.so_far(found, Usage.from_dict(usage))
+    known = [line.amount for line in lines if line.amount is not None]
     context = {
         "run": found,
         "attempts": list(found.attempts.order_by("number")),
@@ -76,10 +80,9 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "text": text_of(found),
         "usage": usage,
         "lines": lines,
-        "amount": found.amount_picodollars if ended else (None if None in amounts else sum(amounts)),
-        "charges": CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
-        if ended
-        else (),
+        "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
+        "charges": charges,
+        "several_models": len({line.model for line in lines}) > 1,
         "repeatable": repeatable(Run.objects.filter(pk=found.pk)).exists(),
         "node": NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow").first(),
         "before": request.GET.get("before", ""),
@@ -196,27 +199,3 @@ def _profile_ids(org: Org) -> list[str]:
 def _usage_so_far(found: Run) -> dict[str, int]:
     chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.USAGE).order_by("-seq")
     return chunks.values_list("data", flat=True).first() or {}
-
-
-def _usage_lines(found: Run, stored: dict[str, int]) -> list[dict[str, Any]]:
-    """Each class of tokens with its price and amount, as the ledger adds them up."""
-    if not stored:
-        return []
-    usage = Usage.from_dict(stored)
-    prices = None
-    if found.prices:
-        prices = pricing.band_for(
-            [UnitPrices.from_dict(band) for band in found.prices], prompt_tokens=usage.prompt_tokens
-        )
-    classes: list[tuple[str, int, int | None]] = [
-        ("Input", usage.input_tokens, prices.input if prices else None),
-        ("Output", usage.output_tokens, prices.output if prices else None),
-        ("Cache read", usage.cache_read_tokens, prices.cache_read if prices else None),
-        ("Cache write, 5 minutes", usage.cache_write_5m_tokens, prices.cache_write_5m if prices else None),
-        ("Cache write, 1 hour", usage.cache_write_1h_tokens, prices.cache_write_1h if prices else None),
-    ]
-    return [
-        {"label": label, "tokens": tokens, "price": price, "amount": None if price is None else tokens * price}
-        for label, tokens, price in classes
-        if tokens or label in {"Input", "Output"}
-    ]
