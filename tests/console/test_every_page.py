@@ -284,7 +284,9 @@ class TestAPartOfAPage:
                 assert answer.status_code == 404
                 self.shows_a_notice(answer, "This is no longer here")
 
-    @pytest.mark.parametrize("name", [*POST_ONLY, "playground", "profile-create", "integration-connect", "profile"])
+    @pytest.mark.parametrize(
+        "name", [*sorted(POST_ONLY), "playground", "profile-create", "integration-connect", "profile"]
+    )
     def test_is_a_notice_when_the_page_has_expired(self, address, ada, name):
         browser = Client(enforce_csrf_checks=True)
         browser.force_login(ada)
