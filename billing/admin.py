@@ -66,7 +66,7 @@ class EntitlementForm(DollarsForm):
 
     class Meta:
         model = Entitlement
-        fields = ["metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "shared_usd_per_day"]
+        fields = ["metered_enabled", "monthly_budget_usd", "shared_runs_per_day", "shared_usd_per_day", "runs_at_once"]
 
 
 @admin.register(Entitlement)
@@ -81,7 +81,7 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ordering = ["org__slug"]
     fields = [
         "org", "metered_enabled", "metered_request", "monthly_budget_usd", "shared_runs_per_day", "shared_usd_per_day",
-        "updated_at",
+        "runs_at_once", "updated_at",
     ]  # fmt: skip
     readonly_fields = ["org", "metered_request", "updated_at"]
     actions = ["enable_metered", "disable_metered", "decline_metered", "close_statements"]

@@ -45,6 +45,11 @@ class Entitlement(models.Model):
         null=True, blank=True, help_text="Empty: the platform's default"
     )
     monthly_budget_picodollars = models.PositiveBigIntegerField(null=True, blank=True, help_text="Empty: no budget")
+    runs_at_once = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Queued runs that workers carry out at the same time. Empty: the server's default; 0: none start",
+    )
     metered_requested_at = models.DateTimeField(null=True, blank=True, db_index=True)
     metered_requested_by = models.EmailField(blank=True)
     metered_requested_for = models.CharField(max_length=300, blank=True, help_text="In the words of who asked")

@@ -39,7 +39,18 @@ RENSEI_LEDGER_WITNESS_FILE = env.str("RENSEI_LEDGER_WITNESS_FILE", default="")
 RENSEI_LEDGER_WITNESS_URL = env.str("RENSEI_LEDGER_WITNESS_URL", default="")
 RENSEI_LEDGER_WITNESS_EMAIL = env.str("RENSEI_LEDGER_WITNESS_EMAIL", default="")
 RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
-RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=8)
+RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=12)
+RENSEI_WORKER_THREADS_PER_ORG = env.int("RENSEI_WORKER_THREADS_PER_ORG", default=-(-RENSEI_WORKER_THREADS * 2 // 3))
+RENSEI_ORG_RUNS_AT_ONCE = env.int(
+    "RENSEI_ORG_RUNS_AT_ONCE",
+    default=limit(
+        200,
+        "runs",
+        what="Runs that workers carry out at the same time, each organization",
+        told="the run: it stays queued until one of them ends",
+        setting="RENSEI_ORG_RUNS_AT_ONCE",
+    ),
+)
 RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
 RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)

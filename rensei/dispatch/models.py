@@ -1,7 +1,8 @@
 """Runs, the attempts to make them, what came back, and where they may run. The run table is the queue."""
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode, Payer
@@ -35,6 +36,12 @@ class CapacityPool(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+# What a worker of the server may claim, and what it has claimed: `fair_order.py` repeats both in its SQL.
+_WAITING = Q(state="QUEUED") & ~Q(auth_mode="host-session")
+_UNDER_WAY = Q(state="RUNNING", via="queue") & ~Q(auth_mode="host-session")
+_PROJECT_NUMBER = Coalesce(F("project_id"), Value(0))
 
 
 class Run(models.Model):
@@ -113,6 +120,11 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["org", "-id"], name="run_by_org"),
             models.Index(fields=["state", "id"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="run_queue"),
+            models.Index(F("org"), F("deadline_at"), condition=_WAITING, name="run_waiting_in_org"),
+            models.Index(
+                F("org"), _PROJECT_NUMBER, F("deadline_at"), F("id"), condition=_WAITING, name="run_waiting_in_project"
+            ),
+            models.Index(F("org"), _PROJECT_NUMBER, condition=_UNDER_WAY, name="run_under_way"),
         ]
 
     def __str__(self) -> str:
@@ -122,6 +134,27 @@ class Run(models.Model):
     def has_events(self) -> bool:
         """Whether those who watch the run find its events stored. The gateway's have gone to its caller."""
         return self.via == self.Via.QUEUE
+
+
+class Turn(models.Model):
+    """
+    When a run of a project was last claimed, so that projects and organizations take turns.
+
+    The number is the project's key, or 0 for runs without a project. It outlives its project, which does no harm.
+    """
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_index=False)
+    project_number = models.PositiveBigIntegerField()
+    claimed_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "project_number"], name="one_turn_per_project")]
+        indexes = [models.Index(fields=["org", "claimed_at"], name="turn_of_org")]
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.project_number}"
 
 
 class RunInput(models.Model):

@@ -11,15 +11,22 @@ from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import Error, connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.jobs import report_row
 from rensei.core.transactions import durable
-from rensei.dispatch.models import Attempt, Run, RunChunk
+from rensei.dispatch import fair_order
+from rensei.dispatch.fair_order import Choice
+from rensei.dispatch.models import Attempt, Run, RunChunk, Turn
 
 LEASE = timedelta(seconds=30)
+# One look passes over as many runs that cannot be read. Each of them is under a lease then, and out of the way.
+_UNREADABLE_MAX = 10
+# Each run that ends wakes a worker for the next, so these need only be enough to wake all workers.
+_WAKE_UPS_MAX = 50
 
 
 class Stop(StrEnum):
@@ -38,24 +45,24 @@ class Claim:
     claimed_at: datetime
 
 
-def claim(run_id: str, *, owner: str) -> Claim | None:
-    """Take one queued run. None where another worker has it, or it has ended: then there is nothing to do."""
-    with durable():
-        now = database_now()
-        return _take(run_id, among=_claimable(now), owner=owner, now=now)
-
-
 def claim_next(*, owner: str) -> Claim | None:
-    """Take the oldest queued run that a worker of the server may execute."""
-    with durable():
-        now = database_now()
-        waiting = _claimable(now).order_by("id")
-        if connection.features.has_select_for_update_skip_locked:
-            waiting = waiting.select_for_update(skip_locked=True)
-        run_id = waiting.values_list("id", flat=True).first()
-        if run_id is None:
-            return None
-        return _take(run_id, among=_claimable(now), owner=owner, now=now)
+    """Take the queued run whose turn it is. None where no run waits that a worker of the server may start now."""
+    for _ in range(_UNREADABLE_MAX):
+        choice = None
+        try:
+            with durable():
+                now = database_now()
+                choice = fair_order.choose(owner=owner, now=now)
+                return None if choice is None else _take_chosen(choice, owner=owner, now=now)
+        except Exception as fault:
+            if choice is None or (isinstance(fault, Error) and not connection.is_usable()):
+                raise
+            report_row(choice.run_id, job="claim")
+        # It stays out of the way for the time of a lease, so that the runs behind it have their turn.
+        with durable():
+            now = database_now()
+            _claimable(now).filter(id=choice.run_id).update(**_lease(owner, now))
+    return None
 
 
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:
@@ -180,13 +187,22 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
 
 
 def unanswered(*, now: datetime) -> list[str]:
-    """The queued runs whose bell was lost."""
+    """The queued runs whose wake-up was lost, or had to wait: as many as are worth a wake-up."""
     quiet = now - timedelta(seconds=5)
-    return list(_claimable(now).filter(created_at__lt=quiet).order_by("id").values_list("id", flat=True)[:500])
+    return list(
+        _claimable(now).filter(created_at__lt=quiet).order_by("id").values_list("id", flat=True)[:_WAKE_UPS_MAX]
+    )
 
 
 def _claimable(now: datetime) -> Any:
     return Run.objects.filter(state=Run.State.QUEUED, deadline_at__gt=now).exclude(auth_mode=AuthMode.HOST_SESSION)
+
+
+def _take_chosen(choice: Choice, *, owner: str, now: datetime) -> Claim | None:
+    turn = Turn.objects.filter(org_id=choice.org_id, project_number=choice.project_number)
+    if not turn.update(claimed_at=now):
+        Turn.objects.create(org_id=choice.org_id, project_number=choice.project_number, claimed_at=now)
+    return _take(choice.run_id, among=_claimable(now), owner=owner, now=now)
 
 
 def _take(run_id: str, *, among: Any, owner: str, now: datetime, **more: Any) -> Claim | None:

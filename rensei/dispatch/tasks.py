@@ -6,18 +6,26 @@ import socket
 
 from celery import shared_task
 
-from rensei.dispatch import queue
+from rensei.dispatch import doorbell, queue
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
 
 
 @shared_task(name="rensei.answer_bell")
 def answer_bell(run_id: str) -> None:
-    """Claim a run and carry it to its end. A doubled or late message finds nothing to claim."""
+    """
+    Claim the run whose turn it is, which may be another than the message names, and carry it to its end.
+
+    The end of one run is the next one's chance, so it wakes a worker again. A message that finds no run to claim
+    wakes no other, so the messages come to an end.
+    """
     keeper = _keeper_of(os.getpid())
-    claim = queue.claim(run_id, owner=keeper.owner)
+    claim = queue.claim_next(owner=keeper.owner)
     if claim is not None:
-        execute(claim, keeper)
+        try:
+            execute(claim, keeper)
+        finally:
+            doorbell.ring(claim.run.id)
 
 
 @functools.cache

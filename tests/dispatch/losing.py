@@ -7,7 +7,7 @@ from rensei.dispatch.models import Run
 
 def lose(run: Run) -> Run:
     """Open an attempt of the run, and let its worker die."""
-    claim = queue.claim(run.id, owner="gone")
+    claim = queue.claim_next(owner="gone")
     assert claim is not None
     queue.open_attempt(claim.run, credential_id="", credential_version=1, input_tokens=1000)
     Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)

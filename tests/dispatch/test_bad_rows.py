@@ -48,7 +48,7 @@ def dispatch(
 
 def abandon(run: Run) -> Run:
     """Have a worker claim a run, write its attempt, and die."""
-    claim = queue.claim(run.id, owner="dead")
+    claim = queue.claim_next(owner="dead")
     assert claim is not None
     queue.open_attempt(claim.run, credential_id="int_x", credential_version=1, input_tokens=100)
     Run.objects.filter(id=run.id).update(lease_until=database_now() - timedelta(seconds=1))

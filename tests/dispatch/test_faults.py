@@ -181,7 +181,7 @@ class TestSharedQuota:
 class TestStopping:
     def _execute(self, run: Run) -> tuple[threading.Thread, Keeper]:
         keeper = Keeper(owner="test-worker")
-        claim = queue.claim(run.id, owner=keeper.owner)
+        claim = queue.claim_next(owner=keeper.owner)
         assert claim is not None
         thread = threading.Thread(target=execute, args=(claim, keeper))
         thread.start()
@@ -297,13 +297,13 @@ class TestStopping:
 class TestClaim:
     def test_gives_a_run_to_one_of_many_workers(self, simulator: Any, connect: Any, dispatch: Any) -> None:
         connect()
-        run = dispatch("Hi.")
+        dispatch("Hi.")
         got: list[Any] = []
 
         def claim() -> None:
             from django.db import connection
 
-            got.append(queue.claim(run.id, owner=threading.current_thread().name))
+            got.append(queue.claim_next(owner=threading.current_thread().name))
             connection.close()
 
         threads = [threading.Thread(target=claim) for _ in range(8)]
@@ -318,10 +318,10 @@ class TestClaim:
         self, simulator: Any, connect: Any, dispatch: Any, work: Any
     ) -> None:
         connect()
-        run = dispatch("Hi.")
+        dispatch("Hi.")
         work()
 
-        assert queue.claim(run.id, owner="late") is None
+        assert queue.claim_next(owner="late") is None
 
     def test_leaves_host_session_runs_to_their_machine(
         self, simulator: Any, ada_access: Access, make_profile: Any
@@ -331,9 +331,9 @@ class TestClaim:
         Host.objects.create(org=ada_access.org, owner=ada_access.user, name="laptop")
         make_profile(auth_modes=["host-session"])
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-        run = admission.dispatch(ada_access, request)
+        admission.dispatch(ada_access, request)
 
-        assert queue.claim(run.id, owner="server") is None
+        assert queue.claim_next(owner="server") is None
         assert queue.claim_next(owner="server") is None
 
     def test_times_a_run_out_that_nobody_claimed(self, simulator: Any, connect: Any, dispatch: Any) -> None:

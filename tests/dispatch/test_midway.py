@@ -41,7 +41,7 @@ def dispatch(ada_access: Access) -> Callable[[str], Run]:
 def under_way(run: Run) -> Iterator[None]:
     """Execute a run until it has begun to answer; afterwards, to its end."""
     keeper = Keeper(owner="test-worker")
-    claim = queue.claim(run.id, owner=keeper.owner)
+    claim = queue.claim_next(owner=keeper.owner)
     assert claim is not None
     thread = threading.Thread(target=execute, args=(claim, keeper))
     thread.start()
