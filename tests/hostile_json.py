@@ -65,6 +65,7 @@ WORST: dict[str, Callable[[int], bytes]] = {
     "a name twice": lambda size: b"{" + b",".join(b'"%x":0' % place for place in range(size // 9)) + b',"1":0}',
     "marks in a text": lambda size: b'["' + b",[{" * (size // 3) + b'"]',
     "texts without an end": lambda size: b'["' + b'\\"' * (size // 2),
+    "marks in a text without an end": lambda size: b'{"' + b'\\",[' * (size // 4),
     "quotes": lambda size: b'"' * size,
     "brackets": lambda size: b"[" * size,
     "half characters": lambda size: b'"' + b"\\ud800" * (size // 6) + b'"',

@@ -39,8 +39,11 @@ NAME_CHARACTERS_MAX = 100
 # Every value but the outermost stands behind one of these marks, and is no shorter than a byte.
 _NO_MARKS = bytes(set(range(256)) - set(b"[{,"))
 _BYTES_PER_VALUE_MIN = 2
-# Up to the next mark outside of texts. Nothing is tried twice, so a text without an end costs no more than one with it.
-_UP_TO_MARK = re.compile(rb'(?:[^"\[{,]++|"[^"\\]*+(?:\\.?[^"\\]*+)*+"?)*+[\[{,]', re.DOTALL)
+# Up to the next mark outside of texts, or to the end. It matches wherever it is tried, a text without an end included:
+# where it failed, the search would begin anew at the next byte, and again look at all that follows.
+_UP_TO_MARK = re.compile(rb'(?:[^"\[{,]++|"[^"\\]*+(?:\\.?[^"\\]*+)*+"?)*+(?:[\[{,]|\Z)', re.DOTALL)
+# What follows the last mark matches, and the end once more.
+_MATCHES_MAX = VALUES_MAX + 2
 # Makes every digit a zero, so that a long number is found by a search for zeros.
 _DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
 # The shortest numbers that no database column holds, and that orjson makes inexact.
@@ -92,7 +95,7 @@ def check_values(document: bytes | str) -> None:
     # Those inside of texts are counted here too, which is quick, and enough for almost every document.
     if len(document.translate(None, _NO_MARKS)) <= VALUES_MAX:
         return
-    if sum(1 for _ in islice(_UP_TO_MARK.finditer(document), VALUES_MAX + 1)) > VALUES_MAX:
+    if sum(1 for _ in islice(_UP_TO_MARK.finditer(document), _MATCHES_MAX + 1)) > _MATCHES_MAX:
         raise TooManyValues(f"The document holds more than {VALUES_MAX} values.")
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -79,6 +80,30 @@ class TestCheckValues:
 
         # It looks at the marks of the body, which are no more than its bytes.
         assert peak_bytes(counted) <= len(body) + MEGABYTE
+
+
+class TestTheCountOfValues:
+    def test_looks_at_each_byte_once(self):
+        """Of a body that is large enough to be counted, whatever is in it."""
+
+        def count(body):
+            with suppress(TooManyValues):
+                check_values(body)
+
+        def cost(make, size):
+            body = make(size)
+            return cpu_seconds(lambda: count(body))
+
+        kinds = [*WORST.values(), *map(hostile_body, range(sized(10, 1000)))]
+        # The exact count begins only where the quick one finds too many, and takes 0.06 s. Another look at what follows
+        # each byte would take minutes.
+        grown = [
+            make(60)
+            for make in kinds
+            if not any(grows_linearly(partial(cost, make), size=600_000, factor=8, ignored=0.5) for _ in range(3))
+        ]
+
+        assert grown == []
 
 
 class TestAWorkflowDocument:
