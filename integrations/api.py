@@ -207,7 +207,6 @@ class IntegrationTest(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
-    throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
@@ -221,7 +220,6 @@ class IntegrationRotate(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
-    throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
@@ -238,7 +236,6 @@ class ConnectionTest(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
-    throttle_scope = "sensitive"
 
     @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)
     def post(self, request: Request) -> Response:

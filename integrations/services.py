@@ -15,6 +15,7 @@ from rensei.orgs import kill_switches
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
+from rensei.orgs.throttling import spend_sensitive
 
 LAST_USED_EVERY = timedelta(minutes=1)
 
@@ -151,6 +152,7 @@ def rotate_integration(
 
     :raises FieldError: if the key has the wrong shape
     :raises KeyKindRefused: if it is a key of another kind
+    :raises RateLimited: if the caller has tested too many keys
     :raises KeyNotAccepted: if the new key failed its test
     :raises AlreadyExists: if the key is connected already
     :raises CredentialUnreadable: if the vault cannot seal now
@@ -159,7 +161,7 @@ def rotate_integration(
     _require_own(access, integration)
     version = integration.secret_version
     key = shapes.clean_key(api_key, provider=integration.provider, base_url=integration.base_url)
-    verdict = None if force else _test(integration, key)
+    verdict = None if force else _test(access, integration, key)
     if verdict is not None and not verdict.ok:
         raise KeyNotAccepted(verdict)
 
@@ -213,6 +215,7 @@ def check_connection(
     :raises FieldError: if a value has the wrong shape
     :raises KeyKindRefused: if it is a key of another kind
     :raises BaseUrlRefused: if keys must not be sent to that address
+    :raises RateLimited: if the caller has tested too many keys
     """
     _require_manager(access)
     kill_switches.require_not_suspended(access.org)
@@ -225,7 +228,7 @@ def check_connection(
         base_url=base_url,
         workspace_id=shapes.clean_workspace_id(workspace_id),
     )
-    return _test(candidate, key)
+    return _test(access, candidate, key)
 
 
 def check_integration(access: Access, integration: Integration) -> Verdict:
@@ -234,12 +237,15 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
 
     :raises OrgSuspended: if the operators have suspended the organization
     :raises CredentialUnreadable: if the vault cannot open the key now
+    :raises RateLimited: if the caller has tested too many keys
     """
     _require_manager(access)
     _require_own(access, integration)
     kill_switches.require_not_suspended(access.org)
     version = integration.secret_version
-    verdict = REGISTRY[integration.provider].test_connection(credential=open_integration(integration))
+    credential = open_integration(integration)
+    spend_sensitive(access)
+    verdict = REGISTRY[integration.provider].test_connection(credential=credential)
     credentials.take_verdict(integration, verdict)
     with durable():
         # A key that was replaced during the test is not judged by it.
@@ -360,5 +366,6 @@ def _public_facts(integration: Integration) -> dict[str, object]:
     }
 
 
-def _test(integration: Integration, key: Secret) -> Verdict:
+def _test(access: Access, integration: Integration, key: Secret) -> Verdict:
+    spend_sensitive(access)
     return REGISTRY[integration.provider].test_connection(credential=credentials.credential(integration, key))

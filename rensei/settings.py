@@ -67,9 +67,54 @@ RENSEI_GATEWAY_CALLS_AT_ONCE = env.int(
     ),
 )
 RENSEI_GATEWAY_RATES = {
-    "token": env.str("RENSEI_GATEWAY_RATE_TOKEN", default="3000/min"),
-    "org": env.str("RENSEI_GATEWAY_RATE_ORG", default="12000/min"),
+    "token": env.str(
+        "RENSEI_GATEWAY_RATE_TOKEN",
+        default=limit(
+            "3000/min",
+            what="Gateway calls of one API token; each further process lets in what comes within a quarter of a second",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+            setting="RENSEI_GATEWAY_RATE_TOKEN",
+        ),
+    ),
+    "org": env.str(
+        "RENSEI_GATEWAY_RATE_ORG",
+        default=limit(
+            "12000/min",
+            what="Gateway calls of all tokens of one organization; further processes as for a token",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+            setting="RENSEI_GATEWAY_RATE_ORG",
+        ),
+    ),
 }
+RENSEI_GATEWAY_TOKENS = {
+    "token": env.str(
+        "RENSEI_GATEWAY_TOKENS_TOKEN",
+        default=limit(
+            "20000000/min",
+            what="Input and output tokens of one API token at the gateway, counted when a call has ended",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+            setting="RENSEI_GATEWAY_TOKENS_TOKEN",
+        ),
+    ),
+    "org": env.str(
+        "RENSEI_GATEWAY_TOKENS_ORG",
+        default=limit(
+            "80000000/min",
+            what="Input and output tokens of one organization at the gateway, counted when a call has ended",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+            setting="RENSEI_GATEWAY_TOKENS_ORG",
+        ),
+    ),
+}
+RENSEI_RATE_UNKNOWN_TOKENS = env.str(
+    "RENSEI_RATE_UNKNOWN_TOKENS",
+    default=limit(
+        "60/min",
+        what="Tokens that are not found, of each address; one that was good within the hour passes",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        setting="RENSEI_RATE_UNKNOWN_TOKENS",
+    ),
+)
 RENSEI_METRICS_TOKEN = env.str("RENSEI_METRICS_TOKEN", default="")
 RENSEI_TRUSTED_PROXIES = env.list("RENSEI_TRUSTED_PROXIES", default=[])
 RENSEI_SIMULATED = env.bool("RENSEI_SIMULATED", default=False)
@@ -179,11 +224,10 @@ else:
     }
 
 # https://docs.djangoproject.com/en/5.2/topics/cache/
-CACHE_URL = env.str("CACHE_URL", default="")
+# `default` holds what guards accounts, and is the libraries' too. `process` holds what may be lost at any time.
 CACHES = {
-    "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CACHE_URL}
-    if CACHE_URL
-    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    "default": {"BACKEND": "rensei.core.stored_cache.StoredCache"},
+    "process": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
 }
 
 # https://docs.celeryq.dev/en/stable/userguide/configuration.html

@@ -17,7 +17,7 @@ from django.db import DatabaseError, close_old_connections, connection
 
 from billing import anchors, seals, witnesses
 from integrations.providers.base import REGISTRY
-from rensei.core import jobs, unknown_names
+from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
@@ -35,6 +35,7 @@ JOBS = [
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
+    Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
 # These take their time, and have a thread of their own so that nothing above waits for them.

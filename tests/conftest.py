@@ -6,14 +6,17 @@ from typing import Any
 
 import hypothesis
 import pytest
+from django.core.cache import caches
 from django.test import Client
 from rest_framework.test import APIClient
 
 from catalog.services import load_catalog
 from integrations.vault import keyring
+from rensei.core.rates import rates
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
+from rensei.orgs.unknown_tokens import unknown_tokens
 from rensei.simulator import server as simulator_server
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
@@ -46,6 +49,14 @@ def simulator(simulator_process: Any, settings: Any) -> Iterator[Any]:
 def _vault(settings: Any, tmp_path: Any) -> None:
     settings.RENSEI_VAULT_KEYRING = tmp_path / "keyring.json"
     keyring.create(settings.RENSEI_VAULT_KEYRING)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted() -> None:
+    """A process counts in memory, and the tests share theirs."""
+    rates.forget()
+    unknown_tokens.forget()
+    caches["process"].clear()
 
 
 @pytest.fixture(autouse=True)

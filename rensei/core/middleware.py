@@ -44,6 +44,8 @@ def _mark(request: HttpRequest) -> str:
 
 def _name(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     response.headers[HEADER] = request.id  # type: ignore[attr-defined]
+    for name, value in getattr(request, "limit_headers", {}).items():
+        response.headers[name] = value
     return response
 
 

@@ -45,3 +45,25 @@ class UnknownName(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+
+class WindowCount(models.Model):
+    """How often something was done in a window of time: what rate limits are counted by. See `rate_store`."""
+
+    key = models.CharField(max_length=160, primary_key=True)
+    count = models.BigIntegerField()
+    ends_at = models.FloatField(db_index=True, help_text="Seconds since 1970")
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class StoredValue(models.Model):
+    """What the libraries keep to guard accounts, such as one-time codes that were used. See `stored_cache`."""
+
+    key = models.CharField(max_length=255, primary_key=True)
+    value = models.TextField()
+    expires_at = models.FloatField(db_index=True, help_text="Seconds since 1970")
+
+    def __str__(self) -> str:
+        return self.key

@@ -1,10 +1,12 @@
-"""Rate limits that hold under concurrent requests, and say truly when to come back."""
+"""Rate limits of REST and pages that hold under concurrent requests, and say truly when to come back."""
 
 from typing import TYPE_CHECKING
 
-from django.core.cache import cache
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
+
+from rensei.core.rate_store import Window
+from rensei.core.rates import Standing, rates
 
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
@@ -16,26 +18,35 @@ class WindowThrottle(SimpleRateThrottle):
     At most N requests in a window, which opens with the caller's first one.
 
     The stock class reads a list, appends and writes it back, so requests at the same moment pass together.
-    Here each one takes its number by an atomic increment.
     """
 
     num_requests: int | None
     duration: int | None
-    ends_at: float
+    # Whether each request is counted in the database at once, or together with others a moment later.
+    is_exact = False
+    window: Window
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
         key = self.get_cache_key(request, view)
-        if self.rate is None or key is None:
+        return key is None or self.allow(key)
+
+    def allow(self, key: str) -> bool:
+        """Count one more of a caller, and tell whether it is within the limit."""
+        if self.rate is None:
             return True
         assert self.num_requests is not None
         assert self.duration is not None
-        now = self.timer()
-        self.ends_at = cache.get_or_set(  # type: ignore[assignment]
-            f"{key}:ends", now + self.duration, timeout=self.duration
-        )
-        counter = f"{key}:{self.ends_at}"
-        cache.add(counter, 0, timeout=self.duration * 2)
-        return bool(cache.incr(counter) <= self.num_requests)
+        self.window = rates.known(key)
+        if self.window.total <= self.num_requests:
+            # Who is over the limit already is refused without a statement for each try.
+            count = rates.count_exactly if self.is_exact else rates.count
+            self.window = count(key, seconds=self.duration)
+        return self.window.total <= self.num_requests
 
     def wait(self) -> float:
-        return max(0.0, self.ends_at - self.timer())
+        return max(0.0, self.window.ends_at - rates.timer())
+
+    @property
+    def standing(self) -> Standing:
+        assert self.num_requests is not None
+        return Standing(limit=self.num_requests, window=self.window)

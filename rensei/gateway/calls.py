@@ -57,6 +57,8 @@ class Caller:
 
     def __init__(self, send: Send) -> None:
         self.has_begun = False
+        # How the caller stands against its limits. Every answer tells it.
+        self.limit_headers: Headers = []
         self._tail = b""
         self._send = send
         self._gone = False
@@ -74,7 +76,7 @@ class Caller:
 
     async def begin(self, status: int, headers: Headers) -> None:
         self.has_begun = True
-        await self._tell({"type": "http.response.start", "status": status, "headers": headers})
+        await self._tell({"type": "http.response.start", "status": status, "headers": [*headers, *self.limit_headers]})
 
     async def pass_on(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk)[-2:]

@@ -25,17 +25,20 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.other_models import other_models
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
-from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, NotAuthenticated, RequestTooLarge
+from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, RequestTooLarge
 from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
+from rensei.core.rates import start_exchanging
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.queue import LEASE
+from rensei.dispatch.settlement import SettlementPlan
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routes
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body
+from rensei.gateway.callers import Callers
 from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
 from rensei.gateway.headers import read_headers
@@ -44,9 +47,8 @@ from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routes import Route
 from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
-from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
+from rensei.orgs.access import Access
 from rensei.orgs.authentication import address_behind_proxies
-from rensei.orgs.scopes import GATEWAY
 
 LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
@@ -68,7 +70,7 @@ class Gateway:
 
     def __init__(self) -> None:
         executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
-        self._callers: Fresh[Access | None] = Fresh(executor)
+        self._callers = Callers(executor)
         self._routes: Fresh[Route | RenseiError] = Fresh(executor)
         self._executor = executor
         self._limits = Limits()
@@ -121,7 +123,7 @@ class Gateway:
         headers = read_headers(scope["headers"])
         addresses.require_host(headers.get("host") or str((scope.get("server") or [""])[0]))
         addresses.require_served(path, headers)
-        access = await self._authenticate(headers, _address(scope, headers))
+        access = await self._callers.authenticate(headers, _address(scope, headers))
         if path.startswith(addresses.MODELS):
             _require_method(method, "GET")
             await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
@@ -129,7 +131,7 @@ class Gateway:
         _require_method(method, "POST")
         if not access.writes:
             raise NotPermitted
-        with self._limits.within(access):
+        with self._limits.within(access, caller.limit_headers):
             raw = await self._decoded(headers, await _read_body(headers, receive), org_id=access.org.id)
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
@@ -142,27 +144,7 @@ class Gateway:
             if path == addresses.COUNT_TOKENS:
                 await self._count(route, body, address, headers, caller)
             else:
-                await self._message(route, body, others, address, headers, caller)
-
-    async def _authenticate(self, headers: dict[str, str], address: str | None) -> Access:
-        """
-        Find whose token one of the two headers holds.
-
-        :raises NotAuthenticated: unless it is one of ours, and good
-        :raises ScopeMissing: if it was not made for the gateway
-        :raises NetworkNotAllowed: if it is not for use from this address
-        """
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
-        token = next((found for each in given if (found := each.strip()).startswith(TOKEN_PREFIX)), None)
-        access = token and await self._callers.get(
-            token_digest(token), partial(for_token, token=token, address=address)
-        )
-        if not access:
-            raise NotAuthenticated
-        # What is kept serves callers at several addresses.
-        access.require_scope(GATEWAY, address=address)
-        return access
+                await self._message(access, route, body, others, address, headers, caller)
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, *, org_id: str) -> bytes:
         """Undo the compression of a body, if it has any. However small it is, it may stand for the largest."""
@@ -190,7 +172,14 @@ class Gateway:
         return found
 
     async def _message(
-        self, route: Route, body: Body, others: Others, address: str, headers: dict[str, str], caller: Caller
+        self,
+        access: Access,
+        route: Route,
+        body: Body,
+        others: Others,
+        address: str,
+        headers: dict[str, str],
+        caller: Caller,
     ) -> None:
         """Write a call down, and make it."""
         org_id = route.run.org_id
@@ -212,13 +201,19 @@ class Gateway:
                 route=route,
                 outgoing=outgoing,
                 live=live,
-                settle=self._settlements.submit,
+                settle=partial(self._settle, access),
                 caller=caller,
             )
             with self._keeper.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
         finally:
             self._live.discard(task)
+
+    def _settle(self, access: Access, plan: SettlementPlan) -> None:
+        assert access.token is not None
+        used = plan.usage.prompt_tokens + plan.usage.output_tokens
+        self._limits.use(token_id=access.token.id, org_id=access.org.id, tokens=used)
+        self._settlements.submit(plan)
 
     def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Credential]:
         """Make the rows of a call: a run that is under way from its first moment, and its attempt."""
@@ -285,6 +280,7 @@ def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., A
     async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         nonlocal gateway
         if scope["type"] == "lifespan":
+            start_exchanging()
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             if gateway is not None:

@@ -1,7 +1,6 @@
-"""How often, and how many at once: counted in this process, because the gateway waits for no cache server."""
+"""How often, how much, and how many at once: counted in memory, because a call waits for no other process."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,26 +9,43 @@ from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
+from rensei.core.rates import Standing, headers_of, rates
+from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
-
-COUNTERS_MAX = 100_000
 
 
 class Limits:
     """The rates of each token and organization, and the calls of each organization that are under way."""
 
     def __init__(self) -> None:
-        self._windows = {name: _Window(rate) for name, rate in settings.RENSEI_GATEWAY_RATES.items()}
+        self._calls = {name: _Rate(f"gateway-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_RATES.items()}
+        self._tokens = {name: _Rate(f"tokens-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_TOKENS.items()}
         self._live: Counter[str] = Counter()
 
     @contextmanager
-    def within(self, access: Access) -> Iterator[None]:
-        """:raises RateLimited: if the token or its organization asks too often, or has too many calls under way"""
+    def within(self, access: Access, headers: Headers) -> Iterator[None]:
+        """
+        Hold a call to the limits, and add to the headers of its answer how the caller stands.
+
+        :raises RateLimited: if the token or its organization calls too often, has used too many tokens lately, or has
+            too many calls under way
+        """
         assert access.token is not None
-        self._windows["token"].count(access.token.id)
-        self._windows["org"].count(access.org.id)
+        of_caller = {"token": access.token.id, "org": access.org.id}
+        # What a call will use is not known before. The tokens of those that have ended must leave some.
+        tokens = [self._tokens[name].look(caller) for name, caller in of_caller.items()]
+        headers += _headers("tokens", tokens)
+        _require([standing for standing in tokens if standing.remaining == 0])
         if self._live[access.org.id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
+        calls = []
+        for name, caller in of_caller.items():
+            standing = self._calls[name].count(caller)
+            calls.append(standing)
+            if standing.window.total > standing.limit:
+                headers += _headers("requests", calls)
+                _require([standing])
+        headers += _headers("requests", calls)
         self._live[access.org.id] += 1
         try:
             yield
@@ -38,25 +54,34 @@ class Limits:
             if not self._live[access.org.id]:
                 del self._live[access.org.id]
 
+    def use(self, *, token_id: str, org_id: str, tokens: int) -> None:
+        """Count what a call has used."""
+        self._tokens["token"].count(token_id, by=tokens)
+        self._tokens["org"].count(org_id, by=tokens)
 
-class _Window:
-    """At most so many requests of one key in a window of time."""
 
-    def __init__(self, rate: str) -> None:
+class _Rate:
+    """One limit, for each of those whom it holds for."""
+
+    def __init__(self, kind: str, rate: str) -> None:
         most, seconds = SimpleRateThrottle.parse_rate(self, rate)  # type: ignore[arg-type]
         assert most is not None
         assert seconds is not None
-        self._most, self._seconds = most, seconds
-        self._counts: Counter[str] = Counter()
-        self._ends = 0.0
+        self._kind, self._most, self._seconds = kind, most, seconds
 
-    def count(self, key: str) -> None:
-        """:raises RateLimited: if it is one too many"""
-        now = time.monotonic()
-        if now >= self._ends or len(self._counts) > COUNTERS_MAX:
-            self._counts.clear()
-            self._ends = now + self._seconds
-        self._counts[key] += 1
-        if self._counts[key] > self._most:
-            seconds = max(1, math.ceil(self._ends - now))
-            raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+    def look(self, caller: str) -> Standing:
+        return self.count(caller, by=0)
+
+    def count(self, caller: str, *, by: int = 1) -> Standing:
+        window = rates.count(f"{self._kind}:{caller}", seconds=self._seconds, by=by)
+        return Standing(limit=self._most, window=window)
+
+
+def _headers(kind: str, standings: list[Standing]) -> Headers:
+    return [(name.encode(), value.encode()) for name, value in headers_of(kind, standings).items()]
+
+
+def _require(over: list[Standing]) -> None:
+    if over:
+        seconds = max(1, math.ceil(max(standing.window.ends_at for standing in over) - rates.timer()))
+        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})

@@ -9,9 +9,10 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
 from rensei.core.errors import FieldError, RenseiError
-from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token
+from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token, token_digest
 from rensei.orgs.models import Membership, User
 from rensei.orgs.scopes import ANY, Needs
+from rensei.orgs.unknown_tokens import unknown_tokens
 
 ORG_HEADER = "X-Rensei-Org"
 
@@ -24,7 +25,12 @@ class TokenAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer":
             return None
         token = token.strip()
-        access = for_token(token=token, address=client_address(request)) if token.startswith(TOKEN_PREFIX) else None
+        if not token.startswith(TOKEN_PREFIX):
+            raise AuthenticationFailed
+        digest, address = token_digest(token), client_address(request)
+        unknown_tokens.require_look_up(digest, address=address)
+        access = for_token(token=token, address=address)
+        unknown_tokens.note(digest, found=access is not None, address=address)
         if access is None:
             raise AuthenticationFailed
         access.require_scope(_needs(request), address=access.address)

@@ -7,14 +7,15 @@ The device authorization grant of RFC 8628 (https://www.rfc-editor.org/rfc/rfc86
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 
 from django.conf import settings
-from django.core.cache import cache
 from django.db.models import QuerySet
 from django.utils.crypto import salted_hmac
 
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RateLimited, RenseiError
+from rensei.core.rates import rates
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, for_member, record, token_digest
@@ -184,14 +185,15 @@ def _user_digest(user_code: str) -> str:
 
 
 def _require_tries_left(user: User) -> None:
-    if cache.get(_wrong_codes_key(user), 0) >= WRONG_CODES_MAX:
-        raise RateLimited(seconds=int(LIFETIME.total_seconds()))
+    window = rates.count_exactly(_wrong_codes_key(user), seconds=LIFETIME.total_seconds(), by=0)
+    if window.total >= WRONG_CODES_MAX:
+        seconds = max(1, ceil(window.ends_at - rates.timer()))
+        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
 
 
 def _count_wrong_code(user: User) -> None:
-    cache.add(_wrong_codes_key(user), 0, timeout=int(LIFETIME.total_seconds()))
-    cache.incr(_wrong_codes_key(user))
+    rates.count_exactly(_wrong_codes_key(user), seconds=LIFETIME.total_seconds())
 
 
 def _wrong_codes_key(user: User) -> str:
-    return f"device-codes:wrong:{user.pk}"
+    return f"wrong-device-codes:{user.pk}"

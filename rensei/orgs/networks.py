@@ -40,6 +40,20 @@ def clean(networks: Sequence[str], *, maker: Sequence[str]) -> list[str]:
     return [str(network) for network in found]
 
 
+def counted_address(address: str | None) -> str:
+    """
+    Tell by what rate limits count an address: IPv6 by its /64, all of which belongs to one connection.
+
+    Callers over a socket file have none, and are counted together.
+    """
+    if address is None:
+        return "none"
+    known = ip_address(address)
+    if known.version == 6 and known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ip_network((address, 64), strict=False)) if known.version == 6 else address
+
+
 def require(networks: Sequence[str], address: str | None) -> None:
     """:raises NetworkNotAllowed: if a token is not for use from this address, or the address is not known"""
     if not networks:

@@ -9,7 +9,7 @@ from typing import Any
 from allauth.usersessions.models import UserSession
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.sessions.models import Session
-from django.core.cache import cache
+from django.core.cache import caches
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 from django.utils.decorators import sync_and_async_middleware
@@ -135,7 +135,7 @@ def _note(request: HttpRequest) -> None:
     if not request.user.is_authenticated:
         return
     digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
-    if cache.add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
+    if caches["process"].add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
         UserSession.objects.create_from_request(request)
 
 

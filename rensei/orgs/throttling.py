@@ -9,9 +9,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from rest_framework.request import Request
 
+from rensei.core.errors import RateLimited
+from rensei.core.rates import headers_of
 from rensei.core.throttling import WindowThrottle
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import client_address
+from rensei.orgs.networks import counted_address
 
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
@@ -22,32 +25,54 @@ Page = Callable[..., HttpResponseBase]
 
 
 class ApiThrottle(WindowThrottle):
-    """Every REST request."""
+    """Every REST request. How the caller stands is told by the headers of the answer."""
 
     scope = "api"
 
     def get_cache_key(self, request: Request, view: "APIView") -> str:
-        return f"throttle:{self.scope}:{_caller(request)}"
+        return f"{self.scope}:{_caller(request)}"
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        is_allowed = super().allow_request(request, view)
+        if self.rate is not None:
+            request._request.limit_headers = headers_of("requests", [self.standing])  # type: ignore[attr-defined]  # noqa: SLF001 - DRF names it so
+        return is_allowed
 
 
 class SensitiveThrottle(WindowThrottle):
     """Requests that are costly, or that could be used for guessing: views with `throttle_scope = "sensitive"`."""
 
     scope = "sensitive"
+    is_exact = True
 
     def get_cache_key(self, request: Request, view: "APIView") -> str | None:
         if getattr(view, "throttle_scope", None) != self.scope:
             return None
-        return f"throttle:{self.scope}:{_caller(request)}"
+        return f"{self.scope}:{_caller(request)}"
+
+
+def spend_sensitive(access: Access) -> None:
+    """
+    Count something that is costly or could be used for guessing, at the moment in which it is done.
+
+    For work that follows checks of a form: what those refuse costs nothing, so it uses up nothing.
+
+    :raises RateLimited: if the caller has done so too often
+    """
+    throttle = SensitiveThrottle()
+    if not throttle.allow(f"{throttle.scope}:{_of_access(access)}"):
+        seconds = max(1, ceil(throttle.wait()))
+        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
 
 
 class SignInThrottle(WindowThrottle):
-    """Tries to sign in from one address, in front of the library's own limits for each account."""
+    """Tries to sign in from one address, in front of the limits for each account."""
 
     scope = "sign-in"
+    is_exact = True
 
     def get_cache_key(self, request: Request, view: "APIView | None") -> str:
-        return f"throttle:{self.scope}:{client_address(request)}"
+        return f"{self.scope}:{counted_address(client_address(request))}"
 
 
 def limit_sign_in(method: str) -> Callable[[Page], Page]:
@@ -72,7 +97,11 @@ def limit_sign_in(method: str) -> Callable[[Page], Page]:
 def _caller(request: Request) -> str:
     access = request.auth
     if not isinstance(access, Access):
-        return f"address:{client_address(request)}"
+        return f"address:{counted_address(client_address(request))}"
+    return _of_access(access)
+
+
+def _of_access(access: Access) -> str:
     if access.token is not None:
         return f"token:{access.token.pk}"
     return f"person:{access.user.pk}:{access.org.pk}"

@@ -38,7 +38,6 @@ def environment_for(*, database_url: str, upstream: str, folder: Path) -> dict[s
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "rensei.settings",
         "DATABASE_URL": database_url,
-        "CACHE_URL": "",
         "CELERY_BROKER_URL": "",
         "RENSEI_ANTHROPIC_BASE_URL": upstream,
         "RENSEI_DATA_DIR": str(folder),

@@ -45,7 +45,7 @@ class TestSearch:
         """Gives the bytes of every place, as soon as it is asked."""
         folder, listener = tmp_path / "server", searching.Listener(redis)
         folder.mkdir()
-        variables = {"CELERY_BROKER_URL": redis, "CACHE_URL": redis, "RENSEI_VAULT_KEYRING": str(server.keyring)}
+        variables = {"CELERY_BROKER_URL": redis, "RENSEI_VAULT_KEYRING": str(server.keyring)}
         with (
             listener.listen(),
             start(folder=folder, simulator_url=simulator_process.url, variables=variables) as watched,

@@ -7,18 +7,12 @@ import subprocess
 import time
 
 import pytest
-from django.core.cache import cache
 
 from rensei.orgs.models import Host
 
 pytestmark = pytest.mark.outside
 
 SECONDS_MAX = 60
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counters():
-    cache.clear()
 
 
 class Screen:

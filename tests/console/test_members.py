@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.core.cache import cache
 
 from rensei.core.clock import database_now
 from rensei.orgs import invitations
@@ -14,11 +13,6 @@ from rensei.orgs.throttling import SensitiveThrottle
 
 PATH = "/o/acme/settings/members"
 ZOE = {"email": "zoe@acme.test", "role": "member"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counts():
-    cache.clear()
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from base64 import b64encode
 from urllib.parse import urlencode
 
 import pytest
-from django.core.cache import cache
 from rest_framework import serializers
 from rest_framework.test import APIClient
 
 from rensei.core.api import CamelSerializer
+from rensei.core.rates import rates
 from rensei.core.throttling import WindowThrottle
 from rensei.orgs.models import Project
 
@@ -118,10 +118,7 @@ class TestProblem:
 class TestThrottle:
     @pytest.fixture
     def three_a_minute(self, monkeypatch):
-        cache.clear()
         monkeypatch.setattr(WindowThrottle, "THROTTLE_RATES", {"api": "3/min", "sensitive": "2/min"})
-        yield
-        cache.clear()
 
     def test_refuses_the_request_after_the_last_one(self, api, three_a_minute):
         allowed = [api.get("/api/v1/me").status_code for _ in range(3)]
@@ -134,8 +131,7 @@ class TestThrottle:
 
     def test_says_truly_when_to_come_back(self, api, three_a_minute, monkeypatch):
         now = 1_000_000.25
-        monkeypatch.setattr(WindowThrottle, "timer", lambda self: now)
-        monkeypatch.setattr("django.core.cache.backends.locmem.time.time", lambda: now)
+        monkeypatch.setattr(rates, "timer", lambda: now)
         for _ in range(3):
             api.get("/api/v1/me")
         now += 10

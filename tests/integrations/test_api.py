@@ -347,6 +347,30 @@ class TestTestConnection:
         assert statuses == [200, 200, 429]
         assert int(api.post(path)["Retry-After"]) >= 1
 
+    def test_counts_no_key_that_is_refused_for_its_form(
+        self, api: APIClient, connect: Callable[..., dict[str, Any]], make_key: Callable[..., str], monkeypatch: Any
+    ) -> None:
+        from rest_framework.settings import api_settings
+
+        rotate = f"{INTEGRATIONS}/{connect()['id']}/rotate"
+        monkeypatch.setitem(api_settings.DEFAULT_THROTTLE_RATES, "sensitive", "2/min")
+        malformed = ["", "no key", "sk-ant-oat01-" + "x" * 40, "sk-ant-api03-", "k" * 5000]
+        refused = [
+            api.post(path, {"provider": "claude", "apiKey": key}).status_code
+            for key in malformed
+            for path in (f"{INTEGRATIONS}/test", rotate)
+        ]
+
+        tested = [
+            api.post(f"{INTEGRATIONS}/test", {"provider": "claude", "apiKey": make_key()}).status_code,
+            api.post(rotate, {"apiKey": make_key()}).status_code,
+            api.post(f"{INTEGRATIONS}/test", {"provider": "claude", "apiKey": make_key()}).status_code,
+        ]
+
+        assert 429 not in refused
+        assert 200 not in refused
+        assert tested == [200, 200, 429]
+
 
 @pytest.mark.usefixtures("simulator")
 class TestRotate:

@@ -57,7 +57,7 @@ class Installation:
         )
 
     def _environment(self) -> dict[str, Any]:
-        ours = ("RENSEI_", "DATABASE_URL", "CELERY_", "CACHE_URL", "DJANGO_SETTINGS_MODULE")
+        ours = ("RENSEI_", "DATABASE_URL", "CELERY_", "DJANGO_SETTINGS_MODULE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return inherited | {
             "DATABASE_URL": self.database_url,

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.cache import cache
 from django.db import connection, connections
 from django.test import Client
 from rest_framework.test import APIClient
@@ -18,11 +17,6 @@ from rensei.orgs import services as orgs
 from rensei.orgs.models import ApiToken, AuditEvent, DeviceCode, Host, Membership, Org, User
 
 ASK, FETCH = "/api/v1/device-codes", "/api/v1/device-codes/token"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counters() -> None:
-    cache.clear()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.core import mail
-from django.core.cache import cache
 from django.test import Client
 
 from rensei.core.clock import database_now
@@ -20,11 +19,6 @@ from rensei.orgs.throttling import SignInThrottle
 
 ZOE = "zoe@acme.test"
 NEWCOMER = {"name": "Zoe", "password": "another horse battery"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counts():
-    cache.clear()
 
 
 @pytest.fixture

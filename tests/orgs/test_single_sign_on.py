@@ -8,7 +8,6 @@ import requests
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
-from django.core.cache import cache
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import Client
@@ -31,7 +30,6 @@ def running_provider():
 
 @pytest.fixture
 def provider(running_provider, settings):
-    cache.clear()
     running_provider.person = {"sub": "42", "email": "Ada@acme.test", "email_verified": True, "name": "Ada Byron"}
     running_provider.token_claims, running_provider.requests = {}, []
     running_provider.forge = running_provider.refuse = False

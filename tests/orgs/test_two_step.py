@@ -10,7 +10,6 @@ import pytest
 from allauth.mfa.models import Authenticator
 from django.apps import apps
 from django.core import mail
-from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
@@ -21,11 +20,6 @@ from rensei.orgs.models import AuditEvent, DeviceCode, Membership, Role
 from tests.orgs.totp import code_at, code_now
 
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counts():
-    cache.clear()
 
 
 def sign_in(client, user, *, to="/"):

@@ -72,7 +72,6 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
 
 @require_POST
 @page
-@sensitive
 def test(request: PageRequest, integration_id: str) -> HttpResponse:
     """Ask the provider about a stored key, and show its card again."""
     integration = _find(request.access, integration_id)
@@ -135,7 +134,6 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
-@sensitive
 def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
     """Replace a key. The new one is tested before the old one goes."""
     request.access.require_manager()
@@ -209,18 +207,13 @@ def _ask_to_remove(request: PageRequest, integration: Integration) -> HttpRespon
 
 
 def _test(request: PageRequest, provider: str, fields: dict[str, Any]) -> Verdict:
-    return _check(
-        request,
+    return services.check_connection(
+        request.access,
         provider=provider,
         api_key=Secret(fields["api_key"]),
         base_url=fields["base_url"],
         workspace_id=fields["workspace_id"],
     )
-
-
-@sensitive
-def _check(request: PageRequest, /, **candidate: Any) -> Verdict:
-    return services.check_connection(request.access, **candidate)
 
 
 def _save(access: Access, provider: str, fields: dict[str, Any]) -> Integration:

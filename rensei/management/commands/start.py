@@ -93,7 +93,6 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
         environment |= {
             "SECRET_KEY": "",
             "DATABASE_URL": f"sqlite:///{data_dir / 'rensei.sqlite3'}",
-            "CACHE_URL": "",
             "CELERY_BROKER_URL": "",
             "EMAIL_URL": "consolemail://",
             "RENSEI_PUBLIC_URL": f"http://{LOOPBACK}:{port}",

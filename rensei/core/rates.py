@@ -1,0 +1,221 @@
+"""
+Counts how often something happens in a window of time, across all processes, and never forgets a count early.
+
+A process counts in its memory and exchanges its counts with the database every `EXCHANGE_SECONDS`, in one statement and
+in a thread, so a request waits for no database. Within a window, a limit is passed by at most what the other processes
+let in between two exchanges. Where one request too many would do harm, `count_exactly` counts in the database at once.
+
+Without the database, limits hold for what the process itself knows, and the log says so once a minute.
+"""
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from django.db import connection
+
+from rensei.core import rate_store
+from rensei.core.errors import DATABASE_FAULTS
+from rensei.core.limits import limit
+from rensei.core.rate_store import Window
+
+EXCHANGE_SECONDS = 0.25
+SWEEP_SECONDS = 1.0
+WARN_SECONDS = 60.0
+COUNTERS_MAX = limit(
+    100_000,
+    "counters",
+    what="Counters of rate limits that a process keeps; further callers of a kind share one until others end",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+)
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Counter:
+    """`shared` is what the database was told of by all processes, `pending` what it is not told of yet."""
+
+    shared: int
+    pending: int
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a caller stands against one limit."""
+
+    limit: int
+    window: Window
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.window.total)
+
+
+class Rates:
+    """The counters of one process. It may be used from every thread."""
+
+    def __init__(self, *, timer: Callable[[], float] = time.time) -> None:
+        self.timer = timer
+        self._lock = threading.Lock()
+        self._counters: dict[str, _Counter] = {}
+        self._changed: set[str] = set()
+        self._has_changed = threading.Event()
+        self._swept_at = 0.0
+        self._warned_at = 0.0
+
+    def count(self, key: str, *, seconds: float, by: int = 1) -> Window:
+        """
+        Count in memory, and have it exchanged. By 0, it only asks to be told what the others have counted.
+
+        :param key: the kind of limit and the caller, as `kind:caller`
+        """
+        now = self.timer()
+        with self._lock:
+            key, counter = self._counter(key, now=now, ends_at=now + seconds)
+            counter.pending += by
+            self._changed.add(key)
+            window = Window(counter.shared + counter.pending, counter.ends_at)
+        self._has_changed.set()
+        return window
+
+    def count_exactly(self, key: str, *, seconds: float, by: int = 1) -> Window:
+        """Count in the database at once: of requests at the same moment, each gets a number of its own."""
+        now = self.timer()
+        try:
+            window = rate_store.add({key: Window(by, now + seconds)}, now=now)[key]
+        except DATABASE_FAULTS as fault:
+            self._warn(fault)
+            return self.count(key, seconds=seconds, by=by)
+        with self._lock:
+            kept, counter = self._counter(key, now=now, ends_at=window.ends_at)
+            if kept == key:
+                counter.shared, counter.ends_at = max(counter.shared, window.total), window.ends_at
+        return window
+
+    def known(self, key: str) -> Window:
+        """Tell what this process knows of a window, and count nothing. A window that has not begun is 0, and over."""
+        now = self.timer()
+        with self._lock:
+            counter = self._counters.get(key)
+            if counter is None or counter.ends_at <= now:
+                return Window(0, now)
+            return Window(counter.shared + counter.pending, counter.ends_at)
+
+    def forget(self, key: str | None = None) -> None:
+        """Forget what this process knows of one key, or of all."""
+        with self._lock:
+            if key is None:
+                self._counters.clear()
+                self._changed.clear()
+            else:
+                self._counters.pop(key, None)
+                self._changed.discard(key)
+
+    def exchange(self) -> None:
+        """Tell the database what was counted since the last time, and learn what the other processes have counted."""
+        now = self.timer()
+        with self._lock:
+            keys, self._changed = self._changed, set()
+            told = {}
+            for key in keys:
+                counter = self._counters.get(key)
+                if counter is not None and counter.ends_at > now:
+                    told[key] = Window(counter.pending, counter.ends_at)
+                    counter.shared += counter.pending
+                    counter.pending = 0
+        try:
+            stored = rate_store.add(told, now=now)
+        except DATABASE_FAULTS as fault:
+            self._warn(fault)
+            self._take_back(told)
+            return
+        with self._lock:
+            for key, window in stored.items():
+                counter = self._counters.get(key)
+                if counter is not None and window.ends_at > now and counter.ends_at >= told[key].ends_at:
+                    counter.shared, counter.ends_at = window.total, window.ends_at
+
+    def exchange_until(self, stopped: threading.Event) -> None:
+        """Exchange every fraction of a second while there is something to tell."""
+        while not stopped.is_set():
+            self._has_changed.wait()
+            self._has_changed.clear()
+            stopped.wait(EXCHANGE_SECONDS)
+            try:
+                self.exchange()
+            except Exception:
+                logger.exception("rates_not_exchanged")
+                connection.close()
+
+    def _counter(self, key: str, *, now: float, ends_at: float) -> tuple[str, _Counter]:
+        counter = self._counters.get(key)
+        if counter is None and len(self._counters) >= COUNTERS_MAX:
+            self._sweep(now)
+            if len(self._counters) >= COUNTERS_MAX:
+                key = key.partition(":")[0] + ":(others)"
+                counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = _Counter(0, 0, ends_at)
+        elif counter.ends_at <= now:
+            counter.shared, counter.pending, counter.ends_at = 0, 0, ends_at
+        return key, counter
+
+    def _sweep(self, now: float) -> None:
+        """Drop the windows that have ended, at most once a second: it looks at all of them."""
+        if now - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = now
+            self._counters = {key: counter for key, counter in self._counters.items() if counter.ends_at > now}
+
+    def _take_back(self, told: dict[str, Window]) -> None:
+        with self._lock:
+            for key, window in told.items():
+                counter = self._counters.get(key)
+                if counter is not None and counter.ends_at == window.ends_at:
+                    counter.shared -= window.total
+                    counter.pending += window.total
+                    self._changed.add(key)
+        if told:
+            self._has_changed.set()
+
+    def _warn(self, fault: Exception) -> None:
+        now = time.monotonic()
+        with self._lock:
+            is_due = not self._warned_at or now - self._warned_at >= WARN_SECONDS
+            if is_due:
+                self._warned_at = now
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+        if is_due:
+            logger.warning("rates_not_shared", fault=type(fault).__name__, holds="what this process has counted")
+
+
+rates = Rates()
+
+
+def start_exchanging() -> None:
+    """Exchange what this process counts from now on. Called again, it does nothing."""
+    _start(os.getpid())
+
+
+def headers_of(kind: str, standings: Iterable[Standing]) -> dict[str, str]:
+    """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
+    narrowest = min(standings, key=lambda standing: standing.remaining)
+    reset = datetime.fromtimestamp(narrowest.window.ends_at, UTC).isoformat(timespec="seconds")
+    return {
+        f"rensei-ratelimit-{kind}-limit": str(narrowest.limit),
+        f"rensei-ratelimit-{kind}-remaining": str(narrowest.remaining),
+        f"rensei-ratelimit-{kind}-reset": reset.replace("+00:00", "Z"),
+    }
+
+
+@functools.cache
+def _start(pid: int) -> None:
+    """One thread for each process: a forked child does not inherit its parent's."""
+    threading.Thread(target=rates.exchange_until, args=(threading.Event(),), name="rates", daemon=True).start()
