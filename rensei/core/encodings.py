@@ -6,7 +6,7 @@ A few hundred bytes can stand for gigabytes, so a decoder is told how much it ma
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import brotli
@@ -16,7 +16,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# What is decoded at a time, so that a limit is passed by no more than this.
+# What is taken at a time, and what is given at a time, so that a limit is passed by no more than this.
 _PIECE_BYTES = 64 * 1024
 # A window of 8 MB is the most that RFC 9659 lets the zstd coding of HTTP have.
 _ZSTD_WINDOW_LOG = 23
@@ -57,7 +57,12 @@ class Decoder:
         :raises Damaged: if they are not of this coding
         :raises TooLong: if it is more than the limit allows
         """
-        pieces = []
+        # What a decoder does not take at once is copied, and that would be nearly all of a long body at each step.
+        return b"".join(
+            piece for at in range(0, len(data), _PIECE_BYTES) for piece in self._pieces(data[at : at + _PIECE_BYTES])
+        )
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
         piece = b""
         while data or (piece and not self._coding.is_finished):
             if self._coding.is_finished:
@@ -70,8 +75,7 @@ class Decoder:
             self._bytes_left -= len(piece)
             if self._bytes_left < 0:
                 raise TooLong
-            pieces.append(piece)
-        return b"".join(pieces)
+            yield piece
 
     def finish(self) -> None:
         """:raises Damaged: if the body ended before its coding did"""

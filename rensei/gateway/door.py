@@ -136,9 +136,9 @@ class Gateway:
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
+            named = await self._threads.run(partial(other_models, body.values), size=len(raw), org_id=access.org.id)
             others = [
-                (other, await self._route(access, model, turned_to=other.model_id, mode=route.mode))
-                for other in other_models(body.values)
+                (other, await self._route(access, model, turned_to=other.model_id, mode=route.mode)) for other in named
             ]
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path == addresses.COUNT_TOKENS:

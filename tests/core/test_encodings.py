@@ -73,6 +73,19 @@ class TestDecoding:
 
         assert most < 12 * MEGABYTE
 
+    @pytest.mark.parametrize("coding", sorted(COMPRESSORS))
+    def test_hands_each_byte_on_a_few_times_however_long_the_body_is(
+        self, monkeypatch: pytest.MonkeyPatch, coding: str
+    ) -> None:
+        body = random.Random(1).randbytes(4 * MEGABYTE)
+        decoder = Decoder(coding, bytes_max=len(body))
+        take = decoder._coding.take
+        handed: list[int] = []
+        monkeypatch.setattr(decoder._coding, "take", lambda data: (handed.append(len(data)), take(data))[1])
+
+        assert decoder.feed(COMPRESSORS[coding](body)) == body
+        assert sum(handed) < 3 * len(body)
+
     def test_refuses_a_window_that_the_coding_may_not_have(self) -> None:
         options = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.enable_long_distance_matching: 1}
         body = random.Random(1).randbytes(MEGABYTE) * 20

@@ -222,6 +222,12 @@ def advisor(**fields: Any) -> dict[str, Any]:
     return {"type": "advisor_20260301", "name": "advisor", "model": HAIKU, **fields}
 
 
+def defined_in_a_message(tool: dict[str, Any]) -> list[dict[str, Any]]:
+    """Messages of which one defines a tool that the request's `tools` do not have."""
+    addition = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
+    return [{"role": "system", "content": [addition]}, {"role": "user", "content": "Hello"}]
+
+
 class TestARequestThatNamesOtherModels:
     @pytest.mark.parametrize(
         "fields",
@@ -240,6 +246,8 @@ class TestARequestThatNamesOtherModels:
             ({"tools": [advisor()]}, "VALIDATION_FAILED"),
             ({"tools": [advisor(max_uses=10**12)]}, "VALIDATION_FAILED"),
             ({"tools": [{"type": "oracle_20270101", "name": "oracle", "model": HAIKU}]}, "MODEL_UNPRICED"),
+            ({"messages": defined_in_a_message({**advisor(max_uses=2), "model": "made-up-9"})}, "MODEL_NOT_IN_CATALOG"),
+            ({"messages": defined_in_a_message(advisor())}, "VALIDATION_FAILED"),
             ({"fallbacks": [{"model": HAIKU}] * 17}, "VALIDATION_FAILED"),
         ],
     )
@@ -250,7 +258,15 @@ class TestARequestThatNamesOtherModels:
         assert not Run.objects.exists()
         assert not [call for call in simulator.requests() if call["path"] == "/v1/messages"]
 
-    @pytest.mark.parametrize("fields", [{"fallbacks": [{"model": HAIKU}]}, {"tools": [advisor(max_uses=2)]}])
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"fallbacks": [{"model": HAIKU}]},
+            {"tools": [advisor(max_uses=2)]},
+            {"messages": defined_in_a_message(advisor(max_uses=2))},
+        ],
+        ids=["fallbacks", "advisor", "advisor in a message"],
+    )
     @pytest.mark.parametrize("payer", ["byok", "metered"])
     def test_reaches_none_that_a_policy_denies(
         self, request: Any, ask: Any, ada_access: Any, simulator: Any, payer: str, fields: dict[str, Any]

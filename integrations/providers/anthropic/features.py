@@ -4,26 +4,17 @@ What a request of the Messages API asks for beyond tokens, and what that costs.
 Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents-and-tools/tool-use/overview
 """
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from catalog.providers import REGISTRY
-from integrations.providers.anthropic.server_tools import tools_of
+from integrations.providers.anthropic.server_tools import KNOWN_TOOLS, tools_of
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
-# Tools that Anthropic runs or knows by name, and that are paid by their tokens, those of an advisor by its model's;
-# web searches have their own price.
-_PRICED_TOOLS = (
-    "advisor_",
-    "bash_",
-    "computer_",
-    "memory_",
-    "text_editor_",
-    "tool_search_tool_",
-    "web_fetch_",
-    "web_search_",
-)
+# An advisor is paid by the tokens of its model, every other known tool by those of the call or by its searches.
+_ADVISOR = re.compile(r"advisor_\d{8}")
 
 
 def unpriced_feature(body: Mapping[str, Any]) -> str:
@@ -35,8 +26,9 @@ def unpriced_feature(body: Mapping[str, Any]) -> str:
         return name
     for tool in tools_of(body):
         kind = tool.get("type")
-        if kind is not None and kind != "custom" and not str(kind).startswith(_PRICED_TOOLS):
-            return str(kind)
+        name = "custom" if kind is None else str(kind)
+        if name != "custom" and not KNOWN_TOOLS.fullmatch(name) and not _ADVISOR.fullmatch(name):
+            return name
     return ""
 
 

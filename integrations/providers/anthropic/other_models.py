@@ -4,10 +4,12 @@ Models that a request lets the provider run besides the one that it asks: fallba
 Sources: the types `BetaFallbackParam` and `BetaAdvisorTool20260301Param` of the `anthropic` SDK.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from integrations.providers.anthropic.server_tools import Place, placed_tools
+from integrations.providers.anthropic.tokens import objects_in
 from rensei.core.errors import FieldError, json_pointer
 
 OTHERS_MAX = 16
@@ -37,20 +39,20 @@ def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
 
     :raises FieldError: if they are more than any request needs, as each is judged by itself
     """
-    found = [*_models_of(body, "fallbacks", consulted=False), *_models_of(body, "tools", consulted=True)]
+    fallbacks = ((("fallbacks", index), value) for index, value in enumerate(objects_in(body.get("fallbacks"))))
+    found = [*_models_of(fallbacks, consulted=False), *_models_of(placed_tools(body), consulted=True)]
     if len(found) > OTHERS_MAX:
         reason = f"A request names at most {OTHERS_MAX} models besides its own."
         raise FieldError(pointer=found[OTHERS_MAX].pointer, reason=reason)
     return found
 
 
-def _models_of(body: Mapping[str, Any], field: str, *, consulted: bool) -> Iterator[OtherModel]:
-    values = body.get(field)
-    for index, value in enumerate(values if isinstance(values, list) else []):
-        if isinstance(value, Mapping) and isinstance(value.get("model"), str):
+def _models_of(placed: Iterable[tuple[Place, dict[str, Any]]], *, consulted: bool) -> Iterator[OtherModel]:
+    for place, value in placed:
+        if isinstance(value.get("model"), str):
             yield OtherModel(
                 model_id=value["model"],
-                pointer=json_pointer(field, index),
+                pointer=json_pointer(*place),
                 consulted=consulted,
                 uses=_number(value.get("max_uses"), at_most=USES_MAX),
                 max_tokens=_number(value.get("max_tokens"), at_most=2**31 - 1),

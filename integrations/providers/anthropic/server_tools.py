@@ -17,13 +17,16 @@ from rensei.core.unknown import note_unknown
 TURNS_MAX = 10
 USES_MAX = 1000
 KNOWN_TOOLS = re.compile(
-    r"(?:bash|text_editor|computer|memory|web_search|web_fetch|tool_search_tool_(?:bm25|regex))_\d{8}"
+    r"(?:bash|text_editor|computer|memory|web_search|web_fetch)_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
 )
 # The caller runs these, so what they bring comes with the next request.
 _CLIENT_TOOLS = re.compile(r"custom|(?:bash|text_editor|computer|memory)_\d{8}")
 # `max_content_tokens` of a fetch is documented as approximate.
 _CONTENT_MARGIN = (5, 4)
 _CHANGES_TOOLS = ("tool_addition", "compaction")
+
+# The steps of a JSON pointer. A tool that a block defines is pointed to as this block.
+Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,19 @@ class Most:
 
 def tools_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the tools that a request declares, those that its messages define included."""
-    tools = objects_in(params.get("tools"))
-    for message in objects_in(params.get("messages")):
-        for block in objects_in(message.get("content")):
+    return [tool for _, tool in placed_tools(params)]
+
+
+def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]]:
+    """List the tools that a request declares, those that its messages define included, each with its place."""
+    tools: list[tuple[Place, dict[str, Any]]] = [
+        (("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))
+    ]
+    for turn, message in enumerate(objects_in(params.get("messages"))):
+        for index, block in enumerate(objects_in(message.get("content"))):
             if block.get("type") in _CHANGES_TOOLS:
-                tools += _definitions_in(block)
+                place = ("messages", turn, "content", index)
+                tools += ((place, definition) for definition in _definitions_in(block))
     return tools
 
 

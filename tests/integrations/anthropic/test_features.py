@@ -16,12 +16,15 @@ class TestUnpricedFeature:
             ({"tools": [{"name": "own", "input_schema": {}}, {"type": "custom", "name": "own"}]}, ""),
             ({"tools": [{"type": "web_search_20250305"}, {"type": "bash_20250124"}]}, ""),
             ({"tools": [{"type": "code_execution_20250825"}]}, "code_execution_20250825"),
+            ({"tools": [{"type": "tool_search_tool_bm25"}, {"type": "advisor_20260301"}]}, ""),
+            ({"tools": [{"type": "computer_toolset_20990101"}]}, "computer_toolset_20990101"),
+            ({"tools": [{"type": "advisor_team_20990101"}]}, "advisor_team_20990101"),
             ({"tools": [{"type": 7}]}, "7"),
             ({"container": "c"}, "container"),
             ({"mcp_servers": [], "made_up": 1}, "made_up"),
             ({"tools": "x"}, ""),
         ],
-        ids=["plain", "own", "known", "code", "number", "container", "first", "shapeless"],
+        ids=["plain", "own", "known", "code", "undated", "set", "team", "number", "container", "first", "shapeless"],
     )
     def test_names_what_has_no_price(self, body: dict[str, Any], found: str) -> None:
         assert features.unpriced_feature(body) == found
