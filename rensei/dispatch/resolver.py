@@ -78,6 +78,10 @@ class Policy:
         rows = ((name, self._cell(name, mode)) for name in (model_id, provider, ANY))
         return next(((name, cell["allowed"]) for name, cell in rows if cell), None)
 
+    def denies_some(self, mode: AuthMode) -> bool:
+        """Tell whether it denies a mode to any model at all."""
+        return any(not cell["allowed"] for row in self.matrix.values() if (cell := row.get(mode)))
+
     def _cell(self, row: str, mode: AuthMode) -> Mapping[str, bool] | None:
         return self.matrix.get(row, {}).get(mode)
 

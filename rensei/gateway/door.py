@@ -140,6 +140,8 @@ class Gateway:
             others = [
                 (other, await self._route(access, model, turned_to=other.model_id, mode=route.mode)) for other in named
             ]
+            chooses = not isinstance(body.values.get("fallbacks"), (list, type(None)))
+            routes.require_judged(route, [other for _, other in others], provider_chooses=chooses)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path == addresses.COUNT_TOKENS:
                 await self._count(route, body, address, headers, caller)

@@ -7,6 +7,7 @@ It is made by the same functions as that of a dispatch, and kept for less than a
 import copy
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +24,7 @@ from rensei.dispatch.judging import Judgement, ProfileRequired
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
+from rensei.dispatch.resolver import ModelNotAllowedByPolicy
 from rensei.orgs.access import Access
 
 PROVIDER = "claude"
@@ -73,6 +75,28 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
         return _load(access, model, turned_to=turned_to, mode=mode)
     except RenseiError as refusal:
         return refusal
+
+
+def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: bool) -> None:
+    """
+    Refuse models besides the one that is asked which the access policies cannot judge, where one denies any.
+
+    An entry that the organization made is any model that answers to it, and beside another model its answer does not
+    tell which. Which models a provider would choose is not told before the call.
+
+    :raises ModelNotAllowedByPolicy: naming the model, and whose policy it is
+    """
+    own = [other.judgement.entry for other in others if other.judgement.entry.org_id is not None]
+    if not own and not provider_chooses:
+        return
+    scopes = [policy.scope for policy in route.judgement.facts.policies if policy.denies_some(route.mode)]
+    if scopes:
+        what = f"'{own[0].model_id}' is an entry of the organization's own" if own else "the provider would choose"
+        reason = (
+            f"the {scopes[0]}'s access policy denies {route.mode.value} to some models, and whether the request's "
+            f"fallbacks or tools would run one of these cannot be known, because {what}"
+        )
+        raise ModelNotAllowedByPolicy(reasons=reason)
 
 
 def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:

@@ -8,6 +8,7 @@ import pytest
 
 from billing import statements
 from billing.models import BudgetUsage, CostEvent, Entitlement, UsageDaily
+from catalog import services as catalog
 from catalog.models import CatalogEntry
 from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch import access_policies, audit
@@ -17,6 +18,7 @@ from tests.gateway.line import MODEL, message, settled
 pytestmark = pytest.mark.django_db(transaction=True)
 
 HAIKU = "claude-haiku-4-5-20251001"
+OWN = "made-up-by-acme"
 COMPACTION = {
     "type": "compaction",
     "input_tokens": 180_000,
@@ -294,3 +296,30 @@ class TestARequestThatNamesOtherModels:
         fields = {"fallbacks": "default", "tools": [advisor()]}
 
         assert ask(message(**fields), **BETAS).status == 200
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"fallbacks": "default"},
+            {"fallbacks": [{"model": OWN}]},
+            {"tools": [{**advisor(), "model": OWN}]},
+            {"messages": defined_in_a_message({**advisor(), "model": OWN})},
+        ],
+        ids=["chosen by the provider", "own fallback", "own advisor", "own advisor in a message"],
+    )
+    def test_names_none_that_no_policy_can_judge(
+        self, ask: Any, byok: Any, ada_access: Any, simulator: Any, fields: dict[str, Any]
+    ) -> None:
+        catalog.create_entry(ada_access, provider="claude", model_id=OWN, display_name="Own")
+        access_policies.set_policy(ada_access, matrix={HAIKU: {"byok": {"allowed": False}}})
+
+        refused = ask(message(**fields), **BETAS)
+
+        assert (refused.status, refused.code) == (403, "MODEL_NOT_ALLOWED_BY_POLICY")
+        assert not [call for call in simulator.requests() if call["path"] == "/v1/messages"]
+
+    def test_may_name_an_own_entry_where_no_policy_denies_the_mode(self, ask: Any, byok: Any, ada_access: Any) -> None:
+        catalog.create_entry(ada_access, provider="claude", model_id=OWN, display_name="Own")
+        access_policies.set_policy(ada_access, matrix={HAIKU: {"metered": {"allowed": False}}})
+
+        assert ask(message(tools=[{**advisor(), "model": OWN}]), **BETAS).status == 200
