@@ -244,7 +244,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False}
 AUTH_USER_MODEL = "orgs.User"
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
-    "allauth.account.auth_backends.AuthenticationBackend",
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -265,8 +264,12 @@ ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
+# Passwords are limited by `rensei.orgs.sign_in_tries`, by which no one locks another person out. What is left of
+# `login_failed` counts codes of the second step, after a password that was right.
+ACCOUNT_RATE_LIMITS = {"login": None, "reset_password": "20/m/ip"}
 ACCOUNT_FORMS = {
     "change_password": "rensei.orgs.account_forms.ChangePasswordForm",
+    "reset_password": "rensei.orgs.account_forms.ResetPasswordForm",
     "reset_password_from_key": "rensei.orgs.account_forms.ResetPasswordKeyForm",
     "set_password": "rensei.orgs.account_forms.SetPasswordForm",
 }

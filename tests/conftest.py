@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 
 from catalog.services import load_catalog
 from integrations.vault import keyring
+from rensei.core.later import later
 from rensei.core.rates import rates
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
@@ -52,11 +53,13 @@ def _vault(settings: Any, tmp_path: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_counted() -> None:
+def _nothing_counted() -> Iterator[None]:
     """A process counts in memory, and the tests share theirs."""
     rates.forget()
     unknown_tokens.forget()
     caches["process"].clear()
+    yield
+    later.wait()
 
 
 @pytest.fixture(autouse=True)

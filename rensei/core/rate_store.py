@@ -47,6 +47,11 @@ def add(counts: Mapping[str, Window], *, now: float) -> dict[str, Window]:
     return stored
 
 
+def clear(key: str) -> None:
+    """Delete a count."""
+    WindowCount.objects.filter(key=key).delete()
+
+
 def forget_ended(*, now: float) -> None:
     """Delete what no longer counts."""
     WindowCount.objects.filter(ends_at__lt=now - KEPT_SECONDS).delete()

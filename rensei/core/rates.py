@@ -108,6 +108,11 @@ class Rates:
                 return Window(0, now)
             return Window(counter.shared + counter.pending, counter.ends_at)
 
+    def clear(self, key: str) -> None:
+        """End the window of a key, in the database too. What another process knows of it in memory stays."""
+        self.forget(key)
+        rate_store.clear(key)
+
     def forget(self, key: str | None = None) -> None:
         """Forget what this process knows of one key, or of all."""
         with self._lock:

@@ -7,16 +7,40 @@ from urllib.parse import urlsplit
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core import context as library
 from django.conf import settings
-from django.http import HttpRequest
+from django.contrib.auth import authenticate
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
+from rensei.orgs import known_browsers, sign_in_tries
 from rensei.orgs.authentication import client_address
+from rensei.orgs.models import User
 
 # Over a socket file, callers have no address.
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 – it names nobody, and nothing listens on it
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    def authenticate(self, request: HttpRequest, **credentials: Any) -> AbstractBaseUser | None:
+        """Check a password, for an account that exists with the same work as for one that does not."""
+        email = str(credentials.get("email", "")).strip().lower()
+        tried = sign_in_tries.begin(request, email=email)
+        if not tried.is_allowed:
+            raise self.validation_error("too_many_login_attempts")
+        user = authenticate(request, **{**credentials, "email": email})
+        if user is not None:
+            sign_in_tries.take_back(tried)
+        return user
+
+    def post_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse:
+        response: HttpResponse = super().post_login(request, user, **options)
+        known_browsers.remember(request, response, email=user.email)
+        return response
+
+    def set_password(self, user: User, password: str) -> None:
+        super().set_password(user, password)
+        sign_in_tries.forgive(library.request, email=user.email)
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False
 

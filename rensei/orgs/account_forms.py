@@ -1,11 +1,19 @@
 """The library's forms, with what our pages say differently."""
 
+from functools import partial
 from typing import Any
 
 from allauth.account import forms as account_forms
+from allauth.account.internal import userkit
+from allauth.account.internal.flows import password_reset
+from allauth.core.context import request_context
 from allauth.mfa.base import forms as mfa_forms
 from allauth.mfa.totp import forms as totp_forms
 from django import forms
+from django.http import HttpRequest
+
+from rensei.core.later import later
+from rensei.orgs import sign_in_tries
 
 
 class NewPassword:
@@ -28,6 +36,25 @@ class SetPasswordForm(NewPassword, account_forms.SetPasswordForm):  # type: igno
 
 class ResetPasswordKeyForm(NewPassword, account_forms.ResetPasswordKeyForm):  # type: ignore[misc]
     pass
+
+
+class ResetPasswordForm(account_forms.ResetPasswordForm):  # type: ignore[misc]
+    """Asks for a link. Whether there is such an account is looked up after the answer, which is the same for both."""
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).lower()
+
+    def save(self, request: HttpRequest, **_options: Any) -> str:
+        email: str = self.cleaned_data["email"]
+        later.do(partial(_mail_link, request, email), what="mail of a password reset")
+        return email
+
+
+def _mail_link(request: HttpRequest, email: str) -> None:
+    users = userkit.filter_users_by_email(email, is_active=True, prefer_verified=True, for_login=True)
+    if users and sign_in_tries.may_mail_reset(email):
+        with request_context(request):
+            password_reset.request_password_reset(request, email, users, account_forms.default_token_generator)
 
 
 class NumericCode:

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
-from rensei.orgs import invitations
+from rensei.orgs import invitations, known_browsers
 from rensei.orgs.access import token_digest
 from rensei.orgs.authentication import client_address
 from rensei.orgs.forms import NewcomerForm
@@ -88,7 +88,9 @@ def _for_newcomer(request: HttpRequest, found: Invitation) -> HttpResponse:
         else:
             # A new account has no second factor yet, so nothing is passed by.
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-            return _welcome(request, found)
+            answer = _welcome(request, found)
+            known_browsers.remember(request, answer, email=user.email)
+            return answer
     context = {"invitation": found, "form": form}
     return render(request, "orgs/invitation.html", context, status=400 if form.is_bound else 200)
 

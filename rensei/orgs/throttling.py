@@ -14,6 +14,7 @@ from rensei.core.rates import headers_of
 from rensei.core.throttling import WindowThrottle
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import client_address
+from rensei.orgs.known_browsers import account_of, browser_of
 from rensei.orgs.networks import counted_address
 
 if TYPE_CHECKING:
@@ -66,13 +67,18 @@ def spend_sensitive(access: Access) -> None:
 
 
 class SignInThrottle(WindowThrottle):
-    """Tries to sign in from one address, in front of the limits for each account."""
+    """
+    Tries to sign in from one address, in front of the limits for each account.
+
+    A browser that has signed in to the account before is counted by itself, whatever others at its address do.
+    """
 
     scope = "sign-in"
     is_exact = True
 
     def get_cache_key(self, request: Request, view: "APIView | None") -> str:
-        return f"{self.scope}:{counted_address(client_address(request))}"
+        browser = browser_of(request, account_of(request.POST.get("login", "")))
+        return f"{self.scope}:{browser or counted_address(client_address(request))}"
 
 
 def limit_sign_in(method: str) -> Callable[[Page], Page]:

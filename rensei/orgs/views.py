@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods
 
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
-from rensei.orgs import device_codes, setup
+from rensei.orgs import device_codes, known_browsers, setup
 from rensei.orgs.access import for_member
 from rensei.orgs.authentication import client_address
 from rensei.orgs.forms import DeviceAnswerForm, DeviceCodeForm, SetupForm
@@ -53,7 +53,9 @@ def first_setup(request: HttpRequest) -> HttpResponse:
             form.show(refusal)
         else:
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-            return redirect(settings.LOGIN_REDIRECT_URL)
+            answer = redirect(settings.LOGIN_REDIRECT_URL)
+            known_browsers.remember(request, answer, email=user.email)
+            return answer
     return render(request, "orgs/setup.html", {"form": form}, status=400 if form.is_bound else 200)
 
 

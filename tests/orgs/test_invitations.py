@@ -10,6 +10,7 @@ from django.test import Client
 
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound, NotPermitted
+from rensei.core.later import later
 from rensei.core.secret import Secret
 from rensei.orgs import invitations, services
 from rensei.orgs.access import for_token, token_digest
@@ -258,6 +259,7 @@ class TestANewcomer:
         assert answer.status_code == 410
         assert not User.objects.filter(email=ZOE).exists()
 
+    @pytest.mark.django_db(transaction=True)
     def test_who_took_an_address_by_a_handed_link_loses_all_to_its_owner(self, access, access_of, by_hand, settings):
         """The owner comes by the first link that reaches them: a new password."""
         squatter, owner = Client(), Client()
@@ -269,6 +271,7 @@ class TestANewcomer:
         settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 
         owner.post("/accounts/password/reset/", {"email": ZOE})
+        later.wait()
         link = re.search(r"https?://[^/]+(/\S+)", mail.outbox[-1].body)[1]
         form = owner.get(link, follow=True)
         new = {"password1": "yet another battery", "password2": "yet another battery"}
@@ -280,6 +283,7 @@ class TestANewcomer:
         assert squatter.get("/api/v1/me").status_code == 401
         assert AuditEvent.objects.filter(user=zoe, action="address.verified").exists()
 
+    @pytest.mark.django_db(transaction=True)
     def test_keeps_their_tokens_through_a_new_password_once_the_address_is_verified(self, access, access_of, link):
         follow(link, form=NEWCOMER)
         zoe = User.objects.get(email=ZOE)
@@ -287,6 +291,7 @@ class TestANewcomer:
 
         client = Client()
         client.post("/accounts/password/reset/", {"email": ZOE})
+        later.wait()
         reset = re.search(r"https?://[^/]+(/accounts/\S+)", mail.outbox[-1].body)[1]
         form = client.get(reset, follow=True)
         new = {"password1": "yet another battery", "password2": "yet another battery"}

@@ -6,6 +6,7 @@ import pytest
 from django.core import mail
 from django.test import Client
 
+from rensei.core.later import later
 from rensei.orgs.throttling import SignInThrottle
 
 PASSWORD = "correct horse battery"
@@ -92,9 +93,11 @@ class TestLogout:
         assert not is_signed_in(browser)
 
 
+@pytest.mark.django_db(transaction=True)
 class TestPasswordReset:
     def test_mails_a_link_that_works_once(self, acme, client):
         client.post("/accounts/password/reset/", {"email": "ada@acme.test"})
+        later.wait()
         [message] = mail.outbox
         link = re.search(r"https?://[^/]+(/\S+)", message.body)[1]
 
@@ -117,6 +120,7 @@ class TestPasswordReset:
 
         Client().post("/accounts/password/reset/", {"email": "ada@acme.test"}, headers={"host": host})
 
+        later.wait()
         [message] = mail.outbox
         said = f"{message.subject} {message.body}"
         assert re.findall(r"https?://[^/\s]+", said) == ["https://rensei.example:8443"]

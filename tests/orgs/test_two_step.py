@@ -15,6 +15,7 @@ from django.db import connection
 from django.test import Client
 
 from integrations.vault import data_keys, keyring
+from rensei.core.later import later
 from rensei.orgs import device_codes, invitations
 from rensei.orgs.models import AuditEvent, DeviceCode, Membership, Role
 from tests.orgs.totp import code_at, code_now
@@ -286,8 +287,10 @@ class TestTheSecondStep:
 
         assert not Membership.objects.filter(user=ada, org__slug="evil").exists()
 
+    @pytest.mark.django_db(transaction=True)
     def test_is_not_passed_by_a_password_that_was_reset(self, key, ada, client):
         client.post("/accounts/password/reset/", {"email": ada.email})
+        later.wait()
         link = re.search(r"https?://[^/]+(/\S+)", mail.outbox[-1].body)[1]
         form = client.get(link, follow=True)
         new = "another horse battery"

@@ -1,0 +1,56 @@
+"""
+Browsers in which a person has signed in before, known by a signed cookie that names the account.
+
+Tries to sign in to an account are counted for such a browser by itself, so that wrong passwords from elsewhere do not
+keep its person out. The cookie opens nothing, and tells nothing about the account to who reads it.
+"""
+
+import secrets
+
+from django.conf import settings
+from django.core import signing
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.crypto import salted_hmac
+
+SALT = "rensei.orgs.known-browser"
+# Browsers keep cookies for 400 days at most: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
+SECONDS = 400 * 24 * 3600
+ACCOUNTS_MAX = 5
+
+
+def account_of(email: str) -> str:
+    """Name an account, or one that does not exist, without its address."""
+    return salted_hmac(SALT, email.strip().lower(), algorithm="sha256").hexdigest()[:32]
+
+
+def browser_of(request: HttpRequest, account: str) -> str | None:
+    """Tell which browser this is, if its person has signed in to the account with it before."""
+    browser, accounts = _read(request)
+    return browser if account in accounts else None
+
+
+def remember(request: HttpRequest, response: HttpResponseBase, *, email: str) -> None:
+    """Note in the browser that its person has signed in."""
+    browser, accounts = _read(request)
+    account = account_of(email)
+    kept = [account, *(other for other in accounts if other != account)][:ACCOUNTS_MAX]
+    response.set_cookie(
+        _name(),
+        signing.dumps([browser or secrets.token_hex(8), kept], salt=SALT),
+        max_age=SECONDS,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _read(request: HttpRequest) -> tuple[str | None, list[str]]:
+    try:
+        browser, accounts = signing.loads(request.COOKIES.get(_name(), ""), salt=SALT, max_age=SECONDS)
+    except signing.BadSignature:
+        return None, []
+    return browser, accounts
+
+
+def _name() -> str:
+    return "__Host-known-browser" if settings.SESSION_COOKIE_SECURE else "known-browser"
