@@ -179,7 +179,7 @@ def work(send):
         connection,
     ) as queries:
         answer = send()
-    statements = [re.sub(r"'[^']*'|\d+(\.\d+)?", "?", query["sql"]) for query in queries]
+    statements = [re.sub(r"'[^']*'|\d+(\.\d+)?(e\+\d+)?", "?", query["sql"]) for query in queries]
     return answer.status_code, Counting.count, [statement for statement in statements if "SAVEPOINT" not in statement]
 
 
