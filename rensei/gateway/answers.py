@@ -13,7 +13,7 @@ from rensei.core.errors import RenseiError, StoredError
 from rensei.gateway.addresses import NotServed
 from rensei.gateway.statuses import Place, place_of
 
-# What is worth repeating is repeated after so long, where nobody knows better.
+# After so long a call that is worth repeating is repeated, where the provider does not say.
 RETRY_SECONDS = 5
 _UNIFIED = b"anthropic-ratelimit-unified-"
 Headers = list[tuple[bytes, bytes]]

@@ -77,7 +77,7 @@ def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -
         effort=route.profile.effort if applied else "",
         effort_applied=applied,
         left_out=left_out,
-        at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens),
+        at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens, betas=betas),
         input_tokens_about=sum(by_part.values()),
     )
 
@@ -138,7 +138,7 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
 
 
 def _at_most(
-    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int
+    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: str
 ) -> int | None:
     """
     The most that the call may cost. Where the platform pays or bills, everything in it has a price and an end.
@@ -160,14 +160,13 @@ def _at_most(
     for other, its_route in others:
         if not other.consulted:
             entry = its_route.judgement.entry
-            its_bounds = PromptBounds(values, window=entry.context_window_tokens)
-            its_most = its_bounds.of_call(
+            its_most = bounds.for_window(_window_of(its_route, betas)).of_call(
                 max_tokens=max(max_tokens, other.max_tokens or 0), max_output_tokens=entry.max_output_tokens
             )
             fast = {**values, "speed": "fast"} if other.may_be_fast else values
             answers.append(_answer(fast, its_route, its_most))
     consulted = [(other, its_route) for other, its_route in others if other.consulted]
-    return max(answers) + sum(_consultations(values, other, its_route) for other, its_route in consulted)
+    return max(answers) + sum(_consultations(values, other, its_route, betas) for other, its_route in consulted)
 
 
 def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
@@ -180,7 +179,7 @@ def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
     )
 
 
-def _consultations(values: dict[str, Any], other: OtherModel, route: Route) -> int:
+def _consultations(values: dict[str, Any], other: OtherModel, route: Route, betas: str) -> int:
     """
     The most that consulting a model may cost: each time it may read as much as its window holds.
 
@@ -195,10 +194,11 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route) -> i
             reason=f"With a key of the platform, a tool that consults a model takes a `max_uses` from 1 to {USES_MAX}, "
             "so that what the call may cost is known before it is made. Add it, or use byok with a key of your own.",
         )
-    if entry.context_window_tokens is None or output is None:
+    window = _window_of(route, betas)
+    if window is None or output is None:
         raise ModelUnpriced(what=f"'{entry.model_id}', whose limits are not known,", mode=route.mode.value)
     prices = [band.times(features.highest_factor(values)) for band in route.bands]
-    return other.uses * pricing.worst_case(prices, prompt_tokens=entry.context_window_tokens, max_tokens=output)
+    return other.uses * pricing.worst_case(prices, prompt_tokens=window, max_tokens=output)
 
 
 def _is_regular(values: dict[str, Any]) -> bool:

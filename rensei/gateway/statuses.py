@@ -2,7 +2,7 @@
 What each refusal is at the gateway: the status and type that make Anthropic's clients do the right thing.
 
 They repeat a call after 408, 409, 429 and every 5xx, some after 422 as well, and few of them read `x-should-retry`. So
-what would be refused again is a status that none of them repeats, whatever it is for callers of REST, and only what is
+what would be refused again is a status that none of them repeats, though REST may have another, and only what is
 worth repeating is 429, 503 or 529. Claude Code tries a 400 again without its betas, and a 404 with its fallback model.
 """
 

@@ -289,6 +289,19 @@ class TestARequestThatNamesOtherModels:
 
         assert refused.code == "METERED_BUDGET_EXCEEDED"
 
+    def test_holds_for_the_window_that_a_beta_opens_for_a_fallback(self, ask: Any, acme: Any, metered: Any) -> None:
+        dear = "claude-opus-4-5-20251101"
+        # A full window of the model that is asked costs up to $8.80, and of the fallback $2.20, or $11 with the beta.
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=10 * PICODOLLARS_PER_DOLLAR)
+        asked = message(max_tokens=1, fallbacks=[{"model": dear}])
+
+        assert ask(asked, **BETAS).status == 200
+        settled()
+        refused = ask(asked, anthropic_beta=f"{BETAS['anthropic_beta']},context-1m-2025-08-07")
+
+        assert refused.code == "METERED_BUDGET_EXCEEDED"
+        assert Run.objects.count() == 1
+
     def test_is_not_taken_by_a_pool_that_does_not_serve_them(self, ask: Any, shared: Any) -> None:
         assert ask(message(fallbacks=[{"model": HAIKU}]), **BETAS).code == "SHARED_KEY_NOT_CONFIGURED"
 

@@ -17,9 +17,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from integrations.providers.anthropic import server_tools
 from integrations.providers.anthropic.server_tools import KNOWN_TOOLS, Most
@@ -102,6 +103,13 @@ class PromptBounds:
             return self._window
         known = _FRAME_TOKENS_MAX + self._text_bytes - outside.bytes_within + outside.images * TOKENS_PER_IMAGE_MAX
         return min(self._window, known + self._described_tokens)
+
+    def for_window(self, window: int | None) -> Self:
+        """Give the bounds of the same prompt for a model with another window. What was counted is not counted again."""
+        bounds = copy(self)
+        vars(bounds).pop("at_most", None)
+        vars(bounds)["_window"] = window or WINDOW_UNKNOWN_TOKENS
+        return bounds
 
     def of_call(self, *, max_tokens: int, max_output_tokens: int | None) -> Most:
         """Bound the whole call, with every turn that the server may take for it."""
@@ -214,7 +222,7 @@ def _bytes_of_data(source: Any) -> int:
 
 
 def _note(outside: _Outside, kind: str, name: str) -> None:
-    """Take note of something that may bring in whatever it likes."""
+    """Take note of something that may bring in as much as the window holds."""
     outside.unknown.add((kind, name))
     outside.fills_window = True
 

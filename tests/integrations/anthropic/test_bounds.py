@@ -6,6 +6,7 @@ for every tokenizer with the properties that they are built on; the simulator's 
 """
 
 import json
+import unicodedata
 from typing import Any
 
 import httpx2
@@ -129,6 +130,22 @@ class TestAtMost:
 
     def test_is_never_more_than_the_window(self) -> None:
         assert _most({"type": "text", "text": WORDS}, window=1000) == 1000
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(body=bodies.any_bodies, window=st.one_of(st.none(), st.integers(1, 5000)))
+    def test_for_another_window_is_that_of_a_new_count(self, body: dict[str, Any], window: int | None) -> None:
+        first = PromptBounds(body, window=WINDOW)
+        assert first.at_most <= WINDOW
+
+        assert first.for_window(window).at_most == PromptBounds(body, window=window).at_most
+        assert first.at_most == PromptBounds(body, window=WINDOW).at_most
+
+    def test_for_another_window_counts_nothing_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = PromptBounds(_ask({"type": "text", "text": "é" * 50}), window=WINDOW)
+        counted = first.at_most
+        monkeypatch.setattr(unicodedata, "normalize", None)
+
+        assert first.for_window(2 * WINDOW).at_most == counted
 
     def test_holds_where_the_window_is_not_known(self) -> None:
         assert _most({"type": "document", "source": {"type": "url"}}, window=None) == 3_000_000
