@@ -55,8 +55,8 @@ class BuiltRequest:
 
     `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
     that is close to it, to decide whether the provider should count exactly before the attempt;
-    `input_tokens_at_most` one that is never below it, for what a call may cost. `price_factor_at_most` is the most that
-    whatever serves the request may multiply the prices of its tokens by.
+    `input_tokens_at_most` one that is never below it, for what a call may cost. `price_factor_at_most` is the most by
+    which the prices of its tokens may be multiplied.
     """
 
     params: dict[str, Any]

@@ -5,6 +5,7 @@ Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -18,19 +19,11 @@ _MARKS: dict[str, dict[str, str]] = {
     "ephemeral": {"type": "ephemeral"},
     "static": {"type": "ephemeral", "ttl": "1h"},
 }
-# Blocks and tools that are known to take a breakpoint, the latter by the beginnings of their types.
+# Blocks and tools that are known to take a breakpoint, the latter by their types.
 _MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
-_MARKABLE_TOOLS = (
-    "advisor_",
-    "bash_",
-    "browser_toolset_",
-    "code_execution_",
-    "computer_",
-    "memory_",
-    "text_editor_",
-    "tool_search_tool_",
-    "web_fetch_",
-    "web_search_",
+_MARKABLE_TOOLS = re.compile(
+    r"(?:advisor|bash|browser_toolset|code_execution|computer|computer_toolset|memory|text_editor|web_fetch|web_search)"
+    r"_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
 )
 # What stands under these is a caller's data, and no block of the API's.
 _DATA = frozenset({"input", "input_examples", "input_schema", "schema"})
@@ -132,7 +125,7 @@ def _block_takes_mark(block: dict[str, Any]) -> bool:
 def _tool_takes_mark(tool: dict[str, Any]) -> bool:
     """A tool that is loaded later, or holds one that is, takes no breakpoint."""
     kind = tool.get("type")
-    if kind is not None and kind != "custom" and not str(kind).startswith(_MARKABLE_TOOLS):
+    if kind is not None and kind != "custom" and not _MARKABLE_TOOLS.fullmatch(str(kind)):
         return False
     configs = tool.get("configs")
     members = configs.values() if isinstance(configs, dict) else []

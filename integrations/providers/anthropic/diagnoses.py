@@ -264,7 +264,7 @@ REDIRECTED = _make(
 ENCODING_UNKNOWN = _make(
     "ENCODING_UNKNOWN",
     "PROVIDER_UNAVAILABLE",
-    "The answer is compressed in a way that Rensei cannot read, so nobody could say what it costs.",
+    "The answer is compressed in a way that Rensei cannot read, so what it costs cannot be known.",
     "Make the server at the base URL answer without content-encoding, or with gzip, deflate, br or zstd.",
 )
 NOT_THE_API = _make(

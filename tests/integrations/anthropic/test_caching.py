@@ -116,8 +116,9 @@ class TestWithCacheBreakpoints:
             {"type": "mcp_toolset", "mcp_server_name": "maps"},
             {"type": "computer_toolset_20260801", "configs": {"zoom": {"defer_loading": True}}},
             {"type": "made_up_20300101"},
+            {"type": "memory_bank_20300101"},
         ],
-        ids=["deferred", "toolset", "member", "unknown"],
+        ids=["deferred", "toolset", "member", "unknown", "begins like a known one"],
     )
     def test_marks_the_last_tool_that_takes_it(self, later):
         last = {**_tool(), **later}
