@@ -13,12 +13,12 @@ from datetime import timedelta
 import httpx2
 import structlog
 from django.conf import settings
-from django.core.mail import send_mail
-from django.db import connection
 
 from billing.anchor_files import content_of
 from billing.models import LedgerAnchor, LedgerWitness
+from rensei.core import mails
 from rensei.core.clock import database_now
+from rensei.core.transactions import leave_database
 
 BATCH = 200
 BATCHES_IN_A_TURN = 5
@@ -49,8 +49,7 @@ def _tell(name: str, send: Callable[[Sequence[LedgerAnchor]], None], *, newest_o
     anchors = list(untold.order_by("-counter")[:1] if newest_only else untold.order_by("counter")[:BATCH])
     if not anchors:
         return False
-    # No connection to the database is held while another machine is waited for.
-    connection.close()
+    leave_database()
     known = LedgerWitness.objects.filter(name=witness.name)
     try:
         send(anchors)
@@ -82,12 +81,11 @@ def _is_loopback(address: str) -> bool:
 
 def _mail(anchors: Sequence[LedgerAnchor]) -> None:
     (newest,) = anchors
-    send_mail(
+    mails.send(
         f"Rensei ledger: anchor {newest.counter}",
         "Keep this mail. It shows later that the ledger was not cut before this anchor: put the line below into a\n"
         "file, and run `python manage.py verify_ledger --witness FILE`.\n\n"
         f"{json.dumps(content_of(newest))}\n",
-        None,
         [settings.RENSEI_LEDGER_WITNESS_EMAIL],
     )
 

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
-from django.core.mail import send_mail
 
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
+from rensei.core import mails
 from rensei.core.errors import StoredError
 from rensei.orgs.models import MANAGERS, Membership, User
 
@@ -107,7 +107,7 @@ def _tell_managers(integration: Integration) -> None:
 
 def _mail(subject: str, body: str, to: list[str]) -> None:
     try:
-        send_mail(subject, body, None, to)
+        mails.send(subject, body, to)
     except OSError as fault:
         # The pages show the key as well; the run that noticed must not fail for a mail server.
         logger.warning("alert_not_mailed", fault=type(fault).__name__)

@@ -19,6 +19,7 @@ import httpx2
 
 from integrations.destinations import BaseUrlRefused, Destination, is_forbidden, is_operators_upstream, parse_url
 from rensei.core import encodings
+from rensei.core.transactions import leave_database
 
 CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS_MAX = 60.0
@@ -161,6 +162,7 @@ class Sockets:
 
 def resolve(host: str, port: int) -> list[str]:
     """List all addresses of a host name."""
+    leave_database()
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
@@ -202,6 +204,7 @@ class _GuardedTransport(httpx2.HTTPTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if (request.url.host, request.url.scheme) != (self._destination.host, self._destination.scheme):
             raise AddressRefused("This client calls one host only.")
+        leave_database()
         with _deadline_told(self._deadline):
             answer = super().handle_request(request)
         try:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from django.db.models import ProtectedError, Q
 
 from catalog import providers
-from integrations import credentials, shapes
+from integrations import credentials, key_tests, shapes
 from integrations.models import Integration
 from integrations.providers.base import REGISTRY, Credential, Verdict
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
@@ -243,9 +243,7 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     _require_own(access, integration)
     kill_switches.require_not_suspended(access.org)
     version = integration.secret_version
-    credential = open_integration(integration)
-    spend_sensitive(access)
-    verdict = REGISTRY[integration.provider].test_connection(credential=credential)
+    verdict = _call(access, integration, open_integration(integration))
     credentials.take_verdict(integration, verdict)
     with durable():
         # A key that was replaced during the test is not judged by it.
@@ -367,5 +365,11 @@ def _public_facts(integration: Integration) -> dict[str, object]:
 
 
 def _test(access: Access, integration: Integration, key: Secret) -> Verdict:
-    spend_sensitive(access)
-    return REGISTRY[integration.provider].test_connection(credential=credentials.credential(integration, key))
+    return _call(access, integration, credentials.credential(integration, key))
+
+
+def _call(access: Access, integration: Integration, credential: Credential) -> Verdict:
+    """:raises RateLimited: if the caller tests too often, or the organization has too many tests under way"""
+    with key_tests.under_way(integration.org_id):
+        spend_sensitive(access)
+        return REGISTRY[integration.provider].test_connection(credential=credential)

@@ -21,6 +21,7 @@ from catalog.models import CatalogEntry
 from integrations.vault import vault
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
+from rensei.core.database_pool import waiting_for_connections
 from rensei.core.models import UnknownName, WorkerHeartbeat
 from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
@@ -59,6 +60,11 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def _missing() -> Iterator[str]:
+    waiting = waiting_for_connections()
+    if waiting:
+        # Its own question would wait behind them.
+        yield f"All connections to the database are taken, and {waiting} request(s) wait for one."
+        return
     try:
         waiting = _unapplied_migrations()
         if waiting:
@@ -97,6 +103,11 @@ class _Figures(Collector):
         yield from self._shared(now)
         yield from self._audit(now)
         yield self._unknown()
+        yield GaugeMetricFamily(
+            "rensei_database_waiting",
+            "Requests of this process that wait for a connection to the database",
+            value=waiting_for_connections(),
+        )
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:

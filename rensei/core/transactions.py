@@ -1,7 +1,8 @@
 """Who opens a transaction: the service that a door or a worker calls, and nobody else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from django.db import connection, transaction
 
@@ -40,3 +41,16 @@ def snapshot() -> Iterator[None]:
 def assert_open() -> None:
     """Check that the caller has opened a transaction, for services that only work inside one."""
     assert connection.in_atomic_block, "This service runs inside its caller's transaction"
+
+
+def leave_database() -> None:
+    """
+    Give this thread's connection back to its pool, before another machine is waited for. The next query takes one.
+
+    An open transaction would keep its locks meanwhile, so a call out in one is a bug.
+    """
+    # A test may be one transaction itself, whose connection it keeps. Django knows those by the same mark.
+    blocks: Sequence[Any] = connection.atomic_blocks
+    assert all(block._from_testcase for block in blocks), "A call out in a transaction"  # noqa: SLF001
+    if not connection.in_atomic_block:
+        connection.close()

@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 
 from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
+from rensei.core.transactions import leave_database
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import queue
 from rensei.dispatch.keeper import LiveRun
@@ -42,6 +43,7 @@ class Call:
 
         :raises ProviderFailure: if the call fails
         """
+        leave_database()
         try:
             with closing(_events(stream)) as events:
                 for event in events:
@@ -81,7 +83,7 @@ class Call:
         except DatabaseError as fault:
             # Watchers miss a piece while the database is away; the whole answer is written at the end.
             logger.warning("chunk_not_written", fault=type(fault).__name__)
-            connection.close()
+        leave_database()
 
 
 def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:

@@ -4,6 +4,8 @@ import structlog
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
+from rensei.core.transactions import leave_database
+
 logger = structlog.get_logger(__name__)
 
 
@@ -17,6 +19,7 @@ def ring(run_id: str) -> None:
         return
     from rensei.dispatch.tasks import answer_bell
 
+    leave_database()
     try:
         answer_bell.apply_async((run_id,), retry=False)
     except OperationalError as fault:

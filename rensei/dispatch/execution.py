@@ -20,6 +20,7 @@ from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credent
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
+from rensei.core.transactions import leave_database
 from rensei.dispatch import judging, outcomes, preparation, queue, settlement
 from rensei.dispatch.calls import Call
 from rensei.dispatch.keeper import Keeper, LiveRun
@@ -181,6 +182,7 @@ def _backoff_seconds(run: Run, failure: ProviderFailure) -> float:
 
 
 def _pause(live: LiveRun, seconds: float) -> None:
+    leave_database()
     until = time.monotonic() + seconds
     while live.stop is None and time.monotonic() < until:
         time.sleep(min(0.1, max(0.0, until - time.monotonic())))

@@ -22,6 +22,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
 from rensei.core.ids import new_id
+from rensei.core.transactions import leave_database
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.execution import KEYS_MAX
@@ -330,7 +331,11 @@ async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
 
     def ask() -> StoredError:
         close_old_connections()
-        return MODES[AuthMode(run.auth_mode)].error_of(run, failure)
+        try:
+            return MODES[AuthMode(run.auth_mode)].error_of(run, failure)
+        finally:
+            # The thread may rest for long, and its connection is another's meanwhile.
+            leave_database()
 
     return await asyncio.get_running_loop().run_in_executor(None, ask)
 

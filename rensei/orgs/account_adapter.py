@@ -12,6 +12,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
+from rensei.core.transactions import leave_database
 from rensei.orgs import known_browsers, sign_in_tries
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
@@ -65,6 +66,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             for name, value in context.items()
         }
         host = urlsplit(settings.PUBLIC_URL).netloc
+        leave_database()
         super().send_mail(template_prefix, email, {**public, "current_site": SimpleNamespace(name=host, domain=host)})
 
     def format_email_subject(self, subject: str) -> str:

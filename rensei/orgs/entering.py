@@ -2,8 +2,8 @@
 
 import structlog
 from django.conf import settings
-from django.core.mail import send_mail
 
+from rensei.core import mails
 from rensei.orgs.models import Membership, Role, User
 
 logger = structlog.get_logger(__name__)
@@ -23,6 +23,6 @@ def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
     )
     for address in to:
         try:
-            send_mail(subject, body, None, [address])
+            mails.send(subject, body, [address])
         except OSError as fault:
             logger.warning("owner_not_mailed", org=org.pk, fault=type(fault).__name__)

@@ -8,11 +8,11 @@ from typing import Any
 import structlog
 from allauth.account.models import EmailAddress
 from django.conf import settings
-from django.core.mail import send_mail
 from django.db import IntegrityError, transaction
 from django.db.models import Case, Exists, OuterRef, QuerySet, When
 from django.template.loader import render_to_string
 
+from rensei.core import mails
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
@@ -293,8 +293,8 @@ def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
     link = f"{settings.PUBLIC_URL}/invitations/{plain.reveal()}"
     body = render_to_string("orgs/mail/invitation.txt", {"invitation": invitation, "access": access, "link": link})
     try:
-        send_mail(
-            f"{access.user.get_full_name()} invites you to {access.org.name} on Rensei", body, None, [invitation.email]
+        mails.send(
+            f"{access.user.get_full_name()} invites you to {access.org.name} on Rensei", body, [invitation.email]
         )
     except OSError as fault:
         # A mail server's answer may repeat what it was sent, so only the kind of fault is told.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from django.conf import settings
-from django.core.mail import send_mail
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 
+from rensei.core import mails
 from rensei.core.later import later
 from rensei.core.limits import limit
 from rensei.core.rates import rates
@@ -100,4 +100,4 @@ def _tell(*, email: str) -> None:
         return
     link = f"{settings.PUBLIC_URL}/accounts/password/reset/"
     body = render_to_string("orgs/mail/wrong_passwords.txt", {"person": person, "link": link})
-    send_mail("Several wrong passwords were given for your Rensei account", body, None, [person.email])
+    mails.send("Several wrong passwords were given for your Rensei account", body, [person.email])

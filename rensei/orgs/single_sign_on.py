@@ -21,9 +21,9 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
-from requests import RequestException
+from requests import RequestException, Session
 
-from rensei.core.transactions import durable
+from rensei.core.transactions import durable, leave_database
 from rensei.orgs import invitations, people, second_factor
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
@@ -56,6 +56,12 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         if user is not None and user.pk is not None and user.is_staff and not _may_be_operator(user, signed):
             logger.warning("single_sign_on_refused", reason="operator", provider=sociallogin.account.provider)
             raise ImmediateHttpResponse(_refuse(request, "operator"))
+
+    def get_requests_session(self) -> Session:
+        """Make what the library calls the provider with, each time that it does."""
+        leave_database()
+        session: Session = super().get_requests_session()
+        return session
 
     def authenticate_by_email(self, sociallogin: SocialLogin) -> tuple[User, str] | None:
         """Find the account whose address the provider has verified."""

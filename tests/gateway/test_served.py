@@ -291,10 +291,9 @@ class TestARequestThatNamesOtherModels:
 
     def test_holds_for_the_window_that_a_beta_opens_for_a_fallback(self, ask: Any, acme: Any, metered: Any) -> None:
         dear = "claude-opus-4-5-20251101"
-        # 300,000 tokens cost up to $2.64 of the model that is asked, and $3.30 of the fallback. Its window has room for
-        # 200,000 of them, or for all with the beta.
-        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=3 * PICODOLLARS_PER_DOLLAR)
-        asked = message("word " * 60_000, max_tokens=1, fallbacks=[{"model": dear}])
+        # A full window of the model that is asked costs up to $8.80, and of the fallback $2.20, or $11 with the beta.
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=10 * PICODOLLARS_PER_DOLLAR)
+        asked = message(max_tokens=1, fallbacks=[{"model": dear}])
 
         assert ask(asked, **BETAS).status == 200
         settled()

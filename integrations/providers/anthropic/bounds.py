@@ -131,9 +131,7 @@ class PromptBounds:
     def _outside(self) -> _Outside:
         outside = _Outside()
         for name in self._params.keys() - KNOWN_FIELDS:
-            # A fallback that is named reads the same prompt. One that the provider chooses is not known.
-            if name != "fallbacks" or not isinstance(self._params[name], list):
-                _note(outside, "request_field", name)
+            _note(outside, "request_field", name)
         for message in objects_in(self._params.get("messages")):
             _look_into(message.get("content"), outside)
         _look_into(self._params.get("system"), outside)

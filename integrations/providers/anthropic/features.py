@@ -4,6 +4,7 @@ What a request of the Messages API asks for beyond tokens, and what that costs.
 Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents-and-tools/tool-use/overview
 """
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from catalog.providers import REGISTRY
 from integrations.providers.anthropic.server_tools import KNOWN_TOOLS, tools_of
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
+
+# An advisor is paid by the tokens of its model, every other known tool by those of the call or by its searches.
+_ADVISOR = re.compile(r"advisor_\d{8}")
 
 
 def unpriced_feature(body: Mapping[str, Any]) -> str:
@@ -22,9 +26,9 @@ def unpriced_feature(body: Mapping[str, Any]) -> str:
         return name
     for tool in tools_of(body):
         kind = tool.get("type")
-        # A known tool is paid by tokens, those of an advisor by its model's, or by its searches.
-        if kind is not None and kind != "custom" and not KNOWN_TOOLS.fullmatch(str(kind)):
-            return str(kind)
+        name = "custom" if kind is None else str(kind)
+        if name != "custom" and not KNOWN_TOOLS.fullmatch(name) and not _ADVISOR.fullmatch(name):
+            return name
     return ""
 
 

@@ -17,7 +17,7 @@ from rensei.core.unknown import note_unknown
 TURNS_MAX = 10
 USES_MAX = 1000
 KNOWN_TOOLS = re.compile(
-    r"(?:advisor|bash|text_editor|computer|memory|web_search|web_fetch)_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
+    r"(?:bash|text_editor|computer|memory|web_search|web_fetch)_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
 )
 # The caller runs these, so what they bring comes with the next request.
 _CLIENT_TOOLS = re.compile(r"custom|(?:bash|text_editor|computer|memory)_\d{8}")

@@ -6,6 +6,7 @@ for every tokenizer with the properties that they are built on; the simulator's 
 """
 
 import json
+import unicodedata
 from typing import Any
 
 import httpx2
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from integrations.providers.anthropic import bounds
 from integrations.providers.anthropic.bounds import TOKENS_PER_IMAGE_MAX, PromptBounds
 from rensei.core import unknown
 from rensei.simulator.model_facts import find_model
@@ -128,14 +128,6 @@ class TestAtMost:
     def test_counts_what_brings_in_anything_as_the_whole_window(self, fields: dict[str, Any]) -> None:
         assert _most(**fields) == WINDOW
 
-    def test_counts_named_fallbacks_and_an_advisor_by_their_json(self) -> None:
-        unknown.take_counts()
-        fields = {"fallbacks": [{"model": "a"}], "tools": [{"type": "advisor_20260301", "model": "a"}]}
-
-        assert _most({"type": "text", "text": "Hi."}, **fields) < 10_000
-        assert _most({"type": "text", "text": "Hi."}, fallbacks="default") == WINDOW
-        assert unknown.take_counts() == {("request_field", "fallbacks"): 1}
-
     def test_is_never_more_than_the_window(self) -> None:
         assert _most({"type": "text", "text": WORDS}, window=1000) == 1000
 
@@ -151,7 +143,7 @@ class TestAtMost:
     def test_for_another_window_counts_nothing_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first = PromptBounds(_ask({"type": "text", "text": "é" * 50}), window=WINDOW)
         counted = first.at_most
-        monkeypatch.setattr(bounds, "unicodedata", None)
+        monkeypatch.setattr(unicodedata, "normalize", None)
 
         assert first.for_window(2 * WINDOW).at_most == counted
 

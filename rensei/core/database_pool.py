@@ -1,0 +1,14 @@
+"""The connections of this process to PostgreSQL. SQLite has a connection for each thread, and no pool."""
+
+from typing import Any
+
+from django.db import connection
+
+
+def waiting_for_connections() -> int:
+    """Count those who wait because all connections are taken. It takes none itself."""
+    pool: Any = getattr(connection, "pool", None)
+    if pool is None:
+        return 0
+    stats = pool.get_stats()
+    return int(stats.get("requests_waiting", 0)) if stats["pool_size"] >= stats["pool_max"] else 0
