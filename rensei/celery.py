@@ -10,12 +10,14 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["rensei.dispatch"])
 
 
-def _store_unknown_names(**_signal: object) -> None:
+def _exchange_counts(**_signal: object) -> None:
     """A worker has one process with threads, or one that forks the others: each counts for itself."""
+    from rensei.core.rates import start_exchanging
     from rensei.core.unknown_names import start_storing
 
     start_storing()
+    start_exchanging()
 
 
-signals.worker_init.connect(_store_unknown_names)
-signals.worker_process_init.connect(_store_unknown_names)
+signals.worker_init.connect(_exchange_counts)
+signals.worker_process_init.connect(_exchange_counts)

@@ -100,7 +100,7 @@ RENSEI_GATEWAY_TOKENS = {
         "RENSEI_GATEWAY_TOKENS_ORG",
         default=limit(
             "80000000/min",
-            what="Input and output tokens of one organization at the gateway, counted when a call has ended",
+            what="Input and output tokens of one organization, counted when a call or run has ended",
             told="the caller: 429 `RATE_LIMITED` with `retry-after`",
             setting="RENSEI_GATEWAY_TOKENS_ORG",
         ),

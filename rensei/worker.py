@@ -21,6 +21,7 @@ from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
 from rensei.dispatch import audit, queue, reaper, retention
 from rensei.dispatch.execution import execute
@@ -144,6 +145,7 @@ class Worker:
                     WorkerHeartbeat.objects.update_or_create(worker=self.name, defaults={"seen_at": database_now()})
                     seen = time.monotonic()
                     unknown_names.store()
+                rates.exchange()
                 run_due_jobs(JOBS)
             except DatabaseError as fault:
                 logger.warning("housekeeping_failed", fault=type(fault).__name__)
@@ -153,6 +155,7 @@ class Worker:
             close_old_connections()
             self._stopped.wait(JOBS_EVERY_SECONDS)
         unknown_names.store()
+        rates.exchange()
         WorkerHeartbeat.objects.filter(worker=self.name).delete()
         connection.close()
 

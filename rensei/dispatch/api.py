@@ -17,7 +17,8 @@ from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPag
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
-from rensei.dispatch import admission, dry_run, presenters, services
+from rensei.core.rates import headers_of
+from rensei.dispatch import admission, dry_run, presenters, services, token_rate
 from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
 from rensei.orgs.access import Access
@@ -118,6 +119,7 @@ class Runs(APIView):
                 pointer="/headers/Idempotency-Key",
                 reason=f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters.",
             )
+        left = token_rate.require_left(caller(request).org.id)
         run = admission.dispatch(
             caller(request),
             dispatch_request(request.data),
@@ -125,7 +127,9 @@ class Runs(APIView):
             body_digest=_digest(caller(request), request.data) if key else "",
         )
         return Response(
-            presenters.run_body(run), status=status.HTTP_202_ACCEPTED, headers={"Location": f"/api/v1/runs/{run.id}"}
+            presenters.run_body(run),
+            status=status.HTTP_202_ACCEPTED,
+            headers={"Location": f"/api/v1/runs/{run.id}", **headers_of("tokens", [left])},
         )
 
 

@@ -26,7 +26,7 @@ from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart
-from rensei.dispatch import own_entries
+from rensei.dispatch import own_entries, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.serving import Served, find_served
@@ -149,7 +149,8 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
         _tell(runs)
-        return runs
+    token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
+    return runs
 
 
 def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:

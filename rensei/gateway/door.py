@@ -35,6 +35,7 @@ from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.queue import LEASE
 from rensei.dispatch.settlement import SettlementPlan
+from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routes
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body
@@ -213,8 +214,7 @@ class Gateway:
 
     def _settle(self, access: Access, plan: SettlementPlan) -> None:
         assert access.token is not None
-        used = plan.usage.prompt_tokens + plan.usage.output_tokens
-        self._limits.use(token_id=access.token.id, org_id=access.org.id, tokens=used)
+        self._limits.use(token_id=access.token.id, tokens=tokens_of(plan.usage))
         self._settlements.submit(plan)
 
     def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Credential]:

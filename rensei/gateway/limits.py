@@ -54,10 +54,9 @@ class Limits:
             if not self._live[access.org.id]:
                 del self._live[access.org.id]
 
-    def use(self, *, token_id: str, org_id: str, tokens: int) -> None:
-        """Count what a call has used."""
+    def use(self, *, token_id: str, tokens: int) -> None:
+        """Count what a call has used. For the organization, its settlement counts it."""
         self._tokens["token"].count(token_id, by=tokens)
-        self._tokens["org"].count(org_id, by=tokens)
 
 
 class _Rate:

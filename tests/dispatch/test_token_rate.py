@@ -1,0 +1,42 @@
+"""Tokens of an organization by the minute, whoever made the call: dispatches are refused above them."""
+
+from typing import Any
+
+import pytest
+
+from rensei.core.rates import rates
+from rensei.core.usage import Usage
+from rensei.dispatch import token_rate
+from rensei.dispatch.models import Run
+
+RUNS = "/api/v1/runs"
+
+
+@pytest.mark.usefixtures("simulator")
+class TestDispatches:
+    def test_are_refused_when_the_tokens_are_used_up(
+        self, ada: Any, acme: Any, api_as: Any, connect: Any, make_profile: Any, work: Any, settings: Any
+    ) -> None:
+        settings.RENSEI_GATEWAY_TOKENS = {**settings.RENSEI_GATEWAY_TOKENS, "org": "5/hour"}
+        connect()
+        make_profile()
+        body = {"profileId": "prof_deep", "input": "Hello."}
+        api = api_as(ada)
+
+        first = api.post(RUNS, body)
+        (run,) = work()
+        refused = api.post(RUNS, body)
+
+        used = token_rate.tokens_of(Usage.from_dict(run.usage))
+        assert (first.status_code, first.headers["rensei-ratelimit-tokens-remaining"]) == (202, "5")
+        assert rates.known(token_rate.key_of(acme.id)).total == used > 5
+        assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
+        assert 1 <= int(refused.headers["Retry-After"]) <= 3600
+        assert Run.objects.count() == 1
+
+    def test_tell_how_the_caller_stands(self, ada: Any, acme: Any, api_as: Any) -> None:
+        answers = [api_as(ada).get("/api/v1/me") for _ in range(2)]
+
+        remaining = [int(answer.headers["rensei-ratelimit-requests-remaining"]) for answer in answers]
+        assert remaining[0] - remaining[1] == 1
+        assert int(answers[0].headers["rensei-ratelimit-requests-limit"]) == remaining[0] + 1
