@@ -379,6 +379,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["rensei.orgs.throttling.ApiThrottle", "rensei.orgs.throttling.SensitiveThrottle"],
     "DEFAULT_THROTTLE_RATES": {
         "api": env.str("RENSEI_RATE_API", default="600/min"),
+        "org": env.str("RENSEI_RATE_ORG", default="6000/min"),
         "sign-in": env.str("RENSEI_RATE_SIGN_IN", default="20/min"),
         "sensitive": env.str("RENSEI_RATE_SENSITIVE", default="10/min"),
     },

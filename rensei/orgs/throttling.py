@@ -35,9 +35,22 @@ class ApiThrottle(WindowThrottle):
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
         is_allowed = super().allow_request(request, view)
-        if self.rate is not None:
-            request._request.limit_headers = headers_of("requests", [self.standing])  # type: ignore[attr-defined]  # noqa: SLF001 - DRF names it so
+        standings = [self.standing]
+        if is_allowed and isinstance(request.auth, Access):
+            # What is refused to one token uses up nothing of its organization.
+            whole = OrgThrottle()
+            is_allowed = whole.allow(f"{whole.scope}:{request.auth.org.pk}")
+            standings.append(whole.standing)
+            if not is_allowed:
+                self.window = whole.window
+        request._request.limit_headers = headers_of("requests", standings)  # type: ignore[attr-defined]  # noqa: SLF001 - DRF names it so
         return is_allowed
+
+
+class OrgThrottle(WindowThrottle):
+    """REST requests of all tokens and people of an organization."""
+
+    scope = "org"
 
 
 class SensitiveThrottle(WindowThrottle):

@@ -118,7 +118,7 @@ class TestProblem:
 class TestThrottle:
     @pytest.fixture
     def three_a_minute(self, monkeypatch):
-        monkeypatch.setattr(WindowThrottle, "THROTTLE_RATES", {"api": "3/min", "sensitive": "2/min"})
+        monkeypatch.setattr(WindowThrottle, "THROTTLE_RATES", {"api": "3/min", "org": "5/min", "sensitive": "2/min"})
 
     def test_refuses_the_request_after_the_last_one(self, api, three_a_minute):
         allowed = [api.get("/api/v1/me").status_code for _ in range(3)]
@@ -150,6 +150,13 @@ class TestThrottle:
             refused = first.get("/api/v1/me").status_code
 
         assert (refused, second.get("/api/v1/me").status_code) == (429, 200)
+
+    def test_counts_an_organization_as_a_whole(self, acme, ada, api_as, three_a_minute):
+        first, second, third = (api_as(ada) for _ in range(3))
+
+        codes = [api.get("/api/v1/me").status_code for api in [first] * 6 + [second, second, second, third]]
+
+        assert codes == [200] * 3 + [429] * 3 + [200] * 2 + [429] * 2
 
     def test_is_narrower_where_guessing_would_pay(self, api, three_a_minute):
         codes = [api.post("/api/v1/tokens", {"name": "x"}).status_code for _ in range(3)]

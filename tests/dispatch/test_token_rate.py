@@ -35,7 +35,8 @@ class TestDispatches:
         assert Run.objects.count() == 1
 
     def test_tell_how_the_caller_stands(self, ada: Any, acme: Any, api_as: Any) -> None:
-        answers = [api_as(ada).get("/api/v1/me") for _ in range(2)]
+        api = api_as(ada)
+        answers = [api.get("/api/v1/me") for _ in range(2)]
 
         remaining = [int(answer.headers["rensei-ratelimit-requests-remaining"]) for answer in answers]
         assert remaining[0] - remaining[1] == 1
