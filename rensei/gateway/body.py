@@ -60,12 +60,16 @@ class Body:
         """
         Read a member that names something.
 
-        :raises FieldError: if it is missing, or can be the name of nothing: half a character, or a page of text
+        :raises FieldError: if it is missing, or can be the name of nothing
         """
-        value = self.values.get(member)
-        if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
-            raise FieldError(pointer=json_pointer(member), reason=f"`{member}` is required, and is a name.")
-        return value
+        return checked_name(self.values.get(member), pointer=json_pointer(member))
+
+
+def checked_name(value: object, *, pointer: str) -> str:
+    """:raises FieldError: if a value can be the name of nothing: half a character, or a page of text"""
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
+        raise FieldError(pointer=pointer, reason=f"`{pointer.rpartition('/')[2]}` is required, and is a name.")
+    return value
 
 
 def _find_members(text: str, names: Collection[str]) -> dict[str, tuple[int, int]]:

@@ -38,7 +38,7 @@ from rensei.dispatch.settlement import SettlementPlan
 from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routes
 from rensei.gateway.answers import Headers
-from rensei.gateway.body import Body
+from rensei.gateway.body import Body, checked_name
 from rensei.gateway.callers import Callers
 from rensei.gateway.calls import Call, Caller, LiveCall, error_of
 from rensei.gateway.fresh import Fresh
@@ -137,10 +137,12 @@ class Gateway:
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
-            named = await self._threads.run(partial(other_models, body.values), size=len(raw), org_id=access.org.id)
-            others = [
-                (other, await self._route(access, model, turned_to=other.model_id, mode=route.mode)) for other in named
-            ]
+            others = []
+            for other in await self._threads.run(
+                partial(other_models, body.values), size=len(raw), org_id=access.org.id
+            ):
+                name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
+                others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
             chooses = not isinstance(body.values.get("fallbacks"), (list, type(None)))
             routes.require_judged(route, [other for _, other in others], provider_chooses=chooses)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")

@@ -251,6 +251,13 @@ class TestARequestThatNamesOtherModels:
             ({"messages": defined_in_a_message({**advisor(max_uses=2), "model": "made-up-9"})}, "MODEL_NOT_IN_CATALOG"),
             ({"messages": defined_in_a_message(advisor())}, "VALIDATION_FAILED"),
             ({"fallbacks": [{"model": HAIKU}] * 17}, "VALIDATION_FAILED"),
+            ({"fallbacks": [{"model": "m" * 301}]}, "VALIDATION_FAILED"),
+            ({"fallbacks": [{"model": "\ud800"}]}, "VALIDATION_FAILED"),
+            ({"tools": [{**advisor(max_uses=2), "model": "a\0"}]}, "VALIDATION_FAILED"),
+            ({"fallbacks": [{"model": ""}]}, "VALIDATION_FAILED"),
+            ({"fallbacks": [HAIKU]}, "VALIDATION_FAILED"),
+            ({"fallbacks": [{"model": HAIKU, "speed": ["fast"]}, {"model": [HAIKU]}]}, "VALIDATION_FAILED"),
+            ({"tools": [{**advisor(max_uses=2), "model": {"id": HAIKU}}]}, "VALIDATION_FAILED"),
         ],
     )
     def test_is_refused_before_the_call_where_the_price_has_no_bound(

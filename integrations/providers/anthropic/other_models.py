@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from integrations.providers.anthropic.server_tools import Place, placed_tools
-from integrations.providers.anthropic.tokens import objects_in
 from rensei.core.errors import FieldError, json_pointer
 
 OTHERS_MAX = 16
@@ -37,27 +36,33 @@ def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
     """
     List the other models that a request names.
 
-    :raises FieldError: if they are more than any request needs, as each is judged by itself
+    :raises FieldError: if they are more than any request needs, as each is judged by itself, or if one has no name
     """
-    fallbacks = ((("fallbacks", index), value) for index, value in enumerate(objects_in(body.get("fallbacks"))))
-    found = [*_models_of(fallbacks, consulted=False), *_models_of(placed_tools(body), consulted=True)]
+    fallbacks = body.get("fallbacks")
+    instead: list[tuple[Place, Any]] = []
+    if isinstance(fallbacks, list):
+        instead += ((("fallbacks", index), value) for index, value in enumerate(fallbacks))
+    beside = ((place, tool) for place, tool in placed_tools(body) if "model" in tool)
+    found = [*_models_of(instead, consulted=False), *_models_of(beside, consulted=True)]
     if len(found) > OTHERS_MAX:
         reason = f"A request names at most {OTHERS_MAX} models besides its own."
         raise FieldError(pointer=found[OTHERS_MAX].pointer, reason=reason)
     return found
 
 
-def _models_of(placed: Iterable[tuple[Place, dict[str, Any]]], *, consulted: bool) -> Iterator[OtherModel]:
+def _models_of(placed: Iterable[tuple[Place, Any]], *, consulted: bool) -> Iterator[OtherModel]:
     for place, value in placed:
-        if isinstance(value.get("model"), str):
-            yield OtherModel(
-                model_id=value["model"],
-                pointer=json_pointer(*place),
-                consulted=consulted,
-                uses=_number(value.get("max_uses"), at_most=USES_MAX),
-                max_tokens=_number(value.get("max_tokens"), at_most=2**31 - 1),
-                may_be_fast=value.get("speed") not in {None, "standard"},
-            )
+        model = value.get("model") if isinstance(value, dict) else None
+        if not isinstance(model, str):
+            raise FieldError(pointer=json_pointer(*place, "model"), reason="`model` is required, and is a name.")
+        yield OtherModel(
+            model_id=model,
+            pointer=json_pointer(*place),
+            consulted=consulted,
+            uses=_number(value.get("max_uses"), at_most=USES_MAX),
+            max_tokens=_number(value.get("max_tokens"), at_most=2**31 - 1),
+            may_be_fast=value.get("speed") not in (None, "standard"),
+        )
 
 
 def _number(value: object, *, at_most: int) -> int | None:
