@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 from django.db import connection
@@ -46,8 +47,7 @@ class _Counter:
     ends_at: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
+class Standing(NamedTuple):
     """How a caller stands against one limit."""
 
     limit: int
@@ -82,7 +82,8 @@ class Rates:
             counter.pending += by
             self._changed.add(key)
             window = Window(counter.shared + counter.pending, counter.ends_at)
-        self._has_changed.set()
+        if not self._has_changed.is_set():
+            self._has_changed.set()
         return window
 
     def count_exactly(self, key: str, *, seconds: float, by: int = 1) -> Window:
@@ -212,12 +213,17 @@ def start_exchanging() -> None:
 def headers_of(kind: str, standings: Iterable[Standing]) -> dict[str, str]:
     """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
     narrowest = min(standings, key=lambda standing: standing.remaining)
-    reset = datetime.fromtimestamp(narrowest.window.ends_at, UTC).isoformat(timespec="seconds")
     return {
         f"rensei-ratelimit-{kind}-limit": str(narrowest.limit),
         f"rensei-ratelimit-{kind}-remaining": str(narrowest.remaining),
-        f"rensei-ratelimit-{kind}-reset": reset.replace("+00:00", "Z"),
+        f"rensei-ratelimit-{kind}-reset": _written(narrowest.window.ends_at),
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def _written(moment: float) -> str:
+    """Write a moment as RFC 3339. All answers of a window tell the same one."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @functools.cache
