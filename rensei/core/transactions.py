@@ -52,5 +52,6 @@ def leave_database() -> None:
     # A test may be one transaction itself, whose connection it keeps. Django knows those by the same mark.
     blocks: Sequence[Any] = connection.atomic_blocks
     assert all(block._from_testcase for block in blocks), "A call out in a transaction"  # noqa: SLF001
-    if not connection.in_atomic_block:
+    # An event loop has no connection, and may not even close one.
+    if connection.connection is not None and not connection.in_atomic_block:
         connection.close()
