@@ -23,6 +23,7 @@ from catalog.models import CatalogEntry
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.core.clock import database_now
+from rensei.core.models import WindowCount
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs import invitations, services
 from rensei.orgs.models import ApiToken, Host, Membership, OrgScopedQuerySet, Project
@@ -293,9 +294,9 @@ TIMES_OF_USE = {"last_used_at", "last_used_address", "last_login"}
 
 
 def rows_of_everything():
-    """Take a picture of all that organizations own, but for times of use and sessions."""
-    of_sessions = {Session._meta.db_table, UserSession._meta.db_table}
-    tables = sorted(set(connection.introspection.table_names()) - of_sessions)
+    """Take a picture of all that organizations own, but for times of use, sessions and the counts of rate limits."""
+    not_owned = {Session._meta.db_table, UserSession._meta.db_table, WindowCount._meta.db_table}
+    tables = sorted(set(connection.introspection.table_names()) - not_owned)
     picture = {}
     with connection.cursor() as cursor:
         for table in tables:
