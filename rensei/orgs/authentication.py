@@ -97,11 +97,16 @@ def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
 
 
 def _needs(request: Request) -> Needs | None:
-    """What the route declares for this method: `scopes = {"GET": READ, …}`. OPTIONS tells of no data: any will do."""
-    declared: dict[str, Needs] = getattr(request.parser_context["view"], "scopes", {})
-    if request.method == "OPTIONS":
+    """
+    What the route declares for this method: `scopes = {"GET": READ, …}`.
+
+    OPTIONS tells of no data, and a method that the route does not take is refused as such: any scope will do.
+    """
+    view, method = request.parser_context["view"], str(request.method)
+    if method == "OPTIONS" or method not in view.allowed_methods:
         return ANY
-    return declared.get("GET" if request.method == "HEAD" else str(request.method))
+    declared: dict[str, Needs] = getattr(view, "scopes", {})
+    return declared.get("GET" if method == "HEAD" else method)
 
 
 def _only_org(user: User) -> str:

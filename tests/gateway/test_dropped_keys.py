@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def status_of(gateway: door.Gateway, token: str) -> int:
     """Have a prompt counted by a gateway of this process, and tell the status."""
     body = as_bytes({"model": "prof_deep", "messages": message()["messages"]})
-    headers = {**STANDARD_HEADERS, "x-api-key": token}
+    headers = {**STANDARD_HEADERS, "host": "localhost", "x-api-key": token}
     said: list[Any] = []
 
     async def receive() -> dict[str, Any]:
