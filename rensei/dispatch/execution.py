@@ -88,7 +88,7 @@ def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) 
         return built
     exact = adapter.count_input_tokens(built.params, credential=credential, context_window_tokens=window)
     params = adapter.fit(built.params, input_tokens=exact, context_window_tokens=window)
-    return replace(built, params=params, input_tokens_at_least=exact)
+    return replace(built, params=params, input_tokens_at_least=exact, input_tokens_about=exact)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def _attempt(
         run,
         credential_id=credential.id,
         credential_version=credential.version,
-        input_tokens=built.input_tokens_at_least,
+        input_tokens=built.input_tokens_about,
     )
     if attempt is None:
         stop = queue.why_lost(run)

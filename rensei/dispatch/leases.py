@@ -251,7 +251,7 @@ def _lease(run: Run, host: Host) -> Lease | None:
         run.refresh_from_db()
         refusal.extra["run"] = presenters.run_body(run)
         raise
-    attempt = queue.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_at_least)
+    attempt = queue.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_about)
     return Lease(run=attempt.run, attempt=attempt, params=built.params) if attempt else None
 
 
