@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 
 from rensei import demo
 from rensei.dispatch import queue
@@ -58,6 +59,8 @@ def execute_first_run() -> Run:
 
 def welcome(port: int) -> str:
     printed = io.StringIO()
+    # The greeting is a process of its own, which has no connection yet when it asks the server.
+    connection.close()
     call_command("welcome", port=port, demo=True, stdout=printed)
     return printed.getvalue()
 
