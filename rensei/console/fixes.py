@@ -81,7 +81,7 @@ HERE = {
 # Met by programs only, or answered by a page without an organization: to sign in, or that something went wrong.
 ELSEWHERE = {"NOT_AUTHENTICATED", "METHOD_NOT_ALLOWED", "UNSUPPORTED_MEDIA_TYPE", "INTERNAL", "LEASE_LOST"}
 ELSEWHERE |= {"DEVICE_CODE_PENDING", "IDEMPOTENCY_KEY_REUSED", "INVITATION_NOT_VALID", "INVITATION_FOR_SOMEBODY_ELSE"}
-ELSEWHERE |= {"RUN_CANCELLED", "DATABASE_UNAVAILABLE"}
+ELSEWHERE |= {"RUN_CANCELLED", "DATABASE_UNAVAILABLE", "REQUEST_TOO_SLOW", "SCOPE_MISSING", "NETWORK_NOT_ALLOWED"}
 
 
 def way_to(code: str, *, access: Access, run_id: str = "") -> tuple[str, str] | None:
