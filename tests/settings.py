@@ -11,6 +11,7 @@ os.environ.setdefault("RENSEI_RATE_API", "100000/min")
 os.environ.setdefault("RENSEI_RATE_ORG", "1000000/min")
 os.environ.setdefault("RENSEI_RATE_SIGN_IN", "100000/min")
 os.environ.setdefault("RENSEI_RATE_SENSITIVE", "100000/min")
+os.environ.setdefault("RENSEI_RATE_UNKNOWN_TOKENS", "100000/min")
 
 from rensei.settings import *  # noqa: E402, F403
 from rensei.settings import DATABASES, STATIC_ROOT, STORAGES  # noqa: E402
