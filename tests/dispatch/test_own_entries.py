@@ -214,7 +214,8 @@ def denies(matrix: dict[str, Any], model: str) -> bool:
 
 
 class TestEverySpelling:
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @pytest.mark.timeout(300)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         spelled=st.lists(st.sampled_from(sorted(MODEL_OF)), min_size=1, max_size=3, unique=True),
         unknown=st.sets(st.sampled_from(OWN_NAMES)),
