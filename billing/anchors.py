@@ -1,7 +1,7 @@
 """
 Anchors sign how far each chain has come, with a key that is not in the database.
 
-Whoever rewrites the ledger can compute every digest anew, but not the signatures. All anchors are one chain: each has a
+Rewritten lines can get new digests, but not new signatures. All anchors are one chain: each has a
 number and the digest of the one before, so none can be taken out of the middle. Their end is told to witnesses: the
 mark beside the key, the anchors' file, and those that an operator has named.
 """
@@ -86,7 +86,7 @@ def digest_of(anchor: LedgerAnchor) -> str:
 
 
 def mark_path() -> Path:
-    """Where the mark is: beside the key, where whoever has only the database and the anchors' file cannot write."""
+    """Where the mark is: beside the key, where a person with only the database and the anchors' file cannot write."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     return path.with_name(f"{path.name}.mark")
 

@@ -57,7 +57,7 @@ def files() -> list[Path]:
 
 
 def vouchers() -> list[str]:
-    """Say of each witness up to which anchor it vouches, for whoever has just found no difference."""
+    """Say of each witness up to which anchor it vouches, after a comparison that found no difference."""
     newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
     said = [] if newest is None else [f"The newest anchor is {_named(newest)}."]
     try:
