@@ -9,10 +9,10 @@ from rensei.celery import app
 from rensei.dispatch.models import Run
 from tests import servers
 from tests.architecture.rooms import ROOT
+from tests.broker import ringing_through
 from tests.cli import searching, tracing
 from tests.cli.door import Door, move
 from tests.cli.ending import PATIENCE_SECONDS, end
-from tests.dispatch.test_celery import ringing_through
 from tests.journeys.stack import start
 from tests.waiting import wait_until
 

@@ -33,6 +33,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Org, User
 from rensei.orgs.single_sign_on import SocialAccountAdapter
 from tests import calls_out, servers
+from tests.broker import ringing_through
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -187,12 +188,12 @@ class TestEveryCallSite:
             assert not calls_out.holds_a_connection()
 
     def test_of_a_message_to_the_broker(self, settings: Any) -> None:
-        settings.CELERY_BROKER_URL = f"redis://127.0.0.1:{servers.free_port()}/0"
         Org.objects.count()
 
-        doorbell.ring("run_x")
+        with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
+            doorbell.ring("run_x")
 
-        assert not calls_out.holds_a_connection()
+            assert not calls_out.holds_a_connection()
 
 
 class TestACallOutInATransaction:

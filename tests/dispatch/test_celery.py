@@ -5,11 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import kombu.pools
 import pytest
 from django.conf import settings as django_settings
 
@@ -20,6 +18,7 @@ from rensei.dispatch.models import Run
 from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from tests import servers
+from tests.broker import ringing_through
 from tests.database import database_url
 from tests.dispatch.reconcile import assert_explained
 
@@ -32,17 +31,6 @@ ROOT = Path(__file__).parents[2]
 def redis() -> Iterator[str]:
     with servers.start_redis() as url:
         yield url
-
-
-@contextmanager
-def ringing_through(url: str, settings: Any) -> Iterator[None]:
-    """Point the application at a broker, with connections of its own."""
-    settings.CELERY_BROKER_URL = app.conf.broker_url = url
-    yield
-    app.pool.force_close_all()
-    kombu.pools.reset()
-    app._pool = app.amqp._producer_pool = None
-    app.conf.broker_url = None
 
 
 @pytest.fixture
