@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -19,7 +19,7 @@ from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
 from rensei.core.rates import headers_of
 from rensei.dispatch import admission, dry_run, presenters, services, token_rate
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Run, RunQuerySet
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
@@ -52,15 +52,15 @@ class RunBody(CamelSerializer):
         return value
 
 
-class RunAnswer(serializers.Serializer[Run]):
-    """A run as the contract has it."""
+class ListedRunAnswer(serializers.Serializer[Run]):
+    """A run as lists show it."""
 
     def to_representation(self, instance: Run) -> dict[str, Any]:
-        return presenters.run_body(instance)
+        return presenters.listed_run_body(instance)
 
 
-class RunSchema(CamelSerializer):
-    """The wire form of a run, for the OpenAPI document."""
+class ListedRunSchema(CamelSerializer):
+    """The wire form of a run in a list, for the OpenAPI document."""
 
     id = serializers.CharField()
     state = serializers.ChoiceField(choices=Run.State.choices)
@@ -77,19 +77,24 @@ class RunSchema(CamelSerializer):
     effort = serializers.CharField(allow_null=True)
     effort_applied = serializers.JSONField()
     metadata = serializers.JSONField()
-    output = serializers.JSONField(allow_null=True)
     usage = serializers.JSONField()
     cost = serializers.JSONField()
     error = serializers.JSONField(allow_null=True)
-    trace = serializers.JSONField()
     attempts = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
+class RunSchema(ListedRunSchema):
+    """The wire form of a run, for the OpenAPI document."""
+
+    output = serializers.JSONField(allow_null=True)
+    trace = serializers.JSONField()
+
+
 class Runs(APIView):
-    """The runs of the organization, newest first; a POST dispatches one."""
+    """The runs of the organization, newest first, without outputs and traces; a POST dispatches one."""
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
@@ -98,11 +103,11 @@ class Runs(APIView):
     Body = RunBody
 
     @extend_schema(
-        responses=RunSchema(many=True),
+        responses=ListedRunSchema(many=True),
         parameters=[OpenApiParameter(name, str) for name in sorted(FILTERS)],
     )
     def get(self, request: Request) -> Response:
-        return CursorPages.answer(request, _filtered(request), RunAnswer)
+        return CursorPages.answer(request, _filtered(request).listed(), ListedRunAnswer)
 
     @extend_schema(
         request=RunBody,
@@ -213,13 +218,13 @@ def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
     )
 
 
-def visible_runs(access: Access) -> QuerySet[Run]:
+def visible_runs(access: Access) -> RunQuerySet:
     """
     The runs that a caller may see: the organization's, or those of the project that the token is bound to.
 
     A token without the scope `read` sees its member's own, and a machine's those that go to it.
     """
-    runs = Run.objects.for_org(access.org).select_related("project")
+    runs: RunQuerySet = Run.objects.for_org(access.org).select_related("project")
     if access.project:
         runs = runs.filter(project=access.project)
     if Scope.READ in access.scopes:
@@ -230,13 +235,13 @@ def visible_runs(access: Access) -> QuerySet[Run]:
 
 def find_run(access: Access, run_id: str) -> Run:
     """:raises NotFound: if there is none, or it is not the caller's to see"""
-    run = visible_runs(access).filter(id=run_id).first()
+    run: Run | None = visible_runs(access).filter(id=run_id).first()
     if run is None:
         raise NotFound
     return run
 
 
-def _filtered(request: Request) -> QuerySet[Run]:
+def _filtered(request: Request) -> RunQuerySet:
     runs = visible_runs(caller(request))
     query = request.query_params
     if unknown := set(query) - FILTERS - PAGING:

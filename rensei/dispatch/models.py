@@ -1,5 +1,7 @@
 """Runs, the attempts to make them, what came back, and where they may run. The run table is the queue."""
 
+from typing import Self
+
 from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Coalesce
@@ -36,6 +38,14 @@ class CapacityPool(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class RunQuerySet(OrgScopedQuerySet):
+    """The runs, with a way to load them for a list."""
+
+    def listed(self) -> Self:
+        """Leave out what can be long and no list shows: an output or a trace of megabytes is read where one run is."""
+        return self.defer("output_text", "output_content", "trace", "prices")
 
 
 # What a worker of the server may claim, and what it has claimed: `fair_order.py` repeats both in its SQL.
@@ -114,7 +124,7 @@ class Run(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
-    objects = OrgScopedQuerySet.as_manager()
+    objects = RunQuerySet.as_manager()
 
     class Meta:
         indexes = [

@@ -10,10 +10,15 @@ from rensei.dispatch.models import Run
 
 def run_body(run: Run) -> dict[str, Any]:
     """Write a run as the JSON of the contract."""
-    usage = Usage.from_dict(run.usage) if run.usage else Usage()
     output = None
     if run.output_text or run.output_content or run.state == Run.State.SUCCEEDED:
         output = {"text": run.output_text, "content": run.output_content, "stopReason": run.stop_reason or None}
+    return {**listed_run_body(run), "output": output, "trace": run.trace}
+
+
+def listed_run_body(run: Run) -> dict[str, Any]:
+    """Write a run as JSON for a list: without its output and trace, which may be megabytes each."""
+    usage = Usage.from_dict(run.usage) if run.usage else Usage()
     return {
         "id": run.id,
         "state": run.state,
@@ -30,11 +35,9 @@ def run_body(run: Run) -> dict[str, Any]:
         "effort": run.effort or None,
         "effortApplied": run.effort_applied,
         "metadata": run.metadata,
-        "output": output,
         "usage": usage_body(usage),
         "cost": {"amountUsd": dollars(run.amount_picodollars), "billed": run.billed, "estimated": run.estimated},
         "error": run.error,
-        "trace": run.trace,
         "attempts": run.attempt_count,
         "createdAt": moment(run.created_at),
         "startedAt": moment(run.started_at),

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 from billing.ledger_admin import CappedPaginator
 from rensei.core.money import dollars
-from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.models import Attempt, Run, RunQuerySet
 from rensei.orgs.admin import ReadOnlyAdmin
 
 NAMES = ("profile_id", "provider", "model_id", "served_model_id")
@@ -62,7 +62,9 @@ class RunAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         """Leave out what models wrote: nothing here shows it."""
-        return super().get_queryset(request).defer("output_text", "output_content", "trace", "prices", "metadata")
+        runs = super().get_queryset(request)
+        assert isinstance(runs, RunQuerySet)
+        return runs.listed().defer("metadata")
 
     @admin.display(description="Cost, USD", ordering=Cast("amount_picodollars", FloatField()))
     def amount_usd(self, run: Run) -> str | None:

@@ -179,7 +179,7 @@ class WorkflowRuns(APIView):
     def get(self, request: Request, workflow_id: str) -> Response:
         workflow = services.find_workflow(caller(request), workflow_id)
         found = services.visible_workflow_runs(caller(request)).filter(version__workflow=workflow)
-        return CursorPages.answer(request, found, WorkflowRunAnswer)
+        return CursorPages.answer(request, services.listed(found), WorkflowRunAnswer)
 
     @extend_schema(
         request=StartBody,

@@ -23,7 +23,7 @@ def workflow_body(workflow: Workflow) -> dict[str, Any]:
 
 def workflow_detail(workflow: Workflow) -> dict[str, Any]:
     """Write a workflow with its document and the versions it has had, newest first."""
-    versions = list(workflow.versions.select_related("created_by").order_by("-number"))
+    versions = list(workflow.versions.select_related("created_by").defer("document", "nodes").order_by("-number"))
     return {
         **workflow_body(workflow),
         "document": versions[0].document,

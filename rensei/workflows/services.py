@@ -77,6 +77,11 @@ def workflow_runs_to_show() -> QuerySet[WorkflowRun]:
     return WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
 
 
+def listed(workflow_runs: QuerySet[WorkflowRun]) -> QuerySet[WorkflowRun]:
+    """Leave out what lists do not show of workflow runs and may be long: what each was given, and its document."""
+    return workflow_runs.defer("input", "version__document", "version__nodes")
+
+
 def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
     """:raises NotFound: if there is none, or it is not the caller's to see"""
     workflow_run = visible_workflow_runs(access).filter(id=workflow_run_id).first()

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 from rensei.console.access import PageRequest, page
 from rensei.console.answers import only
 from rensei.console.templatetags.console import count, mode_label, prompt_tokens, usd
-from rensei.console.views.runs import LONG, asked_of, text_of
+from rensei.console.views.runs import asked_of, text_of
 from rensei.dispatch.models import Run
 
 OFFERED = 15
@@ -24,7 +24,7 @@ def compare(request: PageRequest) -> HttpResponse:
     named = list(dict.fromkeys(request.GET.getlist("run")))[:2]
     found = [only(own.select_related("input").filter(pk=run_id)) for run_id in named]
     if len(found) < 2:
-        offered = own.defer(*LONG).exclude(pk__in=named).select_related("project").order_by("-id")[:OFFERED]
+        offered = own.listed().exclude(pk__in=named).select_related("project").order_by("-id")[:OFFERED]
         context = {"first": found[0] if found else None, "runs": offered}
         return render(request, "console/compare_choose.html", context)
     sides = [{"run": one, "text": text_of(one), "ended": one.state in Run.ENDED} for one in found]

@@ -51,7 +51,7 @@ def org_home(request: PageRequest) -> HttpResponse:
     """Show the first steps until they are done, then what has happened lately."""
     org = request.access.org
     profiles = ModelProfile.objects.for_org(org)
-    runs = list(Run.objects.for_org(org).defer("output_text", "output_content", "trace").order_by("-id")[:LATEST_RUNS])
+    runs = list(Run.objects.for_org(org).listed().order_by("-id")[:LATEST_RUNS])
     connected = Integration.objects.for_org(org).exists()
     # A profile that needs no key of the organization's makes the first step optional.
     described = profiles.exists()

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -18,7 +17,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.usage import Usage
 from rensei.dispatch import admission, services
-from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.models import Run, RunChunk, RunQuerySet
 from rensei.dispatch.repeating import repeatable, repeated_request
 from rensei.orgs import services as orgs
 from rensei.orgs.models import Org
@@ -27,8 +26,6 @@ from rensei.workflows.models import NodeRun
 PAGE_SIZE = 25
 PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 PERIOD_LABELS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"}
-# Lists show none of what a model wrote, so they do not load it.
-LONG = ("output_text", "output_content", "trace", "prices", "metadata")
 
 
 @require_safe
@@ -38,8 +35,8 @@ def runs(request: PageRequest) -> HttpResponse:
     org, query = request.access.org, request.GET
     wanted = query.get("q", "").strip().lower()
     found = _filtered(Run.objects.for_org(org), query, wanted)
-    if wanted.startswith("run_") and found.count() == 1:
-        return redirect("console:run", org.slug, only(found).id)
+    if wanted.startswith("run_") and len(alike := found.values_list("id", flat=True)[:2]) == 1:
+        return redirect("console:run", org.slug, alike[0])
     rows, older, newer = _window(found, before=query.get("before"), after=query.get("after"))
     context = {
         "runs": rows,
@@ -84,7 +81,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "charges": charges,
         "several_models": len({line.model for line in lines}) > 1,
         "repeatable": repeatable(Run.objects.filter(pk=found.pk)).exists(),
-        "node": NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow").first(),
+        "node": _node_of(found),
         "before": request.GET.get("before", ""),
     }
     if request.htmx:
@@ -148,7 +145,7 @@ def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     return turns
 
 
-def _filtered(found: QuerySet[Run], query: QueryDict, wanted: str) -> QuerySet[Run]:
+def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
     if wanted:
         found = found.filter(id__startswith=wanted if wanted.startswith("run_") else f"run_{wanted}")
     if query.get("state") in Run.State.values:
@@ -164,9 +161,9 @@ def _filtered(found: QuerySet[Run], query: QueryDict, wanted: str) -> QuerySet[R
     return found
 
 
-def _window(found: QuerySet[Run], *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
+def _window(found: RunQuerySet, *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
     """Cut out one page by the ids at its ends, so that new runs never shift it. Ids sort by time."""
-    found = found.defer(*LONG).select_related("project")
+    found = found.listed().select_related("project")
     if after:
         rows = list(found.filter(id__gt=after).order_by("id")[: PAGE_SIZE + 1])
         more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE][::-1]
@@ -194,6 +191,13 @@ def _profile_ids(org: Org) -> list[str]:
         .distinct()
         .order_by("profile_id")[:100]
     )
+
+
+def _node_of(found: Run) -> NodeRun | None:
+    """Look up where in a workflow a run belongs, without what that was given and its document, which may be long."""
+    unused = ("workflow_run__input", "workflow_run__version__document", "workflow_run__version__nodes")
+    nodes = NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow")
+    return nodes.defer(*unused).first()
 
 
 def _usage_so_far(found: Run) -> dict[str, int]:

@@ -181,7 +181,7 @@ def _workflow_page(
         "columns": graph.columns(version.nodes),
         "form": form,
         "start_form": start_form,
-        "begun": begun[:RUNS_SHOWN],
+        "begun": services.listed(begun)[:RUNS_SHOWN],
     }
     status = max(form.status, start_form.status)
     return render(request, "console/workflow.html", context, status=status)
