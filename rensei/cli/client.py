@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -15,6 +16,8 @@ VERSION_HEADER = "Rensei-Version"
 TIMEOUT_SECONDS = 30.0
 # The server sends a comment every 15 s, so a stream that is silent for longer has broken.
 STREAM_SILENCE_SECONDS = 40.0
+# The server lets a caller prefer to wait a minute.
+ANSWER_SECONDS_MAX = 90.0
 RECONNECT_SECONDS_MAX = 60.0
 _PAGE_SIZE = 200
 # The longest id is that of a model.
@@ -115,6 +118,30 @@ class Client:
             raise ServerSilent(self.url, type(fault).__name__) from fault
         self.server_version = response.headers.get(VERSION_HEADER, self.server_version)
         return self._read(response)
+
+    @contextmanager
+    def stream(
+        self, method: str, path: str, *, body: Any, query: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Iterator["httpx2.Response"]:
+        """
+        Call one address, and give its answer before it has come whole.
+
+        :raises Refused: if the server refuses, or does not answer
+        """
+        import httpx2
+
+        # An answer may be waited for as long as its caller prefers, and events have their own beat.
+        timeout = httpx2.Timeout(TIMEOUT_SECONDS, read=ANSWER_SECONDS_MAX)
+        try:
+            with self._http.stream(
+                method, path, json=body, params=query or None, headers=headers, timeout=timeout
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    self._read(response)
+                yield response
+        except httpx2.HTTPError as fault:
+            raise ServerSilent(self.url, type(fault).__name__) from fault
 
     def events(self, run_id: str, *, deadline: float | None = None) -> Iterator[Event]:
         """

@@ -49,6 +49,10 @@ class Config:
         others = [one for one in self.contexts if (one.url, one.org) != (context.url, context.org)]
         return replace(self, contexts=(context, *others))
 
+    def without(self, context: Context) -> "Config":
+        """Leave a sign-in out."""
+        return replace(self, contexts=tuple(one for one in self.contexts if one != context))
+
 
 def token_of(context: Context) -> str:
     """:raises TokenUnreadable: if the keyring of the system keeps it, and does not give it"""

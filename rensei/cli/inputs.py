@@ -2,11 +2,17 @@
 
 import base64
 import getpass
+import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from rensei.cli.errors import Refused
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask again")]
 
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 IMAGE_TYPES[".webp"] = "image/webp"
@@ -43,6 +49,53 @@ def read_secret(name: str) -> str:
             "SECRET_MISSING", f"{name} is empty.", fix="Type it where it is asked for, or send it to standard input."
         )
     return secret.strip()
+
+
+_AGO = re.compile(r"(\d{1,6})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment(given: str, *, flag: str, end_of_day: bool = False) -> str:
+    """
+    Read a day, a moment, or how long ago (`2h`), as a moment in ISO 8601. Without a zone it is UTC.
+
+    :raises BadParameter: if it is none of these
+    """
+    try:
+        if _AGO.fullmatch(given):
+            read = datetime.now(UTC) - duration(given)
+        else:
+            read = datetime.fromisoformat(given)
+            if end_of_day and len(given) == len("2026-11-01"):
+                read += timedelta(days=1)
+    except (ValueError, OverflowError) as fault:
+        raise typer.BadParameter(
+            "give a day such as 2026-11-01, a moment such as 2026-11-01T08:00:00Z, or how long ago, such as 2h.",
+            param_hint=flag,
+        ) from fault
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).isoformat()
+
+
+def duration(given: str) -> timedelta:
+    """:raises ValueError: if it is none, such as 30m, 2h, 7d or 1w"""
+    found = _AGO.fullmatch(given)
+    if found is None:
+        raise ValueError(given)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """
+    Ask before something that cannot be taken back, unless `--yes` has answered already.
+
+    :raises Refused: if there is nobody at a terminal to ask
+    :raises Abort: if the answer is no
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused("CONFIRMATION_NEEDED", otherwise, fix="Add --yes to do it unasked.")
+    typer.confirm(question, abort=True, err=True)
 
 
 def image_block(path: Path) -> dict[str, Any]:

@@ -4,13 +4,18 @@ import typer
 
 from rensei.cli.commands import (
     account,
+    api,
     catalog,
+    dispatch,
     integrations,
+    people,
     profiles,
     projects,
+    run_client,
     runs,
     settings,
     setup,
+    shell,
     worker,
     workflows,
 )
@@ -27,7 +32,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(before_commands)
-for nouns in (account, setup, projects, catalog, integrations, profiles, runs, workflows, settings, worker):
+for nouns in (
+    setup,
+    account,
+    dispatch,
+    run_client,
+    api,
+    runs,
+    profiles,
+    integrations,
+    catalog,
+    projects,
+    people,
+    workflows,
+    settings,
+    worker,
+    shell,
+):
     nouns.add_to(app)
 
 

@@ -4,20 +4,35 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from rensei.cli import tables
 from rensei.cli.errors import Refused
 
-Cell = str | Callable[[dict[str, Any]], Any]
+Value = str | Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A value that is written for people, such as a name. A narrow terminal shows the beginning of it."""
+
+    cell: Value
+
+
+Cell = Value | Text
 Columns = Mapping[str, Cell]
-"""A heading for each column, with the name of its value (`cost.amountUsd`), or what makes it from a row."""
+"""
+A heading for each column, with the name of its value (`cost.amountUsd`), or what makes it from a row.
+
+The most important column comes first: a narrow terminal leaves out the last ones. Only a `Text` is ever shortened.
+"""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z")
-# A pipe has no width, and a program that reads a table wants its lines whole.
-_PIPE_COLUMNS = 400
 
 
 def prepare_streams() -> None:
@@ -43,28 +58,55 @@ def drop_unwritable_output() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-class Output:
-    """Writes in one form, chosen by `--json` or `--format`."""
+def compile_filter(program: str) -> Any:
+    """
+    Compile a program of jq, https://jqlang.org/manual/.
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    :raises ValueError: if it is none
+    """
+    import jq
+
+    return jq.compile(program)
+
+
+class Output:
+    """Writes in one form, chosen by `--json`, `--format` or `--jq`."""
+
+    def __init__(self, *, as_json: bool, jq: Any = None) -> None:
+        self.as_json = as_json or jq is not None
+        self._jq = jq
 
     def table(self, document: dict[str, Any], columns: Columns, *, empty: str = "Nothing here yet.") -> None:
         """Write a list."""
         if self.as_json:
             self.json(document)
-        elif not document["results"]:
+            return
+        if not document["results"]:
             self.note(empty)
-        else:
-            rows = [[show(_value(row, cell)) for cell in columns.values()] for row in document["results"]]
-            _print_table(list(columns), rows)
+            return
+        made = [
+            tables.Column(
+                heading,
+                [" ".join(show(_value(row, cell)).split()) for row in document["results"]],
+                may_be_shortened=isinstance(cell, Text),
+            )
+            for heading, cell in columns.items()
+        ]
+        width = _terminal_width()
+        shown = tables.fit(made, width)
+        for line in tables.write(shown, bold=width is not None and "NO_COLOR" not in os.environ):
+            print(line)
+        if left_out := [column.heading for column in made[len(shown) :]]:
+            self.note(f"This terminal is too narrow for: {', '.join(left_out)}. --json has everything.")
 
     def details(self, document: dict[str, Any], columns: Columns) -> None:
         """Write one thing, a line for each of its values."""
         if self.as_json:
             self.json(document)
-        else:
-            _print_table(None, [[heading, show(_value(document, cell))] for heading, cell in columns.items()])
+            return
+        values = {heading: show(_value(document, cell)) for heading, cell in columns.items()}
+        for line in tables.write_details(values, _terminal_width()):
+            print(line)
 
     def done(self, document: Any, sentence: str) -> None:
         """Say that something was done."""
@@ -75,7 +117,21 @@ class Output:
             print(clean(sentence))
 
     def json(self, document: Any) -> None:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        """
+        Write JSON: the document, or what the program of `--jq` makes of it. Its texts are written as they are.
+
+        :raises Refused: if the program does not fit the document
+        """
+        if self._jq is None:
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+            return
+        try:
+            for value in self._jq.input_value(document):
+                print(clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        except ValueError as fault:
+            raise Refused(
+                "JQ_FAILED", f"The program of --jq failed: {fault}.", fix="--json shows its input."
+            ) from fault
 
     def text(self, text: str) -> None:
         """Write a piece of an answer, at once."""
@@ -114,24 +170,17 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def _terminal_width() -> int | None:
+    """None for a pipe or a file: these have no width, and what reads them wants its lines whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def _value(row: dict[str, Any], cell: Cell) -> Any:
+    if isinstance(cell, Text):
+        cell = cell.cell
     if callable(cell):
         return cell(row)
     value: Any = row
     for step in cell.split("."):
         value = value.get(step) if isinstance(value, dict) else None
     return value
-
-
-def _print_table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=headings is not None, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in headings or ("", ""):
-        table.add_column(heading, overflow="fold", style="bold" if headings is None and not table.columns else "")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)

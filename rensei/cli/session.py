@@ -17,10 +17,10 @@ import typer
 
 from rensei import __version__
 from rensei.cli import config
-from rensei.cli.client import Client
+from rensei.cli.client import Client, at
 from rensei.cli.config import Context
 from rensei.cli.errors import Refused, refusal_of_this_machine
-from rensei.cli.output import Output, drop_unwritable_output
+from rensei.cli.output import Output, compile_filter, drop_unwritable_output
 
 INTERRUPTED = 130
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -30,6 +30,13 @@ GLOBAL = "global_"
 class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
+
+
+def _projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    # What completes values needs a session itself.
+    from rensei.cli.completion import projects
+
+    return projects(ctx, incomplete)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +49,14 @@ class Flags:
         typer.Option("--token", metavar="-", help="Read the token from standard input [env: RENSEI_AUTH_TOKEN]"),
     ] = None
     org: Annotated[str | None, typer.Option("--org", help="Organization, of those signed in to")] = None
-    project: Annotated[str | None, typer.Option("--project", help="Project to work in")] = None
+    project: Annotated[str | None, typer.Option("--project", help="Project to work in", autocompletion=_projects)] = (
+        None
+    )
     json: Annotated[bool, typer.Option("--json", help="Write the server's JSON")] = False
     format: Annotated[Format | None, typer.Option("--format", help="table or json")] = None
+    jq: Annotated[str | None, typer.Option("--jq", metavar="PROGRAM", help="Write what this program of jq selects")] = (
+        None
+    )
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from")] = False
 
     def over(self, earlier: "Flags") -> "Flags":
@@ -61,7 +73,14 @@ class Session:
 
     @cached_property
     def output(self) -> Output:
-        return Output(as_json=self.flags.json or self.flags.format is Format.JSON)
+        """:raises BadParameter: if the program of --jq is none"""
+        jq = self.flags.jq
+        try:
+            compiled = None if jq is None else compile_filter(jq)
+        except ValueError as fault:
+            reason = str(fault).splitlines()[0].removeprefix("jq: error: ")
+            raise typer.BadParameter(f"this is no program of jq: {reason}.", param_hint="--jq") from fault
+        return Output(as_json=self.flags.json or self.flags.format is Format.JSON, jq=compiled)
 
     @cached_property
     def config(self) -> config.Config:
@@ -116,6 +135,11 @@ class Session:
             check_org(client.get("me"), self.flags.org)
         return client
 
+    def page(self, *parts: str) -> str:
+        """The address of a page of the organization."""
+        org = self.client.get("me")["org"]["slug"]
+        return f"{self.client.url}/o/{at(org, *parts)}"
+
     @property
     def project(self) -> str | None:
         return self.flags.project or (self.context.project if self.context else None)
@@ -150,7 +174,9 @@ def check_org(me: dict[str, Any], org: str) -> None:
         )
 
 
-def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    group: typer.Typer, name: str, *, context_settings: dict[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
     Make a function a command of a group. It gets the session first; the options of every command are added.
 
@@ -176,7 +202,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Ca
         parameters += _parameters(Flags, prefix=GLOBAL)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {}
-        group.command(name)(run)
+        group.command(name, context_settings=context_settings)(run)
         return function
 
     return register
@@ -232,6 +258,8 @@ def _ends(session: Session) -> Iterator[None]:
                 "other users of this machine can read command lines.",
                 param_hint="--token",
             )
+        # A wrong program of --jq is said to be wrong before anything was done.
+        _ = session.output
         yield
         sys.stdout.flush()
     except BrokenPipeError:

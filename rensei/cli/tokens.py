@@ -41,6 +41,24 @@ def fetch(*, url: str, org: str) -> str:
     return token
 
 
+def forget(*, url: str, org: str) -> None:
+    """
+    Take the token of a sign-in out of the keyring for good.
+
+    :raises TokenUnreadable: if the keyring has it, and is locked
+    """
+    import keyring
+    from keyring.errors import KeyringError, PasswordDeleteError
+
+    try:
+        keyring.delete_password(SERVICE, _name(url, org))
+    except PasswordDeleteError:
+        # There is none.
+        return
+    except KeyringError as fault:
+        raise TokenUnreadable(url=url, org=org) from fault
+
+
 def keyring_name() -> str:
     """What the keyring is called."""
     import keyring

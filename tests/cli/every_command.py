@@ -19,7 +19,7 @@ import typer
 from rensei.cli.main import app, main
 
 # What a command needs; the rest of its parameters is left out.
-VALUES = {"file": "-", "matrix": "-", "text": "-", "provider": "claude"}
+VALUES = {"file": "-", "matrix": "-", "text": "-", "provider": "claude", "program": "true", "shell": "bash"}
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> list[list[str]]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from keyring.backend import KeyringBackend
-from keyring.errors import KeyringLocked
+from keyring.errors import KeyringLocked, PasswordDeleteError
 
 
 class FileKeyring(KeyringBackend):
@@ -17,7 +17,10 @@ class FileKeyring(KeyringBackend):
         self._file.write_text(json.dumps({**self._kept(), f"{service}: {username}": password}))
 
     def delete_password(self, service: str, username: str) -> None:
-        raise NotImplementedError
+        kept = self._kept()
+        if kept.pop(f"{service}: {username}", None) is None:
+            raise PasswordDeleteError
+        self._file.write_text(json.dumps(kept))
 
     @property
     def _file(self) -> Path:

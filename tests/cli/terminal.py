@@ -1,7 +1,13 @@
 """Somebody at a terminal: a home of their own, the `rensei` command, and a shell that runs what is printed."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
+import termios
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,3 +88,25 @@ class Terminal:
         program = self.programs / name
         program.write_text(text)
         program.chmod(0o755)
+
+
+def on_a_screen(terminal: Terminal, line: str, *, columns: int) -> str:
+    """Run a line on a pseudo-terminal of a width, and give what it wrote to standard output there."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {line}"],
+        cwd=terminal.home,
+        env=terminal.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+    )
+    os.close(follower)
+    with os.fdopen(leader, "rb", buffering=0) as screen, process:
+        parts = []
+        # Linux tells the end of a pseudo-terminal by an error.
+        with contextlib.suppress(OSError):
+            while part := screen.read(65536):
+                parts.append(part)
+    return b"".join(parts).decode().replace("\r\n", "\n")

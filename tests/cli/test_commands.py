@@ -159,7 +159,7 @@ class TestProfile:
 
         terminal.succeed(f"rensei profile update {profile} --auth-modes shared,byok --system 'Be brief.' --default")
         shown = terminal.read(f"rensei profile show {profile} --json")
-        terminal.succeed(f"rensei profile delete {profile}")
+        terminal.succeed(f"rensei profile delete {profile} --yes")
 
         assert (shown["authModes"], shown["system"], shown["isDefault"]) == (["byok", "shared"], "Be brief.", True)
         assert terminal.read("rensei profile list --json")["results"] == []

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from rensei import __version__
-from rensei.cli import config
+from rensei.cli import config, tokens
 from rensei.cli.client import Client
 from rensei.cli.errors import Refused
 from rensei.cli.output import Columns, Output
@@ -25,6 +25,7 @@ contexts = typer.Typer(no_args_is_help=True, help="The organizations that this m
 
 def add_to(app: typer.Typer) -> None:
     command(app, "whoami")(whoami)
+    command(app, "logout")(logout)
     app.add_typer(contexts, name="context")
 
 
@@ -33,6 +34,26 @@ def whoami(session: Session) -> None:
     me = session.client.get("me")
     session.output.details(me, {**ME, "Server": lambda _: session.client.url})
     note_versions(session.client, session.output)
+
+
+def logout(session: Session) -> None:
+    """
+    Forget the sign-in to the current organization, or to the one that --org names, with its token.
+
+    The token is removed from this machine, and not revoked: that is done in Settings, or by `rensei host revoke`.
+    """
+    context = session.context
+    if context is None:
+        raise Refused("NOT_SIGNED_IN", "This machine is not signed in there.", fix="`rensei context list` shows where.")
+    if context.token is None:
+        tokens.forget(url=context.url, org=context.org)
+    left = session.config.without(context)
+    config.save(left)
+    session.output.done({"org": context.org, "url": context.url}, f"Signed out of {context.org} at {context.url}.")
+    if context.host_id:
+        session.output.note(f"The machine stays registered as {context.host_id}: Settings → Machines shuts it out.")
+    if left.current:
+        session.output.note(f"{left.current.org} at {left.current.url} is the current organization now.")
 
 
 @command(contexts, "list")

@@ -1,20 +1,26 @@
 """The models that may be named."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
+from rensei.cli import completion
 from rensei.cli.client import at
-from rensei.cli.errors import Refused
-from rensei.cli.output import Columns
+from rensei.cli.inputs import Yes, confirm
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
+from rensei.cli.web import Web, open_page
 
 catalog = typer.Typer(no_args_is_help=True, help="The models that profiles may name, with their prices.")
 
+Id = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="Id of the model", show_default=False, autocompletion=completion.models),
+]
+LIFECYCLES = ("active", "deprecated", "retired")
 COLUMNS: Columns = {
     "Model": "modelId",
-    "Name": "displayName",
+    "Name": Text("displayName"),
     "Lifecycle": "lifecycle",
     "Served by": lambda model: None if model["servedBy"] == model["modelId"] else model["servedBy"],
     "Context": "contextWindow",
@@ -45,20 +51,29 @@ def add_to(app: typer.Typer) -> None:
 def list_models(
     session: Session,
     provider: Annotated[str | None, typer.Option(help="Only this provider's, such as claude")] = None,
-    lifecycle: Annotated[str | None, typer.Option(help="Only active, deprecated or retired ones")] = None,
+    lifecycle: Annotated[
+        str | None,
+        typer.Option(help="Only active, deprecated or retired ones", autocompletion=completion.of_words(*LIFECYCLES)),
+    ] = None,
 ) -> None:
     """List the models."""
-    session.output.table(session.client.list("catalog", provider=provider, lifecycle=lifecycle), COLUMNS)
+    stage = lifecycle.lower() if lifecycle else None
+    session.output.table(session.client.list("catalog", provider=provider, lifecycle=stage), COLUMNS)
 
 
 @command(catalog, "show")
 def show_model(
     session: Session,
-    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model", show_default=False)],
+    model_id: Id,
     provider: Annotated[str | None, typer.Option(help="Provider, where several have this model")] = None,
+    web: Web = False,
 ) -> None:
     """Show one model, with its prices today."""
-    session.output.details(session.client.get(at("catalog", *model_id.split("/")), provider=provider), DETAILS)
+    model = session.client.get(at("catalog", *model_id.split("/")), provider=provider)
+    if web:
+        open_page(session, "settings", "catalog", model["provider"], *model["modelId"].split("/"))
+        return
+    session.output.details(model, DETAILS)
 
 
 @command(catalog, "create")
@@ -81,14 +96,11 @@ def create_model(
 @command(catalog, "delete")
 def delete_model(
     session: Session,
-    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model", show_default=False)],
+    model_id: Id,
     provider: Annotated[str | None, typer.Option(help="Provider, where several have this model")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a model that the organization has added. Its past runs and costs stay."""
-    if not yes:
-        if not sys.stdin.isatty():
-            raise Refused("CONFIRMATION_NEEDED", f"{model_id} was not deleted.", fix="Add --yes to do it unasked.")
-        typer.confirm(f"Delete {model_id} from the organization's catalog?", abort=True, err=True)
+    confirm(f"Delete {model_id} from the organization's catalog?", yes=yes, otherwise=f"{model_id} was not deleted.")
     session.client.delete(at("catalog", *model_id.split("/")), provider=provider)
     session.output.done(None, f"Deleted {model_id}.")

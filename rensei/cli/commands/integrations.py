@@ -7,7 +7,7 @@ import typer
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_secret
-from rensei.cli.output import Columns
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
 integrations = typer.Typer(no_args_is_help=True, help="The organization's own keys at providers (byok).")
@@ -16,7 +16,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the integration", s
 COLUMNS: Columns = {
     "Id": "id",
     "Provider": "provider",
-    "Name": "name",
+    "Name": Text("name"),
     "Key": "keyHint",
     "Status": "status",
     "Tested": "testedAt",

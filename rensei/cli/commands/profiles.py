@@ -6,16 +6,26 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli import completion
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
-from rensei.cli.inputs import read_text
-from rensei.cli.output import Columns
+from rensei.cli.inputs import Yes, confirm, read_text
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
+from rensei.cli.web import Web, open_page
 
 profiles = typer.Typer(no_args_is_help=True, help="Named ways to call a model.")
 
-Id = Annotated[str, typer.Argument(metavar="PROFILE", help="Id of the profile", show_default=False)]
-Effort = Annotated[str | None, typer.Option(help="Reasoning effort: low, medium, high")]
+Id = Annotated[
+    str,
+    typer.Argument(metavar="PROFILE", help="Id of the profile", show_default=False, autocompletion=completion.profiles),
+]
+Effort = Annotated[
+    str | None,
+    typer.Option(help="Reasoning effort: low, medium, high", autocompletion=completion.efforts),
+]
+Pool = Annotated[str | None, typer.Option(help="Capacity pool", autocompletion=completion.pools)]
+PROJECT_ID = typer.Option(help="Project that the profile belongs to", autocompletion=completion.projects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +34,7 @@ class Options:
 
     effort: Effort = None
     scope: Annotated[str | None, typer.Option(help="organization or project")] = None
-    project_id: Annotated[str | None, typer.Option(help="Project that the profile belongs to")] = None
+    project_id: Annotated[str | None, PROJECT_ID] = None
     integration_id: Annotated[str | None, typer.Option(help="Key that byok uses; else the default one")] = None
     system: Annotated[str | None, typer.Option(help="System prompt; - reads standard input")] = None
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens")] = None
@@ -52,7 +62,7 @@ class Options:
 
 COLUMNS: Columns = {
     "Id": "id",
-    "Name": "name",
+    "Name": Text("name"),
     "Model": "modelId",
     "Served by": lambda one: None if one["servedModel"] == one["modelId"] else one["servedModel"],
     "Auth modes": "authModes",
@@ -85,8 +95,11 @@ def list_profiles(session: Session) -> None:
 
 
 @command(profiles, "show")
-def show_profile(session: Session, profile_id: Id) -> None:
+def show_profile(session: Session, profile_id: Id, web: Web = False) -> None:
     """Show one profile."""
+    if web:
+        open_page(session, "settings", "profiles", profile_id)
+        return
     session.output.details(session.client.get(at("profiles", profile_id)), DETAILS)
 
 
@@ -95,7 +108,10 @@ def create_profile(
     session: Session,
     name: Annotated[str, typer.Option(help="Name; the id is made from it", show_default=False)],
     provider: Annotated[str, typer.Option(help="Provider, such as claude", show_default=False)],
-    model_id: Annotated[str, typer.Option(help="Model, as the catalog lists it", show_default=False)],
+    model_id: Annotated[
+        str,
+        typer.Option(help="Model, as the catalog lists it", show_default=False, autocompletion=completion.models),
+    ],
     auth_modes: Annotated[
         str, typer.Option(help="byok, metered, shared, host-session, separated by commas", show_default=False)
     ],
@@ -114,7 +130,9 @@ def update_profile(
     profile_id: Id,
     *,
     name: Annotated[str | None, typer.Option(help="Name; the id stays")] = None,
-    model_id: Annotated[str | None, typer.Option(help="Model, as the catalog lists it")] = None,
+    model_id: Annotated[
+        str | None, typer.Option(help="Model, as the catalog lists it", autocompletion=completion.models)
+    ] = None,
     auth_modes: Annotated[
         str | None, typer.Option(help="byok, metered, shared, host-session, separated by commas")
     ] = None,
@@ -135,8 +153,9 @@ def update_profile(
 
 
 @command(profiles, "delete")
-def delete_profile(session: Session, profile_id: Id) -> None:
+def delete_profile(session: Session, profile_id: Id, yes: Yes = False) -> None:
     """Delete a profile. Its runs and their costs stay."""
+    confirm(f"Delete the profile {profile_id}?", yes=yes, otherwise=f"{profile_id} was not deleted.")
     session.client.delete(at("profiles", profile_id))
     session.output.done(None, f"Deleted {profile_id}.")
 
@@ -145,7 +164,7 @@ def delete_profile(session: Session, profile_id: Id) -> None:
 def resolve_profile(
     session: Session,
     profile_id: Id,
-    pool: Annotated[str | None, typer.Option(help="Capacity pool")] = None,
+    pool: Pool = None,
     effort: Effort = None,
 ) -> None:
     """Say what a dispatch would do now, and why, without doing it. Ends with 1 where it would be refused."""

@@ -5,16 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli import completion
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
-from rensei.cli.inputs import read_document
-from rensei.cli.output import Columns
+from rensei.cli.inputs import Yes, confirm, read_document
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
+from rensei.cli.web import Web, open_page
 
 projects = typer.Typer(no_args_is_help=True, help="Projects of the organization.")
 policies = typer.Typer(no_args_is_help=True, help="Which auth modes are allowed, by organization or project.")
 
-COLUMNS: Columns = {"Id": "id", "Name": "name", "Created": "createdAt"}
+COLUMNS: Columns = {"Id": "id", "Name": Text("name"), "Created": "createdAt"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,13 +41,32 @@ def create_project(
     session.output.details(project, COLUMNS)
 
 
+@command(projects, "delete")
+def delete_project(
+    session: Session,
+    project_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id of the project", show_default=False, autocompletion=completion.projects),
+    ],
+    yes: Yes = False,
+) -> None:
+    """Delete a project. Its runs and their costs stay."""
+    confirm(f"Delete the project {project_id}?", yes=yes, otherwise=f"{project_id} was not deleted.")
+    session.client.delete(at("projects", project_id))
+    session.output.done(None, f"Deleted {project_id}.")
+
+
 @command(policies, "show")
-def show_policy(session: Session) -> None:
+def show_policy(session: Session, web: Web = False) -> None:
     """
     Show the policy of the organization, or of the project that --project names, with all above it.
 
     A mode is allowed where neither the platform nor the organization nor the project denies it.
     """
+    if web:
+        project = session.flags.project
+        open_page(session, "settings", *(("projects", project, "access") if project else ("access",)))
+        return
     _show(session, session.client.get(_path(session)))
 
 

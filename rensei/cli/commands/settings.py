@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from rensei.cli import completion
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
-from rensei.cli.output import Columns
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
 tokens = typer.Typer(no_args_is_help=True, help="API tokens.")
@@ -16,7 +17,7 @@ pools = typer.Typer(no_args_is_help=True, help="Capacity pools: where runs run."
 
 TOKENS: Columns = {
     "Id": "id",
-    "Name": "name",
+    "Name": Text("name"),
     "Ends in": "hint",
     "Member": "member",
     "Project": "projectId",
@@ -29,21 +30,25 @@ TOKENS: Columns = {
 }
 HOSTS: Columns = {
     "Id": "id",
-    "Name": "name",
+    "Name": Text("name"),
     "Owner": "owner",
     "Login": "login",
     "Seen": "lastSeenAt",
     "Revoked": "revokedAt",
 }
-POOLS: Columns = {"Id": "id", "Name": "name", "Provider": "providerId", "Active": "active", "Config": "config"}
+POOLS: Columns = {"Id": "id", "Name": "name", "Provider": "providerId", "Active": "active", "Config": Text("config")}
 USAGE: Columns = {
     "Calls": "calls",
+    "Cost $": "amountUsd",
+    "Billed $": "billedUsd",
+    "Unpriced": "unpriced",
     "Input": "usage.inputTokens",
     "Output": "usage.outputTokens",
     "Cache read": "usage.cacheReadTokens",
-    "Cost $": "amountUsd",
-    "Billed $": "billedUsd",
 }
+
+
+GROUPS = ("day", "model", "mode", "project", "profile")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,15 +62,21 @@ def usage(
     session: Session,
     since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day, 2026-11-01")] = None,
     until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, included")] = None,
-    group_by: Annotated[str, typer.Option(help="day, model, mode, project or profile")] = "day",
+    group_by: Annotated[
+        str, typer.Option(help="day, model, mode, project or profile", autocompletion=completion.of_words(*GROUPS))
+    ] = "day",
 ) -> None:
-    """Show what was used, and what it cost."""
+    """Show what was used, and what it cost. Amounts leave out what has no price, which is counted as unpriced."""
     report = session.client.get("usage", **{"from": since, "to": until, "groupBy": group_by})
     if session.output.as_json:
         session.output.json(report)
         return
     total = {**report["total"], "key": "total"}
     session.output.table({"results": [*report["results"], total]}, {group_by.capitalize(): "key", **USAGE})
+    if total["unpriced"]:
+        session.output.note(
+            f"The price of {total['unpriced']} of the lines in the ledger is unknown. The amounts leave them out."
+        )
 
 
 @command(tokens, "list")
@@ -78,7 +89,9 @@ def list_tokens(session: Session) -> None:
 def create_token(
     session: Session,
     name: Annotated[str, typer.Option(help="What it is for", show_default=False)],
-    project_id: Annotated[str | None, typer.Option(help="Bind it to a project")] = None,
+    project_id: Annotated[
+        str | None, typer.Option(help="Bind it to a project", autocompletion=completion.projects)
+    ] = None,
     expires_at: Annotated[str | None, typer.Option(help="End of its life, such as 2027-01-01T00:00:00Z")] = None,
     scope: Annotated[
         list[str] | None,

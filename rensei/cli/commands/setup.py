@@ -17,7 +17,7 @@ from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
-from rensei.cli.output import Columns, Output
+from rensei.cli.output import Columns, Output, Text
 from rensei.cli.session import Flags, Session, check_org, check_url, command
 from rensei.cli.tokens import TokenUnreadable
 
@@ -70,11 +70,13 @@ def _show(output: Output, checks: "list[_Check]") -> None:
     columns: Columns = {
         "": lambda row: "ok" if row["ok"] else "MISSING",
         "What": "what",
-        "Found": "found",
-        "Next": "fix",
+        "Found": Text("found"),
     }
     rows = [{"what": one.what, "ok": one.ok, "found": one.found, "fix": one.fix} for one in checks]
     output.table({"next": None, "previous": None, "results": rows}, columns)
+    for one in checks:
+        if one.fix and not output.as_json:
+            output.text(f"{one.what}: {one.found.rstrip('.')}. Next: {one.fix}\n")
     missing = [one.what for one in checks if not one.ok]
     if missing:
         raise Refused("SETUP_INCOMPLETE", f"Something is missing: {', '.join(missing)}.")
@@ -306,7 +308,7 @@ def _check_all(session: Session, *, login: Login | None = None) -> list[_Check]:
         checks.append(_check_project(client, session.project))
     context = session.context
     if context and context.host_id and session.explicit_token and me["host"] is None:
-        other = f"{context.host_id}, but the token of this call is not the machine's own: no host sessions"
+        other = f"the token of this call is not that of {context.host_id}: no host sessions"
         return [*checks, _Check(what="Machine", ok=True, found=other, fix="Leave RENSEI_AUTH_TOKEN and --token out.")]
     if me["host"] is None or context is None:
         return [

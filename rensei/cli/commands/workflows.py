@@ -3,22 +3,34 @@
 import json
 import secrets
 import time
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import typer
 
+from rensei.cli import completion
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
-from rensei.cli.inputs import read_document, read_text
-from rensei.cli.output import Columns
+from rensei.cli.inputs import Yes, confirm, read_document, read_text
+from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
+from rensei.cli.web import Web, open_page
 
 workflows = typer.Typer(no_args_is_help=True, help="Calls to models that wait for each other.")
 
-Id = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id or name of the workflow", show_default=False)]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKFLOW",
+        help="Id or name of the workflow",
+        show_default=False,
+        autocompletion=completion.workflows,
+    ),
+]
+FILES = (".yaml", ".yml", ".json")
 COLUMNS: Columns = {
     "Id": "id",
-    "Name": "name",
+    "Name": Text("name"),
     "Version": "version",
     "Project": "projectId",
     "Changed": "updatedAt",
@@ -28,7 +40,7 @@ NODES: Columns = {
     "State": "state",
     "Run": "runId",
     "Cost $": "cost.amountUsd",
-    "Error": lambda node: f"{node['error']['code']}: {node['error']['detail']}" if node["error"] else None,
+    "Error": Text(lambda node: f"{node['error']['code']}: {node['error']['detail']}" if node["error"] else None),
 }
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 LOOK_SECONDS = 0.5
@@ -44,8 +56,7 @@ def apply_workflow(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="YAML or JSON; - reads it from input")],
 ) -> None:
     """Create a workflow, or give the one of that name a new version. The same document again changes nothing."""
-    body = {"document": read_document(file), "projectId": session.flags.project}
-    session.output.details(session.client.post("workflows", body), COLUMNS)
+    session.output.details(_apply(session, file), COLUMNS)
 
 
 @command(workflows, "list")
@@ -55,8 +66,12 @@ def list_workflows(session: Session) -> None:
 
 
 @command(workflows, "show")
-def show_workflow(session: Session, workflow: Id) -> None:
+def show_workflow(session: Session, workflow: Id, web: Web = False) -> None:
     """Show a workflow with its document, or a run of one (wfr_…) with each node."""
+    if web:
+        is_run = workflow.startswith("wfr_")
+        open_page(session, *(("workflow-runs", workflow) if is_run else ("workflows", _find(session, workflow))))
+        return
     if workflow.startswith("wfr_"):
         _show_run(session, session.client.get(at("workflow-runs", workflow)))
         return
@@ -66,10 +81,27 @@ def show_workflow(session: Session, workflow: Id) -> None:
         session.output.text(f"\n{found['document']}\n")
 
 
+@command(workflows, "delete")
+def delete_workflow(session: Session, workflow: Id, yes: Yes = False) -> None:
+    """Delete a workflow. Its runs and their costs stay."""
+    workflow_id = _find(session, workflow)
+    confirm(f"Delete the workflow {workflow}?", yes=yes, otherwise=f"{workflow} was not deleted.")
+    session.client.delete(at("workflows", workflow_id))
+    session.output.done(None, f"Deleted {workflow}.")
+
+
 @command(workflows, "run")
 def run_workflow(
     session: Session,
-    workflow: Id,
+    workflow: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKFLOW|FILE",
+            help="Id or name of the workflow, or a file that is applied first",
+            show_default=False,
+            autocompletion=completion.workflows,
+        ),
+    ],
     given: Annotated[
         str | None,
         typer.Option("--input", metavar="TEXT|-", help="Text, or a JSON object of named values; - reads it"),
@@ -80,11 +112,20 @@ def run_workflow(
     """Run a workflow. Ends with 0 where it succeeded."""
     body = {} if given is None else {"input": _input(read_text(given))}
     key = {"Idempotency-Key": secrets.token_hex(16)}
-    run = session.client.call("POST", at("workflows", _find(session, workflow), "runs"), body=body, headers=key)
+    # A file is known by its ending, so that what is in the folder does not decide.
+    is_file = PurePath(workflow).suffix in FILES
+    workflow_id = _apply(session, workflow)["id"] if is_file else _find(session, workflow)
+    run = session.client.call("POST", at("workflows", workflow_id, "runs"), body=body, headers=key)
     if not wait:
         session.output.done(run, run["id"])
         return
     _show_run(session, _wait(session, run, timeout))
+
+
+def _apply(session: Session, file: str) -> dict[str, Any]:
+    body = {"document": read_document(file), "projectId": session.flags.project}
+    workflow: dict[str, Any] = session.client.post("workflows", body)
+    return workflow
 
 
 def _find(session: Session, workflow: str) -> str:
