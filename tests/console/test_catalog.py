@@ -1,8 +1,13 @@
 """The pages of the catalog: what an entry is called and answered by, and deleting one's own."""
 
+import re
+
 import pytest
 
+from catalog import pricing
 from catalog.models import CatalogEntry, Identity
+from rensei.core.clock import database_now
+from rensei.core.effort import Effort
 from rensei.orgs.models import AuditEvent
 
 OWN = "/o/acme/settings/catalog/claude/nova"
@@ -36,6 +41,59 @@ class TestAnEntry:
 
         assert "Answered by" in text
         assert "/settings/catalog/claude/claude-opus-5-5" in text
+
+
+class TestTheList:
+    def shown(self, page, query: str = "") -> list[str]:
+        text = page.get(f"/o/acme/settings/catalog{query}").content.decode()
+        return re.findall(r'<code class="table__sub">([^<]+)</code>', text)
+
+    def in_stage(self, lifecycle: str) -> set[str]:
+        today = database_now().date()
+        entries = CatalogEntry.objects.all()
+        return {one.model_id for one in entries if lifecycle in ("all", one.lifecycle_on(today).value)}
+
+    def test_opens_on_active_models_with_the_others_a_click_away(self, page, own):
+        text = page.get("/o/acme/settings/catalog").content.decode()
+
+        assert set(self.shown(page)) == self.in_stage("active")
+        for lifecycle in ("active", "deprecated", "retired", "all"):
+            assert f'href="?lifecycle={lifecycle}"' in text
+            assert set(self.shown(page, f"?lifecycle={lifecycle}")) == self.in_stage(lifecycle)
+
+    @pytest.mark.parametrize("sort", ["model", "efforts", "input", "output"])
+    def test_is_put_in_order(self, page, own, sort):
+        now = database_now()
+        entries = {one.model_id: one for one in CatalogEntry.objects.all()}
+        prices = pricing.price_lists(list(entries.values()), moment=now)
+
+        def value(model_id: str) -> object:
+            entry = entries[model_id]
+            if sort == "model":
+                return entry.display_name.casefold()
+            if sort == "efforts":
+                return max((Effort.values.index(level) for level in entry.effort_levels), default=None)
+            return getattr(prices[entry.pk].bands[0], sort) if entry.pk in prices else None
+
+        up = [value(one) for one in self.shown(page, f"?lifecycle=all&sort={sort}")]
+        down = [value(one) for one in self.shown(page, f"?lifecycle=all&sort=-{sort}")]
+
+        known = sorted(one for one in up if one is not None)
+        nothing = [None] * (len(entries) - len(known))
+        assert up == known + nothing
+        assert down == known[::-1] + nothing
+        assert len(set(known)) >= 2
+
+    def test_keeps_order_and_stage_in_its_links(self, page):
+        text = page.get("/o/acme/settings/catalog?lifecycle=retired&sort=input").content.decode()
+
+        assert 'aria-sort="ascending"' in text
+        assert 'href="?lifecycle=retired&amp;sort=-input"' in text
+        assert 'href="?lifecycle=all&amp;sort=input"' in text
+
+    @pytest.mark.parametrize("query", ["?sort=", "?sort=nothing", "?sort=--input", "?lifecycle=nothing&sort=%00"])
+    def test_takes_no_other_order(self, page, query):
+        assert page.get(f"/o/acme/settings/catalog{query}").status_code == 200
 
 
 class TestDeleting:

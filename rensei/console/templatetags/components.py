@@ -1,5 +1,6 @@
 """The components that hold other markup. Each has its template; the page `/components` shows all of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import template
@@ -7,6 +8,8 @@ from django.forms.utils import flatatt
 from django.template import Context
 from django.template.loader import render_to_string
 from django.urls import reverse
+
+from rensei.console.sorting import Sort
 
 register = template.Library()
 FULL, NEARLY_FULL = 100, 80
@@ -65,14 +68,16 @@ def notice(content: str, kind: str = "", icon: str = "", title: str = "", alert:
 
 
 @register.simple_block_tag
-def table(content: str, *columns: str, kind: str = "fold", menus: bool = False) -> str:
+def table(
+    content: str, *columns: str, kind: str = "fold", menus: bool = False, sorts: Mapping[str, Sort] | None = None
+) -> str:
     """
     Draw a table with these headings, which becomes a list on a phone.
 
     A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. With `menus`, those
-    in it may hang over its frame.
+    in it may hang over its frame. The headings in `sorts` are links that sort the rows.
     """
-    heads = [_head(column) for column in columns]
+    heads = [_head(column, sorts or {}) for column in columns]
     values = {"columns": heads, "kinds": kind.split(), "menus": menus, "content": content}
     return render_to_string("components/_table.html", values)
 
@@ -91,7 +96,8 @@ def empty(content: str, icon: str, title: str) -> str:
     return render_to_string("components/_empty.html", {"icon_name": icon, "title": title, "content": content})
 
 
-def _head(column: str) -> dict[str, Any]:
+def _head(column: str, sorts: Mapping[str, Sort]) -> dict[str, Any]:
     if column == "-":
         return {"label": "Actions", "hidden": True}
-    return {"label": column.removeprefix("#"), "number": column.startswith("#")}
+    label = column.removeprefix("#")
+    return {"label": label, "number": column.startswith("#"), "sort": sorts.get(label)}

@@ -1,9 +1,13 @@
 """Settings → Catalog: the models that profiles may name, what they can do and what they cost."""
 
+from collections.abc import Callable
+from typing import Any
+
 from django import forms
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_safe
 
 from catalog import identities, pricing, services
@@ -14,7 +18,9 @@ from rensei.console import snippets
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm, only
 from rensei.console.forms.base import RefusableForm
+from rensei.console.sorting import in_order, sort_of
 from rensei.core.clock import database_now
+from rensei.core.effort import Effort
 from rensei.core.errors import RenseiError
 
 
@@ -28,12 +34,25 @@ class EntryForm(RefusableForm):
     display_name = forms.CharField(label="Display name", max_length=120)
 
 
+ALL = "all"
+LEVELS = list(Effort.values)
+# By heading. A price or an effort that a model does not have comes last.
+SORTS = {"Model": "model", "Efforts": "efforts", "Price in": "input", "Price out": "output"}
+SORT_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "model": lambda row: row["entry"].display_name.casefold(),
+    "efforts": lambda row: max((LEVELS.index(level) for level in row["entry"].effort_levels), default=None),
+    "input": lambda row: row["price"].input if row["price"] else None,
+    "output": lambda row: row["price"].output if row["price"] else None,
+}
+
+
 @require_safe
 @page
 def catalog(request: PageRequest) -> HttpResponse:
-    """List every model with its lifecycle and prices; retired ones are marked with what serves them."""
+    """List the active models, or those that are asked for, with prices; retired ones with what serves them."""
     now = database_now()
-    wanted = request.GET.get("lifecycle", "")
+    wanted = request.GET.get("lifecycle", CatalogEntry.Lifecycle.ACTIVE.value)
+    order = request.GET.get("sort", "")
     entries = list(CatalogEntry.objects.visible_to(request.access.org).order_by("-released_on", "display_name"))
     served = services.served_entries(entries, org=request.access.org, today=now.date())
     prices = pricing.price_lists(entries, moment=now)
@@ -46,9 +65,24 @@ def catalog(request: PageRequest) -> HttpResponse:
         }
         for entry in entries
     ]
-    shown = [row for row in rows if wanted in ("", row["lifecycle"])]
-    context = {"rows": shown, "wanted": wanted, "lifecycles": CatalogEntry.Lifecycle.choices}
+    shown = [row for row in rows if wanted in (ALL, row["lifecycle"])]
+    if key := SORT_KEYS.get(order.removeprefix("-")):
+        shown = in_order(shown, key=key, descending=order.startswith("-"))
+    choices = [*CatalogEntry.Lifecycle.choices, (ALL, "All")]
+    context = {
+        "rows": shown,
+        "filters": [
+            {"label": label, "chosen": value == wanted, "link": f"?{_query(value, order)}"} for value, label in choices
+        ],
+        "sorts": {
+            label: sort_of(name, order, link=lambda sort: f"?{_query(wanted, sort)}") for label, name in SORTS.items()
+        },
+    }
     return render(request, "console/catalog.html", context)
+
+
+def _query(lifecycle: str, sort: str) -> str:
+    return urlencode({"lifecycle": lifecycle, **({"sort": sort} if sort else {})})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
