@@ -76,10 +76,16 @@ class Client:
 
     def list(self, path: str, *, limit: int | None = None, **query: Any) -> dict[str, Any]:
         """Fetch a list whole, or its first rows, in the shape of one page."""
+        return self.pages(path, query, limit=limit)
+
+    def pages(self, path: str, query: Mapping[str, Any], *, limit: int | None = None) -> dict[str, Any]:
+        """Do the same with a query whose names may be any."""
         rows: list[Any] = []
         query = {**query, "pageSize": min(limit or _PAGE_SIZE, _PAGE_SIZE)}
         while True:
-            page = self.get(path, **query)
+            page = self.call("GET", path, query=query)
+            if not isinstance(page, dict) or "results" not in page:
+                raise Refused("NOT_A_LIST", f"/{path} is no list, so it has no pages.", fix="Leave --paginate out.")
             rows += page["results"]
             # Only the cursor is taken from the address of the next page: this server is the one to ask.
             cursor = parse_qs(urlsplit(page["next"] or "").query).get("cursor")

@@ -94,7 +94,7 @@ class Output:
         ]
         width = _terminal_width()
         shown = tables.fit(made, width)
-        for line in tables.write(shown, bold=width is not None and "NO_COLOR" not in os.environ):
+        for line in tables.write(shown, width, bold=width is not None and "NO_COLOR" not in os.environ):
             print(line)
         if left_out := [column.heading for column in made[len(shown) :]]:
             self.note(f"This terminal is too narrow for: {', '.join(left_out)}. --json has everything.")

@@ -8,7 +8,9 @@ where it is text for people; then the last columns are left out.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-GAP = "  "
+_GAP = 2
+# A narrow screen has room for one blank between two columns, so that a run's state fits beside its id.
+_NARROW = 60
 _TEXT_WIDTH_MIN = 12
 _INDENT = "  "
 
@@ -41,22 +43,22 @@ def fit(columns: Sequence[Column], width: int | None) -> list[Column]:
         return shown
     while True:
         narrow = _with_short_texts(shown, width)
-        if _width(narrow) <= width or len(narrow) == 1:
+        if _width(narrow, _gap(width)) <= width or len(narrow) == 1:
             return narrow
         shown.pop()
 
 
-def write(columns: Sequence[Column], *, bold: bool) -> list[str]:
+def write(columns: Sequence[Column], width: int | None, *, bold: bool) -> list[str]:
     """Write a line of headings and one for each row, without blanks at their ends."""
-    widths = [column.width for column in columns]
-    headings = _line([column.heading for column in columns], widths)
-    rows = [_line(row, widths) for row in zip(*(column.cells for column in columns), strict=True)]
+    widths, gap = [column.width for column in columns], _gap(width)
+    headings = _line([column.heading for column in columns], widths, gap)
+    rows = [_line(row, widths, gap) for row in zip(*(column.cells for column in columns), strict=True)]
     return [f"\x1b[1m{headings}\x1b[0m" if bold else headings, *rows]
 
 
 def write_details(values: Mapping[str, str], width: int | None) -> list[str]:
     """Write a line for each value, after its heading; below it where a word would not fit beside it."""
-    left = max(map(cells_of, values)) + len(GAP)
+    left = max(map(cells_of, values)) + _GAP
     lines = []
     for heading, value in values.items():
         room = None if width is None else width - left
@@ -73,7 +75,7 @@ def write_details(values: Mapping[str, str], width: int | None) -> list[str]:
 def _with_short_texts(columns: Sequence[Column], width: int) -> list[Column]:
     """Take from the widest text what is too much, as far as a text may become short."""
     shown = list(columns)
-    while (too_much := _width(shown) - width) > 0:
+    while (too_much := _width(shown, _gap(width)) - width) > 0:
         texts = [place for place, column in enumerate(shown) if column.may_be_shortened and _can_shrink(column)]
         if not texts:
             break
@@ -91,13 +93,17 @@ def _can_shrink(column: Column) -> bool:
     return column.width > _least(column)
 
 
-def _width(columns: Sequence[Column]) -> int:
-    return sum(column.width for column in columns) + len(GAP) * (len(columns) - 1)
+def _gap(width: int | None) -> int:
+    return _GAP if width is None or width >= _NARROW else 1
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _width(columns: Sequence[Column], gap: int) -> int:
+    return sum(column.width for column in columns) + gap * (len(columns) - 1)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], gap: int) -> str:
     padded = [cell + " " * (width - cells_of(cell)) for cell, width in zip(cells, widths, strict=True)]
-    return GAP.join(padded).rstrip()
+    return (" " * gap).join(padded).rstrip()
 
 
 def _shorten(text: str, width: int) -> str:

@@ -42,6 +42,17 @@ class TestApi:
         assert page["next"]
         assert whole["next"] is None
 
+    @pytest.mark.parametrize("name", ["limit", "path", "self", "query"])
+    def test_passes_on_every_name_of_a_query(self, terminal, name):
+        in_address = terminal.run(f"rensei api '/runs?{name}=1' --paginate --json")
+        named = terminal.run(f"rensei api GET /runs -f {name}=1 --paginate --json")
+
+        assert f"/query/{name}" in in_address.stderr
+        assert f"/query/{name}" in named.stderr
+
+    def test_says_what_has_no_pages(self, terminal):
+        assert terminal.run("rensei api /me --paginate").stderr.startswith("NOT_A_LIST: ")
+
     def test_writes_what_is_no_json_as_it_is(self, terminal):
         assert terminal.succeed("rensei api /cost-events.csv").startswith("occurred_at,id,")
 

@@ -68,6 +68,7 @@ class TestLists:
         done = filled.run("script -qec 'stty cols 40; rensei run list' /dev/null")
 
         assert run.id in done.stdout
+        assert run.state in done.stdout
         assert "This terminal is too narrow for: " in done.stdout
 
 

@@ -51,7 +51,7 @@ def api(
     if paginate:
         if method != "GET":
             raise typer.BadParameter("only a list has pages, and GET reads it.", param_hint="--paginate")
-        session.output.json(session.client.list(path, **query, **fields))
+        session.output.json(session.client.pages(path, {**query, **fields}))
         return
     body = _document(file) if file is not None else fields or None
     if method == "GET" and file is None:
