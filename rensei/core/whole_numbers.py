@@ -9,7 +9,7 @@ import sqlite3
 from decimal import Decimal
 from typing import Any
 
-from django.db import models
+from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Aggregate, Func, lookups
 
@@ -93,6 +93,16 @@ class GreaterThan(_Compared, lookups.GreaterThan):
 @WholeNumberField.register_lookup
 class GreaterThanOrEqual(_Compared, lookups.GreaterThanOrEqual):
     operator = ">="
+
+
+def plus(left: str, right: str) -> str:
+    """Write the sum of two whole numbers, for a statement of SQL that is put together once."""
+    return f"whole_plus({left}, {right})" if connection.vendor == "sqlite" else f"({left} + {right})"
+
+
+def at_most(left: str, right: str) -> str:
+    """Write the condition that one whole number is not above another."""
+    return f"whole_compare({left}, {right}) <= 0" if connection.vendor == "sqlite" else f"{left} <= {right}"
 
 
 def add_functions(*, connection: BaseDatabaseWrapper, **_signal: object) -> None:

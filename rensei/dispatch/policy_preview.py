@@ -118,7 +118,7 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
     projects = {policy.project for policy in stored if policy.project is not None}
     applied = [
         profile
-        for profile in profiles.visible_profiles(access)
+        for profile in profiles.visible_profiles(access).order_by("created_at", "public_id")
         if project is None or profile.project in (None, project)
     ]
     pool = pools.find_pool(access.org, "local")

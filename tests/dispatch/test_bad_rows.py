@@ -1,5 +1,6 @@
 """One row that cannot be dealt with is reported, and keeps no other from its turn."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,9 +11,9 @@ from django.db import connection
 from billing import seals
 from billing.models import CostEvent, LedgerSeal, LineToSeal
 from integrations.models import Integration
-from rensei.core import unknown
+from rensei.core import jobs
 from rensei.core.clock import database_now
-from rensei.core.unknown import take_counts
+from rensei.core.unknown import note_unknown, take_counts
 from rensei.dispatch import admission, audit, queue, reaper, retention
 from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.dispatch.requests import DispatchRequest, messages_from
@@ -23,9 +24,16 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_counted() -> Iterator[None]:
-    take_counts()
-    yield
+def passed_over(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, str]]]:
+    """What this test's jobs have reported. The counts of the process are taken by any thread that stores them."""
+    reported: Counter[tuple[str, str]] = Counter()
+
+    def note(kind: str, name: str) -> None:
+        reported[kind, name] += 1
+        note_unknown(kind, name)
+
+    monkeypatch.setattr(jobs, "note_unknown", note)
+    yield reported
     take_counts()
 
 
@@ -62,7 +70,7 @@ class TestTheReaper:
         ids=["text", "unknown field", "beyond every integer", "nothing"],
     )
     def test_passes_over_a_run_that_it_cannot_end_and_reports_it(
-        self, dispatch: Callable[[], Run], usage: dict[str, Any]
+        self, passed_over: Counter[tuple[str, str]], dispatch: Callable[[], Run], usage: dict[str, Any]
     ) -> None:
         bad, good = abandon(dispatch()), abandon(dispatch())
         RunChunk.objects.create(run=bad, seq=99, kind=RunChunk.Kind.USAGE, data=usage)
@@ -74,10 +82,10 @@ class TestTheReaper:
         assert good.error is not None
         assert (good.state, good.error["code"]) == ("FAILED", "RUN_INTERRUPTED")
         assert bad.state == "RUNNING"
-        assert take_counts() == {("failed_row", f"reap {bad.id}"): 1}
+        assert passed_over == {("failed_row", f"reap {bad.id}"): 1}
 
     def test_leaves_a_run_alone_whose_worker_came_back(
-        self, dispatch: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+        self, passed_over: Counter[tuple[str, str]], dispatch: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first, second = abandon(dispatch()), abandon(dispatch())
         end = reaper._end
@@ -93,12 +101,16 @@ class TestTheReaper:
         first.refresh_from_db()
         second.refresh_from_db()
         assert (first.state, second.state) == ("FAILED", "RUNNING")
-        assert unknown.take_counts() == {}
+        assert passed_over == {}
 
 
 class TestTheRetentionOfImages:
     def test_passes_over_an_input_that_it_cannot_read(
-        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]], settings: Any
+        self,
+        passed_over: Counter[tuple[str, str]],
+        dispatch: Callable[[], Run],
+        work: Callable[[], list[Run]],
+        settings: Any,
     ) -> None:
         runs = sorted(dispatch().id for _ in range(3))
         work()
@@ -110,13 +122,13 @@ class TestTheRetentionOfImages:
 
         kept = list(RunInput.objects.filter(has_images=True).values_list("run_id", flat=True))
         assert kept == runs[:1]
-        assert take_counts() == {("failed_row", f"drop-old-images {runs[0]}"): 1}
+        assert passed_over == {("failed_row", f"drop-old-images {runs[0]}"): 1}
 
 
 class TestTheSealer:
     @pytest.mark.sqlite
     def test_passes_over_a_line_that_it_cannot_read(
-        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
+        self, passed_over: Counter[tuple[str, str]], dispatch: Callable[[], Run], work: Callable[[], list[Run]]
     ) -> None:
         dispatch(), dispatch()
         work()
@@ -128,7 +140,7 @@ class TestTheSealer:
 
         assert LedgerSeal.objects.count() == 1
         assert list(LineToSeal.objects.values_list("event_id", flat=True)) == [bad]
-        assert take_counts()["failed_row", f"seal-ledger {bad}"] >= 1
+        assert passed_over["failed_row", f"seal-ledger {bad}"] >= 1
 
 
 class TestTheAudit:
