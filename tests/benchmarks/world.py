@@ -64,7 +64,7 @@ def prepare(environment: dict[str, str]) -> None:
 
 def build() -> World:
     """Make an organization with a key for each mode, a policy at each level, and a token. Django is set up."""
-    from billing.models import Entitlement
+    from billing.models import BillingSetting, Entitlement
     from integrations import platform_keys
     from integrations import services as integrations
     from profiles import services as profiles
@@ -81,7 +81,11 @@ def build() -> World:
     Entitlement.objects.filter(org=org).update(
         metered_enabled=True,
         shared_runs_per_day=SHARED_RUNS_A_DAY,
+        shared_picodollars_per_day=BUDGET_PICODOLLARS,
         monthly_budget_picodollars=BUDGET_PICODOLLARS,
+    )
+    BillingSetting.objects.update_or_create(
+        pk=1, defaults={"shared_platform_picodollars_per_day": BUDGET_PICODOLLARS}
     )
     project = orgs.create_project(access, slug="my-project", name="My Project")
     policies.set_policy(access, matrix={"*": {"host-session": {"allowed": False}}})
