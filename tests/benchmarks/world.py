@@ -84,9 +84,7 @@ def build() -> World:
         shared_picodollars_per_day=BUDGET_PICODOLLARS,
         monthly_budget_picodollars=BUDGET_PICODOLLARS,
     )
-    BillingSetting.objects.update_or_create(
-        pk=1, defaults={"shared_platform_picodollars_per_day": BUDGET_PICODOLLARS}
-    )
+    BillingSetting.objects.update_or_create(pk=1, defaults={"shared_platform_picodollars_per_day": BUDGET_PICODOLLARS})
     project = orgs.create_project(access, slug="my-project", name="My Project")
     policies.set_policy(access, matrix={"*": {"host-session": {"allowed": False}}})
     policies.set_policy(access, matrix={"claude": {"shared": {"allowed": True}}}, project=project)
