@@ -107,7 +107,7 @@ def _change(changes: Sequence[tuple[str, int, int]], *, day: date) -> None:
         cursor.executemany(_statements().change, rows)
         if cursor.rowcount == len(rows):
             return
-    missing = [row for row in rows if _make_row(row["account"], day=day)]
+    missing = [row for row in rows if _make_row(str(row["account"]), day=day)]
     with connection.cursor() as cursor:
         cursor.executemany(_statements().change, missing)
 
