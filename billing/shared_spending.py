@@ -101,7 +101,9 @@ def _change(changes: Sequence[tuple[str, int, int]], *, day: date) -> None:
     """
     Change rows in the order given, each by what is used and held. What is used on a day that is over changes nothing.
     """
-    rows = [{"account": account, "day": day.isoformat(), "used": used, "held": held} for account, used, held in changes]
+    rows: list[dict[str, str | int]] = [
+        {"account": account, "day": day.isoformat(), "used": used, "held": held} for account, used, held in changes
+    ]
     with connection.cursor() as cursor:
         # One way to the server for all of them.
         cursor.executemany(_statements().change, rows)
