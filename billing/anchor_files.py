@@ -91,7 +91,8 @@ def parse(line: bytes) -> LedgerAnchor | None:
             pk=int(content["anchor"]),
             counter=None if counter is None else int(counter),
             previous=str(content.get("previous", "")),
-            org_id=str(content["org"]),
+            # Over the audit log, it has none.
+            org_id=None if content["org"] is None else str(content["org"]),
             seq=int(content["lines"]),
             digest=str(content["digest"]),
             anchored_at=datetime.fromisoformat(content["anchoredAt"]),

@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce
 
 from billing import anchor_files
 from billing.anchor_files import text_of
-from billing.models import LedgerAnchor, LedgerSeal
+from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
@@ -143,7 +143,7 @@ def _said(anchor: LedgerAnchor) -> list[object]:
     return said if anchor.counter is None else [anchor.counter, anchor.previous, *said]
 
 
-def _sign_heads(heads: list[tuple[str, int, str]], key: bytes) -> None:
+def _sign_heads(heads: list[tuple[str | None, int, str]], key: bytes) -> None:
     with durable():
         require_mark(key)
         now = database_now()
@@ -185,8 +185,8 @@ def _sign_mark(counter: int, digest: str, key: bytes) -> str:
     return hmac.new(key, json.dumps(["mark", counter, digest]).encode(), hashlib.sha256).hexdigest()
 
 
-def _grown_chains() -> list[tuple[str, int, str]]:
-    """The organizations whose newest seal has no anchor, with its place and digest: two index reads for each."""
+def _grown_chains() -> list[tuple[str | None, int, str]]:
+    """The chains whose newest seal has no anchor, with its place and digest: two index reads for each."""
     head = LedgerSeal.objects.filter(org=OuterRef("pk")).order_by("-seq")
     anchored = LedgerAnchor.objects.filter(org=OuterRef("pk")).order_by("-seq")
     orgs = Org.objects.annotate(
@@ -195,7 +195,12 @@ def _grown_chains() -> list[tuple[str, int, str]]:
         anchored_seq=Coalesce(Subquery(anchored.values("seq")[:1]), 0),
     )
     grown = orgs.filter(head_seq__gt=F("anchored_seq")).order_by("pk")
-    return list(grown.values_list("pk", "head_seq", "head_digest"))
+    heads: list[tuple[str | None, int, str]] = list(grown.values_list("pk", "head_seq", "head_digest"))
+    audited = AuditSeal.objects.order_by("-seq").values_list("seq", "digest").first()
+    last = LedgerAnchor.objects.filter(org=None).order_by("-seq").values_list("seq", flat=True).first()
+    if audited and audited[0] > (last or 0):
+        heads.append((None, *audited))
+    return heads
 
 
 def _ensure_key() -> bytes:

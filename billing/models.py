@@ -408,17 +408,44 @@ class LedgerSeal(models.Model):
         return f"{self.org_id} {self.seq}"
 
 
+class EventToSeal(models.Model):
+    """An audit event that has no seal yet. A trigger writes it in the event's own transaction."""
+
+    event_id = models.BigIntegerField(primary_key=True)
+
+    def __str__(self) -> str:
+        return str(self.event_id)
+
+
+class AuditSeal(models.Model):
+    """
+    One link of the chain over the audit events of all organizations. Links are added, never changed.
+
+    `digest` covers the event, its place and the digest before it. The event is named and not referenced, as in
+    `LedgerSeal`.
+    """
+
+    seq = models.PositiveBigIntegerField(unique=True)
+    event_id = models.BigIntegerField(unique=True)
+    digest = models.CharField(max_length=64)
+    sealed_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.seq)
+
+
 class LedgerAnchor(models.Model):
     """
-    The signed end of a chain at one moment: `seq` lines were sealed, and the last digest was this one.
+    The signed end of a chain at one moment: `seq` rows were sealed, and the last digest was this one.
 
-    All anchors are one chain themselves, whichever organization they are of: `counter` says how many there are, and
+    An anchor with an organization is over that organization's ledger, one without over the audit log.
+    All anchors are one chain themselves, over whichever chain: `counter` says how many there are, and
     `previous` is the digest of the one before. Those that were signed before there was this chain have neither.
     """
 
     counter = models.PositiveBigIntegerField(null=True, unique=True)
     previous = models.CharField(max_length=64, blank=True)
-    org = models.ForeignKey(Org, models.PROTECT, related_name="ledger_anchors")
+    org = models.ForeignKey(Org, models.PROTECT, null=True, related_name="ledger_anchors")
     seq = models.PositiveBigIntegerField()
     digest = models.CharField(max_length=64)
     anchored_at = models.DateTimeField()
@@ -427,10 +454,13 @@ class LedgerAnchor(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "seq"], name="one_anchor_per_place")]
+        constraints = [
+            models.UniqueConstraint(fields=["org", "seq"], name="one_anchor_per_place"),
+            models.UniqueConstraint(fields=["seq"], condition=Q(org=None), name="one_audit_anchor_per_place"),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.org_id} {self.seq}"
+        return f"{self.org_id or 'audit'} {self.seq}"
 
 
 class LedgerWitness(models.Model):

@@ -1,32 +1,35 @@
 """
-Verification walks each organization's chain with its anchors, and names the first line that does not fit.
+Verification walks each chain with its anchors, and names the first row that does not fit.
 
 The anchors lead: a chain that was cut, or computed anew as a whole, is right in itself and does not meet them.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from billing import anchor_files, anchors, seals
+from billing import anchor_files, anchors
+from billing.chains import AUDIT, RECORDS, START, Record, chain_ids
 from billing.differences import Difference
-from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LedgerWitness, LineToSeal
+from billing.models import LedgerAnchor, LedgerWitness
 from rensei.core.clock import database_now
 from rensei.core.transactions import snapshot
-from rensei.orgs.models import Org
 
 BATCH = 500
-# A line is sealed within seconds. One that waits for longer shows that no worker does it.
+# A row is sealed within seconds. One that waits for longer shows that no worker does it.
 SEALED_WITHIN = timedelta(minutes=10)
+# An audit event is sealed after those that happened before it, but for what clocks of several machines differ.
+OUT_OF_ORDER_MOST = timedelta(hours=1)
 
 
 def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
     """
-    Examine all chains, as of one moment. At most one difference is named for each organization's chain.
+    Examine all chains, as of one moment. At most one difference is named for each of them.
 
     `kept_elsewhere` are files of anchors that witnesses hold.
     """
@@ -45,9 +48,10 @@ def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
         for path, size in sizes.items():
             yield from _file(path, size, key)
         yield from islice(_chain_of_anchors(), 1)
-        for org_id in _org_ids():
-            yield from islice(_chain(org_id, key), 1)
-        yield from _unsealed()
+        for record in RECORDS:
+            for org_id in chain_ids(record):
+                yield from islice(_chain(record, org_id, key), 1)
+            yield from _unsealed(record)
 
 
 def files() -> list[Path]:
@@ -108,15 +112,9 @@ def _chain_of_anchors() -> Iterator[Difference]:
         if each.previous != previous:
             expected = f"{previous[:12]}…, of the anchor before"
             yield Difference(
-                kind="anchor", org=each.org_id, object=place, expected=expected, found=f"{each.previous[:12]}…"
+                kind="anchor", org=each.org_id or "", object=place, expected=expected, found=f"{each.previous[:12]}…"
             )
         previous = anchors.digest_of(each)
-
-
-def _org_ids() -> list[str]:
-    """All organizations, and those that only an anchor remembers."""
-    anchored = LedgerAnchor.objects.order_by().values_list("org_id", flat=True).distinct()
-    return sorted({*Org.objects.values_list("pk", flat=True), *anchored})
 
 
 def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
@@ -135,28 +133,36 @@ def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
                 continue
             twin = stored.get(line.anchor.pk)
             if twin is None or _said(twin) != _said(line.anchor):
-                expected = f"anchor {line.anchor.pk} in the database, over {line.anchor.seq} line(s)"
+                expected = f"anchor {line.anchor.pk} in the database, over {line.anchor.seq} row(s)"
                 found = "nothing" if twin is None else "another one"
-                yield Difference(kind="anchor", org=line.anchor.org_id, object=place, expected=expected, found=found)
+                yield Difference(
+                    kind="anchor", org=line.anchor.org_id or "", object=place, expected=expected, found=found
+                )
 
 
-def _chain(org_id: str, key: bytes | None) -> Iterator[Difference]:
-    """Walk the seals of one organization, with its lines and its anchors."""
+def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Difference]:
+    """Walk the seals of one chain, with its rows and its anchors."""
     signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq").iterator(chunk_size=BATCH))
     anchor = next(signed, None)
-    seq, signed_seq, previous = 0, 0, seals.START
-    for seal, line in _sealed_lines(org_id):
+    seq, signed_seq, previous = 0, 0, START
+    latest: datetime | None = None
+    for seal, row in _sealed_rows(record, org_id):
         seq += 1
         if seal.seq != seq:
-            yield _difference(org_id, f"seal {seq}", "a seal", "none")
-        yield from _line(seal, line, previous=previous)
+            yield _difference(record, org_id, f"seal {seq}", "a seal", "none")
+        yield from _row(record, seal, row, org_id=org_id, previous=previous)
+        if row is not None and record is AUDIT:
+            yield from _out_of_order(row, latest)
+            latest = max(filter(None, [latest, row.occurred_at]))
         while anchor is not None and anchor.seq <= seq:
             if key is not None and not anchors.is_signed(anchor, key):
                 yield _forged(anchor, f"anchor {anchor.pk}")
             if anchor.digest != seal.digest:
                 # The chain fits in itself: it was computed anew, somewhere after the last end that was signed.
                 place = f"seals {signed_seq + 1} to {seq}"
-                yield _difference(org_id, place, f"digest {anchor.digest[:12]}…, as signed", f"{seal.digest[:12]}…")
+                yield _difference(
+                    record, org_id, place, f"digest {anchor.digest[:12]}…, as signed", f"{seal.digest[:12]}…"
+                )
             signed_seq = anchor.seq
             anchor = next(signed, None)
         previous = seal.digest
@@ -164,39 +170,49 @@ def _chain(org_id: str, key: bytes | None) -> Iterator[Difference]:
         if key is not None and not anchors.is_signed(late, key):
             yield _forged(late, f"anchor {late.pk}")
         when = f"{late.anchored_at:%Y-%m-%d %H:%M:%S}"
-        yield _difference(org_id, f"seal {seq + 1}", f"{late.seq} line(s), as signed at {when}", f"{seq} line(s)")
+        expected = f"{late.seq} {record.noun}(s), as signed at {when}"
+        yield _difference(record, org_id, f"seal {seq + 1}", expected, f"{seq} {record.noun}(s)")
 
 
-def _line(seal: LedgerSeal, line: CostEvent | None, *, previous: str) -> Iterator[Difference]:
-    if line is None:
-        yield _difference(seal.org_id, seal.event_id, f"line {seal.seq} of the chain", "no such line")
-    elif line.org_id != seal.org_id:
-        yield _difference(seal.org_id, line.id, f"organization {seal.org_id}", f"organization {line.org_id}")
-    elif (found := seals.digest(line, seq=seal.seq, previous=previous)) != seal.digest:
-        yield _difference(seal.org_id, line.id, f"digest {seal.digest[:12]}…, as sealed", f"{found[:12]}…")
+def _row(record: Record, seal: Any, row: Any, *, org_id: str | None, previous: str) -> Iterator[Difference]:
+    if row is None:
+        expected = f"{record.noun} {seal.seq} of the chain"
+        yield _difference(record, org_id, seal.event_id, expected, f"no such {record.noun}")
+    elif record.chain_of(row) != org_id:
+        yield _difference(record, org_id, row.pk, f"organization {org_id}", f"organization {row.org_id}")
+    elif (found := record.digest(row, seq=seal.seq, previous=previous)) != seal.digest:
+        yield _difference(record, org_id, row.pk, f"digest {seal.digest[:12]}…, as sealed", f"{found[:12]}…")
 
 
-def _sealed_lines(org_id: str) -> Iterator[tuple[LedgerSeal, CostEvent | None]]:
-    """The seals of a chain in order, each with its line, a page at a time."""
-    page = list(LedgerSeal.objects.filter(org_id=org_id).order_by("seq")[:BATCH])
+def _out_of_order(event: Any, latest: datetime | None) -> Iterator[Difference]:
+    """An event that was written into the past has its seal after those of a later time."""
+    if latest is not None and event.occurred_at < latest - OUT_OF_ORDER_MOST:
+        expected = f"a time near {latest:%Y-%m-%d %H:%M:%S}, as the events before it"
+        yield _difference(AUDIT, None, event.pk, expected, f"{event.occurred_at:%Y-%m-%d %H:%M:%S}")
+
+
+def _sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
+    """The seals of a chain in order, each with its row or None, a page at a time."""
+    seals = record.chain(org_id).order_by("seq")
+    page = list(seals[:BATCH])
     while page:
-        lines = CostEvent.objects.in_bulk([seal.event_id for seal in page])
-        yield from ((seal, lines.get(seal.event_id)) for seal in page)
-        page = list(LedgerSeal.objects.filter(org_id=org_id, seq__gt=page[-1].seq).order_by("seq")[:BATCH])
+        rows = record.rows.objects.in_bulk([seal.event_id for seal in page])
+        yield from ((seal, rows.get(seal.event_id)) for seal in page)
+        page = list(seals.filter(seq__gt=page[-1].seq)[:BATCH])
 
 
-def _unsealed() -> Iterator[Difference]:
-    """Lines that have no seal although they should, and such as went away while they waited for it."""
-    is_sealed = Exists(LedgerSeal.objects.filter(event_id=OuterRef("id")))
-    waits = Exists(LineToSeal.objects.filter(event_id=OuterRef("id")))
+def _unsealed(record: Record) -> Iterator[Difference]:
+    """Rows that have no seal although they should, and such as went away while they waited for it."""
+    rows, seals, waits = (model.objects for model in (record.rows, record.seals, record.waiting))
+    is_sealed = Exists(seals.filter(event_id=OuterRef("id")))
+    is_waiting = Exists(waits.filter(event_id=OuterRef("id")))
     late = Q(occurred_at__lt=database_now() - SEALED_WITHIN)
-    lines = CostEvent.objects.filter(~is_sealed).filter(~waits | late).order_by("id")
-    for event_id, org_id in lines.values_list("id", "org_id").iterator(chunk_size=BATCH):
-        yield _difference(org_id, event_id, "a seal", "none")
-    is_there = Exists(CostEvent.objects.filter(id=OuterRef("event_id")))
-    gone = LineToSeal.objects.filter(~is_there).order_by("event_id")
+    unsealed = rows.filter(~is_sealed).filter(~is_waiting | late).order_by("id")
+    for event_id, org_id in unsealed.values_list("id", "org_id").iterator(chunk_size=BATCH):
+        yield _difference(record, org_id, event_id, "a seal", "none")
+    gone = waits.filter(~Exists(rows.filter(id=OuterRef("event_id")))).order_by("event_id")
     for event_id in gone.values_list("event_id", flat=True).iterator(chunk_size=BATCH):
-        yield _difference("", event_id, "a line that waits for its seal", "no such line")
+        yield _difference(record, "", event_id, f"the {record.noun} that waits for its seal", f"no such {record.noun}")
 
 
 def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
@@ -208,9 +224,13 @@ def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
 
 def _forged(anchor: LedgerAnchor, place: str) -> Difference:
     return Difference(
-        kind="anchor", org=anchor.org_id, object=place, expected="a signature by our key", found="another signature"
+        kind="anchor",
+        org=anchor.org_id or "",
+        object=place,
+        expected="a signature by our key",
+        found="another signature",
     )
 
 
-def _difference(org_id: str, place: str, expected: str, found: str) -> Difference:
-    return Difference(kind="seal", org=org_id, object=place, expected=expected, found=found)
+def _difference(record: Record, org_id: str | None, place: object, expected: str, found: str) -> Difference:
+    return Difference(kind=record.kind, org=org_id or "", object=str(place), expected=expected, found=found)

@@ -26,7 +26,7 @@ from django.db.models import Model
 from environ import Env
 
 from billing import verification
-from billing.models import LineToSeal
+from billing.models import EventToSeal, LineToSeal
 from integrations import credentials, platform_keys
 from integrations.models import Integration, PlatformKey
 from integrations.vault import vault
@@ -40,9 +40,10 @@ SOURCE, TARGET = "source", "default"
 CHUNK = 20
 HEARD_WITHIN = timedelta(seconds=30)
 LOCK_SECONDS = 5
-# Rows of these are there already: those of `migrate`, under ids of its own, and those of a trigger, one for each line
-# of the ledger. The source's take their place.
-WRITTEN_UNASKED = (Permission, ContentType, LineToSeal)
+# Rows of these are there already: those of `migrate`, under ids of its own, and those of triggers, one for each line
+# of the ledger and each audit event. The source's take their place.
+WAITING = (LineToSeal, EventToSeal)
+WRITTEN_UNASKED = (Permission, ContentType, *WAITING)
 NAMED = 10
 
 
@@ -186,9 +187,9 @@ def _require_empty() -> None:
 
 
 def _tables() -> list[_Table]:
-    """All tables. The lines to seal come last, after the ledger's trigger has written its own."""
+    """All tables. What waits for seals comes last, after the triggers have written their own."""
     tables = [_Table(model) for model in apps.get_models(include_auto_created=True)]
-    return sorted(tables, key=lambda table: (table.model is LineToSeal, table.name))
+    return sorted(tables, key=lambda table: (table.model in WAITING, table.name))
 
 
 def _copy(target: BaseDatabaseWrapper, tell: Callable[[str], None]) -> dict[str, Content]:

@@ -6,7 +6,6 @@ a few tables, so a few are emptied, and what `migrate` itself has written stays.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -43,8 +42,8 @@ def _empty_after_each_test_that_committed() -> Iterator[None]:
                 " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables())
             )
             written = {name for (name,) in cursor.fetchall()}
-            # The ledger and its seals refuse to be emptied, but for this.
-            with triggers_lifted() if written & set(LEDGER_TABLES) else nullcontext():
+            # The ledger, the audit log and their seals refuse to be emptied, but for this.
+            with triggers_lifted(sorted(written & set(LEDGER_TABLES))):
                 for name in written:
                     # References are checked at the end, by when nothing refers to anything.
                     cursor.execute(f"DELETE FROM {name}")

@@ -290,10 +290,17 @@ class AccessPolicy(models.Model):
 
 
 class AuditEvent(models.Model):
-    """Who did what to which object, from where. Written in the transaction of the change; never a secret."""
+    """
+    Who did what to which object, from where. Written in the transaction of the change; never a secret.
 
-    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="audit_events")
-    user = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    Events are added, never changed, and sealed by `billing.seals`. So an event keeps the ids of its organization and
+    its person when those are deleted: the database does not hold these references.
+    """
+
+    org = models.ForeignKey(
+        Org, models.DO_NOTHING, null=True, blank=True, db_constraint=False, related_name="audit_events"
+    )
+    user = models.ForeignKey(User, models.DO_NOTHING, null=True, blank=True, db_constraint=False, related_name="+")
     actor = models.CharField(max_length=254, help_text="Email of the person, or the command that acted")
     token_id = models.CharField(max_length=40, blank=True)
     action = models.CharField(max_length=64, help_text="noun.verb, such as integration.rotated")

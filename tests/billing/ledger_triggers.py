@@ -1,27 +1,34 @@
-"""The ledger and its seals refuse every change. Tests that need one lift their triggers for as long as it takes."""
+"""Ledger, audit log and seals refuse every change. Tests that need one lift the triggers for as long as it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection
 
-TABLES = ("billing_costevent", "billing_ledgerseal", "billing_ledgeranchor", "billing_statement")
+TABLES = (
+    "billing_auditseal",
+    "billing_costevent",
+    "billing_ledgeranchor",
+    "billing_ledgerseal",
+    "billing_statement",
+    "orgs_auditevent",
+)
 POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
 
 
 @contextmanager
-def triggers_lifted() -> Iterator[None]:
-    """Take the ledger's triggers away for as long as the context is open."""
+def triggers_lifted(tables: Collection[str] = TABLES) -> Iterator[None]:
+    """Take the triggers of the tables away for as long as the context is open."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            _alter(cursor, "DISABLE TRIGGER")
+            _alter(cursor, tables, "DISABLE TRIGGER")
             try:
                 yield
             finally:
-                _alter(cursor, "ENABLE ALWAYS TRIGGER")
+                _alter(cursor, tables, "ENABLE ALWAYS TRIGGER")
         else:
-            names = ", ".join(f"'{table}'" for table in TABLES)
+            names = ", ".join(f"'{table}'" for table in tables)
             cursor.execute(f"SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ({names})")
             triggers = cursor.fetchall()
             for name, _ in triggers:
@@ -33,7 +40,14 @@ def triggers_lifted() -> Iterator[None]:
                     cursor.execute(sql)
 
 
-def _alter(cursor: Any, change: str) -> None:
-    for table in TABLES:
+def _alter(cursor: Any, tables: Collection[str], change: str) -> None:
+    for table in tables:
         for name in POSTGRESQL_TRIGGERS:
             cursor.execute(f"ALTER TABLE {table} {change} {table}_{name}")
+
+
+def leave_out_audit_events() -> None:
+    """Take away the events of the fixtures, so that a test of the ledger alone sees the ledger's anchors alone."""
+    with triggers_lifted(["orgs_auditevent"]), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM orgs_auditevent")
+        cursor.execute("DELETE FROM billing_eventtoseal")

@@ -27,7 +27,7 @@ def _make() -> None:
     from django.contrib.sessions.backends.db import SessionStore
 
     from billing import anchors, seals
-    from billing.models import LineToSeal
+    from billing.models import EventToSeal, LineToSeal
     from rensei.dispatch import audit
     from rensei.orgs import services as orgs
     from rensei.orgs.models import User
@@ -59,6 +59,8 @@ def _make() -> None:
     _dispatch(accesses["acme"], "metered")
     _work()
     assert LineToSeal.objects.exists(), "A line waits for its seal"
+    orgs.create_project(accesses["acme"], slug="later", name="Later")
+    assert EventToSeal.objects.exists(), "An audit event waits for its seal"
     assert audit.audit().difference_count == 0
     for mode in world.MODES:
         _dispatch(accesses["acme"], mode)  # Nobody takes these: they are queued when the database is moved.

@@ -1,4 +1,4 @@
-"""`manage.py verify_ledger`: show that no line of the ledger was changed, moved or taken away since it was sealed."""
+"""`manage.py verify_ledger`: show that no ledger line and no audit event was changed or taken away since its seal."""
 
 import json
 from argparse import ArgumentParser
@@ -9,11 +9,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from billing import verification
-from billing.models import LedgerAnchor, LedgerSeal
+from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 
 
 class Command(BaseCommand):
-    help = "Walk the ledger's seals and anchors, and name the first bad line of each organization."
+    help = "Walk the seals and anchors of the ledger and the audit log, and name the first bad row of each chain."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -38,9 +38,11 @@ class Command(BaseCommand):
             count += 1
             self.stdout.write(json.dumps(asdict(difference)) if as_json else str(difference))
         if count:
-            raise CommandError(f"The ledger differs from its seals: {count} difference(s).")
+            raise CommandError(f"The ledger or the audit log differs from its seals: {count} difference(s).")
         if not as_json:
-            sealed, signed = LedgerSeal.objects.count(), LedgerAnchor.objects.count()
-            self.stdout.write(f"{sealed} sealed line(s) and {signed} anchor(s): nothing was changed.")
+            lines, events, signed = (each.objects.count() for each in (LedgerSeal, AuditSeal, LedgerAnchor))
+            self.stdout.write(
+                f"{lines} sealed line(s), {events} sealed audit event(s) and {signed} anchor(s): nothing was changed."
+            )
             for sentence in verification.vouchers():
                 self.stdout.write(sentence)

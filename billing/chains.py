@@ -1,0 +1,128 @@
+"""What is sealed: the ledger's lines, in a chain for each organization, and the audit events, in one chain of all."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from django.db.models import QuerySet
+
+from billing.models import AuditSeal, CostEvent, EventToSeal, LedgerAnchor, LedgerSeal, LineToSeal
+from rensei.orgs.models import AuditEvent, Org
+
+# What comes before the first seal of a chain.
+START = ""
+# Everything that a row says, spelt out: it is a format, and must not change with another list. A field that is null is
+# left out, so a column that is added later, null for the rows before it, leaves their digests as they are.
+LINE_COLUMNS = (
+    "id",
+    "org_id",
+    "kind",
+    "adjusts_id",
+    "run_id",
+    "attempt_id",
+    "profile_id",
+    "project_id",
+    "auth_mode",
+    "payer",
+    "billing_class",
+    "pool_id",
+    "credential_id",
+    "provider",
+    "model_id",
+    "served_model_id",
+    "provider_request_id",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "web_search_requests",
+    "thinking_tokens",
+    "input_picodollars",
+    "output_picodollars",
+    "cache_read_picodollars",
+    "cache_write_5m_picodollars",
+    "cache_write_1h_picodollars",
+    "web_search_picodollars",
+    "amount_picodollars",
+    "billed",
+    "billed_picodollars",
+    "estimated",
+    "occurred_at",
+)
+EVENT_COLUMNS = (
+    "id",
+    "org_id",
+    "user_id",
+    "actor",
+    "token_id",
+    "action",
+    "object_id",
+    "detail",
+    "address",
+    "occurred_at",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A table to which rows are only added, with its seals and the list of the rows that wait for theirs."""
+
+    rows: type[Any]
+    seals: type[Any]
+    waiting: type[Any]
+    columns: tuple[str, ...]
+    # Whether each organization has a chain of its own.
+    by_org: bool
+    # The kind of a difference, and what a row is called in it.
+    kind: str
+    noun: str
+
+    def chain(self, org_id: str | None) -> QuerySet[Any]:
+        """Give the seals of one chain. The audit log's is that of no organization."""
+        found: QuerySet[Any] = self.seals.objects.all()
+        return found.filter(org_id=org_id) if self.by_org else found
+
+    def chain_of(self, row: Any) -> str | None:
+        """Tell which chain a row belongs to."""
+        org_id: str | None = row.org_id if self.by_org else None
+        return org_id
+
+    def digest(self, row: Any, *, seq: int, previous: str) -> str:
+        """Make the digest of a row at its place in the chain, from a text that is the same on every database."""
+        content = {name: value for name in self.columns if (value := getattr(row, name)) is not None}
+        content["occurred_at"] = row.occurred_at.astimezone(UTC).isoformat(timespec="microseconds")
+        chain = self.chain_of(row) or self.kind
+        text = json.dumps([previous, chain, seq, content], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+LEDGER = Record(
+    rows=CostEvent,
+    seals=LedgerSeal,
+    waiting=LineToSeal,
+    columns=LINE_COLUMNS,
+    by_org=True,
+    kind="seal",
+    noun="line",
+)
+AUDIT = Record(
+    rows=AuditEvent,
+    seals=AuditSeal,
+    waiting=EventToSeal,
+    columns=EVENT_COLUMNS,
+    by_org=False,
+    kind="audit-seal",
+    noun="event",
+)
+RECORDS = (LEDGER, AUDIT)
+
+
+def chain_ids(record: Record) -> list[str | None]:
+    """Name all chains of a record, and those of a ledger that only an anchor remembers."""
+    if not record.by_org:
+        return [None]
+    anchored = LedgerAnchor.objects.exclude(org=None).order_by().values_list("org_id", flat=True).distinct()
+    return sorted({*Org.objects.values_list("pk", flat=True), *anchored})

@@ -1,0 +1,70 @@
+"""Triggers for tables to which rows are only added, as migrations install them on both databases."""
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+# INSERT OR REPLACE deletes the old row, and fires its trigger only under PRAGMA recursive_triggers, which the
+# settings switch on: https://www.sqlite.org/pragma.html#pragma_recursive_triggers
+SQLITE = [
+    "CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
+    "CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
+]
+# A row trigger does not see TRUNCATE, and only ENABLE ALWAYS holds under session_replication_role = replica:
+# https://www.postgresql.org/docs/15/sql-createtrigger.html, https://www.postgresql.org/docs/15/sql-altertable.html
+POSTGRESQL = [
+    """
+    CREATE FUNCTION {table}_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION '{refusal}' USING ERRCODE = 'integrity_constraint_violation'; END $$
+    """,
+    """
+    CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table}
+    FOR EACH ROW EXECUTE FUNCTION {table}_refuse_change()
+    """,
+    """
+    CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse_change()
+    """,
+    "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_no_change",
+    "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_no_truncate",
+]
+WAIT_SQLITE = [
+    """
+    CREATE TRIGGER {table}_waits_for_seal AFTER INSERT ON {table}
+    BEGIN INSERT INTO {waiting} (event_id) VALUES (NEW.id); END
+    """
+]
+WAIT_POSTGRESQL = [
+    """
+    CREATE FUNCTION {table}_wait_for_seal() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO {waiting} (event_id) VALUES (NEW.id); RETURN NULL; END $$
+    """,
+    """
+    CREATE TRIGGER {table}_waits_for_seal AFTER INSERT ON {table}
+    FOR EACH ROW EXECUTE FUNCTION {table}_wait_for_seal()
+    """,
+    "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_waits_for_seal",
+]
+
+
+def refuse_changes(editor: BaseDatabaseSchemaEditor, table: str, *, refusal: str) -> None:
+    """Refuse each change and deletion of a row. On SQLite, a migration that rebuilds the table calls this again."""
+    _execute(editor, SQLITE, POSTGRESQL, table=table, refusal=refusal)
+
+
+def put_on_list(editor: BaseDatabaseSchemaEditor, table: str, *, waiting: str) -> None:
+    """Put the id of each new row on the list of those that wait for a seal. On a rebuild, as above."""
+    _execute(editor, WAIT_SQLITE, WAIT_POSTGRESQL, table=table, waiting=waiting)
+
+
+def remove(editor: BaseDatabaseSchemaEditor, table: str) -> None:
+    """Take away what the two functions above have installed on a table."""
+    if editor.connection.vendor == "postgresql":
+        for function in ("refuse_change", "wait_for_seal"):
+            editor.execute(f"DROP FUNCTION IF EXISTS {table}_{function}() CASCADE", params=None)
+    else:
+        for trigger in ("no_update", "no_delete", "waits_for_seal"):
+            editor.execute(f"DROP TRIGGER IF EXISTS {table}_{trigger}", params=None)
+
+
+def _execute(editor: BaseDatabaseSchemaEditor, sqlite: list[str], postgresql: list[str], **names: str) -> None:
+    for statement in postgresql if editor.connection.vendor == "postgresql" else sqlite:
+        editor.execute(statement.format(**names), params=None)
