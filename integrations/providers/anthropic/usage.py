@@ -68,6 +68,7 @@ class UsageReader:
         self._beside: dict[str, Counter[str]] = {}
         self._absurd_beside: dict[str, int] = {}
         self._samplings: dict[str, int] = {}
+        self._iterations_told = 0
         self._factors: dict[str, Fraction] = {}
 
     @property
@@ -151,6 +152,9 @@ class UsageReader:
         if not isinstance(iterations, list) or len(iterations) > ITERATIONS_MAX:
             self._note_uncertain("usage_field", "iterations")
             return
+        # Lists are cumulative, so one that leaves some out says nothing of who answered in the end.
+        is_whole = len(iterations) >= self._iterations_told
+        self._iterations_told = max(self._iterations_told, len(iterations))
         beside: dict[str, Counter[str]] = {}
         absurd: Counter[str] = Counter()
         samplings: Counter[str] = Counter()
@@ -160,7 +164,7 @@ class UsageReader:
                 continue
             kind = str(iteration.get("type"))
             model = _printable(iteration.get("model") or "")
-            if kind == "fallback_message":
+            if kind == "fallback_message" and is_whole:
                 self.take_model(model, fell_back=True)
             if kind in _INSIDE:
                 samplings[model or self.model] += 1

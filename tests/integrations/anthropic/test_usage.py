@@ -106,6 +106,7 @@ class Oracle:
         self.is_sure = True
         self.factors: dict[str, list[Fraction]] = defaultdict(list)
         said: dict[tuple[bool, str, str], int] = {}
+        longest = 0
         for place, report in enumerate([start, *later]):
             for name, count in self.named(report, is_own=True):
                 if place == 0 and name == "output_tokens":
@@ -113,8 +114,11 @@ class Oracle:
                 key = (place == 0, "own", name)
                 said[key] = max(said.get(key, 0), count)
             sums: dict[tuple[str, str], int] = defaultdict(int)
-            for iteration in report.get("iterations") or []:
-                if iteration["type"] == "fallback_message":
+            listed = report.get("iterations") or []
+            is_whole = report.get("iterations") is not None and len(listed) >= longest
+            longest = max(longest, len(listed))
+            for iteration in listed:
+                if iteration["type"] == "fallback_message" and is_whole:
                     self.answered = iteration.get("model") or self.answered
                     self.fell_back = self.fell_back or "model" in iteration
                 if iteration["type"] in ("message", "fallback_message"):
@@ -188,6 +192,17 @@ def read(start: dict[str, Any], later: list[dict[str, Any]], *, model: str = ASK
     for report in later:
         reply.take({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": report})
     return reply.parts()
+
+
+class TestAShorterList:
+    def test_of_a_later_report_does_not_change_who_answered(self) -> None:
+        declined = {"type": "fallback_message", "model": "claude-haiku-5-5"}
+        answered = {"type": "fallback_message", "model": ASKED}
+        final = {"input_tokens": 100, "output_tokens": 20, "iterations": [declined, answered]}
+
+        parts = read({}, [final, {**final, "iterations": [declined]}])
+
+        assert [part.model_id for part in parts] == [ASKED]
 
 
 class TestGeneratedReports:
