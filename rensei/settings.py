@@ -51,6 +51,26 @@ RENSEI_ORG_RUNS_AT_ONCE = env.int(
         setting="RENSEI_ORG_RUNS_AT_ONCE",
     ),
 )
+RENSEI_STREAMS_PER_TOKEN = env.int(
+    "RENSEI_STREAMS_PER_TOKEN",
+    default=limit(
+        100,
+        "streams",
+        what="Event streams open at a time, each token, or person in a browser, and process",
+        told="the caller: 429 `TOO_MANY_STREAMS`",
+        setting="RENSEI_STREAMS_PER_TOKEN",
+    ),
+)
+RENSEI_STREAMS_PER_ORG = env.int(
+    "RENSEI_STREAMS_PER_ORG",
+    default=limit(
+        400,
+        "streams",
+        what="Event streams open at a time, each organization and process",
+        told="the caller: 429 `TOO_MANY_STREAMS`",
+        setting="RENSEI_STREAMS_PER_ORG",
+    ),
+)
 RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
 RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)

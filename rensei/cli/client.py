@@ -176,6 +176,8 @@ class Client:
                         response.read()
                         self._read(response)
                     for event in read_events(response.iter_lines()):
+                        if event.kind == "closed":
+                            raise Refused(event.data["code"], event.data["detail"])
                         silent_since, last = time.monotonic(), event.id
                         yield event
                         if event.kind == "done":

@@ -21,9 +21,12 @@ from rensei.dispatch import presenters, watching
 from rensei.dispatch.api import Runs, find_run
 from rensei.dispatch.leases_api import HostLease
 from rensei.dispatch.models import Run
+from rensei.dispatch.stream_places import stream_places
+from rensei.dispatch.streams import Stream
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import READ_OR_RUNS
+from rensei.orgs.still_open import Caller
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
 WAIT_SECONDS_MAX = 60
@@ -111,8 +114,10 @@ class Events(APIView):
 
     @extend_schema(responses={(200, "text/event-stream"): OpenApiTypes.STR})
     def get(self, request: Request, run_id: str) -> StreamingHttpResponse:
-        run = find_run(caller(request), run_id)
-        stream = watching.events(run.id, after=_last_event(request))
+        access, after = caller(request), _last_event(request)
+        run = find_run(access, run_id)
+        place = stream_places.take(access)
+        stream = Stream(run.id, caller=Caller.of(access, request._request), after=after, place=place)  # noqa: SLF001 - DRF names it so
         response = StreamingHttpResponse(stream, content_type="text/event-stream")
         response.headers["Cache-Control"] = "no-cache, no-transform"
         response.headers["X-Accel-Buffering"] = "no"

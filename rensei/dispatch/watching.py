@@ -1,28 +1,21 @@
 """
-Waiting for runs, live: one poller for all who wait for the same kind of thing, and the stream of a run's events.
+Waiting for runs: one poller for all who wait for the same kind of thing.
 
 Everything is read from the database, so it does not matter which process executes the run.
 """
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import structlog
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, close_old_connections, connections
 
 from rensei.core.clock import database_now
-from rensei.core.usage import Usage
-from rensei.dispatch import presenters
-from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.models import Run
 
 LOOK_SECONDS = 0.1
-COMMENT_SECONDS = 15.0
-BATCH = 500
 
 logger = structlog.get_logger(__name__)
 
@@ -96,50 +89,6 @@ def hosts_with_work(host_ids: Collection[str]) -> list[str]:
     return list(waiting.values_list("host_id", flat=True).distinct())
 
 
-async def events(run_id: str, *, after: int) -> AsyncIterator[bytes]:
-    """
-    Stream a run's events from a sequence number on, until it has ended.
-
-    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts. A comment every 15 s
-    keeps the line open.
-    """
-    seen, spoken = after, time.monotonic()
-    if after == 0:
-        run = await _run(run_id)
-        yield _event(0, "state", presenters.run_body(run))
-    while True:
-        chunks = await _chunks(run_id, seen)
-        for chunk in chunks:
-            seen, spoken = chunk.seq, time.monotonic()
-            yield _event(chunk.seq, chunk.kind, await _data(chunk))
-            if chunk.kind == RunChunk.Kind.DONE:
-                return
-        if len(chunks) == BATCH:
-            continue
-        if not chunks and await _is_over(run_id, seen):
-            if seen == 0:
-                # A run of the gateway keeps no events: its end is all that there is to tell.
-                yield _event(1, "done", presenters.run_body(await _run(run_id)))
-            return
-        if time.monotonic() - spoken >= COMMENT_SECONDS:
-            spoken = time.monotonic()
-            yield b": still here\n\n"
-        await give_back_connection()
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _event(seq: int, kind: str, data: Any) -> bytes:
-    return f"id: {seq}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-async def _data(chunk: RunChunk) -> Any:
-    if chunk.kind in {RunChunk.Kind.STATE, RunChunk.Kind.DONE}:
-        return presenters.run_body(await _run(chunk.run_id))
-    if chunk.kind == RunChunk.Kind.USAGE:
-        return presenters.usage_body(Usage.from_dict(chunk.data) if chunk.data else Usage())
-    return chunk.data
-
-
 async def give_back_connection() -> None:
     """
     Give this request's database connection back before it waits, so that those who wait hold none.
@@ -147,20 +96,3 @@ async def give_back_connection() -> None:
     A request's synchronous code runs in a thread of its own, whose connection is otherwise kept to its end.
     """
     await sync_to_async(close_old_connections)()
-
-
-@sync_to_async
-def _run(run_id: str) -> Run:
-    run: Run = Run.objects.select_related("project").get(id=run_id)
-    return run
-
-
-@sync_to_async
-def _chunks(run_id: str, after: int) -> list[RunChunk]:
-    return list(RunChunk.objects.filter(run_id=run_id, seq__gt=after).order_by("seq")[:BATCH])
-
-
-@sync_to_async
-def _is_over(run_id: str, seen: int) -> bool:
-    """Whether a resumed stream has nothing to come: its last event was seen before."""
-    return Run.objects.filter(id=run_id, state__in=Run.ENDED, chunk_count__lte=seen).exists()

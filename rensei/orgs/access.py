@@ -2,9 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from django.db.models import OuterRef, Q, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from rensei.core.errors import NotPermitted
@@ -108,13 +108,8 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
 def for_token(*, token: str, address: str | None = None) -> Access | None:
     """Look up what an API token opens; None for an unknown, revoked or expired one."""
     now = timezone.now()
-    found = (
-        ApiToken.objects.select_related("org", "membership__user", "project", "host")
-        .filter(digest=token_digest(token), revoked_at=None, membership__user__is_active=True)
-        .filter(Q(expires_at=None) | Q(expires_at__gt=now))
-        .filter(Q(host=None) | Q(host__revoked_at=None))
-        .first()
-    )
+    tokens = alive_tokens(now).select_related("org", "membership__user", "project", "host")
+    found = tokens.filter(digest=token_digest(token)).first()
     if found is None:
         return None
     if found.last_used_at is None or found.last_used_at < now - LAST_USED_EVERY:
@@ -128,6 +123,15 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
         host=found.host,
         token=found,
         address=address,
+    )
+
+
+def alive_tokens(now: datetime) -> QuerySet[ApiToken]:
+    """Narrow to the tokens that let their callers in: neither revoked nor expired, of an active person and machine."""
+    return (
+        ApiToken.objects.filter(revoked_at=None, membership__user__is_active=True)
+        .filter(Q(expires_at=None) | Q(expires_at__gt=now))
+        .filter(Q(host=None) | Q(host__revoked_at=None))
     )
 
 
