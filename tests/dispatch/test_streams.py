@@ -357,15 +357,24 @@ class TestNotices:
             loop = asyncio.get_running_loop()
             with streams.ThreadPoolExecutor(max_workers=1) as thread:
                 notices = Notices()
-                told = [await loop.run_in_executor(thread, notices.told)]
+
+                async def named(*runs: Run) -> set[str]:
+                    """Gather until these are named: PostgreSQL tells a moment after the commit."""
+                    found: set[str] = set()
+                    async with asyncio.timeout(30):
+                        while not found >= {run.id for run in runs}:
+                            found |= await loop.run_in_executor(thread, notices.told)
+                    return found
+
+                before = await loop.run_in_executor(thread, notices.told)
                 await sync_to_async(tell)(first, "a")
-                told.append(await loop.run_in_executor(thread, notices.told))
-                told.append(await loop.run_in_executor(thread, notices.told))
+                after_one = await named(first)
+                again = await loop.run_in_executor(thread, notices.told)
                 await sync_to_async(tell)(first, "b")
                 await sync_to_async(tell)(second, "c")
-                told.append(await loop.run_in_executor(thread, notices.told))
+                after_two = await named(first, second)
                 await loop.run_in_executor(thread, notices.close)
-            return told
+            return [before, after_one, again, after_two]
 
         assert asyncio.run(look()) == [set(), {first.id}, set(), {first.id, second.id}]
 
