@@ -64,17 +64,18 @@ def create_secret_key(path: Path) -> None:
         scratch.unlink()
 
 
-def wait_until_ready(*, port: int, seconds_max: float) -> str:
+def wait_until_ready(*, port: int, token: str, seconds_max: float) -> str:
     """
     Wait until `/readyz` says that everything is there.
 
+    :param token: the token of `/metrics`, for which the server tells what is missing
     :return: nothing, or what the server says is missing when the time is over
     """
     deadline = time.monotonic() + seconds_max
     missing = "The server does not answer."
     while missing and time.monotonic() < deadline:
         try:
-            missing = _ask_what_is_missing(port)
+            missing = _ask_what_is_missing(port, token)
             # Every such answer is a query or two, so it is not asked for too often.
             time.sleep(_ASK_EVERY_SECONDS if missing else 0)
         except (OSError, http.client.HTTPException):
@@ -82,10 +83,10 @@ def wait_until_ready(*, port: int, seconds_max: float) -> str:
     return missing
 
 
-def _ask_what_is_missing(port: int) -> str:
+def _ask_what_is_missing(port: int, token: str) -> str:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", "/readyz", headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
         body = answer.read()
     finally:

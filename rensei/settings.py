@@ -259,6 +259,9 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 # A message is only a bell, and the run table is the queue. Kept in Redis until it is acknowledged, it would be restored
 # when the broker is lost; kombu 5.7 then raises an AttributeError that ends the worker.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False}
+# A worker looks for its broker for as long as it runs. By default it ends after a hundred tries.
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 
 # https://docs.djangoproject.com/en/5.2/topics/auth/
 AUTH_USER_MODEL = "orgs.User"

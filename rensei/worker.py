@@ -1,7 +1,8 @@
 """
 The worker process: it claims queued runs, executes them in threads, and runs the periodic jobs.
 
-With a Celery broker, Celery's workers execute the runs, and this process keeps to the jobs.
+With a Celery broker, Celery's workers execute the runs, and this process keeps to the jobs. While the broker is away,
+nothing wakes those, and this process executes the runs itself.
 """
 
 import os
@@ -23,7 +24,7 @@ from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import audit, queue, reaper, retention
+from rensei.dispatch import audit, doorbell, queue, reaper, retention
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
 from rensei.workflows import execution as workflows
@@ -86,7 +87,8 @@ class Worker:
     def _look(self, keeper: Keeper) -> None:
         """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
         try:
-            if settings.CELERY_BROKER_URL or not self._start_next(keeper):
+            has_celery = settings.CELERY_BROKER_URL and not doorbell.is_broker_away()
+            if has_celery or not self._start_next(keeper):
                 self._stopped.wait(LOOK_SECONDS)
         except Exception:
             logger.exception("look_failed")

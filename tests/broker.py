@@ -7,6 +7,7 @@ from typing import Any
 import kombu.pools
 
 from rensei.celery import app
+from rensei.dispatch import broker
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def ringing_through(url: str, settings: Any) -> Iterator[None]:
 
 
 def _forget_connections() -> None:
-    """Celery keeps its pools of connections when the address changes: a message would go to the broker before."""
+    """Celery and the thread that sends keep their connections, and a message would go to the broker before."""
+    broker.forget()
     app.pool.force_close_all()
     kombu.pools.reset()
     app._pool = app.amqp._producer_pool = None

@@ -36,11 +36,9 @@ def holds_a_connection() -> bool:
 
 
 def _caller(frame: FrameType | None) -> str:
-    """Find the innermost place in our code, if there is one. The cache is no other party's machine."""
+    """Find the innermost place in our code, if there is one."""
     while frame is not None:
         name = frame.f_code.co_filename
-        if "/site-packages/redis/" in name:
-            return ""
         if name.startswith(OURS) and not name.startswith(NOT_THE_SERVER):
             return f"{name.removeprefix(f'{ROOT}/')}:{frame.f_lineno}"
         frame = frame.f_back

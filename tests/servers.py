@@ -94,21 +94,50 @@ def run_postgres(*, synchronous_commit: str = "on") -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(kw_only=True)
+class Redis:
+    """A server of ours that writes nothing to disk, so that it is empty whenever it starts."""
+
+    port: int
+    folder: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def start(self) -> None:
+        program = find_redis()
+        assert program is not None, "Redis is not installed"
+        command = [str(program), "--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen([*command, "--dir", self.folder], stdout=subprocess.DEVNULL)
+        _wait_for_port(self.port, self.process)
+
+    def kill(self) -> None:
+        """Do as `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def run_redis(*, port: int | None = None) -> Iterator[Redis]:
+    """Start a new, empty Redis on this port or a free one."""
+    with tempfile.TemporaryDirectory(prefix="rensei-redis-") as folder:
+        server = Redis(port=port or free_port(), folder=folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            if server.process is not None:
+                server.kill()
+
+
 @contextlib.contextmanager
 def start_redis(*, port: int | None = None) -> Iterator[str]:
-    """Start a new, empty Redis that writes nothing to disk, on this port or a free one, and give its URL."""
-    program = find_redis()
-    assert program is not None, "Redis is not installed"
-    port = port or free_port()
-    with tempfile.TemporaryDirectory(prefix="rensei-redis-") as folder:
-        command = [str(program), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
-        try:
-            _wait_for_port(port, process)
-            yield f"redis://{LOOPBACK}:{port}/0"
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
+    """Start a new, empty Redis on this port or a free one, and give its URL."""
+    with run_redis(port=port) as server:
+        yield server.url
 
 
 def free_port() -> int:

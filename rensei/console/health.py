@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -23,7 +24,7 @@ from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.database_pool import waiting_for_connections
 from rensei.core.models import UnknownName, WorkerHeartbeat
-from rensei.dispatch import audit
+from rensei.dispatch import audit, doorbell
 from rensei.dispatch.models import Attempt, Run
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
@@ -39,9 +40,16 @@ def alive(request: HttpRequest) -> HttpResponse:
 @login_not_required
 @require_safe
 def ready(request: HttpRequest) -> HttpResponse:
-    """Answer whether runs can be taken and carried out, or say what is missing."""
+    """
+    Answer whether runs can be taken and carried out. Those who know the token read what is missing or degraded.
+
+    What only degrades the service leaves it ready: a load balancer would turn it into an outage.
+    """
     missing = list(_missing())
-    return JsonResponse({"ready": not missing, "missing": missing}, status=503 if missing else 200)
+    answer: dict[str, Any] = {"ready": not missing}
+    if _knows_token(request):
+        answer |= {"missing": missing, "degraded": list(_degraded())}
+    return JsonResponse(answer, status=503 if missing else 200)
 
 
 @login_not_required
@@ -50,13 +58,22 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Give figures in Prometheus' text format to who knows the token. Without a token set, nothing is here."""
     if not settings.RENSEI_METRICS_TOKEN:
         raise Http404
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    expected = settings.RENSEI_METRICS_TOKEN.encode()
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
+    if not _knows_token(request):
         return problem_page(request, NotAuthenticated())
     registry = CollectorRegistry()
     registry.register(_Figures())
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _knows_token(request: HttpRequest) -> bool:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    expected = settings.RENSEI_METRICS_TOKEN.encode()
+    return bool(expected) and scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)
+
+
+def _degraded() -> Iterator[str]:
+    if doorbell.is_broker_away():
+        yield "The broker does not answer. `python manage.py worker` starts the runs until it is back."
 
 
 def _missing() -> Iterator[str]:
@@ -108,6 +125,9 @@ class _Figures(Collector):
             "Requests of this process that wait for a connection to the database",
             value=waiting_for_connections(),
         )
+        if settings.CELERY_BROKER_URL:
+            is_ok = not doorbell.is_broker_away()
+            yield GaugeMetricFamily("rensei_broker_ok", "Whether the broker answered this process", value=float(is_ok))
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:

@@ -159,12 +159,16 @@ class TestSecretKey:
         assert path.read_text() == before
 
 
+TOKEN = "the token of the metrics"
+
+
 class AnswersInTurn(http.server.BaseHTTPRequestHandler):
     """A server that gives one answer after the other, and then the last one for ever."""
 
     answers: ClassVar[list[tuple[int, bytes]]] = []
 
     def do_GET(self) -> None:
+        assert self.headers["Authorization"] == f"Bearer {TOKEN}"
         status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -197,15 +201,15 @@ class TestWaitUntilReady:
     def test_returns_when_nothing_is_missing_any_more(self, answering):
         port = answering((503, b'{"ready": false, "missing": ["No worker."]}'), (200, b'{"ready": true}'))
 
-        assert launcher.wait_until_ready(port=port, seconds_max=10) == ""
+        assert launcher.wait_until_ready(port=port, token=TOKEN, seconds_max=10) == ""
 
     def test_says_what_is_missing_when_the_time_is_over(self, answering):
         port = answering((503, b'{"ready": false, "missing": ["The vault is shut.", "No worker."]}'))
 
-        assert launcher.wait_until_ready(port=port, seconds_max=0.2) == "The vault is shut. No worker."
+        assert launcher.wait_until_ready(port=port, token=TOKEN, seconds_max=0.2) == "The vault is shut. No worker."
 
     def test_says_that_nobody_answers(self):
-        missing = launcher.wait_until_ready(port=servers.free_port(), seconds_max=0.2)
+        missing = launcher.wait_until_ready(port=servers.free_port(), token=TOKEN, seconds_max=0.2)
 
         assert missing == "The server does not answer."
 

@@ -8,7 +8,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
+from rensei.dispatch import doorbell
 from rensei.dispatch.models import LedgerAudit
+from tests import servers
+from tests.broker import ringing_through
+from tests.waiting import wait_until
+
+KNOWN = {"Authorization": "Bearer right"}
 
 
 @pytest.fixture
@@ -24,15 +30,43 @@ class TestAlive:
 
 
 class TestReady:
-    def test_is_ready_when_everything_is_there(self, client, healthy):
-        answer = client.get("/readyz")
+    @pytest.fixture(autouse=True)
+    def token(self, settings):
+        settings.RENSEI_METRICS_TOKEN = "right"
 
-        assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": []})
+    def test_is_ready_when_everything_is_there(self, client, healthy):
+        answer = client.get("/readyz", headers=KNOWN)
+
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": [], "degraded": []})
+
+    @pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Basic right", "Bearer ", "right"])
+    @pytest.mark.parametrize("token", ["right", ""])
+    def test_tells_no_reason_without_the_token(self, client, healthy, settings, token, authorization):
+        settings.RENSEI_METRICS_TOKEN = token
+        known = {"Authorization": authorization}
+
+        ready = client.get("/readyz", headers=known)
+        WorkerHeartbeat.objects.all().delete()
+        missing = client.get("/readyz", headers=known)
+
+        assert (ready.status_code, ready.json()) == (200, {"ready": True})
+        assert (missing.status_code, missing.json()) == (503, {"ready": False})
+
+    def test_is_ready_and_degraded_without_the_broker(self, client, healthy, settings):
+        with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
+            doorbell.ring("run_x")
+            wait_until(doorbell.is_broker_away)
+            answer = client.get("/readyz", headers=KNOWN)
+            figures = client.get("/metrics", headers=KNOWN).content.decode()
+
+        assert answer.status_code == 200
+        assert "The broker does not answer" in answer.json()["degraded"][0]
+        assert "rensei_broker_ok 0.0" in figures
 
     def test_misses_a_worker_that_never_came(self, client, healthy):
         WorkerHeartbeat.objects.all().delete()
 
-        answer = client.get("/readyz")
+        answer = client.get("/readyz", headers=KNOWN)
 
         assert answer.status_code == 503
         assert "No worker has started" in answer.json()["missing"][0]
@@ -40,17 +74,17 @@ class TestReady:
     def test_misses_a_worker_that_fell_silent(self, client, healthy):
         WorkerHeartbeat.objects.update(seen_at=database_now() - timedelta(minutes=5))
 
-        assert "No worker has been seen for 30" in client.get("/readyz").json()["missing"][0]
+        assert "No worker has been seen for 30" in client.get("/readyz", headers=KNOWN).json()["missing"][0]
 
     def test_misses_the_catalog(self, client, db):
         WorkerHeartbeat.objects.create(worker="w1", seen_at=database_now())
 
-        assert "load_catalog" in client.get("/readyz").json()["missing"][0]
+        assert "load_catalog" in client.get("/readyz", headers=KNOWN).json()["missing"][0]
 
     def test_misses_the_key_of_what_is_sealed(self, client, healthy, settings, tmp_path):
         settings.RENSEI_VAULT_KEYRING = tmp_path / "nowhere.json"
 
-        answer = client.get("/readyz")
+        answer = client.get("/readyz", headers=KNOWN)
 
         assert answer.status_code == 503
         assert "The vault is shut" in answer.json()["missing"][0]

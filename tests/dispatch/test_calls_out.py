@@ -44,11 +44,11 @@ NOT_THE_SERVER = ("rensei/simulator/", "rensei/cli/", "rensei/launcher.py")
 CALLS_OUT = {
     "aiohttp",
     "anthropic",
+    "celery",
     "django.core.mail",
     "http.client",
     "httpcore2",
     "httpx2",
-    "kombu",
     "requests",
     "smtplib",
     "urllib.request",
@@ -59,7 +59,7 @@ CALL_SITES = {
     "integrations/outbound.py",
     "integrations/providers/anthropic/relay.py",  # on the event loop, whose thread can hold no connection
     "rensei/core/mails.py",
-    "rensei/dispatch/doorbell.py",
+    "rensei/dispatch/broker.py",
     "rensei/orgs/single_sign_on.py",
     # Goes through outbound.py.
     "integrations/providers/anthropic/connection.py",
@@ -67,7 +67,11 @@ CALL_SITES = {
     "integrations/providers/anthropic/errors.py",
     "integrations/providers/anthropic/stream.py",
     "rensei/gateway/calls.py",
+    # Define what Celery runs.
+    "rensei/celery.py",
+    "rensei/dispatch/tasks.py",
 }
+KNOWN = {"Authorization": "Bearer right"}
 
 
 @pytest.fixture
@@ -84,6 +88,11 @@ def closed_mail_server(settings: Any) -> None:
     """The connection is refused, after it was tried."""
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", servers.free_port()
+
+
+@pytest.fixture(autouse=True)
+def metrics_token(settings: Any) -> None:
+    settings.RENSEI_METRICS_TOKEN = "right"
 
 
 def refused() -> ProviderFailure:
@@ -192,8 +201,10 @@ class TestEveryCallSite:
 
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
             doorbell.ring("run_x")
+            wait_until(doorbell.is_broker_away)
 
-            assert not calls_out.holds_a_connection()
+        assert calls_out.holds_a_connection()
+        assert "socket.connect from rensei/dispatch/broker.py" in calls_out.made[-1]
 
 
 class TestACallOutInATransaction:
@@ -324,8 +335,9 @@ class TestTestsUnderWay:
 
         assert stats.get("requests_waiting", 0) == 0
         assert stats["pool_available"] == stats["pool_size"]
-        assert Client().get("/readyz").json()["missing"] != []
-        assert "taken" not in str(Client().get("/readyz").json())
+        said = Client().get("/readyz", headers=KNOWN).json()
+        assert said["missing"] != []
+        assert "taken" not in str(said)
 
     def test_leave_their_place_when_they_end(self, testing: Any, slow_provider: Provider) -> None:
         slow_provider.answer.set()
@@ -354,7 +366,7 @@ class TestReadiness:
             held.acquire()
             wait_until(lambda: waiting_for_connections() == 1, seconds=60)
 
-            answer = client.get("/readyz")
+            answer = client.get("/readyz", headers=KNOWN)
 
             assert answer.status_code == 503
             assert "taken" in str(answer.json())

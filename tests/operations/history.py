@@ -6,6 +6,7 @@ It runs in a process of its own, with the environment of the installation that i
 
 import json
 import os
+import secrets
 import sys
 from datetime import timedelta
 from typing import Any
@@ -93,6 +94,7 @@ def _go_on() -> None:
 
 def _look() -> None:
     """Say as JSON what `/readyz` answers, how many of the stored keys open, and what a new run comes to."""
+    from django.conf import settings
     from django.test import Client
 
     from integrations import credentials, platform_keys
@@ -102,7 +104,9 @@ def _look() -> None:
     from rensei.orgs.access import for_member
     from rensei.orgs.models import User
 
-    ready = Client(headers={"Host": "127.0.0.1"}).get("/readyz")
+    settings.RENSEI_METRICS_TOKEN = secrets.token_urlsafe(16)
+    known = {"Host": "127.0.0.1", "Authorization": f"Bearer {settings.RENSEI_METRICS_TOKEN}"}
+    ready = Client(headers=known).get("/readyz")
     stored = [(credentials.open_key, key) for key in Integration.objects.select_related("org")]
     stored += [(platform_keys.open_platform_key, key) for key in PlatformKey.objects.all()]
     codes = []

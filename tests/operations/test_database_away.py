@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 
 MODEL = "claude-opus-5-5"
 PATIENCE_SECONDS = 60
+METRICS_TOKEN = secrets.token_urlsafe(16)
 
 Ask = Callable[..., Answer]
 
@@ -44,7 +45,7 @@ def stack(
     words = ("--name", "Acme", "--slug", "acme", "--owner", "ada@acme.test", "--password-stdin", "--json")
     made = installed.manage("create_org", *words, given=secrets.token_urlsafe(20))
     assert made.returncode == 0, made.stderr
-    variables = {"DATABASE_URL": database.url}
+    variables = {"DATABASE_URL": database.url, "RENSEI_METRICS_TOKEN": METRICS_TOKEN}
     with start(folder=folder, simulator_url=simulator_process.url, variables=variables) as running:
         yield running, json.loads(made.stdout)["token"]
 
@@ -118,7 +119,7 @@ class TestADatabaseThatIsAway:
     def test_is_said_by_pages_and_by_readiness(self, ask, database):
         with away(database):
             page = ask("/accounts/login/", cookie="sessionid=anything")
-            alive, ready = ask("/healthz"), ask("/readyz")
+            alive, ready = ask("/healthz"), ask("/readyz", authorization=f"Bearer {METRICS_TOKEN}")
 
         assert (page.status, page.headers["retry-after"]) == (503, "5")
         assert b"The database does not answer" in page.body

@@ -1,6 +1,7 @@
 """`manage.py start`: Rensei on this machine, with one command."""
 
 import os
+import secrets
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -89,6 +90,8 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
     """Make the environment of the children. A demo's is closed: no setting of the real installation reaches it."""
     environment = {**os.environ, "RENSEI_DATA_DIR": str(data_dir)}
     environment.setdefault("RENSEI_PUBLIC_URL", f"http://{LOOPBACK}:{port}")
+    # The greeting asks the server what is missing, which it tells only for this token.
+    environment["RENSEI_METRICS_TOKEN"] = settings.RENSEI_METRICS_TOKEN or secrets.token_urlsafe(32)
     if demo:
         environment |= {
             "SECRET_KEY": "",

@@ -28,7 +28,8 @@ class Command(BaseCommand):
         parser.add_argument("--demo", action="store_true")
 
     def handle(self, *, port: int, demo: bool, **options: Any) -> None:
-        missing = launcher.wait_until_ready(port=port, seconds_max=READY_SECONDS_MAX)
+        token = settings.RENSEI_METRICS_TOKEN
+        missing = launcher.wait_until_ready(port=port, token=token, seconds_max=READY_SECONDS_MAX)
         if missing:
             self.stdout.write(f"Rensei has started, but is not ready: {missing}")
         elif demo:
