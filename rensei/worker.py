@@ -27,6 +27,7 @@ from rensei.core.unknown import note_unknown
 from rensei.dispatch import audit, doorbell, queue, reaper, retention
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
+from rensei.orgs import entering
 from rensei.workflows import execution as workflows
 
 # A worker that is killed keeps its job until the lease is over, and these are waited for.
@@ -36,6 +37,7 @@ JOBS = [
     Job(name="advance-workflows", every=timedelta(seconds=1), run=workflows.advance_due, lease=workflows.LEASE),
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
+    Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),

@@ -88,7 +88,8 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
     """Look up a signed-in person's access to an organization; None where there is none."""
     suspended = KillSwitch.objects.filter(kind=KillSwitch.Kind.ORGANIZATION, target=OuterRef("org_id"))
     membership = (
-        Membership.objects.select_related("org", "user")
+        Membership.objects.live()
+        .select_related("org", "user")
         .annotate(suspended_because=Subquery(suspended.values("reason")))
         .filter(user=user, org__slug=slug, user__is_active=True)
         .first()
@@ -127,11 +128,12 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
 
 
 def alive_tokens(now: datetime) -> QuerySet[ApiToken]:
-    """Narrow to the tokens that let their callers in: neither revoked nor expired, of an active person and machine."""
+    """Narrow to the tokens that let their callers in: not revoked or expired, of an active member and machine."""
     return (
         ApiToken.objects.filter(revoked_at=None, membership__user__is_active=True)
         .filter(Q(expires_at=None) | Q(expires_at__gt=now))
         .filter(Q(host=None) | Q(host__revoked_at=None))
+        .filter(Q(membership__ends_at=None) | Q(membership__ends_at__gt=now))
     )
 
 

@@ -1,5 +1,6 @@
 """What operators see of people and organizations, and what they may change."""
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -15,12 +16,13 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
 from rensei.core.errors import FieldError
+from rensei.orgs import entering
 from rensei.orgs.access import record_operator
-from rensei.orgs.entering import tell_owners
 from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, User
-from rensei.orgs.services import insert_org, revoke_tokens
+from rensei.orgs.services import insert_org, is_last_owner, revoke_tokens
 from rensei.orgs.shapes import clean_slug
 
 # Roles are given by memberships, and operators are staff; groups would be a third way that nothing reads.
@@ -146,9 +148,28 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text="It stands in the organization's audit log, and is mailed to its owners.",
     )
 
+    hours = forms.IntegerField(
+        min_value=1,
+        max_value=entering.HOURS_MAX,
+        initial=entering.HOURS_DEFAULT,
+        required=False,
+        label="Ends after hours",
+        help_text=f"At most {entering.HOURS_MAX}; the access ends by itself. Only a member who does not operate this "
+        "server may stay without an end: leave it empty.",
+    )
+
     class Meta:
         model = Membership
         fields = ["user", "org", "role"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        user, hours = cleaned.get("user"), cleaned.get("hours")
+        if user and user.is_staff and not hours and "hours" not in self.errors:
+            self.add_error("hours", f"{user.email} operates this server, so the access needs an end.")
+        if hours and self.instance.pk and is_last_owner(self.instance):
+            self.add_error("hours", "This is the organization's last owner, whose membership has no end.")
+        return cleaned
 
 
 @admin.register(Org)
@@ -188,23 +209,26 @@ class OrgAdmin(AuditedAdmin):
 
 @admin.register(Membership)
 class MembershipAdmin(AuditedAdmin):
-    list_display = ["user", "org", "role", "created_at"]
-    list_filter = ["role"]
+    list_display = ["user", "org", "role", "created_at", "ends_at"]
+    list_filter = ["role", ("ends_at", admin.EmptyFieldListFilter)]
     list_select_related = ["user", "org"]
     search_fields = ["user__email", "org__slug"]
     autocomplete_fields = ["user", "org"]
-    readonly_fields = ["created_at"]
+    readonly_fields = ["created_at", "ends_at"]
     form = MembershipForm
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
-        """Put the reason beside the change, from where it goes into the audit log."""
+        """Put the reason and the end beside the change, from where they go into the audit log."""
         message = super().construct_change_message(request, form, formsets, add)
-        return [*message, {"reason": form.cleaned_data["reason"]}]
+        ends_at = form.instance.ends_at
+        return [*message, {"reason": form.cleaned_data["reason"]}, {"endsAt": ends_at and ends_at.isoformat()}]
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
+        hours = form.cleaned_data["hours"]
+        obj.ends_at = timezone.now() + timedelta(hours=hours) if hours else None
         super().save_model(request, obj, form, change)
         assert isinstance(request.user, User)
-        tell = partial(tell_owners, obj, operator=request.user, reason=form.cleaned_data["reason"])
+        tell = partial(entering.tell_owners, obj, operator=request.user, reason=form.cleaned_data["reason"])
         transaction.on_commit(tell, robust=True)
 
 

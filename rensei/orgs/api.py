@@ -125,6 +125,7 @@ class MemberAnswer(CamelSerializer):
     name = serializers.CharField(source="user.name")
     role = serializers.ChoiceField(choices=Role.choices)
     created_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField(allow_null=True, help_text="When the access of an operator ends by itself")
 
 
 class Members(APIView):

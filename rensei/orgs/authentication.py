@@ -110,7 +110,7 @@ def _needs(request: Request) -> Needs | None:
 
 
 def _only_org(user: User) -> str:
-    slugs: list[str] = list(Membership.objects.filter(user=user).values_list("org__slug", flat=True)[:2])
+    slugs: list[str] = list(Membership.objects.live().filter(user=user).values_list("org__slug", flat=True)[:2])
     if len(slugs) != 1:
         raise FieldError(pointer=f"/headers/{ORG_HEADER}", reason=f"Name the organization in the header {ORG_HEADER}.")
     return slugs[0]

@@ -118,7 +118,7 @@ def find_waiting(user: User, *, user_code: str) -> DeviceCode:
 
 def memberships_to_choose(user: User) -> QuerySet[Membership]:
     """The memberships with which a person may register a machine."""
-    return Membership.objects.select_related("org").filter(user=user, role__in=WRITERS).order_by("org__slug")
+    return Membership.objects.live().select_related("org").filter(user=user, role__in=WRITERS).order_by("org__slug")
 
 
 def approve(access: Access, device: DeviceCode) -> None:

@@ -1,10 +1,23 @@
-"""An operator makes a membership or changes its role: the organization's owners are told who did it, and why."""
+"""An operator makes a membership or changes its role: for a time, and its owners are told who, why and until when."""
+
+from datetime import UTC
 
 import structlog
 from django.conf import settings
+from django.utils import timezone
 
-from rensei.core import mails
-from rensei.orgs.models import Membership, Role, User
+from rensei.core import jobs, mails
+from rensei.core.limits import limit
+from rensei.core.transactions import durable
+from rensei.orgs.models import AuditEvent, Membership, Role, User
+from rensei.orgs.services import shut_machines_out
+
+JOB = "end-memberships"
+ENDED_AT_ONCE = 500
+HOURS_DEFAULT = 1
+HOURS_MAX = limit(
+    24, "hours", what="Access of an operator to an organization", told="operators: the admin's form says so"
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -15,10 +28,12 @@ def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
     owners = Membership.objects.filter(org=org, role=Role.OWNER, user__is_active=True).exclude(user=operator)
     to = list(owners.order_by("user__email").values_list("user__email", flat=True))
     subject = f"Rensei: an operator gave {membership.user.email} access to {org.name}"
+    ends_at = membership.ends_at
+    until = f"It ends by itself at {ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC." if ends_at else "It has no end."
     body = (
         f"{operator.email}, who operates this server, gave {membership.user.email} the role "
-        f"'{membership.get_role_display()}' in {org.name}. The reason given is:\n\n{reason}\n\n"
-        "Everything that a member does is in the audit log. You can remove the member on the page of members:\n\n"
+        f"'{membership.get_role_display()}' in {org.name}. {until} The reason given is:\n\n{reason}\n\n"
+        "Everything that a member does is in the audit log. You can end the access earlier on the page of members:\n\n"
         f"{settings.PUBLIC_URL}/o/{org.slug}/settings/members\n"
     )
     for address in to:
@@ -26,3 +41,26 @@ def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
             mails.send(subject, body, [address])
         except OSError as fault:
             logger.warning("owner_not_mailed", org=org.pk, fault=type(fault).__name__)
+
+
+def end_due() -> None:
+    """Remove the members whose time is over. From that time on they have no access anyway."""
+    over = Membership.objects.filter(ends_at__lte=timezone.now()).order_by("ends_at")
+    jobs.for_each(list(over.values_list("pk", flat=True)[:ENDED_AT_ONCE]), _end, job=JOB)
+
+
+def _end(membership_id: str) -> None:
+    with durable():
+        found = Membership.objects.select_related("org", "user").filter(pk=membership_id, ends_at__lte=timezone.now())
+        membership: Membership | None = found.select_for_update(of=("self",)).first()
+        if membership is None:
+            return
+        shut_machines_out(membership)
+        AuditEvent.objects.create(
+            org=membership.org,
+            actor=JOB,
+            action="membership.ended",
+            object_id=membership.pk,
+            detail={"email": membership.user.email, "role": membership.role},
+        )
+        membership.delete()

@@ -109,16 +109,23 @@ class Project(models.Model):
         return self.slug
 
 
+class MembershipQuerySet(OrgScopedQuerySet):
+    def live(self) -> Self:
+        """Leave out those whose time is over, which a job removes within a minute."""
+        return self.filter(Q(ends_at=None) | Q(ends_at__gt=timezone.now()))
+
+
 class Membership(models.Model):
-    """A person's role in an organization."""
+    """A person's role in an organization. That of an operator who entered it has an end."""
 
     id = PublicIdField(prefix="mbr")
     org = models.ForeignKey(Org, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role.choices)
     created_at = models.DateTimeField(default=timezone.now)
+    ends_at = models.DateTimeField(null=True, blank=True, db_index=True)
 
-    objects = OrgScopedQuerySet.as_manager()
+    objects = MembershipQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "user"], name="one_membership_per_org")]

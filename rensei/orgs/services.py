@@ -141,7 +141,7 @@ def change_role(access: Access, membership: Membership, *, role: str) -> Members
         membership = _locked_membership(access, membership)
         require_owner_for_owners(access, role, membership.role)
         if membership.role == Role.OWNER and role != Role.OWNER:
-            _keep_an_owner(access.org)
+            _keep_an_owner(membership)
         record(
             access,
             "member.role_changed",
@@ -169,14 +169,24 @@ def remove_member(access: Access, membership: Membership) -> None:
         if membership.pk != access.membership.pk:
             require_owner_for_owners(access, membership.role)
         if membership.role == Role.OWNER:
-            _keep_an_owner(access.org)
-        Host.objects.for_org(access.org).filter(owner=membership.user, revoked_at=None).update(
-            revoked_at=timezone.now()
-        )
+            _keep_an_owner(membership)
+        shut_machines_out(membership)
         record(
             access, "member.removed", object_id=membership.id, email=membership.user.email, role=str(membership.role)
         )
         membership.delete()
+
+
+def is_last_owner(membership: Membership) -> bool:
+    """Tell whether an organization would have no owner without this one. Those whose access ends do not count."""
+    lasting = Membership.objects.filter(org_id=membership.org_id, role=Role.OWNER, ends_at=None)
+    return list(lasting.values_list("pk", flat=True)[:2]) == [membership.pk]
+
+
+def shut_machines_out(membership: Membership) -> None:
+    """Revoke the machines of a member who goes."""
+    hosts = Host.objects.filter(org_id=membership.org_id, owner_id=membership.user_id, revoked_at=None)
+    hosts.update(revoked_at=timezone.now())
 
 
 # Tokens
@@ -379,8 +389,8 @@ def _locked_membership(access: Access, membership: Membership) -> Membership:
     return found
 
 
-def _keep_an_owner(org: Org) -> None:
-    if Membership.objects.for_org(org).filter(role=Role.OWNER).count() == 1:
+def _keep_an_owner(leaving: Membership) -> None:
+    if is_last_owner(leaving):
         raise InUse(what="The last owner", users="the organization, which needs one. Make another member owner")
 
 

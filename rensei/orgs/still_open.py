@@ -54,7 +54,7 @@ def still_open(callers: Collection[Caller]) -> set[Caller]:
     if sessions:
         kept = Session.objects.filter(session_key__in=sessions, expire_date__gt=timezone.now())
         alive |= set(kept.values_list("session_key", flat=True))
-        members = Membership.objects.filter(user_id__in=people, user__is_active=True)
+        members = Membership.objects.live().filter(user_id__in=people, user__is_active=True)
         alive |= set(members.values_list("user_id", "org_id", "user__password"))
     return {
         caller

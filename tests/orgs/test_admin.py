@@ -1,7 +1,10 @@
 """What operators see and change."""
 
+from datetime import timedelta
+
 import pytest
 from django.core import mail
+from django.utils import timezone
 
 from rensei.orgs import services
 from rensei.orgs.models import AccessPolicy, ApiToken, AuditEvent, Membership, Org, User
@@ -142,7 +145,7 @@ class TestMemberships:
     def test_are_told_to_the_owners_with_their_reason(
         self, admin, acme, ada, alan, grace, django_capture_on_commit_callbacks
     ):
-        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON}
+        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON, "hours": "2"}
 
         with django_capture_on_commit_callbacks(execute=True):
             answer = admin.post("/admin/orgs/membership/add/", made)
@@ -155,6 +158,29 @@ class TestMemberships:
         event = AuditEvent.objects.get(org=acme, action="membership.created")
         assert event.actor == grace.email
         assert {"reason": self.REASON} in event.detail["changes"]
+        ends_at = Membership.objects.get(user=grace).ends_at
+        assert timedelta(minutes=110) < ends_at - timezone.now() <= timedelta(hours=2)
+        assert f"ends by itself at {ends_at:%Y-%m-%d %H:%M} UTC" in message.body
+        assert {"endsAt": ends_at.isoformat()} in event.detail["changes"]
+
+    @pytest.mark.parametrize("hours", ["", "0", "25", "-1", "x"])
+    def test_of_operators_need_an_end_within_a_day(self, admin, acme, grace, hours):
+        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON, "hours": hours}
+
+        answer = admin.post("/admin/orgs/membership/add/", made)
+
+        assert "hours" in answer.context["adminform"].form.errors
+        assert not Membership.objects.filter(user=grace).exists()
+
+    def test_never_end_that_of_the_last_owner(self, admin, acme, ada):
+        membership = Membership.objects.get(user=ada, org=acme)
+        changed = {"user": ada.pk, "org": acme.pk, "role": "owner", "reason": self.REASON, "hours": "1"}
+
+        answer = admin.post(f"/admin/orgs/membership/{membership.pk}/change/", changed)
+
+        assert "hours" in answer.context["adminform"].form.errors
+        membership.refresh_from_db()
+        assert membership.ends_at is None
 
     def test_need_a_reason_for_another_role_too(self, admin, acme, ada, mia, django_capture_on_commit_callbacks):
         membership = Membership.objects.get(user=mia, org=acme)

@@ -16,7 +16,7 @@ from rensei.console.access import PageRequest, page
 from rensei.console.context import THEMES
 from rensei.core.clock import database_now
 from rensei.dispatch.models import Run
-from rensei.orgs.models import Org, User
+from rensei.orgs.models import Membership, Org, User
 
 ONE_YEAR_SECONDS = 365 * 24 * 3600
 LATEST_RUNS = 8
@@ -27,9 +27,10 @@ LATEST_RUNS = 8
 def home(request: HttpRequest) -> HttpResponse:
     """Send a person to their first organization; an operator without one, to the admin."""
     assert isinstance(request.user, User)
-    org = Org.objects.filter(memberships__user=request.user).order_by("memberships__created_at").first()
-    if org is not None:
-        return redirect("console:org-home", org.slug)
+    memberships = Membership.objects.live().filter(user=request.user).select_related("org")
+    first = memberships.order_by("created_at").first()
+    if first is not None:
+        return redirect("console:org-home", first.org.slug)
     if request.user.is_staff:
         return redirect("admin:index")
     return render(request, "console/no_org.html")
@@ -40,7 +41,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def orgs(request: HttpRequest) -> HttpResponse:
     """List the organizations of a person, for the switcher or as a page of its own."""
     assert isinstance(request.user, User)
-    found = Org.objects.filter(memberships__user=request.user).order_by("name")
+    found = Org.objects.filter(memberships__in=Membership.objects.live().filter(user=request.user)).order_by("name")
     template = "console/_orgs.html" if request.headers.get("HX-Request") else "console/orgs.html"
     return render(request, template, {"orgs": found, "here": request.GET.get("here")})
 

@@ -1,0 +1,90 @@
+"""The access of an operator who entered an organization ends by itself."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from rensei.core.errors import InUse
+from rensei.orgs import device_codes, entering
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.models import ApiToken, AuditEvent, Host, Membership, Org, Role, User
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def entered(acme: Org, grace: User) -> Membership:
+    """Grace is in Acme for an hour."""
+    return Membership.objects.create(org=acme, user=grace, role=Role.OWNER, ends_at=timezone.now() + timedelta(hours=1))
+
+
+def let_pass(membership: Membership) -> None:
+    membership.ends_at = timezone.now() - timedelta(seconds=1)
+    membership.save(update_fields=["ends_at"])
+
+
+class TestTheEnd:
+    def test_shuts_every_way_in_at_that_moment(
+        self, entered: Membership, grace: User, page_as: Callable[[User], Client], api_as: Callable[..., APIClient]
+    ) -> None:
+        page, api = page_as(grace), api_as(grace)
+        assert page.get("/o/acme/runs").status_code == 200
+        assert api.get("/api/v1/me").status_code == 200
+        assert page.get("/api/v1/me").status_code == 200
+        assert list(device_codes.memberships_to_choose(grace)) == [entered]
+
+        let_pass(entered)
+
+        assert page.get("/o/acme/runs").status_code == 404
+        assert page.get("/api/v1/me").status_code == 400
+        assert page.get("/").headers["location"] == "/admin/"
+        assert api.get("/api/v1/me").status_code == 401
+        assert for_member(user=grace, slug="acme") is None
+        assert not device_codes.memberships_to_choose(grace).exists()
+
+    def test_removes_the_member_with_tokens_and_machines(
+        self, entered: Membership, access_of: Callable[..., Access], grace: User, acme: Org
+    ) -> None:
+        orgs.create_token(access_of(grace), name="during the hour")
+        host = Host.objects.create(org=acme, owner=grace, name="laptop")
+        let_pass(entered)
+
+        entering.end_due()
+
+        assert not Membership.objects.filter(user=grace).exists()
+        assert not ApiToken.objects.filter(name="during the hour").exists()
+        host.refresh_from_db()
+        assert host.revoked_at is not None
+        event = AuditEvent.objects.get(org=acme, action="membership.ended")
+        assert (event.object_id, event.detail["email"]) == (entered.pk, grace.email)
+
+    def test_comes_no_sooner_and_for_no_others(self, entered: Membership, ada: User) -> None:
+        entering.end_due()
+
+        assert Membership.objects.filter(pk=entered.pk).exists()
+        assert Membership.objects.filter(user=ada).exists()
+
+    def test_is_seen_by_the_members(
+        self, entered: Membership, ada: User, page_as: Callable[[User], Client], api_as: Callable[..., APIClient]
+    ) -> None:
+        listed = {row["email"]: row["endsAt"] for row in api_as(ada).get("/api/v1/members").json()["results"]}
+
+        assert listed[ada.email] is None
+        assert listed["grace@platform.test"] is not None
+        assert "ends " in page_as(ada).get("/o/acme/settings/members").content.decode()
+
+    def test_can_come_earlier(self, entered: Membership, access_of: Callable[..., Access], ada: User) -> None:
+        orgs.remove_member(access_of(ada), entered)
+
+        assert not Membership.objects.filter(pk=entered.pk).exists()
+
+    def test_counts_no_owner_who_stays_for_a_time(
+        self, entered: Membership, access_of: Callable[..., Access], ada: User
+    ) -> None:
+        with pytest.raises(InUse):
+            orgs.remove_member(access_of(ada), Membership.objects.get(user=ada))
