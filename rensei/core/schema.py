@@ -5,12 +5,26 @@ A view nests its serializers under fixed names, and needs no further annotation:
 `Answer` what it gives, `Created` what a POST gives where that is more. Lists name a `pagination_class`.
 """
 
+import inspect
+import re
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 
-from rensei.core.api import PROBLEM
+from rensei.core.api import (
+    PROBLEM,
+    CamelSerializer,
+    Internal,
+    Invalid,
+    NotAuthenticated,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
+from rensei.core.errors import DatabaseUnavailable, NotFound, NotPermitted, RateLimited, RenseiError
+
+# How a serializer's name says which direction it is for, which readers of the document see anyway.
+_DIRECTION = re.compile(r"(?:Answer|Schema|Serializer)(?=[A-Z]|$)")
 
 PROBLEM_SCHEMA = {
     "type": "object",
@@ -57,7 +71,24 @@ class Schema(AutoSchema):
 
     def get_serializer_name(self, serializer: Any, direction: Any) -> str:
         name: str = type(serializer).__qualname__.replace(".", "")
-        return name
+        return _DIRECTION.sub("", name)
+
+    def get_operation_id(self) -> str:
+        return _in_words(super().get_operation_id())
+
+    def get_summary(self) -> str:
+        first = (self.get_description() or "").strip().split("\n", 1)[0]
+        return re.split(r"(?<=[.;:]) ", first, maxsplit=1)[0].rstrip(".;:")
+
+    def _map_serializer(self, serializer: Any, direction: Any, bypass_extensions: bool = False) -> Any:
+        found = super()._map_serializer(serializer, direction, bypass_extensions)  # type: ignore[no-untyped-call]
+        kind = type(serializer)
+        if isinstance(serializer, CamelSerializer):
+            if direction == "request":
+                found["additionalProperties"] = False
+            if not kind.__doc__ or inspect.getdoc(kind) == inspect.getdoc(CamelSerializer):
+                found.pop("description", None)
+        return found
 
     def _lists(self) -> bool:
         return getattr(self.view, "pagination_class", None) is not None
@@ -72,5 +103,56 @@ class Schema(AutoSchema):
             name="Problem", type=ResolvedComponent.SCHEMA, object="Problem", schema=PROBLEM_SCHEMA
         )
         self.registry.register_on_missing(problem)
-        bodies["default"] = {"description": "A refusal", "content": {PROBLEM: {"schema": problem.ref}}}
+        content = {PROBLEM: {"schema": problem.ref}}
+        for status, codes in self._refusals().items():
+            bodies.setdefault(str(status), {"description": " or ".join(codes), "content": content})
+        bodies["default"] = {"description": "Another refusal: `code` names it", "content": content}
         return bodies
+
+    def _refusals(self) -> dict[int, list[str]]:
+        """List what every address of this form may refuse with. What a subject adds is under `default`."""
+        refusals: list[type[RenseiError]] = [Invalid, RateLimited, Internal, DatabaseUnavailable]
+        if self.view.get_authenticators():
+            refusals += [NotAuthenticated, NotPermitted]
+        if "{" in self.path:
+            refusals.append(NotFound)
+        if self.method in ("POST", "PUT", "PATCH") and self.get_request_serializer() is not None:
+            refusals += [RequestTooLarge, UnsupportedMediaType]
+        found: dict[int, list[str]] = {}
+        for refusal in sorted(refusals, key=lambda kind: kind.status):
+            found.setdefault(refusal.status, []).append(f"`{refusal.code}`")
+        return found
+
+
+def _in_words(operation_id: str) -> str:
+    """Name an operation as people would: `runs_cancel`, not `runs_cancel_create`."""
+    for last, verb in (("_retrieve", "_get"), ("_partial_update", "_update"), ("_destroy", "_delete")):
+        operation_id = re.sub(f"{last}$", verb, operation_id)
+    return re.sub(r"_(preview|resolve|lease|token|cancel|resend|chunks|finish|heartbeat)_create$", r"_\1", operation_id)
+
+
+def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """Write what may be null as OpenAPI 3.1 has it: a `oneOf` of anything and null is one that null cannot satisfy."""
+    schemas = result.get("components", {}).get("schemas", {})
+    schemas.pop("NullEnum", None)
+    _mend_null(result)
+    return result
+
+
+def _mend_null(node: Any) -> None:
+    if isinstance(node, list):
+        for inner in node:
+            _mend_null(inner)
+    elif isinstance(node, dict):
+        choices = node.get("oneOf")
+        if isinstance(choices, list):
+            named = [{"type": "null"} if one.get("$ref", "").endswith("/NullEnum") else one for one in choices]
+            if {} in named:
+                del node["oneOf"]
+            else:
+                node["oneOf"] = named
+        if node.get("nullable") is True and isinstance(node.get("type"), str):
+            del node["nullable"]
+            node["type"] = [node["type"], "null"]
+        for inner in node.values():
+            _mend_null(inner)

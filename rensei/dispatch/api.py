@@ -21,6 +21,14 @@ from rensei.core.rates import headers_of
 from rensei.dispatch import admission, dry_run, presenters, services, token_rate
 from rensei.dispatch.models import Run, RunQuerySet
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
+from rensei.dispatch.wire import (
+    QuoteSchema,
+    RunCostSchema,
+    RunErrorSchema,
+    RunOutputSchema,
+    RunUsageSchema,
+    TraceLineSchema,
+)
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
@@ -60,7 +68,7 @@ class ListedRunAnswer(serializers.Serializer[Run]):
 
 
 class ListedRunSchema(CamelSerializer):
-    """The wire form of a run in a list, for the OpenAPI document."""
+    """The wire form of a run in a list."""
 
     id = serializers.CharField()
     state = serializers.ChoiceField(choices=Run.State.choices)
@@ -75,11 +83,11 @@ class ListedRunSchema(CamelSerializer):
     pool = serializers.CharField()
     host_id = serializers.CharField(allow_null=True)
     effort = serializers.CharField(allow_null=True)
-    effort_applied = serializers.JSONField()
-    metadata = serializers.JSONField()
-    usage = serializers.JSONField()
-    cost = serializers.JSONField()
-    error = serializers.JSONField(allow_null=True)
+    effort_applied = serializers.DictField(help_text="The parameters of the model that the effort became")
+    metadata = serializers.DictField()
+    usage = RunUsageSchema()
+    cost = RunCostSchema()
+    error = RunErrorSchema(allow_null=True)
     attempts = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
@@ -87,10 +95,10 @@ class ListedRunSchema(CamelSerializer):
 
 
 class RunSchema(ListedRunSchema):
-    """The wire form of a run, for the OpenAPI document."""
+    """The wire form of a run."""
 
-    output = serializers.JSONField(allow_null=True)
-    trace = serializers.JSONField()
+    output = RunOutputSchema(allow_null=True)
+    trace = TraceLineSchema(many=True)
 
 
 class Runs(APIView):
@@ -162,7 +170,7 @@ class RunCancel(APIView):
 
 
 class ResolveAnswer(CamelSerializer):
-    """What a dispatch would do, for the OpenAPI document."""
+    """What a dispatch would do."""
 
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices, allow_null=True)
     payer = serializers.CharField(allow_null=True)
@@ -172,8 +180,8 @@ class ResolveAnswer(CamelSerializer):
     asked_model = serializers.CharField(allow_null=True)
     model = serializers.CharField(allow_null=True)
     served_model = serializers.CharField(allow_null=True)
-    trace = serializers.JSONField()
-    quotes = serializers.JSONField()
+    trace = TraceLineSchema(many=True)
+    quotes = QuoteSchema(many=True)
 
 
 class Resolve(APIView):

@@ -52,13 +52,13 @@ class UsageBody(CamelSerializer):
 
 
 class LeaseAnswer(CamelSerializer):
-    """A leased run with the finished parameters of its call, for the OpenAPI document."""
+    """A leased run with the finished parameters of its call."""
 
     run = RunSchema()
     epoch = serializers.IntegerField(help_text="Goes with everything that is said about this lease")
     lease_until = serializers.DateTimeField()
     attempt_id = serializers.CharField()
-    request = serializers.JSONField(help_text="Parameters of the Messages API, to be sent as they are")
+    request = serializers.DictField(help_text="Parameters of the Messages API, to be sent as they are")
 
 
 class HostLease(APIView):
@@ -103,7 +103,7 @@ def _named_run(access: Access, run_id: str) -> Run:
         return find_run(access, run_id)
 
 
-class StateAnswer(CamelSerializer):
+class LeaseStateAnswer(CamelSerializer):
     lease_until = serializers.DateTimeField()
     cancel_requested = serializers.BooleanField(help_text="Hang up, and finish with what was seen")
 
@@ -113,7 +113,7 @@ class LeaseHeartbeat(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
-    Answer = StateAnswer
+    Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
         epoch = Integer(min_value=0, max_value=2**31 - 1)
@@ -131,7 +131,7 @@ class LeaseChunks(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
-    Answer = StateAnswer
+    Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
         epoch = Integer(min_value=0, max_value=2**31 - 1)

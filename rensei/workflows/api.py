@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import FieldError
 from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
+from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
@@ -47,7 +48,7 @@ class StartBody(CamelSerializer):
 
 
 class WorkflowSchema(CamelSerializer):
-    """The wire form of a workflow, for the OpenAPI document."""
+    """The wire form of a workflow."""
 
     id = serializers.CharField()
     name = serializers.CharField()
@@ -57,24 +58,32 @@ class WorkflowSchema(CamelSerializer):
     updated_at = serializers.DateTimeField()
 
 
+class VersionSchema(CamelSerializer):
+    """One version that a workflow has had."""
+
+    version = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField(allow_null=True)
+
+
 class WorkflowDetailSchema(WorkflowSchema):
     document = serializers.CharField()
-    versions = serializers.JSONField()
+    versions = VersionSchema(many=True)
 
 
 class NodeSchema(CamelSerializer):
-    """The wire form of a node of a workflow run, for the OpenAPI document."""
+    """The wire form of a node of a workflow run."""
 
     node_id = serializers.CharField()
     state = serializers.ChoiceField(choices=NodeRun.State.choices)
     run_id = serializers.CharField(allow_null=True)
     output = serializers.CharField(allow_null=True)
-    error = serializers.JSONField(allow_null=True)
-    cost = serializers.JSONField(allow_null=True)
+    error = RunErrorSchema(allow_null=True)
+    cost = RunCostSchema(allow_null=True)
 
 
 class WorkflowRunSchema(CamelSerializer):
-    """The wire form of a workflow run, for the OpenAPI document."""
+    """The wire form of a workflow run."""
 
     id = serializers.CharField()
     workflow_id = serializers.CharField()
@@ -91,7 +100,7 @@ class WorkflowRunSchema(CamelSerializer):
 class WorkflowRunDetailSchema(WorkflowRunSchema):
     input = serializers.JSONField(allow_null=True)
     nodes = NodeSchema(many=True)
-    cost = serializers.JSONField()
+    cost = RunCostSchema()
 
 
 class WorkflowAnswer(serializers.Serializer[Workflow]):

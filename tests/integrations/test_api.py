@@ -407,7 +407,7 @@ class TestSchema:
         told = capsys.readouterr().err.splitlines()
         warnings = [line for line in told if "/integrations/" in line]
         assert warnings == []
-        answer = schema["components"]["schemas"]["IntegrationAnswer"]["properties"]
+        answer = schema["components"]["schemas"]["Integration"]["properties"]
         assert set(answer) == FIELDS
         page = schema["paths"]["/api/v1/integrations"]["get"]["responses"]["200"]["content"]["application/json"]
         assert "results" in str(page) or "Paginated" in str(page)

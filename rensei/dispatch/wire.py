@@ -1,0 +1,65 @@
+"""The parts of a run as they are on the wire, each declared once for the OpenAPI document."""
+
+from rest_framework import serializers
+
+from rensei.core.api import CamelSerializer
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.dispatch.resolver import Verdict
+
+
+class RunOutputSchema(CamelSerializer):
+    text = serializers.CharField(allow_blank=True)
+    content = serializers.ListField(
+        child=serializers.DictField(), help_text="The content blocks, as the Messages API has them"
+    )
+    stop_reason = serializers.CharField(allow_null=True)
+
+
+class RunUsageSchema(CamelSerializer):
+    """Token counts by class. The classes do not overlap; thinking tokens are part of the output tokens."""
+
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cache_read_tokens = serializers.IntegerField()
+    cache_write_5m_tokens = serializers.IntegerField()
+    cache_write_1h_tokens = serializers.IntegerField()
+    thinking_tokens = serializers.IntegerField()
+    web_search_requests = serializers.IntegerField()
+
+
+class RunCostSchema(CamelSerializer):
+    amount_usd = serializers.CharField(allow_null=True, help_text="An exact decimal string; null while it is unknown")
+    billed = serializers.BooleanField()
+    estimated = serializers.BooleanField()
+
+
+class RunErrorSchema(CamelSerializer):
+    """Why a run failed, and the step that mends it."""
+
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    fix = serializers.CharField(allow_blank=True)
+    retryable = serializers.BooleanField(required=False)
+    provider_status = serializers.IntegerField(allow_null=True, required=False)
+    provider_request_id = serializers.CharField(allow_blank=True, allow_null=True, required=False)
+
+
+class TraceLineSchema(CamelSerializer):
+    """What became of one auth mode, and who denied it."""
+
+    mode = serializers.ChoiceField(choices=AuthMode.choices)
+    verdict = serializers.ChoiceField(choices=[verdict.value for verdict in Verdict])
+    code = serializers.CharField(allow_null=True)
+    denied_by = serializers.CharField(allow_null=True, help_text="`system`, `organization` or `project`")
+    detail = serializers.CharField(allow_null=True)
+
+
+class QuoteSchema(CamelSerializer):
+    """What a dispatch in one mode would cost: a typical answer, and the longest possible one."""
+
+    mode = serializers.ChoiceField(choices=AuthMode.choices)
+    would_run = serializers.BooleanField()
+    code = serializers.CharField(allow_null=True)
+    payer = serializers.ChoiceField(choices=Payer.choices)
+    expected_usd = serializers.CharField(allow_null=True)
+    max_usd = serializers.CharField(allow_null=True)

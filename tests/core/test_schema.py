@@ -1,0 +1,100 @@
+"""The OpenAPI document: its form, and that answers are what it says they are."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from drf_spectacular.generators import SchemaGenerator
+from jsonschema import Draft202012Validator
+from rest_framework.test import APIClient
+
+from rensei.core.api import CamelSerializer
+from rensei.orgs.models import Org, User
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    return json.loads(json.dumps(SchemaGenerator(api_version="v1").get_schema(request=None, public=True)))
+
+
+def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(inner)
+
+
+class TestDocument:
+    def test_has_no_choice_that_null_cannot_satisfy(self, document: Any) -> None:
+        choices = [node["oneOf"] for node in nodes(document) if "oneOf" in node]
+
+        assert choices
+        assert not [one for one in choices if {} in one]
+        assert "NullEnum" not in json.dumps(document)
+        assert not [node for node in nodes(document) if node.get("nullable") is True]
+
+    def test_gives_each_operation_a_summary_and_a_tag_that_is_described(self, document: Any) -> None:
+        described = {tag["name"] for tag in document["tags"] if tag["description"]}
+
+        for path, method, operation in operations(document):
+            assert operation["summary"], (path, method)
+            assert set(operation["tags"]) <= described, (path, method)
+
+    def test_lists_the_refusals_that_every_address_of_a_form_has(self, document: Any) -> None:
+        for path, method, operation in operations(document):
+            refused = set(operation["responses"])
+            assert {"400", "429", "500", "503", "default"} <= refused, (path, method)
+            assert ("404" in refused) == ("{" in path), (path, method)
+            assert ("415" in refused) == ("requestBody" in operation), (path, method)
+
+    def test_names_things_as_people_would(self, document: Any) -> None:
+        names = set(document["components"]["schemas"])
+
+        assert {"Run", "Profile", "Integration", "Workflow", "RunUsage", "RunCost"} <= names
+        assert not [name for name in names if name.endswith(("Schema", "Answer", "Serializer"))]
+
+    def test_shows_no_docstring_of_the_code(self, document: Any) -> None:
+        inherited = (CamelSerializer.__doc__ or "").strip().splitlines()[0]
+
+        assert inherited not in json.dumps(document)
+
+    def test_refuses_unknown_fields_where_the_server_does(self, document: Any) -> None:
+        schemas = document["components"]["schemas"]
+        for path, method, operation in operations(document):
+            for media in operation.get("requestBody", {}).get("content", {}).values():
+                name = media["schema"]["$ref"].rsplit("/", 1)[1]
+                assert schemas[name]["additionalProperties"] is False, (path, method, name)
+
+
+@pytest.mark.django_db
+class TestAnswers:
+    @pytest.mark.parametrize("role", ["ada", "mia", "otto"])
+    def test_are_what_the_document_says(
+        self,
+        document: Any,
+        acme: Org,
+        catalog: None,
+        api_as: Callable[[User], APIClient],
+        request: pytest.FixtureRequest,
+        role: str,
+        subtests: Any,
+    ) -> None:
+        client = api_as(request.getfixturevalue(role))
+
+        for path, method, operation in operations(document):
+            if method != "get" or "{" in path or path.endswith(".csv"):
+                continue
+            with subtests.test(path):
+                answer = client.get(path)
+
+                described = operation["responses"][str(answer.status_code)]["content"]
+                (media,) = described.values()
+                form = {**media["schema"], "components": document["components"]}
+                assert not [error.message for error in Draft202012Validator(form).iter_errors(answer.json())]
