@@ -205,6 +205,10 @@ def _remove_member(token: ApiToken) -> None:
     Membership.objects.filter(pk=token.membership_id).delete()
 
 
+def _let_access_end(token: ApiToken) -> None:
+    Membership.objects.filter(pk=token.membership_id).update(ends_at=timezone.now())
+
+
 def _deactivate(token: ApiToken) -> None:
     User.objects.filter(email="mia@acme.test").update(is_active=False)
 
@@ -228,7 +232,7 @@ class TestAccessThatEnds:
     """Nothing of the run is told after it: the last event says why, and the stream ends."""
 
     @pytest.mark.parametrize(
-        "end", [_revoke, _expire, _remove_member, _deactivate, _narrow, _restrict, _revoke_machine]
+        "end", [_revoke, _expire, _remove_member, _let_access_end, _deactivate, _narrow, _restrict, _revoke_machine]
     )
     def test_of_a_token_closes_the_stream(self, make_run: Any, mia: User, access_of: Any, end: Any) -> None:
         run = make_run()
@@ -250,7 +254,7 @@ class TestAccessThatEnds:
         assert last[1]["code"] == "NOT_AUTHENTICATED"
         assert last[1]["detail"]
 
-    @pytest.mark.parametrize("how", ["signed out", "password changed", "removed"])
+    @pytest.mark.parametrize("how", ["signed out", "password changed", "removed", "access ended"])
     def test_of_a_session_closes_the_stream(self, make_run: Any, mia: User, how: str) -> None:
         run = make_run()
 
@@ -259,6 +263,8 @@ class TestAccessThatEnds:
                 client.session.flush()
             elif how == "removed":
                 Membership.objects.filter(user=mia).delete()
+            elif how == "access ended":
+                Membership.objects.filter(user=mia).update(ends_at=timezone.now())
             else:
                 mia.set_password("another horse battery")
                 mia.save()
