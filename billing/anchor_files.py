@@ -102,6 +102,11 @@ def parse(line: bytes) -> LedgerAnchor | None:
         return None
 
 
+def named(anchor: LedgerAnchor) -> str:
+    """Name an anchor in a sentence."""
+    return f"{anchor.counter or '-'} of {anchor.anchored_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def text_of(moment: datetime) -> str:
     """Write a time in the one way that is signed."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")

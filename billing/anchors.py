@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,15 @@ from django.conf import settings
 from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
-from billing import anchor_files
+from billing import anchor_files, digests
 from billing.anchor_files import text_of
+from billing.digests import START
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
 
 KEY_BYTES = 32
-# What comes before the first anchor.
-START = ""
 
 logger = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ def is_signed(anchor: LedgerAnchor, key: bytes) -> bool:
 
 def digest_of(anchor: LedgerAnchor) -> str:
     """Make the digest of an anchor that the next one holds."""
-    return hashlib.sha256(json.dumps([*_said(anchor), anchor.signature]).encode()).hexdigest()
+    return digests.of_anchor(_said(anchor), anchor.signature)
 
 
 def mark_path() -> Path:
@@ -137,10 +137,15 @@ def load_key() -> bytes:
     return key
 
 
-def _said(anchor: LedgerAnchor) -> list[object]:
-    said: list[object] = [anchor.org_id, anchor.seq, anchor.digest, text_of(anchor.anchored_at)]
-    # Those of before the one chain were signed without it.
-    return said if anchor.counter is None else [anchor.counter, anchor.previous, *said]
+def _said(anchor: LedgerAnchor) -> Sequence[object]:
+    return digests.said_by_anchor(
+        counter=anchor.counter,
+        previous=anchor.previous,
+        org=anchor.org_id,
+        seq=anchor.seq,
+        digest=anchor.digest,
+        anchored_at=text_of(anchor.anchored_at),
+    )
 
 
 def _sign_heads(heads: list[tuple[str | None, int, str]], key: bytes) -> None:

@@ -1,18 +1,16 @@
 """What is sealed: the ledger's lines, in a chain for each organization, and the audit events, in one chain of all."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
 from django.db.models import QuerySet
 
+from billing import digests
 from billing.models import AuditSeal, CostEvent, EventToSeal, LedgerAnchor, LedgerSeal, LineToSeal
+from billing.sealed_file import AUDIT_CHAIN
 from rensei.orgs.models import AuditEvent, Org
 
-# What comes before the first seal of a chain.
-START = ""
 # Everything that a row says, spelt out: it is a format, and must not change with another list. A field that is null is
 # left out, so a column that is added later, null for the rows before it, leaves their digests as they are.
 LINE_COLUMNS = (
@@ -90,13 +88,20 @@ class Record:
         org_id: str | None = row.org_id if self.by_org else None
         return org_id
 
-    def digest(self, row: Any, *, seq: int, previous: str) -> str:
-        """Make the digest of a row at its place in the chain, from a text that is the same on every database."""
+    def name_of(self, org_id: str | None) -> str:
+        """Name a chain as its digests do."""
+        return org_id or self.kind
+
+    def content(self, row: Any) -> dict[str, Any]:
+        """Give all that a row says, as its digest covers it."""
         content = {name: value for name in self.columns if (value := getattr(row, name)) is not None}
         content["occurred_at"] = row.occurred_at.astimezone(UTC).isoformat(timespec="microseconds")
-        chain = self.chain_of(row) or self.kind
-        text = json.dumps([previous, chain, seq, content], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return content
+
+    def digest(self, row: Any, *, seq: int, previous: str) -> str:
+        """Make the digest of a row at its place in the chain."""
+        chain = self.name_of(self.chain_of(row))
+        return digests.of_row(self.content(row), chain=chain, seq=seq, previous=previous)
 
 
 LEDGER = Record(
@@ -114,7 +119,7 @@ AUDIT = Record(
     waiting=EventToSeal,
     columns=EVENT_COLUMNS,
     by_org=False,
-    kind="audit-seal",
+    kind=AUDIT_CHAIN,
     noun="event",
 )
 RECORDS = (LEDGER, AUDIT)

@@ -11,7 +11,8 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from billing.chains import RECORDS, START, Record
+from billing.chains import RECORDS, Record
+from billing.digests import START
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable

@@ -14,9 +14,11 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
 from billing import anchor_files, anchors
-from billing.chains import AUDIT, RECORDS, START, Record, chain_ids
+from billing.anchor_files import named
+from billing.chains import AUDIT, RECORDS, Record, chain_ids
 from billing.differences import Difference
-from billing.models import LedgerAnchor, LedgerWitness
+from billing.digests import START
+from billing.models import LedgerAnchor
 from rensei.core.clock import database_now
 from rensei.core.transactions import snapshot
 
@@ -60,28 +62,6 @@ def files() -> list[Path]:
     return [settings.RENSEI_LEDGER_ANCHORS, *([Path(witness)] if witness else [])]
 
 
-def vouchers() -> list[str]:
-    """Say of each witness up to which anchor it vouches, after a comparison that found no difference."""
-    newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
-    said = [] if newest is None else [f"The newest anchor is {_named(newest)}."]
-    try:
-        mark = anchors.read_mark(anchors.load_key())
-    except anchors.AnchorKeyUnavailable:
-        mark = None
-    said.append(f"The mark beside the key vouches up to anchor {mark.counter}." if mark else "There is no mark.")
-    for path in files():
-        last = anchor_files.last_of(path)
-        said.append(f"{path} vouches up to anchor {_named(last)}." if last else f"{path} holds no anchor.")
-    for witness in LedgerWitness.objects.order_by("name"):
-        error = f" It could not be told lately: {witness.last_error}." if witness.last_error else ""
-        said.append(f"{witness.name} was told up to anchor {witness.counter}; compare with --witness.{error}")
-    return said
-
-
-def _named(anchor: LedgerAnchor) -> str:
-    return f"{anchor.counter or '-'} of {anchor.anchored_at:%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _mark(key: bytes | None) -> Iterator[Difference]:
     """The newest anchor that the mark knows of must be there: cutting the end of everything else does not hide it."""
     mark = anchors.read_mark(key)
@@ -94,7 +74,7 @@ def _mark(key: bytes | None) -> Iterator[Difference]:
     marked = LedgerAnchor.objects.filter(counter=mark.counter).first()
     if marked is None or anchors.digest_of(marked) != mark.digest:
         newest = LedgerAnchor.objects.order_by("-counter").exclude(counter=None).first()
-        found = "another one" if marked else f"the newest is {_named(newest)}" if newest else "none"
+        found = "another one" if marked else f"the newest is {named(newest)}" if newest else "none"
         yield Difference(
             kind="anchor", org="", object=place, expected=f"anchor {mark.counter} in the database", found=found
         )
@@ -103,7 +83,7 @@ def _mark(key: bytes | None) -> Iterator[Difference]:
 def _chain_of_anchors() -> Iterator[Difference]:
     """Walk the one chain of all anchors: no number is missing, and each holds the digest of the one before."""
     legacy = LedgerAnchor.objects.filter(counter=None).order_by("-pk").first()
-    previous = anchors.digest_of(legacy) if legacy else anchors.START
+    previous = anchors.digest_of(legacy) if legacy else START
     chained = LedgerAnchor.objects.exclude(counter=None).order_by("counter")
     for counter, each in enumerate(chained.iterator(chunk_size=BATCH), start=1):
         place = f"anchor {counter}"
@@ -146,7 +126,7 @@ def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Di
     anchor = next(signed, None)
     seq, signed_seq, previous = 0, 0, START
     latest: datetime | None = None
-    for seal, row in _sealed_rows(record, org_id):
+    for seal, row in sealed_rows(record, org_id):
         seq += 1
         if seal.seq != seq:
             yield _difference(record, org_id, f"seal {seq}", "a seal", "none")
@@ -191,7 +171,7 @@ def _out_of_order(event: Any, latest: datetime | None) -> Iterator[Difference]:
         yield _difference(AUDIT, None, event.pk, expected, f"{event.occurred_at:%Y-%m-%d %H:%M:%S}")
 
 
-def _sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
+def sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
     """The seals of a chain in order, each with its row or None, a page at a time."""
     seals = record.chain(org_id).order_by("seq")
     page = list(seals[:BATCH])

@@ -14,7 +14,8 @@ from django.core.management.base import CommandError
 from django.db import IntegrityError, connection, transaction
 
 from billing import anchors, seals, verification
-from billing.chains import LEDGER, RECORDS, START, Record
+from billing.chains import LEDGER, RECORDS, Record
+from billing.digests import START
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
 from billing.services import record_adjustment
 from rensei.core.clock import database_now
@@ -431,7 +432,7 @@ class TestVerifyLedger:
         first, newest, mark, file = out.getvalue().splitlines()
         assert first == "5 sealed line(s), 0 sealed audit event(s) and 2 anchor(s): nothing was changed."
         assert newest.startswith("The newest anchor is 2 of ")
-        assert mark == "The mark beside the key vouches up to anchor 2."
+        assert mark == "The mark beside the key vouches up to anchor 2: 5 line(s) and 0 audit event(s)."
         assert "ledger_anchors.jsonl vouches up to anchor 2 of " in file
 
     def test_fails_and_names_the_first_bad_line_of_each_chain(self, lines: Lines) -> None:

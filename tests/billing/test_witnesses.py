@@ -334,7 +334,7 @@ class TestVerifyLedger:
 
         call_command("verify_ledger", stdout=out)
 
-        assert "The mark beside the key vouches up to anchor 5." in out.getvalue()
+        assert "The mark beside the key vouches up to anchor 5: 5 line(s) and 0 audit event(s)." in out.getvalue()
         assert "second.jsonl holds no anchor." in out.getvalue()
         assert f"{receiver.url} was told up to anchor 5; compare with --witness." in out.getvalue()
 

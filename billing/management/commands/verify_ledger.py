@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import verification
+from billing import verification, vouching
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 
 
@@ -44,5 +44,5 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{lines} sealed line(s), {events} sealed audit event(s) and {signed} anchor(s): nothing was changed."
             )
-            for sentence in verification.vouchers():
+            for sentence in vouching.sentences(witnesses):
                 self.stdout.write(sentence)
