@@ -1,16 +1,7 @@
 #!/usr/bin/env python
-"""Django's command line, with Rensei's settings."""
+"""`rensei-manage` of a checkout, which is not installed."""
 
-import os
-import sys
-
-
-def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
-    from django.core.management import execute_from_command_line
-
-    execute_from_command_line(sys.argv)
-
+from rensei.manage import main
 
 if __name__ == "__main__":
     main()

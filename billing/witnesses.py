@@ -19,6 +19,7 @@ from billing.models import LedgerAnchor, LedgerWitness
 from rensei.core import mails
 from rensei.core.clock import database_now
 from rensei.core.transactions import leave_database
+from rensei.layout import MANAGE
 
 BATCH = 200
 BATCHES_IN_A_TURN = 5
@@ -84,7 +85,7 @@ def _mail(anchors: Sequence[LedgerAnchor]) -> None:
     mails.send(
         f"Rensei ledger: anchor {newest.counter}",
         "Keep this mail. It shows later that the ledger was not cut before this anchor: put the line below into a\n"
-        "file, and run `python manage.py verify_ledger --witness FILE`.\n\n"
+        f"file, and run `{MANAGE} verify_ledger --witness FILE`.\n\n"
         f"{json.dumps(content_of(newest))}\n",
         [settings.RENSEI_LEDGER_WITNESS_EMAIL],
     )

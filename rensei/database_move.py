@@ -34,6 +34,7 @@ from rensei.core.errors import RenseiError
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import audit
 from rensei.dispatch.models import Run
+from rensei.layout import MANAGE
 
 SOURCE, TARGET = "source", "default"
 # A row may hold the images of a prompt, up to 32 MB, so few are in memory at a time.
@@ -153,7 +154,7 @@ def _require_schema(connection: BaseDatabaseWrapper) -> None:
     loader = MigrationLoader(connection)
     applied, known = set(loader.applied_migrations), set(loader.disk_migrations)
     if missing := sorted(known - applied):
-        raise MoveRefused(f"{name} lacks migrations: {_names(missing)}. Run `manage.py migrate` on it.")
+        raise MoveRefused(f"{name} lacks migrations: {_names(missing)}. Run `{MANAGE} migrate` on it.")
     if unknown := sorted(applied - known):
         raise MoveRefused(f"{name} is of another version, with migrations that this one lacks: {_names(unknown)}.")
 
@@ -182,7 +183,7 @@ def _require_empty() -> None:
     if full:
         raise MoveRefused(
             f"The target is not empty: there are rows in {', '.join(full[:NAMED])}. "
-            "Make a new database and run nothing but `manage.py migrate` on it."
+            f"Make a new database and run nothing but `{MANAGE} migrate` on it."
         )
 
 
@@ -256,7 +257,7 @@ def _check(moved: Moved, tell: Callable[[str], None]) -> None:
     found = [str(difference) for examine in (audit.differences, verification.differences) for difference in examine()]
     if found:
         raise MoveRefused(
-            "The ledger does not agree, nor did it before: see `manage.py audit_ledger` and `verify_ledger` on the "
+            f"The ledger does not agree, nor did it before: see `{MANAGE} audit_ledger` and `verify_ledger` on the "
             "source.\n" + "\n".join(found[:NAMED])
         )
     tell("audit_ledger and verify_ledger found nothing.")

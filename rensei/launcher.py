@@ -15,8 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from rensei import layout
+
 LOOPBACK = "127.0.0.1"
-PROJECT = Path(__file__).resolve().parent.parent
 _LOOK_EVERY_SECONDS = 0.1
 _ASK_EVERY_SECONDS = 1.0
 # A worker ends the calls under way, for which it takes up to 30 s; a call that is cut off may be paid for nothing.
@@ -167,8 +168,13 @@ class Processes:
     def _spawn(self, name: str, command: tuple[str, ...]) -> Child:
         # A child gets a pipe that this process never writes to: the terminal's input is not the child's to read,
         # and a child that watches the pipe learns when this process is gone, however it went.
+        # The folder that this command was typed in may hold a `catalog` of its own, which the web server would load.
         process = subprocess.Popen(  # noqa: S603 - the commands are written in this program
-            command, cwd=PROJECT, env=dict(self._environment), stdin=subprocess.PIPE, start_new_session=True
+            command,
+            cwd=layout.home(),
+            env=dict(self._environment),
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         return Child(name=name, process=process)
 

@@ -9,14 +9,16 @@ from urllib.parse import urlsplit
 
 import environ
 
+from rensei import layout
 from rensei.core.limits import limit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = layout.RESOURCES
+HOME = layout.home()
 env = environ.Env()
-if (ROOT / ".env").exists():
-    env.read_env(ROOT / ".env")
+if (HOME / ".env").exists():
+    env.read_env(HOME / ".env")
 
-DATA_DIR = Path(env.str("RENSEI_DATA_DIR", default=str(ROOT / "var"))).resolve()
+DATA_DIR = Path(env.str("RENSEI_DATA_DIR", default=str(HOME / "var"))).resolve()
 PUBLIC_URL = env.str("RENSEI_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 _https = _public.scheme == "https"

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+# What `pip install rensei` leaves out is said where it is asked for.
+ADD_ALL = "To add it: pip install 'rensei[full]', or with pipx: pipx install --force 'rensei[full]'"
+
 
 class Refused(Exception):
     """Something was refused, by the server or by this machine. The command ends with exit code 1."""

@@ -63,6 +63,7 @@ def compile_filter(program: str) -> Any:
     Compile a program of jq, https://jqlang.org/manual/.
 
     :raises ValueError: if it is none
+    :raises ModuleNotFoundError: if the library is not installed
     """
     import jq
 

@@ -19,7 +19,7 @@ from rensei import __version__
 from rensei.cli import config
 from rensei.cli.client import Client, at
 from rensei.cli.config import Context
-from rensei.cli.errors import Refused, refusal_of_this_machine
+from rensei.cli.errors import ADD_ALL, Refused, refusal_of_this_machine
 from rensei.cli.output import Output, compile_filter, drop_unwritable_output
 
 INTERRUPTED = 130
@@ -73,10 +73,12 @@ class Session:
 
     @cached_property
     def output(self) -> Output:
-        """:raises BadParameter: if the program of --jq is none"""
+        """:raises BadParameter: if the program of --jq is none, or nothing here can run it"""
         jq = self.flags.jq
         try:
             compiled = None if jq is None else compile_filter(jq)
+        except ModuleNotFoundError as fault:
+            raise typer.BadParameter(f"the library of jq is not installed. {ADD_ALL}", param_hint="--jq") from fault
         except ValueError as fault:
             reason = str(fault).splitlines()[0].removeprefix("jq: error: ")
             raise typer.BadParameter(f"this is no program of jq: {reason}.", param_hint="--jq") from fault

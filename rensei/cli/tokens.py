@@ -2,24 +2,28 @@
 The keyring of the system, where it has one: macOS Keychain, Windows Credential Locker, Secret Service, KWallet.
 
 https://keyring.readthedocs.io/en/latest/. Servers and containers have none; tokens then stay in our own file. The
-package takes a tenth of a second to load, so only what needs it does.
+package takes a tenth of a second to load, so only what needs it does. It comes with `rensei[full]`: without it, this
+machine counts as one without a keyring.
 """
 
-from rensei.cli.errors import Refused
+from importlib.util import find_spec
+from types import ModuleType
+
+from rensei.cli.errors import ADD_ALL, Refused
 
 SERVICE = "rensei"
 
 
 def keep(*, url: str, org: str, token: str) -> bool:
     """Put the token of a sign-in into the keyring. False where there is none that keeps it."""
-    import keyring
-    from keyring.errors import KeyringError
-
+    if not is_installed():
+        return False
+    keyring = _keyring(url=url, org=org)
     try:
         keyring.set_password(SERVICE, _name(url, org), token)
         # There are keyrings that take everything and keep nothing.
-        return keyring.get_password(SERVICE, _name(url, org)) == token
-    except KeyringError:
+        return bool(keyring.get_password(SERVICE, _name(url, org)) == token)
+    except keyring.errors.KeyringError:
         return False
 
 
@@ -29,12 +33,10 @@ def fetch(*, url: str, org: str) -> str:
 
     :raises TokenUnreadable: if the keyring is locked or gone, or has no such token
     """
-    import keyring
-    from keyring.errors import KeyringError
-
+    keyring = _keyring(url=url, org=org)
     try:
-        token = keyring.get_password(SERVICE, _name(url, org))
-    except KeyringError as fault:
+        token: str | None = keyring.get_password(SERVICE, _name(url, org))
+    except keyring.errors.KeyringError as fault:
         raise TokenUnreadable(url=url, org=org) from fault
     if not token:
         raise TokenUnreadable(url=url, org=org)
@@ -47,16 +49,19 @@ def forget(*, url: str, org: str) -> None:
 
     :raises TokenUnreadable: if the keyring has it, and is locked
     """
-    import keyring
-    from keyring.errors import KeyringError, PasswordDeleteError
-
+    keyring = _keyring(url=url, org=org)
     try:
         keyring.delete_password(SERVICE, _name(url, org))
-    except PasswordDeleteError:
+    except keyring.errors.PasswordDeleteError:
         # There is none.
         return
-    except KeyringError as fault:
+    except keyring.errors.KeyringError as fault:
         raise TokenUnreadable(url=url, org=org) from fault
+
+
+def is_installed() -> bool:
+    """Whether this command can open a keyring at all."""
+    return find_spec("keyring") is not None
 
 
 def keyring_name() -> str:
@@ -69,12 +74,22 @@ def keyring_name() -> str:
 class TokenUnreadable(Refused):
     """The keyring does not give the token that it was given."""
 
-    def __init__(self, *, url: str, org: str) -> None:
+    def __init__(self, *, url: str, org: str, fix: str = "Unlock the keyring") -> None:
         super().__init__(
             "TOKEN_UNREADABLE",
             f"The keyring of this system does not give the token of {org} at {url}.",
-            fix="Unlock the keyring, or run `rensei setup` to sign in again.",
+            fix=f"{fix}, or run `rensei setup` to sign in again.",
         )
+
+
+def _keyring(*, url: str, org: str) -> ModuleType:
+    """:raises TokenUnreadable: if the package is not installed with this command any more"""
+    try:
+        import keyring
+        import keyring.errors
+    except ModuleNotFoundError as fault:
+        raise TokenUnreadable(url=url, org=org, fix=f"The package that opens it is not installed. {ADD_ALL}") from fault
+    return keyring
 
 
 def _name(url: str, org: str) -> str:

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from rensei.layout import MANAGE
 from rensei.orgs.access import Access
 from rensei.orgs.models import MANAGERS, Membership
 
@@ -17,6 +18,7 @@ def console(request: HttpRequest) -> dict[str, Any]:
     access: Access | None = getattr(request, "access", None)
     return {
         "access": access,
+        "manage": MANAGE,
         "managers": _managers(access) if access else (),
         "simulated": settings.RENSEI_SIMULATED,
         "support_email": settings.RENSEI_SUPPORT_EMAIL,

@@ -26,6 +26,7 @@ from rensei.core.database_pool import waiting_for_connections
 from rensei.core.models import UnknownName, WorkerHeartbeat
 from rensei.dispatch import audit, doorbell
 from rensei.dispatch.models import Attempt, Run
+from rensei.layout import MANAGE
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
 
@@ -73,7 +74,7 @@ def _knows_token(request: HttpRequest) -> bool:
 
 def _degraded() -> Iterator[str]:
     if doorbell.is_broker_away():
-        yield "The broker does not answer. `python manage.py worker` starts the runs until it is back."
+        yield f"The broker does not answer. `{MANAGE} worker` starts the runs until it is back."
 
 
 def _missing() -> Iterator[str]:
@@ -85,7 +86,7 @@ def _missing() -> Iterator[str]:
     try:
         waiting = _unapplied_migrations()
         if waiting:
-            yield f"The database lacks {waiting} migration(s). Run `python manage.py migrate`."
+            yield f"The database lacks {waiting} migration(s). Run `{MANAGE} migrate`."
             return
         now = database_now()
         last_seen = WorkerHeartbeat.objects.order_by("-seen_at").values_list("seen_at", flat=True).first()
@@ -97,9 +98,9 @@ def _missing() -> Iterator[str]:
     if not sealed.ok:
         yield f"The vault is shut: {sealed.detail}"
     if not has_catalog:
-        yield "The catalog is empty. Run `python manage.py load_catalog`."
+        yield f"The catalog is empty. Run `{MANAGE} load_catalog`."
     if last_seen is None:
-        yield "No worker has started yet. Run `python manage.py worker`."
+        yield f"No worker has started yet. Run `{MANAGE} worker`."
     elif now - last_seen > WORKER_SILENT_AFTER:
         yield f"No worker has been seen for {int((now - last_seen).total_seconds())} s."
 

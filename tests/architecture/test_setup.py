@@ -101,7 +101,8 @@ class TestLocks:
 
     def test_hold_every_dependency_of_the_project(self):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        asked = [re.split(r"[\[~=<> ]", line)[0].lower() for line in project["project"]["dependencies"]]
+        lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+        asked = [re.split(r"[\[~=<> ]", line)[0].lower() for each in lists for line in each]
 
         assert set(asked) <= set(pins("requirements.txt"))
 

@@ -13,7 +13,7 @@ from rensei.cli import config, tokens
 from rensei.cli.client import Client, at
 from rensei.cli.commands.account import note_versions
 from rensei.cli.config import Context
-from rensei.cli.errors import Refused
+from rensei.cli.errors import ADD_ALL, Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
@@ -331,8 +331,10 @@ def _check_token(session: Session) -> _Check:
         where = "--token" if session.flags.token else "RENSEI_AUTH_TOKEN"
         return _Check(what="Token", ok=True, found=f"{where}, for this call")
     config.token_of(context)
-    found = f"{config.path()}, which only you can read" if context.token else f"the keyring: {tokens.keyring_name()}"
-    return _Check(what="Token", ok=True, found=found)
+    if not context.token:
+        return _Check(what="Token", ok=True, found=f"the keyring: {tokens.keyring_name()}")
+    fix = "" if tokens.is_installed() else f"The keyring of this system could keep it. {ADD_ALL}"
+    return _Check(what="Token", ok=True, found=f"{config.path()}, which only you can read", fix=fix)
 
 
 def _check_project(client: Client, project: str) -> _Check:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import anthropic
 
+from rensei.cli.errors import ADD_ALL
 from rensei.cli.machine.console import LOG_IN
 
 API_URL = "https://api.anthropic.com"
@@ -24,7 +25,12 @@ def main() -> None:
     task = json.load(sys.stdin)
     for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
         del os.environ[name]
-    import anthropic
+    try:
+        import anthropic
+    except ModuleNotFoundError:
+        missing = "The Anthropic SDK is not installed with this command, and it opens the Console login."
+        _write({"type": "failure", "code": "HOST_LOGIN_MISSING", "detail": missing, "fix": ADD_ALL, "sent": False})
+        return
 
     try:
         client = anthropic.Anthropic(**({"profile": task["profile"]} if task["profile"] else {}), max_retries=0)

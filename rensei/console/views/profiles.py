@@ -25,6 +25,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch import dry_run
 from rensei.dispatch.facts import Known
+from rensei.layout import MANAGE
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 
@@ -170,7 +171,7 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
         for own in find_named([(stored.provider, stored.model_id)], org=None, among=entries).values():
             return own
     if not entries:
-        raise catalog.ModelNotInCatalog(model_id="…", step="Ask the operator to run: python manage.py load_catalog")
+        raise catalog.ModelNotInCatalog(model_id="…", step=f"Ask the operator to run: {MANAGE} load_catalog")
     current = [entry for entry in entries if entry.lifecycle_on(today) is CatalogEntry.Lifecycle.ACTIVE] or entries
     proposed = [entry for entry in current if entry.model_id.startswith(REGISTRY[entry.provider].recommended)]
     return max(proposed or current, key=lambda entry: entry.released_on or date.min)

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from rensei import launcher
+from rensei import launcher, layout
 from rensei.core.asgi_limits import SERVER_OPTIONS
 from rensei.launcher import LOOPBACK, LaunchFailed, Processes
 
@@ -40,6 +40,7 @@ class Command(BaseCommand):
             if demo:
                 launcher.check_port_is_free(port + 1)
             launcher.create_data_dir(data_dir)
+            layout.home().mkdir(parents=True, exist_ok=True)
             if not environment.get("SECRET_KEY"):
                 launcher.create_secret_key(data_dir / "secret_key")
             _run(environment, port=port, demo=demo)
@@ -49,7 +50,7 @@ class Command(BaseCommand):
 
 
 def _run(environment: dict[str, str], *, port: int, demo: bool) -> None:
-    manage = (sys.executable, "manage.py")
+    manage = (sys.executable, "-m", "rensei.manage")
     mode = ("--demo",) if demo else ()
     with Processes(environment) as processes:
         if demo:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from rensei import demo as demo_data
-from rensei import launcher
+from rensei import launcher, layout
 from rensei.core.money import dollars
 from rensei.dispatch.models import Run
 from rensei.orgs import setup
@@ -44,6 +44,8 @@ class Command(BaseCommand):
             self.stdout.write(f"Nobody has an account yet. Make yours here; the link works once: {link}")
 
     def _show_demo(self) -> None:
+        # In a checkout, the Python of its environment is not the one that a shell finds.
+        manage = layout.MANAGE if layout.INSTALLED else f"{sys.executable} manage.py"
         self.stdout.write("")
         self._show_run(demo_data.first_run())
         self.stdout.write(
@@ -57,7 +59,7 @@ nothing leaves it, and nothing costs money. A key to connect in the pages: {demo
   {settings.PUBLIC_URL}/docs/       the documentation
 
 The passwords were printed at the first start. To set a new one:
-  RENSEI_DATA_DIR={settings.DATA_DIR} {sys.executable} manage.py changepassword {demo_data.OWNER}
+  RENSEI_DATA_DIR={settings.DATA_DIR} {manage} changepassword {demo_data.OWNER}
 """
         )
 
