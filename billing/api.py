@@ -21,6 +21,7 @@ from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
 from rensei.core.money import dollars
+from rensei.orgs import storage
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
@@ -217,9 +218,17 @@ class Entitlements(APIView):
             held_usd = DollarsField(source="held")
             resets_at = serializers.DateTimeField()
 
+        class Storage(CamelSerializer):
+            """What the organization stores, and may store. `held` is what live runs may still write."""
+
+            used_bytes = serializers.IntegerField(source="used")
+            held_bytes = serializers.IntegerField(source="held")
+            limit_bytes = serializers.IntegerField(source="limit")
+
         metered_enabled = serializers.BooleanField()
         shared = SharedQuota()
         budget = Budget(allow_null=True, help_text="Null: no monthly budget is set")
+        storage = Storage()
 
     def get(self, request: Request) -> Response:
         org, now = caller(request).org, database_now()
@@ -227,6 +236,7 @@ class Entitlements(APIView):
             "metered_enabled": is_metered_enabled(org.pk),
             "shared": quota.shared_quota(org, now),
             "budget": budget.budget_of(org, now),
+            "storage": storage.read(org.pk),
         }
         return Response(self.Answer(answer).data)
 

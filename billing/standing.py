@@ -11,9 +11,10 @@ from billing.budget import Budget
 from billing.models import BudgetUsage, Entitlement, SharedUsage
 from billing.months import end_of, month_of
 from billing.quota import SharedQuota
-from rensei.orgs import kill_switches
+from rensei.orgs import kill_switches, storage
 from rensei.orgs.kill_switches import Stopped
 from rensei.orgs.models import Org
+from rensei.orgs.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,15 @@ class Standing:
     shared_quota: SharedQuota
     budget: Budget | None
     stopped: Stopped
+    storage: Storage
 
 
 def standing_of(org: Org) -> Standing:
-    """Read the clock, the entitlement, the shared quota, the monthly budget and the kill switches, in one query."""
+    """Read the clock, the entitlement, the quota, the budget, what is stored and the kill switches, in one query."""
     newest_day = SharedUsage.objects.filter(org=OuterRef("pk")).order_by("-day")
     found = (
         Org.objects.filter(pk=org.pk)
-        .select_related("entitlement", "budget_usage")
+        .select_related("entitlement", "budget_usage", "stored_bytes")
         .annotate(
             # The same clock as that of `core.clock.database_now`.
             read_at=Now(),
@@ -59,6 +61,7 @@ def standing_of(org: Org) -> Standing:
         ),
         budget=_budget(entitlement, getattr(found, "budget_usage", None), now=now),
         stopped=kill_switches.read_stopped(found.switches),
+        storage=storage.storage_of(getattr(found, "stored_bytes", None)),
     )
 
 

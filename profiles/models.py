@@ -38,6 +38,7 @@ class ModelProfile(models.Model):
     max_tokens = models.PositiveIntegerField(null=True, blank=True)
     prompt_caching = models.CharField(max_length=16, choices=PromptCaching.choices, default=PromptCaching.EPHEMERAL)
     provider_config = models.JSONField(default=dict, blank=True)
+    stored_bytes = models.PositiveBigIntegerField(default=0)
     is_default = models.BooleanField(default=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)

@@ -15,11 +15,13 @@ from catalog.provider_config import validate_provider_config
 from catalog.providers import ProviderSpec
 from catalog.services import check_effort, find_spec, may_create, not_in_catalog, served_entries
 from integrations.models import Integration
+from profiles import stored_bytes
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import durable
+from rensei.orgs import storage
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Org, Project
 
@@ -92,12 +94,19 @@ def create_profile(
     with durable():
         if draft.is_default:
             _take_turns(access.org)
+        stored = stored_bytes.of_profile(system=draft.system, provider_config=draft.provider_config)
+        storage.take(access.org.pk, stored=stored)
+        if draft.is_default:
             _clear_default(access.org, draft.project)
         _refuse_name_in_use(access.org, draft.name)
         try:
             with transaction.atomic():
                 profile = ModelProfile.objects.create(
-                    org=access.org, public_id=public_id, created_by=access.user, **_columns(draft)
+                    org=access.org,
+                    public_id=public_id,
+                    created_by=access.user,
+                    stored_bytes=stored,
+                    **_columns(draft),
                 )
         except IntegrityError as fault:
             raise AlreadyExists(what=f"A profile with the id '{public_id}'") from fault
@@ -119,14 +128,19 @@ def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> Mod
         before = _Draft(**{field.name: getattr(current, field.name) for field in fields(_Draft)})
         draft = _checked(access, replace(before, **changes))
         changed = [name for name, value in _columns(draft).items() if getattr(before, name) != value]
+        stored = stored_bytes.of_profile(system=draft.system, provider_config=draft.provider_config)
+        if stored > current.stored_bytes:
+            storage.take(access.org.pk, stored=stored - current.stored_bytes)
+        else:
+            storage.change({access.org.pk: (stored - current.stored_bytes, 0)})
         if "name" in changed:
             _refuse_name_in_use(access.org, draft.name, besides=current)
         if draft.is_default:
             _clear_default(access.org, draft.project, besides=current)
         for name in changed:
             setattr(current, name, getattr(draft, name))
-        current.updated_at = timezone.now()
-        current.save(update_fields=[*changed, "updated_at"])
+        current.stored_bytes, current.updated_at = stored, timezone.now()
+        current.save(update_fields=[*changed, "stored_bytes", "updated_at"])
         record(access, "profile.updated", object_id=current.public_id, changed=changed)
     return current
 
@@ -311,8 +325,8 @@ def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
 
 
 def _take_turns(org: Org) -> None:
-    """Let one caller at a time change which profile is the default."""
-    Org.objects.select_for_update().get(pk=org.pk)
+    """Let one caller at a time change which profile is the default. Rows that name the organization are still made."""
+    Org.objects.select_for_update(no_key=True).get(pk=org.pk)
 
 
 def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:

@@ -53,6 +53,16 @@ RENSEI_ORG_RUNS_AT_ONCE = env.int(
         setting="RENSEI_ORG_RUNS_AT_ONCE",
     ),
 )
+RENSEI_ORG_STORAGE_MIB = env.int(
+    "RENSEI_ORG_STORAGE_MIB",
+    default=limit(
+        102_400,
+        "MiB",
+        what="What an organization stores: its runs with input, output, trace and events, its workflows and profiles",
+        told="the caller: 403 `STORAGE_LIMIT_REACHED`",
+        setting="RENSEI_ORG_STORAGE_MIB",
+    ),
+)
 RENSEI_STREAMS_PER_TOKEN = env.int(
     "RENSEI_STREAMS_PER_TOKEN",
     default=limit(

@@ -18,6 +18,7 @@ from django.db import DatabaseError, close_old_connections, connection
 
 from billing import anchors, seals, witnesses
 from integrations.providers.base import REGISTRY
+from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
@@ -25,10 +26,18 @@ from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
 from rensei.dispatch import audit, doorbell, queue, reaper, retention
+from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
-from rensei.orgs import entering
+from rensei.orgs import entering, storage
 from rensei.workflows import execution as workflows
+from rensei.workflows import stored_bytes as workflows_stored
+
+
+def count_stored_bytes() -> dict[str, tuple[int, int]]:
+    """Mend the counts of stored bytes, should they differ from what is stored, and tell by how much they did."""
+    return storage.reconcile([runs_stored.by_org, workflows_stored.by_org, profiles_stored.by_org])
+
 
 # A worker that is killed keeps its job until the lease is over, and these are waited for.
 SHORT = timedelta(seconds=30)
@@ -44,6 +53,7 @@ JOBS = [
 ]
 # These take their time, and have a thread of their own so that nothing above waits for them.
 SLOW_JOBS = [
+    Job(name="count-stored-bytes", every=timedelta(hours=6), run=count_stored_bytes, lease=timedelta(hours=2)),
     Job(name="tell-witnesses", every=timedelta(minutes=1), run=witnesses.tell),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]

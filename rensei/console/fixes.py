@@ -41,6 +41,7 @@ FIXES = {
     "METERED_BUDGET_EXCEEDED": Fix("See the budget", "usage", "#budget"),
     "SHARED_KEY_NOT_CONFIGURED": Fix("Choose another model or mode", "profiles"),
     "SHARED_QUOTA_EXCEEDED": Fix("See when it resets", "usage", "#shared"),
+    "STORAGE_LIMIT_REACHED": Fix("See what is stored", "usage", "#stored"),
     "MODEL_UNPRICED": Fix("Choose a priced model", "catalog"),
     "AUTH_MODE_REQUIRES_LOCAL_CAPACITY": EDIT,
     "HOST_SESSION_WRONG_MACHINE": Fix("See the machines", "machines"),

@@ -24,7 +24,7 @@ class Job:
 
     name: str
     every: timedelta
-    run: Callable[[], None]
+    run: Callable[[], object]
     lease: timedelta = LEASE
 
 

@@ -18,11 +18,12 @@ from rensei.core.bulk import insert_all
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
-from rensei.dispatch import doorbell, facts, judging, pools, retention
+from rensei.dispatch import doorbell, facts, judging, pools, retention, stored_bytes
 from rensei.dispatch.judging import Judgement, judge
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.requests import DispatchRequest
+from rensei.orgs import storage
 from rensei.orgs.access import Access
 
 IDEMPOTENCY_KEPT = timedelta(hours=24)
@@ -162,16 +163,18 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     """
     Save admitted runs with what they hold, in one transaction, and ring the bell after it.
 
-    Returns those that a hold refuses, by run id, as by the day's shared quota or the month's budget: nothing of them
-    is saved, and the others are not concerned.
+    Returns those that are refused, by run id, as by the day's shared quota, the month's budget or what the organization
+    may store: nothing of them is saved, and the others are not concerned.
     """
     with durable():
-        refused = _hold(plans)
+        refused = _take_room(plans)
+        refused |= _hold([plan for plan in plans if plan.run.id not in refused])
         admitted = [plan for plan in plans if plan.run.id not in refused]
         if not admitted:
             # Whoever keeps the count may have opened a row for it.
             transaction.set_rollback(True)
             return refused
+        _give_room_back([plan for plan in plans if plan.run.id in refused])
         for key in [plan.idempotency for plan in admitted if plan.idempotency is not None]:
             expired = key.created_at - IDEMPOTENCY_KEPT
             IdempotencyKey.objects.filter(org_id=key.org_id, key=key.key, created_at__lt=expired).delete()
@@ -183,6 +186,28 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
             if plan.run.state == Run.State.QUEUED:
                 transaction.on_commit(partial(doorbell.ring, plan.run.id))
     return refused
+
+
+def _take_room(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
+    """Count what queued runs store and may still write. A run of the gateway is counted with its end."""
+    refused: dict[str, RenseiError] = {}
+    for plan in sorted(plans, key=lambda plan: plan.run.org_id):
+        if plan.input is None:
+            continue
+        plan.run.stored_bytes = stored_bytes.at_admission(plan.run, plan.input)
+        try:
+            storage.take(plan.run.org_id, stored=plan.run.stored_bytes, held=stored_bytes.held(plan.run))
+        except storage.StorageLimitReached as refusal:
+            plan.run.stored_bytes = 0
+            refused[plan.run.id] = refusal
+    return refused
+
+
+def _give_room_back(plans: Sequence[AdmissionPlan]) -> None:
+    """Let go of what was counted for runs that are refused by what they hold, beside others that are admitted."""
+    for plan in plans:
+        if plan.run.stored_bytes:
+            storage.change({plan.run.org_id: (-plan.run.stored_bytes, -stored_bytes.held(plan.run))})
 
 
 def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:

@@ -30,6 +30,7 @@ from rensei.orgs import policies
 from rensei.orgs.access import Access
 from rensei.orgs.kill_switches import Stopped
 from rensei.orgs.models import Host, Org, Project
+from rensei.orgs.storage import Storage
 
 PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
@@ -58,6 +59,7 @@ class Facts:
     policies: Sequence[Policy]
     shared_quota: SharedQuota | None
     budget: Budget | None
+    storage: Storage
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """
@@ -190,6 +192,7 @@ def load(
             ],
             shared_quota=standing.shared_quota if with_quota else None,
             budget=standing.budget if with_quota else None,
+            storage=standing.storage,
         )
         if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
             return catalog.retired(entry)

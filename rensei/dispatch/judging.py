@@ -137,7 +137,9 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
 
 def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
     """
-    Ask the operators' kill switches, the mode, and then the pool. A host session says itself that it needs a local one.
+    Ask the operators' kill switches, the mode, the pool, and then what the organization may store.
+
+    A host session says itself that it needs a local pool.
 
     :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
     :raises RenseiError: with the mode's own code
@@ -152,6 +154,7 @@ def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
     )
     MODES[mode].gate(found, at_most=at_most)
     found.pool.require_driver()
+    found.storage.require_room()
 
 
 def require_running(run: Run) -> None:

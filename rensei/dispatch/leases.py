@@ -18,12 +18,13 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.logs import KEY_SHAPE
 from rensei.core.usage import Usage, UsagePart
-from rensei.dispatch import judging, outcomes, preparation, presenters, queue, settlement
+from rensei.dispatch import judging, outcomes, preparation, presenters, queue, settlement, stored_bytes
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
 from rensei.dispatch.queue import Stop
 from rensei.dispatch.reported_usage import require_possible
 from rensei.dispatch.settlement import SettlementPlan
+from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host
 
@@ -202,7 +203,7 @@ def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
     """
     Settle the machine's call and end its run. Saying it again changes nothing and answers the same.
 
-    :raises FieldError: if the report contradicts itself, or the call cannot have used so much
+    :raises FieldError: if the report contradicts itself, or the call cannot have used or written so much
     :raises LeaseLost: if the run was given up before; the call has then been settled late, by one adjustment
     """
     host = _machine(access)
@@ -215,6 +216,8 @@ def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
         return run
     if report.usage is not None:
         require_possible(run, report.usage)
+    if storage.size_of(report.text, report.content) > stored_bytes.of_report_at_most(run):
+        raise FieldError(pointer="/output", reason=f"{run.max_tokens} tokens do not make so long an answer.")
     settlement.write([_plan(run, attempt, host, report, now=database_now())])
     run.refresh_from_db()
     if run.epoch != epoch:

@@ -110,6 +110,9 @@ class Run(models.Model):
     not_before = models.DateTimeField(null=True)
     deadline_at = models.DateTimeField()
     chunk_count = models.PositiveIntegerField(default=0)
+    # What the organization's count of stored bytes has of the run, and what its events will add to it at the end.
+    stored_bytes = models.PositiveBigIntegerField(default=0)
+    event_bytes = models.PositiveBigIntegerField(default=0)
 
     output_text = models.TextField(blank=True)
     output_content = models.JSONField(default=list)

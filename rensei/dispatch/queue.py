@@ -18,7 +18,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.jobs import report_row
 from rensei.core.transactions import durable
-from rensei.dispatch import fair_order
+from rensei.dispatch import fair_order, stored_bytes
 from rensei.dispatch.fair_order import Choice
 from rensei.dispatch.models import Attempt, Run, RunChunk, Turn
 
@@ -149,11 +149,17 @@ def open_attempt(run: Run, *, credential_id: str, credential_version: int, input
 
 
 def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
-    """Append an event for those who watch the run. False where the lease was lost."""
+    """
+    Append an event for those who watch the run. False where the lease was lost.
+
+    A run whose events are as long as its answer may become has no more of them: its end brings the whole answer.
+    """
+    size = stored_bytes.of_event(data)
     with durable():
         held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING)
-        if not held.update(chunk_count=F("chunk_count") + 1):
-            return False
+        has_room = held.filter(event_bytes__lte=stored_bytes.of_answer_at_most(run) - size)
+        if not has_room.update(chunk_count=F("chunk_count") + 1, event_bytes=F("event_bytes") + size):
+            return held.exists()
         # A machine may send two at once, so the number is the one that this update gave.
         run.refresh_from_db(fields=["chunk_count"])
         RunChunk.objects.create(run=run, seq=run.chunk_count, kind=kind, data=data)

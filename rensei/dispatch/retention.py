@@ -5,10 +5,13 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.db.models import F
 
 from rensei.core import jobs
 from rensei.core.clock import database_now
+from rensei.core.transactions import durable
 from rensei.dispatch.models import Run, RunInput
+from rensei.orgs import storage
 
 BATCH = 100
 
@@ -26,10 +29,15 @@ def drop_old_images() -> None:
 
 
 def _drop_images(run_id: str, *, now: datetime) -> None:
-    found = RunInput.objects.get(run_id=run_id)
-    found.body = {**found.body, "messages": [_without_images(message) for message in found.body["messages"]]}
-    found.has_images, found.images_dropped_at = False, now
-    found.save(update_fields=["body", "has_images", "images_dropped_at"])
+    with durable():
+        found = RunInput.objects.select_related("run").get(run_id=run_id, has_images=True)
+        before = storage.size_of(found.body)
+        found.body = {**found.body, "messages": [_without_images(message) for message in found.body["messages"]]}
+        found.has_images, found.images_dropped_at = False, now
+        found.save(update_fields=["body", "has_images", "images_dropped_at"])
+        freed = before - storage.size_of(found.body)
+        Run.objects.filter(id=run_id).update(stored_bytes=F("stored_bytes") - freed)
+        storage.change({found.run.org_id: (-freed, 0)})
 
 
 def holds_images(messages: list[dict[str, Any]]) -> bool:

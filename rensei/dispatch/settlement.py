@@ -26,7 +26,7 @@ from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart
-from rensei.dispatch import own_entries, token_rate
+from rensei.dispatch import own_entries, stored_bytes, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.serving import Served, find_served
@@ -144,8 +144,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
         lines = billing.record_charges(charges)
-        _total([settlement.run for settlement in plans], new=lines, late=late)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
+        stored_bytes.count_ends(runs, sizes=ended)
+        _total([settlement.run for settlement in plans], new=lines, late=late)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
         _tell(runs)
@@ -175,11 +176,21 @@ def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
     logger.error("settlement_left_to_the_reaper")
 
 
-def _end_runs(plans: Sequence[SettlementPlan]) -> set[str]:
-    """End the runs that are still ours to end, and name them."""
-    watched = [_end_of(plan, chunk_count=F("chunk_count") + 2) for plan in plans if plan.run.has_events]
-    others = [_end_of(plan) for plan in plans if not plan.run.has_events]
-    return {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
+def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
+    """End the runs that are still ours to end, and name them, each with the bytes that its end adds."""
+    watched, others, sizes = [], [], {}
+    for plan in plans:
+        assert plan.end is not None
+        size = sizes[plan.run.id] = stored_bytes.of_end(
+            plan.run, text=plan.end.text, content=plan.end.content, error=plan.end.error
+        )
+        if plan.run.has_events:
+            stored = F("stored_bytes") + F("event_bytes") + size
+            watched.append(_end_of(plan, chunk_count=F("chunk_count") + 2, stored_bytes=stored))
+        else:
+            others.append(_end_of(plan, stored_bytes=size))
+    ended = {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
+    return {run_id: sizes[run_id] for run_id in ended}
 
 
 def _end_of(settlement: SettlementPlan, **more: Any) -> Row:

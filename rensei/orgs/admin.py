@@ -19,9 +19,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from rensei.core.errors import FieldError
-from rensei.orgs import entering
+from rensei.orgs import entering, storage
 from rensei.orgs.access import record_operator
-from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, User
+from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, StoredBytes, User
 from rensei.orgs.services import insert_org, is_last_owner, revoke_tokens
 from rensei.orgs.shapes import clean_slug
 
@@ -197,6 +197,37 @@ class OrgAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """The ledger outlives everything, so an organization is never deleted."""
         return False
+
+
+@admin.register(StoredBytes)
+class StoredBytesAdmin(AuditedAdmin):
+    """What each organization stores, with its limit. The counts are changed by what is stored alone."""
+
+    list_display = ["org", "used_mib", "held_mib", "limit"]
+    list_select_related = ["org"]
+    search_fields = ["org__slug", "org__name"]
+    ordering = ["-used", "org"]
+    fields = ["org", "used_mib", "held_mib", "limit_mib"]
+    readonly_fields = ["org", "used_mib", "held_mib"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Each organization is made with its row."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description="Used, MiB", ordering="used")
+    def used_mib(self, row: StoredBytes) -> str:
+        return f"{row.used / storage.MIB:,.1f}"
+
+    @admin.display(description="Held by runs under way, MiB", ordering="held")
+    def held_mib(self, row: StoredBytes) -> str:
+        return f"{row.held / storage.MIB:,.1f}"
+
+    @admin.display(description="Limit, MiB")
+    def limit(self, row: StoredBytes) -> str:
+        return f"{storage.storage_of(row).limit // storage.MIB:,}"
 
     def save_model(self, request: HttpRequest, obj: Org, form: Any, change: bool) -> None:
         if change:

@@ -356,3 +356,22 @@ class KillSwitch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.target}"
+
+
+class StoredBytes(models.Model):
+    """How many bytes an organization stores, what its runs under way may still write, and its limit."""
+
+    org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="stored_bytes")
+    used = models.BigIntegerField(default=0)
+    held = models.BigIntegerField(default=0)
+    limit_mib = models.PositiveIntegerField(
+        "limit, MiB", null=True, blank=True, help_text="Empty: the server's default; 0: nothing more is stored"
+    )
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "stored bytes"
+
+    def __str__(self) -> str:
+        return str(self.org_id)

@@ -14,7 +14,7 @@ from rensei.core.transactions import assert_open, durable
 from rensei.orgs import networks, signals, token_tree
 from rensei.orgs import scopes as token_scopes
 from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
-from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, User
+from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, StoredBytes, User
 from rensei.orgs.shapes import clean_name, clean_slug
 
 HINT_LENGTH = 4
@@ -43,6 +43,7 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
             org = Org.objects.create(name=name, slug=slug)
     except IntegrityError as fault:
         raise AlreadyExists(what=f"An organization with the slug '{slug}'") from fault
+    StoredBytes.objects.create(org=org)
     membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
     access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
     record(access, "org.created", object_id=org.id, name=name, slug=slug)

@@ -43,6 +43,7 @@ class WorkflowVersion(models.Model):
     number = models.PositiveIntegerField()
     document = models.TextField()
     nodes = models.JSONField()
+    stored_bytes = models.PositiveBigIntegerField(default=0)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -78,6 +79,7 @@ class WorkflowRun(models.Model):
     host = models.ForeignKey(Host, models.SET_NULL, null=True, related_name="+")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     input = models.JSONField(null=True)
+    stored_bytes = models.PositiveBigIntegerField(default=0)
     state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
     cancel_requested_at = models.DateTimeField(null=True)
     cancelled_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -19,10 +19,11 @@ from rensei.core.transactions import durable
 from rensei.dispatch.admission import IDEMPOTENCY_KEPT, IdempotencyKeyReused
 from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs import services as orgs
+from rensei.orgs import storage
 from rensei.orgs.access import Access, record
 from rensei.orgs.models import Project
 from rensei.orgs.scopes import Scope
-from rensei.workflows import execution
+from rensei.workflows import execution, stored_bytes
 from rensei.workflows.documents import Document, Node, read_document, wanted_input
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVersion
 from rensei.workflows.reading import Fault, WorkflowInvalid
@@ -104,6 +105,7 @@ def apply_document(
     read = read_document(document)
     _check_profiles(access, read, project)
     with durable():
+        _take_room(access, read)
         workflow, created = Workflow.objects.select_for_update().get_or_create(
             org=access.org, name=read.name, defaults={"project": project}
         )
@@ -125,6 +127,7 @@ def change_document(access: Access, workflow: Workflow, document: str | dict[str
     _check_profiles(access, read, workflow.project)
     try:
         with durable():
+            _take_room(access, read)
             current: Workflow = Workflow.objects.for_org(access.org).select_for_update().get(id=workflow.id)
             if current.name != read.name:
                 current.name = read.name
@@ -156,6 +159,7 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     Run the newest version of a workflow, or give back the workflow run that the same Idempotency-Key made.
 
     :raises InputRequired: if it refers to an input that is not given
+    :raises StorageLimitReached: if there is no room for it
     """
     access.require_writer()
     digest = _digest(workflow, given)
@@ -174,10 +178,12 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
         host=access.host,
         created_by=access.user,
         input=given,
+        stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(nodes)),
         created_at=now,
     )
     try:
         with durable():
+            storage.take(access.org.pk, stored=workflow_run.stored_bytes)
             if idempotency_key:
                 keys = IdempotencyKey.objects.for_org(access.org).filter(key=idempotency_key)
                 keys.filter(created_at__lt=now - IDEMPOTENCY_KEPT).delete()
@@ -239,6 +245,7 @@ def _require_reach(access: Access, workflow: Workflow) -> None:
 def _add_version(access: Access, workflow: Workflow, read: Document) -> None:
     newest = workflow.versions.filter(number=workflow.version).first()
     if newest is not None and newest.document == read.source.text:
+        storage.change({access.org.pk: (-stored_bytes.of_document(read), 0)})
         return
     workflow.version += 1
     workflow.updated_at = timezone.now()
@@ -246,10 +253,20 @@ def _add_version(access: Access, workflow: Workflow, read: Document) -> None:
         number=workflow.version,
         document=read.source.text,
         nodes=[node.as_dict() for node in read.nodes],
+        stored_bytes=stored_bytes.of_document(read),
         created_by=access.user,
     )
     workflow.save(update_fields=["version", "updated_at"])
     record(access, "workflow.applied", object_id=workflow.id, name=workflow.name, version=workflow.version)
+
+
+def _take_room(access: Access, read: Document) -> None:
+    """
+    Count a new version of a document. If it turns out to be the same as the newest, its bytes are given back.
+
+    :raises StorageLimitReached: if there is no room for it
+    """
+    storage.take(access.org.pk, stored=stored_bytes.of_document(read))
 
 
 def _check_profiles(access: Access, read: Document, project: Project | None) -> None:

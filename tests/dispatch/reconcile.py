@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from billing.models import CostEvent, Hold, SharedUsage, UsageDaily
+from rensei import worker
 from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
 
@@ -12,8 +13,10 @@ from rensei.dispatch.models import Attempt, Run
 def assert_explained(simulator: Any) -> None:
     """
     Every call upstream has exactly one attempt and one charge; the charges beyond the calls are attempts
-    that nobody saw and that were never sent; tokens agree but on lines that say they are estimates.
+    that nobody saw and that were never sent; tokens agree but on lines that say they are estimates. The bytes that
+    are counted for each organization are those that are stored.
     """
+    assert worker.count_stored_bytes() == {}
     assert [str(difference) for difference in audit.differences()] == []
     assert list(unexplained(simulator.requests())) == []
 

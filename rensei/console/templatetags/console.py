@@ -19,6 +19,7 @@ from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.usage import Usage
+from rensei.orgs.storage import Storage
 
 register = template.Library()
 CENT = Decimal("0.01")
@@ -220,6 +221,12 @@ def budget_percent(budget: Budget) -> int:
     """How much of the budget is used or held."""
     taken = max(0, budget.used + budget.held)
     return min(100, round(100 * taken / budget.limit)) if budget.limit else 100
+
+
+@register.filter
+def storage_percent(storage: Storage) -> int:
+    """How much of what the organization may store is used or held."""
+    return min(100, round(100 * (storage.used + storage.held) / storage.limit)) if storage.limit else 100
 
 
 @register.filter

@@ -15,6 +15,7 @@ from rensei.console.access import PageRequest, page
 from rensei.core import csv_file
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.orgs import storage
 from rensei.orgs.models import Org
 
 PERIODS = (7, 30, 90)
@@ -50,6 +51,7 @@ def usage(request: PageRequest) -> HttpResponse:
         "quota": quota,
         "quota_label": f"{quota.used} of {quota.limit} shared runs used",
         "budget": budget.budget_of(org, now),
+        "storage": storage.read(org.pk),
         "metered": is_metered_enabled(org.pk),
         "profiles": by["profile"][:TOP],
         "projects": by["project"][:TOP],

@@ -1,0 +1,178 @@
+"""
+How many bytes each organization stores, and the limit that operators set.
+
+One row counts for an organization: `used` is what it stores, `held` what its runs under way may still write. Both are
+changed in the transaction that writes what they count, so a process that dies leaves neither without the other. A write
+that needs room is let in by one conditional UPDATE; what ends or is deleted is never refused. `reconcile` compares the
+rows with what is stored.
+
+Lock order, so that no two transactions wait for each other: this row before those of budgets and quotas, and the rows
+of several organizations in the order of their ids.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce
+
+from rensei.core.errors import RenseiError
+from rensei.core.transactions import assert_open, durable, snapshot
+from rensei.core.unknown import note_unknown
+from rensei.orgs.models import Org, StoredBytes
+
+MIB = 1024 * 1024
+# About what the row of a run takes beside its texts, with its attempt, its ledger line and their indexes.
+ROW_BYTES = 2048
+
+# What one kind of rows stores by organization: the bytes, and those that are held.
+Sums = Callable[[], Mapping[str, tuple[int, int]]]
+
+logger = structlog.get_logger(__name__)
+
+
+class StorageLimitReached(RenseiError):
+    """The organization stores as many bytes as its operators allow it."""
+
+    code = "STORAGE_LIMIT_REACHED"
+    status = 403
+    title = "Storage limit reached"
+    message = (
+        "The organization stores {used} MiB and its runs under way may write {held} MiB more, of the {limit} MiB that "
+        "it may store. Delete workflows or long profiles that are not needed, or ask your Rensei operator for a higher "
+        "limit."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """What an organization stores, what its runs under way may still write, and what it may store, in bytes."""
+
+    used: int
+    held: int
+    limit: int
+
+    def require_room(self) -> None:
+        """
+        Judge what was read, for a preview and for calls that store a row each. `take` judges what is written.
+
+        :raises StorageLimitReached: if nothing is left
+        """
+        if self.used + self.held >= self.limit:
+            raise self.refusal()
+
+    def refusal(self) -> StorageLimitReached:
+        return StorageLimitReached(
+            used=self.used // MIB,
+            held=-(-self.held // MIB),
+            limit=self.limit // MIB,
+            extra={"usedBytes": self.used, "heldBytes": self.held, "limitBytes": self.limit},
+        )
+
+
+def take(org_id: str, *, stored: int, held: int = 0) -> None:
+    """
+    Count what the caller's transaction is about to write, if there is room for it.
+
+    :raises StorageLimitReached: if there is not; then nothing is counted
+    """
+    assert_open()
+    if not (_take(org_id, stored, held) or (_make_row(org_id) and _take(org_id, stored, held))):
+        raise read(org_id).refusal()
+
+
+def change(changes: Mapping[str, tuple[int, int]]) -> None:
+    """Count by organization what was stored and held in the caller's transaction, or was let go of. It has been let
+    in before, so it is not refused."""
+    assert_open()
+    rows = [(used, held, org_id) for org_id, (used, held) in sorted(changes.items()) if used or held]
+    if not rows:
+        return
+    with connection.cursor() as cursor:
+        # One way to the server for all of them.
+        cursor.executemany(_CHANGE, rows)
+        if cursor.rowcount == len(rows):
+            return
+    missing = [row for row in rows if _make_row(row[2])]
+    with connection.cursor() as cursor:
+        cursor.executemany(_CHANGE, missing)
+
+
+def read(org_id: str) -> Storage:
+    row = StoredBytes.objects.filter(org_id=org_id).first()
+    return storage_of(row)
+
+
+def storage_of(row: StoredBytes | None) -> Storage:
+    """Read an organization's row. One that has stored nothing yet may have none."""
+    if row is None:
+        return Storage(used=0, held=0, limit=settings.RENSEI_ORG_STORAGE_MIB * MIB)
+    limit = settings.RENSEI_ORG_STORAGE_MIB if row.limit_mib is None else row.limit_mib
+    return Storage(used=row.used, held=row.held, limit=limit * MIB)
+
+
+def size_of(*values: Any) -> int:
+    """Count the bytes of texts, and of other values as JSON."""
+    return sum(_size(value) for value in values)
+
+
+def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
+    """
+    Compare what is counted with what is stored, tell of each difference, and mend it.
+
+    All is read as it was at one moment. A difference is added to the row, which others may have changed since, because
+    whatever they wrote they counted too. Returns the differences by organization.
+    """
+    with snapshot():
+        counted = {org_id: (used, held) for org_id, used, held in StoredBytes.objects.values_list("org", "used", "held")}
+        stored: dict[str, tuple[int, int]] = {}
+        for source in sources:
+            for org_id, (used, held) in source().items():
+                before = stored.get(org_id, (0, 0))
+                stored[org_id] = before[0] + used, before[1] + held
+    differences = {}
+    for org_id in sorted(counted.keys() | stored.keys()):
+        is_now, was = stored.get(org_id, (0, 0)), counted.get(org_id, (0, 0))
+        if is_now != was:
+            differences[org_id] = is_now[0] - was[0], is_now[1] - was[1]
+    for org_id, (used, held) in differences.items():
+        logger.warning("stored_bytes_differ", org_id=org_id, used=used, held=held)
+        note_unknown("stored_bytes", org_id)
+    with durable():
+        change(differences)
+    return differences
+
+
+def _take(org_id: str, stored: int, held: int) -> bool:
+    limit = Coalesce(F("limit_mib"), Value(settings.RENSEI_ORG_STORAGE_MIB)) * MIB
+    row = StoredBytes.objects.filter(org_id=org_id, used__lte=limit - F("held") - (stored + held))
+    return bool(row.update(used=F("used") + stored, held=F("held") + held))
+
+
+def _make_row(org_id: str) -> bool:
+    """Make the row of an organization, and tell whether it had none."""
+    if StoredBytes.objects.filter(org_id=org_id).exists() or not Org.objects.filter(id=org_id).exists():
+        return False
+    StoredBytes.objects.bulk_create([StoredBytes(org_id=org_id)], ignore_conflicts=True)
+    return True
+
+
+_CHANGE = "UPDATE orgs_storedbytes SET used = used + %s, held = held + %s WHERE org_id = %s"
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode(errors="surrogatepass"))
+    if value is None:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        # It has an integer of more than 64 bits, or half of a character.
+        return len(json.dumps(value))
