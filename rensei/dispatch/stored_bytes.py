@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.db.models import BigIntegerField, Case, F, Sum, When
+from django.db.models import BigIntegerField, Case, Sum, When
+from django.db.models.functions import Cast
 
 from rensei.core.errors import StoredError
 from rensei.core.limits import limit
@@ -24,13 +25,13 @@ ANSWER_BYTES_PER_TOKEN = limit(
     32,
     "bytes for each token of its output limit, and 16 KiB",
     what="Events of a run that are stored for those who watch it",
-    told="those who watch: no more pieces of the answer come, and the whole of it with its end",
+    told="the run: its events have no more pieces of the answer, and its end has the whole",
 )
 REPORTED_BYTES_FIXED = limit(
     1024 * 1024,
     "bytes",
     what="Answer that a machine reports, beside 64 bytes for each token of the run's output limit",
-    told="the machine: 400 `VALIDATION_FAILED` with the field",
+    told="the caller: 400 `VALIDATION_FAILED` with the field",
 )
 # An answer is stored as a text, as the blocks that it came in, and as the events of those who watch.
 COPIES = 3
@@ -82,7 +83,7 @@ def held(run: Run) -> int:
 
 def by_org() -> Mapping[str, tuple[int, int]]:
     """Add up what each organization's runs store, and what those that have not ended may still write."""
-    may_write = COPIES * (ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * F("max_tokens"))
+    may_write = COPIES * (ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * Cast("max_tokens", BigIntegerField()))
     is_live = When(state__in=[Run.State.QUEUED, Run.State.RUNNING], via=Run.Via.QUEUE, then=may_write)
     of_live = Sum(Case(is_live, default=0, output_field=BigIntegerField()))
     sums = Run.objects.values_list("org_id").annotate(used=Sum("stored_bytes"), held=of_live)

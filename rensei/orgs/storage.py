@@ -19,8 +19,8 @@ import orjson
 import structlog
 from django.conf import settings
 from django.db import connection
-from django.db.models import F, Value
-from django.db.models.functions import Coalesce
+from django.db.models import BigIntegerField, F, Value
+from django.db.models.functions import Cast, Coalesce
 
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open, durable, snapshot
@@ -88,8 +88,11 @@ def take(org_id: str, *, stored: int, held: int = 0) -> None:
 
 
 def change(changes: Mapping[str, tuple[int, int]]) -> None:
-    """Count by organization what was stored and held in the caller's transaction, or was let go of. It has been let
-    in before, so it is not refused."""
+    """
+    Count by organization what the caller's transaction has stored and held, or has let go of.
+
+    It was let in before, or makes room, so it is not refused.
+    """
     assert_open()
     rows = [(used, held, org_id) for org_id, (used, held) in sorted(changes.items()) if used or held]
     if not rows:
@@ -150,7 +153,7 @@ def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
 
 
 def _take(org_id: str, stored: int, held: int) -> bool:
-    limit = Coalesce(F("limit_mib"), Value(settings.RENSEI_ORG_STORAGE_MIB)) * MIB
+    limit = Cast(Coalesce(F("limit_mib"), Value(settings.RENSEI_ORG_STORAGE_MIB)), BigIntegerField()) * MIB
     row = StoredBytes.objects.filter(org_id=org_id, used__lte=limit - F("held") - (stored + held))
     return bool(row.update(used=F("used") + stored, held=F("held") + held))
 

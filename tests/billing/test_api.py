@@ -374,6 +374,7 @@ class TestEntitlements:
             "meteredEnabled": True,
             "shared": {"used": 1, "limit": 7, "resetsAt": midnight},
             "budget": None,
+            "storage": {"usedBytes": 0, "heldBytes": 0, "limitBytes": 102_400 * 1024 * 1024},
         }
 
     def test_begins_with_the_platforms_defaults(self, api_as: ApiAs, ada: User, acme: Org) -> None:

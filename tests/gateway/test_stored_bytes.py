@@ -47,11 +47,11 @@ def test_a_call_is_refused_for_good_where_the_limit_is_reached(ask: Any, byok: A
     assert simulator.requests() == []
 
 
-def test_a_call_that_is_under_way_goes_on_when_the_limit_is_reached(ask: Any, byok: Any) -> None:
+def test_a_call_whose_judgement_is_older_than_the_limit_is_settled_and_counted(ask: Any, byok: Any) -> None:
     assert ask(message()).status == 200
     StoredBytes.objects.update(limit_mib=0)
 
-    wait_until(lambda: ask(message()).status == 403, what="the refusal of the next call")
+    wait_until(lambda: ask(message()).status == 403, what="the refusal of a call with a newer judgement")
 
     settled()
     assert set(Run.objects.values_list("state", flat=True)) == {"SUCCEEDED"}

@@ -16,7 +16,7 @@ ORGS = """
         + COALESCE((SELECT SUM(stored_bytes) FROM workflows_workflowrun r WHERE r.org_id = orgs_storedbytes.org_id), 0)
         + COALESCE((SELECT SUM(v.stored_bytes) FROM workflows_workflowversion v
             JOIN workflows_workflow w ON w.id = v.workflow_id WHERE w.org_id = orgs_storedbytes.org_id), 0),
-    held = COALESCE((SELECT SUM(3 * (16384 + 32 * max_tokens)) FROM dispatch_run r
+    held = COALESCE((SELECT SUM(3 * (16384 + 32 * CAST(max_tokens AS BIGINT))) FROM dispatch_run r
         WHERE r.org_id = orgs_storedbytes.org_id AND r.state IN ('QUEUED', 'RUNNING') AND r.via = 'queue'), 0)
 """
 
