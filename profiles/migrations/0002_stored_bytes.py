@@ -7,9 +7,7 @@ MEASURE = "UPDATE profiles_modelprofile SET stored_bytes = 2048 + {system} + {pr
 
 def measure(apps, schema_editor):
     size = "octet_length({}::text)" if schema_editor.connection.vendor == "postgresql" else "LENGTH(CAST({} AS BLOB))"
-    schema_editor.execute(
-        MEASURE.format(system=size.format("system"), provider_config=size.format("provider_config"))
-    )
+    schema_editor.execute(MEASURE.format(system=size.format("system"), provider_config=size.format("provider_config")))
 
 
 class Migration(migrations.Migration):

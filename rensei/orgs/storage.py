@@ -133,7 +133,9 @@ def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
     whatever they wrote they counted too. Returns the differences by organization.
     """
     with snapshot():
-        counted = {org_id: (used, held) for org_id, used, held in StoredBytes.objects.values_list("org", "used", "held")}
+        counted = {
+            org_id: (used, held) for org_id, used, held in StoredBytes.objects.values_list("org", "used", "held")
+        }
         stored: dict[str, tuple[int, int]] = {}
         for source in sources:
             for org_id, (used, held) in source().items():

@@ -22,8 +22,8 @@ from rensei.core.secret import Secret
 from rensei.dispatch import admission, queue, reaper, retention, stored_bytes
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk, RunInput
 from rensei.dispatch.requests import DispatchRequest, messages_from
-from rensei.orgs import storage
 from rensei.orgs import services as orgs
+from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, StoredBytes, User
 from rensei.orgs.storage import MIB, StorageLimitReached
@@ -31,7 +31,8 @@ from rensei.workflows.models import Workflow, WorkflowRun
 from tests.attacks import sized
 from tests.dispatch.dying_worker import plant_death
 from tests.dispatch.reconcile import assert_explained
-from tests.dispatch.test_leases import Machine, dispatch as dispatch_to_machine, machine, make_machine
+from tests.dispatch.test_leases import Machine, machine, make_machine
+from tests.dispatch.test_leases import dispatch as dispatch_to_machine
 from tests.dying import die_at
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -183,9 +184,7 @@ class TestARun:
         assert Run.objects.count() == 2
 
     @pytest.mark.parametrize("point", ["mid-stream", "before-the-settlement-commits", "after-the-settlement"])
-    def test_whose_worker_is_killed_is_counted_once(
-        self, ready: Any, dispatch: Any, work: Any, point: str
-    ) -> None:
+    def test_whose_worker_is_killed_is_counted_once(self, ready: Any, dispatch: Any, work: Any, point: str) -> None:
         dispatch("[[reply 60 words]] Tell me of the sea. [[slow 0.01]]")
 
         die_at(point, plant=plant_death)
