@@ -1,8 +1,10 @@
 """How people get into an organization: a link, mailed to their address, that works once and for seven days."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 
 import structlog
@@ -14,10 +16,12 @@ from django.template.loader import render_to_string
 
 from rensei.core import mails
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import NotFound, NotPermitted, RateLimited, RenseiError
+from rensei.core.limits import limit
+from rensei.core.rates import rates
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs import token_tree
+from rensei.orgs import kill_switches, token_tree
 from rensei.orgs.access import Access, record, token_digest
 from rensei.orgs.models import MANAGERS, Invitation, Membership, Org, Role, User
 from rensei.orgs.people import insert_person
@@ -25,6 +29,13 @@ from rensei.orgs.services import clean_role, require_owner_for_owners, require_w
 from rensei.orgs.shapes import clean_email
 
 LIFETIME = timedelta(days=7)
+MAILS_MAX = limit(
+    100,
+    "mails in an hour",
+    what="Invitations that an organization sends, by all who may invite",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+)
+MAILS_SECONDS = 3600
 # These write mail to the terminal or nowhere, so that nobody would get a link.
 UNDELIVERED = {"django.core.mail.backends.console.EmailBackend", "django.core.mail.backends.dummy.EmailBackend"}
 
@@ -37,7 +48,10 @@ class InvitationInvalid(RenseiError):
     code = "INVITATION_NOT_VALID"
     status = 410
     title = "Invitation not valid"
-    message = "{reason} Ask an owner or admin of the organization for a new one."
+    message = "{reason} {step}"
+
+    def __init__(self, *, reason: str, step: str = "Ask an owner or admin of the organization for a new one.") -> None:
+        super().__init__(reason=reason, step=step)
 
 
 class AlreadyMember(RenseiError):
@@ -88,11 +102,16 @@ def invite(access: Access, *, email: str, role: str) -> Sent:
     :raises NotPermitted: if the caller may not give that role
     :raises AlreadyMember: if a member has that address
     :raises AlreadyInvited: if an invitation to it is open
+    :raises OrgSuspended: if operators have suspended the organization
+    :raises RateLimited: if the organization has had too many mailed
     """
     _require_inviter(access, role)
     email = clean_email(email)
     if Membership.objects.for_org(access.org).filter(user__email=email).exists():
         raise AlreadyMember(email=email)
+    if _open(access.org).filter(email=email, expires_at__gt=database_now()).exists():
+        raise AlreadyInvited(email=email)
+    _spend_mail(access.org)
     now, plain = database_now(), _new_secret()
     with durable():
         # One that has expired makes room. One that is open is sent anew by its own button.
@@ -119,8 +138,11 @@ def resend(access: Access, invitation: Invitation) -> Sent:
     Mail a new link for another seven days, which ends the earlier one. Whoever sends it vouches for it from now on.
 
     :raises NotFound: if the invitation was accepted or revoked meanwhile
+    :raises OrgSuspended: if operators have suspended the organization
+    :raises RateLimited: if the organization has had too many mailed
     """
     _require_inviter(access, invitation.role)
+    _spend_mail(access.org)
     now, plain = database_now(), _new_secret()
     with durable():
         terms = _terms(plain, now)
@@ -176,6 +198,7 @@ def find(*, digest: str) -> Invitation:
         raise InvitationInvalid(reason="This invitation has expired: it was good for seven days.")
     if not found.mailed and are_mailed():
         raise InvitationInvalid(reason="This link never went to the invited address by mail.")
+    _require_running(found.org)
     invitation: Invitation = found
     return invitation
 
@@ -221,11 +244,11 @@ def accept_as_newcomer(invitation: Invitation, *, name: str, password: Secret, a
 
 
 def accept_all(user: User, *, address: str | None) -> None:
-    """Let a person whose address was proven take every place that is kept for it."""
+    """Let a person whose address was proven take every place that is kept for it and can be taken."""
     now = database_now()
     kept = _vouched(Invitation.objects.filter(email=user.email, accepted_at=None, revoked_at=None))
     for invitation in kept.filter(expires_at__gt=now, vouched=True).select_related("org"):
-        with durable():
+        with suppress(InvitationInvalid, AlreadyMember), durable():
             _join(invitation, user, address)
 
 
@@ -237,11 +260,14 @@ def await_somebody(email: str) -> bool:
 
 def _join(invitation: Invitation, user: User, address: str | None) -> Membership:
     assert_open()
+    # Whoever removes a member or changes a role holds this row. Who invited is looked at again when that has ended.
+    Org.objects.select_for_update(no_key=True).get(pk=invitation.org_id)
+    _require_running(invitation.org)
     # The update decides which of two answers at the same moment counts.
     waiting = Invitation.objects.filter(
         pk=invitation.pk, digest=invitation.digest, accepted_at=None, revoked_at=None, expires_at__gt=database_now()
     )
-    if not waiting.update(accepted_at=database_now(), accepted_by=user):
+    if not _vouched(waiting).filter(vouched=True).update(accepted_at=database_now(), accepted_by=user):
         raise InvitationInvalid(reason="This invitation was answered in the meantime.")
     try:
         with transaction.atomic():
@@ -255,9 +281,30 @@ def _join(invitation: Invitation, user: User, address: str | None) -> Membership
 
 
 def _require_inviter(access: Access, role: str) -> None:
+    """:raises NotPermitted: also for an operator who has entered for a time, and may leave no one behind"""
     access.require_manager()
     require_whole_org(access)
     require_owner_for_owners(access, clean_role(role))
+    if access.membership.ends_at is not None:
+        raise NotPermitted
+    kill_switches.require_not_suspended(access.org)
+
+
+def _require_running(org: Org) -> None:
+    """:raises InvitationInvalid: if operators have suspended the organization; why is its members' affair"""
+    if kill_switches.suspension_of(org) is not None:
+        raise InvitationInvalid(
+            reason="The organization is suspended, and takes in no members.",
+            step="Open the link again when its operator has resumed it.",
+        )
+
+
+def _spend_mail(org: Org) -> None:
+    """:raises RateLimited: if the organization has sent as many invitations as it may within an hour"""
+    window = rates.count_exactly(f"invitations:{org.pk}", seconds=MAILS_SECONDS)
+    if window.total > MAILS_MAX:
+        seconds = max(1, ceil(window.ends_at - rates.timer()))
+        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
 
 
 def _open(org: Org) -> QuerySet[Invitation]:
@@ -270,7 +317,9 @@ def _vouched(invitations: QuerySet[Invitation]) -> QuerySet[Any]:
 
     Somebody who may no longer let people in must not do so by a link that they kept.
     """
-    inviters = Membership.objects.filter(org=OuterRef("org"), user=OuterRef("invited_by"), user__is_active=True)
+    inviters = Membership.objects.filter(
+        org=OuterRef("org"), user=OuterRef("invited_by"), user__is_active=True, ends_at=None
+    )
     by_owner = Exists(inviters.filter(role=Role.OWNER))
     by_manager = Exists(inviters.filter(role__in=MANAGERS))
     return invitations.annotate(vouched=Case(When(role=Role.OWNER, then=by_owner), default=by_manager))

@@ -9,12 +9,13 @@ from django.core import mail
 from django.test import Client
 
 from rensei.core.clock import database_now
-from rensei.core.errors import FieldError, NotFound, NotPermitted
+from rensei.core.errors import FieldError, NotFound, NotPermitted, RateLimited
 from rensei.core.later import later
 from rensei.core.secret import Secret
-from rensei.orgs import invitations, services
+from rensei.orgs import invitations, kill_switches, services
 from rensei.orgs.access import for_token, token_digest
 from rensei.orgs.invitations import AlreadyInvited, AlreadyMember, InvitationInvalid
+from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.models import AuditEvent, Host, Invitation, Membership, Role, User
 from rensei.orgs.throttling import SignInThrottle
 
@@ -138,6 +139,99 @@ class TestInvite:
             invitations.invite(access_of(alan), email=ZOE, role=Role.OWNER)
 
 
+class TestASuspendedOrganization:
+    @pytest.fixture
+    def suspended(self, acme, grace):
+        def suspend():
+            return kill_switches.stop(
+                operator=grace, kind="organization", target=acme.pk, reason="Fraud by Mallory.", org=acme
+            )
+
+        return suspend
+
+    def test_invites_nobody(self, access, suspended):
+        sent = invitations.invite(access, email=ZOE, role=Role.MEMBER)
+        suspended()
+        mails = len(mail.outbox)
+
+        with pytest.raises(OrgSuspended):
+            invitations.invite(access, email="yan@acme.test", role=Role.MEMBER)
+        with pytest.raises(OrgSuspended):
+            invitations.resend(access, sent.invitation)
+
+        assert len(mail.outbox) == mails
+        invitations.revoke(access, sent.invitation)
+
+    def test_takes_nobody_in_until_it_is_resumed_and_does_not_say_why(self, link, suspended, grace):
+        switch = suspended()
+
+        page = follow(link, form=NEWCOMER)
+        assert page.status_code == 410
+        assert "Mallory" not in page.content.decode()
+        assert "when its operator has resumed it" in page.content.decode()
+        assert not User.objects.filter(email=ZOE).exists()
+
+        kill_switches.resume(switch, operator=grace)
+        assert follow(link, form=NEWCOMER).status_code == 302
+
+    def test_takes_nobody_in_whose_page_was_open(self, access, link, suspended):
+        found = invitations.find(digest=Invitation.objects.get().digest)
+        suspended()
+
+        with pytest.raises(InvitationInvalid):
+            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
+
+
+class TestTheRateOfAnOrganization:
+    def test_holds_for_all_who_may_invite_and_for_resending(self, acme, access, alan, access_of, eve, monkeypatch):
+        monkeypatch.setattr(invitations, "MAILS_MAX", 3)
+        first = invitations.invite(access, email="one@acme.test", role=Role.MEMBER)
+        invitations.invite(access_of(alan), email="two@acme.test", role=Role.MEMBER)
+        invitations.resend(access, first.invitation)
+        mails = len(mail.outbox)
+
+        with pytest.raises(RateLimited) as refused:
+            invitations.invite(access_of(alan), email="three@acme.test", role=Role.MEMBER)
+        with pytest.raises(RateLimited):
+            invitations.resend(access, first.invitation)
+
+        assert 0 < refused.value.extra["retryAfter"] <= 3600
+        assert len(mail.outbox) == mails
+        assert Invitation.objects.count() == 2
+        invitations.invite(access_of(eve, "evil"), email="four@acme.test", role=Role.MEMBER)
+
+    def test_is_not_spent_by_what_is_refused(self, access, mia, monkeypatch):
+        monkeypatch.setattr(invitations, "MAILS_MAX", 2)
+        invitations.invite(access, email=ZOE, role=Role.MEMBER)
+        for email in (ZOE, mia.email, "no address"):
+            with pytest.raises((AlreadyInvited, AlreadyMember, FieldError)):
+                invitations.invite(access, email=email, role=Role.MEMBER)
+
+        invitations.invite(access, email="yan@acme.test", role=Role.MEMBER)
+
+
+class TestAnOperatorWhoEnteredForATime:
+    def test_lets_nobody_in(self, acme, grace, access_of):
+        """Otherwise who came for an hour could leave somebody behind for ever."""
+        Membership.objects.create(org=acme, user=grace, role=Role.OWNER, ends_at=database_now() + timedelta(hours=1))
+
+        with pytest.raises(NotPermitted):
+            invitations.invite(access_of(grace), email=ZOE, role=Role.MEMBER)
+
+
+class TestPlacesOfAProvenAddress:
+    def test_are_taken_but_for_those_that_cannot_be(self, access, acme, eve, access_of, make_user):
+        invitations.invite(access, email=ZOE, role=Role.MEMBER)
+        invitations.invite(access_of(eve, "evil"), email=ZOE, role=Role.MEMBER)
+        zoe = make_user(ZOE)
+        Membership.objects.create(org=acme, user=zoe, role=Role.AUDITOR)
+
+        invitations.accept_all(zoe, address=None)
+
+        roles = dict(Membership.objects.filter(user=zoe).values_list("org__slug", "role"))
+        assert roles == {"acme": Role.AUDITOR, "evil": Role.MEMBER}
+
+
 class TestResend:
     def test_mails_a_new_link_and_ends_the_earlier_one(self, access, link):
         Invitation.objects.update(expires_at=database_now() - timedelta(days=1))
@@ -219,6 +313,48 @@ class TestTheLink:
         services.change_role(access, Membership.objects.get(user=alan), role=Role.ADMIN)
 
         assert follow(link_in(mail.outbox[-1])).status_code == 410
+
+    @pytest.mark.parametrize("fate", ["left", "demoted", "off", "over", "token", "taken back", "expired"])
+    def test_that_was_open_when_its_inviter_lost_the_right_lets_nobody_in(self, acme, ada, alan, access_of, fate):
+        """Between the page and its button, whoever invited may lose what they invited by."""
+        by = access_of(alan)
+        if fate == "token":
+            token, secret = services.create_token(by, name="inviter", scopes=["manage", "read"])
+            by = for_token(token=secret.reveal())
+        invitations.invite(by, email=ZOE, role=Role.MEMBER)
+        found = invitations.find(digest=Invitation.objects.get().digest)
+        membership = Membership.objects.get(user=alan)
+        match fate:
+            case "left":
+                services.remove_member(access_of(ada), membership)
+            case "demoted":
+                services.change_role(access_of(ada), membership, role=Role.AUDITOR)
+            case "off":
+                User.objects.filter(pk=alan.pk).update(is_active=False)
+            case "over":
+                Membership.objects.filter(pk=membership.pk).update(ends_at=database_now())
+            case "token":
+                services.revoke_token(access_of(ada), token)
+            case "taken back":
+                invitations.revoke(access_of(ada), found)
+            case "expired":
+                Invitation.objects.update(expires_at=database_now())
+
+        with pytest.raises(InvitationInvalid):
+            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
+
+        assert not User.objects.filter(email=ZOE).exists()
+        assert not Membership.objects.filter(org=acme, user__email=ZOE).exists()
+        assert Invitation.objects.get().accepted_at is None
+
+    def test_to_an_owners_place_ends_with_its_inviter_as_owner(self, access, alan, access_of):
+        services.change_role(access, Membership.objects.get(user=alan), role=Role.OWNER)
+        invitations.invite(access_of(alan), email=ZOE, role=Role.OWNER)
+        found = invitations.find(digest=Invitation.objects.get().digest)
+        services.change_role(access, Membership.objects.get(user=alan), role=Role.ADMIN)
+
+        with pytest.raises(InvitationInvalid):
+            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
 
     def test_is_not_tried_without_end(self, link, monkeypatch):
         monkeypatch.setattr(SignInThrottle, "rate", "4/min", raising=False)
