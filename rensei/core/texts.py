@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from rensei.core.json_body import check_values
+from rensei.core.json_body import check_values, uncollected
 
 # PostgreSQL stores no U+0000, and half of a surrogate pair is no character. JSON can say both, escaped.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
@@ -21,7 +21,8 @@ def read_storable(text: str | bytes) -> Any:
     check_values(text)
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    found = json.loads(text)
+    with uncollected(text):
+        found = json.loads(text)
     return _storable(found) if "\\u" in text or _NOT_STORABLE.search(text) else found
 
 

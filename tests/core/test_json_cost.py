@@ -1,9 +1,11 @@
 """What a hostile body costs: time that grows no faster than the bytes, and memory within what is stated."""
 
+import gc
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -67,6 +69,36 @@ class TestTheWorstBody:
 
         assert {row["kind"] for row in peaks} == set(WORST)
         assert [row for row in peaks if row["peak"] > MEMORY_PER_BYTE * row["size"] + MEMORY_BYTES] == []
+
+
+@contextmanager
+def collections() -> Iterator[list[int]]:
+    """Note the generation of each run of the garbage collector, which stops every thread."""
+    found: list[int] = []
+
+    def note(phase: str, information: dict[str, int]) -> None:
+        if phase == "start":
+            found.append(information["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        yield found
+    finally:
+        gc.callbacks.remove(note)
+
+
+@pytest.mark.parametrize("reader", ["gateway", "REST", "provider"])
+@pytest.mark.parametrize("kind", WORST)
+class TestTheCollector:
+    def test_does_not_look_through_a_body_while_it_is_built(self, reader, kind):
+        body = WORST[kind](284_000)
+
+        with collections() as found:
+            READERS[reader](body)
+
+        # What comes of the document afterwards may be looked through: a few times, however large it is.
+        assert len(found) <= 70
+        assert gc.isenabled()
 
 
 @pytest.mark.parametrize("kind", WORST)
