@@ -24,6 +24,7 @@ from rensei.core.errors import (
     RenseiError,
     database_refusal,
     json_pointer,
+    note_refused,
 )
 from rensei.core.json_body import read_json
 from rensei.core.limits import limit
@@ -286,6 +287,8 @@ def problem(
     request: HttpRequest | Request, refusal: RenseiError, *, headers: dict[str, str] | None = None, **overrides: Any
 ) -> Response:
     """Answer with a refusal."""
+    token = getattr(getattr(request, "_auth", None), "token", None)
+    note_refused(refusal, method=request.method, path=request.path, token_id=token.pk if token else "")
     body = problem_body(request, refusal, **overrides)
     headers = {**(headers or {}), **refusal_headers(refusal)}
     return Response(body, status=refusal.status, headers=headers, content_type=PROBLEM)

@@ -152,6 +152,12 @@ def _announced(scope: MutableMapping[str, Any]) -> int:
     return 0
 
 
+def transport_headers() -> dict[str, str]:
+    """Keep browsers to https, as Django's middleware does, in answers that are given beside it."""
+    seconds = settings.SECURE_HSTS_SECONDS
+    return {"Strict-Transport-Security": f"max-age={seconds}; includeSubDomains; preload"} if seconds else {}
+
+
 async def _refuse(send: Send, refusal: RenseiError) -> None:
     request = HttpRequest()
     request.id = new_id("req")  # type: ignore[attr-defined]
@@ -163,6 +169,7 @@ async def _refuse(send: Send, refusal: RenseiError) -> None:
         "Connection": "close",
         "X-Content-Type-Options": "nosniff",
         HEADER: request.id,  # type: ignore[attr-defined]
+        **transport_headers(),
     }
     await send(
         {

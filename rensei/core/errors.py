@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, ClassVar, NotRequired, Self, TypedDict
 
 import structlog
@@ -163,6 +164,12 @@ class DatabaseUnavailable(RenseiError):
 
     def __init__(self) -> None:
         super().__init__(extra={"retryAfter": 5})
+
+
+def note_refused(refusal: RenseiError, **context: object) -> None:
+    """Log that access was refused. How often it can be asked for is limited, and so is the log."""
+    if refusal.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        logger.info("access_refused", code=refusal.code, **context)
 
 
 def database_refusal(fault: BaseException, **context: object) -> DatabaseUnavailable:

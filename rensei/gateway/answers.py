@@ -9,7 +9,8 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from rensei.core.errors import RenseiError, StoredError
+from rensei.core.asgi_limits import transport_headers
+from rensei.core.errors import RenseiError, StoredError, note_refused
 from rensei.gateway.addresses import NotServed
 from rensei.gateway.statuses import Place, place_of
 
@@ -17,11 +18,13 @@ from rensei.gateway.statuses import Place, place_of
 RETRY_SECONDS = 5
 _UNIFIED = b"anthropic-ratelimit-unified-"
 Headers = list[tuple[bytes, bytes]]
+TRANSPORT: Headers = [(name.lower().encode(), value.encode()) for name, value in transport_headers().items()]
 Answer = tuple[int, Headers, bytes]
 
 
 def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
     """Write a refusal as an answer: its status, headers and body."""
+    note_refused(refusal, path="gateway", request_id=request_id)
     told = {_snake(name): value for name, value in refusal.extra.items() if name != "trace"}
     place = place_of(refusal.code)
     headers = _headers(place, request_id, retry_after=told.pop("retry_after", None))

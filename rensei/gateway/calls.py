@@ -77,7 +77,8 @@ class Caller:
 
     async def begin(self, status: int, headers: Headers) -> None:
         self.has_begun = True
-        await self._tell({"type": "http.response.start", "status": status, "headers": [*headers, *self.limit_headers]})
+        whole = [*headers, *answers.TRANSPORT, *self.limit_headers]
+        await self._tell({"type": "http.response.start", "status": status, "headers": whole})
 
     async def pass_on(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk)[-2:]

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import structlog
 from allauth.account.signals import password_changed, password_reset, password_set
 from allauth.mfa.models import Authenticator
 from allauth.mfa.signals import authenticator_added, authenticator_removed, authenticator_reset
 from allauth.usersessions.models import UserSession
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.dispatch import receiver
 from django.http import HttpRequest
 
@@ -15,7 +17,26 @@ from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
 from rensei.orgs.sessions import end_other_sessions
 
+logger = structlog.get_logger(__name__)
 ACTIONS = {Authenticator.Type.TOTP: "two_step", Authenticator.Type.RECOVERY_CODES: "recovery_codes"}
+
+
+@receiver(user_logged_in)
+def _person_signed_in(request: HttpRequest, user: User, **rest: Any) -> None:
+    logger.info("signed_in", user_id=user.pk, address=client_address(request))
+
+
+@receiver(user_login_failed)
+def _sign_in_failed(request: HttpRequest | None = None, **rest: Any) -> None:
+    """Log that a try failed, and not the name that was given: people type passwords into that field."""
+    logger.info("sign_in_failed", address=client_address(request) if request is not None else None)
+
+
+@receiver(user_logged_out)
+def _person_signed_out(request: HttpRequest, user: User | None, **rest: Any) -> None:
+    request.signed_out = True  # type: ignore[attr-defined]
+    if user is not None:
+        logger.info("signed_out", user_id=user.pk)
 
 
 @receiver([password_changed, password_set])

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from allauth.usersessions.models import UserSession
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.http import HttpRequest, HttpResponseBase
@@ -21,6 +22,9 @@ from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
 
 NOTED_EVERY_SECONDS = 300
+# After which a person signs in anew: not used for so long, and in any case. Both are looked at when a session is noted.
+UNUSED_MAX = timedelta(days=7)
+AGE_MAX = timedelta(days=14)
 # What tells a browser from its `User-Agent`, the more special first: Chrome also calls itself Safari, and Edge Chrome.
 BROWSERS = {
     "Edg": "Edge",
@@ -58,14 +62,18 @@ class SignedIn:
 def note_sessions(
     get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
 ) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
-    """Note where each session was last seen, every five minutes: more often would write on every page."""
+    """
+    Note where each session was last seen, every five minutes: more often would write on every page.
+
+    One that has lasted for too long ends then. Who signs out leaves nothing that scripts have stored in the browser.
+    """
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> HttpResponseBase:
             if request.session.session_key:
                 await sync_to_async(_note)(request)
             response: HttpResponseBase = await get_response(request)
-            return response
+            return _cleared(request, response)
 
         markcoroutinefunction(middleware)
         return middleware
@@ -75,7 +83,7 @@ def note_sessions(
             _note(request)
         response = get_response(request)
         assert isinstance(response, HttpResponseBase)
-        return response
+        return _cleared(request, response)
 
     return sync_middleware
 
@@ -136,7 +144,25 @@ def _note(request: HttpRequest) -> None:
         return
     digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
     if caches["process"].add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
-        UserSession.objects.create_from_request(request)
+        if _is_over(request):
+            # A form that was being written stays in the browser, for the person to go on with.
+            request.session.flush()
+            request.user = AnonymousUser()
+        else:
+            UserSession.objects.create_from_request(request)
+
+
+def _is_over(request: HttpRequest) -> bool:
+    stored = UserSession.objects.filter(user=request.user, session_key=request.session.session_key).first()
+    now = timezone.now()
+    return stored is not None and (now - stored.created_at >= AGE_MAX or now - stored.last_seen_at >= UNUSED_MAX)
+
+
+def _cleared(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """https://www.w3.org/TR/clear-site-data/#header"""
+    if getattr(request, "signed_out", False):
+        response["Clear-Site-Data"] = '"storage"'
+    return response
 
 
 def _others(request: HttpRequest, user: User) -> Any:

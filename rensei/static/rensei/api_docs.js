@@ -1,7 +1,7 @@
 // Draws the REST reference. "Try it out" uses a token, or the browser's session with its CSRF token.
 "use strict";
 
-const csrfToken = () => (document.cookie.match(/(?:^|; )csrftoken=([^;]+)/) || [])[1];
+const csrfToken = () => (document.cookie.match(/(?:^|; )(?:__Host-)?csrftoken=([^;]+)/) || [])[1];
 
 const addCsrfToken = (request) => {
   const token = csrfToken();
