@@ -80,6 +80,7 @@ def start(
     simulator_url: str,
     variables: Mapping[str, str] = types.MappingProxyType({}),
     under: Callable[[str], Sequence[str]] = lambda name: (),
+    interface: str = "asginl",
 ) -> Iterator[Stack]:
     """
     Start both processes, wait until the server answers, and stop them at the end.
@@ -103,7 +104,7 @@ def start(
     granian = (
         "-m",
         "granian",
-        "--interface=asginl",
+        f"--interface={interface}",
         f"--host={servers.LOOPBACK}",
         f"--port={port}",
         *SERVER_OPTIONS,

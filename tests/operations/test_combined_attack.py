@@ -1,0 +1,167 @@
+"""All that organizations can do to others at the same time, and what one of the others sees of it at the gateway."""
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from integrations import services as integrations
+from profiles import services as profiles
+from rensei.core.clock import database_now
+from rensei.core.secret import Secret
+from rensei.dispatch import admission
+from rensei.dispatch.models import Run
+from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.models import Org
+from tests.attacks import IS_WHOLE, sized
+from tests.gateway.line import MODEL, message
+from tests.journeys import stack as stacks
+from tests.journeys.stack import ROOT, Stack
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.attack]
+
+# Limits are those of a new installation, so no organization can do all of it alone. The attackers run in a process of
+# their own, which tells how much CPU it used. Where server, worker, provider, attackers and database share two cores, a
+# call waits for a core like any other work.
+ATTACKERS, STREAMS, SLOW_RUNS = sized(2, 15), sized(20, 1000), sized(4, 40)
+CALLS, CALLS_PER_SECOND = sized(40, 1250), 25
+SLOW = "[[slow 1]] [[reply 300 words]]"
+
+
+@pytest.fixture
+def stack(transactional_db: None, catalog: None, tmp_path: Path, simulator: Any, settings: Any) -> Iterator[Stack]:
+    threads = str(SLOW_RUNS + 8)
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    variables = {"RENSEI_WORKER_THREADS": threads, "RENSEI_WORKER_THREADS_PER_ORG": threads}
+    with stacks.start(folder=folder, simulator_url=simulator.url, variables=variables, interface="asgi") as running:
+        settings.RENSEI_VAULT_KEYRING = running.keyring
+        yield running
+
+
+@pytest.fixture
+def open_org(make_user: Any, make_key: Any, stack: Stack) -> Callable[[str], tuple[Access, str]]:
+    """Make an organization with a key, a profile and a token."""
+
+    def make(name: str) -> tuple[Access, str]:
+        owner = make_user(f"{name}@{name}.test")
+        orgs.create_org(name=name, slug=name, owner=owner)
+        access = for_member(user=owner, slug=name)
+        assert access is not None
+        integrations.add_integration(access, provider="claude", api_key=Secret(make_key()), name="Main")
+        profiles.create_profile(
+            access, name="deep", provider="claude", model_id=MODEL, auth_modes=["byok"], is_default=True
+        )
+        _, secret = orgs.create_token(access, name="program")
+        return access, secret.reveal()
+
+    return make
+
+
+def idle_run(org: Org) -> Run:
+    """A run that goes on, and tells nothing by itself."""
+    now = database_now()
+    later = now + timedelta(hours=1)
+    return Run.objects.create(
+        org=org, provider="claude", model_id="m", served_model_id="m", auth_mode="byok", payer="organization",
+        max_tokens=1, created_at=now, deadline_at=later, state=Run.State.RUNNING, lease_until=later,
+    )  # fmt: skip
+
+
+def start_slow_runs(access: Access) -> None:
+    for _ in range(SLOW_RUNS):
+        admission.dispatch(access, DispatchRequest(messages=messages_from(text=SLOW, messages=None)))
+
+
+def slow_runs_under_way(access: Access) -> int:
+    return Run.objects.filter(org=access.org, state=Run.State.RUNNING, attempt_count=1).count()
+
+
+@contextmanager
+def attack(stack: Stack, attackers: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Attack while the block runs. What was answered is there after it."""
+    told: dict[str, Any] = {}
+    command = [sys.executable, "-m", "tests.operations.attackers"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"url": stack.url, "orgs": attackers}) + "\n")
+        process.stdin.flush()
+        told |= json.loads(process.stdout.readline())
+        yield told
+        process.stdin.close()
+        told |= json.loads(process.stdout.readline())
+
+
+def call_steadily(stack: Stack, token: str, *, calls: int) -> list[float]:
+    """
+    Make calls at the gateway at fixed times, and list how long after its time each was answered.
+
+    A call that has to wait for the one before has waited, and that counts.
+    """
+    taken = []
+    connection = http.client.HTTPConnection(urlsplit(stack.url).netloc, timeout=60)
+    headers = {"x-api-key": token, "content-type": "application/json", "anthropic-version": "2023-06-01"}
+    body = json.dumps(message()).encode()
+    began = time.monotonic()
+    for number in range(calls):
+        due = began + number / CALLS_PER_SECOND
+        time.sleep(max(0.0, due - time.monotonic()))
+        connection.request("POST", "/v1/messages", body, headers)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        answer.read()
+        taken.append(time.monotonic() - due)
+    connection.close()
+    return sorted(taken)
+
+
+def percentile(taken: list[float], share: int) -> float:
+    return taken[len(taken) * share // 100]
+
+
+class TestOtherCallers:
+    def test_are_answered_as_fast_while_all_attacks_go_on_at_the_same_time(
+        self, stack: Stack, open_org: Any, make_key: Any
+    ) -> None:
+        _, token = open_org("victim")
+        attackers = [open_org(f"attacker-{number}") for number in range(ATTACKERS)]
+        order = [
+            {
+                "token": secret,
+                "run": idle_run(access.org).id,
+                "streams": -(-STREAMS // ATTACKERS),
+                "silentKey": make_key("hang"),
+            }
+            for access, secret in attackers
+        ]
+        slow, _ = attackers[0]
+        call_steadily(stack, token, calls=CALLS // 5)
+        alone = call_steadily(stack, token, calls=CALLS)
+
+        with attack(stack, order) as told:
+            start_slow_runs(slow)
+            wait_until(lambda: slow_runs_under_way(slow) == SLOW_RUNS, what="the start of all slow runs")
+            beside = call_steadily(stack, token, calls=CALLS)
+            assert slow_runs_under_way(slow) == SLOW_RUNS
+
+        figures = told | {
+            "alone": [percentile(alone, share) for share in (50, 99)],
+            "beside": [percentile(beside, share) for share in (50, 99)],
+        }
+        print(json.dumps(figures))
+        assert not [kind for kind in told["answered"] if kind.split()[-1].startswith("5")], figures
+        if IS_WHOLE:
+            assert percentile(beside, 99) <= 2 * percentile(alone, 99), figures
