@@ -1,9 +1,10 @@
 """What machines ask of the server: is it alive, is it ready, and how busy is it."""
 
 import hmac
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -23,12 +24,15 @@ from integrations.vault import vault
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.database_pool import waiting_for_connections
+from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.models import UnknownName, WorkerHeartbeat
 from rensei.dispatch import audit, doorbell
 from rensei.dispatch.models import Attempt, Run
 from rensei.layout import MANAGE
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
+# From here on, one question is all that readiness and metrics ask the database.
+SLOW_SECONDS = 1.0
 
 
 @login_not_required
@@ -46,10 +50,11 @@ def ready(request: HttpRequest) -> HttpResponse:
 
     What only degrades the service leaves it ready: a load balancer would turn it into an outage.
     """
-    missing = list(_missing())
+    database = _database()
+    missing = list(_missing(database))
     answer: dict[str, Any] = {"ready": not missing}
     if _knows_token(request):
-        answer |= {"missing": missing, "degraded": list(_degraded())}
+        answer |= {"missing": missing, "degraded": list(_degraded(database))}
     return JsonResponse(answer, status=503 if missing else 200)
 
 
@@ -72,23 +77,53 @@ def _knows_token(request: HttpRequest) -> bool:
     return bool(expected) and scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)
 
 
-def _degraded() -> Iterator[str]:
+class _Database(NamedTuple):
+    """
+    What the database is asked first: its time, None where it does not answer, and how long its answer took.
+
+    While requests wait for a connection, it is not asked: the question would wait behind them.
+    """
+
+    now: datetime | None
+    seconds: float
+    waiting: int
+
+    @property
+    def is_slow(self) -> bool:
+        return self.seconds >= SLOW_SECONDS
+
+
+def _database() -> _Database:
+    waiting, began = waiting_for_connections(), time.monotonic()
+    try:
+        now = None if waiting else database_now()
+    except DATABASE_FAULTS:
+        now = None
+    return _Database(now, time.monotonic() - began, waiting)
+
+
+def _degraded(database: _Database) -> Iterator[str]:
+    if database.now is not None and database.is_slow:
+        yield f"The database takes {database.seconds:.1f} s for an answer. What else it holds was not looked at."
     if doorbell.is_broker_away():
         yield f"The broker does not answer. `{MANAGE} worker` starts the runs until it is back."
 
 
-def _missing() -> Iterator[str]:
-    waiting = waiting_for_connections()
-    if waiting:
-        # Its own question would wait behind them.
-        yield f"All connections to the database are taken, and {waiting} request(s) wait for one."
+def _missing(database: _Database) -> Iterator[str]:
+    if database.waiting:
+        yield f"All connections to the database are taken, and {database.waiting} request(s) wait for one."
+        return
+    if database.now is None:
+        yield "The database does not answer."
+        return
+    if database.is_slow:
+        # Each further question would take as long, and whoever asks would not wait.
         return
     try:
         waiting = _unapplied_migrations()
         if waiting:
             yield f"The database lacks {waiting} migration(s). Run `{MANAGE} migrate`."
             return
-        now = database_now()
         last_seen = WorkerHeartbeat.objects.order_by("-seen_at").values_list("seen_at", flat=True).first()
         has_catalog = CatalogEntry.objects.exists()
         sealed = vault.health()
@@ -101,8 +136,8 @@ def _missing() -> Iterator[str]:
         yield f"The catalog is empty. Run `{MANAGE} load_catalog`."
     if last_seen is None:
         yield f"No worker has started yet. Run `{MANAGE} worker`."
-    elif now - last_seen > WORKER_SILENT_AFTER:
-        yield f"No worker has been seen for {int((now - last_seen).total_seconds())} s."
+    elif database.now - last_seen > WORKER_SILENT_AFTER:
+        yield f"No worker has been seen for {int((database.now - last_seen).total_seconds())} s."
 
 
 def _unapplied_migrations() -> int:
@@ -114,21 +149,29 @@ class _Figures(Collector):
     """Reads everything from the database when it is asked, so that every process tells the same."""
 
     def collect(self) -> Iterable[Metric]:
-        now = database_now()
+        database = _database()
+        yield GaugeMetricFamily(
+            "rensei_database_ok", "Whether the database answered this process", value=float(database.now is not None)
+        )
+        yield GaugeMetricFamily("rensei_database_seconds", "How long it took", value=database.seconds)
+        yield GaugeMetricFamily(
+            "rensei_database_waiting",
+            "Requests of this process that wait for a connection to the database",
+            value=database.waiting,
+        )
+        if settings.CELERY_BROKER_URL:
+            is_ok = not doorbell.is_broker_away()
+            yield GaugeMetricFamily("rensei_broker_ok", "Whether the broker answered this process", value=float(is_ok))
+        if database.now is not None and not database.is_slow:
+            yield from self._stored(database.now)
+
+    def _stored(self, now: datetime) -> Iterator[Metric]:
         yield from self._runs(now)
         yield self._attempts()
         yield self._workers(now)
         yield from self._shared(now)
         yield from self._audit(now)
         yield self._unknown()
-        yield GaugeMetricFamily(
-            "rensei_database_waiting",
-            "Requests of this process that wait for a connection to the database",
-            value=waiting_for_connections(),
-        )
-        if settings.CELERY_BROKER_URL:
-            is_ok = not doorbell.is_broker_away()
-            yield GaugeMetricFamily("rensei_broker_ok", "Whether the broker answered this process", value=float(is_ok))
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:

@@ -2,12 +2,16 @@
 
 import logging.config
 import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 
-INTERNAL = 500
+INTERNAL, UNAVAILABLE = 500, 503
 KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
 
 
@@ -33,6 +37,54 @@ class Readiness(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         status, path = getattr(record, "status_code", None), getattr(getattr(record, "request", None), "path", "")
         return not (status == HTTPStatus.SERVICE_UNAVAILABLE and path == "/readyz")
+
+
+class Outages(logging.Filter):
+    """
+    Lets one line a minute through of those that a database which is away would fill the log with.
+
+    The next line that is let through says in `more` how many were left out before it. Requests that are refused with
+    503 have a line of Django's own besides, which is counted by itself.
+    """
+
+    EVENTS = frozenset(
+        {
+            "chunk_not_written", "claim_failed", "database_unavailable", "housekeeping_failed", "keeper_database_down",
+            "poller_database_down", "settlement_not_written", "slow_jobs_failed", "streams_database_down",
+            "unknown_names_not_stored",
+        }
+    )  # fmt: skip
+    SECONDS = 60.0
+
+    def __init__(self, *, timer: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._told_at: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        about = self._about(record)
+        if about is None:
+            return True
+        now = self._timer()
+        with self._lock:
+            if now - self._told_at.get(about, -self.SECONDS) < self.SECONDS:
+                self._left_out[about] += 1
+                return False
+            self._told_at[about] = now
+            more = self._left_out.pop(about, 0)
+        if more and isinstance(record.msg, dict):
+            # Another handler may write the same record.
+            record.msg = {**record.msg, "more": more}
+        return True
+
+    def _about(self, record: logging.LogRecord) -> str | None:
+        if isinstance(record.msg, dict):
+            # A bug of ours has a traceback, whatever its event is called.
+            return "database" if record.msg.get("event") in self.EVENTS and record.levelno < logging.ERROR else None
+        refused = record.name == "django.request" and getattr(record, "status_code", 0) == UNAVAILABLE
+        return "requests" if refused else None
 
 
 def configure(options: dict[str, Any]) -> None:
@@ -64,12 +116,13 @@ def configure(options: dict[str, Any]) -> None:
             "filters": {
                 "refusals": {"()": "rensei.core.logs.ShortRefusals"},
                 "readiness": {"()": "rensei.core.logs.Readiness"},
+                "outages": {"()": "rensei.core.logs.Outages"},
             },
             "handlers": {
                 "stderr": {
                     "class": "logging.StreamHandler",
                     "formatter": "line",
-                    "filters": ["refusals", "readiness"],
+                    "filters": ["refusals", "readiness", "outages"],
                 }
             },
             "root": {"handlers": ["stderr"], "level": options["level"]},

@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
+from django.db import OperationalError
 from prometheus_client.parser import text_string_to_metric_families
 
+from rensei.console import health
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import doorbell
@@ -15,6 +17,14 @@ from tests.broker import ringing_through
 from tests.waiting import wait_until
 
 KNOWN = {"Authorization": "Bearer right"}
+
+
+def figures_of(client):
+    """The figures without labels."""
+    answer = client.get("/metrics", headers=KNOWN)
+    assert answer.status_code == 200
+    families = text_string_to_metric_families(answer.content.decode())
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
 @pytest.fixture
@@ -62,6 +72,30 @@ class TestReady:
         assert answer.status_code == 200
         assert "The broker does not answer" in answer.json()["degraded"][0]
         assert "rensei_broker_ok 0.0" in figures
+
+    def test_is_ready_and_degraded_where_the_database_is_slow(
+        self, client, healthy, django_assert_max_num_queries, monkeypatch
+    ):
+        monkeypatch.setattr(health, "SLOW_SECONDS", 0.0)
+        with django_assert_max_num_queries(1):
+            answer = client.get("/readyz", headers=KNOWN)
+        with django_assert_max_num_queries(1):
+            figures = figures_of(client)
+
+        assert (answer.status_code, answer.json()["ready"], answer.json()["missing"]) == (200, True, [])
+        assert answer.json()["degraded"][0].startswith("The database takes ")
+        assert figures["rensei_database_ok"] == 1
+        assert "rensei_queue_age_seconds" not in figures
+
+    def test_misses_a_database_that_does_not_answer_and_metrics_say_so(self, client, healthy, monkeypatch):
+        def away():
+            raise OperationalError
+
+        monkeypatch.setattr(health, "database_now", away)
+        answer, figures = client.get("/readyz", headers=KNOWN), figures_of(client)
+
+        assert (answer.status_code, answer.json()["missing"]) == (503, ["The database does not answer."])
+        assert figures["rensei_database_ok"] == 0
 
     def test_misses_a_worker_that_never_came(self, client, healthy):
         WorkerHeartbeat.objects.all().delete()

@@ -7,8 +7,10 @@ import logging
 import pytest
 import structlog
 from django.conf import settings
+from django.db import OperationalError
 
-from rensei.core import logs
+from rensei.core import errors, logs
+from rensei.orgs import authentication
 
 
 @pytest.fixture(params=[True, False], ids=["json", "plain"])
@@ -19,6 +21,50 @@ def stream(request, monkeypatch):
     logs.configure({"json": request.param, "level": "DEBUG"})
     yield out
     logs.configure(settings.LOGGING)
+
+
+class TestAnOutage:
+    def test_is_one_line_a_minute_that_counts_the_others(self, stream, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setattr(logs.Outages.__init__, "__kwdefaults__", {"timer": lambda: now[0]})
+        logs.configure({"json": True, "level": "DEBUG"})
+        events = structlog.get_logger("rensei.core.errors")
+
+        for second in range(125):
+            now[0] = float(second)
+            for _ in range(10):
+                errors.database_refusal(OperationalError("gone"), request_id=f"req_{second}")
+            events.warning("settlement_not_written", tries=1)
+
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert [(line["event"], line.get("more")) for line in lines] == [
+            ("database_unavailable", None),
+            ("database_unavailable", 659),
+            ("database_unavailable", 659),
+        ]
+
+    def test_hides_nothing_else(self, stream):
+        log = structlog.get_logger("rensei.worker")
+        for _ in range(3):
+            log.error("settlement_left_to_the_reaper")
+            log.warning("chunk_refused")
+            log.error("housekeeping_failed", exc_info=ValueError())
+
+        said = stream.getvalue()
+        assert [said.count(event) for event in ("to_the_reaper", "chunk_refused", "housekeeping_failed")] == [3, 3, 3]
+
+    def test_is_one_line_for_refused_requests_too(self, stream, client, db, monkeypatch):
+        def away(*_args, **_options):
+            raise OperationalError
+
+        monkeypatch.setattr(authentication, "for_token", away)
+        for _ in range(5):
+            answer = client.get("/api/v1/me", headers={"Authorization": f"Bearer rsk_live_{'a' * 64}"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "DATABASE_UNAVAILABLE")
+
+        said = stream.getvalue()
+        assert (said.count("database_unavailable"), said.count("Service Unavailable")) == (1, 1)
 
 
 class TestConfigure:
