@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import DatabaseError, connection
 
 from billing import anchors, seals, witnesses
 from integrations.providers.base import REGISTRY
@@ -29,6 +29,7 @@ from rensei.dispatch import audit, doorbell, queue, reaper, retention
 from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import execute
 from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.queue_watch import QueueWatch
 from rensei.orgs import entering, storage
 from rensei.workflows import execution as workflows
 from rensei.workflows import stored_bytes as workflows_stored
@@ -43,7 +44,13 @@ def count_stored_bytes() -> dict[str, tuple[int, int]]:
 SHORT = timedelta(seconds=30)
 JOBS = [
     Job(name="reap", every=timedelta(seconds=10), run=reaper.reap, lease=SHORT),
-    Job(name="advance-workflows", every=timedelta(seconds=1), run=workflows.advance_due, lease=workflows.LEASE),
+    Job(
+        name="advance-workflows",
+        every=timedelta(seconds=1),
+        run=workflows.advance_due,
+        lease=workflows.LEASE,
+        has_work=workflows.is_any_due,
+    ),
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due),
@@ -57,7 +64,9 @@ SLOW_JOBS = [
     Job(name="tell-witnesses", every=timedelta(minutes=1), run=witnesses.tell),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
+# How often the queue is looked at while runs wait that may not start yet, and while none waits.
 LOOK_SECONDS = 0.1
+IDLE_LOOK_SECONDS = 1.0
 FAILED_LOOK_SECONDS = 1.0
 JOBS_EVERY_SECONDS = 1.0
 SLOW_JOBS_EVERY_SECONDS = 30.0
@@ -75,9 +84,12 @@ class Worker:
         self._stopped = threading.Event()
         self._slots = threading.Semaphore(settings.RENSEI_WORKER_THREADS)
         self._threads: set[threading.Thread] = set()
+        self._watch = QueueWatch()
+        self._found_none = False
 
     def stop(self) -> None:
         self._stopped.set()
+        self._watch.wake()
 
     def run(self) -> None:
         """Work until told to stop. A database that is away is waited for."""
@@ -94,20 +106,41 @@ class Worker:
         self._drain()
         housekeeper.join()
         keeper.close()
+        self._watch.close()
         connection.close()
 
     def _look(self, keeper: Keeper) -> None:
         """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
         try:
-            has_celery = settings.CELERY_BROKER_URL and not doorbell.is_broker_away()
-            if has_celery or not self._start_next(keeper):
+            if settings.CELERY_BROKER_URL and not doorbell.is_broker_away():
+                self._watch.pause()
                 self._stopped.wait(LOOK_SECONDS)
+            else:
+                self._look_into_queue(keeper)
+        except DatabaseError as fault:
+            logger.warning("claim_failed", fault=type(fault).__name__)
+            connection.close()
+            self._stopped.wait(LOOK_SECONDS)
         except Exception:
             logger.exception("look_failed")
             self._stopped.wait(FAILED_LOOK_SECONDS)
 
+    def _look_into_queue(self, keeper: Keeper) -> None:
+        """Start the run whose turn it is, or wait until there may be one. An idle worker asks first: a claim locks."""
+        self._watch.begin()
+        if self._found_none and not queue.is_waiting():
+            self._watch.wait(IDLE_LOOK_SECONDS)
+            return
+        self._found_none = not self._start_next(keeper)
+        if self._found_none:
+            self._watch.wait(LOOK_SECONDS)
+
     def _start_next(self, keeper: Keeper) -> bool:
-        """Claim a run and execute it in a thread. False where there was nothing to do."""
+        """
+        Claim a run and execute it in a thread. False where there was nothing to do.
+
+        :raises DatabaseError: if the database does not answer
+        """
         if not self._slots.acquire(timeout=LOOK_SECONDS):
             return False
         started = False
@@ -116,9 +149,6 @@ class Worker:
             if claim is not None:
                 self._start(claim, keeper)
                 started = True
-        except DatabaseError as fault:
-            logger.warning("claim_failed", fault=type(fault).__name__)
-            connection.close()
         finally:
             if not started:
                 self._slots.release()
@@ -143,6 +173,7 @@ class Worker:
         finally:
             self._threads.discard(threading.current_thread())
             self._slots.release()
+            self._watch.wake()
 
     def _drain(self) -> None:
         until = time.monotonic() + DRAIN_SECONDS
@@ -166,7 +197,7 @@ class Worker:
                 connection.close()
             except Exception:
                 logger.exception("housekeeping_failed")
-            close_old_connections()
+            # The connection stays open: to open one each second takes more than all that is asked on it.
             self._stopped.wait(JOBS_EVERY_SECONDS)
         unknown_names.store()
         rates.exchange()
@@ -186,7 +217,9 @@ class Worker:
 
 def run_due_jobs(periodic: Sequence[Job]) -> None:
     """Run those of the periodic jobs that are due. One that fails is logged, and due again at its next time."""
-    for job in periodic:
+    for job in jobs.due_among(periodic):
+        if job.has_work is not None and not job.has_work():
+            continue
         leased_until = jobs.take(job)
         if leased_until is None:
             continue

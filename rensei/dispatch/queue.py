@@ -65,6 +65,11 @@ def claim_next(*, owner: str) -> Claim | None:
     return None
 
 
+def is_waiting() -> bool:
+    """Tell whether a run waits for a worker of the server, be it that none may start it now. It takes no lock."""
+    return bool(Run.objects.filter(state=Run.State.QUEUED).exclude(auth_mode=AuthMode.HOST_SESSION).exists())
+
+
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:
     """
     Take a queued run for its machine, and write down in the same transaction that it is about to call.

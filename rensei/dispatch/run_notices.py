@@ -6,11 +6,9 @@ the rows after the last one that was seen are the new ones; while nothing was wr
 to be complete: who follows runs looks at all of them every second.
 """
 
-from typing import Any
-
-import psycopg
 from django.db import connection, connections
 
+from rensei.core.changes import Channel, data_version
 from rensei.dispatch.models import RunChunk
 
 CHANNEL = "run_events"
@@ -21,39 +19,28 @@ class Notices:
     """Belongs to one thread, and to the connection of that thread, which it keeps."""
 
     def __init__(self) -> None:
-        self._listening: psycopg.Connection[Any] | None = None
+        self._channel = Channel(CHANNEL)
         self._data_version = -1
         self._newest: int | None = None
 
     def told(self) -> set[str]:
         """Name the runs that have had new events since the last call."""
         connection.ensure_connection()
-        return self._notified() if connection.vendor == "postgresql" else self._inserted()
+        return set(self._channel.payloads()) if connection.vendor == "postgresql" else self._inserted()
 
     def fileno(self) -> int | None:
         """Name the socket on which PostgreSQL tells, for an event loop to wait for."""
-        return self._listening.fileno() if self._listening is not None else None
+        return self._channel.fileno()
 
     def close(self) -> None:
         """Give the connection back. A pool may hand it to another thread, so it listens no more."""
-        if self._listening is not None and not self._listening.closed:
-            self._listening.execute("UNLISTEN *")
-        self._listening, self._data_version, self._newest = None, -1, None
+        self._channel.close()
+        self._data_version, self._newest = -1, None
         connections.close_all()
 
-    def _notified(self) -> set[str]:
-        current = connection.connection
-        if self._listening is not current:
-            current.execute(f"LISTEN {CHANNEL}")
-            self._listening = current
-        return {notice.payload for notice in current.notifies(timeout=0)}
-
     def _inserted(self) -> set[str]:
-        with connection.cursor() as cursor:
-            # It changes when another connection has committed. https://www.sqlite.org/pragma.html#pragma_data_version
-            cursor.execute("PRAGMA data_version")
-            (data_version,) = cursor.fetchone()
-        if data_version == self._data_version:
+        version = data_version()
+        if version == self._data_version:
             return set()
         if self._newest is None:
             self._newest = RunChunk.objects.order_by("-id").values_list("id", flat=True).first() or 0
@@ -62,5 +49,5 @@ class Notices:
         if rows:
             self._newest = rows[-1][0]
         if len(rows) < ROWS_MAX:
-            self._data_version = data_version
+            self._data_version = version
         return {run_id for _, run_id in rows}

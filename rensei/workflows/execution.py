@@ -70,6 +70,11 @@ def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
         transaction.on_commit(lambda: advance(workflow_run_id), robust=True)
 
 
+def is_any_due() -> bool:
+    """Tell whether there is a workflow run of which something has not been looked at."""
+    return bool(WorkflowRun.objects.filter(changes__gt=F("advanced")).exists())
+
+
 def advance_due() -> None:
     """Advance every workflow run of which something has not been looked at. One that fails leaves the others alone."""
     now = database_now()
