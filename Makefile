@@ -71,11 +71,12 @@ check: $(INSTALLED_DEV) ## Check format, lint, types, layers, migrations and the
 
 .PHONY: lock
 lock: $(INSTALLED_DEV) ## Write the newest allowed versions into the lock files
-	$(BIN)/uv pip compile $(LOCK) --output-file requirements.txt pyproject.toml
-	$(BIN)/uv pip compile $(LOCK) --output-file requirements-dev.txt pyproject.toml --group dev
+	$(BIN)/uv pip compile $(LOCK) --all-extras --output-file requirements.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --all-extras --output-file requirements-dev.txt pyproject.toml --group dev
+	$(BIN)/uv pip compile $(LOCK) --output-file requirements-build.txt --group build
 
 # One lock for every system and for Python 3.11 and newer, without the address that it was made from.
-LOCK := --upgrade --all-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 
 # The stamps are newer than the locks they were installed from, so that a second start skips pip.
 $(INSTALLED): requirements.txt

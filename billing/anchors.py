@@ -213,11 +213,11 @@ def _ensure_key() -> bytes:
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     signed_before = LedgerAnchor.objects.exists() or anchor_files.size_of(settings.RENSEI_LEDGER_ANCHORS)
     if not path.exists() and not signed_before and not mark_path().exists():
-        _create_key(path)
+        create_key(path)
     return load_key()
 
 
-def _create_key(path: Path) -> None:
+def create_key(path: Path) -> None:
     """Write a random key. The file appears whole or not at all, and never replaces another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -8,13 +8,27 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import environ
+from environ.fileaware_mapping import FileAwareMapping
 
 from rensei import layout
 from rensei.core.limits import limit
 
 ROOT = layout.RESOURCES
 HOME = layout.home()
-env = environ.Env()
+
+
+class _Environment(FileAwareMapping):  # type: ignore[misc]
+    """Reads NAME from the file that NAME_FILE names, as secrets are mounted. Its last newline is no part of it."""
+
+    def __getitem__(self, key: str) -> str:
+        return str(super().__getitem__(key)).strip()
+
+
+class _Env(environ.Env):  # type: ignore[misc]
+    ENVIRON = _Environment()
+
+
+env = _Env()
 if (HOME / ".env").exists():
     env.read_env(HOME / ".env")
 
@@ -356,7 +370,7 @@ USE_I18N = False
 
 # https://docs.djangoproject.com/en/5.2/howto/static-files/
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = Path(env.str("RENSEI_STATIC_DIR", default=str(DATA_DIR / "static")))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},

@@ -29,7 +29,8 @@ def collect() -> bool:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
+    # Whole seconds, because the layers of an image keep no smaller parts.
     for finder in get_finders():
         for path, storage in sorted(finder.list(UNUSED), key=lambda found: found[0]):
-            digest.update(f"{path} {storage.size(path)} {storage.get_modified_time(path).timestamp()}\n".encode())
+            digest.update(f"{path} {storage.size(path)} {int(storage.get_modified_time(path).timestamp())}\n".encode())
     return digest.hexdigest()

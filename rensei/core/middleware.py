@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from rensei.core.ids import new_id
+from rensei.core.proxies import is_trusted_proxy
 
 HEADER = "X-Request-Id"
 FORWARDED = ("HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT")
@@ -72,7 +72,7 @@ def forwarded(
 
 
 def _distrust(request: HttpRequest) -> None:
-    if request.META.get("REMOTE_ADDR") not in settings.RENSEI_TRUSTED_PROXIES:
+    if not is_trusted_proxy(request.META.get("REMOTE_ADDR")):
         for name in FORWARDED:
             request.META.pop(name, None)
 

@@ -2,13 +2,13 @@
 
 from ipaddress import ip_address
 
-from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
 from rensei.core.errors import FieldError, RenseiError
+from rensei.core.proxies import is_trusted_proxy
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token, token_digest
 from rensei.orgs.models import Membership, User
 from rensei.orgs.scopes import ANY, Needs
@@ -87,7 +87,7 @@ def client_address(request: Request | HttpRequest) -> str | None:
 
 def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
     """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
-    if peer not in settings.RENSEI_TRUSTED_PROXIES:
+    if not is_trusted_proxy(peer):
         return peer
     forwarded = forwarded.rpartition(",")[2].strip()
     try:

@@ -38,6 +38,18 @@ class TestAProxy:
         assert request.is_secure()
         assert request.META["HTTP_X_FORWARDED_FOR"] == "198.51.100.7"
 
+    @pytest.mark.parametrize("peer", ["10.0.0.1", "10.9.255.3", "fd00::7"])
+    def test_that_is_in_a_listed_network_is_believed(self, settings, peer: str) -> None:
+        settings.RENSEI_TRUSTED_PROXIES = ["10.0.0.1", "10.9.0.0/16", "fd00::/8"]
+
+        assert seen(peer).is_secure()
+
+    @pytest.mark.parametrize("peer", ["10.10.0.1", "fe80::1", "198.51.100.7", "", "proxy"])
+    def test_that_is_in_no_listed_network_is_not_believed(self, settings, peer: str) -> None:
+        settings.RENSEI_TRUSTED_PROXIES = ["10.0.0.1", "10.9.0.0/16", "fd00::/8", "no/network"]
+
+        assert not seen(peer).is_secure()
+
     @pytest.mark.parametrize("peer", ["10.0.0.2", "198.51.100.7", ""])
     def test_that_is_not_listed_is_not_believed(self, peer: str) -> None:
         request = seen(peer)

@@ -20,9 +20,13 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--static-only", action="store_true", help="only collect the static files, for an image")
         parser.add_argument("--demo", action="store_true", help="add the demo's data, and dispatch its first run")
 
-    def handle(self, *, demo: bool, **options: Any) -> None:
+    def handle(self, *, demo: bool, static_only: bool, **options: Any) -> None:
+        if static_only:
+            static_files.collect()
+            return
         call_command("migrate", interactive=False, skip_checks=True, verbosity=0)
         self._load_catalog()
         if keyring.ensure(settings.RENSEI_VAULT_KEYRING):

@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 launcher.check_port_is_free(port + 1)
             launcher.create_data_dir(data_dir)
             layout.home().mkdir(parents=True, exist_ok=True)
-            if not environment.get("SECRET_KEY"):
+            if demo or not settings.SECRET_KEY:
                 launcher.create_secret_key(data_dir / "secret_key")
             _run(environment, port=port, demo=demo)
         except LaunchFailed as fault:
@@ -94,7 +94,7 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
     # The greeting asks the server what is missing, which it tells only for this token.
     environment["RENSEI_METRICS_TOKEN"] = settings.RENSEI_METRICS_TOKEN or secrets.token_urlsafe(32)
     if demo:
-        environment |= {
+        closed = {
             "SECRET_KEY": "",
             "DATABASE_URL": f"sqlite:///{data_dir / 'rensei.sqlite3'}",
             "CELERY_BROKER_URL": "",
@@ -104,4 +104,7 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
             "RENSEI_ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port + 1}",
             "RENSEI_SIMULATED": "true",
         }
+        # A secret that is mounted as a file would win over what stands here.
+        environment = {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in closed}
+        environment |= closed
     return environment

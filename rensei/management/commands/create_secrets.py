@@ -1,0 +1,43 @@
+"""`manage.py create_secrets`: the secrets of an installation of several containers, each in a file of its own."""
+
+import os
+import secrets
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from django.core.management.base import BaseCommand, CommandError
+
+from billing import anchors
+from integrations.vault import keyring
+from rensei import launcher
+
+
+class Command(BaseCommand):
+    help = "Write SECRET_KEY, the vault's keyring, the anchor key and the database's password into a folder, once."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--database-host", default="postgres", help="default: %(default)s, as in compose.yaml")
+
+    def handle(self, *, folder: Path, database_host: str, **options: Any) -> None:
+        """Write all of them or none: a second keyring or password would not open what the first one closed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise CommandError(f"{folder} is not empty. Secrets are made once, and never replaced.")
+        password = secrets.token_urlsafe(32)
+        launcher.create_secret_key(folder / "secret_key")
+        keyring.create(folder / "keyring.json")
+        anchors.create_key(folder / "ledger_anchor.key")
+        _write(folder / "postgres_password", password)
+        _write(folder / "database_url", f"postgres://rensei:{quote(password)}@{database_host}:5432/rensei")
+        self.stdout.write(
+            f"Made {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}. Back them up."
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
