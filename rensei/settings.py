@@ -112,6 +112,26 @@ RENSEI_GATEWAY_CALLS_AT_ONCE = env.int(
         setting="RENSEI_GATEWAY_CALLS_AT_ONCE",
     ),
 )
+RENSEI_GATEWAY_BODY_MIB_ORG = env.int(
+    "RENSEI_GATEWAY_BODY_MIB_ORG",
+    default=limit(
+        256,
+        "MiB",
+        what="Gateway bodies of the calls under way, together, each organization and process",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        setting="RENSEI_GATEWAY_BODY_MIB_ORG",
+    ),
+)
+RENSEI_GATEWAY_BODY_MIB = env.int(
+    "RENSEI_GATEWAY_BODY_MIB",
+    default=limit(
+        1024,
+        "MiB",
+        what="Gateway bodies of the calls under way, together, each process",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        setting="RENSEI_GATEWAY_BODY_MIB",
+    ),
+)
 RENSEI_GATEWAY_RATES = {
     "token": env.str(
         "RENSEI_GATEWAY_RATE_TOKEN",

@@ -132,8 +132,9 @@ class Gateway:
         _require_method(method, "POST")
         if not access.writes:
             raise NotPermitted
-        with self._limits.within(access, caller.limit_headers):
-            raw = await self._decoded(headers, await _read_body(headers, receive), org_id=access.org.id)
+        with self._limits.within(access, caller.limit_headers), self._limits.body(access.org.id) as hold:
+            sent = await _read_body(headers, receive, hold)
+            raw = await self._decoded(headers, sent, hold, org_id=access.org.id)
             body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
@@ -151,14 +152,16 @@ class Gateway:
             else:
                 await self._message(access, route, body, others, address, headers, caller)
 
-    async def _decoded(self, headers: dict[str, str], raw: bytes, *, org_id: str) -> bytes:
+    async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Undo the compression of a body, if it has any. However small it is, it may stand for the largest."""
         encoding = headers.get("content-encoding", "identity")
         if encoding.lower() == "identity":
             return raw
-        return await self._threads.run(
+        decoded = await self._threads.run(
             partial(encoded.read, raw, encoding=encoding), size=LARGE_BODY_LIMIT, org_id=org_id
         )
+        hold(len(decoded))
+        return decoded
 
     async def _route(self, access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route:
         """
@@ -331,8 +334,12 @@ class _Upload:
                     await self()
 
 
-async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """:raises RequestTooLarge: if it is more than any call takes, announced or not"""
+async def _read_body(headers: dict[str, str], receive: Receive, hold: Callable[[int], None]) -> bytes:
+    """
+    Read a body, and have its bytes counted as they come.
+
+    :raises RequestTooLarge: if it is more than any call takes, announced or not
+    """
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
         raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
@@ -345,4 +352,5 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
         size += len(pieces[-1])
         if size > LARGE_BODY_LIMIT:
             raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
+        hold(len(pieces[-1]))
     return b"".join(pieces)

@@ -1,8 +1,10 @@
-"""How often, how much, and how many at once: counted in memory, because a call waits for no other process."""
+"""
+How often, how much, how many at once, and how large together: counted in memory, as a call waits for no other process.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -13,6 +15,8 @@ from rensei.core.rates import Standing, headers_of, rates
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
+MIB = 1024 * 1024
+
 
 class Limits:
     """The rates of each token and organization, and the calls of each organization that are under way."""
@@ -21,6 +25,8 @@ class Limits:
         self._calls = {name: _Rate(f"gateway-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_RATES.items()}
         self._tokens = {name: _Rate(f"tokens-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_TOKENS.items()}
         self._live: Counter[str] = Counter()
+        self._bodies: Counter[str] = Counter()
+        self._body_bytes = 0
 
     @contextmanager
     def within(self, access: Access, headers: Headers) -> Iterator[None]:
@@ -53,6 +59,33 @@ class Limits:
             self._live[access.org.id] -= 1
             if not self._live[access.org.id]:
                 del self._live[access.org.id]
+
+    @contextmanager
+    def body(self, org_id: str) -> Iterator[Callable[[int], None]]:
+        """
+        Give what counts the bytes of a call's body as they come, for as long as the call holds them.
+
+        :raises RateLimited: from there, if the bodies that its organization, or all of them, have under way are too
+            large together
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
+            if self._bodies[org_id] + size > most or self._body_bytes + size > of_all:
+                raise RateLimited(seconds=1, extra={"retryAfter": 1})
+            held += size
+            self._bodies[org_id] += size
+            self._body_bytes += size
+
+        try:
+            yield hold
+        finally:
+            self._body_bytes -= held
+            self._bodies[org_id] -= held
+            if not self._bodies[org_id]:
+                del self._bodies[org_id]
 
     def use(self, *, token_id: str, tokens: int) -> None:
         """Count what a call has used. For the organization, its settlement counts it."""

@@ -1,12 +1,20 @@
 """How often, and how many at once."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import anthropic
 import pytest
+from django.conf import settings as settings_of
+from django.test import override_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rensei.core.errors import RateLimited
 from rensei.dispatch.models import Run
+from rensei.gateway.limits import MIB, Limits
 from rensei.orgs import services as orgs
 from rensei.orgs.models import User
 from tests.gateway.line import MODEL, Answer, exchange, message, settled
@@ -71,6 +79,49 @@ class TestCallsAtOnce:
         assert [answer.status for answer in answers] == [200, 200]
         assert call(server, token).status == 200
         settled()
+
+
+class TestLargeBodies:
+    def test_of_one_organization_leave_room_for_others(
+        self, start_server: Any, byok: Any, token: str, make_token: Any, eve: User, access_of: Any, simulator: Any
+    ) -> None:
+        server = start_server(RENSEI_GATEWAY_BODY_MIB_ORG="2", RENSEI_GATEWAY_BODY_MIB="4")
+        large = "[[slow 3]] " + "x" * 900_000
+        with ThreadPoolExecutor(2) as pool:
+            slow = [pool.submit(call, server, token, large) for _ in range(2)]
+            wait_until(lambda: Run.objects.filter(state=Run.State.RUNNING).count() == 2, what="both calls")
+            refused, small = call(server, token, large), call(server, token)
+            theirs = call(server, make_token(access_of(eve, "evil")), large)
+            answers = [each.result() for each in slow]
+
+        assert (refused.status, refused.code, refused.headers["retry-after"]) == (429, "RATE_LIMITED", "1")
+        assert small.status == 200
+        # Evil has no profile: its body was read, and judged.
+        assert theirs.code == "PROFILE_REQUIRED"
+        assert [answer.status for answer in answers] == [200, 200]
+        assert call(server, token, "x" * 900_000).status == 200
+        settled()
+
+    @settings(max_examples=300)
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.lists(st.integers(0, MIB), max_size=6)), max_size=12))
+    def test_are_counted_to_the_byte_and_let_go_of(self, calls: list[tuple[str, list[int]]]) -> None:
+        limits = Limits()
+        with override_settings(RENSEI_GATEWAY_BODY_MIB_ORG=2, RENSEI_GATEWAY_BODY_MIB=4), ExitStack() as live:
+            held: Counter[str] = Counter()
+            for org_id, pieces in calls:
+                hold = live.enter_context(limits.body(org_id))
+                for size in pieces:
+                    fits = held[org_id] + size <= 2 * MIB and held.total() + size <= 4 * MIB
+                    try:
+                        hold(size)
+                    except RateLimited:
+                        assert not fits
+                        break
+                    assert fits
+                    held[org_id] += size
+        with limits.body("a") as hold:
+            # All of it is free again.
+            hold(settings_of.RENSEI_GATEWAY_BODY_MIB_ORG * MIB)
 
 
 class TestTokens:
