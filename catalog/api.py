@@ -15,7 +15,7 @@ from catalog.providers import REGISTRY
 from rensei.core.api import CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import FieldError, NotFound
+from rensei.core.errors import FieldError, InUse, NotFound
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import ManagersWrite
@@ -118,6 +118,7 @@ class CatalogModel(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "DELETE": MANAGE}
+    refusals = {"DELETE": (InUse,)}
 
     @extend_schema(parameters=[OpenApiParameter("provider", str)], responses=EntryAnswer)
     def get(self, request: Request, model_id: str) -> Response:

@@ -11,12 +11,16 @@ from rest_framework.views import APIView
 
 from catalog import providers
 from integrations import services
+from integrations.destinations import BaseUrlRefused
 from integrations.models import Integration
+from integrations.providers.base import KeyKindRefused
+from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import NotFound
+from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
+from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
@@ -157,6 +161,7 @@ class Integrations(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": MANAGE}
+    refusals = {"POST": (AlreadyExists, KeyKindRefused, BaseUrlRefused, CredentialUnreadable)}
     pagination_class = CursorPages
 
     @extend_schema(operation_id="integrations_list", parameters=PAGING, responses=IntegrationAnswer(many=True))
@@ -182,6 +187,10 @@ class IntegrationDetail(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "PATCH": MANAGE, "DELETE": MANAGE}
+    refusals = {
+        "PATCH": (AlreadyExists, InUse, KeyKindRefused, BaseUrlRefused, CredentialUnreadable),
+        "DELETE": (InUse,),
+    }
 
     @extend_schema(operation_id="integrations_retrieve", responses=IntegrationAnswer)
     def get(self, request: Request, integration_id: str) -> Response:
@@ -207,6 +216,7 @@ class IntegrationTest(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
+    refusals = {"POST": (OrgSuspended, CredentialUnreadable)}
 
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
@@ -220,6 +230,7 @@ class IntegrationRotate(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
+    refusals = {"POST": (AlreadyExists, InUse, KeyKindRefused, CredentialUnreadable)}
 
     @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
@@ -236,6 +247,7 @@ class ConnectionTest(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
+    refusals = {"POST": (OrgSuspended, KeyKindRefused, BaseUrlRefused)}
 
     @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)
     def post(self, request: Request) -> Response:

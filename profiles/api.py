@@ -9,6 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
+from catalog.services import EffortNotSupported, ModelNotInCatalog, ModelRetired
 from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
@@ -16,12 +17,15 @@ from profiles.presenters import present
 from rensei.core.api import CamelSerializer, CursorPages, Integer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, named_in
+from rensei.core.errors import AlreadyExists, NotFound, named_in
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
+
+# What the values of a profile may be refused with.
+OF_VALUES = (AlreadyExists, ModelNotInCatalog, ModelRetired, EffortNotSupported)
 
 
 class ProfileAnswer(CamelSerializer):
@@ -77,6 +81,7 @@ class Profiles(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    refusals = {"POST": (NotFound, *OF_VALUES)}
     pagination_class = CursorPages
 
     @extend_schema(responses=ProfileAnswer(many=True))
@@ -106,6 +111,7 @@ class ProfileDetail(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
+    refusals = {"PATCH": OF_VALUES}
 
     @extend_schema(responses=ProfileAnswer)
     def get(self, request: Request, profile_id: str) -> Response:

@@ -26,7 +26,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("busy machine")
 
-pytest_plugins = ["tests.machine", "tests.database", "tests.calls_out"]
+pytest_plugins = ["tests.machine", "tests.database", "tests.calls_out", "tests.answers"]
 
 
 @pytest.fixture(scope="session")

@@ -213,10 +213,12 @@ class Adapter(Protocol):
     in the worker before the attempt; it asks `seconds_left` before each and raises `Interrupted` at 0.
     `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls and
     returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key` judges the
-    form of a key that is already stripped of white space around it.
+    form of a key that is already stripped of white space around it. `refusals` are those that `check_input`, `build`
+    and `prepare` may raise.
     """
 
     provider: ClassVar[str]
+    refusals: ClassVar[tuple[type[RenseiError], ...]]
 
     def warm_up(self) -> None: ...
 

@@ -3,6 +3,7 @@ How the REST views describe themselves in OpenAPI.
 
 A view nests its serializers under fixed names, and needs no further annotation: `Body` is what it takes,
 `Answer` what it gives, `Created` what a POST gives where that is more. Lists name a `pagination_class`.
+`refusals = {"POST": (InUse, …)}` lists what each method refuses beyond what every address of its form does.
 """
 
 import inspect
@@ -17,14 +18,15 @@ from rensei.core.api import (
     CamelSerializer,
     Internal,
     Invalid,
-    NotAuthenticated,
     RequestTooLarge,
     UnsupportedMediaType,
 )
-from rensei.core.errors import DatabaseUnavailable, NotFound, NotPermitted, RateLimited, RenseiError
+from rensei.core.asgi_limits import BodyTooSlow
+from rensei.core.errors import DatabaseUnavailable, NotFound, RateLimited, RenseiError
 
 # How a serializer's name says which direction it is for, which readers of the document see anyway.
 _DIRECTION = re.compile(r"(?:Answer|Schema|Serializer)(?=[A-Z]|$)")
+_PLACEHOLDER = re.compile(r"\{\w+\}")
 
 PROBLEM_SCHEMA = {
     "type": "object",
@@ -39,6 +41,7 @@ PROBLEM_SCHEMA = {
         "requestId": {"type": ["string", "null"]},
         "retryable": {"type": "boolean"},
         "resetsAt": {"type": ["string", "null"], "format": "date-time"},
+        "retryAfter": {"type": "integer", "minimum": 1, "description": "Seconds, as in the header `Retry-After`"},
         "errors": {
             "type": "array",
             "items": {
@@ -99,29 +102,63 @@ class Schema(AutoSchema):
             if self.method == "DELETE"
             else dict(super()._get_response_bodies(direction))
         )
-        problem = ResolvedComponent(  # type: ignore[no-untyped-call]
-            name="Problem", type=ResolvedComponent.SCHEMA, object="Problem", schema=PROBLEM_SCHEMA
-        )
-        self.registry.register_on_missing(problem)
-        content = {PROBLEM: {"schema": problem.ref}}
-        for status, codes in self._refusals().items():
-            bodies.setdefault(str(status), {"description": " or ".join(codes), "content": content})
-        bodies["default"] = {"description": "Another refusal: `code` names it", "content": content}
+        for status, refusals in self._refusals().items():
+            bodies[str(status)] = self._refused(refusals)
         return bodies
 
-    def _refusals(self) -> dict[int, list[str]]:
-        """List what every address of this form may refuse with. What a subject adds is under `default`."""
-        refusals: list[type[RenseiError]] = [Invalid, RateLimited, Internal, DatabaseUnavailable]
-        if self.view.get_authenticators():
-            refusals += [NotAuthenticated, NotPermitted]
+    def _refusals(self) -> dict[int, list[type[RenseiError]]]:
+        """List what the operation may refuse with, one class for each code, by status."""
+        kinds: list[type[RenseiError]] = [Invalid, RateLimited, Internal, DatabaseUnavailable]
+        for asked in (*self.view.get_authenticators(), *self.view.get_permissions()):
+            kinds += getattr(asked, "refusals", ())
         if "{" in self.path:
-            refusals.append(NotFound)
+            kinds.append(NotFound)
         if self.method in ("POST", "PUT", "PATCH") and self.get_request_serializer() is not None:
-            refusals += [RequestTooLarge, UnsupportedMediaType]
-        found: dict[int, list[str]] = {}
-        for refusal in sorted(refusals, key=lambda kind: kind.status):
-            found.setdefault(refusal.status, []).append(f"`{refusal.code}`")
+            kinds += [RequestTooLarge, UnsupportedMediaType, BodyTooSlow]
+        kinds += getattr(self.view, "refusals", {}).get(self.method, ())
+        by_code = {kind.code: kind for kind in reversed(kinds)}
+        found: dict[int, list[type[RenseiError]]] = {}
+        for kind in sorted(by_code.values(), key=lambda kind: (kind.status, kind.code)):
+            found.setdefault(kind.status, []).append(kind)
         return found
+
+    def _refused(self, kinds: list[type[RenseiError]]) -> dict[str, Any]:
+        """Describe the problem documents of one status. Operations that refuse with one code share its description."""
+        problem = self._component(ResolvedComponent.SCHEMA, "Problem", PROBLEM_SCHEMA)
+        examples = {
+            kind.code: self._component(
+                ResolvedComponent.EXAMPLE, kind.code, {"summary": kind.title, "value": _example_of(kind)}
+            )
+            for kind in kinds
+        }
+        response = {
+            "description": " or ".join(f"`{kind.code}`" for kind in kinds),
+            "content": {PROBLEM: {"schema": problem, "examples": examples}},
+        }
+        if len(kinds) > 1:
+            return response
+        return self._component(ResolvedComponent.RESPONSE, kinds[0].__name__, response)
+
+    def _component(self, kind: str, name: str, described: dict[str, Any]) -> dict[str, str]:
+        component = ResolvedComponent(name=name, type=kind, object=name, schema=described)  # type: ignore[no-untyped-call]
+        self.registry.register_on_missing(component)
+        reference: dict[str, str] = component.ref
+        return reference
+
+
+def _example_of(kind: type[RenseiError]) -> dict[str, Any]:
+    """Write the problem document of a refusal, with dots where a request's own words would stand."""
+    return {
+        "type": f"https://rensei.example/docs/errors#{kind.code.lower().replace('_', '-')}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": _PLACEHOLDER.sub("…", kind.message),
+        "code": kind.code,
+        "requestId": "req_01kaf3m2q8v5x7z9b1c4d6e8f0",
+        "retryable": kind.retryable,
+        "resetsAt": None,
+        "errors": [],
+    }
 
 
 def _in_words(operation_id: str) -> str:

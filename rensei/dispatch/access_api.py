@@ -12,7 +12,7 @@ from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import NotFound
+from rensei.core.errors import AlreadyExists, NotFound
 from rensei.dispatch import access_policies, policy_preview, services
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.resolver import ANY, effective
@@ -121,6 +121,7 @@ class Pools(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    refusals = {"POST": (AlreadyExists,)}
     pagination_class = CursorPages
     Answer = PoolAnswer
 

@@ -20,6 +20,7 @@ from rensei.core.errors import FieldError, NotFound
 from rensei.core.rates import headers_of
 from rensei.dispatch import admission, dry_run, presenters, services, token_rate
 from rensei.dispatch.models import Run, RunQuerySet
+from rensei.dispatch.refusals import OF_DISPATCH, OF_DRY_RUN
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.wire import (
     QuoteSchema,
@@ -106,6 +107,7 @@ class Runs(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
+    refusals = {"POST": OF_DISPATCH}
     pagination_class = CursorPages
     body_limit = LARGE_BODY_LIMIT
     Body = RunBody
@@ -162,6 +164,7 @@ class RunCancel(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
+    refusals = {"POST": (services.RunNotCancellable,)}
 
     @extend_schema(request=None, responses=RunSchema)
     def post(self, request: Request, run_id: str) -> Response:
@@ -189,6 +192,7 @@ class Resolve(APIView):
 
     permission_classes = [MembersRead]
     scopes = {"POST": READ_OR_RUNS}
+    refusals = {"POST": OF_DRY_RUN}
     body_limit = LARGE_BODY_LIMIT
     Body = RunBody
 

@@ -8,16 +8,20 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from integrations.providers.base import REGISTRY
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, Integer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.usage import Usage
 from rensei.dispatch import leases, presenters
 from rensei.dispatch.api import RunSchema, find_run
-from rensei.dispatch.leases import LeaseState, Report
+from rensei.dispatch.leases import LeaseLost, LeaseState, Report
 from rensei.dispatch.models import Run
+from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
+from rensei.dispatch.outcomes import RunTimeout
 from rensei.dispatch.reported_usage import TOKENS_MAX
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
+from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.scopes import LEASES
 
@@ -34,6 +38,16 @@ REPORTED = (
     "PROVIDER_STREAM_BROKEN",
     "RUN_TIMEOUT",
 )
+
+OF_LEASE = (
+    WrongMachine,
+    RequiresLocalCapacity,
+    OrgSuspended,
+    PausedByOperator,
+    RunTimeout,
+    *(refusal for adapter in REGISTRY.values() for refusal in adapter.refusals),
+)
+OF_LEASED = (WrongMachine, LeaseLost)
 
 
 def _tokens() -> Integer:
@@ -70,6 +84,7 @@ class HostLease(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASE}
 
     class Body(CamelSerializer):
         run_id = serializers.CharField(required=False, max_length=40)
@@ -113,6 +128,7 @@ class LeaseHeartbeat(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
     Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
@@ -131,6 +147,7 @@ class LeaseChunks(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
     Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
@@ -159,6 +176,7 @@ class LeaseFinish(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
     body_limit = LARGE_BODY_LIMIT
 
     class Body(CamelSerializer):

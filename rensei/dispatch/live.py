@@ -21,7 +21,7 @@ from rensei.dispatch import presenters, watching
 from rensei.dispatch.api import Runs, find_run
 from rensei.dispatch.leases_api import HostLease
 from rensei.dispatch.models import Run
-from rensei.dispatch.stream_places import stream_places
+from rensei.dispatch.stream_places import TooManyStreams, stream_places
 from rensei.dispatch.streams import Stream
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
@@ -110,6 +110,7 @@ class Events(APIView):
 
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
+    refusals = {"GET": (TooManyStreams,)}
     renderer_classes = [JSONRenderer, EventStreamRenderer]
 
     @extend_schema(responses={(200, "text/event-stream"): OpenApiTypes.STR})

@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 
 from rensei import __version__
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import NotFound, named_in
+from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.orgs import invitations, services
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
@@ -74,6 +74,7 @@ class Projects(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    refusals = {"POST": (AlreadyExists,)}
     pagination_class = CursorPages
     Answer = ProjectAnswer
 
@@ -133,6 +134,7 @@ class Members(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}
+    refusals = {"POST": (AlreadyExists,)}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = MemberAnswer
@@ -168,6 +170,7 @@ class MemberDetail(APIView):
 
     permission_classes = [MayLeave]
     scopes = {"GET": READ, "PATCH": GRANT, "DELETE": GRANT}
+    refusals = {"PATCH": (InUse,), "DELETE": (InUse,)}
     Answer = MemberAnswer
 
     class Body(CamelSerializer):
@@ -213,6 +216,7 @@ class Tokens(APIView):
 
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "POST": GRANT}
+    refusals = {"POST": (NotFound,)}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = TokenAnswer

@@ -7,11 +7,13 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
+from rensei.core.api import NotAuthenticated
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.proxies import is_trusted_proxy
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token, token_digest
 from rensei.orgs.models import Membership, User
-from rensei.orgs.scopes import ANY, Needs
+from rensei.orgs.networks import NetworkNotAllowed
+from rensei.orgs.scopes import ANY, Needs, ScopeMissing
 from rensei.orgs.unknown_tokens import unknown_tokens
 
 ORG_HEADER = "X-Rensei-Org"
@@ -19,6 +21,8 @@ ORG_HEADER = "X-Rensei-Org"
 
 class TokenAuthentication(BaseAuthentication):
     """`Authorization: Bearer rsk_live_…`. `request.auth` becomes the caller's `Access`."""
+
+    refusals = (NotAuthenticated, ScopeMissing, NetworkNotAllowed)
 
     def authenticate(self, request: Request) -> tuple[User, Access] | None:
         scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")

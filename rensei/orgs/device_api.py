@@ -11,6 +11,7 @@ from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer
 from rensei.core.secret import Secret
 from rensei.orgs import device_codes
 from rensei.orgs.authentication import client_address
+from rensei.orgs.device_codes import DeviceCodeInvalid, DeviceCodePending
 
 
 class DeviceCodes(APIView):
@@ -61,6 +62,7 @@ class DeviceCodeToken(APIView):
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
+    refusals = {"POST": (DeviceCodePending, DeviceCodeInvalid)}
 
     class Body(CamelSerializer):
         device_code = serializers.CharField(max_length=100)

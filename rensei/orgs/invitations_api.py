@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import NotFound
+from rensei.core.errors import AlreadyExists, NotFound
 from rensei.orgs import invitations
 from rensei.orgs.authentication import caller
 from rensei.orgs.invitations import Sent
@@ -39,6 +39,7 @@ class Invitations(APIView):
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}
+    refusals = {"POST": (AlreadyExists,)}
     pagination_class = CursorPages
     throttle_scope = "sensitive"
     Answer = InvitationAnswer

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
+from rensei.core.errors import NotPermitted
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 
@@ -22,6 +23,8 @@ class Closed(BasePermission):
 
 class MembersRead(BasePermission):
     """Every member may call it, auditors included. For routes that change nothing."""
+
+    refusals = (NotPermitted,)
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return isinstance(request.auth, Access)

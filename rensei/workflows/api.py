@@ -9,7 +9,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import FieldError
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound
+from rensei.dispatch.admission import IdempotencyKeyReused
 from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
 from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
 from rensei.orgs.authentication import caller
@@ -17,6 +18,7 @@ from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
 from rensei.workflows import presenters, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
+from rensei.workflows.reading import WorkflowInvalid
 
 
 class DocumentBody(CamelSerializer):
@@ -122,6 +124,7 @@ class Workflows(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    refusals = {"POST": (NotFound, AlreadyExists, WorkflowInvalid)}
     pagination_class = CursorPages
     Body = ApplyBody
 
@@ -156,6 +159,7 @@ class WorkflowDetail(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "PUT": MANAGE, "DELETE": MANAGE}
+    refusals = {"PUT": (AlreadyExists, WorkflowInvalid), "DELETE": (InUse,)}
     Body = DocumentBody
 
     @extend_schema(responses=WorkflowDetailSchema)
@@ -181,6 +185,7 @@ class WorkflowRuns(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
+    refusals = {"POST": (services.InputRequired, IdempotencyKeyReused)}
     pagination_class = CursorPages
     Body = StartBody
 
@@ -229,6 +234,7 @@ class WorkflowRunCancel(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
+    refusals = {"POST": (services.WorkflowRunNotCancellable,)}
 
     @extend_schema(request=None, responses=WorkflowRunDetailSchema)
     def post(self, request: Request, workflow_run_id: str) -> Response:

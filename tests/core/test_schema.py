@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from drf_spectacular.generators import SchemaGenerator
 from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import PROBLEM, CamelSerializer
 from rensei.orgs.models import Org, User
+from tests import answers
+from tests.answers import resolved
 
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return json.loads(json.dumps(SchemaGenerator(api_version="v1").get_schema(request=None, public=True)))
+    return answers.document()
 
 
 def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
@@ -50,9 +51,38 @@ class TestDocument:
     def test_lists_the_refusals_that_every_address_of_a_form_has(self, document: Any) -> None:
         for path, method, operation in operations(document):
             refused = set(operation["responses"])
-            assert {"400", "429", "500", "503", "default"} <= refused, (path, method)
-            assert ("404" in refused) == ("{" in path), (path, method)
+            assert {"400", "429", "500", "503"} <= refused, (path, method)
+            assert "default" not in refused, (path, method)
+            assert ("404" in refused) >= ("{" in path), (path, method)
             assert ("415" in refused) == ("requestBody" in operation), (path, method)
+
+    def test_lists_each_refusal_by_its_code_with_an_example(self, document: Any) -> None:
+        problem = Draft202012Validator(document["components"]["schemas"]["Problem"])
+
+        listed = set()
+        for path, method, operation in operations(document):
+            for status, refusal in operation["responses"].items():
+                if not status.startswith("2"):
+                    listed |= {(int(status), code) for code in resolved(refusal)["content"][PROBLEM]["examples"]}
+                    assert resolved(refusal)["description"], (path, method, status)
+        examples = {code: example["value"] for code, example in document["components"]["examples"].items()}
+
+        assert {code for _, code in listed} == set(examples)
+        assert listed == {(example["status"], example["code"]) for example in examples.values()}
+        assert not [error.message for example in examples.values() for error in problem.iter_errors(example)]
+
+    def test_lists_what_the_modes_and_the_provider_add_to_a_dispatch(self, document: Any) -> None:
+        responses = document["paths"]["/api/v1/runs"]["post"]["responses"]
+        found = {
+            status: set(resolved(one)["content"][PROBLEM]["examples"])
+            for status, one in responses.items()
+            if not status.startswith("2")
+        }
+
+        assert found["402"] == {"METERED_BUDGET_EXCEEDED"}
+        assert "SHARED_QUOTA_EXCEEDED" in found["429"]
+        assert {"BYOK_NOT_CONFIGURED", "HOST_SESSION_WRONG_MACHINE", "MODEL_UNPRICED"} <= found["409"]
+        assert {"EFFORT_NOT_SUPPORTED", "INVALID_IMAGE", "CONTEXT_WINDOW_EXCEEDED"} <= found["422"]
 
     def test_names_things_as_people_would(self, document: Any) -> None:
         names = set(document["components"]["schemas"])
@@ -98,3 +128,17 @@ class TestAnswers:
                 (media,) = described.values()
                 form = {**media["schema"], "components": document["components"]}
                 assert not [error.message for error in Draft202012Validator(form).iter_errors(answer.json())]
+
+
+class TestTheComparison:
+    """What `tests.answers` does to every answer of the suite."""
+
+    def test_finds_what_is_not_declared(self) -> None:
+        refusal = {**answers.document()["components"]["examples"]["NOT_FOUND"]["value"]}
+
+        assert answers.differences("GET", "/api/v1/me", 200, "application/json", b"{}")
+        assert answers.differences("GET", "/api/v1/me", 200, "text/html", b"")
+        assert answers.differences("GET", "/api/v1/me", 404, PROBLEM, json.dumps(refusal).encode())
+        assert answers.differences("GET", "/api/v1/runs/{run_id}", 404, PROBLEM, json.dumps(refusal).encode()) == []
+        other = json.dumps({**refusal, "code": "GONE"}).encode()
+        assert answers.differences("GET", "/api/v1/runs/{run_id}", 404, PROBLEM, other)

@@ -13,6 +13,7 @@ from catalog.providers import ProviderSpec
 from integrations.providers import base
 from integrations.providers.base import Answer, BuiltRequest, Credential, ModelRequest, TextDelta, UsageReport, Verdict
 from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Run
@@ -53,6 +54,7 @@ class ToyStream:
 
 class ToyAdapter:
     provider: ClassVar[str] = "toy"
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = ()
 
     def warm_up(self) -> None: ...
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 
 from catalog.models import CatalogEntry
+from catalog.services import EffortNotSupported
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic import images, keys, messages
 from integrations.providers.anthropic.connection import Connection
@@ -23,7 +24,7 @@ from integrations.providers.base import (
     ProviderFailure,
     Verdict,
 )
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, RenseiError
 from rensei.core.secret import Secret
 
 _TEST_SECONDS_MAX = 20.0
@@ -41,6 +42,12 @@ class AnthropicAdapter:
     """Anthropic's API, at its own address, the operator's, or that of an organization's gateway."""
 
     provider: ClassVar[str] = "claude"
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = (
+        EffortNotSupported,
+        images.ImagesNotSupported,
+        images.InvalidImage,
+        messages.ContextWindowExceeded,
+    )
 
     def warm_up(self) -> None:
         import_module("anthropic")

@@ -35,9 +35,9 @@ class OneKey:
 
 class Mode(Protocol):
     """
-    `gate` refuses before anything is written. `hold` sets aside what runs of one organization may use, in the
-    transaction that saves them, and gives those that it refuses, by run id. Both are told the most that a call can
-    cost, in picodollars; None: unknown.
+    `refusals` are those of its own that a dispatch may meet. `gate` refuses before anything is written. `hold` sets
+    aside what runs of one organization may use, in the transaction that saves them, and gives those that it refuses,
+    by run id. Both are told the most that a call can cost, in picodollars; None: unknown.
     `open_credentials` opens all that may sign such a call, with their weights, where the call follows at once.
     `open_credential` runs in the worker, after the claim; `next_credential` after a failed call, and gives
     another key of the same payer, if there is one. `error_of` says what the organization is told of a
@@ -46,6 +46,7 @@ class Mode(Protocol):
 
     mode: ClassVar[AuthMode]
     billed: ClassVar[bool]
+    refusals: ClassVar[tuple[type[RenseiError], ...]]
 
     def gate(self, facts: Facts, *, at_most: int | None) -> None: ...
 

@@ -31,6 +31,7 @@ class ByokNotConfigured(RenseiError):
 class Byok(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.BYOK
     billed: ClassVar[bool] = False
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = (ByokNotConfigured,)
 
     def gate(self, facts: Facts, *, at_most: int | None) -> None:
         if facts.integration is None:

@@ -43,6 +43,7 @@ class WrongMachine(RenseiError):
 class HostSession(OneKey):
     mode: ClassVar[AuthMode] = AuthMode.HOST_SESSION
     billed: ClassVar[bool] = False
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = (RequiresLocalCapacity, WrongMachine)
 
     def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """

@@ -6,14 +6,16 @@ from typing import ClassVar
 
 from billing import budget
 from billing import services as billing
+from billing.budget import MeteredBudgetExceeded
 from billing.models import Entitlement
+from billing.services import MeteredNotEntitled
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import require_price
+from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -34,6 +36,12 @@ class Metered(PlatformPool):
     pool = PlatformKey.Pool.METERED
     no_key = MeteredKeyNotConfigured
     billed: ClassVar[bool] = True
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = (
+        MeteredNotEntitled,
+        MeteredKeyNotConfigured,
+        ModelUnpriced,
+        MeteredBudgetExceeded,
+    )
 
     def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """

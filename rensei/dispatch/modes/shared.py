@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import ClassVar
 
 from billing import quota
+from billing.quota import SharedQuotaExceeded
 from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.facts import Facts
-from rensei.dispatch.modes.base import require_price
+from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -30,6 +31,7 @@ class Shared(PlatformPool):
     pool = PlatformKey.Pool.SHARED
     no_key = SharedKeyNotConfigured
     billed: ClassVar[bool] = False
+    refusals: ClassVar[tuple[type[RenseiError], ...]] = (SharedKeyNotConfigured, ModelUnpriced, SharedQuotaExceeded)
 
     def gate(self, facts: Facts, *, at_most: int | None) -> None:
         """
