@@ -10,6 +10,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 CLIENTS := $(VENV)/clients
 # Those of Python have environments of their own, which share nothing with Rensei's.
 CLIENTS_NEEDED := $(patsubst %,$(CLIENTS)/%/.installed,libraries llm $(if $(ALL),heavy node-heavy))
+CLIENTS_NEEDED += $(CLIENTS)/schema/.installed $(CLIENTS)/schema-python/.installed
 CLIENT_TESTS := tests/gateway/test_other_clients.py $(if $(ALL),tests/gateway/heavy_clients.py)
 
 .PHONY: help
@@ -35,7 +36,7 @@ test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on
 	@$(BIN)/python -m tests.run
 
 .PHONY: clients
-clients: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Send real clients through the gateway; ALL=1 sends the heavy ones too
+clients: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Send real clients, those made from the OpenAPI document too; ALL=1 sends the heavy ones
 	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q $(CLIENT_TESTS)
 
 .PHONY: chaos
@@ -114,17 +115,29 @@ $(CLIENTS)/node-heavy/.installed: tests/gateway/clients/heavy/package.json
 	$(call install_from_npm,install --no-package-lock,$(CLIENTS)/node-heavy,$^)
 	@touch $@
 
-$(CLIENTS)/%/.installed: tests/gateway/clients/%.txt
-	@echo "Installing the clients of $< from PyPI. This happens once."
-	@$(BIN)/python -m venv --clear $(CLIENTS)/$*
-	@$(CLIENTS)/$*/bin/python -m pip install $(PIP_OPTIONS) -r $<
+$(CLIENTS)/schema/.installed: tests/core/clients/package.json tests/core/clients/package-lock.json
+	$(call install_from_npm,ci,$(CLIENTS)/schema,$^)
 	@touch $@
+
+$(CLIENTS)/schema-python/.installed: tests/core/clients/schema-python.txt
+	$(call install_from_pypi,$(CLIENTS)/schema-python,$<)
+	@touch $@
+
+$(CLIENTS)/%/.installed: tests/gateway/clients/%.txt
+	$(call install_from_pypi,$(CLIENTS)/$*,$<)
+	@touch $@
+
+define install_from_pypi
+	@echo "Installing the clients of $(2) from PyPI. This happens once."
+	@$(BIN)/python -m venv --clear $(1)
+	@$(1)/bin/python -m pip install $(PIP_OPTIONS) -r $(2)
+endef
 
 define install_from_npm
 	@command -v npm >/dev/null || { echo "This needs npm, and it is not installed." >&2; exit 1; }
 	@echo "Installing the clients of $(firstword $(3)) from the npm registry. This happens once."
 	@mkdir -p $(2) && cp $(3) $(2)/
-	@npm $(1) --silent --no-fund --no-audit --prefix $(2) || \
+	@(cd $(2) && npm $(1) --silent --no-fund --no-audit) || \
 		{ echo "npm could not install them. This needs the network once; see the messages above." >&2; exit 1; }
 endef
 

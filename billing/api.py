@@ -16,7 +16,7 @@ from billing import budget, ledger_csv, quota, reports
 from billing.models import CostEvent
 from billing.services import is_metered_enabled
 from rensei.core import csv_file
-from rensei.core.api import PAGING, CamelSerializer, CursorPages
+from rensei.core.api import PAGING, CamelSerializer, CursorPages, query_of
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
@@ -101,6 +101,7 @@ class UsageReport(APIView):
 
     @extend_schema(parameters=[Query])
     def get(self, request: Request) -> Response:
+        """Report what was used between two days, and what it cost."""
         access = caller(request)
         query = _query(self.Query, request)
         end = query.get("end") or database_now().date()
@@ -178,6 +179,7 @@ class CostEventList(APIView):
 
     @extend_schema(parameters=[CostEventFilter])
     def get(self, request: Request) -> Response:
+        """List the lines of the cost ledger, newest first."""
         return LedgerPages.answer(request, _cost_events(request), self.Answer)
 
 
@@ -194,6 +196,7 @@ class CostEventCsv(APIView):
         responses={(200, "text/csv"): OpenApiTypes.STR},
     )
     def get(self, request: Request) -> StreamingHttpResponse:
+        """Download the lines of the cost ledger as CSV, all of them."""
         parts = ledger_csv.write(_cost_events(request))
         return csv_file.answer(request, parts, filename="cost-events.csv")
 
@@ -231,6 +234,7 @@ class Entitlements(APIView):
         storage = Storage()
 
     def get(self, request: Request) -> Response:
+        """Show what the organization may use of the platform's keys, and how much is left."""
         org, now = caller(request).org, database_now()
         answer = {
             "metered_enabled": is_metered_enabled(org.pk),
@@ -247,7 +251,7 @@ def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, An
 
     :raises ValidationError: if a name or a value is not known here, or the period ends before it begins
     """
-    query = serializer(data={name: value for name, value in request.query_params.items() if name not in PAGING})
+    query = serializer(data={name: value for name, value in query_of(request).items() if name not in PAGING})
     if not query.is_valid():
         raise serializers.ValidationError({"query": query.errors})
     fields: dict[str, Any] = query.validated_data

@@ -73,6 +73,7 @@ class StatementList(APIView):
 
     @extend_schema(operation_id="statements_list")
     def get(self, request: Request) -> Response:
+        """List what the organization owes for each month, newest first. All months are on one page."""
         found = statements.summaries(_org(request), now=database_now())
         return Response(self.Answer({"next": None, "previous": None, "results": found}).data)
 
@@ -85,6 +86,7 @@ class StatementDetail(APIView):
     Answer = StatementSerializer
 
     def get(self, request: Request, month: str) -> Response:
+        """Show the statement of one month, line by line."""
         return Response(self.Answer(statements.statement(_org(request), month, now=database_now())).data)
 
 
@@ -96,6 +98,7 @@ class StatementCsv(APIView):
 
     @extend_schema(operation_id="statement_csv", tags=["statements"], responses={(200, "text/csv"): OpenApiTypes.STR})
     def get(self, request: Request, month: str) -> HttpResponse:
+        """Download the statement of one month as CSV."""
         return csv_answer(_org(request), month)
 
 

@@ -9,17 +9,57 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog import services
+from catalog.facts import CAPABILITY_FLAGS, THINKING_TYPES
 from catalog.models import CatalogEntry
 from catalog.presenters import present
 from catalog.providers import REGISTRY
-from rensei.core.api import CamelSerializer, CursorPages, Integer
+from rensei.core.api import CamelSerializer, CursorPages, query_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, InUse, NotFound
+from rensei.core.json_fields import NAME, JSONDocument, Text, members, one_of, whole
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
+
+CAPABILITIES = members(
+    {
+        **{flag: {"type": "boolean"} for flag in CAPABILITY_FLAGS},
+        "minCacheTokens": {"type": ["integer", "null"], "minimum": 1},
+        "thinking": members(
+            {
+                "types": {"type": "array", "items": {"enum": sorted(THINKING_TYPES)}},
+                "onByDefault": {"type": "boolean"},
+            },
+            required=True,
+        ),
+    }
+)
+
+_CENTS = {
+    f"{kind}PerMTokenCents": {"type": "number", "minimum": 0}
+    for kind in ("input", "output", "cacheWrite5m", "cacheWrite1h", "cacheRead")
+}
+PRICING = {
+    **members(
+        {
+            "currency": {"const": "USD"},
+            **_CENTS,
+            "bands": {
+                "type": "array",
+                "description": "The prices of calls with longer prompts",
+                "items": members({"abovePromptTokens": {"type": "integer"}, **_CENTS}, required=True),
+            },
+            "effectiveFrom": {"type": "string", "format": "date-time"},
+        },
+        required=True,
+    ),
+    "description": "The prices in force, in US cents for a million tokens of each class",
+}
+
+PROVIDER = OpenApiParameter("provider", enum=list(REGISTRY), description="Models of this provider only")
 
 
 class EffortAnswer(CamelSerializer):
@@ -45,12 +85,12 @@ class EntryAnswer(CamelSerializer):
     served_by = serializers.CharField(allow_null=True)
     context_window = serializers.IntegerField(allow_null=True)
     max_output_tokens = serializers.IntegerField(allow_null=True)
-    capabilities = serializers.DictField()
+    capabilities = JSONDocument("Capabilities", CAPABILITIES)
     efforts = EffortAnswer(many=True)
     auth_modes = serializers.ListField(child=serializers.ChoiceField(choices=AuthMode.choices))
-    pricing = serializers.DictField(allow_null=True)
+    pricing = JSONDocument("Pricing", PRICING, allow_null=True, help_text="Null: no price is known")
     source = serializers.CharField()  # type: ignore[assignment]
-    scope = serializers.CharField(help_text="`platform`, or `organization` for your own")
+    scope = serializers.ChoiceField(choices=["platform", "organization"], help_text="`organization`: your own")
 
 
 class CatalogPages(CursorPages):
@@ -67,32 +107,33 @@ class Catalog(APIView):
     pagination_class = CatalogPages
 
     class Body(CamelSerializer):
-        provider = serializers.CharField(max_length=32)
-        model_id = serializers.CharField(max_length=128)
-        display_name = serializers.CharField(max_length=120)
+        provider = Text(one_of(REGISTRY), max_length=32)
+        model_id = Text(whole(services.MODEL_ID.pattern), max_length=128)
+        display_name = Text(NAME, max_length=120)
         description = serializers.CharField(max_length=400, allow_blank=True, default="")
-        context_window = Integer(
+        context_window = serializers.IntegerField(
             source="context_window_tokens", min_value=1, max_value=2**31 - 1, allow_null=True, default=None
         )
-        max_output_tokens = Integer(min_value=1, max_value=2**31 - 1, allow_null=True, default=None)
-        capabilities = serializers.DictField(allow_null=True, default=None)
+        max_output_tokens = serializers.IntegerField(min_value=1, max_value=2**31 - 1, allow_null=True, default=None)
+        capabilities = JSONDocument("Capabilities", CAPABILITIES, allow_null=True, default=None)
         efforts = serializers.ListField(
-            source="effort_levels", child=serializers.CharField(), allow_null=True, default=None
+            source="effort_levels", child=Text({"enum": Effort.values}), allow_null=True, default=None
         )
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("provider", str),
+            PROVIDER,
             OpenApiParameter("lifecycle", enum=CatalogEntry.Lifecycle.values),
         ],
         responses=EntryAnswer(many=True),
     )
     def get(self, request: Request) -> Response:
+        """List the platform's models and the organization's own, retired ones included."""
         access, now = caller(request), database_now()
         entries = CatalogEntry.objects.visible_to(access.org)
-        if provider := request.query_params.get("provider"):
+        if provider := query_of(request).get("provider"):
             entries = entries.filter(provider=_known_provider(provider))
-        if lifecycle := request.query_params.get("lifecycle"):
+        if lifecycle := query_of(request).get("lifecycle"):
             entries = entries.in_lifecycle(_known_lifecycle(lifecycle), now.date())
 
         pages = CatalogPages()
@@ -101,6 +142,7 @@ class Catalog(APIView):
 
     @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
     def post(self, request: Request) -> Response:
+        """Add a model to the organization's own catalog. A model that is there already is answered as it stands."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         access = caller(request)
@@ -120,10 +162,11 @@ class CatalogModel(APIView):
     scopes = {"GET": READ_OR_RUNS, "DELETE": MANAGE}
     refusals = {"DELETE": (InUse,)}
 
-    @extend_schema(parameters=[OpenApiParameter("provider", str)], responses=EntryAnswer)
+    @extend_schema(parameters=[PROVIDER], responses=EntryAnswer)
     def get(self, request: Request, model_id: str) -> Response:
+        """Show one model, by its id or another of its names."""
         access = caller(request)
-        provider = request.query_params.get("provider")
+        provider = query_of(request).get("provider")
         try:
             entry = services.find_entry(org=access.org, provider=provider, model_id=model_id)
         except services.ModelNotInCatalog as refusal:
@@ -131,10 +174,10 @@ class CatalogModel(APIView):
             raise NotFound from refusal
         return Response(_answer(access, entry))
 
-    @extend_schema(parameters=[OpenApiParameter("provider", str)], responses={204: None})
+    @extend_schema(parameters=[PROVIDER], responses={204: None})
     def delete(self, request: Request, model_id: str) -> Response:
         """Delete a model that the organization has added itself."""
-        services.delete_entry(caller(request), provider=request.query_params.get("provider"), model_id=model_id)
+        services.delete_entry(caller(request), provider=query_of(request).get("provider"), model_id=model_id)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

@@ -39,8 +39,8 @@ def check_capabilities(capabilities: dict[str, Any]) -> None:
             raise FieldError(pointer=pointer, reason=f"This capability is not known. Known: {', '.join(known)}.")
         if name in CAPABILITY_FLAGS and not isinstance(value, bool):
             raise FieldError(pointer=pointer, reason="Give true or false.")
-        if name == "minCacheTokens" and (type(value) is not int or value < 1):
-            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens.")
+        if name == "minCacheTokens" and value is not None and (type(value) is not int or value < 1):
+            raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens, or null.")
         if name == "thinking" and not _is_thinking(value):
             raise FieldError(pointer=pointer, reason='Give {"types": ["adaptive", …], "onByDefault": true or false}.')
 

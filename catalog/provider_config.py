@@ -4,8 +4,23 @@ import difflib
 from typing import Any
 
 from catalog.models import CatalogEntry
-from catalog.providers import ProviderSpec
+from catalog.providers import REGISTRY, ProviderSpec
 from rensei.core.errors import FieldError, json_pointer
+from rensei.core.json_fields import members
+
+
+def config_form() -> dict[str, Any]:
+    """Describe the configs that `validate_provider_config` takes, as a JSON schema."""
+    window = {"type": "integer", "minimum": 1, "description": "Tokens, at most the model's own window"}
+    forms = {"contextWindow": window}
+    return members(
+        {
+            spec.config_namespace: members(
+                {name: forms.get(key, {}) for key in spec.config_keys for name in dict.fromkeys((key, _snake(key)))}
+            )
+            for spec in REGISTRY.values()
+        }
+    )
 
 
 def validate_provider_config(

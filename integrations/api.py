@@ -3,20 +3,21 @@
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog import providers
-from integrations import services
+from integrations import services, shapes
 from integrations.destinations import BaseUrlRefused
 from integrations.models import Integration
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import AlreadyExists, InUse, NotFound
+from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
@@ -24,14 +25,18 @@ from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
-PAGING = [OpenApiParameter("cursor", str), OpenApiParameter("pageSize", int)]
 
-
-class SecretField(serializers.CharField):
+class SecretField(Text):
     """A key on its way in. It becomes a `Secret` at once, and is never written out."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(write_only=True, trim_whitespace=False, style={"input_type": "password"}, **options)
+        super().__init__(
+            whole(shapes.KEY_SHAPE.pattern),
+            write_only=True,
+            trim_whitespace=False,
+            style={"input_type": "password"},
+            **options,
+        )
 
     def run_validation(self, data: Any = serializers.empty) -> Secret:
         return Secret(super().run_validation(data))
@@ -65,6 +70,7 @@ class Providers(APIView):
 
     @extend_schema(operation_id="providers_list", responses=ProviderPage)
     def get(self, request: Request) -> Response:
+        """List the providers that this server knows."""
         return Response(ProviderPage({"results": list(providers.REGISTRY.values())}).data)
 
 
@@ -111,11 +117,11 @@ class IntegrationForMembers(IntegrationAnswer):
 class NewIntegration(CamelSerializer):
     """A key to connect."""
 
-    provider = serializers.CharField(max_length=32)
+    provider = Text(one_of(providers.REGISTRY), max_length=32)
     name = serializers.CharField(max_length=120, allow_blank=True, default="")
     api_key = SecretField()
     base_url = serializers.CharField(allow_blank=True, default="")
-    workspace_id = serializers.CharField(allow_blank=True, default="")
+    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
     is_default = serializers.BooleanField(allow_null=True, default=None)
 
 
@@ -125,7 +131,7 @@ class IntegrationChange(CamelSerializer):
     name = serializers.CharField(max_length=120, required=False)
     base_url = serializers.CharField(allow_blank=True, required=False)
     api_key = SecretField(required=False)
-    workspace_id = serializers.CharField(allow_blank=True, required=False)
+    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, required=False)
     is_default = serializers.BooleanField(required=False)
 
 
@@ -139,10 +145,10 @@ class NewKey(CamelSerializer):
 class UnsavedKey(CamelSerializer):
     """A key to test. It is not stored."""
 
-    provider = serializers.CharField(max_length=32)
+    provider = Text(one_of(providers.REGISTRY), max_length=32)
     api_key = SecretField()
     base_url = serializers.CharField(allow_blank=True, default="")
-    workspace_id = serializers.CharField(allow_blank=True, default="")
+    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
 
 
 class VerdictAnswer(CamelSerializer):
@@ -164,13 +170,15 @@ class Integrations(APIView):
     refusals = {"POST": (AlreadyExists, KeyKindRefused, BaseUrlRefused, CredentialUnreadable)}
     pagination_class = CursorPages
 
-    @extend_schema(operation_id="integrations_list", parameters=PAGING, responses=IntegrationAnswer(many=True))
+    @extend_schema(operation_id="integrations_list", responses=IntegrationAnswer(many=True))
     def get(self, request: Request) -> Response:
+        """List the providers that the organization connected with its own keys."""
         integrations = Integration.objects.for_org(caller(request).org)
         return CursorPages.answer(request, integrations, _answer_for(caller(request)))
 
     @extend_schema(operation_id="integrations_create", request=NewIntegration, responses={201: IntegrationAnswer})
     def post(self, request: Request) -> Response:
+        """Connect a provider with a key of the organization. The key is sealed, and never shown again."""
         body = NewIntegration(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -192,12 +200,14 @@ class IntegrationDetail(APIView):
         "DELETE": (InUse,),
     }
 
-    @extend_schema(operation_id="integrations_retrieve", responses=IntegrationAnswer)
+    @extend_schema(responses=IntegrationAnswer)
     def get(self, request: Request, integration_id: str) -> Response:
+        """Show one connected provider."""
         return Response(_answer_for(caller(request))(_find(request, integration_id)).data)
 
     @extend_schema(operation_id="integrations_update", request=IntegrationChange, responses=IntegrationAnswer)
     def patch(self, request: Request, integration_id: str) -> Response:
+        """Change a connected provider. A new `baseUrl` needs the key again."""
         integration = _find(request, integration_id)
         body = IntegrationChange(data=request.data)
         body.is_valid(raise_exception=True)
@@ -207,6 +217,7 @@ class IntegrationDetail(APIView):
 
     @extend_schema(operation_id="integrations_delete", responses={204: None})
     def delete(self, request: Request, integration_id: str) -> Response:
+        """Disconnect a provider, and forget its key."""
         services.remove_integration(caller(request), _find(request, integration_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -220,6 +231,7 @@ class IntegrationTest(APIView):
 
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
+        """Test a stored key by a free call to its provider. Every verdict is a 200."""
         integration = _find(request, integration_id)
         verdict = services.check_integration(caller(request), integration)
         return Response(VerdictAnswer({**vars(verdict), "tested_at": integration.tested_at}).data)
@@ -234,6 +246,7 @@ class IntegrationRotate(APIView):
 
     @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
+        """Replace a stored key. The new one is tested before the old one goes."""
         integration = _find(request, integration_id)
         body = NewKey(data=request.data)
         body.is_valid(raise_exception=True)
@@ -251,6 +264,7 @@ class ConnectionTest(APIView):
 
     @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)
     def post(self, request: Request) -> Response:
+        """Test a key before it is saved. It is tried, and forgotten."""
         body = UnsavedKey(data=request.data)
         body.is_valid(raise_exception=True)
 

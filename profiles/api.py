@@ -9,23 +9,27 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
+from catalog.provider_config import config_form
+from catalog.providers import REGISTRY as PROVIDERS
 from catalog.services import EffortNotSupported, ModelNotInCatalog, ModelRetired
 from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
 from profiles.presenters import present
-from rensei.core.api import CamelSerializer, CursorPages, Integer
+from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, NotFound, named_in
+from rensei.core.json_fields import JSONDocument, Text, one_of, whole
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
+from rensei.orgs.storage import StorageLimitReached
 
 # What the values of a profile may be refused with.
-OF_VALUES = (AlreadyExists, ModelNotInCatalog, ModelRetired, EffortNotSupported)
+OF_VALUES = (AlreadyExists, ModelNotInCatalog, ModelRetired, EffortNotSupported, StorageLimitReached)
 
 
 class ProfileAnswer(CamelSerializer):
@@ -40,7 +44,7 @@ class ProfileAnswer(CamelSerializer):
     auth_modes = serializers.ListField(
         source="profile.auth_modes", child=serializers.ChoiceField(choices=AuthMode.choices)
     )
-    effort = serializers.SerializerMethodField()
+    effort = serializers.SerializerMethodField(help_text="Null: the model's default")
     scope = serializers.ChoiceField(source="profile.scope", choices=ModelProfile.Scope.choices)
     project_id = serializers.CharField(source="profile.project.slug", default=None, allow_null=True)
     integration_id = serializers.CharField(allow_null=True, source="profile.integration_id")
@@ -49,7 +53,7 @@ class ProfileAnswer(CamelSerializer):
     prompt_caching = serializers.ChoiceField(
         source="profile.prompt_caching", choices=ModelProfile.PromptCaching.choices
     )
-    provider_config = serializers.DictField(source="profile.provider_config")
+    provider_config = JSONDocument("ProviderConfig", config_form(), source="profile.provider_config")
     is_default = serializers.BooleanField(source="profile.is_default")
     created_at = serializers.DateTimeField(source="profile.created_at")
     updated_at = serializers.DateTimeField(source="profile.updated_at")
@@ -61,19 +65,33 @@ class ProfileAnswer(CamelSerializer):
 class ProfileBody(CamelSerializer):
     """The values of a profile. `null` is the same as leaving an optional value out."""
 
-    name = serializers.CharField(max_length=63)
-    provider = serializers.CharField(max_length=32)
+    name = Text(whole(services.NAME_SHAPE.pattern), max_length=63)
+    provider = Text(one_of(PROVIDERS), max_length=32)
     model_id = serializers.CharField(max_length=128)
-    auth_modes = serializers.ListField(child=serializers.CharField(max_length=32), max_length=len(AuthMode))
+    auth_modes = serializers.ListField(
+        child=serializers.ChoiceField(choices=AuthMode.choices), min_length=1, max_length=len(AuthMode)
+    )
     effort = serializers.CharField(max_length=32, allow_blank=True, allow_null=True, required=False)
     scope = serializers.ChoiceField(choices=ModelProfile.Scope.choices, required=False)
     project_id = serializers.CharField(max_length=63, allow_null=True, required=False)
     integration_id = serializers.CharField(max_length=40, allow_null=True, required=False)
     system = serializers.CharField(allow_blank=True, allow_null=True, required=False, trim_whitespace=False)
-    max_tokens = Integer(allow_null=True, required=False)
+    max_tokens = serializers.IntegerField(
+        allow_null=True, required=False, min_value=1, max_value=2**31 - 1, help_text="At most the model's own maximum"
+    )
     prompt_caching = serializers.ChoiceField(choices=ModelProfile.PromptCaching.choices, required=False)
-    provider_config = serializers.JSONField(allow_null=True, required=False)
+    provider_config = JSONDocument("ProviderConfig", config_form(), allow_null=True, required=False)
     is_default = serializers.BooleanField(required=False)
+
+
+class ProfileChange(ProfileBody):
+    """The values to change. What is left out stays."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        for field in fields.values():
+            field.required = False
+        return fields
 
 
 class Profiles(APIView):
@@ -86,6 +104,7 @@ class Profiles(APIView):
 
     @extend_schema(responses=ProfileAnswer(many=True))
     def get(self, request: Request) -> Response:
+        """List the profiles that the caller may see, newest first."""
         access = caller(request)
         pages = CursorPages()
         page = pages.paginate_queryset(services.visible_profiles(access), request) or []
@@ -94,6 +113,7 @@ class Profiles(APIView):
 
     @extend_schema(request=ProfileBody, responses={201: ProfileAnswer})
     def post(self, request: Request) -> Response:
+        """Create a profile. Its id is made of its name, and stays."""
         body = ProfileBody(data=request.data)
         body.is_valid(raise_exception=True)
         access = caller(request)
@@ -115,14 +135,16 @@ class ProfileDetail(APIView):
 
     @extend_schema(responses=ProfileAnswer)
     def get(self, request: Request, profile_id: str) -> Response:
+        """Show one profile."""
         access = caller(request)
         return Response(_answer(access, services.find_profile(access, profile_id)))
 
-    @extend_schema(request=ProfileBody(partial=True), responses=ProfileAnswer)
+    @extend_schema(request=ProfileChange, responses=ProfileAnswer)
     def patch(self, request: Request, profile_id: str) -> Response:
+        """Change some values of a profile."""
         access = caller(request)
         profile = services.find_profile(access, profile_id)
-        body = ProfileBody(data=request.data, partial=True)
+        body = ProfileChange(data=request.data)
         body.is_valid(raise_exception=True)
 
         profile = services.update_profile(access, profile, **_values(access, body.validated_data))
@@ -130,6 +152,7 @@ class ProfileDetail(APIView):
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, profile_id: str) -> Response:
+        """Delete a profile. Its runs and ledger lines stay."""
         access = caller(request)
         services.delete_profile(access, services.find_profile(access, profile_id))
         return Response(status=status.HTTP_204_NO_CONTENT)

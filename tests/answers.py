@@ -7,14 +7,17 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import jsonschema_rs
 import pytest
 from django.http import HttpResponseBase
-from django.test.client import AsyncClient, Client
+from django.test.client import AsyncClient, Client, FakePayload
 from django.urls import Resolver404
 from drf_spectacular.generators import SchemaGenerator
+
+from tests import examples
 
 PREFIX = "api/v1/"
 PROBLEM = "application/problem+json"
@@ -66,7 +69,7 @@ def _form(method: str, path: str, status: int, media_type: str) -> Any:
     return jsonschema_rs.Draft202012Validator(form, validate_formats=True)
 
 
-def _compare(request: Any, response: HttpResponseBase) -> None:
+def _compare(request: Any, response: HttpResponseBase, sent: bytes = b"") -> None:
     try:
         route = response.resolver_match.route  # type: ignore[attr-defined]
     except Resolver404:
@@ -78,14 +81,22 @@ def _compare(request: Any, response: HttpResponseBase) -> None:
     media_type = response.headers.get("Content-Type", "").split(";")[0]
     found = differences(request["method"], path, response.status_code, media_type, body)
     undeclared.extend(f"{request['method']} {path} {response.status_code}: {difference}" for difference in found)
+    operation = document()["paths"].get(path, {}).get(request["method"].lower())
+    if examples.RECORD and operation and not found and response.status_code < HTTPStatus.BAD_REQUEST:
+        received = json.loads(body) if media_type == "application/json" else None
+        examples.record(operation["operationId"], response.status_code, json.loads(sent) if sent else None, received)
 
 
 _request, _async_request = Client.request, AsyncClient.request
 
 
 def _watched(client: Client, **request: Any) -> Any:
+    sent = b""
+    if examples.RECORD and "json" in request.get("CONTENT_TYPE", "") and "wsgi.input" in request:
+        sent = request["wsgi.input"].read()
+        request["wsgi.input"] = FakePayload(sent)
     response = _request(client, **request)
-    _compare({"method": request.get("REQUEST_METHOD", "GET")}, response)
+    _compare({"method": request.get("REQUEST_METHOD", "GET")}, response, sent)
     return response
 
 

@@ -82,6 +82,8 @@ class CamelSerializer(serializers.Serializer[Any]):
                 errors[key] = ["This field is not known here. Remove it, or check its spelling."]
             elif name in known:
                 errors[key] = [f"This field is given twice, as {name} and in snake_case. Keep one."]
+            elif wrong := _wrong_value(field, value):
+                errors[key] = wrong
             else:
                 known[name] = value
         if errors:
@@ -89,13 +91,34 @@ class CamelSerializer(serializers.Serializer[Any]):
         return known
 
 
-class Integer(serializers.IntegerField):
-    """A whole number as JSON has it: a text that holds one is a text."""
+def _wrong_value(field: Any, value: Any) -> Any:
+    """
+    Name what is wrong with the JSON type or the length of a value. The framework would read "1" as a number, 1 as a
+    text and "yes" as true, and two readers of one body would understand it differently.
+    """
+    if value is None:
+        return None
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        places = {place: wrong for place, one in enumerate(value) if (wrong := _wrong_value(field.child, one))}
+        return places or None
+    for kind, (types, words) in _JSON_TYPES.items():
+        if isinstance(field, kind) and not (
+            isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        ):
+            return [words]
+    # Before white space is taken away from around it, as readers of the document count.
+    longest = getattr(field, "max_length", None)
+    if isinstance(value, str) and longest is not None and len(value) > longest:
+        return [f"Use at most {longest} characters."]
+    return None
 
-    def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
+
+_JSON_TYPES: dict[type[serializers.Field[Any, Any, Any, Any]], tuple[tuple[type, ...], str]] = {
+    serializers.BooleanField: ((bool,), "Give true or false."),
+    serializers.IntegerField: ((int, float), "Give a whole number, without quotes."),
+    serializers.CharField: ((str,), "Give a text, in quotes."),
+    serializers.ChoiceField: ((str,), "Give a text, in quotes."),
+}
 
 
 class AllowedMethods(BaseMetadata):
@@ -107,6 +130,21 @@ class AllowedMethods(BaseMetadata):
 
 # The query parameters of every list.
 PAGING = frozenset({"cursor", "pageSize"})
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """
+    Read the query by the names of the contract. As in a body, a name may be in camelCase or snake_case, but not both.
+
+    :raises FieldError: if a name is given twice
+    """
+    query: dict[str, str] = {}
+    for name, values in request.query_params.lists():
+        known = camel(name) if "_" in name else name
+        if known in query or len(values) > 1:
+            raise FieldError(pointer=f"/query{json_pointer(name)}", reason=f"{known} is given twice. Keep one.")
+        query[known] = values[0]
+    return query
 
 
 class CursorPages(pagination.CursorPagination):
@@ -124,7 +162,7 @@ class CursorPages(pagination.CursorPagination):
 
     def get_page_size(self, request: Request) -> int:
         """:raises FieldError: if the size is no positive number; one above the maximum is lowered to it"""
-        asked = request.query_params.get("pageSize", str(self.page_size))
+        asked = query_of(request).get("pageSize", str(self.page_size))
         if not (asked.isascii() and asked.isdecimal() and asked.strip("0")):
             raise FieldError(pointer="/query/pageSize", reason=f"pageSize is a number from 1 to {self.max_page_size}.")
         return self.max_page_size if len(asked) > len(str(self.max_page_size)) else min(int(asked), self.max_page_size)
@@ -140,6 +178,35 @@ class CursorPages(pagination.CursorPagination):
         if cursor is not None and not str(cursor.position).isprintable():
             raise _strange_cursor()
         return cursor
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        size = {"type": "integer", "minimum": 1, "default": self.page_size}
+        return [
+            {
+                "name": "cursor",
+                "in": "query",
+                "description": "From `next` or `previous` of another page, which hold it",
+                "schema": {"type": "string", "format": "cursor"},
+            },
+            {
+                "name": "pageSize",
+                "in": "query",
+                "description": f"Rows on a page; more than {self.max_page_size} is read as {self.max_page_size}",
+                "schema": size,
+            },
+        ]
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        address = {
+            "type": ["string", "null"],
+            "format": "uri",
+            "description": "The page's address; null: there is none",
+        }
+        return {
+            "type": "object",
+            "required": ["next", "previous", "results"],
+            "properties": {"next": address, "previous": address, "results": schema},
+        }
 
     @classmethod
     def answer(cls, request: Request, rows: QuerySet[Any], serializer: type[serializers.Serializer[Any]]) -> Response:

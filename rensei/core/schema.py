@@ -7,11 +7,14 @@ A view nests its serializers under fixed names, and needs no further annotation:
 """
 
 import inspect
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.plumbing import ResolvedComponent
+from drf_spectacular.plumbing import ResolvedComponent, append_meta
+from rest_framework import serializers
 
 from rensei.core.api import (
     PROBLEM,
@@ -23,9 +26,12 @@ from rensei.core.api import (
 )
 from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.errors import DatabaseUnavailable, NotFound, RateLimited, RenseiError
+from rensei.core.json_fields import NOT_BLANK, JSONDocument, Text
 
 # How a serializer's name says which direction it is for, which readers of the document see anyway.
 _DIRECTION = re.compile(r"(?:Answer|Schema|Serializer)(?=[A-Z]|$)")
+# Requests and answers as tests made them, by operation id.
+EXAMPLES_FILE = Path(__file__).parent / "openapi_examples.json"
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 
 PROBLEM_SCHEMA = {
@@ -91,6 +97,20 @@ class Schema(AutoSchema):
                 found["additionalProperties"] = False
             if not kind.__doc__ or inspect.getdoc(kind) == inspect.getdoc(CamelSerializer):
                 found.pop("description", None)
+        return found
+
+    def _map_serializer_field(self, field: Any, direction: Any, bypass_extensions: bool = False) -> Any:
+        if isinstance(field, JSONDocument):
+            for name, part in field.parts.items():
+                self._component(ResolvedComponent.SCHEMA, name, part)
+            form = self._component(ResolvedComponent.SCHEMA, field.form_name, field.form)
+            return append_meta(form, self._get_serializer_field_meta(field, direction))  # type: ignore[no-untyped-call]
+        found = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
+        if isinstance(field, Text):
+            return {**found, **field.described()}
+        is_trimmed = direction == "request" and type(field) is serializers.CharField and field.trim_whitespace
+        if is_trimmed and not field.allow_blank:
+            found.setdefault("pattern", NOT_BLANK)
         return found
 
     def _lists(self) -> bool:
@@ -172,8 +192,22 @@ def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -
     """Write what may be null as OpenAPI 3.1 has it: a `oneOf` of anything and null is one that null cannot satisfy."""
     schemas = result.get("components", {}).get("schemas", {})
     schemas.pop("NullEnum", None)
+    _add_examples(result)
     _mend_null(result)
     return result
+
+
+def _add_examples(result: dict[str, Any]) -> None:
+    recorded = json.loads(EXAMPLES_FILE.read_text())
+    for methods in result["paths"].values():
+        for operation in methods.values():
+            example = recorded.get(operation["operationId"], {"request": None, "responses": {}})
+            for media in operation.get("requestBody", {}).get("content", {}).values():
+                if example["request"] is not None:
+                    media["example"] = example["request"]
+            for status, answer in example["responses"].items():
+                for media in operation["responses"].get(status, {}).get("content", {}).values():
+                    media["example"] = answer
 
 
 def _mend_null(node: Any) -> None:

@@ -13,24 +13,39 @@ from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import AlreadyExists, NotFound
+from rensei.core.json_fields import JSONDocument, Text, anything, members, whole
 from rensei.dispatch import access_policies, policy_preview, services
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.resolver import ANY, effective
 from rensei.orgs import policies
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.api import PolicyBody
+from rensei.orgs.api import MATRIX, PolicyBody
 from rensei.orgs.authentication import caller
 from rensei.orgs.models import Project
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.scopes import GRANT, MANAGE, READ, READ_OR_RUNS
 
+_DENIER = {"enum": ["system", "organization", "project", None]}
+EFFECTIVE = {
+    "type": "object",
+    "description": "For `*`, each provider and each named model: whether a mode is allowed, and who denies it.",
+    "additionalProperties": members(
+        {
+            mode.value: members({"allowed": {"type": "boolean"}, "deniedBy": _DENIER}, required=True)
+            for mode in AuthMode
+        },
+        required=True,
+    ),
+}
+POOL_CONFIG = anything("Settings of the pool's provider.")
+
 
 class PolicyAnswer(CamelSerializer):
     """A stored policy, and what is left of each mode after everything above it."""
 
-    matrix = serializers.JSONField()
-    effective = serializers.JSONField()
+    matrix = JSONDocument("AccessMatrix", MATRIX)
+    effective = JSONDocument("EffectiveAccess", EFFECTIVE)
 
 
 class OrgPolicy(APIView):
@@ -42,9 +57,11 @@ class OrgPolicy(APIView):
     Answer = PolicyAnswer
 
     def get(self, request: Request) -> Response:
+        """Show the organization's access policy, and what it comes to."""
         return Response(policy_body(caller(request), None))
 
     def put(self, request: Request) -> Response:
+        """Set the organization's access policy."""
         return Response(_set(request, None))
 
 
@@ -57,10 +74,12 @@ class ProjectPolicy(APIView):
     Answer = PolicyAnswer
 
     def get(self, request: Request, project_id: str) -> Response:
+        """Show a project's access policy, and what it comes to."""
         access = caller(request)
         return Response(policy_body(access, orgs.find_project(access, project_id)))
 
     def put(self, request: Request, project_id: str) -> Response:
+        """Set a project's access policy."""
         return Response(_set(request, orgs.find_project(caller(request), project_id)))
 
 
@@ -92,6 +111,7 @@ class OrgPolicyPreview(APIView):
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
     def post(self, request: Request) -> Response:
+        """Preview a policy of the organization, without setting it."""
         return Response(_preview(request, None))
 
 
@@ -104,6 +124,7 @@ class ProjectPolicyPreview(APIView):
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
     def post(self, request: Request, project_id: str) -> Response:
+        """Preview a policy of a project, without setting it."""
         return Response(_preview(request, orgs.find_project(caller(request), project_id)))
 
 
@@ -111,7 +132,7 @@ class PoolAnswer(CamelSerializer):
     id = serializers.CharField()
     name = serializers.CharField()
     provider_id = serializers.CharField()
-    config = serializers.JSONField()
+    config = JSONDocument("PoolConfig", POOL_CONFIG)
     active = serializers.BooleanField()
     created_at = serializers.DateTimeField()
 
@@ -126,14 +147,16 @@ class Pools(APIView):
     Answer = PoolAnswer
 
     class Body(CamelSerializer):
-        name = serializers.CharField(max_length=63)
+        name = Text(whole(services.POOL_NAME.pattern), max_length=63)
         provider_id = serializers.ChoiceField(choices=CapacityPool.Provider.choices)
-        config = serializers.DictField(required=False)
+        config = JSONDocument("PoolConfig", POOL_CONFIG, required=False)
 
     def get(self, request: Request) -> Response:
+        """List the organization's capacity pools. `local` is built in and not listed."""
         return CursorPages.answer(request, CapacityPool.objects.for_org(caller(request).org), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Add a capacity pool."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         fields = body.validated_data
@@ -162,9 +185,11 @@ class PoolDetail(APIView):
         active = serializers.BooleanField()
 
     def get(self, request: Request, pool_id: str) -> Response:
+        """Show one capacity pool."""
         return Response(self.Answer(_find_pool(caller(request), pool_id)).data)
 
     def patch(self, request: Request, pool_id: str) -> Response:
+        """Switch a capacity pool on or off. Runs that were dispatched to it go on."""
         pool = _find_pool(caller(request), pool_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -173,6 +198,7 @@ class PoolDetail(APIView):
         return Response(self.Answer(pool).data)
 
     def delete(self, request: Request, pool_id: str) -> Response:
+        """Remove a capacity pool. Runs that name it keep its name."""
         services.remove_pool(caller(request), _find_pool(caller(request), pool_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 

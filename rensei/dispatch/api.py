@@ -6,23 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 from django.db.models import Q
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from catalog.provider_config import config_form
 from profiles import services as profiles
-from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, Integer
+from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, query_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, NotFound
+from rensei.core.json_fields import METADATA, JSONDocument
 from rensei.core.rates import headers_of
 from rensei.dispatch import admission, dry_run, presenters, services, token_rate
 from rensei.dispatch.models import Run, RunQuerySet
 from rensei.dispatch.refusals import OF_DISPATCH, OF_DRY_RUN
+from rensei.dispatch.request_forms import MESSAGES, PARTS, SYSTEM
 from rensei.dispatch.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.wire import (
+    EFFORT_APPLIED,
     QuoteSchema,
     RunCostSchema,
     RunErrorSchema,
@@ -47,13 +52,13 @@ class RunBody(CamelSerializer):
     project_id = serializers.CharField(required=False, allow_null=True, max_length=63)
     pool = serializers.CharField(required=False, max_length=63)
     host_id = serializers.CharField(required=False, allow_null=True, max_length=40)
-    system = serializers.JSONField(required=False, allow_null=True)
+    system = JSONDocument("SystemPrompt", SYSTEM, parts=PARTS, required=False, allow_null=True)
     input = serializers.CharField(required=False, trim_whitespace=False)
-    messages = serializers.JSONField(required=False)
+    messages = JSONDocument("Messages", MESSAGES, parts=PARTS, required=False)
     effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
-    max_tokens = Integer(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
-    provider_config = serializers.JSONField(required=False)
-    metadata = serializers.DictField(required=False)
+    max_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
+    provider_config = JSONDocument("ProviderConfig", config_form(), required=False)
+    metadata = JSONDocument("Metadata", METADATA, required=False, help_text="At most 16 kB of JSON")
 
     def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
         if len(json.dumps(value)) > METADATA_BYTES:
@@ -84,8 +89,8 @@ class ListedRunSchema(CamelSerializer):
     pool = serializers.CharField()
     host_id = serializers.CharField(allow_null=True)
     effort = serializers.CharField(allow_null=True)
-    effort_applied = serializers.DictField(help_text="The parameters of the model that the effort became")
-    metadata = serializers.DictField()
+    effort_applied = JSONDocument("EffortApplied", EFFORT_APPLIED)
+    metadata = JSONDocument("Metadata", METADATA)
     usage = RunUsageSchema()
     cost = RunCostSchema()
     error = RunErrorSchema(allow_null=True)
@@ -114,9 +119,17 @@ class Runs(APIView):
 
     @extend_schema(
         responses=ListedRunSchema(many=True),
-        parameters=[OpenApiParameter(name, str) for name in sorted(FILTERS)],
+        parameters=[
+            OpenApiParameter("state", enum=Run.State.values),
+            OpenApiParameter("authMode", enum=AuthMode.values),
+            OpenApiParameter("profileId", str),
+            OpenApiParameter("projectId", str),
+            OpenApiParameter("createdAfter", OpenApiTypes.DATETIME, description="This moment, or later"),
+            OpenApiParameter("createdBefore", OpenApiTypes.DATETIME, description="Before this moment"),
+        ],
     )
     def get(self, request: Request) -> Response:
+        """List the runs of the organization, newest first, without outputs and traces."""
         return CursorPages.answer(request, _filtered(request).listed(), ListedRunAnswer)
 
     @extend_schema(
@@ -128,6 +141,7 @@ class Runs(APIView):
         ],
     )
     def post(self, request: Request) -> Response:
+        """Dispatch a run. With `Prefer: wait=N` the answer is the ended run, if it ends within so many seconds."""
         key = request.headers.get("Idempotency-Key", "")
         if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
             raise FieldError(
@@ -156,6 +170,7 @@ class RunDetail(APIView):
 
     @extend_schema(responses=RunSchema)
     def get(self, request: Request, run_id: str) -> Response:
+        """Show one run, with its output and the trace of the decision."""
         return Response(presenters.run_body(find_run(caller(request), run_id)))
 
 
@@ -168,6 +183,7 @@ class RunCancel(APIView):
 
     @extend_schema(request=None, responses=RunSchema)
     def post(self, request: Request, run_id: str) -> Response:
+        """Cancel a run: at once while it is queued. A running one is broken off, and charged for what it used."""
         run = services.cancel_run(caller(request), find_run(caller(request), run_id))
         return Response(presenters.run_body(run))
 
@@ -198,7 +214,8 @@ class Resolve(APIView):
 
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
-        asked = dispatch_request(request.data or {}, whole=False)
+        """Tell what a dispatch of a profile would do, and change nothing. All of the body is optional."""
+        asked = dispatch_request(request.data, whole=False)
         # Looked up first, because an unknown one is wrong in the address, not in the body.
         profile = profiles.find_profile(caller(request), profile_id)
         return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
@@ -255,7 +272,7 @@ def find_run(access: Access, run_id: str) -> Run:
 
 def _filtered(request: Request) -> RunQuerySet:
     runs = visible_runs(caller(request))
-    query = request.query_params
+    query = query_of(request)
     if unknown := set(query) - FILTERS - PAGING:
         filters, paging = ", ".join(sorted(FILTERS)), " and ".join(sorted(PAGING))
         reason = f"Not known here. The filters are {filters}; {paging} choose the page."

@@ -9,8 +9,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from integrations.providers.base import REGISTRY
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, Integer
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
 from rensei.core.errors import NotFound, named_in
+from rensei.core.json_fields import BLOCK, JSONDocument, anything
 from rensei.core.usage import Usage
 from rensei.dispatch import leases, presenters
 from rensei.dispatch.api import RunSchema, find_run
@@ -50,8 +51,8 @@ OF_LEASE = (
 OF_LEASED = (WrongMachine, LeaseLost)
 
 
-def _tokens() -> Integer:
-    return Integer(min_value=0, max_value=TOKENS_MAX, default=0)
+def _tokens() -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=0, max_value=TOKENS_MAX, default=0)
 
 
 class UsageBody(CamelSerializer):
@@ -72,7 +73,7 @@ class LeaseAnswer(CamelSerializer):
     epoch = serializers.IntegerField(help_text="Goes with everything that is said about this lease")
     lease_until = serializers.DateTimeField()
     attempt_id = serializers.CharField()
-    request = serializers.DictField(help_text="Parameters of the Messages API, to be sent as they are")
+    request = JSONDocument("ModelRequest", anything("Parameters of the Messages API, to be sent as they are."))
 
 
 class HostLease(APIView):
@@ -88,10 +89,16 @@ class HostLease(APIView):
 
     class Body(CamelSerializer):
         run_id = serializers.CharField(required=False, max_length=40)
-        wait = Integer(min_value=0, max_value=WAIT_SECONDS_MAX, default=0)
+        wait = serializers.IntegerField(min_value=0, max_value=WAIT_SECONDS_MAX, default=0)
 
     @extend_schema(responses={200: LeaseAnswer, 204: OpenApiResponse(description="Nothing waits for this machine.")})
     def post(self, request: Request, host_id: str) -> Response:
+        """
+        Take a run that waits for the machine, or the one that `runId` names.
+
+        204 where none waits. With `wait`, the answer comes as soon as there is a run, and after so many seconds at the
+        latest.
+        """
         access = caller(request)
         if access.host is None or access.host.id != host_id:
             raise NotFound
@@ -132,9 +139,10 @@ class LeaseHeartbeat(APIView):
     Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
-        epoch = Integer(min_value=0, max_value=2**31 - 1)
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
 
     def post(self, request: Request, run_id: str) -> Response:
+        """Keep a lease, every five seconds, and learn whether the run was cancelled."""
         run = find_run(caller(request), run_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -151,11 +159,12 @@ class LeaseChunks(APIView):
     Answer = LeaseStateAnswer
 
     class Body(CamelSerializer):
-        epoch = Integer(min_value=0, max_value=2**31 - 1)
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
         text = serializers.CharField(default="", allow_blank=True, trim_whitespace=False)
         usage = UsageBody(required=False)
 
     def post(self, request: Request, run_id: str) -> Response:
+        """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
         run = find_run(caller(request), run_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -182,7 +191,7 @@ class LeaseFinish(APIView):
     class Body(CamelSerializer):
         class Output(CamelSerializer):
             text = serializers.CharField(default="", allow_blank=True, trim_whitespace=False)
-            content = serializers.ListField(child=serializers.DictField(), default=list)
+            content = serializers.ListField(child=JSONDocument("Block", BLOCK), default=list)
             stop_reason = serializers.CharField(default="", allow_blank=True, allow_null=True, max_length=40)
 
         class Error(CamelSerializer):
@@ -190,7 +199,7 @@ class LeaseFinish(APIView):
             detail = serializers.CharField(default="", allow_blank=True, max_length=2000)
             fix = serializers.CharField(default="", allow_blank=True, max_length=2000)
 
-        epoch = Integer(min_value=0, max_value=2**31 - 1)
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
         state = serializers.ChoiceField(choices=sorted(Run.ENDED))
         output = Output(required=False, allow_null=True)
         usage = UsageBody(required=False, allow_null=True)
@@ -201,6 +210,11 @@ class LeaseFinish(APIView):
 
     @extend_schema(responses=RunSchema)
     def post(self, request: Request, run_id: str) -> Response:
+        """
+        End a leased run with what came of its call. Repeating it answers the same.
+
+        A run that was given up meanwhile is settled late: the answer is LEASE_LOST, with the run in `run`.
+        """
         run = find_run(caller(request), run_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -23,6 +22,7 @@ from rensei.dispatch.leases_api import HostLease
 from rensei.dispatch.models import Run
 from rensei.dispatch.stream_places import TooManyStreams, stream_places
 from rensei.dispatch.streams import Stream
+from rensei.dispatch.wire import RunEventSchema
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import READ_OR_RUNS
@@ -113,8 +113,9 @@ class Events(APIView):
     refusals = {"GET": (TooManyStreams,)}
     renderer_classes = [JSONRenderer, EventStreamRenderer]
 
-    @extend_schema(responses={(200, "text/event-stream"): OpenApiTypes.STR})
+    @extend_schema(responses={(200, "text/event-stream"): RunEventSchema})
     def get(self, request: Request, run_id: str) -> StreamingHttpResponse:
+        """Follow the events of a run as a stream. `Last-Event-ID` goes on where the last one ended."""
         access, after = caller(request), _last_event(request)
         run = find_run(access, run_id)
         place = stream_places.take(access)

@@ -10,6 +10,7 @@ from rensei.dispatch.modes import MODES
 from rensei.dispatch.pools import NoEligiblePool
 from rensei.dispatch.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
+from rensei.orgs.storage import StorageLimitReached
 
 # What has no answer, in a dry run either: something that the body names is not there.
 OF_DRY_RUN: tuple[type[RenseiError], ...] = (NotFound, NoEligiblePool)
@@ -22,6 +23,7 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     ModelNotAllowedByPolicy,
     OrgSuspended,
     PausedByOperator,
+    StorageLimitReached,
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),

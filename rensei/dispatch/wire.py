@@ -4,13 +4,25 @@ from rest_framework import serializers
 
 from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.json_fields import BLOCK, JSONDocument, anything
 from rensei.dispatch.resolver import Verdict
+
+EFFORT_APPLIED = anything(
+    "The parameters of the provider that the effort became; empty where it became none.",
+    properties={
+        "thinking": anything(
+            "As in the Messages API.",
+            properties={"type": {"type": "string"}, "budget_tokens": {"type": "integer"}},
+        ),
+        "output_config": anything("As in the Messages API.", properties={"effort": {"type": "string"}}),
+    },
+)
 
 
 class RunOutputSchema(CamelSerializer):
     text = serializers.CharField(allow_blank=True)
     content = serializers.ListField(
-        child=serializers.DictField(), help_text="The content blocks, as the Messages API has them"
+        child=JSONDocument("Block", BLOCK), help_text="The content blocks, as the Messages API has them"
     )
     stop_reason = serializers.CharField(allow_null=True)
 
@@ -63,3 +75,13 @@ class QuoteSchema(CamelSerializer):
     payer = serializers.ChoiceField(choices=Payer.choices)
     expected_usd = serializers.CharField(allow_null=True)
     max_usd = serializers.CharField(allow_null=True)
+
+
+class RunEventSchema(CamelSerializer):
+    """One event of the stream."""
+
+    id = serializers.CharField(required=False, help_text="For `Last-Event-ID`")
+    event = serializers.CharField(help_text="`state` and `done` with the run, `delta` with `text`, or `usage`")
+    data = serializers.CharField(  # type: ignore[assignment]
+        help_text="A JSON object: a run, `{text}`, or the usage so far"
+    )

@@ -11,20 +11,35 @@ from rest_framework.views import APIView
 
 from rensei import __version__
 from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
-from rensei.orgs import invitations, services
+from rensei.core.json_fields import NAME, JSONDocument, Text, members, whole
+from rensei.orgs import invitations, policies, services
 from rensei.orgs.access import Access
 from rensei.orgs.authentication import caller
 from rensei.orgs.invitations_api import InvitationSent, sent_body
 from rensei.orgs.models import Host, Membership, Role
+from rensei.orgs.networks import NETWORKS_MAX
 from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
 from rensei.orgs.scopes import ANY, GRANT, MANAGE, MANAGE_OR_LEASES, READ, READ_OR_LEASES, READ_OR_RUNS, Scope
+from rensei.orgs.shapes import SLUG_SHAPE
+
+MATRIX = {
+    "type": "object",
+    "description": "For a model id, a provider or `*`: which auth modes are allowed. What is left out is inherited.",
+    "maxProperties": policies.ROW_LIMIT,
+    "propertyNames": {"pattern": r"\S", "maxLength": policies.ROW_NAME_LENGTH},
+    "additionalProperties": members(
+        {mode.value: members({"allowed": {"type": "boolean"}}, required=True) for mode in AuthMode}
+    ),
+    "example": {"*": {"shared": {"allowed": False}}},
+}
 
 
 class PolicyBody(CamelSerializer):
     """The document of an access policy, as it is put. Its rows are checked by `policies.validate_matrix`."""
 
-    matrix = serializers.JSONField()
+    matrix = JSONDocument("AccessMatrix", MATRIX)
 
 
 class Me(APIView):
@@ -58,6 +73,7 @@ class Me(APIView):
             return [scope for scope in Scope.values if scope in access.scopes]
 
     def get(self, request: Request) -> Response:
+        """Show the caller, its organization, role and scopes."""
         # Only those who are signed in learn the version: the `rensei` command compares it with its own.
         headers = {"Rensei-Version": __version__}
         return Response(self.Answer(caller(request)).data, headers=headers)
@@ -79,13 +95,15 @@ class Projects(APIView):
     Answer = ProjectAnswer
 
     class Body(CamelSerializer):
-        id = serializers.CharField(max_length=63)
-        name = serializers.CharField(max_length=120)
+        id = Text(whole(SLUG_SHAPE.pattern), max_length=63)
+        name = Text(NAME, max_length=120)
 
     def get(self, request: Request) -> Response:
+        """List the projects that the caller may see."""
         return CursorPages.answer(request, services.visible_projects(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Create a project. Its id is its slug, and stays."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         fields = body.validated_data
@@ -102,12 +120,14 @@ class ProjectDetail(APIView):
     Answer = ProjectAnswer
 
     class Body(CamelSerializer):
-        name = serializers.CharField(max_length=120)
+        name = Text(NAME, max_length=120)
 
     def get(self, request: Request, project_id: str) -> Response:
+        """Show one project."""
         return Response(self.Answer(services.find_project(caller(request), project_id)).data)
 
     def patch(self, request: Request, project_id: str) -> Response:
+        """Rename a project. Its id stays."""
         project = services.find_project(caller(request), project_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -116,6 +136,7 @@ class ProjectDetail(APIView):
         return Response(self.Answer(project).data)
 
     def delete(self, request: Request, project_id: str) -> Response:
+        """Delete a project with its policy, profiles and tokens. Its runs and ledger lines stay."""
         services.delete_project(caller(request), services.find_project(caller(request), project_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -145,9 +166,11 @@ class Members(APIView):
         role = serializers.ChoiceField(choices=Role.choices)
 
     def get(self, request: Request) -> Response:
+        """List the people of the organization."""
         return CursorPages.answer(request, _members(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Invite a person by email. Nobody is a member who has not accepted."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -177,9 +200,11 @@ class MemberDetail(APIView):
         role = serializers.ChoiceField(choices=Role.choices)
 
     def get(self, request: Request, member_id: str) -> Response:
+        """Show one member."""
         return Response(self.Answer(_one(_members(caller(request)), member_id)).data)
 
     def patch(self, request: Request, member_id: str) -> Response:
+        """Give a member another role."""
         membership = _one(_members(caller(request)), member_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -188,6 +213,7 @@ class MemberDetail(APIView):
         return Response(self.Answer(membership).data)
 
     def delete(self, request: Request, member_id: str) -> Response:
+        """Remove a member, or leave the organization."""
         services.remove_member(caller(request), _one(_members(caller(request)), member_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -222,21 +248,28 @@ class Tokens(APIView):
     Answer = TokenAnswer
 
     class Body(CamelSerializer):
-        name = serializers.CharField(max_length=120)
+        name = Text(NAME, max_length=120)
         project_id = serializers.CharField(allow_null=True, default=None)
         scopes = serializers.ListField(
             child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False, max_length=20, required=False
         )
-        allowed_networks = serializers.ListField(child=serializers.CharField(max_length=60), default=list)
+        allowed_networks = serializers.ListField(
+            child=serializers.CharField(max_length=60),
+            max_length=NETWORKS_MAX,
+            default=list,
+            help_text="In CIDR notation",
+        )
         expires_at = serializers.DateTimeField(allow_null=True, default=None)
 
     class Created(TokenAnswer):
         token = serializers.CharField(help_text="Shown only now")
 
     def get(self, request: Request) -> Response:
+        """List API tokens: the caller's own, or everyone's for those who manage or audit."""
         return CursorPages.answer(request, services.visible_tokens(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Create an API token, which is shown once."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         fields = body.validated_data
@@ -264,9 +297,11 @@ class TokenDetail(APIView):
     Answer = TokenAnswer
 
     def get(self, request: Request, token_id: str) -> Response:
+        """Show one API token, without its secret."""
         return Response(self.Answer(_one(services.visible_tokens(caller(request)), token_id)).data)
 
     def delete(self, request: Request, token_id: str) -> Response:
+        """Revoke an API token at once. Its row stays, so that the audit log can name it."""
         services.revoke_token(caller(request), _one(services.visible_tokens(caller(request)), token_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -291,7 +326,7 @@ class Hosts(APIView):
     Answer = HostAnswer
 
     class Body(CamelSerializer):
-        name = serializers.CharField(max_length=120)
+        name = Text(NAME, max_length=120)
         login = serializers.ChoiceField(choices=Host.Login.choices, default=Host.Login.NONE)
         scopes = serializers.ListField(
             child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False, max_length=20, required=False
@@ -301,9 +336,11 @@ class Hosts(APIView):
         token = serializers.CharField(help_text="Shown only now")
 
     def get(self, request: Request) -> Response:
+        """List the machines that ran `rensei setup`."""
         return CursorPages.answer(request, services.visible_hosts(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Register a machine, and give the token that only it uses, once."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -319,13 +356,15 @@ class HostDetail(APIView):
     Answer = HostAnswer
 
     class Body(CamelSerializer):
-        name = serializers.CharField(max_length=120, required=False)
+        name = Text(NAME, max_length=120, required=False)
         login = serializers.ChoiceField(choices=Host.Login.choices, required=False)
 
     def get(self, request: Request, host_id: str) -> Response:
+        """Show one machine."""
         return Response(self.Answer(_one(services.visible_hosts(caller(request)), host_id)).data)
 
     def patch(self, request: Request, host_id: str) -> Response:
+        """Change the name or the kind of login of a machine."""
         host = _one(services.visible_hosts(caller(request)), host_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
@@ -334,6 +373,7 @@ class HostDetail(APIView):
         return Response(self.Answer(host).data)
 
     def delete(self, request: Request, host_id: str) -> Response:
+        """Revoke a machine and its tokens at once."""
         services.revoke_host(caller(request), _one(services.visible_hosts(caller(request)), host_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -8,8 +8,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import PAGING, CamelSerializer, CursorPages
+from rensei.core.api import PAGING, CamelSerializer, CursorPages, query_of
 from rensei.core.errors import FieldError
+from rensei.core.json_fields import JSONDocument, anything
 from rensei.orgs import audit_log
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead
@@ -43,7 +44,7 @@ class AuditEventAnswer(CamelSerializer):
     token_id = serializers.CharField(allow_blank=True, help_text="The token that was used; empty for a browser")
     action = serializers.CharField(help_text="Such as integration.rotated")
     object_id = serializers.CharField()
-    detail = serializers.JSONField(help_text="What changed; never a secret")
+    detail = JSONDocument("AuditDetail", anything("What changed, which differs by action; never a secret."))
     address = serializers.CharField(allow_null=True, help_text="The IP address that it came from")
 
 
@@ -57,10 +58,9 @@ class AuditEvents(APIView):
 
     @extend_schema(parameters=[AuditEventFilter])
     def get(self, request: Request) -> Response:
+        """List the audit log, newest first, for owners, admins and auditors."""
         audit_log.require_reader(caller(request))
-        query = AuditEventFilter(
-            data={name: value for name, value in request.query_params.items() if name not in PAGING}
-        )
+        query = AuditEventFilter(data={name: value for name, value in query_of(request).items() if name not in PAGING})
         if not query.is_valid():
             raise serializers.ValidationError({"query": query.errors})
         asked = audit_log.Filter(**query.validated_data)

@@ -8,6 +8,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer
+from rensei.core.json_fields import NAME, Text
 from rensei.core.secret import Secret
 from rensei.orgs import device_codes
 from rensei.orgs.authentication import client_address
@@ -27,7 +28,7 @@ class DeviceCodes(APIView):
     throttle_scope = "sensitive"
 
     class Body(CamelSerializer):
-        host_name = serializers.CharField(max_length=120)
+        host_name = Text(NAME, max_length=120)
 
     class Answer(CamelSerializer):
         device_code = serializers.CharField(help_text="The machine's secret, which fetches the token")
@@ -39,6 +40,12 @@ class DeviceCodes(APIView):
 
     @extend_schema(responses={201: Answer})
     def post(self, request: Request) -> Response:
+        """
+        Ask for a code with which a machine is signed in.
+
+        The machine shows `userCode`, and a person who is signed in approves it at `verificationUri`. Open to
+        everyone, a few times a minute from one address.
+        """
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -87,6 +94,7 @@ class DeviceCodeToken(APIView):
         user = Person()
 
     def post(self, request: Request) -> Response:
+        """Fetch the token of an approved machine, once. Until then the answer is DEVICE_CODE_PENDING."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 

@@ -50,9 +50,11 @@ class Invitations(APIView):
         role = serializers.ChoiceField(choices=Role.choices)
 
     def get(self, request: Request) -> Response:
+        """List the invitations that are not yet answered."""
         return CursorPages.answer(request, invitations.open_invitations(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
+        """Create an invitation, and mail its link. It is the same as inviting under `/members`."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
@@ -69,9 +71,11 @@ class InvitationDetail(APIView):
     Answer = InvitationAnswer
 
     def get(self, request: Request, invitation_id: str) -> Response:
+        """Show one open invitation."""
         return Response(self.Answer(_one(request, invitation_id)).data)
 
     def delete(self, request: Request, invitation_id: str) -> Response:
+        """Revoke an invitation. Its link no longer works."""
         invitations.revoke(caller(request), _one(request, invitation_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -85,6 +89,7 @@ class InvitationResend(APIView):
 
     @extend_schema(request=None, responses=InvitationSent)
     def post(self, request: Request, invitation_id: str) -> Response:
+        """Mail a new link for another seven days. The earlier link no longer works."""
         return Response(sent_body(invitations.resend(caller(request), _one(request, invitation_id))))
 
 

@@ -8,23 +8,37 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, query_of
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound
+from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.dispatch.admission import IdempotencyKeyReused
 from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
 from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
+from rensei.orgs.storage import StorageLimitReached
 from rensei.workflows import presenters, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 from rensei.workflows.reading import WorkflowInvalid
+
+DOCUMENT = {
+    "description": "A text in YAML or JSON, or the object itself, as docs/workflows describes it",
+    "oneOf": [
+        {"type": "string", "pattern": NOT_BLANK},
+        anything("A workflow with its nodes, or a bare node."),
+    ],
+}
+INPUT = {
+    "description": "A text, or an object of named values",
+    "oneOf": [{"type": "string"}, anything("The values that the workflow's nodes name.")],
+}
 
 
 class DocumentBody(CamelSerializer):
     """A document: a text in YAML or JSON, or the object itself."""
 
-    document = serializers.JSONField()
+    document = JSONDocument("WorkflowDocument", DOCUMENT)
 
     def validate_document(self, value: Any) -> str | dict[str, Any]:
         if isinstance(value, str | dict):
@@ -41,7 +55,7 @@ class ApplyBody(DocumentBody):
 class StartBody(CamelSerializer):
     """What the workflow is given: a text, or an object of named values."""
 
-    input = serializers.JSONField(required=False, allow_null=True)
+    input = JSONDocument("WorkflowInput", INPUT, required=False, allow_null=True)
 
     def validate_input(self, value: Any) -> Any:
         if value is None or isinstance(value, str | dict):
@@ -100,7 +114,7 @@ class WorkflowRunSchema(CamelSerializer):
 
 
 class WorkflowRunDetailSchema(WorkflowRunSchema):
-    input = serializers.JSONField(allow_null=True)
+    input = JSONDocument("WorkflowInput", INPUT, allow_null=True)
     nodes = NodeSchema(many=True)
     cost = RunCostSchema()
 
@@ -124,7 +138,7 @@ class Workflows(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
-    refusals = {"POST": (NotFound, AlreadyExists, WorkflowInvalid)}
+    refusals = {"POST": (NotFound, AlreadyExists, WorkflowInvalid, StorageLimitReached)}
     pagination_class = CursorPages
     Body = ApplyBody
 
@@ -133,15 +147,17 @@ class Workflows(APIView):
         parameters=[OpenApiParameter("name", str), OpenApiParameter("projectId", str)],
     )
     def get(self, request: Request) -> Response:
+        """List the workflows of the organization, newest first."""
         found = services.visible_workflows(caller(request))
-        if name := request.query_params.get("name"):
+        if name := query_of(request).get("name"):
             found = found.filter(name=name.replace("\0", ""))
-        if project_id := request.query_params.get("projectId"):
+        if project_id := query_of(request).get("projectId"):
             found = found.filter(project__slug=project_id.replace("\0", ""))
         return CursorPages.answer(request, found, WorkflowAnswer)
 
     @extend_schema(request=ApplyBody, responses={201: WorkflowDetailSchema, 200: WorkflowDetailSchema})
     def post(self, request: Request) -> Response:
+        """Apply a workflow document: it makes the workflow, or adds a version to it."""
         body = ApplyBody(data=request.data)
         body.is_valid(raise_exception=True)
         workflow, created = services.apply_document(
@@ -159,15 +175,17 @@ class WorkflowDetail(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "PUT": MANAGE, "DELETE": MANAGE}
-    refusals = {"PUT": (AlreadyExists, WorkflowInvalid), "DELETE": (InUse,)}
+    refusals = {"PUT": (AlreadyExists, WorkflowInvalid, StorageLimitReached), "DELETE": (InUse,)}
     Body = DocumentBody
 
     @extend_schema(responses=WorkflowDetailSchema)
     def get(self, request: Request, workflow_id: str) -> Response:
+        """Show one workflow, with its document and versions."""
         return Response(presenters.workflow_detail(services.find_workflow(caller(request), workflow_id)))
 
     @extend_schema(request=DocumentBody, responses=WorkflowDetailSchema)
     def put(self, request: Request, workflow_id: str) -> Response:
+        """Give a workflow a new document, and perhaps a new name."""
         workflow = services.find_workflow(caller(request), workflow_id)
         body = DocumentBody(data=request.data)
         body.is_valid(raise_exception=True)
@@ -176,6 +194,7 @@ class WorkflowDetail(APIView):
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, workflow_id: str) -> Response:
+        """Delete a workflow with its versions and workflow runs. The runs of its nodes stay."""
         services.delete_workflow(caller(request), services.find_workflow(caller(request), workflow_id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -185,12 +204,13 @@ class WorkflowRuns(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
-    refusals = {"POST": (services.InputRequired, IdempotencyKeyReused)}
+    refusals = {"POST": (services.InputRequired, IdempotencyKeyReused, StorageLimitReached)}
     pagination_class = CursorPages
     Body = StartBody
 
     @extend_schema(responses=WorkflowRunSchema(many=True))
     def get(self, request: Request, workflow_id: str) -> Response:
+        """List the workflow runs of one workflow, newest first."""
         workflow = services.find_workflow(caller(request), workflow_id)
         found = services.visible_workflow_runs(caller(request)).filter(version__workflow=workflow)
         return CursorPages.answer(request, services.listed(found), WorkflowRunAnswer)
@@ -204,8 +224,9 @@ class WorkflowRuns(APIView):
         ],
     )
     def post(self, request: Request, workflow_id: str) -> Response:
+        """Run the newest version of a workflow. With `Prefer: wait=N` the answer is the ended workflow run."""
         workflow = services.find_workflow(caller(request), workflow_id)
-        body = StartBody(data=request.data or {})
+        body = StartBody(data=request.data)
         body.is_valid(raise_exception=True)
         workflow_run = services.start(
             caller(request), workflow, given=body.validated_data.get("input"), idempotency_key=_key(request)
@@ -225,6 +246,7 @@ class WorkflowRunDetail(APIView):
 
     @extend_schema(responses=WorkflowRunDetailSchema)
     def get(self, request: Request, workflow_run_id: str) -> Response:
+        """Show one workflow run, with the state and output of each node."""
         found = services.find_workflow_run(caller(request), workflow_run_id)
         return Response(presenters.workflow_run_detail(found))
 
@@ -238,6 +260,7 @@ class WorkflowRunCancel(APIView):
 
     @extend_schema(request=None, responses=WorkflowRunDetailSchema)
     def post(self, request: Request, workflow_run_id: str) -> Response:
+        """Cancel a workflow run: nodes that wait are not run, and those that run are cancelled."""
         found = services.find_workflow_run(caller(request), workflow_run_id)
         return Response(presenters.workflow_run_detail(services.cancel(caller(request), found)))
 

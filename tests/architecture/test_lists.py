@@ -39,6 +39,7 @@ PAGE_DETAILS = {
     "o/<org>/workflows/<workflow_id>",
     "o/<org>/workflow-runs/<workflow_run_id>",
 }
+TRACE_LINE = {"mode": "byok", "verdict": "chosen", "code": None, "deniedBy": None}
 
 
 @pytest.fixture
@@ -53,7 +54,10 @@ def fill(stage):  # noqa: F811
     def filled(length):
         text = "x" * length
         Run.objects.filter(pk=run.pk).update(
-            output_text=text, output_content=[{"type": "text", "text": text}], trace=[{"detail": text}], prices=[text]
+            output_text=text,
+            output_content=[{"type": "text", "text": text}],
+            trace=[{**TRACE_LINE, "detail": text}],
+            prices=[text],
         )
         RunInput.objects.filter(pk=run.pk).update(
             body={

@@ -1,17 +1,21 @@
 """The OpenAPI document: its form, and that answers are what it says they are."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
 
 from rensei.core.api import PROBLEM, CamelSerializer
+from rensei.core.schema import EXAMPLES_FILE
 from rensei.orgs.models import Org, User
 from tests import answers
 from tests.answers import resolved
+from tests.examples import SECRETS
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,31 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:
         yield node
     for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from nodes(inner)
+
+
+# What may hold anything: each says why in its description.
+FREE = {
+    "AuditDetail",
+    "Block",
+    "EffortApplied",
+    "ImageBlock",
+    "ImageSource",
+    "Metadata",
+    "ModelRequest",
+    "OtherBlock",
+    "PoolConfig",
+    "TextBlock",
+    "ToolResultBlock",
+    "WorkflowDocument",
+    "WorkflowInput",
+}
+
+
+def _is_free(node: Any) -> bool:
+    """Tell whether a schema is that of an object of any members, or of anything."""
+    is_object = node.get("type") in ("object", ["object", "null"])
+    is_open = node.get("additionalProperties") in (True, {}) or not ({"additionalProperties", "properties"} & set(node))
+    return (is_object and is_open) or any(inner == {} for inner in node.get("properties", {}).values())
 
 
 class TestDocument:
@@ -94,6 +123,46 @@ class TestDocument:
         inherited = (CamelSerializer.__doc__ or "").strip().splitlines()[0]
 
         assert inherited not in json.dumps(document)
+
+    def test_gives_each_operation_a_summary_of_its_own(self, document: Any) -> None:
+        summaries = [operation["summary"] for _, _, operation in operations(document)]
+
+        assert sorted(summaries) == sorted(set(summaries))
+
+    def test_is_valid(self, document: Any) -> None:
+        openapi_spec_validator.validate(document)
+
+    def test_has_no_object_that_may_hold_anything_but_those_that_say_why(self, document: Any) -> None:
+        schemas = document["components"]["schemas"]
+        free = {name for name, schema in schemas.items() if any(_is_free(node) for node in nodes(schema))}
+
+        assert free == FREE
+        for name in FREE:
+            assert all(node.get("description") for node in nodes(schemas[name]) if _is_free(node)), name
+
+    def test_has_an_example_for_every_body(self, document: Any) -> None:
+        for path, method, operation in operations(document):
+            sent = operation.get("requestBody", {}).get("content", {})
+            received = [one.get("content", {}) for status, one in operation["responses"].items() if status[0] == "2"]
+            for content in (sent, *received):
+                if (media := content.get("application/json")) is not None:
+                    form = {**media["schema"], "components": document["components"]}
+                    wrong = [error.message for error in Draft202012Validator(form).iter_errors(media["example"])]
+                    assert wrong == [], (path, method)
+
+    def test_has_examples_without_secrets(self) -> None:
+        text = EXAMPLES_FILE.read_text()
+
+        assert re.findall(r"(?:rsk_live_|sk-ant-[a-z0-9]+-)[A-Za-z0-9]+", text) == []
+        assert set(re.findall(r'"apiKey": "(.*?)"', text)) == {SECRETS["apiKey"]}
+        assert set(re.findall(r'"deviceCode": "(.*?)"', text)) == {SECRETS["deviceCode"]}
+
+    def test_takes_what_a_change_may_leave_out(self, document: Any) -> None:
+        schemas = document["components"]["schemas"]
+
+        assert "required" not in schemas["ProfileChange"]
+        assert "required" not in schemas["HostDetailBody"]
+        assert schemas["ProjectDetailBody"]["required"] == ["name"]
 
     def test_refuses_unknown_fields_where_the_server_does(self, document: Any) -> None:
         schemas = document["components"]["schemas"]
