@@ -7,12 +7,11 @@ the end of the run's time, hangs up.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import aiohttp
 import structlog
-from django.db import close_old_connections
 
 from integrations.outbound import AnswerRefused
 from integrations.providers.anthropic import relay
@@ -22,7 +21,6 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
 from rensei.core.ids import new_id
-from rensei.core.transactions import leave_database
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import outcomes, queue, settlement
 from rensei.dispatch.execution import KEYS_MAX
@@ -35,6 +33,7 @@ from rensei.gateway import answers
 from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Outgoing
 from rensei.gateway.routes import PRICED_MODES, Route
+from rensei.gateway.threads import in_thread
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -278,7 +277,7 @@ class Call:
     async def _try_again(self, failure: ProviderFailure) -> bool:
         """Settle a failed attempt and write down one with another key of the same payer, where there is one."""
         try:
-            again = await asyncio.get_running_loop().run_in_executor(None, self._next_attempt, failure)
+            again = await in_thread(partial(self._next_attempt, failure))
         except DATABASE_FAULTS as fault:
             logger.warning("no_other_key", code=database_refusal(fault, run_id=self.run.id).code)
             return False
@@ -288,7 +287,6 @@ class Call:
         return True
 
     def _next_attempt(self, failure: ProviderFailure) -> tuple[Attempt, Credential] | None:
-        close_old_connections()
         mode = MODES[AuthMode(self.run.auth_mode)]
         try:
             credential = mode.next_credential(self.run, self._credential, failure)
@@ -329,16 +327,7 @@ class Call:
 
 async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
     """Ask the mode what the organization is told of a failure. It may look the pool's keys up, so a thread asks."""
-
-    def ask() -> StoredError:
-        close_old_connections()
-        try:
-            return MODES[AuthMode(run.auth_mode)].error_of(run, failure)
-        finally:
-            # The thread may rest for long, and its connection is another's meanwhile.
-            leave_database()
-
-    return await asyncio.get_running_loop().run_in_executor(None, ask)
+    return await in_thread(partial(MODES[AuthMode(run.auth_mode)].error_of, run, failure))
 
 
 def run_headers(run: Run) -> Headers:

@@ -1,4 +1,4 @@
-"""The work that a large body makes is done in threads, so that it does not hold up the calls of others."""
+"""What would hold up the calls of others is done in threads: the work that a large body makes, and queries."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from django.db import close_old_connections
+
 from rensei.core.limits import limit
+from rensei.core.transactions import leave_database
 
 # What a body of this size takes on the event loop, at its worst, is some milliseconds.
 LARGE_BYTES = 64 * 1024
@@ -37,3 +40,16 @@ class BodyThreads:
 
     def close(self) -> None:
         self._executor.shutdown()
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    """Do in a thread what asks the database, and give its connection back: the thread may rest for long after it."""
+
+    def do() -> Result:
+        close_old_connections()
+        try:
+            return work()
+        finally:
+            leave_database()
+
+    return await asyncio.get_running_loop().run_in_executor(None, do)
