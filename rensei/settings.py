@@ -176,8 +176,8 @@ RENSEI_RATE_UNKNOWN_TOKENS = env.str(
     "RENSEI_RATE_UNKNOWN_TOKENS",
     default=limit(
         "60/min",
-        what="Tokens that are not found, of each address; one that was good within the hour passes",
-        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        what="Tokens and session cookies that are not found, of each address; one that was good within the hour passes",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`; a browser is led to the sign-in page",
         setting="RENSEI_RATE_UNKNOWN_TOKENS",
     ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from allauth.usersessions.models import UserSession
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
@@ -15,11 +16,13 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 from django.utils.decorators import sync_and_async_middleware
 
-from rensei.core.errors import NotFound
+from rensei.core.api import NotAuthenticated
+from rensei.core.errors import NotFound, RateLimited
 from rensei.core.transactions import durable
 from rensei.orgs.access import record_person
 from rensei.orgs.authentication import client_address
 from rensei.orgs.models import User
+from rensei.orgs.unknown_tokens import unknown_tokens
 
 NOTED_EVERY_SECONDS = 300
 # After which a person signs in anew: not used for so long, and in any case. Both are looked at when a session is noted.
@@ -140,7 +143,7 @@ def device_of(user_agent: str) -> str:
 
 
 def _note(request: HttpRequest) -> None:
-    if not request.user.is_authenticated:
+    if not _look_up(request) or not request.user.is_authenticated:
         return
     digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
     if caches["process"].add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
@@ -150,6 +153,25 @@ def _note(request: HttpRequest) -> None:
             request.user = AnonymousUser()
         else:
             UserSession.objects.create_from_request(request)
+
+
+def _look_up(request: HttpRequest) -> bool:
+    """
+    Look the session of the cookie up, as a token is: one that is none of ours costs a query once, and no more than an
+    address may send of both. What is not looked up is no session now, and its cookie stays.
+    """
+    digest = hashlib.sha256(f"session:{request.session.session_key}".encode()).hexdigest()
+    address = client_address(request)
+    try:
+        unknown_tokens.require_look_up(digest, address=address)
+    except (NotAuthenticated, RateLimited):
+        request.session = type(request.session)()
+        request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return False
+    # Reading it finds out: a key that is not stored is dropped.
+    request.session.get("")
+    unknown_tokens.note(digest, found=request.session.session_key is not None, address=address)
+    return True
 
 
 def _is_over(request: HttpRequest) -> bool:
