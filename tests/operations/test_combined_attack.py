@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,8 +37,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.attack]
 # their own, which tells how much CPU it used. Where server, worker, provider, attackers and database share two cores, a
 # call waits for a core like any other work.
 ATTACKERS, STREAMS, SLOW_RUNS = sized(2, 15), sized(20, 1000), sized(4, 40)
-CALLS, CALLS_PER_SECOND = sized(40, 1250), 25
-SLOW = "[[slow 1]] [[reply 300 words]]"
+CALLS, CALLS_PER_SECOND = sized(40, 500), 25
+SLOW = "[[slow 1]] [[reply 2000 words]]"
 
 
 @pytest.fixture
@@ -132,6 +133,36 @@ def percentile(taken: list[float], share: int) -> float:
     return taken[len(taken) * share // 100]
 
 
+def figures_of(taken: list[float]) -> dict[str, float]:
+    return {f"p{share}Ms": round(1000 * percentile(taken, share), 1) for share in (50, 90, 99)}
+
+
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """Tell how much CPU the server and the worker have used, with the processes that they have started, and the time."""
+    found = {"time": time.monotonic()}
+    for name, program in (("web", stack.web), ("worker", stack.worker)):
+        assert program.process is not None
+        found[name] = sum(_cpu_seconds(pid) for pid in _with_children(program.process.pid))
+    return found
+
+
+def spent(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Tell how many cores each has used, and in how many seconds."""
+    seconds = after["time"] - before["time"]
+    cores = {name: round((after[name] - before[name]) / seconds, 3) for name in ("web", "worker")}
+    return {**cores, "seconds": round(seconds, 1)}
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def _with_children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in _with_children(int(child)))]
+
+
 class TestOtherCallers:
     def test_are_answered_as_fast_while_all_attacks_go_on_at_the_same_time(
         self, stack: Stack, open_org: Any, make_key: Any
@@ -149,18 +180,19 @@ class TestOtherCallers:
         ]
         slow, _ = attackers[0]
         call_steadily(stack, token, calls=CALLS // 5)
+        before = cpu_seconds(stack)
         alone = call_steadily(stack, token, calls=CALLS)
+        figures = {"alone": figures_of(alone), "cpuAlone": spent(before, cpu_seconds(stack))}
 
         with attack(stack, order) as told:
             start_slow_runs(slow)
             wait_until(lambda: slow_runs_under_way(slow) == SLOW_RUNS, what="the start of all slow runs")
+            before = cpu_seconds(stack)
             beside = call_steadily(stack, token, calls=CALLS)
-            assert slow_runs_under_way(slow) == SLOW_RUNS
+            figures |= {"beside": figures_of(beside), "cpuBeside": spent(before, cpu_seconds(stack))}
+            figures["slowRunsAtTheEnd"] = slow_runs_under_way(slow)
 
-        figures = told | {
-            "alone": [percentile(alone, share) for share in (50, 99)],
-            "beside": [percentile(beside, share) for share in (50, 99)],
-        }
+        figures |= told
         print(json.dumps(figures))
         assert not [kind for kind in told["answered"] if kind.split()[-1].startswith("5")], figures
         if IS_WHOLE:
