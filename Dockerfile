@@ -41,7 +41,7 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["granian", "--interface", "asgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--workers-kill-timeout", "35", "--http", "1", "--http1-header-read-timeout", "30000", "--no-ws", "rensei.asgi:application"]
+CMD ["granian", "--interface", "asgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--workers-kill-timeout", "35", "--http", "1", "--http1-header-read-timeout", "30000", "--backpressure", "10000", "--no-ws", "rensei.asgi:application"]
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Rensei" \
       org.opencontainers.image.description="Decides, for every call to a language model, whose credential signs it, who pays, and where it runs." \

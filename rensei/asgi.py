@@ -10,7 +10,7 @@ _django = get_asgi_application()
 
 # These read the settings while they are imported.
 from integrations.providers.base import REGISTRY  # noqa: E402
-from rensei.core.asgi_limits import limit_bodies, pace_bodies  # noqa: E402
+from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles  # noqa: E402
 from rensei.core.unknown_names import start_storing  # noqa: E402
 from rensei.gateway.door import with_gateway  # noqa: E402
 
@@ -21,6 +21,7 @@ def _warm_up() -> None:
         adapter.warm_up()
 
 
+take_file_handles()
 threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 start_storing()
 application = pace_bodies(with_gateway(limit_bodies(_django)))

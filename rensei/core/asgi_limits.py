@@ -6,6 +6,7 @@ Views set the finer limits. What comes before a body, and the time between reque
 
 import asyncio
 import json
+import resource
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -33,15 +34,36 @@ HEADER_SECONDS = limit(
     what="Time in which the head of a request comes, idle connections included",
     told="the caller: the connection is closed",
 )
+CONNECTIONS_MAX = limit(
+    10_000,
+    "connections",
+    what="Connections of callers that each process serves at a time",
+    told="the caller: it waits until another one has ended",
+)
 # How granian is started, so that it holds to this. Its reader of HTTP/2 has no such time, and neither has the one that
-# waits to see which of the two a caller speaks.
-SERVER_OPTIONS = ("--http=1", f"--http1-header-read-timeout={HEADER_SECONDS * 1000}")
+# waits to see which of the two a caller speaks. By itself, it serves 1,024 connections at a time, divided by the number
+# of processes: a thousand event streams, or as many silent connections, kept all other callers waiting.
+SERVER_OPTIONS = (
+    "--http=1",
+    f"--http1-header-read-timeout={HEADER_SECONDS * 1000}",
+    f"--backpressure={CONNECTIONS_MAX}",
+)
+# A call through the gateway has a file handle at both ends; the rest are the database's and the libraries'.
+FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def take_file_handles() -> None:
+    """Take as many file handles as the connections need, or as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILE_HANDLES if hard == resource.RLIM_INFINITY else min(FILE_HANDLES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class BodyTooSlow(RenseiError):

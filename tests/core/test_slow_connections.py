@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from rensei.core.asgi_limits import BODY_SECONDS, HEADER_SECONDS, SERVER_OPTIONS
+from rensei.core.asgi_limits import BODY_SECONDS, FILE_HANDLES, HEADER_SECONDS, SERVER_OPTIONS
 from tests import servers
 from tests.architecture.rooms import ROOT
 from tests.attacks import sized
@@ -24,19 +25,29 @@ OPTIONS = sized(("--http=1", "--http1-header-read-timeout=1000"), SERVER_OPTIONS
 CLOSED_SECONDS_MAX = sized(60, 2 * (BODY_SECONDS + HEADER_SECONDS))
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("slow"), servers.free_port()
+@contextlib.contextmanager
+def server(folder, options):
+    """Start a server, and give its port."""
+    port = servers.free_port()
     environment = {**os.environ, "RENSEI_DATA_DIR": str(folder), "RENSEI_PUBLIC_URL": f"http://127.0.0.1:{port}"}
-    command = [sys.executable, "-m", "granian", "--interface=asgi", f"--port={port}", *OPTIONS, "--no-ws", APPLICATION]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log) as server:
+    command = [sys.executable, "-m", "granian", "--interface=asgi", f"--port={port}", *options, "--no-ws", APPLICATION]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log) as process,
+    ):
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and server.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
         yield port
-        server.terminate()
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    with server(tmp_path_factory.mktemp("slow"), OPTIONS) as found:
+        yield found
 
 
 def said_until_closed(port, *pieces, trickle=b""):
@@ -104,6 +115,39 @@ class TestAConnection:
 
         assert said.startswith(b"HTTP/1.1 413 ")
         assert b"larger than 16 kB" in said
+
+
+class TestManyConnections:
+    """More than the 1,024 at which the server would take no more by itself."""
+
+    @pytest.fixture
+    def roomy(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4000)), hard))
+        yield
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_that_are_silent_keep_no_other_waiting(self, roomy, tmp_path):
+        with server(tmp_path, SERVER_OPTIONS) as port, contextlib.ExitStack() as stack:
+            for _ in range(1100):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+            # The silent ones are closed after 30 s, which would let it in at last.
+            with socket.create_connection(("127.0.0.1", port), timeout=HEADER_SECONDS / 2) as other:
+                other.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                assert other.recv(100).startswith(b"HTTP/1.1 200 ")
+
+    def test_get_the_file_handles_that_they_need(self):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        ask = (
+            "import resource; from rensei.core.asgi_limits import take_file_handles; "
+            f"resource.setrlimit(resource.RLIMIT_NOFILE, (1024, {hard})); take_file_handles(); "
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        )
+
+        done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True)
+
+        assert int(done.stdout) == (FILE_HANDLES if hard == resource.RLIM_INFINITY else min(FILE_HANDLES, hard))
 
 
 class TestTheServer:

@@ -138,7 +138,7 @@ def figures_of(taken: list[float]) -> dict[str, float]:
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
-    """Tell how much CPU the server and the worker have used, with the processes that they have started, and the time."""
+    """Tell how much CPU the server and the worker have used, with the processes that they started, and the time."""
     found = {"time": time.monotonic()}
     for name, program in (("web", stack.web), ("worker", stack.worker)):
         assert program.process is not None
