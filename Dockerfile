@@ -15,7 +15,8 @@ RUN /tools/bin/pip install --quiet --require-hashes --no-deps -r requirements-bu
  && /tools/bin/pip --python /opt/rensei/bin/python install --quiet --require-hashes --no-deps -r requirements.txt
 COPY . .
 RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
- && /tools/bin/pip --python /opt/rensei/bin/python install --quiet --no-deps --no-index /wheel/*.whl
+ && /tools/bin/pip --python /opt/rensei/bin/python install --quiet --no-deps --no-index /wheel/*.whl \
+ && find /opt/rensei -name '*.po' -delete
 # Pages name static files by their content, and every web process has the same ones.
 RUN RENSEI_STATIC_DIR=/opt/rensei/static RENSEI_DATA_DIR=/build-data SECRET_KEY=only-for-this-step \
     /opt/rensei/bin/rensei-manage prepare --static-only

@@ -39,6 +39,10 @@ test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on
 clients: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Send real clients, those made from the OpenAPI document too; ALL=1 sends the heavy ones
 	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q $(CLIENT_TESTS)
 
+.PHONY: container
+container: $(INSTALLED_DEV) ## Build the image, and run every process of compose.yaml from it; needs root and buildah
+	@$(BIN)/python -m tests.container
+
 .PHONY: chaos
 chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load for an hour or more, on both databases
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database sqlite $(if $(SEED),--seed $(SEED))

@@ -1,0 +1,114 @@
+"""Images without a registry and without the right to make a container of one's own: buildah in a chroot."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+# What the published slim images leave out too.
+LEFT_OUT = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """A place of its own for images and containers, so that none of this machine's are touched."""
+
+    folder: Path
+
+    def buildah(self, *words: str, check: bool = True) -> str:
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, check=False, env=self._environment()
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"buildah {words[0]} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+        return done.stdout.strip()
+
+    def command(self, *words: str) -> list[str]:
+        place = ("--root", str(self.folder / "images"), "--runroot", str(self.folder / "run"))
+        return ["buildah", *place, *words]
+
+    def make_base(self, name: str) -> None:
+        """Make a base of Debian's own packages."""
+        tree = self.folder / "base"
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", SUITE, str(tree), MIRROR], check=True, stdout=subprocess.DEVNULL
+        )
+        for folder in LEFT_OUT:
+            subprocess.run(["find", str(tree / folder), "-mindepth", "1", "-delete"], check=True)
+        made = self.buildah("from", "scratch")
+        self.buildah("add", "--quiet", made, str(tree), "/")
+        self.buildah("commit", "--quiet", "--rm", made, name)
+
+    def build(self, checkout: Path, *, base: str, tag: str) -> None:
+        """Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip."""
+        (self.folder / "pip.conf").write_text("[global]\ncert = /machine/ca.crt\n")
+        certificates = os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
+        mounts = [f"{certificates}:/machine/ca.crt:ro", f"{self.folder / 'pip.conf'}:/etc/pip.conf:ro"]
+        options = [word for mount in mounts for word in ("--volume", mount)]
+        self.buildah(
+            *("build", "--isolation", "chroot", "--format", "docker", "--quiet", *options),
+            *("--build-arg", f"BASE_IMAGE={base}", "--tag", tag, str(checkout)),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(self.folder)}
+
+
+@dataclass(kw_only=True)
+class Container:
+    """One process of an image, with these folders mounted and the network of this machine."""
+
+    storage: Storage
+    name: str
+    mounts: Mapping[Path, str]
+    environment: Mapping[str, str]
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def command(self, *words: str) -> list[str]:
+        mounts = [word for place, inside in self.mounts.items() for word in ("--volume", f"{place}:{inside}")]
+        variables = [word for name, value in self.environment.items() for word in ("--env", f"{name}={value}")]
+        return self.storage.command("run", "--isolation", "chroot", *mounts, *variables, self.name, "--", *words)
+
+    def run(self, *words: str, given: str = "") -> str:
+        """Run a command to its end. One that fails ends everything here."""
+        done = subprocess.run(
+            self.command(*words), input=given, capture_output=True, text=True, check=False, timeout=300
+        )
+        if done.returncode:
+            raise RuntimeError(f"{words} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+        return done.stdout
+
+    def start(self, *words: str, log: Path) -> None:
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command(*words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def stop(self, *, seconds_max: float) -> None:
+        """
+        Tell the process to stop as an engine does: the first process of the container gets the signal.
+
+        :raises TimeoutExpired: if it takes longer
+        """
+        assert self.process is not None
+        os.kill(first_process(self.process.pid), signal.SIGTERM)
+        self.process.wait(timeout=seconds_max)
+
+
+def first_process(pid: int) -> int:
+    """Find what runs in the chroot below buildah's own processes."""
+    while "buildah" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().rpartition("/")[2]:
+        (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[:1])
+    return pid
