@@ -109,6 +109,8 @@ class Container:
 
 def first_process(pid: int) -> int:
     """Find what runs in the chroot below buildah's own processes."""
-    while "buildah" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().rpartition("/")[2]:
-        (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[:1])
+    while b"buildah" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]:
+        # A thread of its own may have started the child.
+        lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        (pid,) = (int(child) for each in lists for child in each)
     return pid
