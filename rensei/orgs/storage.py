@@ -11,7 +11,7 @@ of several organizations in the order of their ids.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +97,8 @@ def change(changes: Mapping[str, tuple[int, int]]) -> None:
     rows = [(used, held, org_id) for org_id, (used, held) in sorted(changes.items()) if used or held]
     if not rows:
         return
-    with connection.cursor() as cursor:
-        # One way to the server for all of them.
-        cursor.executemany(_CHANGE, rows)
-        if cursor.rowcount == len(rows):
-            return
-    missing = [row for row in rows if _make_row(row[2])]
-    with connection.cursor() as cursor:
-        cursor.executemany(_CHANGE, missing)
+    if _change(rows) < len(rows):
+        _change([row for row in rows if _make_row(row[2])])
 
 
 def read(org_id: str) -> Storage:
@@ -158,6 +152,17 @@ def _take(org_id: str, stored: int, held: int) -> bool:
     limit = Cast(Coalesce(F("limit_mib"), Value(settings.RENSEI_ORG_STORAGE_MIB)), BigIntegerField()) * MIB
     row = StoredBytes.objects.filter(org_id=org_id, used__lte=limit - F("held") - (stored + held))
     return bool(row.update(used=F("used") + stored, held=F("held") + held))
+
+
+def _change(rows: Sequence[tuple[int, int, str]]) -> int:
+    """Change rows, and tell how many of them there were."""
+    with connection.cursor() as cursor:
+        if len(rows) == 1:
+            cursor.execute(_CHANGE, rows[0])
+        else:
+            # One way to the server for all of them.
+            cursor.executemany(_CHANGE, rows)
+        return int(cursor.rowcount)
 
 
 def _make_row(org_id: str) -> bool:
