@@ -1,5 +1,5 @@
 """
-A pytest plugin: what this machine lacks for the tests marked `redis`, `browser` or `strace`.
+A pytest plugin: what this machine lacks for the tests marked `redis`, `browser`, `strace` or `podman`.
 
 Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
 every skip is a failure, so that nothing is left out without a word. A test of one database's own statements,
@@ -24,6 +24,7 @@ def missing_packages() -> dict[str, str]:
         "redis": ("redis-server", servers.find_redis()),
         "browser": ("chromium", shutil.which(CHROMIUM)),
         "strace": ("strace", shutil.which("strace")),
+        "podman": ("podman", shutil.which("podman")),
     }
     return {marker: package for marker, (package, place) in found.items() if not place}
 

@@ -49,6 +49,7 @@ def compose() -> dict[str, Any]:
     return read
 
 
+@pytest.mark.podman
 class TestCompose:
     def test_has_every_process(self, compose):
         assert {*OURS, "postgres", "redis", "proxy"} == set(compose["services"])
@@ -118,6 +119,7 @@ class TestKubernetes:
         assert {("NetworkPolicy", "rensei"), ("NetworkPolicy", "web"), ("Ingress", "web"), ("Service", "web")} <= kinds
         assert "Secret" not in {kind for kind, _ in kinds}
 
+    @pytest.mark.podman
     def test_runs_what_compose_runs(self, compose):
         assert pods().keys() == set(OURS)
         for name, pod in pods().items():
@@ -139,6 +141,7 @@ class TestKubernetes:
             }
             assert container["resources"]["limits"].keys() == {"cpu", "memory"}
 
+    @pytest.mark.podman
     def test_gives_a_process_the_time_that_it_needs_to_stop(self, compose):
         for name in ("web", "worker", "celery"):
             grace = int(compose["services"][name]["stop_grace_period"].removesuffix("s"))
