@@ -11,7 +11,7 @@ CLIENTS := $(VENV)/clients
 # Those of Python have environments of their own, which share nothing with Rensei's.
 CLIENTS_NEEDED := $(patsubst %,$(CLIENTS)/%/.installed,libraries llm $(if $(ALL),heavy node-heavy))
 CLIENTS_NEEDED += $(CLIENTS)/schema/.installed $(CLIENTS)/schema-python/.installed
-CLIENT_TESTS := tests/gateway/test_other_clients.py $(if $(ALL),tests/gateway/heavy_clients.py)
+CLIENT_TESTS := tests/core/test_generated_clients.py tests/gateway/test_other_clients.py $(if $(ALL),tests/gateway/heavy_clients.py)
 
 .PHONY: help
 help: ## List the commands
