@@ -21,7 +21,7 @@ class Load:
     """
     Threads that send until they are stopped. `counts` has the answers by phase, kind of request and status.
 
-    What was dispatched without a good answer is `owed`: `pay_back` dispatches of it again under the same Idempotency-Key.
+    What was dispatched without a good answer is `owed`, and `pay_back` dispatches it again under its Idempotency-Key.
     """
 
     def __init__(self, *, url: str, token: str, profile: str, threads: int) -> None:
@@ -60,7 +60,7 @@ class Load:
         return {status for _, _, status in self.counts}
 
     def pay_back(self) -> None:
-        """Dispatch some of it again that was not taken, as a client does that means it, and keep the ids of the runs."""
+        """Dispatch some of what was not taken again, as clients do, and keep the ids of the runs."""
         for key in sorted(self.owed)[:PAID_BACK_MAX]:
             status, body = self._dispatch(key)
             assert status in GOOD, (status, body)
