@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, Self
 
@@ -43,9 +43,7 @@ class UnitPrices:
 
         Prices of up to seven decimals of a dollar for a million tokens give whole numbers.
         """
-        if factor == 1:
-            return self
-        return replace(self, **{name: math.ceil(getattr(self, name) * factor) for name in _PRICES_OF_TOKENS})
+        return self if factor == 1 else _multiplied(self, factor)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -149,6 +147,12 @@ def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[s
         "bands": [{"abovePromptTokens": band.above_prompt_tokens, **_cents(band)} for band in upper],
         "effectiveFrom": effective_from.astimezone(UTC).isoformat().replace("+00:00", "Z"),
     }
+
+
+@lru_cache(maxsize=1024)
+def _multiplied(prices: UnitPrices, factor: Fraction) -> UnitPrices:
+    # Fractions are slow, every call asks for the same few, and both ends of the cache are immutable.
+    return replace(prices, **{name: math.ceil(getattr(prices, name) * factor) for name in _PRICES_OF_TOKENS})
 
 
 def _unit_prices(price: Price) -> UnitPrices:

@@ -25,7 +25,8 @@ def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
     if not instances:
         return
     names, sql = _insertion(model)
-    _execute(sql, ({name: getattr(instance, name) for name in names} for instance in instances))
+    # Django keeps the values of columns in an instance's own dictionary, which is quicker to read than attributes.
+    _execute(sql, ({name: values[name] for name in names} for values in map(vars, instances)))
     for instance in instances:
         # As Django marks what it has saved, so that a second `save` is an UPDATE.
         instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001

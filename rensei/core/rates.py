@@ -212,12 +212,19 @@ def start_exchanging() -> None:
 
 def headers_of(kind: str, standings: Iterable[Standing]) -> dict[str, str]:
     """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
-    narrowest = min(standings, key=lambda standing: standing.remaining)
+    narrowest = min(standings, key=lambda standing: standing.limit - standing.window.total)
+    limit_name, remaining_name, reset_name = _header_names(kind)
     return {
-        f"rensei-ratelimit-{kind}-limit": str(narrowest.limit),
-        f"rensei-ratelimit-{kind}-remaining": str(narrowest.remaining),
-        f"rensei-ratelimit-{kind}-reset": _written(narrowest.window.ends_at),
+        limit_name: str(narrowest.limit),
+        remaining_name: str(narrowest.remaining),
+        reset_name: _written(narrowest.window.ends_at),
     }
+
+
+@functools.cache
+def _header_names(kind: str) -> tuple[str, str, str]:
+    prefix = f"rensei-ratelimit-{kind}"
+    return f"{prefix}-limit", f"{prefix}-remaining", f"{prefix}-reset"
 
 
 @functools.lru_cache(maxsize=1024)

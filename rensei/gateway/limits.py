@@ -41,7 +41,7 @@ class Limits:
         # What a call will use is not known before. The tokens of those that have ended must leave some.
         tokens = [self._tokens[name].look(caller) for name, caller in of_caller.items()]
         headers += _headers("tokens", tokens)
-        _require([standing for standing in tokens if standing.remaining == 0])
+        _require([standing for standing in tokens if standing.window.total >= standing.limit])
         if self._live[access.org.id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
         calls = []

@@ -149,7 +149,7 @@ def _at_most(
         return None
     server_tools.check_limits(bounds.tools)
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=route.judgement.entry.max_output_tokens)
-    unpriced = features.unpriced_feature(values)
+    unpriced = features.unpriced_feature(values, bounds.tools)
     if most.web_searches and any(
         band.web_search is None for each in [route, *(its_route for _, its_route in others)] for band in each.bands
     ):

@@ -68,9 +68,10 @@ class UnknownTokens:
         :raises NotAuthenticated: if it was not found just now
         :raises RateLimited: if its address has sent too many that were not found
         """
+        # Almost every call comes this way, so it takes no lock: one look into a dictionary needs none.
+        if digest in self._good:
+            return
         with self._lock:
-            if digest in self._good:
-                return
             is_unknown = digest in self._unknown
         most, _ = _rate()
         window = rates.known(_key(address))
@@ -82,11 +83,12 @@ class UnknownTokens:
 
     def note(self, digest: str, *, found: bool, address: str | None) -> None:
         """Remember what a look-up has found."""
-        with self._lock:
-            if found:
-                if digest not in self._good:
+        if found:
+            if digest not in self._good:
+                with self._lock:
                     self._good.note(digest)
-                return
+            return
+        with self._lock:
             self._good.drop(digest)
             self._unknown.note(digest)
         _, seconds = _rate()

@@ -94,8 +94,8 @@ class UsageReader:
         found, is_believable = self._counts(usage)
         self.absurd |= not is_believable
         for name, count in found.items():
-            if not (at_start and name == "output_tokens"):
-                counts[name] = max(count, counts.get(name, 0))
+            if not (at_start and name == "output_tokens") and count >= counts.get(name, 0):
+                counts[name] = count
         self._take_iterations(usage.get("iterations"))
 
     def parts(self, *, input_tokens_about: int, output_tokens_about: int, refused: bool) -> list[UsagePart]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from integrations.providers.anthropic import features
+from integrations.providers.anthropic.server_tools import tools_of
 
 
 class TestUnpricedFeature:
@@ -27,7 +28,7 @@ class TestUnpricedFeature:
         ids=["plain", "own", "known", "code", "undated", "set", "team", "number", "container", "first", "shapeless"],
     )
     def test_names_what_has_no_price(self, body: dict[str, Any], found: str) -> None:
-        assert features.unpriced_feature(body) == found
+        assert features.unpriced_feature(body, tools_of(body)) == found
 
 
 class TestHighestFactor:
