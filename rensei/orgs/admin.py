@@ -198,6 +198,14 @@ class OrgAdmin(AuditedAdmin):
         """The ledger outlives everything, so an organization is never deleted."""
         return False
 
+    def save_model(self, request: HttpRequest, obj: Org, form: Any, change: bool) -> None:
+        if change:
+            super().save_model(request, obj, form, change)
+            return
+        made = insert_org(name=obj.name, slug=obj.slug, owner=form.cleaned_data["owner"])
+        obj.pk, obj.created_at = made.pk, made.created_at
+        obj._state.adding = False  # noqa: SLF001 – the row is there: the service has written it
+
 
 @admin.register(StoredBytes)
 class StoredBytesAdmin(AuditedAdmin):
@@ -228,14 +236,6 @@ class StoredBytesAdmin(AuditedAdmin):
     @admin.display(description="Limit, MiB")
     def limit(self, row: StoredBytes) -> str:
         return f"{storage.storage_of(row).limit // storage.MIB:,}"
-
-    def save_model(self, request: HttpRequest, obj: Org, form: Any, change: bool) -> None:
-        if change:
-            super().save_model(request, obj, form, change)
-            return
-        made = insert_org(name=obj.name, slug=obj.slug, owner=form.cleaned_data["owner"])
-        obj.pk, obj.created_at = made.pk, made.created_at
-        obj._state.adding = False  # noqa: SLF001 – the row is there: the service has written it
 
 
 @admin.register(Membership)
