@@ -1,6 +1,8 @@
 """The broker is killed, slow or back again: no caller waits for it, no run is lost, and the log says so once."""
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +22,15 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis, pytest.mark.timeout(300)]
 
 LONG = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_sockets() -> Iterator[None]:
+    """A client whose server was killed while it connected leaves its socket to the garbage collector."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
