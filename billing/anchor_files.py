@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from billing.models import LedgerAnchor
+from billing.sealed_file import Anchor, NotAnExport
 
 # Longer than the last line of a file can be.
 TAIL_BYTES = 4096
@@ -86,19 +87,18 @@ def parse(line: bytes) -> LedgerAnchor | None:
     """Read a line. None where it is not an anchor."""
     try:
         content: dict[str, Any] = json.loads(line)
-        counter = content.get("counter")
+        told = Anchor.read(content)
         return LedgerAnchor(
             pk=int(content["anchor"]),
-            counter=None if counter is None else int(counter),
-            previous=str(content.get("previous", "")),
-            # Over the audit log, it has none.
-            org_id=None if content["org"] is None else str(content["org"]),
-            seq=int(content["lines"]),
-            digest=str(content["digest"]),
-            anchored_at=datetime.fromisoformat(content["anchoredAt"]),
-            signature=str(content["signature"]),
+            counter=told.counter,
+            previous=told.previous,
+            org_id=told.org,
+            seq=told.seq,
+            digest=told.digest,
+            anchored_at=datetime.fromisoformat(told.anchored_at),
+            signature=told.signature,
         )
-    except (AttributeError, ValueError, TypeError, KeyError):
+    except (NotAnExport, AttributeError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -16,7 +16,7 @@ from billing import budget, ledger_csv, quota, reports
 from billing.models import CostEvent
 from billing.services import is_metered_enabled
 from rensei.core import csv_file
-from rensei.core.api import PAGING, CamelSerializer, CursorPages, query_of
+from rensei.core.api import CamelSerializer, CursorPages, read_filters
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
@@ -247,14 +247,11 @@ class Entitlements(APIView):
 
 def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, Any]:
     """
-    Read the query, which is checked as strictly as a body.
+    Read the filters of a period.
 
-    :raises ValidationError: if a name or a value is not known here, or the period ends before it begins
+    :raises ValidationError, FieldError: if one is not known here, or the period ends before it begins
     """
-    query = serializer(data={name: value for name, value in query_of(request).items() if name not in PAGING})
-    if not query.is_valid():
-        raise serializers.ValidationError({"query": query.errors})
-    fields: dict[str, Any] = query.validated_data
+    fields = read_filters(serializer, request)
     if "start" in fields and "end" in fields:
         _require_order(fields["start"], fields["end"])
     return fields

@@ -27,10 +27,11 @@ class NotAnExport(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """One line of a file of anchors, as far as it is compared here."""
+    """One line of a file of anchors."""
 
     counter: int | None
     previous: str
+    # None: it is over the audit log of all organizations.
     org: str | None
     seq: int
     digest: str

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from django.db.models import Max, Sum
+from django.db.models import Max, QuerySet, Sum
 
 from billing import anchor_files, anchors
 from billing.anchor_files import named
@@ -38,19 +38,21 @@ def sentences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[str]:
 
 
 def _covered(counter: int | None) -> str:
-    """Count what an anchor stands for, with those before it."""
-    before = LedgerAnchor.objects.filter(counter__lte=counter or 0)
-    heads = before.exclude(org=None).order_by().values("org").annotate(head=Max("seq"))
-    lines = heads.aggregate(total=Sum("head"))["total"] or 0
-    events = before.filter(org=None).aggregate(head=Max("seq"))["head"] or 0
+    """Say what an anchor stands for, with those before it."""
+    lines, events = _signed(LedgerAnchor.objects.filter(counter__lte=counter or 0))
     return f"{lines} line(s) and {events} audit event(s)"
 
 
 def _not_signed() -> Iterator[str]:
     """Say what was sealed after the newest anchors, which no witness knows of."""
-    heads = LedgerAnchor.objects.exclude(org=None).order_by().values("org").annotate(head=Max("seq"))
-    lines = LedgerSeal.objects.count() - (heads.aggregate(total=Sum("head"))["total"] or 0)
-    signed_events = LedgerAnchor.objects.filter(org=None).aggregate(head=Max("seq"))["head"] or 0
-    events = AuditSeal.objects.count() - signed_events
+    signed_lines, signed_events = _signed(LedgerAnchor.objects.all())
+    lines, events = LedgerSeal.objects.count() - signed_lines, AuditSeal.objects.count() - signed_events
     if lines or events:
         yield f"Nothing vouches yet for {lines} line(s) and {events} audit event(s) that were sealed after it."
+
+
+def _signed(anchors: QuerySet[LedgerAnchor]) -> tuple[int, int]:
+    """Count the lines of all ledgers and the audit events up to the last of some anchors of each chain."""
+    heads = anchors.exclude(org=None).order_by().values("org").annotate(head=Max("seq"))
+    lines = heads.aggregate(total=Sum("head"))["total"] or 0
+    return lines, anchors.filter(org=None).aggregate(head=Max("seq"))["head"] or 0

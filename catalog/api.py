@@ -131,9 +131,10 @@ class Catalog(APIView):
         """List the platform's models and the organization's own, retired ones included."""
         access, now = caller(request), database_now()
         entries = CatalogEntry.objects.visible_to(access.org)
-        if provider := query_of(request).get("provider"):
+        query = query_of(request)
+        if provider := query.get("provider"):
             entries = entries.filter(provider=_known_provider(provider))
-        if lifecycle := query_of(request).get("lifecycle"):
+        if lifecycle := query.get("lifecycle"):
             entries = entries.in_lifecycle(_known_lifecycle(lifecycle), now.date())
 
         pages = CatalogPages()

@@ -11,7 +11,7 @@ import environ
 from environ.fileaware_mapping import FileAwareMapping
 
 from rensei import layout
-from rensei.core.limits import limit
+from rensei.core.limits import Value, limit
 
 ROOT = layout.RESOURCES
 HOME = layout.home()
@@ -26,6 +26,12 @@ class _Environment(FileAwareMapping):  # type: ignore[misc]
 
 class _Env(environ.Env):  # type: ignore[misc]
     ENVIRON = _Environment()
+
+    def limit(self, name: str, value: Value, unit: str = "", *, what: str, told: str) -> Value:
+        """Declare a limit that operators change by this variable, and read it."""
+        default = limit(value, unit, what=what, told=told, setting=name)
+        found: Value = self.get_value(name, cast=type(value), default=default)
+        return found
 
 
 env = _Env()
@@ -57,129 +63,93 @@ RENSEI_LEDGER_WITNESS_EMAIL = env.str("RENSEI_LEDGER_WITNESS_EMAIL", default="")
 RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
 RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=12)
 RENSEI_WORKER_THREADS_PER_ORG = env.int("RENSEI_WORKER_THREADS_PER_ORG", default=-(-RENSEI_WORKER_THREADS * 2 // 3))
-RENSEI_ORG_RUNS_AT_ONCE = env.int(
+RENSEI_ORG_RUNS_AT_ONCE = env.limit(
     "RENSEI_ORG_RUNS_AT_ONCE",
-    default=limit(
-        200,
-        "runs",
-        what="Runs that workers carry out at the same time, each organization",
-        told="the run: it stays queued until one of them ends",
-        setting="RENSEI_ORG_RUNS_AT_ONCE",
-    ),
+    200,
+    "runs",
+    what="Runs that workers carry out at the same time, each organization",
+    told="the run: it stays queued until one of them ends",
 )
-RENSEI_ORG_STORAGE_MIB = env.int(
+RENSEI_ORG_STORAGE_MIB = env.limit(
     "RENSEI_ORG_STORAGE_MIB",
-    default=limit(
-        102_400,
-        "MiB",
-        what="What an organization stores: its runs with input, output, trace and events, its workflows and profiles",
-        told="the caller: 403 `STORAGE_LIMIT_REACHED`",
-        setting="RENSEI_ORG_STORAGE_MIB",
-    ),
+    102_400,
+    "MiB",
+    what="What an organization stores: its runs with input, output, trace and events, its workflows and profiles",
+    told="the caller: 403 `STORAGE_LIMIT_REACHED`",
 )
-RENSEI_STREAMS_PER_TOKEN = env.int(
+RENSEI_STREAMS_PER_TOKEN = env.limit(
     "RENSEI_STREAMS_PER_TOKEN",
-    default=limit(
-        100,
-        "streams",
-        what="Event streams open at a time, each token, or person in a browser, and process",
-        told="the caller: 429 `TOO_MANY_STREAMS`",
-        setting="RENSEI_STREAMS_PER_TOKEN",
-    ),
+    100,
+    "streams",
+    what="Event streams open at a time, each token, or person in a browser, and process",
+    told="the caller: 429 `TOO_MANY_STREAMS`",
 )
-RENSEI_STREAMS_PER_ORG = env.int(
+RENSEI_STREAMS_PER_ORG = env.limit(
     "RENSEI_STREAMS_PER_ORG",
-    default=limit(
-        400,
-        "streams",
-        what="Event streams open at a time, each organization and process",
-        told="the caller: 429 `TOO_MANY_STREAMS`",
-        setting="RENSEI_STREAMS_PER_ORG",
-    ),
+    400,
+    "streams",
+    what="Event streams open at a time, each organization and process",
+    told="the caller: 429 `TOO_MANY_STREAMS`",
 )
 RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
 RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)
 RENSEI_GATEWAY_DEADLINE_SECONDS = env.int("RENSEI_GATEWAY_DEADLINE_SECONDS", default=3600)
 RENSEI_GATEWAY_DRAIN_SECONDS = env.int("RENSEI_GATEWAY_DRAIN_SECONDS", default=30)
-RENSEI_GATEWAY_CALLS_AT_ONCE = env.int(
+RENSEI_GATEWAY_CALLS_AT_ONCE = env.limit(
     "RENSEI_GATEWAY_CALLS_AT_ONCE",
-    default=limit(
-        1000,
-        "calls",
-        what="Gateway calls under way, each organization and process",
-        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-        setting="RENSEI_GATEWAY_CALLS_AT_ONCE",
-    ),
+    1000,
+    "calls",
+    what="Gateway calls under way, each organization and process",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
-RENSEI_GATEWAY_BODY_MIB_ORG = env.int(
+RENSEI_GATEWAY_BODY_MIB_ORG = env.limit(
     "RENSEI_GATEWAY_BODY_MIB_ORG",
-    default=limit(
-        256,
-        "MiB",
-        what="Gateway bodies of the calls under way, together, each organization and process",
-        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-        setting="RENSEI_GATEWAY_BODY_MIB_ORG",
-    ),
+    256,
+    "MiB",
+    what="Gateway bodies of the calls under way, together, each organization and process",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
-RENSEI_GATEWAY_BODY_MIB = env.int(
+RENSEI_GATEWAY_BODY_MIB = env.limit(
     "RENSEI_GATEWAY_BODY_MIB",
-    default=limit(
-        1024,
-        "MiB",
-        what="Gateway bodies of the calls under way, together, each process",
-        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-        setting="RENSEI_GATEWAY_BODY_MIB",
-    ),
+    1024,
+    "MiB",
+    what="Gateway bodies of the calls under way, together, each process",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
 RENSEI_GATEWAY_RATES = {
-    "token": env.str(
+    "token": env.limit(
         "RENSEI_GATEWAY_RATE_TOKEN",
-        default=limit(
-            "3000/min",
-            what="Gateway calls of one API token; each further process lets in what comes within a quarter of a second",
-            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-            setting="RENSEI_GATEWAY_RATE_TOKEN",
-        ),
+        "3000/min",
+        what="Gateway calls of one API token; each further process lets in what comes within a quarter of a second",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
     ),
-    "org": env.str(
+    "org": env.limit(
         "RENSEI_GATEWAY_RATE_ORG",
-        default=limit(
-            "12000/min",
-            what="Gateway calls of all tokens of one organization; further processes as for a token",
-            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-            setting="RENSEI_GATEWAY_RATE_ORG",
-        ),
+        "12000/min",
+        what="Gateway calls of all tokens of one organization; further processes as for a token",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
     ),
 }
 RENSEI_GATEWAY_TOKENS = {
-    "token": env.str(
+    "token": env.limit(
         "RENSEI_GATEWAY_TOKENS_TOKEN",
-        default=limit(
-            "20000000/min",
-            what="Input and output tokens of one API token at the gateway, counted when a call has ended",
-            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-            setting="RENSEI_GATEWAY_TOKENS_TOKEN",
-        ),
+        "20000000/min",
+        what="Input and output tokens of one API token at the gateway, counted when a call has ended",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
     ),
-    "org": env.str(
+    "org": env.limit(
         "RENSEI_GATEWAY_TOKENS_ORG",
-        default=limit(
-            "80000000/min",
-            what="Input and output tokens of one organization, counted when a call or run has ended",
-            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
-            setting="RENSEI_GATEWAY_TOKENS_ORG",
-        ),
+        "80000000/min",
+        what="Input and output tokens of one organization, counted when a call or run has ended",
+        told="the caller: 429 `RATE_LIMITED` with `retry-after`",
     ),
 }
-RENSEI_RATE_UNKNOWN_TOKENS = env.str(
+RENSEI_RATE_UNKNOWN_TOKENS = env.limit(
     "RENSEI_RATE_UNKNOWN_TOKENS",
-    default=limit(
-        "60/min",
-        what="Tokens and session cookies that are not found, of each address; one that was good within the hour passes",
-        told="the caller: 429 `RATE_LIMITED` with `retry-after`; a browser is led to the sign-in page",
-        setting="RENSEI_RATE_UNKNOWN_TOKENS",
-    ),
+    "60/min",
+    what="Tokens and session cookies that are not found, of each address; one that was good within the hour passes",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`; a browser is led to the sign-in page",
 )
 RENSEI_METRICS_TOKEN = env.str("RENSEI_METRICS_TOKEN", default="")
 RENSEI_TRUSTED_PROXIES = env.list("RENSEI_TRUSTED_PROXIES", default=[])

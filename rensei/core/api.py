@@ -147,6 +147,19 @@ def query_of(request: Request) -> dict[str, str]:
     return query
 
 
+def read_filters(form: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
+    """
+    Read the filters of a list, which are checked as strictly as a body. Those that choose the page are left out.
+
+    :raises ValidationError: if a name or a value is not known to the form
+    """
+    query = form(data={name: value for name, value in query_of(request).items() if name not in PAGING})
+    if not query.is_valid():
+        raise serializers.ValidationError({"query": query.errors})
+    fields: dict[str, Any] = query.validated_data
+    return fields
+
+
 class CursorPages(pagination.CursorPagination):
     """`{"next", "previous", "results"}`, newest first; stable while rows are added."""
 

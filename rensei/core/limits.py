@@ -8,6 +8,8 @@ To add one, write it; `tests/architecture/test_limits_doc.py` then fails with th
 from dataclasses import dataclass
 from typing import TypeVar
 
+MIB = 1024 * 1024
+
 Value = TypeVar("Value", int, float, str)
 
 

@@ -9,6 +9,7 @@ Without the database, limits hold for what the process itself knows, and the log
 """
 
 import functools
+import math
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ import structlog
 from django.db import connection
 
 from rensei.core import rate_store
-from rensei.core.errors import DATABASE_FAULTS
+from rensei.core.errors import DATABASE_FAULTS, RateLimited
 from rensei.core.limits import limit
 from rensei.core.rate_store import Window
 
@@ -108,6 +109,11 @@ class Rates:
             if counter is None or counter.ends_at <= now:
                 return Window(0, now)
             return Window(counter.shared + counter.pending, counter.ends_at)
+
+    def refusal(self, ends_at: float) -> RateLimited:
+        """Make the refusal of what is counted in a window that is full, with the time that is left of it."""
+        seconds = max(1, math.ceil(ends_at - self.timer()))
+        return RateLimited(seconds=seconds, extra={"retryAfter": seconds})
 
     def clear(self, key: str) -> None:
         """End the window of a key, in the database too. What another process knows of it in memory stays."""
@@ -212,7 +218,7 @@ def start_exchanging() -> None:
 
 def headers_of(kind: str, standings: Iterable[Standing]) -> dict[str, str]:
     """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
-    narrowest = min(standings, key=lambda standing: standing.limit - standing.window.total)
+    narrowest = min(standings, key=lambda standing: standing.remaining)
     limit_name, remaining_name, reset_name = _header_names(kind)
     return {
         limit_name: str(narrowest.limit),

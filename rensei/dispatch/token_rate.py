@@ -5,12 +5,10 @@ What a call will use is not known before it has ended, so the limit is passed by
 """
 
 from collections.abc import Iterable
-from math import ceil
 
 from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
-from rensei.core.errors import RateLimited
 from rensei.core.rates import Standing, rates
 from rensei.core.usage import Usage
 
@@ -40,8 +38,7 @@ def require_left(org_id: str) -> Standing:
     most, seconds = _rate()
     standing = Standing(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))
     if standing.remaining == 0:
-        wait = max(1, ceil(standing.window.ends_at - rates.timer()))
-        raise RateLimited(seconds=wait, extra={"retryAfter": wait})
+        raise rates.refusal(standing.window.ends_at)
     return standing
 
 

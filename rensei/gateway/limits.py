@@ -2,7 +2,6 @@
 How often, how much, how many at once, and how large together: counted in memory, as a call waits for no other process.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +10,10 @@ from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
+from rensei.core.limits import MIB
 from rensei.core.rates import Standing, headers_of, rates
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
-
-MIB = 1024 * 1024
 
 
 class Limits:
@@ -41,7 +39,7 @@ class Limits:
         # What a call will use is not known before. The tokens of those that have ended must leave some.
         tokens = [self._tokens[name].look(caller) for name, caller in of_caller.items()]
         headers += _headers("tokens", tokens)
-        _require([standing for standing in tokens if standing.window.total >= standing.limit])
+        _require([standing for standing in tokens if standing.remaining == 0])
         if self._live[access.org.id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
         calls = []
@@ -115,5 +113,4 @@ def _headers(kind: str, standings: list[Standing]) -> Headers:
 
 def _require(over: list[Standing]) -> None:
     if over:
-        seconds = max(1, math.ceil(max(standing.window.ends_at for standing in over) - rates.timer()))
-        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+        raise rates.refusal(max(standing.window.ends_at for standing in over))

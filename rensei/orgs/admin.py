@@ -19,6 +19,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from rensei.core.errors import FieldError
+from rensei.core.limits import MIB
 from rensei.orgs import entering, storage
 from rensei.orgs.access import record_operator
 from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, StoredBytes, User
@@ -227,15 +228,15 @@ class StoredBytesAdmin(AuditedAdmin):
 
     @admin.display(description="Used, MiB", ordering="used")
     def used_mib(self, row: StoredBytes) -> str:
-        return f"{row.used / storage.MIB:,.1f}"
+        return f"{row.used / MIB:,.1f}"
 
     @admin.display(description="Held by runs under way, MiB", ordering="held")
     def held_mib(self, row: StoredBytes) -> str:
-        return f"{row.held / storage.MIB:,.1f}"
+        return f"{row.held / MIB:,.1f}"
 
     @admin.display(description="Limit, MiB")
     def limit(self, row: StoredBytes) -> str:
-        return f"{storage.storage_of(row).limit // storage.MIB:,}"
+        return f"{storage.storage_of(row).limit // MIB:,}"
 
 
 @admin.register(Membership)

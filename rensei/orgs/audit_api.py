@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import PAGING, CamelSerializer, CursorPages, query_of
+from rensei.core.api import CamelSerializer, CursorPages, read_filters
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import JSONDocument, anything
 from rensei.orgs import audit_log
@@ -60,10 +60,7 @@ class AuditEvents(APIView):
     def get(self, request: Request) -> Response:
         """List the audit log, newest first, for owners, admins and auditors."""
         audit_log.require_reader(caller(request))
-        query = AuditEventFilter(data={name: value for name, value in query_of(request).items() if name not in PAGING})
-        if not query.is_valid():
-            raise serializers.ValidationError({"query": query.errors})
-        asked = audit_log.Filter(**query.validated_data)
+        asked = audit_log.Filter(**read_filters(AuditEventFilter, request))
         if asked.first_day and asked.last_day and asked.first_day > asked.last_day:
             raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
         return CursorPages.answer(request, audit_log.events(caller(request), asked), self.Answer)

@@ -7,14 +7,13 @@ The device authorization grant of RFC 8628 (https://www.rfc-editor.org/rfc/rfc86
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
-from math import ceil
 
 from django.conf import settings
 from django.db.models import QuerySet
 from django.utils.crypto import salted_hmac
 
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RateLimited, RenseiError
+from rensei.core.errors import NotFound, RenseiError
 from rensei.core.rates import rates
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
@@ -187,8 +186,7 @@ def _user_digest(user_code: str) -> str:
 def _require_tries_left(user: User) -> None:
     window = rates.count_exactly(_wrong_codes_key(user), seconds=LIFETIME.total_seconds(), by=0)
     if window.total >= WRONG_CODES_MAX:
-        seconds = max(1, ceil(window.ends_at - rates.timer()))
-        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+        raise rates.refusal(window.ends_at)
 
 
 def _count_wrong_code(user: User) -> None:

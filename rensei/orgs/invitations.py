@@ -4,7 +4,6 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import ceil
 from typing import Any
 
 import structlog
@@ -16,7 +15,7 @@ from django.template.loader import render_to_string
 
 from rensei.core import mails
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, NotPermitted, RateLimited, RenseiError
+from rensei.core.errors import NotFound, NotPermitted, RenseiError
 from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.core.secret import Secret
@@ -303,8 +302,7 @@ def _spend_mail(org: Org) -> None:
     """:raises RateLimited: if the organization has sent as many invitations as it may within an hour"""
     window = rates.count_exactly(f"invitations:{org.pk}", seconds=MAILS_SECONDS)
     if window.total > MAILS_MAX:
-        seconds = max(1, ceil(window.ends_at - rates.timer()))
-        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+        raise rates.refusal(window.ends_at)
 
 
 def _open(org: Org) -> QuerySet[Invitation]:

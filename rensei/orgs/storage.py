@@ -23,11 +23,11 @@ from django.db.models import BigIntegerField, F, Value
 from django.db.models.functions import Cast, Coalesce
 
 from rensei.core.errors import RenseiError
+from rensei.core.limits import MIB
 from rensei.core.transactions import assert_open, durable, snapshot
 from rensei.core.unknown import note_unknown
 from rensei.orgs.models import Org, StoredBytes
 
-MIB = 1024 * 1024
 # About what the row of a run takes beside its texts, with its attempt, its ledger line and their indexes.
 ROW_BYTES = 2048
 
@@ -102,8 +102,7 @@ def change(changes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def read(org_id: str) -> Storage:
-    row = StoredBytes.objects.filter(org_id=org_id).first()
-    return storage_of(row)
+    return storage_of(StoredBytes.objects.filter(org_id=org_id).first())
 
 
 def storage_of(row: StoredBytes | None) -> Storage:

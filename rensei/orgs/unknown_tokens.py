@@ -8,13 +8,11 @@ minute. Tokens that were good lately pass whatever others at their address send.
 import threading
 import time
 from collections import OrderedDict
-from math import ceil
 
 from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.api import NotAuthenticated
-from rensei.core.errors import RateLimited
 from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.orgs.networks import counted_address
@@ -76,8 +74,7 @@ class UnknownTokens:
         most, _ = _rate()
         window = rates.known(_key(address))
         if window.total >= most:
-            seconds = max(1, ceil(window.ends_at - rates.timer()))
-            raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+            raise rates.refusal(window.ends_at)
         if is_unknown:
             raise NotAuthenticated
 

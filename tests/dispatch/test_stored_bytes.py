@@ -18,6 +18,7 @@ from billing.models import CostEvent, Entitlement, SharedUsage
 from integrations import platform_keys
 from rensei import worker
 from rensei.core.clock import database_now
+from rensei.core.limits import MIB
 from rensei.core.secret import Secret
 from rensei.dispatch import admission, queue, reaper, retention, stored_bytes
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk, RunInput
@@ -26,7 +27,7 @@ from rensei.orgs import services as orgs
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, StoredBytes, User
-from rensei.orgs.storage import MIB, StorageLimitReached
+from rensei.orgs.storage import StorageLimitReached
 from rensei.workflows.models import Workflow, WorkflowRun
 from tests.attacks import sized
 from tests.dispatch.dying_worker import plant_death
@@ -80,6 +81,16 @@ def assert_all_is_counted() -> None:
     assert worker.count_stored_bytes() == {}
 
 
+@pytest.fixture
+def shared_profile(ada_access: Access, make_profile: Any, make_key: Any) -> None:
+    """A profile whose runs the platform pays for."""
+    platform_keys.add_platform_key(
+        actor=None, provider="claude", pool="shared", name="one", api_key=Secret(make_key()),
+        model_ids=["claude-opus-5-5"], max_tokens_cap=1000,
+    )  # fmt: skip
+    make_profile(auth_modes=["shared"])
+
+
 class TestARun:
     def test_counts_its_input_at_its_dispatch_and_its_answer_at_its_end(
         self, ready: Any, dispatch: Any, work: Any
@@ -116,13 +127,8 @@ class TestARun:
         assert ready.requests() == []
 
     def test_costs_no_quota_where_it_is_refused(
-        self, ada_access: Access, make_profile: Any, make_key: Any, dispatch: Any, simulator: Any
+        self, ada_access: Access, shared_profile: None, dispatch: Any, simulator: Any
     ) -> None:
-        platform_keys.add_platform_key(
-            actor=None, provider="claude", pool="shared", name="one", api_key=Secret(make_key()),
-            model_ids=["claude-opus-5-5"], max_tokens_cap=1000,
-        )  # fmt: skip
-        make_profile(auth_modes=["shared"])
         leave(1000)
 
         with pytest.raises(StorageLimitReached):
@@ -131,13 +137,8 @@ class TestARun:
         assert not SharedUsage.objects.exists()
 
     def test_gives_its_room_back_where_something_else_refuses_it(
-        self, ada_access: Access, make_profile: Any, make_key: Any, dispatch: Any, simulator: Any
+        self, ada_access: Access, shared_profile: None, dispatch: Any, simulator: Any
     ) -> None:
-        platform_keys.add_platform_key(
-            actor=None, provider="claude", pool="shared", name="one", api_key=Secret(make_key()),
-            model_ids=["claude-opus-5-5"], max_tokens_cap=1000,
-        )  # fmt: skip
-        make_profile(auth_modes=["shared"])
         Entitlement.objects.filter(org=ada_access.org).update(shared_runs_per_day=1)
         dispatch()
         before = counted()

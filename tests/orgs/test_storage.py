@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
+from rensei.core.limits import MIB
 from rensei.core.unknown import take_counts
 from rensei.orgs import storage
 from rensei.orgs.models import AuditEvent, Org, StoredBytes, User
-from rensei.orgs.storage import MIB, StorageLimitReached
+from rensei.orgs.storage import StorageLimitReached
 from tests.database import database_url
 from tests.orgs import storing
 
