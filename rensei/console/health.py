@@ -117,7 +117,7 @@ def _missing(database: _Database) -> Iterator[str]:
         yield "The database does not answer."
         return
     if database.is_slow:
-        # Each further question would take as long, and whoever asks would not wait.
+        # Each further question would take as long, and a load balancer would not wait for it.
         return
     try:
         waiting = _unapplied_migrations()

@@ -81,7 +81,7 @@ class Outages(logging.Filter):
 
     def _about(self, record: logging.LogRecord) -> str | None:
         if isinstance(record.msg, dict):
-            # A bug of ours has a traceback, whatever its event is called.
+            # A bug of ours has a traceback, and is told under every name.
             return "database" if record.msg.get("event") in self.EVENTS and record.levelno < logging.ERROR else None
         refused = record.name == "django.request" and getattr(record, "status_code", 0) == UNAVAILABLE
         return "requests" if refused else None

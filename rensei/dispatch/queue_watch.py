@@ -2,7 +2,7 @@
 When a worker looks into the queue: as soon as a run was queued, and otherwise seldom.
 
 PostgreSQL tells of each run that is queued. On SQLite, one pragma says ten times a second whether anything was written,
-and asks for no run. The runs themselves are looked for once a second, whatever was told.
+and asks for no run. The runs themselves are looked for once a second in any case.
 """
 
 import contextlib

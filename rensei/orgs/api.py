@@ -170,7 +170,7 @@ class Members(APIView):
         return CursorPages.answer(request, _members(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
-        """Invite a person by email. Nobody is a member who has not accepted."""
+        """Invite a person by email. A person becomes a member by accepting."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 

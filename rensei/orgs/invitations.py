@@ -259,7 +259,7 @@ def await_somebody(email: str) -> bool:
 
 def _join(invitation: Invitation, user: User, address: str | None) -> Membership:
     assert_open()
-    # Whoever removes a member or changes a role holds this row. Who invited is looked at again when that has ended.
+    # A removal or a change of a role locks this row, so the inviter's right is read again after it has ended.
     Org.objects.select_for_update(no_key=True).get(pk=invitation.org_id)
     _require_running(invitation.org)
     # The update decides which of two answers at the same moment counts.

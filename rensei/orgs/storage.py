@@ -123,7 +123,7 @@ def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
     Compare what is counted with what is stored, tell of each difference, and mend it.
 
     All is read as it was at one moment. A difference is added to the row, which others may have changed since, because
-    whatever they wrote they counted too. Returns the differences by organization.
+    they counted what they wrote. Returns the differences by organization.
     """
     with snapshot():
         counted = {

@@ -1,4 +1,4 @@
-"""What runs, workflows and profiles store is counted, bounded and let go of, whatever happens to them."""
+"""What runs, workflows and profiles store is counted, bounded and let go of, through every end and every fault."""
 
 import base64
 import io

@@ -212,7 +212,7 @@ class TestTheRateOfAnOrganization:
 
 class TestAnOperatorWhoEnteredForATime:
     def test_lets_nobody_in(self, acme, grace, access_of):
-        """Otherwise who came for an hour could leave somebody behind for ever."""
+        """Otherwise who came for an hour could leave another person behind for ever."""
         Membership.objects.create(org=acme, user=grace, role=Role.OWNER, ends_at=database_now() + timedelta(hours=1))
 
         with pytest.raises(NotPermitted):
@@ -316,7 +316,7 @@ class TestTheLink:
 
     @pytest.mark.parametrize("fate", ["left", "demoted", "off", "over", "token", "taken back", "expired"])
     def test_that_was_open_when_its_inviter_lost_the_right_lets_nobody_in(self, acme, ada, alan, access_of, fate):
-        """Between the page and its button, whoever invited may lose what they invited by."""
+        """Between the page and its button, the inviter may lose the right to invite."""
         by = access_of(alan)
         if fate == "token":
             token, secret = services.create_token(by, name="inviter", scopes=["manage", "read"])

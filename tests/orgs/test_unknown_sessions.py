@@ -1,4 +1,4 @@
-"""Session cookies that are none of ours cost few look-ups, and shut nobody else out."""
+"""Session cookies that are none of ours cost few look-ups, and shut no other person out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
