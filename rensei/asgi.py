@@ -11,17 +11,23 @@ _django = get_asgi_application()
 # These read the settings while they are imported.
 from integrations.providers.base import REGISTRY  # noqa: E402
 from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles  # noqa: E402
+from rensei.core.rates import start_exchanging  # noqa: E402
 from rensei.core.unknown_names import start_storing  # noqa: E402
 from rensei.gateway.door import with_gateway  # noqa: E402
 
 
+def _start() -> None:
+    """Start what one serving process needs: not on import, which tests and tools do as well."""
+    take_file_handles()
+    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
+    start_storing()
+    start_exchanging()
+
+
 def _warm_up() -> None:
-    """Load what the first Test Connection would load, which takes seconds, while nobody waits for it."""
+    """Load what the first Test Connection would load, which takes seconds, before a request waits for it."""
     for adapter in REGISTRY.values():
         adapter.warm_up()
 
 
-take_file_handles()
-threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
-start_storing()
-application = pace_bodies(with_gateway(limit_bodies(_django)))
+application = pace_bodies(with_gateway(limit_bodies(_django), on_startup=_start))

@@ -30,7 +30,6 @@ from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
-from rensei.core.rates import start_exchanging
 from rensei.dispatch.admission import AdmissionPlan
 from rensei.dispatch.keeper import Keeper
 from rensei.dispatch.queue import LEASE
@@ -280,14 +279,16 @@ class Gateway:
         await caller.answer(200, answers.own_headers(caller.request_id), json.dumps(found).encode())
 
 
-def with_gateway(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def with_gateway(
+    application: Callable[..., Awaitable[None]], *, on_startup: Callable[[], None]
+) -> Callable[..., Awaitable[None]]:
     """Put the gateway beside an ASGI application. It begins with the first request and ends with the server."""
     gateway: Gateway | None = None
 
     async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         nonlocal gateway
         if scope["type"] == "lifespan":
-            start_exchanging()
+            on_startup()
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             if gateway is not None:

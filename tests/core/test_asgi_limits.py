@@ -153,16 +153,19 @@ class TestPaceBodies:
 
 
 class TestApplication:
-    def test_starts_in_a_fresh_process(self, tmp_path):
-        """Nothing has read the settings there yet, other than here."""
+    def test_is_made_in_a_fresh_process_and_starts_no_thread_by_being_imported(self, tmp_path):
+        """Nothing has read the settings there yet, other than here. A thread would outlive the import in every test."""
         environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "x", "RENSEI_DATA_DIR": str(tmp_path)}
+        look = (
+            "import threading; import rensei.asgi as asgi; print(callable(asgi.application), threading.active_count())"
+        )
 
         started = subprocess.run(
-            [sys.executable, "-c", "import rensei.asgi; print(callable(rensei.asgi.application))"],
+            [sys.executable, "-c", look],
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
 
-        assert started.stdout.strip() == "True", started.stderr
+        assert started.stdout.strip() == "True 1", started.stderr
