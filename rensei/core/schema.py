@@ -113,6 +113,14 @@ class Schema(AutoSchema):
             found.setdefault("pattern", NOT_BLANK)
         return found
 
+    def _insert_field_validators(self, field: Any, schema: dict[str, Any]) -> None:
+        super()._insert_field_validators(field, schema)  # type: ignore[no-untyped-call]
+        if isinstance(field, Text) and "oneOf" in schema:
+            # It adds an empty text to the form of one that may be blank. Ours says so itself, and of two forms that
+            # an empty text has, a `oneOf` takes neither.
+            own, _ = schema.pop("oneOf")
+            schema.update(own)
+
     def _lists(self) -> bool:
         return getattr(self.view, "pagination_class", None) is not None
 

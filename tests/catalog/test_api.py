@@ -198,6 +198,7 @@ class TestCreate:
             ({"contextWindow": 2**31}, "/contextWindow"),
             ({"maxOutputTokens": -1}, "/maxOutputTokens"),
             ({"capabilities": []}, "/capabilities"),
+            ({"capabilities": ["vision"]}, "/capabilities"),
             ({"efforts": "low"}, "/efforts"),
             ({"pricing": {}}, "/pricing"),
         ],

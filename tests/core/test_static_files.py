@@ -1,9 +1,12 @@
 """Static files, asked for over ASGI as the real server does. Warnings are errors here."""
 
 import asyncio
+import os
 
 import pytest
 from django.core.asgi import get_asgi_application
+
+from rensei import static_files
 
 CONTENT = b"body { margin: 0 }\n" * 1000
 
@@ -52,3 +55,33 @@ class TestStaticFiles:
 
         assert (status, body) == (200, b"")
         assert headers[b"Content-Length"] == str(len(CONTENT)).encode()
+
+
+class TestCollect:
+    @pytest.fixture
+    def source(self, settings, tmp_path):
+        settings.STATIC_ROOT = tmp_path / "collected"
+        settings.STATICFILES_DIRS = [tmp_path / "sources"]
+        settings.STATICFILES_FINDERS = ["django.contrib.staticfiles.finders.FileSystemFinder"]
+        settings.STATICFILES_DIRS[0].mkdir()
+        source = settings.STATICFILES_DIRS[0] / "page.css"
+        source.write_bytes(CONTENT)
+        return source
+
+    def test_does_nothing_where_only_the_times_of_the_files_are_others(self, source):
+        assert static_files.collect()
+
+        # As the layers of an image do, which hold whole seconds.
+        os.utime(source, (1_000_000_000, 1_000_000_000))
+
+        assert not static_files.collect()
+
+    def test_collects_what_has_changed_in_the_same_second_and_length(self, source, settings):
+        assert static_files.collect()
+        before = source.stat()
+
+        source.write_bytes(CONTENT.swapcase())
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        assert static_files.collect()
+        assert (settings.STATIC_ROOT / "page.css").read_bytes() == CONTENT.swapcase()

@@ -139,6 +139,14 @@ class TestATokenOfOneProject:
         assert bound.delete(f"/api/v1/pools/{pool}").status_code == 403
 
 
+class TestAPool:
+    def test_has_a_name_that_is_measured_with_the_white_space_around_it(self, api: APIClient) -> None:
+        answer = api.post("/api/v1/pools", {"name": "mine" + " " * 60, "providerId": "local"})
+
+        assert answer.status_code == 400
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/name"]
+
+
 class TestRetention:
     def test_finds_and_drops_images_inside_tool_results(self) -> None:
         image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}}

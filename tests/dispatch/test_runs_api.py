@@ -557,6 +557,15 @@ class TestResolveDryRun:
         assert answer.json()["code"] == "BYOK_NOT_CONFIGURED"
         assert answer.json()["wouldRun"] is False
 
+    def test_does_not_take_null_for_a_body_with_everything_left_out(
+        self, simulator: Any, api: APIClient, make_profile: Any
+    ) -> None:
+        make_profile()
+
+        answer = api.generic("POST", "/api/v1/profiles/prof_deep/resolve", "null", content_type="application/json")
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "VALIDATION_FAILED")
+
     def test_shows_the_quota_as_a_dispatch_would_judge_it(
         self, simulator: Any, api: APIClient, ada_access: Access, make_profile: Any, pool_key: Any
     ) -> None:

@@ -105,6 +105,8 @@ class TestProjects:
             ({"id": "web", "name": "Web", "org": "evil"}, "/org"),
             ({"id": "web", "name": "Web", "createdAt": "2020-01-01T00:00:00Z"}, "/createdAt"),
             ({"id": {"$ne": 1}, "name": "Web"}, "/id"),
+            # Longer than the document allows, though not without the white space around it.
+            ({"id": "web" + " " * 61, "name": "Web"}, "/id"),
         ],
     )
     def test_refuse_a_body_with_a_pointer_to_the_field(self, acme, ada, api_as, body, pointer):

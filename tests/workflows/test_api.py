@@ -239,6 +239,14 @@ class TestRun:
 
         assert api.post(f"{URL}/{made}/runs", {"input": given}).status_code == 400
 
+    def test_refuses_null_as_the_whole_body(self, api: APIClient, ready: Any, api_document: Any) -> None:
+        made = api_document(node("a", "Hi."))
+
+        answer = api.generic("POST", f"{URL}/{made}/runs", "null", content_type="application/json")
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "VALIDATION_FAILED")
+        assert not WorkflowRun.objects.exists()
+
     def test_keeps_the_version_that_it_began_with(
         self, api: APIClient, ready: Any, api_document: Any, work: Any
     ) -> None:

@@ -1,0 +1,125 @@
+"""Bodies that the OpenAPI document does not allow, at every operation that takes one: each is refused with 400."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jsonschema_rs
+import pytest
+from django.http import HttpResponse
+
+from rensei.dispatch.models import Run
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
+from rensei.orgs.models import User
+from tests import answers
+from tests.architecture.test_isolation import (
+    NEEDS,
+    OWNER,
+    REST,
+    Stage,
+    as_bearer,
+    stage,  # noqa: F401 - a fixture
+    undone,
+)
+
+# One of each JSON type, and lists and objects that hold what is not expected.
+VALUES: tuple[Any, ...] = (None, True, -1, 1.5, "", "surely-unknown", [None], {"surely-unknown": None})
+OF_MACHINES = {*NEEDS["leases"], *NEEDS["manage leases"]}
+REFUSED = {400, 422}
+# What a message may not be sent beside.
+BESIDE = {"messages": "input"}
+WITHOUT_A_ROW = {("POST", "device-codes"): {"hostName": "laptop"}, ("POST", "device-codes/token"): {"deviceCode": "x"}}
+
+
+class Operation(NamedTuple):
+    """An operation that takes a body, with the form of it."""
+
+    method: str
+    route: str
+    form: dict[str, Any]
+
+    def body_with(self, field: str, value: Any) -> dict[str, Any]:
+        """Make a body that it takes but for this field."""
+        place = (self.method, self.route)
+        body = WITHOUT_A_ROW.get(place) or REST[place].body or {}
+        return {name: one for name, one in body.items() if name != BESIDE.get(field)} | {field: value}
+
+
+def operations() -> Iterator[Operation]:
+    document = answers.document()
+    for path, methods in document["paths"].items():
+        for method, described in methods.items():
+            if "requestBody" in described:
+                form = described["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+                route = re.sub(r"\{(\w+)\}", r"<\1>", path.removeprefix("/api/v1/"))
+                yield Operation(method.upper(), route, document["components"]["schemas"][form])
+
+
+def is_allowed(form: dict[str, Any], value: Any) -> bool:
+    whole = {**form, "components": answers.document()["components"]}
+    return bool(jsonschema_rs.Draft202012Validator(whole).is_valid(value))
+
+
+def padded(form: dict[str, Any]) -> Iterator[str]:
+    """Make a text that is too long only by the white space around it, if the form limits its length."""
+    for one in (form, *form.get("oneOf", ())):
+        if "maxLength" in one:
+            yield "x" + " " * one["maxLength"]
+
+
+Send = Callable[[Operation, Any], HttpResponse]
+
+
+@pytest.fixture
+def send(stage: Stage, ada: User, access_of: Callable[..., Access]) -> Send:  # noqa: F811
+    """Send a body as one who may call the operation, and undo what it did."""
+    host, _, secret = orgs.register_host(access_of(ada), name="laptop")
+    machine, ids = as_bearer(secret), {**stage.ids, "host_id": host.pk}
+    Run.objects.filter(pk=ids["run_id"]).update(auth_mode="host-session", payer="host-account", host=host)
+
+    def send(operation: Operation, body: Any) -> HttpResponse:
+        method, route, _ = operation
+        client = machine if (method, route) in OF_MACHINES else stage.clients[OWNER]
+        path = "/api/v1/" + re.sub(r"<(\w+)>", lambda found: str(ids[found[1]]), route)
+        with undone():
+            answer: HttpResponse = client.generic(method, path, json.dumps(body), content_type="application/json")
+        return answer
+
+    return send
+
+
+@pytest.mark.outside
+@pytest.mark.django_db
+class TestEveryOperation:
+    def test_refuses_a_body_that_is_no_object(self, send: Send) -> None:
+        taken = [
+            (*operation[:2], body)
+            for operation in operations()
+            for body in (None, False, 0, "", [])
+            if send(operation, body).status_code != 400
+        ]
+
+        assert taken == []
+
+    def test_refuses_a_value_that_its_field_does_not_allow(self, send: Send) -> None:
+        wrong, sent = [], 0
+        for operation in operations():
+            for field, form in operation.form["properties"].items():
+                for value in (*VALUES, *padded(form)):
+                    if is_allowed(form, value):
+                        continue
+                    answer, sent = send(operation, operation.body_with(field, value)), sent + 1
+                    if answer.status_code not in REFUSED or not _names(answer, field):
+                        wrong.append((*operation[:2], field, value, answer.content[:200]))
+
+        assert wrong == []
+        assert sent > 500
+
+
+def _names(answer: Any, field: str) -> bool:
+    if answer.json()["code"] == "WORKFLOW_INVALID":
+        # Its places are those of the document.
+        return field == "document"
+    return any(one["pointer"].startswith(f"/{field}") for one in answer.json()["errors"])
