@@ -3,15 +3,16 @@
 import os
 import threading
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
-_django = get_asgi_application()
+django.setup(set_prefix=False)
 
 # These read the settings while they are imported.
 from integrations.providers.base import REGISTRY  # noqa: E402
 from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles  # noqa: E402
 from rensei.core.rates import start_exchanging  # noqa: E402
+from rensei.core.request_threads import Handler  # noqa: E402
 from rensei.core.unknown_names import start_storing  # noqa: E402
 from rensei.gateway.door import with_gateway  # noqa: E402
 
@@ -30,4 +31,4 @@ def _warm_up() -> None:
         adapter.warm_up()
 
 
-application = pace_bodies(with_gateway(limit_bodies(_django), on_startup=_start))
+application = pace_bodies(with_gateway(limit_bodies(Handler()), on_startup=_start))

@@ -17,7 +17,7 @@ class Proxy:
         self.held = threading.Event()
         self._server_port = server_port
         self._listener = socket.create_server((LOOPBACK, 0))
-        self._sockets: list[socket.socket] = [self._listener]
+        self._sockets: set[socket.socket] = {self._listener}
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -26,10 +26,14 @@ class Proxy:
         return port
 
     def close(self) -> None:
-        for one in self._sockets:
+        for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+    def open_sockets(self) -> int:
+        """Count the sockets of both sides, and the listener."""
+        return len(self._sockets)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -40,9 +44,17 @@ class Proxy:
                 except OSError:
                     client.close()
                     continue
-                self._sockets += [client, server]
-                threading.Thread(target=self._carry, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._carry, args=(server, client, True), daemon=True).start()
+                self._sockets |= {client, server}
+                threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        """Carry both ways until both have ended, and close."""
+        with client, server:
+            asking = threading.Thread(target=self._carry, args=(client, server, False), daemon=True)
+            asking.start()
+            self._carry(server, client, True)
+            asking.join()
+        self._sockets -= {client, server}
 
     def _carry(self, source: socket.socket, target: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):

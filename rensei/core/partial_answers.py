@@ -6,16 +6,14 @@ form. Such a request gets the address of the sign-in page to go to (`HX-Redirect
 element stays as it is. https://htmx.org/reference/#response_headers
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import resolve_url
 from django.template.loader import render_to_string
-from django.utils.decorators import sync_and_async_middleware
 from django.utils.http import url_has_allowed_host_and_scheme
 
 NOTICE = "#page-notice"
@@ -39,23 +37,15 @@ def set_words(response: HttpResponse, *, title: str, detail: str) -> HttpRespons
     return response
 
 
-@sync_and_async_middleware
 def partial_answers(
-    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
-) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
     """Replace whole pages that answer a failed request of htmx."""
-    if iscoroutinefunction(get_response):
 
-        async def middleware(request: HttpRequest) -> HttpResponseBase:
-            return _for_part(request, await get_response(request))
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return _for_part(request, get_response(request))
 
-        markcoroutinefunction(middleware)
-        return middleware
-
-    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
-        return _for_part(request, get_response(request))  # type: ignore[arg-type]
-
-    return sync_middleware
+    return middleware
 
 
 def _for_part(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
-from asgiref.sync import SyncToAsync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections
 from django.db.models import TextField
 from django.db.models.functions import Cast, Length
@@ -23,6 +23,7 @@ from django.db.models.functions import Cast, Length
 from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.limits import limit
+from rensei.core.request_threads import leave_thread
 from rensei.core.usage import Usage
 from rensei.dispatch import presenters
 from rensei.dispatch.models import Run, RunChunk
@@ -30,7 +31,12 @@ from rensei.dispatch.run_notices import Notices
 from rensei.dispatch.stream_places import stream_places
 from rensei.orgs.still_open import Caller, still_open
 
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = limit(
+    0.1,
+    "seconds apart; on PostgreSQL only when a change is notified, and once a second",
+    what="Event streams: looks for what is new, each process, for all of its streams together",
+    told="the caller: its events come after the next look",
+)
 # How often all runs and all callers are looked at, whatever was told.
 WHOLE_LOOK_SECONDS = 1.0
 COMMENT_SECONDS = 15.0
@@ -297,12 +303,6 @@ def _closed(refusal: RenseiError) -> bytes:
 
 
 async def _leave_thread() -> None:
-    """
-    Give back the connection and the thread of this request: Django keeps both until its answer has ended.
-
-    The thread is that of asgiref's context, which makes another one for what is still to be run in it.
-    """
+    """Give back the connection and the thread of this request, which it would keep until its answer has ended."""
     await sync_to_async(connections.close_all)()
-    context = SyncToAsync.thread_sensitive_context.get(None)
-    if context is not None and (executor := SyncToAsync.context_to_thread_executor.pop(context, None)):
-        executor.shutdown(wait=False)
+    leave_thread()

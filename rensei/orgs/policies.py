@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted, json_pointer
+from rensei.core.limits import limit
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.access import Access, record, record_operator
 from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
@@ -15,7 +16,12 @@ from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
 Matrix = dict[str, dict[str, dict[str, bool]]]
 
 ANY_MODEL = "*"
-ROW_LIMIT = 500
+ROW_LIMIT = limit(
+    500,
+    "rows, of which the audit log keeps those that a change has altered, as they were and as they are",
+    what="Access policy of an organization or of a project",
+    told="the caller: 400 `VALIDATION_FAILED`",
+)
 ROW_NAME_LENGTH = 128
 _ORDER = {AccessPolicy.Scope.SYSTEM: 0, AccessPolicy.Scope.ORGANIZATION: 1, AccessPolicy.Scope.PROJECT: 2}
 
@@ -48,7 +54,7 @@ def all_policies(org: Org) -> QuerySet[AccessPolicy]:
 
 
 def changes_of(org: Org, project: Project | None = None) -> QuerySet[AuditEvent]:
-    """List the past changes of a policy, the newest first: who, when, and both documents in `detail`."""
+    """List the past changes of a policy, the newest first: who, when, and the rows that differ in `detail`."""
     changes: QuerySet[AuditEvent] = AuditEvent.objects.for_org(org).filter(action="policy.set")
     return changes.filter(object_id=_object_id(org, project)).select_related("user").order_by("-id")
 
@@ -76,7 +82,7 @@ def set_policy(
     expected: Matrix | None = None,
 ) -> AccessPolicy:
     """
-    Replace the policy of the organization or of a project. The audit log keeps the old and the new one.
+    Replace the policy of the organization or of a project. The audit log keeps the rows that differ.
 
     `expected` is the document that the caller has looked at; another one in its place is not overwritten.
 
@@ -93,7 +99,8 @@ def set_policy(
             **_owner(access.org, project), defaults={"matrix": matrix, "updated_at": timezone.now()}
         )
         object_id = _object_id(access.org, project)
-        record(access, "policy.set", object_id=object_id, scope=policy.scope, old=old, new=matrix)
+        was, new = _difference(old, matrix)
+        record(access, "policy.set", object_id=object_id, scope=policy.scope, old=was, new=new)
     return policy
 
 
@@ -109,14 +116,8 @@ def set_system_policy(*, operator: User, matrix: Matrix) -> AccessPolicy:
     policy, _ = AccessPolicy.objects.update_or_create(
         scope=AccessPolicy.Scope.SYSTEM, defaults={"matrix": matrix, "updated_at": timezone.now()}
     )
-    record_operator(
-        operator,
-        "policy.set",
-        object_id="system",
-        scope=policy.scope,
-        old=stored.matrix if stored else {},
-        new=matrix,
-    )
+    old, new = _difference(stored.matrix if stored else {}, matrix)
+    record_operator(operator, "policy.set", object_id="system", scope=policy.scope, old=old, new=new)
     return policy
 
 
@@ -136,6 +137,12 @@ def validate_matrix(matrix: Any, *, known: Collection[str] | None = None) -> Non
 def _owner(org: Org, project: Project | None) -> dict[str, Any]:
     scope = AccessPolicy.Scope.PROJECT if project else AccessPolicy.Scope.ORGANIZATION
     return {"scope": scope, "org": org, "project": project}
+
+
+def _difference(old: Matrix, new: Matrix) -> tuple[Matrix, Matrix]:
+    """Keep of both documents the rows that differ: the audit log holds them for ever."""
+    was = {name: row for name, row in old.items() if new.get(name) != row}
+    return was, {name: row for name, row in new.items() if old.get(name) != row}
 
 
 def _object_id(org: Org, project: Project | None) -> str:

@@ -1,20 +1,18 @@
 """Where a person is signed in, and how to end it there."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from allauth.usersessions.models import UserSession
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
-from django.utils.decorators import sync_and_async_middleware
 
 from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RateLimited
@@ -61,34 +59,22 @@ class SignedIn:
     here: bool
 
 
-@sync_and_async_middleware
 def note_sessions(
-    get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
-) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
     """
     Note where each session was last seen, every five minutes: more often would write on every page.
 
     One that has lasted for too long ends then. Who signs out leaves nothing that scripts have stored in the browser.
     """
-    if iscoroutinefunction(get_response):
 
-        async def middleware(request: HttpRequest) -> HttpResponseBase:
-            if request.session.session_key:
-                await sync_to_async(_note)(request)
-            response: HttpResponseBase = await get_response(request)
-            return _cleared(request, response)
-
-        markcoroutinefunction(middleware)
-        return middleware
-
-    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
+    def middleware(request: HttpRequest) -> HttpResponseBase:
         if request.session.session_key:
             _note(request)
         response = get_response(request)
-        assert isinstance(response, HttpResponseBase)
         return _cleared(request, response)
 
-    return sync_middleware
+    return middleware
 
 
 def signed_in(request: HttpRequest, user: User) -> list[SignedIn]:

@@ -4,6 +4,8 @@ Sign-in with the organization's own accounts, by OpenID Connect: who is let in, 
 https://openid.net/specs/openid-connect-core-1_0.html, https://docs.allauth.org/en/latest/socialaccount/adapter.html
 """
 
+import hmac
+import secrets
 from typing import Any
 
 import structlog
@@ -14,6 +16,7 @@ from allauth.socialaccount.adapter import DefaultSocialAccountAdapter, get_adapt
 from allauth.socialaccount.helpers import render_authentication_error
 from allauth.socialaccount.models import SocialApp, SocialLogin
 from allauth.socialaccount.providers.base.constants import AuthProcess
+from allauth.socialaccount.providers.oauth2.client import OAuth2Error
 from allauth.socialaccount.providers.oauth2.views import OAuth2CallbackView
 from allauth.socialaccount.providers.openid_connect.views import OpenIDConnectOAuth2Adapter
 from django.conf import settings
@@ -115,16 +118,36 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
 class CheckingAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
     """
-    Checks the signature of every id token.
+    Checks the signature of every id token, and that it was made for the sign-in that this browser began.
 
-    OpenID Connect Core 3.1.3.7 lets a client believe TLS instead, and the library does where it has fetched the token
-    by itself. The check costs one look at the provider's keys, and holds even if something stands between the two.
+    OpenID Connect Core 3.1.3.7 lets a client believe TLS instead of the signature, and the library does where it has
+    fetched the token by itself. The check costs one look at the provider's keys, and holds even if something stands
+    between the two. The library sends and checks no nonce (2.1 and 3.1.3.7.11).
     """
+
+    nonce = ""
 
     def get_access_token_data(self, *args: Any, **options: Any) -> Any:
         data = super().get_access_token_data(*args, **options)
         self.did_fetch_access_token = False
         return data
+
+    def complete_login(self, request: HttpRequest, app: SocialApp, token: Any, **options: Any) -> SocialLogin:
+        """:raises OAuth2Error: if there is no id token, or it is that of another sign-in"""
+        login: SocialLogin = super().complete_login(request, app, token, **options)
+        told = str((login.account.extra_data.get("id_token") or {}).get("nonce", ""))
+        if not self.nonce or not hmac.compare_digest(told.encode(), self.nonce.encode()):
+            raise OAuth2Error("The id token was made for another sign-in.")
+        return login
+
+
+class Callback(OAuth2CallbackView):  # type: ignore[misc]
+    """Gives the adapter the nonce that was kept with the state of the sign-in, in the browser's session."""
+
+    def _get_state(self, request: HttpRequest, provider: Any) -> tuple[dict[str, Any] | None, HttpResponse | None]:
+        state, answer = super()._get_state(request, provider)
+        self.adapter.nonce = str((state or {}).get("nonce", ""))
+        return state, answer
 
 
 def verified_email(sociallogin: SocialLogin) -> str | None:
@@ -153,9 +176,14 @@ def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
         provider = get_adapter(request).get_provider(request, provider_id)
     except SocialApp.DoesNotExist as absent:
         raise Http404 from absent
+    nonce = secrets.token_urlsafe(32)
     try:
         answer: HttpResponse = provider.redirect(
-            request, process=AuthProcess.LOGIN, next_url=get_next_redirect_url(request)
+            request,
+            process=AuthProcess.LOGIN,
+            next_url=get_next_redirect_url(request),
+            auth_params={**provider.get_auth_params(), "nonce": nonce},
+            nonce=nonce,
         )
     except RequestException as fault:
         answer = render_authentication_error(request, provider, exception=fault)
@@ -168,7 +196,7 @@ def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
 def complete(request: HttpRequest, provider_id: str) -> HttpResponse:
     """Take the provider's answer, and let the person in whom it vouches for."""
     try:
-        answer: HttpResponse = OAuth2CallbackView.adapter_view(CheckingAdapter(request, provider_id))(request)
+        answer: HttpResponse = Callback.adapter_view(CheckingAdapter(request, provider_id))(request)
     except SocialApp.DoesNotExist as absent:
         raise Http404 from absent
     return answer

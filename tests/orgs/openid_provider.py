@@ -26,14 +26,15 @@ class OpenIdProvider:
     """
     A provider with one person, whoever `person` says, who agrees to every sign-in.
 
-    `token_claims` overrides claims of the id token, and `forge` signs it with a key that is not published.
+    `token_claims` overrides claims of the id token, `forge` signs it with a key that is not published, and
+    `leaves_out_id_token` gives none.
     """
 
     def __init__(self) -> None:
         self.client_secret = secrets.token_urlsafe(24)
         self.person: dict[str, Any] = {}
         self.token_claims: dict[str, Any] = {}
-        self.forge = self.refuse = False
+        self.forge = self.refuse = self.leaves_out_id_token = False
         self.requests: list[str] = []
         self._key, self._strange_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         self._codes: dict[str, dict[str, str]] = {}
@@ -93,14 +94,17 @@ class OpenIdProvider:
             "aud": CLIENT_ID,
             "iat": now,
             "exp": now + 300,
+            "nonce": asked["nonce"],
             **self.person,
             **self.token_claims,
         }
         key = self._strange_key if self.forge else self._key
         access_token = secrets.token_urlsafe(16)
         self._access_tokens.add(access_token)
-        id_token = jwt.encode(claims, key, algorithm="RS256", headers={"kid": "one"})
-        return {"access_token": access_token, "token_type": "Bearer", "expires_in": 300, "id_token": id_token}
+        answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": 300}
+        if not self.leaves_out_id_token:
+            answer["id_token"] = jwt.encode(claims, key, algorithm="RS256", headers={"kid": "one"})
+        return answer
 
     def user_info(self, authorization: str) -> dict[str, Any] | None:
         known = authorization.removeprefix("Bearer ") in self._access_tokens

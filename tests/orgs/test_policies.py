@@ -44,6 +44,17 @@ class TestSetPolicy:
         detail = AuditEvent.objects.filter(action="policy.set").latest("id").detail
         assert (detail["old"], detail["new"]) == (DENY, ALLOW)
 
+    def test_logs_the_rows_that_differ_however_many_stay(self, acme, ada, access_of):
+        stays = {f"model-{number}": {"byok": {"allowed": True}} for number in range(policies.ROW_LIMIT - 1)}
+        policies.set_policy(access_of(ada), matrix={**stays, **DENY})
+
+        policies.set_policy(access_of(ada), matrix={**stays, **ALLOW})
+        policies.set_policy(access_of(ada), matrix={**stays, **ALLOW})
+        policies.set_policy(access_of(ada), matrix=ALLOW)
+
+        logged = AuditEvent.objects.filter(action="policy.set").order_by("id").values_list("detail", flat=True)
+        assert [(each["old"], each["new"]) for each in logged[1:]] == [(DENY, ALLOW), ({}, {}), (stays, {})]
+
     def test_is_for_managers(self, acme, mia, otto, access_of):
         for person in (mia, otto):
             with pytest.raises(NotPermitted):

@@ -32,7 +32,7 @@ def running_provider():
 def provider(running_provider, settings):
     running_provider.person = {"sub": "42", "email": "Ada@acme.test", "email_verified": True, "name": "Ada Byron"}
     running_provider.token_claims, running_provider.requests = {}, []
-    running_provider.forge = running_provider.refuse = False
+    running_provider.forge = running_provider.refuse = running_provider.leaves_out_id_token = False
     app = {
         "provider_id": "sso",
         "name": "Acme Login",
@@ -78,6 +78,12 @@ class TestBegin:
         assert asked["redirect_uri"] == ["http://testserver/accounts/oidc/sso/login/callback/"]
         assert len(asked["state"][0]) >= 16
         assert asked["code_challenge_method"] == ["S256"]
+
+    def test_asks_with_another_nonce_each_time(self, provider, db, client):
+        asked = [parse_qs(urlsplit(client.get(BEGIN).headers["Location"]).query)["nonce"][0] for _ in range(2)]
+
+        assert asked[0] != asked[1]
+        assert min(map(len, asked)) >= 40
 
     def test_is_not_started_unseen_by_another_site(self, provider, db):
         answer = Client(headers={"Sec-Fetch-Site": "cross-site"}).get(BEGIN)
@@ -290,8 +296,15 @@ class TestAPersonWithoutAnAccount:
 class TestTheAnswer:
     @pytest.mark.parametrize(
         "claims",
-        [{"iss": "https://evil.test"}, {"aud": "another-client"}, {"exp": int(time.time()) - 60}],
-        ids=["issuer", "audience", "expired"],
+        [
+            {"iss": "https://evil.test"},
+            {"aud": "another-client"},
+            {"exp": int(time.time()) - 60},
+            {"nonce": "that of another sign-in"},
+            {"nonce": None},
+            {"nonce": ["é"]},
+        ],
+        ids=["issuer", "audience", "expired", "nonce", "no nonce", "nonce that is no text"],
     )
     def test_is_refused_with_a_claim_that_is_wrong(self, provider, acme, client, claims):
         provider.token_claims = claims
@@ -304,6 +317,12 @@ class TestTheAnswer:
 
         assert walk(client).status_code == 401
         assert "/jwks" in provider.requests
+        assert not is_signed_in(client)
+
+    def test_is_refused_without_an_id_token(self, provider, acme, client):
+        provider.leaves_out_id_token = True
+
+        assert walk(client).status_code == 401
         assert not is_signed_in(client)
 
     def test_is_refused_when_it_is_about_two_people(self, provider, acme, client):

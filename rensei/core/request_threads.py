@@ -1,0 +1,86 @@
+"""
+The threads in which Django answers: one for each request, used again by the next, and left only when it is done.
+
+The event loop that hands requests out also passes on the calls of the gateway, so it must wait for no thread.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest, HttpResponseBase
+
+# Threads that are kept for later requests. More are started while more requests are answered at the same time.
+KEPT = 32
+
+_resting: deque["_Thread"] = deque()
+
+
+class _Thread(ThreadPoolExecutor):
+    """One thread, for one request at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="request")
+
+    def rest(self) -> None:
+        """Take the next request when all work of this one is done, though its client has left before."""
+        self.submit(self._rest)
+
+    def _rest(self) -> None:
+        if len(_resting) < KEPT:
+            _resting.append(self)
+        else:
+            self.shutdown(wait=False)
+
+
+def _take() -> _Thread:
+    try:
+        return _resting.pop()
+    except IndexError:
+        return _Thread()
+
+
+def leave_thread() -> None:
+    """Give this request's thread to others. What of the request is still to be run in a thread gets another one."""
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    thread = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
+    if isinstance(thread, _Thread):
+        thread.rest()
+
+
+class Handler(ASGIHandler):
+    """
+    Runs the middleware and the view of a request in one go.
+
+    Django's own handler comes back to the event loop around most of them, some twenty times for a request, and has a
+    thread started and another one end it. A view that is asynchronous runs on the event loop all the same.
+    """
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        super().load_middleware(is_async=False)
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        thread = _take()
+        context = ThreadSensitiveContext(executor=thread)
+        is_ours = True
+        try:
+            async with context:
+                try:
+                    await self.handle(scope, receive, send)
+                finally:
+                    is_ours = SyncToAsync.context_to_thread_executor.get(context) is thread
+        finally:
+            if is_ours:
+                thread.rest()
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = await sync_to_async(self.get_response, thread_sensitive=True)(request)
+        return response

@@ -1,0 +1,138 @@
+"""The threads of requests: each request is handed to one once, and none is started or shared meanwhile."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+
+from rensei.core import request_threads
+from rensei.core.request_threads import Handler
+from tests.waiting import wait_until
+
+MANY = 20
+answered_in: list[threading.Thread] = []
+entered, goes_on = threading.Event(), threading.Event()
+
+
+def quick(request: HttpRequest) -> HttpResponse:
+    answered_in.append(threading.current_thread())
+    return HttpResponse("quick")
+
+
+def slow(request: HttpRequest) -> HttpResponse:
+    answered_in.append(threading.current_thread())
+    entered.set()
+    assert goes_on.wait(60)
+    return HttpResponse("slow")
+
+
+async def on_the_loop(request: HttpRequest) -> HttpResponse:
+    answered_in.append(threading.current_thread())
+    return HttpResponse("on the loop")
+
+
+quick.login_required = slow.login_required = on_the_loop.login_required = False  # type: ignore[attr-defined]
+urlpatterns = [path("quick", quick), path("slow", slow), path("loop", on_the_loop)]
+
+
+@pytest.fixture(autouse=True)
+def _views(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    answered_in.clear()
+    entered.clear()
+    goes_on.clear()
+    while request_threads._resting:
+        request_threads._resting.pop().shutdown()
+
+
+async def ask(application: Handler, address: str, *, leaves: threading.Event | None = None) -> bytes:
+    """Ask for an address, and leave when it is time, without the answer."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": address,
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    asked, sent = [], b""
+
+    async def receive() -> dict[str, Any]:
+        if asked:
+            if leaves is None:
+                await asyncio.Event().wait()
+            else:
+                await asyncio.to_thread(leaves.wait, 60)
+            return {"type": "http.disconnect"}
+        asked.append(True)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal sent
+        sent += message.get("body", b"")
+
+    await application(scope, receive, send)
+    return sent
+
+
+class TestARequest:
+    def test_is_handed_to_its_thread_three_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For the signal of its start, for all of its middleware and its view, and for the end of its answer."""
+        handed = []
+        run_in_executor = asyncio.BaseEventLoop.run_in_executor
+
+        def counted(*args: Any) -> Any:
+            handed.append(args)
+            return run_in_executor(*args)
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "run_in_executor", counted)
+
+        assert asyncio.run(ask(Handler(), "/quick")) == b"quick"
+        assert len(handed) == 3
+
+    def test_that_follows_others_has_no_thread_started(self) -> None:
+        async def ask_one_after_another() -> None:
+            application = Handler()
+            for _ in range(MANY):
+                await ask(application, "/quick")
+                await asyncio.to_thread(wait_until, lambda: request_threads._resting)
+
+        asyncio.run(ask_one_after_another())
+
+        assert len(answered_in) == MANY
+        assert len(set(answered_in)) == 1
+
+    def test_has_its_thread_for_itself_though_a_client_that_left_has_one_still(self) -> None:
+        async def leave_and_ask() -> list[bytes]:
+            application = Handler()
+            leaving = asyncio.create_task(ask(application, "/slow", leaves=entered))
+            await asyncio.to_thread(entered.wait, 60)
+            others = [await ask(application, "/quick") for _ in range(MANY)]
+            goes_on.set()
+            await leaving
+            return others
+
+        assert asyncio.run(leave_and_ask()) == [b"quick"] * MANY
+        assert answered_in[0] not in answered_in[1:]
+
+    def test_may_have_a_view_that_runs_on_the_event_loop(self) -> None:
+        assert asyncio.run(ask(Handler(), "/loop")) == b"on the loop"
+        assert answered_in == [threading.main_thread()]
+
+
+class TestThreads:
+    def test_that_are_many_end_but_for_some(self) -> None:
+        async def ask_at_once() -> None:
+            application = Handler()
+            tasks = [asyncio.create_task(ask(application, "/slow")) for _ in range(2 * request_threads.KEPT)]
+            await asyncio.to_thread(wait_until, lambda: len(answered_in) == len(tasks))
+            goes_on.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(ask_at_once())
+
+        assert len(set(answered_in)) == 2 * request_threads.KEPT
+        wait_until(lambda: sum(thread.is_alive() for thread in answered_in) <= request_threads.KEPT)
+        assert len(request_threads._resting) <= request_threads.KEPT
