@@ -5,28 +5,35 @@
 # The base is any Debian with Python 3.11 or newer as its `python3`; another registry's copy of it is as good.
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
-FROM ${BASE_IMAGE} AS build
-RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 python3-venv
-WORKDIR /source
-RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/rensei
-COPY requirements.txt requirements-build.txt ./
-RUN /tools/bin/pip install --quiet --require-hashes --no-deps -r requirements-build.txt \
- && /tools/bin/pip --python /opt/rensei/bin/python install --quiet --require-hashes --no-deps -r requirements.txt
-COPY . .
-RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
- && /tools/bin/pip --python /opt/rensei/bin/python install --quiet --no-deps --no-index /wheel/*.whl \
- && find /opt/rensei -name '*.po' -delete
-# Pages name static files by their content, and every web process has the same ones.
-RUN RENSEI_STATIC_DIR=/opt/rensei/static RENSEI_DATA_DIR=/build-data SECRET_KEY=only-for-this-step \
-    /opt/rensei/bin/rensei-manage prepare --static-only
-
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS runtime
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
  && useradd --system --uid 10001 --user-group --home-dir /var/lib/rensei --shell /usr/sbin/nologin rensei \
  && install --directory --owner rensei --group rensei --mode 0700 /var/lib/rensei
+
+FROM runtime AS build
+# Where a proxy signs with a certificate of its own: the files that pip and uv trust, given by --build-arg.
+ARG PIP_CERT
+ARG SSL_CERT_FILE
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv
+WORKDIR /source
+RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/rensei
+COPY requirements.txt requirements-build.txt ./
+RUN /tools/bin/pip install --quiet --no-compile --require-hashes --no-deps -r requirements-build.txt \
+ && /tools/bin/uv pip install --quiet --no-cache --python /opt/rensei/bin/python --compile-bytecode \
+    --require-hashes --no-deps -r requirements.txt
+COPY . .
+RUN /tools/bin/uv build --quiet --wheel --no-build-isolation --python /tools/bin/python --out-dir /wheel \
+ && /tools/bin/uv pip install --quiet --no-cache --python /opt/rensei/bin/python --compile-bytecode \
+    --no-deps --no-index /wheel/*.whl \
+ && find /opt/rensei \( -name '*.po' -o -name .lock \) -delete
+# Pages name static files by their content, and every web process has the same ones.
+RUN RENSEI_STATIC_DIR=/opt/rensei/static RENSEI_DATA_DIR=/build-data SECRET_KEY=only-for-this-step \
+    /opt/rensei/bin/rensei-manage prepare --static-only
+
+FROM runtime
 COPY --from=build /opt/rensei /opt/rensei
 # What is installed is compiled already, and the root file system may be read-only.
 ENV PATH=/opt/rensei/bin:/usr/bin:/bin \

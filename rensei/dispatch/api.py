@@ -41,6 +41,17 @@ from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import READ_OR_RUNS, RUNS, Scope
 
 IDEMPOTENCY_KEY_LENGTH = 255
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    # Printable, among the characters that a header can hold.
+    {
+        "type": "string",
+        "maxLength": IDEMPOTENCY_KEY_LENGTH,
+        "pattern": r"^[\u0020-\u007e\u00a1-\u00ac\u00ae-\u00ff]*$",
+    },
+    OpenApiParameter.HEADER,
+    description="The same key with the same body within 24 hours is answered with what the first one made",
+)
 METADATA_BYTES = 16 * 1024
 FILTERS = frozenset({"state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore"})
 
@@ -136,18 +147,13 @@ class Runs(APIView):
         request=RunBody,
         responses={202: RunSchema, 200: RunSchema},
         parameters=[
-            OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER),
+            IDEMPOTENCY_KEY,
             OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
         ],
     )
     def post(self, request: Request) -> Response:
         """Dispatch a run. With `Prefer: wait=N` the answer is the ended run, if it ends within so many seconds."""
-        key = request.headers.get("Idempotency-Key", "")
-        if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
-            raise FieldError(
-                pointer="/headers/Idempotency-Key",
-                reason=f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters.",
-            )
+        key = idempotency_key(request)
         left = token_rate.require_left(caller(request).org.id)
         run = admission.dispatch(
             caller(request),
@@ -160,6 +166,15 @@ class Runs(APIView):
             status=status.HTTP_202_ACCEPTED,
             headers={"Location": f"/api/v1/runs/{run.id}", **headers_of("tokens", [left])},
         )
+
+
+def idempotency_key(request: Request) -> str:
+    """:raises FieldError: if the key has not the form that a key has"""
+    key: str = request.headers.get("Idempotency-Key", "")
+    if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
+        reason = f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters."
+        raise FieldError(pointer="/headers/Idempotency-Key", reason=reason)
+    return key
 
 
 class RunDetail(APIView):

@@ -9,10 +9,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer, CursorPages, query_of
-from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound
+from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.dispatch.admission import IdempotencyKeyReused
-from rensei.dispatch.api import IDEMPOTENCY_KEY_LENGTH
+from rensei.dispatch.api import IDEMPOTENCY_KEY, idempotency_key
 from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
 from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
@@ -219,18 +219,18 @@ class WorkflowRuns(APIView):
         request=StartBody,
         responses={202: WorkflowRunDetailSchema, 200: WorkflowRunDetailSchema},
         parameters=[
-            OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER),
+            IDEMPOTENCY_KEY,
             OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
         ],
     )
     def post(self, request: Request, workflow_id: str) -> Response:
         """Run the newest version of a workflow. With `Prefer: wait=N` the answer is the ended workflow run."""
         workflow = services.find_workflow(caller(request), workflow_id)
+        key = idempotency_key(request)
         body = StartBody(data=request.data)
         body.is_valid(raise_exception=True)
-        workflow_run = services.start(
-            caller(request), workflow, given=body.validated_data.get("input"), idempotency_key=_key(request)
-        )
+        given = body.validated_data.get("input")
+        workflow_run = services.start(caller(request), workflow, given=given, idempotency_key=key)
         return Response(
             presenters.workflow_run_detail(workflow_run),
             status=status.HTTP_202_ACCEPTED,
@@ -263,11 +263,3 @@ class WorkflowRunCancel(APIView):
         """Cancel a workflow run: nodes that wait are not run, and those that run are cancelled."""
         found = services.find_workflow_run(caller(request), workflow_run_id)
         return Response(presenters.workflow_run_detail(services.cancel(caller(request), found)))
-
-
-def _key(request: Request) -> str:
-    key = request.headers.get("Idempotency-Key", "")
-    if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
-        reason = f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters."
-        raise FieldError(pointer="/headers/Idempotency-Key", reason=reason)
-    return key

@@ -52,13 +52,12 @@ class Storage:
         self.buildah("commit", "--quiet", "--rm", made, name)
 
     def build(self, checkout: Path, *, base: str, tag: str) -> None:
-        """Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip."""
-        (self.folder / "pip.conf").write_text("[global]\ncert = /machine/ca.crt\n")
+        """Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip and uv."""
         certificates = os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
-        mounts = [f"{certificates}:/machine/ca.crt:ro", f"{self.folder / 'pip.conf'}:/etc/pip.conf:ro"]
-        options = [word for mount in mounts for word in ("--volume", mount)]
+        trusted = ("--build-arg", "PIP_CERT=/machine/ca.crt", "--build-arg", "SSL_CERT_FILE=/machine/ca.crt")
         self.buildah(
-            *("build", "--isolation", "chroot", "--format", "docker", "--quiet", *options),
+            *("build", "--isolation", "chroot", "--format", "docker", "--quiet"),
+            *("--volume", f"{certificates}:/machine/ca.crt:ro", *trusted),
             *("--build-arg", f"BASE_IMAGE={base}", "--tag", tag, str(checkout)),
         )
 

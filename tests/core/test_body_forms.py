@@ -1,4 +1,4 @@
-"""Bodies that the OpenAPI document does not allow, at every operation that takes one: each is refused with 400."""
+"""Bodies and keys that the OpenAPI document does not allow, at every operation that takes one: each is refused."""
 
 import json
 import re
@@ -39,6 +39,8 @@ class Operation(NamedTuple):
     method: str
     route: str
     form: dict[str, Any]
+    # The form of its Idempotency-Key, if it takes one.
+    key: dict[str, Any] | None
 
     def body_with(self, field: str, value: Any) -> dict[str, Any]:
         """Make a body that it takes but for this field."""
@@ -54,7 +56,8 @@ def operations() -> Iterator[Operation]:
             if "requestBody" in described:
                 form = described["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
                 route = re.sub(r"\{(\w+)\}", r"<\1>", path.removeprefix("/api/v1/"))
-                yield Operation(method.upper(), route, document["components"]["schemas"][form])
+                keys = [one["schema"] for one in described.get("parameters", ()) if one["name"] == "Idempotency-Key"]
+                yield Operation(method.upper(), route, document["components"]["schemas"][form], *(keys or [None]))
 
 
 def is_allowed(form: dict[str, Any], value: Any) -> bool:
@@ -69,7 +72,7 @@ def padded(form: dict[str, Any]) -> Iterator[str]:
             yield "x" + " " * one["maxLength"]
 
 
-Send = Callable[[Operation, Any], HttpResponse]
+Send = Callable[..., HttpResponse]
 
 
 @pytest.fixture
@@ -79,12 +82,14 @@ def send(stage: Stage, ada: User, access_of: Callable[..., Access]) -> Send:  # 
     machine, ids = as_bearer(secret), {**stage.ids, "host_id": host.pk}
     Run.objects.filter(pk=ids["run_id"]).update(auth_mode="host-session", payer="host-account", host=host)
 
-    def send(operation: Operation, body: Any) -> HttpResponse:
-        method, route, _ = operation
+    def send(operation: Operation, body: Any, *, key: str = "") -> HttpResponse:
+        method, route, *_ = operation
         client = machine if (method, route) in OF_MACHINES else stage.clients[OWNER]
         path = "/api/v1/" + re.sub(r"<(\w+)>", lambda found: str(ids[found[1]]), route)
         with undone():
-            answer: HttpResponse = client.generic(method, path, json.dumps(body), content_type="application/json")
+            answer: HttpResponse = client.generic(
+                method, path, json.dumps(body), content_type="application/json", HTTP_IDEMPOTENCY_KEY=key
+            )
         return answer
 
     return send
@@ -116,6 +121,17 @@ class TestEveryOperation:
 
         assert wrong == []
         assert sent > 500
+
+    def test_takes_the_idempotency_keys_that_the_document_allows(self, send: Send) -> None:
+        taking = [one for one in operations() if one.key is not None]
+        keys = ["", "k", "k" * 255, "k" * 256, " ", *(f"k{chr(code)}k" for code in range(1, 256))]
+
+        assert len(taking) == 2
+        for operation in taking:
+            for key in keys:
+                answer = send(operation, {"surely-unknown": 1}, key=key)
+                refused = [one["pointer"] for one in answer.json()["errors"]] == ["/headers/Idempotency-Key"]
+                assert refused != is_allowed(operation.key, key), (operation.route, key)
 
 
 def _names(answer: Any, field: str) -> bool:

@@ -156,7 +156,7 @@ class TestAnIdleWorker:
 
         statements = [one["sql"] for one in asked]
         assert len([sql for sql in statements if sql.startswith("SELECT")]) == TICKS
-        assert len(statements) == TICKS * (1 if connection.vendor == "postgresql" else 2), statements[:4]
+        assert len(statements) == TICKS, statements[:4]
         assert waits == [worker.LOOK_SECONDS, *[worker.IDLE_LOOK_SECONDS] * TICKS]
 
     def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, keeper):
