@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from rest_framework.response import Response
 
 from rensei.core.errors import (
     DATABASE_FAULTS,
+    ERRORS_MAX,
     FieldError,
     NotFound,
     NotPermitted,
@@ -74,8 +76,11 @@ class CamelSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
     def _to_camel(self, data: dict[str, Any]) -> dict[str, Any]:
-        known, errors = {}, {}
+        known: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
         for key, value in data.items():
+            if len(errors) == ERRORS_MAX:
+                break
             name = camel(key) if "_" in key else key
             field = self.fields.get(name)
             if field is None or field.read_only:
@@ -99,8 +104,8 @@ def _wrong_value(field: Any, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(field, serializers.ListField) and isinstance(value, list):
-        places = {place: wrong for place, one in enumerate(value) if (wrong := _wrong_value(field.child, one))}
-        return places or None
+        wrongs = ((place, wrong) for place, one in enumerate(value) if (wrong := _wrong_value(field.child, one)))
+        return dict(islice(wrongs, ERRORS_MAX)) or None
     for kind, (types, words) in _JSON_TYPES.items():
         if isinstance(field, kind) and not (
             isinstance(value, types) and (bool in types or not isinstance(value, bool))
@@ -280,7 +285,7 @@ def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | Non
         seconds = max(1, math.ceil(getattr(fault, "wait", None) or 1))
         return problem(request, RateLimited(seconds=seconds), headers={"Retry-After": str(seconds)})
     if isinstance(fault, exceptions.ValidationError):
-        return problem(request, Invalid(), errors=list(_flatten(fault.detail)))
+        return problem(request, Invalid(), errors=list(islice(_flatten(fault.detail), ERRORS_MAX)))
     if isinstance(fault, DATABASE_FAULTS):
         return problem(request, database_refusal(fault))
     if isinstance(fault, exceptions.APIException):

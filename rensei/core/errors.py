@@ -9,11 +9,19 @@ from typing import Any, ClassVar, NotRequired, Self, TypedDict
 import structlog
 from django.db import InterfaceError, OperationalError
 
+from rensei.core.limits import limit
+
 # Where the sentence that says what is wrong ends. A reason that is handed in is a sentence of its own.
 _END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
 
 # A database that is away, has no room, or is locked for too long. What is wrong with a statement is another error.
 DATABASE_FAULTS = (OperationalError, InterfaceError)
+ERRORS_MAX = limit(
+    100,
+    "errors",
+    what="Fields of a REST request that are refused at once",
+    told="the caller: the first of them, in `errors` of 400 `VALIDATION_FAILED`",
+)
 
 logger = structlog.get_logger(__name__)
 

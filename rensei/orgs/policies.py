@@ -1,13 +1,14 @@
 """The stored access policies: which auth modes the system, an organization or a project allows."""
 
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import FieldError, NotFound, NotPermitted, json_pointer
+from rensei.core.errors import ERRORS_MAX, FieldError, NotFound, NotPermitted, json_pointer
 from rensei.core.limits import limit
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.access import Access, record, record_operator
@@ -127,9 +128,9 @@ def validate_matrix(matrix: Any, *, known: Collection[str] | None = None) -> Non
 
     `known` names the models and providers that exist; without it any row name passes.
 
-    :raises FieldError: naming every row that is wrong
+    :raises FieldError: naming the first rows that are wrong
     """
-    found = list(_mistakes(matrix, known))
+    found = list(islice(_mistakes(matrix, known), ERRORS_MAX))
     if found:
         raise FieldError.several(found)
 
