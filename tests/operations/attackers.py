@@ -4,6 +4,10 @@
 It reads one order, a JSON object, from standard input, opens the event streams, says so, attacks until it is told to
 stop by the end of standard input, and writes what was answered. It computes next to nothing while it attacks: bodies
 are made before, and answers are not read but for their status.
+
+Each organization keeps up to four Test Connections waiting, and sends a hostile body of 284 kB to the gateway and to
+REST, and one of 16 kB without a login, each of them once in three seconds and the time of the answer. So the 15 of the
+whole attack send at most 15 bodies a second, and 20 tests a second beyond the 60 that wait, which are refused.
 """
 
 import asyncio
@@ -23,7 +27,7 @@ BODIES = 40
 TESTS_AT_ONCE = 4
 LARGE_BYTES = 284_000
 ANONYMOUS_BYTES = 16 * 1024
-# Between an answer and the next request of its kind, for each organization: some 15 bodies and tests a second of all.
+# Between an answer and the next request of its kind, for each organization.
 PAUSE_SECONDS = 3.0
 # Streams that are opened at once. Opening them is no part of what is measured.
 OPENING = asyncio.Semaphore(20)
@@ -45,7 +49,7 @@ class Attackers:
             *(
                 self._open_stream(f"/api/v1/runs/{org['run']}/events", org["token"])
                 for org in self._order["orgs"]
-                for _ in range(org["streams"])
+                for _ in range(org["streams"] if "stream" in self._order["kinds"] else 0)
             )
         )
 
@@ -61,16 +65,17 @@ class Attackers:
     async def attack(self) -> None:
         """Do everything else at the same time, without end."""
         large, small = _bodies(LARGE_BYTES), _bodies(ANONYMOUS_BYTES)
-        work: list[Awaitable[None]] = []
+        work: list[Awaitable[object]] = []
         for org in self._order["orgs"]:
             asked = [json.dumps({"provider": "claude", "apiKey": org["silentKey"]}).encode()]
-            work += [
-                *(self._repeat("test", "/api/v1/integrations/test", org["token"], asked) for _ in range(TESTS_AT_ONCE)),
-                self._repeat("gateway JSON", "/v1/messages", org["token"], large),
-                self._repeat("REST JSON", "/api/v1/runs", org["token"], large),
-                self._repeat("anonymous JSON", "/api/v1/device-codes", "", small),
+            kinds = [
+                *(("test", "/api/v1/integrations/test", org["token"], asked) for _ in range(TESTS_AT_ONCE)),
+                ("gateway JSON", "/v1/messages", org["token"], large),
+                ("REST JSON", "/api/v1/runs", org["token"], large),
+                ("anonymous JSON", "/api/v1/device-codes", "", small),
             ]
-        await asyncio.gather(*work)
+            work += [self._repeat(*kind) for kind in kinds if kind[0] in self._order["kinds"]]
+        await asyncio.gather(*work, asyncio.Event().wait())
 
     async def _repeat(self, kind: str, path: str, token: str, bodies: list[bytes]) -> None:
         """Send one request after another, each on a connection of its own, as one may be hung up on."""

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +39,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.attack]
 ATTACKERS, STREAMS, SLOW_RUNS = sized(2, 15), sized(20, 1000), sized(4, 40)
 CALLS, CALLS_PER_SECOND = sized(40, 500), 25
 SLOW = "[[slow 1]] [[reply 2000 words]]"
+KINDS = ("stream", "test", "gateway JSON", "REST JSON", "anonymous JSON")
 
 
 @pytest.fixture
@@ -91,14 +92,14 @@ def slow_runs_under_way(access: Access) -> int:
 
 
 @contextmanager
-def attack(stack: Stack, attackers: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def attack(stack: Stack, attackers: list[dict[str, Any]], kinds: Sequence[str] = KINDS) -> Iterator[dict[str, Any]]:
     """Attack while the block runs. What was answered is there after it."""
     told: dict[str, Any] = {}
     command = [sys.executable, "-m", "tests.operations.attackers"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"url": stack.url, "orgs": attackers}) + "\n")
+        process.stdin.write(json.dumps({"url": stack.url, "orgs": attackers, "kinds": kinds}) + "\n")
         process.stdin.flush()
         told |= json.loads(process.stdout.readline())
         yield told
@@ -182,7 +183,12 @@ class TestOtherCallers:
         call_steadily(stack, token, calls=CALLS // 5)
         before = cpu_seconds(stack)
         alone = call_steadily(stack, token, calls=CALLS)
-        figures = {"alone": figures_of(alone), "cpuAlone": spent(before, cpu_seconds(stack))}
+        figures: dict[str, Any] = {"alone": figures_of(alone), "cpuAlone": spent(before, cpu_seconds(stack))}
+        if IS_WHOLE:
+            # What each of them does by itself is not judged, but says where to look.
+            for kind in KINDS:
+                with attack(stack, order, [kind]):
+                    figures[f"beside {kind}"] = figures_of(call_steadily(stack, token, calls=CALLS // 2))
 
         with attack(stack, order) as told:
             start_slow_runs(slow)
