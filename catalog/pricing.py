@@ -43,7 +43,9 @@ class UnitPrices:
 
         Prices of up to seven decimals of a dollar for a million tokens give whole numbers.
         """
-        return self if factor == 1 else _multiplied(self, factor)
+        # As whole numbers: fractions are slow to compare, and slower to find in a cache.
+        up, down = factor.as_integer_ratio()
+        return self if up == down else _multiplied(self, up, down)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -150,9 +152,9 @@ def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[s
 
 
 @lru_cache(maxsize=1024)
-def _multiplied(prices: UnitPrices, factor: Fraction) -> UnitPrices:
-    # Fractions are slow, every call asks for the same few, and both ends of the cache are immutable.
-    return replace(prices, **{name: math.ceil(getattr(prices, name) * factor) for name in _PRICES_OF_TOKENS})
+def _multiplied(prices: UnitPrices, up: int, down: int) -> UnitPrices:
+    # Every call asks for the same few, and both ends of the cache are immutable.
+    return replace(prices, **{name: -(-getattr(prices, name) * up // down) for name in _PRICES_OF_TOKENS})
 
 
 def _unit_prices(price: Price) -> UnitPrices:

@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Cast
-from ulid import ULID
 
 from billing import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
@@ -20,6 +19,7 @@ from rensei.console import unknown_names
 from rensei.console.unknown_names import Unmarked
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.ids import first_id_of
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.whole_numbers import WholeSum
 from rensei.dispatch.models import LedgerAudit, Run
@@ -149,8 +149,7 @@ def _modes(now: datetime) -> list[ModeToday]:
 
 def _first_id_of(moment: datetime) -> str:
     """The lowest id that a run of that moment can have, a minute earlier for clocks that disagree."""
-    stamp = str(ULID.from_timestamp((moment - timedelta(minutes=1)).timestamp()))[:10]
-    return f"run_{stamp}{'0' * 16}".lower()
+    return first_id_of("run", moment - timedelta(minutes=1))
 
 
 def _queue(now: datetime) -> Queue:

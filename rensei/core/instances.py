@@ -20,5 +20,5 @@ def made_like(template: AnyModel, **attributes: Any) -> AnyModel:
     state = ModelState()
     state.fields_cache = dict(template._state.fields_cache)  # noqa: SLF001
     made = template.__class__.__new__(template.__class__)
-    vars(made).update({**vars(template), "_state": state, key.attname: key.get_default(), **attributes})
+    made.__dict__ = {**vars(template), "_state": state, key.attname: key.get_default(), **attributes}
     return made

@@ -58,6 +58,10 @@ class Standing(NamedTuple):
     def remaining(self) -> int:
         return max(0, self.limit - self.window.total)
 
+    @property
+    def is_over(self) -> bool:
+        return self.window.total > self.limit
+
 
 class Rates:
     """The counters of one process. It may be used from every thread."""
@@ -77,15 +81,21 @@ class Rates:
 
         :param key: the kind of limit and the caller, as `kind:caller`
         """
+        return self.count_each([(key, seconds, by)])[0]
+
+    def count_each(self, counts: Iterable[tuple[str, float, int]]) -> list[Window]:
+        """Count for several keys together. Each has the seconds of its window, and by how many it is counted."""
         now = self.timer()
+        windows = []
         with self._lock:
-            key, counter = self._counter(key, now=now, ends_at=now + seconds)
-            counter.pending += by
-            self._changed.add(key)
-            window = Window(counter.shared + counter.pending, counter.ends_at)
+            for asked, seconds, by in counts:
+                key, counter = self._counter(asked, now=now, ends_at=now + seconds)
+                counter.pending += by
+                self._changed.add(key)
+                windows.append(Window(counter.shared + counter.pending, counter.ends_at))
         if not self._has_changed.is_set():
             self._has_changed.set()
-        return window
+        return windows
 
     def count_exactly(self, key: str, *, seconds: float, by: int = 1) -> Window:
         """Count in the database at once: of requests at the same moment, each gets a number of its own."""

@@ -21,8 +21,7 @@ def read_storable(text: str | bytes) -> Any:
     check_values(text)
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    with uncollected(text):
-        found = json.loads(text)
+    found = uncollected(json.loads, text)
     return _storable(found) if "\\u" in text or _NOT_STORABLE.search(text) else found
 
 

@@ -283,9 +283,8 @@ def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[st
 
 
 def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
-    usage = Usage()
-    for line in lines:
-        usage = usage + Usage(
+    used = [
+        Usage(
             input_tokens=line.input_tokens,
             output_tokens=line.output_tokens,
             cache_read_tokens=line.cache_read_tokens,
@@ -294,13 +293,15 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
             thinking_tokens=line.thinking_tokens,
             web_search_requests=line.web_search_requests,
         )
+        for line in lines
+    ]
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
     # The newest line of a model's part in an attempt says whether its figure is still an estimate.
     in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
     newest = {(line.attempt_id, line.served_model_id): line.estimated for line in in_order}
     return {
-        "usage": usage.as_dict(),
+        "usage": sum(used[1:], start=used[0] if used else NOTHING).as_dict(),
         "amount_picodollars": sum(known) if lines and len(known) == len(lines) else None,
         "estimated": any(newest.values()),
         "billed": any(line.billed for line in lines),

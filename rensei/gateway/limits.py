@@ -3,7 +3,7 @@ How often, how much, how many at once, and how large together: counted in memory
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -20,8 +20,8 @@ class Limits:
     """The rates of each token and organization, and the calls of each organization that are under way."""
 
     def __init__(self) -> None:
-        self._calls = {name: _Rate(f"gateway-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_RATES.items()}
-        self._tokens = {name: _Rate(f"tokens-{name}", rate) for name, rate in settings.RENSEI_GATEWAY_TOKENS.items()}
+        self._calls = _Rates("gateway", settings.RENSEI_GATEWAY_RATES)
+        self._tokens = _Rates("tokens", settings.RENSEI_GATEWAY_TOKENS)
         self._live: Counter[str] = Counter()
         self._bodies: Counter[str] = Counter()
         self._body_bytes = 0
@@ -35,28 +35,29 @@ class Limits:
             too many calls under way
         """
         assert access.token is not None
-        of_caller = {"token": access.token.id, "org": access.org.id}
+        token_id, org_id = access.token.id, access.org.id
         # What a call will use is not known before. The tokens of those that have ended must leave some.
-        tokens = [self._tokens[name].look(caller) for name, caller in of_caller.items()]
+        tokens = self._tokens.count(token_id, org_id, by=0)
         headers += _headers("tokens", tokens)
         _require([standing for standing in tokens if standing.remaining == 0])
-        if self._live[access.org.id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
+        if self._live[org_id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
-        calls = []
-        for name, caller in of_caller.items():
-            standing = self._calls[name].count(caller)
-            calls.append(standing)
-            if standing.window.total > standing.limit:
-                headers += _headers("requests", calls)
-                _require([standing])
+        calls = self._calls.count(token_id, org_id)
         headers += _headers("requests", calls)
-        self._live[access.org.id] += 1
+        of_token, of_org = calls
+        if of_token.is_over:
+            # What is refused to one token uses up nothing of its organization.
+            self._calls.of_org.count(org_id, by=-1)
+            _require([of_token])
+        if of_org.is_over:
+            _require([of_org])
+        self._live[org_id] += 1
         try:
             yield
         finally:
-            self._live[access.org.id] -= 1
-            if not self._live[access.org.id]:
-                del self._live[access.org.id]
+            self._live[org_id] -= 1
+            if not self._live[org_id]:
+                del self._live[org_id]
 
     @contextmanager
     def body(self, org_id: str) -> Iterator[Callable[[int], None]]:
@@ -87,7 +88,20 @@ class Limits:
 
     def use(self, *, token_id: str, tokens: int) -> None:
         """Count what a call has used. For the organization, its settlement counts it."""
-        self._tokens["token"].count(token_id, by=tokens)
+        self._tokens.of_token.count(token_id, by=tokens)
+
+
+class _Rates:
+    """The limit of each token, and that of each organization."""
+
+    def __init__(self, kind: str, settings_of: Mapping[str, str]) -> None:
+        self.of_token, self.of_org = (_Rate(f"{kind}-{name}", settings_of[name]) for name in ("token", "org"))
+
+    def count(self, token_id: str, org_id: str, *, by: int = 1) -> list[Standing]:
+        """Count for both together. By 0, it only asks how they stand."""
+        token, org = self.of_token, self.of_org
+        windows = rates.count_each([token.counted(token_id, by), org.counted(org_id, by)])
+        return [Standing(token.most, windows[0]), Standing(org.most, windows[1])]
 
 
 class _Rate:
@@ -97,14 +111,13 @@ class _Rate:
         most, seconds = SimpleRateThrottle.parse_rate(self, rate)  # type: ignore[arg-type]
         assert most is not None
         assert seconds is not None
-        self._kind, self._most, self._seconds = kind, most, seconds
+        self._kind, self.most, self._seconds = kind, most, seconds
 
-    def look(self, caller: str) -> Standing:
-        return self.count(caller, by=0)
+    def counted(self, caller: str, by: int) -> tuple[str, float, int]:
+        return f"{self._kind}:{caller}", self._seconds, by
 
-    def count(self, caller: str, *, by: int = 1) -> Standing:
-        window = rates.count(f"{self._kind}:{caller}", seconds=self._seconds, by=by)
-        return Standing(limit=self._most, window=window)
+    def count(self, caller: str, *, by: int) -> None:
+        rates.count_each([self.counted(caller, by)])
 
 
 def _headers(kind: str, standings: list[Standing]) -> Headers:

@@ -171,8 +171,9 @@ def _at_most(
 
 def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
     """The most that the answer of one model may cost."""
+    factor = features.highest_factor(values)
     return pricing.worst_case(
-        [band.times(features.highest_factor(values)) for band in route.bands],
+        [band.times(factor) for band in route.bands],
         prompt_tokens=most.prompt_tokens,
         max_tokens=most.output_tokens,
         web_searches=most.web_searches,
@@ -197,7 +198,8 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
     window = _window_of(route, betas)
     if window is None or output is None:
         raise ModelUnpriced(what=f"'{entry.model_id}', whose limits are not known,", mode=route.mode.value)
-    prices = [band.times(features.highest_factor(values)) for band in route.bands]
+    factor = features.highest_factor(values)
+    prices = [band.times(factor) for band in route.bands]
     return other.uses * pricing.worst_case(prices, prompt_tokens=window, max_tokens=output)
 
 

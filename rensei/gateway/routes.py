@@ -59,6 +59,8 @@ class Route:
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
     def choose_credential(self) -> Credential:
+        if len(self.credentials) == 1:
+            return self.credentials[0][1]
         weights = [weight for weight, _ in self.credentials]
         _, credential = random.choices(self.credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
         return credential

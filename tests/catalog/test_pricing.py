@@ -1,9 +1,14 @@
 """Prices in force, bands, and exact amounts."""
 
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from catalog.models import CatalogEntry, Price
 from catalog.pricing import UnitPrices, band_for, bands_in_force, cost, price_lists, wire, worst_case
@@ -192,3 +197,15 @@ class TestWire:
 class TestUnitPrices:
     def test_comes_back_from_the_ledger_as_it_went(self):
         assert UnitPrices.from_dict(BANDS[1].as_dict()) == BANDS[1]
+
+
+class TestTimes:
+    @given(st.integers(0, 10**12), st.integers(1, 10**6), st.integers(1, 10**6))
+    def test_counts_a_part_of_a_picodollar_as_one(self, price: int, up: int, down: int) -> None:
+        factor = Fraction(up, down)
+
+        multiplied = replace(_prices(), output=price).times(factor)
+
+        assert multiplied.output == math.ceil(price * factor)
+        assert multiplied.input == math.ceil(100_000 * factor)
+        assert (multiplied.web_search, multiplied.above_prompt_tokens) == (10**10, 0)

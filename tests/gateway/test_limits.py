@@ -3,6 +3,7 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rensei.core.errors import RateLimited
+from rensei.core.rates import rates
 from rensei.dispatch.models import Run
+from rensei.gateway.answers import Headers
 from rensei.gateway.limits import MIB, Limits
 from rensei.orgs import services as orgs
 from rensei.orgs.models import User
@@ -50,6 +53,33 @@ class TestRates:
 
         assert [call(server, token).status for token in tokens] == [200, 200, 200, 429]
         assert call(server, make_token(access_of(eve, "evil"))).status != 429
+
+    @settings(max_examples=200)
+    @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4), st.integers(1, 8))
+    def test_take_nothing_of_an_organization_for_what_is_refused_to_a_token(
+        self, callers: list[str], of_token: int, of_org: int
+    ) -> None:
+        rates.forget()
+        allowed: Counter[str] = Counter()
+        with override_settings(RENSEI_GATEWAY_RATES={"token": f"{of_token}/hour", "org": f"{of_org}/day"}):
+            limits = Limits()
+        for caller in callers:
+            access: Any = SimpleNamespace(token=SimpleNamespace(id=caller), org=SimpleNamespace(id="org"))
+            headers: Headers = []
+            fits = allowed[caller] < of_token and allowed.total() < of_org
+            try:
+                with limits.within(access, headers):
+                    assert fits
+                    allowed[caller] += 1
+            except RateLimited:
+                assert not fits
+                told = dict(headers)[b"rensei-ratelimit-requests-remaining"]
+                assert told == b"0"
+                if allowed[caller] < of_token:
+                    # It counts for the token, as every call that passes its own limit does.
+                    allowed[caller] += 1
+                    allowed["refused"] -= 1
+        rates.forget()
 
     def test_are_raised_as_a_rate_limit_error(self, start_server: Any, byok: Any, token: str) -> None:
         server = start_server(RENSEI_GATEWAY_RATE_TOKEN="1/hour")

@@ -95,19 +95,15 @@ class PromptBounds:
         """For refusals: never above what the API counts."""
         return tokens_at_least(self._params)
 
-    @cached_property
+    @property
     def at_most(self) -> int:
         """For holds: never below what the API counts."""
-        outside = self._outside
-        if outside.fills_window:
-            return self._window
-        known = _FRAME_TOKENS_MAX + self._text_bytes - outside.bytes_within + outside.images * TOKENS_PER_IMAGE_MAX
-        return min(self._window, known + self._described_tokens)
+        held = self._held
+        return self._window if held is None else min(self._window, held)
 
     def for_window(self, window: int | None) -> Self:
         """Give the bounds of the same prompt for a model with another window. What was counted is not counted again."""
         bounds = copy(self)
-        vars(bounds).pop("at_most", None)
         vars(bounds)["_window"] = window or WINDOW_UNKNOWN_TOKENS
         return bounds
 
@@ -128,6 +124,14 @@ class PromptBounds:
         return server_tools.tools_of(self._params)
 
     @cached_property
+    def _held(self) -> int | None:
+        """What the request holds, at the most; None for as much as the window does."""
+        outside = self._outside()
+        if outside.fills_window:
+            return None
+        known = _FRAME_TOKENS_MAX + self._text_bytes() - outside.bytes_within + outside.images * TOKENS_PER_IMAGE_MAX
+        return known + self._described_tokens()
+
     def _outside(self) -> _Outside:
         outside = _Outside()
         for name in self._params.keys() - KNOWN_FIELDS:
@@ -143,7 +147,6 @@ class PromptBounds:
             note_unknown(kind, name)
         return outside
 
-    @cached_property
     def _text_bytes(self) -> int:
         raw = self._raw
         if raw is None:
@@ -155,7 +158,6 @@ class PromptBounds:
         text = json.dumps(self._params, ensure_ascii=False) if escaped else raw.decode(errors="surrogatepass")
         return max(len(raw), len(_encoded(unicodedata.normalize("NFKC", text))))
 
-    @property
     def _described_tokens(self) -> int:
         """What the API writes into the prompt by itself."""
         known = sum(tool.get("type") not in (None, "custom") for tool in self.tools)

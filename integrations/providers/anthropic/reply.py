@@ -41,14 +41,12 @@ class Reply:
                     self._usage.take_model(message.get("model"))
                     self._usage.take(message.get("usage"), at_start=True)
             case "content_block_start":
-                return self._start_block(event)
+                return self._start_block(event.get("index"), event.get("content_block"))
             case "content_block_delta":
                 return self._take_delta(event)
             case "message_delta":
                 delta = event.get("delta")
-                told = (delta if isinstance(delta, dict) else {}).get("stop_reason")
-                self.stop_reason = str(told or "") or self.stop_reason
-                self._usage.take(event.get("usage"), at_start=False)
+                self._take_end(delta if isinstance(delta, dict) else {}, usage=event.get("usage"))
             case "message_stop":
                 self.is_complete = True
         return ""
@@ -58,10 +56,10 @@ class Reply:
         self._usage.take_model(message.get("model"))
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):
-            self.take({"type": "content_block_start", "index": index, "content_block": block})
+            self._start_block(index, block)
             if isinstance(block, dict):
                 self._count(str(block.get("text") or block.get("thinking") or ""))
-        self.take({"type": "message_delta", "delta": message, "usage": message.get("usage")})
+        self._take_end(message, usage=message.get("usage"))
         self.is_complete = message.get("type") == "message"
 
     @property
@@ -104,8 +102,11 @@ class Reply:
         )
         return tuple(parts)
 
-    def _start_block(self, event: dict[str, Any]) -> str:
-        index, block = event.get("index"), event.get("content_block")
+    def _take_end(self, end: dict[str, Any], *, usage: object) -> None:
+        self.stop_reason = str(end.get("stop_reason") or "") or self.stop_reason
+        self._usage.take(usage, at_start=False)
+
+    def _start_block(self, index: object, block: object) -> str:
         if not _is_index(index) or not isinstance(block, dict):
             return ""
         self.output_seen = True

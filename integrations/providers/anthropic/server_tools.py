@@ -49,7 +49,10 @@ def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]
         (("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))
     ]
     for turn, message in enumerate(objects_in(params.get("messages"))):
-        for index, block in enumerate(objects_in(message.get("content"))):
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        for index, block in enumerate(objects_in(content)):
             if block.get("type") in _CHANGES_TOOLS:
                 place = ("messages", turn, "content", index)
                 tools += ((place, definition) for definition in _definitions_in(block))

@@ -7,7 +7,7 @@ The one place that knows the fields of `usage`. Source: the types `BetaUsage`, `
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, TypeGuard
 
@@ -44,7 +44,11 @@ _FREE = {
     "iterations": "has a reader of its own",
 }
 _ONE = Fraction(1)
-_FACTORS = REGISTRY["claude"].price_factors
+# Those that are 1 are this one, so that no fraction is compared for them.
+_FACTORS = {
+    name: {value: _ONE if factor == _ONE else factor for value, factor in factors.items()}
+    for name, factors in REGISTRY["claude"].price_factors.items()
+}
 # Iterations whose tokens are in the counts of the answer, and such whose tokens are not.
 _INSIDE = frozenset({"message", "fallback_message"})
 _BESIDE = frozenset({"compaction", "advisor_message"})
@@ -105,10 +109,9 @@ class UsageReader:
         The first part is that of the model that answered. A refusal before any output shows counts that are not billed:
         https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
         """
-        guess = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
-        factor = _product(self._factors.values())
+        factor = math.prod([each for each in self._factors.values() if each is not _ONE], start=_ONE)
         if self.absurd or not self.knows_prompt:
-            used = guess
+            used = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
         elif refused:
             used = Usage()
         else:
@@ -124,18 +127,21 @@ class UsageReader:
             estimated=estimated,
             samplings=self._samplings.get(self.model, 1),
         )
+        if not self._beside:
+            return [answered]
+        guess = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
         beside = [
             UsagePart(
                 model_id=model or self.model,
                 usage=_bounded(sum([guess] * self._absurd_beside.get(model, 0), start=_usage_of(counts))),
                 price_factor=factor,
                 # Whether another model was as fast is not said.
-                estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", 1) != 1),
+                estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", _ONE) is not _ONE),
                 samplings=self._samplings.get(model, 1),
             )
             for model, counts in self._beside.items()
         ]
-        return merged([answered, *(part for part in beside if part.usage != Usage())]) if beside else [answered]
+        return merged([answered, *(part for part in beside if part.usage != Usage())])
 
     def _own_counts(self) -> dict[str, int]:
         """The counts of the answer. Where a fallback answered, those at the start were of the model that declined."""
@@ -222,7 +228,8 @@ class UsageReader:
         if factor is None:
             self._note_uncertain(name, str(value))
             factor = max(_FACTORS[name].values())
-        if name not in self._factors or factor > self._factors[name]:
+        told = self._factors.get(name)
+        if told is None or (factor is not told and factor > told):
             self._factors[name] = factor
 
     def _note_uncertain(self, kind: str, name: str) -> None:
@@ -275,11 +282,6 @@ def _bounded(usage: Usage) -> Usage:
     return Usage(**{name: min(count, TOKENS_MAX) for name, count in usage.as_dict().items()})
 
 
-def _product(factors: Iterable[Fraction]) -> Fraction:
-    # Most are 1, and fractions are slow.
-    return math.prod((factor for factor in factors if factor != 1), start=_ONE)
-
-
 def _dearest_class(name: str) -> str:
     if "request" in name:
         return "web_search_requests"
@@ -289,4 +291,7 @@ def _dearest_class(name: str) -> str:
 
 
 def _printable(name: object) -> str:
-    return "".join(character for character in str(name) if character.isprintable())[:MODEL_CHARACTERS_MAX]
+    text = str(name)
+    if not text.isprintable():
+        text = "".join(character for character in text if character.isprintable())
+    return text[:MODEL_CHARACTERS_MAX]
