@@ -41,6 +41,7 @@ class Attackers:
         self._host, self._port = address.hostname, address.port
         self._order = order
         self._open: list[asyncio.StreamWriter] = []
+        self._large, self._small = _bodies(LARGE_BYTES), _bodies(ANONYMOUS_BYTES)
         self.answered: Counter[str] = Counter()
 
     async def open_streams(self) -> None:
@@ -64,15 +65,14 @@ class Attackers:
 
     async def attack(self) -> None:
         """Do everything else at the same time, without end."""
-        large, small = _bodies(LARGE_BYTES), _bodies(ANONYMOUS_BYTES)
         work: list[Awaitable[object]] = []
         for org in self._order["orgs"]:
             asked = [json.dumps({"provider": "claude", "apiKey": org["silentKey"]}).encode()]
             kinds = [
                 *(("test", "/api/v1/integrations/test", org["token"], asked) for _ in range(TESTS_AT_ONCE)),
-                ("gateway JSON", "/v1/messages", org["token"], large),
-                ("REST JSON", "/api/v1/runs", org["token"], large),
-                ("anonymous JSON", "/api/v1/device-codes", "", small),
+                ("gateway JSON", "/v1/messages", org["token"], self._large),
+                ("REST JSON", "/api/v1/runs", org["token"], self._large),
+                ("anonymous JSON", "/api/v1/device-codes", "", self._small),
             ]
             work += [self._repeat(*kind) for kind in kinds if kind[0] in self._order["kinds"]]
         await asyncio.gather(*work, asyncio.Event().wait())
