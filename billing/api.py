@@ -12,9 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import budget, ledger_csv, quota, reports
+from billing.ledger import ledger_csv, reports
+from billing.ledger.charges import is_metered_enabled
+from billing.limits import budget, quota
 from billing.models import CostEvent
-from billing.services import is_metered_enabled
 from rensei.core import csv_file
 from rensei.core.api import CamelSerializer, CursorPages, read_filters
 from rensei.core.auth_modes import AuthMode, Payer
@@ -22,10 +23,10 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
 from rensei.core.money import dollars
 from rensei.orgs import storage
-from rensei.orgs.authentication import caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import BILLING
+from rensei.tokens.authentication import caller
 
 FIRST_DAY = date(2000, 1, 1)
 LONGEST_PERIOD_DAYS = 366

@@ -2,7 +2,8 @@
 
 from django.urls import path
 
-from billing import api, statements_api
+from billing import api
+from billing.statements import api as statements_api
 
 api_patterns = [
     path("usage", api.UsageReport.as_view(), name="usage"),

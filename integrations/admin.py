@@ -11,7 +11,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY as PROVIDERS
-from integrations import platform_keys, shapes
+from integrations.keys import platform, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
 from rensei.core.errors import RenseiError
 from rensei.core.form_fields import secret_input
@@ -120,7 +120,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     def test_connection(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
         for key in queryset.order_by("id"):
             try:
-                verdict = platform_keys.check_platform_key(key)
+                verdict = platform.check_platform_key(key)
             except RenseiError as refusal:
                 self.message_user(request, f"{key}: {refusal.detail}", messages.ERROR)
                 continue
@@ -140,19 +140,19 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         fields = dict(form.cleaned_data)
         api_key = fields.pop("api_key")
         if change:
-            platform_keys.update_platform_key(obj, actor=_operator(request), **fields)
+            platform.update_platform_key(obj, actor=_operator(request), **fields)
             if api_key is not None:
-                platform_keys.replace_key(obj, actor=_operator(request), api_key=api_key)
+                platform.replace_key(obj, actor=_operator(request), api_key=api_key)
         else:
-            obj.pk = platform_keys.add_platform_key(actor=_operator(request), api_key=api_key, **fields).pk
+            obj.pk = platform.add_platform_key(actor=_operator(request), api_key=api_key, **fields).pk
             obj.refresh_from_db()
 
     def delete_model(self, request: HttpRequest, obj: PlatformKey) -> None:
-        platform_keys.remove_platform_key(obj, actor=_operator(request))
+        platform.remove_platform_key(obj, actor=_operator(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
         for key in queryset:
-            platform_keys.remove_platform_key(key, actor=_operator(request))
+            platform.remove_platform_key(key, actor=_operator(request))
 
 
 @admin.register(Integration)

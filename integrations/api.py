@@ -10,9 +10,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog import providers
-from integrations import services, shapes
-from integrations.destinations import BaseUrlRefused
+from integrations.keys import services, shapes
 from integrations.models import Integration
+from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer, CursorPages
@@ -20,10 +20,10 @@ from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
-from rensei.orgs.authentication import caller
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
+from rensei.tokens.authentication import caller
 
 
 class SecretField(Text):

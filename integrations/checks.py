@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import Error, register
 
-from integrations.destinations import faulty_entries
+from integrations.outbound.destinations import faulty_entries
 
 
 @register

@@ -14,7 +14,7 @@ from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles
 from rensei.core.rates import start_exchanging  # noqa: E402
 from rensei.core.request_threads import Handler  # noqa: E402
 from rensei.core.unknown_names import start_storing  # noqa: E402
-from rensei.gateway.door import with_gateway  # noqa: E402
+from rensei.gateway.app import with_gateway  # noqa: E402
 
 
 def _start() -> None:

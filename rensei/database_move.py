@@ -25,15 +25,15 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 from environ import Env
 
-from billing import verification
+from billing.integrity import verification
 from billing.models import EventToSeal, LineToSeal
-from integrations import credentials, platform_keys
+from integrations.keys import credentials, platform
 from integrations.models import Integration, PlatformKey
 from integrations.vault import vault
 from rensei.core.errors import RenseiError
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch import audit
 from rensei.dispatch.models import Run
+from rensei.dispatch.settlement import audit
 from rensei.layout import MANAGE
 
 SOURCE, TARGET = "source", "default"
@@ -273,7 +273,7 @@ def _open_keys(moved: Moved) -> None:
     for integration in Integration.objects.select_related("org").order_by("pk"):
         _try(moved, f"{integration.org.slug}: {integration.name}", partial(credentials.open_key, integration))
     for key in PlatformKey.objects.order_by("pk"):
-        _try(moved, str(key), partial(platform_keys.open_platform_key, key))
+        _try(moved, str(key), partial(platform.open_platform_key, key))
 
 
 def _try(moved: Moved, name: str, open_it: Callable[[], object]) -> None:

@@ -3,16 +3,16 @@
 import secrets
 from dataclasses import dataclass, field
 
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.secret import Secret
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs import access as org_access
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -60,7 +60,7 @@ def create() -> ShownOnce:
         )
     if not Run.objects.for_org(access.org).exists():
         request = DispatchRequest(messages=messages_from(text=PROMPT, messages=None))
-        admission.dispatch(access, request)
+        admit.dispatch(access, request)
 
     shown_once = ShownOnce()
     for user in User.objects.filter(email__in=[OWNER, OPERATOR]).order_by("email"):
@@ -101,7 +101,7 @@ def _create_keys(access: Access) -> None:
     for pool in PlatformKey.Pool:
         if not PlatformKey.objects.filter(pool=pool).exists():
             shared = pool is PlatformKey.Pool.SHARED
-            platform_keys.add_platform_key(
+            platform.add_platform_key(
                 actor=None,
                 provider=PROVIDER,
                 pool=pool,

@@ -15,8 +15,8 @@ from django.dispatch import receiver
 
 from integrations.vault import vault
 from integrations.vault.vault import SealContext
+from rensei.accounts import second_factor
 from rensei.core.secret import Secret
-from rensei.orgs import second_factor
 from rensei.orgs.models import User
 
 

@@ -213,7 +213,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "rensei.orgs.sessions.note_sessions",
+    "rensei.accounts.sessions.note_sessions",
 ]
 ROOT_URLCONF = "rensei.urls"
 ASGI_APPLICATION = "rensei.asgi.application"
@@ -300,32 +300,32 @@ ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
 # Nobody is mailed who has no account: the page answers alike, and strangers are left alone.
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
-ACCOUNT_ADAPTER = "rensei.orgs.account_adapter.AccountAdapter"
+ACCOUNT_ADAPTER = "rensei.accounts.adapter.AccountAdapter"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
-# Passwords are limited by `rensei.orgs.sign_in_tries`, by which no one locks another person out. What is left of
+# Passwords are limited by `rensei.accounts.sign_in_tries`, by which no one locks another person out. What is left of
 # `login_failed` counts codes of the second step, after a password that was right.
 ACCOUNT_RATE_LIMITS = {"login": None, "reset_password": "20/m/ip"}
 ACCOUNT_FORMS = {
-    "change_password": "rensei.orgs.account_forms.ChangePasswordForm",
-    "reset_password": "rensei.orgs.account_forms.ResetPasswordForm",
-    "reset_password_from_key": "rensei.orgs.account_forms.ResetPasswordKeyForm",
-    "set_password": "rensei.orgs.account_forms.SetPasswordForm",
+    "change_password": "rensei.accounts.library_forms.ChangePasswordForm",
+    "reset_password": "rensei.accounts.library_forms.ResetPasswordForm",
+    "reset_password_from_key": "rensei.accounts.library_forms.ResetPasswordKeyForm",
+    "set_password": "rensei.accounts.library_forms.SetPasswordForm",
 }
 
 # https://docs.allauth.org/en/latest/mfa/configuration.html
 MFA_ADAPTER = "rensei.mfa_adapter.SealedMfaAdapter"
 MFA_FORMS = {
-    "activate_totp": "rensei.orgs.account_forms.ActivateTotpForm",
-    "authenticate": "rensei.orgs.account_forms.AuthenticateForm",
-    "reauthenticate": "rensei.orgs.account_forms.ReauthenticateForm",
+    "activate_totp": "rensei.accounts.library_forms.ActivateTotpForm",
+    "authenticate": "rensei.accounts.library_forms.AuthenticateForm",
+    "reauthenticate": "rensei.accounts.library_forms.ReauthenticateForm",
 }
 MFA_TOTP_ISSUER = f"Rensei ({_public.hostname})"
 # People whose invitation was handed over without mail have nothing to verify their address with.
 MFA_ALLOW_UNVERIFIED_EMAIL = True
 
 # https://docs.allauth.org/en/latest/socialaccount/providers/openid_connect.html
-SOCIALACCOUNT_ADAPTER = "rensei.orgs.single_sign_on.SocialAccountAdapter"
+SOCIALACCOUNT_ADAPTER = "rensei.accounts.single_sign_on.SocialAccountAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
 SOCIALACCOUNT_PROVIDERS = (
     {
@@ -404,8 +404,8 @@ CONTENT_SECURITY_POLICY = {
 # https://www.django-rest-framework.org/api-guide/settings/
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "rensei.orgs.authentication.TokenAuthentication",
-        "rensei.orgs.authentication.BrowserAuthentication",
+        "rensei.tokens.authentication.TokenAuthentication",
+        "rensei.tokens.authentication.BrowserAuthentication",
     ],
     # Closed by default: every view names the permission that opens it.
     "DEFAULT_PERMISSION_CLASSES": ["rensei.orgs.permissions.Closed"],
@@ -416,7 +416,7 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_PAGINATION_CLASS": "rensei.core.api.CursorPages",
     "DEFAULT_SCHEMA_CLASS": "rensei.core.schema.Schema",
-    "DEFAULT_THROTTLE_CLASSES": ["rensei.orgs.throttling.ApiThrottle", "rensei.orgs.throttling.SensitiveThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["rensei.tokens.throttling.ApiThrottle", "rensei.tokens.throttling.SensitiveThrottle"],
     "DEFAULT_THROTTLE_RATES": {
         "api": env.str("RENSEI_RATE_API", default="600/min"),
         "org": env.str("RENSEI_RATE_ORG", default="6000/min"),

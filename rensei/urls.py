@@ -10,11 +10,11 @@ from billing import urls as billing
 from catalog import urls as catalog
 from integrations import urls as integrations
 from profiles import urls as profiles
-from rensei.console import health
+from rensei.accounts import second_factor
 from rensei.console import urls as console
 from rensei.core import error_pages
 from rensei.dispatch import urls as dispatch
-from rensei.orgs import second_factor
+from rensei.operators import health
 from rensei.orgs import urls as orgs
 from rensei.workflows import urls as workflows
 

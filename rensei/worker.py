@@ -16,7 +16,7 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from billing import anchors, seals, witnesses
+from billing.integrity import anchors, seals, witnesses
 from integrations.providers.base import REGISTRY
 from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
@@ -25,11 +25,14 @@ from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import audit, doorbell, queue, reaper, retention
+from rensei.dispatch import retention
 from rensei.dispatch import stored_bytes as runs_stored
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper
-from rensei.dispatch.queue_watch import QueueWatch
+from rensei.dispatch.execution import reaper
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.queue import claims, wake_up
+from rensei.dispatch.queue.watch import QueueWatch
+from rensei.dispatch.settlement import audit
 from rensei.orgs import entering, storage
 from rensei.workflows import execution as workflows
 from rensei.workflows import stored_bytes as workflows_stored
@@ -112,7 +115,7 @@ class Worker:
     def _look(self, keeper: Keeper) -> None:
         """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
         try:
-            if settings.CELERY_BROKER_URL and not doorbell.is_broker_away():
+            if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
                 self._watch.pause()
                 self._stopped.wait(LOOK_SECONDS)
             else:
@@ -128,7 +131,7 @@ class Worker:
     def _look_into_queue(self, keeper: Keeper) -> None:
         """Start the run whose turn it is, or wait until there may be one. An idle worker asks first: a claim locks."""
         self._watch.begin()
-        if self._found_none and not queue.is_waiting():
+        if self._found_none and not claims.is_waiting():
             self._watch.wait(IDLE_LOOK_SECONDS)
             return
         self._found_none = not self._start_next(keeper)
@@ -145,7 +148,7 @@ class Worker:
             return False
         started = False
         try:
-            claim = queue.claim_next(owner=self.name)
+            claim = claims.claim_next(owner=self.name)
             if claim is not None:
                 self._start(claim, keeper)
                 started = True
@@ -154,7 +157,7 @@ class Worker:
                 self._slots.release()
         return started
 
-    def _start(self, claim: queue.Claim, keeper: Keeper) -> None:
+    def _start(self, claim: claims.Claim, keeper: Keeper) -> None:
         """Execute a run in a thread. If there can be none, the run is queued again once its lease is over."""
         thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
@@ -164,7 +167,7 @@ class Worker:
             self._threads.discard(thread)
             raise
 
-    def _execute(self, claim: queue.Claim, keeper: Keeper) -> None:
+    def _execute(self, claim: claims.Claim, keeper: Keeper) -> None:
         try:
             execute(claim, keeper)
         except Exception:

@@ -7,7 +7,7 @@ from typing import Any
 import kombu.pools
 
 from rensei.celery import app
-from rensei.dispatch import broker
+from rensei.dispatch.queue import broker
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from rensei.core.rates import rates
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
-from rensei.orgs.unknown_tokens import unknown_tokens
 from rensei.simulator import server as simulator_server
+from rensei.tokens.unknown_tokens import unknown_tokens
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
 hypothesis.settings.register_profile(

@@ -14,8 +14,9 @@ from unittest import mock
 
 from django.conf import settings
 
-from rensei.dispatch import execution, queue
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.execution import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.queue import claims
 from tests.database import database_url
 
 _SECONDS_MAX = 90
@@ -55,6 +56,6 @@ def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> N
         setattr(settings, name, value)
     plant(point)
     keeper = Keeper(owner="dying-worker")
-    while (claim := queue.claim_next(owner=keeper.owner)) is not None:
-        execution.execute(claim, keeper)
+    while (claim := claims.claim_next(owner=keeper.owner)) is not None:
+        execute.execute(claim, keeper)
     sys.exit("nothing killed this worker")

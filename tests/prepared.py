@@ -5,5 +5,5 @@ import django
 
 django.setup()
 
-from rensei.dispatch import execution  # noqa: E402, F401
+from rensei.dispatch.execution import execute  # noqa: E402, F401
 from rensei.workflows import execution as workflow_execution  # noqa: E402, F401

@@ -12,8 +12,8 @@ from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import json_pointer
-from rensei.dispatch.resolver import ANY, Policy, effective
-from rensei.orgs.policies import Matrix
+from rensei.policies.resolver import ANY, Policy, effective
+from rensei.policies.services import Matrix
 
 Rules = Mapping[tuple[str, str], "Rule"]
 

@@ -8,7 +8,7 @@ from django.conf import settings
 
 from catalog.models import CatalogEntry
 from profiles.models import ModelProfile
-from rensei.dispatch.requests import DispatchRequest
+from rensei.dispatch.admission.requests import DispatchRequest
 
 EXAMPLE = "Why is the sky blue?"
 # Options of a dispatch that the command takes as flags of their own.

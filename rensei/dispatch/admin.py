@@ -11,16 +11,17 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from billing.differences import Difference
+from billing.integrity.differences import Difference
 from rensei.core.errors import FieldError
+from rensei.dispatch import runs_admin
 
 # Importing the page of runs puts it into the admin.
-from rensei.dispatch import policy_preview, runs_admin  # noqa: F401
+from rensei.dispatch.admission import policy_preview  # noqa: F401
+from rensei.dispatch.admission.policy_preview import Outcome, Prediction
 from rensei.dispatch.models import LedgerAudit
-from rensei.dispatch.policy_preview import Outcome, Prediction
 from rensei.orgs.admin import ReadOnlyAdmin
 from rensei.orgs.models import AccessPolicy, User
-from rensei.orgs.policies import Matrix, set_system_policy
+from rensei.policies.services import Matrix, set_system_policy
 
 CHANGES_SHOWN = 20
 

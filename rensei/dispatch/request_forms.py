@@ -3,7 +3,7 @@
 from typing import Any
 
 from rensei.core.json_fields import NOT_BLANK, anything, members
-from rensei.dispatch.requests import BLOCK_TYPES, ROLES
+from rensei.dispatch.admission.requests import BLOCK_TYPES, ROLES
 
 _SPECIAL = ("text", "image", "tool_result")
 

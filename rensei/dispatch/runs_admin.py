@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing.ledger_admin import CappedPaginator
+from billing.ledger.admin import CappedPaginator
 from rensei.core.money import dollars
 from rensei.dispatch.models import Attempt, Run, RunQuerySet
 from rensei.orgs.admin import ReadOnlyAdmin

@@ -7,9 +7,9 @@ from django.db import IntegrityError
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, NotPermitted, RenseiError
 from rensei.core.transactions import durable
-from rensei.dispatch import settlement
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.settlement import RunEnd, SettlementPlan
+from rensei.dispatch.settlement import settle
+from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 from rensei.orgs.access import Access, record
 
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -36,7 +36,7 @@ def cancel_run(access: Access, run: Run) -> Run:
     now = database_now()
     was_queued = run.state == Run.State.QUEUED
     if was_queued:
-        settlement.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
+        settle.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
     with durable():
         running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
         # A run that went back into the queue meanwhile is cancelled at its next claim.

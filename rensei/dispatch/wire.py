@@ -5,7 +5,7 @@ from rest_framework import serializers
 from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
-from rensei.dispatch.resolver import Verdict
+from rensei.policies.resolver import Verdict
 
 EFFORT_APPLIED = anything(
     "The parameters of the provider that the effort became; empty where it became none.",

@@ -5,10 +5,10 @@ from concurrent.futures import Executor
 from functools import partial
 
 from rensei.core.api import NotAuthenticated
-from rensei.gateway.fresh import Fresh
+from rensei.gateway.short_cache import Fresh
 from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
 from rensei.orgs.scopes import GATEWAY
-from rensei.orgs.unknown_tokens import unknown_tokens
+from rensei.tokens.unknown_tokens import unknown_tokens
 
 
 class Callers:

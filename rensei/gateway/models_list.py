@@ -19,7 +19,7 @@ from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound
 from rensei.gateway import model_info
-from rensei.gateway.routes import PROFILE_PREFIX, PROVIDER
+from rensei.gateway.routing import PROFILE_PREFIX, PROVIDER
 from rensei.orgs.access import Access
 
 _Lifecycle = CatalogEntry.Lifecycle

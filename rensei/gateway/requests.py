@@ -21,7 +21,7 @@ from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
-from rensei.gateway.routes import PRICED_MODES, Route
+from rensei.gateway.routing import PRICED_MODES, Route
 
 _LONG_WINDOW_BETA = "context-1m"
 _LONG_WINDOW_TOKENS = 1_000_000

@@ -16,9 +16,10 @@ import structlog
 from django.db import connection
 
 from rensei.core.errors import RenseiError
-from rensei.dispatch import admission, settlement
-from rensei.dispatch.admission import AdmissionPlan
-from rensei.dispatch.settlement import SettlementPlan
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.admit import AdmissionPlan
+from rensei.dispatch.settlement import settle
+from rensei.dispatch.settlement.settle import SettlementPlan
 
 PLANS_MAX = 200
 
@@ -77,7 +78,7 @@ class GroupWriter(Generic[Plan]):
 def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
     """Write admitted calls, and say of each whether it stands, was refused by a hold, or could not be written."""
     try:
-        refused = admission.write(plans)
+        refused = admit.write(plans)
     except Exception as fault:  # noqa: BLE001 - it is raised again, in the request that it belongs to
         connection.close()
         return [fault] if len(plans) == 1 else [write_admissions([plan])[0] for plan in plans]
@@ -91,7 +92,7 @@ def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
     Nobody waits for the outcome: the caller has the answer, and a process that dies before leaves an open attempt.
     """
     try:
-        settlement.write_patiently(lambda: plans)
+        settle.write_patiently(lambda: plans)
     except Exception as bug:
         connection.close()
         if len(plans) > 1:

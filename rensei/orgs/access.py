@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
+from rensei.core import networks
 from rensei.core.errors import NotPermitted
-from rensei.orgs import networks, scopes
+from rensei.orgs import scopes
 from rensei.orgs.models import (
     MANAGERS,
     WRITERS,

@@ -10,19 +10,21 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei import __version__
+from rensei.accounts import invitations
+from rensei.accounts.invitations_api import InvitationSent, sent_body
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.core.json_fields import NAME, JSONDocument, Text, members, whole
-from rensei.orgs import invitations, policies, services
+from rensei.core.networks import NETWORKS_MAX
+from rensei.orgs import services
 from rensei.orgs.access import Access
-from rensei.orgs.authentication import caller
-from rensei.orgs.invitations_api import InvitationSent, sent_body
 from rensei.orgs.models import Host, Membership, Role
-from rensei.orgs.networks import NETWORKS_MAX
 from rensei.orgs.permissions import ManagersWrite, MembersRead, MembersWrite
 from rensei.orgs.scopes import ANY, GRANT, MANAGE, MANAGE_OR_LEASES, READ, READ_OR_LEASES, READ_OR_RUNS, Scope
 from rensei.orgs.shapes import SLUG_SHAPE
+from rensei.policies import services as policies
+from rensei.tokens.authentication import caller
 
 MATRIX = {
     "type": "object",

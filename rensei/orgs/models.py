@@ -300,7 +300,7 @@ class AuditEvent(models.Model):
     """
     Who did what to which object, from where. Written in the transaction of the change; never a secret.
 
-    Events are added, never changed, and sealed by `billing.seals`. So an event keeps the ids of its organization and
+    Events are added, never changed, and sealed by `billing.integrity.seals`. So an event keeps the ids of its organization and
     its person when those are deleted: the database does not hold these references.
     """
 

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 
 from rensei.core.errors import NotPermitted
 from rensei.orgs.access import Access
-from rensei.orgs.authentication import caller
+from rensei.tokens.authentication import caller
 
 if TYPE_CHECKING:
     # The views read their default permission from here while they are being imported.

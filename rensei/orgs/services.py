@@ -8,14 +8,16 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from rensei.core import networks
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs import networks, signals, token_tree
 from rensei.orgs import scopes as token_scopes
+from rensei.orgs import signals
 from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
 from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, StoredBytes, User
 from rensei.orgs.shapes import clean_name, clean_slug
+from rensei.tokens import tree
 
 HINT_LENGTH = 4
 
@@ -251,7 +253,7 @@ def revoke_token(access: Access, token: ApiToken) -> None:
     if access.project is None or token.project_id != access.project.pk:
         require_whole_org(access)
     with durable():
-        ended = token_tree.revoke([token.pk], now=timezone.now())
+        ended = tree.revoke([token.pk], now=timezone.now())
         if token.pk in ended:
             made = [token_id for token_id in ended if token_id != token.pk]
             record(access, "token.revoked", object_id=token.id, name=token.name, made=made)
@@ -262,7 +264,7 @@ def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
     count = 0
     with durable():
         for token in tokens:
-            ended = token_tree.revoke([token.pk], now=timezone.now())
+            ended = tree.revoke([token.pk], now=timezone.now())
             count += len(ended)
             if token.pk in ended:
                 made = [token_id for token_id in ended if token_id != token.pk]
@@ -333,7 +335,7 @@ def revoke_host(access: Access, host: Host) -> None:
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)
-        token_tree.revoke(ApiToken.objects.filter(host=host).values_list("pk", flat=True), now=now)
+        tree.revoke(ApiToken.objects.filter(host=host).values_list("pk", flat=True), now=now)
         if revoked:
             record(access, "host.revoked", object_id=host.id, name=host.name)
 
@@ -405,7 +407,7 @@ def _new_token(
     allowed_networks: Sequence[str] = (),
     expires_at: datetime | None,
 ) -> tuple[ApiToken, Secret]:
-    maker = token_tree.lock_maker(access)
+    maker = tree.lock_maker(access)
     plain = TOKEN_PREFIX + secrets.token_hex(32)
     token = ApiToken.objects.create(
         org=access.org,
@@ -418,7 +420,7 @@ def _new_token(
         scopes=token_scopes.clean(scopes, maker=maker.scopes if maker else None, of_machine=host is not None),
         allowed_networks=networks.clean(allowed_networks, maker=maker.allowed_networks if maker else ()),
         made_by=maker,
-        generation=token_tree.next_generation(maker),
+        generation=tree.next_generation(maker),
         expires_at=expires_at,
     )
     return token, Secret(plain)

@@ -5,16 +5,9 @@ from allauth.socialaccount import views as social
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from rensei.orgs import (
-    account_views,
-    api,
-    audit_api,
-    device_api,
-    invitation_views,
-    invitations_api,
-    single_sign_on,
-    views,
-)
+from rensei.accounts import account_views, invitation_views, invitations_api, single_sign_on, views
+from rensei.orgs import api, audit_api
+from rensei.tokens import device_api
 
 # People do not change their address by themselves: members are added by it, and nobody would have checked the new one.
 CLOSED = {

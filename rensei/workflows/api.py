@@ -11,13 +11,13 @@ from rest_framework.views import APIView
 from rensei.core.api import CamelSerializer, CursorPages, query_of
 from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
-from rensei.dispatch.admission import IdempotencyKeyReused
-from rensei.dispatch.api import IDEMPOTENCY_KEY, idempotency_key
+from rensei.dispatch.admission.admit import IdempotencyKeyReused
+from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
 from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
-from rensei.orgs.authentication import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
 from rensei.orgs.storage import StorageLimitReached
+from rensei.tokens.authentication import caller
 from rensei.workflows import presenters, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 from rensei.workflows.reading import WorkflowInvalid

@@ -17,10 +17,11 @@ from django.db.models import F, Q
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError, StoredError
-from rensei.dispatch import admission, services
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import IdempotencyKey, Run
-from rensei.dispatch.outcomes import refusal_error
-from rensei.dispatch.requests import DispatchRequest
+from rensei.dispatch.settlement.outcomes import refusal_error
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import User
 from rensei.workflows.documents import Node
@@ -162,7 +163,7 @@ class _Look:
         request = request_for(self._workflow_run, described, outputs=outputs)
         try:
             # The key makes it the same run for whoever comes after a crash of ours.
-            return admission.dispatch(access, request, idempotency_key=_key(node), body_digest=_digest(node))
+            return admit.dispatch(access, request, idempotency_key=_key(node), body_digest=_digest(node))
         except NotFound as absent:
             raise ProfileGone(profile_id=described.profile_id or "default") from absent
 

@@ -9,8 +9,8 @@ from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponseBase
 from rest_framework.response import Response
 
-from rensei.dispatch.live import wait_if_preferred
-from rensei.dispatch.watching import Poller
+from rensei.dispatch.api.events import wait_if_preferred
+from rensei.dispatch.api.long_polling import Poller
 from rensei.workflows import presenters, services
 from rensei.workflows.api import WorkflowRuns
 from rensei.workflows.models import WorkflowRun

@@ -16,7 +16,7 @@ from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError, named_in
 from rensei.core.transactions import durable
-from rensei.dispatch.admission import IDEMPOTENCY_KEPT, IdempotencyKeyReused
+from rensei.dispatch.admission.admit import IDEMPOTENCY_KEPT, IdempotencyKeyReused
 from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs import services as orgs
 from rensei.orgs import storage

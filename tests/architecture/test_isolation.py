@@ -22,10 +22,11 @@ from billing.models import Statement
 from catalog.models import CatalogEntry
 from integrations.models import Integration
 from profiles.models import ModelProfile
+from rensei.accounts import invitations
 from rensei.core.clock import database_now
 from rensei.core.models import WindowCount
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.orgs import invitations, services
+from rensei.orgs import services
 from rensei.orgs.models import ApiToken, Host, Membership, OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
 from rensei.workflows import services as workflows

@@ -101,7 +101,7 @@ def _measure(running: stage.Stage, options: argparse.Namespace) -> dict[str, Any
 
 def _measure_rooms(running: stage.Stage, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the rooms, audit the whole ledger once, and only then fill it with lines that have no runs."""
-    from rensei.dispatch import audit
+    from rensei.dispatch.settlement import audit
     from tests.benchmarks import rooms
 
     world, seconds = running.world, min(1.0, options.seconds)

@@ -50,9 +50,9 @@ def _settle(org: Any, *, count: int) -> None:
     """Write runs of the last 90 days, and settle each by its one call."""
     from rensei.core.clock import database_now
     from rensei.core.usage import Usage
-    from rensei.dispatch import settlement
     from rensei.dispatch.models import Attempt, Run
-    from rensei.dispatch.settlement import RunEnd, SettlementPlan
+    from rensei.dispatch.settlement import settle
+    from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
     from tests.billing.conftest import PRICES
 
     def plan(number: int, moment: datetime) -> SettlementPlan:
@@ -78,15 +78,15 @@ def _settle(org: Any, *, count: int) -> None:
         return SettlementPlan(run=run, attempt=attempt, now=moment, usage=usage, end=RunEnd(state=Run.State.SUCCEEDED))
 
     now = database_now()
-    settlement.write([plan(number, now - timedelta(days=90) * number / count) for number in range(count)])
+    settle.write([plan(number, now - timedelta(days=90) * number / count) for number in range(count)])
 
 
 def _copy(copies: int) -> None:
     """Have the database copy every run so often, with its attempt and its line, and multiply the sums."""
     from django.db import connection
 
+    from billing.ledger.roll_ups import SUMS
     from billing.models import CostEvent, UsageDaily
-    from billing.roll_ups import SUMS
     from rensei.dispatch.models import Attempt, Run
 
     numbers = "WITH RECURSIVE copy(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM copy WHERE number < %s)"
@@ -105,9 +105,9 @@ def _copy(copies: int) -> None:
 
 
 def _measure() -> dict[str, str]:
-    from billing import seals, verification
+    from billing.integrity import seals, verification
     from billing.models import CostEvent, LineToSeal
-    from rensei.dispatch.audit import audit
+    from rensei.dispatch.settlement.audit import audit
 
     lines = CostEvent.objects.count()
     began = time.monotonic()

@@ -2,8 +2,8 @@
 
 from django.db import connection
 
+from billing.ledger.roll_ups import SUMS
 from billing.models import CostEvent, UsageDaily
-from billing.roll_ups import SUMS
 from rensei.core.clock import database_now
 from rensei.orgs.models import Org
 from tests.billing.many_events import fill_ledger

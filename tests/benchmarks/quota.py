@@ -70,7 +70,7 @@ def _prepare(limit: int) -> str:
 
 def _contend(org_id: str, place: int, tries: int) -> tuple[int, float, float]:
     """Try so often, one transaction each, and give what was granted, with begin and end."""
-    from billing.quota import SharedQuotaExceeded, take_shared_run
+    from billing.limits.quota import SharedQuotaExceeded, take_shared_run
     from rensei.core.transactions import durable
 
     _together.wait(timeout=START_SECONDS_MAX)

@@ -14,12 +14,13 @@ from django.test import Client
 from integrations.models import Integration
 from integrations.vault import vault
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, facts, judging
+from rensei.dispatch import context
+from rensei.dispatch.admission import admit, decide
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
-from rensei.dispatch.resolver import resolve
 from rensei.orgs import services as orgs
 from rensei.orgs.models import User
+from rensei.policies.resolver import resolve
 from tests.benchmarks import ledger
 from tests.benchmarks.contenders import upstream_key
 from tests.benchmarks.world import OWNER, World
@@ -63,8 +64,8 @@ def commits(database_url: str, *, seconds: float) -> Times:
 
 def resolving(world: World, *, seconds: float) -> Times:
     """Decide by a profile, a model and the policies, which are loaded already."""
-    found = judging.load(world.access, _request(world, "shared"))
-    requested = facts.offered_model(found.requested)
+    found = decide.load(world.access, _request(world, "shared"))
+    requested = context.offered_model(found.requested)
     served = found.offered()
     return _repeat(
         lambda: resolve(
@@ -101,7 +102,7 @@ def sealing(world: World, *, seconds: float) -> tuple[Times, Times]:
 def admitting(world: World, *, count: int) -> Times:
     """Admit runs one after the other, and leave them in the queue."""
     request = _request(world, "shared")
-    return _repeat(lambda: admission.dispatch(world.access, request), count=count)
+    return _repeat(lambda: admit.dispatch(world.access, request), count=count)
 
 
 def executing() -> Times:
@@ -128,7 +129,7 @@ def alone(world: World, *, count: int) -> Times:
     request = _request(world, "shared")
 
     def run_one() -> None:
-        run = admission.dispatch(world.access, request)
+        run = admit.dispatch(world.access, request)
         until = time.monotonic() + WAIT_SECONDS_MAX
         while not Run.objects.filter(id=run.id, state__in=Run.ENDED).exists():
             assert time.monotonic() < until, "a run does not end"

@@ -65,14 +65,14 @@ def prepare(environment: dict[str, str]) -> None:
 def build() -> World:
     """Make an organization with a key for each mode, a policy at each level, and a token. Django is set up."""
     from billing.models import BillingSetting, Entitlement
-    from integrations import platform_keys
-    from integrations import services as integrations
+    from integrations.keys import platform
+    from integrations.keys import services as integrations
     from profiles import services as profiles
     from rensei.core.secret import Secret
-    from rensei.orgs import policies
     from rensei.orgs import services as orgs
     from rensei.orgs.access import for_member
     from rensei.orgs.models import User
+    from rensei.policies import services as policies
 
     owner = User.objects.create_user(OWNER, secrets.token_hex(12), name="Ada")
     org = orgs.create_org(name="Acme", slug=ORG, owner=owner)
@@ -89,7 +89,7 @@ def build() -> World:
     policies.set_policy(access, matrix={"*": {"host-session": {"allowed": False}}})
     policies.set_policy(access, matrix={"claude": {"shared": {"allowed": True}}}, project=project)
     for pool in ("metered", "shared"):
-        platform_keys.add_platform_key(
+        platform.add_platform_key(
             actor=None,
             provider="claude",
             pool=pool,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from billing.ledger.charges import Charge, record_charges
 from billing.models import CostEvent
-from billing.services import Charge, record_charges
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.ids import new_id

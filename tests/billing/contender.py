@@ -13,7 +13,7 @@ NOON = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 
 
 def main(org_id: str, first: int, tries: int) -> int:
-    from billing.quota import SharedQuotaExceeded, take_shared_run
+    from billing.limits.quota import SharedQuotaExceeded, take_shared_run
     from rensei.core.transactions import durable
 
     granted = 0

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from billing.ledger.roll_ups import KEY, SUMS
 from billing.models import CostEvent, UsageDaily
-from billing.roll_ups import KEY, SUMS
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.orgs.models import Org
 from tests.billing.conftest import PRICES

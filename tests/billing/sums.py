@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 
+from billing.ledger.roll_ups import KEY, SUMS
 from billing.models import CostEvent, UsageDaily
-from billing.roll_ups import KEY, SUMS
 
 
 def ledger_by_key() -> dict[tuple[object, ...], dict[str, int]]:

@@ -134,8 +134,8 @@ class TestLedger:
     def test_counts_no_further_than_anybody_turns_pages(
         self, admin: Client, charge: Callable[..., CostEvent], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("billing.ledger_admin.CappedPaginator.MOST", 2)
-        monkeypatch.setattr("billing.ledger_admin.CostEventAdmin.list_per_page", 1)
+        monkeypatch.setattr("billing.ledger.admin.CappedPaginator.MOST", 2)
+        monkeypatch.setattr("billing.ledger.admin.CostEventAdmin.list_per_page", 1)
         lines = [charge() for _ in range(3)]
 
         page = admin.get("/admin/billing/costevent/?p=2").content.decode()

@@ -10,10 +10,10 @@ from asgiref.sync import async_to_sync
 from django.test import AsyncClient
 from rest_framework.test import APIClient
 
-from billing import ledger_csv
+from billing.ledger import ledger_csv
+from billing.ledger.charges import record_adjustment
+from billing.limits.quota import take_shared_run
 from billing.models import CostEvent, Entitlement
-from billing.quota import take_shared_run
-from billing.services import record_adjustment
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, Project, User

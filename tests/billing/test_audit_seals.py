@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import anchors, seals, verification
-from billing.chains import AUDIT, EVENT_COLUMNS
+from billing.integrity import anchors, seals, verification
+from billing.integrity.chains import AUDIT, EVENT_COLUMNS
 from billing.models import AuditSeal, EventToSeal, LedgerAnchor
 from rensei.core.clock import database_now
 from rensei.orgs.models import AuditEvent, Org, User

@@ -8,10 +8,10 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from rest_framework.test import APIClient
 
-from billing.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
+from billing.ledger.charges import Charge, record_adjustment, record_charges
+from billing.limits.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement, UsageDaily
 from billing.months import end_of, month_of
-from billing.services import Charge, record_adjustment, record_charges
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage

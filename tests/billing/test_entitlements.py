@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from billing.ledger.charges import MeteredNotEntitled, is_metered_enabled, metered_gate, set_metered
 from billing.models import Entitlement
-from billing.services import MeteredNotEntitled, is_metered_enabled, metered_gate, set_metered
 from rensei.core.errors import AlreadyExists
 from rensei.orgs.models import AuditEvent, Org, User
 from rensei.orgs.services import create_org

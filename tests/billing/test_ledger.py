@@ -10,8 +10,8 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from billing.ledger.charges import Charge, record_adjustment, record_charges
 from billing.models import CostEvent, UsageDaily
-from billing.services import Charge, record_adjustment, record_charges
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices, band_for, bands_in_force
 from rensei.core.auth_modes import AuthMode

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, transaction
 
+from billing.limits.quota import SharedQuotaExceeded, release_holds, require_room, shared_quota, take_shared_run
 from billing.models import BillingSetting, Entitlement, Hold, SharedUsage
-from billing.quota import SharedQuotaExceeded, release_holds, require_room, shared_quota, take_shared_run
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
 from tests.billing import contender

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import anchors, digests, seals
-from billing.chains import EVENT_COLUMNS, LINE_COLUMNS
+from billing.integrity import anchors, digests, seals
+from billing.integrity.chains import EVENT_COLUMNS, LINE_COLUMNS
+from billing.integrity.sealed_file import NotAnExport, verify
 from billing.models import CostEvent
-from billing.sealed_file import NotAnExport, verify
 from rensei import worker
 from rensei.orgs.models import AuditEvent, Org, User
 from tests.billing.ledger_triggers import triggers_lifted
@@ -93,7 +93,7 @@ class TestAnExport:
         (tmp_path / "export").write_text("".join(text(documents)))
         (tmp_path / "witness").write_text("".join(witness))
         (tmp_path / "old").write_text("".join(witness[:-6]))
-        command = [sys.executable, "-m", "billing.sealed_file", str(tmp_path / "export")]
+        command = [sys.executable, "-m", "billing.integrity.sealed_file", str(tmp_path / "export")]
         command += ["--witness", str(tmp_path / "witness"), "--witness", str(tmp_path / "old")]
 
         done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
@@ -122,7 +122,7 @@ class TestAnExport:
 
     def test_says_that_without_a_witness_little_is_shown(self, history: None, tmp_path: Path) -> None:
         (tmp_path / "export").write_text("".join(text(compute_anew(export("--audit")))))
-        command = [sys.executable, "-m", "billing.sealed_file", str(tmp_path / "export")]
+        command = [sys.executable, "-m", "billing.integrity.sealed_file", str(tmp_path / "export")]
 
         done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
 
@@ -234,7 +234,9 @@ class TestAnAnchor:
 
 
 def test_the_verifier_imports_nothing_that_needs_settings() -> None:
-    asked = "import sys, billing.sealed_file; print([name for name in sys.modules if name.startswith('django')])"
+    asked = (
+        "import sys, billing.integrity.sealed_file; print([name for name in sys.modules if name.startswith('django')])"
+    )
 
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env={}, capture_output=True, text=True, check=True)
 

@@ -13,11 +13,11 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import IntegrityError, connection, transaction
 
-from billing import anchors, seals, verification
-from billing.chains import LEDGER, RECORDS, Record
-from billing.digests import START
+from billing.integrity import anchors, seals, verification
+from billing.integrity.chains import LEDGER, RECORDS, Record
+from billing.integrity.digests import START
+from billing.ledger.charges import record_adjustment
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
-from billing.services import record_adjustment
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import reconciliation
+from billing.integrity import reconciliation
+from billing.limits.quota import SharedQuotaExceeded, release_holds, take_shared_run
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedSpending, SharedUsage
-from billing.quota import SharedQuotaExceeded, release_holds, take_shared_run
 from rensei.core.auth_modes import AuthMode
 from rensei.core.money import dollars
 from rensei.orgs.models import Org, User

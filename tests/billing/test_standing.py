@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from billing import budget, quota
+from billing.limits import budget, quota
+from billing.limits.standing import standing_of
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage
 from billing.months import month_of
-from billing.standing import standing_of
 from rensei.core.clock import database_now
 
 

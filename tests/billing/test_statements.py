@@ -11,10 +11,10 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from rest_framework.test import APIClient
 
-from billing import statements
+from billing.ledger.charges import Charge, record_adjustment, record_charges
 from billing.models import CostEvent, Statement, UsageDaily
-from billing.services import Charge, record_adjustment, record_charges
-from billing.statements import closable, close, read_ledger, statement, summaries
+from billing.statements import statements
+from billing.statements.statements import closable, close, read_ledger, statement, summaries
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
 from rensei.core.usage import Usage

@@ -10,8 +10,10 @@ from django.db import IntegrityError, connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import reconciliation, reports, statements
+from billing.integrity import reconciliation
+from billing.ledger import reports
 from billing.models import BudgetUsage, CostEvent, Statement, UsageDaily
+from billing.statements import statements
 from catalog.pricing import UnitPrices
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.usage import Usage

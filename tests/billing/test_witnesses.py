@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import anchors, seals, verification, witnesses
-from billing.anchor_files import content_of
+from billing.integrity import anchors, seals, verification, witnesses
+from billing.integrity.anchor_files import content_of
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LedgerWitness
 from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import leave_out_audit_events, triggers_lifted

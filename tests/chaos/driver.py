@@ -11,9 +11,12 @@ from django.db import InterfaceError, OperationalError, connection
 
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.dispatch import admission, doorbell, queue, reaper, services
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims, wake_up
 from rensei.orgs.access import Access
 from tests.chaos import world
 from tests.chaos.plan import SKEW_HOURS, SKEWED, WORKERS, Event, Kind, Plan, PlannedRun
@@ -23,7 +26,7 @@ from tests.chaos.stack import Stack
 QUEUE_MAX = 20
 STUCK_SECONDS = 240.0
 # Longer than a lease and the two looks that a reaper may take.
-FREEZE_SECONDS = queue.LEASE.total_seconds() + 25
+FREEZE_SECONDS = claims.LEASE.total_seconds() + 25
 FREEZE_SECONDS_IN_A_HURRY = 2.0
 EXPECTED_REFUSALS = {"SHARED_QUOTA_EXCEEDED"}
 KILLED = -9
@@ -73,7 +76,7 @@ class Driver:
         request = DispatchRequest(
             profile_id=world.profile_of(planned.mode), messages=messages_from(text=planned.prompt, messages=None)
         )
-        send = partial(admission.dispatch, access, request, idempotency_key=f"run-{planned.number}")
+        send = partial(admit.dispatch, access, request, idempotency_key=f"run-{planned.number}")
         try:
             run = self._insist(send)
         except RenseiError as refusal:
@@ -91,7 +94,7 @@ class Driver:
             self._cancel(access=self._owners[self.plan.runs[planned.cancels].org], run=self._runs[planned.cancels])
         if planned.rings_for is not None and planned.rings_for in self._runs:
             self.done["doubled-bell"] += 1
-            doorbell.ring(self._runs[planned.rings_for].id)
+            wake_up.ring(self._runs[planned.rings_for].id)
 
     def _cancel(self, *, access: Access, run: Run) -> None:
         try:
@@ -168,7 +171,7 @@ class Driver:
         """Let the leases of these workers be over, and look after their runs."""
         names = [f"{socket.gethostname()[:40]}:{pid}{suffix}" for pid in pids for suffix in ("", ":celery")]
         held = Run.objects.filter(state=Run.State.RUNNING, lease_owner__in=names)
-        self._insist(lambda: held.update(lease_until=database_now() - queue.LEASE))
+        self._insist(lambda: held.update(lease_until=database_now() - claims.LEASE))
         self._insist(reaper.reap)
 
     def _insist(self, do: Callable[[], Answer]) -> Answer:

@@ -12,14 +12,14 @@ def double_settlement() -> None:
     The database refuses a second charge of an attempt. So this settles as a careless correction would: one more line
     with the same tokens, and with every sum in step. Only the provider knows better.
     """
-    from billing import services as billing
+    from billing.ledger import charges as billing
     from billing.models import CostEvent
     from rensei.core.transactions import durable
-    from rensei.dispatch import settlement
+    from rensei.dispatch.settlement import settle
 
-    write, count = settlement.write, itertools.count(1)
+    write, count = settle.write, itertools.count(1)
 
-    def write_twice(plans: Sequence[settlement.SettlementPlan]) -> list[Any]:
+    def write_twice(plans: Sequence[settle.SettlementPlan]) -> list[Any]:
         ended = write(plans)
         for plan in plans:
             attempt = plan.attempt
@@ -34,15 +34,15 @@ def double_settlement() -> None:
                     billed=charge.billed,
                     occurred_at=plan.now,
                 )
-                settlement._total([plan.run], new=[], late=[])
+                settle._total([plan.run], new=[], late=[])
         return ended
 
-    settlement.write = write_twice
+    settle.write = write_twice
 
 
 def missing_charge() -> None:
     """Leave one charge in three out."""
-    from billing import services as billing
+    from billing.ledger import charges as billing
 
     record, count = billing.record_charges, itertools.count(1)
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Any
 
-from billing import anchors, seals
+from billing.integrity import anchors, seals
 from billing.models import CostEvent, Entitlement, SharedUsage
-from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.settlement import audit
 from tests.chaos import world
 from tests.dispatch.reconcile import unexplained
 

@@ -7,8 +7,8 @@ from django.core.management import call_command
 
 from billing.models import Entitlement
 from catalog.services import load_catalog
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.vault import keyring
 from profiles import services as profiles
 from rensei.core.secret import Secret
@@ -56,7 +56,7 @@ def _build_org(slug: str, shared_runs: int) -> Access:
 
 
 def _add_pool_key(pool: str, name: str) -> None:
-    platform_keys.add_platform_key(
+    platform.add_platform_key(
         actor=None, provider="claude", pool=pool, name=name, api_key=_key(), model_ids=[MODEL], max_tokens_cap=2000
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from rensei.core.secret import Secret

@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing import reports
+from billing.ledger import reports
 from catalog.models import CatalogEntry
 from rensei.cli.commands import catalog, people, runs, settings
 from rensei.dispatch.models import Run

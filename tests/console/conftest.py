@@ -8,14 +8,14 @@ import pytest
 from django.test import Client
 from PIL import Image
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 from rensei.workflows import services as workflows
@@ -54,7 +54,7 @@ def profile(ada_access: Access) -> ModelProfile:
 def make_run(ada_access: Access, integration: Integration, profile: ModelProfile) -> Callable[..., Run]:
     def make(text: str = "Hello?", **fields: Any) -> Run:
         messages = messages_from(text=text, messages=None)
-        return admission.dispatch(
+        return admit.dispatch(
             ada_access, DispatchRequest(**{"profile_id": profile.public_id, "messages": messages, **fields})
         )
 

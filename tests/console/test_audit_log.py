@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from rensei.core.secret import Secret
 from rensei.orgs import kill_switches

@@ -12,13 +12,14 @@ from django.urls import reverse
 from django.utils.html import escape
 
 from catalog.models import CatalogEntry
+from rensei.accounts import invitations
 from rensei.console import access as console_access
 from rensei.console.urls import org_patterns
 from rensei.console.views import integrations as integration_views
 from rensei.core.api import DEFAULT_BODY_LIMIT, RequestTooLarge
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
-from rensei.orgs import invitations, kill_switches
+from rensei.orgs import kill_switches
 from rensei.orgs import services as orgs
 from rensei.orgs.models import KillSwitch, Membership
 

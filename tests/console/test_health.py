@@ -7,11 +7,11 @@ from django.core.management import call_command
 from django.db import OperationalError
 from prometheus_client.parser import text_string_to_metric_families
 
-from rensei.console import health
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch import doorbell
 from rensei.dispatch.models import LedgerAudit
+from rensei.dispatch.queue import wake_up
+from rensei.operators import health
 from tests import servers
 from tests.broker import ringing_through
 from tests.waiting import wait_until
@@ -64,8 +64,8 @@ class TestReady:
 
     def test_is_ready_and_degraded_without_the_broker(self, client, healthy, settings):
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
-            doorbell.ring("run_x")
-            wait_until(doorbell.is_broker_away)
+            wake_up.ring("run_x")
+            wait_until(wake_up.is_broker_away)
             answer = client.get("/readyz", headers=KNOWN)
             figures = client.get("/metrics", headers=KNOWN).content.decode()
 

@@ -56,7 +56,7 @@ class TestConnect:
         assert page.get("/o/acme/settings/integrations/add/unknown").status_code == 404
 
     def test_limits_how_often_a_key_is_tried(self, page, key, settings, monkeypatch):
-        monkeypatch.setattr("rensei.orgs.throttling.SensitiveThrottle.THROTTLE_RATES", {"sensitive": "1/min"})
+        monkeypatch.setattr("rensei.tokens.throttling.SensitiveThrottle.THROTTLE_RATES", {"sensitive": "1/min"})
         page.post(CONNECT, {"api_key": key, "action": "test"}, headers=HTMX)
 
         answer = page.post(CONNECT, {"api_key": key, "action": "test"}, headers=HTMX)

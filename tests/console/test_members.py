@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 from django.core import mail
 
+from rensei.accounts import invitations
 from rensei.core.clock import database_now
-from rensei.orgs import invitations
 from rensei.orgs.models import Invitation, Membership, Role
-from rensei.orgs.throttling import SensitiveThrottle
+from rensei.tokens.throttling import SensitiveThrottle
 
 PATH = "/o/acme/settings/members"
 ZOE = {"email": "zoe@acme.test", "role": "member"}

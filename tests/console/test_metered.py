@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import metered_requests
+from billing.ledger.charges import set_metered
+from billing.limits import metered_requests
 from billing.models import Entitlement
-from billing.services import set_metered
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.errors import NotPermitted

@@ -10,16 +10,16 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils.html import escape
 
-from billing import metered_requests
+from billing.limits import metered_requests
 from billing.models import BudgetUsage, Entitlement, SharedUsage
 from catalog.models import CatalogEntry
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
-from rensei.console import operators
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
 from rensei.dispatch.models import LedgerAudit, Run
+from rensei.operators import overview
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import AuditEvent, KillSwitch, Org, User
@@ -39,7 +39,7 @@ def admin(grace: User, page_as: Callable[[User], Client]) -> Client:
 
 @pytest.fixture
 def pool_key(make_key: Callable[..., str]) -> PlatformKey:
-    return platform_keys.add_platform_key(
+    return platform.add_platform_key(
         actor=None, provider="claude", pool="metered", name="main", api_key=Secret(make_key())
     )
 
@@ -69,16 +69,16 @@ class TestTheFrontPage:
         Run.objects.filter(pk=failed.pk).update(state=Run.State.FAILED)
         Run.objects.filter(pk=old.pk).update(created_at=database_now() - timedelta(days=2))
 
-        (line,) = operators.overview().modes
+        (line,) = overview.overview().modes
 
         assert (line.mode, line.runs, line.failed) == ("byok", 2, 1)
 
     def test_counts_the_queue_and_says_when_it_is_slow(self, admin: Client, make_run: Callable[..., Run]) -> None:
         run = make_run()
-        before = operators.overview().queue
+        before = overview.overview().queue
         Run.objects.filter(pk=run.pk).update(created_at=database_now() - timedelta(minutes=2))
 
-        after = operators.overview().queue
+        after = overview.overview().queue
 
         assert (before.waiting, before.is_slow) == (1, False)
         assert (after.waiting, after.is_slow) == (1, True)
@@ -88,7 +88,7 @@ class TestTheFrontPage:
         WorkerHeartbeat.objects.create(worker="alive", seen_at=now)
         WorkerHeartbeat.objects.create(worker="silent", seen_at=now - timedelta(minutes=5))
 
-        assert operators.overview().workers_alive == 1
+        assert overview.overview().workers_alive == 1
 
     @pytest.mark.parametrize(
         ("fields", "mark"),
@@ -144,7 +144,7 @@ class TestTheFrontPage:
         BudgetUsage.objects.create(org=acme, month=now.date().replace(day=1), used=7 * 10**11, held=10**11)
         BudgetUsage.objects.create(org=evil, month=now.date().replace(day=1), used=2**62, held=2**62 - 2**50)
 
-        near = [(each.org.slug, each.what, each.percent) for each in operators.overview().near_limits]
+        near = [(each.org.slug, each.what, each.percent) for each in overview.overview().near_limits]
 
         assert near == [
             ("acme", "shared runs today", 80),
@@ -159,7 +159,7 @@ class TestTheFrontPage:
                 provider="claude", model_id=model, display_name=model, retires_on=today + timedelta(days=days)
             )
 
-        assert [entry.model_id for entry in operators.overview().retiring] == ["soon"]
+        assert [entry.model_id for entry in overview.overview().retiring] == ["soon"]
 
     def test_takes_as_many_queries_for_a_large_platform_as_for_a_small_one(
         self, admin: Client, ada_access: Access, make_user: Any, pool_key: PlatformKey, integration: Integration

@@ -8,9 +8,9 @@ from django.test import Client
 from django.utils.html import escape
 from prometheus_client.parser import text_string_to_metric_families
 
-from rensei.console.unknown_names import ADVICE, OTHER_ADVICE, SHOWN
 from rensei.core.clock import database_now
 from rensei.core.models import UnknownName
+from rensei.operators.unknown_names import ADVICE, OTHER_ADVICE, SHOWN
 from rensei.orgs.models import AuditEvent, User
 
 pytestmark = pytest.mark.django_db

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import OperationalError
 
 from rensei.core import errors, logs
-from rensei.orgs import authentication
+from rensei.tokens import authentication
 
 
 @pytest.fixture(params=[True, False], ids=["json", "plain"])
@@ -117,7 +117,7 @@ class TestConfigure:
         assert "readyz" not in stream.getvalue()
 
     def test_says_that_the_server_failed(self, stream, client, db, monkeypatch):
-        monkeypatch.setattr("rensei.console.health.vault.health", lambda: 1 / 0)
+        monkeypatch.setattr("rensei.operators.health.vault.health", lambda: 1 / 0)
         client.raise_request_exception = False
 
         client.get("/readyz")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from rensei.core.secret import Secret
 from rensei.orgs import services as orgs

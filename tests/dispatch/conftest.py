@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
-from rensei.dispatch import queue
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.models import Run
+from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 
@@ -56,7 +56,7 @@ def work(transactional_db: None) -> Callable[[], list[Run]]:
         keeper = Keeper(owner="test-worker")
         done = []
         try:
-            while (claim := queue.claim_next(owner=keeper.owner)) is not None:
+            while (claim := claims.claim_next(owner=keeper.owner)) is not None:
                 execute(claim, keeper)
                 done.append(Run.objects.get(id=claim.run.id))
         finally:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from integrations.providers.base import TextDelta, UsageReport
-from rensei.dispatch import calls, execution, queue, settlement
+from rensei.dispatch.execution import execute, provider_call
+from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import settle
 from tests.dying import die, die_after, die_before
 
 
 def plant_death(point: str) -> None:
-    take = calls.Call._take
+    take = provider_call.Call._take
     taken: list[object] = []
 
     def die_on(kind: type, count: int) -> Callable[..., None]:
@@ -23,22 +25,22 @@ def plant_death(point: str) -> None:
 
     match point:
         case "before-the-claim":
-            queue.claim_next = die_before(queue.claim_next)
+            claims.claim_next = die_before(claims.claim_next)
         case "after-the-claim":
-            execution._prepare = die_before(execution._prepare)
+            execute._prepare = die_before(execute._prepare)
         case "before-the-attempt":
-            queue.open_attempt = die_before(queue.open_attempt)
+            claims.open_attempt = die_before(claims.open_attempt)
         case "after-the-attempt":
-            queue.open_attempt = die_after(queue.open_attempt)
+            claims.open_attempt = die_after(claims.open_attempt)
         case "connected":
-            calls.Call._take = die_on(UsageReport, 1)
+            provider_call.Call._take = die_on(UsageReport, 1)
         case "mid-stream":
-            calls.Call._take = die_on(TextDelta, 3)
+            provider_call.Call._take = die_on(TextDelta, 3)
         case "after-message-stop":
-            execution.outcomes.succeeded = die_before(execution.outcomes.succeeded)
+            execute.outcomes.succeeded = die_before(execute.outcomes.succeeded)
         case "before-the-settlement-commits":
-            settlement._tell = die_before(settlement._tell)
+            settle._tell = die_before(settle._tell)
         case "after-the-settlement":
-            settlement.write = die_after(settlement.write)
+            settle.write = die_after(settle.write)
         case _:
             raise ValueError(point)

@@ -6,8 +6,8 @@ from typing import Any
 
 from billing.models import CostEvent, Hold, SharedUsage, UsageDaily
 from rensei import worker
-from rensei.dispatch import audit
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.settlement import audit
 
 
 def assert_explained(simulator: Any) -> None:

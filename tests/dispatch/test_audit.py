@@ -13,8 +13,8 @@ from django.db.models import F
 from django.test import Client
 from django.utils import timezone
 
-from billing import anchors, seals, statements
-from billing import services as billing
+from billing.integrity import anchors, seals
+from billing.ledger import charges as billing
 from billing.models import (
     BudgetHold,
     BudgetUsage,
@@ -27,16 +27,19 @@ from billing.models import (
     Statement,
     UsageDaily,
 )
-from integrations import platform_keys
+from billing.statements import statements
+from integrations.keys import platform
 from rensei import worker
 from rensei.core.clock import database_now
 from rensei.core.ids import new_id
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable, snapshot
 from rensei.core.usage import Usage
-from rensei.dispatch import admission, audit, services, settlement
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.settlement import audit, settle
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.billing.ledger_triggers import triggers_lifted
@@ -59,7 +62,7 @@ def dispatch(
     for mode in ("byok", "metered", "shared"):
         make_profile(name=mode, auth_modes=[mode])
         if mode != "byok":
-            platform_keys.add_platform_key(
+            platform.add_platform_key(
                 actor=None,
                 provider="claude",
                 pool=mode,
@@ -71,7 +74,7 @@ def dispatch(
 
     def make(mode: str, text: str = "What is two and two?") -> Run:
         messages = messages_from(text=text, messages=None)
-        return admission.dispatch(ada_access, DispatchRequest(profile_id=f"prof_{mode}", messages=messages))
+        return admit.dispatch(ada_access, DispatchRequest(profile_id=f"prof_{mode}", messages=messages))
 
     return make
 
@@ -97,8 +100,8 @@ def ledger(dispatch: Callable[..., Run], work: Callable[[], list[Run]], ada_acce
 
 
 def settle_late(run: Run, usage: Usage) -> None:
-    plan = settlement.SettlementPlan(run=run, now=database_now(), attempt=run.attempts.get(), usage=usage)
-    settlement.write([plan])
+    plan = settle.SettlementPlan(run=run, now=database_now(), attempt=run.attempts.get(), usage=usage)
+    settle.write([plan])
 
 
 def kinds() -> list[str]:
@@ -152,14 +155,14 @@ class TestDifferences:
 
     def test_name_a_double_settlement(self, ledger: dict[str, Run], without_unique_charges: None) -> None:
         run = ledger["metered"]
-        plan = settlement.SettlementPlan(
+        plan = settle.SettlementPlan(
             run=Run.objects.select_related("project").get(id=run.id),
             now=timezone.now(),
             attempt=run.attempts.get(),
             usage=Usage(input_tokens=5),
         )
         with durable():
-            billing.record_charges(settlement.plan_charges(plan))
+            billing.record_charges(settle.plan_charges(plan))
 
         found = list(audit.differences())
 

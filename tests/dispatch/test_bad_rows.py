@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from billing import seals
+from billing.integrity import seals
 from billing.models import CostEvent, LedgerSeal, LineToSeal
 from integrations.models import Integration
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.unknown import note_unknown, take_counts
-from rensei.dispatch import admission, audit, queue, reaper, retention
+from rensei.dispatch import retention
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Run, RunChunk, RunInput
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import audit
 from rensei.orgs.access import Access
 from tests.billing.ledger_triggers import triggers_lifted
 
@@ -49,16 +53,16 @@ def dispatch(
 
     def send() -> Run:
         messages = messages_from(text="What is two and two?", messages=None)
-        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages))
+        return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages))
 
     return send
 
 
 def abandon(run: Run) -> Run:
     """Have a worker claim a run, write its attempt, and die."""
-    claim = queue.claim_next(owner="dead")
+    claim = claims.claim_next(owner="dead")
     assert claim is not None
-    queue.open_attempt(claim.run, credential_id="int_x", credential_version=1, input_tokens=100)
+    claims.open_attempt(claim.run, credential_id="int_x", credential_version=1, input_tokens=100)
     Run.objects.filter(id=run.id).update(lease_until=database_now() - timedelta(seconds=1))
     return run
 
@@ -91,7 +95,7 @@ class TestTheReaper:
         end = reaper._end
 
         def renew_then_end(run_id: str, **rest: Any) -> None:
-            Run.objects.filter(id=second.id).update(lease_until=database_now() + queue.LEASE)
+            Run.objects.filter(id=second.id).update(lease_until=database_now() + claims.LEASE)
             end(run_id, **rest)
 
         monkeypatch.setattr(reaper, "_end", renew_then_end)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from rensei import worker
-from rensei.dispatch import admission, broker, doorbell
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import broker, wake_up
 from rensei.orgs.access import Access
 from tests import servers
 from tests.broker import ringing_through
@@ -58,7 +59,7 @@ def send(
     connect()
     make_profile()
     request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-    return lambda: admission.dispatch(ada_access, request)
+    return lambda: admit.dispatch(ada_access, request)
 
 
 @pytest.fixture
@@ -89,10 +90,10 @@ class TestABrokerThatIsKilled:
 
         redis.kill()
         runs = [send() for _ in range(20)]
-        wait_until(doorbell.is_broker_away)
+        wait_until(wake_up.is_broker_away)
         runs += [send() for _ in range(20)]
         redis.start()
-        wait_until(lambda: not doorbell.is_broker_away())
+        wait_until(lambda: not wake_up.is_broker_away())
         send()
 
         wait_until(lambda: messages(redis) > 0)
@@ -132,17 +133,17 @@ class TestABrokerThatIsSlow:
         runs = [send() for _ in range(20)]
 
         assert Run.objects.filter(id__in=[run.id for run in runs], state=Run.State.QUEUED).count() == len(runs)
-        wait_until(doorbell.is_broker_away)
+        wait_until(wake_up.is_broker_away)
 
     def test_gets_no_more_messages_than_may_wait(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(broker, "WAITING_MAX", 10)
         monkeypatch.setattr(broker, "ANSWER_SECONDS", 60.0)
         proxy.delay = LONG
-        doorbell.ring("run_first")
+        wake_up.ring("run_first")
         assert proxy.held.wait(timeout=30)
 
         for number in range(100):
-            doorbell.ring(f"run_{number}")
+            wake_up.ring(f"run_{number}")
 
         assert len(broker.broker()._waiting) == 10
         proxy.delay = 0.0

@@ -9,19 +9,23 @@ import pytest
 from django.db import connection
 from rest_framework.test import APIClient
 
-from billing.budget import MeteredBudgetExceeded
+from billing.limits.budget import MeteredBudgetExceeded
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from catalog import pricing
 from catalog.pricing import UnitPrices
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import PlatformKey
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.core.usage import Usage
-from rensei.dispatch import admission, queue, reaper, services, settlement
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
-from rensei.dispatch.requests import DispatchRequest, messages_from
-from rensei.dispatch.settlement import SettlementPlan
+from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import settle
+from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.dispatch.dying_worker import plant_death
@@ -40,7 +44,7 @@ def metered(ada_access: Access, make_profile: Any, make_key: Callable[..., str],
     make_profile(auth_modes=["metered"], max_tokens=1000, effort="low")
 
     def open_it(budget: int | None = None, word: str = "") -> None:
-        platform_keys.add_platform_key(
+        platform.add_platform_key(
             actor=None, provider="claude", pool="metered", name="one", api_key=Secret(make_key(word))
         )
         Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True, monthly_budget_picodollars=budget)
@@ -52,7 +56,7 @@ def metered(ada_access: Access, make_profile: Any, make_key: Callable[..., str],
 def dispatch(ada_access: Access) -> Callable[..., Run]:
     def send(text: str = "Hi.", **fields: Any) -> Run:
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None))
-        return admission.dispatch(ada_access, request, **fields)
+        return admit.dispatch(ada_access, request, **fields)
 
     return send
 
@@ -161,7 +165,7 @@ class TestAMeteredRun:
         make_profile(name="own", auth_modes=["byok", "metered"])
         asked = messages_from(text="Hi.", messages=None)
 
-        run = admission.dispatch(ada_access, DispatchRequest(profile_id="prof_own", messages=asked))
+        run = admit.dispatch(ada_access, DispatchRequest(profile_id="prof_own", messages=asked))
         (ended,) = work()
 
         assert (run.auth_mode, ended.state) == ("byok", Run.State.SUCCEEDED)
@@ -256,15 +260,15 @@ class TestEveryEnd:
     ) -> None:
         metered(budget=DOLLAR)
         dispatch()
-        claim = queue.claim_next(owner="slow")
+        claim = claims.claim_next(owner="slow")
         assert claim is not None
-        attempt = queue.open_attempt(claim.run, credential_id="key_1", credential_version=1, input_tokens=9)
+        attempt = claims.open_attempt(claim.run, credential_id="key_1", credential_version=1, input_tokens=9)
         assert attempt is not None
         let_leases_run_out()
         reaper.reap()
         interrupted = usage()
 
-        settlement.write(
+        settle.write(
             [
                 SettlementPlan(
                     run=claim.run, now=database_now(), attempt=attempt, usage=Usage(input_tokens=20, output_tokens=30)

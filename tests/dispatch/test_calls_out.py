@@ -13,25 +13,28 @@ import pytest
 from django.db import connection, connections, transaction
 from django.test import Client
 
-from integrations import key_health, key_tests, outbound, platform_keys
-from integrations import services as integrations
+from integrations.keys import health, platform, tests_at_once
+from integrations.keys import services as integrations
 from integrations.models import Integration
+from integrations.outbound import http as outbound
 from integrations.providers.base import REGISTRY, ProviderFailure
+from rensei.accounts import invitations
+from rensei.accounts.single_sign_on import SocialAccountAdapter
 from rensei.core.clock import database_now
 from rensei.core.database_pool import waiting_for_connections
 from rensei.core.errors import RateLimited, RenseiError
 from rensei.core.later import later
 from rensei.core.secret import Secret
 from rensei.core.transactions import leave_database
-from rensei.dispatch import admission, doorbell, queue
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper, LiveRun
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
-from rensei.orgs import entering, invitations
+from rensei.dispatch.queue import claims, wake_up
+from rensei.orgs import entering
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Org, User
-from rensei.orgs.single_sign_on import SocialAccountAdapter
 from tests import calls_out, servers
 from tests.broker import ringing_through
 from tests.waiting import wait_until
@@ -55,21 +58,21 @@ CALLS_OUT = {
 }
 CALL_SITES = {
     # Calls out by themselves, below or where it says.
-    "billing/witnesses.py",  # tests/billing/test_witnesses.py
-    "integrations/outbound.py",
+    "billing/integrity/witnesses.py",  # tests/billing/test_witnesses.py
+    "integrations/outbound/http.py",
     "integrations/providers/anthropic/relay.py",  # on the event loop, whose thread can hold no connection
     "rensei/core/mails.py",
-    "rensei/dispatch/broker.py",
-    "rensei/orgs/single_sign_on.py",
+    "rensei/dispatch/queue/broker.py",
+    "rensei/accounts/single_sign_on.py",
     # Goes through outbound.py.
     "integrations/providers/anthropic/connection.py",
     # Names types, exceptions or constants.
     "integrations/providers/anthropic/errors.py",
     "integrations/providers/anthropic/stream.py",
-    "rensei/gateway/calls.py",
+    "rensei/gateway/call.py",
     # Define what Celery runs.
     "rensei/celery.py",
-    "rensei/dispatch/tasks.py",
+    "rensei/dispatch/execution/tasks.py",
 }
 KNOWN = {"Authorization": "Bearer right"}
 
@@ -103,10 +106,10 @@ def refused() -> ProviderFailure:
 
 def carry(access: Access, *, content: Any = None, text: str = "Hi.") -> Run:
     messages = messages_from(text=None if content else text, messages=content)
-    run = admission.dispatch(access, DispatchRequest(profile_id="prof_deep", messages=messages))
+    run = admit.dispatch(access, DispatchRequest(profile_id="prof_deep", messages=messages))
     keeper = Keeper(owner="a-worker")
     try:
-        claim = queue.claim_next(owner=keeper.owner)
+        claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None
         execute(claim, keeper)
     finally:
@@ -130,10 +133,10 @@ class TestEveryCallSite:
         assert integrations.check_integration(ada_access, byok).ok
         assert integrations.check_connection(ada_access, provider="claude", api_key=Secret(make_key())).ok
         integrations.rotate_integration(ada_access, byok, api_key=Secret(make_key()))
-        key = platform_keys.add_platform_key(
+        key = platform.add_platform_key(
             actor=grace, provider="claude", pool="metered", name="Pool", api_key=Secret(make_key())
         )
-        assert platform_keys.check_platform_key(key).ok
+        assert platform.check_platform_key(key).ok
 
         assert len([place for place in calls_out.made if "socket.connect " in place]) == 4
 
@@ -175,20 +178,20 @@ class TestEveryCallSite:
     def test_of_a_mail(
         self, closed_mail_server: None, byok: Integration, ada_access: Access, ada: User, grace: User, make_key: Any
     ) -> None:
-        pool_key = platform_keys.add_platform_key(
+        pool_key = platform.add_platform_key(
             actor=grace, provider="claude", pool="metered", name="Pool", api_key=Secret(make_key())
         )
         now = database_now()
 
-        key_health.note_refused(integrations.open_integration(byok), refused(), now=now)
-        key_health.note_failure(platform_keys.open_platform_key(pool_key), refused(), now=now)
+        health.note_refused(integrations.open_integration(byok), refused(), now=now)
+        health.note_failure(platform.open_platform_key(pool_key), refused(), now=now)
         invitations.invite(ada_access, email="new@acme.test", role="member")
         entering.tell_owners(Membership.objects.get(user=ada), operator=grace, reason="Asked for.")
         assert len([place for place in calls_out.made if "socket.connect from rensei/core/mails.py" in place]) == 4
         Client().post("/accounts/password/reset/", {"email": "ada@acme.test"})
         later.wait()
 
-        assert "socket.connect from rensei/orgs/account_adapter.py" in calls_out.made[-1]
+        assert "socket.connect from rensei/accounts/adapter.py" in calls_out.made[-1]
 
     def test_of_single_sign_on(self) -> None:
         Org.objects.count()
@@ -200,11 +203,11 @@ class TestEveryCallSite:
         Org.objects.count()
 
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
-            doorbell.ring("run_x")
-            wait_until(doorbell.is_broker_away)
+            wake_up.ring("run_x")
+            wait_until(wake_up.is_broker_away)
 
         assert calls_out.holds_a_connection()
-        assert "socket.connect from rensei/dispatch/broker.py" in calls_out.made[-1]
+        assert "socket.connect from rensei/dispatch/queue/broker.py" in calls_out.made[-1]
 
 
 class TestACallOutInATransaction:
@@ -311,7 +314,7 @@ class TestTestsUnderWay:
             verdicts.append(integrations.check_connection(access, provider="claude", api_key=Secret(make_key())))
             connections.close_all()
 
-        threads = [threading.Thread(target=check, args=(access,)) for access in accesses * key_tests.AT_ONCE]
+        threads = [threading.Thread(target=check, args=(access,)) for access in accesses * tests_at_once.AT_ONCE]
         for thread in threads:
             thread.start()
         wait_until(lambda: slow_provider.asked == len(threads), seconds=60)
@@ -325,7 +328,7 @@ class TestTestsUnderWay:
         with pytest.raises(RateLimited):
             testing.check(testing.accesses[0])
 
-        assert slow_provider.asked == 3 * key_tests.AT_ONCE
+        assert slow_provider.asked == 3 * tests_at_once.AT_ONCE
 
     @pytest.mark.postgres
     def test_take_no_connection_from_the_pool(self, pool: Any, testing: Any) -> None:
@@ -341,7 +344,7 @@ class TestTestsUnderWay:
 
     def test_leave_their_place_when_they_end(self, testing: Any, slow_provider: Provider) -> None:
         slow_provider.answer.set()
-        wait_until(lambda: len(testing.verdicts) == 3 * key_tests.AT_ONCE, seconds=60)
+        wait_until(lambda: len(testing.verdicts) == 3 * tests_at_once.AT_ONCE, seconds=60)
 
         testing.check(testing.accesses[0])
         testing.verdicts.pop()

@@ -13,10 +13,12 @@ from django.conf import settings as django_settings
 
 from rensei.celery import app
 from rensei.core.clock import database_now
-from rensei.dispatch import admission, doorbell, queue, reaper
-from rensei.dispatch.broker import broker as watched
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims, wake_up
+from rensei.dispatch.queue.broker import broker as watched
 from rensei.orgs.access import Access
 from tests import servers
 from tests.broker import ringing_through
@@ -62,7 +64,7 @@ def celery_worker(broker: str, simulator: Any) -> Iterator[subprocess.Popen[byte
 
 def dispatch(access: Access) -> Run:
     request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-    return admission.dispatch(access, request)
+    return admit.dispatch(access, request)
 
 
 def wait_for(*runs: Run) -> None:
@@ -82,8 +84,8 @@ class TestABell:
 
         runs = [dispatch(ada_access) for _ in range(5)]
         for run in runs:
-            doorbell.ring(run.id)
-            doorbell.ring(run.id)
+            wake_up.ring(run.id)
+            wake_up.ring(run.id)
         wait_for(*runs)
 
         assert {run.state for run in Run.objects.all()} == {Run.State.SUCCEEDED}
@@ -95,9 +97,9 @@ class TestABell:
         connect()
         make_profile()
         with monkeypatch.context() as lost:
-            lost.setattr(doorbell, "ring", lambda run_id: None)
+            lost.setattr(wake_up, "ring", lambda run_id: None)
             run = dispatch(ada_access)
-        Run.objects.filter(id=run.id).update(created_at=database_now() - queue.LEASE)
+        Run.objects.filter(id=run.id).update(created_at=database_now() - claims.LEASE)
 
         reaper.reap()
         wait_for(run)
@@ -112,7 +114,7 @@ class TestABell:
 
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
             run = dispatch(ada_access)
-            wait_until(doorbell.is_broker_away)
+            wait_until(wake_up.is_broker_away)
 
         assert Run.objects.get(id=run.id).state == Run.State.QUEUED
         assert "broker_is_away" in caplog.text

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from billing.models import Entitlement
-from integrations import platform_keys
+from integrations.keys import platform
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, queue, reaper
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from tests.dispatch.dying_worker import plant_death
 from tests.dispatch.reconcile import assert_explained
@@ -34,7 +36,7 @@ POINTS = {
 
 
 def let_leases_run_out() -> None:
-    Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - queue.LEASE)
+    Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - claims.LEASE)
 
 
 @pytest.mark.parametrize("mode", ["byok", "shared", "metered"])
@@ -55,7 +57,7 @@ class TestAWorkerThatIsKilled:
         if mode == "byok":
             connect()
         else:
-            platform_keys.add_platform_key(
+            platform.add_platform_key(
                 actor=None,
                 provider="claude",
                 pool=mode,
@@ -67,7 +69,7 @@ class TestAWorkerThatIsKilled:
         Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
         make_profile(auth_modes=[mode])
         asked = messages_from(text="[[reply 60 words]] Tell me of the sea. [[slow 0.01]]", messages=None)
-        run = admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
+        run = admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
         die_at(point, plant=plant_death)
         let_leases_run_out()

@@ -6,9 +6,9 @@ import pytest
 from billing.models import CostEvent, Hold
 from integrations.models import Integration
 from profiles.models import ModelProfile
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +30,7 @@ class TestExecute:
         connect()
         make_profile()
 
-        admission.dispatch(ada_access, ask("What is two and two?"))
+        admit.dispatch(ada_access, ask("What is two and two?"))
         (run,) = work()
 
         assert run.error is None
@@ -56,7 +56,7 @@ class TestExecute:
         connect()
         make_profile()
 
-        admission.dispatch(ada_access, ask("Say something odd. [[fault:odd-text]]"))
+        admit.dispatch(ada_access, ask("Say something odd. [[fault:odd-text]]"))
         (run,) = work()
 
         assert run.error is None

@@ -18,8 +18,8 @@ from rensei import worker
 from rensei.core.clock import database_now
 from rensei.core.ids import new_id
 from rensei.core.unknown import take_counts
-from rensei.dispatch import fair_order, queue
 from rensei.dispatch.models import Run, RunChunk, RunInput
+from rensei.dispatch.queue import claims, fair_order
 from rensei.orgs.models import Org, Project
 from tests.waiting import wait_until
 
@@ -56,7 +56,7 @@ def wait_in_line(org: Org, count: int = 1, *, project: Project | None = None, te
 
 
 def claim(owner: str = "a-worker") -> Run | None:
-    found = queue.claim_next(owner=owner)
+    found = claims.claim_next(owner=owner)
     return None if found is None else found.run
 
 
@@ -231,7 +231,7 @@ class TestARunThatCannotBeRead:
         chunk.delete()
 
         Run.objects.filter(id=bad).update(lease_until=database_now() - timedelta(seconds=1))
-        queue.requeue_unsent(now=database_now())
+        claims.requeue_unsent(now=database_now())
         run = claim()
 
         assert run is not None
@@ -322,7 +322,7 @@ class TestAWorker:
         release = threading.Event()
         ended = []
 
-        def execute(claim: queue.Claim, keeper: Any) -> None:
+        def execute(claim: claims.Claim, keeper: Any) -> None:
             if claim.run.org.slug == "slow":
                 release.wait(120)
             else:

@@ -11,15 +11,20 @@ import pytest
 from PIL import Image
 
 from billing.models import CostEvent, Entitlement
-from integrations import outbound, platform_keys
+from integrations.keys import platform
 from integrations.models import Integration
+from integrations.outbound import http as outbound
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, queue, reaper, services, settlement
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.models import Attempt, Run, RunChunk
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import settle
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
@@ -33,7 +38,7 @@ def dispatch(ada_access: Access, make_profile: Any) -> Callable[..., Run]:
 
     def send(text: str, **fields: Any) -> Run:
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None), **fields)
-        return admission.dispatch(ada_access, request)
+        return admit.dispatch(ada_access, request)
 
     return send
 
@@ -152,7 +157,7 @@ class TestSharedQuota:
     def test_is_given_back_by_a_run_that_never_reached_the_provider(
         self, simulator: Any, settings: Any, ada_access: Access, make_profile: Any, make_key: Any, work: Any
     ) -> None:
-        platform_keys.add_platform_key(
+        platform.add_platform_key(
             actor=None,
             provider="claude",
             pool="shared",
@@ -164,24 +169,24 @@ class TestSharedQuota:
         Entitlement.objects.filter(org=ada_access.org).update(shared_runs_per_day=1)
         make_profile(auth_modes=["shared"])
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-        admission.dispatch(ada_access, request)
+        admit.dispatch(ada_access, request)
         reachable, settings.RENSEI_ANTHROPIC_BASE_URL = settings.RENSEI_ANTHROPIC_BASE_URL, "http://127.0.0.1:9"
         work()
         settings.RENSEI_ANTHROPIC_BASE_URL = reachable
 
-        admission.dispatch(ada_access, request)
+        admit.dispatch(ada_access, request)
         (run,) = work()
 
         assert run.state == Run.State.SUCCEEDED
         assert run.payer == "platform"
         with pytest.raises(Exception, match="shared runs"):
-            admission.dispatch(ada_access, request)
+            admit.dispatch(ada_access, request)
 
 
 class TestStopping:
     def _execute(self, run: Run) -> tuple[threading.Thread, Keeper]:
         keeper = Keeper(owner="test-worker")
-        claim = queue.claim_next(owner=keeper.owner)
+        claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None
         thread = threading.Thread(target=execute, args=(claim, keeper))
         thread.start()
@@ -220,7 +225,7 @@ class TestStopping:
         urls = [f"https://images.example.com/{number}.png" for number in range(50)]
         blocks = [{"type": "image", "source": {"type": "url", "url": url}} for url in urls]
         request = DispatchRequest(profile_id="prof_deep", messages=[{"role": "user", "content": blocks}])
-        run = admission.dispatch(ada_access, request)
+        run = admit.dispatch(ada_access, request)
         fetched: list[str] = []
 
         def fetch(url: str, *, seconds_max: float) -> bytes:
@@ -271,7 +276,7 @@ class TestStopping:
         run = dispatch("[[reply 40 words]] Go. [[slow 0.05]]")
         thread, keeper = self._execute(run)
         self._wait_for_output(run)
-        Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
+        Run.objects.filter(id=run.id).update(lease_until=database_now() - claims.LEASE)
 
         reaper.reap()
         thread.join(timeout=20)
@@ -303,7 +308,7 @@ class TestClaim:
         def claim() -> None:
             from django.db import connection
 
-            got.append(queue.claim_next(owner=threading.current_thread().name))
+            got.append(claims.claim_next(owner=threading.current_thread().name))
             connection.close()
 
         threads = [threading.Thread(target=claim) for _ in range(8)]
@@ -321,7 +326,7 @@ class TestClaim:
         dispatch("Hi.")
         work()
 
-        assert queue.claim_next(owner="late") is None
+        assert claims.claim_next(owner="late") is None
 
     def test_leaves_host_session_runs_to_their_machine(
         self, simulator: Any, ada_access: Access, make_profile: Any
@@ -331,10 +336,10 @@ class TestClaim:
         Host.objects.create(org=ada_access.org, owner=ada_access.user, name="laptop")
         make_profile(auth_modes=["host-session"])
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-        admission.dispatch(ada_access, request)
+        admit.dispatch(ada_access, request)
 
-        assert queue.claim_next(owner="server") is None
-        assert queue.claim_next(owner="server") is None
+        assert claims.claim_next(owner="server") is None
+        assert claims.claim_next(owner="server") is None
 
     def test_times_a_run_out_that_nobody_claimed(self, simulator: Any, connect: Any, dispatch: Any) -> None:
         connect()
@@ -354,8 +359,8 @@ class TestWrite:
         connect()
         dispatch("Hi.")
         plans = []
-        write = settlement.write
-        monkeypatch.setattr(settlement, "write", lambda list_of: (plans.extend(list_of), write(list_of))[1])
+        write = settle.write
+        monkeypatch.setattr(settle, "write", lambda list_of: (plans.extend(list_of), write(list_of))[1])
         work()
 
         write(plans)

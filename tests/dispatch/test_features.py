@@ -194,7 +194,7 @@ class TestContextWindow:
 class TestATestMessage:
     def test_is_a_real_ledgered_run(self, simulator: Any, api: APIClient, ada_access: Any, work: Any) -> None:
         from integrations.models import Integration
-        from rensei.dispatch import test_message
+        from rensei.dispatch.admission import test_message
 
         test_message.send(ada_access, Integration.objects.get())
         (run,) = work()
@@ -204,7 +204,7 @@ class TestATestMessage:
         assert CostEvent.objects.get().amount_picodollars > 0
 
     def test_shows_that_credit_is_missing(self, simulator: Any, ada_access: Any, connect: Any, work: Any) -> None:
-        from rensei.dispatch import test_message
+        from rensei.dispatch.admission import test_message
 
         test_message.send(ada_access, connect("nocredit"))
         (run,) = work()

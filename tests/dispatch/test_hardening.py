@@ -9,13 +9,16 @@ from django.db import OperationalError
 from rest_framework.test import APIClient
 
 from billing.models import Entitlement
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import PlatformKey
 from rensei.core.secret import Secret
-from rensei.dispatch import execution, retention, settlement, watching
-from rensei.dispatch.keeper import Keeper, LiveRun
+from rensei.dispatch import retention
+from rensei.dispatch.api import long_polling
+from rensei.dispatch.execution import execute
+from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.queue import Stop
+from rensei.dispatch.queue.claims import Stop
+from rensei.dispatch.settlement import settle
 from rensei.orgs.models import Project, User
 from tests.dispatch.reconcile import assert_explained
 
@@ -34,14 +37,14 @@ class TestSettling:
         connect()
         make_profile()
         api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."})
-        now, away = execution.database_now, iter([True, True])
+        now, away = execute.database_now, iter([True, True])
 
         def clock() -> Any:
             if Attempt.objects.filter(state=Attempt.State.OPEN).exists() and next(away, False):
                 raise OperationalError("the database is away")
             return now()
 
-        monkeypatch.setattr(execution, "database_now", clock)
+        monkeypatch.setattr(execute, "database_now", clock)
 
         (run,) = work()
 
@@ -53,7 +56,7 @@ class TestSettling:
         self, simulator: Any, api: APIClient, ada_access: Any, make_profile: Any, make_key: Any, work: Any
     ) -> None:
         for word, weight in (("revoked", 30_000), ("", 1)):
-            platform_keys.add_platform_key(
+            platform.add_platform_key(
                 actor=None,
                 provider="claude",
                 pool="metered",
@@ -101,7 +104,7 @@ class TestKeeper:
 class TestAPoller:
     def test_serves_those_who_come_while_the_last_one_leaves(self, transactional_db: None) -> None:
         there: set[str] = set()
-        poller = watching.Poller(lambda awaited: there & set(awaited))
+        poller = long_polling.Poller(lambda awaited: there & set(awaited))
 
         async def story() -> bool:
             assert not await poller.wait("first", seconds=0.05)
@@ -167,9 +170,9 @@ def test_a_bug_in_a_settlement_is_not_tried_again(monkeypatch: pytest.MonkeyPatc
         tries.append(1)
         raise IntegrityError("twice")
 
-    monkeypatch.setattr(settlement, "write", broken)
+    monkeypatch.setattr(settle, "write", broken)
 
     with pytest.raises(IntegrityError):
-        execution._settle(lambda now: None)  # type: ignore[arg-type, return-value]
+        execute._settle(lambda now: None)  # type: ignore[arg-type, return-value]
 
     assert len(tries) == 1

@@ -14,11 +14,12 @@ from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job
 from rensei.core.models import DueJob
-from rensei.dispatch import admission, queue
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.models import Run
-from rensei.dispatch.queue_watch import QueueWatch
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
+from rensei.dispatch.queue.watch import QueueWatch
 from rensei.orgs.access import Access
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -37,7 +38,7 @@ def dispatch(
 
     def send() -> Run:
         asked = messages_from(text="Hi.", messages=None)
-        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
+        return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
     return send
 
@@ -79,15 +80,15 @@ class TestWait:
         watch.wait(FOR_EVER)
         later.join()
 
-        assert queue.is_waiting()
+        assert claims.is_waiting()
 
     def test_ends_when_a_run_is_queued_again(self, watch, dispatch):
         run = dispatch()
-        claim = queue.claim_next(owner="dead")
+        claim = claims.claim_next(owner="dead")
         assert claim is not None
         watch.begin()
 
-        elsewhere(lambda: queue.requeue_unsent(now=database_now() + timedelta(minutes=1)))
+        elsewhere(lambda: claims.requeue_unsent(now=database_now() + timedelta(minutes=1)))
 
         watch.wait(FOR_EVER)
         assert Run.objects.get(id=run.id).state == Run.State.QUEUED
@@ -148,7 +149,7 @@ class TestAnIdleWorker:
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
         idle._look(keeper)
-        monkeypatch.setattr(queue, "claim_next", None)
+        monkeypatch.setattr(claims, "claim_next", None)
 
         with CaptureQueriesContext(connection) as asked:
             for _ in range(TICKS):
@@ -162,7 +163,7 @@ class TestAnIdleWorker:
     def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, keeper):
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
-        monkeypatch.setattr(queue, "claim_next", lambda *, owner: None)
+        monkeypatch.setattr(claims, "claim_next", lambda *, owner: None)
         dispatch()
 
         for _ in range(TICKS):

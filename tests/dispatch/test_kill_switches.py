@@ -7,13 +7,14 @@ import pytest
 from rest_framework.test import APIClient
 
 from billing.models import CostEvent, Entitlement, Hold, SharedUsage
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import PlatformKey
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, queue, test_message
+from rensei.dispatch.admission import admit, test_message
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.kill_switches import Kind, OrgSuspended, PausedByOperator
@@ -39,7 +40,7 @@ def stop(grace: User) -> Callable[..., KillSwitch]:
 @pytest.fixture
 def dispatch(ada_access: Access) -> Callable[[], Run]:
     request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-    return lambda: admission.dispatch(ada_access, request)
+    return lambda: admit.dispatch(ada_access, request)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def pool_key(make_key: Callable[..., str], ada_access: Access) -> Callable[..., 
     Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
 
     def make(name: str, pool: str = "metered", **fields: Any) -> PlatformKey:
-        return platform_keys.add_platform_key(
+        return platform.add_platform_key(
             actor=None, provider="claude", pool=pool, name=name, api_key=Secret(make_key()), **fields
         )
 
@@ -284,7 +285,7 @@ class TestAQueuedRun:
         connect()
         make_profile()
         run = dispatch()
-        add_chunk = queue.add_chunk
+        add_chunk = claims.add_chunk
         stopped: list[KillSwitch] = []
 
         def stop_midway(*args: Any, **kwargs: Any) -> bool:
@@ -292,7 +293,7 @@ class TestAQueuedRun:
                 stopped.append(stop(Kind.PROVIDER, "claude"))
             return add_chunk(*args, **kwargs)
 
-        monkeypatch.setattr(queue, "add_chunk", stop_midway)
+        monkeypatch.setattr(claims, "add_chunk", stop_midway)
 
         work()
 

@@ -16,8 +16,9 @@ from rest_framework.test import APIClient
 
 from billing.models import CostEvent
 from rensei.core.clock import database_now
-from rensei.dispatch import queue, reaper
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
+from rensei.dispatch.queue import claims
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Project, User
@@ -117,7 +118,7 @@ def _close_the_connections_of_the_async_side(transactional_db: None) -> Iterator
 
 
 def let_the_lease_run_out(run: Run) -> None:
-    Run.objects.filter(id=run.id).update(lease_until=database_now() - queue.LEASE)
+    Run.objects.filter(id=run.id).update(lease_until=database_now() - claims.LEASE)
 
 
 def code_of(answer: Any) -> tuple[int, str]:
@@ -171,7 +172,7 @@ class TestLease:
         dispatch()
 
         assert work() == []
-        assert queue.claim_next(owner="a-worker") is None
+        assert claims.claim_next(owner="a-worker") is None
 
     def test_takes_the_oldest_run_first_and_a_named_one_before_it(
         self, machine: Machine, dispatch: Callable[..., Run]
@@ -475,7 +476,7 @@ class TestHeartbeat:
         Run.objects.filter(id=run.id).update(deadline_at=database_now())
 
         beat = machine.tell("heartbeat", lease)
-        Run.objects.filter(id=run.id).update(deadline_at=database_now() - 2 * queue.LEASE)
+        Run.objects.filter(id=run.id).update(deadline_at=database_now() - 2 * claims.LEASE)
         later = machine.tell("heartbeat", lease)
         done = machine.tell("finish", lease, state="CANCELLED", sent=True, output={"text": "The sea"})
 

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from billing.models import CostEvent, Entitlement
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, queue
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.models import Run, RunChunk
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
 
@@ -32,7 +33,7 @@ SLOW = "[[reply 40 words]] Go. [[slow 0.05]]"
 def dispatch(ada_access: Access) -> Callable[[str], Run]:
     def send(text: str) -> Run:
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None))
-        return admission.dispatch(ada_access, request)
+        return admit.dispatch(ada_access, request)
 
     return send
 
@@ -41,7 +42,7 @@ def dispatch(ada_access: Access) -> Callable[[str], Run]:
 def under_way(run: Run) -> Iterator[None]:
     """Execute a run until it has begun to answer; afterwards, to its end."""
     keeper = Keeper(owner="test-worker")
-    claim = queue.claim_next(owner=keeper.owner)
+    claim = claims.claim_next(owner=keeper.owner)
     assert claim is not None
     thread = threading.Thread(target=execute, args=(claim, keeper))
     thread.start()
@@ -58,9 +59,7 @@ class TestMetered:
     def test_disabled_while_a_run_is_under_way_lets_it_end_and_bills_it(
         self, simulator: Any, ada_access: Access, make_profile: Any, make_key: Any, dispatch: Any
     ) -> None:
-        platform_keys.add_platform_key(
-            actor=None, provider="claude", pool="metered", name="one", api_key=Secret(make_key())
-        )
+        platform.add_platform_key(actor=None, provider="claude", pool="metered", name="one", api_key=Secret(make_key()))
         Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
         make_profile(auth_modes=["metered"])
         run = dispatch(SLOW)

@@ -9,9 +9,9 @@ from rest_framework.test import APIClient
 from catalog.models import CatalogEntry, ModelAlias
 from profiles import services as profiles
 from rensei.dispatch.models import Run
-from rensei.orgs import policies
 from rensei.orgs.access import Access
 from rensei.orgs.models import AccessPolicy, User
+from rensei.policies import services as policies
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,17 +17,17 @@ from rest_framework.test import APIClient
 from billing.models import CostEvent
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry, Identity, ModelAlias
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from profiles import services as profiles
 from rensei.core.secret import Secret
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
-from rensei.dispatch.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
-from rensei.orgs import policies
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import AccessPolicy, AuditEvent, Project, User
+from rensei.policies import services as policies
+from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -247,7 +247,7 @@ class TestEverySpelling:
                 profile_id=profile_id, project_id=project.slug, messages=messages_from(text="Hi.", messages=None)
             )
             with suppress(AuthModesUnsatisfiable, ModelNotAllowedByPolicy):
-                admission.dispatch(access, request)
+                admit.dispatch(access, request)
             work()
 
         reached = Counter(

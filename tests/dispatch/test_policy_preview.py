@@ -7,18 +7,18 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from integrations import platform_keys
+from integrations.keys import platform
 from profiles import services as profiles
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
-from rensei.dispatch import dry_run, policy_preview
-from rensei.dispatch.requests import DispatchRequest
-from rensei.orgs import policies
+from rensei.dispatch.admission import dry_run, policy_preview
+from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_token
 from rensei.orgs.models import AccessPolicy, AuditEvent
+from rensei.policies import services as policies
 
 DENY_BYOK = {"*": {"byok": {"allowed": False}}}
 DENY_METERED = {"*": {"metered": {"allowed": False}}}
@@ -32,7 +32,7 @@ CHANGES_OF_SEED = 50
 
 @pytest.fixture
 def metered_key(grace: Any, make_key: Any) -> Any:
-    return platform_keys.add_platform_key(
+    return platform.add_platform_key(
         actor=grace, provider="claude", pool="metered", name="A", api_key=Secret(make_key())
     )
 

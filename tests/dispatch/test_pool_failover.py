@@ -8,13 +8,13 @@ import pytest
 from django.core import mail
 
 from billing.models import CostEvent, Entitlement
-from integrations import key_health, platform_keys
+from integrations.keys import health, platform
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.secret import Secret
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
@@ -27,7 +27,7 @@ NOW = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
 @pytest.fixture
 def add(make_key: Callable[..., str], db: None) -> Callable[..., PlatformKey]:
     def add_key(word: str = "", **fields: Any) -> PlatformKey:
-        return platform_keys.add_platform_key(
+        return platform.add_platform_key(
             actor=None,
             provider="claude",
             pool="metered",
@@ -46,7 +46,7 @@ def dispatch(ada_access: Access, make_profile: Any) -> Callable[[], Run]:
     make_profile(auth_modes=["metered"])
     Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
     request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text="Hi.", messages=None))
-    return lambda: admission.dispatch(ada_access, request)
+    return lambda: admit.dispatch(ada_access, request)
 
 
 class TestAPoolKeyThatFails:
@@ -116,7 +116,7 @@ class TestNoteFailure:
     def note(self, key: PlatformKey, **failure: Any) -> PlatformKey:
         credential = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
         defaults = {"message": "m", "fix": "f", "retryable": False}
-        key_health.note_failure(credential, ProviderFailure(**{**defaults, **failure}), now=NOW)
+        health.note_failure(credential, ProviderFailure(**{**defaults, **failure}), now=NOW)
         key.refresh_from_db()
         return key
 
@@ -139,10 +139,10 @@ class TestNoteFailure:
     ) -> None:
         key = add()
         before = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
-        platform_keys.replace_key(key, actor=None, api_key=Secret(make_key()))
+        platform.replace_key(key, actor=None, api_key=Secret(make_key()))
 
         failure = ProviderFailure(code="PROVIDER_AUTH_FAILED", message="", fix="", retryable=False, status=401)
-        key_health.note_failure(before, failure, now=NOW)
+        health.note_failure(before, failure, now=NOW)
 
         key.refresh_from_db()
         assert key.health == "healthy"

@@ -9,11 +9,11 @@ import pytest
 from integrations.models import Integration
 from integrations.providers.base import REGISTRY
 from profiles.models import ModelProfile
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.repeating import repeatable, repeated_request
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution.preparation import build_request
 from rensei.dispatch.models import Run
-from rensei.dispatch.preparation import build_request
-from rensei.dispatch.repeating import repeatable, repeated_request
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,7 +72,7 @@ class TestRepeatedRequest:
                 provider_config=[{"anthropic": {"contextWindow": 120_000}}],
             ),
         )
-        first = admission.dispatch(ada_access, request)
+        first = admit.dispatch(ada_access, request)
         if chance.random() < 0.5:
             ModelProfile.objects.update(
                 effort="low", max_tokens=3333, system="Something else.", prompt_caching="off", provider_config={}
@@ -81,7 +81,7 @@ class TestRepeatedRequest:
         repeats = [first]
         for _ in range(3):
             stored = repeatable(Run.objects.all()).get(pk=repeats[-1].pk)
-            repeats.append(admission.dispatch(ada_access, repeated_request(stored)))
+            repeats.append(admit.dispatch(ada_access, repeated_request(stored)))
 
         assert [parameters(one) for one in repeats] == [parameters(first)] * 4
         assert len({(one.max_tokens, one.effort, one.context_window_tokens) for one in repeats}) == 1

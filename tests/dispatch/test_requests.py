@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from rensei.core.errors import FieldError
-from rensei.dispatch.requests import check_system, messages_from
+from rensei.dispatch.admission.requests import check_system, messages_from
 
 
 class TestMessagesFrom:

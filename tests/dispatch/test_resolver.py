@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rensei.core.auth_modes import AuthMode
-from rensei.dispatch.resolver import AuthModesUnsatisfiable, OfferedModel, Policy, Verdict, effective, resolve
+from rensei.policies.resolver import AuthModesUnsatisfiable, OfferedModel, Policy, Verdict, effective, resolve
 
 MODES = list(AuthMode)
 OLD, NEW, PROVIDER = "old-model", "new-model", "claude"

@@ -10,16 +10,16 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run
-from rensei.orgs import policies
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Project, User
+from rensei.policies import services as policies
 
 OPUS_4_1 = "claude-opus-4-1-20250514"
 
@@ -33,7 +33,7 @@ def api(ada: User, ada_access: Access, api_as: Callable[..., APIClient]) -> APIC
 def pool_key(make_key: Callable[..., str], db: None) -> Callable[..., Any]:
     def add(pool: str, **fields: Any) -> Any:
         shared = {"model_ids": ["claude-opus-5-5"], "max_tokens_cap": 2000} if pool == "shared" else {}
-        return platform_keys.add_platform_key(
+        return platform.add_platform_key(
             actor=None, provider="claude", pool=pool, name="one", api_key=Secret(make_key()), **{**shared, **fields}
         )
 

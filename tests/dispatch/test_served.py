@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from billing.models import CostEvent, Entitlement
-from integrations import platform_keys
+from integrations.keys import platform
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.core.unknown import take_counts
 from rensei.core.usage import Usage, UsagePart, total
-from rensei.dispatch import admission, audit, settlement
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.settlement import audit, settle
 from rensei.orgs.access import Access
 from tests.dispatch.losing import lose
 
@@ -29,22 +30,22 @@ def dispatch(simulator: Any, ada_access: Access, make_profile: Any, make_key: An
     """Dispatch a metered run."""
     Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
     make_profile(auth_modes=["metered"])
-    platform_keys.add_platform_key(
+    platform.add_platform_key(
         actor=None, provider="claude", pool="metered", name="one", api_key=Secret(make_key()), model_ids=[]
     )
 
     def make(text: str = "What is two and two?") -> Run:
         messages = messages_from(text=text, messages=None)
-        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages))
+        return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages))
 
     return make
 
 
 def settle_late(run: Run, *parts: UsagePart) -> None:
-    plan = settlement.SettlementPlan(
+    plan = settle.SettlementPlan(
         run=run, now=database_now(), attempt=run.attempts.get(), usage=total(parts), parts=parts
     )
-    settlement.write([plan])
+    settle.write([plan])
     run.refresh_from_db()
 
 

@@ -15,14 +15,17 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from billing.models import CostEvent, Entitlement, SharedUsage
-from integrations import platform_keys
+from integrations.keys import platform
 from rensei import worker
 from rensei.core.clock import database_now
 from rensei.core.limits import MIB
 from rensei.core.secret import Secret
-from rensei.dispatch import admission, queue, reaper, retention, stored_bytes
+from rensei.dispatch import retention, stored_bytes
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk, RunInput
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
 from rensei.orgs.access import Access
@@ -60,7 +63,7 @@ def ready(simulator: Any, connect: Any, make_profile: Any) -> Any:
 def dispatch(ada_access: Access) -> Callable[..., Run]:
     def send(text: str = "Hi.", **fields: Any) -> Run:
         request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None))
-        return admission.dispatch(ada_access, request, **fields)
+        return admit.dispatch(ada_access, request, **fields)
 
     return send
 
@@ -84,7 +87,7 @@ def assert_all_is_counted() -> None:
 @pytest.fixture
 def shared_profile(ada_access: Access, make_profile: Any, make_key: Any) -> None:
     """A profile whose runs the platform pays for."""
-    platform_keys.add_platform_key(
+    platform.add_platform_key(
         actor=None, provider="claude", pool="shared", name="one", api_key=Secret(make_key()),
         model_ids=["claude-opus-5-5"], max_tokens_cap=1000,
     )  # fmt: skip
@@ -190,7 +193,7 @@ class TestARun:
 
         die_at(point, plant=plant_death)
         assert_all_is_counted()
-        Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - queue.LEASE)
+        Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - claims.LEASE)
         reaper.reap()
         work()
 

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rensei.core.clock import database_now
-from rensei.dispatch import queue, streams
+from rensei.dispatch.api import event_streams
+from rensei.dispatch.api.open_streams import stream_places
+from rensei.dispatch.api.run_notices import Notices
 from rensei.dispatch.models import Run, RunChunk
-from rensei.dispatch.run_notices import Notices
-from rensei.dispatch.stream_places import stream_places
+from rensei.dispatch.queue import claims
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import ApiToken, Host, Membership, User
@@ -59,7 +60,7 @@ def token(ada_access: Access) -> tuple[ApiToken, dict[str, str]]:
 
 
 def tell(run: Run, text: str) -> None:
-    assert queue.add_chunk(run, kind=RunChunk.Kind.DELTA, data={"text": text})
+    assert claims.add_chunk(run, kind=RunChunk.Kind.DELTA, data={"text": text})
 
 
 async def opened(run: Run, headers: dict[str, str], client: AsyncClient | None = None) -> Any:
@@ -115,7 +116,7 @@ class TestManyIdleStreams:
                 each.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-        original_look, original_read = streams.Poller._try_to_look, streams.Poller.read
+        original_look, original_read = event_streams.Poller._try_to_look, event_streams.Poller.read
 
         def look(self: Any, *args: Any) -> Any:
             count = 0
@@ -134,8 +135,8 @@ class TestManyIdleStreams:
             reads.append(args)
             return await original_read(self, *args)
 
-        monkeypatch.setattr(streams.Poller, "_try_to_look", look)
-        monkeypatch.setattr(streams.Poller, "read", read)
+        monkeypatch.setattr(event_streams.Poller, "_try_to_look", look)
+        monkeypatch.setattr(event_streams.Poller, "read", read)
 
         few, many = counted(3), counted(30)
 
@@ -332,10 +333,10 @@ class TestWhatIsRead:
         seen = data.draw(st.integers(0, len(sizes)))
         expected, told = texts[seen:], []
 
-        while events := streams._events(run.id, seen, len(sizes)):
-            assert len(events) == 1 or sum(len(event) for *_, event in events) < streams.CHARACTERS_AT_ONCE + 60 * len(
-                events
-            )
+        while events := event_streams._events(run.id, seen, len(sizes)):
+            assert len(events) == 1 or sum(
+                len(event) for *_, event in events
+            ) < event_streams.CHARACTERS_AT_ONCE + 60 * len(events)
             for seq, _, event in events:
                 assert seq == seen + 1
                 seen = seq
@@ -361,7 +362,7 @@ class TestNotices:
 
         async def look() -> list[set[str]]:
             loop = asyncio.get_running_loop()
-            with streams.ThreadPoolExecutor(max_workers=1) as thread:
+            with event_streams.ThreadPoolExecutor(max_workers=1) as thread:
                 notices = Notices()
 
                 async def named(*runs: Run) -> set[str]:

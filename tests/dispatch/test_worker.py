@@ -15,9 +15,11 @@ import pytest
 from django.conf import settings
 
 from rensei import worker
-from rensei.dispatch import admission, queue, reaper
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from tests.database import database_url
 from tests.dispatch.reconcile import assert_explained
@@ -39,7 +41,7 @@ def dispatch(
 
     def send(text: str) -> Run:
         asked = messages_from(text=text, messages=None)
-        return admission.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
+        return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
     return send
 
@@ -50,9 +52,9 @@ class TestABugInItsLook:
         self, dispatch: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         run = dispatch("Hi.")
-        claim_next, looks, told = queue.claim_next, [], []
+        claim_next, looks, told = claims.claim_next, [], []
 
-        def buggy(*, owner: str) -> queue.Claim | None:
+        def buggy(*, owner: str) -> claims.Claim | None:
             looks.append(time.monotonic())
             if len(looks) <= 3:
                 raise ValueError("a bug")
@@ -62,11 +64,11 @@ class TestABugInItsLook:
         monkeypatch.setattr(worker.logger, "exception", lambda event, **fields: told.append(event))
         monkeypatch.setattr(settings, "RENSEI_WORKER_THREADS", 1)
         if name == "claim_next":
-            monkeypatch.setattr(queue, "claim_next", buggy)
+            monkeypatch.setattr(claims, "claim_next", buggy)
         else:
             start = worker.Worker._start
 
-            def no_thread(self: worker.Worker, claim: queue.Claim, keeper: Any) -> None:
+            def no_thread(self: worker.Worker, claim: claims.Claim, keeper: Any) -> None:
                 looks.append(time.monotonic())
                 if len(looks) == 1:
                     Run.objects.filter(id=claim.run.id).update(state=Run.State.QUEUED)

@@ -8,14 +8,14 @@ import anthropic
 import pytest
 
 from billing.models import Entitlement
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
-from rensei.gateway import routes
-from rensei.gateway.routes import Route
+from rensei.gateway import routing
+from rensei.gateway.routing import Route
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_token
 from rensei.orgs.models import Org, User
@@ -121,7 +121,7 @@ def add_key(make_key: Callable[..., str], db: None) -> Callable[..., PlatformKey
     """Put a key of the platform's into a pool. One with a word, which fails, is all but certain to be chosen first."""
 
     def add(pool: str, word: str = "", **fields: Any) -> PlatformKey:
-        return platform_keys.add_platform_key(
+        return platform.add_platform_key(
             actor=None,
             provider="claude",
             pool=pool,
@@ -204,7 +204,7 @@ def way(ada_access: Any, connect: Any, make_profile: Any, token_access: Any) -> 
 
     def find(name: str, **fields: Any) -> Route:
         profile = make_profile(name=name, **fields)
-        found = routes.load(token_access, profile.public_id)
+        found = routing.load(token_access, profile.public_id)
         assert isinstance(found, Route), found
         return found
 

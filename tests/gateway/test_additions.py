@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rensei.dispatch.models import Run
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
-from rensei.gateway.routes import Route
+from rensei.gateway.routing import Route
 from tests.gateway.bodies import is_valid, requests
 from tests.gateway.line import MODEL, as_bytes, message
 from tests.gateway.wire import Wire

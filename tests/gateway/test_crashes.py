@@ -10,8 +10,9 @@ import pytest
 
 from billing.models import CostEvent, Entitlement
 from rensei.core.clock import database_now
-from rensei.dispatch import queue, reaper
+from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.queue import claims
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import Answer, exchange, message
 from tests.gateway.server import Server
@@ -57,7 +58,7 @@ class TestKilled:
         wait_until(lambda: all(one["outcome"] for one in simulator.requests()), what="the end of the calls")
         # The settlement of the very first call may have been on its way.
         assert Run.objects.filter(state=Run.State.RUNNING).count() >= STREAMS - 1
-        Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - queue.LEASE)
+        Run.objects.filter(state=Run.State.RUNNING).update(lease_until=database_now() - claims.LEASE)
         reaper.reap()
 
         assert Attempt.objects.filter(state=Attempt.State.INDETERMINATE).count() >= STREAMS - 1

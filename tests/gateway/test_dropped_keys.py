@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from integrations import platform_keys
-from integrations import services as integrations
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from rensei.core.secret import Secret
-from rensei.gateway import door, fresh
-from rensei.gateway.fresh import Fresh
+from rensei.gateway import app, short_cache
+from rensei.gateway.short_cache import Fresh
 from rensei.orgs.access import Access
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
 from tests.waiting import wait_until
@@ -43,7 +43,7 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(wait_until, condition, what="the end of a value")
 
 
-async def status_of(gateway: door.Gateway, token: str) -> int:
+async def status_of(gateway: app.Gateway, token: str) -> int:
     """Have a prompt counted by a gateway of this process, and tell the status."""
     body = as_bytes({"model": "prof_deep", "messages": message()["messages"]})
     headers = {**STANDARD_HEADERS, "host": "localhost", "x-api-key": token}
@@ -69,13 +69,13 @@ async def status_of(gateway: door.Gateway, token: str) -> int:
 class TestAKey:
     @pytest.fixture(autouse=True)
     def _one_loader(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(door, "LOADERS", 1)
+        monkeypatch.setattr(app, "LOADERS", 1)
 
     def forgets(self, token: str, canary: str, remove: Callable[[], object]) -> None:
         """Use a key, remove it, and wait until nothing holds it although nothing asks any more."""
 
         async def play() -> tuple[int, int]:
-            gateway = door.Gateway()
+            gateway = app.Gateway()
             loop = asyncio.get_running_loop()
             try:
                 status = await status_of(gateway, token)
@@ -102,7 +102,7 @@ class TestAKey:
 
     def test_of_a_pool_is_dropped(self, metered: Any, token: str, make_key: Any) -> None:
         canary = make_key(f"canary{secrets.token_hex(4)}")
-        key = platform_keys.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(canary))
+        key = platform.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(canary))
 
         self.forgets(token, canary, lambda: PlatformKey.objects.filter(pk=key.pk).delete())
 
@@ -125,7 +125,7 @@ class TestFresh:
         return asyncio.run(with_threads())
 
     def test_drops_every_value_without_being_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fresh, "LIFETIME_SECONDS", 0.05)
+        monkeypatch.setattr(short_cache, "LIFETIME_SECONDS", 0.05)
         canary = secrets.token_hex(16)
 
         async def story(values: Fresh[Any]) -> tuple[int, int]:
@@ -141,7 +141,7 @@ class TestFresh:
         assert left == 0
 
     def test_drops_a_value_whose_load_took_longer_than_it_may_live(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fresh, "LIFETIME_SECONDS", 0.05)
+        monkeypatch.setattr(short_cache, "LIFETIME_SECONDS", 0.05)
         canary = secrets.token_hex(16)
 
         def slowly() -> Secret:
@@ -156,8 +156,8 @@ class TestFresh:
         assert self.play(story)
 
     def test_keeps_the_newer_value_when_the_older_is_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fresh, "LIFETIME_SECONDS", 30)
-        monkeypatch.setattr(fresh, "RENEW_AFTER_SECONDS", -1)
+        monkeypatch.setattr(short_cache, "LIFETIME_SECONDS", 30)
+        monkeypatch.setattr(short_cache, "RENEW_AFTER_SECONDS", -1)
         loads = iter(range(100))
 
         async def story(values: Fresh[Any]) -> Any:
@@ -171,4 +171,4 @@ class TestFresh:
         assert self.play(story) >= 1
 
     def test_lives_for_less_than_a_second(self) -> None:
-        assert fresh.RENEW_AFTER_SECONDS < fresh.LIFETIME_SECONDS < 1
+        assert short_cache.RENEW_AFTER_SECONDS < short_cache.LIFETIME_SECONDS < 1

@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from billing import services as billing
-from integrations import platform_keys
-from integrations import services as integrations
+from billing.ledger import charges as billing
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from rensei.core.secret import Secret
-from rensei.orgs import policies
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, token_digest
 from rensei.orgs.models import ApiToken, User
+from rensei.policies import services as policies
 from tests.gateway import server as servers
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
 from tests.gateway.server import Server
@@ -139,7 +139,7 @@ class TestAChange:
 
     def test_of_a_pools_key_that_is_replaced(self, measure: Any, metered: Any, make_key: Any) -> None:
         def replace(_token: str) -> None:
-            platform_keys.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(make_key()))
+            platform.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(make_key()))
 
         measure("replaced key of a pool", replace)
 

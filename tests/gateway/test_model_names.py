@@ -10,8 +10,8 @@ from anthropic.types import ModelInfo
 from billing.models import CostEvent
 from catalog.models import CatalogEntry
 from rensei.dispatch.models import Run
-from rensei.orgs import policies
 from rensei.orgs.models import User
+from rensei.policies import services as policies
 from tests.gateway.line import MODEL, message, settled
 from tests.gateway.wire import Wire
 

@@ -11,8 +11,8 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from billing.models import CostEvent
-from rensei.dispatch import audit
 from rensei.dispatch.models import Run
+from rensei.dispatch.settlement import audit
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, exchange, message, settled

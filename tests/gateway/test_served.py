@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from billing import statements
 from billing.models import BudgetUsage, CostEvent, Entitlement, UsageDaily
+from billing.statements import statements
 from catalog import services as catalog
 from catalog.models import CatalogEntry
 from rensei.core.money import PICODOLLARS_PER_DOLLAR
-from rensei.dispatch import access_policies, audit
 from rensei.dispatch.models import Run
+from rensei.dispatch.settlement import audit
+from rensei.policies import documents
 from tests.gateway.line import MODEL, message, settled
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -281,7 +282,7 @@ class TestARequestThatNamesOtherModels:
         self, request: Any, ask: Any, ada_access: Any, simulator: Any, payer: str, fields: dict[str, Any]
     ) -> None:
         request.getfixturevalue(payer)
-        access_policies.set_policy(ada_access, matrix={HAIKU: {payer: {"allowed": False}}})
+        documents.set_policy(ada_access, matrix={HAIKU: {payer: {"allowed": False}}})
 
         assert ask(message(**fields), **BETAS).code == "AUTHMODES_UNSATISFIABLE"
         assert not [call for call in simulator.requests() if call["path"] == "/v1/messages"]
@@ -331,7 +332,7 @@ class TestARequestThatNamesOtherModels:
         self, ask: Any, byok: Any, ada_access: Any, simulator: Any, fields: dict[str, Any]
     ) -> None:
         catalog.create_entry(ada_access, provider="claude", model_id=OWN, display_name="Own")
-        access_policies.set_policy(ada_access, matrix={HAIKU: {"byok": {"allowed": False}}})
+        documents.set_policy(ada_access, matrix={HAIKU: {"byok": {"allowed": False}}})
 
         refused = ask(message(**fields), **BETAS)
 
@@ -340,6 +341,6 @@ class TestARequestThatNamesOtherModels:
 
     def test_may_name_an_own_entry_where_no_policy_denies_the_mode(self, ask: Any, byok: Any, ada_access: Any) -> None:
         catalog.create_entry(ada_access, provider="claude", model_id=OWN, display_name="Own")
-        access_policies.set_policy(ada_access, matrix={HAIKU: {"metered": {"allowed": False}}})
+        documents.set_policy(ada_access, matrix={HAIKU: {"metered": {"allowed": False}}})
 
         assert ask(message(tools=[{**advisor(), "model": OWN}]), **BETAS).status == 200

@@ -5,7 +5,7 @@ import pytest
 from django.test import Client
 
 from catalog.models import CatalogEntry
-from integrations import platform_keys, services
+from integrations.keys import platform, services
 from integrations.models import DataKey, Integration, PlatformKey
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
@@ -38,7 +38,7 @@ class TestPlatformKey:
         answer = admin.post(ADD, form(api_key=f" {text}\n"), follow=True)
 
         key = PlatformKey.objects.get()
-        assert platform_keys.open_platform_key(key).secret.reveal() == text
+        assert platform.open_platform_key(key).secret.reveal() == text
         assert text not in answer.content.decode()
         assert key.key_hint in answer.content.decode()
         assert AuditEvent.objects.get(action="platform_key.added").user == grace
@@ -89,7 +89,7 @@ class TestPlatformKey:
 
         stored = PlatformKey.objects.get()
         assert (stored.name, stored.active, stored.secret_version) == ("two", False, 1)
-        assert platform_keys.open_platform_key(stored).secret.reveal() == text
+        assert platform.open_platform_key(stored).secret.reveal() == text
 
     def test_takes_another_key_in_place_of_its_own(self, admin: Client, make_key: Callable[..., str]) -> None:
         admin.post(ADD, form(api_key=make_key()))
@@ -98,7 +98,7 @@ class TestPlatformKey:
         admin.post(f"{LIST}{key.pk}/change/", form(api_key=text))
 
         stored = PlatformKey.objects.get()
-        assert platform_keys.open_platform_key(stored).secret.reveal() == text
+        assert platform.open_platform_key(stored).secret.reveal() == text
         assert stored.secret_version == 2
 
     def test_stays_in_its_pool(self, admin: Client, make_key: Callable[..., str]) -> None:
@@ -109,7 +109,7 @@ class TestPlatformKey:
         admin.post(f"{LIST}{key.pk}/change/", shared)
 
         assert PlatformKey.objects.get().pool == "metered"
-        assert platform_keys.open_platform_key(PlatformKey.objects.get())
+        assert platform.open_platform_key(PlatformKey.objects.get())
 
     def test_says_what_the_vault_lacks_and_saves_nothing(
         self, admin: Client, make_key: Callable[..., str], settings: Any

@@ -8,7 +8,7 @@ from django.apps import apps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations import services
+from integrations.keys import services
 from integrations.models import Integration
 from integrations.vault.errors import CredentialUnreadable
 from integrations.vault.framing import length_prefixed

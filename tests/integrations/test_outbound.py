@@ -12,7 +12,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from integrations import checks, destinations, outbound
+from integrations import checks
+from integrations.outbound import destinations
+from integrations.outbound import http as outbound
 from tests.integrations.forbidden_urls import ALLOWED_ADDRESSES, BAD_FORM, FORBIDDEN_V4, FORBIDDEN_V6, ODD_NUMBERS
 
 

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from integrations import outbound
+from integrations.outbound import http as outbound
 
 HOST = "gateway.example.com"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import PlatformKey
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
@@ -24,7 +24,7 @@ def add(make_key: Callable[..., str]) -> Callable[..., PlatformKey]:
         options.setdefault("api_key", Secret(make_key(word)))
         if options["pool"] == "shared":
             options = {"model_ids": ["claude-a"], "max_tokens_cap": 1000, **options}
-        return platform_keys.add_platform_key(**options)
+        return platform.add_platform_key(**options)
 
     return add_key
 
@@ -36,7 +36,7 @@ class TestAddPlatformKey:
         add(api_key=Secret(text), actor=grace)
 
         stored = PlatformKey.objects.get()
-        assert platform_keys.open_platform_key(stored).secret.reveal() == text
+        assert platform.open_platform_key(stored).secret.reveal() == text
         assert text.encode() not in bytes(stored.sealed_key)
         assert stored.key_hint.endswith(f"…{text[-4:]}")
         event = AuditEvent.objects.get(action="platform_key.added")
@@ -84,10 +84,10 @@ class TestReplaceKey:
         key.save()
         text = make_key()
 
-        platform_keys.replace_key(key, actor=None, api_key=Secret(text))
+        platform.replace_key(key, actor=None, api_key=Secret(text))
 
         stored = PlatformKey.objects.get()
-        assert platform_keys.open_platform_key(stored).secret.reveal() == text
+        assert platform.open_platform_key(stored).secret.reveal() == text
         assert (stored.secret_version, stored.health) == (2, "healthy")
 
 
@@ -95,14 +95,14 @@ class TestOpenPlatformKey:
     def test_goes_to_the_providers_own_address(self, add: Callable[..., PlatformKey], settings: Any) -> None:
         settings.RENSEI_ANTHROPIC_BASE_URL = "https://api.example"
 
-        assert platform_keys.open_platform_key(add()).base_url == "https://api.example"
+        assert platform.open_platform_key(add()).base_url == "https://api.example"
 
     def test_refuses_a_key_that_was_moved_to_the_other_pool(self, add: Callable[..., PlatformKey]) -> None:
         key = add(pool="shared")
         PlatformKey.objects.update(pool="metered")
 
         with pytest.raises(CredentialUnreadable):
-            platform_keys.open_platform_key(PlatformKey.objects.get(pk=key.pk))
+            platform.open_platform_key(PlatformKey.objects.get(pk=key.pk))
 
 
 class TestHealthyKey:
@@ -114,24 +114,21 @@ class TestHealthyKey:
             health=PlatformKey.Health.COOLING, cooling_until=NOW + timedelta(seconds=1)
         )
 
-        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == well
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == well
         assert (
-            platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW, besides=[well.id])
-            is None
+            platform.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW, besides=[well.id]) is None
         )
 
     def test_takes_a_key_again_once_it_has_cooled_down(self, add: Callable[..., PlatformKey]) -> None:
         key = add()
         PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=NOW)
 
-        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == key
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == key
 
     def test_chooses_by_weight(self, add: Callable[..., PlatformKey]) -> None:
         heavy, light = add(name="heavy", weight=9), add(name="light", weight=1)
 
-        chosen = [
-            platform_keys.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) for _ in range(200)
-        ]
+        chosen = [platform.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) for _ in range(200)]
 
         assert chosen.count(heavy) > 3 * chosen.count(light)
         assert light in chosen
@@ -140,19 +137,19 @@ class TestHealthyKey:
         add(name="narrow", model_ids=["claude-a"])
         wide = add(name="wide")
 
-        assert platform_keys.healthy_key(provider="claude", pool="metered", model_id="claude-b", now=NOW) == wide
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="claude-b", now=NOW) == wide
 
     def test_serves_only_the_named_models_by_a_shared_key(self, add: Callable[..., PlatformKey]) -> None:
         key = add(pool="shared")
 
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) == key
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-b", now=NOW) is None
+        assert platform.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) == key
+        assert platform.healthy_key(provider="claude", pool="shared", model_id="claude-b", now=NOW) is None
 
     def test_keeps_pools_and_providers_apart(self, add: Callable[..., PlatformKey]) -> None:
         add()
 
-        assert platform_keys.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) is None
-        assert platform_keys.healthy_key(provider="toy", pool="metered", model_id="claude-a", now=NOW) is None
+        assert platform.healthy_key(provider="claude", pool="shared", model_id="claude-a", now=NOW) is None
+        assert platform.healthy_key(provider="toy", pool="metered", model_id="claude-a", now=NOW) is None
 
 
 @pytest.mark.usefixtures("simulator")
@@ -162,9 +159,9 @@ class TestCheckPlatformKey:
     ) -> None:
         key = add("revoked-")
 
-        assert not platform_keys.check_platform_key(key).ok
+        assert not platform.check_platform_key(key).ok
         assert PlatformKey.objects.get().last_error["detail"]
 
-        platform_keys.replace_key(key, actor=None, api_key=Secret(make_key()))
-        assert platform_keys.check_platform_key(key).ok
+        platform.replace_key(key, actor=None, api_key=Secret(make_key()))
+        assert platform.check_platform_key(key).ok
         assert PlatformKey.objects.get().last_error is None

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from integrations import services
+from integrations.keys import services
 from integrations.models import Integration
-from integrations.outbound import BaseUrlRefused
+from integrations.outbound.http import BaseUrlRefused
 from integrations.providers.base import REGISTRY, KeyKindRefused, Verdict
 from integrations.vault.errors import CredentialUnreadable
 from profiles.models import ModelProfile

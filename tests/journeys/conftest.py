@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from billing import services as billing
-from integrations import platform_keys
-from integrations import services as integrations
+from billing.ledger import charges as billing
+from integrations.keys import platform
+from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from profiles import services as profiles
 from profiles.models import ModelProfile
@@ -127,7 +127,7 @@ def fill_pool(ada_access: Access, make_key: Callable[..., str]) -> Callable[[str
 
     def fill(pool: str) -> PlatformKey:
         key = Secret(make_key())
-        return platform_keys.add_platform_key(
+        return platform.add_platform_key(
             actor=None, provider="claude", pool=pool, name="one", api_key=key, model_ids=[MODEL], max_tokens_cap=1024
         )
 

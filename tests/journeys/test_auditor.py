@@ -9,9 +9,9 @@ from playwright.sync_api import expect
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.console.templatetags.console import short_id
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs.access import Access
 from rensei.orgs.models import AuditEvent, Project, User
 from tests.journeys.person import Person
@@ -53,7 +53,7 @@ class TestAnAuditor:
         person = anybody
         page, profile = person.page, make_profile(name="deep", auth_modes=["byok"])
         asked = messages_from(text="How many seas are there?", messages=None)
-        run = admission.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=asked))
+        run = admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=asked))
         person.sign_in(otto)
 
         def expect_nothing_to_press(heading: str) -> None:

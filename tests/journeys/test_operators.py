@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from billing import metered_requests
+from billing.limits import metered_requests
 from integrations.models import Integration, PlatformKey
 from profiles.models import ModelProfile
 from rensei.dispatch.models import Run

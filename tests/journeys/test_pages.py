@@ -13,8 +13,8 @@ from playwright.sync_api import expect
 
 from integrations.models import Integration
 from profiles.models import ModelProfile
-from rensei.dispatch import admission
-from rensei.dispatch.requests import DispatchRequest, messages_from
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
@@ -95,7 +95,7 @@ def addresses(
 
     def dispatch(profile_id: str, text: str, **fields: str) -> str:
         asked = DispatchRequest(profile_id=profile_id, messages=messages_from(text=text, messages=None), **fields)  # type: ignore[arg-type]
-        return str(admission.dispatch(ada_access, asked).id)
+        return str(admit.dispatch(ada_access, asked).id)
 
     # What waits for a machine goes on waiting, so a page that loads can be looked at for as long as one likes.
     workflow, _ = workflows.apply_document(ada_access, DOCUMENT)

@@ -8,9 +8,9 @@ from playwright.sync_api import expect
 
 from integrations.models import Integration, PlatformKey
 from profiles.models import ModelProfile
-from rensei.orgs import policies
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project, User
+from rensei.policies import services as policies
 from tests.journeys.person import Person
 
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from integrations import platform_keys
+from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
 from rensei.core.secret import Secret
 from rensei.orgs.models import User
@@ -99,7 +99,7 @@ class TestASavedLogin:
         self, own_browser: Page, stack: Stack, ada: User, connected: Integration, make_key: Callable[..., str]
     ) -> None:
         User.objects.filter(pk=ada.pk).update(is_staff=True, is_superuser=True)
-        pool_key = platform_keys.add_platform_key(
+        pool_key = platform.add_platform_key(
             actor=ada, provider="claude", pool=PlatformKey.Pool.METERED, name="Pool", api_key=Secret(make_key())
         )
         page = own_browser

@@ -8,9 +8,9 @@ from playwright.sync_api import expect
 
 from integrations.models import Integration
 from profiles.models import ModelProfile
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
@@ -36,7 +36,7 @@ def waiting_run(ada_access: Access, make_profile: Callable[..., ModelProfile]) -
     orgs.register_host(ada_access, name="laptop")
     profile = make_profile(name="mine", auth_modes=["host-session"])
     messages = messages_from(text="Hello?", messages=None)
-    return admission.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages))
+    return admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages))
 
 
 def end_sessions() -> None:

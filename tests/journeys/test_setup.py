@@ -2,7 +2,7 @@
 
 import pytest
 
-from rensei.orgs import setup
+from rensei.accounts import setup
 from rensei.orgs.models import User
 from tests.journeys.person import PASSWORD, Person
 

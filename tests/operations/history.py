@@ -27,9 +27,9 @@ def _make() -> None:
     from django.contrib.contenttypes.models import ContentType
     from django.contrib.sessions.backends.db import SessionStore
 
-    from billing import anchors, seals
+    from billing.integrity import anchors, seals
     from billing.models import EventToSeal, LineToSeal
-    from rensei.dispatch import audit
+    from rensei.dispatch.settlement import audit
     from rensei.orgs import services as orgs
     from rensei.orgs.models import User
     from tests.chaos import world
@@ -69,9 +69,9 @@ def _make() -> None:
 
 def _go_on() -> None:
     """Take up what was left, and add to every chain and every sequence."""
-    from billing import anchors, seals
-    from rensei.dispatch import audit
+    from billing.integrity import anchors, seals
     from rensei.dispatch.models import Run
+    from rensei.dispatch.settlement import audit
     from rensei.orgs.access import for_member
     from rensei.orgs.models import User
     from tests.chaos import world
@@ -97,7 +97,7 @@ def _look() -> None:
     from django.conf import settings
     from django.test import Client
 
-    from integrations import credentials, platform_keys
+    from integrations.keys import credentials, platform
     from integrations.models import Integration, PlatformKey
     from rensei.core.errors import RenseiError
     from rensei.dispatch.models import Run
@@ -108,7 +108,7 @@ def _look() -> None:
     known = {"Host": "127.0.0.1", "Authorization": f"Bearer {settings.RENSEI_METRICS_TOKEN}"}
     ready = Client(headers=known).get("/readyz")
     stored = [(credentials.open_key, key) for key in Integration.objects.select_related("org")]
-    stored += [(platform_keys.open_platform_key, key) for key in PlatformKey.objects.all()]
+    stored += [(platform.open_platform_key, key) for key in PlatformKey.objects.all()]
     codes = []
     for open_it, key in stored:
         try:
@@ -134,24 +134,24 @@ def _look() -> None:
 
 
 def _dispatch(access: Any, mode: str) -> Any:
-    from rensei.dispatch import admission
-    from rensei.dispatch.requests import DispatchRequest, messages_from
+    from rensei.dispatch.admission import admit
+    from rensei.dispatch.admission.requests import DispatchRequest, messages_from
     from tests.chaos import world
 
     asked = messages_from(text="[[reply 20 words]] Über die See — 海.", messages=None)
     metadata = {"b": 1e16, "a": [0.1, None, True, {"ключ": "ü"}]}
     request = DispatchRequest(profile_id=world.profile_of(mode), messages=asked, metadata=metadata)
-    return admission.dispatch(access, request, idempotency_key=os.urandom(8).hex(), body_digest="0" * 64)
+    return admit.dispatch(access, request, idempotency_key=os.urandom(8).hex(), body_digest="0" * 64)
 
 
 def _work() -> None:
-    from rensei.dispatch import queue
-    from rensei.dispatch.execution import execute
-    from rensei.dispatch.keeper import Keeper
+    from rensei.dispatch.execution.execute import execute
+    from rensei.dispatch.execution.lease_renewal import Keeper
+    from rensei.dispatch.queue import claims
 
     keeper = Keeper(owner="history")
     try:
-        while (claim := queue.claim_next(owner=keeper.owner)) is not None:
+        while (claim := claims.claim_next(owner=keeper.owner)) is not None:
             execute(claim, keeper)
     finally:
         keeper.close()
@@ -162,15 +162,17 @@ def _settle_late(access: Any) -> None:
     from integrations.providers.base import Answer
     from rensei.core.clock import database_now
     from rensei.core.usage import Usage
-    from rensei.dispatch import outcomes, queue, reaper, settlement
-    from rensei.dispatch.calls import Call
-    from rensei.dispatch.keeper import LiveRun
+    from rensei.dispatch.execution import reaper
+    from rensei.dispatch.execution.lease_renewal import LiveRun
+    from rensei.dispatch.execution.provider_call import Call
     from rensei.dispatch.models import Run
+    from rensei.dispatch.queue import claims
+    from rensei.dispatch.settlement import outcomes, settle
 
     _dispatch(access, "metered")
-    claim = queue.claim_next(owner="frozen")
+    claim = claims.claim_next(owner="frozen")
     assert claim is not None
-    attempt = queue.open_attempt(claim.run, credential_id="pk_frozen", credential_version=1, input_tokens=7)
+    attempt = claims.open_attempt(claim.run, credential_id="pk_frozen", credential_version=1, input_tokens=7)
     assert attempt is not None
     Run.objects.filter(pk=claim.run.pk).update(lease_until=database_now() - timedelta(seconds=1))
     reaper.reap()
@@ -178,7 +180,7 @@ def _settle_late(access: Any) -> None:
         text="Late.", content=[], stop_reason="end_turn", usage=Usage(input_tokens=9, output_tokens=5), request_id="r"
     )
     call = Call(claim.run, LiveRun(claim.run, seconds_left=1), attempt)
-    settlement.write([outcomes.succeeded(call, answer, now=database_now())])
+    settle.write([outcomes.succeeded(call, answer, now=database_now())])
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from integrations import services as integrations
+from integrations.keys import services as integrations
 from profiles import services as profiles
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
-from rensei.dispatch import admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Org
@@ -84,7 +84,7 @@ def idle_run(org: Org) -> Run:
 
 def start_slow_runs(access: Access) -> None:
     for _ in range(SLOW_RUNS):
-        admission.dispatch(access, DispatchRequest(messages=messages_from(text=SLOW, messages=None)))
+        admit.dispatch(access, DispatchRequest(messages=messages_from(text=SLOW, messages=None)))
 
 
 def slow_runs_under_way(access: Access) -> int:

@@ -11,10 +11,10 @@ from django.core.management import call_command
 from django.db import connection
 
 from rensei import demo
-from rensei.dispatch import queue
-from rensei.dispatch.execution import execute
-from rensei.dispatch.keeper import Keeper
+from rensei.dispatch.execution.execute import execute
+from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.models import Run
+from rensei.dispatch.queue import claims
 from tests import servers
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,7 +49,7 @@ def demo_data(catalog: None, simulator: Any) -> None:
 def execute_first_run() -> Run:
     keeper = Keeper(owner="test-worker")
     try:
-        claim = queue.claim_next(owner=keeper.owner)
+        claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None
         execute(claim, keeper)
     finally:

@@ -12,9 +12,9 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from rensei.core.clock import database_now
-from rensei.orgs import device_codes
 from rensei.orgs import services as orgs
 from rensei.orgs.models import ApiToken, AuditEvent, DeviceCode, Host, Membership, Org, User
+from rensei.tokens import device_codes
 
 ASK, FETCH = "/api/v1/device-codes", "/api/v1/device-codes/token"
 
@@ -88,7 +88,7 @@ class TestAsk:
         assert not DeviceCode.objects.exists()
 
     def test_is_limited_for_each_address(self, machine: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rensei.orgs.throttling.SensitiveThrottle.rate", "3/min", raising=False)
+        monkeypatch.setattr("rensei.tokens.throttling.SensitiveThrottle.rate", "3/min", raising=False)
 
         answers = [machine.post(ASK, {"hostName": "laptop"}) for _ in range(4)]
         elsewhere = machine.post(ASK, {"hostName": "laptop"}, REMOTE_ADDR="192.0.2.7")

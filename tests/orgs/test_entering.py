@@ -9,10 +9,11 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from rensei.core.errors import InUse
-from rensei.orgs import device_codes, entering
+from rensei.orgs import entering
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import ApiToken, AuditEvent, Host, Membership, Org, Role, User
+from rensei.tokens import device_codes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

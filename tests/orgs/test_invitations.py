@@ -8,16 +8,17 @@ import pytest
 from django.core import mail
 from django.test import Client
 
+from rensei.accounts import invitations
+from rensei.accounts.invitations import AlreadyInvited, AlreadyMember, InvitationInvalid
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound, NotPermitted, RateLimited
 from rensei.core.later import later
 from rensei.core.secret import Secret
-from rensei.orgs import invitations, kill_switches, services
+from rensei.orgs import kill_switches, services
 from rensei.orgs.access import for_token, token_digest
-from rensei.orgs.invitations import AlreadyInvited, AlreadyMember, InvitationInvalid
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.models import AuditEvent, Host, Invitation, Membership, Role, User
-from rensei.orgs.throttling import SignInThrottle
+from rensei.tokens.throttling import SignInThrottle
 
 ZOE = "zoe@acme.test"
 NEWCOMER = {"name": "Zoe", "password": "another horse battery"}

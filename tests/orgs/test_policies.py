@@ -4,9 +4,10 @@ import pytest
 
 from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.transactions import durable
-from rensei.orgs import policies, services
+from rensei.orgs import services
 from rensei.orgs.access import for_token
 from rensei.orgs.models import AccessPolicy, AuditEvent
+from rensei.policies import services as policies
 
 DENY = {"*": {"host-session": {"allowed": False}}}
 ALLOW = {"claude": {"byok": {"allowed": True}}}

@@ -4,9 +4,9 @@ import stat
 
 import pytest
 
+from rensei.accounts import setup
 from rensei.core.errors import NotFound
 from rensei.core.secret import Secret
-from rensei.orgs import setup
 from rensei.orgs.access import for_member
 from rensei.orgs.models import Org, Role, User
 

@@ -7,7 +7,7 @@ from django.core import mail
 from django.test import Client
 
 from rensei.core.later import later
-from rensei.orgs.throttling import SignInThrottle
+from rensei.tokens.throttling import SignInThrottle
 
 PASSWORD = "correct horse battery"
 

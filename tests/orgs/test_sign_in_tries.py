@@ -9,9 +9,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from rensei.accounts import sign_in_tries
 from rensei.core.later import later
-from rensei.orgs import sign_in_tries
-from rensei.orgs.throttling import SignInThrottle
+from rensei.tokens.throttling import SignInThrottle
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong horse battery"

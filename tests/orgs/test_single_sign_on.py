@@ -12,7 +12,8 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import Client
 
-from rensei.orgs import invitations, services
+from rensei.accounts import invitations
+from rensei.orgs import services
 from rensei.orgs.access import for_token
 from rensei.orgs.models import Membership, Org, Role, User
 from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider

@@ -9,14 +9,17 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rensei.accounts import invitations
+from rensei.core import networks
 from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.networks import NetworkNotAllowed
 from rensei.dispatch.models import Run
-from rensei.orgs import invitations, networks, services, token_tree
+from rensei.orgs import services
 from rensei.orgs.access import for_token
 from rensei.orgs.models import ApiToken, AuditEvent, Host, Invitation
-from rensei.orgs.networks import NetworkNotAllowed
 from rensei.orgs.scopes import DEFAULT, Scope
-from rensei.orgs.token_tree import GENERATIONS_MAX
+from rensei.tokens import tree
+from rensei.tokens.tree import GENERATIONS_MAX
 
 SCOPES = [scope.value for scope in DEFAULT]
 
@@ -240,7 +243,7 @@ class TestGenerations:
         for _ in range(GENERATIONS_MAX + 1):
             maker = made_with(maker)
 
-        with pytest.raises(token_tree.TokenChainTooLong):
+        with pytest.raises(tree.TokenChainTooLong):
             made_with(maker)
 
 

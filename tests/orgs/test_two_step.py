@@ -15,9 +15,10 @@ from django.db import connection
 from django.test import Client
 
 from integrations.vault import data_keys, keyring
+from rensei.accounts import invitations
 from rensei.core.later import later
-from rensei.orgs import device_codes, invitations
 from rensei.orgs.models import AuditEvent, DeviceCode, Membership, Role
+from rensei.tokens import device_codes
 from tests.orgs.totp import code_at, code_now
 
 PASSWORD = "correct horse battery"

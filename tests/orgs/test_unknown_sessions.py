@@ -10,7 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from rensei.orgs.models import Org, User
-from rensei.orgs.unknown_tokens import unknown_tokens
+from rensei.tokens.unknown_tokens import unknown_tokens
 
 PASSWORD = "correct horse battery"
 

@@ -6,9 +6,9 @@ import pytest
 from rest_framework.test import APIClient
 
 from rensei.orgs import services as orgs
-from rensei.orgs import unknown_tokens as guard
 from rensei.orgs.access import TOKEN_PREFIX
-from rensei.orgs.unknown_tokens import UnknownTokens
+from rensei.tokens import unknown_tokens as guard
+from rensei.tokens.unknown_tokens import UnknownTokens
 
 
 def client(token, address="192.0.2.7"):

@@ -4,9 +4,9 @@ import random
 import time
 from datetime import datetime, timedelta
 
-from billing import services as billing
-from billing.services import Charge
-from integrations import services as integrations
+from billing.ledger import charges as billing
+from billing.ledger.charges import Charge
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from rensei import demo
@@ -16,13 +16,14 @@ from rensei.core.ids import new_id
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
-from rensei.dispatch import access_policies, admission
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.dispatch.requests import DispatchRequest, messages_from
 from rensei.orgs import access as org_access
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Role, User
+from rensei.policies import documents
 from rensei.workflows import services as workflows
 from tests.billing.conftest import PRICES
 
@@ -66,7 +67,7 @@ def fill() -> dict[str, str]:
     billing.set_metered(org_ids=[access.org.pk], enabled=True, actor_user=User.objects.get(email=demo.OPERATOR))
     _add_profiles(access)
     denied = {mode: {"allowed": False} for mode in (AuthMode.METERED, AuthMode.SHARED)}
-    access_policies.set_policy(access, matrix={"claude": denied}, project=research)
+    documents.set_policy(access, matrix={"claude": denied}, project=research)
     _spend(access, until=database_now())
     ids = _run(access)
     orgs.create_token(access, name="ci")
@@ -107,7 +108,7 @@ def _add_profiles(access: Access) -> None:
 def _run(access: Access) -> dict[str, str]:
     def dispatch(profile: str, text: str, **fields: str) -> Run:
         asked = DispatchRequest(profile_id=profile, messages=messages_from(text=text, messages=None), **fields)  # type: ignore[arg-type]
-        return admission.dispatch(access, asked)
+        return admit.dispatch(access, asked)
 
     for text in ("Sort these tickets by urgency.", "Which of these is a refund?", "Is this one spam?"):
         dispatch("prof_triage", text)

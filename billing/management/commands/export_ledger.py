@@ -5,15 +5,15 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import sealed_export
-from billing.chains import AUDIT, LEDGER
+from billing.integrity import sealed_export
+from billing.integrity.chains import AUDIT, LEDGER
 from rensei.orgs.models import Org
 
 
 class Command(BaseCommand):
     help = (
         "Write the sealed lines of an organization's ledger, or all sealed audit events, with their seals and anchors. "
-        "`python -m billing.sealed_file FILE --witness ANCHORS` verifies it without the database."
+        "`python -m billing.integrity.sealed_file FILE --witness ANCHORS` verifies it without the database."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import verification, vouching
+from billing.integrity import verification, vouching
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 from django.conf import settings
 
-from integrations import outbound
-from integrations.destinations import BaseUrlRefused
+from integrations.outbound import http as outbound
+from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.errors import failure_of_answer, failure_of_transport, make_failure
 from integrations.providers.base import Credential, ProviderFailure

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from integrations.outbound import AddressRefused, AnswerRefused, DeadlinePassed, EncodingRefused
+from integrations.outbound.http import AddressRefused, AnswerRefused, DeadlinePassed, EncodingRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.diagnoses import Diagnosis
 from integrations.providers.base import ProviderFailure

@@ -8,7 +8,7 @@ a worker busy for minutes. https://html.spec.whatwg.org/multipage/server-sent-ev
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
-from integrations.outbound import AnswerRefused
+from integrations.outbound.http import AnswerRefused
 
 _EVENT_BYTES_MAX = 8 * 1024 * 1024
 

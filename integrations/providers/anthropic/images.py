@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from catalog.models import CatalogEntry
-from integrations import outbound
-from integrations.destinations import BaseUrlRefused
+from integrations.outbound import http as outbound
+from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic.picture_process import FAULTS
 from integrations.providers.anthropic.pictures import PIXELS_MAX, PictureRefused, Unpacker
 from integrations.providers.base import Interrupted

@@ -14,8 +14,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
 from yarl import URL
 
-from integrations import outbound
-from integrations.destinations import BaseUrlRefused, Destination, parse_url
+from integrations.outbound import http as outbound
+from integrations.outbound.destinations import BaseUrlRefused, Destination, parse_url
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import API_VERSION, is_operators
 from integrations.providers.anthropic.errors import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from integrations.outbound import Sockets
+from integrations.outbound.http import Sockets
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import diagnose, error_of, make_failure, parse_object, request_id_of

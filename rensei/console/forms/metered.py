@@ -2,7 +2,7 @@
 
 from django import forms
 
-from billing.metered_requests import PURPOSE_LENGTH
+from billing.limits.metered_requests import PURPOSE_LENGTH
 from rensei.console.forms.base import RefusableForm
 
 

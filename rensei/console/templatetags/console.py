@@ -13,8 +13,8 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing.budget import Budget
-from billing.quota import SharedQuota
+from billing.limits.budget import Budget
+from billing.limits.quota import SharedQuota
 from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars

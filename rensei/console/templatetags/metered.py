@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 from django.template import Context
 
-from billing import metered_requests
+from billing.limits import metered_requests
 
 register = template.Library()
 

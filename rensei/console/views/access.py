@@ -15,12 +15,13 @@ from rensei.console.policy_matrix import Rule
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.json_body import read_json
-from rensei.dispatch import access_policies, policy_preview
-from rensei.dispatch.policy_preview import Prediction
-from rensei.orgs import policies
+from rensei.dispatch.admission import policy_preview
+from rensei.dispatch.admission.policy_preview import Prediction
 from rensei.orgs import services as orgs
 from rensei.orgs.models import AccessPolicy, AuditEvent, Project
-from rensei.orgs.policies import Matrix
+from rensei.policies import documents
+from rensei.policies import services as policies
+from rensei.policies.services import Matrix
 
 HISTORY_LENGTH = 20
 
@@ -47,7 +48,7 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
     applying = policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
     scope = AccessPolicy.Scope.PROJECT if project else AccessPolicy.Scope.ORGANIZATION
     stored: Matrix = next((policy.matrix for policy in applying if policy.scope == scope), {})
-    parents = access_policies.as_policies([policy for policy in applying if policy.scope != scope])
+    parents = documents.as_policies([policy for policy in applying if policy.scope != scope])
     matrix, added = stored, list[str]()
     preview, refusal = None, None
     action = request.POST.get("action", "")
@@ -57,13 +58,13 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
             if action == "save":
                 matrix = _previewed(request)
                 _require_current(request, stored)
-                access_policies.set_policy(access, matrix=matrix, project=project, expected=stored)
+                documents.set_policy(access, matrix=matrix, project=project, expected=stored)
                 messages.success(request, f"The access policy of {(project or access.org).name} was saved.")
                 return redirect(request.path)
             matrix, added = policy_matrix.read(request.POST)
             if action == "add":
                 added.append(request.POST.get("model", ""))
-                policies.validate_matrix({name: {} for name in added}, known=access_policies.known_rows(access.org))
+                policies.validate_matrix({name: {} for name in added}, known=documents.known_rows(access.org))
             elif action.startswith("clear:"):
                 cleared = action.removeprefix("clear:")
                 matrix.pop(cleared, None)

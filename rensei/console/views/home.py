@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import reports
+from billing.ledger import reports
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page

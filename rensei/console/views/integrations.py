@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from catalog.providers import REGISTRY, ProviderSpec
-from integrations import services
+from integrations.keys import services
 from integrations.models import Integration
 from integrations.providers.base import Verdict
 from profiles.models import ModelProfile
@@ -18,7 +18,7 @@ from rensei.console.answers import confirm, only
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
-from rensei.dispatch import test_message
+from rensei.dispatch.admission import test_message
 from rensei.orgs.access import Access
 
 

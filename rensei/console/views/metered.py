@@ -5,7 +5,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from billing import metered_requests
+from billing.limits import metered_requests
 from rensei.console.access import PageRequest, page
 from rensei.console.forms.metered import MeteredRequestForm
 from rensei.core.errors import RenseiError

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from billing.standing import Standing, standing_of
+from billing.limits.standing import Standing, standing_of
 from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
@@ -20,11 +20,11 @@ from rensei.console import snippets
 from rensei.console.access import PageRequest, page, say_refusal
 from rensei.console.forms.playground import DispatchForm
 from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch import admission, dry_run
-from rensei.dispatch.facts import Known
+from rensei.dispatch.admission import admit, dry_run
+from rensei.dispatch.admission.repeating import repeated_request
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import Known
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.repeating import repeated_request
-from rensei.dispatch.requests import DispatchRequest
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 
@@ -53,7 +53,7 @@ def playground(request: PageRequest) -> HttpResponse:
         request.access.require_writer()
         if form.is_valid():
             try:
-                run = admission.dispatch(access, _dispatch_request(form.cleaned_data, chosen))
+                run = admit.dispatch(access, _dispatch_request(form.cleaned_data, chosen))
             except NotFound:
                 raise
             except RenseiError as refusal:
@@ -104,7 +104,7 @@ def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> Http
         messages=asked.body["messages"],
     )
     try:
-        second = admission.dispatch(request.access, same)
+        second = admit.dispatch(request.access, same)
     except RenseiError as refusal:
         say_refusal(request, refusal)
         return redirect("console:run", slug, run.id)

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from billing.standing import standing_of
+from billing.limits.standing import standing_of
 from catalog import pricing
 from catalog import services as catalog
 from catalog.lookup import find_named
@@ -23,8 +23,8 @@ from rensei.console.answers import confirm
 from rensei.console.forms.profiles import ProfileForm
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch import dry_run
-from rensei.dispatch.facts import Known
+from rensei.dispatch.admission import dry_run
+from rensei.dispatch.context import Known
 from rensei.layout import MANAGE
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from billing import reports
+from billing.ledger import reports
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
@@ -19,7 +19,7 @@ from rensei.core.errors import RenseiError
 from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.models import AccessPolicy, Project
-from rensei.orgs.policies import Matrix
+from rensei.policies.services import Matrix
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -16,9 +16,10 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.usage import Usage
-from rensei.dispatch import admission, services
+from rensei.dispatch import services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.repeating import repeatable, repeated_request
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
-from rensei.dispatch.repeating import repeatable, repeated_request
 from rensei.orgs import services as orgs
 from rensei.orgs.models import Org
 from rensei.workflows.models import NodeRun
@@ -99,7 +100,7 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
     access.require_writer()
     found = only(repeatable(Run.objects.for_org(access.org)).filter(pk=run_id))
     try:
-        repeated = admission.dispatch(access, repeated_request(found))
+        repeated = admit.dispatch(access, repeated_request(found))
     except NotFound:
         raise
     except RenseiError as refusal:

@@ -4,8 +4,8 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from billing import statements as billing
-from billing.statements_api import csv_answer
+from billing.statements import statements as billing
+from billing.statements.api import csv_answer
 from rensei.console.access import PageRequest, page
 from rensei.core.clock import database_now
 

@@ -7,9 +7,10 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from billing import budget, ledger_csv, reports
+from billing.ledger import ledger_csv, reports
+from billing.ledger.charges import is_metered_enabled
+from billing.limits import budget
 from billing.models import CostEvent, UsageDaily
-from billing.services import is_metered_enabled
 from rensei.console import charts
 from rensei.console.access import PageRequest, page
 from rensei.core import csv_file

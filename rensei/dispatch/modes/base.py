@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, StoredError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.models import Run
 
 

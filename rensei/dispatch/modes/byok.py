@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-from integrations import key_health
-from integrations import services as integrations
+from integrations.keys import health
+from integrations.keys import services as integrations
 from integrations.models import Integration
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
 
@@ -66,7 +66,7 @@ class Byok(OneKey):
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         """There is no other key to try; that this one was refused is noted."""
-        key_health.note_refused(failed, failure, now=database_now())
+        health.note_refused(failed, failure, now=database_now())
         return None
 
     def pool_id(self, provider: str) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
 

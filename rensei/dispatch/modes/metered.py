@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-from billing import budget
-from billing import services as billing
-from billing.budget import MeteredBudgetExceeded
+from billing.ledger import charges as billing
+from billing.ledger.charges import MeteredNotEntitled
+from billing.limits import budget
+from billing.limits.budget import MeteredBudgetExceeded
 from billing.models import Entitlement
-from billing.services import MeteredNotEntitled
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterable
 from typing import ClassVar
 
-from integrations import key_health, platform_keys
+from integrations.keys import health, platform
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.models import Attempt, Run
 
 # What a provider says of a key of ours is ours to know, not the organization's.
@@ -35,12 +35,12 @@ class PlatformPool:
         return min(caps, default=None)
 
     def require_key(self, facts: Facts) -> None:
-        if not platform_keys.running(facts.pool_keys(self.pool, self.mode)):
+        if not platform.running(facts.pool_keys(self.pool, self.mode)):
             raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys)
 
     def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
-        keys = platform_keys.running(facts.pool_keys(self.pool, self.mode))
-        return [(max(1, key.weight), platform_keys.open_platform_key(key)) for key in keys]
+        keys = platform.running(facts.pool_keys(self.pool, self.mode))
+        return [(max(1, key.weight), platform.open_platform_key(key)) for key in keys]
 
     def open_credential(self, run: Run) -> Credential:
         """
@@ -56,7 +56,7 @@ class PlatformPool:
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         """Note what the failure says of its key; if it was the key's, open one that this run has not tried yet."""
-        key_health.note_failure(failed, failure, now=database_now())
+        health.note_failure(failed, failure, now=database_now())
         if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
             return None
         tried = Attempt.objects.filter(run=run).values_list("credential_id", flat=True)
@@ -80,14 +80,14 @@ class PlatformPool:
         return self.no_key(provider=provider, model_id=model_id, served=", ".join(served) or "none now")
 
     def _healthy_keys(self, run: Run) -> Iterable[PlatformKey]:
-        return platform_keys.healthy_keys(now=database_now(), provider=run.provider, pool=self.pool)
+        return platform.healthy_keys(now=database_now(), provider=run.provider, pool=self.pool)
 
     def _open(self, run: Run, *, besides: Collection[str] = ()) -> Credential | None:
-        key = platform_keys.healthy_key(
+        key = platform.healthy_key(
             provider=run.provider,
             pool=self.pool,
             model_id=run.served_model_id,
             now=database_now(),
             besides=besides,
         )
-        return platform_keys.open_platform_key(key) if key else None
+        return platform.open_platform_key(key) if key else None

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-from billing import quota
-from billing.quota import SharedQuotaExceeded
+from billing.limits import quota
+from billing.limits.quota import SharedQuotaExceeded
 from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.facts import Facts
+from rensei.dispatch.context import Facts
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
 

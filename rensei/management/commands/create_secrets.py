@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import anchors
+from billing.integrity import anchors
 from integrations.vault import keyring
 from rensei import launcher
 

@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand
 
 from rensei import demo as demo_data
 from rensei import launcher, layout
+from rensei.accounts import setup
 from rensei.core.money import dollars
 from rensei.dispatch.models import Run
-from rensei.orgs import setup
 
 READY_SECONDS_MAX = 60.0
 RUN_SECONDS_MAX = 60.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations.outbound import AnswerRefused
+from integrations.outbound.http import AnswerRefused
 from integrations.providers.anthropic.events import read_events
 
 STREAM = (

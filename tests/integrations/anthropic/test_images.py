@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from integrations import outbound
+from integrations.outbound import http as outbound
 from integrations.providers.anthropic import ADAPTER, pictures
 from integrations.providers.anthropic.images import ImagesNotSupported, InvalidImage, check_images, prepare_images
 from integrations.providers.base import Interrupted

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from integrations import outbound
+from integrations.outbound import http as outbound
 from integrations.providers.anthropic import ADAPTER
 from integrations.providers.anthropic.messages import ContextWindowExceeded
 from integrations.providers.anthropic.reply import Reply

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing.differences import Difference
-from rensei.dispatch import audit
+from billing.integrity.differences import Difference
+from rensei.dispatch.settlement import audit
 
 
 class Command(BaseCommand):

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from rensei.accounts.people import found_org
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
 from rensei.orgs.access import for_member
-from rensei.orgs.people import found_org
 from rensei.orgs.services import create_token
 
 

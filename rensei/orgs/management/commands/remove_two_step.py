@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from rensei.orgs import second_factor
+from rensei.accounts import second_factor
 from rensei.orgs.models import User
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from rensei.orgs import setup
+from rensei.accounts import setup
 
 
 class Command(BaseCommand):

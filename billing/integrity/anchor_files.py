@@ -1,0 +1,128 @@
+"""
+The anchors in files: JSON objects, one a line, to which is only added.
+
+One file is always kept. A second one on another volume, or a copy that was kept elsewhere, vouches for the same.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from billing.integrity.sealed_file import Anchor, NotAnExport
+from billing.models import LedgerAnchor
+
+# Longer than the last line of a file can be.
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """One line of a file of anchors. `anchor` is None where it is not an anchor at all."""
+
+    number: int
+    anchor: LedgerAnchor | None
+
+
+def size_of(path: Path) -> int:
+    """Tell how long a file is now. What is added later belongs to later anchors."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def read(path: Path, size: int) -> Iterator[FileLine]:
+    """Read the first `size` bytes of a file, line by line."""
+    if not size:
+        return
+    with path.open("rb") as file:
+        number = 0
+        while file.tell() < size and (line := file.readline()):
+            number += 1
+            if line.strip():
+                yield FileLine(number, parse(line))
+
+
+def last_of(path: Path) -> LedgerAnchor | None:
+    """Read the last anchor of a file."""
+    return next((line.anchor for line in reversed(_tail(path).lines) if line.anchor is not None), None)
+
+
+def add_new(path: Path) -> None:
+    """
+    Add the anchors to a file that are newer than its last one.
+
+    They are committed before, so a crash in between leaves them to the next turn, and on several machines
+    each file has those of the others.
+    """
+    tail = _tail(path)
+    last = next((line.anchor.pk for line in reversed(tail.lines) if line.anchor is not None), 0)
+    new = LedgerAnchor.objects.filter(pk__gt=last).order_by("pk")
+    text = "".join(f"{json.dumps(content_of(each))}\n" for each in new.iterator(chunk_size=1000))
+    if not text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+        file.write(("" if tail.is_whole else "\n") + text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def content_of(anchor: LedgerAnchor) -> dict[str, Any]:
+    """Write an anchor as it stands in files and is sent to witnesses."""
+    return {
+        "anchor": anchor.pk,
+        "counter": anchor.counter,
+        "previous": anchor.previous,
+        "org": anchor.org_id,
+        "lines": anchor.seq,
+        "digest": anchor.digest,
+        "anchoredAt": text_of(anchor.anchored_at),
+        "signature": anchor.signature,
+    }
+
+
+def parse(line: bytes) -> LedgerAnchor | None:
+    """Read a line. None where it is not an anchor."""
+    try:
+        content: dict[str, Any] = json.loads(line)
+        told = Anchor.read(content)
+        return LedgerAnchor(
+            pk=int(content["anchor"]),
+            counter=told.counter,
+            previous=told.previous,
+            org_id=told.org,
+            seq=told.seq,
+            digest=told.digest,
+            anchored_at=datetime.fromisoformat(told.anchored_at),
+            signature=told.signature,
+        )
+    except (NotAnExport, AttributeError, ValueError, TypeError, KeyError):
+        return None
+
+
+def named(anchor: LedgerAnchor) -> str:
+    """Name an anchor in a sentence."""
+    return f"{anchor.counter or '-'} of {anchor.anchored_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def text_of(moment: datetime) -> str:
+    """Write a time in the one way that is signed."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class _Tail:
+    lines: list[FileLine]
+    is_whole: bool
+
+
+def _tail(path: Path) -> _Tail:
+    if not path.exists():
+        return _Tail([], is_whole=True)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        text = file.read()
+    lines = [FileLine(0, parse(line)) for line in text.splitlines()]
+    return _Tail(lines, is_whole=text.endswith(b"\n") or not text)

@@ -1,0 +1,79 @@
+"""
+Seals chain the committed lines of each organization, and all audit events, so that a changed row no longer fits.
+
+A chain follows the order of sealing and not that of ids: a row may be committed late under an early id.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from django.db.models import Exists, OuterRef, QuerySet
+
+from billing.integrity.chains import RECORDS, Record
+from billing.integrity.digests import START
+from rensei.core import jobs
+from rensei.core.clock import database_now
+from rensei.core.transactions import durable
+
+JOB = "seal-ledger"
+BATCH = 500
+# A turn ends soon, also after an update that seals a whole ledger: the next one goes on.
+BATCHES_IN_A_TURN = 10
+
+
+def seal() -> None:
+    """Seal the rows that wait, each batch in a transaction of its own."""
+    for record in RECORDS:
+        for _ in range(BATCHES_IN_A_TURN):
+            if not record.waiting.objects.exists() or _seal_batch(record) < BATCH:
+                break
+
+
+def _seal_batch(record: Record) -> int:
+    """
+    Seal the next rows, and tell how many waited.
+
+    Two sealers at once would write the same places, which a unique constraint refuses to the second.
+    """
+    rows, seals, waits = (model.objects for model in (record.rows, record.seals, record.waiting))
+    with durable():
+        waiting = waits.filter(Exists(rows.filter(id=OuterRef("event_id")))).order_by("event_id")
+        event_ids = list(waiting.values_list("event_id", flat=True)[:BATCH])
+        # An id that has its seal already is that of a row which was taken away and written anew.
+        sealed = set(seals.filter(event_id__in=event_ids).values_list("event_id", flat=True))
+        in_order = ("org_id", "id") if record.by_org else ("id",)
+        found = _load(rows.filter(id__in=set(event_ids) - sealed).order_by(*in_order))
+        now = database_now()
+        new: list[Any] = []
+        for org_id, of_chain in groupby(found, key=record.chain_of):
+            new.extend(_continue_chain(record, org_id, of_chain, now=now))
+        seals.bulk_create(new)
+        waits.filter(event_id__in=sealed.union(each.event_id for each in new)).delete()
+        return len(event_ids)
+
+
+def _load(found: QuerySet[Any]) -> list[Any]:
+    """Load rows. One that cannot be read is reported, stays on the list, and leaves the others to be sealed."""
+    try:
+        return list(found)
+    except (ArithmeticError, TypeError, ValueError):
+        rows: list[Any] = []
+        event_ids = list(found.values_list("id", flat=True))
+        jobs.for_each(event_ids, lambda event_id: rows.append(found.get(id=event_id)), job=JOB)
+        return rows
+
+
+def _continue_chain(record: Record, org_id: str | None, rows: Iterable[Any], *, now: datetime) -> Iterator[Any]:
+    last = record.chain(org_id).order_by("-seq").values_list("seq", "digest").first()
+    seq, previous = last or (0, START)
+    chain = {"org_id": org_id} if record.by_org else {}
+    for row in rows:
+        try:
+            found = record.digest(row, seq=seq + 1, previous=previous)
+        except (AttributeError, TypeError, ValueError):
+            jobs.report_row(str(row.pk), job=JOB)
+            continue
+        seq, previous = seq + 1, found
+        yield record.seals(**chain, seq=seq, event_id=row.pk, digest=previous, sealed_at=now)

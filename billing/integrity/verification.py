@@ -1,0 +1,216 @@
+"""
+Verification walks each chain with its anchors, and names the first row that does not fit.
+
+The anchors lead: a chain that was cut, or computed anew as a whole, is right in itself and does not meet them.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
+
+from billing.integrity import anchor_files, anchors
+from billing.integrity.anchor_files import named
+from billing.integrity.chains import AUDIT, RECORDS, Record, chain_ids
+from billing.integrity.differences import Difference
+from billing.integrity.digests import START
+from billing.models import LedgerAnchor
+from rensei.core.clock import database_now
+from rensei.core.transactions import snapshot
+
+BATCH = 500
+# A row is sealed within seconds. One that waits for longer shows that no worker does it.
+SEALED_WITHIN = timedelta(minutes=10)
+# An audit event is sealed after those that happened before it, but for what clocks of several machines differ.
+OUT_OF_ORDER_MOST = timedelta(hours=1)
+
+
+def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
+    """
+    Examine all chains, as of one moment. At most one difference is named for each of them.
+
+    `kept_elsewhere` are files of anchors that witnesses hold.
+    """
+    # Anchors reach mark and files after the database, so all that is there now is in the snapshot.
+    sizes = {path: anchor_files.size_of(path) for path in [*files(), *kept_elsewhere]}
+    has_mark = anchors.mark_path().exists()
+    with snapshot():
+        key = None
+        if any(sizes.values()) or has_mark or LedgerAnchor.objects.exists():
+            try:
+                key = anchors.load_key()
+            except anchors.AnchorKeyUnavailable as fault:
+                yield Difference(kind="anchor-key", org="", object="", expected="a key", found=str(fault))
+        if has_mark:
+            yield from _mark(key)
+        for path, size in sizes.items():
+            yield from _file(path, size, key)
+        yield from islice(_chain_of_anchors(), 1)
+        for record in RECORDS:
+            for org_id in chain_ids(record):
+                yield from islice(_chain(record, org_id, key), 1)
+            yield from _unsealed(record)
+
+
+def files() -> list[Path]:
+    """The files of anchors that this installation writes."""
+    witness = settings.RENSEI_LEDGER_WITNESS_FILE
+    return [settings.RENSEI_LEDGER_ANCHORS, *([Path(witness)] if witness else [])]
+
+
+def _mark(key: bytes | None) -> Iterator[Difference]:
+    """The newest anchor that the mark knows of must be there: cutting the end of everything else does not hide it."""
+    mark = anchors.read_mark(key)
+    if mark is None or key is None:
+        return
+    place = "the mark beside the key"
+    if not mark.signed:
+        yield Difference(kind="anchor", org="", object=place, expected="a mark by our key", found="something else")
+        return
+    marked = LedgerAnchor.objects.filter(counter=mark.counter).first()
+    if marked is None or anchors.digest_of(marked) != mark.digest:
+        newest = LedgerAnchor.objects.order_by("-counter").exclude(counter=None).first()
+        found = "another one" if marked else f"the newest is {named(newest)}" if newest else "none"
+        yield Difference(
+            kind="anchor", org="", object=place, expected=f"anchor {mark.counter} in the database", found=found
+        )
+
+
+def _chain_of_anchors() -> Iterator[Difference]:
+    """Walk the one chain of all anchors: no number is missing, and each holds the digest of the one before."""
+    legacy = LedgerAnchor.objects.filter(counter=None).order_by("-pk").first()
+    previous = anchors.digest_of(legacy) if legacy else START
+    chained = LedgerAnchor.objects.exclude(counter=None).order_by("counter")
+    for counter, each in enumerate(chained.iterator(chunk_size=BATCH), start=1):
+        place = f"anchor {counter}"
+        if each.counter != counter:
+            yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="none")
+        if each.previous != previous:
+            expected = f"{previous[:12]}…, of the anchor before"
+            yield Difference(
+                kind="anchor", org=each.org_id or "", object=place, expected=expected, found=f"{each.previous[:12]}…"
+            )
+        previous = anchors.digest_of(each)
+
+
+def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
+    """Each anchor of a file must be signed, and be in the database as it is here."""
+    name = "the anchors' file" if path == settings.RENSEI_LEDGER_ANCHORS else str(path)
+    lines = anchor_files.read(path, size)
+    while batch := list(islice(lines, BATCH)):
+        stored = LedgerAnchor.objects.in_bulk([line.anchor.pk for line in batch if line.anchor is not None])
+        for line in batch:
+            place = f"line {line.number} of {name}"
+            if line.anchor is None:
+                yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="something else")
+                continue
+            if key is not None and not anchors.is_signed(line.anchor, key):
+                yield _forged(line.anchor, place)
+                continue
+            twin = stored.get(line.anchor.pk)
+            if twin is None or _said(twin) != _said(line.anchor):
+                expected = f"anchor {line.anchor.pk} in the database, over {line.anchor.seq} row(s)"
+                found = "nothing" if twin is None else "another one"
+                yield Difference(
+                    kind="anchor", org=line.anchor.org_id or "", object=place, expected=expected, found=found
+                )
+
+
+def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Difference]:
+    """Walk the seals of one chain, with its rows and its anchors."""
+    signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq").iterator(chunk_size=BATCH))
+    anchor = next(signed, None)
+    seq, signed_seq, previous = 0, 0, START
+    latest: datetime | None = None
+    for seal, row in sealed_rows(record, org_id):
+        seq += 1
+        if seal.seq != seq:
+            yield _difference(record, org_id, f"seal {seq}", "a seal", "none")
+        yield from _row(record, seal, row, org_id=org_id, previous=previous)
+        if row is not None and record is AUDIT:
+            yield from _out_of_order(row, latest)
+            latest = max(filter(None, [latest, row.occurred_at]))
+        while anchor is not None and anchor.seq <= seq:
+            if key is not None and not anchors.is_signed(anchor, key):
+                yield _forged(anchor, f"anchor {anchor.pk}")
+            if anchor.digest != seal.digest:
+                # The chain fits in itself: it was computed anew, somewhere after the last end that was signed.
+                place = f"seals {signed_seq + 1} to {seq}"
+                yield _difference(
+                    record, org_id, place, f"digest {anchor.digest[:12]}…, as signed", f"{seal.digest[:12]}…"
+                )
+            signed_seq = anchor.seq
+            anchor = next(signed, None)
+        previous = seal.digest
+    for late in chain(filter(None, [anchor]), signed):
+        if key is not None and not anchors.is_signed(late, key):
+            yield _forged(late, f"anchor {late.pk}")
+        when = f"{late.anchored_at:%Y-%m-%d %H:%M:%S}"
+        expected = f"{late.seq} {record.noun}(s), as signed at {when}"
+        yield _difference(record, org_id, f"seal {seq + 1}", expected, f"{seq} {record.noun}(s)")
+
+
+def _row(record: Record, seal: Any, row: Any, *, org_id: str | None, previous: str) -> Iterator[Difference]:
+    if row is None:
+        expected = f"{record.noun} {seal.seq} of the chain"
+        yield _difference(record, org_id, seal.event_id, expected, f"no such {record.noun}")
+    elif record.chain_of(row) != org_id:
+        yield _difference(record, org_id, row.pk, f"organization {org_id}", f"organization {row.org_id}")
+    elif (found := record.digest(row, seq=seal.seq, previous=previous)) != seal.digest:
+        yield _difference(record, org_id, row.pk, f"digest {seal.digest[:12]}…, as sealed", f"{found[:12]}…")
+
+
+def _out_of_order(event: Any, latest: datetime | None) -> Iterator[Difference]:
+    """An event that was written into the past has its seal after those of a later time."""
+    if latest is not None and event.occurred_at < latest - OUT_OF_ORDER_MOST:
+        expected = f"a time near {latest:%Y-%m-%d %H:%M:%S}, as the events before it"
+        yield _difference(AUDIT, None, event.pk, expected, f"{event.occurred_at:%Y-%m-%d %H:%M:%S}")
+
+
+def sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
+    """The seals of a chain in order, each with its row or None, a page at a time."""
+    seals = record.chain(org_id).order_by("seq")
+    page = list(seals[:BATCH])
+    while page:
+        rows = record.rows.objects.in_bulk([seal.event_id for seal in page])
+        yield from ((seal, rows.get(seal.event_id)) for seal in page)
+        page = list(seals.filter(seq__gt=page[-1].seq)[:BATCH])
+
+
+def _unsealed(record: Record) -> Iterator[Difference]:
+    """Rows that have no seal although they should, and such as went away while they waited for it."""
+    rows, seals, waits = (model.objects for model in (record.rows, record.seals, record.waiting))
+    is_sealed = Exists(seals.filter(event_id=OuterRef("id")))
+    is_waiting = Exists(waits.filter(event_id=OuterRef("id")))
+    late = Q(occurred_at__lt=database_now() - SEALED_WITHIN)
+    unsealed = rows.filter(~is_sealed).filter(~is_waiting | late).order_by("id")
+    for event_id, org_id in unsealed.values_list("id", "org_id").iterator(chunk_size=BATCH):
+        yield _difference(record, org_id, event_id, "a seal", "none")
+    gone = waits.filter(~Exists(rows.filter(id=OuterRef("event_id")))).order_by("event_id")
+    for event_id in gone.values_list("event_id", flat=True).iterator(chunk_size=BATCH):
+        yield _difference(record, "", event_id, f"the {record.noun} that waits for its seal", f"no such {record.noun}")
+
+
+def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
+    return (
+        *(anchor.counter, anchor.previous),
+        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.signature),
+    )
+
+
+def _forged(anchor: LedgerAnchor, place: str) -> Difference:
+    return Difference(
+        kind="anchor",
+        org=anchor.org_id or "",
+        object=place,
+        expected="a signature by our key",
+        found="another signature",
+    )
+
+
+def _difference(record: Record, org_id: str | None, place: object, expected: str, found: str) -> Difference:
+    return Difference(kind=record.kind, org=org_id or "", object=str(place), expected=expected, found=found)

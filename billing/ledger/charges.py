@@ -1,0 +1,231 @@
+"""The verbs that write money: charges, their corrections, and what an organization is entitled to."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing.ledger import roll_ups
+from billing.limits import budget, shared_spending
+from billing.models import CALL_COLUMNS, BillingSetting, CostEvent, Entitlement
+from catalog.pricing import UnitPrices, cost
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.bulk import insert_all
+from rensei.core.errors import RenseiError
+from rensei.core.instances import made_like
+from rensei.core.transactions import assert_open, durable
+from rensei.core.usage import Usage
+from rensei.orgs.access import record_operator
+from rensei.orgs.models import Org, User
+
+PRICE_COLUMNS = {
+    "input": "input_picodollars",
+    "output": "output_picodollars",
+    "cache_read": "cache_read_picodollars",
+    "cache_write_5m": "cache_write_5m_picodollars",
+    "cache_write_1h": "cache_write_1h_picodollars",
+    "web_search": "web_search_picodollars",
+}
+_BLANK = CostEvent()
+# An entitlement that waits for nothing.
+NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
+
+
+class MeteredNotEntitled(RenseiError):
+    """The operators have not enabled metered for the organization."""
+
+    code = "METERED_NOT_ENTITLED"
+    status = 403
+    title = "Not entitled to metered"
+    message = (
+        "Organisation is not entitled to use metered auth mode. Ask your Rensei operator{contact} to enable it, "
+        "or use byok with a key of your own."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One call to a provider, as the ledger will hold it. `prices` are frozen at dispatch; None: unpriced."""
+
+    org_id: str
+    run_id: str
+    attempt_id: str
+    profile_id: str
+    project_id: str
+    auth_mode: AuthMode
+    payer: Payer
+    billing_class: str
+    pool_id: str
+    credential_id: str
+    provider: str
+    model_id: str
+    served_model_id: str
+    provider_request_id: str
+    usage: Usage
+    prices: UnitPrices | None
+    billed: bool
+    estimated: bool
+    occurred_at: datetime
+
+
+def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
+    """
+    Write one ledger line for each call, the roll-ups and the month's use, in the caller's transaction.
+
+    The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt that
+    got past it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is undone.
+    """
+    assert_open()
+    lines = [_charge_line(charge) for charge in charges]
+    insert_all(CostEvent, lines)
+    roll_ups.add(lines)
+    budget.add_billed(lines)
+    return lines
+
+
+def record_adjustment(
+    *,
+    charge: CostEvent,
+    usage: Usage,
+    estimated: bool,
+    billed: bool,
+    occurred_at: datetime,
+    prices: UnitPrices | None = None,
+) -> CostEvent:
+    """
+    Correct a charge to `usage` by a signed line at the charge's own prices, in the caller's transaction.
+
+    After it, the charge and its adjustments add up to `usage`, and what they bill adds up to their whole
+    amount if `billed`, to nothing if not: an estimate that is not billed yet is billed whole when it settles.
+    Where the real prompt falls in another price band than the estimated one, `prices` names that band: a line
+    more then takes back what stands at the wrong prices. The caller makes sure that only one settlement of
+    the attempt gets here. Returns the line at the final prices.
+    """
+    assert_open()
+    written = [charge, *CostEvent.objects.filter(adjusts=charge)]
+    standing = _usage_by_prices(written)
+    final = _prices_of(charge) if prices is None else replace(prices, above_prompt_tokens=0)
+
+    line = _adjustment_line(charge, usage=usage - standing.pop(final, Usage()), prices=final)
+    taken_back = [
+        _adjustment_line(charge, usage=Usage() - wrong, prices=wrong_prices)
+        for wrong_prices, wrong in standing.items()
+        if wrong != Usage()
+    ]
+    lines = [*taken_back, line]
+    for each in lines:
+        each.billed, each.estimated, each.occurred_at = billed, estimated, occurred_at
+    owed = sum(each.amount_picodollars or 0 for each in [*written, *lines]) if billed else 0
+    line.billed_picodollars = owed - sum(each.billed_picodollars for each in written)
+    CostEvent.objects.bulk_create(lines)
+    roll_ups.add(lines)
+    budget.add_billed(lines)
+    shared_spending.add_adjustments(lines)
+    return line
+
+
+def is_metered_enabled(org_id: str) -> bool:
+    """Look up the entitlement as it is now: a change counts from the next dispatch on."""
+    return Entitlement.objects.filter(org_id=org_id, metered_enabled=True).exists()
+
+
+def metered_gate(entitlement: Entitlement | None) -> None:
+    """:raises MeteredNotEntitled: unless the operators have enabled metered for the organization"""
+    if entitlement is not None and entitlement.metered_enabled:
+        return
+    email = settings.RENSEI_SUPPORT_EMAIL
+    raise MeteredNotEntitled(contact=f" ({email})" if email else "", extra={"supportEmail": email} if email else {})
+
+
+def create_entitlement(*, org: Org, **_signal: object) -> None:
+    """Make the organization's entitlement, in the transaction that makes the organization."""
+    assert_open()
+    Entitlement.objects.create(org=org)
+
+
+def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
+    """Enable or disable metered for organizations. Returns the ids of those that it changed."""
+    with durable():
+        entitlements = (
+            Entitlement.objects.select_for_update(of=("self",))
+            .select_related("org")
+            .filter(org_id__in=org_ids)
+            .order_by("org_id")
+        )
+        changing = [found for found in entitlements if found.metered_enabled is not enabled]
+        for entitlement in changing:
+            change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled)
+    return [entitlement.org_id for entitlement in changing]
+
+
+def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes: Any) -> None:
+    """
+    Change fields of one entitlement and write down who did it, in the caller's transaction.
+
+    Enabling metered answers the organization's request for it.
+    """
+    assert_open()
+    answered = NO_REQUEST if changes.get("metered_enabled") else {}
+    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=timezone.now())
+    record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)
+
+
+def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any) -> None:
+    """Change the platform's defaults and write down who did it, in the caller's transaction."""
+    assert_open()
+    BillingSetting.objects.filter(pk=setting.pk).update(**changes)
+    record_operator(actor_user, "billing-setting.changed", object_id=str(setting.pk), **changes)
+
+
+def _charge_line(charge: Charge) -> CostEvent:
+    line = made_like(
+        _BLANK,
+        kind=CostEvent.Kind.CHARGE,
+        billed=charge.billed,
+        estimated=charge.estimated,
+        occurred_at=charge.occurred_at,
+        **{name: getattr(charge, name) for name in CALL_COLUMNS},
+    )
+    _fill(line, usage=charge.usage, prices=charge.prices)
+    line.billed_picodollars = (line.amount_picodollars or 0) if charge.billed else 0
+    return line
+
+
+def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
+    vars(line).update(usage.as_dict())
+    if prices is None or (prices.web_search is None and usage.web_search_requests):
+        return
+    vars(line).update({column: getattr(prices, price) for price, column in PRICE_COLUMNS.items()})
+    line.amount_picodollars = cost(usage, prices)
+
+
+def _adjustment_line(charge: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> CostEvent:
+    line = CostEvent(
+        kind=CostEvent.Kind.ADJUSTMENT, adjusts=charge, **{name: getattr(charge, name) for name in CALL_COLUMNS}
+    )
+    _fill(line, usage=usage, prices=prices)
+    return line
+
+
+def _usage_by_prices(lines: Iterable[CostEvent]) -> dict[UnitPrices | None, Usage]:
+    totals: dict[UnitPrices | None, Usage] = {}
+    for line in lines:
+        prices = _prices_of(line)
+        totals[prices] = totals.get(prices, Usage()) + _usage_of(line)
+    return totals
+
+
+def _usage_of(line: CostEvent) -> Usage:
+    return Usage(**{part.name: getattr(line, part.name) for part in fields(Usage)})
+
+
+def _prices_of(line: CostEvent) -> UnitPrices | None:
+    """The frozen prices of a line. The ledger does not keep a band's threshold, so it is 0 throughout."""
+    if line.amount_picodollars is None:
+        return None
+    return UnitPrices(
+        above_prompt_tokens=0, **{price: getattr(line, column) for price, column in PRICE_COLUMNS.items()}
+    )

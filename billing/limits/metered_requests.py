@@ -1,0 +1,59 @@
+"""An organization's request for metered: it waits on the operators' front page until they enable it or decline."""
+
+from django.db.models import QuerySet
+
+from billing.ledger.charges import NO_REQUEST
+from billing.models import Entitlement
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.transactions import durable
+from rensei.orgs.access import Access, record, record_operator
+from rensei.orgs.models import Org, User
+
+PURPOSE_LENGTH = 300
+
+
+def request_metered(access: Access, *, purpose: str) -> Entitlement:
+    """
+    Ask the operators for metered. A request that waits already stands, and nothing is asked where it is enabled.
+
+    :raises NotPermitted: unless the caller manages the organization, and not by a token of one project
+    :raises FieldError: if the purpose is too long
+    """
+    access.require_manager()
+    if access.project is not None:
+        raise NotPermitted
+    purpose = " ".join(purpose.split())
+    if len(purpose) > PURPOSE_LENGTH:
+        raise FieldError(pointer="/purpose", reason=f"Say it in at most {PURPOSE_LENGTH} characters.")
+    with durable():
+        asked = Entitlement.objects.for_org(access.org).filter(metered_enabled=False, metered_requested_at=None)
+        if asked.update(
+            metered_requested_at=database_now(),
+            metered_requested_by=access.user.email,
+            metered_requested_for=purpose,
+        ):
+            record(access, "metered.requested", object_id=access.org.id, purpose=purpose)
+    return entitlement_of(access.org)
+
+
+def entitlement_of(org: Org) -> Entitlement:
+    """Read whether metered is enabled, and since when the organization waits for it."""
+    found: Entitlement = Entitlement.objects.for_org(org).get()
+    return found
+
+
+def waiting() -> QuerySet[Entitlement]:
+    """List the requests that nobody has answered, the oldest first."""
+    asked = Entitlement.objects.filter(metered_requested_at__isnull=False)
+    return asked.select_related("org").order_by("metered_requested_at")
+
+
+def decline(*, org_ids: list[str], operator: User) -> int:
+    """Take requests off the list without enabling metered. The organization may ask again. Returns how many."""
+    with durable():
+        asked = list(waiting().select_for_update(of=("self",)).filter(org_id__in=org_ids))
+        Entitlement.objects.filter(pk__in=[entitlement.pk for entitlement in asked]).update(**NO_REQUEST)
+        for entitlement in asked:
+            record_operator(operator, "metered.declined", object_id=entitlement.org_id, org=entitlement.org)
+    return len(asked)

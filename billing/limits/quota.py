@@ -1,0 +1,219 @@
+"""The shared quota: so many runs of an organization on one UTC day are on the platform's free tier."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+
+from django.db import connection
+from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
+from django.db.models.functions import Coalesce
+
+from billing.limits import shared_spending
+from billing.limits.shared_spending import PLATFORM, Spending
+from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
+from rensei.core.bulk import delete_all, insert_all
+from rensei.core.errors import RenseiError
+from rensei.core.money import dollars
+from rensei.core.transactions import assert_open
+from rensei.orgs.models import Org
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedQuota:
+    """How much of today's shared runs is taken: those that settled and those that are still live."""
+
+    used: int
+    limit: int
+    resets_at: datetime
+
+
+class SharedQuotaExceeded(RenseiError):
+    """The day's shared runs are taken, or what they may cost the platform on one day would be passed."""
+
+    code = "SHARED_QUOTA_EXCEEDED"
+    status = 429
+    title = "Shared quota exceeded"
+    message = "{reason} The quota resets at {resets_at}. Dispatch again then, or connect your own key and use byok."
+    retryable = True
+
+
+def take_shared_run(*, org_id: str, run_id: str, now: datetime, picodollars: int = 0) -> None:
+    """
+    Hold one of the day's shared runs, in the transaction that saves the run.
+
+    :raises SharedQuotaExceeded: if the day's runs are taken
+    """
+    for refusal in take_shared_runs(org_id=org_id, picodollars={run_id: picodollars}, now=now).values():
+        raise refusal
+
+
+def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, SharedQuotaExceeded]:
+    """
+    Hold some of the day's shared runs, in the transaction that saves them, and refuse those that are too many.
+
+    `picodollars` is the most that each may cost, by run id, and is held for as well.
+
+    One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
+    `now` is the database's clock; a run keeps the UTC day that it was admitted on. Returns the refused, by run id.
+    """
+    assert_open()
+    day = now.astimezone(UTC).date()
+    # What may be spent comes first: the platform's row is locked before that of any organization.
+    too_dear = _hold_amounts(org_id=org_id, day=day, picodollars=picodollars)
+    run_ids = [run_id for run_id in picodollars if run_id not in too_dear]
+    taken = run_ids
+    if run_ids and not _take(org_id=org_id, day=day, count=len(run_ids)):
+        SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
+        taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
+        given_back = sum(picodollars[run_id] for run_id in set(run_ids) - set(taken))
+        shared_spending.settle(day=day, released={org_id: given_back}, spent={})
+    holds = [
+        Hold(run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now) for run_id in taken
+    ]
+    insert_all(Hold, holds)
+    if len(taken) == len(picodollars):
+        return {}
+    quota = _read(org_id=org_id, now=now)
+    return {
+        run_id: _exceeded(quota, now=now, spending=too_dear.get(run_id), picodollars=amount)
+        for run_id, amount in picodollars.items()
+        if run_id not in taken
+    }
+
+
+def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> dict[str, Spending]:
+    """Hold what runs may cost, together or one by one. Gives those that do not fit, each with what it met."""
+    if shared_spending.take(org_id=org_id, day=day, picodollars=sum(picodollars.values())) is None:
+        return {}
+    met = {
+        run_id: shared_spending.take(org_id=org_id, day=day, picodollars=amount)
+        for run_id, amount in picodollars.items()
+    }
+    return {run_id: spending for run_id, spending in met.items() if spending is not None}
+
+
+def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[CostEvent] = ()) -> None:
+    """
+    Let go of what runs have held, in the transaction that ends them. `spent` is by run id.
+
+    `lines` are the new ledger lines of the transaction, written at `now`: what they cost the platform is used from then
+    on. A call whose price is not known uses what was held for it.
+
+    A spent run stays counted on the day it was admitted; one that never reached the provider gives its
+    slot back. Runs without a hold, and runs released before, change nothing.
+    """
+    assert_open()
+    # A second release of the same run waits for the first, and then finds nothing.
+    holds = delete_all(Hold, spent, returning=("run_id", "org_id", "day", "picodollars"))
+    _settle_amounts({run_id: (org_id, int(amount)) for run_id, org_id, _, amount in holds}, lines, now=now)
+    released = Counter((org_id, day) for _, org_id, day, _ in holds)
+    used = Counter((org_id, day) for run_id, org_id, day, _ in holds if spent[run_id])
+    for org_id, day in sorted(released):
+        with connection.cursor() as cursor:
+            cursor.execute(_RELEASE, [released[org_id, day], used[org_id, day], org_id, day.isoformat()])
+
+
+def _settle_amounts(holds: Mapping[str, tuple[str, int]], lines: Sequence[CostEvent], *, now: datetime) -> None:
+    cost: Counter[str] = Counter(shared_spending.amounts(lines))
+    released: Counter[str] = Counter()
+    unpriced = {line.run_id for line in lines if line.amount_picodollars is None}
+    for run_id, (org_id, amount) in holds.items():
+        released[org_id] += amount
+        if run_id in unpriced:
+            cost[org_id] += amount
+    shared_spending.settle(day=now.astimezone(UTC).date(), released=released, spent=cost)
+
+
+def shared_quota(org: Org, now: datetime) -> SharedQuota:
+    """Read how much of the day's shared runs is taken, in one query."""
+    return _read(org_id=org.pk, now=now)
+
+
+def require_room(quota: SharedQuota, *, now: datetime) -> None:
+    """
+    Judge a quota that was read, for a preview. A dispatch is judged by `take_shared_run`.
+
+    :raises SharedQuotaExceeded: if nothing is left
+    """
+    if quota.used >= quota.limit:
+        raise _exceeded(quota, now=now)
+
+
+def limit_of(org_id: str | OuterRef) -> Coalesce:
+    """The organization's own limit, else the platform's, else the one that the platform starts with."""
+    return Coalesce(
+        Subquery(Entitlement.objects.filter(org_id=org_id).values("shared_runs_per_day")),
+        Subquery(BillingSetting.objects.values("shared_runs_per_day")[:1]),
+        Value(_default_limit()),
+        output_field=PositiveIntegerField(),
+    )
+
+
+def _take(*, org_id: str, day: date, count: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()})
+        return bool(cursor.rowcount)
+
+
+@cache
+def _default_limit() -> int:
+    return BillingSetting().shared_runs_per_day
+
+
+# Every shared call runs these two, and the ORM takes longer to put them together than the database to carry them out.
+# The condition is that of `limit_of`, once more.
+_TAKE = """
+    UPDATE billing_sharedusage SET held = held + %(count)s
+    WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
+        (SELECT shared_runs_per_day FROM billing_entitlement WHERE org_id = %(org_id)s),
+        (SELECT shared_runs_per_day FROM billing_billingsetting),
+        %(default)s
+    )
+"""
+_RELEASE = "UPDATE billing_sharedusage SET held = held - %s, used = used + %s WHERE org_id = %s AND day = %s"
+
+
+def _read(*, org_id: str, now: datetime) -> SharedQuota:
+    day = now.astimezone(UTC).date()
+    taken = SharedUsage.objects.filter(org_id=org_id, day=day).values_list(F("used") + F("held"))
+    used, limit = (
+        Org.objects.filter(pk=org_id)
+        .values_list(Coalesce(Subquery(taken), 0, output_field=PositiveIntegerField()), limit_of(org_id))
+        .get()
+    )
+    resets_at = datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)
+    return SharedQuota(used=used, limit=limit, resets_at=resets_at)
+
+
+def _exceeded(
+    quota: SharedQuota, *, now: datetime, spending: Spending | None = None, picodollars: int = 0
+) -> SharedQuotaExceeded:
+    resets_at = quota.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    reason = f"The organization has used {quota.used} of its {quota.limit} shared runs for today."
+    figures: dict[str, str | None] = {}
+    if spending is not None:
+        figures = {
+            "usedUsd": dollars(spending.used),
+            "heldUsd": dollars(spending.held),
+            "limitUsd": dollars(spending.limit),
+        }
+        whose = "all shared runs together" if spending.account == PLATFORM else "the organization's shared runs"
+        reason = (
+            f"This run may cost up to ${dollars(picodollars)}, which no longer fits: of the ${figures['limitUsd']} "
+            f"that {whose} may cost the platform today, ${figures['usedUsd']} are used and ${figures['heldUsd']} are "
+            f"held by runs that have not ended. The organization has used {quota.used} of its {quota.limit} runs."
+        )
+    return SharedQuotaExceeded(
+        reason=reason,
+        resets_at=resets_at,
+        extra={
+            "used": quota.used,
+            "limit": quota.limit,
+            **figures,
+            "resetsAt": resets_at,
+            "retryAfter": max(1, math.ceil((quota.resets_at - now).total_seconds())),
+        },
+    )

@@ -1,0 +1,86 @@
+"""An integration's key: sealed into its row, opened for a call, and what a test said of it. Nothing here is saved."""
+
+from django.utils import timezone
+
+from integrations.keys import shapes
+from integrations.models import Integration
+from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.vault import vault
+from rensei.core.secret import Secret
+
+SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
+VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
+
+
+def seal_key(integration: Integration, key: Secret) -> None:
+    """Seal a key into its integration. The version, the base URL and the id must be set before."""
+    integration.sealed_key = vault.seal(key, context=_context(integration))
+    integration.key_hint = shapes.key_hint(key)
+    integration.fingerprint = vault.fingerprint(key, org_id=integration.org_id, provider=integration.provider)
+
+
+def change_workspace(integration: Integration, *, workspace_id: str) -> None:
+    """
+    Use a key in another workspace: it is sealed anew, because a sealed key opens for one workspace only.
+
+    :raises CredentialUnreadable: if the vault cannot open or seal it now
+    """
+    key = vault.open_sealed(integration.sealed_key, context=_context(integration))
+    integration.workspace_id = workspace_id
+    integration.secret_version += 1
+    seal_key(integration, key)
+    forget_verdict(integration)
+
+
+def open_key(integration: Integration) -> Credential:
+    """
+    Open a key for one call.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    return credential(integration, vault.open_sealed(integration.sealed_key, context=_context(integration)))
+
+
+def credential(integration: Integration, secret: Secret) -> Credential:
+    """Say where a key may be sent: to the integration's own address, else to the provider's."""
+    return Credential(
+        id=integration.id,
+        version=integration.secret_version,
+        secret=secret,
+        base_url=integration.base_url or REGISTRY[integration.provider].default_base_url(),
+        workspace_id=integration.workspace_id,
+        org_slug=integration.org.slug if integration.base_url else "",
+    )
+
+
+def take_verdict(integration: Integration, verdict: Verdict) -> None:
+    """Keep what a test said. One that was not conclusive leaves the status as it was."""
+    integration.tested_at = timezone.now()
+    if verdict.ok:
+        integration.status = Integration.Status.OK
+        integration.last_error = None
+        integration.model_list = verdict.models
+    else:
+        if verdict.conclusive:
+            integration.status = Integration.Status.FAILING
+        integration.last_error = verdict.as_error()
+
+
+def forget_verdict(integration: Integration) -> None:
+    """Start anew, as another key or another destination has not been tested."""
+    integration.status = Integration.Status.UNTESTED
+    integration.tested_at = None
+    integration.last_error = None
+    integration.model_list = []
+
+
+def _context(integration: Integration) -> vault.SealContext:
+    return vault.SealContext(
+        org=integration.org,
+        record_id=integration.id,
+        field="api_key",
+        version=integration.secret_version,
+        provider=integration.provider,
+        destination=integration.base_url or vault.DEFAULT_DESTINATION,
+        workspace=integration.workspace_id,
+    )

@@ -1,0 +1,237 @@
+"""The operators' keys for the metered and the shared pool."""
+
+import random
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import OuterRef, Q, Subquery
+
+from integrations.keys import shapes
+from integrations.models import PlatformKey
+from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.vault import vault
+from rensei.core.errors import AlreadyExists, FieldError
+from rensei.core.secret import Secret
+from rensei.orgs import kill_switches
+from rensei.orgs.models import AuditEvent, KillSwitch, User
+from rensei.orgs.shapes import clean_name
+
+
+def add_platform_key(
+    *,
+    actor: User | None,
+    provider: str,
+    pool: str,
+    name: str,
+    api_key: Secret,
+    model_ids: Sequence[str] = (),
+    max_tokens_cap: int | None = None,
+    weight: int = 1,
+    active: bool = True,
+) -> PlatformKey:
+    """
+    Put a key into a pool. `actor` is the operator, or None for a command on the server itself.
+
+    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises AlreadyExists: if the pool has a key of that name
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    shapes.clean_provider(provider)
+    check_pool(pool=pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
+    key = PlatformKey(
+        provider=provider,
+        pool=pool,
+        name=clean_name(name),
+        model_ids=list(model_ids),
+        max_tokens_cap=max_tokens_cap,
+        weight=weight,
+        active=active,
+    )
+    _refuse_twin(key)
+    _seal(key, shapes.clean_key(api_key, provider=provider))
+    # Not durable: the admin, which is one of the doors here, has a transaction open around all that it does.
+    with transaction.atomic():
+        key.save(force_insert=True)
+        _record(actor, "platform_key.added", key)
+    return key
+
+
+def update_platform_key(
+    key: PlatformKey,
+    *,
+    actor: User | None,
+    name: str,
+    model_ids: Sequence[str],
+    max_tokens_cap: int | None,
+    weight: int,
+    active: bool,
+) -> PlatformKey:
+    """
+    Change what a key serves. Its provider and its pool are sealed with it, and stay.
+
+    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
+    :raises AlreadyExists: if the pool has a key of that name
+    """
+    check_pool(pool=key.pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
+    key.name = clean_name(name)
+    key.model_ids, key.max_tokens_cap = list(model_ids), max_tokens_cap
+    key.weight, key.active = weight, active
+    _refuse_twin(key)
+    with transaction.atomic():
+        key.save(update_fields=["name", "model_ids", "max_tokens_cap", "weight", "active"])
+        _record(actor, "platform_key.updated", key)
+    return key
+
+
+def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> PlatformKey:
+    """
+    Seal another key in the place of this one, and take it as healthy until it proves otherwise.
+
+    :raises FieldError: if it has the wrong shape
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    key.secret_version += 1
+    _seal(key, shapes.clean_key(api_key, provider=key.provider))
+    key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
+    with transaction.atomic():
+        key.save(update_fields=["sealed_key", "secret_version", "key_hint", "health", "cooling_until", "last_error"])
+        _record(actor, "platform_key.replaced", key)
+    return key
+
+
+def remove_platform_key(key: PlatformKey, *, actor: User | None) -> None:
+    """Forget a key of a pool. Runs that were admitted for the pool go on with its other keys."""
+    with transaction.atomic():
+        _record(actor, "platform_key.removed", key)
+        key.delete()
+
+
+def check_platform_key(key: PlatformKey) -> Verdict:
+    """
+    Try a key of a pool, and store what came out for the operators to read.
+
+    :raises CredentialUnreadable: if the vault cannot open the key now
+    """
+    verdict = REGISTRY[key.provider].test_connection(credential=open_platform_key(key))
+    key.last_error = None if verdict.ok else verdict.as_error()
+    # A key that was replaced during the test is not judged by it.
+    tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
+    tested.update(last_error=key.last_error)
+    return verdict
+
+
+def healthy_key(
+    *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
+) -> PlatformKey | None:
+    """
+    Choose a healthy key of a pool that serves a model, by weight; None where there is none besides those named.
+
+    :raises PausedByOperator: if there are some, and an operator has paused all of them
+    """
+    serving = [
+        key
+        for key in healthy_keys(now=now, provider=provider, pool=pool)
+        if serves(key, model_id) and key.id not in besides
+    ]
+    keys = running(serving)
+    if not keys:
+        return None
+    weights = [max(1, key.weight) for key in keys]
+    return random.choices(keys, weights)[0]  # noqa: S311 - it spreads load and guards nothing
+
+
+def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
+    """List the healthy keys, and those that have cooled down. Each says in `paused_because` whether it may sign."""
+    switches = KillSwitch.objects.filter(kind=KillSwitch.Kind.PLATFORM_KEY, target=OuterRef("pk"))
+    healthy = Q(health=PlatformKey.Health.HEALTHY)
+    cooled = Q(health=PlatformKey.Health.COOLING, cooling_until__lte=now)
+    keys = PlatformKey.objects.filter(healthy | cooled, active=True, **filters)
+    found = keys.annotate(paused_because=Subquery(switches.values("reason")))  # type: ignore[no-redef] # declared there
+    return list(found.order_by("id"))
+
+
+def running(keys: Sequence[PlatformKey]) -> list[PlatformKey]:
+    """
+    Leave out the keys that an operator has paused, of those that `healthy_keys` has listed.
+
+    :raises PausedByOperator: if there are some, and all of them are paused
+    """
+    found = [key for key in keys if key.paused_because is None]
+    if keys and not found:
+        reason = keys[0].paused_because or ""
+        raise kill_switches.paused(KillSwitch.Kind.PLATFORM_KEY, keys[0].id, reason=reason)
+    return found
+
+
+def serves(key: PlatformKey, model_id: str) -> bool:
+    """Tell whether a key may call a model: one that it names, or any where a metered key names none."""
+    return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
+
+
+def open_platform_key(key: PlatformKey) -> Credential:
+    """
+    Open a key of a pool for one call. It goes to the provider's own address and nowhere else.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    return Credential(
+        id=key.id,
+        version=key.secret_version,
+        secret=vault.open_sealed(key.sealed_key, context=_seal_context(key)),
+        base_url=REGISTRY[key.provider].default_base_url(),
+    )
+
+
+def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | None) -> None:
+    """:raises FieldError: if the pool is unknown, or a shared key names no models or no cap"""
+    if pool not in PlatformKey.Pool.values:
+        raise FieldError(pointer="/pool", reason=f"A pool is one of {', '.join(PlatformKey.Pool.values)}.")
+    if pool == PlatformKey.Pool.SHARED and not model_ids:
+        raise FieldError(pointer="/modelIds", reason="A shared key names the models that it gives away.")
+    if pool == PlatformKey.Pool.SHARED and not max_tokens_cap:
+        raise FieldError(pointer="/maxTokensCap", reason="A shared key caps the tokens of one answer.")
+
+
+def _refuse_twin(key: PlatformKey) -> None:
+    twins = PlatformKey.objects.filter(provider=key.provider, pool=key.pool, name=key.name).exclude(pk=key.pk)
+    if twins.exists():
+        raise AlreadyExists(what=f"A {key.pool} key named '{key.name}'")
+
+
+def _seal(key: PlatformKey, secret: Secret) -> None:
+    key.sealed_key = vault.seal(secret, context=_seal_context(key))
+    key.key_hint = shapes.key_hint(secret)
+
+
+def _seal_context(key: PlatformKey) -> vault.SealContext:
+    return vault.SealContext(
+        org=None,
+        record_id=key.id,
+        field="api_key",
+        version=key.secret_version,
+        provider=key.provider,
+        destination=vault.DEFAULT_DESTINATION,
+        pool=key.pool,
+    )
+
+
+def _record(actor: User | None, action: str, key: PlatformKey) -> None:
+    AuditEvent.objects.create(
+        user=actor,
+        actor=actor.email if actor else "command",
+        action=action,
+        object_id=key.id,
+        detail={
+            "provider": key.provider,
+            "pool": key.pool,
+            "name": key.name,
+            "keyHint": key.key_hint,
+            "modelIds": key.model_ids,
+            "maxTokensCap": key.max_tokens_cap,
+            "weight": key.weight,
+            "active": key.active,
+        },
+    )

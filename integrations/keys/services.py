@@ -1,0 +1,375 @@
+"""What people do with their organization's own keys: connect, test, change, rotate and remove them."""
+
+from datetime import datetime, timedelta
+
+from django.db.models import ProtectedError, Q
+
+from catalog import providers
+from integrations.keys import credentials, shapes, tests_at_once
+from integrations.models import Integration
+from integrations.providers.base import REGISTRY, Credential, Verdict
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
+from rensei.core.secret import Secret
+from rensei.core.transactions import durable
+from rensei.orgs import kill_switches
+from rensei.orgs.access import Access, record
+from rensei.orgs.models import Org
+from rensei.orgs.shapes import clean_name
+from rensei.tokens.throttling import spend_sensitive
+
+LAST_USED_EVERY = timedelta(minutes=1)
+
+
+class KeyNotAccepted(RenseiError):
+    """The new key failed its test, so the one in use stays."""
+
+    code = "VALIDATION_FAILED"
+    status = 400
+    title = "The new key was not accepted"
+    message = "{verdict} {fix} The key in use was kept. To store the new one all the same, skip the test with force."
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict=verdict.message, fix=verdict.fix)
+        self.errors = [{"pointer": "/apiKey", "code": verdict.code, "detail": verdict.message}]
+
+
+class ChangedMeanwhile(RenseiError):
+    """Two people replaced one key at the same moment; the first one's stands."""
+
+    code = "IN_USE"
+    status = 409
+    title = "Changed meanwhile"
+    message = (
+        "Somebody else replaced the key of '{name}' at the same moment. Look at it again, then repeat your change."
+    )
+
+
+# Changing
+
+
+def add_integration(
+    access: Access,
+    *,
+    provider: str,
+    api_key: Secret,
+    name: str = "",
+    base_url: str = "",
+    workspace_id: str = "",
+    is_default: bool | None = None,
+    verdict: Verdict | None = None,
+) -> Integration:
+    """
+    Connect a provider with the organization's own key. The first of a provider is its default.
+
+    `verdict` is the answer of a test of this key that was made just before.
+
+    :raises FieldError: if a value has the wrong shape
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises BaseUrlRefused: if keys must not be sent to that address
+    :raises AlreadyExists: if the name is taken, or the key is connected already
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    _require_manager(access)
+    shapes.clean_provider(provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
+    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
+    integration = Integration(
+        org=access.org,
+        provider=provider,
+        name=clean_name(name) if name.strip() else "",
+        base_url=base_url,
+        workspace_id=shapes.clean_workspace_id(workspace_id),
+        created_by=access.user,
+    )
+    credentials.seal_key(integration, key)
+    if verdict is not None:
+        credentials.take_verdict(integration, verdict)
+
+    with durable():
+        others = _lock_others(access, integration)
+        integration.name = integration.name or _free_name(others, provider=provider)
+        _refuse_twin(integration, others)
+        integration.is_default = bool(is_default) or not others
+        if integration.is_default:
+            _clear_default(integration)
+        integration.save(force_insert=True)
+        record(access, "integration.added", object_id=integration.id, **_public_facts(integration))
+    return integration
+
+
+def update_integration(
+    access: Access,
+    integration: Integration,
+    *,
+    name: str | None = None,
+    base_url: str | None = None,
+    api_key: Secret | None = None,
+    workspace_id: str | None = None,
+    is_default: bool | None = None,
+) -> Integration:
+    """
+    Change what is given. A new base URL needs the key again, because the sealed one is bound to the old.
+
+    :raises FieldError: if a value has the wrong shape, or the key and the base URL do not come together
+    :raises BaseUrlRefused: if keys must not be sent to that address
+    :raises AlreadyExists: if the name is taken, or the key is connected already
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    _require_manager(access)
+    _require_own(access, integration)
+    before = _public_facts(integration)
+    version = integration.secret_version
+    changed = {"name"}
+
+    if name is not None:
+        integration.name = clean_name(name)
+    if _move(integration, base_url=base_url, api_key=api_key):
+        changed.update({"base_url"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
+    if workspace_id is not None and workspace_id != integration.workspace_id:
+        credentials.change_workspace(integration, workspace_id=shapes.clean_workspace_id(workspace_id))
+        changed.update({"workspace_id"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
+
+    with durable():
+        others = _lock_others(access, integration)
+        _require_unchanged(integration, version)
+        _refuse_twin(integration, others)
+        if is_default:
+            _clear_default(integration)
+            integration.is_default = True
+            changed.add("is_default")
+        elif is_default is False and not any(other.is_default for other in others):
+            raise FieldError(pointer="/isDefault", reason="One must be the default. Make another one the default.")
+        integration.save(update_fields=changed)
+        record(access, "integration.updated", object_id=integration.id, old=before, new=_public_facts(integration))
+    return integration
+
+
+def rotate_integration(
+    access: Access, integration: Integration, *, api_key: Secret, force: bool = False
+) -> Integration:
+    """
+    Replace the key, after the new one passed its test. `force` skips the test.
+
+    :raises FieldError: if the key has the wrong shape
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises RateLimited: if the caller has tested too many keys
+    :raises KeyNotAccepted: if the new key failed its test
+    :raises AlreadyExists: if the key is connected already
+    :raises CredentialUnreadable: if the vault cannot seal now
+    """
+    _require_manager(access)
+    _require_own(access, integration)
+    version = integration.secret_version
+    key = shapes.clean_key(api_key, provider=integration.provider, base_url=integration.base_url)
+    verdict = None if force else _test(access, integration, key)
+    if verdict is not None and not verdict.ok:
+        raise KeyNotAccepted(verdict)
+
+    integration.secret_version += 1
+    credentials.seal_key(integration, key)
+    credentials.forget_verdict(integration)
+    if verdict is not None:
+        credentials.take_verdict(integration, verdict)
+    with durable():
+        others = _lock_others(access, integration)
+        _require_unchanged(integration, version)
+        _refuse_twin(integration, others)
+        integration.save(update_fields=[*credentials.SEALED_FIELDS, *credentials.VERDICT_FIELDS])
+        record(access, "integration.rotated", object_id=integration.id, tested=not force, keyHint=integration.key_hint)
+    return integration
+
+
+def remove_integration(access: Access, integration: Integration) -> None:
+    """
+    Forget a key. If it was the default, the oldest other one of the provider is the default from now on.
+
+    :raises InUse: if a profile names it
+    """
+    _require_manager(access)
+    _require_own(access, integration)
+    with durable():
+        others = _lock_others(access, integration)
+        if not Integration.objects.filter(pk=integration.pk).exists():
+            raise NotFound
+        record(access, "integration.removed", object_id=integration.id, **_public_facts(integration))
+        try:
+            integration.delete()
+        except ProtectedError as fault:
+            users = ", ".join(sorted(str(user) for user in fault.protected_objects))
+            raise InUse(what=f"The integration '{integration.name}'", users=users) from fault
+        if others and not any(other.is_default for other in others):
+            oldest = min(others, key=lambda other: (other.created_at, other.id))
+            Integration.objects.filter(pk=oldest.pk).update(is_default=True)
+
+
+# Testing
+
+
+def check_connection(
+    access: Access, *, provider: str, api_key: Secret, base_url: str = "", workspace_id: str = ""
+) -> Verdict:
+    """
+    Try a key that is not stored, and store nothing.
+
+    :raises OrgSuspended: if the operators have suspended the organization
+    :raises FieldError: if a value has the wrong shape
+    :raises KeyKindRefused: if it is a key of another kind
+    :raises BaseUrlRefused: if keys must not be sent to that address
+    :raises RateLimited: if the caller has tested too many keys
+    """
+    _require_manager(access)
+    kill_switches.require_not_suspended(access.org)
+    shapes.clean_provider(provider)
+    base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
+    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
+    candidate = Integration(
+        org=access.org,
+        provider=provider,
+        base_url=base_url,
+        workspace_id=shapes.clean_workspace_id(workspace_id),
+    )
+    return _test(access, candidate, key)
+
+
+def check_integration(access: Access, integration: Integration) -> Verdict:
+    """
+    Try a stored key, and store what came out.
+
+    :raises OrgSuspended: if the operators have suspended the organization
+    :raises CredentialUnreadable: if the vault cannot open the key now
+    :raises RateLimited: if the caller has tested too many keys
+    """
+    _require_manager(access)
+    _require_own(access, integration)
+    kill_switches.require_not_suspended(access.org)
+    version = integration.secret_version
+    verdict = _call(access, integration, open_integration(integration))
+    credentials.take_verdict(integration, verdict)
+    with durable():
+        # A key that was replaced during the test is not judged by it.
+        fields = {name: getattr(integration, name) for name in credentials.VERDICT_FIELDS}
+        Integration.objects.filter(pk=integration.pk, secret_version=version).update(**fields)
+        record(access, "integration.tested", object_id=integration.id, code=verdict.code)
+    return verdict
+
+
+# Using
+
+
+def default_integration(org: Org, provider: str) -> Integration | None:
+    """Find the integration that a call uses when its profile names none."""
+    return Integration.objects.for_org(org).filter(provider=provider, is_default=True).select_related("org").first()
+
+
+def open_integration(integration: Integration) -> Credential:
+    """
+    Open a key for one call.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    return credentials.open_key(integration)
+
+
+def note_used(integration_id: str, when: datetime) -> None:
+    """Remember that a key was used, to the minute."""
+    Integration.objects.filter(pk=integration_id).filter(
+        Q(last_used_at=None) | Q(last_used_at__lt=when - LAST_USED_EVERY)
+    ).update(last_used_at=when)
+
+
+# The steps of the above
+
+
+def _require_manager(access: Access) -> None:
+    access.require_manager()
+    if access.project is not None:
+        raise NotPermitted  # A token of one project changes nothing of the organization around it.
+
+
+def _require_own(access: Access, integration: Integration) -> None:
+    if integration.org_id != access.org.pk:
+        raise NotFound
+
+
+def _move(integration: Integration, *, base_url: str | None, api_key: Secret | None) -> bool:
+    """Change where an integration sends its key, together with the key itself. Tells whether it moved."""
+    provider = integration.provider
+    target = (
+        integration.base_url
+        if base_url is None
+        else shapes.clean_base_url(base_url, provider=provider, org_slug=integration.org.slug)
+    )
+    if target == integration.base_url:
+        if api_key is not None:
+            raise FieldError(
+                pointer="/apiKey", reason="To replace only the key, rotate it: the new one is then tested."
+            )
+        return False
+    if api_key is None:
+        raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
+    integration.base_url = target
+    integration.secret_version += 1
+    credentials.seal_key(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
+    credentials.forget_verdict(integration)
+    return True
+
+
+def _lock_others(access: Access, integration: Integration) -> list[Integration]:
+    """
+    Read the organization's other integrations of that provider, until commit changed by nobody else.
+
+    The organization's row is the lock; runs that refer to it are not held up by it.
+    """
+    Org.objects.select_for_update(no_key=True).get(pk=access.org.pk)
+    others = Integration.objects.for_org(access.org).filter(provider=integration.provider)
+    return list(others.exclude(pk=integration.pk))
+
+
+def _require_unchanged(integration: Integration, version: int) -> None:
+    stored = Integration.objects.filter(pk=integration.pk).values_list("secret_version", flat=True).first()
+    if stored is None:
+        raise NotFound
+    if stored != version:
+        raise ChangedMeanwhile(name=integration.name)
+
+
+def _refuse_twin(integration: Integration, others: list[Integration]) -> None:
+    for other in others:
+        if other.fingerprint == integration.fingerprint:
+            raise AlreadyExists(what=f"An integration with this key, '{other.name}' ({other.id}),")
+        if other.name == integration.name:
+            raise AlreadyExists(what=f"An integration named '{other.name}'")
+
+
+def _free_name(others: list[Integration], *, provider: str) -> str:
+    name = providers.REGISTRY[provider].display_name
+    taken = {other.name for other in others}
+    numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
+    return next(candidate for candidate in (name, *numbered) if candidate not in taken)
+
+
+def _clear_default(integration: Integration) -> None:
+    others = Integration.objects.filter(org=integration.org, provider=integration.provider, is_default=True)
+    others.exclude(pk=integration.pk).update(is_default=False)
+
+
+def _public_facts(integration: Integration) -> dict[str, object]:
+    return {
+        "provider": integration.provider,
+        "name": integration.name,
+        "keyHint": integration.key_hint,
+        "baseUrl": integration.base_url,
+        "workspaceId": integration.workspace_id,
+        "isDefault": integration.is_default,
+    }
+
+
+def _test(access: Access, integration: Integration, key: Secret) -> Verdict:
+    return _call(access, integration, credentials.credential(integration, key))
+
+
+def _call(access: Access, integration: Integration, credential: Credential) -> Verdict:
+    """:raises RateLimited: if the caller tests too often, or the organization has too many tests under way"""
+    with tests_at_once.under_way(integration.org_id):
+        spend_sensitive(access)
+        return REGISTRY[integration.provider].test_connection(credential=credential)

@@ -1,0 +1,82 @@
+"""The shapes of keys, addresses and ids that people give, and what of a key may be shown afterwards."""
+
+import re
+
+from catalog import providers
+from integrations.outbound.http import check_base_url
+from integrations.providers.base import REGISTRY
+from rensei.core.errors import FieldError
+from rensei.core.secret import Secret
+
+# Visible ASCII only: a key with a line break would be printed in full by the error of an HTTP client.
+KEY_SHAPE = re.compile(r"[\x21-\x7e]{20,512}")
+MASK_MARKS = ("…", "...", "•", "**")
+# The part of a key that names its kind and is the same for everyone, such as the first three words of `sk-ant-api03-`.
+PUBLIC_PREFIX = re.compile(r"(?:[a-z]{2,8}-){1,2}[a-z]{2,8}\d{2}-")
+SHOWN_AT_END = 4
+WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
+
+
+def clean_provider(provider: str) -> str:
+    """:raises FieldError: if we do not know such a provider"""
+    if provider not in providers.REGISTRY:
+        known = ", ".join(sorted(providers.REGISTRY))
+        raise FieldError(pointer="/provider", reason=f"There is no such provider. Known here: {known}.")
+    return provider
+
+
+def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
+    """
+    Take a pasted key without the blanks around it, if it may be stored.
+
+    `base_url` is the integration's own, or empty: another server may have keys of another form.
+
+    :raises FieldError: if it is empty, masked, or holds what no key holds
+    :raises KeyKindRefused: if it is a key of another kind
+    """
+    text = api_key.reveal().strip()
+    if not text:
+        raise FieldError(pointer="/apiKey", reason="The key is empty. Paste the whole key.")
+    if any(mark in text for mark in MASK_MARKS):
+        raise FieldError(
+            pointer="/apiKey", reason="This is the shortened form that is shown for a key. Paste the whole key."
+        )
+    if not KEY_SHAPE.fullmatch(text):
+        raise FieldError(
+            pointer="/apiKey",
+            reason="A key has 20 to 512 visible characters, without blanks or line breaks inside. Paste it again.",
+        )
+    key = Secret(text)
+    REGISTRY[provider].check_key(key, base_url=base_url)
+    return key
+
+
+def key_hint(key: Secret) -> str:
+    """Shorten a key for display: its kind, and the last four characters."""
+    text = key.reveal()
+    prefix = PUBLIC_PREFIX.match(text)
+    return f"{prefix.group() if prefix else ''}…{text[-SHOWN_AT_END:]}"
+
+
+def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
+    """
+    Take an integration's own base URL, or nothing where the provider's own address is meant.
+
+    :raises FieldError: if the provider has no address of its own
+    :raises BaseUrlRefused: if keys must not be sent to that address
+    """
+    if base_url.strip():
+        return check_base_url(base_url.strip(), org_slug=org_slug)
+    if providers.REGISTRY[provider].requires_endpoint:
+        raise FieldError(pointer="/baseUrl", reason="This provider has no address of its own. Give the base URL.")
+    return ""
+
+
+def clean_workspace_id(workspace_id: str) -> str:
+    """:raises FieldError: if it could not be a workspace id"""
+    workspace_id = workspace_id.strip()
+    if not WORKSPACE_SHAPE.fullmatch(workspace_id):
+        raise FieldError(
+            pointer="/workspaceId", reason="A workspace id has up to 120 letters, digits, hyphens and underscores."
+        )
+    return workspace_id

@@ -1,0 +1,58 @@
+"""The pages of a person's own account: password, two-step sign-in and sessions."""
+
+from allauth.mfa.app_settings import RECOVERY_CODE_COUNT
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from rensei.accounts import second_factor, sessions
+from rensei.core.errors import NotFound
+from rensei.orgs.models import Org, User
+
+
+@require_safe
+def account(request: HttpRequest) -> HttpResponse:
+    """Show how the person signs in, and where they are signed in."""
+    person = _person(request)
+    factors = {factor.type: factor for factor in Authenticator.objects.filter(user=person)}
+    totp, codes = factors.get(Authenticator.Type.TOTP), factors.get(Authenticator.Type.RECOVERY_CODES)
+    context = {
+        "person": person,
+        "home": Org.objects.filter(memberships__user=person, slug=request.GET.get("org", "")).first(),
+        "totp": totp,
+        # Each used code is a bit of the mask, so that they are counted without opening what is sealed.
+        "codes_left": RECOVERY_CODE_COUNT - int(codes.data["used_mask"]).bit_count() if codes else 0,
+        "required": second_factor.is_required(person),
+        "linked": SocialAccount.objects.filter(user=person),
+        "sessions": sessions.signed_in(request, person),
+    }
+    return render(request, "account/account.html", context)
+
+
+@require_POST
+def end(request: HttpRequest, session_id: int) -> HttpResponse:
+    """Sign out in one other browser."""
+    try:
+        sessions.end_session(request, _person(request), session_id=session_id)
+    except NotFound as absent:
+        raise Http404 from absent
+    messages.success(request, "Signed out there.")
+    return redirect("account")
+
+
+@require_POST
+def end_others(request: HttpRequest) -> HttpResponse:
+    """Sign out everywhere but here."""
+    count = sessions.end_other_sessions(request, _person(request))
+    said = {0: "You are signed in nowhere else.", 1: "Signed out in one other place."}
+    messages.success(request, said.get(count, f"Signed out in {count} other places."))
+    return redirect("account")
+
+
+def _person(request: HttpRequest) -> User:
+    person = request.user
+    assert isinstance(person, User), "Pages are for people who are signed in"
+    return person

@@ -1,0 +1,355 @@
+"""How people get into an organization: a link, mailed to their address, that works once and for seven days."""
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from allauth.account.models import EmailAddress
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Case, Exists, OuterRef, QuerySet, When
+from django.template.loader import render_to_string
+
+from rensei.accounts.people import insert_person
+from rensei.core import mails
+from rensei.core.clock import database_now
+from rensei.core.errors import NotFound, NotPermitted, RenseiError
+from rensei.core.limits import limit
+from rensei.core.rates import rates
+from rensei.core.secret import Secret
+from rensei.core.transactions import assert_open, durable
+from rensei.orgs import kill_switches
+from rensei.orgs.access import Access, record, token_digest
+from rensei.orgs.models import MANAGERS, Invitation, Membership, Org, Role, User
+from rensei.orgs.services import clean_role, require_owner_for_owners, require_whole_org
+from rensei.orgs.shapes import clean_email
+from rensei.tokens import tree
+
+LIFETIME = timedelta(days=7)
+MAILS_MAX = limit(
+    100,
+    "mails in an hour",
+    what="Invitations that an organization sends, by all who may invite",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+)
+MAILS_SECONDS = 3600
+# These write mail to the terminal or nowhere, so that nobody would get a link.
+UNDELIVERED = {"django.core.mail.backends.console.EmailBackend", "django.core.mail.backends.dummy.EmailBackend"}
+
+logger = structlog.get_logger()
+
+
+class InvitationInvalid(RenseiError):
+    """The link leads nowhere (any more). The sentence says which of the reasons it is."""
+
+    code = "INVITATION_NOT_VALID"
+    status = 410
+    title = "Invitation not valid"
+    message = "{reason} {step}"
+
+    def __init__(self, *, reason: str, step: str = "Ask an owner or admin of the organization for a new one.") -> None:
+        super().__init__(reason=reason, step=step)
+
+
+class AlreadyMember(RenseiError):
+    """Whoever was invited, or accepts, is in the organization already."""
+
+    code = "ALREADY_EXISTS"
+    status = 409
+    title = "Already a member"
+    message = "{email} is a member already. A role is changed in the list of members."
+
+
+class AlreadyInvited(RenseiError):
+    """A place is kept for that address already."""
+
+    code = "ALREADY_EXISTS"
+    status = 409
+    title = "Already invited"
+    message = "An invitation to {email} is open already. Send it again from the list, or take it back first."
+
+
+class OtherPerson(RenseiError):
+    """Somebody who is signed in opened the link of somebody else."""
+
+    code = "INVITATION_FOR_SOMEBODY_ELSE"
+    status = 403
+    title = "Invitation for somebody else"
+    message = "This invitation is for {invited}, and you are signed in as {email}. Sign out, and open the link again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """
+    An invitation that was made. `invitation.mailed` says whether its link is on its way.
+
+    `link` is there only where the server sends no mail at all: then the inviter hands it over, and it can be read only
+    now. Where mail is sent, no link is shown to anyone else, as it proves who has the address.
+    """
+
+    invitation: Invitation
+    link: Secret | None
+
+
+def invite(access: Access, *, email: str, role: str) -> Sent:
+    """
+    Keep a place for an address, and mail it the link.
+
+    :raises FieldError: if the address is none, or there is no such role
+    :raises NotPermitted: if the caller may not give that role
+    :raises AlreadyMember: if a member has that address
+    :raises AlreadyInvited: if an invitation to it is open
+    :raises OrgSuspended: if operators have suspended the organization
+    :raises RateLimited: if the organization has had too many mailed
+    """
+    _require_inviter(access, role)
+    email = clean_email(email)
+    if Membership.objects.for_org(access.org).filter(user__email=email).exists():
+        raise AlreadyMember(email=email)
+    if _open(access.org).filter(email=email, expires_at__gt=database_now()).exists():
+        raise AlreadyInvited(email=email)
+    _spend_mail(access.org)
+    now, plain = database_now(), _new_secret()
+    with durable():
+        # One that has expired makes room. One that is open is sent anew by its own button.
+        _open(access.org).filter(email=email, expires_at__lte=now).update(revoked_at=now)
+        try:
+            with transaction.atomic():
+                invitation = Invitation.objects.create(
+                    org=access.org,
+                    email=email,
+                    role=role,
+                    invited_by=access.user,
+                    made_by=tree.lock_maker(access),
+                    created_at=now,
+                    **_terms(plain, now),
+                )
+        except IntegrityError as fault:
+            raise AlreadyInvited(email=email) from fault
+        record(access, "invitation.created", object_id=invitation.id, email=email, role=role)
+    return _send(access, invitation, plain)
+
+
+def resend(access: Access, invitation: Invitation) -> Sent:
+    """
+    Mail a new link for another seven days, which ends the earlier one. Whoever sends it vouches for it from now on.
+
+    :raises NotFound: if the invitation was accepted or revoked meanwhile
+    :raises OrgSuspended: if operators have suspended the organization
+    :raises RateLimited: if the organization has had too many mailed
+    """
+    _require_inviter(access, invitation.role)
+    _spend_mail(access.org)
+    now, plain = database_now(), _new_secret()
+    with durable():
+        terms = _terms(plain, now)
+        if (
+            not _open(access.org)
+            .filter(pk=invitation.pk)
+            .update(invited_by=access.user, made_by=tree.lock_maker(access), mailed=False, **terms)
+        ):
+            raise NotFound
+        invitation.refresh_from_db()
+        record(access, "invitation.resent", object_id=invitation.id, email=invitation.email, role=invitation.role)
+    return _send(access, invitation, plain)
+
+
+def revoke(access: Access, invitation: Invitation) -> None:
+    """
+    Take an invitation back. Its link is dead at once.
+
+    :raises NotFound: if it was accepted or revoked meanwhile
+    """
+    access.require_manager()
+    require_whole_org(access)
+    with durable():
+        if not _open(access.org).filter(pk=invitation.pk).update(revoked_at=database_now()):
+            raise NotFound
+        record(access, "invitation.revoked", object_id=invitation.id, email=invitation.email, role=invitation.role)
+
+
+def open_invitations(access: Access) -> QuerySet[Any]:
+    """List the invitations that nobody has answered, each with whether its inviter could still make it."""
+    return _vouched(_open(access.org)).select_related("invited_by")
+
+
+def are_mailed() -> bool:
+    """Tell whether this server delivers mail at all, or writes it to its terminal."""
+    return settings.EMAIL_BACKEND not in UNDELIVERED
+
+
+def find(*, digest: str) -> Invitation:
+    """
+    Find the invitation that a link belongs to, by the hash of the link's secret.
+
+    :raises InvitationInvalid: if it cannot be accepted, with the reason
+    """
+    found: Any = _vouched(Invitation.objects.filter(digest=digest)).select_related("org", "invited_by").first()
+    if found is None:
+        raise InvitationInvalid(reason="This link is unknown, or a newer one was sent since.")
+    if found.accepted_at is not None:
+        raise InvitationInvalid(reason="This invitation was used already. Sign in to get to the organization.")
+    if found.revoked_at is not None or not found.vouched:
+        raise InvitationInvalid(reason="This invitation was taken back.")
+    if found.expires_at <= database_now():
+        raise InvitationInvalid(reason="This invitation has expired: it was good for seven days.")
+    if not found.mailed and are_mailed():
+        raise InvitationInvalid(reason="This link never went to the invited address by mail.")
+    _require_running(found.org)
+    invitation: Invitation = found
+    return invitation
+
+
+def accepted_org(digest: str, *, user: User) -> Org | None:
+    """Name the organization that a person has entered by a link, for those who open it again."""
+    return Org.objects.filter(invitations__digest=digest, invitations__accepted_by=user, memberships__user=user).first()
+
+
+def accept(invitation: Invitation, *, user: User, address: str | None) -> Membership:
+    """
+    Let a person who is signed in take the place that was kept for them.
+
+    :raises OtherPerson: if it was kept for another address
+    :raises AlreadyMember: if they are in the organization already
+    :raises InvitationInvalid: if it was answered meanwhile
+    """
+    if user.email != invitation.email:
+        raise OtherPerson(invited=invitation.email, email=user.email)
+    with durable():
+        membership = _join(invitation, user, address)
+        if invitation.mailed:
+            # Whoever has the link reads the mail of the address, and has signed in to its account.
+            EmailAddress.objects.filter(user=user, email=user.email).update(verified=True)
+    return membership
+
+
+def accept_as_newcomer(invitation: Invitation, *, name: str, password: Secret, address: str | None) -> User:
+    """
+    Make the account of a new person, and let them take the place that was kept for them.
+
+    :raises FieldError: if the name is none, or the password is too weak
+    :raises AlreadyExists: if the address has an account, which then has to sign in
+    :raises InvitationInvalid: if it was answered meanwhile
+    """
+    with durable():
+        user = insert_person(email=invitation.email, password=password, name=name)
+        # Nobody has this address any more but the new account. Only a link that was mailed there proves that.
+        EmailAddress.objects.filter(email__iexact=user.email).delete()
+        EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=invitation.mailed)
+        _join(invitation, user, address)
+    return user
+
+
+def accept_all(user: User, *, address: str | None) -> None:
+    """Let a person whose address was proven take every place that is kept for it and can be taken."""
+    now = database_now()
+    kept = _vouched(Invitation.objects.filter(email=user.email, accepted_at=None, revoked_at=None))
+    for invitation in kept.filter(expires_at__gt=now, vouched=True).select_related("org"):
+        with suppress(InvitationInvalid, AlreadyMember), durable():
+            _join(invitation, user, address)
+
+
+def await_somebody(email: str) -> bool:
+    """Tell whether a place is kept for an address."""
+    kept = _vouched(Invitation.objects.filter(email=email, accepted_at=None, revoked_at=None))
+    return kept.filter(expires_at__gt=database_now(), vouched=True).exists()
+
+
+def _join(invitation: Invitation, user: User, address: str | None) -> Membership:
+    assert_open()
+    # A removal or a change of a role locks this row, so the inviter's right is read again after it has ended.
+    Org.objects.select_for_update(no_key=True).get(pk=invitation.org_id)
+    _require_running(invitation.org)
+    # The update decides which of two answers at the same moment counts.
+    waiting = Invitation.objects.filter(
+        pk=invitation.pk, digest=invitation.digest, accepted_at=None, revoked_at=None, expires_at__gt=database_now()
+    )
+    if not _vouched(waiting).filter(vouched=True).update(accepted_at=database_now(), accepted_by=user):
+        raise InvitationInvalid(reason="This invitation was answered in the meantime.")
+    try:
+        with transaction.atomic():
+            membership = Membership.objects.create(org=invitation.org, user=user, role=invitation.role)
+    except IntegrityError as fault:
+        raise AlreadyMember(email=user.email) from fault
+    access = Access(user=user, org=invitation.org, role=Role(invitation.role), membership=membership, address=address)
+    inviter = invitation.invited_by.email if invitation.invited_by else None
+    record(access, "invitation.accepted", object_id=invitation.id, member=membership.id, invited_by=inviter)
+    return membership
+
+
+def _require_inviter(access: Access, role: str) -> None:
+    """:raises NotPermitted: also for an operator who has entered for a time, and may leave no one behind"""
+    access.require_manager()
+    require_whole_org(access)
+    require_owner_for_owners(access, clean_role(role))
+    if access.membership.ends_at is not None:
+        raise NotPermitted
+    kill_switches.require_not_suspended(access.org)
+
+
+def _require_running(org: Org) -> None:
+    """:raises InvitationInvalid: if operators have suspended the organization; why is its members' affair"""
+    if kill_switches.suspension_of(org) is not None:
+        raise InvitationInvalid(
+            reason="The organization is suspended, and takes in no members.",
+            step="Open the link again when its operator has resumed it.",
+        )
+
+
+def _spend_mail(org: Org) -> None:
+    """:raises RateLimited: if the organization has sent as many invitations as it may within an hour"""
+    window = rates.count_exactly(f"invitations:{org.pk}", seconds=MAILS_SECONDS)
+    if window.total > MAILS_MAX:
+        raise rates.refusal(window.ends_at)
+
+
+def _open(org: Org) -> QuerySet[Invitation]:
+    return Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
+
+
+def _vouched(invitations: QuerySet[Invitation]) -> QuerySet[Any]:
+    """
+    Note on each invitation whether its inviter could still make it.
+
+    Somebody who may no longer let people in must not do so by a link that they kept.
+    """
+    inviters = Membership.objects.filter(
+        org=OuterRef("org"), user=OuterRef("invited_by"), user__is_active=True, ends_at=None
+    )
+    by_owner = Exists(inviters.filter(role=Role.OWNER))
+    by_manager = Exists(inviters.filter(role__in=MANAGERS))
+    return invitations.annotate(vouched=Case(When(role=Role.OWNER, then=by_owner), default=by_manager))
+
+
+def _new_secret() -> Secret:
+    return Secret(secrets.token_urlsafe(32))
+
+
+def _terms(plain: Secret, now: datetime) -> dict[str, object]:
+    return {"digest": token_digest(plain.reveal()), "expires_at": now + LIFETIME}
+
+
+def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
+    """
+    Mail the link after the transaction. Only where this server sends no mail does the inviter get it.
+
+    A mail that failed is sent again from the list. If its link were shown, the inviter could take the address with it.
+    """
+    link = f"{settings.PUBLIC_URL}/invitations/{plain.reveal()}"
+    body = render_to_string("orgs/mail/invitation.txt", {"invitation": invitation, "access": access, "link": link})
+    try:
+        mails.send(
+            f"{access.user.get_full_name()} invites you to {access.org.name} on Rensei", body, [invitation.email]
+        )
+    except OSError as fault:
+        # A mail server's answer may repeat what it was sent, so only the kind of fault is told.
+        logger.warning("invitation_not_mailed", invitation_id=invitation.id, fault=type(fault).__name__)
+        return Sent(invitation=invitation, link=None)
+    if not are_mailed():
+        return Sent(invitation=invitation, link=Secret(link))
+    invitation.mailed = True
+    invitation.save(update_fields=["mailed"])
+    return Sent(invitation=invitation, link=None)

@@ -1,0 +1,106 @@
+"""REST: the invitations that nobody has answered yet."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.accounts import invitations
+from rensei.accounts.invitations import Sent
+from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.errors import AlreadyExists, NotFound
+from rensei.orgs.models import Invitation, Role
+from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.scopes import GRANT, READ
+from rensei.tokens.authentication import caller
+
+
+class InvitationAnswer(CamelSerializer):
+    id = serializers.CharField()
+    email = serializers.EmailField()
+    role = serializers.ChoiceField(choices=Role.choices)
+    mailed = serializers.BooleanField(help_text="Whether the link was mailed to the address")
+    invited_by = serializers.EmailField(source="invited_by.email", default=None, allow_null=True)
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+
+
+class InvitationSent(InvitationAnswer):
+    link = serializers.CharField(
+        allow_null=True, help_text="Shown only now, and only where this server sends no mail: hand it over yourself"
+    )
+
+
+class Invitations(APIView):
+    """Invite somebody by email. Nobody is a member before the link of the mail was opened."""
+
+    permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "POST": GRANT}
+    refusals = {"POST": (AlreadyExists,)}
+    pagination_class = CursorPages
+    throttle_scope = "sensitive"
+    Answer = InvitationAnswer
+    Created = InvitationSent
+
+    class Body(CamelSerializer):
+        email = serializers.EmailField(max_length=254)
+        role = serializers.ChoiceField(choices=Role.choices)
+
+    def get(self, request: Request) -> Response:
+        """List the invitations that are not yet answered."""
+        return CursorPages.answer(request, invitations.open_invitations(caller(request)), self.Answer)
+
+    def post(self, request: Request) -> Response:
+        """Create an invitation, and mail its link. It is the same as inviting under `/members`."""
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        sent = invitations.invite(caller(request), **body.validated_data)
+        headers = {"Location": f"{request.path}/{sent.invitation.pk}"}
+        return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
+
+
+class InvitationDetail(APIView):
+    """One open invitation. Deleting takes it back: its link is dead at once."""
+
+    permission_classes = [ManagersWrite]
+    scopes = {"GET": READ, "DELETE": GRANT}
+    Answer = InvitationAnswer
+
+    def get(self, request: Request, invitation_id: str) -> Response:
+        """Show one open invitation."""
+        return Response(self.Answer(_one(request, invitation_id)).data)
+
+    def delete(self, request: Request, invitation_id: str) -> Response:
+        """Revoke an invitation. Its link no longer works."""
+        invitations.revoke(caller(request), _one(request, invitation_id))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class InvitationResend(APIView):
+    """Mail a new link for another seven days. The earlier link is dead."""
+
+    permission_classes = [ManagersWrite]
+    scopes = {"POST": GRANT}
+    throttle_scope = "sensitive"
+
+    @extend_schema(request=None, responses=InvitationSent)
+    def post(self, request: Request, invitation_id: str) -> Response:
+        """Mail a new link for another seven days. The earlier link no longer works."""
+        return Response(sent_body(invitations.resend(caller(request), _one(request, invitation_id))))
+
+
+def _one(request: Request, invitation_id: str) -> Invitation:
+    found: Invitation | None = invitations.open_invitations(caller(request)).filter(pk=invitation_id).first()
+    if found is None:
+        raise NotFound
+    return found
+
+
+def sent_body(sent: Sent) -> dict[str, Any]:
+    """Write an invitation as the one who sent it sees it, with the link where this server sends no mail."""
+    answer: dict[str, Any] = InvitationAnswer(sent.invitation).data
+    return {**answer, "link": sent.link.reveal() if sent.link else None}

@@ -1,0 +1,78 @@
+"""Accounts of people: made by operators, since nobody signs up by themselves."""
+
+from allauth.account.models import EmailAddress
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from rensei.core.errors import AlreadyExists, FieldError
+from rensei.core.secret import Secret
+from rensei.core.transactions import assert_open, durable
+from rensei.orgs.access import record_person
+from rensei.orgs.models import ApiToken, Host, Org, User
+from rensei.orgs.services import insert_org
+from rensei.orgs.shapes import clean_email, clean_name
+from rensei.tokens import tree
+
+
+def insert_person(*, email: str, password: Secret, name: str = "", operator: bool = False) -> User:
+    """
+    Create an account within the caller's transaction. An operator's opens the admin too.
+
+    :raises FieldError: if the address is none, or the password is too weak
+    :raises AlreadyExists: if the address has an account
+    """
+    assert_open()
+    email, name = clean_email(email), clean_name(name) if name else ""
+    try:
+        validate_password(password.reveal(), user=User(email=email, name=name))
+    except ValidationError as fault:
+        raise FieldError(pointer="/password", reason=" ".join(fault.messages)) from None
+    try:
+        with transaction.atomic():
+            return User.objects.create_user(
+                email, password.reveal(), name=name, is_staff=operator, is_superuser=operator
+            )
+    except IntegrityError as fault:
+        raise AlreadyExists(what=f"An account for {email}") from fault
+
+
+def found_org(*, name: str, slug: str, owner_email: str, password: Secret | None = None) -> tuple[User, Org]:
+    """
+    Create an organization, and its owner's account where there is none.
+
+    :raises FieldError: if a new account needs a password and got none, or something has the wrong shape
+    :raises AlreadyExists: if the slug is taken
+    """
+    email = clean_email(owner_email)
+    with durable():
+        owner = User.objects.filter(email=email).first()
+        if owner is None:
+            if password is None:
+                raise FieldError(
+                    pointer="/password", reason=f"{email} has no account yet. Give a password for the new one."
+                )
+            owner = insert_person(email=email, password=password)
+        return owner, insert_org(name=name, slug=slug, owner=owner)
+
+
+def prove_address(user: User, *, address: str | None) -> None:
+    """
+    Note that a link reached a person's address, for the first time.
+
+    Until then, whoever was handed the link of an invitation may have made the account: what they left behind ends.
+    """
+    with durable():
+        if EmailAddress.objects.filter(user=user, email=user.email, verified=False).update(verified=True):
+            record_person(user, "address.verified", address=address)
+            end_programs(user)
+
+
+def end_programs(user: User) -> None:
+    """Revoke every token and machine of a person within the caller's transaction."""
+    assert_open()
+    now = timezone.now()
+    tokens = ApiToken.objects.filter(membership__user=user)
+    tree.revoke(tokens.values_list("pk", flat=True), now=now)
+    Host.objects.filter(owner=user, revoked_at=None).update(revoked_at=now)

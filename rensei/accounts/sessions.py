@@ -1,0 +1,186 @@
+"""Where a person is signed in, and how to end it there."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from allauth.usersessions.models import UserSession
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.models import Session
+from django.core.cache import caches
+from django.http import HttpRequest, HttpResponseBase
+from django.utils import timezone
+
+from rensei.core.api import NotAuthenticated
+from rensei.core.errors import NotFound, RateLimited
+from rensei.core.transactions import durable
+from rensei.orgs.access import record_person
+from rensei.orgs.models import User
+from rensei.tokens.authentication import client_address
+from rensei.tokens.unknown_tokens import unknown_tokens
+
+NOTED_EVERY_SECONDS = 300
+# After which a person signs in anew: not used for so long, and in any case. Both are looked at when a session is noted.
+UNUSED_MAX = timedelta(days=7)
+AGE_MAX = timedelta(days=14)
+# What tells a browser from its `User-Agent`, the more special first: Chrome also calls itself Safari, and Edge Chrome.
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "FxiOS/": "Firefox",
+    "CriOS/": "Chrome",
+    "Chrome/": "Chrome",
+    "Safari/": "Safari",
+}
+SYSTEMS = {
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Android": "Android",
+    "CrOS": "ChromeOS",
+    "Windows": "Windows",
+    "Mac OS X": "macOS",
+    "Linux": "Linux",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedIn:
+    """One browser in which a person is signed in."""
+
+    id: int
+    device: str
+    address: str
+    since: datetime
+    last_seen_at: datetime
+    here: bool
+
+
+def note_sessions(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """
+    Note where each session was last seen, every five minutes: more often would write on every page.
+
+    One that has lasted for too long ends then. Who signs out leaves nothing that scripts have stored in the browser.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if request.session.session_key:
+            _note(request)
+        response = get_response(request)
+        return _cleared(request, response)
+
+    return middleware
+
+
+def signed_in(request: HttpRequest, user: User) -> list[SignedIn]:
+    """List the person's sessions, this one first, then the latest seen."""
+    stored = UserSession.objects.filter(user=user)
+    alive = set(
+        Session.objects.filter(
+            session_key__in=stored.values("session_key"), expire_date__gt=timezone.now()
+        ).values_list("session_key", flat=True)
+    )
+    found = [
+        SignedIn(
+            id=session.pk,
+            device=device_of(session.user_agent),
+            address=session.ip,
+            since=session.created_at,
+            last_seen_at=session.last_seen_at,
+            here=session.session_key == request.session.session_key,
+        )
+        for session in stored.order_by("-last_seen_at")
+        if session.session_key in alive
+    ]
+    return sorted(found, key=lambda session: not session.here)
+
+
+def end_session(request: HttpRequest, user: User, *, session_id: int) -> None:
+    """
+    Sign the person out in another browser.
+
+    :raises NotFound: if it is not theirs, is over already, or is the one that asks
+    """
+    other = _others(request, user).filter(pk=session_id).first()
+    if other is None:
+        raise NotFound
+    _end([other], user=user, address=client_address(request))
+
+
+def end_other_sessions(request: HttpRequest, user: User) -> int:
+    """Sign the person out everywhere but here, and tell in how many browsers."""
+    others = list(_others(request, user))
+    _end(others, user=user, address=client_address(request))
+    return len(others)
+
+
+def device_of(user_agent: str) -> str:
+    """Name a browser and its system in words: `Firefox on Linux`."""
+    browser = next((name for mark, name in BROWSERS.items() if mark in user_agent), None)
+    system = next((name for mark, name in SYSTEMS.items() if mark in user_agent), None)
+    if browser and system:
+        return f"{browser} on {system}"
+    return browser or system or "Unknown device"
+
+
+def _note(request: HttpRequest) -> None:
+    if not _look_up(request) or not request.user.is_authenticated:
+        return
+    digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
+    if caches["process"].add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
+        if _is_over(request):
+            # A form that was being written stays in the browser, for the person to go on with.
+            request.session.flush()
+            request.user = AnonymousUser()
+        else:
+            UserSession.objects.create_from_request(request)
+
+
+def _look_up(request: HttpRequest) -> bool:
+    """
+    Look the session of the cookie up, as a token is: one that is none of ours costs a query once, and no more than an
+    address may send of both. What is not looked up is no session now, and its cookie stays.
+    """
+    digest = hashlib.sha256(f"session:{request.session.session_key}".encode()).hexdigest()
+    address = client_address(request)
+    try:
+        unknown_tokens.require_look_up(digest, address=address)
+    except (NotAuthenticated, RateLimited):
+        request.session = type(request.session)()
+        request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return False
+    # Reading it finds out: a key that is not stored is dropped.
+    request.session.get("")
+    unknown_tokens.note(digest, found=request.session.session_key is not None, address=address)
+    return True
+
+
+def _is_over(request: HttpRequest) -> bool:
+    stored = UserSession.objects.filter(user=request.user, session_key=request.session.session_key).first()
+    now = timezone.now()
+    return stored is not None and (now - stored.created_at >= AGE_MAX or now - stored.last_seen_at >= UNUSED_MAX)
+
+
+def _cleared(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """https://www.w3.org/TR/clear-site-data/#header"""
+    if getattr(request, "signed_out", False):
+        response["Clear-Site-Data"] = '"storage"'
+    return response
+
+
+def _others(request: HttpRequest, user: User) -> Any:
+    return UserSession.objects.filter(user=user).exclude(session_key=request.session.session_key)
+
+
+def _end(sessions: list[UserSession], *, user: User, address: str | None) -> None:
+    if not sessions:
+        return
+    with durable():
+        for session in sessions:
+            session.end()
+        record_person(user, "sessions.ended", address=address, devices=[device_of(one.user_agent) for one in sessions])

@@ -1,0 +1,212 @@
+"""
+Sign-in with the organization's own accounts, by OpenID Connect: who is let in, and how the way there begins.
+
+https://openid.net/specs/openid-connect-core-1_0.html, https://docs.allauth.org/en/latest/socialaccount/adapter.html
+"""
+
+import hmac
+import secrets
+from typing import Any
+
+import structlog
+from allauth.account.models import EmailAddress
+from allauth.account.utils import get_next_redirect_url
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter, get_adapter
+from allauth.socialaccount.helpers import render_authentication_error
+from allauth.socialaccount.models import SocialApp, SocialLogin
+from allauth.socialaccount.providers.base.constants import AuthProcess
+from allauth.socialaccount.providers.oauth2.client import OAuth2Error
+from allauth.socialaccount.providers.oauth2.views import OAuth2CallbackView
+from allauth.socialaccount.providers.openid_connect.views import OpenIDConnectOAuth2Adapter
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+from requests import RequestException, Session
+
+from rensei.accounts import invitations, people, second_factor
+from rensei.core.transactions import durable, leave_database
+from rensei.orgs.models import User
+from rensei.orgs.shapes import NAME_LENGTH
+from rensei.tokens.authentication import client_address
+from rensei.tokens.throttling import limit_sign_in
+
+logger = structlog.get_logger()
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    """
+    Lets in whom a provider vouches for by a verified address: those who have an account or an invitation.
+
+    Everybody else is refused, unless `RENSEI_OIDC_SIGN_UP` opens the server to all accounts of the provider.
+    """
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        """
+        Refuse user info about another person than the id token's, as OpenID Connect Core 5.3.2 demands.
+
+        Refuse operators too, whom a provider alone must not make: with a second factor they go on to it, and without
+        one the issuer must be the one that is pinned to the account.
+        """
+        claims = sociallogin.account.extra_data
+        told, signed = claims.get("userinfo"), claims.get("id_token")
+        if told and signed and told.get("sub") != signed.get("sub"):
+            logger.warning("single_sign_on_refused", reason="subjects differ", provider=sociallogin.account.provider)
+            raise ImmediateHttpResponse(_refuse(request, "different"))
+        user = sociallogin.user
+        if user is not None and user.pk is not None and user.is_staff and not _may_be_operator(user, signed):
+            logger.warning("single_sign_on_refused", reason="operator", provider=sociallogin.account.provider)
+            raise ImmediateHttpResponse(_refuse(request, "operator"))
+
+    def get_requests_session(self) -> Session:
+        """Make what the library calls the provider with, each time that it does."""
+        leave_database()
+        session: Session = super().get_requests_session()
+        return session
+
+    def authenticate_by_email(self, sociallogin: SocialLogin) -> tuple[User, str] | None:
+        """Find the account whose address the provider has verified."""
+        email = verified_email(sociallogin)
+        if email is None:
+            return None
+        # The account's own address counts. The library's rows may be older: operators change addresses.
+        EmailAddress.objects.filter(email__iexact=email).exclude(user__email=email).delete()
+        user = User.objects.filter(email=email).first()
+        if user is None:
+            return None
+        # An account without a row was made by an operator, who vouched for its address. Where a row says that
+        # nobody has checked the address, the library removes the password: it may be somebody else's. So may tokens.
+        if EmailAddress.objects.filter(user=user, email=email, verified=False).exists():
+            with durable():
+                people.end_programs(user)
+        EmailAddress.objects.get_or_create(user=user, email=email, defaults={"verified": True, "primary": True})
+        return user, email
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
+        email = verified_email(sociallogin)
+        if email is None:
+            raise ImmediateHttpResponse(_refuse(request, "unverified"))
+        if not settings.RENSEI_OIDC_SIGN_UP and not invitations.await_somebody(email):
+            raise ImmediateHttpResponse(_refuse(request, "unknown", email=email))
+        return True
+
+    def populate_user(self, request: HttpRequest, sociallogin: SocialLogin, data: dict[str, Any]) -> User:
+        user: User = sociallogin.user
+        user.email = (data.get("email") or "").lower()
+        name = str(data.get("name") or "").strip()[:NAME_LENGTH]
+        user.name = name if name.isprintable() else ""
+        return user
+
+    def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> User:
+        user: User = super().save_user(request, sociallogin, form)
+        invitations.accept_all(user, address=client_address(request))
+        return user
+
+    def on_authentication_error(
+        self,
+        request: HttpRequest,
+        provider: Any,
+        error: str | None = None,
+        exception: Exception | None = None,
+        extra_context: dict[str, Any] | None = None,
+    ) -> None:
+        """Leave the operator a trace: the kind of fault only, because what the provider answered may hold secrets."""
+        logger.warning("single_sign_on_failed", error=error, fault=type(exception).__name__ if exception else None)
+
+
+class CheckingAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
+    """
+    Checks the signature of every id token, and that it was made for the sign-in that this browser began.
+
+    OpenID Connect Core 3.1.3.7 lets a client believe TLS instead of the signature, and the library does where it has
+    fetched the token by itself. The check costs one look at the provider's keys, and holds even if something stands
+    between the two. The library sends and checks no nonce (2.1 and 3.1.3.7.11).
+    """
+
+    nonce = ""
+
+    def get_access_token_data(self, *args: Any, **options: Any) -> Any:
+        data = super().get_access_token_data(*args, **options)
+        self.did_fetch_access_token = False
+        return data
+
+    def complete_login(self, request: HttpRequest, app: SocialApp, token: Any, **options: Any) -> SocialLogin:
+        """:raises OAuth2Error: if there is no id token, or it is that of another sign-in"""
+        login: SocialLogin = super().complete_login(request, app, token, **options)
+        told = str((login.account.extra_data.get("id_token") or {}).get("nonce", ""))
+        if not self.nonce or not hmac.compare_digest(told.encode(), self.nonce.encode()):
+            raise OAuth2Error("The id token was made for another sign-in.")
+        return login
+
+
+class Callback(OAuth2CallbackView):  # type: ignore[misc]
+    """Gives the adapter the nonce that was kept with the state of the sign-in, in the browser's session."""
+
+    def _get_state(self, request: HttpRequest, provider: Any) -> tuple[dict[str, Any] | None, HttpResponse | None]:
+        state, answer = super()._get_state(request, provider)
+        self.adapter.nonce = str((state or {}).get("nonce", ""))
+        return state, answer
+
+
+def verified_email(sociallogin: SocialLogin) -> str | None:
+    """Read the address that the provider says it has verified, in small letters."""
+    claims = sociallogin.account.extra_data
+    told = claims.get("userinfo") or claims.get("id_token") or {}
+    # The specification asks for a boolean, and some providers write a word.
+    email = told.get("email")
+    verified = told.get("email_verified") is True or told.get("email_verified") == "true"
+    return str(email).lower() if email and verified else None
+
+
+@login_not_required
+@require_safe
+@limit_sign_in("GET")
+def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
+    """
+    Send somebody to the provider's own sign-in.
+
+    This is a link and not a form, because the content security policy follows a form's redirects and would stop them
+    at the provider. Another site must not start it unseen, so a browser that says so is shown the sign-in page.
+    """
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return redirect("account_login")
+    try:
+        provider = get_adapter(request).get_provider(request, provider_id)
+    except SocialApp.DoesNotExist as absent:
+        raise Http404 from absent
+    nonce = secrets.token_urlsafe(32)
+    try:
+        answer: HttpResponse = provider.redirect(
+            request,
+            process=AuthProcess.LOGIN,
+            next_url=get_next_redirect_url(request),
+            auth_params={**provider.get_auth_params(), "nonce": nonce},
+            nonce=nonce,
+        )
+    except RequestException as fault:
+        answer = render_authentication_error(request, provider, exception=fault)
+    return answer
+
+
+@login_not_required
+@require_safe
+@limit_sign_in("GET")
+def complete(request: HttpRequest, provider_id: str) -> HttpResponse:
+    """Take the provider's answer, and let the person in whom it vouches for."""
+    try:
+        answer: HttpResponse = Callback.adapter_view(CheckingAdapter(request, provider_id))(request)
+    except SocialApp.DoesNotExist as absent:
+        raise Http404 from absent
+    return answer
+
+
+def _may_be_operator(user: User, claims: dict[str, Any] | None) -> bool:
+    """Tell whether a provider's word, with what comes after it, is enough for an operator."""
+    issuer = str((claims or {}).get("iss", "")).rstrip("/")
+    return second_factor.is_set_up(user) or bool(issuer and issuer == user.single_sign_on_issuer.rstrip("/"))
+
+
+def _refuse(request: HttpRequest, reason: str, *, email: str = "") -> HttpResponse:
+    return render(request, "socialaccount/refused.html", {"reason": reason, "email": email}, status=403)

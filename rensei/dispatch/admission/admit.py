@@ -1,0 +1,251 @@
+"""
+The first half of a dispatch: load, judge, plan, write, ring the bell. A refused dispatch writes nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
+from rensei.core.bulk import insert_all
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.core.transactions import durable
+from rensei.dispatch import context, pools, retention, stored_bytes
+from rensei.dispatch.admission import decide
+from rensei.dispatch.admission.decide import Judgement, judge
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.queue import wake_up
+from rensei.orgs import storage
+from rensei.orgs.access import Access
+
+IDEMPOTENCY_KEPT = timedelta(hours=24)
+HOST_SESSION_DEADLINE = timedelta(minutes=15)
+
+
+class IdempotencyKeyReused(RenseiError):
+    """The Idempotency-Key was used for another body within 24 hours."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    status = 422
+    title = "Idempotency key reused"
+    message = "This Idempotency-Key came with another body within 24 hours. Use a new key for a new request."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmissionPlan:
+    """
+    The rows of one admitted run, ready to be written, and the most that its call can cost in picodollars.
+
+    A run that is queued has its input, and one whose call follows at once its attempt.
+    """
+
+    run: Run
+    at_most: int | None
+    input: RunInput | None = None
+    attempt: Attempt | None = None
+    idempotency: IdempotencyKey | None = None
+
+
+def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str = "", body_digest: str = "") -> Run:
+    """
+    Admit a run and queue it, or give back the run that the same Idempotency-Key made.
+
+    :raises RenseiError: if the dispatch is refused; then nothing was written, called or spent
+    """
+    if idempotency_key:
+        known = _known_run(access, idempotency_key, body_digest)
+        if known is not None:
+            return known
+    judgement = judge(decide.load(access, request), request)
+    if judgement.refusal is not None:
+        raise judgement.refusal
+    run = plan(access, judgement, request, idempotency_key=idempotency_key, body_digest=body_digest)
+    try:
+        refused = write([run])
+    except IntegrityError:
+        # Two equal requests raced. The loser waited for the winner's commit, so its run can be read now.
+        known = _known_run(access, idempotency_key, body_digest) if idempotency_key else None
+        if known is None:
+            raise
+        return known
+    _raise_of(refused)
+    return run.run
+
+
+def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchRequest) -> Run:
+    """Admit a run of a profile that is not stored, such as a test message's."""
+    (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
+    judgement = judge(decide.or_refuse(found), request)
+    if judgement.refusal is not None:
+        raise judgement.refusal
+    admitted = plan(access, judgement, request)
+    _raise_of(write([admitted]))
+    return admitted.run
+
+
+def plan(
+    access: Access,
+    judgement: Judgement,
+    request: DispatchRequest,
+    *,
+    idempotency_key: str = "",
+    body_digest: str = "",
+) -> AdmissionPlan:
+    """Make the rows of an admitted run. Everything that decides about money is frozen here."""
+    found, mode, built = judgement.facts, judgement.decision.mode, judgement.built
+    assert mode is not None
+    assert built is not None
+    run = Run(
+        **frozen(access, judgement),
+        credential_id=MODES[mode].credential_id(found),
+        host=found.host if mode is AuthMode.HOST_SESSION else None,
+        effort=built.effort or "",
+        effort_applied=built.effort_applied,
+        max_tokens=built.max_tokens,
+        context_window_tokens=judgement.request.context_window_tokens,
+        metadata=request.metadata,
+        deadline_at=found.now + _deadline(mode),
+        created_at=found.now,
+    )
+    asked = {
+        "system": judgement.request.system,
+        "messages": judgement.request.messages,
+        "effort": judgement.request.effort,
+        "effortIsAsked": judgement.request.effort_is_asked,
+        "maxTokens": judgement.request.max_tokens,
+        "maxTokensIsAsked": judgement.request.max_tokens_is_asked,
+        "promptCaching": judgement.request.prompt_caching,
+    }
+    idempotency = None
+    if idempotency_key:
+        idempotency = IdempotencyKey(
+            org=access.org, key=idempotency_key, body_digest=body_digest, run_id=run.id, created_at=found.now
+        )
+    return AdmissionPlan(
+        run=run,
+        input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
+        at_most=decide.most_of(found, mode, judgement.request, built),
+        idempotency=idempotency,
+    )
+
+
+def frozen(access: Access, judgement: Judgement) -> dict[str, Any]:
+    """Name what all runs of one judgement share: who asks, who pays, for which model, at which prices, and why."""
+    found, mode = judgement.facts, judgement.decision.mode
+    assert mode is not None
+    return {
+        "org": access.org,
+        "project": found.project,
+        "created_by": access.user,
+        "profile_id": found.profile.public_id,
+        "profile_name": found.profile.name,
+        "provider": found.profile.provider,
+        "asked_model_id": found.profile.model_id,
+        "model_id": found.requested.model_id,
+        "served_model_id": judgement.entry.model_id,
+        "auth_mode": mode.value,
+        "payer": PAYER_OF[mode].value,
+        "pool": found.pool.name,
+        "trace": judgement.decision.wire(),
+        "prices": [band.as_dict() for band in found.prices_of(judgement.entry)] or None,
+    }
+
+
+def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
+    """
+    Save admitted runs with what they hold, in one transaction, and ring the bell after it.
+
+    Returns those that are refused, by run id, as by the day's shared quota, the month's budget or what the organization
+    may store: nothing of them is saved, and the others are not concerned.
+    """
+    with durable():
+        refused = _take_room(plans)
+        refused |= _hold([plan for plan in plans if plan.run.id not in refused])
+        admitted = [plan for plan in plans if plan.run.id not in refused]
+        if not admitted:
+            # Whoever keeps the count may have opened a row for it.
+            transaction.set_rollback(True)
+            return refused
+        _give_room_back([plan for plan in plans if plan.run.id in refused])
+        for key in [plan.idempotency for plan in admitted if plan.idempotency is not None]:
+            expired = key.created_at - IDEMPOTENCY_KEPT
+            IdempotencyKey.objects.filter(org_id=key.org_id, key=key.key, created_at__lt=expired).delete()
+            key.save(force_insert=True)
+        insert_all(Run, [plan.run for plan in admitted])
+        insert_all(RunInput, [plan.input for plan in admitted if plan.input is not None])
+        insert_all(Attempt, [plan.attempt for plan in admitted if plan.attempt is not None])
+        for plan in admitted:
+            if plan.run.state == Run.State.QUEUED:
+                transaction.on_commit(partial(wake_up.ring, plan.run.id))
+    return refused
+
+
+def _take_room(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
+    """Count what queued runs store and may still write. A run of the gateway is counted with its end."""
+    refused: dict[str, RenseiError] = {}
+    for plan in sorted(plans, key=lambda plan: plan.run.org_id):
+        if plan.input is None:
+            continue
+        plan.run.stored_bytes = stored_bytes.at_admission(plan.run, plan.input)
+        try:
+            storage.take(plan.run.org_id, stored=plan.run.stored_bytes, held=stored_bytes.held(plan.run))
+        except storage.StorageLimitReached as refusal:
+            plan.run.stored_bytes = 0
+            refused[plan.run.id] = refusal
+    return refused
+
+
+def _give_room_back(plans: Sequence[AdmissionPlan]) -> None:
+    """Let go of what was counted for runs that are refused by what they hold, beside others that are admitted."""
+    for plan in plans:
+        if plan.run.stored_bytes:
+            storage.change({plan.run.org_id: (-plan.run.stored_bytes, -stored_bytes.held(plan.run))})
+
+
+def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
+    """Set aside what the runs may use, always in one order, so that nobody waits for each other for ever."""
+    held: dict[tuple[int, str, date], dict[str, int | None]] = defaultdict(dict)
+    for plan in plans:
+        run = plan.run
+        place = PREFERENCE[AuthMode(run.auth_mode)]
+        held[place, run.org_id, run.created_at.astimezone(UTC).date()][run.id] = plan.at_most
+    refused: dict[str, RenseiError] = {}
+    moments = {plan.run.id: plan.run.created_at for plan in plans}
+    for place, org_id, day in sorted(held):
+        at_most = held[place, org_id, day]
+        mode = MODES[list(AuthMode)[place]]
+        refused |= mode.hold(org_id=org_id, at_most=at_most, now=max(moments[run_id] for run_id in at_most))
+    return refused
+
+
+def _raise_of(refused: Mapping[str, RenseiError]) -> None:
+    for refusal in refused.values():
+        raise refusal
+
+
+def _deadline(mode: AuthMode) -> timedelta:
+    if mode is AuthMode.HOST_SESSION:
+        return HOST_SESSION_DEADLINE
+    return timedelta(seconds=settings.RENSEI_RUN_DEADLINE_SECONDS)
+
+
+def _known_run(access: Access, key: str, body_digest: str) -> Run | None:
+    """:raises IdempotencyKeyReused: if the key came with another body"""
+    since: datetime = database_now() - IDEMPOTENCY_KEPT
+    known = IdempotencyKey.objects.for_org(access.org).filter(key=key, created_at__gte=since).first()
+    if known is None:
+        return None
+    if known.body_digest != body_digest:
+        raise IdempotencyKeyReused
+    run: Run = Run.objects.for_org(access.org).get(id=known.run_id)
+    return run

@@ -1,0 +1,243 @@
+"""
+What a dispatch would do: the facts of a request, the decision, the request it would send, or the refusal.
+
+Nothing here writes. A dispatch and a dry run are judged by the same function, so that one says what the other does.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from catalog import pricing
+from catalog.models import CatalogEntry
+from catalog.provider_config import context_window_of, validate_provider_config
+from integrations.providers.base import BuiltRequest, ModelRequest
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
+from rensei.dispatch import context, pools
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import Facts, Known
+from rensei.dispatch.models import Run
+from rensei.dispatch.modes import MODES
+from rensei.orgs import kill_switches
+from rensei.orgs.access import Access
+from rensei.orgs.models import Project
+from rensei.policies.resolver import Decision, resolve
+
+
+class ProfileRequired(RenseiError):
+    """The dispatch names no profile, and neither the project nor the organization has a default."""
+
+    code = "PROFILE_REQUIRED"
+    status = 422
+    title = "No profile named"
+    message = "Name a profile in profileId, or make one the default in Settings → Model Profiles."
+    gateway_message = (
+        "A model is named, and there is no default profile that says how it may be called. Name a profile's id as "
+        "the model, or make a profile the default in Settings → Model Profiles."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a dispatch would do: the decision, the request it would send, or the refusal."""
+
+    context: Facts
+    decision: Decision
+    entry: CatalogEntry
+    request: ModelRequest
+    built: BuiltRequest | None
+    refusal: RenseiError | None
+
+
+def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, known: Known | None = None) -> Facts:
+    """
+    Load the facts of a request, refusing in the order profile, project, pool, model.
+
+    :raises RenseiError: naming the first that is missing
+    """
+    profile = known.profile if known else None
+    if profile is None and request.profile_id:
+        with named_in("/profileId"):
+            profile = profiles.find_profile(access, request.profile_id)
+    project = _project(access, request)
+    if profile is None:
+        profile = profiles.default_profile(access.org, project)
+        if profile is None:
+            raise ProfileRequired
+    if profile.project_id is not None:
+        if project is not None and project.pk != profile.project_id:
+            raise NotFound(pointer="/profileId")
+        project = profile.project
+    pool = pools.find_pool(access.org, request.pool)
+    (found,) = context.load(
+        access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota, known=known
+    )
+    return or_refuse(found)
+
+
+def or_refuse(found: Facts | RenseiError) -> Facts:
+    if isinstance(found, RenseiError):
+        raise found
+    return found
+
+
+def judge(found: Facts, request: DispatchRequest) -> Judgement:
+    """
+    Decide, without touching anything. Refusals come in a fixed order: effort, images, window, policy, gates.
+
+    :raises FieldError: if a value of the request does not fit the model
+    """
+    profile = found.profile
+    decision = resolve(
+        profile_modes=profile.auth_modes,
+        provider=profile.provider,
+        provider_modes=found.spec.auth_modes,
+        requested=found.offered_model(found.requested),
+        served=found.offered(),
+        policies=found.policies,
+    )
+    entry = _served_entry(found, decision)
+    asked = _with_profile(request, profile)
+    window = context_window_of(found.spec, _provider_config(found, entry, asked))
+    model_request = ModelRequest(
+        system=asked.system,
+        messages=asked.messages,
+        effort=asked.effort,
+        effort_is_asked=request.effort_is_asked and bool(request.effort),
+        max_tokens=_max_tokens(found, decision, asked),
+        max_tokens_is_asked=request.max_tokens_is_asked and request.max_tokens is not None,
+        prompt_caching=asked.prompt_caching or profile.prompt_caching,
+        context_window_tokens=_window(found, entry, window),
+    )
+    built, refusal = None, None
+    try:
+        if request.messages:
+            found.adapter.check_input(messages=request.messages, entry=entry)
+        built = found.adapter.build(model_request, entry=entry)
+        decision = decision.noted(built.effort_left_out)
+        if decision.mode is None:
+            raise decision.refusal()
+        gate(found, decision.mode, at_most=most_of(found, decision.mode, model_request, built))
+    except RenseiError as caught:
+        refusal = caught
+        if decision.mode is not None and built is not None:
+            decision = decision.gate_failed(caught)
+            refusal.extra.setdefault("trace", decision.wire())
+    return Judgement(
+        facts=found,
+        decision=decision,
+        entry=entry,
+        request=model_request,
+        built=built,
+        refusal=refusal,
+    )
+
+
+def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
+    """
+    Ask the operators' kill switches, the mode, the pool, and then what the organization may store.
+
+    A host session says itself that it needs a local pool.
+
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
+    :raises RenseiError: with the mode's own code
+    """
+    served = found.served(mode)
+    found.stopped.require_running(
+        org_id=found.org.id,
+        provider=found.profile.provider,
+        model_ids={found.profile.model_id, found.requested.model_id, *({served.model_id} if served else ())},
+        mode=mode,
+        integration_id=MODES[mode].credential_id(found),
+    )
+    MODES[mode].gate(found, at_most=at_most)
+    found.pool.require_driver()
+    found.storage.require_room()
+
+
+def require_running(run: Run) -> None:
+    """
+    Ask the kill switches once more for a run that has waited since its dispatch, before its call.
+
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
+    """
+    kill_switches.stopped_for(run.org).require_running(
+        org_id=run.org_id,
+        provider=run.provider,
+        model_ids={run.asked_model_id, run.model_id, run.served_model_id},
+        mode=run.auth_mode,
+        integration_id=run.credential_id,
+    )
+
+
+def most_of(found: Facts, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
+    """The most that the call can cost under a mode, in picodollars. None where it is not known."""
+    entry = found.served(mode)
+    prices = found.prices_of(entry) if entry else []
+    if built is None or not prices:
+        return None
+    return pricing.worst_case(
+        [band.times(built.price_factor_at_most) for band in prices],
+        prompt_tokens=built.input_tokens_at_most,
+        max_tokens=built.max_tokens,
+        prompt_caching=request.prompt_caching,
+    )
+
+
+def _project(access: Access, request: DispatchRequest) -> Project | None:
+    """The project that the request names, or that the token is bound to; another's is not found."""
+    if access.project is not None:
+        if request.project_id not in {None, access.project.slug}:
+            raise NotFound(pointer="/projectId")
+        return access.project
+    if request.project_id is None:
+        return None
+    project: Project | None = Project.objects.for_org(access.org).filter(slug=request.project_id).first()
+    if project is None:
+        raise NotFound(pointer="/projectId")
+    return project
+
+
+def _served_entry(found: Facts, decision: Decision) -> CatalogEntry:
+    """The entry of the picked mode; where none was picked, what the profile's first served mode would call."""
+    modes = [decision.mode] if decision.mode else [AuthMode(mode) for mode in found.profile.auth_modes]
+    return next(entry for mode in modes if (entry := found.served(mode)) is not None)
+
+
+def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRequest:
+    """The request with the profile's values where it has none. A complete one is taken as it is."""
+    if request.is_complete:
+        return request
+    return replace(
+        request,
+        system=request.system if request.system is not None else (profile.system or None),
+        effort=request.effort or profile.effort or None,
+        max_tokens=profile.max_tokens if request.max_tokens is None else request.max_tokens,
+        prompt_caching=request.prompt_caching or profile.prompt_caching,
+    )
+
+
+def _provider_config(found: Facts, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
+    """The profile's config with the request's over it, key by key."""
+    asked = validate_provider_config(found.spec, found.requested, request.provider_config, served=entry)
+    stored: dict[str, Any] = {} if request.is_complete else found.profile.provider_config
+    return {name: {**stored.get(name, {}), **asked.get(name, {})} for name in {*stored, *asked}}
+
+
+def _window(found: Facts, entry: CatalogEntry, override: int | None) -> int | None:
+    """The smallest of the window that was asked for, the requested model's and the served model's."""
+    known = [size for size in (override, found.requested.context_window_tokens, entry.context_window_tokens) if size]
+    return min(known) if known else None
+
+
+def _max_tokens(found: Facts, decision: Decision, request: DispatchRequest) -> int | None:
+    """:raises FieldError: if the cache is to be filled by a machine, whose programs only stream"""
+    asked = request.max_tokens
+    if asked == 0 and decision.mode is AuthMode.HOST_SESSION:
+        raise FieldError(pointer="/maxTokens", reason="A machine's login takes no request that only fills the cache.")
+    cap = MODES[decision.mode].max_tokens_cap(found) if decision.mode else None
+    if cap is None:
+        return asked
+    return cap if asked is None else min(asked, cap)

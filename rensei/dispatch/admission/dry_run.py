@@ -1,0 +1,112 @@
+"""The dry run: what a dispatch would do, and what each mode would cost, without doing it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from catalog import pricing
+from catalog import services as catalog
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.errors import RenseiError
+from rensei.core.money import dollars
+from rensei.core.usage import Usage
+from rensei.dispatch import context, pools
+from rensei.dispatch.admission import decide
+from rensei.dispatch.admission.decide import Judgement, judge
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import Known
+from rensei.orgs.access import Access
+
+EXPECTED_OUTPUT_TOKENS = 500
+
+
+def preview(access: Access, request: DispatchRequest, *, known: Known | None = None) -> dict[str, Any]:
+    """
+    Say what a dispatch would do, without doing it: the dry-run answer of the contract.
+
+    :raises RenseiError: only for what has no answer: an unknown profile, project or pool
+    """
+    try:
+        found = decide.load(access, request, with_quota=True, known=known)
+    except (catalog.ModelNotInCatalog, catalog.ModelRetired) as refusal:
+        return _unanswerable(refusal)
+    return _preview_body(judge(found, request))
+
+
+def previews(
+    access: Access, stored: Sequence[ModelProfile], *, known: Known | None = None
+) -> dict[str, dict[str, Any]]:
+    """Say what a dispatch of each profile would do now, in a fixed number of queries."""
+    pool = pools.find_pool(access.org, "local")
+    request = DispatchRequest()
+    loaded = context.load(access, stored, project=None, pool=pool, with_quota=True, known=known)
+    answers = {}
+    for profile, found in zip(stored, loaded, strict=True):
+        answers[profile.public_id] = (
+            _unanswerable(found) if isinstance(found, RenseiError) else _preview_body(judge(found, request))
+        )
+    return answers
+
+
+def _preview_body(judgement: Judgement) -> dict[str, Any]:
+    decision, refusal, found = judgement.decision, judgement.refusal, judgement.facts
+    return {
+        "authMode": decision.mode.value if decision.mode else None,
+        "payer": PAYER_OF[decision.mode].value if decision.mode else None,
+        "wouldRun": refusal is None,
+        "code": refusal.code if refusal else None,
+        "detail": refusal.detail if refusal else None,
+        "askedModel": found.profile.model_id,
+        "model": found.requested.model_id,
+        "servedModel": judgement.entry.model_id,
+        "trace": decision.wire(),
+        "quotes": [_quote(judgement, mode) for mode in _candidates(judgement)],
+    }
+
+
+def _candidates(judgement: Judgement) -> list[AuthMode]:
+    gated = [judgement.decision.mode] if judgement.decision.mode else []
+    return sorted({*judgement.decision.candidates, *gated}, key=list(AuthMode).index)
+
+
+def _quote(judgement: Judgement, mode: AuthMode) -> dict[str, Any]:
+    """What a candidate would cost: a typical answer for `expectedUsd`, the longest possible for `maxUsd`."""
+    found = judgement.facts
+    built = judgement.built
+    maximum = decide.most_of(found, mode, judgement.request, built)
+    refusal: RenseiError | None = None
+    try:
+        decide.gate(found, mode, at_most=maximum)
+    except RenseiError as caught:
+        refusal = caught
+    entry = found.served(mode)
+    prices = found.prices_of(entry) if entry else []
+    expected = None
+    if built is not None and prices:
+        output = min(EXPECTED_OUTPUT_TOKENS, built.max_tokens)
+        usual = Usage(input_tokens=built.input_tokens_about, output_tokens=output)
+        expected = pricing.cost(usual, pricing.band_for(prices, prompt_tokens=usual.prompt_tokens))
+    return {
+        "mode": mode.value,
+        "wouldRun": refusal is None,
+        "code": refusal.code if refusal else None,
+        "payer": PAYER_OF[mode].value,
+        "expectedUsd": dollars(expected),
+        "maxUsd": dollars(maximum),
+    }
+
+
+def _unanswerable(refusal: RenseiError) -> dict[str, Any]:
+    """The dry-run answer where the model itself is gone, so that no mode could be judged."""
+    return {
+        "authMode": None,
+        "payer": None,
+        "wouldRun": False,
+        "code": refusal.code,
+        "detail": refusal.detail,
+        "askedModel": None,
+        "model": None,
+        "servedModel": None,
+        "trace": [],
+        "quotes": [],
+    }

@@ -1,0 +1,180 @@
+"""What a change of an access policy would do to the profiles, before it is saved. Nothing here writes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch import context, pools
+from rensei.dispatch.admission import decide
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import Facts
+from rensei.orgs.access import Access
+from rensei.orgs.models import AccessPolicy, Membership, Project, Role
+from rensei.policies import services as policies
+from rensei.policies.documents import known_rows
+from rensei.policies.resolver import Policy
+from rensei.policies.services import Matrix
+
+SYSTEM, ORGANIZATION, PROJECT = AccessPolicy.Scope.SYSTEM, AccessPolicy.Scope.ORGANIZATION, AccessPolicy.Scope.PROJECT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a dispatch comes to: the mode and its payer, and the refusal if there is one."""
+
+    mode: AuthMode | None
+    code: str | None
+    # Which policy refuses may change without a change for whoever dispatches.
+    detail: str | None = field(compare=False)
+
+    @property
+    def payer(self) -> str | None:
+        return PAYER_OF[self.mode].value if self.mode else None
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "authMode": self.mode.value if self.mode else None,
+            "payer": self.payer,
+            "wouldRun": self.code is None,
+            "code": self.code,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """
+    What becomes of a profile's dispatches: with `project` those in that project, without it those in none.
+
+    Of the organization's own profiles, a project without a policy says nothing else than no project does.
+    """
+
+    profile: ModelProfile
+    project: Project | None
+    before: Outcome
+    after: Outcome
+
+    @property
+    def changes(self) -> bool:
+        return self.before != self.after
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "profileId": self.profile.public_id,
+            "projectId": self.project.slug if self.project else None,
+            "before": self.before.wire(),
+            "after": self.after.wire(),
+        }
+
+
+def changes(access: Access, *, matrix: Matrix, project: Project | None = None) -> list[Prediction]:
+    """
+    List the profiles that would change their mode, their payer or their refusal under a proposed policy.
+
+    :raises FieldError: naming each row of the proposal that is wrong
+    """
+    policies.require_setter(access, project)
+    policies.validate_matrix(matrix, known=known_rows(access.org))
+    return [found for found in predict(access, matrix=matrix, project=project) if found.changes]
+
+
+def predict(access: Access, *, matrix: Matrix, project: Project | None = None) -> list[Prediction]:
+    """
+    Predict every profile that a proposed policy of the organization, or of a project, applies to.
+
+    It takes a fixed number of queries, and asks the gates as the caller would be asked on the local pool now.
+    """
+    return _predict(access, scope=PROJECT if project else ORGANIZATION, matrix=matrix, project=project)
+
+
+def system_changes(matrix: Matrix) -> Iterator[Prediction]:
+    """
+    List the profiles of all organizations that would change under a proposed policy of the system.
+
+    The gates are asked as each organization's first owner would be asked. Only organizations with a profile
+    whose modes the proposal touches are looked at, each in a fixed number of queries.
+
+    :raises FieldError: naming each row of the proposal that is wrong
+    """
+    policies.validate_matrix(matrix, known=known_rows(None))
+    stored = AccessPolicy.objects.filter(scope=SYSTEM).first()
+    touched = _touched_modes(stored.matrix if stored else {}, matrix)
+    listed = ModelProfile.objects.values_list("org", "auth_modes")
+    org_ids = {org_id for org_id, modes in listed if touched.intersection(modes)}
+    owners = Membership.objects.filter(org__in=org_ids, role=Role.OWNER).select_related("org", "user").order_by("id")
+    first_owners = {owner.org_id: owner for owner in reversed(owners)}
+    for owner in first_owners.values():
+        access = Access(user=owner.user, org=owner.org, role=Role.OWNER, membership=owner)
+        yield from (found for found in _predict(access, scope=SYSTEM, matrix=matrix, project=None) if found.changes)
+
+
+def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | None) -> list[Prediction]:
+    stored = list(policies.all_policies(access.org))
+    proposed = [policy for policy in stored if not _is_of(policy, scope, project)]
+    proposed.append(AccessPolicy(scope=scope, org=access.org, project=project, matrix=matrix))
+    projects = {policy.project for policy in stored if policy.project is not None}
+    applied = [
+        profile
+        for profile in profiles.visible_profiles(access).order_by("created_at", "public_id")
+        if project is None or profile.project in (None, project)
+    ]
+    pool = pools.find_pool(access.org, "local")
+    loaded = context.load(access, applied, project=None, pool=pool, with_quota=True)
+    return [
+        Prediction(
+            profile=profile,
+            project=within,
+            before=_outcome(found, within, _applying(stored, within)),
+            after=_outcome(found, within, _applying(proposed, within)),
+        )
+        for profile, found in zip(applied, loaded, strict=True)
+        for within in _places(profile, project, projects)
+    ]
+
+
+def _places(profile: ModelProfile, project: Project | None, with_policy: set[Project]) -> Sequence[Project | None]:
+    """Where dispatches of a profile may be answered differently."""
+    if profile.project is not None:
+        return [profile.project]
+    if project is not None:
+        return [project]
+    return [None, *sorted(with_policy, key=lambda one: one.slug)]
+
+
+def _is_of(policy: AccessPolicy, scope: str, project: Project | None) -> bool:
+    return policy.scope == scope and policy.project_id == (project.pk if project else None)
+
+
+def _applying(found: list[AccessPolicy], project: Project | None) -> list[Policy]:
+    """The policies of a dispatch in a project, from the system's down."""
+    by_scope = {
+        policy.scope: Policy(scope=policy.scope, matrix=policy.matrix)
+        for policy in found
+        if policy.project_id is None or (project is not None and policy.project_id == project.pk)
+    }
+    return [by_scope[scope] for scope in (SYSTEM, ORGANIZATION, PROJECT) if scope in by_scope]
+
+
+def _outcome(found: Facts | RenseiError, project: Project | None, applying: list[Policy]) -> Outcome:
+    if isinstance(found, RenseiError):
+        return Outcome(mode=None, code=found.code, detail=found.detail)
+    judgement = decide.judge(replace(found, project=project, policies=applying), DispatchRequest())
+    refusal = judgement.refusal
+    return Outcome(
+        mode=judgement.decision.mode,
+        code=refusal.code if refusal else None,
+        detail=refusal.detail if refusal else None,
+    )
+
+
+def _touched_modes(old: Matrix, new: Matrix) -> set[str]:
+    """The modes whose rule differs in some row."""
+    cells_of = [
+        {(row, mode): rule for row, rules in matrix.items() for mode, rule in rules.items()} for matrix in (old, new)
+    ]
+    before, after = cells_of
+    return {place[1] for place in {*before, *after} if before.get(place) != after.get(place)}

@@ -1,0 +1,38 @@
+"""Repeating a run: the request that asks the provider once more for exactly the same."""
+
+from django.db.models import QuerySet
+
+from catalog.providers import REGISTRY as PROVIDERS
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.models import Run
+
+
+def repeatable(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """Narrow runs to those whose whole input is kept. The gateway keeps none, and images are dropped after a while."""
+    kept = runs.filter(input__isnull=False, input__images_dropped_at=None)
+    return kept.select_related("project", "input")
+
+
+def repeated_request(run: Run) -> DispatchRequest:
+    """
+    Return the request of a stored run. Its values are what was asked for, not what the limits of the model made of it.
+
+    What only belonged to that run, its metadata, is left out.
+    """
+    asked, window = run.input.body, run.context_window_tokens
+    namespace = PROVIDERS[run.provider].config_namespace
+    return DispatchRequest(
+        profile_id=run.profile_id or None,
+        project_id=run.project.slug if run.project else None,
+        pool=run.pool,
+        host_id=run.host_id,
+        system=asked["system"],
+        messages=asked["messages"],
+        effort=asked.get("effort", run.effort or None),
+        effort_is_asked=asked.get("effortIsAsked", True),
+        max_tokens=asked["maxTokens"],
+        max_tokens_is_asked=asked.get("maxTokensIsAsked", True),
+        prompt_caching=asked["promptCaching"],
+        provider_config={namespace: {"contextWindow": window}} if window else {},
+        is_complete=True,
+    )

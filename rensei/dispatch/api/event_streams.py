@@ -1,0 +1,308 @@
+"""
+The events of runs, live: one poller for all streams of a process, and what each stream reads.
+
+The poller asks a fixed number of queries, however many streams there are: which of the runs that are followed have
+something new, and which of the callers may still read it. A stream holds no thread and no connection while it waits.
+"""
+
+import asyncio
+import json
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, connections
+from django.db.models import TextField
+from django.db.models.functions import Cast, Length
+
+from rensei.core.api import NotAuthenticated
+from rensei.core.errors import NotFound, RenseiError
+from rensei.core.limits import limit
+from rensei.core.request_threads import leave_thread
+from rensei.core.usage import Usage
+from rensei.dispatch import presenters
+from rensei.dispatch.api.open_streams import stream_places
+from rensei.dispatch.api.run_notices import Notices
+from rensei.dispatch.models import Run, RunChunk
+from rensei.tokens.still_open import Caller, still_open
+
+LOOK_SECONDS = limit(
+    0.1,
+    "seconds apart; on PostgreSQL only when a change is notified, and once a second",
+    what="Event streams: looks for what is new, each process, for all of its streams together",
+    told="the caller: its events come after the next look",
+)
+# How often all runs and all callers are looked at, whatever was told.
+WHOLE_LOOK_SECONDS = 1.0
+COMMENT_SECONDS = 15.0
+COMMENT = b": still here\n\n"
+EVENTS_AT_ONCE = 500
+CHARACTERS_AT_ONCE = limit(
+    64_000,
+    "characters",
+    what="Event stream: events that are read at once and held for a reader until it has taken them",
+    told="the caller: further events follow when it has taken these; one longer event comes alone",
+)
+READERS = limit(
+    2,
+    "threads",
+    what="Event streams: database connections with which all of a process read events, besides that of their poller",
+    told="the caller: its events come when others have been read",
+)
+
+Value = TypeVar("Value")
+logger = structlog.get_logger(__name__)
+
+
+class Standing(NamedTuple):
+    """How far a run has come: the number of its last event, and whether it has ended."""
+
+    last: int
+    ended: bool
+
+
+@dataclass(eq=False)
+class _Follower:
+    """One stream, as the poller sees it. `refusal` says why nothing more may be told to it."""
+
+    run_id: str
+    caller: Caller
+    seen: int
+    standing: Standing | None = None
+    refusal: RenseiError | None = None
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def has_news(self) -> bool:
+        standing = self.standing
+        return self.refusal is not None or (standing is not None and (standing.ended or standing.last > self.seen))
+
+
+class _Found(NamedTuple):
+    """What one look has found: `standings` of the runs that were looked at, and the callers to be refused."""
+
+    asked: Collection[str]
+    standings: Mapping[str, Standing]
+    refused: Collection[Caller]
+
+
+class Poller:
+    """Looks for all streams of this process. It belongs to an event loop while there is a stream."""
+
+    def __init__(self) -> None:
+        self._followers: dict[str, set[_Follower]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._notices = Notices()
+        # Both outlive the requests that they serve, so their threads and connections are their own.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="streams-poller")
+        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="streams-reader")
+        # A new stream is looked at at once; `_woken` ends the wait before the next look.
+        self._is_new = True
+        self._woken = asyncio.Event()
+
+    def join(self, follower: _Follower) -> None:
+        self._followers.setdefault(follower.run_id, set()).add(follower)
+        self._is_new = True
+        if self._task is None or self._task.done():
+            self._woken = asyncio.Event()
+            self._task = asyncio.create_task(self._poll())
+        self._woken.set()
+
+    def leave(self, follower: _Follower) -> None:
+        followers = self._followers.get(follower.run_id, set())
+        followers.discard(follower)
+        if not followers:
+            self._followers.pop(follower.run_id, None)
+
+    async def read(self, work: Callable[..., Value], *args: object) -> Value:
+        """Read from the database in one of a few threads, whose connection is given back after it."""
+
+        def read() -> Value:
+            try:
+                return work(*args)
+            finally:
+                connections.close_all()
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+
+    async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        whole_at = 0.0
+        try:
+            while self._followers:
+                is_whole = self._is_new or time.monotonic() >= whole_at
+                if is_whole:
+                    self._is_new, whole_at = False, time.monotonic() + WHOLE_LOOK_SECONDS
+                callers = {run_id: {one.caller for one in each} for run_id, each in self._followers.items()}
+                self._woken.clear()
+                self._tell(await loop.run_in_executor(self._thread, self._try_to_look, callers, is_whole))
+                await asyncio.sleep(LOOK_SECONDS)
+                await self._wait_for_notice(max(0.0, whole_at - time.monotonic()))
+        finally:
+            self._task = None
+            # The loop may end first, and cancel this: the thread's connection must not stay open.
+            await loop.run_in_executor(self._thread, self._try_to_close)
+
+    async def _wait_for_notice(self, seconds: float) -> None:
+        """Wait until PostgreSQL tells of something. On SQLite, the next look finds out whether there is anything."""
+        socket, loop = self._notices.fileno(), asyncio.get_running_loop()
+        if socket is None:
+            return
+        loop.add_reader(socket, self._woken.set)
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(socket)
+
+    def _tell(self, found: _Found) -> None:
+        for run_id in found.asked:
+            for follower in self._followers.get(run_id, ()):
+                follower.standing = found.standings.get(run_id)
+                if follower.standing is None:
+                    follower.refusal = NotFound()
+                if follower.caller in found.refused:
+                    follower.refusal = NotAuthenticated()
+                if follower.has_news:
+                    follower.woken.set()
+
+    def _try_to_look(self, callers: Mapping[str, Collection[Caller]], is_whole: bool) -> _Found:
+        try:
+            told = self._notices.told()
+            asked = callers.keys() if is_whole else callers.keys() & told
+            if not asked:
+                return _Found((), {}, ())
+            rows = Run.objects.filter(id__in=asked).values_list("id", "chunk_count", "state")
+            standings = {run_id: Standing(last, state in Run.ENDED) for run_id, last, state in rows}
+            those = {caller for run_id in asked for caller in callers[run_id]}
+            return _Found(asked, standings, those - still_open(those))
+        except DatabaseError as fault:
+            # The streams wait a little longer; the next look has a connection of its own.
+            logger.warning("streams_database_down", fault=type(fault).__name__)
+            self._try_to_close()
+            return _Found((), {}, ())
+
+    def _try_to_close(self) -> None:
+        try:
+            self._notices.close()
+        except DatabaseError:
+            connections.close_all()
+
+
+_poller = Poller()
+
+
+class Stream:
+    """
+    The events of one run for one caller, from a number on, until it has ended or the caller may no longer read it.
+
+    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts, and `closed` why no more is told.
+    A comment every 15 s keeps the connection open.
+    """
+
+    def __init__(self, run_id: str, *, caller: Caller, after: int, place: tuple[str, str]) -> None:
+        self._run_id, self._caller, self._after = run_id, caller, after
+        # A client that leaves before the answer begins leaves a stream that nothing iterates.
+        self.close = weakref.finalize(self, stream_places.leave, place)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        follower = _Follower(self._run_id, self._caller, self._after)
+        try:
+            await _leave_thread()
+            if follower.seen == 0:
+                run = await _poller.read(_run_body, self._run_id)
+                if run is None:
+                    yield _closed(NotFound())
+                    return
+                yield _event(0, "state", run)
+            _poller.join(follower)
+            async for piece in self._news(follower):
+                yield piece
+        finally:
+            _poller.leave(follower)
+            self.close()
+
+    async def _news(self, follower: _Follower) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                await asyncio.wait_for(follower.woken.wait(), COMMENT_SECONDS)
+            except TimeoutError:
+                yield COMMENT
+                continue
+            follower.woken.clear()
+            while events := await self._try_to_read(follower):
+                for seq, kind, event in events:
+                    if follower.refusal is not None:
+                        break
+                    follower.seen = seq
+                    yield event
+                    if kind == RunChunk.Kind.DONE:
+                        return
+                if follower.refusal is not None:
+                    break
+            if follower.refusal is not None:
+                yield _closed(follower.refusal)
+                return
+            if follower.standing is not None and follower.standing.ended and follower.seen >= follower.standing.last:
+                if follower.seen == 0:
+                    # A run of the gateway keeps no events: its end is all that there is to tell.
+                    yield _event(1, "done", await _poller.read(_run_body, self._run_id))
+                return
+
+    async def _try_to_read(self, follower: _Follower) -> list[tuple[int, str, bytes]]:
+        """Read on, but for what came after the last look, which found that the caller may read."""
+        standing = follower.standing
+        if follower.refusal is not None or standing is None or follower.seen >= standing.last:
+            return []
+        try:
+            return await _poller.read(_events, follower.run_id, follower.seen, standing.last)
+        except DatabaseError as fault:
+            logger.warning("streams_database_down", fault=type(fault).__name__)
+            return []
+
+
+def _events(run_id: str, after: int, until: int) -> list[tuple[int, str, bytes]]:
+    """Read the next events of a run up to a number: as many as may be held at once, but at least one if there is."""
+    following = RunChunk.objects.filter(run_id=run_id, seq__gt=after, seq__lte=until).order_by("seq")
+    sizes = following.values_list("seq", Length(Cast("data", TextField())))[:EVENTS_AT_ONCE]
+    last, total = after, 0
+    for seq, size in sizes:
+        total += size
+        if total > CHARACTERS_AT_ONCE and last > after:
+            break
+        last = seq
+    events = []
+    for seq, kind, data in following.filter(seq__lte=last).values_list("seq", "kind", "data"):
+        if kind in {RunChunk.Kind.STATE, RunChunk.Kind.DONE}:
+            data = _run_body(run_id)
+        elif kind == RunChunk.Kind.USAGE:
+            data = presenters.usage_body(Usage.from_dict(data) if data else Usage())
+        events.append((seq, kind, _event(seq, kind, data)))
+    return events
+
+
+def _run_body(run_id: str) -> dict[str, Any] | None:
+    run = Run.objects.select_related("project").filter(id=run_id).first()
+    return presenters.run_body(run) if run else None
+
+
+def _event(seq: int, kind: str, data: Any) -> bytes:
+    return f"id: {seq}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _closed(refusal: RenseiError) -> bytes:
+    """Tell why the stream ends before its run. It has no number, so `Last-Event-ID` stays that of the last event."""
+    data = {"code": refusal.code, "detail": refusal.detail}
+    return f"event: closed\ndata: {json.dumps(data)}\n\n".encode()
+
+
+async def _leave_thread() -> None:
+    """Give back the connection and the thread of this request, which it would keep until its answer has ended."""
+    await sync_to_async(connections.close_all)()
+    leave_thread()

@@ -1,0 +1,153 @@
+"""The doors that stay open: a dispatch that waits for its end, a machine that waits for a run, and events (ASGI)."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from drf_spectacular.utils import extend_schema
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from rensei.core.errors import FieldError
+from rensei.core.json_body import read_json
+from rensei.dispatch import presenters
+from rensei.dispatch.api import long_polling
+from rensei.dispatch.api.event_streams import Stream
+from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
+from rensei.dispatch.api.runs import Runs, find_run
+from rensei.dispatch.host_sessions.api import HostLease
+from rensei.dispatch.models import Run
+from rensei.dispatch.wire import RunEventSchema
+from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import READ_OR_RUNS
+from rensei.tokens.authentication import caller
+from rensei.tokens.still_open import Caller
+
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
+WAIT_SECONDS_MAX = 60
+# Two workers of a machine wake up for one run; the one that did not get it rests before it looks again.
+REST_SECONDS = 0.5
+
+_ends = long_polling.Poller(long_polling.ended_among)
+_work = long_polling.Poller(long_polling.hosts_with_work)
+_runs = Runs.as_view()
+_lease = HostLease.as_view()
+
+
+async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """Dispatch, and wait for the end where the caller prefers it."""
+    response: Response = await sync_to_async(_runs)(request, *args, **kwargs)
+    return await wait_if_preferred(request, response, ends=_ends, body=_run_body)
+
+
+async def wait_if_preferred(
+    request: HttpRequest, response: Response, *, ends: long_polling.Poller, body: Callable[[str], Any]
+) -> Response:
+    """
+    Wait for the end of what was begun, where the caller prefers it (`Prefer: wait=N`, RFC 7240), and answer with that.
+
+    The wait happens outside the REST view, so that it holds no thread.
+    """
+    seconds = _wait_seconds(request)
+    if response.status_code != 202 or seconds is None:
+        return response
+    begun = response.data["id"]
+    await long_polling.give_back_connection()
+    if await ends.wait(begun, seconds=seconds):
+        response = _again(response, await sync_to_async(body)(begun), status=200)
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
+
+
+async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    """
+    Take a run for a machine, and wait for one where none is there yet and the machine says how long.
+
+    The caller is let in anew after each wait, so a machine that is revoked meanwhile gets nothing.
+    """
+    body = request.body  # Read once, so that the view can be asked again.
+    response: Response = await sync_to_async(_lease)(request, *args, **kwargs)
+    if response.status_code != 204:
+        return response
+    asked = read_json(body) if body else {}
+    named = asked.get("runId") or asked.get("run_id")
+    until = time.monotonic() + (0 if named else int(asked.get("wait", 0)))
+    while response.status_code == 204 and (left := until - time.monotonic()) > 0:
+        await long_polling.give_back_connection()
+        if not await _work.wait(kwargs["host_id"], seconds=left):
+            break
+        response = await sync_to_async(_lease)(request, *args, **kwargs)
+        if response.status_code == 204:
+            await asyncio.sleep(REST_SECONDS)
+    return response
+
+
+def _known_as(view: Callable[..., Any], door: Callable[..., Any]) -> None:
+    """Give a door what the URL resolver, CSRF and the schema know a REST view by."""
+    for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
+        if hasattr(view, name):
+            setattr(door, name, getattr(view, name))
+
+
+_known_as(_runs, runs)
+_known_as(_lease, lease)
+
+
+class EventStreamRenderer(JSONRenderer):
+    """Lets a browser's EventSource in by what it accepts. Only a refusal is ever rendered: as JSON."""
+
+    media_type = "text/event-stream"
+    format = "events"
+
+
+class Events(APIView):
+    """The events of a run as a stream (`text/event-stream`). `Last-Event-ID` goes on where the last one ended."""
+
+    permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
+    refusals = {"GET": (TooManyStreams,)}
+    renderer_classes = [JSONRenderer, EventStreamRenderer]
+
+    @extend_schema(responses={(200, "text/event-stream"): RunEventSchema})
+    def get(self, request: Request, run_id: str) -> StreamingHttpResponse:
+        """Follow the events of a run as a stream. `Last-Event-ID` goes on where the last one ended."""
+        access, after = caller(request), _last_event(request)
+        run = find_run(access, run_id)
+        place = stream_places.take(access)
+        stream = Stream(run.id, caller=Caller.of(access, request._request), after=after, place=place)  # noqa: SLF001 - DRF names it so
+        response = StreamingHttpResponse(stream, content_type="text/event-stream")
+        response.headers["Cache-Control"] = "no-cache, no-transform"
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+
+def _wait_seconds(request: HttpRequest) -> int | None:
+    found = WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), WAIT_SECONDS_MAX) if found else None
+
+
+def _run_body(run_id: str) -> dict[str, Any]:
+    return presenters.run_body(Run.objects.select_related("project").get(id=run_id))
+
+
+def _again(response: Response, data: Any, *, status: int) -> Response:
+    """The same answer with another body, rendered anew."""
+    fresh = Response(data, status=status, headers=dict(response.headers))
+    for attribute in ("accepted_renderer", "accepted_media_type", "renderer_context"):
+        setattr(fresh, attribute, getattr(response, attribute))
+    del fresh.headers["Content-Length"]
+    fresh.render()
+    return fresh
+
+
+def _last_event(request: Request) -> int:
+    given = request.headers.get("Last-Event-ID", "0").strip()
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise FieldError(pointer="/headers/Last-Event-ID", reason="It is the `id` of an event of this run.")
+    return int(given)

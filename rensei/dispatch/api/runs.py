@@ -1,0 +1,333 @@
+"""REST: dispatch a run, ask what would happen, look at runs, cancel them."""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from django.db.models import Q
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from catalog.provider_config import config_form
+from profiles import services as profiles
+from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, query_of
+from rensei.core.auth_modes import AuthMode
+from rensei.core.effort import Effort
+from rensei.core.errors import FieldError, NotFound
+from rensei.core.json_fields import METADATA, JSONDocument
+from rensei.core.rates import headers_of
+from rensei.dispatch import presenters, services, token_rate
+from rensei.dispatch.admission import admit, dry_run
+from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
+from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
+from rensei.dispatch.models import Run, RunQuerySet
+from rensei.dispatch.request_forms import MESSAGES, PARTS, SYSTEM
+from rensei.dispatch.wire import (
+    EFFORT_APPLIED,
+    QuoteSchema,
+    RunCostSchema,
+    RunErrorSchema,
+    RunOutputSchema,
+    RunUsageSchema,
+    TraceLineSchema,
+)
+from rensei.orgs.access import Access
+from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.orgs.scopes import READ_OR_RUNS, RUNS, Scope
+from rensei.tokens.authentication import caller
+
+IDEMPOTENCY_KEY_LENGTH = 255
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    # Printable, among the characters that a header can hold.
+    {
+        "type": "string",
+        "maxLength": IDEMPOTENCY_KEY_LENGTH,
+        "pattern": r"^[\u0020-\u007e\u00a1-\u00ac\u00ae-\u00ff]*$",
+    },
+    OpenApiParameter.HEADER,
+    description="The same key with the same body within 24 hours is answered with what the first one made",
+)
+METADATA_BYTES = 16 * 1024
+FILTERS = frozenset({"state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore"})
+
+
+class RunBody(CamelSerializer):
+    """A dispatch. `input` or `messages`, not both; what is left out comes from the profile."""
+
+    profile_id = serializers.CharField(required=False, max_length=80)
+    project_id = serializers.CharField(required=False, allow_null=True, max_length=63)
+    pool = serializers.CharField(required=False, max_length=63)
+    host_id = serializers.CharField(required=False, allow_null=True, max_length=40)
+    system = JSONDocument("SystemPrompt", SYSTEM, parts=PARTS, required=False, allow_null=True)
+    input = serializers.CharField(required=False, trim_whitespace=False)
+    messages = JSONDocument("Messages", MESSAGES, parts=PARTS, required=False)
+    effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
+    max_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
+    provider_config = JSONDocument("ProviderConfig", config_form(), required=False)
+    metadata = JSONDocument("Metadata", METADATA, required=False, help_text="At most 16 kB of JSON")
+
+    def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value)) > METADATA_BYTES:
+            raise serializers.ValidationError(f"Metadata is at most {METADATA_BYTES // 1024} kB of JSON.")
+        return value
+
+
+class ListedRunAnswer(serializers.Serializer[Run]):
+    """A run as lists show it."""
+
+    def to_representation(self, instance: Run) -> dict[str, Any]:
+        return presenters.listed_run_body(instance)
+
+
+class ListedRunSchema(CamelSerializer):
+    """The wire form of a run in a list."""
+
+    id = serializers.CharField()
+    state = serializers.ChoiceField(choices=Run.State.choices)
+    profile_id = serializers.CharField(allow_null=True)
+    project_id = serializers.CharField(allow_null=True)
+    provider = serializers.CharField()
+    asked_model = serializers.CharField(help_text="the name that the profile or the caller gave")
+    model = serializers.CharField()
+    served_model = serializers.CharField()
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
+    payer = serializers.CharField()
+    pool = serializers.CharField()
+    host_id = serializers.CharField(allow_null=True)
+    effort = serializers.CharField(allow_null=True)
+    effort_applied = JSONDocument("EffortApplied", EFFORT_APPLIED)
+    metadata = JSONDocument("Metadata", METADATA)
+    usage = RunUsageSchema()
+    cost = RunCostSchema()
+    error = RunErrorSchema(allow_null=True)
+    attempts = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class RunSchema(ListedRunSchema):
+    """The wire form of a run."""
+
+    output = RunOutputSchema(allow_null=True)
+    trace = TraceLineSchema(many=True)
+
+
+class Runs(APIView):
+    """The runs of the organization, newest first, without outputs and traces; a POST dispatches one."""
+
+    permission_classes = [MembersWrite]
+    scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
+    refusals = {"POST": OF_DISPATCH}
+    pagination_class = CursorPages
+    body_limit = LARGE_BODY_LIMIT
+    Body = RunBody
+
+    @extend_schema(
+        responses=ListedRunSchema(many=True),
+        parameters=[
+            OpenApiParameter("state", enum=Run.State.values),
+            OpenApiParameter("authMode", enum=AuthMode.values),
+            OpenApiParameter("profileId", str),
+            OpenApiParameter("projectId", str),
+            OpenApiParameter("createdAfter", OpenApiTypes.DATETIME, description="This moment, or later"),
+            OpenApiParameter("createdBefore", OpenApiTypes.DATETIME, description="Before this moment"),
+        ],
+    )
+    def get(self, request: Request) -> Response:
+        """List the runs of the organization, newest first, without outputs and traces."""
+        return CursorPages.answer(request, _filtered(request).listed(), ListedRunAnswer)
+
+    @extend_schema(
+        request=RunBody,
+        responses={202: RunSchema, 200: RunSchema},
+        parameters=[
+            IDEMPOTENCY_KEY,
+            OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Dispatch a run. With `Prefer: wait=N` the answer is the ended run, if it ends within so many seconds."""
+        key = idempotency_key(request)
+        left = token_rate.require_left(caller(request).org.id)
+        run = admit.dispatch(
+            caller(request),
+            dispatch_request(request.data),
+            idempotency_key=key,
+            body_digest=_digest(caller(request), request.data) if key else "",
+        )
+        return Response(
+            presenters.run_body(run),
+            status=status.HTTP_202_ACCEPTED,
+            headers={"Location": f"/api/v1/runs/{run.id}", **headers_of("tokens", [left])},
+        )
+
+
+def idempotency_key(request: Request) -> str:
+    """:raises FieldError: if the key has not the form that a key has"""
+    key: str = request.headers.get("Idempotency-Key", "")
+    if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
+        reason = f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters."
+        raise FieldError(pointer="/headers/Idempotency-Key", reason=reason)
+    return key
+
+
+class RunDetail(APIView):
+    """One run."""
+
+    permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
+
+    @extend_schema(responses=RunSchema)
+    def get(self, request: Request, run_id: str) -> Response:
+        """Show one run, with its output and the trace of the decision."""
+        return Response(presenters.run_body(find_run(caller(request), run_id)))
+
+
+class RunCancel(APIView):
+    """Cancel a run: at once while it is queued; a running one is hung up on and charged for what it used."""
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": RUNS}
+    refusals = {"POST": (services.RunNotCancellable,)}
+
+    @extend_schema(request=None, responses=RunSchema)
+    def post(self, request: Request, run_id: str) -> Response:
+        """Cancel a run: at once while it is queued. A running one is broken off, and charged for what it used."""
+        run = services.cancel_run(caller(request), find_run(caller(request), run_id))
+        return Response(presenters.run_body(run))
+
+
+class ResolveAnswer(CamelSerializer):
+    """What a dispatch would do."""
+
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices, allow_null=True)
+    payer = serializers.CharField(allow_null=True)
+    would_run = serializers.BooleanField()
+    code = serializers.CharField(allow_null=True)
+    detail = serializers.CharField(allow_null=True)
+    asked_model = serializers.CharField(allow_null=True)
+    model = serializers.CharField(allow_null=True)
+    served_model = serializers.CharField(allow_null=True)
+    trace = TraceLineSchema(many=True)
+    quotes = QuoteSchema(many=True)
+
+
+class Resolve(APIView):
+    """Say what a dispatch of a profile would do, and change nothing. The body is a dispatch's, all of it optional."""
+
+    permission_classes = [MembersRead]
+    scopes = {"POST": READ_OR_RUNS}
+    refusals = {"POST": OF_DRY_RUN}
+    body_limit = LARGE_BODY_LIMIT
+    Body = RunBody
+
+    @extend_schema(request=RunBody, responses=ResolveAnswer)
+    def post(self, request: Request, profile_id: str) -> Response:
+        """Tell what a dispatch of a profile would do, and change nothing. All of the body is optional."""
+        asked = dispatch_request(request.data, whole=False)
+        # Looked up first, because an unknown one is wrong in the address, not in the body.
+        profile = profiles.find_profile(caller(request), profile_id)
+        return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
+
+
+def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
+    """
+    Check a dispatch body and make the request of it. A dry run need not say anything.
+
+    :raises ValidationError: if a field has the wrong shape
+    :raises FieldError: if a message has
+    """
+    body = RunBody(data=data)
+    body.is_valid(raise_exception=True)
+    fields = body.validated_data
+    text, messages = fields.get("input"), fields.get("messages")
+    said = text is not None or messages is not None
+    return DispatchRequest(
+        profile_id=fields.get("profile_id"),
+        project_id=fields.get("project_id"),
+        pool=fields.get("pool", "local"),
+        host_id=fields.get("host_id"),
+        system=check_system(fields.get("system")),
+        messages=messages_from(text=text, messages=messages) if whole or said else [],
+        effort=fields.get("effort"),
+        max_tokens=fields.get("max_tokens"),
+        provider_config=fields.get("provider_config", {}),
+        metadata=fields.get("metadata", {}),
+    )
+
+
+def visible_runs(access: Access) -> RunQuerySet:
+    """
+    The runs that a caller may see: the organization's, or those of the project that the token is bound to.
+
+    A token without the scope `read` sees its member's own, and a machine's those that go to it.
+    """
+    runs: RunQuerySet = Run.objects.for_org(access.org).select_related("project")
+    if access.project:
+        runs = runs.filter(project=access.project)
+    if Scope.READ in access.scopes:
+        return runs
+    own = Q(created_by=access.user)
+    return runs.filter(own | Q(host=access.host) if access.host else own)
+
+
+def find_run(access: Access, run_id: str) -> Run:
+    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    run: Run | None = visible_runs(access).filter(id=run_id).first()
+    if run is None:
+        raise NotFound
+    return run
+
+
+def _filtered(request: Request) -> RunQuerySet:
+    runs = visible_runs(caller(request))
+    query = query_of(request)
+    if unknown := set(query) - FILTERS - PAGING:
+        filters, paging = ", ".join(sorted(FILTERS)), " and ".join(sorted(PAGING))
+        reason = f"Not known here. The filters are {filters}; {paging} choose the page."
+        raise FieldError(pointer=f"/query/{min(unknown)}", reason=reason)
+    if state := query.get("state"):
+        if state not in Run.State.values:
+            raise FieldError(pointer="/query/state", reason=f"One of {', '.join(Run.State.values)}.")
+        runs = runs.filter(state=state)
+    if mode := query.get("authMode"):
+        if mode not in AuthMode.values:
+            raise FieldError(pointer="/query/authMode", reason=f"One of {', '.join(AuthMode.values)}.")
+        runs = runs.filter(auth_mode=mode)
+    if profile_id := query.get("profileId"):
+        runs = runs.filter(profile_id=profile_id)
+    if project_id := query.get("projectId"):
+        runs = runs.filter(project__slug=project_id)
+    if after := _moment(query, "createdAfter"):
+        runs = runs.filter(created_at__gte=after)
+    if before := _moment(query, "createdBefore"):
+        runs = runs.filter(created_at__lt=before)
+    return runs
+
+
+def _moment(query: Any, name: str) -> Any:
+    if name not in query:
+        return None
+    try:
+        return serializers.DateTimeField().to_internal_value(query[name])
+    except serializers.ValidationError as fault:
+        raise FieldError(
+            pointer=f"/query/{name}", reason="A time in ISO 8601, such as 2026-11-23T08:00:00Z."
+        ) from fault
+
+
+def _digest(access: Access, data: Any) -> str:
+    """
+    Digest a parsed body, so that the order of its keys makes no difference, and whose it is.
+
+    A token of one project must not be given another project's run for the same key and words.
+    """
+    said = [access.project.pk if access.project else None, data]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,239 @@
+"""The values that a decision is made from, loaded once for any number of profiles."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import prefetch_related_objects
+
+from billing.limits.budget import Budget
+from billing.limits.quota import SharedQuota
+from billing.limits.standing import Standing, standing_of
+from billing.models import Entitlement
+from catalog import identities, pricing
+from catalog import services as catalog
+from catalog.lookup import find_named, names_of
+from catalog.models import CatalogEntry
+from catalog.pricing import PriceList, UnitPrices
+from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import ProviderSpec
+from integrations.keys import platform
+from integrations.models import Integration, PlatformKey
+from integrations.providers.base import REGISTRY as ADAPTERS
+from integrations.providers.base import Adapter
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch.pools import Pool
+from rensei.orgs.access import Access
+from rensei.orgs.kill_switches import Stopped
+from rensei.orgs.models import Host, Org, Project
+from rensei.orgs.storage import Storage
+from rensei.policies import services as policies
+from rensei.policies.resolver import OfferedModel, Policy
+
+PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is true of one profile at one moment: the model, the policies, the keys, the prices."""
+
+    org: Org
+    now: datetime
+    stopped: Stopped
+    profile: ModelProfile
+    project: Project | None
+    pool: Pool
+    host: Host | None
+    host_missing: str
+    spec: ProviderSpec
+    adapter: Adapter
+    requested: CatalogEntry
+    replacement: CatalogEntry | None
+    answered_by: Mapping[int, Sequence[CatalogEntry]]
+    integration: Integration | None
+    entitlement: Entitlement | None
+    platform: Sequence[PlatformKey]
+    prices: dict[int, list[UnitPrices]]
+    policies: Sequence[Policy]
+    shared_quota: SharedQuota | None
+    budget: Budget | None
+    storage: Storage
+
+    def served(self, mode: AuthMode) -> CatalogEntry | None:
+        """
+        The entry that a mode would really call.
+
+        A retired model is served by its replacement, except where the organization's own key still lists it.
+        """
+        if self.requested.lifecycle_on(self.now.date()) != CatalogEntry.Lifecycle.RETIRED:
+            return self.requested
+        if mode is AuthMode.BYOK and self.integration is not None and _lists(self.integration, self.requested):
+            return self.requested
+        return self.replacement
+
+    def offered(self) -> dict[AuthMode, OfferedModel | None]:
+        """The served model of each mode, as the resolver takes it."""
+        served = {mode: self.served(mode) for mode in AuthMode}
+        return {mode: self.offered_model(entry) if entry else None for mode, entry in served.items()}
+
+    def offered_model(self, entry: CatalogEntry) -> OfferedModel:
+        """A catalog entry as the resolver sees it. What the profile calls the requested one is a name of it too."""
+        return offered_model(
+            entry,
+            asked_as=self.profile.model_id if entry == self.requested else "",
+            answered_by=self.answered_by.get(entry.pk, ()),
+        )
+
+    def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
+        return self.prices.get(entry.pk, [])
+
+    def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode) -> list[PlatformKey]:
+        """The healthy keys of a pool that serve the model of that mode, those that are paused included."""
+        entry = self.served(mode)
+        if entry is None:
+            return []
+        return [
+            key
+            for key in self.platform_keys
+            if key.pool == pool and key.provider == entry.provider and platform.serves(key, entry.model_id)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a page has read for itself, so that a dry run does not read it again."""
+
+    standing: Standing
+    entries: Sequence[CatalogEntry]
+    integrations: Sequence[Integration] | None = None
+    price_lists: Mapping[int, PriceList] | None = None
+    profile: ModelProfile | None = None
+
+
+def offered_model(entry: CatalogEntry, *, asked_as: str = "", answered_by: Sequence[CatalogEntry] = ()) -> OfferedModel:
+    """A catalog entry as the resolver sees it, with the models that have answered in its name."""
+    return OfferedModel(
+        model_id=entry.model_id,
+        auth_modes=entry.auth_modes,
+        names=(names_of(entry) | {asked_as}) - {entry.model_id, ""},
+        answered_by=[offered_model(other) for other in answered_by],
+    )
+
+
+def load(
+    access: Access,
+    profiles: Sequence[ModelProfile],
+    *,
+    project: Project | None,
+    pool: Pool,
+    host_id: str | None = None,
+    with_quota: bool = False,
+    known: Known | None = None,
+) -> list[Facts | RenseiError]:
+    """
+    Load the facts for each profile, in a number of queries that does not grow with the profiles.
+
+    A profile whose model is gone gets its refusal in place of its facts. `with_quota` judges the shared
+    quota and the budget for a preview; a dispatch leaves them to its conditional UPDATE.
+    """
+    org = access.org
+    standing = known.standing if known else standing_of(org)
+    now = standing.now
+    modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
+    named = {(profile.provider, profile.model_id) for profile in profiles}
+    requested = find_named(named, org=org, among=known.entries if known else None)
+    replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
+    called = {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}
+    prefetch_related_objects(list(called), "aliases")
+    answered_by = identities.answered_by(called)
+    known_prices = known.price_lists if known else None
+    prices = pricing.price_lists(called, moment=now) if known_prices is None else known_prices
+    project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
+    stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
+    integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []
+    keys = platform.healthy_keys(now=now) if modes & PLATFORM_MODES else []
+    host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
+
+    def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
+        entry = requested.get((profile.provider, profile.model_id))
+        if entry is None:
+            integration = _integration_of(profile, integrations)
+            return catalog.not_in_catalog(
+                provider=profile.provider,
+                model_id=profile.model_id,
+                may_create=catalog.may_create(access),
+                listed=integration.listed_ids if integration else (),
+            )
+        its_project = profile.project or project
+        facts = Facts(
+            org=org,
+            now=now,
+            stopped=standing.stopped,
+            profile=profile,
+            project=its_project,
+            pool=pool,
+            host=host,
+            host_missing=host_missing,
+            spec=PROVIDERS[profile.provider],
+            adapter=ADAPTERS[profile.provider],
+            requested=entry,
+            replacement=replacements[entry.pk],
+            answered_by=answered_by,
+            integration=_integration_of(profile, integrations),
+            entitlement=standing.entitlement,
+            platform_keys=keys,
+            prices={pk: found.bands for pk, found in prices.items()},
+            policies=[
+                Policy(scope=policy.scope, matrix=policy.matrix)
+                for policy in stored
+                if policy.project_id is None or (its_project is not None and policy.project_id == its_project.pk)
+            ],
+            shared_quota=standing.shared_quota if with_quota else None,
+            budget=standing.budget if with_quota else None,
+            storage=standing.storage,
+        )
+        if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
+            return catalog.retired(entry)
+        return facts
+
+    return [facts_of(profile) for profile in profiles]
+
+
+def _lists(integration: Integration, entry: CatalogEntry) -> bool:
+    return entry.model_id in integration.listed_ids
+
+
+def _integrations(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> Sequence[Integration]:
+    if known is not None and known.integrations is not None:
+        return known.integrations
+    providers = {profile.provider for profile in profiles}
+    return list(Integration.objects.for_org(org).filter(provider__in=providers).order_by("-is_default", "id"))
+
+
+def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) -> Integration | None:
+    """The integration that the profile names, else the organization's default for the provider."""
+    for integration in integrations:
+        if integration.provider != profile.provider:
+            continue
+        if profile.integration_id is not None:
+            if integration.pk == profile.integration_id:
+                return integration
+        elif integration.is_default:
+            return integration
+    return None
+
+
+def _host(access: Access, host_id: str | None) -> tuple[Host | None, str]:
+    """The machine of a host session: the one named, else the token's, else the caller's only one."""
+    own = list(Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None).order_by("id")[:50])
+    if host_id is not None:
+        named = next((host for host in own if host.id == host_id), None)
+        return named, f"'{host_id}' is not a machine of yours."
+    if access.host is not None:
+        bound = next((host for host in own if host.id == access.host.id), None)
+        return bound, "The token's machine is no longer registered."
+    if len(own) == 1:
+        return own[0], ""
+    return None, "No machine of yours is registered." if not own else "You have several machines."

@@ -1,0 +1,191 @@
+"""
+The second half of a dispatch: open the credential, prepare, write the attempt, call, settle, finish.
+
+Every call upstream has an attempt that was committed before it, and a settlement after it. Whatever
+happens in between, the payer and the mode stay what they were at dispatch.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+
+import structlog
+from django.db import connection
+
+from integrations.keys import services as integrations
+from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
+from rensei.core.transactions import leave_database
+from rensei.dispatch.admission import decide
+from rensei.dispatch.execution import preparation
+from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
+from rensei.dispatch.execution.provider_call import Call
+from rensei.dispatch.models import Run
+from rensei.dispatch.modes import MODES, Mode
+from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import outcomes, settle
+from rensei.dispatch.settlement.settle import SettlementPlan
+
+ATTEMPTS_MAX = 3
+KEYS_MAX = 10
+BACKOFF_SECONDS = 0.5
+COUNT_EXACTLY_FROM = 0.8
+
+logger = structlog.get_logger(__name__)
+
+
+def execute(claim: claims.Claim, keeper: Keeper) -> None:
+    """Carry a claimed run to its end."""
+    run = claim.run
+    live = LiveRun(run, seconds_left=(run.deadline_at - claim.claimed_at).total_seconds())
+    try:
+        with structlog.contextvars.bound_contextvars(run_id=run.id), keeper.watching(live):
+            _carry(run, live)
+    finally:
+        connection.close()
+
+
+def _carry(run: Run, live: LiveRun) -> None:
+    adapter = REGISTRY[run.provider]
+    mode = MODES[AuthMode(run.auth_mode)]
+    try:
+        decide.require_running(run)
+        credential = mode.open_credential(run)
+        built = _prepare(run, live, adapter, credential)
+    except Interrupted:
+        _settle(partial(outcomes.stopped_without_call, run, live.stop or claims.Stop.DEADLINE))
+        return
+    except RenseiError as refusal:
+        _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
+        return
+    except ProviderFailure as failure:
+        _settle(partial(_never_called, run, failure, mode=mode))
+        return
+    while live.stop is None:
+        again = _attempt(run, live, adapter, mode, credential, built)
+        if again is None:
+            return
+        credential = again.credential
+        _pause(live, again.after_seconds)
+    _settle(partial(outcomes.stopped_without_call, run, live.stop))
+
+
+def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) -> BuiltRequest:
+    """
+    Build the request. Near the limit of the window its prompt is counted exactly, by the provider's free endpoint.
+
+    :raises RenseiError: if an image cannot be had, or the prompt does not fit; no attempt is made then
+    :raises ProviderFailure: if the provider cannot count
+    :raises Interrupted: if the run was stopped meanwhile
+    """
+    built = preparation.build_request(
+        run, adapter, seconds_left=lambda: live.seconds_left if live.stop is None else 0.0
+    )
+    window = run.context_window_tokens
+    if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
+        return built
+    exact = adapter.count_input_tokens(built.params, credential=credential, context_window_tokens=window)
+    params = adapter.fit(built.params, input_tokens=exact, context_window_tokens=window)
+    return replace(built, params=params, input_tokens_at_least=exact, input_tokens_about=exact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Again:
+    """Another call is to be made, with which key and after how long."""
+
+    credential: Credential
+    after_seconds: float
+
+
+def _attempt(
+    run: Run, live: LiveRun, adapter: Adapter, mode: Mode, credential: Credential, built: BuiltRequest
+) -> _Again | None:
+    """Make one call and settle it. None if there is nothing left to do."""
+    attempt = claims.open_attempt(
+        run,
+        credential_id=credential.id,
+        credential_version=credential.version,
+        input_tokens=built.input_tokens_about,
+    )
+    if attempt is None:
+        stop = claims.why_lost(run)
+        _settle(partial(outcomes.stopped_without_call, run, stop))
+        return None
+    call = Call(run, live, attempt)
+    try:
+        answer = call.follow(
+            adapter.stream(
+                built.params, credential=credential, attempt_id=attempt.id, timeout_seconds=live.seconds_left
+            )
+        )
+    except ProviderFailure as failure:
+        if failure.provider_code == "deadline":
+            live.order(claims.Stop.DEADLINE)
+        if live.stop is not None:
+            # Hanging up may look like a broken line.
+            _settle(partial(outcomes.stopped, call, live.stop))
+            return None
+        again = _try_again(run, mode, credential, failure)
+        _settle(partial(_failed, call, failure, mode=mode, again=again is not None))
+        logger.info("provider_call_failed", code=failure.code, status=failure.status, again=again is not None)
+        return again
+    if answer is None:
+        assert live.stop is not None, "A stream ends with an answer, a failure, or because it was stopped"
+        _settle(partial(outcomes.stopped, call, live.stop))
+        return None
+    _settle(partial(outcomes.succeeded, call, answer))
+    if run.auth_mode == AuthMode.BYOK:
+        integrations.note_used(credential.id, database_now())
+    return None
+
+
+def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFailure) -> _Again | None:
+    """Go on with another key of the same payer at once, else with the same one later, else not at all."""
+    try:
+        another = mode.next_credential(run, credential, failure)
+    except RenseiError as refusal:
+        # Another key that cannot be opened is no other key; the failed call must still be settled.
+        logger.warning("no_other_key", code=refusal.code)
+        another = None
+    except DATABASE_FAULTS as fault:
+        logger.warning("no_other_key", code=database_refusal(fault, run_id=run.id).code)
+        another = None
+    if another is not None and run.attempt_count < KEYS_MAX:
+        return _Again(credential=another, after_seconds=0.0)
+    if failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX:
+        return _Again(credential=credential, after_seconds=_backoff_seconds(run, failure))
+    return None
+
+
+def _failed(call: outcomes.Call, failure: ProviderFailure, *, mode: Mode, again: bool, now: datetime) -> SettlementPlan:
+    # What the organization is told is looked up, which may have to be tried again as the settlement itself.
+    return outcomes.failed(call, failure, error=mode.error_of(call.run, failure), again=again, now=now)
+
+
+def _never_called(run: Run, failure: ProviderFailure, *, mode: Mode, now: datetime) -> SettlementPlan:
+    return outcomes.without_call(run, mode.error_of(run, failure), now=now)
+
+
+def _settle(outcome: Callable[..., SettlementPlan]) -> None:
+    """Write what a call came to. The clock is the database's, so reading it belongs to what is tried again."""
+    settle.write_patiently(lambda: [outcome(now=database_now())])
+
+
+def _backoff_seconds(run: Run, failure: ProviderFailure) -> float:
+    """Wait as long as the provider asked, else twice as long each time, with some jitter."""
+    if failure.retry_after_seconds is not None:
+        return failure.retry_after_seconds
+    jitter = random.uniform(0.75, 1.25)  # noqa: S311 - it spreads load and guards nothing
+    return BACKOFF_SECONDS * jitter * float(2 ** (run.attempt_count - 1))
+
+
+def _pause(live: LiveRun, seconds: float) -> None:
+    leave_database()
+    until = time.monotonic() + seconds
+    while live.stop is None and time.monotonic() < until:
+        time.sleep(min(0.1, max(0.0, until - time.monotonic())))

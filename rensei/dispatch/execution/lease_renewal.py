@@ -1,0 +1,108 @@
+"""
+The keeper of a worker process: it renews the leases of the runs under execution and brings them bad news.
+
+One thread for any number of runs: a cancellation is noticed within half a second, a lost lease within five.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+from django.db import DatabaseError, close_old_connections, connection
+
+from rensei.dispatch.models import Run
+from rensei.dispatch.queue import claims
+from rensei.dispatch.queue.claims import Stop
+
+LOOK_SECONDS = 0.5
+HEARTBEAT_SECONDS = 5.0
+
+logger = structlog.get_logger(__name__)
+
+
+class LiveRun:
+    """A run under execution, as its executor and the keeper share it."""
+
+    def __init__(self, run: Run, *, seconds_left: float) -> None:
+        self.run_id = run.id
+        self.epoch = run.epoch
+        self.deadline = time.monotonic() + seconds_left
+        self._stop: Stop | None = None
+
+    @property
+    def stop(self) -> Stop | None:
+        if self._stop is None and time.monotonic() >= self.deadline:
+            self._stop = Stop.DEADLINE
+        return self._stop
+
+    def order(self, reason: Stop) -> None:
+        """Ask the executor to stop; the first reason stands."""
+        self._stop = self._stop or reason
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class Keeper:
+    """Watches over the runs of one worker process."""
+
+    def __init__(self, *, owner: str) -> None:
+        self.owner = owner
+        self._live: set[LiveRun] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def watching(self, live: LiveRun) -> Iterator[None]:
+        with self._lock:
+            self._live.add(live)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._live.discard(live)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        renewed = time.monotonic()
+        while not self._closed.wait(LOOK_SECONDS):
+            with self._lock:
+                live = list(self._live)
+            if not live:
+                continue
+            try:
+                self._bring_news(live)
+                if time.monotonic() - renewed >= HEARTBEAT_SECONDS:
+                    self._renew(live)
+                    renewed = time.monotonic()
+            except DatabaseError as fault:
+                # The leases outlast a database that restarts; without it there is nothing better to do than wait.
+                logger.warning("keeper_database_down", fault=type(fault).__name__)
+                connection.close()
+            except Exception:
+                # A bug of ours. Without the keeper all runs of this process would lose their leases.
+                logger.exception("keeper_failed")
+            close_old_connections()
+        close_old_connections()
+
+    def _bring_news(self, live: Sequence[LiveRun]) -> None:
+        cancelled = claims.cancelled_among({run.run_id for run in live})
+        for run in live:
+            if run.run_id in cancelled:
+                run.order(Stop.CANCELLED)
+
+    def _renew(self, live: Sequence[LiveRun]) -> None:
+        # After a pause of the whole process one run may be here twice; only the younger claim can be ours.
+        epochs = {run.run_id: run.epoch for run in sorted(live, key=lambda run: run.epoch)}
+        lost = claims.extend_leases(epochs, owner=self.owner)
+        for run in live:
+            if run.run_id in lost or run.epoch < epochs[run.run_id]:
+                run.order(Stop.LEASE_LOST)

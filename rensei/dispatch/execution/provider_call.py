@@ -1,0 +1,126 @@
+"""One call to a provider under way: what has arrived, and what those who watch the run have been given."""
+
+import queue as threads
+import threading
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+import structlog
+from django.db import DatabaseError
+
+from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
+from rensei.core.transactions import leave_database
+from rensei.core.usage import Usage, UsagePart
+from rensei.dispatch.execution.lease_renewal import LiveRun
+from rensei.dispatch.models import Attempt, Run, RunChunk
+from rensei.dispatch.queue import claims
+
+FLUSH_SECONDS = 0.25
+FLUSH_BYTES = 2048
+
+logger = structlog.get_logger(__name__)
+
+
+class Call:
+    """Follows one attempt's stream, and appends the run's events as they come."""
+
+    def __init__(self, run: Run, live: LiveRun, attempt: Attempt) -> None:
+        self.run = run
+        self.live = live
+        self.attempt = attempt
+        self.text = ""
+        self.usage: Usage | None = None
+        self.parts: tuple[UsagePart, ...] = ()
+        self.request_id = ""
+        self._pending = ""
+        self._flushed_at = time.monotonic()
+
+    def follow(self, stream: ProviderStream) -> Answer | None:
+        """
+        Read a call to its end. None if it was stopped first; then the connection has been closed.
+
+        :raises ProviderFailure: if the call fails
+        """
+        leave_database()
+        try:
+            with closing(_events(stream)) as events:
+                for event in events:
+                    if isinstance(event, Answer):
+                        self._flush()
+                        return event
+                    if self.live.stop is not None:
+                        return None
+                    self._take(event)
+            return None
+        finally:
+            stream.close()
+            self.usage = self.usage and stream.usage_so_far()
+
+    def _take(self, event: StreamEvent | None) -> None:
+        if isinstance(event, TextDelta):
+            self.text += event.text
+            self._pending += event.text
+        elif isinstance(event, UsageReport):
+            if self.usage is None:
+                self._add(RunChunk.Kind.USAGE, event.usage.as_dict())
+            self.usage, self.parts, self.request_id = event.usage, event.parts, event.request_id
+        due = time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        if due or len(self._pending.encode()) >= FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._add(RunChunk.Kind.DELTA, {"text": self._pending})
+            self._pending = ""
+        self._flushed_at = time.monotonic()
+
+    def _add(self, kind: RunChunk.Kind, data: dict[str, Any]) -> None:
+        try:
+            if not claims.add_chunk(self.run, kind=kind, data=data):
+                self.live.order(claims.why_lost(self.run))
+        except DatabaseError as fault:
+            # Watchers miss a piece while the database is away; the whole answer is written at the end.
+            logger.warning("chunk_not_written", fault=type(fault).__name__)
+        leave_database()
+
+
+def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:
+    """
+    Read a stream in a thread of its own, so that a silent provider does not keep us from looking up.
+
+    Yields None when nothing came for a while.
+    """
+    arrived: threads.Queue[StreamEvent | BaseException | None] = threads.Queue(maxsize=1000)
+    closed = threading.Event()
+
+    def read() -> None:
+        outcome: BaseException | None = None
+        try:
+            for event in stream:
+                arrived.put(event)
+                if closed.is_set():
+                    return
+        except BaseException as fault:  # noqa: BLE001 - it is raised again in the thread that waits for it
+            outcome = fault
+        arrived.put(outcome)
+
+    threading.Thread(target=read, name="provider-stream", daemon=True).start()
+    try:
+        while True:
+            try:
+                item = arrived.get(timeout=FLUSH_SECONDS)
+            except threads.Empty:
+                yield None
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                return
+            yield item
+    finally:
+        # The reader may wait for room: it finds some, sees that nobody listens any more, and ends.
+        closed.set()
+        while not arrived.empty():
+            arrived.get_nowait()

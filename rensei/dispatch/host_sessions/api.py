@@ -1,0 +1,250 @@
+"""REST: what a developer's machine asks for while it carries out host-session runs."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from integrations.providers.base import REGISTRY
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
+from rensei.core.errors import NotFound, named_in
+from rensei.core.json_fields import BLOCK, JSONDocument, anything
+from rensei.core.usage import Usage
+from rensei.dispatch import presenters
+from rensei.dispatch.api.runs import RunSchema, find_run
+from rensei.dispatch.host_sessions import leases
+from rensei.dispatch.host_sessions.leases import LeaseLost, LeaseState, Report
+from rensei.dispatch.host_sessions.reported_usage import TOKENS_MAX
+from rensei.dispatch.models import Run
+from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
+from rensei.dispatch.settlement.outcomes import RunTimeout
+from rensei.orgs.access import Access
+from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
+from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.scopes import LEASES
+from rensei.tokens.authentication import caller
+
+WAIT_SECONDS_MAX = 25
+REPORTED = (
+    "HOST_LOGIN_MISSING",
+    "HOST_PLAN_EXHAUSTED",
+    "PROVIDER_AUTH_FAILED",
+    "PROVIDER_UNFUNDED",
+    "PROVIDER_REJECTED",
+    "PROVIDER_RATE_LIMITED",
+    "PROVIDER_OVERLOADED",
+    "PROVIDER_UNAVAILABLE",
+    "PROVIDER_STREAM_BROKEN",
+    "RUN_TIMEOUT",
+)
+
+OF_LEASE = (
+    WrongMachine,
+    RequiresLocalCapacity,
+    OrgSuspended,
+    PausedByOperator,
+    RunTimeout,
+    *(refusal for adapter in REGISTRY.values() for refusal in adapter.refusals),
+)
+OF_LEASED = (WrongMachine, LeaseLost)
+
+
+def _tokens() -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=0, max_value=TOKENS_MAX, default=0)
+
+
+class UsageBody(CamelSerializer):
+    """Token counts as the provider reported them to the machine."""
+
+    input_tokens = _tokens()
+    output_tokens = _tokens()
+    cache_read_tokens = _tokens()
+    cache_write_5m_tokens = _tokens()
+    cache_write_1h_tokens = _tokens()
+    thinking_tokens = _tokens()
+
+
+class LeaseAnswer(CamelSerializer):
+    """A leased run with the finished parameters of its call."""
+
+    run = RunSchema()
+    epoch = serializers.IntegerField(help_text="Goes with everything that is said about this lease")
+    lease_until = serializers.DateTimeField()
+    attempt_id = serializers.CharField()
+    request = JSONDocument("ModelRequest", anything("Parameters of the Messages API, to be sent as they are."))
+
+
+class HostLease(APIView):
+    """
+    Take a run that waits for the machine, or the one that `runId` names. 204 where nothing waits.
+
+    With `wait`, the answer comes as soon as there is a run, and after so many seconds at the latest.
+    """
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASE}
+
+    class Body(CamelSerializer):
+        run_id = serializers.CharField(required=False, max_length=40)
+        wait = serializers.IntegerField(min_value=0, max_value=WAIT_SECONDS_MAX, default=0)
+
+    @extend_schema(responses={200: LeaseAnswer, 204: OpenApiResponse(description="Nothing waits for this machine.")})
+    def post(self, request: Request, host_id: str) -> Response:
+        """
+        Take a run that waits for the machine, or the one that `runId` names.
+
+        204 where none waits. With `wait`, the answer comes as soon as there is a run, and after so many seconds at the
+        latest.
+        """
+        access = caller(request)
+        if access.host is None or access.host.id != host_id:
+            raise NotFound
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        run_id = body.validated_data.get("run_id")
+
+        lease = leases.take(access, _named_run(access, run_id)) if run_id else leases.take_next(access)
+        if lease is None:
+            return Response(status=status.HTTP_204_NO_CONTENT)
+        return Response(
+            {
+                "run": presenters.run_body(lease.run),
+                "epoch": lease.attempt.epoch,
+                "leaseUntil": presenters.moment(lease.until),
+                "attemptId": lease.attempt.id,
+                "request": lease.params,
+            }
+        )
+
+
+def _named_run(access: Access, run_id: str) -> Run:
+    with named_in("/runId"):
+        return find_run(access, run_id)
+
+
+class LeaseStateAnswer(CamelSerializer):
+    lease_until = serializers.DateTimeField()
+    cancel_requested = serializers.BooleanField(help_text="Hang up, and finish with what was seen")
+
+
+class LeaseHeartbeat(APIView):
+    """Keep the lease, every five seconds, and learn whether the run was cancelled."""
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
+    Answer = LeaseStateAnswer
+
+    class Body(CamelSerializer):
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+
+    def post(self, request: Request, run_id: str) -> Response:
+        """Keep a lease, every five seconds, and learn whether the run was cancelled."""
+        run = find_run(caller(request), run_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+
+        return _state(leases.heartbeat(caller(request), run, **body.validated_data))
+
+
+class LeaseChunks(APIView):
+    """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
+    Answer = LeaseStateAnswer
+
+    class Body(CamelSerializer):
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+        text = serializers.CharField(default="", allow_blank=True, trim_whitespace=False)
+        usage = UsageBody(required=False)
+
+    def post(self, request: Request, run_id: str) -> Response:
+        """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
+        run = find_run(caller(request), run_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        fields = body.validated_data
+
+        state = leases.add_chunks(
+            caller(request), run, epoch=fields["epoch"], text=fields["text"], usage=_usage(fields)
+        )
+        return _state(state)
+
+
+class LeaseFinish(APIView):
+    """
+    End the run with what came of its call. Repeating it answers the same.
+
+    A run that was given up meanwhile is settled late: the answer is LEASE_LOST, with the run in `run`.
+    """
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": LEASES}
+    refusals = {"POST": OF_LEASED}
+    body_limit = LARGE_BODY_LIMIT
+
+    class Body(CamelSerializer):
+        class Output(CamelSerializer):
+            text = serializers.CharField(default="", allow_blank=True, trim_whitespace=False)
+            content = serializers.ListField(child=JSONDocument("Block", BLOCK), default=list)
+            stop_reason = serializers.CharField(default="", allow_blank=True, allow_null=True, max_length=40)
+
+        class Error(CamelSerializer):
+            code = serializers.ChoiceField(choices=REPORTED)
+            detail = serializers.CharField(default="", allow_blank=True, max_length=2000)
+            fix = serializers.CharField(default="", allow_blank=True, max_length=2000)
+
+        epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+        state = serializers.ChoiceField(choices=sorted(Run.ENDED))
+        output = Output(required=False, allow_null=True)
+        usage = UsageBody(required=False, allow_null=True)
+        estimated = serializers.BooleanField(default=False)
+        sent = serializers.BooleanField(help_text="Whether the request may have reached the provider")
+        error = Error(required=False, allow_null=True)
+        provider_request_id = serializers.CharField(default="", allow_blank=True, max_length=120)
+
+    @extend_schema(responses=RunSchema)
+    def post(self, request: Request, run_id: str) -> Response:
+        """
+        End a leased run with what came of its call. Repeating it answers the same.
+
+        A run that was given up meanwhile is settled late: the answer is LEASE_LOST, with the run in `run`.
+        """
+        run = find_run(caller(request), run_id)
+        body = self.Body(data=request.data)
+        body.is_valid(raise_exception=True)
+        fields = body.validated_data
+
+        run = leases.finish(caller(request), run, epoch=fields["epoch"], report=_report(fields))
+        return Response(presenters.run_body(run))
+
+
+def _report(fields: dict[str, Any]) -> Report:
+    output, error = fields.get("output") or {}, fields.get("error") or {}
+    return Report(
+        state=Run.State(fields["state"]),
+        sent=fields["sent"],
+        text=output.get("text", ""),
+        content=output.get("content", []),
+        stop_reason=output.get("stop_reason") or "",
+        usage=_usage(fields),
+        estimated=fields["estimated"],
+        error_code=error.get("code", ""),
+        detail=error.get("detail", ""),
+        fix=error.get("fix", ""),
+        request_id=fields["provider_request_id"],
+    )
+
+
+def _usage(fields: dict[str, Any]) -> Usage | None:
+    return Usage(**fields["usage"]) if fields.get("usage") else None
+
+
+def _state(state: LeaseState) -> Response:
+    return Response({"leaseUntil": presenters.moment(state.until), "cancelRequested": state.cancel_requested})

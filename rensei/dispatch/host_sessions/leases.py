@@ -1,0 +1,361 @@
+"""
+Host sessions, the server's half: a machine takes a run that waits for it, keeps it, reports it, and ends it.
+
+The machine calls the provider with the login that it holds. What goes out are the finished parameters of the
+call; what comes back is the answer and how many tokens it used. There is no field for a credential.
+"""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+
+from integrations.providers.base import REGISTRY, Answer, BuiltRequest, Interrupted, ProviderFailure
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError, RenseiError
+from rensei.core.logs import KEY_SHAPE
+from rensei.core.usage import Usage, UsagePart
+from rensei.dispatch import presenters, stored_bytes
+from rensei.dispatch.admission import decide
+from rensei.dispatch.execution import preparation
+from rensei.dispatch.host_sessions.reported_usage import require_possible
+from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
+from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
+from rensei.dispatch.queue import claims
+from rensei.dispatch.queue.claims import Stop
+from rensei.dispatch.settlement import outcomes, settle
+from rensei.dispatch.settlement.settle import SettlementPlan
+from rensei.orgs import storage
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host
+
+SEEN_EVERY = timedelta(seconds=30)
+TRIES_MAX = 20
+BUILD_SECONDS_MAX = 30.0
+CLOUD = frozenset(CapacityPool.Provider.values) - {CapacityPool.Provider.LOCAL}
+TRY_AGAIN = frozenset(
+    {
+        "PROVIDER_RATE_LIMITED",
+        "PROVIDER_OVERLOADED",
+        "PROVIDER_UNAVAILABLE",
+        "PROVIDER_STREAM_BROKEN",
+        "HOST_PLAN_EXHAUSTED",
+    }
+)
+# After these nobody knows whether the provider made an answer, and billed it. The others are its refusals.
+MAYBE_BILLED = frozenset({"PROVIDER_UNAVAILABLE", "PROVIDER_STREAM_BROKEN"})
+
+
+class LeaseLost(RenseiError):
+    """The worker was silent for too long, or never had the run."""
+
+    code = "LEASE_LOST"
+    status = 409
+    title = "Lease lost"
+    message = (
+        "The lease of this run is not this worker's any more. Stop working on it; "
+        "what is reported of a call that was made is still accounted for."
+    )
+
+
+class HostLoginMissing(RenseiError):
+    """The machine holds no working login to the provider."""
+
+    code = "HOST_LOGIN_MISSING"
+    status = 409
+    title = "No login on this machine"
+    message = (
+        "Machine '{host}' has no working login to the provider. Log in there, in the provider's own flow, "
+        "and dispatch the run again."
+    )
+
+
+class HostPlanExhausted(RenseiError):
+    """The account behind the machine's login has nothing left to spend."""
+
+    code = "HOST_PLAN_EXHAUSTED"
+    status = 402
+    title = "The account's plan is used up"
+    message = (
+        "The account that machine '{host}' is logged in to has used up its plan or its credit. Wait until it renews, "
+        "or use another auth mode: Rensei never falls back to another payer by itself."
+    )
+    retryable = True
+
+
+REFUSALS: dict[str, type[RenseiError]] = {
+    "HOST_LOGIN_MISSING": HostLoginMissing,
+    "HOST_PLAN_EXHAUSTED": HostPlanExhausted,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A run that a machine holds, the attempt that was written for it, and the finished parameters of its call."""
+
+    run: Run
+    attempt: Attempt
+    params: dict[str, Any]
+
+    @property
+    def until(self) -> datetime:
+        return self.attempt.started_at + claims.LEASE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseState:
+    """Until when a machine holds its run, and whether it should stop working on it."""
+
+    until: datetime
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """
+    How a machine says that its call ended. `usage` is None where it was not told.
+
+    `sent` says whether the request may have reached the provider. `error_code` is one of the codes that a
+    machine may report; `detail` and `fix` are its own words for it.
+    """
+
+    state: Run.State
+    sent: bool
+    text: str = ""
+    content: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = ""
+    usage: Usage | None = None
+    estimated: bool = False
+    error_code: str = ""
+    detail: str = ""
+    fix: str = ""
+    request_id: str = ""
+
+
+def take(access: Access, run: Run) -> Lease | None:
+    """
+    Lease one run to the caller's machine. None where another worker of the machine has it, or it has ended.
+
+    :raises WrongMachine: if it waits for another machine
+    :raises RenseiError: if it cannot be carried out; the run has then ended with that
+    """
+    host = _machine(access)
+    _require_its_machine(run, host)
+    _note_seen(host)
+    return _lease(run, host) if run.state == Run.State.QUEUED else None
+
+
+def take_next(access: Access) -> Lease | None:
+    """Lease the oldest run that waits for the caller's machine. One that cannot be carried out ends, and is passed."""
+    host = _machine(access)
+    _note_seen(host)
+    waiting = claims.waiting_for_host(host.id, now=database_now())
+    if access.project is not None:
+        waiting = waiting.filter(project=access.project)
+    for run_id in waiting.order_by("id").values_list("id", flat=True)[:TRIES_MAX]:
+        try:
+            lease = _lease(Run.objects.select_related("org", "project").get(id=run_id), host)
+        except RenseiError:
+            # It stands in the run's own error, for whoever dispatched it.
+            continue
+        if lease is not None:
+            return lease
+    return None
+
+
+def heartbeat(access: Access, run: Run, *, epoch: int) -> LeaseState:
+    """
+    Keep a lease.
+
+    :raises LeaseLost: if it is not the machine's any more
+    """
+    host = _machine(access)
+    _require_its_machine(run, host)
+    until = claims.renew_lease(run.id, owner=claims.host_owner(host.id), epoch=epoch)
+    if until is None:
+        raise _lost(run)
+    _note_seen(host)
+    late = run.deadline_at <= until - claims.LEASE
+    return LeaseState(until=until, cancel_requested=late or bool(claims.cancelled_among([run.id])))
+
+
+def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage | None) -> LeaseState:
+    """
+    Append what has come of the answer to the events of the run, which keeps the lease too.
+
+    :raises FieldError: if the call cannot have used so much
+    :raises LeaseLost: if it is not the machine's any more; then nothing is appended
+    """
+    if usage is not None:
+        require_possible(run, usage)
+    state = heartbeat(access, run, epoch=epoch)
+    events: list[tuple[RunChunk.Kind, dict[str, Any]]] = []
+    if text:
+        events.append((RunChunk.Kind.DELTA, {"text": text}))
+    if usage is not None:
+        events.append((RunChunk.Kind.USAGE, usage.as_dict()))
+    for kind, data in events:
+        if not claims.add_chunk(run, kind=kind, data=data):
+            raise _lost(run)
+    return state
+
+
+def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
+    """
+    Settle the machine's call and end its run. Saying it again changes nothing and answers the same.
+
+    :raises FieldError: if the report contradicts itself, or the call cannot have used or written so much
+    :raises LeaseLost: if the run was given up before; the call has then been settled late, by one adjustment
+    """
+    host = _machine(access)
+    _require_its_machine(run, host)
+    _require_whole(report)
+    attempt = Attempt.objects.filter(run=run, epoch=epoch, credential_id=host.id).first()
+    if attempt is None:
+        raise _lost(run)
+    if run.state in Run.ENDED and run.epoch == epoch:
+        return run
+    if report.usage is not None:
+        require_possible(run, report.usage)
+    if storage.size_of(report.text, report.content) > stored_bytes.of_report_at_most(run):
+        raise FieldError(pointer="/output", reason=f"{run.max_tokens} tokens do not make so long an answer.")
+    settle.write([_plan(run, attempt, host, report, now=database_now())])
+    run.refresh_from_db()
+    if run.epoch != epoch:
+        raise _lost(run)
+    return run
+
+
+def _machine(access: Access) -> Host:
+    access.require_writer()
+    if access.host is None:
+        raise WrongMachine(reason="This token is not bound to a machine.")
+    return access.host
+
+
+def _require_its_machine(run: Run, host: Host) -> None:
+    if run.auth_mode != AuthMode.HOST_SESSION or run.host_id != host.id:
+        raise WrongMachine(reason="This run does not belong to this machine.")
+
+
+def _note_seen(host: Host) -> None:
+    now = database_now()
+    long_ago = Q(last_seen_at=None) | Q(last_seen_at__lt=now - SEEN_EVERY)
+    Host.objects.filter(long_ago, pk=host.pk).update(last_seen_at=now)
+
+
+def _lease(run: Run, host: Host) -> Lease | None:
+    """Build the request, which may fetch images, and only then claim the run: no lease runs meanwhile."""
+    try:
+        decide.require_running(run)
+        _require_local(run)
+        built = _build(run)
+    except RenseiError as refusal:
+        settle.write([outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now())])
+        run.refresh_from_db()
+        refusal.extra["run"] = presenters.run_body(run)
+        raise
+    attempt = claims.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_about)
+    return Lease(run=attempt.run, attempt=attempt, params=built.params) if attempt else None
+
+
+def _build(run: Run) -> BuiltRequest:
+    """
+    Build the request within the time that a machine waits for an answer.
+
+    :raises RenseiError: if an image cannot be had, or the prompt does not fit, or the images take too long
+    """
+    until = time.monotonic() + BUILD_SECONDS_MAX
+    try:
+        return preparation.build_request(run, REGISTRY[run.provider], seconds_left=lambda: until - time.monotonic())
+    except Interrupted:
+        raise outcomes.RunTimeout from None
+
+
+def _require_local(run: Run) -> None:
+    """Judge the pool as it is now: one that was switched off or removed changes nothing, a cloud one refuses."""
+    pool = CapacityPool.objects.for_org(run.org).filter(name=run.pool).first()
+    if (pool.provider_id if pool else run.pool) in CLOUD:
+        raise RequiresLocalCapacity(pool=run.pool)
+
+
+def _lost(run: Run) -> LeaseLost:
+    run.refresh_from_db()
+    return LeaseLost(extra={"run": presenters.run_body(run)})
+
+
+def _require_whole(report: Report) -> None:
+    """:raises FieldError: if the parts of a report do not fit each other"""
+    if report.state == Run.State.SUCCEEDED and not report.sent:
+        raise FieldError(pointer="/sent", reason="A call that succeeded was sent.")
+    if (report.state == Run.State.FAILED) is not bool(report.error_code):
+        raise FieldError(pointer="/error", reason="A failed run, and only that, has an error.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReportedCall:
+    """The call as the machine saw it, in the shape that settlements are planned from."""
+
+    run: Run
+    attempt: Attempt
+    text: str
+    usage: Usage | None
+    request_id: str
+    # A machine reports what the model used that it was told to call.
+    parts: tuple[UsagePart, ...] = ()
+
+
+def _plan(run: Run, attempt: Attempt, host: Host, report: Report, *, now: datetime) -> SettlementPlan:
+    call = _ReportedCall(run=run, attempt=attempt, text=report.text, usage=report.usage, request_id=report.request_id)
+    if report.state == Run.State.SUCCEEDED:
+        return outcomes.succeeded(call, _answer(call, report), now=now)
+    if report.state == Run.State.CANCELLED or report.error_code == "RUN_TIMEOUT":
+        stop = _stop(run, report, now=now)
+        if not report.sent:
+            return outcomes.stopped_before_sending(call, stop, now=now)
+        return outcomes.stopped(call, stop, now=now)
+    failure = _failure(host, report)
+    return outcomes.failed(call, failure, error=failure.as_error(), again=False, now=now)
+
+
+def _answer(call: _ReportedCall, report: Report) -> Answer:
+    return Answer(
+        text=report.text,
+        content=report.content,
+        stop_reason=report.stop_reason,
+        usage=report.usage or outcomes.estimated_usage(None, call.attempt, report.text),
+        request_id=report.request_id,
+        usage_estimated=report.estimated or report.usage is None,
+    )
+
+
+def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
+    """A machine is told to stop when somebody cancelled, and when the deadline has passed."""
+    if run.cancel_requested_at is not None:
+        return Stop.CANCELLED
+    late = report.error_code == "RUN_TIMEOUT" or run.deadline_at <= now
+    return Stop.DEADLINE if late else Stop.CANCELLED
+
+
+def _failure(host: Host, report: Report) -> ProviderFailure:
+    """Read a machine's report of a failure as the adapters' own. Its words may quote a key: that is blotted out."""
+    code, refusal = report.error_code, REFUSALS.get(report.error_code)
+    message, fix = f"The call from machine '{host.name}' failed.", ""
+    if refusal is not None:
+        ours = refusal(host=host.name)
+        message, fix = ours.cause, ours.fix
+    return ProviderFailure(
+        code=code,
+        message=KEY_SHAPE.sub(r"\1***", report.detail) or message,
+        fix=KEY_SHAPE.sub(r"\1***", report.fix) or fix,
+        retryable=code in TRY_AGAIN,
+        sent=report.sent,
+        maybe_billed=code in MAYBE_BILLED,
+        output_seen=bool(report.text),
+        request_id=report.request_id,
+        usage=report.usage,
+        text=report.text,
+    )

@@ -1,0 +1,159 @@
+"""
+The broker as one process sees it: messages go to it from a thread of their own, so that no caller waits for it.
+
+A message only wakes a worker, and may be lost: the run table is the queue. While the broker is away, no message waits
+for it. The thread looks for it every few seconds, and `python manage.py worker` starts the runs meanwhile.
+"""
+
+import atexit
+import functools
+import os
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import structlog
+
+from rensei.core.limits import limit
+
+LOOK_SECONDS = 5.0
+ANSWER_SECONDS = 1.0
+WARN_SECONDS = 60.0
+LAST_MESSAGES_SECONDS = 1.0
+WAITING_MAX = limit(
+    1_000,
+    "messages",
+    what="Messages that wake a worker and wait to be sent, each process; one more is dropped",
+    told="the run: it is started by the next look of the workers",
+)
+# Redis and RabbitMQ each read those that they know. Celery's own retries would take six seconds.
+_BOUNDS = {
+    "max_retries": 0,
+    "socket_connect_timeout": ANSWER_SECONDS,
+    "socket_timeout": ANSWER_SECONDS,
+    "read_timeout": ANSWER_SECONDS,
+    "write_timeout": ANSWER_SECONDS,
+}
+
+logger = structlog.get_logger(__name__)
+
+
+class Broker:
+    """One thread that sends, and what it knows of the broker. `is_away` is False until an attempt has failed."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self._waiting: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._is_busy = False
+        self._stopped = False
+        self._warned_at = -WARN_SECONDS
+        self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
+        self._thread.start()
+
+    def send(self, run_id: str) -> None:
+        """Have a worker woken. While the broker is away, or too many wait already, the message is dropped."""
+        with self._changed:
+            if not self.is_away and len(self._waiting) < WAITING_MAX:
+                self._waiting.append(run_id)
+                self._changed.notify_all()
+
+    def flush(self, *, seconds: float) -> bool:
+        """Wait until what was to be sent so far has been tried, and tell whether it was in this time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._is_busy, timeout=seconds)
+
+    def stop(self) -> None:
+        """End the thread once it is idle."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        connection: Any = None
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopped, timeout=LOOK_SECONDS)
+                if self._stopped:
+                    break
+                run_ids, self._is_busy = list(self._waiting), True
+                self._waiting.clear()
+            try:
+                connection = connection or _connect()
+                _exchange(connection, run_ids)
+                self._answered()
+            except Exception as fault:  # noqa: BLE001 - a fault of any kind is a broker that cannot be used
+                _close(connection)
+                connection = None
+                self._failed(fault)
+            finally:
+                with self._changed:
+                    self._is_busy = False
+                    self._changed.notify_all()
+        _close(connection)
+
+    def _answered(self) -> None:
+        if self.is_away:
+            logger.warning("broker_is_back")
+        self.is_away = False
+
+    def _failed(self, fault: Exception) -> None:
+        with self._changed:
+            self.is_away = True
+            self._waiting.clear()
+        if time.monotonic() - self._warned_at >= WARN_SECONDS:
+            self._warned_at = time.monotonic()
+            # Its own words may hold the address, and that the password.
+            logger.warning("broker_is_away", fault=type(fault).__name__)
+
+
+def broker() -> Broker:
+    """Give this process its broker. The first call starts to watch it."""
+    return _of_process(os.getpid())
+
+
+def forget() -> None:
+    """Stop watching the broker of this process, whose address is about to change."""
+    if _of_process.cache_info().currsize:
+        broker().stop()
+        _of_process.cache_clear()
+
+
+@functools.cache
+def _of_process(pid: int) -> Broker:
+    """A forked child does not inherit its parent's thread, so it starts its own."""
+    made = Broker()
+    atexit.register(made.flush, seconds=LAST_MESSAGES_SECONDS)
+    return made
+
+
+def _connect() -> Any:
+    # Without a broker, no process needs the library.
+    from celery import current_app
+
+    options = {**current_app.conf.broker_transport_options, **_BOUNDS}
+    return current_app.connection_for_write(connect_timeout=ANSWER_SECONDS, transport_options=options)
+
+
+def _exchange(connection: Any, run_ids: list[str]) -> None:
+    """Send the messages. Without any, ask the broker whether it is there: a new channel is answered."""
+    from rensei.dispatch.execution.tasks import answer_bell
+
+    # Connects within the bounds, which the first use of another channel would pass by.
+    _ = connection.default_channel
+    if not run_ids:
+        with connection.channel():
+            return
+    for run_id in run_ids:
+        answer_bell.apply_async((run_id,), retry=False, connection=connection)
+
+
+def _close(connection: Any) -> None:
+    if connection is None:
+        return
+    try:
+        connection.release()
+    except Exception:  # noqa: BLE001 - closing a broken connection may fail too
+        logger.debug("broker_connection_not_closed")

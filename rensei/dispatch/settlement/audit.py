@@ -1,0 +1,309 @@
+"""
+The audit: attempts against charges, lines against runs, holds against live runs, sums against roll-ups.
+
+It computes everything anew from the lines and compares exactly. It reads page by page in the order of primary keys,
+so a ledger of any size takes little memory, and as of one moment, so runs may go on meanwhile.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, date
+from itertools import chain
+from typing import Any
+
+import structlog
+from django.db import DatabaseError
+from django.db.models import Exists, OuterRef
+
+from billing.integrity import reconciliation, verification
+from billing.integrity.differences import Difference
+from billing.models import (
+    BudgetHold,
+    BudgetUsage,
+    CostEvent,
+    Hold,
+    LedgerAnchor,
+    LedgerSeal,
+    SharedSpending,
+    SharedUsage,
+    Statement,
+    UsageDaily,
+)
+from catalog import pricing
+from catalog.pricing import UnitPrices
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.stored_types import wrongly_stored
+from rensei.core.transactions import snapshot
+from rensei.core.usage import Usage
+from rensei.dispatch.context import PLATFORM_MODES
+from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch.settlement.served import find_served
+
+PAGE = 500
+# As many differences are kept with the result. `manage.py audit_ledger` names them all.
+KEPT = 100
+CHARGED = frozenset({Attempt.State.SETTLED, Attempt.State.INDETERMINATE})
+RUN_COLUMNS = (
+    "org_id",
+    "profile_id",
+    "provider",
+    "model_id",
+    "served_model_id",
+    "auth_mode",
+    "payer",
+    "prices",
+    "state",
+    "usage",
+    "amount_picodollars",
+    "attempt_count",
+    "created_at",
+)
+# Tables whose whole numbers are checked to be stored as such.
+COUNTED = (
+    CostEvent,
+    UsageDaily,
+    BudgetUsage,
+    BudgetHold,
+    SharedSpending,
+    SharedUsage,
+    Statement,
+    LedgerSeal,
+    LedgerAnchor,
+    Run,
+    Attempt,
+)
+# What each line of a run repeats of it. The payer and the mode never change after the dispatch.
+REPEATED = ("org_id", "profile_id", "provider", "model_id", "auth_mode", "payer")
+
+logger = structlog.get_logger(__name__)
+
+
+def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
+    """Examine the ledger and its seals, tell of each difference as it is found, and store the result."""
+    began = time.monotonic()
+    count = 0
+    first: list[dict[str, str]] = []
+    for difference in _unbroken(differences(), verification.differences()):
+        count += 1
+        if len(first) < KEPT:
+            first.append(asdict(difference))
+        if tell is not None:
+            tell(difference)
+    return LedgerAudit.objects.create(
+        ran_at=database_now(),
+        seconds=round(time.monotonic() - began, 3),
+        difference_count=count,
+        first_differences=first,
+    )
+
+
+def _unbroken(*examinations: Iterator[Difference]) -> Iterator[Difference]:
+    """Make all examinations. One that a row breaks off is a difference itself: what it did not read may be wrong."""
+    for examination in examinations:
+        try:
+            yield from examination
+        except DatabaseError:
+            raise
+        except Exception as fault:
+            logger.exception("audit_broken_off")
+            yield _difference("unreadable", "", "the rest of the audit", "rows that can be read", type(fault).__name__)
+
+
+def audit_nightly() -> None:
+    """Do it as a periodic job."""
+    audit()
+
+
+def last() -> LedgerAudit | None:
+    """Give what the last audit found, of the ledger and of its seals. None before the first."""
+    return LedgerAudit.objects.order_by("-ran_at").first()
+
+
+def differences() -> Iterator[Difference]:
+    """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
+    with snapshot():
+        yield from _stored_types()
+        shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
+        budget_holds = {hold.run_id: hold for hold in BudgetHold.objects.all()}
+        shared_runs_used: Counter[tuple[str, date]] = Counter()
+        for page in _pages():
+            for run, attempts, lines in page:
+                yield from _readable(run, attempts, lines)
+                yield from _shared_hold(run, shared_holds.pop(run.id, None))
+                yield from _budget_hold(run, budget_holds.pop(run.id, None))
+                if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
+                    shared_runs_used[run.org_id, _day(run)] += 1
+        for stray in chain(shared_holds.values(), budget_holds.values()):
+            yield _difference("hold", stray.org_id, stray.run_id, "a run", "none")
+        yield from _lines_without_run()
+        yield from reconciliation.shared_differences(shared_runs_used)
+        yield from reconciliation.budget_differences()
+        yield from reconciliation.spending_differences()
+        yield from reconciliation.sum_differences()
+
+
+def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
+    """All runs in the order of their ids, each with its attempts and its lines."""
+    runs = Run.objects.only(*RUN_COLUMNS).order_by("id")
+    page = list(runs[:PAGE])
+    while page:
+        ids = [run.id for run in page]
+        attempts = _by_run(Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number"))
+        lines = _by_run(CostEvent.objects.filter(run_id__in=ids))
+        yield [(run, attempts[run.id], lines[run.id]) for run in page]
+        page = list(runs.filter(id__gt=ids[-1])[:PAGE])
+
+
+def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    by_run: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_run[row.run_id].append(row)
+    return by_run
+
+
+def _stored_types() -> Iterator[Difference]:
+    for model in COUNTED:
+        for wrong in wrongly_stored(model):
+            place = f"{wrong.column} of {wrong.key or 'each row'} in {wrong.table}"
+            yield _difference("stored-type", wrong.org_id, place, wrong.expected, wrong.found)
+
+
+def _readable(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
+    """Compare one run. A run that cannot be compared is reported, and the others are compared all the same."""
+    try:
+        yield from list(_run(run, attempts, lines))
+    except (TypeError, ValueError, KeyError, AttributeError) as fault:
+        yield _difference("unreadable", run.org_id, run.id, "figures that can be read", type(fault).__name__)
+
+
+def _run(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
+    if run.attempt_count != len(attempts):
+        yield _difference("attempt-count", run.org_id, run.id, len(attempts), run.attempt_count)
+    of_attempt: dict[str, list[CostEvent]] = defaultdict(list)
+    for line in lines:
+        of_attempt[line.attempt_id].append(line)
+    for attempt in attempts:
+        yield from _attempt(run, attempt, of_attempt.pop(attempt.id, []))
+    for stray in chain.from_iterable(of_attempt.values()):
+        yield _difference("stray-line", stray.org_id, stray.id, f"an attempt of {run.id}", stray.attempt_id)
+    for line in lines:
+        yield from _line(run, line)
+    yield from _totals(run, lines)
+
+
+def _attempt(run: Run, attempt: Attempt, lines: list[CostEvent]) -> Iterator[Difference]:
+    by_model: dict[str, list[CostEvent]] = defaultdict(list)
+    for line in lines:
+        by_model[line.served_model_id].append(line)
+    charges = Counter(line.served_model_id for line in lines if line.kind == CostEvent.Kind.CHARGE)
+    if attempt.state not in CHARGED and charges:
+        yield _difference(
+            "unexpected-charge", run.org_id, attempt.id, f"0 charge(s) of {attempt.state}", charges.total()
+        )
+    # The model that was asked has a charge by itself only where it had a part in the answer.
+    for model in by_model or {run.served_model_id: []}:
+        expected = int(attempt.state in CHARGED)
+        if charges[model] != expected and expected:
+            kind = "missing-charge" if charges[model] < expected else "double-charge"
+            place = f"1 charge of {attempt.state} for {model}"
+            yield _difference(kind, run.org_id, attempt.id, place, charges[model])
+    if attempt.state == Attempt.State.OPEN and run.state in Run.ENDED:
+        yield _difference("open-attempt", run.org_id, attempt.id, f"an end, as its run is {run.state}", attempt.state)
+    owed = sum(line.billed_picodollars for line in lines)
+    if attempt.state == Attempt.State.INDETERMINATE and owed:
+        yield _difference("billed", run.org_id, attempt.id, "0, as nobody saw it end", owed)
+    for of_model in by_model.values():
+        yield from reconciliation.call_differences(of_model)
+
+
+def _line(run: Run, line: CostEvent) -> Iterator[Difference]:
+    for name in REPEATED:
+        if getattr(line, name) != getattr(run, name):
+            kind = f"line-{name.removesuffix('_id').replace('_', '-')}"
+            yield _difference(kind, line.org_id, line.id, getattr(run, name), getattr(line, name))
+    yield from reconciliation.line_differences(line)
+    found = reconciliation.prices_of(line)
+    if found not in _prices_allowed(run, line):
+        expected = f"those of {line.served_model_id} when {run.id} was made"
+        yield _difference("line-prices", line.org_id, line.id, expected, found)
+
+
+def _prices_allowed(run: Run, line: CostEvent) -> Iterator[UnitPrices | None]:
+    """
+    The prices that a line may have: a charge those of its prompt's band, an adjustment those of any band, each as it is
+    or with one of the factors of the provider. The factor itself is not kept.
+
+    A line whose searches have no price has none at all. A model that the catalog came to know later had none, or those
+    of the model that was admitted.
+    """
+    served = find_served(run, line.served_model_id)
+    yield from _with_factors(served.bands, line)
+    if line.served_model_id != run.served_model_id:
+        yield from _with_factors(find_served(run, "").bands if run.auth_mode in PLATFORM_MODES else [], line)
+
+
+def _with_factors(bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[UnitPrices | None]:
+    if not bands:
+        yield None
+        return
+    if line.kind == CostEvent.Kind.CHARGE:
+        bands = [pricing.band_for(bands, prompt_tokens=reconciliation.usage_of([line]).prompt_tokens)]
+    for factor in sorted(pricing.factors_of(line.provider), key=lambda factor: factor != 1):
+        for band in bands:
+            has_none = band.web_search is None and line.web_search_requests
+            yield None if has_none else replace(band.times(factor), above_prompt_tokens=0)
+
+
+def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
+    """Compare the run's own figures with the sum of its lines."""
+    expected, found = reconciliation.usage_of(lines), Usage.from_dict(run.usage)
+    if expected != found:
+        for (name, count), other in zip(expected.as_dict().items(), found.as_dict().values(), strict=True):
+            if count != other:
+                yield _difference("run-usage", run.org_id, f"{name} of {run.id}", count, other)
+    amounts = [line.amount_picodollars for line in lines]
+    known = [amount for amount in amounts if amount is not None]
+    amount = sum(known) if lines and len(known) == len(lines) else None
+    if run.amount_picodollars != amount:
+        yield _difference("run-amount", run.org_id, run.id, amount, run.amount_picodollars)
+
+
+def _shared_hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
+    """A live shared run holds one of the runs of the day on which it was dispatched."""
+    expected = f"a shared run of {_day(run)}" if _is_live(run, AuthMode.SHARED) else "none"
+    found = f"a shared run of {hold.day}" if hold else "none"
+    if found != expected:
+        yield _difference("hold", run.org_id, run.id, expected, found)
+
+
+def _budget_hold(run: Run, hold: BudgetHold | None) -> Iterator[Difference]:
+    """A live metered run holds what it may cost at the most."""
+    expected = _is_live(run, AuthMode.METERED)
+    if (hold is not None) != expected:
+        yield _difference("hold", run.org_id, run.id, "a part of the budget" if expected else "none", hold or "none")
+
+
+def _is_live(run: Run, mode: AuthMode) -> bool:
+    return run.auth_mode == mode and run.state not in Run.ENDED
+
+
+def _lines_without_run() -> Iterator[Difference]:
+    has_run = Exists(Run.objects.filter(id=OuterRef("run_id")))
+    strays = CostEvent.objects.filter(~has_run).order_by("id").values_list("id", "org_id", "run_id")
+    for event_id, org_id, run_id in strays.iterator(chunk_size=PAGE):
+        yield _difference("stray-line", org_id, event_id, "a run", f"none with the id {run_id}")
+
+
+def _reached(attempts: Iterable[Attempt]) -> bool:
+    return any(attempt.state != Attempt.State.VOID for attempt in attempts)
+
+
+def _day(run: Run) -> date:
+    return run.created_at.astimezone(UTC).date()
+
+
+def _difference(kind: str, org_id: str, place: str, expected: object, found: object) -> Difference:
+    return Difference(kind=kind, org=org_id, object=place, expected=str(expected), found=str(found))

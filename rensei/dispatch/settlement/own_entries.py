@@ -1,0 +1,71 @@
+"""
+Entries that organizations made, held to the policies of the models that answer in their name.
+
+An answer is settled as what it is. If its model is one that a policy denies, the next call is refused.
+"""
+
+from collections.abc import Iterable
+
+from catalog import identities
+from catalog.identities import Answered
+from catalog.models import CatalogEntry
+from rensei.core.auth_modes import AuthMode
+from rensei.dispatch.context import offered_model
+from rensei.dispatch.models import Run
+from rensei.orgs.models import AuditEvent
+from rensei.policies import services as policies
+from rensei.policies.documents import as_policies
+from rensei.policies.resolver import Denial, ModelNotAllowedByPolicy, find_denial
+
+
+def note_answers(answers: Iterable[tuple[Run, str]]) -> None:
+    """
+    Note what answered runs, by the name that each answer gives, within the transaction that settles them.
+
+    Nothing is read where a model answers under its own id.
+    """
+    by_run = {run.id: (run, name) for run, name in answers if name not in {"", run.served_model_id}}
+    noted = identities.note(
+        [
+            Answered(org=run.org, provider=run.provider, model_id=run.served_model_id, name=name, run_id=run.id)
+            for run, name in by_run.values()
+        ]
+    )
+    for answer, entry in noted:
+        run, _ = by_run[answer.run_id]
+        _record(run, entry, _denial(run, [entry]))
+
+
+def require_allowed(run: Run, entry: CatalogEntry) -> None:
+    """
+    Ask the policies once more for a run that has waited since its dispatch: other answers may have told what it calls.
+
+    :raises ModelNotAllowedByPolicy: if one denies a model that has answered in the entry's name
+    """
+    answered_by = identities.answered_by([entry]).get(entry.pk)
+    denial = _denial(run, answered_by) if answered_by else None
+    if denial is not None:
+        reason = (
+            f"'{entry.model_id}' has been answered by '{denial.model_id}', and {denial.of(AuthMode(run.auth_mode))}"
+        )
+        raise ModelNotAllowedByPolicy(reasons=reason)
+
+
+def _denial(run: Run, entries: Iterable[CatalogEntry]) -> Denial | None:
+    applying = policies.applying_policies(run.org, project_ids=[run.project_id] if run.project_id else [])
+    models = [offered_model(entry) for entry in entries]
+    return find_denial(AuthMode(run.auth_mode), as_policies(applying), provider=run.provider, models=models)
+
+
+def _record(run: Run, entry: CatalogEntry, denial: Denial | None) -> None:
+    detail = {"provider": run.provider, "answeredBy": entry.model_id, "runId": run.id, "mode": run.auth_mode}
+    if denial is not None:
+        detail |= {"policy": denial.scope, "row": denial.row}
+    AuditEvent.objects.create(
+        org=run.org,
+        user=run.created_by,
+        actor=run.created_by.email if run.created_by else "settlement",
+        action="catalog_entry.blocked" if denial else "catalog_entry.identified",
+        object_id=run.served_model_id,
+        detail=detail,
+    )

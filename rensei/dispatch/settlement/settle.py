@@ -1,0 +1,343 @@
+"""
+The end of a call, and of a run: what is written, in one transaction, for a list of plans.
+
+The epoch guards the run's state and its events. It does not guard the settlement of an attempt: a call
+that was made is accounted for by whoever saw it, exactly once, as the attempt's own state judges.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+from django.db import DatabaseError, IntegrityError, connection
+from django.db.models import F
+
+from billing.ledger import charges as billing
+from billing.limits import budget, quota
+from billing.models import CostEvent
+from catalog import pricing
+from catalog.providers import REGISTRY as PROVIDERS
+from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.bulk import Row, update_each
+from rensei.core.errors import StoredError
+from rensei.core.transactions import durable
+from rensei.core.unknown import note_unknown
+from rensei.core.usage import Usage, UsagePart
+from rensei.dispatch import stored_bytes, token_rate
+from rensei.dispatch.models import Attempt, Run, RunChunk
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.settlement import own_entries
+from rensei.dispatch.settlement.served import Served, find_served
+from rensei.dispatch.signals import run_ended
+
+NOTHING = Usage()
+TRIES = 8
+_ALL = Run.objects.all()
+_LIVE = Run.objects.exclude(state__in=Run.ENDED)
+_STILL_OPEN = Attempt.objects.filter(state=Attempt.State.OPEN)
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """How a run ends. `error` is `{code, detail, fix, retryable}`."""
+
+    state: Run.State
+    error: StoredError | None = None
+    text: str = ""
+    content: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettlementPlan:
+    """
+    What one call, or one run, comes to.
+
+    `usage` is the whole of what was used. `parts` say which model used what; none: all of it is that of the model that
+    was asked. What is `estimated` of the whole is so of each part.
+
+    Without an attempt, a run ends that made no call. Without an end, a failed attempt is settled and the
+    run goes on to its next one. `expired_before` is the reaper's guard: the plan is void if the lease
+    was renewed since.
+    """
+
+    run: Run
+    now: datetime
+    attempt: Attempt | None = None
+    attempt_state: Attempt.State = Attempt.State.SETTLED
+    usage: Usage = NOTHING
+    parts: Sequence[UsagePart] = ()
+    estimated: bool = False
+    request_id: str = ""
+    error: StoredError | None = None
+    end: RunEnd | None = None
+    expired_before: datetime | None = None
+
+
+def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
+    """
+    Make the ledger lines of a call: one for each model that had a part in it. None if it was provably never sent.
+
+    The catalog is read only where the answer names another model than the one that was asked.
+    """
+    if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
+        return []
+    found: dict[str, tuple[Served, UsagePart]] = {}
+    for part in settlement.parts or [UsagePart(usage=settlement.usage)]:
+        served = find_served(settlement.run, part.model_id)
+        if not served.is_known:
+            note_unknown("model", part.model_id)
+        # Two names may mean one model.
+        _, before = found.get(served.model_id, (served, None))
+        found[served.model_id] = served, (before + part if before is not None else part)
+    return [_charge(settlement, settlement.attempt, served, part) for served, part in found.values()]
+
+
+def _answered_name(settlement: SettlementPlan) -> str:
+    """The name that the answer gives to the model that made it; empty where nothing came."""
+    return settlement.parts[0].model_id if settlement.parts else ""
+
+
+def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: UsagePart) -> billing.Charge:
+    run = settlement.run
+    mode = MODES[AuthMode(run.auth_mode)]
+    spec = PROVIDERS[run.provider]
+    prices = None
+    is_sure = served.is_sure and not part.estimated
+    if served.bands:
+        band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
+        prices = band.times(part.price_factor)
+        # A band is that of one prompt. Which one each of several prompts was in is not said, so it is the dearest.
+        is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
+    return billing.Charge(
+        org_id=run.org_id,
+        run_id=run.id,
+        attempt_id=attempt.id,
+        profile_id=run.profile_id,
+        project_id=run.project.slug if run.project else "",
+        auth_mode=AuthMode(run.auth_mode),
+        payer=Payer(run.payer),
+        billing_class=f"{run.auth_mode}.{spec.config_namespace}",
+        pool_id=mode.pool_id(run.provider),
+        credential_id=attempt.credential_id,
+        provider=run.provider,
+        model_id=run.model_id,
+        served_model_id=served.model_id,
+        provider_request_id=settlement.request_id,
+        usage=part.usage,
+        prices=prices,
+        billed=mode.billed and settlement.attempt_state is Attempt.State.SETTLED,
+        estimated=settlement.estimated or not is_sure,
+        occurred_at=settlement.now,
+    )
+
+
+def write(plans: Sequence[SettlementPlan]) -> list[Run]:
+    """Write settlements in one transaction, and return the runs that ended with it."""
+    with durable():
+        ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
+        standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
+        charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
+        own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
+        lines = billing.record_charges(charges)
+        runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
+        stored_bytes.count_ends(runs, sizes=ended)
+        _total([settlement.run for settlement in plans], new=lines, late=late)
+        called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
+        _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
+        _tell(runs)
+    token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
+    return runs
+
+
+def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
+    """
+    Write settlements, waiting for a database that is away. What cannot be written is left to the reaper.
+
+    `plan` is asked anew at each try, because it may read the database's clock.
+
+    :raises Exception: a bug of ours, which no second try mends
+    """
+    for tries in range(TRIES):
+        try:
+            write(plan())
+        except IntegrityError:
+            raise
+        except DatabaseError as fault:
+            logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
+            connection.close()
+            time.sleep(min(4.0, 0.1 * 2**tries))
+        else:
+            return
+    logger.error("settlement_left_to_the_reaper")
+
+
+def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
+    """End the runs that are still ours to end, and name them, each with the bytes that its end adds."""
+    watched, others, sizes = [], [], {}
+    for plan in plans:
+        assert plan.end is not None
+        size = sizes[plan.run.id] = stored_bytes.of_end(
+            plan.run, text=plan.end.text, content=plan.end.content, error=plan.end.error
+        )
+        if plan.run.has_events:
+            stored = F("stored_bytes") + F("event_bytes") + size
+            watched.append(_end_of(plan, chunk_count=F("chunk_count") + 2, stored_bytes=stored))
+        else:
+            others.append(_end_of(plan, stored_bytes=size))
+    ended = {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
+    return {run_id: sizes[run_id] for run_id in ended}
+
+
+def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
+    run, end = settlement.run, settlement.end
+    assert end is not None
+    must_be = {"id": run.id, "epoch": run.epoch}
+    if settlement.expired_before is not None:
+        must_be |= {"state": run.state, "lease_until": run.lease_until}
+        # Whoever held the run and comes late learns from the epoch that its end was not theirs to write.
+        more["epoch"] = run.epoch + 1
+    becomes = {
+        "state": end.state,
+        "error": end.error,
+        "output_text": end.text,
+        "output_content": end.content,
+        "stop_reason": end.stop_reason,
+        "finished_at": settlement.now,
+        "lease_owner": "",
+        "lease_until": None,
+        **more,
+    }
+    return must_be, becomes
+
+
+def _settle_attempts(plans: Sequence[SettlementPlan]) -> tuple[list[billing.Charge], set[str]]:
+    """
+    Close the open attempts. One that the reaper gave up is settled late, by adjustments.
+
+    Returns the charges to write, and the runs whose attempts were settled late.
+    """
+    outcomes = {plan.attempt.id: _outcome(plan) for plan in plans if plan.attempt is not None}
+    if not outcomes:
+        return [], set()
+    closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
+    charges, late = [], set()
+    for plan in plans:
+        assert plan.attempt is not None
+        if plan.attempt.id in closed:
+            charges += plan_charges(plan)
+        elif plan.attempt_state is Attempt.State.SETTLED:
+            charges += _adjust(plan.attempt.id, plan_charges(plan), outcomes[plan.attempt.id])
+            late.add(plan.run.id)
+    return charges, late
+
+
+def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
+    return {
+        "state": settlement.attempt_state,
+        "finished_at": settlement.now,
+        "provider_request_id": settlement.request_id,
+        "error": settlement.error,
+    }
+
+
+def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str, Any]) -> list[billing.Charge]:
+    """
+    Correct the estimate of an attempt that was given up, model by model, unless that was done before.
+
+    What was estimated for a model that had no part in it is taken back. Returns the charges of models that were not
+    thought of.
+    """
+    given_up = Attempt.objects.filter(id=attempt_id, state=Attempt.State.INDETERMINATE)
+    if not given_up.update(**outcome):
+        return []
+    real = {charge.served_model_id: charge for charge in truth}
+    for estimate in CostEvent.objects.filter(attempt_id=attempt_id, kind=CostEvent.Kind.CHARGE).order_by("id"):
+        charge = real.pop(estimate.served_model_id, None)
+        billing.record_adjustment(
+            charge=estimate,
+            usage=charge.usage if charge else NOTHING,
+            prices=charge.prices if charge else None,
+            estimated=charge.estimated if charge else False,
+            billed=truth[0].billed,
+            occurred_at=truth[0].occurred_at,
+        )
+    return list(real.values())
+
+
+def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> None:
+    """Write the runs' own figures from their ledger lines, which are few."""
+    lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
+    # The new charges of a run's only attempt are all that there is of it.
+    known = ({run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}) - set(late)
+    others = lines_of.keys() - known
+    for line in [line for line in new if line.run_id in known]:
+        lines_of[line.run_id].append(line)
+    for line in CostEvent.objects.filter(run_id__in=others) if others else ():
+        lines_of[line.run_id].append(line)
+    update_each(_ALL, [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
+
+
+def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
+    used = [
+        Usage(
+            input_tokens=line.input_tokens,
+            output_tokens=line.output_tokens,
+            cache_read_tokens=line.cache_read_tokens,
+            cache_write_5m_tokens=line.cache_write_5m_tokens,
+            cache_write_1h_tokens=line.cache_write_1h_tokens,
+            thinking_tokens=line.thinking_tokens,
+            web_search_requests=line.web_search_requests,
+        )
+        for line in lines
+    ]
+    amounts = [line.amount_picodollars for line in lines]
+    known = [amount for amount in amounts if amount is not None]
+    # The newest line of a model's part in an attempt says whether its figure is still an estimate.
+    in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
+    newest = {(line.attempt_id, line.served_model_id): line.estimated for line in in_order}
+    return {
+        "usage": sum(used[1:], start=used[0] if used else NOTHING).as_dict(),
+        "amount_picodollars": sum(known) if lines and len(known) == len(lines) else None,
+        "estimated": any(newest.values()),
+        "billed": any(line.billed for line in lines),
+    }
+
+
+def _release_holds(runs: Sequence[Run], *, called: set[str], lines: Sequence[CostEvent], now: datetime) -> None:
+    """
+    Let go of what the runs have held.
+
+    A shared run that reached the provider, by one of the calls that are settled here or by one before, is spent; one
+    that never did gives its slot back. What a metered run really cost is counted with its ledger lines, and what a
+    shared one cost the platform here. Budgets come first, as at admission, so that no two transactions wait for each
+    other.
+    """
+    if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
+        budget.release_holds(run_ids=metered)
+    shared = {run.id for run in runs if run.auth_mode == AuthMode.SHARED}
+    if shared or any(line.auth_mode == AuthMode.SHARED for line in lines):
+        reached = called & shared
+        if others := shared - called:
+            before = Attempt.objects.filter(run__in=others).exclude(state=Attempt.State.VOID)
+            reached |= set(before.values_list("run_id", flat=True))
+        quota.release_holds(spent={run_id: run_id in reached for run_id in shared}, lines=lines, now=now)
+
+
+def _tell(runs: Sequence[Run]) -> None:
+    """Append the last two events of each run, and tell the rooms above that it has ended."""
+    fresh = Run.objects.in_bulk([run.id for run in runs if run.has_events])
+    chunks = []
+    for run in fresh.values():
+        chunks += [
+            RunChunk(run=run, seq=run.chunk_count - 1, kind=RunChunk.Kind.USAGE, data=run.usage),
+            RunChunk(run=run, seq=run.chunk_count, kind=RunChunk.Kind.DONE, data={"state": run.state}),
+        ]
+    RunChunk.objects.bulk_create(chunks)
+    for run in runs:
+        run_ended.send(sender=Run, run=fresh.get(run.id, run))

@@ -1,0 +1,361 @@
+"""
+The Anthropic-compatible door, as an ASGI application beside Django's: https://platform.claude.com/docs/en/api/messages
+
+Everything under `/v1/` is answered here, in Anthropic's shape. A call is authenticated, limited, judged, written down
+and committed, and only then sent.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from django.conf import settings
+
+from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.other_models import other_models
+from integrations.providers.anthropic.relay import Relay
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, RequestTooLarge
+from rensei.core.asgi_limits import BodyTooSlow
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
+from rensei.core.instances import made_like
+from rensei.dispatch.admission.admit import AdmissionPlan
+from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.queue.claims import LEASE
+from rensei.dispatch.settlement.settle import SettlementPlan
+from rensei.dispatch.token_rate import tokens_of
+from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
+from rensei.gateway.answers import Headers
+from rensei.gateway.body import Body, checked_name
+from rensei.gateway.call import Call, Caller, LiveCall, error_of
+from rensei.gateway.callers import Callers
+from rensei.gateway.headers import read_headers
+from rensei.gateway.limits import Limits
+from rensei.gateway.requests import Others, Outgoing
+from rensei.gateway.routing import Route
+from rensei.gateway.short_cache import Fresh
+from rensei.gateway.threads import BodyThreads
+from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
+from rensei.orgs.access import Access
+from rensei.tokens.authentication import address_behind_proxies
+
+LOADERS = 4
+# Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
+SETTLEMENTS_GATHER_SECONDS = 0.1
+# After how long Python's threads take turns. The event loop has calls to pass on while the writers compute.
+TURN_SECONDS = 0.001
+# The calls under way hold thousands of objects, and need no collector to be freed: nearly none of them are in a cycle.
+# By Python's own 700, it looked through those of all these calls a hundred times a second, and then found nothing.
+COLLECTED_OBJECTS = 20_000
+BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
+DROP_SECONDS_MAX = 10
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Any], Awaitable[None]]
+
+logger = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """What one event loop needs to answer: caches, connections, writers. Made at the first request."""
+
+    def __init__(self) -> None:
+        executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
+        self._callers = Callers(executor)
+        self._routes: Fresh[Route | RenseiError] = Fresh(executor)
+        self._executor = executor
+        self._limits = Limits()
+        self._threads = BodyThreads()
+        self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
+        self._keeper = Keeper(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
+        self._admissions = GroupWriter("gateway-admissions", write_admissions)
+        self._settlements = GroupWriter(
+            "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
+        )
+        self._live: set[asyncio.Task[Any]] = set()
+        sys.setswitchinterval(TURN_SECONDS)
+        # What is loaded by now stays. Looking through all of it for garbage stopped every call for a tenth of a second.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECTED_OBJECTS, *gc.get_threshold()[1:])
+
+    async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, whatever it is."""
+        caller = Caller(send)
+        upload = _Upload(receive)
+        try:
+            await self._answer(scope, upload, caller)
+        except RenseiError as refusal:
+            await upload.drop_rest()
+            await caller.answer(*answers.refusal_answer(refusal, request_id=caller.request_id))
+        except DATABASE_FAULTS as fault:
+            unavailable = database_refusal(fault, request_id=caller.request_id)
+            if caller.has_begun:
+                raise
+            await caller.answer(*answers.refusal_answer(unavailable, request_id=caller.request_id))
+        except Exception:
+            logger.exception("gateway_failed", request_id=caller.request_id)
+            if caller.has_begun:
+                raise
+            await caller.answer(*answers.refusal_answer(Internal(), request_id=caller.request_id))
+
+    async def close(self) -> None:
+        """Wait for the calls under way, settle them, and let go of everything."""
+        if self._live:
+            await asyncio.wait(self._live, timeout=settings.RENSEI_GATEWAY_DRAIN_SECONDS)
+        await self._admissions.close()
+        await self._settlements.close()
+        await self._relay.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
+        self._executor.shutdown()
+        self._threads.close()
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, caller: Caller) -> None:
+        path, method = scope["path"].removesuffix("/"), scope["method"]
+        headers = read_headers(scope["headers"])
+        addresses.require_host(headers.get("host") or str((scope.get("server") or [""])[0]))
+        addresses.require_served(path, headers)
+        access = await self._callers.authenticate(headers, _address(scope, headers))
+        if path.startswith(addresses.MODELS):
+            _require_method(method, "GET")
+            await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
+            return
+        _require_method(method, "POST")
+        if not access.writes:
+            raise NotPermitted
+        with self._limits.within(access, caller.limit_headers), self._limits.body(access.org.id) as hold:
+            sent = await _read_body(headers, receive, hold)
+            raw = await self._decoded(headers, sent, hold, org_id=access.org.id)
+            body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
+            model = body.name_of("model")
+            route = await self._route(access, model)
+            others = []
+            for other in await self._threads.run(
+                partial(other_models, body.values), size=len(raw), org_id=access.org.id
+            ):
+                name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
+                others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
+            chooses = not isinstance(body.values.get("fallbacks"), (list, type(None)))
+            routing.require_judged(route, [other for _, other in others], provider_chooses=chooses)
+            address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
+            if path == addresses.COUNT_TOKENS:
+                await self._count(route, body, address, headers, caller)
+            else:
+                await self._message(access, route, body, others, address, headers, caller)
+
+    async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
+        """Undo the compression of a body, if it has any. However small it is, it may stand for the largest."""
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() == "identity":
+            return raw
+        decoded = await self._threads.run(
+            partial(encoded.read, raw, encoding=encoding), size=LARGE_BODY_LIMIT, org_id=org_id
+        )
+        hold(len(decoded))
+        return decoded
+
+    async def _route(self, access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route:
+        """
+        Judge a call, or another model that it may be served by, under the mode of the call.
+
+        :raises RenseiError: if it is refused
+        """
+        # The token, not the organization: it may be bound to a project, and its member may see other profiles.
+        assert access.token is not None
+        found = await self._routes.get(
+            (access.token.id, model, turned_to, mode),
+            partial(routing.load, access, model, turned_to=turned_to, mode=mode),
+        )
+        if isinstance(found, RenseiError):
+            raise found
+        return found
+
+    async def _message(
+        self,
+        access: Access,
+        route: Route,
+        body: Body,
+        others: Others,
+        address: str,
+        headers: dict[str, str],
+        caller: Caller,
+    ) -> None:
+        """Write a call down, and make it."""
+        org_id = route.run.org_id
+        prepare = partial(requests.prepare, body, route, others=others, betas=headers.get("anthropic-beta", ""))
+        outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
+        admitted, credential = self._plan(route, outgoing, headers)
+        run, attempt = admitted.run, admitted.attempt
+        assert attempt is not None
+        task = asyncio.current_task()
+        assert task is not None
+        self._live.add(task)
+        try:
+            await self._admissions.submit(admitted)
+            live = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
+            call = Call(
+                run=run,
+                attempt=attempt,
+                credential=credential,
+                route=route,
+                outgoing=outgoing,
+                live=live,
+                settle=partial(self._settle, access),
+                caller=caller,
+            )
+            with self._keeper.watching(live), closing(live):
+                await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
+        finally:
+            self._live.discard(task)
+
+    def _settle(self, access: Access, plan: SettlementPlan) -> None:
+        assert access.token is not None
+        self._limits.use(token_id=access.token.id, tokens=tokens_of(plan.usage))
+        self._settlements.submit(plan)
+
+    def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Credential]:
+        """Make the rows of a call: a run that is under way from its first moment, and its attempt."""
+        now, credential = route.now(), route.choose_credential()
+        session = headers.get("x-claude-code-session-id", "")[:100]
+        run = made_like(route.run)
+        run.credential_id = credential.id
+        run.effort, run.effort_applied = outgoing.effort, outgoing.effort_applied
+        if outgoing.left_out:
+            run.trace = route.judgement.decision.noted(outgoing.left_out).wire()
+        run.max_tokens = outgoing.max_tokens
+        run.metadata = {"sessionId": session} if session else {}
+        run.lease_owner, run.lease_until = self._keeper.owner, now + LEASE
+        run.deadline_at = now + timedelta(seconds=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
+        run.created_at = run.started_at = now
+        attempt = made_like(
+            route.attempt,
+            run_id=run.id,
+            credential_id=credential.id,
+            credential_version=credential.version,
+            input_tokens_estimate=outgoing.input_tokens_about,
+            started_at=now,
+        )
+        return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most), credential
+
+    async def _count(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
+        """Have a prompt counted, which is free and makes no run."""
+        served = route.judgement.entry.model_id
+        outgoing = body if body.values["model"] == served else body.with_values(model=served)
+        credential = route.choose_credential()
+        passed: Headers | None = None
+        said = b""
+        try:
+            answer = await self._relay.send(
+                address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
+            )
+            passed = relay.incoming_headers(answer, platform_key=route.mode in routing.PRICED_MODES)
+            if relay.is_answer(answer):
+                await caller.answer(answer.status, passed, await relay.read_count(answer))
+                return
+            said, failure = await relay.read_failure(answer)
+        except ProviderFailure as fault:
+            # There is no answer, or no whole one, that could be passed on.
+            passed, failure = None, fault
+        error = await error_of(route.run, failure)
+        if passed is not None and error["code"] == failure.code and relay.is_refusal(answer):
+            await caller.answer(answer.status, passed, said)
+        else:
+            await caller.answer(
+                *answers.failure_answer(error, request_id=caller.request_id, retry_after=failure.retry_after_seconds)
+            )
+
+    async def _models(self, access: Access, path: str, query: str, caller: Caller) -> None:
+        model_id = path.removeprefix(addresses.MODELS).removeprefix("/")
+        look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
+        found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
+        await caller.answer(200, answers.own_headers(caller.request_id), json.dumps(found).encode())
+
+
+def with_gateway(
+    application: Callable[..., Awaitable[None]], *, on_startup: Callable[[], None]
+) -> Callable[..., Awaitable[None]]:
+    """Put the gateway beside an ASGI application. It begins with the first request and ends with the server."""
+    gateway: Gateway | None = None
+
+    async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        nonlocal gateway
+        if scope["type"] == "lifespan":
+            on_startup()
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            if gateway is not None:
+                await gateway.close()
+            await send({"type": "lifespan.shutdown.complete"})
+        elif scope["type"] == "http" and addresses.is_gateways(scope["path"]):
+            gateway = gateway or Gateway()
+            await gateway.answer(scope, receive, send)
+        else:
+            await application(scope, receive, send)
+
+    return either
+
+
+def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
+    peer = scope.get("client")
+    return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
+
+
+def _require_method(method: str, allowed: str) -> None:
+    if method != allowed:
+        raise MethodNotAllowed
+
+
+class _Upload:
+    """What a caller sends. Of a body that nobody reads the rest is dropped: who still sends would miss the answer."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._size = 0
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body")
+        return message
+
+    async def drop_rest(self) -> None:
+        """Read on for a while. Whoever sends more than that is hung up on."""
+        with suppress(TimeoutError, BodyTooSlow):
+            async with asyncio.timeout(DROP_SECONDS_MAX):
+                while not self._is_whole and self._size <= BODY_DROPPED_MAX:
+                    await self()
+
+
+async def _read_body(headers: dict[str, str], receive: Receive, hold: Callable[[int], None]) -> bytes:
+    """
+    Read a body, and have its bytes counted as they come.
+
+    :raises RequestTooLarge: if it is more than any call takes, announced or not
+    """
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
+        raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
+    size = 0
+    pieces: list[bytes] = []
+    message: Message = {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > LARGE_BODY_LIMIT:
+            raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
+        hold(len(pieces[-1]))
+    return b"".join(pieces)

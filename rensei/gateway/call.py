@@ -1,0 +1,336 @@
+"""
+One call through the gateway: written down, sent, passed on as it comes, and settled by what went by.
+
+The answer is read to its end even if the caller has left, because what was produced is paid. Only a cancellation, or
+the end of the run's time, hangs up.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import aiohttp
+import structlog
+
+from integrations.outbound.http import AnswerRefused
+from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.relay import Relay, Tap
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
+from rensei.core.ids import new_id
+from rensei.core.usage import Usage, UsagePart
+from rensei.dispatch.execution.execute import KEYS_MAX
+from rensei.dispatch.execution.lease_renewal import LiveRun
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.modes import MODES
+from rensei.dispatch.queue import claims
+from rensei.dispatch.queue.claims import Stop
+from rensei.dispatch.settlement import outcomes, settle
+from rensei.dispatch.settlement.settle import SettlementPlan
+from rensei.gateway import answers
+from rensei.gateway.answers import Headers
+from rensei.gateway.requests import Outgoing
+from rensei.gateway.routing import PRICED_MODES, Route
+from rensei.gateway.threads import in_thread
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+logger = structlog.get_logger(__name__)
+
+
+class RunCancelled(RenseiError):
+    """The run was cancelled while its caller waited for the answer."""
+
+    code = "RUN_CANCELLED"
+    status = 409
+    title = "Run cancelled"
+    message = (
+        "The run was cancelled, in the pages or by REST. What was produced until then is charged, and it is not "
+        "repeated by itself."
+    )
+
+
+class Caller:
+    """The caller's end of the line. One who has left is told nothing more, and the answer is read on."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_begun = False
+        # How the caller stands against its limits. Every answer tells it.
+        self.limit_headers: Headers = []
+        self._tail = b""
+        self._send = send
+        self._gone = False
+
+    @cached_property
+    def request_id(self) -> str:
+        """Names the request in an answer of our own. Most callers get the provider's answer, with its id."""
+        return new_id("req")
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give a whole answer."""
+        sized = [(name, value) for name, value in headers if name != b"content-length"]
+        await self.begin(status, [*sized, (b"content-length", str(len(body)).encode())])
+        await self._tell({"type": "http.response.body", "body": body})
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        self.has_begun = True
+        whole = [*headers, *answers.TRANSPORT, *self.limit_headers]
+        await self._tell({"type": "http.response.start", "status": status, "headers": whole})
+
+    async def pass_on(self, chunk: bytes) -> None:
+        self._tail = (self._tail + chunk)[-2:]
+        await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def break_off(self, error: StoredError) -> None:
+        """End a stream by an event that says why it does not go on. `error` is the run's."""
+        if self._tail not in {b"", b"\n\n"}:
+            # It broke off within an event, which must not swallow ours.
+            await self.pass_on(b"\n\n")
+        await self.pass_on(answers.stream_error(error, request_id=self.request_id))
+        await self.end()
+
+    async def end(self) -> None:
+        await self._tell({"type": "http.response.body", "body": b""})
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        if self._gone:
+            return
+        try:
+            await self._send(message)
+        except (OSError, RuntimeError):
+            # What servers raise for a connection that is closed.
+            self._gone = True
+
+
+class LiveCall(LiveRun):
+    """
+    A run of the gateway under way. An order to stop, from the keeper's thread or by the end of its time, interrupts
+    what it waits for.
+    """
+
+    def __init__(self, run: Run, *, seconds_left: float) -> None:
+        super().__init__(run, seconds_left=seconds_left)
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._end_of_time = self._loop.call_later(seconds_left, self.order, Stop.DEADLINE)
+
+    def close(self) -> None:
+        self._end_of_time.cancel()
+
+    def order(self, reason: Stop) -> None:
+        if reason is Stop.LEASE_LOST and self.seconds_left > 0:
+            # The process was away for too long, and the run was given up. The caller is still there, so the call goes
+            # on: its settlement corrects the estimate.
+            return
+        super().order(reason)
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+class Call:
+    """One attempt after another, until one is answered. `run`, `attempt`, `text`, `usage` are what settles it."""
+
+    # Nothing of an answer is kept.
+    text = ""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        attempt: Attempt,
+        credential: Credential,
+        route: Route,
+        outgoing: Outgoing,
+        live: LiveRun,
+        settle: Callable[[SettlementPlan], object],
+        caller: Caller,
+    ) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.request_id = ""
+        self._credential = credential
+        self._route = route
+        self._outgoing = outgoing
+        self._live = live
+        self._settle = settle
+        self._caller = caller
+        self._settled = False
+        self._tap: Tap | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has reported so far."""
+        return self._tap.usage_so_far() if self._tap is not None else None
+
+    @property
+    def parts(self) -> tuple[UsagePart, ...]:
+        return self._tap.parts_so_far() if self._tap is not None else ()
+
+    async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
+        """Send the request, pass the answer on, and settle."""
+        try:
+            await self._carry(sessions, path=path, headers=headers)
+        except asyncio.CancelledError:
+            if self._live.stop is None:
+                # The server stops and waits no longer. What nobody has settled is the reaper's.
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            self._end(outcomes.stopped(self, self._live.stop, now=self._route.now()))
+            refusal = RunCancelled() if self._live.stop is Stop.CANCELLED else outcomes.RunTimeout()
+            if self._caller.has_begun:
+                await self._caller.break_off(outcomes.refusal_error(refusal))
+            else:
+                status, own, body = answers.refusal_answer(refusal, request_id=self._caller.request_id)
+                await self._caller.answer(status, [*own, *run_headers(self.run)], body)
+
+    async def _carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
+        while True:
+            try:
+                answer = await sessions.send(
+                    path,
+                    credential=self._credential,
+                    headers=headers,
+                    body=self._outgoing.body.raw,
+                    attempt_id=self.attempt.id,
+                )
+            except ProviderFailure as failure:
+                if not await self._try_again(failure):
+                    await self._say(await self._fail(failure), failure)
+                    return
+                continue
+            if relay.is_answer(answer):
+                await self._pass_on(answer)
+                return
+            body, refused = await relay.read_failure(answer)
+            self.request_id = refused.request_id
+            if not await self._try_again(refused):
+                await self._refuse(answer, body, refused)
+                return
+
+    async def _pass_on(self, answer: aiohttp.ClientResponse) -> None:
+        """Pass an answer on as it comes, and listen to what it used."""
+        self.request_id = relay.request_id(answer)
+        streams = answer.content_type == "text/event-stream"
+        try:
+            tap = self._tap = Tap(
+                input_tokens_about=self._outgoing.input_tokens_about,
+                streams=streams,
+                encoding=answer.headers.get("content-encoding", ""),
+            )
+        except ProviderFailure as failure:
+            answer.close()
+            await self._say(await self._fail(failure), failure)
+            return
+        try:
+            if streams:
+                await self._caller.begin(answer.status, self._headers(answer))
+                while chunk := await answer.content.readany():
+                    tap.take(chunk)
+                    await self._caller.pass_on(chunk)
+            else:
+                # It comes at once when all of it is made, so there is nothing to pass on before.
+                whole = await relay.read_whole(answer)
+                tap.take(whole)
+            self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
+        except (aiohttp.ClientError, TimeoutError, AnswerRefused):
+            answer.close()
+            broken = tap.broken(request_id=self.request_id)
+            error = await self._fail(broken)
+            if streams:
+                await self._caller.break_off(error)
+            else:
+                await self._say(error, broken)
+            return
+        except ProviderFailure as failure:
+            error = await self._fail(failure)
+            if streams and not tap.has_error:
+                await self._caller.break_off(error)
+                return
+            # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
+        except asyncio.CancelledError:
+            answer.close()
+            raise
+        if streams:
+            await self._caller.end()
+        else:
+            await self._caller.answer(answer.status, self._headers(answer), whole)
+
+    async def _refuse(self, answer: aiohttp.ClientResponse, body: bytes, failure: ProviderFailure) -> None:
+        """Pass the provider's refusal on as it is, unless it is about a key which is not the caller's affair."""
+        error = await self._fail(failure)
+        if error["code"] == failure.code and relay.is_refusal(answer):
+            await self._caller.answer(answer.status, self._headers(answer), body)
+        else:
+            await self._say(error, failure)
+
+    async def _say(self, error: StoredError, failure: ProviderFailure) -> None:
+        """Answer with the run's error, where the provider gave no answer that could be passed on."""
+        status, headers, body = answers.failure_answer(
+            error, request_id=self._caller.request_id, retry_after=failure.retry_after_seconds
+        )
+        await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
+
+    async def _try_again(self, failure: ProviderFailure) -> bool:
+        """Settle a failed attempt and write down one with another key of the same payer, where there is one."""
+        try:
+            again = await in_thread(partial(self._next_attempt, failure))
+        except DATABASE_FAULTS as fault:
+            logger.warning("no_other_key", code=database_refusal(fault, run_id=self.run.id).code)
+            return False
+        if again is None:
+            return False
+        self.attempt, self._credential = again
+        return True
+
+    def _next_attempt(self, failure: ProviderFailure) -> tuple[Attempt, Credential] | None:
+        mode = MODES[AuthMode(self.run.auth_mode)]
+        try:
+            credential = mode.next_credential(self.run, self._credential, failure)
+        except RenseiError as refusal:
+            logger.warning("no_other_key", code=refusal.code)
+            return None
+        if credential is None or self.run.attempt_count >= KEYS_MAX or self._live.stop is not None:
+            return None
+        error = mode.error_of(self.run, failure)
+        settle.write([outcomes.failed(self, failure, error=error, again=True, now=database_now())])
+        attempt = claims.open_attempt(
+            self.run,
+            credential_id=credential.id,
+            credential_version=credential.version,
+            input_tokens=self._outgoing.input_tokens_about,
+        )
+        return (attempt, credential) if attempt is not None else None
+
+    async def _fail(self, failure: ProviderFailure) -> StoredError:
+        """Settle a call that failed for good, and tell what the organization is told of it."""
+        try:
+            error = await error_of(self.run, failure)
+        except DATABASE_FAULTS as fault:
+            # The call failed all the same, and is settled when the database is back.
+            error = outcomes.refusal_error(database_refusal(fault, run_id=self.run.id))
+        self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
+        return error
+
+    def _end(self, plan: SettlementPlan) -> None:
+        if not self._settled:
+            self._settled = True
+            self._settle(plan)
+
+    def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
+        passed = relay.incoming_headers(answer, platform_key=self._route.mode in PRICED_MODES)
+        return [*passed, *run_headers(self.run)]
+
+
+async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
+    """Ask the mode what the organization is told of a failure. It may look the pool's keys up, so a thread asks."""
+    return await in_thread(partial(MODES[AuthMode(run.auth_mode)].error_of, run, failure))
+
+
+def run_headers(run: Run) -> Headers:
+    """Name the run that a call became, and the mode that was chosen for it."""
+    return [(b"x-rensei-run-id", run.id.encode()), (b"x-rensei-auth-mode", run.auth_mode.encode())]

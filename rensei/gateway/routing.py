@@ -1,0 +1,161 @@
+"""
+Where a call goes: the judgement of a profile and a model, and the opened keys that may sign.
+
+It is made by the same functions as that of a dispatch, and kept for less than a second.
+"""
+
+import copy
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import close_old_connections
+
+from catalog.pricing import UnitPrices
+from integrations.providers.base import Credential
+from profiles import services as profiles
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import FieldError, RenseiError
+from rensei.dispatch import context, pools
+from rensei.dispatch.admission import admit, decide
+from rensei.dispatch.admission.decide import Judgement, ProfileRequired
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.modes import MODES
+from rensei.orgs.access import Access
+from rensei.policies.resolver import ModelNotAllowedByPolicy
+
+PROVIDER = "claude"
+PROFILE_PREFIX = "prof_"
+# The platform pays for these, or asks for its money: its keys sign, and what has no price is refused.
+PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A judgement that calls go by. `run` and `attempt` are as all of them have them, never saved themselves."""
+
+    judgement: Judgement
+    run: Run
+    attempt: Attempt
+    bands: list[UnitPrices]
+    credentials: list[tuple[int, Credential]]
+    max_tokens_cap: int | None
+    loaded_at: float
+
+    @property
+    def mode(self) -> AuthMode:
+        assert self.judgement.decision.mode is not None
+        return self.judgement.decision.mode
+
+    @property
+    def profile(self) -> ModelProfile:
+        return self.judgement.facts.profile
+
+    def now(self) -> datetime:
+        """Tell the database's time, which was read less than a second ago."""
+        return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
+
+    def choose_credential(self) -> Credential:
+        if len(self.credentials) == 1:
+            return self.credentials[0][1]
+        weights = [weight for weight, _ in self.credentials]
+        _, credential = random.choices(self.credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
+        return credential
+
+
+def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route | RenseiError:
+    """
+    Find the way of a call that names a profile's id or a model, or the refusal that it meets.
+
+    :param turned_to: another model that the call may be served by; its profile is then turned to that, and to the mode
+    """
+    close_old_connections()
+    try:
+        return _load(access, model, turned_to=turned_to, mode=mode)
+    except RenseiError as refusal:
+        return refusal
+
+
+def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: bool) -> None:
+    """
+    Refuse models besides the one that is asked which the access policies cannot judge, where one denies any.
+
+    An entry that the organization made is any model that answers to it, and beside another model its answer does not
+    tell which. Which models a provider would choose is not told before the call.
+
+    :raises ModelNotAllowedByPolicy: naming the model, and whose policy it is
+    """
+    own = [other.judgement.entry for other in others if other.judgement.entry.org_id is not None]
+    if not own and not provider_chooses:
+        return
+    scopes = [policy.scope for policy in route.judgement.facts.policies if policy.denies_some(route.mode)]
+    if scopes:
+        what = f"'{own[0].model_id}' is an entry of the organization's own" if own else "the provider would choose"
+        reason = (
+            f"the {scopes[0]}'s access policy denies {route.mode.value} to some models, and whether the request's "
+            f"fallbacks or tools would run one of these cannot be known, because {what}"
+        )
+        raise ModelNotAllowedByPolicy(reasons=reason)
+
+
+def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:
+    began = time.monotonic()
+    profile = _profile(access, model)
+    if mode is not None:
+        profile = _turned(profile, turned_to)
+        profile.auth_modes = [mode.value]
+    if profile.provider != PROVIDER:
+        raise FieldError(
+            pointer="/model", reason=f"The gateway speaks Anthropic's language, and '{model}' is of another provider."
+        )
+    pool = pools.find_pool(access.org, "local")
+    (loaded,) = context.load(access, [profile], project=access.project, pool=pool)
+    found = decide.or_refuse(loaded)
+    judgement = decide.judge(found, DispatchRequest())
+    if judgement.refusal is not None:
+        raise judgement.refusal
+    assert judgement.decision.mode is not None
+    chosen = MODES[judgement.decision.mode]
+    return Route(
+        judgement=judgement,
+        run=_run(access, judgement),
+        attempt=Attempt(number=1, epoch=1),
+        bands=found.prices_of(judgement.entry),
+        credentials=chosen.open_credentials(found),
+        max_tokens_cap=chosen.max_tokens_cap(found),
+        loaded_at=began,
+    )
+
+
+def _run(access: Access, judgement: Judgement) -> Run:
+    return Run(
+        **admit.frozen(access, judgement),
+        via=Run.Via.GATEWAY,
+        context_window_tokens=judgement.request.context_window_tokens,
+        state=Run.State.RUNNING,
+        epoch=1,
+        attempt_count=1,
+    )
+
+
+def _profile(access: Access, model: str) -> ModelProfile:
+    """The profile that is named, or the default one turned to the model that is named: its modes and scope hold."""
+    if model.startswith(PROFILE_PREFIX):
+        return profiles.find_profile(access, model, project=access.project)
+    default = profiles.default_profile(access.org, access.project)
+    if default is None:
+        raise ProfileRequired
+    return _turned(default, model)
+
+
+def _turned(profile: ModelProfile, model: str) -> ModelProfile:
+    """The profile for another model."""
+    turned = copy.copy(profile)
+    turned.model_id = model
+    # These were chosen for the profile's own model.
+    turned.effort, turned.max_tokens, turned.provider_config = "", None, {}
+    return turned

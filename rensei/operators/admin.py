@@ -1,0 +1,120 @@
+"""The operators' kill switches in the admin: what is stopped now, stopping and resuming, each asked twice."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+
+from rensei.core.errors import RenseiError
+
+# Importing the page puts it into the admin.
+from rensei.operators import stoppable, unknown_admin
+from rensei.orgs import kill_switches
+from rensei.orgs.admin import ReadOnlyAdmin
+from rensei.orgs.models import KillSwitch, User
+
+CHANGELIST = "admin:orgs_killswitch_changelist"
+
+# The front page is ours.
+admin.site.index_title = "Overview"
+
+
+@admin.register(KillSwitch)
+class KillSwitchAdmin(ReadOnlyAdmin):
+    """What is stopped. The rows are written by the services alone, so that each change is in the audit log."""
+
+    list_display = ["__str__", "reason", "set_by", "set_at"]
+    list_select_related = ["org"]
+    ordering = ["-set_at"]
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("add/", view(self.choose), name="orgs_killswitch_add"),
+            path("stop/<str:kind>/<path:target>/", view(self.stop), name="orgs_killswitch_stop"),
+            path("<int:switch_id>/resume/", view(self.resume), name="orgs_killswitch_resume"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """List them in words: what each is about is known by its kind and target alone."""
+        switches = KillSwitch.objects.select_related("org").order_by("-set_at")
+        context = {
+            "title": "Kill switches",
+            "may_stop": _may_stop(request),
+            "switches": [(switch, stoppable.find(switch.kind, switch.target)) for switch in switches],
+        }
+        return super().changelist_view(request, context)
+
+    def choose(self, request: HttpRequest) -> HttpResponse:
+        """List what can be stopped for everybody; organizations and their keys are stopped on their own pages."""
+        _require_operator(request)
+        stopped = set(KillSwitch.objects.values_list("kind", "target"))
+        groups = [
+            (title, [(target, (target.kind.value, target.id) in stopped) for target in targets])
+            for title, targets in stoppable.choices()
+        ]
+        context = {**self._context(request, "What should stop?"), "groups": groups}
+        return TemplateResponse(request, "admin/orgs/killswitch/choose.html", context)
+
+    def stop(self, request: HttpRequest, kind: str, target: str) -> HttpResponse:
+        """Say what stopping does, ask for the reason that the refused are shown, and stop it."""
+        operator = _require_operator(request)
+        found = stoppable.find(kind, target)
+        if found is None:
+            raise Http404
+        reason = request.POST.get("reason", "")
+        refusal: RenseiError | None = None
+        if request.method == "POST":
+            try:
+                kill_switches.stop(operator=operator, kind=kind, target=found.id, reason=reason, org=found.org)
+            except RenseiError as caught:
+                refusal = caught
+            else:
+                self.message_user(request, f"{found.name} is stopped from now on.", messages.SUCCESS)
+                return redirect(CHANGELIST)
+        waiting, running = stoppable.live_runs(found)
+        context = {
+            **self._context(request, f"{found.verb} {found.name}"),
+            "found": found,
+            "reason": reason,
+            "reason_length": kill_switches.REASON_LENGTH,
+            "refusal": refusal,
+            "waiting": waiting,
+            "running": running,
+        }
+        return TemplateResponse(
+            request, "admin/orgs/killswitch/stop.html", context, status=refusal.status if refusal else 200
+        )
+
+    def resume(self, request: HttpRequest, switch_id: int) -> HttpResponse:
+        """Ask, and let it go on."""
+        operator = _require_operator(request)
+        switch = get_object_or_404(KillSwitch.objects.select_related("org"), pk=switch_id)
+        found = stoppable.find(switch.kind, switch.target)
+        name = found.name if found else switch.target
+        if request.method == "POST":
+            kill_switches.resume(switch, operator=operator)
+            self.message_user(request, f"{name} goes on from now on.", messages.SUCCESS)
+            return redirect(CHANGELIST)
+        context = {**self._context(request, f"Resume {name}"), "switch": switch, "name": name}
+        return TemplateResponse(request, "admin/orgs/killswitch/resume.html", context)
+
+    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
+        return {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, "title": title}
+
+
+def _may_stop(request: HttpRequest) -> bool:
+    return request.user.is_active and request.user.has_perm("orgs.add_killswitch")
+
+
+def _require_operator(request: HttpRequest) -> User:
+    """:raises PermissionDenied: unless the operator may set kill switches"""
+    if not _may_stop(request):
+        raise PermissionDenied
+    assert isinstance(request.user, User)
+    return request.user

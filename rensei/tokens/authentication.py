@@ -1,0 +1,120 @@
+"""How REST callers prove who they are: an API token, or the browser's session."""
+
+from ipaddress import ip_address
+
+from django.http import HttpRequest
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.request import Request
+
+from rensei.core.api import NotAuthenticated
+from rensei.core.errors import FieldError, RenseiError
+from rensei.core.networks import NetworkNotAllowed
+from rensei.core.proxies import is_trusted_proxy
+from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token, token_digest
+from rensei.orgs.models import Membership, User
+from rensei.orgs.scopes import ANY, Needs, ScopeMissing
+from rensei.tokens.unknown_tokens import unknown_tokens
+
+ORG_HEADER = "X-Rensei-Org"
+
+
+class TokenAuthentication(BaseAuthentication):
+    """`Authorization: Bearer rsk_live_…`. `request.auth` becomes the caller's `Access`."""
+
+    refusals = (NotAuthenticated, ScopeMissing, NetworkNotAllowed)
+
+    def authenticate(self, request: Request) -> tuple[User, Access] | None:
+        scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = token.strip()
+        if not token.startswith(TOKEN_PREFIX):
+            raise AuthenticationFailed
+        digest, address = token_digest(token), client_address(request)
+        unknown_tokens.require_look_up(digest, address=address)
+        access = for_token(token=token, address=address)
+        unknown_tokens.note(digest, found=access is not None, address=address)
+        if access is None:
+            raise AuthenticationFailed
+        access.require_scope(_needs(request), address=access.address)
+        return access.user, access
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class CsrfFailed(RenseiError):
+    """A browser's request came without the page's CSRF token, so another site may have sent it."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = "The request did not carry the CSRF token of the page. Send it as X-CSRFToken, or use an API token."
+
+
+class BrowserAuthentication(SessionAuthentication):
+    """The browser's session, with CSRF. People of several organizations name one in `X-Rensei-Org`."""
+
+    def authenticate(self, request: Request) -> tuple[User, Access] | None:
+        signed_in = super().authenticate(request)
+        if signed_in is None:
+            return None
+        user: User = signed_in[0]
+        slug = request.headers.get(ORG_HEADER) or _only_org(user)
+        access = for_member(user=user, slug=slug, address=client_address(request))
+        if access is None:
+            raise AuthenticationFailed
+        return user, access
+
+    def enforce_csrf(self, request: Request) -> None:
+        """:raises CsrfFailed: unless the request comes from a page of ours"""
+        try:
+            super().enforce_csrf(request)
+        except PermissionDenied as fault:
+            raise CsrfFailed from fault
+
+
+def caller(request: Request) -> Access:
+    """Name the caller of a view that a permission has already let in."""
+    access: object = request.auth
+    assert isinstance(access, Access)
+    return access
+
+
+def client_address(request: Request | HttpRequest) -> str | None:
+    """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
+    return address_behind_proxies(
+        request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
+    )
+
+
+def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
+    """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
+    if not is_trusted_proxy(peer):
+        return peer
+    forwarded = forwarded.rpartition(",")[2].strip()
+    try:
+        return str(ip_address(forwarded))
+    except ValueError:
+        return peer
+
+
+def _needs(request: Request) -> Needs | None:
+    """
+    What the route declares for this method: `scopes = {"GET": READ, …}`.
+
+    OPTIONS tells of no data, and a method that the route does not take is refused as such: any scope will do.
+    """
+    view, method = request.parser_context["view"], str(request.method)
+    if method == "OPTIONS" or method not in view.allowed_methods:
+        return ANY
+    declared: dict[str, Needs] = getattr(view, "scopes", {})
+    return declared.get("GET" if method == "HEAD" else method)
+
+
+def _only_org(user: User) -> str:
+    slugs: list[str] = list(Membership.objects.live().filter(user=user).values_list("org__slug", flat=True)[:2])
+    if len(slugs) != 1:
+        raise FieldError(pointer=f"/headers/{ORG_HEADER}", reason=f"Name the organization in the header {ORG_HEADER}.")
+    return slugs[0]

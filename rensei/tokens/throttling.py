@@ -1,0 +1,126 @@
+"""How often a caller may ask: counted for each token, or for each person in an organization."""
+
+from collections.abc import Callable
+from functools import wraps
+from math import ceil
+from typing import TYPE_CHECKING
+
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import render
+from rest_framework.request import Request
+
+from rensei.accounts.known_browsers import account_of, browser_of
+from rensei.core.errors import RateLimited
+from rensei.core.networks import counted_address
+from rensei.core.rates import headers_of
+from rensei.core.throttling import WindowThrottle
+from rensei.orgs.access import Access
+from rensei.tokens.authentication import client_address
+
+if TYPE_CHECKING:
+    # The views read their default throttles from here while they are being imported.
+    from rest_framework.views import APIView
+
+
+Page = Callable[..., HttpResponseBase]
+
+
+class ApiThrottle(WindowThrottle):
+    """Every REST request. How the caller stands is told by the headers of the answer."""
+
+    scope = "api"
+
+    def get_cache_key(self, request: Request, view: "APIView") -> str:
+        return f"{self.scope}:{_caller(request)}"
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        is_allowed = super().allow_request(request, view)
+        standings = [self.standing]
+        if is_allowed and isinstance(request.auth, Access):
+            # What is refused to one token uses up nothing of its organization.
+            whole = OrgThrottle()
+            is_allowed = whole.allow(f"{whole.scope}:{request.auth.org.pk}")
+            standings.append(whole.standing)
+            if not is_allowed:
+                self.window = whole.window
+        request._request.limit_headers = headers_of("requests", standings)  # type: ignore[attr-defined]  # noqa: SLF001 - DRF names it so
+        return is_allowed
+
+
+class OrgThrottle(WindowThrottle):
+    """REST requests of all tokens and people of an organization."""
+
+    scope = "org"
+
+
+class SensitiveThrottle(WindowThrottle):
+    """Requests that are costly, or that could be used for guessing: views with `throttle_scope = "sensitive"`."""
+
+    scope = "sensitive"
+    is_exact = True
+
+    def get_cache_key(self, request: Request, view: "APIView") -> str | None:
+        if getattr(view, "throttle_scope", None) != self.scope:
+            return None
+        return f"{self.scope}:{_caller(request)}"
+
+
+def spend_sensitive(access: Access) -> None:
+    """
+    Count something that is costly or could be used for guessing, at the moment in which it is done.
+
+    For work that follows checks of a form: what those refuse costs nothing, so it uses up nothing.
+
+    :raises RateLimited: if the caller has done so too often
+    """
+    throttle = SensitiveThrottle()
+    if not throttle.allow(f"{throttle.scope}:{_of_access(access)}"):
+        seconds = max(1, ceil(throttle.wait()))
+        raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+
+
+class SignInThrottle(WindowThrottle):
+    """
+    Tries to sign in from one address, in front of the limits for each account.
+
+    A browser that has signed in to the account before is counted by itself, whatever others at its address do.
+    """
+
+    scope = "sign-in"
+    is_exact = True
+
+    def get_cache_key(self, request: Request, view: "APIView | None") -> str:
+        browser = browser_of(request, account_of(request.POST.get("login", "")))
+        return f"{self.scope}:{browser or counted_address(client_address(request))}"
+
+
+def limit_sign_in(method: str) -> Callable[[Page], Page]:
+    """Let an address ask for a page that lets people in so many times a minute. One more is told when to come back."""
+
+    def decorate(view: Page) -> Page:
+        @wraps(view)
+        def limited(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
+            throttle = SignInThrottle()
+            if request.method == method and not throttle.allow_request(request, None):  # type: ignore[arg-type]
+                seconds = max(1, ceil(throttle.wait()))
+                refusal = render(request, "429.html", status=429)
+                refusal.headers["Retry-After"] = str(seconds)
+                return refusal
+            return view(request, *args, **kwargs)
+
+        return limited
+
+    return decorate
+
+
+def _caller(request: Request) -> str:
+    access = request.auth
+    if not isinstance(access, Access):
+        return f"address:{counted_address(client_address(request))}"
+    return _of_access(access)
+
+
+def _of_access(access: Access) -> str:
+    if access.token is not None:
+        return f"token:{access.token.pk}"
+    return f"person:{access.user.pk}:{access.org.pk}"

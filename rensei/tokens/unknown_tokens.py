@@ -1,0 +1,111 @@
+"""
+Tokens that are none of ours, refused before they cost a look-up each.
+
+A token that was not found is not looked up again for a while, and an address may send so many that are not found in a
+minute. Tokens that were good lately pass whatever others at their address send.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+
+from django.conf import settings
+from rest_framework.throttling import SimpleRateThrottle
+
+from rensei.core.api import NotAuthenticated
+from rensei.core.limits import limit
+from rensei.core.networks import counted_address
+from rensei.core.rates import rates
+
+# How soon a token works again whose person was let in again. No other token that was not found becomes good.
+UNKNOWN_SECONDS = 10.0
+GOOD_SECONDS = 3600.0
+KEPT_MAX = limit(
+    10_000,
+    "tokens",
+    what="Tokens that a process remembers as good, and as unknown; the oldest is forgotten for a new one",
+    told="the caller: the token is looked up again",
+)
+
+
+class _Recent:
+    """Keys and when they were noted, the oldest first. Noting and looking take the same time for one and for many."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
+        self._noted: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, key: str) -> bool:
+        noted_at = self._noted.get(key)
+        return noted_at is not None and time.monotonic() - noted_at < self._seconds
+
+    def note(self, key: str) -> None:
+        self._noted[key] = time.monotonic()
+        self._noted.move_to_end(key)
+        if len(self._noted) > KEPT_MAX:
+            self._noted.popitem(last=False)
+
+    def drop(self, key: str) -> None:
+        self._noted.pop(key, None)
+
+    def clear(self) -> None:
+        self._noted.clear()
+
+
+class UnknownTokens:
+    """What one process knows of tokens, by their digests. It may be used from every thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._good, self._unknown = _Recent(seconds=GOOD_SECONDS), _Recent(seconds=UNKNOWN_SECONDS)
+
+    def require_look_up(self, digest: str, *, address: str | None) -> None:
+        """
+        Ask whether a token may be looked up.
+
+        :raises NotAuthenticated: if it was not found just now
+        :raises RateLimited: if its address has sent too many that were not found
+        """
+        # Almost every call comes this way, so it takes no lock: one look into a dictionary needs none.
+        if digest in self._good:
+            return
+        with self._lock:
+            is_unknown = digest in self._unknown
+        most, _ = _rate()
+        window = rates.known(_key(address))
+        if window.total >= most:
+            raise rates.refusal(window.ends_at)
+        if is_unknown:
+            raise NotAuthenticated
+
+    def note(self, digest: str, *, found: bool, address: str | None) -> None:
+        """Remember what a look-up has found."""
+        if found:
+            if digest not in self._good:
+                with self._lock:
+                    self._good.note(digest)
+            return
+        with self._lock:
+            self._good.drop(digest)
+            self._unknown.note(digest)
+        _, seconds = _rate()
+        rates.count(_key(address), seconds=seconds)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._good.clear()
+            self._unknown.clear()
+
+
+unknown_tokens = UnknownTokens()
+
+
+def _key(address: str | None) -> str:
+    return f"unknown-token:{counted_address(address)}"
+
+
+def _rate() -> tuple[int, int]:
+    most, seconds = SimpleRateThrottle.parse_rate(None, settings.RENSEI_RATE_UNKNOWN_TOKENS)  # type: ignore[arg-type]
+    assert most is not None
+    assert seconds is not None
+    return most, seconds
