@@ -12,16 +12,17 @@ from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from rensei.orgs.audited_admin import ReadOnlyAdmin
+
+from billing.ledger import admin as ledger_admin  # noqa: F401
+from billing.limits import metered_requests
 
 # Importing the ledger's pages puts them into the admin.
-from billing.ledger import admin as ledger_admin  # noqa: F401
-from billing.ledger import charges
-from billing.limits import metered_requests
+from billing.limits.entitlement import change_entitlement, change_setting, set_metered
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpending, SharedUsage, Statement
 from billing.statements import statements
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
-from rensei.orgs.admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 
@@ -109,7 +110,7 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def save_model(self, request: HttpRequest, obj: Entitlement, form: Any, change: bool) -> None:
         if form.changed_data:
-            charges.change_entitlement(obj, actor_user=operator(request), **form.changes())
+            change_entitlement(obj, actor_user=operator(request), **form.changes())
 
     @admin.action(description="Enable metered", permissions=["change"])
     def enable_metered(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
@@ -166,7 +167,7 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if "confirmed" not in request.POST:
             return self._ask(request, queryset, enabled=enabled)
         org_ids = list(queryset.values_list("org_id", flat=True))
-        changed = charges.set_metered(org_ids=org_ids, enabled=enabled, actor_user=operator(request))
+        changed = set_metered(org_ids=org_ids, enabled=enabled, actor_user=operator(request))
         verb = "enabled" if enabled else "disabled"
         already = len(org_ids) - len(changed)
         note = f" {already} had it so already." if already else ""
@@ -232,7 +233,7 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def save_model(self, request: HttpRequest, obj: BillingSetting, form: Any, change: bool) -> None:
         if form.changed_data:
-            charges.change_setting(obj, actor_user=operator(request), **form.changes())
+            change_setting(obj, actor_user=operator(request), **form.changes())
 
 
 @admin.register(Statement)

@@ -12,21 +12,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.fields import DollarsField
 from billing.ledger import ledger_csv, reports
-from billing.ledger.charges import is_metered_enabled
 from billing.limits import budget, quota
+from billing.limits.entitlement import is_metered_enabled
 from billing.models import CostEvent
 from rensei.core import csv_file
 from rensei.core.api import CamelSerializer, CursorPages, read_filters
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
-from rensei.core.money import dollars
 from rensei.orgs import storage
+from rensei.orgs.access import caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import BILLING
-from rensei.tokens.authentication import caller
 
 FIRST_DAY = date(2000, 1, 1)
 LONGEST_PERIOD_DAYS = 366
@@ -46,14 +46,6 @@ class PeriodSerializer(CamelSerializer):
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
         return {"from": fields.pop("start"), "to": fields.pop("end"), **fields}
-
-
-@extend_schema_field({"type": ["string", "null"], "format": "decimal", "example": "0.000123"})
-class DollarsField(serializers.Field[Any, Any, Any, Any]):
-    """An exact decimal string of dollars; null where the amount is unknown."""
-
-    def to_representation(self, value: int) -> str | None:
-        return dollars(value)
 
 
 @extend_schema_field({"type": ["string", "null"]})

@@ -9,6 +9,6 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         # Django forbids importing models before this moment.
-        from billing.ledger.charges import create_entitlement
+        from billing.limits.entitlement import create_entitlement
 
         org_created.connect(create_entitlement, dispatch_uid="billing.create_entitlement")

@@ -12,8 +12,9 @@ from catalog.datafile import read_all
 from catalog.facts import check_capabilities, check_effort_levels
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from catalog.providers import REGISTRY
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import FieldError
-from rensei.orgs.models import AuditEvent, User
+from rensei.orgs.models import User
 
 
 class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -166,7 +167,7 @@ def _record(request: HttpRequest, action: str, object_id: str, **detail: object)
     """Write down what an operator did, in the transaction that the admin has open."""
     assert isinstance(request.user, User)
     AuditEvent.objects.create(
-        user=request.user,
+        user_id=request.user.pk,
         actor=request.user.email,
         action=action,
         object_id=object_id,

@@ -19,10 +19,9 @@ from rensei.core.clock import database_now
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, InUse, NotFound
 from rensei.core.json_fields import NAME, JSONDocument, Text, members, one_of, whole
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
-from rensei.tokens.authentication import caller
 
 CAPABILITIES = members(
     {

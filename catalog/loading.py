@@ -7,9 +7,9 @@ from typing import Any
 
 from catalog.datafile import FOLDER, DataFile, ListedModel, PriceSet, band_of, read_all
 from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
+from rensei.audit.record import record_system
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
-from rensei.orgs.models import AuditEvent
 
 # How the rows that came from a data file are told from those that an operator added.
 ORIGIN = "Catalog data:"
@@ -47,11 +47,13 @@ def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
             _write_aliases(file, entries, report)
             _write_prices(file, entries, report, now=now)
         if report.changed:
-            AuditEvent.objects.create(
-                actor="load_catalog",
-                action="catalog.loaded",
+            record_system(
+                "load_catalog",
+                "catalog.loaded",
                 object_id="platform",
-                detail={"created": report.created, "updated": report.updated, "priced": report.priced},
+                created=report.created,
+                updated=report.updated,
+                priced=report.priced,
             )
     return report
 

@@ -19,9 +19,10 @@ from catalog.lookup import asks_for_a_window, find_named
 from catalog.models import CatalogEntry, CatalogSetting
 from catalog.providers import REGISTRY, ProviderSpec
 from catalog.signals import entry_leaves
+from rensei.audit.record import record
 from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
 from rensei.core.transactions import durable
-from rensei.orgs.access import Access, record
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
 

@@ -19,11 +19,10 @@ from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
-from rensei.tokens.authentication import caller
 
 
 class SecretField(Text):

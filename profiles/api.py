@@ -21,12 +21,11 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, NotFound, named_in
 from rensei.core.json_fields import JSONDocument, Text, one_of, whole
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
 from rensei.orgs.storage import StorageLimitReached
-from rensei.tokens.authentication import caller
 
 # What the values of a profile may be refused with.
 OF_VALUES = (AlreadyExists, ModelNotInCatalog, ModelRetired, EffortNotSupported, StorageLimitReached)

@@ -17,12 +17,13 @@ from catalog.services import check_effort, find_spec, may_create, not_in_catalog
 from integrations.models import Integration
 from profiles import stored_bytes
 from profiles.models import ModelProfile
+from rensei.audit.record import record
 from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import durable
 from rensei.orgs import storage
-from rensei.orgs.access import Access, record
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 
 NAME_SHAPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")

@@ -7,7 +7,7 @@ from celery import Celery, signals
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
 app = Celery("rensei")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["rensei.dispatch"])
+app.autodiscover_tasks(["rensei.dispatch.execution"])
 
 
 def _exchange_counts(**_signal: object) -> None:

@@ -16,7 +16,9 @@ from rensei.dispatch.models import Run
 from rensei.orgs import access as org_access
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.models import ApiToken, Org, Project, User
+from rensei.orgs.models import Org, Project, User
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token
 
 OWNER = "ada@example.com"
 OPERATOR = "grace@example.com"
@@ -67,7 +69,7 @@ def create() -> ShownOnce:
         if not user.has_usable_password():
             shown_once.passwords[user.email] = _set_password(user)
     if not ApiToken.objects.for_org(access.org).filter(name=NAME).exists():
-        _, shown_once.token = orgs.create_token(access, name=NAME)
+        _, shown_once.token = create_token(access, name=NAME)
     return shown_once
 
 

@@ -11,11 +11,14 @@ from catalog import urls as catalog
 from integrations import urls as integrations
 from profiles import urls as profiles
 from rensei.accounts import second_factor
+from rensei.accounts import urls as accounts
 from rensei.console import urls as console
 from rensei.core import error_pages
 from rensei.dispatch import urls as dispatch
 from rensei.operators import health
 from rensei.orgs import urls as orgs
+from rensei.policies import urls as policies
+from rensei.tokens import urls as tokens
 from rensei.workflows import urls as workflows
 
 # Operators sign in at the same door as everyone, with its rate limits and its second step.
@@ -23,6 +26,9 @@ second_factor.guard(admin.site)
 
 api_patterns = [
     *orgs.api_patterns,
+    *tokens.api_patterns,
+    *accounts.api_patterns,
+    *policies.api_patterns,
     *catalog.api_patterns,
     *integrations.api_patterns,
     *profiles.api_patterns,
@@ -34,13 +40,13 @@ api_patterns = [
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("accounts/", include(orgs.account_patterns)),
+    path("accounts/", include(accounts.account_patterns)),
     path("api/v1/", include(api_patterns)),
     path("api/docs", login_not_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
     path("metrics", health.metrics, name="metrics"),
-    *orgs.page_patterns,
+    *accounts.page_patterns,
     *console.urlpatterns,
 ]
 

@@ -18,6 +18,7 @@ from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
+from rensei.tokens.services import create_token
 from rensei.tokens.unknown_tokens import unknown_tokens
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
@@ -152,7 +153,7 @@ def api_as(access_of: Callable[..., Access]) -> Callable[..., APIClient]:
     """A REST client with a token of that person."""
 
     def sign_in(user: User, slug: str = "acme", **options: Any) -> APIClient:
-        _, secret = orgs.create_token(access_of(user, slug), name="test", **options)
+        _, secret = create_token(access_of(user, slug), name="test", **options)
         client = APIClient()
         client.default_format = "json"
         client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret.reveal()}")

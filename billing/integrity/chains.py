@@ -9,7 +9,8 @@ from django.db.models import QuerySet
 from billing.integrity import digests
 from billing.integrity.sealed_file import AUDIT_CHAIN
 from billing.models import AuditSeal, CostEvent, EventToSeal, LedgerAnchor, LedgerSeal, LineToSeal
-from rensei.orgs.models import AuditEvent, Org
+from rensei.audit.models import AuditEvent
+from rensei.orgs.models import Org
 
 # Everything that a row says, spelt out: it is a format, and must not change with another list. A field that is null is
 # left out, so a column that is added later, null for the rows before it, leaves their digests as they are.

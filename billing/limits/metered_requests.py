@@ -2,12 +2,13 @@
 
 from django.db.models import QuerySet
 
-from billing.ledger.charges import NO_REQUEST
+from billing.limits.entitlement import NO_REQUEST
 from billing.models import Entitlement
+from rensei.audit.record import record, record_operator
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotPermitted
 from rensei.core.transactions import durable
-from rensei.orgs.access import Access, record, record_operator
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 
 PURPOSE_LENGTH = 300

@@ -8,15 +8,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.api import DollarsField
+from billing.fields import DollarsField
 from billing.statements import statement_csv, statements
 from rensei.core.api import CamelSerializer
 from rensei.core.clock import database_now
 from rensei.core.errors import NotPermitted
+from rensei.orgs.access import caller
 from rensei.orgs.models import Org
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import BILLING
-from rensei.tokens.authentication import caller
 
 
 class StatementSummarySerializer(CamelSerializer):

@@ -18,12 +18,12 @@ from django.db.models.functions import TruncMonth
 
 from billing.models import CostEvent, Statement, UsageDaily
 from billing.months import end_of, month_of, start_of
+from rensei.audit.record import record_operator
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
 from rensei.core.transactions import durable
 from rensei.core.whole_numbers import WholeSum
-from rensei.orgs.access import record_operator
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
 # Each class of tokens, with the columns of its counts and of its unit prices.

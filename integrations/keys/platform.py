@@ -11,10 +11,11 @@ from integrations.keys import shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import REGISTRY, Credential, Verdict
 from integrations.vault import vault
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
 from rensei.orgs import kill_switches
-from rensei.orgs.models import AuditEvent, KillSwitch, User
+from rensei.orgs.models import KillSwitch, User
 from rensei.orgs.shapes import clean_name
 
 
@@ -220,7 +221,7 @@ def _seal_context(key: PlatformKey) -> vault.SealContext:
 
 def _record(actor: User | None, action: str, key: PlatformKey) -> None:
     AuditEvent.objects.create(
-        user=actor,
+        user_id=actor.pk if actor else None,
         actor=actor.email if actor else "command",
         action=action,
         object_id=key.id,

@@ -8,11 +8,12 @@ from catalog import providers
 from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
 from integrations.providers.base import REGISTRY, Credential, Verdict
+from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs import kill_switches
-from rensei.orgs.access import Access, record
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
 from rensei.tokens.throttling import spend_sensitive

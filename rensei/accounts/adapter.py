@@ -13,9 +13,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from rensei.accounts import known_browsers, sign_in_tries
+from rensei.core.proxies import client_address
 from rensei.core.transactions import leave_database
 from rensei.orgs.models import User
-from rensei.tokens.authentication import client_address
 
 # Over a socket file, callers have no address.
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 – it names nobody, and nothing listens on it

@@ -13,9 +13,9 @@ from django.http import HttpRequest
 
 from rensei.accounts import people
 from rensei.accounts.sessions import end_other_sessions
-from rensei.orgs.access import record_person
+from rensei.audit.record import record_person
+from rensei.core.proxies import client_address
 from rensei.orgs.models import User
-from rensei.tokens.authentication import client_address
 
 logger = structlog.get_logger(__name__)
 ACTIONS = {Authenticator.Type.TOTP: "two_step", Authenticator.Type.RECOVERY_CODES: "recovery_codes"}

@@ -13,12 +13,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 from rensei.accounts import invitations, known_browsers
 from rensei.accounts.forms import NewcomerForm
 from rensei.accounts.invitations import InvitationInvalid
+from rensei.accounts.models import Invitation
+from rensei.accounts.throttling import limit_sign_in
 from rensei.core.errors import RenseiError
-from rensei.core.secret import Secret
-from rensei.orgs.access import token_digest
-from rensei.orgs.models import Invitation, Membership, User
-from rensei.tokens.authentication import client_address
-from rensei.tokens.throttling import limit_sign_in
+from rensei.core.proxies import client_address
+from rensei.core.secret import Secret, token_digest
+from rensei.orgs.models import Membership, User
 
 SESSION_KEY = "invitation"
 

@@ -13,17 +13,19 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, Exists, OuterRef, QuerySet, When
 from django.template.loader import render_to_string
 
+from rensei.accounts.models import Invitation
 from rensei.accounts.people import insert_person
+from rensei.audit.record import record
 from rensei.core import mails
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, NotPermitted, RenseiError
 from rensei.core.limits import limit
 from rensei.core.rates import rates
-from rensei.core.secret import Secret
+from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs import kill_switches
-from rensei.orgs.access import Access, record, token_digest
-from rensei.orgs.models import MANAGERS, Invitation, Membership, Org, Role, User
+from rensei.orgs.access import Access
+from rensei.orgs.models import MANAGERS, Membership, Org, Role, User
 from rensei.orgs.services import clean_role, require_owner_for_owners, require_whole_org
 from rensei.orgs.shapes import clean_email
 from rensei.tokens import tree
@@ -169,6 +171,12 @@ def revoke(access: Access, invitation: Invitation) -> None:
         if not _open(access.org).filter(pk=invitation.pk).update(revoked_at=database_now()):
             raise NotFound
         record(access, "invitation.revoked", object_id=invitation.id, email=invitation.email, role=invitation.role)
+
+
+def end_invitations_of(*, token_ids: list[str], now: datetime, **_signal: object) -> None:
+    """Revoke the open invitations that were made with tokens, in the transaction that revokes those."""
+    assert_open()
+    Invitation.objects.filter(made_by__in=token_ids, accepted_at=None, revoked_at=None).update(revoked_at=now)
 
 
 def open_invitations(access: Access) -> QuerySet[Any]:

@@ -10,12 +10,13 @@ from rest_framework.views import APIView
 
 from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
+from rensei.accounts.models import Invitation
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import AlreadyExists, NotFound
-from rensei.orgs.models import Invitation, Role
+from rensei.orgs.access import caller
+from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.scopes import GRANT, READ
-from rensei.tokens.authentication import caller
 
 
 class InvitationAnswer(CamelSerializer):

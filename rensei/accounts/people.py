@@ -6,14 +6,15 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from rensei.audit.record import record_person
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs.access import record_person
-from rensei.orgs.models import ApiToken, Host, Org, User
+from rensei.orgs.models import Host, Org, User
 from rensei.orgs.services import insert_org
 from rensei.orgs.shapes import clean_email, clean_name
 from rensei.tokens import tree
+from rensei.tokens.models import ApiToken
 
 
 def insert_person(*, email: str, password: Secret, name: str = "", operator: bool = False) -> User:

@@ -11,8 +11,8 @@ from django.contrib.admin import AdminSite
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
+from rensei.audit.record import record_person
 from rensei.core.transactions import durable
-from rensei.orgs.access import record_person
 from rensei.orgs.models import User
 
 

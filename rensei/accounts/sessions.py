@@ -14,12 +14,12 @@ from django.core.cache import caches
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 
+from rensei.audit.record import record_person
 from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RateLimited
+from rensei.core.proxies import client_address
 from rensei.core.transactions import durable
-from rensei.orgs.access import record_person
 from rensei.orgs.models import User
-from rensei.tokens.authentication import client_address
 from rensei.tokens.unknown_tokens import unknown_tokens
 
 NOTED_EVERY_SECONDS = 300

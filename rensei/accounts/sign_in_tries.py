@@ -18,9 +18,9 @@ from rensei.core import mails
 from rensei.core.later import later
 from rensei.core.limits import limit
 from rensei.core.networks import counted_address
+from rensei.core.proxies import client_address
 from rensei.core.rates import rates
 from rensei.orgs.models import User
-from rensei.tokens.authentication import client_address
 
 TRIES_MAX = limit(
     5,

@@ -27,11 +27,11 @@ from django.views.decorators.http import require_safe
 from requests import RequestException, Session
 
 from rensei.accounts import invitations, people, second_factor
+from rensei.accounts.throttling import limit_sign_in
+from rensei.core.proxies import client_address
 from rensei.core.transactions import durable, leave_database
 from rensei.orgs.models import User
 from rensei.orgs.shapes import NAME_LENGTH
-from rensei.tokens.authentication import client_address
-from rensei.tokens.throttling import limit_sign_in
 
 logger = structlog.get_logger()
 

@@ -14,13 +14,14 @@ from django.views.decorators.http import require_http_methods
 
 from rensei.accounts import known_browsers, setup
 from rensei.accounts.forms import DeviceAnswerForm, DeviceCodeForm, SetupForm
+from rensei.accounts.throttling import limit_sign_in
 from rensei.core.errors import NotFound, RenseiError
+from rensei.core.proxies import client_address
 from rensei.core.secret import Secret
 from rensei.orgs.access import for_member
-from rensei.orgs.models import DeviceCode, User
+from rensei.orgs.models import User
 from rensei.tokens import device_codes
-from rensei.tokens.authentication import client_address
-from rensei.tokens.throttling import limit_sign_in
+from rensei.tokens.models import DeviceCode
 
 
 @login_not_required

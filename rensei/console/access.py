@@ -14,9 +14,9 @@ from django.views.decorators.cache import never_cache
 
 from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
+from rensei.core.proxies import client_address
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import User
-from rensei.tokens.authentication import client_address
 from rensei.tokens.throttling import SensitiveThrottle
 
 P = ParamSpec("P")

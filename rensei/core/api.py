@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, JsonResponse
-from rest_framework import exceptions, pagination, parsers, serializers
+from rest_framework import exceptions, pagination, parsers, serializers, status
 from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
@@ -405,3 +405,8 @@ def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:
             yield from _flatten(inner, f"{pointer}/{place}" if nested else pointer)
     else:
         yield {"pointer": pointer, "code": getattr(detail, "code", "invalid"), "detail": str(detail)}
+
+
+def created(request: Request, public_id: str, body: Any) -> Response:
+    """Answer with something that was made, and where it is found."""
+    return Response(body, status=status.HTTP_201_CREATED, headers={"Location": f"{request.path}/{public_id}"})

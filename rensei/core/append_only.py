@@ -55,14 +55,22 @@ def put_on_list(editor: BaseDatabaseSchemaEditor, table: str, *, waiting: str) -
     _execute(editor, WAIT_SQLITE, WAIT_POSTGRESQL, table=table, waiting=waiting)
 
 
-def remove(editor: BaseDatabaseSchemaEditor, table: str) -> None:
-    """Take away what the two functions above have installed on a table."""
+def allow_changes(editor: BaseDatabaseSchemaEditor, table: str) -> None:
+    """Undo `refuse_changes`."""
+    _drop(editor, table, function="refuse_change", triggers=("no_update", "no_delete"))
+
+
+def list_no_more(editor: BaseDatabaseSchemaEditor, table: str) -> None:
+    """Undo `put_on_list`."""
+    _drop(editor, table, function="wait_for_seal", triggers=("waits_for_seal",))
+
+
+def _drop(editor: BaseDatabaseSchemaEditor, table: str, *, function: str, triggers: tuple[str, ...]) -> None:
     if editor.connection.vendor == "postgresql":
-        for function in ("refuse_change", "wait_for_seal"):
-            editor.execute(f"DROP FUNCTION IF EXISTS {table}_{function}() CASCADE", params=None)
+        editor.execute(f"DROP FUNCTION {table}_{function}() CASCADE", params=None)
     else:
-        for trigger in ("no_update", "no_delete", "waits_for_seal"):
-            editor.execute(f"DROP TRIGGER IF EXISTS {table}_{trigger}", params=None)
+        for trigger in triggers:
+            editor.execute(f"DROP TRIGGER {table}_{trigger}", params=None)
 
 
 def _execute(editor: BaseDatabaseSchemaEditor, sqlite: list[str], postgresql: list[str], **names: str) -> None:

@@ -1,14 +1,34 @@
-"""Which peers are proxies of the operator's, whose word on the caller's address and scheme is believed."""
+"""Which peers are proxies of the operator's, and which address a request comes from."""
 
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from django.conf import settings
+from django.http import HttpRequest
+from rest_framework.request import Request
 
 
 def is_trusted_proxy(peer: str | None) -> bool:
     """Tell whether an operator listed this peer, by its address or by a network that it is in."""
     return peer is not None and _is_listed(peer, tuple(settings.RENSEI_TRUSTED_PROXIES))
+
+
+def client_address(request: Request | HttpRequest) -> str | None:
+    """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
+    return address_behind_proxies(
+        request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
+    )
+
+
+def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
+    """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
+    if not is_trusted_proxy(peer):
+        return peer
+    forwarded = forwarded.rpartition(",")[2].strip()
+    try:
+        return str(ip_address(forwarded))
+    except ValueError:
+        return peer
 
 
 @lru_cache(maxsize=1024)

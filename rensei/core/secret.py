@@ -1,5 +1,6 @@
-"""A secret in memory, which cannot be printed by mistake."""
+"""A secret in memory, which cannot be printed by mistake, and how one is stored to be looked up."""
 
+import hashlib
 from typing import NoReturn
 
 
@@ -29,3 +30,8 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A secret is neither pickled nor copied")
+
+
+def token_digest(token: str) -> str:
+    """Hash a token for look-up: the whole of it, so that no two tokens can collide."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -136,17 +136,3 @@ class _Sum:
 
     def finalize(self) -> str | None:
         return None if self._total is None else str(self._total)
-
-
-def write_floats_out(schema_editor: Any, *, table: str, column: str) -> None:
-    """
-    Write digits where SQLite had made a float of a sum that passed 2^63, for the migration that alters its column.
-
-    What the rounding lost is lost; the audit names each sum that is not what its lines add up to.
-    """
-    if schema_editor.connection.vendor == "sqlite":
-        schema_editor.execute(
-            f"UPDATE {table} SET {column} = printf('%.0f', CAST({column} AS REAL)) "  # noqa: S608 - names of ours
-            f"WHERE {column} GLOB '*[.eE]*'",
-            params=None,
-        )

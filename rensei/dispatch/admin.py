@@ -13,14 +13,15 @@ from django.utils.safestring import SafeString
 
 from billing.integrity.differences import Difference
 from rensei.core.errors import FieldError
-from rensei.dispatch import runs_admin
 
 # Importing the page of runs puts it into the admin.
-from rensei.dispatch.admission import policy_preview  # noqa: F401
+from rensei.dispatch import runs_admin  # noqa: F401
+from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Outcome, Prediction
 from rensei.dispatch.models import LedgerAudit
-from rensei.orgs.admin import ReadOnlyAdmin
-from rensei.orgs.models import AccessPolicy, User
+from rensei.orgs.audited_admin import ReadOnlyAdmin
+from rensei.orgs.models import User
+from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix, set_system_policy
 
 CHANGES_SHOWN = 20

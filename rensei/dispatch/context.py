@@ -54,7 +54,7 @@ class Facts:
     answered_by: Mapping[int, Sequence[CatalogEntry]]
     integration: Integration | None
     entitlement: Entitlement | None
-    platform: Sequence[PlatformKey]
+    platform_keys: Sequence[PlatformKey]
     prices: dict[int, list[UnitPrices]]
     policies: Sequence[Policy]
     shared_quota: SharedQuota | None

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from billing.ledger.admin import CappedPaginator
 from rensei.core.money import dollars
 from rensei.dispatch.models import Attempt, Run, RunQuerySet
-from rensei.orgs.admin import ReadOnlyAdmin
+from rensei.orgs.audited_admin import ReadOnlyAdmin
 
 NAMES = ("profile_id", "provider", "model_id", "served_model_id")
 

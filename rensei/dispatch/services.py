@@ -4,13 +4,14 @@ import re
 
 from django.db import IntegrityError
 
+from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, NotPermitted, RenseiError
 from rensei.core.transactions import durable
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
-from rensei.orgs.access import Access, record
+from rensei.orgs.access import Access
 
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 

@@ -4,7 +4,8 @@ from rest_framework import serializers
 
 from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode, Payer
-from rensei.core.json_fields import BLOCK, JSONDocument, anything
+from rensei.core.json_fields import BLOCK, METADATA, JSONDocument, anything
+from rensei.dispatch.models import Run
 from rensei.policies.resolver import Verdict
 
 EFFORT_APPLIED = anything(
@@ -85,3 +86,37 @@ class RunEventSchema(CamelSerializer):
     data = serializers.CharField(  # type: ignore[assignment]
         help_text="A JSON object: a run, `{text}`, or the usage so far"
     )
+
+
+class ListedRunSchema(CamelSerializer):
+    """The wire form of a run in a list."""
+
+    id = serializers.CharField()
+    state = serializers.ChoiceField(choices=Run.State.choices)
+    profile_id = serializers.CharField(allow_null=True)
+    project_id = serializers.CharField(allow_null=True)
+    provider = serializers.CharField()
+    asked_model = serializers.CharField(help_text="the name that the profile or the caller gave")
+    model = serializers.CharField()
+    served_model = serializers.CharField()
+    auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
+    payer = serializers.CharField()
+    pool = serializers.CharField()
+    host_id = serializers.CharField(allow_null=True)
+    effort = serializers.CharField(allow_null=True)
+    effort_applied = JSONDocument("EffortApplied", EFFORT_APPLIED)
+    metadata = JSONDocument("Metadata", METADATA)
+    usage = RunUsageSchema()
+    cost = RunCostSchema()
+    error = RunErrorSchema(allow_null=True)
+    attempts = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class RunSchema(ListedRunSchema):
+    """The wire form of a run."""
+
+    output = RunOutputSchema(allow_null=True)
+    trace = TraceLineSchema(many=True)

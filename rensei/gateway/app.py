@@ -30,6 +30,7 @@ from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
+from rensei.core.proxies import address_behind_proxies
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.queue.claims import LEASE
@@ -48,7 +49,6 @@ from rensei.gateway.short_cache import Fresh
 from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
-from rensei.tokens.authentication import address_behind_proxies
 
 LOADERS = 4
 # Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.

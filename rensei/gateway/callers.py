@@ -5,9 +5,11 @@ from concurrent.futures import Executor
 from functools import partial
 
 from rensei.core.api import NotAuthenticated
+from rensei.core.secret import token_digest
 from rensei.gateway.short_cache import Fresh
-from rensei.orgs.access import TOKEN_PREFIX, Access, for_token, token_digest
+from rensei.orgs.access import Access
 from rensei.orgs.scopes import GATEWAY
+from rensei.tokens.look_up import TOKEN_PREFIX, for_token
 from rensei.tokens.unknown_tokens import unknown_tokens
 
 

@@ -11,10 +11,10 @@ from django.urls import URLPattern, path
 
 from rensei.core.errors import RenseiError
 
-# Importing the page puts it into the admin.
-from rensei.operators import stoppable, unknown_admin
+# Importing the pages puts them into the admin.
+from rensei.operators import audit_admin, stoppable, unknown_admin  # noqa: F401
 from rensei.orgs import kill_switches
-from rensei.orgs.admin import ReadOnlyAdmin
+from rensei.orgs.audited_admin import ReadOnlyAdmin
 from rensei.orgs.models import KillSwitch, User
 
 CHANGELIST = "admin:orgs_killswitch_changelist"

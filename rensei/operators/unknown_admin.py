@@ -6,7 +6,7 @@ from django.http import HttpRequest
 
 from rensei.core.models import UnknownName
 from rensei.operators import unknown_names
-from rensei.orgs.admin import ReadOnlyAdmin
+from rensei.orgs.audited_admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 

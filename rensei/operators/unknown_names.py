@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
+from rensei.audit.record import record_operator
 from rensei.core.models import UnknownName
 from rensei.core.transactions import durable
-from rensei.orgs.access import record_operator
 from rensei.orgs.models import User
 
 # What an operator does about each kind. Another kind gets the last sentence.

@@ -1,32 +1,30 @@
 """The one way to learn whose data a request may see, and what its caller may do."""
 
-import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Protocol
 
-from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.utils import timezone
+from django.db.models import OuterRef, Subquery
+from rest_framework.request import Request
 
 from rensei.core import networks
 from rensei.core.errors import NotPermitted
 from rensei.orgs import scopes
-from rensei.orgs.models import (
-    MANAGERS,
-    WRITERS,
-    ApiToken,
-    AuditEvent,
-    Host,
-    KillSwitch,
-    Membership,
-    Org,
-    Project,
-    Role,
-    User,
-)
+from rensei.orgs.models import MANAGERS, WRITERS, Host, KillSwitch, Membership, Org, Project, Role, User
 from rensei.orgs.scopes import Needs, Scope
 
-TOKEN_PREFIX = "rsk_live_"  # noqa: S105 – public on purpose: secret scanners match it
-LAST_USED_EVERY = timedelta(minutes=1)
+
+class CallerToken(Protocol):
+    """What an access says of the API token that it came with."""
+
+    id: str
+    pk: str
+    project_id: int | None
+    host_id: str | None
+    scopes: list[str]
+    allowed_networks: list[str]
+    generation: int
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Access:
     membership: Membership
     project: Project | None = None
     host: Host | None = None
-    token: ApiToken | None = None
+    token: CallerToken | None = None
     address: str | None = None
     # Why the operators have suspended the organization, for the pages to say. Dispatches look for themselves.
     suspended_because: str | None = None
@@ -107,69 +105,8 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
     )
 
 
-def for_token(*, token: str, address: str | None = None) -> Access | None:
-    """Look up what an API token opens; None for an unknown, revoked or expired one."""
-    now = timezone.now()
-    tokens = alive_tokens(now).select_related("org", "membership__user", "project", "host")
-    found = tokens.filter(digest=token_digest(token)).first()
-    if found is None:
-        return None
-    if found.last_used_at is None or found.last_used_at < now - LAST_USED_EVERY:
-        ApiToken.objects.filter(pk=found.pk).update(last_used_at=now, last_used_address=address)
-    return Access(
-        user=found.membership.user,
-        org=found.org,
-        role=Role(found.membership.role),
-        membership=found.membership,
-        project=found.project,
-        host=found.host,
-        token=found,
-        address=address,
-    )
-
-
-def alive_tokens(now: datetime) -> QuerySet[ApiToken]:
-    """Narrow to the tokens that let their callers in: not revoked or expired, of an active member and machine."""
-    return (
-        ApiToken.objects.filter(revoked_at=None, membership__user__is_active=True)
-        .filter(Q(expires_at=None) | Q(expires_at__gt=now))
-        .filter(Q(host=None) | Q(host__revoked_at=None))
-        .filter(Q(membership__ends_at=None) | Q(membership__ends_at__gt=now))
-    )
-
-
-def token_digest(token: str) -> str:
-    """Hash a token for look-up: the whole of it, so that no two tokens can collide."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def record(access: Access, action: str, *, object_id: str, **detail: object) -> AuditEvent:
-    """Write down that the caller did something, in the transaction of the change itself."""
-    return AuditEvent.objects.create(
-        org=access.org,
-        user=access.user,
-        actor=access.user.email,
-        token_id=access.token.id if access.token else "",
-        action=action,
-        object_id=object_id,
-        detail=detail,
-        address=access.address,
-    )
-
-
-def record_operator(
-    operator: User, action: str, *, object_id: str, org: Org | None = None, **detail: object
-) -> AuditEvent:
-    """Write down that an operator did something, in the transaction of the change itself."""
-    return AuditEvent.objects.create(
-        org=org, user=operator, actor=operator.email, action=action, object_id=object_id, detail=detail
-    )
-
-
-def record_person(
-    user: User, action: str, *, address: str | None, actor: str | None = None, **detail: object
-) -> AuditEvent:
-    """Write down what happened to a person's own account, which belongs to no organization."""
-    return AuditEvent.objects.create(
-        user=user, actor=actor or user.email, action=action, object_id=str(user.pk), detail=detail, address=address
-    )
+def caller(request: Request) -> Access:
+    """Name the caller of a view that a permission has already let in."""
+    access: object = request.auth
+    assert isinstance(access, Access)
+    return access

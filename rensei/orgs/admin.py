@@ -9,21 +9,20 @@ from allauth.mfa.admin import Authenticator
 from allauth.socialaccount.admin import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.admin import UserSession
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.auth import admin as auth_admin
 from django.contrib.auth import forms as auth_forms
 from django.contrib.auth.models import Group
 from django.db import transaction
-from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
 from rensei.core.errors import FieldError
 from rensei.core.limits import MIB
 from rensei.orgs import entering, storage
-from rensei.orgs.access import record_operator
-from rensei.orgs.models import ApiToken, AuditEvent, Membership, Org, Project, StoredBytes, User
-from rensei.orgs.services import insert_org, is_last_owner, revoke_tokens
+from rensei.orgs.audited_admin import AuditedAdmin
+from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
+from rensei.orgs.services import insert_org, is_last_owner
 from rensei.orgs.shapes import clean_slug
 
 # Roles are given by memberships, and operators are staff; groups would be a third way that nothing reads.
@@ -32,48 +31,6 @@ admin.site.unregister(Group)
 # imported from where they are registered, so that this comes afterwards.
 for model in (EmailAddress, SocialApp, SocialAccount, SocialToken, Authenticator, UserSession):
     admin.site.unregister(model)
-
-
-class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Writes an operator's change into the audit log, in the transaction of the change."""
-
-    def log_addition(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
-        self._audit(request, object, "created", message)
-        return super().log_addition(request, object, message)
-
-    def log_change(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
-        self._audit(request, object, "changed", message)
-        return super().log_change(request, object, message)
-
-    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
-        for thing in queryset:
-            self._audit(request, thing, "deleted", [])
-        return super().log_deletions(request, queryset)
-
-    def _audit(self, request: HttpRequest, thing: Model, verb: str, message: Any) -> None:
-        org = None if verb == "deleted" or isinstance(thing, User) else getattr(thing, "org", thing)
-        assert isinstance(request.user, User)
-        record_operator(
-            request.user,
-            f"{type(thing).__name__.lower()}.{verb}",
-            object_id=str(thing.pk),
-            org=org if isinstance(org, Org) else None,
-            name=str(thing),
-            changes=message,
-        )
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that are read here and written nowhere but in services."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class NewUserForm(auth_forms.AdminUserCreationForm):  # type: ignore[type-arg]
@@ -271,41 +228,3 @@ class ProjectAdmin(AuditedAdmin):
     search_fields = ["slug", "name", "org__slug"]
     autocomplete_fields = ["org"]
     readonly_fields = ["created_at"]
-
-
-@admin.register(ApiToken)
-class ApiTokenAdmin(ReadOnlyAdmin):
-    """Tokens by their last characters. An operator can shut one, and never see one."""
-
-    list_display = ["name", "hint", "member", "org", "last_used_at", "expires_at", "revoked_at"]
-    list_filter = ["revoked_at"]
-    list_select_related = ["membership__user", "org"]
-    search_fields = ["name", "membership__user__email", "org__slug"]
-    fields = [
-        "name", "hint", "org", "membership", "project", "host", "scopes", "allowed_networks", "made_by", "created_at",
-        "expires_at", "last_used_at", "last_used_address", "revoked_at",
-    ]  # fmt: skip
-    actions = ["revoke"]
-
-    @admin.display(ordering="membership__user__email")
-    def member(self, token: ApiToken) -> str:
-        return token.membership.user.email
-
-    @admin.action(description="Revoke the selected tokens")
-    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
-        assert isinstance(request.user, User)
-        count = revoke_tokens(tokens.select_related("org"), operator=request.user)
-        self.message_user(request, f"Revoked {count} token(s).", messages.SUCCESS)
-
-
-@admin.register(AuditEvent)
-class AuditEventAdmin(ReadOnlyAdmin):
-    """The audit log, newest first."""
-
-    list_display = ["occurred_at", "actor", "action", "object_id", "org", "address"]
-    list_filter = ["action", ("org", admin.RelatedOnlyFieldListFilter)]
-    list_select_related = ["org"]
-    search_fields = ["actor", "object_id", "action"]
-    date_hierarchy = "occurred_at"
-    ordering = ["-id"]
-    show_full_result_count = False

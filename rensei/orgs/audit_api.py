@@ -12,9 +12,9 @@ from rensei.core.api import CamelSerializer, CursorPages, read_filters
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import JSONDocument, anything
 from rensei.orgs import audit_log
+from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import READ
-from rensei.tokens.authentication import caller
 
 
 class AuditEventFilter(CamelSerializer):

@@ -8,11 +8,11 @@ from datetime import UTC, date, datetime, time
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 
+from rensei.audit.models import AuditEvent
 from rensei.core import csv_file
 from rensei.core.csv_file import cell
 from rensei.core.errors import NotPermitted
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent
 
 CSV_PAGE = 1000
 CSV_HEADER = ("occurred_at", "actor", "token_id", "action", "object_id", "detail", "address")

@@ -6,10 +6,11 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
+from rensei.audit.record import record_system
 from rensei.core import jobs, mails
 from rensei.core.limits import limit
 from rensei.core.transactions import durable
-from rensei.orgs.models import AuditEvent, Membership, Role, User
+from rensei.orgs.models import Membership, Role, User
 from rensei.orgs.services import shut_machines_out
 
 JOB = "end-memberships"
@@ -56,11 +57,12 @@ def _end(membership_id: str) -> None:
         if membership is None:
             return
         shut_machines_out(membership)
-        AuditEvent.objects.create(
-            org=membership.org,
-            actor=JOB,
-            action="membership.ended",
+        record_system(
+            JOB,
+            "membership.ended",
             object_id=membership.pk,
-            detail={"email": membership.user.email, "role": membership.role},
+            org_id=membership.org_id,
+            email=membership.user.email,
+            role=membership.role,
         )
         membership.delete()

@@ -13,10 +13,10 @@ from django.conf import settings
 from django.db.models import Func, JSONField, OuterRef, Q, Subquery
 from django.db.models.functions import JSONObject
 
+from rensei.audit.record import record_operator
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, RenseiError
 from rensei.core.transactions import durable
-from rensei.orgs.access import record_operator
 from rensei.orgs.models import KillSwitch, Org, User
 
 REASON_LENGTH = 300

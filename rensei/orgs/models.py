@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from rensei.core.errors import NotFound
 from rensei.core.ids import PublicIdField
 
 
@@ -91,6 +92,13 @@ class OrgScopedQuerySet(models.QuerySet[Any]):
     def for_org(self, org: Org) -> Self:
         return self.filter(org=org)
 
+    def get_or_404(self, **lookup: object) -> Any:
+        """:raises NotFound: if there is no such row among these"""
+        found = self.filter(**lookup).first()
+        if found is None:
+            raise NotFound
+        return found
+
 
 class Project(models.Model):
     """A part of an organization, with its own access policy and default profile. Its id is its slug."""
@@ -134,42 +142,6 @@ class Membership(models.Model):
         return f"{self.user_id} in {self.org_id}"
 
 
-class Invitation(models.Model):
-    """
-    A place in an organization that is kept for an address until somebody comes with the link that was mailed there.
-
-    Only the SHA-256 of the link's secret is kept. A link that is sent anew ends the earlier one.
-    """
-
-    id = PublicIdField(prefix="inv")
-    org = models.ForeignKey(Org, models.CASCADE, related_name="invitations")
-    email = models.EmailField()
-    role = models.CharField(max_length=16, choices=Role.choices)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    mailed = models.BooleanField(default=False, help_text="Whether the link went to the address, and to nobody else")
-    invited_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
-    made_by = models.ForeignKey("ApiToken", models.SET_NULL, null=True, blank=True, related_name="invitations")
-    created_at = models.DateTimeField()
-    expires_at = models.DateTimeField()
-    accepted_at = models.DateTimeField(null=True, blank=True)
-    accepted_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
-    revoked_at = models.DateTimeField(null=True, blank=True)
-
-    objects = OrgScopedQuerySet.as_manager()
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["org", "email"],
-                condition=Q(accepted_at=None, revoked_at=None),
-                name="one_open_invitation_per_address",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.email
-
-
 class Host(models.Model):
     """A machine that ran `rensei setup`. It holds the login; we hold only its name. Never a secret."""
 
@@ -191,138 +163,6 @@ class Host(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-
-class ApiToken(models.Model):
-    """
-    A program's credential for one organization and member, optionally one project and machine.
-
-    Only the SHA-256 of the token is kept: it is 256 random bits, so a slow hash would add nothing. `scopes` are those
-    of `rensei.orgs.scopes`; `made_by` is the token that made this one, with which it ends, and `generation` counts how
-    many stand before it. No network means any.
-    """
-
-    id = PublicIdField(prefix="tok")
-    org = models.ForeignKey(Org, models.CASCADE, related_name="tokens")
-    membership = models.ForeignKey(Membership, models.CASCADE, related_name="tokens")
-    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="tokens")
-    host = models.ForeignKey(Host, models.CASCADE, null=True, blank=True, related_name="tokens")
-    name = models.CharField(max_length=120)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    hint = models.CharField(max_length=8, editable=False)
-    scopes = models.JSONField(default=list)
-    allowed_networks = models.JSONField(default=list, blank=True)
-    made_by = models.ForeignKey("self", models.CASCADE, null=True, blank=True, related_name="made")
-    generation = models.PositiveSmallIntegerField(default=0, editable=False)
-    created_at = models.DateTimeField(default=timezone.now)
-    expires_at = models.DateTimeField(null=True, blank=True)
-    last_used_at = models.DateTimeField(null=True, blank=True)
-    last_used_address = models.GenericIPAddressField(null=True, blank=True)
-    revoked_at = models.DateTimeField(null=True, blank=True)
-
-    objects = OrgScopedQuerySet.as_manager()
-
-    class Meta:
-        verbose_name = "API token"
-
-    def __str__(self) -> str:
-        return f"{self.name} (…{self.hint})"
-
-
-class DeviceCode(models.Model):
-    """
-    A machine that asks to be let in, until somebody approves it in a browser (RFC 8628).
-
-    Both codes are kept as hashes. No token exists until the machine fetches it, which it can do once.
-    """
-
-    class State(models.TextChoices):
-        PENDING = "PENDING", "Waiting for a person"
-        APPROVED = "APPROVED", "Approved"
-        DENIED = "DENIED", "Denied"
-        USED = "USED", "Token handed out"
-
-    device_digest = models.CharField(max_length=64, unique=True)
-    user_digest = models.CharField(max_length=64, unique=True)
-    host_name = models.CharField(max_length=120)
-    address = models.GenericIPAddressField(null=True, help_text="Where the machine asked from")
-    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
-    approved_by = models.ForeignKey(User, models.CASCADE, null=True, related_name="+")
-    org = models.ForeignKey(Org, models.CASCADE, null=True, related_name="+")
-    created_at = models.DateTimeField()
-    expires_at = models.DateTimeField(db_index=True)
-
-    objects = OrgScopedQuerySet.as_manager()
-
-    def __str__(self) -> str:
-        return self.host_name
-
-
-class AccessPolicy(models.Model):
-    """
-    The auth modes that the system, an organization or a project allows, as the stored document.
-
-    `matrix` is `{"<modelId | provider | *>": {"<mode>": {"allowed": true | false}}}`.
-    """
-
-    class Scope(models.TextChoices):
-        SYSTEM = "system", "System"
-        ORGANIZATION = "organization", "Organization"
-        PROJECT = "project", "Project"
-
-    scope = models.CharField(max_length=16, choices=Scope.choices)
-    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="access_policies")
-    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="access_policies")
-    matrix = models.JSONField(default=dict, blank=True)
-    updated_at = models.DateTimeField(default=timezone.now)
-
-    objects = OrgScopedQuerySet.as_manager()
-
-    class Meta:
-        verbose_name_plural = "access policies"
-        constraints = [
-            models.UniqueConstraint(fields=["scope"], condition=Q(scope="system"), name="one_system_policy"),
-            models.UniqueConstraint(fields=["org"], condition=Q(scope="organization"), name="one_policy_per_org"),
-            models.UniqueConstraint(fields=["project"], condition=Q(scope="project"), name="one_policy_per_project"),
-            models.CheckConstraint(
-                name="policy_owner_fits_its_scope",
-                condition=Q(scope="system", org=None, project=None)
-                | Q(scope="organization", org__isnull=False, project=None)
-                | Q(scope="project", org__isnull=False, project__isnull=False),
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.scope} policy {self.org_id or ''} {self.project_id or ''}".strip()
-
-
-class AuditEvent(models.Model):
-    """
-    Who did what to which object, from where. Written in the transaction of the change; never a secret.
-
-    Events are added, never changed, and sealed by `billing.integrity.seals`. So an event keeps the ids of its organization and
-    its person when those are deleted: the database does not hold these references.
-    """
-
-    org = models.ForeignKey(
-        Org, models.DO_NOTHING, null=True, blank=True, db_constraint=False, related_name="audit_events"
-    )
-    user = models.ForeignKey(User, models.DO_NOTHING, null=True, blank=True, db_constraint=False, related_name="+")
-    actor = models.CharField(max_length=254, help_text="Email of the person, or the command that acted")
-    token_id = models.CharField(max_length=40, blank=True)
-    action = models.CharField(max_length=64, help_text="noun.verb, such as integration.rotated")
-    object_id = models.CharField(max_length=128)
-    detail = models.JSONField(default=dict)
-    address = models.GenericIPAddressField(null=True, blank=True)
-    occurred_at = models.DateTimeField(default=timezone.now)
-
-    objects = OrgScopedQuerySet.as_manager()
-
-    class Meta:
-        indexes = [models.Index(fields=["org", "-id"], name="audit_by_org")]
-
-    def __str__(self) -> str:
-        return f"{self.action} {self.object_id}"
 
 
 class KillSwitch(models.Model):

@@ -6,8 +6,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from rensei.core.errors import NotPermitted
-from rensei.orgs.access import Access
-from rensei.tokens.authentication import caller
+from rensei.orgs.access import Access, caller
 
 if TYPE_CHECKING:
     # The views read their default permission from here while they are being imported.

@@ -1,25 +1,24 @@
-"""What people change about their organization: projects, members, tokens and machines."""
+"""What people change about their organization: projects and members."""
 
-import secrets
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from typing import Protocol
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from rensei.core import networks
+from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
-from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs import scopes as token_scopes
 from rensei.orgs import signals
-from rensei.orgs.access import TOKEN_PREFIX, Access, record, record_operator, token_digest
-from rensei.orgs.models import ApiToken, Host, Membership, Org, Project, Role, StoredBytes, User
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, Membership, Org, Project, Role, StoredBytes, User
 from rensei.orgs.shapes import clean_name, clean_slug
-from rensei.tokens import tree
 
-HINT_LENGTH = 4
+
+class OfOrg(Protocol):
+    """Something that belongs to an organization."""
+
+    org_id: str
 
 
 # Organizations
@@ -62,19 +61,6 @@ def visible_projects(access: Access) -> QuerySet[Project]:
     return projects.filter(pk=access.project.pk) if access.project else projects
 
 
-def visible_tokens(access: Access) -> QuerySet[ApiToken]:
-    """List the API tokens that the caller may see: their own, or everyone's for those who manage or audit."""
-    tokens: QuerySet[ApiToken] = ApiToken.objects.for_org(access.org)
-    tokens = tokens.select_related("membership__user", "project", "host", "made_by")
-    return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
-
-
-def visible_hosts(access: Access) -> QuerySet[Host]:
-    """List the machines that the caller may see: their own, or everyone's for those who manage or audit."""
-    hosts: QuerySet[Host] = Host.objects.for_org(access.org).select_related("owner")
-    return hosts if access.sees_everyone else hosts.filter(owner=access.user)
-
-
 def find_project(access: Access, slug: str) -> Project:
     """
     Find a project by its id.
@@ -109,7 +95,7 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
 def update_project(access: Access, project: Project, *, name: str) -> Project:
     """Rename a project. Its id stays, because programs know it."""
     access.require_manager()
-    _require_own(access, project)
+    require_own(access, project)
     name = clean_name(name)
     with durable():
         record(access, "project.updated", object_id=project.slug, old={"name": project.name}, new={"name": name})
@@ -122,7 +108,7 @@ def delete_project(access: Access, project: Project) -> None:
     """Delete a project with its policy, profiles and tokens. Its runs and its ledger lines stay."""
     access.require_manager()
     require_whole_org(access)
-    _require_own(access, project)
+    require_own(access, project)
     with durable():
         record(access, "project.deleted", object_id=project.slug, name=project.name)
         project.delete()
@@ -192,154 +178,6 @@ def shut_machines_out(membership: Membership) -> None:
     hosts.update(revoked_at=timezone.now())
 
 
-# Tokens
-
-
-def create_token(
-    access: Access,
-    *,
-    name: str,
-    project: Project | None = None,
-    host: Host | None = None,
-    scopes: Collection[str] | None = None,
-    allowed_networks: Sequence[str] = (),
-    expires_at: datetime | None = None,
-) -> tuple[ApiToken, Secret]:
-    """
-    Create a token for the caller, never for another member. The secret can be read only now.
-
-    A token made with a token opens no more than that one, in scopes, networks, project, machine and time, and ends
-    with it. Without `scopes` it gets the usual ones.
-
-    :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
-    :raises NotPermitted: if the new token would open more than the caller's own
-    """
-    name = clean_name(name)
-    if expires_at is not None and expires_at <= timezone.now():
-        raise FieldError(pointer="/expiresAt", reason="The expiry has already passed. Choose a moment in the future.")
-    if access.token is not None:
-        project, host = project or access.project, host or access.host
-        expires_at = expires_at or access.token.expires_at
-    _require_no_wider(access, project, host, expires_at)
-    with durable():
-        token, secret = _new_token(
-            access,
-            name=name,
-            project=project,
-            host=host,
-            scopes=scopes,
-            allowed_networks=allowed_networks,
-            expires_at=expires_at,
-        )
-        record(
-            access,
-            "token.created",
-            object_id=token.id,
-            name=name,
-            project=project.slug if project else None,
-            host=host.id if host else None,
-            scopes=token.scopes,
-            networks=token.allowed_networks,
-            expires=expires_at.isoformat() if expires_at else None,
-        )
-    return token, secret
-
-
-def revoke_token(access: Access, token: ApiToken) -> None:
-    """Revoke a token with all that was made with it. Members revoke their own, owners and admins everyone's."""
-    _require_own(access, token)
-    if token.membership_id != access.membership.pk:
-        access.require_manager()
-    if access.project is None or token.project_id != access.project.pk:
-        require_whole_org(access)
-    with durable():
-        ended = tree.revoke([token.pk], now=timezone.now())
-        if token.pk in ended:
-            made = [token_id for token_id in ended if token_id != token.pk]
-            record(access, "token.revoked", object_id=token.id, name=token.name, made=made)
-
-
-def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
-    """Revoke tokens of any organization with all that was made with them, and tell how many were still open."""
-    count = 0
-    with durable():
-        for token in tokens:
-            ended = tree.revoke([token.pk], now=timezone.now())
-            count += len(ended)
-            if token.pk in ended:
-                made = [token_id for token_id in ended if token_id != token.pk]
-                record_operator(
-                    operator, "token.revoked", object_id=token.id, org=token.org, name=token.name, made=made
-                )
-    return count
-
-
-# Machines
-
-
-def register_host(
-    access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
-) -> tuple[Host, ApiToken, Secret]:
-    """
-    Register the caller's own machine, and make the token that only it uses.
-
-    It carries out runs and dispatches its own, unless `scopes` name more of what the caller may do.
-    """
-    with durable():
-        return insert_host(access, name=name, login=login, scopes=scopes)
-
-
-def insert_host(
-    access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
-) -> tuple[Host, ApiToken, Secret]:
-    """Register the caller's own machine within the caller's transaction."""
-    assert_open()
-    access.require_writer()
-    require_whole_org(access)
-    name = clean_name(name)
-    if login not in Host.Login.values:
-        raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
-    expires_at = access.token.expires_at if access.token else None
-    host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
-    token, secret = _new_token(access, name=name, host=host, scopes=scopes, expires_at=expires_at)
-    record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id, scopes=token.scopes)
-    return host, token, secret
-
-
-def update_host(access: Access, host: Host, *, name: str | None = None, login: str | None = None) -> Host:
-    """Rename one's own machine, or note which login it holds. A machine's token does so for that machine only."""
-    access.require_writer()
-    _require_own(access, host)
-    if host.owner_id != access.user.pk or access.host not in {None, host}:
-        raise NotPermitted
-    if access.host is None:
-        require_whole_org(access)
-    if login is not None and login not in Host.Login.values:
-        raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
-    with durable():
-        old = {"name": host.name, "login": host.login}
-        host.name = clean_name(name) if name is not None else host.name
-        host.login = login if login is not None else host.login
-        host.save(update_fields=["name", "login"])
-        new = {"name": host.name, "login": host.login}
-        record(access, "host.updated", object_id=host.id, old=old, new=new)
-    return host
-
-
-def revoke_host(access: Access, host: Host) -> None:
-    """Shut a machine out together with its tokens. Members revoke their own, owners and admins everyone's."""
-    _require_own(access, host)
-    if host.owner_id != access.user.pk:
-        access.require_manager()
-    require_whole_org(access)
-    now = timezone.now()
-    with durable():
-        revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)
-        tree.revoke(ApiToken.objects.filter(host=host).values_list("pk", flat=True), now=now)
-        if revoked:
-            record(access, "host.revoked", object_id=host.id, name=host.name)
-
-
 # Rights
 
 
@@ -350,7 +188,8 @@ def clean_role(role: str) -> str:
     return role
 
 
-def _require_own(access: Access, thing: Project | ApiToken | Host) -> None:
+def require_own(access: Access, thing: OfOrg) -> None:
+    """:raises NotFound: if something is another organization's"""
     if thing.org_id != access.org.pk:
         raise NotFound
 
@@ -364,20 +203,6 @@ def require_whole_org(access: Access) -> None:
 def require_owner_for_owners(access: Access, *roles: str) -> None:
     """:raises NotPermitted: if one of the roles is the owner's, and the caller is none"""
     if Role.OWNER in roles and access.role != Role.OWNER:
-        raise NotPermitted
-
-
-def _require_no_wider(access: Access, project: Project | None, host: Host | None, expires_at: datetime | None) -> None:
-    if (project and project.org_id != access.org.pk) or (host and host.org_id != access.org.pk):
-        raise NotFound
-    if host and host.owner_id != access.user.pk:
-        raise NotPermitted
-    if access.project and project != access.project:
-        raise NotPermitted
-    if access.host and host != access.host:
-        raise NotPermitted
-    limit = access.token.expires_at if access.token else None
-    if limit and (expires_at is None or expires_at > limit):
         raise NotPermitted
 
 
@@ -395,32 +220,3 @@ def _locked_membership(access: Access, membership: Membership) -> Membership:
 def _keep_an_owner(leaving: Membership) -> None:
     if is_last_owner(leaving):
         raise InUse(what="The last owner", users="the organization, which needs one. Make another member owner")
-
-
-def _new_token(
-    access: Access,
-    *,
-    name: str,
-    project: Project | None = None,
-    host: Host | None = None,
-    scopes: Collection[str] | None,
-    allowed_networks: Sequence[str] = (),
-    expires_at: datetime | None,
-) -> tuple[ApiToken, Secret]:
-    maker = tree.lock_maker(access)
-    plain = TOKEN_PREFIX + secrets.token_hex(32)
-    token = ApiToken.objects.create(
-        org=access.org,
-        membership=access.membership,
-        project=project,
-        host=host,
-        name=name,
-        digest=token_digest(plain),
-        hint=plain[-HINT_LENGTH:],
-        scopes=token_scopes.clean(scopes, maker=maker.scopes if maker else None, of_machine=host is not None),
-        allowed_networks=networks.clean(allowed_networks, maker=maker.allowed_networks if maker else ()),
-        made_by=maker,
-        generation=tree.next_generation(maker),
-        expires_at=expires_at,
-    )
-    return token, Secret(plain)

@@ -3,8 +3,9 @@
 from catalog.models import CatalogEntry
 from catalog.providers import REGISTRY as PROVIDERS
 from rensei.orgs.access import Access
-from rensei.orgs.models import AccessPolicy, Org, Project
+from rensei.orgs.models import Org, Project
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import Policy
 from rensei.policies.services import Matrix
 

@@ -7,12 +7,15 @@ from typing import Any
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from rensei.audit.models import AuditEvent
+from rensei.audit.record import record, record_operator
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import ERRORS_MAX, FieldError, NotFound, NotPermitted, json_pointer
 from rensei.core.limits import limit
 from rensei.core.transactions import assert_open, durable
-from rensei.orgs.access import Access, record, record_operator
-from rensei.orgs.models import AccessPolicy, AuditEvent, Org, Project, User
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, Project, User
+from rensei.policies.models import AccessPolicy
 
 Matrix = dict[str, dict[str, dict[str, bool]]]
 
@@ -57,7 +60,7 @@ def all_policies(org: Org) -> QuerySet[AccessPolicy]:
 def changes_of(org: Org, project: Project | None = None) -> QuerySet[AuditEvent]:
     """List the past changes of a policy, the newest first: who, when, and the rows that differ in `detail`."""
     changes: QuerySet[AuditEvent] = AuditEvent.objects.for_org(org).filter(action="policy.set")
-    return changes.filter(object_id=_object_id(org, project)).select_related("user").order_by("-id")
+    return changes.filter(object_id=_object_id(org, project)).order_by("-id")
 
 
 def require_setter(access: Access, project: Project | None) -> None:

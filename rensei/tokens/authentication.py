@@ -1,8 +1,5 @@
 """How REST callers prove who they are: an API token, or the browser's session."""
 
-from ipaddress import ip_address
-
-from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
@@ -10,10 +7,12 @@ from rest_framework.request import Request
 from rensei.core.api import NotAuthenticated
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.networks import NetworkNotAllowed
-from rensei.core.proxies import is_trusted_proxy
-from rensei.orgs.access import TOKEN_PREFIX, Access, for_member, for_token, token_digest
+from rensei.core.proxies import client_address
+from rensei.core.secret import token_digest
+from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, User
 from rensei.orgs.scopes import ANY, Needs, ScopeMissing
+from rensei.tokens.look_up import TOKEN_PREFIX, for_token
 from rensei.tokens.unknown_tokens import unknown_tokens
 
 ORG_HEADER = "X-Rensei-Org"
@@ -73,31 +72,6 @@ class BrowserAuthentication(SessionAuthentication):
             super().enforce_csrf(request)
         except PermissionDenied as fault:
             raise CsrfFailed from fault
-
-
-def caller(request: Request) -> Access:
-    """Name the caller of a view that a permission has already let in."""
-    access: object = request.auth
-    assert isinstance(access, Access)
-    return access
-
-
-def client_address(request: Request | HttpRequest) -> str | None:
-    """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
-    return address_behind_proxies(
-        request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
-    )
-
-
-def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
-    """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
-    if not is_trusted_proxy(peer):
-        return peer
-    forwarded = forwarded.rpartition(",")[2].strip()
-    try:
-        return str(ip_address(forwarded))
-    except ValueError:
-        return peer
 
 
 def _needs(request: Request) -> Needs | None:

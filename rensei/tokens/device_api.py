@@ -9,9 +9,9 @@ from rest_framework.views import APIView
 
 from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer
 from rensei.core.json_fields import NAME, Text
+from rensei.core.proxies import client_address
 from rensei.core.secret import Secret
 from rensei.tokens import device_codes
-from rensei.tokens.authentication import client_address
 from rensei.tokens.device_codes import DeviceCodeInvalid, DeviceCodePending
 
 

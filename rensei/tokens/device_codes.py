@@ -12,15 +12,17 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils.crypto import salted_hmac
 
+from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.rates import rates
-from rensei.core.secret import Secret
+from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import durable
-from rensei.orgs.access import Access, for_member, record, token_digest
-from rensei.orgs.models import WRITERS, ApiToken, DeviceCode, Host, Membership, User
-from rensei.orgs.services import insert_host
+from rensei.orgs.access import Access, for_member
+from rensei.orgs.models import WRITERS, Host, Membership, User
 from rensei.orgs.shapes import clean_name
+from rensei.tokens.machines import insert_host
+from rensei.tokens.models import ApiToken, DeviceCode
 
 LIFETIME = timedelta(minutes=10)
 POLL_SECONDS = 2

@@ -8,8 +8,9 @@ from django.contrib.sessions.models import Session
 from django.http import HttpRequest
 from django.utils import timezone
 
-from rensei.orgs.access import Access, alive_tokens
+from rensei.orgs.access import Access
 from rensei.orgs.models import Membership
+from rensei.tokens.look_up import alive_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

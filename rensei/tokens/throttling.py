@@ -1,28 +1,20 @@
 """How often a caller may ask: counted for each token, or for each person in an organization."""
 
-from collections.abc import Callable
-from functools import wraps
 from math import ceil
 from typing import TYPE_CHECKING
 
-from django.http import HttpRequest, HttpResponseBase
-from django.shortcuts import render
 from rest_framework.request import Request
 
-from rensei.accounts.known_browsers import account_of, browser_of
 from rensei.core.errors import RateLimited
 from rensei.core.networks import counted_address
+from rensei.core.proxies import client_address
 from rensei.core.rates import headers_of
 from rensei.core.throttling import WindowThrottle
 from rensei.orgs.access import Access
-from rensei.tokens.authentication import client_address
 
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
     from rest_framework.views import APIView
-
-
-Page = Callable[..., HttpResponseBase]
 
 
 class ApiThrottle(WindowThrottle):
@@ -77,40 +69,6 @@ def spend_sensitive(access: Access) -> None:
     if not throttle.allow(f"{throttle.scope}:{_of_access(access)}"):
         seconds = max(1, ceil(throttle.wait()))
         raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
-
-
-class SignInThrottle(WindowThrottle):
-    """
-    Tries to sign in from one address, in front of the limits for each account.
-
-    A browser that has signed in to the account before is counted by itself, whatever others at its address do.
-    """
-
-    scope = "sign-in"
-    is_exact = True
-
-    def get_cache_key(self, request: Request, view: "APIView | None") -> str:
-        browser = browser_of(request, account_of(request.POST.get("login", "")))
-        return f"{self.scope}:{browser or counted_address(client_address(request))}"
-
-
-def limit_sign_in(method: str) -> Callable[[Page], Page]:
-    """Let an address ask for a page that lets people in so many times a minute. One more is told when to come back."""
-
-    def decorate(view: Page) -> Page:
-        @wraps(view)
-        def limited(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
-            throttle = SignInThrottle()
-            if request.method == method and not throttle.allow_request(request, None):  # type: ignore[arg-type]
-                seconds = max(1, ceil(throttle.wait()))
-                refusal = render(request, "429.html", status=429)
-                refusal.headers["Retry-After"] = str(seconds)
-                return refusal
-            return view(request, *args, **kwargs)
-
-        return limited
-
-    return decorate
 
 
 def _caller(request: Request) -> str:

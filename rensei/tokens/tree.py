@@ -7,7 +7,9 @@ from rensei.core.errors import NotPermitted, RenseiError
 from rensei.core.limits import limit
 from rensei.core.transactions import assert_open
 from rensei.orgs.access import Access
-from rensei.orgs.models import ApiToken, Host, Invitation
+from rensei.orgs.models import Host
+from rensei.tokens.models import ApiToken
+from rensei.tokens.signals import tokens_revoked
 
 GENERATIONS_MAX = limit(
     5, "tokens", what="Tokens between one and the first of its line", told="the caller: 403 `NOT_PERMITTED`"
@@ -60,7 +62,7 @@ def revoke(token_ids: Iterable[str], *, now: datetime) -> list[str]:
         alive = ApiToken.objects.filter(pk__in=generation, revoked_at=None)
         ended += alive.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True)
         alive.update(revoked_at=now)
-        Invitation.objects.filter(made_by__in=generation, accepted_at=None, revoked_at=None).update(revoked_at=now)
+        tokens_revoked.send(sender=ApiToken, token_ids=generation, now=now)
         made = ApiToken.objects.filter(made_by__in=generation)
         Host.objects.filter(tokens__in=made, revoked_at=None).update(revoked_at=now)
         generation = list(made.values_list("pk", flat=True))

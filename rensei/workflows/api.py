@@ -14,10 +14,10 @@ from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.dispatch.admission.admit import IdempotencyKeyReused
 from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
 from rensei.dispatch.wire import RunCostSchema, RunErrorSchema
+from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
 from rensei.orgs.storage import StorageLimitReached
-from rensei.tokens.authentication import caller
 from rensei.workflows import presenters, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 from rensei.workflows.reading import WorkflowInvalid

@@ -13,6 +13,7 @@ from catalog import services as catalog
 from catalog.provider_config import validate_provider_config
 from profiles import services as profiles
 from profiles.models import ModelProfile
+from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError, named_in
 from rensei.core.transactions import durable
@@ -20,7 +21,7 @@ from rensei.dispatch.admission.admit import IDEMPOTENCY_KEPT, IdempotencyKeyReus
 from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
-from rensei.orgs.access import Access, record
+from rensei.orgs.access import Access
 from rensei.orgs.models import Project
 from rensei.orgs.scopes import Scope
 from rensei.workflows import execution, stored_bytes

@@ -27,8 +27,11 @@ from rensei.core.clock import database_now
 from rensei.core.models import WindowCount
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs import services
-from rensei.orgs.models import ApiToken, Host, Membership, OrgScopedQuerySet, Project
+from rensei.orgs.models import Host, Membership, OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
+from rensei.tokens.machines import register_host
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 from rensei.workflows.models import WorkflowRun
 from tests.architecture import routes
@@ -240,8 +243,8 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         lines=[{"provider": "claude", "served_model_id": CANARY, "token_class": "input", "count": 7,
                 "unit_picodollars": 1}],
     )  # fmt: skip
-    host, _, _ = services.register_host(access_of(other), name=CANARY)
-    token, _ = services.create_token(access_of(other), name=CANARY)
+    host, _, _ = register_host(access_of(other), name=CANARY)
+    token, _ = create_token(access_of(other), name=CANARY)
     invitation = invitations.invite(access_of(ada), email=f"{CANARY}@acme.test", role="member").invitation
     workflow, _ = workflows.apply_document(access_of(other), {"nodeId": CANARY, **NODE})
     workflow_run = WorkflowRun.objects.create(
@@ -270,7 +273,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
 
 def machine_of(access):
     """Make a client with the token of a machine of the caller's, which may do all that machines may."""
-    _, _, secret = services.register_host(access, name="machine", scopes=list(Scope))
+    _, _, secret = register_host(access, name="machine", scopes=list(Scope))
     return as_bearer(secret)
 
 
@@ -380,11 +383,9 @@ class TestScopes:
         """A client of the owner for each scope alone, and one of a machine that may do all that machines may."""
         access = access_of(ada)
         secrets = {
-            scope: services.create_token(access, name=scope, scopes=[scope])[1]
-            for scope in Scope
-            if scope is not Scope.LEASES
+            scope: create_token(access, name=scope, scopes=[scope])[1] for scope in Scope if scope is not Scope.LEASES
         }
-        secrets[Scope.LEASES] = services.register_host(access, name="runner", scopes=[Scope.LEASES])[2]
+        secrets[Scope.LEASES] = register_host(access, name="runner", scopes=[Scope.LEASES])[2]
         clients = {name: as_bearer(secret) for name, secret in secrets.items()}
         return {**clients, "machine": machine_of(access)}
 
@@ -428,8 +429,8 @@ class TestATokenOfOneProject:
 
     def test_changes_nothing_of_the_organization(self, subtests, stage, acme, ada, access_of):
         own = Project.objects.create(org=acme, slug="its-own", name="Its own")
-        _, secret = services.create_token(access_of(ada), name="bound", project=own)
-        services.register_host(access_of(ada), name="adas")
+        _, secret = create_token(access_of(ada), name="bound", project=own)
+        register_host(access_of(ada), name="adas")
         client = as_bearer(secret)
         mine = {"host_id": Host.objects.get(name="adas").pk, "token_id": ada_token(ada)}
         for ids in (stage.ids, {**stage.ids, **mine}):

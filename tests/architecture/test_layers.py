@@ -1,34 +1,28 @@
-"""Rooms know only the rooms below them: by what they import, and by what their rows point to."""
+"""Packages know only those below them: by what they import, and by what their rows point to."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from django.apps import apps
 
 from tests.architecture.rooms import PACKAGES, ROOT
 
-# From the highest to the lowest. Rooms side by side do not know each other.
-FLOORS = [
-    {"rensei.console"},
-    {"rensei.workflows", "rensei.gateway"},
-    {"rensei.dispatch"},
-    {"profiles"},
-    {"integrations", "billing"},
-    {"catalog"},
-    {"rensei.orgs"},
-    {"rensei.core"},
-]
+# From the highest to the lowest, as import-linter holds them. Packages side by side do not know each other.
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+LAYERS = [set(re.findall(r"[\w.]+", layer)) for layer in CONTRACTS[0]["layers"]]
 OURS = [model for model in apps.get_models() if model.__module__.split(".")[0] in PACKAGES]
 
 
-def room_of(model):
+def package_of(model):
     return apps.get_app_config(model._meta.app_label).name
 
 
-def floor_of(room):
-    return next(place for place, rooms in enumerate(FLOORS) if room in rooms)
+def layer_of(package):
+    return next(place for place, packages in enumerate(LAYERS) if package in packages)
 
 
 class TestImports:
@@ -51,8 +45,8 @@ class TestRelations:
         for field in model._meta.get_fields():
             if not field.concrete or not field.is_relation or field.related_model not in OURS:
                 continue
-            source, target = room_of(model), room_of(field.related_model)
-            assert source == target or floor_of(source) < floor_of(target), f"{model._meta.label}.{field.name}"
+            source, target = package_of(model), package_of(field.related_model)
+            assert source == target or layer_of(source) < layer_of(target), f"{model._meta.label}.{field.name}"
 
 
 class TestTheCommand:

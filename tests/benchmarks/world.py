@@ -73,6 +73,7 @@ def build() -> World:
     from rensei.orgs.access import for_member
     from rensei.orgs.models import User
     from rensei.policies import services as policies
+    from rensei.tokens.services import create_token
 
     owner = User.objects.create_user(OWNER, secrets.token_hex(12), name="Ada")
     org = orgs.create_org(name="Acme", slug=ORG, owner=owner)
@@ -103,5 +104,5 @@ def build() -> World:
         profiles.create_profile(
             access, name=mode, provider="claude", model_id=MODEL, auth_modes=[mode], is_default=number == 0
         )
-    _, token = orgs.create_token(access, name="benchmark", project=project)
+    _, token = create_token(access, name="benchmark", project=project)
     return World(access=access, token=token.reveal(), profiles={mode: f"prof_{mode}" for mode in MODES})

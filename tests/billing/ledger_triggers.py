@@ -12,7 +12,7 @@ TABLES = (
     "billing_ledgeranchor",
     "billing_ledgerseal",
     "billing_statement",
-    "orgs_auditevent",
+    "audit_auditevent",
 )
 POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
 
@@ -48,6 +48,6 @@ def _alter(cursor: Any, tables: Collection[str], change: str) -> None:
 
 def leave_out_audit_events() -> None:
     """Take away the events of the fixtures, so that a test of the ledger alone sees the ledger's anchors alone."""
-    with triggers_lifted(["orgs_auditevent"]), connection.cursor() as cursor:
-        cursor.execute("DELETE FROM orgs_auditevent")
+    with triggers_lifted(["audit_auditevent"]), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM audit_auditevent")
         cursor.execute("DELETE FROM billing_eventtoseal")

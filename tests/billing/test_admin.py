@@ -6,8 +6,9 @@ import pytest
 from django.test import Client
 
 from billing.models import BillingSetting, CostEvent, Entitlement, SharedUsage, UsageDaily
+from rensei.audit.models import AuditEvent
 from rensei.core.usage import Usage
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 from tests.billing.conftest import NOON
 
 ENTITLEMENTS = "/admin/billing/entitlement/"

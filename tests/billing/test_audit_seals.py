@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from billing.integrity import anchors, seals, verification
 from billing.integrity.chains import AUDIT, EVENT_COLUMNS
 from billing.models import AuditSeal, EventToSeal, LedgerAnchor
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import triggers_lifted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,8 +38,8 @@ CHANGED: dict[str, object] = {
 
 def write(org: Org | None, user: User, number: int) -> AuditEvent:
     return AuditEvent.objects.create(
-        org=org,
-        user=user,
+        org_id=org.pk if org else None,
+        user_id=user.pk,
         actor=user.email,
         token_id="tok_1",
         action="integration.rotated",
@@ -67,17 +68,17 @@ def sql(statement: str, *values: object) -> None:
 def change(column: str, event_id: int) -> None:
     value = CHANGED[column]
     # The name of a column of ours.
-    sql(f"UPDATE orgs_auditevent SET {column} = %s WHERE id = %s", value() if callable(value) else value, event_id)
+    sql(f"UPDATE audit_auditevent SET {column} = %s WHERE id = %s", value() if callable(value) else value, event_id)
 
 
 def swap(first: int, second: int) -> None:
     for old, new in ((first, -1), (second, first), (-1, second)):
-        sql("UPDATE orgs_auditevent SET id = %s WHERE id = %s", new, old)
+        sql("UPDATE audit_auditevent SET id = %s WHERE id = %s", new, old)
 
 
 def delete(*event_ids: int, with_seals: bool, with_anchors: bool) -> None:
     for event_id in event_ids:
-        sql("DELETE FROM orgs_auditevent WHERE id = %s", event_id)
+        sql("DELETE FROM audit_auditevent WHERE id = %s", event_id)
         if with_seals:
             seq = AuditSeal.objects.get(event_id=event_id).seq
             sql("DELETE FROM billing_auditseal WHERE seq = %s", seq)
@@ -97,7 +98,7 @@ def events(acme: Org, ada: User) -> list[AuditEvent]:
 
 
 class TestAuditEvents:
-    @pytest.mark.parametrize("table", ["orgs_auditevent", "billing_auditseal"])
+    @pytest.mark.parametrize("table", ["audit_auditevent", "billing_auditseal"])
     @pytest.mark.parametrize("statement", ["UPDATE {table} SET id = id + 1", "DELETE FROM {table}"])
     def test_are_never_changed(self, events: list[AuditEvent], table: str, statement: str) -> None:
         with pytest.raises(IntegrityError, match="append-only"), connection.cursor() as cursor:
@@ -106,7 +107,7 @@ class TestAuditEvents:
         assert found() == []
 
     @pytest.mark.postgres
-    @pytest.mark.parametrize("table", ["orgs_auditevent", "billing_auditseal"])
+    @pytest.mark.parametrize("table", ["audit_auditevent", "billing_auditseal"])
     def test_are_never_emptied(self, events: list[AuditEvent], table: str) -> None:
         with pytest.raises(IntegrityError, match="append-only"), connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE {table}")
@@ -148,7 +149,7 @@ class TestTampering:
 
     def test_by_writing_into_the_past_is_found(self, events: list[AuditEvent], acme: Org, ada: User) -> None:
         late = AuditEvent.objects.create(
-            org=acme,
+            org_id=acme.pk,
             actor=ada.email,
             action="member.invited",
             object_id="x",
@@ -193,7 +194,7 @@ class TestTampering:
         elif kind == "swap":
             swap(ids[place], ids[data.draw(st.integers(place + 1, len(ids) - 1))])
         else:
-            sql("UPDATE orgs_auditevent SET actor = 'mallory@evil.test' WHERE id = %s", ids[place])
+            sql("UPDATE audit_auditevent SET actor = 'mallory@evil.test' WHERE id = %s", ids[place])
             _compute_anew()
 
         try:
@@ -211,7 +212,7 @@ def _compute_anew() -> None:
 
 def _begin_anew(settings: Any) -> None:
     """Each generated tampering has a history of its own."""
-    for table in ("billing_auditseal", "billing_ledgeranchor", "billing_eventtoseal", "orgs_auditevent"):
+    for table in ("billing_auditseal", "billing_ledgeranchor", "billing_eventtoseal", "audit_auditevent"):
         sql(f"DELETE FROM {table}")
     for path in (settings.RENSEI_LEDGER_ANCHORS, anchors.mark_path(), settings.RENSEI_LEDGER_ANCHOR_KEY):
         path.unlink(missing_ok=True)

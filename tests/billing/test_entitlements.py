@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from billing.ledger.charges import MeteredNotEntitled, is_metered_enabled, metered_gate, set_metered
+from billing.limits.entitlement import MeteredNotEntitled, is_metered_enabled, metered_gate, set_metered
 from billing.models import Entitlement
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 from rensei.orgs.services import create_org
 
 
@@ -61,7 +62,7 @@ class TestSetMetered:
         set_metered(org_ids=[acme.pk], enabled=True, actor_user=grace)
 
         event = AuditEvent.objects.get(action="entitlement.changed")
-        assert (event.org, event.actor, event.object_id) == (acme, "grace@platform.test", acme.pk)
+        assert (event.org_id, event.actor, event.object_id) == (acme.pk, "grace@platform.test", acme.pk)
         assert event.detail == {"metered_enabled": True}
 
     def test_changes_only_what_differs(self, acme: Org, eve: User, grace: User) -> None:

@@ -22,7 +22,8 @@ from billing.integrity.chains import EVENT_COLUMNS, LINE_COLUMNS
 from billing.integrity.sealed_file import NotAnExport, verify
 from billing.models import CostEvent
 from rensei import worker
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.audit.models import AuditEvent
+from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import triggers_lifted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,7 +70,11 @@ def history(acme: Org, eve: User, charge: Callable[..., CostEvent], ada: User) -
         charge()
         charge(org_id=evil.pk)
         AuditEvent.objects.create(
-            org=acme if number % 2 else None, actor=ada.email, action="x.done", object_id="é😀", detail={"size": 1.5}
+            org_id=acme.pk if number % 2 else None,
+            actor=ada.email,
+            action="x.done",
+            object_id="é😀",
+            detail={"size": 1.5},
         )
         keep()
     charge()

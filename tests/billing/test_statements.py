@@ -15,10 +15,11 @@ from billing.ledger.charges import Charge, record_adjustment, record_charges
 from billing.models import CostEvent, Statement, UsageDaily
 from billing.statements import statements
 from billing.statements.statements import closable, close, read_ledger, statement, summaries
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
 from rensei.core.usage import Usage
-from rensei.orgs.models import AuditEvent, Org, Project, User
+from rensei.orgs.models import Org, Project, User
 from tests.billing.conftest import NOON, PRICES
 
 MARCH = date(2026, 3, 1)
@@ -211,7 +212,7 @@ class TestClose:
         [closed] = close(org_ids=[acme.pk], actor_user=grace)
 
         event = AuditEvent.objects.get(action="statement.closed")
-        assert (event.org, event.actor, event.object_id) == (acme, "grace@platform.test", "2026-03")
+        assert (event.org_id, event.actor, event.object_id) == (acme.pk, "grace@platform.test", "2026-03")
         assert event.detail == {"total_picodollars": 7_500_000_000, "digest": closed.digest}
 
     def test_digests_everything_that_it_says(self, acme: Org, charge: Callable[..., CostEvent], grace: User) -> None:

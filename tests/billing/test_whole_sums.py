@@ -5,8 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from django.core.management import call_command
-from django.db import IntegrityError, connection
+from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -87,28 +86,3 @@ class TestAStatementBeyond64Bits:
             charge(usage=Usage(output_tokens=TOKENS), prices=DEAR, occurred_at=NOON + timedelta(seconds=second))
 
         assert page_as(grace).get(path).status_code == 200
-
-
-@pytest.mark.sqlite
-@pytest.mark.django_db(transaction=True)
-class TestTheMigration:
-    def test_writes_floats_out_and_keeps_statements_shut(
-        self, acme: Org, grace: User, charge: Callable[..., CostEvent]
-    ) -> None:
-        charge(occurred_at=NOON)
-        statements.close(org_ids=[acme.pk], actor_user=grace)
-        call_command("migrate", "billing", "0007", verbosity=0)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("UPDATE billing_usagedaily SET amount_picodollars = 9223372036854775807 + 1000")
-                cursor.execute("SELECT typeof(amount_picodollars) FROM billing_usagedaily")
-                assert cursor.fetchone() == ("real",)
-        finally:
-            call_command("migrate", verbosity=0)
-
-        # SQLite keeps fifteen digits of a float that becomes text. What it had rounded is lost either way.
-        assert abs(UsageDaily.objects.get().amount_picodollars - 2**63) < 10**4
-        assert list(wrongly_stored(UsageDaily)) == []
-        assert Statement.objects.get().total_picodollars == CostEvent.objects.get().billed_picodollars
-        with pytest.raises(IntegrityError, match="stays as it is"):
-            Statement.objects.update(total_picodollars=1)

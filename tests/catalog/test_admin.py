@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from catalog.admin import PRICES_MAX
 from catalog.models import CatalogEntry, CatalogSetting, Price
-from rensei.orgs.models import AuditEvent
+from rensei.audit.models import AuditEvent
 
 pytestmark = pytest.mark.usefixtures("catalog")
 PRICE = {
@@ -35,7 +35,7 @@ class TestPrices:
 
         assert answer.status_code == 302, answer.context["errors"]
         assert entry.prices.filter(source="Our contract").exists()
-        assert AuditEvent.objects.filter(action="price.created", object_id="claude-opus-5-5", user=grace).exists()
+        assert AuditEvent.objects.filter(action="price.created", object_id="claude-opus-5-5", user_id=grace.pk).exists()
 
     def test_do_not_begin_in_the_past(self, page_as, grace):
         entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")

@@ -16,8 +16,8 @@ from catalog.lookup import find_named
 from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
 from catalog.pricing import bands_in_force
 from catalog.services import load_catalog
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
-from rensei.orgs.models import AuditEvent
 
 CLAUDE = FOLDER / "claude.json"
 

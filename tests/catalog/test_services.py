@@ -16,8 +16,8 @@ from catalog.services import (
     served_entries,
     served_entry,
 )
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import FieldError, NotPermitted
-from rensei.orgs.models import AuditEvent
 
 TODAY = date(2026, 11, 23)
 
@@ -298,7 +298,7 @@ class TestCreateEntry:
         create_entry(access_of(ada), provider="claude", model_id="claude-x", display_name="X")
 
         event = AuditEvent.objects.get(action="catalog_entry.created")
-        assert (event.org, event.actor, event.object_id) == (acme, ada.email, "claude-x")
+        assert (event.org_id, event.actor, event.object_id) == (acme.pk, ada.email, "claude-x")
 
     @pytest.mark.parametrize(
         ("fields", "pointer"),

@@ -10,9 +10,9 @@ from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from rensei.core.secret import Secret
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
+from rensei.tokens.services import create_token
 from tests.architecture.rooms import ROOT
 from tests.cli import logins
 from tests.cli.terminal import Terminal
@@ -51,7 +51,7 @@ def ada_access(acme: Org, ada: User, access_of: Callable[..., Access]) -> Access
 @pytest.fixture
 def make_token(server: Stack, ada_access: Access) -> Callable[..., str]:
     def make(access: Access = ada_access, **options: Any) -> str:
-        _, secret = orgs.create_token(access, name="terminal", **options)
+        _, secret = create_token(access, name="terminal", **options)
         return secret.reveal()
 
     return make

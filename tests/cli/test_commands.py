@@ -8,7 +8,7 @@ from PIL import Image
 
 from integrations.models import Integration
 from rensei.dispatch.models import Run
-from rensei.orgs.models import ApiToken
+from rensei.tokens.models import ApiToken
 from tests import servers
 
 pytestmark = pytest.mark.outside

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rensei.dispatch.models import Run
-from rensei.orgs.models import ApiToken
+from rensei.tokens.models import ApiToken
 
 pytestmark = pytest.mark.outside
 

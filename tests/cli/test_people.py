@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from rensei.accounts.models import Invitation
 from rensei.dispatch.models import Run
-from rensei.orgs.models import Invitation
 from tests.cli.test_dispatching import NODE
 
 pytestmark = pytest.mark.outside

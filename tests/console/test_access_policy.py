@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rensei.core.transactions import durable
-from rensei.orgs.models import AccessPolicy
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
 
 ORG = "/o/acme/settings/access"
 PROJECT = "/o/acme/settings/projects/my-project/access"

@@ -6,9 +6,9 @@ import pytest
 
 from catalog import pricing
 from catalog.models import CatalogEntry, Identity
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.effort import Effort
-from rensei.orgs.models import AuditEvent
 
 OWN = "/o/acme/settings/catalog/claude/nova"
 

@@ -20,8 +20,9 @@ from rensei.core.api import DEFAULT_BODY_LIMIT, RequestTooLarge
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
 from rensei.orgs import kill_switches
-from rensei.orgs import services as orgs
 from rensei.orgs.models import KillSwitch, Membership
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
 
 MOST_QUERIES = 12
 # The playground reads the other names of its profile's model as well, for the policies that are written under them.
@@ -77,8 +78,8 @@ WRITERS_ONLY = {"profile-create", "profile-delete", "workflow-create", "workflow
 @pytest.fixture
 def address(acme, ada_access, integration, profile, project, run, workflow_run):
     """Write the address of any page, about Acme's own objects."""
-    token, _ = orgs.create_token(ada_access, name="ci")
-    host, _, _ = orgs.register_host(ada_access, name="laptop")
+    token, _ = create_token(ada_access, name="ci")
+    host, _, _ = register_host(ada_access, name="laptop")
     own = CatalogEntry.objects.create(
         org=acme, provider="claude", model_id="nova", display_name="Nova", auth_modes=["byok"]
     )

@@ -7,8 +7,9 @@ import pytest
 from django.core import mail
 
 from rensei.accounts import invitations
+from rensei.accounts.models import Invitation
 from rensei.core.clock import database_now
-from rensei.orgs.models import Invitation, Membership, Role
+from rensei.orgs.models import Membership, Role
 from rensei.tokens.throttling import SensitiveThrottle
 
 PATH = "/o/acme/settings/members"

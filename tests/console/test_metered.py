@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing.ledger.charges import set_metered
 from billing.limits import metered_requests
+from billing.limits.entitlement import set_metered
 from billing.models import Entitlement
 from profiles import services as profiles
 from profiles.models import ModelProfile
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import NotPermitted
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 
 URL = "/o/acme/settings/metered"
 
@@ -69,7 +70,7 @@ class TestTheRequest:
             "Our CI",
         )
         assert "Requested, not answered yet" in answer.content.decode()
-        assert acme.audit_events.get(action="metered.requested").detail == {"purpose": "Our CI"}
+        assert AuditEvent.objects.for_org(acme).get(action="metered.requested").detail == {"purpose": "Our CI"}
 
     def test_made_twice_is_one(self, page: Client, alan: User, page_as: Any) -> None:
         page.post(URL, {"purpose": "First"})
@@ -111,4 +112,4 @@ class TestTheRequest:
 
         assert declined == 1
         assert metered_requests.waiting().get().metered_requested_for == "Second"
-        assert acme.audit_events.filter(action="metered.declined", user=grace).count() == 1
+        assert AuditEvent.objects.for_org(acme).filter(action="metered.declined", user_id=grace.pk).count() == 1

@@ -15,6 +15,7 @@ from billing.models import BudgetUsage, Entitlement, SharedUsage
 from catalog.models import CatalogEntry
 from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
@@ -22,7 +23,7 @@ from rensei.dispatch.models import LedgerAudit, Run
 from rensei.operators import overview
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, KillSwitch, Org, User
+from rensei.orgs.models import KillSwitch, Org, User
 
 pytestmark = pytest.mark.django_db
 
@@ -253,7 +254,7 @@ class TestKillSwitches:
         assert escape(WHY) in listed
         assert escape(WHY) in asked_again
         assert not KillSwitch.objects.exists()
-        assert AuditEvent.objects.filter(user=grace, object_id=targets[kind]).count() == 2
+        assert AuditEvent.objects.filter(user_id=grace.pk, object_id=targets[kind]).count() == 2
 
     def test_are_not_set_without_a_reason(self, admin: Client) -> None:
         answer = admin.post(f"{STOP}/provider/claude/", {"reason": " "})

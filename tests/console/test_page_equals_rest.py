@@ -10,9 +10,10 @@ from rest_framework.test import APIClient
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.dispatch.models import Run
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 
 ROLES = ["ada", "alan", "mia", "otto"]
@@ -43,8 +44,8 @@ def stage(
     for person in people.values():
         access = access_of(person)
         if access.writes:
-            orgs.register_host(access, name=f"machine-of-{person.name.lower()}")
-            orgs.create_token(access, name=f"token-of-{person.name.lower()}")
+            register_host(access, name=f"machine-of-{person.name.lower()}")
+            create_token(access, name=f"token-of-{person.name.lower()}")
     make_run("First")
     make_run("Second")
     config = {"profileId": profile.public_id, "prompt": "Hello"}

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from rensei.core.errors import RenseiError
-from rensei.orgs.models import ApiToken, Membership, Project
+from rensei.orgs.models import Membership, Project
+from rensei.tokens.models import ApiToken
 
 SETTINGS = "/o/acme/settings"
 

@@ -8,10 +8,11 @@ from django.test import Client
 from django.utils.html import escape
 from prometheus_client.parser import text_string_to_metric_families
 
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.models import UnknownName
 from rensei.operators.unknown_names import ADVICE, OTHER_ADVICE, SHOWN
-from rensei.orgs.models import AuditEvent, User
+from rensei.orgs.models import User
 
 pytestmark = pytest.mark.django_db
 

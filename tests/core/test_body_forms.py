@@ -10,9 +10,9 @@ import pytest
 from django.http import HttpResponse
 
 from rensei.dispatch.models import Run
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
+from rensei.tokens.machines import register_host
 from tests import answers
 from tests.architecture.test_isolation import (
     NEEDS,
@@ -78,7 +78,7 @@ Send = Callable[..., HttpResponse]
 @pytest.fixture
 def send(stage: Stage, ada: User, access_of: Callable[..., Access]) -> Send:  # noqa: F811
     """Send a body as one who may call the operation, and undo what it did."""
-    host, _, secret = orgs.register_host(access_of(ada), name="laptop")
+    host, _, secret = register_host(access_of(ada), name="laptop")
     machine, ids = as_bearer(secret), {**stage.ids, "host_id": host.pk}
     Run.objects.filter(pk=ids["run_id"]).update(auth_mode="host-session", payer="host-account", host=host)
 

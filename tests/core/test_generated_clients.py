@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 from rensei.orgs.scopes import DEFAULT
+from rensei.tokens.services import create_token
 from tests import answers
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL
@@ -45,7 +45,7 @@ def stack(transactional_db: None, catalog: None, simulator: Any, settings: Any, 
 
 @pytest.fixture
 def environment(stack: Stack, acme: Org, ada: User, access_of: Callable[..., Access], make_key: Any) -> dict[str, str]:
-    _, token = orgs.create_token(access_of(ada), name="client", scopes=list(DEFAULT))
+    _, token = create_token(access_of(ada), name="client", scopes=list(DEFAULT))
     return {"RENSEI": stack.url, "TOKEN": token.reveal(), "KEY": make_key(), "MODEL": MODEL}
 
 

@@ -20,10 +20,11 @@ import pytest
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from rensei.core.secret import Secret
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from rensei.orgs.scopes import DEFAULT
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
 from tests import answers
 from tests.architecture.test_isolation import Stage, stage  # noqa: F401 - a fixture
 from tests.gateway import server
@@ -88,7 +89,7 @@ def test_people_are_answered_as_documented(
     Integration.objects.all().delete()
     owner = access_of(request.getfixturevalue("ada"))
     key = integrations.add_integration(owner, provider="claude", api_key=Secret(make_key()))
-    _, token = orgs.create_token(access_of(person), name="fuzz", scopes=list(DEFAULT))
+    _, token = create_token(access_of(person), name="fuzz", scopes=list(DEFAULT))
     ids = {name: one for name, one in stage.ids.items() if name.endswith("_id")} | {"integration_id": key.pk}
 
     with server.start(folder=tmp_path, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")) as running:
@@ -112,7 +113,7 @@ def test_a_machine_is_answered_as_documented(
     simulator: Any,
     tmp_path: Path,
 ) -> None:
-    host, _, token = orgs.register_host(access_of(ada), name="fuzz")
+    host, _, token = register_host(access_of(ada), name="fuzz")
 
     with server.start(folder=tmp_path, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")) as running:
         fuzzer = Fuzzer(url=running.url, token=token, folder=tmp_path)

@@ -9,6 +9,7 @@ from rest_framework.test import APIClient
 from billing.models import CostEvent, Entitlement, Hold, SharedUsage
 from integrations.keys import platform
 from integrations.models import PlatformKey
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit, test_message
@@ -335,7 +336,12 @@ class TestStopping:
         kill_switches.resume(switch, operator=grace)
         kill_switches.resume(switch, operator=grace)
 
-        events = list(org.audit_events.filter(user=grace).order_by("id").values_list("action", "object_id", "detail"))
+        events = list(
+            AuditEvent.objects.for_org(org)
+            .filter(user_id=grace.pk)
+            .order_by("id")
+            .values_list("action", "object_id", "detail")
+        )
 
         assert events == [
             ("org.suspended", org.id, {"reason": WHY}),

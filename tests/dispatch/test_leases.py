@@ -19,9 +19,10 @@ from rensei.core.clock import database_now
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.queue import claims
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Project, User
+from rensei.tokens.machines import register_host, revoke_host
+from rensei.tokens.services import create_token
 from tests.dispatch.reconcile import assert_explained
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,7 +84,7 @@ def make_machine(
     simulator: Any, access_of: Callable[..., Access], make_key: Callable[..., str], catalog: None
 ) -> Callable[..., Machine]:
     def make(user: User, name: str = "laptop") -> Machine:
-        host, _, secret = orgs.register_host(access_of(user), name=name)
+        host, _, secret = register_host(access_of(user), name=name)
         environment = {"ANTHROPIC_API_KEY": make_key(), "ANTHROPIC_BASE_URL": simulator.url}
         return Machine(host, secret.reveal(), environment)
 
@@ -308,7 +309,7 @@ class TestLeaseOfAnother:
         project: Project,
     ) -> None:
         run = dispatch()
-        _, secret = orgs.create_token(access_of(ada), name="one project", host=machine.host, project=project)
+        _, secret = create_token(access_of(ada), name="one project", host=machine.host, project=project)
         bound = Machine(machine.host, secret.reveal(), {})
 
         answer = bound.lease(runId=run.id)
@@ -331,7 +332,7 @@ class TestLeaseOfAnother:
         self, machine: Machine, dispatch: Callable[..., Run], ada_access: Access
     ) -> None:
         dispatch()
-        orgs.revoke_host(ada_access, machine.host)
+        revoke_host(ada_access, machine.host)
 
         assert code_of(machine.lease()) == (401, "NOT_AUTHENTICATED")
 

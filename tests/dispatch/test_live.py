@@ -12,7 +12,7 @@ from django.db import connections
 from django.test import AsyncClient
 
 from rensei.dispatch.models import Run
-from rensei.orgs import services as orgs
+from rensei.tokens.services import create_token
 from rensei.worker import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -32,7 +32,7 @@ def worker(transactional_db: None) -> Iterator[Worker]:
 
 @pytest.fixture
 def headers(ada_access: Any) -> dict[str, str]:
-    _, secret = orgs.create_token(ada_access, name="live")
+    _, secret = create_token(ada_access, name="live")
     return {"Authorization": f"Bearer {secret.reveal()}"}
 
 

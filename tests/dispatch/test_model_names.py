@@ -10,8 +10,9 @@ from catalog.models import CatalogEntry, ModelAlias
 from profiles import services as profiles
 from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
-from rensei.orgs.models import AccessPolicy, User
+from rensei.orgs.models import User
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

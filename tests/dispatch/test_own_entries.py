@@ -19,14 +19,16 @@ from catalog.lookup import find_named
 from catalog.models import CatalogEntry, Identity, ModelAlias
 from integrations.keys import services as integrations
 from profiles import services as profiles
+from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
-from rensei.orgs.models import AccessPolicy, AuditEvent, Project, User
+from rensei.orgs.models import Project, User
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,7 +85,7 @@ class TestAnAnswerOfADeniedModel:
 
         event = AuditEvent.objects.get(action="catalog_entry.blocked")
 
-        assert (event.org, event.object_id) == (ada_access.org, own)
+        assert (event.org_id, event.object_id) == (ada_access.org.pk, own)
         assert event.detail == {
             "provider": "claude",
             "answeredBy": HAIKU,

@@ -8,9 +8,9 @@ import pytest
 from django.test import Client
 
 from rensei.orgs.access import Access
-from rensei.orgs.models import AccessPolicy
+from rensei.policies.models import AccessPolicy
 
-ADD = "/admin/orgs/accesspolicy/add/"
+ADD = "/admin/policies/accesspolicy/add/"
 DENY_BYOK = {"*": {"byok": {"allowed": False}}}
 
 

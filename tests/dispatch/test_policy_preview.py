@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from integrations.keys import platform
 from profiles import services as profiles
+from rensei.audit.models import AuditEvent
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.secret import Secret
@@ -16,9 +17,11 @@ from rensei.core.transactions import durable
 from rensei.dispatch.admission import dry_run, policy_preview
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.orgs import services as orgs
-from rensei.orgs.access import Access, for_token
-from rensei.orgs.models import AccessPolicy, AuditEvent
+from rensei.orgs.access import Access
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
+from rensei.tokens.look_up import for_token
+from rensei.tokens.services import create_token
 
 DENY_BYOK = {"*": {"byok": {"allowed": False}}}
 DENY_METERED = {"*": {"metered": {"allowed": False}}}
@@ -122,7 +125,7 @@ class TestChanges:
     def test_are_for_those_who_may_set_the_policy(
         self, ada_access: Access, project: Any, mia: Any, eve: Any, access_of: Any
     ) -> None:
-        _, secret = orgs.create_token(ada_access, name="ci", project=project)
+        _, secret = create_token(ada_access, name="ci", project=project)
         bound = for_token(token=secret.reveal())
         assert bound is not None
 

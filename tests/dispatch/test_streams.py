@@ -21,9 +21,10 @@ from rensei.dispatch.api.open_streams import stream_places
 from rensei.dispatch.api.run_notices import Notices
 from rensei.dispatch.models import Run, RunChunk
 from rensei.dispatch.queue import claims
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.models import ApiToken, Host, Membership, User
+from rensei.orgs.models import Host, Membership, User
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,7 +56,7 @@ def make_run(ada_access: Access) -> Callable[..., Run]:
 
 @pytest.fixture
 def token(ada_access: Access) -> tuple[ApiToken, dict[str, str]]:
-    made, secret = orgs.create_token(ada_access, name="stream")
+    made, secret = create_token(ada_access, name="stream")
     return made, {"Authorization": f"Bearer {secret.reveal()}"}
 
 
@@ -146,7 +147,7 @@ class TestManyIdleStreams:
     def test_of_one_token_are_limited(self, make_run: Any, token: Any, settings: Any, ada_access: Access) -> None:
         settings.RENSEI_STREAMS_PER_TOKEN = 2
         run = make_run()
-        _, other = orgs.create_token(ada_access, name="other")
+        _, other = create_token(ada_access, name="other")
 
         async def open_them() -> None:
             first, second = await opened(run, token[1]), await opened(run, token[1])
@@ -167,7 +168,7 @@ class TestManyIdleStreams:
     ) -> None:
         settings.RENSEI_STREAMS_PER_ORG = 1
         run, foreign = make_run(), make_run(access_of(eve, "evil"))
-        _, secret = orgs.create_token(access_of(eve, "evil"), name="eve")
+        _, secret = create_token(access_of(eve, "evil"), name="eve")
 
         async def open_them() -> None:
             first = await opened(run, token[1])
@@ -237,7 +238,7 @@ class TestAccessThatEnds:
     )
     def test_of_a_token_closes_the_stream(self, make_run: Any, mia: User, access_of: Any, end: Any) -> None:
         run = make_run()
-        made, secret = orgs.create_token(access_of(mia), name="mia")
+        made, secret = create_token(access_of(mia), name="mia")
 
         async def watch() -> list[tuple[str, Any]]:
             pieces = await opened(run, {"Authorization": f"Bearer {secret.reveal()}"})
@@ -294,7 +295,7 @@ class TestAccessThatEnds:
 
     def test_leaves_the_streams_of_others_open(self, make_run: Any, token: Any, ada_access: Access) -> None:
         run = make_run()
-        _, other = orgs.create_token(ada_access, name="other")
+        _, other = create_token(ada_access, name="other")
 
         async def watch() -> bytes:
             mine = await opened(run, token[1])

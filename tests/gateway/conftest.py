@@ -16,9 +16,10 @@ from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.gateway import routing
 from rensei.gateway.routing import Route
-from rensei.orgs import services as orgs
-from rensei.orgs.access import Access, for_token
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
+from rensei.tokens.look_up import for_token
+from rensei.tokens.services import create_token
 from tests.gateway import server as servers
 from tests.gateway.line import MODEL, Answer, exchange, settled
 from tests.gateway.server import Server
@@ -164,7 +165,7 @@ def shared(ada_access: Access, add_key: Callable[..., PlatformKey], make_profile
 @pytest.fixture
 def make_token(ada_access: Access) -> Callable[..., str]:
     def make(access: Access = ada_access, **options: Any) -> str:
-        _, secret = orgs.create_token(access, name="program", **options)
+        _, secret = create_token(access, name="program", **options)
         return secret.reveal()
 
     return make

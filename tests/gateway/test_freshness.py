@@ -14,15 +14,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from billing.ledger import charges as billing
+from billing.limits.entitlement import set_metered
 from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
-from rensei.core.secret import Secret
-from rensei.orgs import services as orgs
-from rensei.orgs.access import Access, token_digest
-from rensei.orgs.models import ApiToken, User
+from rensei.core.secret import Secret, token_digest
+from rensei.orgs.access import Access
+from rensei.orgs.models import User
 from rensei.policies import services as policies
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import revoke_token
 from tests.gateway import server as servers
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
 from tests.gateway.server import Server
@@ -109,17 +110,17 @@ def measure(
 class TestAChange:
     def test_of_a_token_that_is_revoked(self, measure: Any, byok: Any, ada_access: Access) -> None:
         def revoke(token: str) -> None:
-            orgs.revoke_token(ada_access, ApiToken.objects.get(digest=token_digest(token)))
+            revoke_token(ada_access, ApiToken.objects.get(digest=token_digest(token)))
 
         measure("revoked token", revoke)
 
     def test_of_an_entitlement_that_is_disabled(self, measure: Any, metered: Any, acme: Any, grace: User) -> None:
-        billing.set_metered(org_ids=[acme.id], enabled=True, actor_user=grace)
+        set_metered(org_ids=[acme.id], enabled=True, actor_user=grace)
 
         measure(
             "disabled entitlement",
-            lambda _: billing.set_metered(org_ids=[acme.id], enabled=False, actor_user=grace),
-            lambda: billing.set_metered(org_ids=[acme.id], enabled=True, actor_user=grace),
+            lambda _: set_metered(org_ids=[acme.id], enabled=False, actor_user=grace),
+            lambda: set_metered(org_ids=[acme.id], enabled=True, actor_user=grace),
         )
 
     def test_of_a_policy(self, measure: Any, byok: Any, ada_access: Access) -> None:

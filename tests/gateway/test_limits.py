@@ -18,8 +18,8 @@ from rensei.core.rates import rates
 from rensei.dispatch.models import Run
 from rensei.gateway.answers import Headers
 from rensei.gateway.limits import MIB, Limits
-from rensei.orgs import services as orgs
 from rensei.orgs.models import User
+from rensei.tokens.machines import register_host
 from tests.gateway.line import MODEL, Answer, exchange, message, settled
 from tests.gateway.server import Server
 from tests.waiting import wait_until
@@ -181,6 +181,6 @@ class TestTokens:
         assert Run.objects.count() == (1 if code is None else 0)
 
     def test_of_machines_are_refused(self, server: Server, byok: Any, ada_access: Any) -> None:
-        _, _, secret = orgs.register_host(ada_access, name="box")
+        _, _, secret = register_host(ada_access, name="box")
 
         assert call(server, secret.reveal()).code == "SCOPE_MISSING"

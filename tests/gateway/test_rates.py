@@ -7,8 +7,9 @@ import pytest
 
 from rensei.core.models import WindowCount
 from rensei.dispatch.models import Run
-from rensei.orgs.access import TOKEN_PREFIX
-from rensei.orgs.models import ApiToken, Org
+from rensei.orgs.models import Org
+from rensei.tokens.look_up import TOKEN_PREFIX
+from rensei.tokens.models import ApiToken
 from tests.gateway.line import settled
 from tests.gateway.test_limits import call
 from tests.waiting import wait_until

@@ -1,10 +1,8 @@
 """A sealed key opens for its own row, address and workspace, and nowhere else."""
 
-import importlib
 from typing import Any
 
 import pytest
-from django.apps import apps
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +17,6 @@ from rensei.orgs.models import Org
 
 # An address by number: these tests have no name service.
 GATEWAY = "https://93.184.215.14/anthropic"
-MIGRATION = importlib.import_module("integrations.migrations.0002_bind_workspace_and_person")
 
 
 @pytest.fixture
@@ -102,24 +99,3 @@ class TestTheWorkspace:
         same = [*one[:4], len(one[4]), *one[5:]] == [*other[:4], len(other[4]), *other[5:]]
 
         assert (bound(one) == bound(other)) == same
-
-
-class TestTheMigration:
-    def test_binds_the_keys_that_were_not_and_opens_nothing_both_ways(self, connect: Any, key: str) -> None:
-        connect(workspace_id="wrkspc_1")
-        MIGRATION.unbind(apps, None)
-        with pytest.raises(CredentialUnreadable):
-            opened()
-
-        MIGRATION.bind(apps, None)
-
-        assert opened() == (key, "wrkspc_1")
-
-    def test_leaves_keys_without_a_workspace_as_they_are(self, connect: Any, key: str) -> None:
-        connect()
-        before = bytes(Integration.objects.get().sealed_key)
-
-        MIGRATION.bind(apps, None)
-
-        assert bytes(Integration.objects.get().sealed_key) == before
-        assert opened() == (key, "")

@@ -8,9 +8,10 @@ from integrations.keys import platform
 from integrations.models import PlatformKey
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
-from rensei.orgs.models import AuditEvent, User
+from rensei.orgs.models import User
 
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +41,7 @@ class TestAddPlatformKey:
         assert text.encode() not in bytes(stored.sealed_key)
         assert stored.key_hint.endswith(f"…{text[-4:]}")
         event = AuditEvent.objects.get(action="platform_key.added")
-        assert (event.actor, event.org, event.object_id) == (grace.email, None, stored.id)
+        assert (event.actor, event.org_id, event.object_id) == (grace.email, None, stored.id)
         assert text not in str(event.detail)
 
     @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from integrations.outbound.http import BaseUrlRefused
 from integrations.providers.base import REGISTRY, KeyKindRefused, Verdict
 from integrations.vault.errors import CredentialUnreadable
 from profiles.models import ModelProfile
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 
 # An address by number: these tests have no name service.
 GATEWAY = "https://93.184.215.14/anthropic"

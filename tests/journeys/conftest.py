@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from billing.ledger import charges as billing
+from billing.limits.entitlement import set_metered
 from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
@@ -137,4 +137,4 @@ def fill_pool(ada_access: Access, make_key: Callable[..., str]) -> Callable[[str
 @pytest.fixture
 def enable_metered(acme: Org, grace: User) -> Callable[[], None]:
     """Let Acme use metered, as its operator would."""
-    return functools.partial(billing.set_metered, org_ids=[acme.id], enabled=True, actor_user=grace)
+    return functools.partial(set_metered, org_ids=[acme.id], enabled=True, actor_user=grace)

@@ -8,12 +8,13 @@ from playwright.sync_api import expect
 
 from integrations.models import Integration
 from profiles.models import ModelProfile
+from rensei.audit.models import AuditEvent
 from rensei.console.templatetags.console import short_id
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, Project, User
+from rensei.orgs.models import Project, User
 from tests.journeys.person import Person
 
 pytestmark = [

@@ -18,6 +18,8 @@ from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 from tests.architecture import routes
 from tests.journeys.person import Person
@@ -90,8 +92,8 @@ def addresses(
     make_profile(name="a profile with a name of sixty-three characters and four words", auth_modes=["metered"])
     make_profile(name="paid", auth_modes=["metered"])
     make_profile(name="mine", auth_modes=["host-session"])
-    orgs.create_token(ada_access, name="ci")
-    host, _, _ = orgs.register_host(ada_access, name="a-machine-with-a-rather-long-name")
+    create_token(ada_access, name="ci")
+    host, _, _ = register_host(ada_access, name="a-machine-with-a-rather-long-name")
 
     def dispatch(profile_id: str, text: str, **fields: str) -> str:
         asked = DispatchRequest(profile_id=profile_id, messages=messages_from(text=text, messages=None), **fields)  # type: ignore[arg-type]

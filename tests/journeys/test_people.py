@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
+from rensei.audit.models import AuditEvent
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, Org, User
+from rensei.orgs.models import Org, User
 from tests.journeys.person import PASSWORD, Person
 from tests.journeys.stack import Stack
 from tests.journeys.test_pages import barriers, misfits

@@ -11,9 +11,9 @@ from profiles.models import ModelProfile
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
+from rensei.tokens.machines import register_host
 from tests.journeys.person import PASSWORD, Person
 
 pytestmark = [
@@ -33,7 +33,7 @@ def profile(connected: Integration, make_profile: Callable[..., ModelProfile]) -
 @pytest.fixture
 def waiting_run(ada_access: Access, make_profile: Callable[..., ModelProfile]) -> Run:
     """A run that waits for its machine, so its page asks every second how it is."""
-    orgs.register_host(ada_access, name="laptop")
+    register_host(ada_access, name="laptop")
     profile = make_profile(name="mine", auth_modes=["host-session"])
     messages = messages_from(text="Hello?", messages=None)
     return admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages))

@@ -16,9 +16,9 @@ from playwright.sync_api import expect
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.dispatch.models import Run
-from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
+from rensei.tokens.services import create_token
 from tests.journeys.person import Person
 
 pytestmark = [
@@ -36,7 +36,7 @@ SYSTEM = "Be 'brief'."
 
 @pytest.fixture
 def token(ada_access: Access) -> str:
-    _, secret = orgs.create_token(ada_access, name="snippets")
+    _, secret = create_token(ada_access, name="snippets")
     return str(secret.reveal())
 
 

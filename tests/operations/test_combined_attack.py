@@ -25,6 +25,7 @@ from rensei.dispatch.models import Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Org
+from rensei.tokens.services import create_token
 from tests.attacks import IS_WHOLE, sized
 from tests.gateway.line import MODEL, message
 from tests.journeys import stack as stacks
@@ -66,7 +67,7 @@ def open_org(make_user: Any, make_key: Any, stack: Stack) -> Callable[[str], tup
         profiles.create_profile(
             access, name="deep", provider="claude", model_id=MODEL, auth_modes=["byok"], is_default=True
         )
-        _, secret = orgs.create_token(access, name="program")
+        _, secret = create_token(access, name="program")
         return access, secret.reveal()
 
     return make

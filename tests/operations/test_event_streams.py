@@ -15,9 +15,9 @@ import pytest
 
 from rensei.core.clock import database_now
 from rensei.dispatch.models import Run, RunChunk
-from rensei.orgs import services as orgs
 from rensei.orgs.access import for_member
 from rensei.orgs.models import User
+from rensei.tokens.services import create_token
 from tests.attacks import IS_WHOLE, sized
 from tests.gateway import server as servers
 from tests.gateway.server import Server
@@ -50,7 +50,7 @@ def run(acme: Any) -> Run:
 @pytest.fixture
 def follow(server: Server, run: Run, ada: User, access_of: Any) -> Iterator[Callable[[int], list[socket.socket]]]:
     """Open streams, and wait until each has told how its run stands."""
-    _, secret = orgs.create_token(access_of(ada), name="streams")
+    _, secret = create_token(access_of(ada), name="streams")
     address = urlsplit(server.url)
     asked = f"GET /api/v1/runs/{run.id}/events HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer "
     with contextlib.ExitStack() as stack:
@@ -103,7 +103,7 @@ class TestIdleStreams:
     def test_hold_no_threads_and_slow_no_other_caller(self, server: Server, follow: Any, eve: User) -> None:
         access = for_member(user=eve, slug="evil")
         assert access is not None
-        _, secret = orgs.create_token(access, name="other")
+        _, secret = create_token(access, name="other")
         other = secret.reveal()
         call_often(server, other, calls=sized(20, 200))
         alone = call_often(server, other, calls=CALLS)

@@ -40,7 +40,7 @@ FILLED = {
     "integrations_integration",
     "integrations_keycheck",
     "integrations_platformkey",
-    "orgs_auditevent",
+    "audit_auditevent",
     "orgs_user_groups",
 }
 # A moment that is not over yet, as SQLite keeps it.

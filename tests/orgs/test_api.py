@@ -4,7 +4,9 @@ import pytest
 from django.core import mail
 from rest_framework.test import APIClient
 
-from rensei.orgs.models import ApiToken, AuditEvent, Membership, Project
+from rensei.audit.models import AuditEvent
+from rensei.orgs.models import Membership, Project
+from rensei.tokens.models import ApiToken
 
 
 class TestMe:

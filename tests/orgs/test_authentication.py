@@ -3,7 +3,7 @@
 import pytest
 from django.test import RequestFactory
 
-from rensei.tokens.authentication import client_address
+from rensei.core.proxies import client_address
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
-from rensei.orgs.access import for_token
 from rensei.orgs.models import Org, Role, User
+from rensei.tokens.look_up import for_token
 
 
 @pytest.fixture

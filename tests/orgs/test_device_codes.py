@@ -11,10 +11,12 @@ from django.db import connection, connections
 from django.test import Client
 from rest_framework.test import APIClient
 
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.orgs import services as orgs
-from rensei.orgs.models import ApiToken, AuditEvent, DeviceCode, Host, Membership, Org, User
+from rensei.orgs.models import Host, Membership, Org, User
 from rensei.tokens import device_codes
+from rensei.tokens.models import ApiToken, DeviceCode
 
 ASK, FETCH = "/api/v1/device-codes", "/api/v1/device-codes/token"
 

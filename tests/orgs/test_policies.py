@@ -2,12 +2,13 @@
 
 import pytest
 
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.transactions import durable
-from rensei.orgs import services
-from rensei.orgs.access import for_token
-from rensei.orgs.models import AccessPolicy, AuditEvent
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
+from rensei.tokens.look_up import for_token
+from rensei.tokens.services import create_token
 
 DENY = {"*": {"host-session": {"allowed": False}}}
 ALLOW = {"claude": {"byok": {"allowed": True}}}
@@ -66,7 +67,7 @@ class TestSetPolicy:
             policies.set_policy(access_of(eve, "evil"), matrix=ALLOW, project=project)
 
     def test_lets_a_token_of_a_project_set_only_that_projects(self, project, ada, access_of):
-        _, secret = services.create_token(access_of(ada), name="ci", project=project)
+        _, secret = create_token(access_of(ada), name="ci", project=project)
         access = for_token(token=secret.reveal())
 
         policies.set_policy(access, matrix=DENY, project=project)

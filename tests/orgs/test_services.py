@@ -5,11 +5,17 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
+from rensei.core.secret import token_digest
 from rensei.orgs import services
-from rensei.orgs.access import for_member, for_token, token_digest
-from rensei.orgs.models import ApiToken, AuditEvent, Host, Membership, Org, Project, Role
+from rensei.orgs.access import for_member
+from rensei.orgs.models import Host, Membership, Org, Project, Role
 from rensei.orgs.signals import org_created
+from rensei.tokens.look_up import for_token
+from rensei.tokens.machines import register_host, revoke_host
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token, revoke_token
 
 
 def membership_of(user, org):
@@ -71,7 +77,7 @@ class TestCreateProject:
             services.create_project(access_of(ada), slug=project.slug, name="Again")
 
     def test_is_not_for_a_token_of_another_project(self, project, ada, access_of):
-        _, secret = services.create_token(access_of(ada), name="ci", project=project)
+        _, secret = create_token(access_of(ada), name="ci", project=project)
 
         with pytest.raises(NotPermitted):
             services.create_project(for_token(token=secret.reveal()), slug="web", name="Web")
@@ -79,7 +85,7 @@ class TestCreateProject:
 
 class TestDeleteProject:
     def test_takes_its_tokens_along(self, project, ada, access_of):
-        _, secret = services.create_token(access_of(ada), name="ci", project=project)
+        _, secret = create_token(access_of(ada), name="ci", project=project)
 
         services.delete_project(access_of(ada), project)
 
@@ -129,7 +135,7 @@ class TestChangeRole:
 
 class TestRemoveMember:
     def test_ends_tokens_and_machines(self, acme, ada, mia, access_of):
-        host, _, secret = services.register_host(access_of(mia), name="laptop")
+        host, _, secret = register_host(access_of(mia), name="laptop")
 
         services.remove_member(access_of(ada), membership_of(mia, acme))
 
@@ -153,7 +159,7 @@ class TestRemoveMember:
 
 class TestCreateToken:
     def test_keeps_only_a_hash(self, acme, ada, access_of):
-        token, secret = services.create_token(access_of(ada), name="ci")
+        token, secret = create_token(access_of(ada), name="ci")
 
         plain = secret.reveal()
         assert plain.startswith("rsk_live_")
@@ -164,7 +170,7 @@ class TestCreateToken:
         assert plain not in str(list(AuditEvent.objects.values()))
 
     def test_opens_what_its_maker_may(self, acme, mia, access_of):
-        _, secret = services.create_token(access_of(mia), name="ci")
+        _, secret = create_token(access_of(mia), name="ci")
 
         access = for_token(token=secret.reveal())
 
@@ -172,52 +178,50 @@ class TestCreateToken:
 
     def test_refuses_an_expiry_in_the_past(self, acme, ada, access_of):
         with pytest.raises(FieldError) as refusal:
-            services.create_token(access_of(ada), name="ci", expires_at=timezone.now() - timedelta(seconds=1))
+            create_token(access_of(ada), name="ci", expires_at=timezone.now() - timedelta(seconds=1))
 
         assert refusal.value.errors[0]["pointer"] == "/expiresAt"
 
     def test_finds_no_foreign_project(self, project, eve, access_of):
         with pytest.raises(NotFound):
-            services.create_token(access_of(eve, "evil"), name="ci", project=project)
+            create_token(access_of(eve, "evil"), name="ci", project=project)
 
     def test_binds_a_token_made_by_a_token_to_its_project_and_expiry(self, project, ada, access_of):
         soon = timezone.now() + timedelta(days=1)
-        _, secret = services.create_token(access_of(ada), name="ci", project=project, expires_at=soon)
+        _, secret = create_token(access_of(ada), name="ci", project=project, expires_at=soon)
 
-        token, _ = services.create_token(for_token(token=secret.reveal()), name="child")
+        token, _ = create_token(for_token(token=secret.reveal()), name="child")
 
         assert (token.project, token.expires_at) == (project, soon)
 
     def test_gives_a_token_no_more_than_its_maker(self, project, ada, access_of):
         soon = timezone.now() + timedelta(days=1)
         other = Project.objects.create(org=project.org, slug="other", name="Other")
-        _, secret = services.create_token(access_of(ada), name="ci", project=project, expires_at=soon)
+        _, secret = create_token(access_of(ada), name="ci", project=project, expires_at=soon)
         maker = for_token(token=secret.reveal())
 
         with pytest.raises(NotPermitted):
-            services.create_token(maker, name="wider", project=other)
+            create_token(maker, name="wider", project=other)
         with pytest.raises(NotPermitted):
-            services.create_token(maker, name="longer", expires_at=soon + timedelta(days=1))
+            create_token(maker, name="longer", expires_at=soon + timedelta(days=1))
 
 
 class TestForToken:
     def test_knows_no_expired_token(self, acme, ada, access_of):
-        token, secret = services.create_token(
-            access_of(ada), name="ci", expires_at=timezone.now() + timedelta(minutes=1)
-        )
+        token, secret = create_token(access_of(ada), name="ci", expires_at=timezone.now() + timedelta(minutes=1))
         ApiToken.objects.filter(pk=token.pk).update(expires_at=timezone.now())
 
         assert for_token(token=secret.reveal()) is None
 
     def test_knows_no_revoked_token(self, acme, ada, access_of):
-        token, secret = services.create_token(access_of(ada), name="ci")
+        token, secret = create_token(access_of(ada), name="ci")
 
-        services.revoke_token(access_of(ada), token)
+        revoke_token(access_of(ada), token)
 
         assert for_token(token=secret.reveal()) is None
 
     def test_knows_no_token_of_an_inactive_person(self, acme, mia, access_of):
-        _, secret = services.create_token(access_of(mia), name="ci")
+        _, secret = create_token(access_of(mia), name="ci")
         mia.is_active = False
         mia.save()
 
@@ -226,36 +230,36 @@ class TestForToken:
 
 class TestRevokeToken:
     def test_lets_managers_revoke_anyones(self, acme, alan, mia, access_of):
-        token, _ = services.create_token(access_of(mia), name="ci")
+        token, _ = create_token(access_of(mia), name="ci")
 
-        services.revoke_token(access_of(alan), token)
+        revoke_token(access_of(alan), token)
 
-        assert AuditEvent.objects.get(action="token.revoked").user == alan
+        assert AuditEvent.objects.get(action="token.revoked").user_id == alan.pk
 
     def test_does_not_let_members_revoke_anothers(self, acme, ada, mia, access_of):
-        token, _ = services.create_token(access_of(ada), name="ci")
+        token, _ = create_token(access_of(ada), name="ci")
 
         with pytest.raises(NotPermitted):
-            services.revoke_token(access_of(mia), token)
+            revoke_token(access_of(mia), token)
 
     def test_finds_no_foreign_token(self, acme, ada, eve, access_of):
-        token, _ = services.create_token(access_of(ada), name="ci")
+        token, _ = create_token(access_of(ada), name="ci")
 
         with pytest.raises(NotFound):
-            services.revoke_token(access_of(eve, "evil"), token)
+            revoke_token(access_of(eve, "evil"), token)
 
     def test_writes_one_event_for_two_calls(self, acme, ada, access_of):
-        token, _ = services.create_token(access_of(ada), name="ci")
+        token, _ = create_token(access_of(ada), name="ci")
 
-        services.revoke_token(access_of(ada), token)
-        services.revoke_token(access_of(ada), token)
+        revoke_token(access_of(ada), token)
+        revoke_token(access_of(ada), token)
 
         assert AuditEvent.objects.filter(action="token.revoked").count() == 1
 
 
 class TestRegisterHost:
     def test_binds_the_token_to_the_machine(self, acme, mia, access_of):
-        host, _, secret = services.register_host(access_of(mia), name="laptop", login="console")
+        host, _, secret = register_host(access_of(mia), name="laptop", login="console")
 
         access = for_token(token=secret.reveal())
 
@@ -263,19 +267,19 @@ class TestRegisterHost:
 
     def test_is_not_for_auditors(self, acme, otto, access_of):
         with pytest.raises(NotPermitted):
-            services.register_host(access_of(otto), name="laptop")
+            register_host(access_of(otto), name="laptop")
 
 
 class TestRevokeHost:
     def test_shuts_its_tokens_too(self, acme, mia, access_of):
-        host, _, secret = services.register_host(access_of(mia), name="laptop")
+        host, _, secret = register_host(access_of(mia), name="laptop")
 
-        services.revoke_host(access_of(mia), host)
+        revoke_host(access_of(mia), host)
 
         assert for_token(token=secret.reveal()) is None
 
     def test_does_not_let_members_revoke_anothers(self, acme, ada, mia, access_of):
-        host, _, _ = services.register_host(access_of(ada), name="laptop")
+        host, _, _ = register_host(access_of(ada), name="laptop")
 
         with pytest.raises(NotPermitted):
-            services.revoke_host(access_of(mia), host)
+            revoke_host(access_of(mia), host)

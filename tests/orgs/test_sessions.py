@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from rensei.accounts.sessions import device_of
-from rensei.orgs.models import AuditEvent
+from rensei.audit.models import AuditEvent
 
 PASSWORD = "correct horse battery"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -160,7 +160,7 @@ class TestAPassword:
         assert answer.headers["Location"] == "/account"
         assert [is_signed_in(laptop), is_signed_in(phone)] == [True, False]
         assert list(rows(laptop)) == ["Firefox on Linux"]
-        assert AuditEvent.objects.filter(user=ada, action="password.changed").exists()
+        assert AuditEvent.objects.filter(user_id=ada.pk, action="password.changed").exists()
 
 
 class TestDeviceOf:

@@ -6,8 +6,8 @@ import pytest
 from django.core import mail
 from django.test import Client
 
+from rensei.accounts.throttling import SignInThrottle
 from rensei.core.later import later
-from rensei.tokens.throttling import SignInThrottle
 
 PASSWORD = "correct horse battery"
 

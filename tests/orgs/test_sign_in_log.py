@@ -7,7 +7,8 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from rensei.orgs.models import ApiToken, Org, User
+from rensei.orgs.models import Org, User
+from rensei.tokens.models import ApiToken
 
 
 def told_in(caplog: pytest.LogCaptureFixture, *events: str) -> list[dict[str, Any]]:

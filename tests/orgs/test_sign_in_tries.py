@@ -10,8 +10,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from rensei.accounts import sign_in_tries
+from rensei.accounts.throttling import SignInThrottle
 from rensei.core.later import later
-from rensei.tokens.throttling import SignInThrottle
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong horse battery"

@@ -13,9 +13,9 @@ from django.core.management.base import SystemCheckError
 from django.test import Client
 
 from rensei.accounts import invitations
-from rensei.orgs import services
-from rensei.orgs.access import for_token
 from rensei.orgs.models import Membership, Org, Role, User
+from rensei.tokens.look_up import for_token
+from rensei.tokens.services import create_token
 from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider
 
 BEGIN = "/accounts/oidc/sso/login/"
@@ -132,7 +132,7 @@ class TestAPersonWithAnAccount:
         squatter = Client()
         squatter.force_login(ada)
         squatter.get("/account")
-        _, token = services.create_token(access_of(ada), name="kept")
+        _, token = create_token(access_of(ada), name="kept")
 
         walk(client)
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
+from rensei.audit.models import AuditEvent
 from rensei.core.limits import MIB
 from rensei.core.unknown import take_counts
 from rensei.orgs import storage
-from rensei.orgs.models import AuditEvent, Org, StoredBytes, User
+from rensei.orgs.models import Org, StoredBytes, User
 from rensei.orgs.storage import StorageLimitReached
 from tests.database import database_url
 from tests.orgs import storing
@@ -179,4 +180,4 @@ class TestOperators:
         assert "102,400" in listed
         assert answer.status_code == 302
         assert storage.read(acme.pk).limit == 2 * MIB
-        assert AuditEvent.objects.filter(org=acme, action="storedbytes.changed", actor=grace.email).exists()
+        assert AuditEvent.objects.filter(org_id=acme.pk, action="storedbytes.changed", actor=grace.email).exists()

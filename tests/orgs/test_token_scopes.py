@@ -10,15 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rensei.accounts import invitations
+from rensei.accounts.models import Invitation
+from rensei.audit.models import AuditEvent
 from rensei.core import networks
 from rensei.core.errors import FieldError, NotPermitted
 from rensei.core.networks import NetworkNotAllowed
 from rensei.dispatch.models import Run
-from rensei.orgs import services
-from rensei.orgs.access import for_token
-from rensei.orgs.models import ApiToken, AuditEvent, Host, Invitation
+from rensei.orgs.models import Host
 from rensei.orgs.scopes import DEFAULT, Scope
 from rensei.tokens import tree
+from rensei.tokens.look_up import for_token
+from rensei.tokens.machines import register_host, revoke_host
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token, revoke_token, revoke_tokens
 from rensei.tokens.tree import GENERATIONS_MAX
 
 SCOPES = [scope.value for scope in DEFAULT]
@@ -31,7 +35,7 @@ def access(acme, ada, access_of):
 
 def made_with(maker, **fields):
     """Make a token as a caller, and give the access that it opens."""
-    _, secret = services.create_token(maker, name="made", **fields)
+    _, secret = create_token(maker, name="made", **fields)
     return for_token(token=secret.reveal())
 
 
@@ -67,7 +71,7 @@ class TestScopesOfANewToken:
             made_with(access, scopes=scopes)
 
     def test_of_a_machine_are_its_leases_and_its_own_runs(self, access):
-        _, token, _ = services.register_host(access, name="box")
+        _, token, _ = register_host(access, name="box")
 
         assert token.scopes == ["runs", "leases"]
 
@@ -75,7 +79,7 @@ class TestScopesOfANewToken:
         maker = made_with(access, scopes=["manage", "runs"])
 
         with pytest.raises(FieldError):
-            services.register_host(maker, name="box", scopes=["leases", "read"])
+            register_host(maker, name="box", scopes=["leases", "read"])
         assert not Host.objects.exists()
 
 
@@ -92,7 +96,7 @@ class TestWhatAMachinesTokenMakes:
     )
     @pytest.mark.parametrize("scopes", [None, list(Scope)])
     def test_is_nothing_that_gives_access(self, access, client, scopes, method, path, body):
-        _, _, secret = services.register_host(access, name="box", scopes=scopes)
+        _, _, secret = register_host(access, name="box", scopes=scopes)
         headers = {"Authorization": f"Bearer {secret.reveal()}"}
 
         answer = getattr(client, method)(f"/api/v1/{path}", body, content_type="application/json", headers=headers)
@@ -103,7 +107,7 @@ class TestWhatAMachinesTokenMakes:
         assert ApiToken.objects.count() == 1
 
     def test_sees_its_own_runs_only(self, access, alan, access_of, client):
-        host, _, secret = services.register_host(access, name="box")
+        host, _, secret = register_host(access, name="box")
         headers = {"Authorization": f"Bearer {secret.reveal()}"}
 
         runs = {
@@ -117,8 +121,8 @@ class TestWhatAMachinesTokenMakes:
         assert client.get(f"/api/v1/runs/{runs['other'].pk}", headers=headers).status_code == 404
 
     def test_notes_its_own_login_and_no_other_machines(self, access, client):
-        host, _, secret = services.register_host(access, name="box")
-        other, _, _ = services.register_host(access, name="other")
+        host, _, secret = register_host(access, name="box")
+        other, _, _ = register_host(access, name="other")
         headers = {"Authorization": f"Bearer {secret.reveal()}"}
 
         def note(machine):
@@ -152,32 +156,32 @@ class TestRevoking:
         before = alive()
         token = ApiToken.objects.get(pk=made[chosen].token.pk)
         if by_operator:
-            services.revoke_tokens([token], operator=grace)
+            revoke_tokens([token], operator=grace)
         else:
-            services.revoke_token(access, token)
+            revoke_token(access, token)
 
         assert before - alive() == {one.token.pk for number, one in enumerate(made) if descends(number)}
 
     def test_ends_the_machines_and_open_invitations_that_it_made(self, access):
         maker = made_with(access)
-        host, _, secret = services.register_host(maker, name="box")
-        kept, _, _ = services.register_host(access, name="kept")
+        host, _, secret = register_host(maker, name="box")
+        kept, _, _ = register_host(access, name="kept")
         invitation = invitations.invite(maker, email="zoe@acme.test", role="member").invitation
         ours = invitations.invite(access, email="yan@acme.test", role="member").invitation
 
-        services.revoke_token(access, maker.token)
+        revoke_token(access, maker.token)
 
         assert for_token(token=secret.reveal()) is None
         assert [Host.objects.get(pk=one.pk).revoked_at is None for one in (host, kept)] == [False, True]
         assert [Invitation.objects.get(pk=one.pk).revoked_at is None for one in (invitation, ours)] == [False, True]
 
     def test_of_a_machine_ends_what_its_token_made_before(self, access):
-        host, token, _ = services.register_host(access, name="box", scopes=list(Scope))
+        host, token, _ = register_host(access, name="box", scopes=list(Scope))
         child = ApiToken.objects.create(
             org=access.org, membership=access.membership, name="x", digest="0" * 64, hint="0000", made_by=token
         )
 
-        services.revoke_host(access, host)
+        revoke_host(access, host)
 
         assert child.pk not in alive()
 
@@ -185,7 +189,7 @@ class TestRevoking:
         maker = made_with(access)
         child = made_with(maker)
 
-        services.revoke_token(access, maker.token)
+        revoke_token(access, maker.token)
 
         event = AuditEvent.objects.get(action="token.revoked")
         assert (event.object_id, event.detail["made"]) == (maker.token.pk, [child.token.pk])
@@ -196,17 +200,17 @@ class TestRevoking:
             made_with(maker)
 
         with django_assert_max_num_queries(20):
-            services.revoke_token(access, maker.token)
+            revoke_token(access, maker.token)
 
         assert alive() == set()
 
     def test_leaves_nothing_that_a_revoked_token_could_still_make(self, access):
         maker = made_with(access)
-        services.revoke_token(access, maker.token)
+        revoke_token(access, maker.token)
 
         for act in (
-            lambda: services.create_token(maker, name="late"),
-            lambda: services.register_host(maker, name="late"),
+            lambda: create_token(maker, name="late"),
+            lambda: register_host(maker, name="late"),
             lambda: invitations.invite(maker, email="zoe@acme.test", role="member"),
         ):
             with pytest.raises(NotPermitted):
@@ -220,7 +224,7 @@ class TestRevoking:
         def make():
             try:
                 barrier.wait(timeout=30)
-                services.create_token(maker, name="late")
+                create_token(maker, name="late")
             except NotPermitted:
                 pass
             finally:
@@ -230,7 +234,7 @@ class TestRevoking:
         for thread in makers:
             thread.start()
         barrier.wait(timeout=30)
-        services.revoke_token(access_of(ada), maker.token)
+        revoke_token(access_of(ada), maker.token)
         for thread in makers:
             thread.join()
 
@@ -267,7 +271,7 @@ class TestNetworks:
                 networks.require(allowed, address)
 
     def test_are_held_to_by_rest(self, access, client):
-        _, secret = services.create_token(access, name="ci", allowed_networks=["192.0.2.0/24"])
+        _, secret = create_token(access, name="ci", allowed_networks=["192.0.2.0/24"])
         headers = {"Authorization": f"Bearer {secret.reveal()}"}
 
         inside = client.get("/api/v1/me", headers=headers, REMOTE_ADDR="192.0.2.7")
@@ -296,7 +300,7 @@ class TestNetworks:
 
 class TestLastUsed:
     def test_is_noted_with_the_address_and_not_on_every_call(self, access, django_assert_num_queries):
-        _, secret = services.create_token(access, name="ci")
+        _, secret = create_token(access, name="ci")
 
         for_token(token=secret.reveal(), address="192.0.2.1")
         with django_assert_num_queries(1):
@@ -309,7 +313,7 @@ class TestLastUsed:
 
 class TestMe:
     def test_says_what_the_token_may_be_used_for(self, access, client, page_as, ada):
-        _, secret = services.create_token(access, name="ci", scopes=["billing", "read"])
+        _, secret = create_token(access, name="ci", scopes=["billing", "read"])
 
         by_token = client.get("/api/v1/me", headers={"Authorization": f"Bearer {secret.reveal()}"}).json()
 

@@ -1,14 +1,12 @@
 """Two-step sign-in: set up, asked for at every door, sealed, and required of operators where the setting says so."""
 
 import base64
-import importlib
 import json
 import re
 from functools import partial
 
 import pytest
 from allauth.mfa.models import Authenticator
-from django.apps import apps
 from django.core import mail
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -16,9 +14,11 @@ from django.test import Client
 
 from integrations.vault import data_keys, keyring
 from rensei.accounts import invitations
+from rensei.audit.models import AuditEvent
 from rensei.core.later import later
-from rensei.orgs.models import AuditEvent, DeviceCode, Membership, Role
+from rensei.orgs.models import Membership, Role
 from rensei.tokens import device_codes
+from rensei.tokens.models import DeviceCode
 from tests.orgs.totp import code_at, code_now
 
 PASSWORD = "correct horse battery"
@@ -100,7 +100,7 @@ class TestSetUp:
             set_up(browser)
 
         assert "10 left" in browser.get("/account").content.decode()
-        assert set(AuditEvent.objects.filter(user=ada).values_list("action", flat=True)) >= {
+        assert set(AuditEvent.objects.filter(user_id=ada.pk).values_list("action", flat=True)) >= {
             "two_step.added",
             "recovery_codes.added",
         }
@@ -156,22 +156,6 @@ class TestAStoredSecret:
 
         assert answer.status_code == 503
         assert not is_signed_in(client)
-
-    def test_that_names_nobody_is_sealed_anew_for_its_person(self, key, ada, client):
-        migration = importlib.import_module("integrations.migrations.0002_bind_workspace_and_person")
-        migration.unbind(apps, None)
-        before = list(Authenticator.objects.order_by("pk").values_list("data", flat=True))
-        refused = Client(raise_request_exception=False)
-        sign_in(refused, ada)
-
-        early = refused.post("/accounts/2fa/authenticate/", {"code": code_now(key)})
-        migration.bind(apps, None)
-        sign_in(client, ada)
-        client.post("/accounts/2fa/authenticate/", {"code": code_now(key)})
-
-        assert len(before) == 2
-        assert early.status_code == 503
-        assert is_signed_in(client)
 
 
 class TestSignIn:
@@ -340,7 +324,7 @@ class TestTurningOff:
 
         assert not Authenticator.objects.exists()
         assert is_signed_in(again)
-        assert AuditEvent.objects.filter(user=ada, action="two_step.removed").exists()
+        assert AuditEvent.objects.filter(user_id=ada.pk, action="two_step.removed").exists()
 
 
 class TestRecoveryCodes:
@@ -356,7 +340,7 @@ class TestRecoveryCodes:
             browser.post("/accounts/2fa/recovery-codes/generate/")
 
         assert not set(before) & set(codes())
-        assert AuditEvent.objects.filter(user=ada, action="recovery_codes.renewed").exists()
+        assert AuditEvent.objects.filter(user_id=ada.pk, action="recovery_codes.renewed").exists()
 
     def test_can_be_downloaded_by_whoever_confirmed_the_password(self, acme, ada, page_as):
         browser = page_as(ada)

@@ -5,9 +5,9 @@ import secrets
 import pytest
 from rest_framework.test import APIClient
 
-from rensei.orgs import services as orgs
-from rensei.orgs.access import TOKEN_PREFIX
 from rensei.tokens import unknown_tokens as guard
+from rensei.tokens.look_up import TOKEN_PREFIX
+from rensei.tokens.services import create_token, revoke_token, visible_tokens
 from rensei.tokens.unknown_tokens import UnknownTokens
 
 
@@ -21,7 +21,7 @@ def bogus():
 
 @pytest.fixture
 def token(acme, ada, access_of):
-    _, secret = orgs.create_token(access_of(ada), name="good")
+    _, secret = create_token(access_of(ada), name="good")
     return secret.reveal()
 
 
@@ -78,7 +78,7 @@ class TestAGoodToken:
         good = client(token)
         before = good.get("/api/v1/me").status_code
         access = access_of(ada)
-        orgs.revoke_token(access, orgs.visible_tokens(access).get(name="good"))
+        revoke_token(access, visible_tokens(access).get(name="good"))
 
         assert (before, good.get("/api/v1/me").status_code) == (200, 401)
 

@@ -8,7 +8,7 @@ from django.db import connection
 from catalog.services import load_catalog
 from profiles.models import ModelProfile
 from profiles.services import create_profile, update_profile
-from rensei.orgs.models import AuditEvent
+from rensei.audit.models import AuditEvent
 
 NAMES = [f"profile {number}" for number in range(6)]
 

@@ -17,10 +17,11 @@ from profiles.services import (
     update_profile,
     visible_profiles,
 )
+from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError, NotFound, NotPermitted
-from rensei.orgs import services as orgs
-from rensei.orgs.access import for_token
-from rensei.orgs.models import AuditEvent, Project
+from rensei.orgs.models import Project
+from rensei.tokens.look_up import for_token
+from rensei.tokens.services import create_token
 
 pytestmark = pytest.mark.usefixtures("catalog", "acme")
 OPUS = "claude-opus-4-1-20250514"
@@ -40,7 +41,7 @@ def other_project(acme):
 @pytest.fixture
 def project_access(access, project):
     """The access of a token that is bound to my-project."""
-    _, secret = orgs.create_token(access, name="bound", project=project)
+    _, secret = create_token(access, name="bound", project=project)
     return for_token(token=secret.reveal())
 
 
@@ -102,7 +103,7 @@ class TestCreateProfile:
         create_profile(access, **DEEP)
 
         event = AuditEvent.objects.get(action="profile.created")
-        assert (event.org, event.actor, event.object_id) == (acme, ada.email, "prof_anthropic_deep_reasoning")
+        assert (event.org_id, event.actor, event.object_id) == (acme.pk, ada.email, "prof_anthropic_deep_reasoning")
 
     @pytest.mark.parametrize("name", ["a", "7", "A b_c-d", "x" * 63, " trimmed "])
     def test_takes_a_name(self, access, name):

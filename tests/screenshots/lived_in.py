@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from billing.ledger import charges as billing
 from billing.ledger.charges import Charge
+from billing.limits.entitlement import set_metered
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
@@ -24,6 +25,8 @@ from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Role, User
 from rensei.policies import documents
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 from tests.billing.conftest import PRICES
 
@@ -64,14 +67,14 @@ def fill() -> dict[str, str]:
     _add_people(access)
     research = orgs.create_project(access, slug="research", name="Research")
     _connect_failing_key(access)
-    billing.set_metered(org_ids=[access.org.pk], enabled=True, actor_user=User.objects.get(email=demo.OPERATOR))
+    set_metered(org_ids=[access.org.pk], enabled=True, actor_user=User.objects.get(email=demo.OPERATOR))
     _add_profiles(access)
     denied = {mode: {"allowed": False} for mode in (AuthMode.METERED, AuthMode.SHARED)}
     documents.set_policy(access, matrix={"claude": denied}, project=research)
     _spend(access, until=database_now())
     ids = _run(access)
-    orgs.create_token(access, name="ci")
-    host, _, _ = orgs.register_host(access, name="adas-laptop", login="claude-code")
+    create_token(access, name="ci")
+    host, _, _ = register_host(access, name="adas-laptop", login="claude-code")
     ids |= {"host": host.id}
     _wait(access)
     return ids
@@ -131,7 +134,7 @@ def _run(access: Access) -> dict[str, str]:
 
 
 def _machine(access: Access) -> str:
-    host, _, _ = orgs.register_host(access, name="build-box", login="console")
+    host, _, _ = register_host(access, name="build-box", login="console")
     return str(host.id)
 
 

@@ -18,9 +18,9 @@ def plant_death(point: str) -> None:
         case "before-the-next-look":
             execution.advance = die_before(execution.advance)
         case "before-the-dispatch":
-            execution.admission.dispatch = die_before(execution.admission.dispatch)
+            execution.admit.dispatch = die_before(execution.admit.dispatch)
         case "after-the-dispatch":
-            execution.admission.dispatch = die_after(execution.admission.dispatch)
+            execution.admit.dispatch = die_after(execution.admit.dispatch)
         case "after-it-is-recorded":
             execution._change = die_after_recording
         case "after-the-look":

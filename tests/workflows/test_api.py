@@ -10,10 +10,12 @@ from django.db import connections
 from django.test import AsyncClient
 from rest_framework.test import APIClient
 
+from rensei.audit.models import AuditEvent
 from rensei.dispatch.models import Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.models import AuditEvent, Project, User
+from rensei.orgs.models import Project, User
+from rensei.tokens.services import create_token
 from rensei.workflows import live
 from rensei.workflows.models import Workflow, WorkflowRun
 from tests.workflows.conftest import DOCUMENTED, node, workflow
@@ -315,7 +317,7 @@ class TestWait:
         live._ends._thread.submit(connections.close_all).result()
 
     def post(self, ada_access: Access, made: str, body: Any, wait: str) -> Any:
-        _, secret = orgs.create_token(ada_access, name="live")
+        _, secret = create_token(ada_access, name="live")
         headers = {"Authorization": f"Bearer {secret.reveal()}", "Prefer": wait}
         sent = AsyncClient().post(f"{URL}/{made}/runs", data=body, content_type="application/json", headers=headers)
         return asyncio.run(sent)

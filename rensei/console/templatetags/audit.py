@@ -6,7 +6,8 @@ from typing import Any
 from django import template
 from django.urls import reverse
 
-from rensei.orgs.models import AuditEvent, Org
+from rensei.audit.models import AuditEvent
+from rensei.orgs.models import Org
 
 register = template.Library()
 # The page of an object, by the noun of its actions. The others have none that is about one object.

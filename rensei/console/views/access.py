@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from catalog.models import CatalogEntry
+from rensei.audit.models import AuditEvent
 from rensei.console import policy_matrix
 from rensei.console.access import PageRequest, page
 from rensei.console.policy_matrix import Rule
@@ -18,9 +19,10 @@ from rensei.core.json_body import read_json
 from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Prediction
 from rensei.orgs import services as orgs
-from rensei.orgs.models import AccessPolicy, AuditEvent, Project
+from rensei.orgs.models import Project, User
 from rensei.policies import documents
 from rensei.policies import services as policies
+from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix
 
 HISTORY_LENGTH = 20
@@ -126,6 +128,12 @@ def _preview(stored: Matrix, matrix: Matrix, found: list[Prediction]) -> dict[st
 
 def _history(request: PageRequest, project: Project | None) -> list[dict[str, Any]]:
     events: list[AuditEvent] = list(policies.changes_of(request.access.org, project)[:HISTORY_LENGTH])
+    people = User.objects.in_bulk({event.user_id for event in events})
     return [
-        {"event": event, "cells": policy_matrix.changes(event.detail["old"], event.detail["new"])} for event in events
+        {
+            "event": event,
+            "name": people[event.user_id].get_full_name() if event.user_id in people else event.actor,
+            "cells": policy_matrix.changes(event.detail["old"], event.detail["new"]),
+        }
+        for event in events
     ]

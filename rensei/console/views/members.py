@@ -7,13 +7,14 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
+from rensei.accounts.models import Invitation
 from rensei.console.access import PageRequest, attempt, page, sensitive
 from rensei.console.answers import confirm, only
 from rensei.console.forms.members import InvitationForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.orgs import services
-from rensei.orgs.models import Invitation, Membership, Role
+from rensei.orgs.models import Membership, Role
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -18,7 +18,8 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.orgs import services
 from rensei.orgs.access import Access
-from rensei.orgs.models import AccessPolicy, Project
+from rensei.orgs.models import Project
+from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix
 
 

@@ -14,6 +14,8 @@ from rensei.console.forms.settings import TokenForm
 from rensei.core.errors import RenseiError
 from rensei.dispatch.models import Run
 from rensei.orgs import services
+from rensei.tokens.machines import revoke_host, visible_hosts
+from rensei.tokens.services import create_token, revoke_token, visible_tokens
 
 # API tokens
 
@@ -30,7 +32,7 @@ def tokens(request: PageRequest) -> HttpResponse:
         fields = form.cleaned_data
         by_slug = {project.slug: project for project in projects}
         try:
-            created, secret = services.create_token(
+            created, secret = create_token(
                 access,
                 name=fields["name"],
                 project=by_slug.get(fields["project"]),
@@ -43,7 +45,7 @@ def tokens(request: PageRequest) -> HttpResponse:
         else:
             fresh = {"token": created, "secret": secret.reveal()}
             form = TokenForm(projects=projects)
-    stored = services.visible_tokens(access).filter(revoked_at=None).order_by("-created_at")
+    stored = visible_tokens(access).filter(revoked_at=None).order_by("-created_at")
     context = {"tokens": stored, "form": form, "fresh": fresh, "now": timezone.now()}
     return render(request, "console/tokens.html", context, status=form.status)
 
@@ -51,11 +53,11 @@ def tokens(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
-    token = only(services.visible_tokens(request.access).filter(pk=token_id))
+    token = only(visible_tokens(request.access).filter(pk=token_id))
     if request.method == "POST":
         return attempt(
             request,
-            lambda: services.revoke_token(request.access, token),
+            lambda: revoke_token(request.access, token),
             done=f"{token.name} was revoked.",
             back="tokens",
         )
@@ -74,7 +76,7 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
 @require_safe
 @page
 def machines(request: PageRequest) -> HttpResponse:
-    stored = services.visible_hosts(request.access).order_by("revoked_at", "-created_at")
+    stored = visible_hosts(request.access).order_by("revoked_at", "-created_at")
     queued = Run.objects.for_org(request.access.org).filter(state=Run.State.QUEUED, host__in=stored)
     waiting = Counter(queued.values_list("host", flat=True))
     return render(request, "console/machines.html", {"machines": stored, "waiting": waiting})
@@ -83,11 +85,11 @@ def machines(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
-    host = only(services.visible_hosts(request.access).filter(pk=machine_id))
+    host = only(visible_hosts(request.access).filter(pk=machine_id))
     if request.method == "POST":
         return attempt(
             request,
-            lambda: services.revoke_host(request.access, host),
+            lambda: revoke_host(request.access, host),
             done=f"{host.name} was shut out.",
             back="machines",
         )

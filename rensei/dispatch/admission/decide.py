@@ -43,7 +43,7 @@ class ProfileRequired(RenseiError):
 class Judgement:
     """What a dispatch would do: the decision, the request it would send, or the refusal."""
 
-    context: Facts
+    facts: Facts
     decision: Decision
     entry: CatalogEntry
     request: ModelRequest

@@ -13,9 +13,10 @@ from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import Facts
 from rensei.orgs.access import Access
-from rensei.orgs.models import AccessPolicy, Membership, Project, Role
+from rensei.orgs.models import Membership, Project, Role
 from rensei.policies import services as policies
 from rensei.policies.documents import known_rows
+from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import Policy
 from rensei.policies.services import Matrix
 

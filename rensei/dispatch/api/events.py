@@ -20,13 +20,14 @@ from rensei.dispatch import presenters
 from rensei.dispatch.api import long_polling
 from rensei.dispatch.api.event_streams import Stream
 from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
-from rensei.dispatch.api.runs import Runs, find_run
+from rensei.dispatch.api.runs import Runs
 from rensei.dispatch.host_sessions.api import HostLease
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import find_run
 from rensei.dispatch.wire import RunEventSchema
+from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import READ_OR_RUNS
-from rensei.tokens.authentication import caller
 from rensei.tokens.still_open import Caller
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")

@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from django.db.models import Q
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
@@ -18,7 +17,7 @@ from profiles import services as profiles
 from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, query_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
-from rensei.core.errors import FieldError, NotFound
+from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument
 from rensei.core.rates import headers_of
 from rensei.dispatch import presenters, services, token_rate
@@ -26,20 +25,17 @@ from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
 from rensei.dispatch.models import Run, RunQuerySet
+from rensei.dispatch.queries import find_run, visible_runs
 from rensei.dispatch.request_forms import MESSAGES, PARTS, SYSTEM
 from rensei.dispatch.wire import (
-    EFFORT_APPLIED,
+    ListedRunSchema,
     QuoteSchema,
-    RunCostSchema,
-    RunErrorSchema,
-    RunOutputSchema,
-    RunUsageSchema,
+    RunSchema,
     TraceLineSchema,
 )
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
-from rensei.orgs.scopes import READ_OR_RUNS, RUNS, Scope
-from rensei.tokens.authentication import caller
+from rensei.orgs.scopes import READ_OR_RUNS, RUNS
 
 IDEMPOTENCY_KEY_LENGTH = 255
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -83,40 +79,6 @@ class ListedRunAnswer(serializers.Serializer[Run]):
 
     def to_representation(self, instance: Run) -> dict[str, Any]:
         return presenters.listed_run_body(instance)
-
-
-class ListedRunSchema(CamelSerializer):
-    """The wire form of a run in a list."""
-
-    id = serializers.CharField()
-    state = serializers.ChoiceField(choices=Run.State.choices)
-    profile_id = serializers.CharField(allow_null=True)
-    project_id = serializers.CharField(allow_null=True)
-    provider = serializers.CharField()
-    asked_model = serializers.CharField(help_text="the name that the profile or the caller gave")
-    model = serializers.CharField()
-    served_model = serializers.CharField()
-    auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
-    payer = serializers.CharField()
-    pool = serializers.CharField()
-    host_id = serializers.CharField(allow_null=True)
-    effort = serializers.CharField(allow_null=True)
-    effort_applied = JSONDocument("EffortApplied", EFFORT_APPLIED)
-    metadata = JSONDocument("Metadata", METADATA)
-    usage = RunUsageSchema()
-    cost = RunCostSchema()
-    error = RunErrorSchema(allow_null=True)
-    attempts = serializers.IntegerField()
-    created_at = serializers.DateTimeField()
-    started_at = serializers.DateTimeField(allow_null=True)
-    finished_at = serializers.DateTimeField(allow_null=True)
-
-
-class RunSchema(ListedRunSchema):
-    """The wire form of a run."""
-
-    output = RunOutputSchema(allow_null=True)
-    trace = TraceLineSchema(many=True)
 
 
 class Runs(APIView):
@@ -261,29 +223,6 @@ def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
         provider_config=fields.get("provider_config", {}),
         metadata=fields.get("metadata", {}),
     )
-
-
-def visible_runs(access: Access) -> RunQuerySet:
-    """
-    The runs that a caller may see: the organization's, or those of the project that the token is bound to.
-
-    A token without the scope `read` sees its member's own, and a machine's those that go to it.
-    """
-    runs: RunQuerySet = Run.objects.for_org(access.org).select_related("project")
-    if access.project:
-        runs = runs.filter(project=access.project)
-    if Scope.READ in access.scopes:
-        return runs
-    own = Q(created_by=access.user)
-    return runs.filter(own | Q(host=access.host) if access.host else own)
-
-
-def find_run(access: Access, run_id: str) -> Run:
-    """:raises NotFound: if there is none, or it is not the caller's to see"""
-    run: Run | None = visible_runs(access).filter(id=run_id).first()
-    if run is None:
-        raise NotFound
-    return run
 
 
 def _filtered(request: Request) -> RunQuerySet:

@@ -9,10 +9,11 @@ from celery import shared_task
 from rensei.dispatch.execution.execute import execute
 from rensei.dispatch.execution.lease_renewal import Keeper
 from rensei.dispatch.queue import claims, wake_up
+from rensei.dispatch.queue.broker import TASK
 
 
-@shared_task(name="rensei.answer_bell")
-def answer_bell(run_id: str) -> None:
+@shared_task(name=TASK)
+def execute_next_run(run_id: str) -> None:
     """
     Claim the run whose turn it is, which may be another than the message names, and carry it to its end.
 

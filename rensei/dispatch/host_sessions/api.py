@@ -14,18 +14,18 @@ from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
 from rensei.core.usage import Usage
 from rensei.dispatch import presenters
-from rensei.dispatch.api.runs import RunSchema, find_run
 from rensei.dispatch.host_sessions import leases
 from rensei.dispatch.host_sessions.leases import LeaseLost, LeaseState, Report
 from rensei.dispatch.host_sessions.reported_usage import TOKENS_MAX
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
+from rensei.dispatch.queries import find_run
 from rensei.dispatch.settlement.outcomes import RunTimeout
-from rensei.orgs.access import Access
+from rensei.dispatch.wire import RunSchema
+from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.scopes import LEASES
-from rensei.tokens.authentication import caller
 
 WAIT_SECONDS_MAX = 25
 REPORTED = (

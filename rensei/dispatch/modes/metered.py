@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-from billing.ledger import charges as billing
-from billing.ledger.charges import MeteredNotEntitled
+from billing.limits.entitlement import MeteredNotEntitled, metered_gate
+
 from billing.limits import budget
 from billing.limits.budget import MeteredBudgetExceeded
 from billing.models import Entitlement
@@ -51,7 +51,7 @@ class Metered(PlatformPool):
 
         :raises RenseiError: METERED_NOT_ENTITLED, METERED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or METERED_BUDGET_EXCEEDED
         """
-        billing.metered_gate(facts.entitlement)
+        metered_gate(facts.entitlement)
         self.require_key(facts)
         require_price(facts, self.mode)
         if facts.budget is not None and at_most is not None:
@@ -70,5 +70,5 @@ class Metered(PlatformPool):
         :raises RenseiError: METERED_NOT_ENTITLED or METERED_KEY_NOT_CONFIGURED
         :raises CredentialUnreadable: if the vault cannot open it
         """
-        billing.metered_gate(Entitlement.objects.for_org(run.org).first())
+        metered_gate(Entitlement.objects.for_org(run.org).first())
         return super().open_credential(run)

@@ -17,6 +17,7 @@ import structlog
 
 from rensei.core.limits import limit
 
+TASK = "rensei.execute_next_run"
 LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 1.0
 WARN_SECONDS = 60.0
@@ -139,7 +140,8 @@ def _connect() -> Any:
 
 def _exchange(connection: Any, run_ids: list[str]) -> None:
     """Send the messages. Without any, ask the broker whether it is there: a new channel is answered."""
-    from rensei.dispatch.execution.tasks import answer_bell
+    # Without a broker, no process needs the library.
+    from celery import current_app
 
     # Connects within the bounds, which the first use of another channel would pass by.
     _ = connection.default_channel
@@ -147,7 +149,7 @@ def _exchange(connection: Any, run_ids: list[str]) -> None:
         with connection.channel():
             return
     for run_id in run_ids:
-        answer_bell.apply_async((run_id,), retry=False, connection=connection)
+        current_app.send_task(TASK, (run_id,), retry=False, connection=connection)
 
 
 def _close(connection: Any) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from catalog import identities
 from catalog.identities import Answered
 from catalog.models import CatalogEntry
+from rensei.audit.models import AuditEvent
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.context import offered_model
 from rensei.dispatch.models import Run
-from rensei.orgs.models import AuditEvent
 from rensei.policies import services as policies
 from rensei.policies.documents import as_policies
 from rensei.policies.resolver import Denial, ModelNotAllowedByPolicy, find_denial
@@ -62,8 +62,8 @@ def _record(run: Run, entry: CatalogEntry, denial: Denial | None) -> None:
     if denial is not None:
         detail |= {"policy": denial.scope, "row": denial.row}
     AuditEvent.objects.create(
-        org=run.org,
-        user=run.created_by,
+        org_id=run.org_id,
+        user_id=run.created_by_id,
         actor=run.created_by.email if run.created_by else "settlement",
         action="catalog_entry.blocked" if denial else "catalog_entry.identified",
         object_id=run.served_model_id,

@@ -11,7 +11,8 @@ from billing.models import CostEvent, Entitlement
 from catalog.models import CatalogEntry
 from integrations.models import Integration, PlatformKey
 from rensei.dispatch.models import Run
-from rensei.operators import overview, stoppable, unknown_names
+from rensei.operators import overview as front_page
+from rensei.operators import stoppable, unknown_names
 from rensei.operators.overview import Overview
 from rensei.orgs.models import KillSwitch, Org
 
@@ -20,7 +21,7 @@ register = template.Library()
 
 @register.simple_tag
 def overview() -> Overview:
-    return overview.overview()
+    return front_page.overview()
 
 
 @register.filter
@@ -65,7 +66,7 @@ def _of_org(org: Org) -> list[tuple[str, str]]:
         ("Runs", _list("dispatch_run", org__id__exact=org.pk)),
         ("Ledger", _list("billing_costevent", q=org.slug)),
         ("Keys", _list("integrations_integration", q=org.slug)),
-        ("Audit log", _list("orgs_auditevent", org__id__exact=org.pk)),
+        ("Audit log", _list("audit_auditevent", org=org.pk)),
     ]
 
 

@@ -1,0 +1,81 @@
+"""Whether an organization may use metered, and the amounts that operators set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing.models import BillingSetting, Entitlement
+from rensei.audit.record import record_operator
+from rensei.core.errors import RenseiError
+from rensei.core.transactions import assert_open, durable
+from rensei.orgs.models import Org, User
+
+# An entitlement that waits for nothing.
+NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
+
+
+class MeteredNotEntitled(RenseiError):
+    """The operators have not enabled metered for the organization."""
+
+    code = "METERED_NOT_ENTITLED"
+    status = 403
+    title = "Not entitled to metered"
+    message = (
+        "Organisation is not entitled to use metered auth mode. Ask your Rensei operator{contact} to enable it, "
+        "or use byok with a key of your own."
+    )
+
+
+def is_metered_enabled(org_id: str) -> bool:
+    """Look up the entitlement as it is now: a change counts from the next dispatch on."""
+    return Entitlement.objects.filter(org_id=org_id, metered_enabled=True).exists()
+
+
+def metered_gate(entitlement: Entitlement | None) -> None:
+    """:raises MeteredNotEntitled: unless the operators have enabled metered for the organization"""
+    if entitlement is not None and entitlement.metered_enabled:
+        return
+    email = settings.RENSEI_SUPPORT_EMAIL
+    raise MeteredNotEntitled(contact=f" ({email})" if email else "", extra={"supportEmail": email} if email else {})
+
+
+def create_entitlement(*, org: Org, **_signal: object) -> None:
+    """Make the organization's entitlement, in the transaction that makes the organization."""
+    assert_open()
+    Entitlement.objects.create(org=org)
+
+
+def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
+    """Enable or disable metered for organizations. Returns the ids of those that it changed."""
+    with durable():
+        entitlements = (
+            Entitlement.objects.select_for_update(of=("self",))
+            .select_related("org")
+            .filter(org_id__in=org_ids)
+            .order_by("org_id")
+        )
+        changing = [found for found in entitlements if found.metered_enabled is not enabled]
+        for entitlement in changing:
+            change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled)
+    return [entitlement.org_id for entitlement in changing]
+
+
+def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes: Any) -> None:
+    """
+    Change fields of one entitlement and write down who did it, in the caller's transaction.
+
+    Enabling metered answers the organization's request for it.
+    """
+    assert_open()
+    answered = NO_REQUEST if changes.get("metered_enabled") else {}
+    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=timezone.now())
+    record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)
+
+
+def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any) -> None:
+    """Change the platform's defaults and write down who did it, in the caller's transaction."""
+    assert_open()
+    BillingSetting.objects.filter(pk=setting.pk).update(**changes)
+    record_operator(actor_user, "billing-setting.changed", object_id=str(setting.pk), **changes)

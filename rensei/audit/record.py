@@ -1,0 +1,80 @@
+"""Writing to the audit log, always in the transaction of the change itself."""
+
+from typing import Protocol
+
+from rensei.audit.models import AuditEvent, Organization
+
+
+class Person(Protocol):
+    """Someone with an account."""
+
+    pk: int
+    email: str
+
+
+class Token(Protocol):
+    """An API token."""
+
+    id: str
+
+
+class Caller(Protocol):
+    """Who asked for a change: a person in an organization, perhaps by a token, from an address."""
+
+    @property
+    def user(self) -> Person: ...
+    @property
+    def org(self) -> Organization: ...
+    @property
+    def token(self) -> Token | None: ...
+    @property
+    def address(self) -> str | None: ...
+
+
+def record(access: Caller, action: str, *, object_id: str, **detail: object) -> AuditEvent:
+    """Record what a caller did."""
+    return AuditEvent.objects.create(
+        org_id=access.org.pk,
+        user_id=access.user.pk,
+        actor=access.user.email,
+        token_id=access.token.id if access.token else "",
+        action=action,
+        object_id=object_id,
+        detail=detail,
+        address=access.address,
+    )
+
+
+def record_operator(
+    operator: Person, action: str, *, object_id: str, org: Organization | None = None, **detail: object
+) -> AuditEvent:
+    """Record what an operator did."""
+    return AuditEvent.objects.create(
+        org_id=org.pk if org else None,
+        user_id=operator.pk,
+        actor=operator.email,
+        action=action,
+        object_id=object_id,
+        detail=detail,
+    )
+
+
+def record_person(
+    user: Person, action: str, *, address: str | None, actor: str | None = None, **detail: object
+) -> AuditEvent:
+    """Record what happened to a person's own account, which belongs to no organization."""
+    return AuditEvent.objects.create(
+        user_id=user.pk,
+        actor=actor or user.email,
+        action=action,
+        object_id=str(user.pk),
+        detail=detail,
+        address=address,
+    )
+
+
+def record_system(
+    actor: str, action: str, *, object_id: str, org_id: str | None = None, **detail: object
+) -> AuditEvent:
+    """Record what a job or a command of Rensei did by itself."""
+    return AuditEvent.objects.create(org_id=org_id, actor=actor, action=action, object_id=object_id, detail=detail)

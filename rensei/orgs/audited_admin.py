@@ -1,0 +1,52 @@
+"""What the admin pages of all packages are made of."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+
+from rensei.audit.record import record_operator
+from rensei.orgs.models import Org, User
+
+
+class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Writes an operator's change into the audit log, in the transaction of the change."""
+
+    def log_addition(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
+        self._audit(request, object, "created", message)
+        return super().log_addition(request, object, message)
+
+    def log_change(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
+        self._audit(request, object, "changed", message)
+        return super().log_change(request, object, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for thing in queryset:
+            self._audit(request, thing, "deleted", [])
+        return super().log_deletions(request, queryset)
+
+    def _audit(self, request: HttpRequest, thing: Model, verb: str, message: Any) -> None:
+        org = None if verb == "deleted" or isinstance(thing, User) else getattr(thing, "org", thing)
+        assert isinstance(request.user, User)
+        record_operator(
+            request.user,
+            f"{type(thing).__name__.lower()}.{verb}",
+            object_id=str(thing.pk),
+            org=org if isinstance(org, Org) else None,
+            name=str(thing),
+            changes=message,
+        )
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that are read here and written nowhere but in services."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -1,0 +1,35 @@
+"""What operators see of API tokens."""
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from rensei.orgs.audited_admin import ReadOnlyAdmin
+from rensei.orgs.models import User
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import revoke_tokens
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ReadOnlyAdmin):
+    """Tokens by their last characters. An operator can shut one, and never see one."""
+
+    list_display = ["name", "hint", "member", "org", "last_used_at", "expires_at", "revoked_at"]
+    list_filter = ["revoked_at"]
+    list_select_related = ["membership__user", "org"]
+    search_fields = ["name", "membership__user__email", "org__slug"]
+    fields = [
+        "name", "hint", "org", "membership", "project", "host", "scopes", "allowed_networks", "made_by", "created_at",
+        "expires_at", "last_used_at", "last_used_address", "revoked_at",
+    ]  # fmt: skip
+    actions = ["revoke"]
+
+    @admin.display(ordering="membership__user__email")
+    def member(self, token: ApiToken) -> str:
+        return token.membership.user.email
+
+    @admin.action(description="Revoke the selected tokens")
+    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
+        assert isinstance(request.user, User)
+        count = revoke_tokens(tokens.select_related("org"), operator=request.user)
+        self.message_user(request, f"Revoked {count} token(s).", messages.SUCCESS)

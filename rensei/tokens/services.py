@@ -1,0 +1,154 @@
+"""The API tokens of an organization: listing, creating and revoking them."""
+
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+from django.utils import timezone
+
+from rensei.audit.record import record, record_operator
+from rensei.core import networks
+from rensei.core.errors import FieldError, NotFound, NotPermitted
+from rensei.core.secret import Secret, token_digest
+from rensei.core.transactions import assert_open, durable
+from rensei.orgs import scopes as token_scopes
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, OrgScopedQuerySet, Project, User
+from rensei.orgs.services import require_own, require_whole_org
+from rensei.orgs.shapes import clean_name
+from rensei.tokens import tree
+from rensei.tokens.look_up import TOKEN_PREFIX
+from rensei.tokens.models import ApiToken
+
+HINT_LENGTH = 4
+
+
+def visible_tokens(access: Access) -> OrgScopedQuerySet:
+    """List the API tokens that the caller may see: their own, or everyone's for those who manage or audit."""
+    tokens: OrgScopedQuerySet = ApiToken.objects.for_org(access.org)
+    tokens = tokens.select_related("membership__user", "project", "host", "made_by")
+    return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
+
+
+def create_token(
+    access: Access,
+    *,
+    name: str,
+    project: Project | None = None,
+    host: Host | None = None,
+    scopes: Collection[str] | None = None,
+    allowed_networks: Sequence[str] = (),
+    expires_at: datetime | None = None,
+) -> tuple[ApiToken, Secret]:
+    """
+    Create a token for the caller, never for another member. The secret can be read only now.
+
+    A token made with a token opens no more than that one, in scopes, networks, project, machine and time, and ends
+    with it. Without `scopes` it gets the usual ones.
+
+    :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
+    :raises NotPermitted: if the new token would open more than the caller's own
+    """
+    name = clean_name(name)
+    if expires_at is not None and expires_at <= timezone.now():
+        raise FieldError(pointer="/expiresAt", reason="The expiry has already passed. Choose a moment in the future.")
+    if access.token is not None:
+        project, host = project or access.project, host or access.host
+        expires_at = expires_at or access.token.expires_at
+    _require_no_wider(access, project, host, expires_at)
+    with durable():
+        token, secret = insert_token(
+            access,
+            name=name,
+            project=project,
+            host=host,
+            scopes=scopes,
+            allowed_networks=allowed_networks,
+            expires_at=expires_at,
+        )
+        record(
+            access,
+            "token.created",
+            object_id=token.id,
+            name=name,
+            project=project.slug if project else None,
+            host=host.id if host else None,
+            scopes=token.scopes,
+            networks=token.allowed_networks,
+            expires=expires_at.isoformat() if expires_at else None,
+        )
+    return token, secret
+
+
+def revoke_token(access: Access, token: ApiToken) -> None:
+    """Revoke a token with all that was made with it. Members revoke their own, owners and admins everyone's."""
+    require_own(access, token)
+    if token.membership_id != access.membership.pk:
+        access.require_manager()
+    if access.project is None or token.project_id != access.project.pk:
+        require_whole_org(access)
+    with durable():
+        ended = tree.revoke([token.pk], now=timezone.now())
+        if token.pk in ended:
+            made = [token_id for token_id in ended if token_id != token.pk]
+            record(access, "token.revoked", object_id=token.id, name=token.name, made=made)
+
+
+def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
+    """Revoke tokens of any organization with all that was made with them, and tell how many were still open."""
+    count = 0
+    with durable():
+        for token in tokens:
+            ended = tree.revoke([token.pk], now=timezone.now())
+            count += len(ended)
+            if token.pk in ended:
+                made = [token_id for token_id in ended if token_id != token.pk]
+                record_operator(
+                    operator, "token.revoked", object_id=token.id, org=token.org, name=token.name, made=made
+                )
+    return count
+
+
+def insert_token(
+    access: Access,
+    *,
+    name: str,
+    project: Project | None = None,
+    host: Host | None = None,
+    scopes: Collection[str] | None,
+    allowed_networks: Sequence[str] = (),
+    expires_at: datetime | None,
+) -> tuple[ApiToken, Secret]:
+    """Create a token within the caller's transaction."""
+    assert_open()
+    maker = tree.lock_maker(access)
+    plain = TOKEN_PREFIX + secrets.token_hex(32)
+    token = ApiToken.objects.create(
+        org=access.org,
+        membership=access.membership,
+        project=project,
+        host=host,
+        name=name,
+        digest=token_digest(plain),
+        hint=plain[-HINT_LENGTH:],
+        scopes=token_scopes.clean(scopes, maker=maker.scopes if maker else None, of_machine=host is not None),
+        allowed_networks=networks.clean(allowed_networks, maker=maker.allowed_networks if maker else ()),
+        made_by=maker,
+        generation=tree.next_generation(maker),
+        expires_at=expires_at,
+    )
+    return token, Secret(plain)
+
+
+def _require_no_wider(access: Access, project: Project | None, host: Host | None, expires_at: datetime | None) -> None:
+    if (project and project.org_id != access.org.pk) or (host and host.org_id != access.org.pk):
+        raise NotFound
+    if host and host.owner_id != access.user.pk:
+        raise NotPermitted
+    if access.project and project != access.project:
+        raise NotPermitted
+    if access.host and host != access.host:
+        raise NotPermitted
+    limit = access.token.expires_at if access.token else None
+    if limit and (expires_at is None or expires_at > limit):
+        raise NotPermitted
