@@ -12,7 +12,6 @@ from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from rensei.orgs.audited_admin import ReadOnlyAdmin
 
 from billing.ledger import admin as ledger_admin  # noqa: F401
 from billing.limits import metered_requests
@@ -23,6 +22,7 @@ from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpend
 from billing.statements import statements
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
+from rensei.orgs.audited_admin import ReadOnlyAdmin
 from rensei.orgs.models import User
 
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from catalog.datafile import read_all
 from catalog.facts import check_capabilities, check_effort_levels
 from catalog.models import CatalogEntry, CatalogSetting, Price
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import FieldError
 from rensei.orgs.models import User
@@ -20,12 +20,12 @@ from rensei.orgs.models import User
 class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
     """A platform entry that the data files do not hold."""
 
-    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in REGISTRY.values()])
+    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in PROVIDERS.values()])
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
         capabilities, levels = values.get("capabilities") or {}, values.get("effort_levels") or []
-        offered = [mode.value for mode in REGISTRY[values["provider"]].auth_modes] if "provider" in values else []
+        offered = [mode.value for mode in PROVIDERS[values["provider"]].auth_modes] if "provider" in values else []
         if unknown := [mode for mode in values.get("auth_modes") or [] if mode not in offered]:
             self.add_error("auth_modes", f"The provider does not offer {unknown[0]}. It offers {', '.join(offered)}.")
         try:

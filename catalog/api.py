@@ -12,7 +12,7 @@ from catalog import services
 from catalog.facts import CAPABILITY_FLAGS, THINKING_TYPES
 from catalog.models import CatalogEntry
 from catalog.presenters import present
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.core.api import CamelSerializer, CursorPages, query_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
@@ -58,7 +58,7 @@ PRICING = {
     "description": "The prices in force, in US cents for a million tokens of each class",
 }
 
-PROVIDER = OpenApiParameter("provider", enum=list(REGISTRY), description="Models of this provider only")
+PROVIDER = OpenApiParameter("provider", enum=list(PROVIDERS), description="Models of this provider only")
 
 
 class EffortAnswer(CamelSerializer):
@@ -106,7 +106,7 @@ class Catalog(APIView):
     pagination_class = CatalogPages
 
     class Body(CamelSerializer):
-        provider = Text(one_of(REGISTRY), max_length=32)
+        provider = Text(one_of(PROVIDERS), max_length=32)
         model_id = Text(whole(services.MODEL_ID.pattern), max_length=128)
         display_name = Text(NAME, max_length=120)
         description = serializers.CharField(max_length=400, allow_blank=True, default="")
@@ -187,8 +187,8 @@ def _answer(access: Access, entry: CatalogEntry) -> Any:
 
 
 def _known_provider(provider: str) -> str:
-    if provider not in REGISTRY:
-        known = ", ".join(sorted(REGISTRY))
+    if provider not in PROVIDERS:
+        known = ", ".join(sorted(PROVIDERS))
         raise FieldError(pointer="/query/provider", reason=f"This provider is not known. Known: {known}.")
     return provider
 

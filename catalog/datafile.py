@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.models import Price
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.core.money import microdollars_per_mtok
 
 FOLDER = Path(__file__).parent / "data"
@@ -63,7 +63,7 @@ def read(path: Path) -> DataFile:
     """
     content = json.loads(path.read_text(encoding="utf-8"), parse_float=str)
     provider = content["provider"]
-    if provider not in REGISTRY:
+    if provider not in PROVIDERS:
         raise DataFileInvalid(f"{path.name} describes the provider '{provider}', which has no spec.")
     if (content["currency"], content["priceUnit"]) != (CURRENCY, PRICE_UNIT):
         raise DataFileInvalid(f"{path.name} must give its prices in {CURRENCY}, in {PRICE_UNIT}.")

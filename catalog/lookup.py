@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from django.db.models import Exists, OuterRef, Q, prefetch_related_objects
 
 from catalog.models import CatalogEntry, ModelAlias
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.orgs.models import Org
 
 
@@ -49,7 +49,7 @@ def find_named(
 
 def names_of(entry: CatalogEntry) -> frozenset[str]:
     """List every name that means an entry, so that a rule which was written under any of them is found."""
-    spec = REGISTRY.get(entry.provider)
+    spec = PROVIDERS.get(entry.provider)
     prefixes, suffixes = ("", spec.model_prefix) if spec else ("",), ("", *spec.window_suffixes) if spec else ("",)
     return frozenset(
         f"{prefix}{name}{suffix}" for name in _own_names(entry) for prefix in prefixes for suffix in suffixes
@@ -58,7 +58,7 @@ def names_of(entry: CatalogEntry) -> frozenset[str]:
 
 def asks_for_a_window(provider: str | None, name: str) -> str:
     """Tell which sign of a larger window a name ends with, of a provider or of any; an empty text where it has none."""
-    specs = [spec for spec in REGISTRY.values() if provider in (None, spec.id)]
+    specs = [spec for spec in PROVIDERS.values() if provider in (None, spec.id)]
     return next((suffix for spec in specs for suffix in spec.window_suffixes if name.endswith(suffix)), "")
 
 
@@ -74,7 +74,7 @@ def _own_names(entry: CatalogEntry) -> Collection[str]:
 
 def _spellings(provider: str, name: str) -> tuple[str, ...]:
     """A name as it came, and as it is without what may stand around an id."""
-    spec = REGISTRY.get(provider)
+    spec = PROVIDERS.get(provider)
     if spec is None:
         return (name,)
     plain = name.removesuffix(asks_for_a_window(provider, name)).removeprefix(spec.model_prefix)
@@ -85,4 +85,4 @@ def _has_window(entry: CatalogEntry, name: str) -> bool:
     suffix = asks_for_a_window(entry.provider, name)
     if not suffix or entry.context_window_tokens is None:
         return True
-    return entry.context_window_tokens >= REGISTRY[entry.provider].window_suffixes[suffix]
+    return entry.context_window_tokens >= PROVIDERS[entry.provider].window_suffixes[suffix]

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, Self
 
 from catalog.models import CatalogEntry, Price
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.core.money import cents_per_mtok
 from rensei.core.usage import Usage
 
@@ -92,7 +92,7 @@ def band_for(bands: Sequence[UnitPrices], *, prompt_tokens: int) -> UnitPrices:
 @cache
 def factors_of(provider: str) -> frozenset[Fraction]:
     """List everything that the prices of a provider's tokens may be multiplied by."""
-    choices = [factors.values() for factors in REGISTRY[provider].price_factors.values()]
+    choices = [factors.values() for factors in PROVIDERS[provider].price_factors.values()]
     return frozenset(math.prod(chosen, start=Fraction(1)) for chosen in product(*choices))
 
 

@@ -4,7 +4,7 @@ import difflib
 from typing import Any
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY, ProviderSpec
+from catalog.providers import PROVIDERS, ProviderSpec
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.json_fields import members
 
@@ -18,7 +18,7 @@ def config_form() -> dict[str, Any]:
             spec.config_namespace: members(
                 {name: forms.get(key, {}) for key in spec.config_keys for name in dict.fromkeys((key, _snake(key)))}
             )
-            for spec in REGISTRY.values()
+            for spec in PROVIDERS.values()
         }
     )
 

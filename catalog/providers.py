@@ -33,11 +33,11 @@ class ProviderSpec:
     price_factors: Mapping[str, Mapping[str, Fraction]] = field(default_factory=dict)
 
 
-REGISTRY: dict[str, ProviderSpec] = {}
+PROVIDERS: dict[str, ProviderSpec] = {}
 
 
 def register(spec: ProviderSpec) -> ProviderSpec:
-    REGISTRY[spec.id] = spec
+    PROVIDERS[spec.id] = spec
     return spec
 
 

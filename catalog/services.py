@@ -17,7 +17,7 @@ from catalog.facts import (
 from catalog.loading import LoadReport, load_catalog
 from catalog.lookup import asks_for_a_window, find_named
 from catalog.models import CatalogEntry, CatalogSetting
-from catalog.providers import REGISTRY, ProviderSpec
+from catalog.providers import PROVIDERS, ProviderSpec
 from catalog.signals import entry_leaves
 from rensei.audit.record import record
 from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
@@ -81,7 +81,7 @@ def find_entry(*, org: Org, provider: str | None = None, model_id: str, may_crea
 
     :raises ModelNotInCatalog: if there is none, as `not_in_catalog` makes it
     """
-    providers = sorted(REGISTRY) if provider is None else [provider]
+    providers = sorted(PROVIDERS) if provider is None else [provider]
     found = find_named([(each, model_id) for each in providers], org=org)
     if not found:
         raise not_in_catalog(provider=provider, model_id=model_id, may_create=may_create)
@@ -189,7 +189,7 @@ def create_entry(
 
     An id that is there already, as the platform's entry or the organization's, comes back as it stands, and so does
     the entry that it is another name of.
-    Facts that are not given are those of the same model under another snapshot date; what nobody knows
+    DispatchContext that are not given are those of the same model under another snapshot date; what nobody knows
     stays unknown. The entry has no price, so the platform's keys do not serve it.
 
     :raises FieldError: if a value is wrong
@@ -269,9 +269,9 @@ def find_spec(provider: str) -> ProviderSpec:
 
     :raises FieldError: if Rensei does not know it
     """
-    spec = REGISTRY.get(provider)
+    spec = PROVIDERS.get(provider)
     if spec is None:
-        known = ", ".join(sorted(REGISTRY))
+        known = ", ".join(sorted(PROVIDERS))
         raise FieldError(pointer="/provider", reason=f"Provider '{provider}' is not known. Known: {known}.")
     return spec
 
@@ -286,10 +286,10 @@ def _listed_as(model_id: str, listed: Iterable[str]) -> str:
 
 
 def _create_command(provider: str | None, model_id: str) -> str:
-    if provider is None and len(REGISTRY) == 1:
-        (provider,) = REGISTRY
+    if provider is None and len(PROVIDERS) == 1:
+        (provider,) = PROVIDERS
     # People paste this into a shell, so only text that cannot be more than an id goes into it.
-    shown_provider = provider if provider in REGISTRY else "…"
+    shown_provider = provider if provider in PROVIDERS else "…"
     shown_id = model_id if MODEL_ID.fullmatch(model_id) else "…"
     return f'rensei catalog create --provider {shown_provider} --model-id "{shown_id}" --display-name "…"'
 

@@ -10,7 +10,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from integrations.keys import platform, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
 from rensei.core.errors import RenseiError

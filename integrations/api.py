@@ -70,7 +70,7 @@ class Providers(APIView):
     @extend_schema(operation_id="providers_list", responses=ProviderPage)
     def get(self, request: Request) -> Response:
         """List the providers that this server knows."""
-        return Response(ProviderPage({"results": list(providers.REGISTRY.values())}).data)
+        return Response(ProviderPage({"results": list(providers.PROVIDERS.values())}).data)
 
 
 class ModelName(CamelSerializer):
@@ -116,7 +116,7 @@ class IntegrationForMembers(IntegrationAnswer):
 class NewIntegration(CamelSerializer):
     """A key to connect."""
 
-    provider = Text(one_of(providers.REGISTRY), max_length=32)
+    provider = Text(one_of(providers.PROVIDERS), max_length=32)
     name = serializers.CharField(max_length=120, allow_blank=True, default="")
     api_key = SecretField()
     base_url = serializers.CharField(allow_blank=True, default="")
@@ -144,7 +144,7 @@ class NewKey(CamelSerializer):
 class UnsavedKey(CamelSerializer):
     """A key to test. It is not stored."""
 
-    provider = Text(one_of(providers.REGISTRY), max_length=32)
+    provider = Text(one_of(providers.PROVIDERS), max_length=32)
     api_key = SecretField()
     base_url = serializers.CharField(allow_blank=True, default="")
     workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")

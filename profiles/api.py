@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
 from catalog.provider_config import config_form
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from catalog.services import EffortNotSupported, ModelNotInCatalog, ModelRetired
 from integrations.models import Integration
 from profiles import services

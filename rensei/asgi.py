@@ -9,7 +9,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
 django.setup(set_prefix=False)
 
 # These read the settings while they are imported.
-from integrations.providers.base import REGISTRY  # noqa: E402
+from integrations.providers.base import ADAPTERS  # noqa: E402
 from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles  # noqa: E402
 from rensei.core.rates import start_exchanging  # noqa: E402
 from rensei.core.request_threads import Handler  # noqa: E402
@@ -27,7 +27,7 @@ def _start() -> None:
 
 def _warm_up() -> None:
     """Load what the first Test Connection would load, which takes seconds, before a request waits for it."""
-    for adapter in REGISTRY.values():
+    for adapter in ADAPTERS.values():
         adapter.warm_up()
 
 

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from billing.integrity import anchors, seals, witnesses
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
@@ -29,7 +29,7 @@ from rensei.dispatch import retention
 from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue import claims, wake_up
 from rensei.dispatch.queue.watch import QueueWatch
 from rensei.dispatch.settlement import audit
@@ -96,13 +96,13 @@ class Worker:
 
     def run(self) -> None:
         """Work until told to stop. A database that is away is waited for."""
-        keeper = Keeper(owner=self.name)
+        keeper = LeaseRenewal(owner=self.name)
         housekeeper = threading.Thread(target=self._keep_house, name="housekeeper")
         housekeeper.start()
         # It only reads, so whoever stops the worker need not wait for it.
         threading.Thread(target=self._do_slow_jobs, name="slow-jobs", daemon=True).start()
         logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
-        for adapter in REGISTRY.values():
+        for adapter in ADAPTERS.values():
             adapter.warm_up()
         while not self._stopped.is_set():
             self._look(keeper)
@@ -112,7 +112,7 @@ class Worker:
         self._watch.close()
         connection.close()
 
-    def _look(self, keeper: Keeper) -> None:
+    def _look(self, keeper: LeaseRenewal) -> None:
         """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
         try:
             if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
@@ -128,7 +128,7 @@ class Worker:
             logger.exception("look_failed")
             self._stopped.wait(FAILED_LOOK_SECONDS)
 
-    def _look_into_queue(self, keeper: Keeper) -> None:
+    def _look_into_queue(self, keeper: LeaseRenewal) -> None:
         """Start the run whose turn it is, or wait until there may be one. An idle worker asks first: a claim locks."""
         self._watch.begin()
         if self._found_none and not claims.is_waiting():
@@ -138,7 +138,7 @@ class Worker:
         if self._found_none:
             self._watch.wait(LOOK_SECONDS)
 
-    def _start_next(self, keeper: Keeper) -> bool:
+    def _start_next(self, keeper: LeaseRenewal) -> bool:
         """
         Claim a run and execute it in a thread. False where there was nothing to do.
 
@@ -157,7 +157,7 @@ class Worker:
                 self._slots.release()
         return started
 
-    def _start(self, claim: claims.Claim, keeper: Keeper) -> None:
+    def _start(self, claim: claims.Claim, keeper: LeaseRenewal) -> None:
         """Execute a run in a thread. If there can be none, the run is queued again once its lease is over."""
         thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
@@ -167,7 +167,7 @@ class Worker:
             self._threads.discard(thread)
             raise
 
-    def _execute(self, claim: claims.Claim, keeper: Keeper) -> None:
+    def _execute(self, claim: claims.Claim, keeper: LeaseRenewal) -> None:
         try:
             execute(claim, keeper)
         except Exception:

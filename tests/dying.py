@@ -15,7 +15,7 @@ from unittest import mock
 from django.conf import settings
 
 from rensei.dispatch.execution import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue import claims
 from tests.database import database_url
 
@@ -55,7 +55,7 @@ def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> N
     for name, value in places.items():
         setattr(settings, name, value)
     plant(point)
-    keeper = Keeper(owner="dying-worker")
+    keeper = LeaseRenewal(owner="dying-worker")
     while (claim := claims.claim_next(owner=keeper.owner)) is not None:
         execute.execute(claim, keeper)
     sys.exit("nothing killed this worker")

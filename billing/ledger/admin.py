@@ -10,14 +10,14 @@ from django.db.models import FloatField, QuerySet
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
-from rensei.orgs.audited_admin import ReadOnlyAdmin
 
 from billing.models import CostEvent, UsageDaily
 from billing.months import end_of, month_before, month_of, start_of
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.core.clock import database_now
 from rensei.core.money import dollars
 from rensei.core.whole_numbers import WholeSum
+from rensei.orgs.audited_admin import ReadOnlyAdmin
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]

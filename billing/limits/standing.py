@@ -18,7 +18,7 @@ from rensei.orgs.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class BillingSnapshot:
     """
     What an organization may spend of the platform's, and what is left of it, by the database's clock.
 
@@ -33,7 +33,7 @@ class Standing:
     storage: Storage
 
 
-def standing_of(org: Org) -> Standing:
+def snapshot_of(org: Org) -> BillingSnapshot:
     """Read the clock, the entitlement, the quota, the budget, what is stored and the kill switches, in one query."""
     newest_day = SharedUsage.objects.filter(org=OuterRef("pk")).order_by("-day")
     found = (
@@ -51,7 +51,7 @@ def standing_of(org: Org) -> Standing:
     )
     now = found.read_at.astimezone(UTC)
     entitlement: Entitlement | None = getattr(found, "entitlement", None)
-    return Standing(
+    return BillingSnapshot(
         now=now,
         entitlement=entitlement,
         shared_quota=SharedQuota(

@@ -4,7 +4,7 @@ from django.utils import timezone
 
 from integrations.keys import shapes
 from integrations.models import Integration
-from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Verdict
 from integrations.vault import vault
 from rensei.core.secret import Secret
 
@@ -47,7 +47,7 @@ def credential(integration: Integration, secret: Secret) -> Credential:
         id=integration.id,
         version=integration.secret_version,
         secret=secret,
-        base_url=integration.base_url or REGISTRY[integration.provider].default_base_url(),
+        base_url=integration.base_url or ADAPTERS[integration.provider].default_base_url(),
         workspace_id=integration.workspace_id,
         org_slug=integration.org.slug if integration.base_url else "",
     )

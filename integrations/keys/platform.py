@@ -9,7 +9,7 @@ from django.db.models import OuterRef, Q, Subquery
 
 from integrations.keys import shapes
 from integrations.models import PlatformKey
-from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Verdict
 from integrations.vault import vault
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError
@@ -50,7 +50,7 @@ def add_platform_key(
         weight=weight,
         active=active,
     )
-    _refuse_twin(key)
+    _require_unique(key)
     _seal(key, shapes.clean_key(api_key, provider=provider))
     # Not durable: the admin, which is one of the doors here, has a transaction open around all that it does.
     with transaction.atomic():
@@ -79,7 +79,7 @@ def update_platform_key(
     key.name = clean_name(name)
     key.model_ids, key.max_tokens_cap = list(model_ids), max_tokens_cap
     key.weight, key.active = weight, active
-    _refuse_twin(key)
+    _require_unique(key)
     with transaction.atomic():
         key.save(update_fields=["name", "model_ids", "max_tokens_cap", "weight", "active"])
         _record(actor, "platform_key.updated", key)
@@ -116,7 +116,7 @@ def check_platform_key(key: PlatformKey) -> Verdict:
 
     :raises CredentialUnreadable: if the vault cannot open the key now
     """
-    verdict = REGISTRY[key.provider].test_connection(credential=open_platform_key(key))
+    verdict = ADAPTERS[key.provider].test_connection(credential=open_platform_key(key))
     key.last_error = None if verdict.ok else verdict.as_error()
     # A key that was replaced during the test is not judged by it.
     tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
@@ -182,7 +182,7 @@ def open_platform_key(key: PlatformKey) -> Credential:
         id=key.id,
         version=key.secret_version,
         secret=vault.open_sealed(key.sealed_key, context=_seal_context(key)),
-        base_url=REGISTRY[key.provider].default_base_url(),
+        base_url=ADAPTERS[key.provider].default_base_url(),
     )
 
 
@@ -196,7 +196,7 @@ def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | Non
         raise FieldError(pointer="/maxTokensCap", reason="A shared key caps the tokens of one answer.")
 
 
-def _refuse_twin(key: PlatformKey) -> None:
+def _require_unique(key: PlatformKey) -> None:
     twins = PlatformKey.objects.filter(provider=key.provider, pool=key.pool, name=key.name).exclude(pk=key.pk)
     if twins.exists():
         raise AlreadyExists(what=f"A {key.pool} key named '{key.name}'")

@@ -7,7 +7,7 @@ from django.db.models import ProtectedError, Q
 from catalog import providers
 from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
-from integrations.providers.base import REGISTRY, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Verdict
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
 from rensei.core.secret import Secret
@@ -89,7 +89,7 @@ def add_integration(
     with durable():
         others = _lock_others(access, integration)
         integration.name = integration.name or _free_name(others, provider=provider)
-        _refuse_twin(integration, others)
+        _require_unique(integration, others)
         integration.is_default = bool(is_default) or not others
         if integration.is_default:
             _clear_default(integration)
@@ -133,7 +133,7 @@ def update_integration(
     with durable():
         others = _lock_others(access, integration)
         _require_unchanged(integration, version)
-        _refuse_twin(integration, others)
+        _require_unique(integration, others)
         if is_default:
             _clear_default(integration)
             integration.is_default = True
@@ -174,7 +174,7 @@ def rotate_integration(
     with durable():
         others = _lock_others(access, integration)
         _require_unchanged(integration, version)
-        _refuse_twin(integration, others)
+        _require_unique(integration, others)
         integration.save(update_fields=[*credentials.SEALED_FIELDS, *credentials.VERDICT_FIELDS])
         record(access, "integration.rotated", object_id=integration.id, tested=not force, keyHint=integration.key_hint)
     return integration
@@ -334,7 +334,7 @@ def _require_unchanged(integration: Integration, version: int) -> None:
         raise ChangedMeanwhile(name=integration.name)
 
 
-def _refuse_twin(integration: Integration, others: list[Integration]) -> None:
+def _require_unique(integration: Integration, others: list[Integration]) -> None:
     for other in others:
         if other.fingerprint == integration.fingerprint:
             raise AlreadyExists(what=f"An integration with this key, '{other.name}' ({other.id}),")
@@ -343,7 +343,7 @@ def _refuse_twin(integration: Integration, others: list[Integration]) -> None:
 
 
 def _free_name(others: list[Integration], *, provider: str) -> str:
-    name = providers.REGISTRY[provider].display_name
+    name = providers.PROVIDERS[provider].display_name
     taken = {other.name for other in others}
     numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
     return next(candidate for candidate in (name, *numbered) if candidate not in taken)
@@ -373,4 +373,4 @@ def _call(access: Access, integration: Integration, credential: Credential) -> V
     """:raises RateLimited: if the caller tests too often, or the organization has too many tests under way"""
     with tests_at_once.under_way(integration.org_id):
         spend_sensitive(access)
-        return REGISTRY[integration.provider].test_connection(credential=credential)
+        return ADAPTERS[integration.provider].test_connection(credential=credential)

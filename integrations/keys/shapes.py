@@ -4,7 +4,7 @@ import re
 
 from catalog import providers
 from integrations.outbound.http import check_base_url
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
 
@@ -19,8 +19,8 @@ WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
 
 def clean_provider(provider: str) -> str:
     """:raises FieldError: if we do not know such a provider"""
-    if provider not in providers.REGISTRY:
-        known = ", ".join(sorted(providers.REGISTRY))
+    if provider not in providers.PROVIDERS:
+        known = ", ".join(sorted(providers.PROVIDERS))
         raise FieldError(pointer="/provider", reason=f"There is no such provider. Known here: {known}.")
     return provider
 
@@ -47,7 +47,7 @@ def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
             reason="A key has 20 to 512 visible characters, without blanks or line breaks inside. Paste it again.",
         )
     key = Secret(text)
-    REGISTRY[provider].check_key(key, base_url=base_url)
+    ADAPTERS[provider].check_key(key, base_url=base_url)
     return key
 
 
@@ -67,7 +67,7 @@ def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
     """
     if base_url.strip():
         return check_base_url(base_url.strip(), org_slug=org_slug)
-    if providers.REGISTRY[provider].requires_endpoint:
+    if providers.PROVIDERS[provider].requires_endpoint:
         raise FieldError(pointer="/baseUrl", reason="This provider has no address of its own. Give the base URL.")
     return ""
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from django.conf import settings
 
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.core.errors import RenseiError
 
 PORT_MAX = 65535

@@ -258,9 +258,9 @@ class KeyKindRefused(RenseiError):
     message = "{reason}"
 
 
-REGISTRY: dict[str, Adapter] = {}
+ADAPTERS: dict[str, Adapter] = {}
 
 
 def register(adapter: Adapter) -> Adapter:
-    REGISTRY[adapter.provider] = adapter
+    ADAPTERS[adapter.provider] = adapter
     return adapter

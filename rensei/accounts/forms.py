@@ -37,7 +37,7 @@ class SetupForm(forms.Form):
             self.add_error(name if name in self.fields else None, error["detail"])
 
 
-class NewcomerForm(forms.Form):
+class NewAccountForm(forms.Form):
     """The account of somebody who was invited. Their address is the invitation's."""
 
     name = forms.CharField(label="Your name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))

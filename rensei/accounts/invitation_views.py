@@ -11,7 +11,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from django.views.decorators.http import require_http_methods, require_safe
 
 from rensei.accounts import invitations, known_browsers
-from rensei.accounts.forms import NewcomerForm
+from rensei.accounts.forms import NewAccountForm
 from rensei.accounts.invitations import InvitationInvalid
 from rensei.accounts.models import Invitation
 from rensei.accounts.throttling import limit_sign_in
@@ -76,11 +76,11 @@ def _for_user(request: HttpRequest, found: Invitation, user: User) -> HttpRespon
 
 
 def _for_newcomer(request: HttpRequest, found: Invitation) -> HttpResponse:
-    form = NewcomerForm(request.POST if request.method == "POST" else None)
+    form = NewAccountForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         fields = form.cleaned_data
         try:
-            user = invitations.accept_as_newcomer(
+            user = invitations.accept_with_new_account(
                 found, name=fields["name"], password=Secret(fields["password"]), address=client_address(request)
             )
         except RenseiError as refusal:

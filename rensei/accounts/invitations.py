@@ -234,7 +234,7 @@ def accept(invitation: Invitation, *, user: User, address: str | None) -> Member
     return membership
 
 
-def accept_as_newcomer(invitation: Invitation, *, name: str, password: Secret, address: str | None) -> User:
+def accept_with_new_account(invitation: Invitation, *, name: str, password: Secret, address: str | None) -> User:
     """
     Make the account of a new person, and let them take the place that was kept for them.
 
@@ -260,7 +260,7 @@ def accept_all(user: User, *, address: str | None) -> None:
             _join(invitation, user, address)
 
 
-def await_somebody(email: str) -> bool:
+def is_expected(email: str) -> bool:
     """Tell whether a place is kept for an address."""
     kept = _vouched(Invitation.objects.filter(email=email, accepted_at=None, revoked_at=None))
     return kept.filter(expires_at__gt=database_now(), vouched=True).exists()

@@ -39,7 +39,9 @@ def insert_person(*, email: str, password: Secret, name: str = "", operator: boo
         raise AlreadyExists(what=f"An account for {email}") from fault
 
 
-def found_org(*, name: str, slug: str, owner_email: str, password: Secret | None = None) -> tuple[User, Org]:
+def create_org_with_owner(
+    *, name: str, slug: str, owner_email: str, password: Secret | None = None
+) -> tuple[User, Org]:
     """
     Create an organization, and its owner's account where there is none.
 

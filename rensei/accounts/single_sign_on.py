@@ -88,7 +88,7 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         email = verified_email(sociallogin)
         if email is None:
             raise ImmediateHttpResponse(_refuse(request, "unverified"))
-        if not settings.RENSEI_OIDC_SIGN_UP and not invitations.await_somebody(email):
+        if not settings.RENSEI_OIDC_SIGN_UP and not invitations.is_expected(email):
             raise ImmediateHttpResponse(_refuse(request, "unknown", email=email))
         return True
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from django.http import QueryDict
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import json_pointer
 from rensei.policies.resolver import ANY, Policy, effective

@@ -48,7 +48,7 @@ class _Counter:
     ends_at: float
 
 
-class Standing(NamedTuple):
+class LimitUsage(NamedTuple):
     """How a caller stands against one limit."""
 
     limit: int
@@ -226,7 +226,7 @@ def start_exchanging() -> None:
     _start(os.getpid())
 
 
-def headers_of(kind: str, standings: Iterable[Standing]) -> dict[str, str]:
+def headers_of(kind: str, standings: Iterable[LimitUsage]) -> dict[str, str]:
     """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
     narrowest = min(standings, key=lambda standing: standing.remaining)
     limit_name, remaining_name, reset_name = _header_names(kind)

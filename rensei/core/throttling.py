@@ -6,7 +6,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.rate_store import Window
-from rensei.core.rates import Standing, rates
+from rensei.core.rates import LimitUsage, rates
 
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
@@ -47,6 +47,6 @@ class WindowThrottle(SimpleRateThrottle):
         return max(0.0, self.window.ends_at - rates.timer())
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> LimitUsage:
         assert self.num_requests is not None
-        return Standing(limit=self.num_requests, window=self.window)
+        return LimitUsage(limit=self.num_requests, window=self.window)

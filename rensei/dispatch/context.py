@@ -8,19 +8,17 @@ from django.db.models import prefetch_related_objects
 
 from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
-from billing.limits.standing import Standing, standing_of
+from billing.limits.standing import BillingSnapshot, snapshot_of
 from billing.models import Entitlement
 from catalog import identities, pricing
 from catalog import services as catalog
 from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry
 from catalog.pricing import PriceList, UnitPrices
-from catalog.providers import REGISTRY as PROVIDERS
-from catalog.providers import ProviderSpec
+from catalog.providers import PROVIDERS, ProviderSpec
 from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
-from integrations.providers.base import REGISTRY as ADAPTERS
-from integrations.providers.base import Adapter
+from integrations.providers.base import ADAPTERS, Adapter
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
@@ -36,7 +34,7 @@ PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class DispatchContext:
     """What is true of one profile at one moment: the model, the policies, the keys, the prices."""
 
     org: Org
@@ -105,7 +103,7 @@ class Facts:
 class Known:
     """What a page has read for itself, so that a dry run does not read it again."""
 
-    standing: Standing
+    standing: BillingSnapshot
     entries: Sequence[CatalogEntry]
     integrations: Sequence[Integration] | None = None
     price_lists: Mapping[int, PriceList] | None = None
@@ -131,7 +129,7 @@ def load(
     host_id: str | None = None,
     with_quota: bool = False,
     known: Known | None = None,
-) -> list[Facts | RenseiError]:
+) -> list[DispatchContext | RenseiError]:
     """
     Load the facts for each profile, in a number of queries that does not grow with the profiles.
 
@@ -139,7 +137,7 @@ def load(
     quota and the budget for a preview; a dispatch leaves them to its conditional UPDATE.
     """
     org = access.org
-    standing = known.standing if known else standing_of(org)
+    standing = known.standing if known else snapshot_of(org)
     now = standing.now
     modes = {AuthMode(mode) for profile in profiles for mode in profile.auth_modes}
     named = {(profile.provider, profile.model_id) for profile in profiles}
@@ -156,7 +154,7 @@ def load(
     keys = platform.healthy_keys(now=now) if modes & PLATFORM_MODES else []
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
 
-    def facts_of(profile: ModelProfile) -> "Facts | RenseiError":
+    def facts_of(profile: ModelProfile) -> "DispatchContext | RenseiError":
         entry = requested.get((profile.provider, profile.model_id))
         if entry is None:
             integration = _integration_of(profile, integrations)
@@ -167,7 +165,7 @@ def load(
                 listed=integration.listed_ids if integration else (),
             )
         its_project = profile.project or project
-        facts = Facts(
+        facts = DispatchContext(
             org=org,
             now=now,
             stopped=standing.stopped,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
-from rensei.core.rates import Standing, rates
+from rensei.core.rates import LimitUsage, rates
 from rensei.core.usage import Usage
 
 
@@ -29,14 +29,14 @@ def note(used: Iterable[tuple[str, Usage]]) -> None:
             rates.count(key_of(org_id), seconds=seconds, by=tokens)
 
 
-def require_left(org_id: str) -> Standing:
+def require_left(org_id: str) -> LimitUsage:
     """
     Tell how an organization stands.
 
     :raises RateLimited: if it has used up its tokens
     """
     most, seconds = _rate()
-    standing = Standing(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))
+    standing = LimitUsage(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))
     if standing.remaining == 0:
         raise rates.refusal(standing.window.ends_at)
     return standing

@@ -32,7 +32,7 @@ from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, datab
 from rensei.core.instances import made_like
 from rensei.core.proxies import address_behind_proxies
 from rensei.dispatch.admission.admit import AdmissionPlan
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue.claims import LEASE
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.dispatch.token_rate import tokens_of
@@ -45,7 +45,7 @@ from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Route
-from rensei.gateway.short_cache import Fresh
+from rensei.gateway.short_cache import ShortLivedCache
 from rensei.gateway.threads import BodyThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
@@ -74,12 +74,12 @@ class Gateway:
     def __init__(self) -> None:
         executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
         self._callers = Callers(executor)
-        self._routes: Fresh[Route | RenseiError] = Fresh(executor)
+        self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(executor)
         self._executor = executor
         self._limits = Limits()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
-        self._keeper = Keeper(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
+        self._keeper = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
         self._admissions = GroupWriter("gateway-admissions", write_admissions)
         self._settlements = GroupWriter(
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS

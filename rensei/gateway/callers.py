@@ -6,7 +6,7 @@ from functools import partial
 
 from rensei.core.api import NotAuthenticated
 from rensei.core.secret import token_digest
-from rensei.gateway.short_cache import Fresh
+from rensei.gateway.short_cache import ShortLivedCache
 from rensei.orgs.access import Access
 from rensei.orgs.scopes import GATEWAY
 from rensei.tokens.look_up import TOKEN_PREFIX, for_token
@@ -17,7 +17,7 @@ class Callers:
     """The callers of the last moments, so that few calls wait for the database."""
 
     def __init__(self, executor: Executor) -> None:
-        self._found: Fresh[Access | None] = Fresh(executor)
+        self._found: ShortLivedCache[Access | None] = ShortLivedCache(executor)
 
     async def authenticate(self, headers: Mapping[str, str], address: str | None) -> Access:
         """

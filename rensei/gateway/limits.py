@@ -11,7 +11,7 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
-from rensei.core.rates import Standing, headers_of, rates
+from rensei.core.rates import LimitUsage, headers_of, rates
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
@@ -97,11 +97,11 @@ class _Rates:
     def __init__(self, kind: str, settings_of: Mapping[str, str]) -> None:
         self.of_token, self.of_org = (_Rate(f"{kind}-{name}", settings_of[name]) for name in ("token", "org"))
 
-    def count(self, token_id: str, org_id: str, *, by: int = 1) -> list[Standing]:
+    def count(self, token_id: str, org_id: str, *, by: int = 1) -> list[LimitUsage]:
         """Count for both together. By 0, it only asks how they stand."""
         token, org = self.of_token, self.of_org
         windows = rates.count_each([token.counted(token_id, by), org.counted(org_id, by)])
-        return [Standing(token.most, windows[0]), Standing(org.most, windows[1])]
+        return [LimitUsage(token.most, windows[0]), LimitUsage(org.most, windows[1])]
 
 
 class _Rate:
@@ -120,10 +120,10 @@ class _Rate:
         rates.count_each([self.counted(caller, by)])
 
 
-def _headers(kind: str, standings: list[Standing]) -> Headers:
+def _headers(kind: str, standings: list[LimitUsage]) -> Headers:
     return [(name.encode(), value.encode()) for name, value in headers_of(kind, standings).items()]
 
 
-def _require(over: list[Standing]) -> None:
+def _require(over: list[LimitUsage]) -> None:
     if over:
         raise rates.refusal(max(standing.window.ends_at for standing in over))

@@ -21,7 +21,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, RenseiError
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import admit, decide
-from rensei.dispatch.admission.decide import Judgement, ProfileRequired
+from rensei.dispatch.admission.decide import DispatchDecision, ProfileRequired
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
@@ -38,7 +38,7 @@ PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 class Route:
     """A judgement that calls go by. `run` and `attempt` are as all of them have them, never saved themselves."""
 
-    judgement: Judgement
+    judgement: DispatchDecision
     run: Run
     attempt: Attempt
     bands: list[UnitPrices]
@@ -114,8 +114,8 @@ def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) 
         )
     pool = pools.find_pool(access.org, "local")
     (loaded,) = context.load(access, [profile], project=access.project, pool=pool)
-    found = decide.or_refuse(loaded)
-    judgement = decide.judge(found, DispatchRequest())
+    found = decide.require(loaded)
+    judgement = decide.decide(found, DispatchRequest())
     if judgement.refusal is not None:
         raise judgement.refusal
     assert judgement.decision.mode is not None
@@ -131,9 +131,9 @@ def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) 
     )
 
 
-def _run(access: Access, judgement: Judgement) -> Run:
+def _run(access: Access, judgement: DispatchDecision) -> Run:
     return Run(
-        **admit.frozen(access, judgement),
+        **admit.common_run_fields(access, judgement),
         via=Run.Via.GATEWAY,
         context_window_tokens=judgement.request.context_window_tokens,
         state=Run.State.RUNNING,

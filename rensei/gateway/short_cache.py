@@ -27,7 +27,7 @@ class _Entry(Generic[Value]):
     loaded_at: float
 
 
-class Fresh(Generic[Value]):
+class ShortLivedCache(Generic[Value]):
     """A cache of values by key. It belongs to one event loop, and loads in threads."""
 
     def __init__(self, executor: Executor) -> None:

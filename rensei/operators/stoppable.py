@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from integrations.models import Integration, PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.models import Run

@@ -11,7 +11,7 @@ from rensei.core import jobs, mails
 from rensei.core.limits import limit
 from rensei.core.transactions import durable
 from rensei.orgs.models import Membership, Role, User
-from rensei.orgs.services import shut_machines_out
+from rensei.orgs.services import revoke_machines_of
 
 JOB = "end-memberships"
 ENDED_AT_ONCE = 500
@@ -56,7 +56,7 @@ def _end(membership_id: str) -> None:
         membership: Membership | None = found.select_for_update(of=("self",)).first()
         if membership is None:
             return
-        shut_machines_out(membership)
+        revoke_machines_of(membership)
         record_system(
             JOB,
             "membership.ended",

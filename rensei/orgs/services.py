@@ -159,7 +159,7 @@ def remove_member(access: Access, membership: Membership) -> None:
             require_owner_for_owners(access, membership.role)
         if membership.role == Role.OWNER:
             _keep_an_owner(membership)
-        shut_machines_out(membership)
+        revoke_machines_of(membership)
         record(
             access, "member.removed", object_id=membership.id, email=membership.user.email, role=str(membership.role)
         )
@@ -172,7 +172,7 @@ def is_last_owner(membership: Membership) -> bool:
     return list(lasting.values_list("pk", flat=True)[:2]) == [membership.pk]
 
 
-def shut_machines_out(membership: Membership) -> None:
+def revoke_machines_of(membership: Membership) -> None:
     """Revoke the machines of a member who goes."""
     hosts = Host.objects.filter(org_id=membership.org_id, owner_id=membership.user_id, revoked_at=None)
     hosts.update(revoked_at=timezone.now())

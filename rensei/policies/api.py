@@ -7,7 +7,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.json_fields import JSONDocument, members

@@ -1,7 +1,7 @@
 """The access policies as dispatch sees them: the rows that exist, and the policies above a scope."""
 
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 from rensei.policies import services as policies

@@ -69,7 +69,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LetIn:
+class DeviceGrant:
     """A machine that was approved, with its token, which can be read only now."""
 
     host: Host
@@ -144,7 +144,7 @@ def deny(device: DeviceCode) -> None:
         _answer(device, state=DeviceCode.State.DENIED)
 
 
-def fetch_token(*, device_code: Secret, address: str | None) -> LetIn:
+def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
     """
     Register an approved machine and make its token, once.
 
@@ -170,7 +170,7 @@ def fetch_token(*, device_code: Secret, address: str | None) -> LetIn:
             # Whoever approved it has left since, or may no longer register machines.
             raise DeviceCodeInvalid
         host, token, secret = insert_host(access, name=device.host_name)
-    return LetIn(host=host, token=token, secret=secret)
+    return DeviceGrant(host=host, token=token, secret=secret)
 
 
 def _answer(device: DeviceCode, **answer: object) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from billing.limits import budget, quota
-from billing.limits.standing import standing_of
+from billing.limits.standing import snapshot_of
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage
 from billing.months import month_of
 from rensei.core.clock import database_now
@@ -21,7 +21,7 @@ class TestStandingOf:
         BudgetUsage.objects.create(org=acme, month=month_of(database_now()), used=300, held=200)
 
         with django_assert_num_queries(1):
-            standing = standing_of(acme)
+            standing = snapshot_of(acme)
 
         assert standing.entitlement == Entitlement.objects.get()
         assert standing.shared_quota == quota.shared_quota(acme, now=standing.now)
@@ -37,7 +37,7 @@ class TestStandingOf:
         SharedUsage.objects.create(org=acme, day=now.date() - timedelta(days=1), used=5)
         BudgetUsage.objects.create(org=acme, month=month_of(now - timedelta(days=40)), used=300, held=200)
 
-        standing = standing_of(acme)
+        standing = snapshot_of(acme)
 
         assert standing.shared_quota == quota.shared_quota(acme, now=standing.now)
         assert (standing.shared_quota.used, standing.shared_quota.limit) == (0, 4)
@@ -48,14 +48,14 @@ class TestStandingOf:
     def test_is_read_by_the_databases_clock(self, acme):
         before = database_now()
 
-        standing = standing_of(acme)
+        standing = snapshot_of(acme)
 
         assert before <= standing.now <= database_now()
 
     def test_is_whole_where_nothing_has_been_used_or_granted(self, acme):
         Entitlement.objects.all().delete()
 
-        standing = standing_of(acme)
+        standing = snapshot_of(acme)
 
         assert standing.entitlement is None
         assert standing.budget is None

@@ -4,10 +4,10 @@ import pytest
 
 from catalog.models import CatalogEntry
 from catalog.provider_config import context_window_of, validate_provider_config
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.core.errors import FieldError
 
-CLAUDE = REGISTRY["claude"]
+CLAUDE = PROVIDERS["claude"]
 OPUS = CatalogEntry(model_id="opus", context_window_tokens=200_000)
 SMALL = CatalogEntry(model_id="small", context_window_tokens=100_000)
 UNKNOWN = CatalogEntry(model_id="unknown", context_window_tokens=None)

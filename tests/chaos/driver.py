@@ -94,7 +94,7 @@ class Driver:
             self._cancel(access=self._owners[self.plan.runs[planned.cancels].org], run=self._runs[planned.cancels])
         if planned.rings_for is not None and planned.rings_for in self._runs:
             self.done["doubled-bell"] += 1
-            wake_up.ring(self._runs[planned.rings_for].id)
+            wake_up.notify_workers(self._runs[planned.rings_for].id)
 
     def _cancel(self, *, access: Access, run: Run) -> None:
         try:

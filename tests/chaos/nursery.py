@@ -28,9 +28,9 @@ def main() -> None:
     import rensei.celery
     import rensei.urls  # Celery's checks of a starting worker read the addresses.
     import rensei.worker  # noqa: F401
-    from integrations.providers.base import REGISTRY
+    from integrations.providers.base import ADAPTERS
 
-    for adapter in REGISTRY.values():
+    for adapter in ADAPTERS.values():
         adapter.warm_up()
     children: set[int] = set()
     for line in sys.stdin:

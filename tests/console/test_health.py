@@ -64,7 +64,7 @@ class TestReady:
 
     def test_is_ready_and_degraded_without_the_broker(self, client, healthy, settings):
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
-            wake_up.ring("run_x")
+            wake_up.notify_workers("run_x")
             wait_until(wake_up.is_broker_away)
             answer = client.get("/readyz", headers=KNOWN)
             figures = client.get("/metrics", headers=KNOWN).content.decode()

@@ -11,7 +11,7 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
@@ -53,7 +53,7 @@ def work(transactional_db: None) -> Callable[[], list[Run]]:
     """Execute everything that is queued, as a worker does, and give back the runs."""
 
     def run_queue() -> list[Run]:
-        keeper = Keeper(owner="test-worker")
+        keeper = LeaseRenewal(owner="test-worker")
         done = []
         try:
             while (claim := claims.claim_next(owner=keeper.owner)) is not None:

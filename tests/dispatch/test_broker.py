@@ -139,11 +139,11 @@ class TestABrokerThatIsSlow:
         monkeypatch.setattr(broker, "WAITING_MAX", 10)
         monkeypatch.setattr(broker, "ANSWER_SECONDS", 60.0)
         proxy.delay = LONG
-        wake_up.ring("run_first")
+        wake_up.notify_workers("run_first")
         assert proxy.held.wait(timeout=30)
 
         for number in range(100):
-            wake_up.ring(f"run_{number}")
+            wake_up.notify_workers(f"run_{number}")
 
         assert len(broker.broker()._waiting) == 10
         proxy.delay = 0.0

@@ -17,7 +17,7 @@ from integrations.keys import health, platform, tests_at_once
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from integrations.outbound import http as outbound
-from integrations.providers.base import REGISTRY, ProviderFailure
+from integrations.providers.base import ADAPTERS, ProviderFailure
 from rensei.accounts import invitations
 from rensei.accounts.single_sign_on import SocialAccountAdapter
 from rensei.core.clock import database_now
@@ -29,7 +29,7 @@ from rensei.core.transactions import leave_database
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims, wake_up
 from rensei.orgs import entering
@@ -107,7 +107,7 @@ def refused() -> ProviderFailure:
 def carry(access: Access, *, content: Any = None, text: str = "Hi.") -> Run:
     messages = messages_from(text=None if content else text, messages=content)
     run = admit.dispatch(access, DispatchRequest(profile_id="prof_deep", messages=messages))
-    keeper = Keeper(owner="a-worker")
+    keeper = LeaseRenewal(owner="a-worker")
     try:
         claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None
@@ -164,7 +164,7 @@ class TestEveryCallSite:
         assert any("getaddrinfo" in place for place in calls_out.made)
 
     def test_of_an_exact_count(self, byok: Integration) -> None:
-        adapter = REGISTRY["claude"]
+        adapter = ADAPTERS["claude"]
         params = {"model": "claude-opus-5-5", "messages": [{"role": "user", "content": "Hi."}]}
         Org.objects.count()
 
@@ -203,7 +203,7 @@ class TestEveryCallSite:
         Org.objects.count()
 
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):
-            wake_up.ring("run_x")
+            wake_up.notify_workers("run_x")
             wait_until(wake_up.is_broker_away)
 
         assert calls_out.holds_a_connection()

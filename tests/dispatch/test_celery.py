@@ -84,8 +84,8 @@ class TestABell:
 
         runs = [dispatch(ada_access) for _ in range(5)]
         for run in runs:
-            wake_up.ring(run.id)
-            wake_up.ring(run.id)
+            wake_up.notify_workers(run.id)
+            wake_up.notify_workers(run.id)
         wait_for(*runs)
 
         assert {run.state for run in Run.objects.all()} == {Run.State.SUCCEEDED}
@@ -97,7 +97,7 @@ class TestABell:
         connect()
         make_profile()
         with monkeypatch.context() as lost:
-            lost.setattr(wake_up, "ring", lambda run_id: None)
+            lost.setattr(wake_up, "notify_workers", lambda run_id: None)
             run = dispatch(ada_access)
         Run.objects.filter(id=run.id).update(created_at=database_now() - claims.LEASE)
 

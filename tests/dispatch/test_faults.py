@@ -21,7 +21,7 @@ from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import settle
@@ -184,8 +184,8 @@ class TestSharedQuota:
 
 
 class TestStopping:
-    def _execute(self, run: Run) -> tuple[threading.Thread, Keeper]:
-        keeper = Keeper(owner="test-worker")
+    def _execute(self, run: Run) -> tuple[threading.Thread, LeaseRenewal]:
+        keeper = LeaseRenewal(owner="test-worker")
         claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None
         thread = threading.Thread(target=execute, args=(claim, keeper))

@@ -15,7 +15,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import retention
 from rensei.dispatch.api import long_polling
 from rensei.dispatch.execution import execute
-from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement import settle
@@ -84,7 +84,7 @@ class TestKeeper:
         connect()
         make_profile()
         run = Run.objects.get(id=api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"])
-        keeper = Keeper(owner="test-worker")
+        keeper = LeaseRenewal(owner="test-worker")
         run.epoch = 1
         old = LiveRun(run, seconds_left=60)
         run.epoch = 2

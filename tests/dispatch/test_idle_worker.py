@@ -16,7 +16,7 @@ from rensei.core.jobs import Job
 from rensei.core.models import DueJob
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.watch import QueueWatch
@@ -139,8 +139,8 @@ class TestAnIdleWorker:
         made._watch.close()
 
     @pytest.fixture
-    def keeper(self) -> Iterator[Keeper]:
-        made = Keeper(owner="test")
+    def keeper(self) -> Iterator[LeaseRenewal]:
+        made = LeaseRenewal(owner="test")
         yield made
         made.close()
         made.close()

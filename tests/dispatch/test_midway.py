@@ -18,7 +18,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Run, RunChunk
 from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
@@ -41,7 +41,7 @@ def dispatch(ada_access: Access) -> Callable[[str], Run]:
 @contextmanager
 def under_way(run: Run) -> Iterator[None]:
     """Execute a run until it has begun to answer; afterwards, to its end."""
-    keeper = Keeper(owner="test-worker")
+    keeper = LeaseRenewal(owner="test-worker")
     claim = claims.claim_next(owner=keeper.owner)
     assert claim is not None
     thread = threading.Thread(target=execute, args=(claim, keeper))

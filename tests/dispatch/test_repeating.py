@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from integrations.models import Integration
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from profiles.models import ModelProfile
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.repeating import repeatable, repeated_request
@@ -25,7 +25,7 @@ LONG = "A long text that is worth keeping in the provider's cache. " * 2000
 def parameters(run: Run) -> dict[str, Any]:
     """What a worker would send for a run."""
     run = Run.objects.select_related("org", "input").get(pk=run.pk)
-    return build_request(run, REGISTRY[run.provider], seconds_left=lambda: 60.0).params
+    return build_request(run, ADAPTERS[run.provider], seconds_left=lambda: 60.0).params
 
 
 def some(chance: random.Random, **choices: list[Any]) -> dict[str, Any]:

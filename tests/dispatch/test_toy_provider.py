@@ -101,8 +101,8 @@ class ToyAdapter:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, catalog: None) -> None:
-    monkeypatch.setitem(specs.REGISTRY, "toy", SPEC)
-    monkeypatch.setitem(base.REGISTRY, "toy", ToyAdapter())
+    monkeypatch.setitem(specs.PROVIDERS, "toy", SPEC)
+    monkeypatch.setitem(base.ADAPTERS, "toy", ToyAdapter())
     CatalogEntry.objects.create(provider="toy", model_id="toy-1", display_name="Toy 1", auth_modes=["byok", "local"])
 
 

@@ -17,7 +17,7 @@ from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
 from rensei.core.secret import Secret
 from rensei.gateway import app, short_cache
-from rensei.gateway.short_cache import Fresh
+from rensei.gateway.short_cache import ShortLivedCache
 from rensei.orgs.access import Access
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
 from tests.waiting import wait_until
@@ -117,10 +117,10 @@ def _then_disconnect(act: Callable[[], object]) -> None:
 class TestFresh:
     """Whatever the gateway keeps follows one rule."""
 
-    def play(self, story: Callable[[Fresh[Any]], Awaitable[Any]]) -> Any:
+    def play(self, story: Callable[[ShortLivedCache[Any]], Awaitable[Any]]) -> Any:
         async def with_threads() -> Any:
             with ThreadPoolExecutor(4) as executor:
-                return await story(Fresh(executor))
+                return await story(ShortLivedCache(executor))
 
         return asyncio.run(with_threads())
 
@@ -128,7 +128,7 @@ class TestFresh:
         monkeypatch.setattr(short_cache, "LIFETIME_SECONDS", 0.05)
         canary = secrets.token_hex(16)
 
-        async def story(values: Fresh[Any]) -> tuple[int, int]:
+        async def story(values: ShortLivedCache[Any]) -> tuple[int, int]:
             for number in range(200):
                 await values.get(number, lambda: Secret(canary))
             at_most = holders_of(canary)
@@ -148,7 +148,7 @@ class TestFresh:
             time.sleep(0.1)
             return Secret(canary)
 
-        async def story(values: Fresh[Any]) -> bool:
+        async def story(values: ShortLivedCache[Any]) -> bool:
             given = (await values.get("a", slowly)).reveal() == canary
             await until(lambda: holders_of(canary) == 0)
             return given
@@ -160,7 +160,7 @@ class TestFresh:
         monkeypatch.setattr(short_cache, "RENEW_AFTER_SECONDS", -1)
         loads = iter(range(100))
 
-        async def story(values: Fresh[Any]) -> Any:
+        async def story(values: ShortLivedCache[Any]) -> Any:
             await values.get("a", lambda: next(loads))
             older = values._entries["a"]
             await values.get("a", lambda: next(loads))

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 
-from catalog.providers import REGISTRY as SPECS
-from integrations.providers.base import REGISTRY
+from catalog.providers import ADAPTERS as SPECS
+from integrations.providers.base import ADAPTERS
 
 
 class TestRegistry:
     def test_has_an_adapter_for_every_provider(self):
-        assert set(REGISTRY) == set(SPECS)
+        assert set(ADAPTERS) == set(SPECS)
 
     def test_loads_no_sdk_before_the_first_call(self):
         script = "import django; django.setup(); import sys; sys.exit('anthropic' in sys.modules)"

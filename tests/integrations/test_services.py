@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from integrations.keys import services
 from integrations.models import Integration
 from integrations.outbound.http import BaseUrlRefused
-from integrations.providers.base import REGISTRY, KeyKindRefused, Verdict
+from integrations.providers.base import ADAPTERS, KeyKindRefused, Verdict
 from integrations.vault.errors import CredentialUnreadable
 from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
@@ -496,13 +496,13 @@ class TestCheckIntegration:
         self, access: Access, connect: Callable[..., Integration], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         integration = connect(name="Before")
-        real = REGISTRY["claude"].test_connection
+        real = ADAPTERS["claude"].test_connection
 
         def rename_meanwhile(**options: Any) -> Verdict:
             Integration.objects.update(name="After")
             return real(**options)
 
-        monkeypatch.setattr(REGISTRY["claude"], "test_connection", rename_meanwhile)
+        monkeypatch.setattr(ADAPTERS["claude"], "test_connection", rename_meanwhile)
         services.check_integration(access, integration)
 
         stored = Integration.objects.get()
@@ -512,13 +512,13 @@ class TestCheckIntegration:
         self, access: Access, connect: Callable[..., Integration], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         integration = connect()
-        real = REGISTRY["claude"].test_connection
+        real = ADAPTERS["claude"].test_connection
 
         def rotate_meanwhile(**options: Any) -> Verdict:
             Integration.objects.update(secret_version=2)
             return real(**options)
 
-        monkeypatch.setattr(REGISTRY["claude"], "test_connection", rotate_meanwhile)
+        monkeypatch.setattr(ADAPTERS["claude"], "test_connection", rotate_meanwhile)
         services.check_integration(access, integration)
 
         assert Integration.objects.get().status == "untested"
@@ -535,7 +535,7 @@ class TestNetwork:
             seen.append(connection.in_atomic_block)
             return Verdict(ok=True, code="OK", message="", fix="")
 
-        monkeypatch.setattr(REGISTRY["claude"], "test_connection", look)
+        monkeypatch.setattr(ADAPTERS["claude"], "test_connection", look)
         integration = connect()
         services.check_integration(access, integration)
         services.check_connection(access, provider="claude", api_key=key)

@@ -146,10 +146,10 @@ def _dispatch(access: Any, mode: str) -> Any:
 
 def _work() -> None:
     from rensei.dispatch.execution.execute import execute
-    from rensei.dispatch.execution.lease_renewal import Keeper
+    from rensei.dispatch.execution.lease_renewal import LeaseRenewal
     from rensei.dispatch.queue import claims
 
-    keeper = Keeper(owner="history")
+    keeper = LeaseRenewal(owner="history")
     try:
         while (claim := claims.claim_next(owner=keeper.owner)) is not None:
             execute(claim, keeper)

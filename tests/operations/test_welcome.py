@@ -12,7 +12,7 @@ from django.db import connection
 
 from rensei import demo
 from rensei.dispatch.execution.execute import execute
-from rensei.dispatch.execution.lease_renewal import Keeper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from tests import servers
@@ -47,7 +47,7 @@ def demo_data(catalog: None, simulator: Any) -> None:
 
 
 def execute_first_run() -> Run:
-    keeper = Keeper(owner="test-worker")
+    keeper = LeaseRenewal(owner="test-worker")
     try:
         claim = claims.claim_next(owner=keeper.owner)
         assert claim is not None

@@ -184,7 +184,9 @@ class TestASuspendedOrganization:
         suspended()
 
         with pytest.raises(InvitationInvalid):
-            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
+            invitations.accept_with_new_account(
+                found, name="Zoe", password=Secret("another horse battery"), address=None
+            )
 
 
 class TestTheRateOfAnOrganization:
@@ -346,7 +348,9 @@ class TestTheLink:
                 Invitation.objects.update(expires_at=database_now())
 
         with pytest.raises(InvitationInvalid):
-            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
+            invitations.accept_with_new_account(
+                found, name="Zoe", password=Secret("another horse battery"), address=None
+            )
 
         assert not User.objects.filter(email=ZOE).exists()
         assert not Membership.objects.filter(org=acme, user__email=ZOE).exists()
@@ -359,7 +363,9 @@ class TestTheLink:
         services.change_role(access, Membership.objects.get(user=alan), role=Role.ADMIN)
 
         with pytest.raises(InvitationInvalid):
-            invitations.accept_as_newcomer(found, name="Zoe", password=Secret("another horse battery"), address=None)
+            invitations.accept_with_new_account(
+                found, name="Zoe", password=Secret("another horse battery"), address=None
+            )
 
     def test_is_not_tried_without_end(self, link, monkeypatch):
         monkeypatch.setattr(SignInThrottle, "rate", "4/min", raising=False)

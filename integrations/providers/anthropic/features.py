@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from integrations.providers.anthropic.server_tools import KNOWN_TOOLS
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
@@ -52,12 +52,12 @@ def highest_factor(body: Mapping[str, Any]) -> Fraction:
 
 def _known(name: str, asked: object) -> str | None:
     """Give what is asked for if its factor is known. Nothing, and what is not known, may be served as the dearest."""
-    return asked if isinstance(asked, str) and asked in REGISTRY["claude"].price_factors[name] else None
+    return asked if isinstance(asked, str) and asked in PROVIDERS["claude"].price_factors[name] else None
 
 
 @cache
 def _factor(*, region: str | None, speed: str | None) -> Fraction:
-    factors = REGISTRY["claude"].price_factors
+    factors = PROVIDERS["claude"].price_factors
     chosen = (("inference_geo", region), ("speed", speed))
     return math.prod(
         (factors[name][value] if value else max(factors[name].values()) for name, value in chosen), start=Fraction(1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, TypeGuard
 
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart, merged
 
@@ -47,7 +47,7 @@ _ONE = Fraction(1)
 # Those that are 1 are this one, so that no fraction is compared for them.
 _FACTORS = {
     name: {value: _ONE if factor == _ONE else factor for value, factor in factors.items()}
-    for name, factors in REGISTRY["claude"].price_factors.items()
+    for name, factors in PROVIDERS["claude"].price_factors.items()
 }
 # Iterations whose tokens are in the counts of the answer, and such whose tokens are not.
 _INSIDE = frozenset({"message", "fallback_message"})

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from catalog import identities, pricing, services
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from profiles.services import profiles_naming
 from rensei.console import snippets
 from rensei.console.access import PageRequest, attempt, page
@@ -27,7 +27,7 @@ from rensei.core.errors import RenseiError
 class EntryForm(RefusableForm):
     """A model that the catalog does not have yet."""
 
-    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in REGISTRY.values()])
+    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in PROVIDERS.values()])
     model_id = forms.CharField(
         label="Model ID", max_length=128, widget=forms.TextInput(attrs={"class": "input--mono", "autocomplete": "off"})
     )

@@ -8,7 +8,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from catalog.providers import REGISTRY, ProviderSpec
+from catalog.providers import PROVIDERS, ProviderSpec
 from integrations.keys import services
 from integrations.models import Integration
 from integrations.providers.base import Verdict
@@ -28,7 +28,7 @@ def integrations(request: PageRequest) -> HttpResponse:
     """Show every connection with what its provider last said."""
     found = list(_own(request.access).order_by("-is_default", "name"))
     users = _users(request.access, found)
-    context = {"integrations": found, "users": users, "specs": REGISTRY, "fresh": request.GET.get("new")}
+    context = {"integrations": found, "users": users, "specs": PROVIDERS, "fresh": request.GET.get("new")}
     return render(request, "console/integrations.html", context)
 
 
@@ -38,7 +38,7 @@ def add(request: PageRequest) -> HttpResponse:
     """Show the providers to choose from."""
     request.access.require_manager()
     wanted = request.GET.get("q", "").strip().lower()
-    specs = [spec for spec in REGISTRY.values() if wanted in f"{spec.display_name} {spec.id} {spec.category}".lower()]
+    specs = [spec for spec in PROVIDERS.values() if wanted in f"{spec.display_name} {spec.id} {spec.category}".lower()]
     return render(request, "console/integration_add.html", {"specs": specs, "wanted": wanted})
 
 
@@ -84,7 +84,7 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
         refusal = caught
     if request.htmx:
         users = _users(request.access, [integration])
-        context = {"integration": integration, "users": users, "specs": REGISTRY, "refusal": refusal}
+        context = {"integration": integration, "users": users, "specs": PROVIDERS, "refusal": refusal}
         return render(request, "console/_integration.html", context)
     if refusal is not None:
         say_refusal(request, refusal)
@@ -128,7 +128,12 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
         else:
             messages.success(request, f"{integration.name} was saved.")
             return _to_list(request)
-    context = {"form": form, "integration": integration, "title": shown["name"], "spec": REGISTRY[integration.provider]}
+    context = {
+        "form": form,
+        "integration": integration,
+        "title": shown["name"],
+        "spec": PROVIDERS[integration.provider],
+    }
     return render(request, "console/integration_edit.html", context, status=form.status)
 
 
@@ -152,7 +157,7 @@ def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
         else:
             messages.success(request, f"{integration.name} uses the new key.")
             return _to_list(request)
-    context = {"form": form, "integration": integration, "spec": REGISTRY[integration.provider]}
+    context = {"form": form, "integration": integration, "spec": PROVIDERS[integration.provider]}
     return render(request, "console/integration_rotate.html", context, status=form.status)
 
 
@@ -239,9 +244,9 @@ def _find(access: Access, integration_id: str) -> Integration:
 
 
 def _spec(provider: str) -> ProviderSpec:
-    if provider not in REGISTRY:
+    if provider not in PROVIDERS:
         raise Http404
-    return REGISTRY[provider]
+    return PROVIDERS[provider]
 
 
 def _users(access: Access, found: list[Integration]) -> dict[str, int]:

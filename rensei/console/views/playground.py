@@ -9,11 +9,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from billing.limits.standing import Standing, standing_of
+from billing.limits.standing import BillingSnapshot, snapshot_of
 from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console import snippets
@@ -37,7 +37,7 @@ def playground(request: PageRequest) -> HttpResponse:
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     again = _again(access, request.GET.get("run"))
     chosen = _chosen(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
-    standing = standing_of(access.org)
+    standing = snapshot_of(access.org)
     entries = _entries(access, chosen)
     form = DispatchForm(
         request.POST or None,
@@ -85,7 +85,7 @@ def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
     return list(find_named([(chosen.provider, chosen.model_id)], org=access.org).values())
 
 
-def _served(access: Access, entries: list[CatalogEntry], standing: Standing) -> CatalogEntry | None:
+def _served(access: Access, entries: list[CatalogEntry], standing: BillingSnapshot) -> CatalogEntry | None:
     """The model that would answer."""
     served = catalog.served_entries(entries, org=access.org, today=standing.now.date())
     return next(iter(served.values()), None)
@@ -134,7 +134,7 @@ def _dispatch_request(fields: Mapping[str, Any], chosen: ModelProfile | None) ->
         effort=fields.get("effort") or None,
         max_tokens=fields.get("max_tokens"),
         provider_config=(
-            {REGISTRY[chosen.provider].config_namespace: {"contextWindow": window}} if window and chosen else {}
+            {PROVIDERS[chosen.provider].config_namespace: {"contextWindow": window}} if window and chosen else {}
         ),
     )
 

@@ -8,12 +8,12 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from billing.limits.standing import standing_of
+from billing.limits.standing import snapshot_of
 from catalog import pricing
 from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
-from catalog.providers import REGISTRY
+from catalog.providers import PROVIDERS
 from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
@@ -105,7 +105,7 @@ def delete(request: PageRequest, profile_id: str) -> HttpResponse:
 def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     access = request.access
     entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
-    standing = standing_of(access.org)
+    standing = snapshot_of(access.org)
     today = standing.now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored, today)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
@@ -173,7 +173,7 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
     if not entries:
         raise catalog.ModelNotInCatalog(model_id="…", step=f"Ask the operator to run: {MANAGE} load_catalog")
     current = [entry for entry in entries if entry.lifecycle_on(today) is CatalogEntry.Lifecycle.ACTIVE] or entries
-    proposed = [entry for entry in current if entry.model_id.startswith(REGISTRY[entry.provider].recommended)]
+    proposed = [entry for entry in current if entry.model_id.startswith(PROVIDERS[entry.provider].recommended)]
     return max(proposed or current, key=lambda entry: entry.released_on or date.min)
 
 
@@ -193,7 +193,7 @@ def _value(entry: CatalogEntry) -> str:
 def _initial(stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]:
     if stored is None:
         return {"model_id": _value(entry), "auth_modes": entry.auth_modes[:1], "prompt_caching": "ephemeral"}
-    namespace = REGISTRY[stored.provider].config_namespace
+    namespace = PROVIDERS[stored.provider].config_namespace
     return {
         "name": stored.name,
         "model_id": _value(entry),
@@ -213,7 +213,7 @@ def _initial(stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]
 def _values(form: ProfileForm, *, projects: list[Any], integrations: list[Any]) -> dict[str, Any]:
     """Turn what was typed into what the service takes. A field that the model does not have is left at rest."""
     fields = form.cleaned_data
-    namespace = REGISTRY[form.entry.provider].config_namespace
+    namespace = PROVIDERS[form.entry.provider].config_namespace
     window = fields.get("context_window")
     by_slug = {project.slug: project for project in projects}
     by_id = {integration.id: integration for integration in integrations}

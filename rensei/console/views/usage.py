@@ -3,13 +3,13 @@
 from collections import defaultdict
 from datetime import date, timedelta
 
-from billing.limits.entitlement import is_metered_enabled
 from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from billing.ledger import ledger_csv, reports
 from billing.limits import budget
+from billing.limits.entitlement import is_metered_enabled
 from billing.models import CostEvent, UsageDaily
 from rensei.console import charts
 from rensei.console.access import PageRequest, page

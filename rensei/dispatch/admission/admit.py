@@ -20,7 +20,7 @@ from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.dispatch import context, pools, retention, stored_bytes
 from rensei.dispatch.admission import decide
-from rensei.dispatch.admission.decide import Judgement, judge
+from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
 from rensei.dispatch.modes import MODES
@@ -66,7 +66,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
         known = _known_run(access, idempotency_key, body_digest)
         if known is not None:
             return known
-    judgement = judge(decide.load(access, request), request)
+    judgement = decide.decide(decide.load(access, request), request)
     if judgement.refusal is not None:
         raise judgement.refusal
     run = plan(access, judgement, request, idempotency_key=idempotency_key, body_digest=body_digest)
@@ -85,7 +85,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
 def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchRequest) -> Run:
     """Admit a run of a profile that is not stored, such as a test message's."""
     (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
-    judgement = judge(decide.or_refuse(found), request)
+    judgement = decide.decide(decide.require(found), request)
     if judgement.refusal is not None:
         raise judgement.refusal
     admitted = plan(access, judgement, request)
@@ -95,7 +95,7 @@ def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchReq
 
 def plan(
     access: Access,
-    judgement: Judgement,
+    judgement: DispatchDecision,
     request: DispatchRequest,
     *,
     idempotency_key: str = "",
@@ -106,7 +106,7 @@ def plan(
     assert mode is not None
     assert built is not None
     run = Run(
-        **frozen(access, judgement),
+        **common_run_fields(access, judgement),
         credential_id=MODES[mode].credential_id(found),
         host=found.host if mode is AuthMode.HOST_SESSION else None,
         effort=built.effort or "",
@@ -134,12 +134,12 @@ def plan(
     return AdmissionPlan(
         run=run,
         input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
-        at_most=decide.most_of(found, mode, judgement.request, built),
+        at_most=decide.max_cost(found, mode, judgement.request, built),
         idempotency=idempotency,
     )
 
 
-def frozen(access: Access, judgement: Judgement) -> dict[str, Any]:
+def common_run_fields(access: Access, judgement: DispatchDecision) -> dict[str, Any]:
     """Name what all runs of one judgement share: who asks, who pays, for which model, at which prices, and why."""
     found, mode = judgement.facts, judgement.decision.mode
     assert mode is not None
@@ -186,7 +186,7 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
         insert_all(Attempt, [plan.attempt for plan in admitted if plan.attempt is not None])
         for plan in admitted:
             if plan.run.state == Run.State.QUEUED:
-                transaction.on_commit(partial(wake_up.ring, plan.run.id))
+                transaction.on_commit(partial(wake_up.notify_workers, plan.run.id))
     return refused
 
 

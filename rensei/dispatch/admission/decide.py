@@ -17,7 +17,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import Facts, Known
+from rensei.dispatch.context import DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
 from rensei.orgs import kill_switches
@@ -40,10 +40,10 @@ class ProfileRequired(RenseiError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class DispatchDecision:
     """What a dispatch would do: the decision, the request it would send, or the refusal."""
 
-    facts: Facts
+    facts: DispatchContext
     decision: Decision
     entry: CatalogEntry
     request: ModelRequest
@@ -51,7 +51,9 @@ class Judgement:
     refusal: RenseiError | None
 
 
-def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, known: Known | None = None) -> Facts:
+def load(
+    access: Access, request: DispatchRequest, *, with_quota: bool = False, known: Known | None = None
+) -> DispatchContext:
     """
     Load the facts of a request, refusing in the order profile, project, pool, model.
 
@@ -74,16 +76,16 @@ def load(access: Access, request: DispatchRequest, *, with_quota: bool = False, 
     (found,) = context.load(
         access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota, known=known
     )
-    return or_refuse(found)
+    return require(found)
 
 
-def or_refuse(found: Facts | RenseiError) -> Facts:
+def require(found: DispatchContext | RenseiError) -> DispatchContext:
     if isinstance(found, RenseiError):
         raise found
     return found
 
 
-def judge(found: Facts, request: DispatchRequest) -> Judgement:
+def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
     """
     Decide, without touching anything. Refusals come in a fixed order: effort, images, window, policy, gates.
 
@@ -119,13 +121,13 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
         decision = decision.noted(built.effort_left_out)
         if decision.mode is None:
             raise decision.refusal()
-        gate(found, decision.mode, at_most=most_of(found, decision.mode, model_request, built))
+        gate(found, decision.mode, at_most=max_cost(found, decision.mode, model_request, built))
     except RenseiError as caught:
         refusal = caught
         if decision.mode is not None and built is not None:
             decision = decision.gate_failed(caught)
             refusal.extra.setdefault("trace", decision.wire())
-    return Judgement(
+    return DispatchDecision(
         facts=found,
         decision=decision,
         entry=entry,
@@ -135,7 +137,7 @@ def judge(found: Facts, request: DispatchRequest) -> Judgement:
     )
 
 
-def gate(found: Facts, mode: AuthMode, *, at_most: int | None) -> None:
+def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None:
     """
     Ask the operators' kill switches, the mode, the pool, and then what the organization may store.
 
@@ -172,7 +174,7 @@ def require_running(run: Run) -> None:
     )
 
 
-def most_of(found: Facts, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
+def max_cost(found: DispatchContext, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
     """The most that the call can cost under a mode, in picodollars. None where it is not known."""
     entry = found.served(mode)
     prices = found.prices_of(entry) if entry else []
@@ -200,7 +202,7 @@ def _project(access: Access, request: DispatchRequest) -> Project | None:
     return project
 
 
-def _served_entry(found: Facts, decision: Decision) -> CatalogEntry:
+def _served_entry(found: DispatchContext, decision: Decision) -> CatalogEntry:
     """The entry of the picked mode; where none was picked, what the profile's first served mode would call."""
     modes = [decision.mode] if decision.mode else [AuthMode(mode) for mode in found.profile.auth_modes]
     return next(entry for mode in modes if (entry := found.served(mode)) is not None)
@@ -219,20 +221,20 @@ def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRe
     )
 
 
-def _provider_config(found: Facts, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
+def _provider_config(found: DispatchContext, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
     """The profile's config with the request's over it, key by key."""
     asked = validate_provider_config(found.spec, found.requested, request.provider_config, served=entry)
     stored: dict[str, Any] = {} if request.is_complete else found.profile.provider_config
     return {name: {**stored.get(name, {}), **asked.get(name, {})} for name in {*stored, *asked}}
 
 
-def _window(found: Facts, entry: CatalogEntry, override: int | None) -> int | None:
+def _window(found: DispatchContext, entry: CatalogEntry, override: int | None) -> int | None:
     """The smallest of the window that was asked for, the requested model's and the served model's."""
     known = [size for size in (override, found.requested.context_window_tokens, entry.context_window_tokens) if size]
     return min(known) if known else None
 
 
-def _max_tokens(found: Facts, decision: Decision, request: DispatchRequest) -> int | None:
+def _max_tokens(found: DispatchContext, decision: Decision, request: DispatchRequest) -> int | None:
     """:raises FieldError: if the cache is to be filled by a machine, whose programs only stream"""
     asked = request.max_tokens
     if asked == 0 and decision.mode is AuthMode.HOST_SESSION:

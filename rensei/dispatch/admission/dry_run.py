@@ -12,7 +12,7 @@ from rensei.core.money import dollars
 from rensei.core.usage import Usage
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide
-from rensei.dispatch.admission.decide import Judgement, judge
+from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import Known
 from rensei.orgs.access import Access
@@ -30,7 +30,7 @@ def preview(access: Access, request: DispatchRequest, *, known: Known | None = N
         found = decide.load(access, request, with_quota=True, known=known)
     except (catalog.ModelNotInCatalog, catalog.ModelRetired) as refusal:
         return _unanswerable(refusal)
-    return _preview_body(judge(found, request))
+    return _preview_body(decide.decide(found, request))
 
 
 def previews(
@@ -43,12 +43,12 @@ def previews(
     answers = {}
     for profile, found in zip(stored, loaded, strict=True):
         answers[profile.public_id] = (
-            _unanswerable(found) if isinstance(found, RenseiError) else _preview_body(judge(found, request))
+            _unanswerable(found) if isinstance(found, RenseiError) else _preview_body(decide.decide(found, request))
         )
     return answers
 
 
-def _preview_body(judgement: Judgement) -> dict[str, Any]:
+def _preview_body(judgement: DispatchDecision) -> dict[str, Any]:
     decision, refusal, found = judgement.decision, judgement.refusal, judgement.facts
     return {
         "authMode": decision.mode.value if decision.mode else None,
@@ -64,16 +64,16 @@ def _preview_body(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _candidates(judgement: Judgement) -> list[AuthMode]:
+def _candidates(judgement: DispatchDecision) -> list[AuthMode]:
     gated = [judgement.decision.mode] if judgement.decision.mode else []
     return sorted({*judgement.decision.candidates, *gated}, key=list(AuthMode).index)
 
 
-def _quote(judgement: Judgement, mode: AuthMode) -> dict[str, Any]:
+def _quote(judgement: DispatchDecision, mode: AuthMode) -> dict[str, Any]:
     """What a candidate would cost: a typical answer for `expectedUsd`, the longest possible for `maxUsd`."""
     found = judgement.facts
     built = judgement.built
-    maximum = decide.most_of(found, mode, judgement.request, built)
+    maximum = decide.max_cost(found, mode, judgement.request, built)
     refusal: RenseiError | None = None
     try:
         decide.gate(found, mode, at_most=maximum)

@@ -11,7 +11,7 @@ from rensei.core.errors import RenseiError
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Project, Role
 from rensei.policies import services as policies
@@ -160,10 +160,10 @@ def _applying(found: list[AccessPolicy], project: Project | None) -> list[Policy
     return [by_scope[scope] for scope in (SYSTEM, ORGANIZATION, PROJECT) if scope in by_scope]
 
 
-def _outcome(found: Facts | RenseiError, project: Project | None, applying: list[Policy]) -> Outcome:
+def _outcome(found: DispatchContext | RenseiError, project: Project | None, applying: list[Policy]) -> Outcome:
     if isinstance(found, RenseiError):
         return Outcome(mode=None, code=found.code, detail=found.detail)
-    judgement = decide.judge(replace(found, project=project, policies=applying), DispatchRequest())
+    judgement = decide.decide(replace(found, project=project, policies=applying), DispatchRequest())
     refusal = judgement.refusal
     return Outcome(
         mode=judgement.decision.mode,

@@ -2,7 +2,7 @@
 
 from django.db.models import QuerySet
 
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run
 

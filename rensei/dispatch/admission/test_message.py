@@ -1,7 +1,7 @@
 """A test message: the only test that shows missing credit. A real, tiny, ledgered run of one integration's key."""
 
 from integrations.models import Integration
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.admission import admit
@@ -24,7 +24,7 @@ def send(access: Access, integration: Integration) -> Run:
         org=access.org,
         name=NAME,
         provider=integration.provider,
-        model_id=REGISTRY[integration.provider].cheapest_model(integration.model_list),
+        model_id=ADAPTERS[integration.provider].cheapest_model(integration.model_list),
         auth_modes=[AuthMode.BYOK.value],
         integration=integration,
         prompt_caching=ModelProfile.PromptCaching.OFF,

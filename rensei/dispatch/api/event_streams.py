@@ -59,7 +59,7 @@ Value = TypeVar("Value")
 logger = structlog.get_logger(__name__)
 
 
-class Standing(NamedTuple):
+class RunProgress(NamedTuple):
     """How far a run has come: the number of its last event, and whether it has ended."""
 
     last: int
@@ -73,7 +73,7 @@ class _Follower:
     run_id: str
     caller: Caller
     seen: int
-    standing: Standing | None = None
+    standing: RunProgress | None = None
     refusal: RenseiError | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -87,7 +87,7 @@ class _Found(NamedTuple):
     """What one look has found: `standings` of the runs that were looked at, and the callers to be refused."""
 
     asked: Collection[str]
-    standings: Mapping[str, Standing]
+    standings: Mapping[str, RunProgress]
     refused: Collection[Caller]
 
 
@@ -179,7 +179,7 @@ class Poller:
             if not asked:
                 return _Found((), {}, ())
             rows = Run.objects.filter(id__in=asked).values_list("id", "chunk_count", "state")
-            standings = {run_id: Standing(last, state in Run.ENDED) for run_id, last, state in rows}
+            standings = {run_id: RunProgress(last, state in Run.ENDED) for run_id, last, state in rows}
             those = {caller for run_id in asked for caller in callers[run_id]}
             return _Found(asked, standings, those - still_open(those))
         except DatabaseError as fault:

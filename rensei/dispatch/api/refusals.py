@@ -1,7 +1,7 @@
 """What a dispatch may be refused with, besides what every request may be. The OpenAPI document lists it."""
 
 from catalog.services import ModelNotInCatalog, ModelRetired
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch.admission.admit import IdempotencyKeyReused
@@ -27,5 +27,5 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),
-    *(refusal for adapter in REGISTRY.values() for refusal in adapter.refusals),
+    *(refusal for adapter in ADAPTERS.values() for refusal in adapter.refusals),
 )

@@ -16,14 +16,14 @@ import structlog
 from django.db import connection
 
 from integrations.keys import services as integrations
-from integrations.providers.base import REGISTRY, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
+from integrations.providers.base import ADAPTERS, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
 from rensei.core.transactions import leave_database
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
-from rensei.dispatch.execution.lease_renewal import Keeper, LiveRun
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.execution.provider_call import Call
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES, Mode
@@ -39,7 +39,7 @@ COUNT_EXACTLY_FROM = 0.8
 logger = structlog.get_logger(__name__)
 
 
-def execute(claim: claims.Claim, keeper: Keeper) -> None:
+def execute(claim: claims.Claim, keeper: LeaseRenewal) -> None:
     """Carry a claimed run to its end."""
     run = claim.run
     live = LiveRun(run, seconds_left=(run.deadline_at - claim.claimed_at).total_seconds())
@@ -51,7 +51,7 @@ def execute(claim: claims.Claim, keeper: Keeper) -> None:
 
 
 def _carry(run: Run, live: LiveRun) -> None:
-    adapter = REGISTRY[run.provider]
+    adapter = ADAPTERS[run.provider]
     mode = MODES[AuthMode(run.auth_mode)]
     try:
         decide.require_running(run)

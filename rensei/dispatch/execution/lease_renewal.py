@@ -46,7 +46,7 @@ class LiveRun:
         return max(0.0, self.deadline - time.monotonic())
 
 
-class Keeper:
+class LeaseRenewal:
     """Watches over the runs of one worker process."""
 
     def __init__(self, *, owner: str) -> None:
@@ -79,7 +79,7 @@ class Keeper:
             if not live:
                 continue
             try:
-                self._bring_news(live)
+                self._signal_cancellations(live)
                 if time.monotonic() - renewed >= HEARTBEAT_SECONDS:
                     self._renew(live)
                     renewed = time.monotonic()
@@ -93,7 +93,7 @@ class Keeper:
             close_old_connections()
         close_old_connections()
 
-    def _bring_news(self, live: Sequence[LiveRun]) -> None:
+    def _signal_cancellations(self, live: Sequence[LiveRun]) -> None:
         cancelled = claims.cancelled_among({run.run_id for run in live})
         for run in live:
             if run.run_id in cancelled:

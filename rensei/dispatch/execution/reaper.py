@@ -29,7 +29,7 @@ def reap() -> None:
     abandoned = claims.abandoned(now=now)
     run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
     jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")
-    jobs.for_each(claims.unanswered(now=now), wake_up.ring, job="ring")
+    jobs.for_each(claims.unanswered(now=now), wake_up.notify_workers, job="wake-up")
 
 
 def forget_idempotency_keys() -> None:

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from integrations.providers.base import REGISTRY
+from integrations.providers.base import ADAPTERS
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
@@ -47,7 +47,7 @@ OF_LEASE = (
     OrgSuspended,
     PausedByOperator,
     RunTimeout,
-    *(refusal for adapter in REGISTRY.values() for refusal in adapter.refusals),
+    *(refusal for adapter in ADAPTERS.values() for refusal in adapter.refusals),
 )
 OF_LEASED = (WrongMachine, LeaseLost)
 

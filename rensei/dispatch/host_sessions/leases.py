@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from integrations.providers.base import REGISTRY, Answer, BuiltRequest, Interrupted, ProviderFailure
+from integrations.providers.base import ADAPTERS, Answer, BuiltRequest, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
@@ -270,7 +270,7 @@ def _build(run: Run) -> BuiltRequest:
     """
     until = time.monotonic() + BUILD_SECONDS_MAX
     try:
-        return preparation.build_request(run, REGISTRY[run.provider], seconds_left=lambda: until - time.monotonic())
+        return preparation.build_request(run, ADAPTERS[run.provider], seconds_left=lambda: until - time.monotonic())
     except Interrupted:
         raise outcomes.RunTimeout from None
 

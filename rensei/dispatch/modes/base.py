@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, StoredError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 
 
@@ -48,15 +48,15 @@ class Mode(Protocol):
     billed: ClassVar[bool]
     refusals: ClassVar[tuple[type[RenseiError], ...]]
 
-    def gate(self, facts: Facts, *, at_most: int | None) -> None: ...
+    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None: ...
 
-    def credential_id(self, facts: Facts) -> str: ...
+    def credential_id(self, facts: DispatchContext) -> str: ...
 
-    def max_tokens_cap(self, facts: Facts) -> int | None: ...
+    def max_tokens_cap(self, facts: DispatchContext) -> int | None: ...
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
 
-    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]: ...
+    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 
@@ -67,7 +67,7 @@ class Mode(Protocol):
     def pool_id(self, provider: str) -> str: ...
 
 
-def require_price(facts: Facts, mode: AuthMode) -> None:
+def require_price(facts: DispatchContext, mode: AuthMode) -> None:
     """:raises ModelUnpriced: if the served model has no platform price"""
     entry = facts.served(mode)
     if entry is None or not facts.prices_of(entry) or entry.org_id is not None:

@@ -11,7 +11,7 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
 
@@ -33,21 +33,21 @@ class Byok(OneKey):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (ByokNotConfigured,)
 
-    def gate(self, facts: Facts, *, at_most: int | None) -> None:
+    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         if facts.integration is None:
             raise ByokNotConfigured(provider=facts.profile.provider)
 
-    def credential_id(self, facts: Facts) -> str:
+    def credential_id(self, facts: DispatchContext) -> str:
         return facts.integration.id if facts.integration else ""
 
-    def max_tokens_cap(self, facts: Facts) -> int | None:
+    def max_tokens_cap(self, facts: DispatchContext) -> int | None:
         return None
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """The organization's own money needs no hold of ours."""
         return {}
 
-    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
         assert facts.integration is not None, "The gate has refused it"
         integrations.note_used(facts.integration.id, facts.now)
         return [(1, integrations.open_integration(facts.integration))]

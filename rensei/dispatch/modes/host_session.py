@@ -7,7 +7,7 @@ from typing import ClassVar
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
 
@@ -45,7 +45,7 @@ class HostSession(OneKey):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (RequiresLocalCapacity, WrongMachine)
 
-    def gate(self, facts: Facts, *, at_most: int | None) -> None:
+    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         """
         Check the capacity: a local pool, and a registered machine of the caller.
 
@@ -56,17 +56,17 @@ class HostSession(OneKey):
         if facts.host is None:
             raise WrongMachine(reason=facts.host_missing)
 
-    def credential_id(self, facts: Facts) -> str:
+    def credential_id(self, facts: DispatchContext) -> str:
         return ""
 
-    def max_tokens_cap(self, facts: Facts) -> int | None:
+    def max_tokens_cap(self, facts: DispatchContext) -> int | None:
         return None
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """The account on the machine pays; there is nothing of ours to hold."""
         return {}
 
-    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
         """:raises WrongMachine: always, because the server calls and the login is on the machine"""
         raise WrongMachine(reason="The gateway calls from the server.")
 

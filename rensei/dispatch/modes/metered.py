@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
-from billing.limits.entitlement import MeteredNotEntitled, metered_gate
-
 from billing.limits import budget
 from billing.limits.budget import MeteredBudgetExceeded
+from billing.limits.entitlement import MeteredNotEntitled, metered_gate
 from billing.models import Entitlement
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
@@ -43,7 +42,7 @@ class Metered(PlatformPool):
         MeteredBudgetExceeded,
     )
 
-    def gate(self, facts: Facts, *, at_most: int | None) -> None:
+    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         """
         Check the entitlement, the key, the price, and, where the budget was read for a preview, the budget.
 

@@ -9,7 +9,7 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
 
 # What a provider says of a key of ours is ours to know, not the organization's.
@@ -24,21 +24,21 @@ class PlatformPool:
     pool: ClassVar[PlatformKey.Pool]
     no_key: ClassVar[type[RenseiError]]
 
-    def credential_id(self, facts: Facts) -> str:
+    def credential_id(self, facts: DispatchContext) -> str:
         """Left to the worker: which key of the pool signs is decided when the call is made."""
         return ""
 
-    def max_tokens_cap(self, facts: Facts) -> int | None:
+    def max_tokens_cap(self, facts: DispatchContext) -> int | None:
         """The lowest cap of the keys that may sign, so that any of them can."""
         keys = facts.pool_keys(self.pool, self.mode)
         caps = [key.max_tokens_cap for key in keys if key.max_tokens_cap and key.paused_because is None]
         return min(caps, default=None)
 
-    def require_key(self, facts: Facts) -> None:
+    def require_key(self, facts: DispatchContext) -> None:
         if not platform.running(facts.pool_keys(self.pool, self.mode)):
             raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys)
 
-    def open_credentials(self, facts: Facts) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
         keys = platform.running(facts.pool_keys(self.pool, self.mode))
         return [(max(1, key.weight), platform.open_platform_key(key)) for key in keys]
 

@@ -9,7 +9,7 @@ from billing.limits.quota import SharedQuotaExceeded
 from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
-from rensei.dispatch.context import Facts
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
@@ -33,7 +33,7 @@ class Shared(PlatformPool):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (SharedKeyNotConfigured, ModelUnpriced, SharedQuotaExceeded)
 
-    def gate(self, facts: Facts, *, at_most: int | None) -> None:
+    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         """
         Check the key, the price, and, where the quota was read for a preview, the quota.
 

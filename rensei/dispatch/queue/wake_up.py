@@ -5,7 +5,7 @@ from django.conf import settings
 from rensei.dispatch.queue.broker import broker
 
 
-def ring(run_id: str) -> None:
+def notify_workers(run_id: str) -> None:
     """
     Have the run's id sent to a Celery worker, where there is a broker. Without one, workers look by themselves.
 

@@ -19,7 +19,7 @@ from billing.ledger import charges as billing
 from billing.limits import budget, quota
 from billing.models import CostEvent
 from catalog import pricing
-from catalog.providers import REGISTRY as PROVIDERS
+from catalog.providers import PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
 from rensei.core.errors import StoredError

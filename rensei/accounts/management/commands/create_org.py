@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from rensei.accounts.people import found_org
+from rensei.accounts.people import create_org_with_owner
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
 from rensei.orgs.access import for_member
@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *, name: str, slug: str, owner: str, password_stdin: bool, **options: Any) -> None:
         password = Secret(sys.stdin.readline().rstrip("\r\n")) if password_stdin else None
         try:
-            user, org = found_org(name=name, slug=slug, owner_email=owner, password=password)
+            user, org = create_org_with_owner(name=name, slug=slug, owner_email=owner, password=password)
         except RenseiError as refusal:
             raise CommandError(refusal.detail) from refusal
         access = for_member(user=user, slug=org.slug)
