@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.architecture.test_threat_model import PATH, missing, rows
 
 SHEET = (ROOT / "docs/asvs.md").read_text()

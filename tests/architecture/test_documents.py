@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")

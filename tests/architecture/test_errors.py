@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rensei.core.errors import RenseiError
-from tests.architecture.rooms import ROOT, modules
+from tests.architecture.modules import ROOT, modules
 
 modules()
 REFUSALS = sorted(RenseiError.__subclasses__(), key=lambda refusal: (refusal.code, refusal.__module__))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 ROWS = re.findall(r"^\| (F\d+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs/faults.md").read_text(), flags=re.MULTILINE)
 TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")

@@ -7,7 +7,7 @@ import pytest
 
 from rensei.core.errors import RenseiError
 from rensei.gateway.statuses import PLACES
-from tests.architecture.rooms import ROOT, modules
+from tests.architecture.modules import ROOT, modules
 
 modules()
 REFUSALS = sorted(RenseiError.__subclasses__(), key=lambda refusal: (refusal.code, refusal.__module__))

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from django.apps import apps
 
-from tests.architecture.rooms import PACKAGES, ROOT
+from tests.architecture.modules import PACKAGES, ROOT
 
 # From the highest to the lowest, as import-linter holds them. Packages side by side do not know each other.
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]

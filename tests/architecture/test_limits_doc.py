@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rensei.core.limits import declared, limit
-from tests.architecture.rooms import ROOT, modules
+from tests.architecture.modules import ROOT, modules
 
 modules()
 DOC = (ROOT / "docs/limits.md").read_text()

@@ -4,7 +4,7 @@ import re
 import secrets
 import subprocess
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 KEY_SHAPES = re.compile(rb"sk-ant-[a-z]+\d\d-[A-Za-z0-9_-]{8,}|rsk_live_[0-9a-f]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY")
 

@@ -13,7 +13,7 @@ from environ import Env
 
 from integrations.vault import keyring
 from rensei.management.commands import start
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 SOURCE = (ROOT / "rensei/settings.py").read_text()
 VARIABLES = sorted(set(re.findall(r"env(?:\.\w+)?\(\s*\"([A-Z_]+)\"", SOURCE)))

@@ -21,7 +21,7 @@ import pytest
 from rensei import launcher
 from rensei.launcher import LaunchFailed
 from tests import servers
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.waiting import wait_until
 
 MAKEFILE = (ROOT / "Makefile").read_text()

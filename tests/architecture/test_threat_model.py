@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 MODEL = (ROOT / "docs/threat-model.md").read_text()
 ACTORS = (

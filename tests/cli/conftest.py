@@ -13,7 +13,7 @@ from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
 from rensei.tokens.services import create_token
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.cli import logins
 from tests.cli.terminal import Terminal
 from tests.journeys.stack import Stack, start

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.cli.terminal import Terminal
 
 pytestmark = [pytest.mark.outside, pytest.mark.django_db(transaction=True)]

@@ -8,7 +8,7 @@ import pytest
 from rensei.celery import app
 from rensei.dispatch.models import Run
 from tests import servers
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.broker import ringing_through
 from tests.cli import searching, tracing
 from tests.cli.door import Door, move

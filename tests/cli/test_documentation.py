@@ -6,7 +6,7 @@ import pytest
 
 from rensei.cli import docs
 from rensei.workflows.models import WorkflowRun
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 pytestmark = pytest.mark.outside
 

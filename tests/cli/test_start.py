@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rensei.cli import install
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 
 pytestmark = pytest.mark.outside
 

@@ -13,7 +13,7 @@ import pytest
 from rensei.core.json_body import MEMORY_BYTES, MEMORY_PER_BYTE, VALUES_MAX, TooManyValues, check_values
 from rensei.workflows.documents import read_document
 from rensei.workflows.reading import BYTES_MAX, WorkflowInvalid
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.attacks import cpu_seconds, grows_linearly, peak_bytes, sized
 from tests.hostile_json import READERS, WORST, hostile_body
 

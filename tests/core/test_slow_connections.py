@@ -14,7 +14,7 @@ import pytest
 
 from rensei.core.asgi_limits import BODY_SECONDS, FILE_HANDLES, HEADER_SECONDS, SERVER_OPTIONS
 from tests import servers
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.attacks import sized
 
 pytestmark = pytest.mark.attack

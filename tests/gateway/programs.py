@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, settled
 from tests.gateway.wire import Wire

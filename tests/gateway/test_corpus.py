@@ -13,7 +13,7 @@ from rensei.dispatch.models import Run
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
 from rensei.gateway.routing import Route
-from tests.architecture.rooms import ROOT
+from tests.architecture.modules import ROOT
 from tests.gateway import corpus
 from tests.gateway.bodies import ACCOUNT, is_valid
 from tests.gateway.line import MODEL, settled

@@ -9,10 +9,10 @@ from playwright.sync_api import expect
 from rensei.audit.models import AuditEvent
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
+from tests.accounts.totp import code_now
 from tests.journeys.person import PASSWORD, Person
 from tests.journeys.stack import Stack
 from tests.journeys.test_pages import barriers, misfits
-from tests.orgs.totp import code_now
 
 pytestmark = [
     pytest.mark.browser,

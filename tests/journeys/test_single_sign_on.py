@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Browser
 
 from rensei.orgs.models import Org, User
+from tests.accounts.openid_provider import CLIENT_ID, OpenIdProvider
 from tests.journeys.person import Person
 from tests.journeys.stack import Stack, start
-from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider
 
 pytestmark = [
     pytest.mark.browser,

@@ -16,7 +16,7 @@ from rensei.accounts import invitations
 from rensei.orgs.models import Membership, Org, Role, User
 from rensei.tokens.look_up import for_token
 from rensei.tokens.services import create_token
-from tests.orgs.openid_provider import CLIENT_ID, OpenIdProvider
+from tests.accounts.openid_provider import CLIENT_ID, OpenIdProvider
 
 BEGIN = "/accounts/oidc/sso/login/"
 PASSWORD = "correct horse battery"

@@ -19,7 +19,7 @@ from rensei.core.later import later
 from rensei.orgs.models import Membership, Role
 from rensei.tokens import device_codes
 from rensei.tokens.models import DeviceCode
-from tests.orgs.totp import code_at, code_now
+from tests.accounts.totp import code_at, code_now
 
 PASSWORD = "correct horse battery"
 
