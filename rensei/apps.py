@@ -10,13 +10,13 @@ class RenseiConfig(AppConfig):
     name = "rensei"
 
     def ready(self) -> None:
-        # The type checker wants `ModelAdmin[Model]`, which Django itself understands only for managers, query sets
-        # and the like. This app is the first, so the modules that write it are imported later.
+        # The type checker requires `ModelAdmin[Model]`, which Django supports at run time only for managers, query sets
+        # and the like. This app is the first, so the modules that use it are imported later.
         from django.contrib.admin.options import BaseModelAdmin
         from django.forms.models import BaseModelForm
 
         for generic in (BaseModelAdmin, BaseModelForm):
             setattr(generic, "__class_getitem__", classmethod(lambda cls, model: cls))  # noqa: B010
         if settings.CELERY_BROKER_URL:
-            # The application that rings: without it, a bell would go to a Celery that knows no broker.
+            # The application that sends wake-ups: without it, they would go to a Celery without a broker.
             import_module("rensei.celery")

@@ -18,7 +18,7 @@ from rensei.gateway.app import with_gateway  # noqa: E402
 
 
 def _start() -> None:
-    """Start what one serving process needs: not on import, which tests and tools do as well."""
+    """Start what a serving process needs, and not on import: tests and tools import this module too."""
     take_file_handles()
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     start_storing()

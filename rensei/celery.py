@@ -11,7 +11,7 @@ app.autodiscover_tasks(["rensei.dispatch.execution"])
 
 
 def _exchange_counts(**_signal: object) -> None:
-    """A worker has one process with threads, or one that forks the others: each counts for itself."""
+    """Start the exchange in each process: a worker has one process with threads, or one that forks the others."""
     from rensei.core.rates import start_exchanging
     from rensei.core.unknown_names import start_storing
 

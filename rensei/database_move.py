@@ -1,8 +1,8 @@
 """
-Moving an installation from SQLite to PostgreSQL: every row of every table as it is, its key included, or nothing.
+Moving an installation from SQLite to PostgreSQL: every row of every table unchanged, including its key, or nothing.
 
 The source is locked against writers, and everything is written to the target, checked there and committed in one
-transaction. Rows stream from one to the other, so a database of any size takes little memory.
+transaction. Rows are streamed, so a database of any size takes little memory.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ SOURCE, TARGET = "source", "default"
 CHUNK = 20
 HEARD_WITHIN = timedelta(seconds=30)
 LOCK_SECONDS = 5
-# Rows of these are there already: those of `migrate`, under ids of its own, and those of triggers, one for each line
-# of the ledger and each audit event. The source's take their place.
+# Tables that already have rows: those of `migrate`, under ids of its own, and those of triggers, one for each line
+# of the ledger and each audit event. The source's rows replace them.
 WAITING = (LineToSeal, EventToSeal)
 WRITTEN_UNASKED = (Permission, ContentType, *WAITING)
 NAMED = 10
 
 
 class MoveRefused(Exception):
-    """The move cannot be made now, and nothing was changed."""
+    """The move is not possible now, and nothing was changed."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Moved:
 
 
 class _Table:
-    """A table as its model knows it."""
+    """A table as its model defines it."""
 
     def __init__(self, model: type[Model]) -> None:
         options = model._meta  # noqa: SLF001 - documented: https://docs.djangoproject.com/en/5.2/ref/models/meta/
@@ -98,7 +98,7 @@ def move(url: str, *, tell: Callable[[str], None]) -> Moved:
     """
     Move everything from the SQLite database at `url` into the PostgreSQL database of the settings.
 
-    :raises MoveRefused: if one of them is not what it has to be, or what arrived is not what was there
+    :raises MoveRefused: if one of them is not in the required state, or the copy differs from the source
     """
     with _source(url) as source:
         target = connections[TARGET]
@@ -116,7 +116,7 @@ def move(url: str, *, tell: Callable[[str], None]) -> Moved:
 
 @contextmanager
 def _source(url: str) -> Iterator[BaseDatabaseWrapper]:
-    """Connect to the source for as long as the move takes."""
+    """Connect to the source for the duration of the move."""
     config: dict[str, Any] = dict(Env.db_url_config(url))
     if config.get("ENGINE") != "django.db.backends.sqlite3":
         raise MoveRefused("--from is an SQLite database, such as sqlite:///var/rensei.sqlite3.")
@@ -134,7 +134,7 @@ def _source(url: str) -> Iterator[BaseDatabaseWrapper]:
 
 @contextmanager
 def _locked(source: BaseDatabaseWrapper) -> Iterator[None]:
-    """Keep everybody else from writing to the source."""
+    """Block all other writers of the source."""
     atomic = transaction.atomic(using=source.alias, durable=True)
     try:
         atomic.__enter__()
@@ -143,13 +143,13 @@ def _locked(source: BaseDatabaseWrapper) -> Iterator[None]:
     try:
         yield
     finally:
-        # Only read was done.
+        # The source was only read.
         transaction.set_rollback(True, using=source.alias)
         atomic.__exit__(None, None, None)
 
 
 def _require_schema(connection: BaseDatabaseWrapper) -> None:
-    """Both have to be at the migrations of this very version: then their tables have the same columns."""
+    """Require both databases at the migrations of this version: then their tables have the same columns."""
     name = f"The {'source' if connection.alias == SOURCE else 'target'}"
     loader = MigrationLoader(connection)
     applied, known = set(loader.applied_migrations), set(loader.disk_migrations)
@@ -188,13 +188,13 @@ def _require_empty() -> None:
 
 
 def _tables() -> list[_Table]:
-    """All tables. What waits for seals comes last, after the triggers have written their own."""
+    """List all tables. The lists of rows to seal come last, after the triggers have written their own."""
     tables = [_Table(model) for model in apps.get_models(include_auto_created=True)]
     return sorted(tables, key=lambda table: (table.model in WAITING, table.name))
 
 
 def _copy(target: BaseDatabaseWrapper, tell: Callable[[str], None]) -> dict[str, Content]:
-    """Copy all rows. References are checked when all are there, so the order of the tables does not matter."""
+    """Copy all rows. References are checked at the end, so the order of the tables does not matter."""
     copied = {}
     for table in _tables():
         try:
@@ -214,13 +214,13 @@ def _copy(target: BaseDatabaseWrapper, tell: Callable[[str], None]) -> dict[str,
 
 
 def _copy_table(table: _Table, target: BaseDatabaseWrapper) -> Content:
-    """Copy one table by PostgreSQL's COPY, which takes rows one by one and fires the triggers of inserts."""
+    """Copy one table by PostgreSQL's COPY, which reads rows one by one and fires the triggers of inserts."""
     content = Content()
     name = target.ops.quote_name(table.name)
     columns = ", ".join(target.ops.quote_name(str(each.column)) for each in table.fields)
     with target.cursor() as cursor:
         if table.model in WRITTEN_UNASKED:
-            cursor.execute(f"DELETE FROM {name}")  # noqa: S608 - the name of a table of ours
+            cursor.execute(f"DELETE FROM {name}")  # noqa: S608 - the name comes from a model of Rensei
         with target.wrap_database_errors, cursor.copy(f"COPY {name} ({columns}) FROM STDIN") as copy:
             for row in table.rows(SOURCE):
                 copy.write_row(
@@ -231,7 +231,7 @@ def _copy_table(table: _Table, target: BaseDatabaseWrapper) -> Content:
 
 
 def _plain(value: Any) -> Any:
-    """Write a value in the one way that is the same for both databases."""
+    """Write a value in a form that is the same for both databases."""
     if isinstance(value, bytes | memoryview):
         return bytes(value).hex()
     if isinstance(value, dict):
@@ -239,7 +239,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     if isinstance(value, float) and value.is_integer():
-        # PostgreSQL's JSON gives 1e16 back as a whole number.
+        # PostgreSQL's JSON returns 1e16 as a whole number.
         return int(value)
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
@@ -266,7 +266,7 @@ def _check(moved: Moved, tell: Callable[[str], None]) -> None:
 
 
 def _open_keys(moved: Moved) -> None:
-    """:raises MoveRefused: if the vault is shut: then this is not the keyring that belongs to the database"""
+    """:raises MoveRefused: if the vault cannot be opened: then this is not the keyring of the database"""
     health = vault.health()
     if not health.ok:
         raise MoveRefused(f"The vault is shut: {health.detail}")

@@ -42,10 +42,10 @@ class ShownOnce:
 
 def create() -> ShownOnce:
     """
-    Add whatever of the demo's data is missing, and dispatch its first run.
+    Add the missing parts of the demo's data, and dispatch its first run.
 
-    An interrupted start is completed by the next one. Passwords and the token come last, so that what was
-    generated is also what gets printed.
+    The next start completes an interrupted one. Passwords and the token come last, so that everything
+    generated is also printed.
     """
     access = _owner_access()
     if not Project.objects.for_org(access.org).filter(slug=PROJECT).exists():
@@ -80,7 +80,7 @@ def first_run() -> Run:
 
 
 def sample_key() -> str:
-    """Make a key of the right shape, which opens nothing anywhere: the simulator takes every such key."""
+    """Make a key of the right form, which is valid nowhere: the simulator accepts every such key."""
     return f"sk-ant-api{3:02d}-demo-{secrets.token_hex(24)}"
 
 

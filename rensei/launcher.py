@@ -1,4 +1,4 @@
-"""Start the processes of one installation on this machine, watch over them, and stop them together."""
+"""Starts the processes of one installation on this machine, monitors them, and stops them together."""
 
 import contextlib
 import http.client
@@ -20,16 +20,16 @@ from rensei import layout
 LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_SECONDS = 0.1
 _ASK_EVERY_SECONDS = 1.0
-# A worker ends the calls under way, for which it takes up to 30 s; a call that is cut off may be paid for nothing.
+# A worker ends the calls under way, for which it takes up to 30 s; an interrupted call may be charged without a result.
 _STOP_SECONDS_MAX = 40.0
 
 
 class LaunchFailed(Exception):
-    """Something keeps Rensei from starting or from going on. The message is what to tell the person."""
+    """Rensei cannot start or continue. The message is for the user."""
 
 
 def check_port_is_free(port: int) -> None:
-    """:raises LaunchFailed: if something else listens there"""
+    """:raises LaunchFailed: if another process listens on the port"""
     with socket.socket() as listener:
         # Addresses of connections that have just ended do not count as taken.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,13 +44,13 @@ def check_port_is_free(port: int) -> None:
 
 
 def create_data_dir(path: Path) -> None:
-    """Make the folder that holds the database and the keys, closed to other users of this machine."""
+    """Create the folder of the database and the keys, without access for other users of this machine."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
 
 
 def create_secret_key(path: Path) -> None:
-    """Generate Django's `SECRET_KEY` once, in a file that is whole and closed to others from its first moment."""
+    """Generate Django's `SECRET_KEY` once, in a file that is complete and private from its first moment."""
     if path.exists():
         return
     scratch = path.with_suffix(f".{os.getpid()}")
@@ -67,17 +67,17 @@ def create_secret_key(path: Path) -> None:
 
 def wait_until_ready(*, port: int, token: str, seconds_max: float) -> str:
     """
-    Wait until `/readyz` says that everything is there.
+    Wait until `/readyz` reports that everything is present.
 
-    :param token: the token of `/metrics`, for which the server tells what is missing
-    :return: nothing, or what the server says is missing when the time is over
+    :param token: the token of `/metrics`, with which the server returns what is missing
+    :return: an empty text, or what the server reports as missing when the time is over
     """
     deadline = time.monotonic() + seconds_max
     missing = "The server does not answer."
     while missing and time.monotonic() < deadline:
         try:
             missing = _ask_what_is_missing(port, token)
-            # Every such answer is a query or two, so it is not asked for too often.
+            # Every such answer costs a query or two, so the requests are paced.
             time.sleep(_ASK_EVERY_SECONDS if missing else 0)
         except (OSError, http.client.HTTPException):
             time.sleep(_LOOK_EVERY_SECONDS)
@@ -101,7 +101,7 @@ def _ask_what_is_missing(port: int, token: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A process that was started here, and what people call it."""
+    """A process that was started here, and its display name."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -109,10 +109,10 @@ class Child:
 
 class Processes:
     """
-    The processes that belong together: when one of them ends, or when this one is told to, all of them stop.
+    The processes of an installation: when one of them ends, or this one receives a signal, all of them stop.
 
     Each child leads a process group of its own, so that Ctrl-C reaches only this process, which then stops the
-    children. One that will not stop in time, or before a second Ctrl-C, is killed with all that it has started.
+    children. A child that does not stop in time, or before a second Ctrl-C, is killed with all that it has started.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -157,7 +157,7 @@ class Processes:
 
     def watch(self) -> None:
         """
-        Wait until this process is told to stop.
+        Wait until this process receives a signal to stop.
 
         :raises LaunchFailed: if a child ends before that
         """
@@ -166,9 +166,9 @@ class Processes:
             time.sleep(_LOOK_EVERY_SECONDS)
 
     def _spawn(self, name: str, command: tuple[str, ...]) -> Child:
-        # A child gets a pipe that this process never writes to: the terminal's input is not the child's to read,
-        # and a child that watches the pipe learns when this process is gone, however it went.
-        # The folder that this command was typed in may hold a `catalog` of its own, which the web server would load.
+        # A child gets a pipe that this process never writes to: it must not read the terminal's input,
+        # and a child that watches the pipe detects the end of this process, by any cause.
+        # The current folder may contain a `catalog` package, which the web server would load.
         process = subprocess.Popen(  # noqa: S603 - the commands are written in this program
             command,
             cwd=layout.home(),
@@ -183,8 +183,8 @@ class Processes:
 
     def _check_children(self, *, besides: Child | None = None) -> None:
         """
-        :param besides: a child that is awaited: it may end between two looks, and its end is judged by `run`
-        :raises LaunchFailed: if a child that has to go on has ended
+        :param besides: a child that is awaited: it may end between two checks, and `run` checks its result
+        :raises LaunchFailed: if a child that has to continue has ended
         """
         for child in self._children:
             if child is not besides and child.process.poll() is not None:
@@ -192,7 +192,7 @@ class Processes:
                 raise LaunchFailed(f"{child.name} has stopped by itself, so the rest stops too {ended}")
 
     def _stop(self) -> None:
-        """Tell all children to stop, and kill those that do not, or all at once when the person is in a hurry."""
+        """Signal all children to stop, and kill those that do not, or all at once after a second Ctrl-C."""
         waiting = [child for child in reversed(self._children) if child.process.poll() is None]
         for child in waiting:
             child.process.terminate()
@@ -202,14 +202,14 @@ class Processes:
             time.sleep(_LOOK_EVERY_SECONDS)
             waiting = [child for child in waiting if child.process.poll() is None]
         for child in self._children:
-            # A child that has ended may have left others behind, so its whole group goes.
+            # A child that has ended may have left other processes, so its whole group is killed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait()
 
 
 def _how_it_ended(code: int) -> str:
-    """Say how a process ended and where the reason stands. One that was killed could not write any."""
+    """Describe how a process ended and where its reason is. A killed process could not write any."""
     if code >= 0:
         return f"(exit code {code}). The reason is above."
     ended = f"({signal.Signals(-code).name})."

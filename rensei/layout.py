@@ -1,7 +1,7 @@
 """
-Where the files are that are no Python: in a checkout beside the packages, in an installed wheel inside this one.
+The places of files other than Python: in a checkout beside the packages, in an installed wheel inside this one.
 
-Nothing here is a setting, so that the settings and the program that starts before them can both use it.
+No settings are used here, so that the settings and the program that starts before them can both use it.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ _BUNDLED = PACKAGE / "bundled"
 INSTALLED = _BUNDLED.is_dir()
 # The templates and the documentation.
 RESOURCES = _BUNDLED if INSTALLED else PACKAGE.parent
-# What people type to run a command of the server.
+# The command line to run a command of the server.
 MANAGE = "rensei-manage" if INSTALLED else "python manage.py"
 
 
 def home() -> Path:
-    """Tell the folder of `.env` and of `var`. An installation has the user's own, whichever folder it is started in."""
+    """Return the folder of `.env` and of `var`. An installation has the user's own, for any current folder."""
     return platformdirs.user_data_path("rensei", appauthor=False) if INSTALLED else PACKAGE.parent

@@ -1,5 +1,5 @@
 """
-How the secrets of two-step sign-in are kept: sealed by the vault, which lies above the package of accounts.
+How the secrets of two-step sign-in are stored: sealed by the vault, which is above the package of accounts.
 
 https://docs.allauth.org/en/latest/mfa/adapter.html
 """
@@ -28,7 +28,7 @@ class SealedText(str):
 
 @receiver(post_init, sender=Authenticator)
 def _note_the_owner(instance: Authenticator, **rest: Any) -> None:
-    """Mark what is stored with its owner, since the library gives the text alone to `decrypt`."""
+    """Mark stored text with its owner, since the library passes only the text to `decrypt`."""
     stored = vars(instance)
     if isinstance(stored.get("data"), dict) and "user_id" in stored:
         instance.data = {
@@ -38,7 +38,7 @@ def _note_the_owner(instance: Authenticator, **rest: Any) -> None:
 
 
 class SealedMfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
-    """Seals what the library stores, and keeps those who must have a second factor from turning it off."""
+    """Seals what the library stores, and prevents those who must have a second factor from turning it off."""
 
     error_messages = {
         **DefaultMFAAdapter.error_messages,

@@ -18,7 +18,7 @@ HOME = layout.home()
 
 
 class _Environment(FileAwareMapping):  # type: ignore[misc]
-    """Reads NAME from the file that NAME_FILE names, as secrets are mounted. Its last newline is no part of it."""
+    """Reads NAME from the file that NAME_FILE names, as secrets are mounted, without surrounding white space."""
 
     def __getitem__(self, key: str) -> str:
         return str(super().__getitem__(key)).strip()
@@ -51,7 +51,7 @@ ALLOWED_HOSTS = env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "1
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 
-# What Rensei itself needs to know.
+# Rensei's own settings.
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
@@ -243,9 +243,9 @@ TEMPLATES = [
 ]
 
 # https://docs.djangoproject.com/en/5.2/ref/databases/
-# WAL lets readers and one writer work side by side; IMMEDIATE takes the write lock at BEGIN, because a deferred
+# WAL lets readers and one writer work in parallel; IMMEDIATE takes the write lock at BEGIN, because a deferred
 # transaction that reads and then writes fails at once under WAL instead of waiting. Without recursive_triggers an
-# INSERT OR REPLACE would pass the ledger's delete triggers by.
+# INSERT OR REPLACE would bypass the ledger's delete triggers.
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'rensei.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
@@ -257,7 +257,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         ),
     }
 else:
-    # A process that is frozen inside a transaction holds its locks, and everyone waits: PostgreSQL lets go of it.
+    # A process that is frozen inside a transaction holds its locks and blocks others: PostgreSQL ends the transaction.
     DATABASES["default"]["OPTIONS"] = {
         **DATABASES["default"].get("OPTIONS", {}),
         "pool": {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20)},
@@ -265,7 +265,7 @@ else:
     }
 
 # https://docs.djangoproject.com/en/5.2/topics/cache/
-# `default` holds what guards accounts, and is the libraries' too. `process` holds what may be lost at any time.
+# `default` holds what protects accounts, also for the libraries. `process` holds what may be lost at any time.
 CACHES = {
     "default": {"BACKEND": "rensei.core.stored_cache.StoredCache"},
     "process": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
@@ -277,10 +277,10 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# A message is only a bell, and the run table is the queue. Kept in Redis until it is acknowledged, it would be restored
-# when the broker is lost; kombu 5.7 then raises an AttributeError that ends the worker.
+# A message is only a wake-up, and the run table is the queue. A message stored in Redis until its acknowledgement would
+# be restored when the broker is lost; kombu 5.7 then raises an AttributeError that ends the worker.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False}
-# A worker looks for its broker for as long as it runs. By default it ends after a hundred tries.
+# A worker tries to reach its broker for as long as it runs. By default it ends after a hundred tries.
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 
@@ -303,12 +303,12 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
-# Nobody is mailed who has no account: the page answers alike, and strangers are left alone.
+# An address without an account gets no mail: the page answers the same, and people without accounts are not disturbed.
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
 ACCOUNT_ADAPTER = "rensei.accounts.adapter.AccountAdapter"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # Only the other sessions end.
 ACCOUNT_SESSION_REMEMBER = True
-# Passwords are limited by `rensei.accounts.sign_in_tries`, by which no one locks another person out. What is left of
+# `rensei.accounts.sign_in_tries` limits passwords, so that no person can lock another one out. The remaining
 # `login_failed` counts codes of the second step, after a password that was right.
 ACCOUNT_RATE_LIMITS = {"login": None, "reset_password": "20/m/ip"}
 ACCOUNT_FORMS = {
@@ -326,7 +326,7 @@ MFA_FORMS = {
     "reauthenticate": "rensei.accounts.library_forms.ReauthenticateForm",
 }
 MFA_TOTP_ISSUER = f"Rensei ({_public.hostname})"
-# People whose invitation was handed over without mail have nothing to verify their address with.
+# People who got their invitation's link without mail cannot verify their address.
 MFA_ALLOW_UNVERIFIED_EMAIL = True
 
 # https://docs.allauth.org/en/latest/socialaccount/providers/openid_connect.html
@@ -353,7 +353,7 @@ SOCIALACCOUNT_PROVIDERS = (
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")
 vars().update(EMAIL_CONFIG)
-# A mail server that does not answer must not hold up a run whose failure is to be told.
+# A mail server that does not answer must not delay a run whose failure is to be reported.
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default=f"rensei@{_public.hostname or 'localhost'}")
 
@@ -382,7 +382,7 @@ CSRF_COOKIE_NAME = "__Host-csrftoken" if _https else "csrftoken"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_SSL_REDIRECT = False
-# The proxy that ends TLS redirects to https; a redirect here would answer its health checks.
+# The proxy that terminates TLS redirects to https; a redirect here would answer its health checks.
 SILENCED_SYSTEM_CHECKS = ["security.W008"]
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
@@ -412,7 +412,7 @@ REST_FRAMEWORK = {
         "rensei.tokens.authentication.TokenAuthentication",
         "rensei.tokens.authentication.BrowserAuthentication",
     ],
-    # Closed by default: every view names the permission that opens it.
+    # Closed by default: every view names its permission.
     "DEFAULT_PERMISSION_CLASSES": ["rensei.orgs.permissions.Closed"],
     "DEFAULT_PARSER_CLASSES": ["rensei.core.api.JSONBodyParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -442,7 +442,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    # What a PATCH may leave out is declared by its body.
+    # The body of a PATCH declares what may be omitted.
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_NAME_OVERRIDES": {
         "AuthMode": "rensei.core.auth_modes.AuthMode",

@@ -1,4 +1,4 @@
-"""Collect the static files where the web server reads them, if they have changed since the last time."""
+"""Collects the static files for the web server, if they have changed since the last time."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 
 STAMP = "sources.sha256"
-# Parts of our packages that no page of ours names.
+# Parts of the installed packages that no page uses.
 UNUSED = ["redoc", "swagger-ui-standalone-preset*", "oauth2-redirect*", "rest_framework"]
 
 
@@ -16,7 +16,7 @@ def collect() -> bool:
     """
     Collect and compress the static files. Returns whether there was anything to do.
 
-    Compressing takes many seconds, so it is skipped while every source holds what it held.
+    Compressing takes many seconds, so it is skipped while the contents of all sources are unchanged.
     """
     stamp = Path(settings.STATIC_ROOT) / STAMP
     sources = _fingerprint()
@@ -29,7 +29,7 @@ def collect() -> bool:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
-    # By what the files hold, because the layers of an image round their times.
+    # By the files' contents, because the layers of an image round their times.
     for finder in get_finders():
         for path, storage in sorted(finder.list(UNUSED), key=lambda found: found[0]):
             with storage.open(path) as file:

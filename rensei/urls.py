@@ -1,4 +1,4 @@
-"""Every address of the server. Each room contributes its own lists."""
+"""Every address of the server. Each package contributes its own lists."""
 
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
@@ -21,7 +21,7 @@ from rensei.policies import urls as policies
 from rensei.tokens import urls as tokens
 from rensei.workflows import urls as workflows
 
-# Operators sign in at the same door as everyone, with its rate limits and its second step.
+# Operators sign in on the same page as other people, with its rate limits and its second step.
 second_factor.guard(admin.site)
 
 api_patterns = [
@@ -35,7 +35,7 @@ api_patterns = [
     *billing.api_patterns,
     *dispatch.api_patterns,
     *workflows.api_patterns,
-    # Open to everyone, and the same for everyone: the schema tells what there is, not what anyone has.
+    # Public, and the same for all callers: the schema describes the API, and contains no data.
     path("schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
 ]
 urlpatterns = [

@@ -1,8 +1,8 @@
 """
 The worker process: it claims queued runs, executes them in threads, and runs the periodic jobs.
 
-With a Celery broker, Celery's workers execute the runs, and this process keeps to the jobs. While the broker is away,
-nothing wakes those, and this process executes the runs itself.
+With a Celery broker, Celery's workers execute the runs, and this process runs only the jobs. While the broker is
+unavailable, those workers get no wake-ups, and this process executes the runs itself.
 """
 
 import os
@@ -39,11 +39,11 @@ from rensei.workflows import stored_bytes as workflows_stored
 
 
 def count_stored_bytes() -> dict[str, tuple[int, int]]:
-    """Mend the counts of stored bytes, should they differ from what is stored, and tell by how much they did."""
+    """Correct the counts of stored bytes if they differ from what is stored, and return the differences."""
     return storage.reconcile([runs_stored.by_org, workflows_stored.by_org, profiles_stored.by_org])
 
 
-# A worker that is killed keeps its job until the lease is over, and these are waited for.
+# A killed worker holds its job until the lease ends, and these jobs must not wait for long.
 SHORT = timedelta(seconds=30)
 JOBS = [
     Job(name="reap", every=timedelta(seconds=10), run=reaper.reap, lease=SHORT),
@@ -61,13 +61,13 @@ JOBS = [
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
-# These take their time, and have a thread of their own so that nothing above waits for them.
+# These take long, and have a thread of their own so that none of the jobs above waits for them.
 SLOW_JOBS = [
     Job(name="count-stored-bytes", every=timedelta(hours=6), run=count_stored_bytes, lease=timedelta(hours=2)),
     Job(name="tell-witnesses", every=timedelta(minutes=1), run=witnesses.tell),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
-# How often the queue is looked at while runs wait that may not start yet, and while none waits.
+# How often the queue is checked while runs wait that may not start yet, and while none waits.
 LOOK_SECONDS = 0.1
 IDLE_LOOK_SECONDS = 1.0
 FAILED_LOOK_SECONDS = 1.0
@@ -95,11 +95,11 @@ class Worker:
         self._watch.wake()
 
     def run(self) -> None:
-        """Work until told to stop. A database that is away is waited for."""
+        """Work until `stop` is called. It waits for an unavailable database."""
         keeper = LeaseRenewal(owner=self.name)
         housekeeper = threading.Thread(target=self._keep_house, name="housekeeper")
         housekeeper.start()
-        # It only reads, so whoever stops the worker need not wait for it.
+        # It only reads, so stopping the worker need not wait for it.
         threading.Thread(target=self._do_slow_jobs, name="slow-jobs", daemon=True).start()
         logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
         for adapter in ADAPTERS.values():
@@ -113,7 +113,7 @@ class Worker:
         connection.close()
 
     def _look(self, keeper: LeaseRenewal) -> None:
-        """Start what there is to do, or wait a moment. A bug of ours must not take the other runs with it."""
+        """Start the next run, or wait a moment. A bug must not end the other runs."""
         try:
             if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
                 self._watch.pause()
@@ -129,7 +129,7 @@ class Worker:
             self._stopped.wait(FAILED_LOOK_SECONDS)
 
     def _look_into_queue(self, keeper: LeaseRenewal) -> None:
-        """Start the run whose turn it is, or wait until there may be one. An idle worker asks first: a claim locks."""
+        """Start the next run, or wait until there may be one. An idle worker reads the queue first: a claim locks."""
         self._watch.begin()
         if self._found_none and not claims.is_waiting():
             self._watch.wait(IDLE_LOOK_SECONDS)
@@ -140,7 +140,7 @@ class Worker:
 
     def _start_next(self, keeper: LeaseRenewal) -> bool:
         """
-        Claim a run and execute it in a thread. False where there was nothing to do.
+        Claim a run and execute it in a thread. False if there is none to claim.
 
         :raises DatabaseError: if the database does not answer
         """
@@ -158,7 +158,7 @@ class Worker:
         return started
 
     def _start(self, claim: claims.Claim, keeper: LeaseRenewal) -> None:
-        """Execute a run in a thread. If there can be none, the run is queued again once its lease is over."""
+        """Execute a run in a thread. If no thread can start, the run is queued again after its lease ends."""
         thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
         try:
@@ -171,7 +171,7 @@ class Worker:
         try:
             execute(claim, keeper)
         except Exception:
-            # A bug of ours. The run keeps its lease until it runs out, and is then put right by the reaper.
+            # A bug. The run keeps its lease until it expires; then the reaper recovers the run.
             logger.exception("execution_failed", run_id=claim.run.id)
         finally:
             self._threads.discard(threading.current_thread())
@@ -200,7 +200,7 @@ class Worker:
                 connection.close()
             except Exception:
                 logger.exception("housekeeping_failed")
-            # The connection stays open: to open one each second takes more than all that is asked on it.
+            # The connection stays open: opening one each second costs more than all its queries.
             self._stopped.wait(JOBS_EVERY_SECONDS)
         unknown_names.store()
         rates.exchange()

@@ -1,4 +1,4 @@
-"""The WSGI application, for tools that ask for one. Live events need the ASGI one."""
+"""The WSGI application, for tools that require one. Live events need the ASGI one."""
 
 import os
 

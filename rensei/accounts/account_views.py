@@ -15,7 +15,7 @@ from rensei.orgs.models import Org, User
 
 @require_safe
 def account(request: HttpRequest) -> HttpResponse:
-    """Show how the person signs in, and where they are signed in."""
+    """Show how the person signs in, and their sessions."""
     person = _person(request)
     factors = {factor.type: factor for factor in Authenticator.objects.filter(user=person)}
     totp, codes = factors.get(Authenticator.Type.TOTP), factors.get(Authenticator.Type.RECOVERY_CODES)
@@ -23,7 +23,7 @@ def account(request: HttpRequest) -> HttpResponse:
         "person": person,
         "home": Org.objects.filter(memberships__user=person, slug=request.GET.get("org", "")).first(),
         "totp": totp,
-        # Each used code is a bit of the mask, so that they are counted without opening what is sealed.
+        # Each used code is a bit of the mask, so they are counted without decrypting the secret.
         "codes_left": RECOVERY_CODE_COUNT - int(codes.data["used_mask"]).bit_count() if codes else 0,
         "required": second_factor.is_required(person),
         "linked": SocialAccount.objects.filter(user=person),
@@ -45,7 +45,7 @@ def end(request: HttpRequest, session_id: int) -> HttpResponse:
 
 @require_POST
 def end_others(request: HttpRequest) -> HttpResponse:
-    """Sign out everywhere but here."""
+    """Sign out in all other browsers."""
     count = sessions.end_other_sessions(request, _person(request))
     said = {0: "You are signed in nowhere else.", 1: "Signed out in one other place."}
     messages.success(request, said.get(count, f"Signed out in {count} other places."))

@@ -1,4 +1,4 @@
-"""How sign-in behaves: nobody signs up by themselves, people are invited."""
+"""Rules of sign-in: no self-service sign-up, people are invited."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +18,12 @@ from rensei.core.transactions import leave_database
 from rensei.orgs.models import User
 
 # Over a socket file, callers have no address.
-NO_ADDRESS = "0.0.0.0"  # noqa: S104 – it names nobody, and nothing listens on it
+NO_ADDRESS = "0.0.0.0"  # noqa: S104 – a placeholder, on which nothing listens
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def authenticate(self, request: HttpRequest, **credentials: Any) -> AbstractBaseUser | None:
-        """Check a password, for an account that exists with the same work as for one that does not."""
+        """Check a password, with equal work for existing and unknown accounts."""
         email = str(credentials.get("email", "")).strip().lower()
         tried = sign_in_tries.begin(request, email=email)
         if not tried.is_allowed:
@@ -46,7 +46,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return False
 
     def get_client_ip(self, request: HttpRequest) -> str:
-        """Tell whom a rate limit counts: behind a proxy, everybody would otherwise be the same one."""
+        """Return the address that rate limits count: behind a proxy, all callers would otherwise have the same one."""
         return client_address(request) or NO_ADDRESS
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
@@ -56,10 +56,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """
         Send a mail whose links lead to the public address.
 
-        The library makes them from the `Host` header, by which the sender of a request would choose where the links of
+        The library builds them from the `Host` header, so the sender of a request could choose where the links of
         a mail to another person lead.
         """
-        # A mail that no request has caused holds no link of one.
+        # A mail without a request contains no link built from one.
         asked_at = library.request.build_absolute_uri("/") if library.request is not None else None
         public = {
             name: _moved(value, asked_at) if asked_at and isinstance(value, str) else value

@@ -10,10 +10,10 @@ class AccountsConfig(AppConfig):
     label = "accounts"
 
     def ready(self) -> None:
-        # Django forbids importing models before this moment.
+        # Django forbids importing models earlier.
         from rensei.accounts.invitations import end_invitations_of
 
         tokens_revoked.connect(end_invitations_of, dispatch_uid="accounts.end_invitations_of")
-        # Importing them registers their receivers and checks.
+        # The imports register their receivers and checks.
         import_module("rensei.accounts.events")
         import_module("rensei.accounts.checks")

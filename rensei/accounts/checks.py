@@ -1,4 +1,4 @@
-"""What Django checks at the start: whether single sign-on is set up whole, and safe."""
+"""Django's checks at the start: that single sign-on is completely configured, and secure."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 @register
 def single_sign_on(app_configs: Any, **options: Any) -> list[Error]:
-    """Refuse half a configuration, and an issuer that is asked without TLS: anybody on the way could answer."""
+    """Reject an incomplete configuration, and an issuer without TLS, whose answers could be forged on the network."""
     if not settings.RENSEI_OIDC_ISSUER:
         return []
     issuer = urlsplit(settings.RENSEI_OIDC_ISSUER)

@@ -1,4 +1,4 @@
-"""What follows when people change how they sign in: other sessions end, and the audit log tells."""
+"""Effects of a change of sign-in methods: other sessions end, and the audit log records it."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def _person_signed_in(request: HttpRequest, user: User, **rest: Any) -> None:
 
 @receiver(user_login_failed)
 def _sign_in_failed(request: HttpRequest | None = None, **rest: Any) -> None:
-    """Log that a try failed, and not the name that was given: people type passwords into that field."""
+    """Log a failed try without the name that was entered: people type passwords into that field."""
     logger.info("sign_in_failed", address=client_address(request) if request is not None else None)
 
 
@@ -47,7 +47,7 @@ def _password_was_changed(request: HttpRequest, user: User, **rest: Any) -> None
 
 @receiver(password_reset)
 def _password_was_reset(request: HttpRequest, user: User, **rest: Any) -> None:
-    """Whoever resets a password is not signed in, so every session ends."""
+    """End every session, because a person who resets a password is not signed in."""
     record_person(user, "password.reset", address=client_address(request))
     people.prove_address(user, address=client_address(request))
     for session in UserSession.objects.filter(user=user):

@@ -1,4 +1,4 @@
-"""The shapes of this room's forms; what is allowed is the services' business."""
+"""Form fields of the pages for accounts; the services check what is allowed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -31,14 +31,14 @@ class SetupForm(forms.Form):
         self.label_suffix = ""
 
     def show(self, refusal: RenseiError) -> None:
-        """Show a refusal beside the fields that it names, or above them all."""
+        """Show an error beside the fields that it names, or above the form."""
         for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
             name = error["pointer"].removeprefix("/").replace("slug", "org_slug")
             self.add_error(name if name in self.fields else None, error["detail"])
 
 
 class NewAccountForm(forms.Form):
-    """The account of somebody who was invited. Their address is the invitation's."""
+    """The account of an invited person. The address is the invitation's."""
 
     name = forms.CharField(label="Your name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))
     password = forms.CharField(
@@ -53,7 +53,7 @@ class NewAccountForm(forms.Form):
         self.label_suffix = ""
 
     def show(self, refusal: RenseiError) -> None:
-        """Show a refusal beside the fields that it names, or above them all."""
+        """Show an error beside the fields that it names, or above the form."""
         for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
             name = error["pointer"].removeprefix("/")
             self.add_error(name if name in self.fields else None, error["detail"])
@@ -75,7 +75,7 @@ class DeviceCodeForm(forms.Form):
 
 
 class DeviceAnswerForm(forms.Form):
-    """Which organization a machine is let into."""
+    """The organization for which a machine is approved."""
 
     organization = forms.ChoiceField(label="Organization")
 

@@ -1,4 +1,4 @@
-"""Pages for those who were invited."""
+"""Pages for invited people."""
 
 from typing import Any
 
@@ -29,9 +29,9 @@ SESSION_KEY = "invitation"
 @sensitive_variables("secret")
 def open_link(request: HttpRequest, secret: str) -> HttpResponse:
     """
-    Take the link's secret out of the address, so that neither history nor referrers keep it.
+    Remove the link's secret from the address, so that neither history nor referrers contain it.
 
-    The session keeps its hash while the person signs in. Nothing is looked up yet, so nothing can be told apart.
+    The session stores its hash while the person signs in. There is no look-up yet, so all links give the same answer.
     """
     request.session[SESSION_KEY] = token_digest(secret)
     return redirect("invitation")
@@ -42,7 +42,7 @@ def open_link(request: HttpRequest, secret: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @limit_sign_in("POST")
 def invitation(request: HttpRequest) -> HttpResponse:
-    """Show who invites whom, and let the right person accept."""
+    """Show who invites whom, and let the invited person accept."""
     digest = request.session.get(SESSION_KEY, "")
     try:
         found = invitations.find(digest=digest)
@@ -51,7 +51,7 @@ def invitation(request: HttpRequest) -> HttpResponse:
     if isinstance(request.user, User):
         return _for_user(request, found, request.user)
     if User.objects.filter(email=found.email).exists():
-        # They sign in first, with whatever that takes, and come back.
+        # They sign in first, with all the steps that their account requires, and come back.
         return render(request, "orgs/invitation.html", {"invitation": found, "known": True})
     return _for_newcomer(request, found)
 
@@ -86,7 +86,7 @@ def _for_newcomer(request: HttpRequest, found: Invitation) -> HttpResponse:
         except RenseiError as refusal:
             form.show(refusal)
         else:
-            # A new account has no second factor yet, so nothing is passed by.
+            # A new account has no second factor yet, so no step is skipped.
             login(request, user, backend="django.contrib.auth.backends.ModelBackend")
             answer = _welcome(request, found)
             known_browsers.remember(request, answer, email=user.email)

@@ -1,4 +1,4 @@
-"""How people get into an organization: a link, mailed to their address, that works once and for seven days."""
+"""Invitations to an organization: a link, mailed to an address, that works once and for seven days."""
 
 import secrets
 from contextlib import suppress
@@ -38,14 +38,14 @@ MAILS_MAX = limit(
     told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
 MAILS_SECONDS = 3600
-# These write mail to the terminal or nowhere, so that nobody would get a link.
+# These write mail to the terminal or discard it, so no recipient would get a link.
 UNDELIVERED = {"django.core.mail.backends.console.EmailBackend", "django.core.mail.backends.dummy.EmailBackend"}
 
 logger = structlog.get_logger()
 
 
 class InvitationInvalid(RenseiError):
-    """The link leads nowhere (any more). The sentence says which of the reasons it is."""
+    """The link does not work, or no longer. The sentence gives the reason."""
 
     code = "INVITATION_NOT_VALID"
     status = 410
@@ -57,7 +57,7 @@ class InvitationInvalid(RenseiError):
 
 
 class AlreadyMember(RenseiError):
-    """Whoever was invited, or accepts, is in the organization already."""
+    """The person who is invited, or accepts, is already a member."""
 
     code = "ALREADY_EXISTS"
     status = 409
@@ -66,7 +66,7 @@ class AlreadyMember(RenseiError):
 
 
 class AlreadyInvited(RenseiError):
-    """A place is kept for that address already."""
+    """An invitation for that address is open."""
 
     code = "ALREADY_EXISTS"
     status = 409
@@ -75,7 +75,7 @@ class AlreadyInvited(RenseiError):
 
 
 class OtherPerson(RenseiError):
-    """Somebody who is signed in opened the link of somebody else."""
+    """The signed-in person opened a link for another address."""
 
     code = "INVITATION_FOR_SOMEBODY_ELSE"
     status = 403
@@ -86,10 +86,10 @@ class OtherPerson(RenseiError):
 @dataclass(frozen=True, kw_only=True)
 class Sent:
     """
-    An invitation that was made. `invitation.mailed` says whether its link is on its way.
+    A new invitation. `invitation.mailed` is whether its link was mailed.
 
-    `link` is there only where the server sends no mail at all: then the inviter hands it over, and it can be read only
-    now. Where mail is sent, no link is shown to anyone else, as it proves who has the address.
+    `link` is set only if the server sends no mail at all: then the inviter passes it on, and it can be read only
+    now. If mail is sent, no link is shown elsewhere, as it proves control of the address.
     """
 
     invitation: Invitation
@@ -98,14 +98,14 @@ class Sent:
 
 def invite(access: Access, *, email: str, role: str) -> Sent:
     """
-    Keep a place for an address, and mail it the link.
+    Invite an address, and mail it the link.
 
-    :raises FieldError: if the address is none, or there is no such role
+    :raises FieldError: if the address is invalid, or there is no such role
     :raises NotPermitted: if the caller may not give that role
     :raises AlreadyMember: if a member has that address
     :raises AlreadyInvited: if an invitation to it is open
     :raises OrgSuspended: if operators have suspended the organization
-    :raises RateLimited: if the organization has had too many mailed
+    :raises RateLimited: if the organization has sent too many invitations
     """
     _require_inviter(access, role)
     email = clean_email(email)
@@ -116,7 +116,7 @@ def invite(access: Access, *, email: str, role: str) -> Sent:
     _spend_mail(access.org)
     now, plain = database_now(), _new_secret()
     with durable():
-        # One that has expired makes room. One that is open is sent anew by its own button.
+        # An expired invitation is revoked to permit a new one. An open one is sent again by its own button.
         _open(access.org).filter(email=email, expires_at__lte=now).update(revoked_at=now)
         try:
             with transaction.atomic():
@@ -137,11 +137,11 @@ def invite(access: Access, *, email: str, role: str) -> Sent:
 
 def resend(access: Access, invitation: Invitation) -> Sent:
     """
-    Mail a new link for another seven days, which ends the earlier one. Whoever sends it vouches for it from now on.
+    Mail a new link for another seven days, which ends the earlier one. Its sender becomes the inviter.
 
     :raises NotFound: if the invitation was accepted or revoked meanwhile
     :raises OrgSuspended: if operators have suspended the organization
-    :raises RateLimited: if the organization has had too many mailed
+    :raises RateLimited: if the organization has sent too many invitations
     """
     _require_inviter(access, invitation.role)
     _spend_mail(access.org)
@@ -161,7 +161,7 @@ def resend(access: Access, invitation: Invitation) -> Sent:
 
 def revoke(access: Access, invitation: Invitation) -> None:
     """
-    Take an invitation back. Its link is dead at once.
+    Revoke an invitation. Its link stops working at once.
 
     :raises NotFound: if it was accepted or revoked meanwhile
     """
@@ -180,18 +180,18 @@ def end_invitations_of(*, token_ids: list[str], now: datetime, **_signal: object
 
 
 def open_invitations(access: Access) -> QuerySet[Any]:
-    """List the invitations that nobody has answered, each with whether its inviter could still make it."""
+    """List the open invitations, each with whether its inviter could still make it."""
     return _vouched(_open(access.org)).select_related("invited_by")
 
 
 def are_mailed() -> bool:
-    """Tell whether this server delivers mail at all, or writes it to its terminal."""
+    """Check whether this server delivers mail at all, or writes it to its terminal."""
     return settings.EMAIL_BACKEND not in UNDELIVERED
 
 
 def find(*, digest: str) -> Invitation:
     """
-    Find the invitation that a link belongs to, by the hash of the link's secret.
+    Find the invitation of a link, by the hash of the link's secret.
 
     :raises InvitationInvalid: if it cannot be accepted, with the reason
     """
@@ -212,39 +212,39 @@ def find(*, digest: str) -> Invitation:
 
 
 def accepted_org(digest: str, *, user: User) -> Org | None:
-    """Name the organization that a person has entered by a link, for those who open it again."""
+    """Return the organization that a person has joined by a link, for people who open it again."""
     return Org.objects.filter(invitations__digest=digest, invitations__accepted_by=user, memberships__user=user).first()
 
 
 def accept(invitation: Invitation, *, user: User, address: str | None) -> Membership:
     """
-    Let a person who is signed in take the place that was kept for them.
+    Make a signed-in person a member by their invitation.
 
-    :raises OtherPerson: if it was kept for another address
+    :raises OtherPerson: if it is for another address
     :raises AlreadyMember: if they are in the organization already
-    :raises InvitationInvalid: if it was answered meanwhile
+    :raises InvitationInvalid: if it was accepted or revoked meanwhile
     """
     if user.email != invitation.email:
         raise OtherPerson(invited=invitation.email, email=user.email)
     with durable():
         membership = _join(invitation, user, address)
         if invitation.mailed:
-            # Whoever has the link reads the mail of the address, and has signed in to its account.
+            # A person with the link reads the mail of the address, and has signed in to its account.
             EmailAddress.objects.filter(user=user, email=user.email).update(verified=True)
     return membership
 
 
 def accept_with_new_account(invitation: Invitation, *, name: str, password: Secret, address: str | None) -> User:
     """
-    Make the account of a new person, and let them take the place that was kept for them.
+    Create the account of a new person, and make them a member by their invitation.
 
-    :raises FieldError: if the name is none, or the password is too weak
+    :raises FieldError: if the name is invalid, or the password is too weak
     :raises AlreadyExists: if the address has an account, which then has to sign in
-    :raises InvitationInvalid: if it was answered meanwhile
+    :raises InvitationInvalid: if it was accepted or revoked meanwhile
     """
     with durable():
         user = insert_person(email=invitation.email, password=password, name=name)
-        # Nobody has this address any more but the new account. Only a link that was mailed there proves that.
+        # The new account is the only one with this address. It is verified only by a link that was mailed there.
         EmailAddress.objects.filter(email__iexact=user.email).delete()
         EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=invitation.mailed)
         _join(invitation, user, address)
@@ -252,7 +252,7 @@ def accept_with_new_account(invitation: Invitation, *, name: str, password: Secr
 
 
 def accept_all(user: User, *, address: str | None) -> None:
-    """Let a person whose address was proven take every place that is kept for it and can be taken."""
+    """Accept every open and valid invitation of a person whose address was verified."""
     now = database_now()
     kept = _vouched(Invitation.objects.filter(email=user.email, accepted_at=None, revoked_at=None))
     for invitation in kept.filter(expires_at__gt=now, vouched=True).select_related("org"):
@@ -261,7 +261,7 @@ def accept_all(user: User, *, address: str | None) -> None:
 
 
 def is_expected(email: str) -> bool:
-    """Tell whether a place is kept for an address."""
+    """Check whether an address has an open invitation."""
     kept = _vouched(Invitation.objects.filter(email=email, accepted_at=None, revoked_at=None))
     return kept.filter(expires_at__gt=database_now(), vouched=True).exists()
 
@@ -271,7 +271,7 @@ def _join(invitation: Invitation, user: User, address: str | None) -> Membership
     # A removal or a change of a role locks this row, so the inviter's right is read again after it has ended.
     Org.objects.select_for_update(no_key=True).get(pk=invitation.org_id)
     _require_running(invitation.org)
-    # The update decides which of two answers at the same moment counts.
+    # The update decides which of two simultaneous answers counts.
     waiting = Invitation.objects.filter(
         pk=invitation.pk, digest=invitation.digest, accepted_at=None, revoked_at=None, expires_at__gt=database_now()
     )
@@ -289,7 +289,7 @@ def _join(invitation: Invitation, user: User, address: str | None) -> Membership
 
 
 def _require_inviter(access: Access, role: str) -> None:
-    """:raises NotPermitted: also for an operator who has entered for a time, and may leave no one behind"""
+    """:raises NotPermitted: also for an operator with temporary access, who must not add permanent members"""
     access.require_manager()
     require_whole_org(access)
     require_owner_for_owners(access, clean_role(role))
@@ -299,7 +299,7 @@ def _require_inviter(access: Access, role: str) -> None:
 
 
 def _require_running(org: Org) -> None:
-    """:raises InvitationInvalid: if operators have suspended the organization; why is its members' affair"""
+    """:raises InvitationInvalid: if operators have suspended the organization; only its members get the reason"""
     if kill_switches.suspension_of(org) is not None:
         raise InvitationInvalid(
             reason="The organization is suspended, and takes in no members.",
@@ -308,7 +308,7 @@ def _require_running(org: Org) -> None:
 
 
 def _spend_mail(org: Org) -> None:
-    """:raises RateLimited: if the organization has sent as many invitations as it may within an hour"""
+    """:raises RateLimited: if the organization has sent as many invitations as allowed within an hour"""
     window = rates.count_exactly(f"invitations:{org.pk}", seconds=MAILS_SECONDS)
     if window.total > MAILS_MAX:
         raise rates.refusal(window.ends_at)
@@ -320,9 +320,9 @@ def _open(org: Org) -> QuerySet[Invitation]:
 
 def _vouched(invitations: QuerySet[Invitation]) -> QuerySet[Any]:
     """
-    Note on each invitation whether its inviter could still make it.
+    Annotate each invitation with whether its inviter could still make it.
 
-    Somebody who may no longer let people in must not do so by a link that they kept.
+    A person who may no longer invite must not add members by an earlier link.
     """
     inviters = Membership.objects.filter(
         org=OuterRef("org"), user=OuterRef("invited_by"), user__is_active=True, ends_at=None
@@ -342,9 +342,9 @@ def _terms(plain: Secret, now: datetime) -> dict[str, object]:
 
 def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
     """
-    Mail the link after the transaction. Only where this server sends no mail does the inviter get it.
+    Mail the link after the transaction. The inviter gets it only if this server sends no mail.
 
-    A mail that failed is sent again from the list. If its link were shown, the inviter could take the address with it.
+    A failed mail is sent again from the list. If its link were shown, the inviter could claim the address with it.
     """
     link = f"{settings.PUBLIC_URL}/invitations/{plain.reveal()}"
     body = render_to_string("orgs/mail/invitation.txt", {"invitation": invitation, "access": access, "link": link})
@@ -353,7 +353,7 @@ def _send(access: Access, invitation: Invitation, plain: Secret) -> Sent:
             f"{access.user.get_full_name()} invites you to {access.org.name} on Rensei", body, [invitation.email]
         )
     except OSError as fault:
-        # A mail server's answer may repeat what it was sent, so only the kind of fault is told.
+        # A mail server's answer may repeat what it was sent, so only the kind of fault is logged.
         logger.warning("invitation_not_mailed", invitation_id=invitation.id, fault=type(fault).__name__)
         return Sent(invitation=invitation, link=None)
     if not are_mailed():

@@ -1,4 +1,4 @@
-"""REST: the invitations that nobody has answered yet."""
+"""REST: the open invitations."""
 
 from typing import Any
 
@@ -102,6 +102,6 @@ def _one(request: Request, invitation_id: str) -> Invitation:
 
 
 def sent_body(sent: Sent) -> dict[str, Any]:
-    """Write an invitation as the one who sent it sees it, with the link where this server sends no mail."""
+    """Write an invitation for its sender, with the link if this server sends no mail."""
     answer: dict[str, Any] = InvitationAnswer(sent.invitation).data
     return {**answer, "link": sent.link.reveal() if sent.link else None}

@@ -1,8 +1,8 @@
 """
-Browsers in which a person has signed in before, known by a signed cookie that names the account.
+Browsers in which a person has signed in before, identified by a signed cookie that names the account.
 
-Tries to sign in to an account are counted for such a browser by itself, so that wrong passwords from elsewhere do not
-keep its person out. The cookie opens nothing, and tells nothing about the account to who reads it.
+Tries to sign in to an account are counted separately for such a browser, so that wrong passwords from elsewhere do not
+lock its person out. The cookie gives no access, and reveals nothing about the account.
 """
 
 import secrets
@@ -19,18 +19,18 @@ ACCOUNTS_MAX = 5
 
 
 def account_of(email: str) -> str:
-    """Name an account, or one that does not exist, without its address."""
+    """Return an identifier of an account, existing or not, without its address."""
     return salted_hmac(SALT, email.strip().lower(), algorithm="sha256").hexdigest()[:32]
 
 
 def browser_of(request: HttpRequest, account: str) -> str | None:
-    """Tell which browser this is, if its person has signed in to the account with it before."""
+    """Identify this browser, if its person has signed in to the account with it before."""
     browser, accounts = _read(request)
     return browser if account in accounts else None
 
 
 def remember(request: HttpRequest, response: HttpResponseBase, *, email: str) -> None:
-    """Note in the browser that its person has signed in."""
+    """Store in the browser that its person has signed in."""
     browser, accounts = _read(request)
     account = account_of(email)
     kept = [account, *(other for other in accounts if other != account)][:ACCOUNTS_MAX]

@@ -1,4 +1,4 @@
-"""The library's forms, with what our pages say differently."""
+"""The library's forms, with the changes for our pages."""
 
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from rensei.core.later import later
 
 
 class NewPassword:
-    """Says what a password needs in one line. The library lists every rule; the one that is broken is told anyway."""
+    """A one-line help text for new passwords. The library lists every rule; an error names the broken one anyway."""
 
     fields: dict[str, forms.Field]
 
@@ -39,7 +39,7 @@ class ResetPasswordKeyForm(NewPassword, account_forms.ResetPasswordKeyForm):  # 
 
 
 class ResetPasswordForm(account_forms.ResetPasswordForm):  # type: ignore[misc]
-    """Asks for a link. Whether there is such an account is looked up after the answer, which is the same for both."""
+    """Requests a link. The account is looked up after the answer, which is the same with or without one."""
 
     def clean_email(self) -> str:
         return str(self.cleaned_data["email"]).lower()
@@ -58,7 +58,7 @@ def _mail_link(request: HttpRequest, email: str) -> None:
 
 
 class NumericCode:
-    """Brings up the digits on a phone. Recovery codes are digits too."""
+    """Opens the numeric keyboard on a phone. Recovery codes are digits too."""
 
     fields: dict[str, forms.Field]
 

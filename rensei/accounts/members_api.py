@@ -56,7 +56,7 @@ class Members(APIView):
 
 
 class MayLeave(ManagersWrite):
-    """Owners and admins change; everyone may leave. The service tells whether it is oneself that goes."""
+    """Owners and admins change; any member may leave. The service checks whether members remove themselves."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return super().has_permission(request, view) or (

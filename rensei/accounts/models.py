@@ -8,9 +8,9 @@ from rensei.tokens.models import ApiToken
 
 class Invitation(models.Model):
     """
-    A place in an organization that is kept for an address until somebody comes with the link that was mailed there.
+    An invitation of an address to an organization, until it is accepted by the link that was mailed there.
 
-    Only the SHA-256 of the link's secret is kept. A link that is sent anew ends the earlier one.
+    Only the SHA-256 of the link's secret is stored. A new link ends the earlier one.
     """
 
     id = PublicIdField(prefix="inv")

@@ -1,4 +1,4 @@
-"""Accounts of people: made by operators, since nobody signs up by themselves."""
+"""Accounts of people: operators make them, since there is no self-service sign-up."""
 
 from allauth.account.models import EmailAddress
 from django.contrib.auth.password_validation import validate_password
@@ -19,9 +19,9 @@ from rensei.tokens.models import ApiToken
 
 def insert_person(*, email: str, password: Secret, name: str = "", operator: bool = False) -> User:
     """
-    Create an account within the caller's transaction. An operator's opens the admin too.
+    Create an account within the caller's transaction. An operator's also has access to the admin.
 
-    :raises FieldError: if the address is none, or the password is too weak
+    :raises FieldError: if the address is invalid, or the password is too weak
     :raises AlreadyExists: if the address has an account
     """
     assert_open()
@@ -43,9 +43,9 @@ def create_org_with_owner(
     *, name: str, slug: str, owner_email: str, password: Secret | None = None
 ) -> tuple[User, Org]:
     """
-    Create an organization, and its owner's account where there is none.
+    Create an organization, and its owner's account if there is none.
 
-    :raises FieldError: if a new account needs a password and got none, or something has the wrong shape
+    :raises FieldError: if a new account needs a password and got none, or a value has the wrong form
     :raises AlreadyExists: if the slug is taken
     """
     email = clean_email(owner_email)
@@ -62,9 +62,9 @@ def create_org_with_owner(
 
 def prove_address(user: User, *, address: str | None) -> None:
     """
-    Note that a link reached a person's address, for the first time.
+    Record that a link reached a person's address for the first time.
 
-    Until then, whoever was handed the link of an invitation may have made the account: what they left behind ends.
+    Until then, any holder of an invitation's link may have made the account: its tokens and machines are revoked.
     """
     with durable():
         if EmailAddress.objects.filter(user=user, email=user.email, verified=False).update(verified=True):

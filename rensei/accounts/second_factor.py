@@ -1,4 +1,4 @@
-"""Who must sign in with a second factor, and what happens to those who have none."""
+"""Who must sign in with a second factor, and how it is enforced."""
 
 from collections.abc import Callable
 
@@ -17,26 +17,26 @@ from rensei.orgs.models import User
 
 
 def is_required(user: User) -> bool:
-    """Tell whether a person has to have a second factor: operators, where the setting says so."""
+    """Check whether a person must have a second factor: operators, if the setting requires it."""
     return settings.RENSEI_REQUIRE_STAFF_MFA and user.is_staff
 
 
 def is_missing(user: User) -> bool:
-    """Tell whether a person has to have a second factor and has none."""
+    """Check whether a person must have a second factor and has none."""
     return is_required(user) and not is_set_up(user)
 
 
 def is_set_up(user: User) -> bool:
-    """Tell whether a person is asked for a second factor at every sign-in."""
+    """Check whether a person needs a second factor at every sign-in."""
     enabled: bool = is_mfa_enabled(user, [Authenticator.Type.TOTP])
     return enabled
 
 
 def guard(site: AdminSite) -> None:
     """
-    Let operators into the admin by the sign-in of everyone, with its rate limits and its second step.
+    Make operators sign in to the admin by the common sign-in, with its rate limits and its second step.
 
-    Where a second factor is required, those without one are led to where it is set up, and nothing opens before.
+    If a second factor is required, those without one are redirected to its setup, and have no access before.
     """
     may_enter, sign_in = site.has_permission, site.login
 
@@ -55,7 +55,7 @@ def guard(site: AdminSite) -> None:
 
 
 def remove(user: User, *, actor: str) -> bool:
-    """Take a person's second factor away, for those who have lost it. Tells whether there was one."""
+    """Remove a person's second factor, for those who have lost it. Returns whether there was one."""
     with durable():
         count, _ = Authenticator.objects.filter(user=user).delete()
         if count:

@@ -1,4 +1,4 @@
-"""Where a person is signed in, and how to end it there."""
+"""A person's sessions, and how to end them."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from rensei.orgs.models import User
 from rensei.tokens.unknown_tokens import unknown_tokens
 
 NOTED_EVERY_SECONDS = 300
-# After which a person signs in anew: not used for so long, and in any case. Both are looked at when a session is noted.
+# A person signs in again after so long without use, and in any case after `AGE_MAX`. `note_sessions` checks both.
 UNUSED_MAX = timedelta(days=7)
 AGE_MAX = timedelta(days=14)
-# What tells a browser from its `User-Agent`, the more special first: Chrome also calls itself Safari, and Edge Chrome.
+# Marks of a browser in its `User-Agent`, the more specific first: Chrome also says Safari, and Edge says Chrome.
 BROWSERS = {
     "Edg": "Edge",
     "OPR/": "Opera",
@@ -63,9 +63,9 @@ def note_sessions(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
     """
-    Note where each session was last seen, every five minutes: more often would write on every page.
+    Record the last use of each session, every five minutes: more often would write on every page.
 
-    One that has lasted for too long ends then. Who signs out leaves nothing that scripts have stored in the browser.
+    A session that has lasted too long ends. A sign-out also clears what scripts have stored in the browser.
     """
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
@@ -78,7 +78,7 @@ def note_sessions(
 
 
 def signed_in(request: HttpRequest, user: User) -> list[SignedIn]:
-    """List the person's sessions, this one first, then the latest seen."""
+    """List the person's sessions, this one first, then the most recently used."""
     stored = UserSession.objects.filter(user=user)
     alive = set(
         Session.objects.filter(
@@ -104,7 +104,7 @@ def end_session(request: HttpRequest, user: User, *, session_id: int) -> None:
     """
     Sign the person out in another browser.
 
-    :raises NotFound: if it is not theirs, is over already, or is the one that asks
+    :raises NotFound: if the session is not theirs, has ended, or is the current one
     """
     other = _others(request, user).filter(pk=session_id).first()
     if other is None:
@@ -113,14 +113,14 @@ def end_session(request: HttpRequest, user: User, *, session_id: int) -> None:
 
 
 def end_other_sessions(request: HttpRequest, user: User) -> int:
-    """Sign the person out everywhere but here, and tell in how many browsers."""
+    """Sign the person out in all other browsers, and return their number."""
     others = list(_others(request, user))
     _end(others, user=user, address=client_address(request))
     return len(others)
 
 
 def device_of(user_agent: str) -> str:
-    """Name a browser and its system in words: `Firefox on Linux`."""
+    """Describe a browser and its system in words: `Firefox on Linux`."""
     browser = next((name for mark, name in BROWSERS.items() if mark in user_agent), None)
     system = next((name for mark, name in SYSTEMS.items() if mark in user_agent), None)
     if browser and system:
@@ -134,7 +134,7 @@ def _note(request: HttpRequest) -> None:
     digest = hashlib.sha256(f"{request.session.session_key}:{request.user.pk}".encode()).hexdigest()
     if caches["process"].add(f"sessions:noted:{digest}", True, timeout=NOTED_EVERY_SECONDS):
         if _is_over(request):
-            # A form that was being written stays in the browser, for the person to go on with.
+            # An unfinished form is kept in the browser, for the person to continue.
             request.session.flush()
             request.user = AnonymousUser()
         else:
@@ -143,8 +143,8 @@ def _note(request: HttpRequest) -> None:
 
 def _look_up(request: HttpRequest) -> bool:
     """
-    Look the session of the cookie up, as a token is: one that is none of ours costs a query once, and no more than an
-    address may send of both. What is not looked up is no session now, and its cookie stays.
+    Look up the cookie's session under the limits of tokens: an unknown one costs one query, and counts towards its
+    address's limit for both. Without a look-up the request has no session, and its cookie is not deleted.
     """
     digest = hashlib.sha256(f"session:{request.session.session_key}".encode()).hexdigest()
     address = client_address(request)
@@ -154,7 +154,7 @@ def _look_up(request: HttpRequest) -> bool:
         request.session = type(request.session)()
         request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
         return False
-    # Reading it finds out: a key that is not stored is dropped.
+    # Reading loads the session: a key that is not stored is dropped.
     request.session.get("")
     unknown_tokens.note(digest, found=request.session.session_key is not None, address=address)
     return True
@@ -167,7 +167,7 @@ def _is_over(request: HttpRequest) -> bool:
 
 
 def _cleared(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """https://www.w3.org/TR/clear-site-data/#header"""
+    """Add `Clear-Site-Data` after a sign-out. https://www.w3.org/TR/clear-site-data/#header"""
     if getattr(request, "signed_out", False):
         response["Clear-Site-Data"] = '"storage"'
     return response

@@ -1,4 +1,4 @@
-"""The first account of a new server, made behind a link that works once."""
+"""The first account of a new server, created by a link that works once."""
 
 import hashlib
 import hmac
@@ -17,7 +17,7 @@ from rensei.orgs.services import insert_org
 
 
 def link() -> str | None:
-    """Make a new link to the first account, which ends every earlier one. None where somebody has an account."""
+    """Make a new link to create the first account, which ends every earlier one. None if an account exists."""
     if not is_open():
         return None
     code = secrets.token_urlsafe(32)
@@ -30,12 +30,12 @@ def link() -> str | None:
 
 
 def is_open() -> bool:
-    """Tell whether this server still waits for its first account."""
+    """Check whether this server still has no account."""
     return not User.objects.exists()
 
 
 def is_right(code: str) -> bool:
-    """Compare a code with the one of the last link, in a time that does not tell how much of it is right."""
+    """Compare a code with that of the last link, in a time that does not reveal how much of it is right."""
     try:
         stored = _code_file().read_text()
     except FileNotFoundError:
@@ -47,9 +47,9 @@ def finish(
     *, code: str, name: str, email: str, password: Secret, org_name: str, org_slug: str, address: str | None = None
 ) -> tuple[User, Org]:
     """
-    Make the operator, who is also the first organization's owner. Afterwards the link is dead.
+    Create the operator, who is also the first organization's owner. Afterwards the link no longer works.
 
-    :raises NotFound: if the code is wrong or was used, or somebody has an account
+    :raises NotFound: if the code is wrong or was used, or an account exists
     """
     with durable():
         if not is_open() or not is_right(code):
@@ -57,7 +57,7 @@ def finish(
         user = insert_person(email=email, password=password, name=name, operator=True)
         org = insert_org(name=org_name, slug=org_slug, owner=user, address=address)
         try:
-            # The file can go only once, so of two requests at the same moment one is rolled back.
+            # The file can be deleted only once, so of two simultaneous requests one is rolled back.
             _code_file().unlink()
         except FileNotFoundError as fault:
             raise NotFound from fault

@@ -1,9 +1,9 @@
 """
-How often a password may be tried, so that guessing is slow and no one can lock another person out.
+How often a password may be tried: guessing is slow, and no person can lock another one out.
 
-Tries are counted for an account and an address together, and for a browser that has signed in to the account by itself.
-An account that is tried from many addresses leaves each of them fewer tries, but never none. All of it is the same for
-an account that does not exist.
+Tries are counted by account and address together, and separately for a browser that has signed in to the account.
+An account that is tried from many addresses leaves each of them fewer tries, but never none. All of this is the same
+for an account that does not exist.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Try:
 
 
 def begin(request: HttpRequest, *, email: str) -> Try:
-    """Count a try before the password is looked at, so that tries at the same moment are all counted."""
+    """Count a try before the password is checked, so that simultaneous tries are all counted."""
     account = account_of(email)
     here, everywhere = _keys(request, account)
     tries = rates.count_exactly(here, seconds=TRIES_SECONDS).total
@@ -65,25 +65,25 @@ def begin(request: HttpRequest, *, email: str) -> Try:
         if tries == 1 or is_known or all_tries <= EVERYWHERE_MAX:
             return Try(is_allowed=True, keys=(here, everywhere))
     if rates.count_exactly(f"sign-in-told:{account}", seconds=MAIL_SECONDS).total == 1:
-        # Whether there is such an account is looked up after the answer, which takes as long for both.
+        # The account is looked up after the answer, whose time is then the same with or without one.
         later.do(partial(_tell, email=email), what="mail of wrong passwords")
     return Try(is_allowed=False, keys=())
 
 
 def take_back(tried: Try) -> None:
-    """Count no try whose password was right."""
+    """Remove a try from the count, because its password was right."""
     for key in tried.keys:
         rates.count_exactly(key, seconds=TRIES_SECONDS, by=-1)
 
 
 def forgive(request: HttpRequest, *, email: str) -> None:
-    """Begin anew for the person who has set a new password, at the address where it was set."""
+    """Reset the count for a person who has set a new password, at the address where it was set."""
     here, _ = _keys(request, account_of(email))
     rates.clear(here)
 
 
 def may_mail_reset(email: str) -> bool:
-    """Count a mail with a link, and tell whether it may be sent."""
+    """Count a mail with a link, and return whether it may be sent."""
     window = rates.count_exactly(f"reset-mail:{account_of(email)}", seconds=RESET_MAILS_SECONDS)
     return window.total <= RESET_MAILS_MAX
 

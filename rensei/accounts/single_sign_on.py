@@ -1,5 +1,5 @@
 """
-Sign-in with the organization's own accounts, by OpenID Connect: who is let in, and how the way there begins.
+Sign-in with the organization's own accounts, by OpenID Connect: who is accepted, and how it begins.
 
 https://openid.net/specs/openid-connect-core-1_0.html, https://docs.allauth.org/en/latest/socialaccount/adapter.html
 """
@@ -38,17 +38,17 @@ logger = structlog.get_logger()
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     """
-    Lets in whom a provider vouches for by a verified address: those who have an account or an invitation.
+    Accepts people whose address a provider has verified, if they have an account or an invitation.
 
-    Everybody else is refused, unless `RENSEI_OIDC_SIGN_UP` opens the server to all accounts of the provider.
+    All others are refused, unless `RENSEI_OIDC_SIGN_UP` opens the server to all accounts of the provider.
     """
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         """
-        Refuse user info about another person than the id token's, as OpenID Connect Core 5.3.2 demands.
+        Reject user info about another person than the id token's, as OpenID Connect Core 5.3.2 requires.
 
-        Refuse operators too, whom a provider alone must not make: with a second factor they go on to it, and without
-        one the issuer must be the one that is pinned to the account.
+        Reject operators too, for whom a provider alone is not sufficient: those with a second factor continue to it,
+        and for those without one the issuer must be the one that is pinned to the account.
         """
         claims = sociallogin.account.extra_data
         told, signed = claims.get("userinfo"), claims.get("id_token")
@@ -61,7 +61,7 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
             raise ImmediateHttpResponse(_refuse(request, "operator"))
 
     def get_requests_session(self) -> Session:
-        """Make what the library calls the provider with, each time that it does."""
+        """Make the session for each of the library's calls to the provider."""
         leave_database()
         session: Session = super().get_requests_session()
         return session
@@ -71,13 +71,13 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         email = verified_email(sociallogin)
         if email is None:
             return None
-        # The account's own address counts. The library's rows may be older: operators change addresses.
+        # The account's own address is authoritative. The library's rows may be older: operators change addresses.
         EmailAddress.objects.filter(email__iexact=email).exclude(user__email=email).delete()
         user = User.objects.filter(email=email).first()
         if user is None:
             return None
-        # An account without a row was made by an operator, who vouched for its address. Where a row says that
-        # nobody has checked the address, the library removes the password: it may be somebody else's. So may tokens.
+        # An account without a row was made by an operator, who confirmed its address. If a row says that the address
+        # is unverified, the library removes the password, which may be another person's. So may tokens.
         if EmailAddress.objects.filter(user=user, email=email, verified=False).exists():
             with durable():
                 people.end_programs(user)
@@ -112,17 +112,17 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         exception: Exception | None = None,
         extra_context: dict[str, Any] | None = None,
     ) -> None:
-        """Leave the operator a trace: the kind of fault only, because what the provider answered may hold secrets."""
+        """Log the kind of fault only, because the provider's answer may hold secrets."""
         logger.warning("single_sign_on_failed", error=error, fault=type(exception).__name__ if exception else None)
 
 
 class CheckingAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
     """
-    Checks the signature of every id token, and that it was made for the sign-in that this browser began.
+    Checks the signature of every id token, and that it was made for the sign-in of this browser.
 
-    OpenID Connect Core 3.1.3.7 lets a client believe TLS instead of the signature, and the library does where it has
-    fetched the token by itself. The check costs one look at the provider's keys, and holds even if something stands
-    between the two. The library sends and checks no nonce (2.1 and 3.1.3.7.11).
+    OpenID Connect Core 3.1.3.7 lets a client rely on TLS instead of the signature, and the library does for a token
+    that it has fetched itself. The check costs one request for the provider's keys, and also protects against an
+    intermediary. The library sends and checks no nonce (2.1 and 3.1.3.7.11).
     """
 
     nonce = ""
@@ -142,7 +142,7 @@ class CheckingAdapter(OpenIDConnectOAuth2Adapter):  # type: ignore[misc]
 
 
 class Callback(OAuth2CallbackView):  # type: ignore[misc]
-    """Gives the adapter the nonce that was kept with the state of the sign-in, in the browser's session."""
+    """Passes the adapter the nonce that is stored with the state of the sign-in, in the browser's session."""
 
     def _get_state(self, request: HttpRequest, provider: Any) -> tuple[dict[str, Any] | None, HttpResponse | None]:
         state, answer = super()._get_state(request, provider)
@@ -151,10 +151,10 @@ class Callback(OAuth2CallbackView):  # type: ignore[misc]
 
 
 def verified_email(sociallogin: SocialLogin) -> str | None:
-    """Read the address that the provider says it has verified, in small letters."""
+    """Read the address that the provider declares as verified, in lower case."""
     claims = sociallogin.account.extra_data
     told = claims.get("userinfo") or claims.get("id_token") or {}
-    # The specification asks for a boolean, and some providers write a word.
+    # The specification requires a boolean, and some providers send a string.
     email = told.get("email")
     verified = told.get("email_verified") is True or told.get("email_verified") == "true"
     return str(email).lower() if email and verified else None
@@ -165,10 +165,10 @@ def verified_email(sociallogin: SocialLogin) -> str | None:
 @limit_sign_in("GET")
 def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
     """
-    Send somebody to the provider's own sign-in.
+    Redirect to the provider's own sign-in.
 
     This is a link and not a form, because the content security policy follows a form's redirects and would stop them
-    at the provider. Another site must not start it unseen, so a browser that says so is shown the sign-in page.
+    at the provider. Another site must not start it unseen: a request that a browser marks so gets the sign-in page.
     """
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
         return redirect("account_login")
@@ -194,7 +194,7 @@ def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
 @require_safe
 @limit_sign_in("GET")
 def complete(request: HttpRequest, provider_id: str) -> HttpResponse:
-    """Take the provider's answer, and let the person in whom it vouches for."""
+    """Process the provider's answer, and sign the person in."""
     try:
         answer: HttpResponse = Callback.adapter_view(CheckingAdapter(request, provider_id))(request)
     except SocialApp.DoesNotExist as absent:
@@ -203,7 +203,7 @@ def complete(request: HttpRequest, provider_id: str) -> HttpResponse:
 
 
 def _may_be_operator(user: User, claims: dict[str, Any] | None) -> bool:
-    """Tell whether a provider's word, with what comes after it, is enough for an operator."""
+    """Check whether a provider's statement, with the later steps, is sufficient for an operator."""
     issuer = str((claims or {}).get("iss", "")).rstrip("/")
     return second_factor.is_set_up(user) or bool(issuer and issuer == user.single_sign_on_issuer.rstrip("/"))
 

@@ -1,4 +1,4 @@
-"""How often an address may try to sign in."""
+"""Rate limits of sign-in by address."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -23,9 +23,9 @@ Page = Callable[..., HttpResponseBase]
 
 class SignInThrottle(WindowThrottle):
     """
-    Tries to sign in from one address, in front of the limits for each account.
+    Tries to sign in from one address, before the limits for each account.
 
-    A browser that has signed in to the account before is counted by itself, whatever others at its address do.
+    A browser that has signed in to the account before is counted separately from the rest of its address.
     """
 
     scope = "sign-in"
@@ -37,7 +37,7 @@ class SignInThrottle(WindowThrottle):
 
 
 def limit_sign_in(method: str) -> Callable[[Page], Page]:
-    """Let an address ask for a page that lets people in so many times a minute. One more is told when to come back."""
+    """Limit an address's requests for a sign-in page per minute. The error of a further one says when to retry."""
 
     def decorate(view: Page) -> Page:
         @wraps(view)

@@ -1,4 +1,4 @@
-"""The addresses of people: pages to sign in and to join, and under /api/v1/ members and invitations."""
+"""The addresses for people: pages to sign in and to join, and under /api/v1/ members and invitations."""
 
 from allauth.account import urls as allauth
 from allauth.socialaccount import views as social
@@ -7,14 +7,14 @@ from django.views.generic import RedirectView
 
 from rensei.accounts import account_views, invitation_views, invitations_api, members_api, single_sign_on, views
 
-# People do not change their address by themselves: members are added by it, and nobody would have checked the new one.
+# People cannot change their own address: members are added by it, and the new one would be unverified.
 CLOSED = {
     "account_confirm_email",
     "account_confirm_login_code",
     "account_email",
     "account_email_verification_sent",
 }
-# Signing in is the library's too, behind a rate limit that says when to come back.
+# The library's sign-in too, behind a rate limit that says when to retry.
 OURS = {"account_login"}
 account_patterns = [
     path("login/", views.sign_in, name="account_login"),

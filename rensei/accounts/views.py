@@ -1,4 +1,4 @@
-"""Pages of this room: the first account of a new server, and machines that ask to be let in."""
+"""Pages for the first account of a new server, and to approve machines."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def sign_in(request: HttpRequest) -> HttpResponseBase:
 @sensitive_post_parameters()
 @require_http_methods(["GET", "POST"])
 def first_setup(request: HttpRequest) -> HttpResponse:
-    """Make the first account. Absent as soon as there is one; shut without the code of the link."""
+    """Create the first account. Not found once there is one; closed without the code of the link."""
     if not setup.is_open():
         raise Http404
     code = request.POST.get("code") or request.GET.get("code", "")
@@ -63,7 +63,7 @@ def first_setup(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def device(request: HttpRequest) -> HttpResponse:
-    """Show the machine that waits behind a code, and let it in or refuse it."""
+    """Show the machine with this code, and approve or deny it."""
     asked = DeviceCodeForm(request.POST if request.method == "POST" else request.GET or None)
     if not asked.is_valid():
         return _device_page(request, asked=asked, status=400 if asked.is_bound else 200)

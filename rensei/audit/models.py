@@ -5,13 +5,13 @@ from django.utils import timezone
 
 
 class Organization(Protocol):
-    """An organization, as far as its events are concerned."""
+    """The part of an organization that its events use."""
 
     pk: Any
 
 
 class AuditEventQuerySet(models.QuerySet[Any]):
-    """The events of an organization are reached through `for_org`."""
+    """Reads an organization's events through `for_org`."""
 
     def for_org(self, org: Organization) -> Self:
         return self.filter(org_id=org.pk)
@@ -21,7 +21,7 @@ class AuditEvent(models.Model):
     """
     Who did what to which object, from where. Written in the transaction of the change; never a secret.
 
-    Events are added, never changed, and sealed by `billing.integrity.seals`. An event keeps the plain ids of its
+    Events are added, never changed, and sealed by `billing.integrity.seals`. An event stores the plain ids of its
     organization and its person, which remain when those are deleted.
     """
 

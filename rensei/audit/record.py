@@ -6,7 +6,7 @@ from rensei.audit.models import AuditEvent, Organization
 
 
 class Person(Protocol):
-    """Someone with an account."""
+    """A person with an account."""
 
     pk: int
     email: str
@@ -19,7 +19,7 @@ class Token(Protocol):
 
 
 class Caller(Protocol):
-    """Who asked for a change: a person in an organization, perhaps by a token, from an address."""
+    """Who requested a change: a person in an organization, possibly by a token, from an address."""
 
     @property
     def user(self) -> Person: ...
@@ -32,7 +32,7 @@ class Caller(Protocol):
 
 
 def record(access: Caller, action: str, *, object_id: str, **detail: object) -> AuditEvent:
-    """Record what a caller did."""
+    """Record an action of a caller."""
     return AuditEvent.objects.create(
         org_id=access.org.pk,
         user_id=access.user.pk,
@@ -48,7 +48,7 @@ def record(access: Caller, action: str, *, object_id: str, **detail: object) -> 
 def record_operator(
     operator: Person, action: str, *, object_id: str, org: Organization | None = None, **detail: object
 ) -> AuditEvent:
-    """Record what an operator did."""
+    """Record an action of an operator."""
     return AuditEvent.objects.create(
         org_id=org.pk if org else None,
         user_id=operator.pk,
@@ -62,7 +62,7 @@ def record_operator(
 def record_person(
     user: Person, action: str, *, address: str | None, actor: str | None = None, **detail: object
 ) -> AuditEvent:
-    """Record what happened to a person's own account, which belongs to no organization."""
+    """Record an event of a person's own account, which belongs to no organization."""
     return AuditEvent.objects.create(
         user_id=user.pk,
         actor=actor or user.email,
@@ -76,5 +76,5 @@ def record_person(
 def record_system(
     actor: str, action: str, *, object_id: str, org_id: str | None = None, **detail: object
 ) -> AuditEvent:
-    """Record what a job or a command of Rensei did by itself."""
+    """Record an action of a job or a command of Rensei."""
     return AuditEvent.objects.create(org_id=org_id, actor=actor, action=action, object_id=object_id, detail=detail)

@@ -1,4 +1,4 @@
-"""The REST border: camelCase, problem documents (RFC 9457), cursor pages, body limits."""
+"""REST conventions: camelCase, problem documents (RFC 9457), cursor pages, body limits."""
 
 import math
 from collections.abc import Iterator
@@ -58,8 +58,8 @@ class CamelSerializer(serializers.Serializer[Any]):
     """
     A serializer whose declared names are camelCase on the wire and snake_case inside.
 
-    A request may spell a declared name either way, but not both; a name that was not declared is refused.
-    Only declared names are changed, so the keys of a caller's own JSON pass untouched.
+    A request may spell a declared name either way, but not both; undeclared names are rejected.
+    Only declared names are converted, so the keys of a caller's own JSON are unchanged.
     """
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
@@ -99,7 +99,7 @@ class CamelSerializer(serializers.Serializer[Any]):
 def _wrong_value(field: Any, value: Any) -> Any:
     """
     Name what is wrong with the JSON type or the length of a value. The framework would read "1" as a number, 1 as a
-    text and "yes" as true, and two readers of one body would understand it differently.
+    text and "yes" as true, so two readers of one body could interpret it differently.
     """
     if value is None:
         return None
@@ -111,7 +111,7 @@ def _wrong_value(field: Any, value: Any) -> Any:
             isinstance(value, types) and (bool in types or not isinstance(value, bool))
         ):
             return [words]
-    # Before white space is taken away from around it, as readers of the document count.
+    # Before surrounding white space is removed, as the OpenAPI document counts the length.
     longest = getattr(field, "max_length", None)
     if isinstance(value, str) and longest is not None and len(value) > longest:
         return [f"Use at most {longest} characters."]
@@ -127,7 +127,7 @@ _JSON_TYPES: dict[type[serializers.Field[Any, Any, Any, Any]], tuple[tuple[type,
 
 
 class AllowedMethods(BaseMetadata):
-    """What OPTIONS answers: `Allow`, and nothing more. What the methods take is in the OpenAPI document."""
+    """The answer to OPTIONS: `Allow` only. What the methods accept is in the OpenAPI document."""
 
     def determine_metadata(self, request: Request, view: Any) -> dict[str, Any]:
         return {}
@@ -139,7 +139,7 @@ PAGING = frozenset({"cursor", "pageSize"})
 
 def query_of(request: Request) -> dict[str, str]:
     """
-    Read the query by the names of the contract. As in a body, a name may be in camelCase or snake_case, but not both.
+    Read the query by its documented names. As in a body, a name may be camelCase or snake_case, but not both.
 
     :raises FieldError: if a name is given twice
     """
@@ -154,9 +154,9 @@ def query_of(request: Request) -> dict[str, str]:
 
 def read_filters(form: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
     """
-    Read the filters of a list, which are checked as strictly as a body. Those that choose the page are left out.
+    Read the filters of a list, checked as strictly as a body. The paging parameters are left out.
 
-    :raises ValidationError: if a name or a value is not known to the form
+    :raises ValidationError: if the form does not have a name, or rejects a value
     """
     query = form(data={name: value for name, value in query_of(request).items() if name not in PAGING})
     if not query.is_valid():
@@ -179,14 +179,14 @@ class CursorPages(pagination.CursorPagination):
         return super().paginate_queryset(queryset, request, view)
 
     def get_page_size(self, request: Request) -> int:
-        """:raises FieldError: if the size is no positive number; one above the maximum is lowered to it"""
+        """:raises FieldError: if the size is not a positive number; a size above the maximum is lowered to it"""
         asked = query_of(request).get("pageSize", str(self.page_size))
         if not (asked.isascii() and asked.isdecimal() and asked.strip("0")):
             raise FieldError(pointer="/query/pageSize", reason=f"pageSize is a number from 1 to {self.max_page_size}.")
         return self.max_page_size if len(asked) > len(str(self.max_page_size)) else min(int(asked), self.max_page_size)
 
     def decode_cursor(self, request: Request) -> Any:
-        """:raises FieldError: if the cursor is not one that a page of this list gave"""
+        """:raises FieldError: if the cursor did not come from a page of this list"""
         try:
             cursor = super().decode_cursor(request)
             if cursor is not None and cursor.position is not None:
@@ -228,7 +228,7 @@ class CursorPages(pagination.CursorPagination):
 
     @classmethod
     def answer(cls, request: Request, rows: QuerySet[Any], serializer: type[serializers.Serializer[Any]]) -> Response:
-        """Answer with the page of rows that the request asks for."""
+        """Answer with the requested page of rows."""
         pages = cls()
         page = pages.paginate_queryset(rows, request)
         return pages.get_paginated_response(serializer(page, many=True).data)
@@ -240,14 +240,14 @@ def _strange_cursor() -> FieldError:
 
 
 class AlwaysJson(DefaultContentNegotiation):
-    """Everything is answered in JSON, whatever `Accept` says: a refusal must reach every client."""
+    """Answers in JSON for any `Accept`, so that every client can read an error."""
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
         return renderers[0], renderers[0].media_type
 
 
 class RequestTooLarge(RenseiError):
-    """The body is larger than this address takes."""
+    """The body is larger than this address accepts."""
 
     code = "REQUEST_TOO_LARGE"
     status = 413
@@ -260,7 +260,7 @@ class RequestTooLarge(RenseiError):
 
 
 class JSONBodyParser(parsers.BaseParser):
-    """Reads a JSON body up to the view's `body_limit`, and not a byte beyond it."""
+    """Reads a JSON body up to the view's `body_limit`, and no further."""
 
     media_type = "application/json"
 
@@ -273,7 +273,7 @@ class JSONBodyParser(parsers.BaseParser):
 
 
 def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | None:
-    """Turn a refusal into a problem document. None lets a bug travel on to the 500 page."""
+    """Turn a `RenseiError` into a problem document. None passes a bug on to the 500 page."""
     request: Request = context["request"]
     if isinstance(fault, RenseiError):
         return problem(request, fault)
@@ -296,7 +296,7 @@ def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | Non
 
 
 class Invalid(RenseiError):
-    """The body or the query is not what the address takes."""
+    """The body or the query is not what the address accepts."""
 
     code = "VALIDATION_FAILED"
     status = 400
@@ -305,7 +305,7 @@ class Invalid(RenseiError):
 
 
 class NotAuthenticated(RenseiError):
-    """Nobody is signed in, or the token is unknown, expired or revoked."""
+    """The request has no valid login: no session, or an unknown, expired or revoked token."""
 
     code = "NOT_AUTHENTICATED"
     status = 401
@@ -334,7 +334,7 @@ class UnsupportedMediaType(RenseiError):
 
 
 class Internal(RenseiError):
-    """A bug of ours. The request id finds it in the logs."""
+    """A bug in Rensei. The request id finds it in the logs."""
 
     code = "INTERNAL"
     status = 500
@@ -352,7 +352,7 @@ _BY_STATUS: dict[int, type[RenseiError]] = {
 
 
 def problem_body(request: HttpRequest | Request, refusal: RenseiError, **overrides: Any) -> dict[str, Any]:
-    """Write a refusal as the RFC 9457 document that every door answers with."""
+    """Write an error as the RFC 9457 document that every endpoint answers with."""
     return {
         "type": f"{settings.PUBLIC_URL}/docs/errors#{refusal.code.lower().replace('_', '-')}",
         "title": refusal.title,
@@ -371,7 +371,7 @@ def problem_body(request: HttpRequest | Request, refusal: RenseiError, **overrid
 def problem(
     request: HttpRequest | Request, refusal: RenseiError, *, headers: dict[str, str] | None = None, **overrides: Any
 ) -> Response:
-    """Answer with a refusal."""
+    """Answer with an error."""
     token = getattr(getattr(request, "_auth", None), "token", None)
     note_refused(refusal, method=request.method, path=request.path, token_id=token.pk if token else "")
     body = problem_body(request, refusal, **overrides)
@@ -380,13 +380,13 @@ def problem(
 
 
 def problem_page(request: HttpRequest, refusal: RenseiError) -> JsonResponse:
-    """Answer with a refusal outside a REST view, such as an unknown `/api` path."""
+    """Answer with an error outside a REST view, such as for an unknown `/api` path."""
     body, headers = problem_body(request, refusal), refusal_headers(refusal)
     return JsonResponse(body, status=refusal.status, headers=headers, content_type=PROBLEM)
 
 
 def refusal_headers(refusal: RenseiError) -> dict[str, str]:
-    """Name the headers that a refusal has at every door: when to come back, and how to sign in."""
+    """Return the headers of an error on every endpoint: when to retry, and how to sign in."""
     headers = {}
     if seconds := refusal.extra.get("retryAfter"):
         headers["Retry-After"] = str(seconds)
@@ -408,5 +408,5 @@ def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:
 
 
 def created(request: Request, public_id: str, body: Any) -> Response:
-    """Answer with something that was made, and where it is found."""
+    """Answer with a created object and its address."""
     return Response(body, status=status.HTTP_201_CREATED, headers={"Location": f"{request.path}/{public_id}"})

@@ -1,14 +1,14 @@
-"""Triggers for tables to which rows are only added, as migrations install them on both databases."""
+"""Triggers for append-only tables, as migrations install them on both databases."""
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 # INSERT OR REPLACE deletes the old row, and fires its trigger only under PRAGMA recursive_triggers, which the
-# settings switch on: https://www.sqlite.org/pragma.html#pragma_recursive_triggers
+# settings enable: https://www.sqlite.org/pragma.html#pragma_recursive_triggers
 SQLITE = [
     "CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
     "CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
 ]
-# A row trigger does not see TRUNCATE, and only ENABLE ALWAYS holds under session_replication_role = replica:
+# A row trigger does not fire on TRUNCATE, and only ENABLE ALWAYS works under session_replication_role = replica:
 # https://www.postgresql.org/docs/15/sql-createtrigger.html, https://www.postgresql.org/docs/15/sql-altertable.html
 POSTGRESQL = [
     """
@@ -46,12 +46,12 @@ WAIT_POSTGRESQL = [
 
 
 def refuse_changes(editor: BaseDatabaseSchemaEditor, table: str, *, refusal: str) -> None:
-    """Refuse each change and deletion of a row. On SQLite, a migration that rebuilds the table calls this again."""
+    """Reject each change and deletion of a row. On SQLite, a migration that rebuilds the table calls this again."""
     _execute(editor, SQLITE, POSTGRESQL, table=table, refusal=refusal)
 
 
 def put_on_list(editor: BaseDatabaseSchemaEditor, table: str, *, waiting: str) -> None:
-    """Put the id of each new row on the list of those that wait for a seal. On a rebuild, as above."""
+    """Add the id of each new row to the list of rows to be sealed. After a rebuild, as for `refuse_changes`."""
     _execute(editor, WAIT_SQLITE, WAIT_POSTGRESQL, table=table, waiting=waiting)
 
 

@@ -1,7 +1,7 @@
 """
-Stops reading a body that no address would take, or that does not come, before it fills the disk or holds a connection.
+Stops reading a body that is too large or too slow, before it fills the disk or occupies a connection.
 
-Views set the finer limits. What comes before a body, and the time between requests, is the server's own to bound.
+Views set the finer limits. The server bounds what precedes a body, and the time between requests.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ CONNECTIONS_MAX = limit(
     what="Connections of callers that each process serves at a time",
     told="the caller: it waits until another one has ended",
 )
-# How granian is started, so that it holds to this. Its reader of HTTP/2 has no such time, and neither has the one that
-# waits to see which of the two a caller speaks. By itself, it serves 1,024 connections at a time, divided by the number
-# of processes: a thousand event streams, or as many silent connections, kept all other callers waiting.
+# The options of granian for these limits. It has no such time limit in its HTTP/2 reader, nor while it detects which
+# of the two versions a caller uses. By default, it serves 1,024 connections at a time, divided by the number
+# of processes: a thousand event streams, or as many silent connections, would block all other callers.
 SERVER_OPTIONS = (
     "--http=1",
     f"--http1-header-read-timeout={HEADER_SECONDS * 1000}",
     f"--backpressure={CONNECTIONS_MAX}",
 )
-# A call through the gateway has a file handle at both ends; the rest are the database's and the libraries'.
+# A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
@@ -59,7 +59,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def take_file_handles() -> None:
-    """Take as many file handles as the connections need, or as the system lets this process have."""
+    """Raise the limit of file handles to what the connections need, or to what the system allows this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILE_HANDLES if hard == resource.RLIM_INFINITY else min(FILE_HANDLES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -67,7 +67,7 @@ def take_file_handles() -> None:
 
 
 class BodyTooSlow(RenseiError):
-    """The body of a request did not come in time. Nothing was done, and the same request can be sent again."""
+    """The body of a request did not arrive in time. Nothing was done, and the same request can be sent again."""
 
     code = "REQUEST_TOO_SLOW"
     status = 408
@@ -77,14 +77,14 @@ class BodyTooSlow(RenseiError):
 
 
 class _BodyTooLarge(Exception):
-    """Unwinds the application, which reads the whole body before it answers anything."""
+    """Aborts the application, which otherwise reads the whole body before it answers."""
 
 
 def limit_bodies(application: Application) -> Application:
     """
     Wrap an ASGI application so that it never receives more than `BODY_LIMIT` bytes, announced or not.
 
-    Where no login was sent, or none is asked for, that is `ANONYMOUS_BODY_LIMIT`.
+    Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`.
     """
 
     async def limited(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -114,7 +114,7 @@ def limit_bodies(application: Application) -> Application:
 
 
 def pace_bodies(application: Application) -> Application:
-    """Wrap an ASGI application so that it never waits for a body longer than `BODY_SECONDS` and its bytes allow."""
+    """Wrap an ASGI application so that it waits for a body no longer than `BODY_SECONDS` plus a time for its bytes."""
 
     async def paced(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +127,7 @@ def pace_bodies(application: Application) -> Application:
         async def timed() -> Message:
             nonlocal received, is_whole
             if is_whole:
-                # What comes now is that the caller has left, and there is no time for that.
+                # The next message is that the caller has disconnected, which has no time limit.
                 return await receive()
             try:
                 async with asyncio.timeout_at(began + BODY_SECONDS + received / BODY_BYTES_PER_SECOND):
@@ -147,7 +147,7 @@ def pace_bodies(application: Application) -> Application:
 
 
 def _most_bytes(scope: MutableMapping[str, Any]) -> int:
-    """Decide how long a body may be, by who seems to send it and where to. Whether the login is good is seen later."""
+    """Return how long a body may be, by its sender and its target. The login is checked later."""
     if scope["method"] in {"GET", "HEAD", "OPTIONS"} or not _has_credential(scope):
         return ANONYMOUS_BODY_LIMIT
     try:
@@ -175,7 +175,7 @@ def _announced(scope: MutableMapping[str, Any]) -> int:
 
 
 def transport_headers() -> dict[str, str]:
-    """Keep browsers to https, as Django's middleware does, in answers that are given beside it."""
+    """Return the header that keeps browsers on https, as Django's middleware does, for answers that bypass it."""
     seconds = settings.SECURE_HSTS_SECONDS
     return {"Strict-Transport-Security": f"max-age={seconds}; includeSubDomains; preload"} if seconds else {}
 

@@ -34,5 +34,5 @@ PREFERENCE = {mode: place for place, mode in enumerate(AuthMode)}
 
 
 def in_preference_order(modes: list[str]) -> list[str]:
-    """Sort modes from the most to the least preferred; the order they came in never matters."""
+    """Sort modes from the most to the least preferred; their order in the input has no effect."""
     return sorted(modes, key=lambda mode: PREFERENCE[AuthMode(mode)])

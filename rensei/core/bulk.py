@@ -1,8 +1,8 @@
 """
-Many rows at once: inserted together, deleted together, or updated together with each row judged for itself.
+Many rows at once: inserted together, deleted together, or updated together with a condition for each row.
 
-On PostgreSQL all rows travel as one JSON document and become one statement, because putting some hundred values into
-the text of a statement costs more than writing them: https://www.postgresql.org/docs/17/functions-json.html
+On PostgreSQL all rows are sent as one JSON document in one statement, because writing some hundred values into
+the text of a statement costs more than storing them: https://www.postgresql.org/docs/17/functions-json.html
 """
 
 import json
@@ -18,28 +18,28 @@ Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
-    """Save new instances, whose primary keys are made here, without reading anything back."""
+    """Save new instances, whose primary keys are generated here, without reading anything back."""
     if connection.vendor != "postgresql":
         model._default_manager.bulk_create(instances)  # noqa: SLF001 - Django's documented way from a model
         return
     if not instances:
         return
     names, sql = _insertion(model)
-    # Django keeps the values of columns in an instance's own dictionary, which is quicker to read than attributes.
+    # Django stores column values in an instance's own dictionary, which is quicker to read than attributes.
     _execute(sql, ({name: values[name] for name in names} for values in map(vars, instances)))
     for instance in instances:
-        # As Django marks what it has saved, so that a second `save` is an UPDATE.
+        # As Django marks saved instances, so that a second `save` is an UPDATE.
         instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     """
-    Update the rows of a guarded query set that still are as the caller knows them.
+    Update the rows of a guarded query set that are still as the caller has read them.
 
-    A row is what it must be, with its primary key among it, and what it becomes; all rows name the same fields. The
-    query set is made once, by whoever imports this, because the statement that belongs to it is kept.
-    Returns the primary keys of those that were updated. Rows with expressions are plain UPDATEs, as all are on SQLite,
-    which has no way to a server to save.
+    A row is a pair: the values it must have, including its primary key, and its new values; all rows name the same
+    fields. The importing module makes the query set once, because its statement is cached.
+    Returns the primary keys of the updated rows. Rows with expressions are plain UPDATEs, as all are on SQLite,
+    which has no network round trip to save.
     """
     model = guarded.model
     meta = model._meta  # noqa: SLF001
@@ -55,9 +55,9 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
 
 
 def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Delete rows by their primary keys, in a transaction, and give these columns of those that were there."""
+    """Delete rows by their primary keys, in a transaction, and return these columns of the rows that existed."""
     if connection.vendor != "postgresql":
-        # There is one writer, so nobody deletes them in between.
+        # SQLite has one writer, so no row can be deleted in between.
         rows = model._default_manager.filter(pk__in=keys)  # noqa: SLF001
         found = list(rows.values_list(*returning))
         rows.delete()
@@ -75,7 +75,7 @@ def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence
 
 @cache
 def _insertion(model: type[Model]) -> tuple[list[str], str]:
-    """Make the statement that inserts a model's rows, and name the attributes that it takes of each."""
+    """Build the statement that inserts a model's rows, and list the attributes that it takes of each."""
     fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
     columns = ", ".join(_column(field) for field in fields.values())
     names = ", ".join(f'"{name}"' for name in fields)
@@ -90,13 +90,13 @@ def _insertion(model: type[Model]) -> tuple[list[str], str]:
 def _updating(
     guarded: QuerySet[Any], known: tuple[str, ...], becomes: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, bool, str]], tuple[Any, ...]]:
-    """Make a statement, the parameters of its guard, and what of a row each given value is: a part, and its name."""
+    """Build a statement, the parameters of its guard, and for each value its half of the row and its name there."""
     meta = guarded.model._meta  # noqa: SLF001 - Django's documented way from a model
     must_be, new = ([meta.get_field(name) for name in names] for names in (known, becomes))
     given = {f"known_{field.column}": field for field in must_be} | {f"new_{field.column}": field for field in new}
     names_of = [(given_name, index >= len(known), (*known, *becomes)[index]) for index, given_name in enumerate(given)]
     table = _table(guarded.model)
-    # A key is looked up in its index; other values may be null, which equals nothing.
+    # A key is looked up in its index; other values may be null, which needs IS NOT DISTINCT FROM.
     same = {True: "=", False: "IS NOT DISTINCT FROM"}
     matches = [f'{table}.{_column(field)} {same[field.primary_key]} "known_{field.column}"' for field in must_be]
     params: tuple[Any, ...] = ()
@@ -113,7 +113,7 @@ def _updating(
 
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        # Times are written as ISO 8601, and subclasses of text as text, both of which PostgreSQL reads.
+        # Times are written as ISO 8601, and subclasses of text as text; PostgreSQL reads both.
         cursor.execute(sql, [_document(list(objects)), *params])
         return cursor.fetchall() if cursor.description else []
 
@@ -122,7 +122,7 @@ def _document(objects: list[Mapping[str, Any]]) -> str:
     try:
         return orjson.dumps(objects, default=str).decode()
     except TypeError:
-        # It has an integer of more than 64 bits, which is rare, and which only the slower writer takes.
+        # An integer of more than 64 bits, which is rare, and which only the slower writer accepts.
         return json.dumps(objects, default=str)
 
 

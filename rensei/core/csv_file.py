@@ -1,4 +1,4 @@
-"""CSV files that are written row by row, so that a million lines take no more memory than one page of them."""
+"""CSV files that are written row by row, so that a million lines use no more memory than one page of them."""
 
 import csv
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -7,20 +7,20 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest, StreamingHttpResponse
 from rest_framework.request import Request
 
-# A spreadsheet takes a cell that begins with one of these for a formula:
+# A spreadsheet interprets a cell that begins with one of these as a formula:
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class _Line:
-    """What `csv.writer` writes to: it hands the finished line back."""
+    """The target of `csv.writer`: returns the finished line."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def write(header: Sequence[str], pages: Iterable[Iterable[Sequence[object]]]) -> Iterator[str]:
-    """Write the heading, and then each page of rows as one piece of text."""
+    """Write the header, then each page of rows as one piece of text."""
     writer = csv.writer(_Line())
     yield writer.writerow(header)
     for page in pages:
@@ -28,12 +28,12 @@ def write(header: Sequence[str], pages: Iterable[Iterable[Sequence[object]]]) ->
 
 
 def cell(value: str | None) -> str:
-    """Write a text so that a spreadsheet takes it for nothing else."""
+    """Write a text so that a spreadsheet interprets it as text."""
     return f"'{value}" if value and value.startswith(FORMULA) else value or ""
 
 
 def answer(request: HttpRequest | Request, parts: Iterator[str], *, filename: str) -> StreamingHttpResponse:
-    """Give the pieces out as a file, each as soon as it is written."""
+    """Stream the pieces as a file, each as soon as it is written."""
     served_by_asgi = hasattr(request, "scope")
     return StreamingHttpResponse(
         _async(parts) if served_by_asgi else parts,
@@ -43,6 +43,6 @@ def answer(request: HttpRequest | Request, parts: Iterator[str], *, filename: st
 
 
 async def _async(parts: Iterator[str]) -> AsyncIterator[str]:
-    """Give the pieces out one by one: ASGI would read a plain iterator to its end before it sends a byte."""
+    """Yield the pieces one by one: ASGI would read a plain iterator to its end before it sends a byte."""
     while (part := await sync_to_async(lambda: next(parts, None))()) is not None:
         yield part

@@ -6,7 +6,7 @@ from django.db import connection
 
 
 def waiting_for_connections() -> int:
-    """Count those who wait because all connections are taken. It takes none itself."""
+    """Count the threads that wait for a connection, without using one."""
     pool: Any = getattr(connection, "pool", None)
     if pool is None:
         return 0

@@ -33,7 +33,7 @@ class EffortChoice(TypedDict):
 
 
 def choices_for(levels: list[str]) -> list[EffortChoice]:
-    """List the levels that a model offers, with what people read beside them."""
+    """List the levels that a model offers, with their labels and descriptions."""
     return [
         EffortChoice(value=level.value, label=str(level.label), description=DESCRIPTIONS[level])
         for level in Effort

@@ -1,7 +1,7 @@
 """
-The content codings of HTTP (RFC 9110 §8.4.1), undone piece by piece and never beyond a limit.
+The content codings of HTTP (RFC 9110 §8.4.1), decoded in pieces up to a limit.
 
-A few hundred bytes can stand for gigabytes, so a decoder is told how much it may give, and stops there.
+A few hundred bytes can decode to gigabytes, so a decoder has a maximum output and stops there.
 """
 
 import sys
@@ -16,29 +16,29 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# What is taken at a time, and what is given at a time, so that a limit is passed by no more than this.
+# The bytes read and the bytes returned at a time, so that a limit is exceeded by no more than this.
 _PIECE_BYTES = 64 * 1024
-# A window of 8 MB is the most that RFC 9659 lets the zstd coding of HTTP have.
+# RFC 9659 allows the zstd coding of HTTP a window of at most 8 MB.
 _ZSTD_WINDOW_LOG = 23
-# Python's module for zlib takes this as: a gzip header is required.
+# In Python's zlib module, this means that a gzip header is required.
 _GZIP_WINDOW = 31
 
 
 class EncodingUnknown(Exception):
-    """No decoder is known for a content coding."""
+    """The content coding has no decoder."""
 
 
 class Damaged(Exception):
-    """The bytes are not of the coding that was named, end too early, or go on after its end."""
+    """The bytes are not in the named coding, are incomplete, or continue after its end."""
 
 
 class TooLong(Exception):
-    """What the bytes stand for is longer than the limit."""
+    """The decoded bytes are longer than the limit."""
 
 
 class Decoder:
     """
-    Decodes one body, in as many pieces as it comes.
+    Decodes one body, in any number of pieces.
 
     :raises EncodingUnknown: if the coding is not one of `gzip`, `deflate`, `br` and `zstd`
     """
@@ -52,12 +52,12 @@ class Decoder:
 
     def feed(self, data: bytes) -> bytes:
         """
-        Give what the next bytes stand for.
+        Decode the next bytes.
 
-        :raises Damaged: if they are not of this coding
-        :raises TooLong: if it is more than the limit allows
+        :raises Damaged: if they are not in this coding
+        :raises TooLong: if the decoded bytes exceed the limit
         """
-        # What a decoder does not take at once is copied, and that would be nearly all of a long body at each step.
+        # A decoder copies the input that it does not consume at once: nearly all of a long body at each step.
         return b"".join(
             piece for at in range(0, len(data), _PIECE_BYTES) for piece in self._pieces(data[at : at + _PIECE_BYTES])
         )
@@ -66,7 +66,7 @@ class Decoder:
         piece = b""
         while data or (piece and not self._coding.is_finished):
             if self._coding.is_finished:
-                # Millions of tiny ones, one after another, would each copy all that follows.
+                # Each of millions of tiny members would copy all bytes that follow it.
                 raise Damaged
             try:
                 piece, data = self._coding.take(data)
@@ -88,8 +88,8 @@ def decode(data: bytes, encoding: str, *, bytes_max: int) -> bytes:
     Decode a whole body.
 
     :raises EncodingUnknown: if there is no decoder for the coding
-    :raises Damaged: if it is not of that coding, or not whole
-    :raises TooLong: if it stands for more than `bytes_max`
+    :raises Damaged: if it is not in that coding, or incomplete
+    :raises TooLong: if it decodes to more than `bytes_max`
     """
     decoder = Decoder(encoding, bytes_max=bytes_max)
     decoded = decoder.feed(data)
@@ -106,7 +106,7 @@ class _Zlib:
         return self._decoder.eof
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """Decode a piece, and give the bytes that are still to be decoded."""
+        """Decode a piece, and return the bytes that are still to be decoded."""
         piece = self._decoder.decompress(data, _PIECE_BYTES)
         return piece, self._decoder.unconsumed_tail or self._decoder.unused_data
 
@@ -121,7 +121,7 @@ class _Brotli:
         return finished
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        # It keeps what it has not decoded yet, and takes nothing new until that is done.
+        # It buffers what it has not decoded yet, and accepts no input until that is done.
         piece: bytes = self._decoder.process(data, output_buffer_limit=_PIECE_BYTES)
         return piece, b""
 
@@ -135,7 +135,7 @@ class _Zstd:
         return self._decoder.eof
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        # It keeps what it has not decoded yet.
+        # It buffers what it has not decoded yet.
         piece = self._decoder.decompress(data, _PIECE_BYTES)
         return piece, self._decoder.unused_data
 

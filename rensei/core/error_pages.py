@@ -1,4 +1,4 @@
-"""What is answered where no view answers: a problem document under /api, a page elsewhere."""
+"""Answers outside of views: a problem document under /api, a page elsewhere."""
 
 import sys
 from http import HTTPStatus
@@ -38,7 +38,7 @@ def not_permitted(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Answer a form that did not prove that it came from one of our pages, as one does that was open for too long."""
+    """Answer a form without a valid CSRF token, for example one that was open for too long."""
     page = request.headers.get("Referer", "")
     ours = url_has_allowed_host_and_scheme(page, allowed_hosts={request.get_host()}, require_https=request.is_secure())
     context = {"back": page if ours else "/"}
@@ -53,12 +53,12 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    # Django calls this while it handles the exception, and does not hand it on.
+    # Django calls this while it handles the exception, and does not pass it as an argument.
     fault = sys.exception()
     refusal = database_refusal(fault) if isinstance(fault, DATABASE_FAULTS) else fault
     if isinstance(refusal, RenseiError):
         page = {"refusal": {"title": refusal.title, "detail": refusal.detail, "status": refusal.status}}
-        # Without the request, since what it would add is read from the database.
+        # Without the request, whose context processors read the database.
         answer = _problem(request, refusal) or set_words(
             render(None, "refused.html", page, status=refusal.status), title=refusal.title, detail=refusal.detail
         )

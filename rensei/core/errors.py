@@ -1,4 +1,4 @@
-"""Refusals: the one way in which Rensei says no, to people and to programs."""
+"""The errors that Rensei answers with, for people and for programs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from django.db import InterfaceError, OperationalError
 
 from rensei.core.limits import limit
 
-# Where the sentence that says what is wrong ends. A reason that is handed in is a sentence of its own.
+# Where the sentence about the cause ends. A reason that is passed as an argument is a sentence of its own.
 _END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
 
-# A database that is away, has no room, or is locked for too long. What is wrong with a statement is another error.
+# The database is unavailable, full, or locked for too long. A faulty statement raises another error.
 DATABASE_FAULTS = (OperationalError, InterfaceError)
 ERRORS_MAX = limit(
     100,
@@ -28,15 +28,15 @@ logger = structlog.get_logger(__name__)
 
 class RenseiError(Exception):
     """
-    A refusal that we foresaw, with a code that programs can match on.
+    An expected error, with a code that programs can match on.
 
-    Subclasses live beside the function that raises them and set the class attributes; they
-    inherit one level deep, so that `__subclasses__` lists every code. Anything that is not a
-    RenseiError is a bug, and answers 500.
+    Subclasses are defined beside the function that raises them and set the class attributes; they
+    inherit one level deep, so that `__subclasses__` lists every code. Any other exception is a bug,
+    and answers 500.
 
     `message` is a format string over the keyword arguments: the sentence of the documentation,
     then what to do. A problem document has both in `detail`; `cause` and `fix` are its two halves.
-    `extra` travels beside it in the problem document (`resetsAt`, `used`). `gateway_message` is the
+    `extra` is added to the problem document (`resetsAt`, `used`). `gateway_message` is the
     same in the words of the Messages API, where `message` names what only REST has.
     """
 
@@ -71,14 +71,14 @@ class FieldError(RenseiError):
 
     @classmethod
     def several(cls, found: Sequence["FieldError"]) -> Self:
-        """Report many wrong values at once; the first one is the sentence that people read."""
+        """Report many wrong values at once; `detail` is the sentence of the first one."""
         refusal = cls(pointer="", reason=found[0].detail)
         refusal.errors = [error for one in found for error in one.errors]
         return refusal
 
 
 class StoredError(TypedDict):
-    """Why a run or a key failed, as its row keeps it: a code, a sentence for people, and the step that mends it."""
+    """Why a run or a key failed, as its row stores it: a code, a sentence for people, and how to fix it."""
 
     code: str
     detail: str
@@ -89,12 +89,12 @@ class StoredError(TypedDict):
 
 
 def json_pointer(*steps: str | int) -> str:
-    """Write the address of a value inside a JSON document, as RFC 6901 has it."""
+    """Write the address of a value inside a JSON document, as RFC 6901 defines it."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 class NotFound(RenseiError):
-    """The object does not exist, or belongs to someone else: the answer is the same."""
+    """The object does not exist, or belongs to another organization: the answer is the same."""
 
     code = "NOT_FOUND"
     status = 404
@@ -112,9 +112,9 @@ class NotFound(RenseiError):
 @contextmanager
 def named_in(pointer: str) -> Iterator[None]:
     """
-    Look up what a field of the request's body names.
+    Look up the object that a field of the request's body names.
 
-    :raises NotFound: with the field, where the lookup itself only says that nothing was found
+    :raises NotFound: with the field added, where the lookup raised it without one
     """
     try:
         yield
@@ -123,7 +123,7 @@ def named_in(pointer: str) -> Iterator[None]:
 
 
 class NotPermitted(RenseiError):
-    """The caller is known, but may not do this."""
+    """The caller is authenticated, but may not do this."""
 
     code = "NOT_PERMITTED"
     status = 403
@@ -141,7 +141,7 @@ class AlreadyExists(RenseiError):
 
 
 class InUse(RenseiError):
-    """Something else depends on the object, so it cannot go."""
+    """Another object depends on this one, so it cannot be deleted."""
 
     code = "IN_USE"
     status = 409
@@ -150,7 +150,7 @@ class InUse(RenseiError):
 
 
 class RateLimited(RenseiError):
-    """The caller asked too often. `Retry-After` says when to come back."""
+    """The caller sent too many requests. `Retry-After` says when to retry."""
 
     code = "RATE_LIMITED"
     status = 429
@@ -160,7 +160,7 @@ class RateLimited(RenseiError):
 
 
 class DatabaseUnavailable(RenseiError):
-    """The database does not answer, or has no room. What was asked for was not done, and can be asked for again."""
+    """The database is unavailable or full. The request was not carried out, and can be sent again."""
 
     code = "DATABASE_UNAVAILABLE"
     status = 503
@@ -175,12 +175,12 @@ class DatabaseUnavailable(RenseiError):
 
 
 def note_refused(refusal: RenseiError, **context: object) -> None:
-    """Log that access was refused. How often it can be asked for is limited, and so is the log."""
+    """Log that access was denied. The rate of such requests is limited, and so is the log."""
     if refusal.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         logger.info("access_refused", code=refusal.code, **context)
 
 
 def database_refusal(fault: BaseException, **context: object) -> DatabaseUnavailable:
-    """Log one of the `DATABASE_FAULTS`, and make the refusal that every door answers it with."""
+    """Log one of the `DATABASE_FAULTS`, and return the error that every endpoint answers it with."""
     logger.warning("database_unavailable", fault=type(fault).__name__, said=str(fault), **context)
     return DatabaseUnavailable()

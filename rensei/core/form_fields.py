@@ -7,9 +7,9 @@ def secret_input() -> forms.PasswordInput:
     """
     Make a field for a key: hidden while it is typed, and never written back to a page.
 
-    Browsers fill a saved login into a password field and the text field before it, whatever `autocomplete="off"` says;
-    only `new-password` keeps them from it. https://html.spec.whatwg.org/#autofill
-    The data attributes are what password managers respect.
+    Browsers fill a saved login into a password field and the text field before it, even with `autocomplete="off"`;
+    only `new-password` prevents it. https://html.spec.whatwg.org/#autofill
+    Password managers respect the data attributes.
     """
     return forms.PasswordInput(
         render_value=False,

@@ -1,4 +1,4 @@
-"""Public ids: a prefix that says what the thing is, and a ULID, which sorts by time."""
+"""Public ids: a prefix for the kind of object, and a ULID, which sorts by time."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ _SHIFTS = range(120, -1, -10)
 
 
 class _Ulids:
-    """Makes ULIDs. Of one millisecond, each is one more than the one before, so they sort as they were made."""
+    """Makes ULIDs. Within one millisecond, each is the previous one plus one, so they sort in order of creation."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,12 +39,12 @@ _ulids = _Ulids()
 
 
 def new_id(prefix: str) -> str:
-    """Make an id such as `run_01kaf3…`. It names a thing and is never a secret."""
+    """Make an id such as `run_01kaf3…`. It is never a secret."""
     return f"{prefix}_{_ulids.make()}"
 
 
 def first_id_of(prefix: str, moment: datetime) -> str:
-    """Tell the lowest id that a thing made at a moment may have."""
+    """Return the lowest id that an object created at a moment may have."""
     return f"{prefix}_{_written(int(moment.timestamp() * 1000) << _RANDOM_BITS)}"
 
 

@@ -1,4 +1,4 @@
-"""New instances of a model, where every call to a provider needs some."""
+"""Fast creation of model instances, for every call to a provider."""
 
 from typing import Any, TypeVar
 
@@ -10,9 +10,9 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 def made_like(template: AnyModel, **attributes: Any) -> AnyModel:
     """
-    Make an unsaved instance like a template that is never saved itself, with a primary key of its own.
+    Make an unsaved instance from a template that is never saved itself, with a primary key of its own.
 
-    Django's constructor looks at each field in turn, which takes ten times as long where there are dozens. Foreign
+    Django's constructor processes each field in turn, which takes ten times as long for dozens of fields. Foreign
     keys among `attributes` are named by their column, such as `run_id`. JSON values are shared with the template, so
     they are replaced and never changed.
     """

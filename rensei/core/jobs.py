@@ -1,4 +1,4 @@
-"""Periodic jobs: any worker may take a due one, and the lease keeps two from running it at once."""
+"""Periodic jobs: any worker may take a due one, and a lease prevents two from running it at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something to do again and again. `run` opens its own transactions, and may be run twice after a crash."""
+    """A periodic job. `run` opens its own transactions, and may be run twice after a crash."""
 
     name: str
     every: timedelta
     run: Callable[[], object]
     lease: timedelta = LEASE
-    # Asked before a job is taken that is due very often, because taking it and putting it back are two commits.
+    # Checked before a very frequent job is taken, because taking it and putting it back are two commits.
     has_work: Callable[[], bool] | None = None
 
 
 def due_among(jobs: Sequence[Job]) -> list[Job]:
-    """Tell in one statement which of the jobs can be taken now. One that has never run is due."""
+    """List, in one statement, the jobs that can be taken now. A job that has never run is due."""
     names = [job.name for job in jobs]
     free = Q(leased_until=None) | Q(leased_until__lt=Now())
     waiting = set(DueJob.objects.filter(name__in=names).exclude(free, due_at__lte=Now()).values_list("name", flat=True))
@@ -40,7 +40,7 @@ def due_among(jobs: Sequence[Job]) -> list[Job]:
 
 
 def take(job: Job) -> datetime | None:
-    """Take a job if it is due and nobody else has it, and tell until when it is ours. None if it is not."""
+    """Take a job if it is due and not leased, and return the end of the lease. None if it cannot be taken."""
     with durable():
         now = database_now()
         free = Q(leased_until=None) | Q(leased_until__lt=now)
@@ -54,9 +54,9 @@ def take(job: Job) -> datetime | None:
 
 def put_back(job: Job, *, leased_until: datetime) -> None:
     """
-    Note that a job has been done, and when it is due again.
+    Record that a job is done, and when it is due again.
 
-    Whoever took longer than its lease changes nothing: another may have the job by now.
+    A worker that took longer than its lease changes nothing: another may have the job by now.
     """
     ours = DueJob.objects.filter(name=job.name, leased_until=leased_until)
     ours.update(due_at=database_now() + job.every, leased_until=None)
@@ -64,11 +64,11 @@ def put_back(job: Job, *, leased_until: datetime) -> None:
 
 def for_each(keys: Iterable[str], do: Callable[[str], object], *, job: str) -> None:
     """
-    Do a job for each of its rows by itself. A row that fails is reported and passed over until the next time.
+    Do a job for each of its rows separately. A row that fails is reported and skipped until the next time.
 
-    The rows come as their keys, so that one that cannot even be read keeps none of the others waiting.
+    The rows are given as keys, so that a row that cannot even be read does not block the others.
 
-    :raises Exception: what a row raised, where the connection is lost: every other row would raise it too
+    :raises Exception: the error of a row, if the connection is lost: every other row would raise it too
     """
     for key in keys:
         try:
@@ -80,6 +80,6 @@ def for_each(keys: Iterable[str], do: Callable[[str], object], *, job: str) -> N
 
 
 def report_row(key: str, *, job: str) -> None:
-    """Tell the operators, while its exception is handled, of a row that a job has passed over."""
+    """Report to the operators, while its exception is handled, a row that a job has skipped."""
     logger.exception("row_passed_over", job=job, row=key)
     note_unknown("failed_row", f"{job} {key}")

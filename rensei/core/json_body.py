@@ -1,7 +1,7 @@
 """
-Reads the JSON that comes in at every border: REST, the gateway, workflow documents, and what providers answer.
+Reads the JSON of every interface: REST, the gateway, workflow documents, and providers' answers.
 
-Its cost is bounded before a value is built: time grows no faster than the bytes, and memory not beyond
+The cost is bounded before a value is built: time is linear in the bytes, and memory at most
 `MEMORY_PER_BYTE` and `MEMORY_BYTES`.
 """
 
@@ -35,36 +35,36 @@ MEMORY_PER_BYTE = limit(
 INTEGER_MAX = 2**64 - 1
 NUMBER_LIMIT = {bool: 1, int: 2**63 - 1, float: sys.float_info.max}
 _LIMIT_OF_EVERY_BODY = {**NUMBER_LIMIT, int: INTEGER_MAX}
-# Of a name that is repeated to the caller.
+# The part of a name that an error message repeats.
 NAME_CHARACTERS_MAX = 100
-# Every value but the outermost stands behind one of these marks, and is no shorter than a byte.
+# Every value but the outermost comes after one of these marks, and takes at least a byte.
 _NO_MARKS = bytes(set(range(256)) - set(b"[{,"))
 _BYTES_PER_VALUE_MIN = 2
-# A smaller document holds too few values for the garbage collector to be felt.
+# A smaller document holds too few values for the garbage collector to matter.
 _COLLECTED_BYTES = 8 * 1024
-# Up to the next mark outside of texts, or to the end. It matches wherever it is tried, a text without an end included:
-# where it failed, the search would begin anew at the next byte, and again look at all that follows.
+# Up to the next mark outside of texts, or to the end. It matches at every position, even in an unterminated text:
+# on a failed match, the search would start again at the next byte and scan all that follows once more.
 _UP_TO_MARK = re.compile(rb'(?:[^"\[{,]++|"[^"\\]*+(?:\\.?[^"\\]*+)*+"?)*+(?:[\[{,]|\Z)', re.DOTALL)
-# What follows the last mark matches, and the end once more.
+# What follows the last mark is a match, and the end is another.
 _MATCHES_MAX = VALUES_MAX + 2
-# Makes every digit a zero, so that a long number is found by a search for zeros.
+# Maps every digit to zero, so that a long number is found by a search for zeros.
 _DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
-# The shortest numbers that no database column holds, and that orjson makes inexact.
+# The shortest numbers that no database column can store, and that orjson makes inexact.
 _NOT_STORABLE = (b"0" * 19,)
 _INEXACT = (b"0" * 20, b"-" + b"0" * 19)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 AnyDocument = TypeVar("AnyDocument", bytes, str)
-# A value's place: that of what it is in, and its name or number there. None is the place of the document.
+# A value's place: that of its container, and its name or index there. None is the place of the document.
 _Place = tuple["_Place", str | int] | None
 
 
 class TooManyValues(ValueError):
-    """A document holds more values than are built from one."""
+    """A document holds more values than the limit."""
 
 
 def read_json(body: bytes) -> Any:
     """
-    Parse a body strictly, and refuse what a database could not hold: it would fail later, as a fault of ours.
+    Parse a body strictly, and reject what the database cannot store, which would fail later as a server error.
 
     :raises FieldError: if it is not JSON, is larger than the limits, or holds a value that cannot be stored
     """
@@ -76,7 +76,7 @@ def read_json(body: bytes) -> Any:
 
 def parse_json(body: bytes) -> Any:
     """
-    Parse a body: UTF-8, one meaning for each name, and no number beyond `INTEGER_MAX`.
+    Parse a body: UTF-8, unique names in each object, and no number beyond `INTEGER_MAX`.
 
     :raises FieldError: if it is not JSON, or larger than the limits
     """
@@ -96,7 +96,7 @@ def check_values(document: bytes | str) -> None:
         return
     if isinstance(document, str):
         document = document.encode(errors="surrogatepass")
-    # Those inside of texts are counted here too, which is quick, and enough for almost every document.
+    # Marks inside of texts are counted here too, which is quick, and sufficient for almost every document.
     if len(document.translate(None, _NO_MARKS)) <= VALUES_MAX:
         return
     if sum(1 for _ in islice(_UP_TO_MARK.finditer(document), _MATCHES_MAX + 1)) > _MATCHES_MAX:
@@ -105,14 +105,14 @@ def check_values(document: bytes | str) -> None:
 
 def uncollected(build: Callable[[AnyDocument], Any], document: AnyDocument) -> Any:
     """
-    Build the values of a document, and keep the garbage collector away meanwhile.
+    Build the values of a document with the garbage collector disabled.
 
-    It would look through all that was built so far, again and again, and stop every thread of the process meanwhile:
-    100 ms for 284 kB of empty lists that are built in 8. There is nothing to find, as JSON holds no cycles.
+    It would scan all values built so far, again and again, and stop every thread of the process meanwhile:
+    100 ms for 284 kB of empty lists that are built in 8 ms. It would find nothing, as JSON holds no cycles.
     """
     if len(document) <= _COLLECTED_BYTES or not gc.isenabled():
         return build(document)
-    # Of several threads, the one that found it at work sets it to work again.
+    # Of several threads, the one that found it enabled enables it again.
     gc.disable()
     try:
         return build(document)
@@ -121,7 +121,7 @@ def uncollected(build: Callable[[AnyDocument], Any], document: AnyDocument) -> A
 
 
 def _parse(body: bytes) -> tuple[Any, bool]:
-    """Parse a body, and tell whether orjson read it, which takes no NaN, no infinite number and no half character."""
+    """Parse a body, and return whether orjson read it, which rejects NaN, infinite numbers and lone surrogates."""
     try:
         check_values(body)
     except TooManyValues:
@@ -136,8 +136,8 @@ def _build(body: bytes) -> tuple[Any, bool]:
         again = orjson.dumps(document)
     except (ValueError, TypeError):
         return _parse_exactly(body), False
-    # orjson keeps the last of two members with one name, and makes a number beyond 64 bits an inexact one. A member
-    # that was lost takes its colon with it, and no other colon comes or goes unless it was written as an escape.
+    # orjson drops the first of two members with one name, and makes a number beyond 64 bits inexact. A dropped
+    # member changes the number of colons, and only colons that were written as escapes change it otherwise.
     lost_nothing = again.count(b":") == body.count(b":") and not _has_escaped_colon(body)
     if lost_nothing and not _has_number(body, _INEXACT):
         return document, True
@@ -146,18 +146,18 @@ def _build(body: bytes) -> tuple[Any, bool]:
 
 
 def _has_escaped_colon(body: bytes) -> bool:
-    # The first search is for both, and enough for almost every body.
+    # The first search is a quick test that suffices for almost every body.
     return b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body)
 
 
 def _has_number(body: bytes, shapes: Iterable[bytes]) -> bool:
-    """Tell whether a number of such a shape stands anywhere, perhaps in a text. In a shape, 0 is any digit."""
+    """Check whether a number of such a shape occurs, possibly in a text. In a shape, 0 is any digit."""
     zeros = body.translate(_DIGITS_TO_ZERO)
     return any(shape in zeros for shape in shapes)
 
 
 def _parse_exactly(body: bytes) -> Any:
-    """:raises FieldError: which names what is wrong"""
+    """:raises FieldError: with the cause"""
     try:
         document = _decode(body.decode())
     except (ValueError, RecursionError) as fault:
@@ -172,7 +172,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers would each believe another one of two equal names: we, who judge, and the provider, who is paid."""
+    """Reject duplicate names: Rensei's checks and the provider might each use a different one of the values."""
     members = dict(pairs)
     if len(members) != len(pairs):
         name = _printable(_first_repeated(pairs)[:NAME_CHARACTERS_MAX])
@@ -189,7 +189,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
     raise AssertionError("No name is repeated.")
 
 
-# Made once: `json.loads` makes one for each call that has a hook.
+# Made once: `json.loads` makes a decoder for each call that has a hook.
 _decode = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant).decode
 
 
@@ -204,7 +204,7 @@ def _check_depth(document: Any) -> None:
 
 
 def _check_storable(document: Any) -> None:
-    """Walk the whole document, without recursion. Only what has values of its own is kept for later."""
+    """Walk the whole document, without recursion. Only containers are pushed on the stack."""
     waiting: list[tuple[_Place, Any]] = [(None, document)]
     while waiting:
         place, found = waiting.pop()
@@ -222,7 +222,7 @@ def _check_storable(document: Any) -> None:
 
 
 def _check_numbers(document: Any) -> None:
-    """Find the numbers that orjson does not take. As in `_check_storable`, only what has values is kept for later."""
+    """Find the numbers that orjson does not accept. As in `_check_storable`, only containers are pushed."""
     waiting: list[tuple[_Place, Any]] = [(None, document)] if isinstance(document, dict | list) else []
     while waiting:
         place, found = waiting.pop()

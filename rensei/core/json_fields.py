@@ -1,7 +1,7 @@
 """
 Values of a JSON body whose form is written as a JSON schema, for the OpenAPI document.
 
-What such a value may hold is checked by the service that takes it, which names the place of each fault.
+The service that takes such a value checks it, and its errors name the place of each fault.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ class JSONDocument(serializers.JSONField):
     """
     A JSON value with a form of its own, which the OpenAPI document shows under `name`.
 
-    `parts` are forms that it refers to, by their names. A form whose objects take any member says why in its
+    `parts` are forms that it refers to, by their names. A form whose objects accept any member gives the reason in its
     description: a test lists them.
     """
 
@@ -25,21 +25,21 @@ class JSONDocument(serializers.JSONField):
         super().__init__(**options)
 
     def to_internal_value(self, data: Any) -> Any:
-        """:raises ValidationError: if it is no object, or no list, where its form is one"""
+        """:raises ValidationError: if it is not an object or a list, where its form is one"""
         kind: Any = {"object": dict, "array": list}.get(self.form.get("type", ""), object)
         if not isinstance(data, kind):
             raise serializers.ValidationError(f"Give {'an object' if kind is dict else 'a list'}.")
         return super().to_internal_value(data)
 
 
-# Of a text that is trimmed and then may not be empty.
+# For a text that is trimmed and must not be empty.
 NOT_BLANK = r"\S"
-# Of a name that people see: it has something to see, and no control character.
+# For a name that people read: it has a visible character, and no control character.
 NAME = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*[^\u0000-\u0020\u007f-\u00a0][^\u0000-\u001f\u007f-\u009f]*$"}
 
 
 class Text(serializers.CharField):
-    """A text whose form is a JSON schema, or a function that makes one. What it may be is checked by the service."""
+    """A text whose form is a JSON schema, or a function that makes one. The service checks its value."""
 
     def __init__(self, form: dict[str, Any] | Callable[[], dict[str, Any]], **options: Any) -> None:
         self.form = form
@@ -50,28 +50,28 @@ class Text(serializers.CharField):
 
 
 def one_of(known: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Describe a name among those that are registered when the document is made."""
+    """Describe a name from those that are registered when the document is generated."""
     return lambda: {"enum": sorted(known)}
 
 
 def whole(pattern: str) -> dict[str, Any]:
-    """Describe a text by the pattern of the whole of it, without the white space around it, which is taken away."""
+    """Describe a text by a pattern for all of it except surrounding white space, which is removed."""
     return {"pattern": rf"^\s*(?:{pattern})\s*$"}
 
 
 def members(properties: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
-    """Describe an object that has these members and no other."""
+    """Describe an object that has only these members."""
     found = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**found, "required": list(properties)} if required else found
 
 
 def anything(reason: str, **more: Any) -> dict[str, Any]:
-    """Describe an object that may hold anything, and say why."""
+    """Describe an object that may have any members, and the reason."""
     return {"type": "object", "additionalProperties": True, "description": reason, **more}
 
 
 METADATA = anything("Your own values. Rensei stores them with the run, and reads nothing in them.")
-# A new kind of block is passed on unread.
+# A new kind of block is passed on without being read.
 BLOCK = anything(
     "A content block of the Messages API, which has more members for each type.",
     required=["type"],

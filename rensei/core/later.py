@@ -1,8 +1,8 @@
 """
-Small work that an answer does not wait for, such as a mail.
+Small tasks that an answer does not wait for, such as sending a mail.
 
-What is done for one account and not for another would otherwise show in the time that the answer takes. It is done by a
-thread of this process within moments, and before the process ends.
+Otherwise the time of the answer would show what is done for one account and not for another. A thread of this process
+does them within moments, and before the process ends.
 """
 
 import threading
@@ -25,7 +25,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Later:
-    """One thread, and a bounded number of pieces that wait for it."""
+    """One thread, and a bounded queue of tasks for it."""
 
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
@@ -34,22 +34,22 @@ class Later:
 
     def do(self, work: Callable[[], object], *, what: str) -> None:
         """
-        Have something done soon. It reads the committed state of the database, over a connection of its own.
+        Queue a task. It reads the committed state of the database, over a connection of its own.
 
-        :param what: what the log calls it if it fails
+        :param what: the name in the log if it fails
         """
         with self._lock:
             if len(self._waiting) >= WAITING_MAX:
                 logger.error("later_dropped", what=what)
                 return
-            # Made at the first use, since a thread does not outlive a fork.
+            # Made at the first use, since a thread does not survive a fork.
             self._executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix="later")
             future = self._executor.submit(_do, work, what)
             self._waiting.add(future)
         future.add_done_callback(self._forget)
 
     def wait(self) -> None:
-        """Wait until all that was asked for so far is done."""
+        """Wait until all tasks queued so far are done."""
         with self._lock:
             waiting = set(self._waiting)
         wait(waiting)

@@ -1,5 +1,5 @@
 """
-Declares the limits on work that input can cause, each beside the code that holds to it and nowhere else.
+Declares the limits on work that input can cause, each beside the code that enforces it and nowhere else.
 
 A limit is a constant, or the default of a setting, that is wrapped in `limit()`. `docs/limits.md` has a row for each.
 To add one, write it; `tests/architecture/test_limits_doc.py` then fails with the row that the table lacks.
@@ -15,7 +15,7 @@ Value = TypeVar("Value", int, float, str)
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One row of the table: what is bounded, at how much, and who is told what when it is reached."""
+    """One row of the table: what is bounded, the value, and who is notified how when it is reached."""
 
     what: str
     bound: str
@@ -34,12 +34,12 @@ def limit(value: Value, unit: str = "", *, what: str, told: str, setting: str = 
 
     :param unit: what is counted, such as `bytes` or `calls`; empty where the value says it, as in `600/min`
     :param what: the work that is bounded, and for whom: "Calls under way, each organization and process"
-    :param told: who is told what: "the caller: 429 `RATE_LIMITED`"
+    :param told: who is notified how: "the caller: 429 `RATE_LIMITED`"
     :param setting: the environment variable by which operators change it; `value` is its default then
     """
     bound = " ".join(filter(None, [_written(value, unit), f"(`{setting}`)" if setting else ""]))
     found = Limit(what=what, bound=bound, told=told)
-    # A module that is loaded again declares the same again.
+    # A module that is loaded again declares the same limit again.
     if _declared.setdefault(what, found) != found:
         raise ValueError(f"Two limits are declared for '{what}'.")
     return value

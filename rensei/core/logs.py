@@ -17,9 +17,9 @@ KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
 
 class ShortRefusals(logging.Filter):
     """
-    Leaves out the traceback of requests that Django refused: a wrong Host, a page that is not for everyone.
+    Leaves out the traceback of requests that Django rejects: a wrong Host, a page without permission.
 
-    Nothing is wrong with the server, and anybody can send them, so they must not fill its log.
+    They are no server faults, and anyone can send them, so they must not fill the log.
     https://docs.djangoproject.com/en/5.2/ref/logging/#django-request
     """
 
@@ -32,7 +32,7 @@ class ShortRefusals(logging.Filter):
 
 
 class Readiness(logging.Filter):
-    """Leaves out that the server is not ready: whoever asks is told so, again and again, and it is no fault."""
+    """Leaves out that the server is not ready: this is no fault, and `/readyz` answers it at every check."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         status, path = getattr(record, "status_code", None), getattr(getattr(record, "request", None), "path", "")
@@ -41,10 +41,10 @@ class Readiness(logging.Filter):
 
 class Outages(logging.Filter):
     """
-    Lets one line a minute through of those that a database which is away would fill the log with.
+    Passes one line a minute of those that an unavailable database would fill the log with.
 
-    The next line that is let through says in `more` how many were left out before it. Requests that are refused with
-    503 have a line of Django's own besides, which is counted by itself.
+    The next line that passes has in `more` how many were left out before it. Requests that are answered with
+    503 also have a line of Django's own, which is counted separately.
     """
 
     EVENTS = frozenset(
@@ -81,7 +81,7 @@ class Outages(logging.Filter):
 
     def _about(self, record: logging.LogRecord) -> str | None:
         if isinstance(record.msg, dict):
-            # A bug of ours has a traceback, and is told under every name.
+            # A bug has a traceback, and is logged under every name.
             return "database" if record.msg.get("event") in self.EVENTS and record.levelno < logging.ERROR else None
         refused = record.name == "django.request" and getattr(record, "status_code", 0) == UNAVAILABLE
         return "requests" if refused else None
@@ -99,7 +99,7 @@ def configure(options: dict[str, Any]) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if options["json"]
-        # Tracebacks are plain text already: a renderer that draws them itself prints local variables.
+        # Tracebacks are plain text already: a renderer that formats them itself prints local variables.
         else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     )
     logging.config.dictConfig(
@@ -137,5 +137,5 @@ def configure(options: dict[str, Any]) -> None:
 
 
 def redact(logger: object, method: str, line: str) -> str:
-    """Blot out whatever has the shape of a key, wherever in the finished line it stands: the last net of several."""
+    """Replace all that has the form of a key, anywhere in the finished line: the last of several safeguards."""
     return KEY_SHAPE.sub(r"\1***", line)

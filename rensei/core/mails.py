@@ -1,4 +1,4 @@
-"""How this server sends a mail, which no connection to the database waits for."""
+"""Sends mails, without keeping a database connection meanwhile."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,6 @@ from rensei.core.transactions import leave_database
 
 
 def send(subject: str, body: str, to: Sequence[str]) -> None:
-    """:raises OSError: if the mail server does not take it"""
+    """:raises OSError: if the mail server does not accept it"""
     leave_database()
     send_mail(subject, body, None, list(to))

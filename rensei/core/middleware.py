@@ -1,4 +1,4 @@
-"""What happens to every request: it gets an id, and loses what only a proxy of ours may say."""
+"""For every request: a request id, trusted proxy headers only, and no caching."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ FORWARDED = ("HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED
 def request_id(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Give each request an id of ours, so that a caller cannot choose what our logs say."""
+    """Give each request a generated id, so that a caller cannot choose what the logs contain."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         with structlog.contextvars.bound_contextvars(request_id=_mark(request)):
@@ -40,7 +40,7 @@ def _name(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
 def forwarded(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Take away what a request says of how it came here, unless one of the listed proxies sent it."""
+    """Remove the forwarding headers of a request, unless one of the listed proxies sent it."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         _distrust(request)
@@ -58,7 +58,7 @@ def _distrust(request: HttpRequest) -> None:
 def no_store(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Keep every answer out of caches, unless its view decided otherwise: most of them belong to one person."""
+    """Keep answers out of caches, unless the view sets another rule: most of them belong to one person."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

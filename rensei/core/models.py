@@ -1,10 +1,10 @@
-"""What every process of one installation shares: periodic jobs and the workers' heartbeats."""
+"""What all processes of one installation share: periodic jobs and the workers' heartbeats."""
 
 from django.db import models
 
 
 class DueJob(models.Model):
-    """A periodic job. Any worker may take it; the lease keeps two from running it at once."""
+    """A periodic job. Any worker may take it; the lease prevents two from running it at once."""
 
     name = models.CharField(max_length=64, primary_key=True)
     due_at = models.DateTimeField()
@@ -15,7 +15,7 @@ class DueJob(models.Model):
 
 
 class WorkerHeartbeat(models.Model):
-    """The last sign of life of a worker process, for `/readyz` and the operators' front page."""
+    """The last heartbeat of a worker process, for `/readyz` and the operators' front page."""
 
     worker = models.CharField(max_length=64, primary_key=True)
     seen_at = models.DateTimeField()
@@ -26,10 +26,10 @@ class WorkerHeartbeat(models.Model):
 
 class UnknownName(models.Model):
     """
-    Something that a provider reported or a caller sent and that is on none of our lists, with how often it was met.
+    An unknown name that a provider reported or a caller sent, with its number of occurrences.
 
-    The processes add to it what `unknown.note_unknown` has counted. An operator who has dealt with it marks it as seen;
-    it is counted further.
+    The processes add to it what `unknown.note_unknown` has counted. An operator marks it as seen after handling it;
+    counting continues.
     """
 
     kind = models.CharField(max_length=40, help_text="What it is, such as usage_field")
@@ -48,7 +48,7 @@ class UnknownName(models.Model):
 
 
 class WindowCount(models.Model):
-    """How often something was done in a window of time: what rate limits are counted by. See `rate_store`."""
+    """How often something was done in a window of time, for rate limits. See `rate_store`."""
 
     key = models.CharField(max_length=160, primary_key=True)
     count = models.BigIntegerField()
@@ -59,7 +59,7 @@ class WindowCount(models.Model):
 
 
 class StoredValue(models.Model):
-    """What the libraries keep to guard accounts, such as one-time codes that were used. See `stored_cache`."""
+    """What the libraries store to protect accounts, such as used one-time codes. See `stored_cache`."""
 
     key = models.CharField(max_length=255, primary_key=True)
     value = models.TextField()

@@ -1,5 +1,5 @@
 """
-Money, exactly.
+Exact arithmetic with money.
 
 Amounts are integer picodollars. Prices are integer microdollars per million tokens, which is the
 same number as picodollars per token: tokens times price is a whole amount, and nothing is rounded.
@@ -21,7 +21,7 @@ def dollars(picodollars: int | None) -> str | None:
 
 
 def cents_per_mtok(microdollars: int) -> int | float:
-    """Write a price in US cents per million tokens: whole when it is whole, 12.5 otherwise."""
+    """Write a price in US cents per million tokens, as an integer if it is whole, otherwise such as 12.5."""
     cents, rest = divmod(microdollars, MICRODOLLARS_PER_CENT)
     return microdollars / MICRODOLLARS_PER_CENT if rest else cents
 

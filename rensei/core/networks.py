@@ -1,4 +1,4 @@
-"""From where a token may be used: networks in CIDR notation, none of which means anywhere."""
+"""The networks from which a token may be used, in CIDR notation. An empty list allows any."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -21,9 +21,9 @@ class NetworkNotAllowed(RenseiError):
 
 def clean(networks: Sequence[str], *, maker: Sequence[str]) -> list[str]:
     """
-    Bring networks into their usual form. Those of the token that makes a new one bound it.
+    Normalize networks. They must be within those of the token that makes the new one.
 
-    :raises FieldError: if one is no network, there are too many, or the maker may not be used from there
+    :raises FieldError: if one is not a network, there are too many, or the maker may not be used from there
     """
     pointer = "/allowedNetworks"
     if len(networks) > NETWORKS_MAX:
@@ -42,9 +42,9 @@ def clean(networks: Sequence[str], *, maker: Sequence[str]) -> list[str]:
 
 def counted_address(address: str | None) -> str:
     """
-    Tell by what rate limits count an address: IPv6 by its /64, all of which belongs to one connection.
+    Return the form of an address that rate limits count: IPv6 by its /64, all of which belongs to one connection.
 
-    Callers over a socket file have none, and are counted together.
+    Callers over a socket file have no address, and are counted together.
     """
     if address is None:
         return "none"
@@ -55,7 +55,7 @@ def counted_address(address: str | None) -> str:
 
 
 def require(networks: Sequence[str], address: str | None) -> None:
-    """:raises NetworkNotAllowed: if a token is not for use from this address, or the address is not known"""
+    """:raises NetworkNotAllowed: if a token may not be used from this address, or the address is unknown"""
     if not networks:
         return
     known = ip_address(address) if address else None

@@ -1,9 +1,9 @@
 """
-What a request of a part of a page gets where it fails: never a whole page in the part's place.
+Answers to failed requests for a part of a page: never a whole page in place of the part.
 
-htmx puts an answer into the element that asked. A sign-in page or an error page there would replace a run, a card or a
-form. Such a request gets the address of the sign-in page to go to (`HX-Redirect`), or a notice above the page, and the
-element stays as it is. https://htmx.org/reference/#response_headers
+htmx puts an answer into the element that sent the request. A sign-in page or an error page there would replace a run,
+a card or a form. Such a request gets the address of the sign-in page (`HX-Redirect`), or a notice above the page, and
+the element is unchanged. https://htmx.org/reference/#response_headers
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 NOTICE = "#page-notice"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# A title and what to do, for answers that bring no words of their own with `set_words`.
+# A title and what to do, for answers without words of their own from `set_words`.
 WORDS = {
     400: ("The server cannot read this request", "Reload the page and try again."),
     403: ("This is not allowed", "Your role may have changed. Reload the page to see what you may do."),
@@ -32,7 +32,7 @@ UNKNOWN = ("Something went wrong", "Try again in a moment, and tell your operato
 
 
 def set_words(response: HttpResponse, *, title: str, detail: str) -> HttpResponse:
-    """Attach the words that a notice shows in the place of this whole page."""
+    """Attach the words of the notice that replaces this whole page."""
     response.notice = (title, detail)  # type: ignore[attr-defined]
     return response
 
@@ -53,7 +53,7 @@ def _for_part(request: HttpRequest, response: HttpResponseBase) -> HttpResponseB
         return response
     if response.status_code in REDIRECTS:
         return _to_sign_in(request) if _leads_to_sign_in(response) else response
-    # 422 is a form with its errors, out of which the element picks its part.
+    # 422 is a form with its errors, from which the element selects its part.
     if response.status_code >= HTTPStatus.BAD_REQUEST and response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
         return _notice(response) if _is_whole_page(response) else response
     return _notice(response) if hasattr(response, "notice") else response
@@ -64,7 +64,7 @@ def _leads_to_sign_in(response: HttpResponse) -> bool:
 
 
 def _to_sign_in(request: HttpRequest) -> HttpResponse:
-    """Send the browser to sign in, and from there back to the page that it shows."""
+    """Redirect the browser to sign in, and from there back to the current page."""
     page = request.headers.get("HX-Current-URL", "")
     own = url_has_allowed_host_and_scheme(page, allowed_hosts={request.get_host()}, require_https=request.is_secure())
     address = urlsplit(page)
@@ -80,7 +80,7 @@ def _is_whole_page(response: HttpResponse) -> bool:
 
 def _notice(failed: HttpResponse) -> HttpResponse:
     title, detail = getattr(failed, "notice", None) or WORDS.get(failed.status_code, UNKNOWN)
-    # Without the request: what it would add is read from a database that may be away.
+    # Without the request, whose context is read from a database that may be unavailable.
     text = render_to_string("components/_failed_request.html", {"title": title, "detail": detail})
     response = HttpResponse(text, status=failed.status_code)
     for name in ("Retry-After", "Cache-Control"):

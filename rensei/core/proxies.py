@@ -9,19 +9,19 @@ from rest_framework.request import Request
 
 
 def is_trusted_proxy(peer: str | None) -> bool:
-    """Tell whether an operator listed this peer, by its address or by a network that it is in."""
+    """Check whether an operator listed this peer, by its address or by a network."""
     return peer is not None and _is_listed(peer, tuple(settings.RENSEI_TRUSTED_PROXIES))
 
 
 def client_address(request: Request | HttpRequest) -> str | None:
-    """Read the caller's address, believing `X-Forwarded-For` only from a proxy that the operator listed."""
+    """Read the caller's address, using `X-Forwarded-For` only from a proxy that the operator listed."""
     return address_behind_proxies(
         request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
     )
 
 
 def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:
-    """Choose between the peer and what it says of whom it speaks for, which only a listed proxy is believed."""
+    """Choose between the peer and the address it forwards for, which is trusted from a listed proxy only."""
     if not is_trusted_proxy(peer):
         return peer
     forwarded = forwarded.rpartition(",")[2].strip()
@@ -39,5 +39,5 @@ def _is_listed(peer: str, listed: tuple[str, ...]) -> bool:
         address = ip_address(peer)
         return any(address in ip_network(one, strict=False) for one in listed if "/" in one)
     except ValueError:
-        # A peer without an address, such as one on a socket file, or an entry that is no network.
+        # A peer without an address, such as one on a socket file, or an entry that is not a network.
         return False

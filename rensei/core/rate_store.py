@@ -1,4 +1,4 @@
-"""The counts of rate limits, stored for all processes together. A count stays until its window has ended."""
+"""The counts of rate limits, stored for all processes together. A count is stored until its window has ended."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from rensei.core.models import StoredValue, WindowCount
 
 ROWS_AT_ONCE = 500
 KEPT_SECONDS = 60
-# One statement for a new window, for one that is open, and for one that has ended meanwhile.
+# One statement for a new window, for an open one, and for one that has ended meanwhile.
 ADD = """
     INSERT INTO core_windowcount (key, count, ends_at) VALUES {rows}
     ON CONFLICT (key) DO UPDATE SET
@@ -28,9 +28,9 @@ class Window(NamedTuple):
 
 def add(counts: Mapping[str, Window], *, now: float) -> dict[str, Window]:
     """
-    Add to the counts, and tell what they are now.
+    Add to the counts, and return their new values.
 
-    A window that is open in the database keeps its end; another one begins, and ends as given.
+    A window that is open in the database keeps its end; otherwise a new one begins, and ends as given.
 
     :raises DatabaseError: if the database does not answer
     """
@@ -53,6 +53,6 @@ def clear(key: str) -> None:
 
 
 def forget_ended(*, now: float) -> None:
-    """Delete what no longer counts."""
+    """Delete the windows that have ended."""
     WindowCount.objects.filter(ends_at__lt=now - KEPT_SECONDS).delete()
     StoredValue.objects.filter(expires_at__lt=now - KEPT_SECONDS).delete()

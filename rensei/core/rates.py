@@ -1,11 +1,10 @@
 """
-Counts how often something happens in a window of time, across all processes, and never forgets a count early.
+Counts how often something happens in a window of time, across all processes, and drops no count early.
 
 A process counts in its memory and exchanges its counts with the database every `EXCHANGE_SECONDS`, in one statement and
-in a thread, so a request waits for no database. Within a window, a limit is passed by at most what the other processes
-let in between two exchanges. Where one request too many would do harm, `count_exactly` counts in the database at once.
-
-Without the database, limits hold for what the process itself knows, and the log says so once a minute.
+in a thread, so a request waits for no database. Within a window, a limit is exceeded by at most what the other
+processes accept between two exchanges. Where one request too many would do harm, `count_exactly` counts in the
+database at once. Without the database, limits hold for each process's own counts, which is logged once a minute.
 """
 
 import functools
@@ -41,7 +40,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Counter:
-    """`shared` is what the database was told of by all processes, `pending` what it is not told of yet."""
+    """`shared` is the count in the database for all processes, `pending` what this process has not sent yet."""
 
     shared: int
     pending: int
@@ -49,7 +48,7 @@ class _Counter:
 
 
 class LimitUsage(NamedTuple):
-    """How a caller stands against one limit."""
+    """A caller's use of one limit."""
 
     limit: int
     window: Window
@@ -64,7 +63,7 @@ class LimitUsage(NamedTuple):
 
 
 class Rates:
-    """The counters of one process. It may be used from every thread."""
+    """The counters of one process. It is thread-safe."""
 
     def __init__(self, *, timer: Callable[[], float] = time.time) -> None:
         self.timer = timer
@@ -77,14 +76,14 @@ class Rates:
 
     def count(self, key: str, *, seconds: float, by: int = 1) -> Window:
         """
-        Count in memory, and have it exchanged. By 0, it only asks to be told what the others have counted.
+        Count in memory, for the next exchange. By 0, it only requests the other processes' counts.
 
         :param key: the kind of limit and the caller, as `kind:caller`
         """
         return self.count_each([(key, seconds, by)])[0]
 
     def count_each(self, counts: Iterable[tuple[str, float, int]]) -> list[Window]:
-        """Count for several keys together. Each has the seconds of its window, and by how many it is counted."""
+        """Count for several keys together. Each has the seconds of its window, and the number to add."""
         now = self.timer()
         windows = []
         with self._lock:
@@ -98,7 +97,7 @@ class Rates:
         return windows
 
     def count_exactly(self, key: str, *, seconds: float, by: int = 1) -> Window:
-        """Count in the database at once: of requests at the same moment, each gets a number of its own."""
+        """Count in the database at once: simultaneous requests get a number each."""
         now = self.timer()
         try:
             window = rate_store.add({key: Window(by, now + seconds)}, now=now)[key]
@@ -112,7 +111,7 @@ class Rates:
         return window
 
     def known(self, key: str) -> Window:
-        """Tell what this process knows of a window, and count nothing. A window that has not begun is 0, and over."""
+        """Return this process's count of a window, and count nothing. A window that has not begun is 0, and over."""
         now = self.timer()
         with self._lock:
             counter = self._counters.get(key)
@@ -121,17 +120,17 @@ class Rates:
             return Window(counter.shared + counter.pending, counter.ends_at)
 
     def refusal(self, ends_at: float) -> RateLimited:
-        """Make the refusal of what is counted in a window that is full, with the time that is left of it."""
+        """Make the error for a full window, with the time that is left of it."""
         seconds = max(1, math.ceil(ends_at - self.timer()))
         return RateLimited(seconds=seconds, extra={"retryAfter": seconds})
 
     def clear(self, key: str) -> None:
-        """End the window of a key, in the database too. What another process knows of it in memory stays."""
+        """End the window of a key, in the database too. The counts in other processes' memory remain."""
         self.forget(key)
         rate_store.clear(key)
 
     def forget(self, key: str | None = None) -> None:
-        """Forget what this process knows of one key, or of all."""
+        """Drop this process's counts of one key, or of all."""
         with self._lock:
             if key is None:
                 self._counters.clear()
@@ -141,7 +140,7 @@ class Rates:
                 self._changed.discard(key)
 
     def exchange(self) -> None:
-        """Tell the database what was counted since the last time, and learn what the other processes have counted."""
+        """Send the new counts to the database, and read those of the other processes."""
         now = self.timer()
         with self._lock:
             keys, self._changed = self._changed, set()
@@ -165,7 +164,7 @@ class Rates:
                     counter.shared, counter.ends_at = window.total, window.ends_at
 
     def exchange_until(self, stopped: threading.Event) -> None:
-        """Exchange every fraction of a second while there is something to tell."""
+        """Exchange every fraction of a second while there are new counts."""
         while not stopped.is_set():
             self._has_changed.wait()
             self._has_changed.clear()
@@ -190,7 +189,7 @@ class Rates:
         return key, counter
 
     def _sweep(self, now: float) -> None:
-        """Drop the windows that have ended, at most once a second: it looks at all of them."""
+        """Drop the windows that have ended, at most once a second, since it scans all of them."""
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._counters = {key: counter for key, counter in self._counters.items() if counter.ends_at > now}
@@ -222,12 +221,12 @@ rates = Rates()
 
 
 def start_exchanging() -> None:
-    """Exchange what this process counts from now on. Called again, it does nothing."""
+    """Exchange this process's counts from now on. A second call does nothing."""
     _start(os.getpid())
 
 
 def headers_of(kind: str, standings: Iterable[LimitUsage]) -> dict[str, str]:
-    """Tell a caller by headers of an answer how it stands against the narrowest of some limits."""
+    """Return the headers that report a caller's use of the narrowest of some limits."""
     narrowest = min(standings, key=lambda standing: standing.remaining)
     limit_name, remaining_name, reset_name = _header_names(kind)
     return {
@@ -245,11 +244,11 @@ def _header_names(kind: str) -> tuple[str, str, str]:
 
 @functools.lru_cache(maxsize=1024)
 def _written(moment: float) -> str:
-    """Write a moment as RFC 3339. All answers of a window tell the same one."""
+    """Write a moment as RFC 3339. All answers of a window have the same one."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @functools.cache
 def _start(pid: int) -> None:
-    """One thread for each process: a forked child does not inherit its parent's."""
+    """Start one thread for each process: a forked child does not inherit its parent's."""
     threading.Thread(target=rates.exchange_until, args=(threading.Event(),), name="rates", daemon=True).start()

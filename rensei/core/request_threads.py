@@ -1,7 +1,7 @@
 """
-The threads in which Django answers: one for each request, used again by the next, and left only when it is done.
+The threads in which Django answers: one for each request, reused for the next, and left only when it is done.
 
-The event loop that hands requests out also passes on the calls of the gateway, so it must wait for no thread.
+The event loop that dispatches requests also forwards the calls of the gateway, so it must wait for no thread.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponseBase
 
-# Threads that are kept for later requests. More are started while more requests are answered at the same time.
+# Threads that are kept for later requests. More simultaneous requests start more threads.
 KEPT = 32
 
 _resting: deque["_Thread"] = deque()
@@ -26,7 +26,7 @@ class _Thread(ThreadPoolExecutor):
         super().__init__(max_workers=1, thread_name_prefix="request")
 
     def rest(self) -> None:
-        """Take the next request when all work of this one is done, though its client has left before."""
+        """Take the next request when all work of this one is done, even if its client has left before."""
         self.submit(self._rest)
 
     def _rest(self) -> None:
@@ -44,7 +44,7 @@ def _take() -> _Thread:
 
 
 def leave_thread() -> None:
-    """Give this request's thread to others. What of the request is still to be run in a thread gets another one."""
+    """Release this request's thread for others. Further work of the request that needs a thread gets another one."""
     context = SyncToAsync.thread_sensitive_context.get(None)
     thread = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
     if isinstance(thread, _Thread):
@@ -53,10 +53,10 @@ def leave_thread() -> None:
 
 class Handler(ASGIHandler):
     """
-    Runs the middleware and the view of a request in one go.
+    Runs the middleware and the view of a request in one step.
 
-    Django's own handler comes back to the event loop around most of them, some twenty times for a request, and has a
-    thread started and another one end it. A view that is asynchronous runs on the event loop all the same.
+    Django's own handler returns to the event loop around most of them, some twenty times for a request, and starts
+    and ends a thread besides. An asynchronous view still runs on the event loop.
     """
 
     def load_middleware(self, is_async: bool = False) -> None:

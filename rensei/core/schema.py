@@ -1,9 +1,9 @@
 """
 How the REST views describe themselves in OpenAPI.
 
-A view nests its serializers under fixed names, and needs no further annotation: `Body` is what it takes,
-`Answer` what it gives, `Created` what a POST gives where that is more. Lists name a `pagination_class`.
-`refusals = {"POST": (InUse, …)}` lists what each method refuses beyond what every address of its form does.
+A view nests its serializers under fixed names, and needs no further annotation: `Body` is the request,
+`Answer` the answer, `Created` the answer of a POST if it has more. Lists name a `pagination_class`.
+`refusals = {"POST": (InUse, …)}` lists each method's errors beyond those of every address of its form.
 """
 
 import inspect
@@ -28,9 +28,9 @@ from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.errors import DatabaseUnavailable, NotFound, RateLimited, RenseiError
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, Text
 
-# How a serializer's name says which direction it is for, which readers of the document see anyway.
+# The direction in a serializer's name, which the document shows anyway.
 _DIRECTION = re.compile(r"(?:Answer|Schema|Serializer)(?=[A-Z]|$)")
-# Requests and answers as tests made them, by operation id.
+# Requests and answers as recorded from tests, by operation id.
 EXAMPLES_FILE = Path(__file__).parent / "openapi_examples.json"
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 
@@ -116,8 +116,8 @@ class Schema(AutoSchema):
     def _insert_field_validators(self, field: Any, schema: dict[str, Any]) -> None:
         super()._insert_field_validators(field, schema)  # type: ignore[no-untyped-call]
         if isinstance(field, Text) and "oneOf" in schema:
-            # It adds an empty text to the form of one that may be blank. Ours says so itself, and of two forms that
-            # an empty text has, a `oneOf` takes neither.
+            # It adds an empty text to the form of a field that may be blank. Rensei's form has it already, and a
+            # `oneOf` rejects an empty text that matches two forms.
             own, _ = schema.pop("oneOf")
             schema.update(own)
 
@@ -135,7 +135,7 @@ class Schema(AutoSchema):
         return bodies
 
     def _refusals(self) -> dict[int, list[type[RenseiError]]]:
-        """List what the operation may refuse with, one class for each code, by status."""
+        """List the errors of the operation, one class for each code, by status."""
         kinds: list[type[RenseiError]] = [Invalid, RateLimited, Internal, DatabaseUnavailable]
         for asked in (*self.view.get_authenticators(), *self.view.get_permissions()):
             kinds += getattr(asked, "refusals", ())
@@ -151,7 +151,7 @@ class Schema(AutoSchema):
         return found
 
     def _refused(self, kinds: list[type[RenseiError]]) -> dict[str, Any]:
-        """Describe the problem documents of one status. Operations that refuse with one code share its description."""
+        """Describe the problem documents of one status. Operations with the same codes share its description."""
         problem = self._component(ResolvedComponent.SCHEMA, "Problem", PROBLEM_SCHEMA)
         examples = {
             kind.code: self._component(
@@ -175,7 +175,7 @@ class Schema(AutoSchema):
 
 
 def _example_of(kind: type[RenseiError]) -> dict[str, Any]:
-    """Write the problem document of a refusal, with dots where a request's own words would stand."""
+    """Write the problem document of an error, with dots in place of a request's own words."""
     return {
         "type": f"https://rensei.example/docs/errors#{kind.code.lower().replace('_', '-')}",
         "title": kind.title,
@@ -190,14 +190,14 @@ def _example_of(kind: type[RenseiError]) -> dict[str, Any]:
 
 
 def _in_words(operation_id: str) -> str:
-    """Name an operation as people would: `runs_cancel`, not `runs_cancel_create`."""
+    """Name an operation in plain words: `runs_cancel`, not `runs_cancel_create`."""
     for last, verb in (("_retrieve", "_get"), ("_partial_update", "_update"), ("_destroy", "_delete")):
         operation_id = re.sub(f"{last}$", verb, operation_id)
     return re.sub(r"_(preview|resolve|lease|token|cancel|resend|chunks|finish|heartbeat)_create$", r"_\1", operation_id)
 
 
 def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """Write what may be null as OpenAPI 3.1 has it: a `oneOf` of anything and null is one that null cannot satisfy."""
+    """Write nullable values as OpenAPI 3.1 does: null does not satisfy a `oneOf` of anything and null."""
     schemas = result.get("components", {}).get("schemas", {})
     schemas.pop("NullEnum", None)
     _add_examples(result)

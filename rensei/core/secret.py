@@ -1,4 +1,4 @@
-"""A secret in memory, which cannot be printed by mistake, and how one is stored to be looked up."""
+"""A secret in memory that cannot be printed by mistake, and its hash for look-up."""
 
 import hashlib
 from typing import NoReturn
@@ -6,9 +6,9 @@ from typing import NoReturn
 
 class Secret:
     """
-    Plain text that hides itself from logs, tracebacks, JSON, pickles and copies.
+    Plain text that is hidden from logs, tracebacks, JSON, pickles and copies.
 
-    Python cannot wipe memory, so keep one only in a local variable. `.reveal()` is the only way in,
+    Python cannot wipe memory, so store it only in a local variable. `.reveal()` is the only access,
     and is easy to search for.
     """
 
@@ -33,5 +33,5 @@ class Secret:
 
 
 def token_digest(token: str) -> str:
-    """Hash a token for look-up: the whole of it, so that no two tokens can collide."""
+    """Hash a whole token for look-up, so that no two tokens can collide."""
     return hashlib.sha256(token.encode()).hexdigest()

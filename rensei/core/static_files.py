@@ -1,4 +1,4 @@
-"""Static files, by WhiteNoise, as an asynchronous server sends them without a warning."""
+"""Static files by WhiteNoise, sent by an asynchronous server without a warning."""
 
 from django.http import HttpRequest, HttpResponse
 from whitenoise.middleware import WhiteNoiseMiddleware
@@ -9,7 +9,7 @@ class StaticFiles(WhiteNoiseMiddleware):  # type: ignore[misc] # It comes withou
     """
     Reads a file whole and sends it.
 
-    WhiteNoise streams it by a synchronous iterator, which Django under ASGI collects all the same, with a warning:
+    WhiteNoise streams it by a synchronous iterator, which Django under ASGI collects anyway, with a warning:
     https://docs.djangoproject.com/en/5.2/ref/request-response/#streaminghttpresponse-objects
     """
 

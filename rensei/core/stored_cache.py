@@ -1,8 +1,8 @@
 """
-The cache that the account libraries keep their guards in: failed tries, and one-time codes that were used.
+The cache in which the account libraries store what protects accounts: failed tries, and used one-time codes.
 
-Django's caches drop entries when they are full, and a full one can be had by asking for other entries. This one drops
-nothing before its time, and is the same for all processes.
+Django's caches drop entries when they are full, and requests for other entries can fill them. This one drops
+nothing early, and is shared by all processes.
 
 https://docs.djangoproject.com/en/5.2/topics/cache/#using-a-custom-cache-backend
 """
@@ -25,7 +25,7 @@ ADD = SET + " WHERE core_storedvalue.expires_at <= %s"
 
 
 class StoredCache(BaseCache):
-    """Values are what JSON can hold."""
+    """A cache whose values are JSON."""
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)

@@ -1,8 +1,8 @@
 """
-Whether whole numbers are stored as such.
+Checks that whole numbers are stored as such.
 
-SQLite keeps in a column what it is given. A sum that passed 2^63 there has become a rounded float, which compares equal
-to other rounded floats, so that only a look at the type tells.
+SQLite stores any type in any column. A sum that passed 2^63 there has become a rounded float, which compares equal
+to other rounded floats, so only a check of the type finds it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ Columns = Mapping[str, "Field[Any, Any]"]
 
 @dataclass(frozen=True, kw_only=True)
 class WronglyStored:
-    """A value, or on PostgreSQL a whole column, that is of another type than its field. `key` is the row's, if any."""
+    """A value, or on PostgreSQL a whole column, of another type than its field. `key` is the row's, if any."""
 
     table: str
     column: str

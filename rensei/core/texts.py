@@ -1,4 +1,4 @@
-"""Texts that others wrote, as both databases and every reader of UTF-8 can hold them."""
+"""Texts from outside, in a form that both databases and every reader of UTF-8 can store."""
 
 import json
 import re
@@ -6,16 +6,16 @@ from typing import Any
 
 from rensei.core.json_body import check_values, uncollected
 
-# PostgreSQL stores no U+0000, and half of a surrogate pair is no character. JSON can say both, escaped.
+# PostgreSQL stores no U+0000, and half of a surrogate pair is not a character. JSON can express both, escaped.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
 
 def read_storable(text: str | bytes) -> Any:
     """
-    Read a document of somebody who is not refused for what cannot be stored: that becomes U+FFFD.
+    Read a document whose sender cannot be refused: what cannot be stored becomes U+FFFD.
 
-    :raises ValueError: if it is no JSON, or holds more values than are built from one document
+    :raises ValueError: if it is not JSON, or holds more values than the limit
     :raises RecursionError: if it is nested too deeply
     """
     check_values(text)

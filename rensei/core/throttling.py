@@ -1,4 +1,4 @@
-"""Rate limits of REST and pages that hold under concurrent requests, and say truly when to come back."""
+"""Rate limits of REST and pages that hold under concurrent requests, with an exact time to retry."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ class WindowThrottle(SimpleRateThrottle):
     """
     At most N requests in a window, which opens with the caller's first one.
 
-    The stock class reads a list, appends and writes it back, so requests at the same moment pass together.
+    The stock class reads a list, appends and writes it back, so concurrent requests pass together.
     """
 
     num_requests: int | None
@@ -31,14 +31,14 @@ class WindowThrottle(SimpleRateThrottle):
         return key is None or self.allow(key)
 
     def allow(self, key: str) -> bool:
-        """Count one more of a caller, and tell whether it is within the limit."""
+        """Count one more request of a caller, and return whether it is within the limit."""
         if self.rate is None:
             return True
         assert self.num_requests is not None
         assert self.duration is not None
         self.window = rates.known(key)
         if self.window.total <= self.num_requests:
-            # Who is over the limit already is refused without a statement for each try.
+            # A caller over the limit is refused without a statement for each try.
             count = rates.count_exactly if self.is_exact else rates.count
             self.window = count(key, seconds=self.duration)
         return self.window.total <= self.num_requests

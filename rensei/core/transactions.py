@@ -1,4 +1,4 @@
-"""Who opens a transaction: the service that a door or a worker calls, and nobody else."""
+"""Transactions: the service that an endpoint or a worker calls opens them, and no other code does."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -8,16 +8,16 @@ from django.db import connection, transaction
 
 
 def durable() -> AbstractContextManager[None]:
-    """Open the outermost transaction. A second one around it is a bug, and raises."""
+    """Open the outermost transaction. It raises inside another one, which is a bug."""
     return transaction.atomic(durable=True)
 
 
 @contextmanager
 def snapshot() -> Iterator[None]:
     """
-    Read everything as it was at one moment, however long the reading takes, and let others write meanwhile.
+    Read everything as of one moment, for any duration, without blocking writers.
 
-    Inside an open transaction nothing is opened, and the reader sees what that transaction sees.
+    Inside an open transaction nothing is opened, and reads are those of that transaction.
     https://www.postgresql.org/docs/17/transaction-iso.html, https://www.sqlite.org/isolation.html
     """
     if connection.in_atomic_block:
@@ -28,7 +28,7 @@ def snapshot() -> Iterator[None]:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield
     else:
-        # Django would begin with the write lock, as the settings tell it to, and keep every writer waiting.
+        # Django would begin with the write lock, as the settings require, and block every writer.
         with connection.cursor() as cursor:
             cursor.execute("BEGIN DEFERRED")
         try:
@@ -45,11 +45,11 @@ def assert_open() -> None:
 
 def leave_database() -> None:
     """
-    Give this thread's connection back to its pool, before another machine is waited for. The next query takes one.
+    Return this thread's connection to its pool, before waiting for another machine. The next query takes one.
 
-    An open transaction would keep its locks meanwhile, so a call out in one is a bug.
+    An open transaction would keep its locks meanwhile, so an outgoing call in one is a bug.
     """
-    # A test may be one transaction itself, whose connection it keeps. Django knows those by the same mark.
+    # A test may be one transaction itself, whose connection stays open. Django marks those in the same way.
     blocks: Sequence[Any] = connection.atomic_blocks
     assert all(block._from_testcase for block in blocks), "A call out in a transaction"  # noqa: SLF001
     # An event loop has no connection, and may not even close one.

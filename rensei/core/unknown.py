@@ -1,8 +1,8 @@
 """
-What a provider reports or a caller sends that is on none of our lists, counted by its kind and name.
+Unknown names that a provider reports or a caller sends, counted by kind and name.
 
 Nothing unknown is free, dropped or allowed by accident: it is bounded before a call and charged or flagged after it.
-This count lets operators see it. Names come from outside, so they are cut, and their number is bounded.
+The counts are shown to operators. Names come from outside, so their length and number are bounded.
 """
 
 import threading
@@ -17,7 +17,7 @@ NAMES_MAX = limit(
     what="Names that are not known, each process until they are stored",
     told="operators: the others of a kind as `(others)`",
 )
-# Counted instead of a name that comes after `NAMES_MAX` others.
+# Counted in place of a name that comes after `NAMES_MAX` others.
 OTHERS = "(others)"
 
 _lock = threading.Lock()
@@ -26,11 +26,11 @@ _counts: Counter[tuple[str, str]] = Counter()
 
 def note_unknown(kind: str, name: str, *, count: int = 1) -> None:
     """
-    Count one thing that is not known.
+    Count one unknown thing.
 
     :param kind: what it is, such as `usage_field`, `iteration_type`, `block_type`, `model` or `header`
-    :param name: its name as it came; any text
-    :param count: how many times it was met
+    :param name: its name as received; any text
+    :param count: the number of occurrences
     """
     key = (kind, "".join(character for character in name if character.isprintable())[:NAME_CHARACTERS_MAX])
     with _lock:
@@ -40,7 +40,7 @@ def note_unknown(kind: str, name: str, *, count: int = 1) -> None:
 
 
 def take_counts() -> dict[tuple[str, str], int]:
-    """Return what this process has counted since the last call, by kind and name, and begin anew."""
+    """Return the counts of this process since the last call, by kind and name, and reset them."""
     with _lock:
         counts = dict(_counts)
         _counts.clear()

@@ -1,8 +1,8 @@
 """
-The counts of what is not known, stored for all processes together.
+The counts of unknown names, stored for all processes together.
 
 Each process adds its counts every few seconds, from a thread with a connection of its own, so that no request waits for
-it and no other connection is held meanwhile.
+it and no other connection is used.
 """
 
 import functools
@@ -20,7 +20,7 @@ from rensei.core.models import UnknownName
 from rensei.core.transactions import durable
 from rensei.core.unknown import OTHERS, note_unknown, take_counts
 
-# More names than this are counted together, as the others of their kind.
+# Further names are counted together, as the others of their kind.
 ROWS_MAX = limit(
     1000, "names", what="Names that are not known, stored", told="operators: the others of a kind as `(others)`"
 )
@@ -36,12 +36,12 @@ logger = structlog.get_logger(__name__)
 
 
 def start_storing() -> None:
-    """Store what this process counts from now on. Called again, it does nothing."""
+    """Store this process's counts from now on. A second call does nothing."""
     _start(os.getpid())
 
 
 def store() -> None:
-    """Store what this process has counted since the last time. What cannot be stored is counted again."""
+    """Store this process's counts since the last time. Counts that cannot be stored are added back."""
     counts = take_counts()
     if not counts:
         return
@@ -73,12 +73,12 @@ def _add(counts: Mapping[tuple[str, str], int]) -> None:
 
 @functools.cache
 def _start(pid: int) -> None:
-    """One thread for each process: a forked child does not inherit its parent's."""
+    """Start one thread for each process: a forked child does not inherit its parent's."""
     threading.Thread(target=store_until, args=(threading.Event(),), name="unknown-names", daemon=True).start()
 
 
 def store_until(stopped: threading.Event) -> None:
-    """Store every few seconds what this process has counted."""
+    """Store this process's counts every few seconds."""
     while not stopped.wait(STORE_SECONDS):
         try:
             store()

@@ -23,7 +23,7 @@ class Usage:
 
     @property
     def prompt_tokens(self) -> int:
-        """The whole prompt, cached or not: what a price band is chosen by."""
+        """Count the whole prompt, cached or not, which selects the price band."""
         return self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -33,7 +33,7 @@ class Usage:
         return Usage(**{name: count - getattr(other, name) for name, count in self.as_dict().items()})
 
     def as_dict(self) -> dict[str, int]:
-        # All are numbers, so there is nothing within to copy as `asdict` would, at ten times the time.
+        # All are numbers, so there is nothing inside to copy as `asdict` would, which takes ten times as long.
         return dict(vars(self))
 
     @classmethod
@@ -46,8 +46,8 @@ class UsagePart:
     """
     What one model used in a call.
 
-    `model_id` is as the answer names it; "" is the model that was asked. `price_factor` is what the region, the speed
-    and the like make of the prices of its tokens. `samplings` is how often the model was run for it.
+    `model_id` is as the answer names it; "" is the requested model. `price_factor` is the factor of the region, the
+    speed and the like on the prices of its tokens. `samplings` is how often the model was run for it.
     """
 
     usage: Usage
@@ -57,7 +57,7 @@ class UsagePart:
     samplings: int = 1
 
     def __add__(self, other: "UsagePart") -> "UsagePart":
-        """Put two parts of the same model together."""
+        """Add two parts of the same model."""
         return UsagePart(
             usage=self.usage + other.usage,
             model_id=self.model_id,
@@ -68,7 +68,7 @@ class UsagePart:
 
 
 def merged(parts: Iterable[UsagePart]) -> list[UsagePart]:
-    """Put the parts of each model together, in the order in which the models come."""
+    """Add up the parts of each model, in the order in which the models first occur."""
     found: dict[str, UsagePart] = {}
     for part in parts:
         found[part.model_id] = found[part.model_id] + part if part.model_id in found else part
@@ -76,6 +76,6 @@ def merged(parts: Iterable[UsagePart]) -> list[UsagePart]:
 
 
 def total(parts: Iterable[UsagePart]) -> Usage:
-    """Add up what all models used. There is at least one part."""
+    """Add up what all models used. At least one part is required."""
     first, *others = parts
     return sum((part.usage for part in others), start=first.usage)

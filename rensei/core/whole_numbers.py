@@ -2,7 +2,7 @@
 Whole numbers of any size in the database, for sums that may pass 2^63.
 
 PostgreSQL has `numeric` for them. SQLite has no whole number of more than 64 bits and turns a larger sum into a rounded
-float without an error, so there they are text, and functions that each connection gets add and compare them.
+float without an error, so they are text there, and functions that each connection gets add and compare them.
 """
 
 import sqlite3
@@ -25,7 +25,7 @@ class WholeNumberField(models.Field):  # type: ignore[type-arg]
         return f"numeric({DIGITS}, 0)" if connection.vendor == "postgresql" else "text"
 
     def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper) -> int | None:
-        # Through a decimal, so that a float which an older version stored can still be read. The audit names it.
+        # Through a decimal, so that a float which an older version stored can still be read. The audit reports it.
         return None if value is None else int(Decimal(value))
 
     def to_python(self, value: Any) -> int | None:
@@ -41,7 +41,7 @@ class WholeNumberField(models.Field):  # type: ignore[type-arg]
 
 
 class Plus(Func):
-    """Two whole numbers added. One of them must be an expression, such as `F` or a `Value` of `WholeNumberField`."""
+    """The sum of two whole numbers. One must be an expression, such as `F` or a `Value` of `WholeNumberField`."""
 
     arity = 2
     arg_joiner = " + "
@@ -55,7 +55,7 @@ class Plus(Func):
 
 
 class WholeSum(Aggregate):
-    """The exact sum of a column of integers or whole numbers. None where there are no rows."""
+    """The exact sum of a column of integers or whole numbers. None without rows."""
 
     function = "SUM"
     output_field = WholeNumberField()
@@ -65,7 +65,7 @@ class WholeSum(Aggregate):
 
 
 class _Compared:
-    """A comparison of whole numbers, which text on SQLite would make by its letters."""
+    """A comparison of whole numbers, which SQLite would otherwise compare as text."""
 
     operator: str
 
@@ -96,7 +96,7 @@ class GreaterThanOrEqual(_Compared, lookups.GreaterThanOrEqual):
 
 
 def plus(left: str, right: str) -> str:
-    """Write the sum of two whole numbers, for a statement of SQL that is put together once."""
+    """Write the sum of two whole numbers, for an SQL statement that is built once."""
     return f"whole_plus({left}, {right})" if connection.vendor == "sqlite" else f"({left} + {right})"
 
 
@@ -106,7 +106,7 @@ def at_most(left: str, right: str) -> str:
 
 
 def add_functions(*, connection: BaseDatabaseWrapper, **_signal: object) -> None:
-    """Give a new connection to SQLite the functions that are used above."""
+    """Register the functions that are used above on a new connection to SQLite."""
     if connection.vendor != "sqlite":
         return
     database: sqlite3.Connection = connection.connection

@@ -1,4 +1,4 @@
-"""The operators' kill switches in the admin: what is stopped now, stopping and resuming, each asked twice."""
+"""The operators' kill switches in the admin: what is stopped now, stopping and resuming, each with a confirmation."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.urls import URLPattern, path
 
 from rensei.core.errors import RenseiError
 
-# Importing the pages puts them into the admin.
+# The imports register the pages in the admin.
 from rensei.operators import audit_admin, stoppable, unknown_admin  # noqa: F401
 from rensei.orgs import kill_switches
 from rensei.orgs.audited_admin import ReadOnlyAdmin
@@ -19,13 +19,13 @@ from rensei.orgs.models import KillSwitch, User
 
 CHANGELIST = "admin:orgs_killswitch_changelist"
 
-# The front page is ours.
+# The front page is Rensei's own.
 admin.site.index_title = "Overview"
 
 
 @admin.register(KillSwitch)
 class KillSwitchAdmin(ReadOnlyAdmin):
-    """What is stopped. The rows are written by the services alone, so that each change is in the audit log."""
+    """What is stopped. Only the services write the rows, so that each change is in the audit log."""
 
     list_display = ["__str__", "reason", "set_by", "set_at"]
     list_select_related = ["org"]
@@ -41,7 +41,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """List them in words: what each is about is known by its kind and target alone."""
+        """List the switches in words: the row itself has only a kind and a target."""
         switches = KillSwitch.objects.select_related("org").order_by("-set_at")
         context = {
             "title": "Kill switches",
@@ -51,7 +51,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, context)
 
     def choose(self, request: HttpRequest) -> HttpResponse:
-        """List what can be stopped for everybody; organizations and their keys are stopped on their own pages."""
+        """List what can be stopped for all organizations. A single one and its keys have pages of their own."""
         _require_operator(request)
         stopped = set(KillSwitch.objects.values_list("kind", "target"))
         groups = [
@@ -62,7 +62,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/orgs/killswitch/choose.html", context)
 
     def stop(self, request: HttpRequest, kind: str, target: str) -> HttpResponse:
-        """Say what stopping does, ask for the reason that the refused are shown, and stop it."""
+        """Explain the effect of stopping, request the reason for refused callers, and stop it."""
         operator = _require_operator(request)
         found = stoppable.find(kind, target)
         if found is None:
@@ -92,7 +92,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         )
 
     def resume(self, request: HttpRequest, switch_id: int) -> HttpResponse:
-        """Ask, and let it go on."""
+        """Request a confirmation, and resume it."""
         operator = _require_operator(request)
         switch = get_object_or_404(KillSwitch.objects.select_related("org"), pk=switch_id)
         found = stoppable.find(switch.kind, switch.target)

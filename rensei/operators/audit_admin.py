@@ -1,4 +1,4 @@
-"""What operators see of the audit log."""
+"""Operators' pages for the audit log."""
 
 from typing import Any
 

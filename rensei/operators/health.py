@@ -1,4 +1,4 @@
-"""What machines ask of the server: is it alive, is it ready, and how busy is it."""
+"""Health checks and metrics: is the server alive, is it ready, and how busy is it."""
 
 import hmac
 import time
@@ -32,14 +32,14 @@ from rensei.dispatch.settlement import audit
 from rensei.layout import MANAGE
 
 WORKER_SILENT_AFTER = timedelta(seconds=30)
-# From here on, one question is all that readiness and metrics ask the database.
+# From this duration on, readiness and metrics send the database only one query.
 SLOW_SECONDS = 1.0
 
 
 @login_not_required
 @require_safe
 def alive(request: HttpRequest) -> HttpResponse:
-    """Answer as long as this process answers at all."""
+    """Answer as long as this process runs."""
     return JsonResponse({"ok": True})
 
 
@@ -47,9 +47,9 @@ def alive(request: HttpRequest) -> HttpResponse:
 @require_safe
 def ready(request: HttpRequest) -> HttpResponse:
     """
-    Answer whether runs can be taken and carried out. Those who know the token read what is missing or degraded.
+    Answer whether runs can be accepted and executed. Requests with the token get what is missing or degraded.
 
-    What only degrades the service leaves it ready: a load balancer would turn it into an outage.
+    A degraded service is still ready: otherwise a load balancer would turn it into an outage.
     """
     database = _database()
     missing = list(_missing(database))
@@ -62,7 +62,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 @login_not_required
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Give figures in Prometheus' text format to who knows the token. Without a token set, nothing is here."""
+    """Return metrics in Prometheus' text format to requests with the token. If none is set, the page is not found."""
     if not settings.RENSEI_METRICS_TOKEN:
         raise Http404
     if not _knows_token(request):
@@ -80,9 +80,9 @@ def _knows_token(request: HttpRequest) -> bool:
 
 class _Database(NamedTuple):
     """
-    What the database is asked first: its time, None where it does not answer, and how long its answer took.
+    The first query to the database: its time, None if it does not answer, and the duration of the query.
 
-    While requests wait for a connection, it is not asked: the question would wait behind them.
+    While requests wait for a connection, the query is skipped, because it would wait behind them.
     """
 
     now: datetime | None
@@ -118,7 +118,7 @@ def _missing(database: _Database) -> Iterator[str]:
         yield "The database does not answer."
         return
     if database.is_slow:
-        # Each further question would take as long, and a load balancer would not wait for it.
+        # Each further query would take as long, and a load balancer would not wait for it.
         return
     try:
         waiting = _unapplied_migrations()
@@ -147,7 +147,7 @@ def _unapplied_migrations() -> int:
 
 
 class _Figures(Collector):
-    """Reads everything from the database when it is asked, so that every process tells the same."""
+    """Reads everything from the database on each request, so that all processes return the same."""
 
     def collect(self) -> Iterable[Metric]:
         database = _database()
@@ -216,7 +216,7 @@ class _Figures(Collector):
             )
 
     def _audit(self, now: datetime) -> Iterator[Metric]:
-        """Nothing is told before the first audit: no differences found is not the same as none looked for."""
+        """Return nothing before the first audit: without it, zero differences would be misleading."""
         newest = audit.last()
         if newest is None:
             return

@@ -1,4 +1,4 @@
-"""What an operator needs each morning, for the front page of the admin."""
+"""An operator's daily overview, for the front page of the admin."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ModeToday:
-    """What ran under one auth mode since midnight UTC. `picodollars` leaves out what has no price."""
+    """What ran under one auth mode since midnight UTC. `picodollars` omits what has no price."""
 
     mode: AuthMode
     runs: int
@@ -97,7 +97,7 @@ class Overview:
 
 
 def overview() -> Overview:
-    """Read it all, in a number of queries that does not grow with the platform."""
+    """Read it all, in a constant number of queries."""
     now = database_now()
     workers = list(WorkerHeartbeat.objects.order_by("-seen_at")[:SHOWN])
     keys = list(PlatformKey.objects.order_by("provider", "pool", "name"))
@@ -148,13 +148,13 @@ def _modes(now: datetime) -> list[ModeToday]:
 
 
 def _first_id_of(moment: datetime) -> str:
-    """The lowest id that a run of that moment can have, a minute earlier for clocks that disagree."""
+    """Return the lowest id that a run of that moment can have, a minute earlier for clocks that differ."""
     return first_id_of("run", moment - timedelta(minutes=1))
 
 
 def _queue(now: datetime) -> Queue:
     live = Run.objects.filter(state__in=[Run.State.QUEUED, Run.State.RUNNING]).order_by()
-    # A host session waits for its machine, which may be shut; that says nothing of our workers.
+    # A host session waits for its machine, which may be off; that is independent of the workers.
     for_workers = ~Q(auth_mode=AuthMode.HOST_SESSION)
     found = live.aggregate(
         waiting=Count("id", filter=Q(state=Run.State.QUEUED)),
@@ -171,7 +171,7 @@ def _is_out(key: PlatformKey, now: datetime) -> bool:
 
 
 def _near_quota(now: datetime) -> Iterable[NearLimit]:
-    """The organizations whose shared runs of today are nearly used up, the fullest first."""
+    """List the organizations whose shared runs of today are nearly used up, the highest usage first."""
     rows = (
         SharedUsage.objects.filter(day=now.date())
         .annotate(taken=F("used") + F("held"), limit=quota.limit_of(OuterRef("org_id")))
@@ -183,12 +183,12 @@ def _near_quota(now: datetime) -> Iterable[NearLimit]:
 
 
 def _near_budget(now: datetime) -> Iterable[NearLimit]:
-    """The organizations whose budget of the month is nearly used or held, the fullest first."""
+    """List the organizations whose budget of the month is nearly used or held, the highest usage first."""
     rows = (
         BudgetUsage.objects.filter(month=month_of(now), org__entitlement__monthly_budget_picodollars__isnull=False)
         .annotate(
             limit=F("org__entitlement__monthly_budget_picodollars"),
-            # Near enough, to choose and to sort by.
+            # Precise enough to select and to sort by.
             about=Cast("used", FloatField()) + Cast("held", FloatField()),
         )
         .filter(about__gte=NEAR * Cast("limit", FloatField()))

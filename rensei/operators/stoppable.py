@@ -1,4 +1,4 @@
-"""What an operator can stop: how each is found, what it is called, and what stopping it does."""
+"""What an operator can stop: how each is found, its name, and the effect of stopping it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Kind = KillSwitch.Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One thing that can be stopped. `org` is set where only that organization is concerned."""
+    """One thing that can be stopped. `org` is set if the switch is for that organization only."""
 
     kind: Kind
     id: str
@@ -41,12 +41,12 @@ class Target:
 
 
 def find(kind: str, target: str) -> Target | None:
-    """Find what a kill switch is about. None where there is no such thing, or no longer."""
+    """Find the target of a kill switch. None if it does not exist, or no longer."""
     return _FINDERS[Kind(kind)](target) if kind in Kind.values else None
 
 
 def of_object(thing: Any) -> Target | None:
-    """Tell what of a row of the admin can be stopped. None where nothing can."""
+    """Return what can be stopped of a row of the admin. None if nothing can."""
     for kind, model in ((Kind.ORGANIZATION, Org), (Kind.PLATFORM_KEY, PlatformKey), (Kind.INTEGRATION, Integration)):
         if isinstance(thing, model):
             return find(kind, str(thing.pk))
@@ -54,7 +54,7 @@ def of_object(thing: Any) -> Target | None:
 
 
 def choices() -> list[tuple[str, list[Target]]]:
-    """List what can be stopped for everybody, by its kind."""
+    """List what can be stopped for all organizations, by its kind."""
     entries = CatalogEntry.objects.filter(org=None).order_by("provider", "display_name")
     return [
         ("Providers", [_provider_target(provider) for provider in PROVIDERS]),
@@ -65,7 +65,7 @@ def choices() -> list[tuple[str, list[Target]]]:
 
 
 def live_runs(target: Target) -> tuple[int, int]:
-    """Count the runs that it concerns: those that wait, which will be refused, and those that go on to their end."""
+    """Count the affected runs: those that wait, which will be refused, and those under way, which continue."""
     about = {
         Kind.ORGANIZATION: Q(org_id=target.id),
         Kind.PROVIDER: Q(provider=target.id),

@@ -1,4 +1,4 @@
-"""What is not known to this version, in the admin."""
+"""Names that this version does not support, in the admin."""
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -12,7 +12,7 @@ from rensei.orgs.models import User
 
 @admin.register(UnknownName)
 class UnknownNameAdmin(ReadOnlyAdmin):
-    """The names as they were counted. Marking one takes it off the front page."""
+    """The names as they were counted. Marking a name removes it from the front page."""
 
     list_display = ["kind", "name", "count", "first_seen_at", "last_seen_at", "what_to_do", "marked_by"]
     list_filter = [("marked_at", admin.EmptyFieldListFilter), "kind"]

@@ -1,4 +1,4 @@
-"""What is not known to this version, for the operators: what was met, how often, and what to do about it."""
+"""Names that this version does not support, for operators: their occurrences, and what to do about them."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from rensei.core.models import UnknownName
 from rensei.core.transactions import durable
 from rensei.orgs.models import User
 
-# What an operator does about each kind. Another kind gets the last sentence.
+# What an operator does about each kind. Other kinds get the last sentence.
 ADVICE = {
     "usage_field": "The provider counts something that has no price here. Compare its invoice, and update Rensei.",
     "iteration_type": "A call has a part of an unknown kind. Its run is charged and flagged. Update Rensei.",
@@ -32,19 +32,19 @@ class Unmarked:
 
 
 def advice_for(kind: str) -> str:
-    """Say what an operator does about a name of this kind."""
+    """Return what an operator does about a name of this kind."""
     return ADVICE.get(kind, OTHER_ADVICE)
 
 
 def unmarked() -> Unmarked:
-    """Read what no operator has marked as seen, the last met first."""
+    """Read the names that no operator has marked as seen, most recent occurrence first."""
     waiting = UnknownName.objects.filter(marked_at=None)
     names = list(waiting.order_by("-last_seen_at", "-pk")[: SHOWN + 1])
     return Unmarked(names=names[:SHOWN], count=len(names) if len(names) <= SHOWN else waiting.count())
 
 
 def mark(*, keys: list[int], operator: User) -> int:
-    """Mark names as seen, with each in the audit log, and tell how many were not before."""
+    """Mark names as seen, with each in the audit log, and return how many were unmarked before."""
     with durable():
         names = list(UnknownName.objects.select_for_update().filter(pk__in=keys, marked_at=None).order_by("pk"))
         now = timezone.now()

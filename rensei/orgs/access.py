@@ -1,4 +1,4 @@
-"""The one way to learn whose data a request may see, and what its caller may do."""
+"""The only source of a request's organization, and of its caller's rights."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from rensei.orgs.scopes import Needs, Scope
 
 
 class CallerToken(Protocol):
-    """What an access says of the API token that it came with."""
+    """The fields of an API token that an access reads."""
 
     id: str
     pk: str
@@ -29,7 +29,7 @@ class CallerToken(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who is asking, in which organization, with which role, and how they proved it."""
+    """The caller: which person, in which organization, with which role, and how they authenticated."""
 
     user: User
     org: Org
@@ -39,21 +39,21 @@ class Access:
     host: Host | None = None
     token: CallerToken | None = None
     address: str | None = None
-    # Why the operators have suspended the organization, for the pages to say. Dispatches look for themselves.
+    # Why the operators have suspended the organization, for the pages to show. Dispatches check it themselves.
     suspended_because: str | None = None
 
     @property
     def scopes(self) -> frozenset[str]:
-        """What the caller's token may be used for. A person in a browser has every scope."""
+        """List the uses of the caller's token. A person in a browser has every scope."""
         return frozenset(self.token.scopes) if self.token else frozenset(Scope)
 
     def require_scope(self, needs: Needs | None, *, address: str | None) -> None:
         """
-        Hold the caller's token to its scopes and its networks.
+        Check the scopes and the networks of the caller's token.
 
         :raises ScopeMissing: if it was not made for this
         :raises ClosedToMachines: if it is a machine's, and this gives access to others
-        :raises NetworkNotAllowed: if it is not for use from the caller's address
+        :raises NetworkNotAllowed: if it may not be used from the caller's address
         """
         if self.token is not None:
             networks.require(self.token.allowed_networks, address)
@@ -69,7 +69,7 @@ class Access:
 
     @property
     def sees_everyone(self) -> bool:
-        """Whether the caller reads other members' tokens and machines too."""
+        """Return whether the caller also reads other members' tokens and machines."""
         return self.manages or self.role == Role.AUDITOR
 
     def require_manager(self) -> None:
@@ -78,13 +78,13 @@ class Access:
             raise NotPermitted
 
     def require_writer(self) -> None:
-        """:raises NotPermitted: if the caller only reads"""
+        """:raises NotPermitted: if the caller has read access only"""
         if not self.writes:
             raise NotPermitted
 
 
 def for_member(*, user: User, slug: str, address: str | None = None) -> Access | None:
-    """Look up a signed-in person's access to an organization; None where there is none."""
+    """Look up a signed-in person's access to an organization; None without a membership."""
     suspended = KillSwitch.objects.filter(kind=KillSwitch.Kind.ORGANIZATION, target=OuterRef("org_id"))
     membership = (
         Membership.objects.live()
@@ -106,7 +106,7 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
 
 
 def caller(request: Request) -> Access:
-    """Name the caller of a view that a permission has already let in."""
+    """Return the caller of a view, after its permission has accepted the request."""
     access: object = request.auth
     assert isinstance(access, Access)
     return access

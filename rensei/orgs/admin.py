@@ -1,4 +1,4 @@
-"""What operators see of people and organizations, and what they may change."""
+"""Operators' pages for people and organizations, and what they may change."""
 
 from datetime import timedelta
 from functools import partial
@@ -25,10 +25,10 @@ from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
 from rensei.orgs.services import insert_org, is_last_owner
 from rensei.orgs.shapes import clean_slug
 
-# Roles are given by memberships, and operators are staff; groups would be a third way that nothing reads.
+# Memberships give roles, and operators are staff; groups would be a third way that no code reads.
 admin.site.unregister(Group)
-# The library's tables hold session keys and sealed secrets, and none of them is for operators to edit. They are
-# imported from where they are registered, so that this comes afterwards.
+# The library's tables hold session keys and sealed secrets, which operators must not edit. They are imported
+# from where they are registered, so that this runs afterwards.
 for model in (EmailAddress, SocialApp, SocialAccount, SocialToken, Authenticator, UserSession):
     admin.site.unregister(model)
 
@@ -82,7 +82,7 @@ class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
-    """The members of an organization, to be read. A change needs a reason, which the page of a membership asks for."""
+    """The members of an organization, read-only. A change needs a reason, which the page of a membership requires."""
 
     model = Membership
     extra = 0
@@ -97,7 +97,7 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
-    """An operator who lets anyone into an organization, or raises a role, tells its owners why."""
+    """An operator's form for a new membership or a higher role, which is mailed to the owners with its reason."""
 
     reason = forms.CharField(
         min_length=10,
@@ -146,14 +146,14 @@ class OrgAdmin(AuditedAdmin):
         return ["id", "name", "slug", "created_at"] if obj else ["name", "slug", "owner"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        # Addresses and programs hold the slug.
+        # Addresses and programs contain the slug.
         return ["id", "slug", "created_at"] if obj else []
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj else []
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """The ledger outlives everything, so an organization is never deleted."""
+        """The ledger is kept permanently, so an organization is never deleted."""
         return False
 
     def save_model(self, request: HttpRequest, obj: Org, form: Any, change: bool) -> None:
@@ -167,7 +167,7 @@ class OrgAdmin(AuditedAdmin):
 
 @admin.register(StoredBytes)
 class StoredBytesAdmin(AuditedAdmin):
-    """What each organization stores, with its limit. The counts are changed by what is stored alone."""
+    """What each organization stores, with its limit. The counts change only with what is stored."""
 
     list_display = ["org", "used_mib", "held_mib", "limit"]
     list_select_related = ["org"]
@@ -177,7 +177,7 @@ class StoredBytesAdmin(AuditedAdmin):
     readonly_fields = ["org", "used_mib", "held_mib"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Each organization is made with its row."""
+        """Each organization is created with its row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -207,7 +207,7 @@ class MembershipAdmin(AuditedAdmin):
     form = MembershipForm
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
-        """Put the reason and the end beside the change, from where they go into the audit log."""
+        """Add the reason and the end to the change, for the audit log."""
         message = super().construct_change_message(request, form, formsets, add)
         ends_at = form.instance.ends_at
         return [*message, {"reason": form.cleaned_data["reason"]}, {"endsAt": ends_at and ends_at.isoformat()}]

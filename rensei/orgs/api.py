@@ -1,4 +1,4 @@
-"""REST: who is asking, and the organization's projects."""
+"""REST: the caller, and the organization's projects."""
 
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -49,7 +49,7 @@ class Me(APIView):
 
     def get(self, request: Request) -> Response:
         """Show the caller, its organization, role and scopes."""
-        # Only those who are signed in learn the version: the `rensei` command compares it with its own.
+        # Only signed-in callers get the version: the `rensei` command compares it with its own.
         headers = {"Rensei-Version": __version__}
         return Response(self.Answer(caller(request)).data, headers=headers)
 

@@ -1,4 +1,4 @@
-"""Reading the audit log: who did what to which object, the newest first."""
+"""Reading the audit log: who did what to which object, newest first."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Filter:
 
 def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
     """
-    List the events of the caller's organization that a filter leaves, the newest first.
+    List the events of the caller's organization that match a filter, newest first.
 
     :raises NotPermitted: unless the caller is an owner, an admin or an auditor of the whole organization
     """
@@ -46,7 +46,7 @@ def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
     if asked.last_day:
         found = found.filter(occurred_at__lte=datetime.combine(asked.last_day, time.max, tzinfo=UTC))
     for word in asked.words.split():
-        # The names that people know things by stand in the detail.
+        # The names that people use for objects are in the detail.
         found = found.alias(detail_text=Cast("detail", TextField())).filter(
             Q(actor__icontains=word)
             | Q(action__icontains=word)
@@ -63,17 +63,17 @@ def require_reader(access: Access) -> None:
 
 
 def actors(access: Access) -> list[str]:
-    """List those who have done something here."""
+    """List the actors of this organization's events."""
     return _distinct(access, "actor")
 
 
 def actions(access: Access) -> list[str]:
-    """List what has been done here."""
+    """List the actions that occur in this organization."""
     return _distinct(access, "action")
 
 
 def write_csv(found: QuerySet[AuditEvent]) -> Iterator[str]:
-    """Write events as CSV, the newest first, one page of rows in memory at a time."""
+    """Write events as CSV, newest first, one page of rows in memory at a time."""
     return csv_file.write(CSV_HEADER, (map(_cells, page) for page in _pages(found)))
 
 
@@ -83,7 +83,7 @@ def _distinct(access: Access, field: str) -> list[str]:
 
 
 def _pages(found: QuerySet[AuditEvent]) -> Iterator[list[AuditEvent]]:
-    """Each page begins after the last id of the one before, so no cursor stays open while a slow client reads."""
+    """Read page by page, each after the last id of the one before: no cursor stays open while a slow client reads."""
     page = list(found[:CSV_PAGE])
     while page:
         yield page

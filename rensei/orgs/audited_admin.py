@@ -1,4 +1,4 @@
-"""What the admin pages of all packages are made of."""
+"""Base classes of the admin pages of all packages."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that are read here and written nowhere but in services."""
+    """Rows that are read here and written only by services."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""An operator makes a membership or changes its role: for a time, and its owners are told who, why and until when."""
+"""Memberships and roles that an operator sets: for a limited time, with a mail to the owners: who, why, until when."""
 
 from datetime import UTC
 
@@ -24,7 +24,7 @@ logger = structlog.get_logger(__name__)
 
 
 def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
-    """Mail the owners, once the change is committed. Those who cannot be reached read it in the audit log."""
+    """Mail the owners, once the change is committed. Owners without a mail find it in the audit log."""
     org = membership.org
     owners = Membership.objects.filter(org=org, role=Role.OWNER, user__is_active=True).exclude(user=operator)
     to = list(owners.order_by("user__email").values_list("user__email", flat=True))
@@ -45,7 +45,7 @@ def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
 
 
 def end_due() -> None:
-    """Remove the members whose time is over. From that time on they have no access anyway."""
+    """Remove the members whose time has ended. They have had no access since then."""
     over = Membership.objects.filter(ends_at__lte=timezone.now()).order_by("ends_at")
     jobs.for_each(list(over.values_list("pk", flat=True)[:ENDED_AT_ONCE]), _end, job=JOB)
 

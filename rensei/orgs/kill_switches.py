@@ -1,8 +1,8 @@
 """
-The operators' kill switches: what they have stopped for now, and why, as those who are refused are told.
+The operators' kill switches: what they have stopped for now, and the reason that refused callers get.
 
-A switch is a row that every dispatch reads, and every claim of a queued run reads again, so it counts in all
-processes from the moment that it is committed. A call that is under way goes on and is settled.
+A switch is a row that every dispatch reads, and every claim of a queued run reads again, so it applies in all
+processes as soon as it is committed. A call that is under way continues and is settled.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -50,7 +50,7 @@ class PausedByOperator(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped:
-    """What the operators have stopped, as it concerns one organization: the reasons, by kind and target."""
+    """What the operators have stopped for one organization: the reasons, by kind and target."""
 
     reasons: Mapping[tuple[str, str], str]
 
@@ -58,10 +58,10 @@ class Stopped:
         self, *, org_id: str, provider: str, model_ids: Collection[str], mode: str, integration_id: str
     ) -> None:
         """
-        Check everything that a call stands on but the platform's own keys, which their pool judges.
+        Check everything that a call uses except the platform's own keys, which their pool checks.
 
         :raises OrgSuspended: if the organization is suspended
-        :raises PausedByOperator: naming what is paused
+        :raises PausedByOperator: with the name of what is paused
         """
         suspended = self.reasons.get((Kind.ORGANIZATION, org_id))
         if suspended is not None:
@@ -79,7 +79,7 @@ class Stopped:
 
 
 class _ListOf(Func):
-    """All values of a subquery as one list, which both databases have under names of their own."""
+    """All values of a subquery as one list, whose function has a different name on each database."""
 
     function = "JSONB_AGG"
 
@@ -88,19 +88,19 @@ class _ListOf(Func):
 
 
 def stopped_for(org: Org) -> Stopped:
-    """Read what is stopped for everybody and for one organization, in one query."""
+    """Read what is stopped for all organizations and for this one, in one query."""
     return read_stopped(Org.objects.filter(pk=org.pk).values_list(switches_of(), flat=True).get())
 
 
 def switches_of() -> Subquery:
-    """What concerns the organization of a query over organizations, for `read_stopped`."""
+    """Build the subquery of an organization's switches, in a query over organizations, for `read_stopped`."""
     concerned = KillSwitch.objects.filter(Q(org=None) | Q(org=OuterRef("pk"))).order_by()
     one = JSONObject(kind="kind", target="target", reason="reason")
     return Subquery(concerned.values(all=_ListOf(one, output_field=JSONField())))
 
 
 def read_stopped(switches: Iterable[Mapping[str, str]] | None) -> Stopped:
-    """Make what is stopped of what `switches_of` found."""
+    """Build a `Stopped` from the result of `switches_of`."""
     return Stopped(reasons={(switch["kind"], switch["target"]): switch["reason"] for switch in switches or ()})
 
 
@@ -112,14 +112,14 @@ def require_not_suspended(org: Org) -> None:
 
 
 def suspension_of(org: Org) -> str | None:
-    """Read why an organization is suspended; None where it is not."""
+    """Read why an organization is suspended; None if it is not."""
     switches = KillSwitch.objects.for_org(org).filter(kind=Kind.ORGANIZATION)
     reason: str | None = switches.values_list("reason", flat=True).first()
     return reason
 
 
 def paused(kind: str, target: str, *, reason: str) -> PausedByOperator:
-    """Make the refusal of something that is paused. Keys are not named: their ids say nothing to the refused."""
+    """Make the error for something that is paused. Keys are not named: callers cannot use their ids."""
     what = {
         Kind.PROVIDER: f"provider '{target}'",
         Kind.MODEL: f"model '{target}'",
@@ -132,7 +132,7 @@ def paused(kind: str, target: str, *, reason: str) -> PausedByOperator:
 
 def stop(*, operator: User, kind: str, target: str, reason: str, org: Org | None = None) -> KillSwitch:
     """
-    Stop something until it is resumed. `org` is given where only that organization is concerned.
+    Stop something until it is resumed. `org` is given if the switch is for that organization only.
 
     :raises FieldError: if the reason is missing or too long
     :raises AlreadyExists: if it is stopped already
@@ -155,7 +155,7 @@ def stop(*, operator: User, kind: str, target: str, reason: str, org: Org | None
 
 
 def resume(switch: KillSwitch, *, operator: User) -> None:
-    """Let something go on that was stopped. Doing it twice changes nothing."""
+    """Resume something that was stopped. A second call changes nothing."""
     with durable():
         deleted, _ = KillSwitch.objects.filter(pk=switch.pk).delete()
         if deleted:

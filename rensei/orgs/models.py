@@ -1,4 +1,4 @@
-"""Who is asking: people, organizations, projects, roles, tokens and machines, and what they did."""
+"""People, organizations, projects, roles and machines, kill switches and storage counts."""
 
 from typing import Any, ClassVar, Self
 
@@ -48,7 +48,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def clean(self) -> None:
         super().clean()
-        # One person, one account, however the address is written.
+        # One person has one account, with any spelling of the address.
         self.email = self.email.lower()
 
     def get_full_name(self) -> str:
@@ -59,7 +59,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 
 class Role(models.TextChoices):
-    """What a member may do. Owners and admins manage; auditors read all and change nothing."""
+    """A member's rights. Owners and admins manage; auditors read all and change nothing."""
 
     OWNER = "owner", "Owner"
     ADMIN = "admin", "Admin"
@@ -87,13 +87,13 @@ class Org(models.Model):
 
 
 class OrgScopedQuerySet(models.QuerySet[Any]):
-    """Everything that an organization owns is reached through `for_org`."""
+    """Reads an organization's rows through `for_org`."""
 
     def for_org(self, org: Org) -> Self:
         return self.filter(org=org)
 
     def get_or_404(self, **lookup: object) -> Any:
-        """:raises NotFound: if there is no such row among these"""
+        """:raises NotFound: if this query set has no such row"""
         found = self.filter(**lookup).first()
         if found is None:
             raise NotFound
@@ -119,12 +119,12 @@ class Project(models.Model):
 
 class MembershipQuerySet(OrgScopedQuerySet):
     def live(self) -> Self:
-        """Leave out those whose time is over, which a job removes within a minute."""
+        """Leave out expired memberships, which a job removes within a minute."""
         return self.filter(Q(ends_at=None) | Q(ends_at__gt=timezone.now()))
 
 
 class Membership(models.Model):
-    """A person's role in an organization. That of an operator who entered it has an end."""
+    """A person's role in an organization. It ends at a set time for an operator who joined it."""
 
     id = PublicIdField(prefix="mbr")
     org = models.ForeignKey(Org, models.CASCADE, related_name="memberships")
@@ -143,7 +143,7 @@ class Membership(models.Model):
 
 
 class Host(models.Model):
-    """A machine that ran `rensei setup`. It holds the login; we hold only its name. Never a secret."""
+    """A machine that ran `rensei setup`. The login is stored there; the server has only its name. Never a secret."""
 
     class Login(models.TextChoices):
         CONSOLE = "console", "Anthropic Console login"
@@ -167,10 +167,10 @@ class Host(models.Model):
 
 class KillSwitch(models.Model):
     """
-    Something that an operator has stopped for now. Resuming deletes the row; the audit log keeps the story.
+    Something that an operator has stopped for now. Resuming deletes the row; the audit log keeps the history.
 
     `target` is the id of what is stopped: of an organization, provider, model, auth mode or key. `org` is set
-    where only that organization is concerned. Whoever is refused is shown the reason.
+    if the switch is for that organization only. Refused callers are shown the reason.
     """
 
     class Kind(models.TextChoices):

@@ -1,4 +1,4 @@
-"""What a route asks of its caller. Every REST view names one of these."""
+"""What a route requires of its caller. Every REST view names one of these."""
 
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Closed(BasePermission):
-    """The default: nobody. A view that forgot to name its permission is shut."""
+    """The default: no caller. A view without a permission is closed."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return False
 
 
 class MembersRead(BasePermission):
-    """Every member may call it, auditors included. For routes that change nothing."""
+    """Every member may call it, including auditors. For routes that change nothing."""
 
     refusals = (NotPermitted,)
 

@@ -1,5 +1,5 @@
 """
-What a token may be used for, beneath what its member's role allows. Every REST route declares what it needs.
+What a token may be used for, within its member's role. Every REST route declares what it requires.
 
 `TokenAuthentication` compares the two for every request; the gateway does so for its calls.
 """
@@ -13,7 +13,7 @@ from rensei.core.errors import FieldError, RenseiError
 
 
 class Scope(models.TextChoices):
-    """One kind of use, with the sentence that people choose it by."""
+    """One kind of use, with the sentence that describes it in forms."""
 
     READ = "read", "See everything that you may see, but for what was spent."
     RUNS = (
@@ -26,14 +26,14 @@ class Scope(models.TextChoices):
     LEASES = "leases", "Carry out the host-session runs of one machine. Only for the token of that machine."
 
 
-# What a token has that was made without naming scopes. A machine's has less: it stays on a disk, unattended.
+# The scopes of a token that was made without naming any. A machine's has fewer: it is stored on a disk, unattended.
 DEFAULT = (Scope.READ, Scope.RUNS, Scope.GATEWAY, Scope.MANAGE, Scope.BILLING)
 DEFAULT_OF_MACHINES = (Scope.LEASES, Scope.RUNS)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a route needs: one of some scopes. What gives access to others is closed to the tokens of machines."""
+    """What a route requires: one of some scopes. Routes that give access to others are closed to machines' tokens."""
 
     scopes: frozenset[Scope]
     machines: bool = True
@@ -66,7 +66,7 @@ class ScopeMissing(RenseiError):
 
 
 class ClosedToMachines(RenseiError):
-    """The token of a machine gives nobody access."""
+    """The token of a machine cannot give access to others."""
 
     code = "SCOPE_MISSING"
     status = 403
@@ -79,7 +79,7 @@ class ClosedToMachines(RenseiError):
 
 def require(needs: Needs | None, *, scopes: Collection[str], of_machine: bool) -> None:
     """
-    Compare what a route needs with what a token has. A route that declares nothing is closed to tokens.
+    Compare what a route requires with what a token has. A route that declares nothing is closed to tokens.
 
     :raises ScopeMissing: if the token has none of the scopes
     :raises ClosedToMachines: if it is a machine's, and the route gives access to others
@@ -94,7 +94,7 @@ def require(needs: Needs | None, *, scopes: Collection[str], of_machine: bool) -
 
 def clean(asked: Collection[str] | None, *, maker: Collection[str] | None, of_machine: bool) -> list[str]:
     """
-    Choose the scopes of a new token, in their usual order. `maker` are those of the token that makes it, if one does.
+    Choose the scopes of a new token, in their usual order. `maker` are those of the token that makes it, if any.
 
     :raises FieldError: if there is no such scope, or the maker may not give it
     """

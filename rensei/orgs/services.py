@@ -1,4 +1,4 @@
-"""What people change about their organization: projects and members."""
+"""Changes to an organization: projects and members."""
 
 from typing import Protocol
 
@@ -29,14 +29,14 @@ def create_org(*, name: str, slug: str, owner: User, address: str | None = None)
     Create an organization with its first owner.
 
     :raises AlreadyExists: if the slug is taken
-    :raises FieldError: if the name or the slug has the wrong shape
+    :raises FieldError: if the name or the slug has the wrong form
     """
     with durable():
         return insert_org(name=name, slug=slug, owner=owner, address=address)
 
 
 def insert_org(*, name: str, slug: str, owner: User, address: str | None = None) -> Org:
-    """Create an organization within the caller's transaction, and tell the rooms above within it too."""
+    """Create an organization within the caller's transaction, and notify the packages above within it too."""
     assert_open()
     name, slug = clean_name(name), clean_slug(slug)
     try:
@@ -56,7 +56,7 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
 
 
 def visible_projects(access: Access) -> QuerySet[Project]:
-    """List the projects that the caller may see: all, or only the one that the token is bound to."""
+    """List the projects that the caller may read: all, or only the one that the token is bound to."""
     projects: QuerySet[Project] = Project.objects.for_org(access.org)
     return projects.filter(pk=access.project.pk) if access.project else projects
 
@@ -65,7 +65,7 @@ def find_project(access: Access, slug: str) -> Project:
     """
     Find a project by its id.
 
-    :raises NotFound: if the caller sees no such project
+    :raises NotFound: if the caller has no access to such a project
     """
     project = visible_projects(access).filter(slug=slug).first()
     if project is None:
@@ -75,7 +75,7 @@ def find_project(access: Access, slug: str) -> Project:
 
 def create_project(access: Access, *, slug: str, name: str) -> Project:
     """
-    Create a project. Its id is its slug, for good.
+    Create a project. Its id is its slug, permanently.
 
     :raises AlreadyExists: if the organization has a project with that slug
     """
@@ -93,7 +93,7 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
 
 
 def update_project(access: Access, project: Project, *, name: str) -> Project:
-    """Rename a project. Its id stays, because programs know it."""
+    """Rename a project. Its id does not change, because programs use it."""
     access.require_manager()
     require_own(access, project)
     name = clean_name(name)
@@ -146,7 +146,7 @@ def change_role(access: Access, membership: Membership, *, role: str) -> Members
 
 def remove_member(access: Access, membership: Membership) -> None:
     """
-    Remove a member with their tokens, and shut their machines out. Everyone may leave by themselves.
+    Remove a member with their tokens, and revoke their machines. Every member may leave.
 
     :raises InUse: if it is the last owner
     """
@@ -167,13 +167,13 @@ def remove_member(access: Access, membership: Membership) -> None:
 
 
 def is_last_owner(membership: Membership) -> bool:
-    """Tell whether an organization would have no owner without this one. Those whose access ends do not count."""
+    """Check whether an organization would have no owner without this one. Owners with an end do not count."""
     lasting = Membership.objects.filter(org_id=membership.org_id, role=Role.OWNER, ends_at=None)
     return list(lasting.values_list("pk", flat=True)[:2]) == [membership.pk]
 
 
 def revoke_machines_of(membership: Membership) -> None:
-    """Revoke the machines of a member who goes."""
+    """Revoke the machines of a member who leaves."""
     hosts = Host.objects.filter(org_id=membership.org_id, owner_id=membership.user_id, revoked_at=None)
     hosts.update(revoked_at=timezone.now())
 
@@ -189,19 +189,19 @@ def clean_role(role: str) -> str:
 
 
 def require_own(access: Access, thing: OfOrg) -> None:
-    """:raises NotFound: if something is another organization's"""
+    """:raises NotFound: if the object is another organization's"""
     if thing.org_id != access.org.pk:
         raise NotFound
 
 
 def require_whole_org(access: Access) -> None:
-    """A token of one project changes nothing of the organization around it."""
+    """Reject a token of one project, which may not change its organization."""
     if access.project is not None:
         raise NotPermitted
 
 
 def require_owner_for_owners(access: Access, *roles: str) -> None:
-    """:raises NotPermitted: if one of the roles is the owner's, and the caller is none"""
+    """:raises NotPermitted: if one of the roles is the owner's, and the caller is not an owner"""
     if Role.OWNER in roles and access.role != Role.OWNER:
         raise NotPermitted
 

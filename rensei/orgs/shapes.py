@@ -1,4 +1,4 @@
-"""The shapes of names, slugs and addresses that people give."""
+"""Checks of the names, slugs and addresses that people enter."""
 
 import re
 
@@ -12,7 +12,7 @@ NAME_LENGTH = 120
 
 
 def clean_name(name: str, *, pointer: str = "/name") -> str:
-    """:raises FieldError: if a name is empty, too long, or holds characters that cannot be seen"""
+    """:raises FieldError: if a name is empty, too long, or holds invisible characters"""
     name = name.strip()
     if not name or len(name) > NAME_LENGTH or not name.isprintable():
         raise FieldError(pointer=pointer, reason=f"A name has 1 to {NAME_LENGTH} printable characters.")
@@ -20,7 +20,7 @@ def clean_name(name: str, *, pointer: str = "/name") -> str:
 
 
 def clean_slug(slug: str, *, pointer: str = "/slug") -> str:
-    """:raises FieldError: if it could not stand in an address"""
+    """:raises FieldError: if it is not valid in an address"""
     if not SLUG_SHAPE.fullmatch(slug):
         raise FieldError(
             pointer=pointer,

@@ -1,4 +1,4 @@
-"""What the rooms above are told of, inside the transaction of the change."""
+"""Signals to the packages above, inside the transaction of the change."""
 
 from django.dispatch import Signal
 

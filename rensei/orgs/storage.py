@@ -2,11 +2,11 @@
 How many bytes each organization stores, and the limit that operators set.
 
 One row counts for an organization: `used` is what it stores, `held` what its runs under way may still write. Both are
-changed in the transaction that writes what they count, so a process that dies leaves neither without the other. A write
-that needs room is let in by one conditional UPDATE; what ends or is deleted is never refused. `reconcile` compares the
+changed in the transaction that writes what they count, so they stay consistent if a process dies. One conditional
+UPDATE admits a write that needs space; ending and deleting are never refused. `reconcile` compares the
 rows with what is stored.
 
-Lock order, so that no two transactions wait for each other: this row before those of budgets and quotas, and the rows
+Lock order, so that no two transactions deadlock: this row before those of budgets and quotas, and the rows
 of several organizations in the order of their ids.
 """
 
@@ -28,17 +28,17 @@ from rensei.core.transactions import assert_open, durable, snapshot
 from rensei.core.unknown import note_unknown
 from rensei.orgs.models import Org, StoredBytes
 
-# About what the row of a run takes beside its texts, with its attempt, its ledger line and their indexes.
+# About what the row of a run takes besides its texts, with its attempt, its ledger line and their indexes.
 ROW_BYTES = 2048
 
-# What one kind of rows stores by organization: the bytes, and those that are held.
+# What one kind of rows stores by organization: the bytes used and the bytes held.
 Sums = Callable[[], Mapping[str, tuple[int, int]]]
 
 logger = structlog.get_logger(__name__)
 
 
 class StorageLimitReached(RenseiError):
-    """The organization stores as many bytes as its operators allow it."""
+    """The organization stores as many bytes as the operators allow."""
 
     code = "STORAGE_LIMIT_REACHED"
     status = 403
@@ -60,9 +60,9 @@ class Storage:
 
     def require_room(self) -> None:
         """
-        Judge what was read, for a preview and for calls that store a row each. `take` judges what is written.
+        Check the values as read, for a preview and for calls that store a row each. `take` checks what is written.
 
-        :raises StorageLimitReached: if nothing is left
+        :raises StorageLimitReached: if no space is left
         """
         if self.used + self.held >= self.limit:
             raise self.refusal()
@@ -78,7 +78,7 @@ class Storage:
 
 def take(org_id: str, *, stored: int, held: int = 0) -> None:
     """
-    Count what the caller's transaction is about to write, if there is room for it.
+    Count what the caller's transaction is about to write, if there is space for it.
 
     :raises StorageLimitReached: if there is not; then nothing is counted
     """
@@ -89,9 +89,9 @@ def take(org_id: str, *, stored: int, held: int = 0) -> None:
 
 def change(changes: Mapping[str, tuple[int, int]]) -> None:
     """
-    Count by organization what the caller's transaction has stored and held, or has let go of.
+    Count by organization what the caller's transaction has stored and held, or has released.
 
-    It was let in before, or makes room, so it is not refused.
+    It was admitted before, or frees space, so it is not refused.
     """
     assert_open()
     rows = [(used, held, org_id) for org_id, (used, held) in sorted(changes.items()) if used or held]
@@ -106,7 +106,7 @@ def read(org_id: str) -> Storage:
 
 
 def storage_of(row: StoredBytes | None) -> Storage:
-    """Read an organization's row. One that has stored nothing yet may have none."""
+    """Read an organization's row. An organization that has stored nothing yet may have none."""
     if row is None:
         return Storage(used=0, held=0, limit=settings.RENSEI_ORG_STORAGE_MIB * MIB)
     limit = settings.RENSEI_ORG_STORAGE_MIB if row.limit_mib is None else row.limit_mib
@@ -120,10 +120,10 @@ def size_of(*values: Any) -> int:
 
 def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
     """
-    Compare what is counted with what is stored, tell of each difference, and mend it.
+    Compare the counts with what is stored, log each difference, and correct it.
 
-    All is read as it was at one moment. A difference is added to the row, which others may have changed since, because
-    they counted what they wrote. Returns the differences by organization.
+    All is read as of one moment. A difference is added to the row rather than written over it, because other
+    transactions that changed it since have counted their writes. Returns the differences by organization.
     """
     with snapshot():
         counted = {
@@ -154,18 +154,18 @@ def _take(org_id: str, stored: int, held: int) -> bool:
 
 
 def _change(rows: Sequence[tuple[int, int, str]]) -> int:
-    """Change rows, and tell how many of them there were."""
+    """Change rows, and return how many of them existed."""
     with connection.cursor() as cursor:
         if len(rows) == 1:
             cursor.execute(_CHANGE, rows[0])
         else:
-            # One way to the server for all of them.
+            # One round trip to the server for all of them.
             cursor.executemany(_CHANGE, rows)
         return int(cursor.rowcount)
 
 
 def _make_row(org_id: str) -> bool:
-    """Make the row of an organization, and tell whether it had none."""
+    """Create the row of an organization, and return whether it had none."""
     if StoredBytes.objects.filter(org_id=org_id).exists() or not Org.objects.filter(id=org_id).exists():
         return False
     StoredBytes.objects.bulk_create([StoredBytes(org_id=org_id)], ignore_conflicts=True)
@@ -183,5 +183,5 @@ def _size(value: Any) -> int:
     try:
         return len(orjson.dumps(value))
     except TypeError:
-        # It has an integer of more than 64 bits, or half of a character.
+        # An integer of more than 64 bits, or half of a surrogate pair.
         return len(json.dumps(value))

@@ -1,4 +1,4 @@
-"""REST: access policies, folded with those above them."""
+"""REST: access policies, combined with those above them."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ class ProjectPolicy(APIView):
 
 def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
     """
-    Write a policy with what it comes to: for `*`, each provider and each row, who denies which mode.
+    Write a policy and its result: for `*`, each provider and each row, which scope denies which mode.
 
     `effective` is `{"<row>": {"<mode>": {"allowed": bool, "deniedBy": scope | null}}}`.
     """

@@ -1,4 +1,4 @@
-"""The access policies as dispatch sees them: the rows that exist, and the policies above a scope."""
+"""Access policies for dispatch: the rows that exist, and the policies above a scope."""
 
 from catalog.models import CatalogEntry
 from catalog.providers import PROVIDERS
@@ -16,7 +16,7 @@ def set_policy(
     """
     Replace the policy of the organization or of a project, whose rows must name models and providers that exist.
 
-    :raises FieldError: naming each row that is wrong, or saying that the policy is no longer the `expected` one
+    :raises FieldError: with each row that is wrong, or if the stored policy is not the `expected` one
     """
     access.require_manager()
     return policies.set_policy(access, matrix=matrix, project=project, known=known_rows(access.org), expected=expected)
@@ -24,14 +24,14 @@ def set_policy(
 
 def known_rows(org: Org | None) -> set[str]:
     """
-    List what a row may be named by, besides `*`: the providers, and the models that an organization sees.
+    List the names that a row may have besides `*`: the providers, and the models that an organization can use.
 
-    The system's policy is above every organization's, so without one the models of all of them count.
+    The system's policy is above every organization's, so without an organization the models of all of them count.
     """
     entries = CatalogEntry.objects.all() if org is None else CatalogEntry.objects.visible_to(org)
     return {*PROVIDERS, *entries.values_list("model_id", flat=True)}
 
 
 def as_policies(stored: list[AccessPolicy]) -> list[Policy]:
-    """Stored policies, in the order they came in, as the resolver takes them."""
+    """Convert stored policies for the resolver, in the given order."""
     return [Policy(scope=policy.scope, matrix=policy.matrix) for policy in stored]

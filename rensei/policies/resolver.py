@@ -1,10 +1,10 @@
 """
-Which auth mode a call takes, and why. Pure: values in, a decision with its trace out.
+Which auth mode a call uses, and why. Pure: values in, a decision with its trace out.
 
-The policies of the system, the organization and the project are folded, and each may only narrow the
-one above it. What is left of the profile's, the model's and the provider's modes is picked from in the
-order byok > metered > shared > host-session > local. A gate that fails later refuses; it never falls
-through to the next mode, so that nobody's money is spent by surprise.
+The policies of the system, the organization and the project are combined, and each may only narrow the
+one above it. The remaining modes of the profile, the model and the provider are picked in the
+order byok > metered > shared > host-session > local. A gate that fails later refuses the call; it never
+falls through to the next mode, so that no unexpected party pays.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ ANY = "*"
 
 
 class AuthModesUnsatisfiable(RenseiError):
-    """Nothing is left of the profile's modes after the policies, the model and the provider."""
+    """The policies, the model and the provider leave none of the profile's modes."""
 
     code = "AUTHMODES_UNSATISFIABLE"
     status = 403
@@ -31,7 +31,7 @@ class AuthModesUnsatisfiable(RenseiError):
 
 
 class ModelNotAllowedByPolicy(RenseiError):
-    """An entry that the organization made has been answered by a model that a policy denies."""
+    """A model that a policy denies has answered for a catalog entry that the organization made."""
 
     code = "MODEL_NOT_ALLOWED_BY_POLICY"
     status = 403
@@ -59,7 +59,7 @@ class Policy:
     matrix: Mapping[str, Mapping[str, Mapping[str, bool]]]
 
     def says(self, mode: AuthMode, *, model_id: str, provider: str, names: Collection[str] = ()) -> bool | None:
-        """Look a mode up: the model's row, else the provider's, else `*`; None where no row has it."""
+        """Look a mode up: the model's row, else the provider's, else `*`; None if no row has it."""
         found = self.row_for(mode, model_id=model_id, provider=provider, names=names)
         return None if found is None else found[1]
 
@@ -67,10 +67,10 @@ class Policy:
         self, mode: AuthMode, *, model_id: str, provider: str, names: Collection[str] = ()
     ) -> tuple[str, bool] | None:
         """
-        Find the row that decides about a mode, and what it says.
+        Find the row that decides about a mode, and its value.
 
         A row under another name of the model only denies: it may have been written for an entry of that name, and
-        what it allowed was that entry.
+        its permission was for that entry.
         """
         for name in sorted(names):
             if (cell := self._cell(name, mode)) and not cell["allowed"]:
@@ -79,7 +79,7 @@ class Policy:
         return next(((name, cell["allowed"]) for name, cell in rows if cell), None)
 
     def denies_some(self, mode: AuthMode) -> bool:
-        """Tell whether it denies a mode to any model at all."""
+        """Check whether it denies a mode to any model at all."""
         return any(not cell["allowed"] for row in self.matrix.values() if (cell := row.get(mode)))
 
     def _cell(self, row: str, mode: AuthMode) -> Mapping[str, bool] | None:
@@ -89,9 +89,9 @@ class Policy:
 @dataclass(frozen=True, kw_only=True)
 class OfferedModel:
     """
-    A model as the resolver sees it: its id, the modes that its catalog entry offers, and its other names.
+    A model as input to the resolver: its id, the modes that its catalog entry offers, and its other names.
 
-    `answered_by` are the platform's models that have answered in its name. What denies one of them denies it too.
+    `answered_by` are the platform's models that have answered in its name. A denial of one of them applies to it too.
     """
 
     model_id: str
@@ -114,7 +114,7 @@ class Denial:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceLine:
-    """What became of one mode. `denied_by` is system, organization or project."""
+    """The result for one mode. `denied_by` is system, organization or project."""
 
     mode: AuthMode
     verdict: Verdict
@@ -134,7 +134,7 @@ class TraceLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The mode that was picked, or None, and what became of each of the five, in order."""
+    """The mode that was picked, or None, and the results for all five, in order."""
 
     mode: AuthMode | None
     trace: tuple[TraceLine, ...]
@@ -144,7 +144,7 @@ class Decision:
         return [line.mode for line in self.trace if line.verdict in {Verdict.CHOSEN, Verdict.ALLOWED}]
 
     def gate_failed(self, refusal: RenseiError) -> "Decision":
-        """Note in the trace that the picked mode's gate refused."""
+        """Add to the trace that the picked mode's gate refused."""
         return replace(
             self,
             trace=tuple(
@@ -168,7 +168,7 @@ class Decision:
         )
 
     def refusal(self) -> RenseiError:
-        """Say why nothing is left, naming who denied each mode of the profile."""
+        """Make the error for a decision without a mode, with the scope that denied each mode of the profile."""
         reasons = [
             f"{line.mode.value} ({line.detail})" for line in self.trace if line.verdict is not Verdict.NOT_IN_PROFILE
         ]
@@ -190,10 +190,10 @@ def resolve(
     policies: Sequence[Policy],
 ) -> Decision:
     """
-    Pick the most preferred mode that everybody allows.
+    Pick the most preferred mode that all of them allow.
 
-    `served` names the model that each mode would really call: the requested one, or the replacement of a
-    retired one; None where a mode has none. A mode must be allowed for both. `policies` come in the order
+    `served` names the model that each mode would actually call: the requested one, or the replacement of a
+    retired one; None if a mode has none. A mode must be allowed for both. `policies` are in the order
     system, organization, project.
     """
     lines: list[TraceLine] = []
@@ -218,7 +218,7 @@ def resolve(
 def effective(
     policies: Sequence[Policy], *, provider: str, model_id: str, names: Collection[str] = ()
 ) -> dict[AuthMode, str | None]:
-    """Fold the policies for one model: each mode with the scope that denies it, or None where it is allowed."""
+    """Combine the policies for one model: each mode with the scope that denies it, or None if it is allowed."""
     model = OfferedModel(model_id=model_id, auth_modes=(), names=names)
     denials = {mode: find_denial(mode, policies, provider=provider, models=(model,)) for mode in AuthMode}
     return {mode: denial.scope if denial else None for mode, denial in denials.items()}

@@ -31,7 +31,7 @@ _ORDER = {AccessPolicy.Scope.SYSTEM: 0, AccessPolicy.Scope.ORGANIZATION: 1, Acce
 
 
 def load_policies(org: Org, project: Project | None = None) -> list[tuple[str, Matrix]]:
-    """List the policies that apply, from the system's down to the project's, in one query. Absent ones are left out."""
+    """List the policies that apply, from the system's down to the project's, in one query. Absent ones are omitted."""
     found = applying_policies(org, project_ids=[project.pk] if project else [])
     return [(policy.scope, policy.matrix) for policy in found]
 
@@ -46,19 +46,19 @@ def applying_policies(org: Org, *, project_ids: Collection[int]) -> list[AccessP
 
 
 def stored_matrix(org: Org, project: Project | None = None) -> Matrix:
-    """Read the document that an organization, or one of its projects, has set. An absent one is empty."""
+    """Read the document of an organization, or of one of its projects. An absent one is empty."""
     matrix: Matrix | None = AccessPolicy.objects.filter(**_owner(org, project)).values_list("matrix", flat=True).first()
     return matrix or {}
 
 
 def all_policies(org: Org) -> QuerySet[AccessPolicy]:
-    """List the policies of the system, an organization and all its projects, which come with them."""
+    """List the policies of the system, an organization and all its projects, with those projects prefetched."""
     applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(org=org)
     return AccessPolicy.objects.filter(applies).select_related("project")
 
 
 def changes_of(org: Org, project: Project | None = None) -> QuerySet[AuditEvent]:
-    """List the past changes of a policy, the newest first: who, when, and the rows that differ in `detail`."""
+    """List the past changes of a policy, newest first: who, when, and the rows that differ in `detail`."""
     changes: QuerySet[AuditEvent] = AuditEvent.objects.for_org(org).filter(action="policy.set")
     return changes.filter(object_id=_object_id(org, project)).order_by("-id")
 
@@ -88,9 +88,9 @@ def set_policy(
     """
     Replace the policy of the organization or of a project. The audit log keeps the rows that differ.
 
-    `expected` is the document that the caller has looked at; another one in its place is not overwritten.
+    `expected` is the document that the caller has read; a different stored one is not overwritten.
 
-    :raises FieldError: if the document has the wrong shape, or is no longer the expected one
+    :raises FieldError: if the document has the wrong form, or the stored one is not the expected one
     """
     require_setter(access, project)
     validate_matrix(matrix, known=known)
@@ -110,9 +110,9 @@ def set_policy(
 
 def set_system_policy(*, operator: User, matrix: Matrix) -> AccessPolicy:
     """
-    Replace the policy above every organization's, within the caller's transaction. Only operators reach this.
+    Replace the policy above every organization's, within the caller's transaction. Only operators can call this.
 
-    :raises FieldError: if the document has the wrong shape
+    :raises FieldError: if the document has the wrong form
     """
     assert_open()
     validate_matrix(matrix)
@@ -129,9 +129,9 @@ def validate_matrix(matrix: Any, *, known: Collection[str] | None = None) -> Non
     """
     Check that a document is `{"<model | provider | *>": {"<mode>": {"allowed": true | false}}}`.
 
-    `known` names the models and providers that exist; without it any row name passes.
+    `known` names the models and providers that exist; without it any row name is valid.
 
-    :raises FieldError: naming the first rows that are wrong
+    :raises FieldError: with the first rows that are wrong
     """
     found = list(islice(_mistakes(matrix, known), ERRORS_MAX))
     if found:
@@ -144,7 +144,7 @@ def _owner(org: Org, project: Project | None) -> dict[str, Any]:
 
 
 def _difference(old: Matrix, new: Matrix) -> tuple[Matrix, Matrix]:
-    """Keep of both documents the rows that differ: the audit log holds them for ever."""
+    """Reduce both documents to the rows that differ: the audit log stores them permanently."""
     was = {name: row for name, row in old.items() if new.get(name) != row}
     return was, {name: row for name, row in new.items() if old.get(name) != row}
 

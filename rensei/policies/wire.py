@@ -1,4 +1,4 @@
-"""What REST takes and answers of access policies."""
+"""REST requests and answers for access policies."""
 
 from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode

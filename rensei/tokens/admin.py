@@ -1,4 +1,4 @@
-"""What operators see of API tokens."""
+"""Operators' pages for API tokens."""
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -12,7 +12,7 @@ from rensei.tokens.services import revoke_tokens
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin):
-    """Tokens by their last characters. An operator can shut one, and never see one."""
+    """Tokens by their last characters. An operator can revoke a token, but never read it."""
 
     list_display = ["name", "hint", "member", "org", "last_used_at", "expires_at", "revoked_at"]
     list_filter = ["revoked_at"]

@@ -8,5 +8,5 @@ class TokensConfig(AppConfig):
     label = "tokens"
 
     def ready(self) -> None:
-        # Importing it registers the scheme of tokens in the OpenAPI document.
+        # The import registers the scheme of tokens in the OpenAPI document.
         import_module("rensei.tokens.openapi")

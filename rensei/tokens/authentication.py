@@ -1,4 +1,4 @@
-"""How REST callers prove who they are: an API token, or the browser's session."""
+"""Authentication of REST callers: an API token, or the browser's session."""
 
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
@@ -44,7 +44,7 @@ class TokenAuthentication(BaseAuthentication):
 
 
 class CsrfFailed(RenseiError):
-    """A browser's request came without the page's CSRF token, so another site may have sent it."""
+    """A browser's request had no CSRF token of the page, so another site may have sent it."""
 
     code = "NOT_PERMITTED"
     status = 403
@@ -67,7 +67,7 @@ class BrowserAuthentication(SessionAuthentication):
         return user, access
 
     def enforce_csrf(self, request: Request) -> None:
-        """:raises CsrfFailed: unless the request comes from a page of ours"""
+        """:raises CsrfFailed: unless the request comes from one of Rensei's pages"""
         try:
             super().enforce_csrf(request)
         except PermissionDenied as fault:
@@ -76,9 +76,9 @@ class BrowserAuthentication(SessionAuthentication):
 
 def _needs(request: Request) -> Needs | None:
     """
-    What the route declares for this method: `scopes = {"GET": READ, …}`.
+    Return what the route declares for this method: `scopes = {"GET": READ, …}`.
 
-    OPTIONS tells of no data, and a method that the route does not take is refused as such: any scope will do.
+    OPTIONS returns no data, and the view refuses a method that it does not have: any scope suffices.
     """
     view, method = request.parser_context["view"], str(request.method)
     if method == "OPTIONS" or method not in view.allowed_methods:

@@ -1,4 +1,4 @@
-"""REST: how a machine asks to be let in, before it has any token."""
+"""REST: how a machine without a token requests one."""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status

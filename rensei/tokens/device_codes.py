@@ -1,5 +1,5 @@
 """
-How a machine without a browser is let in: it shows a short code, and somebody who is signed in approves it.
+How a machine without a browser is signed in: it shows a short code, and a signed-in person approves it.
 
 The device authorization grant of RFC 8628 (https://www.rfc-editor.org/rfc/rfc8628), for machines that register.
 """
@@ -26,7 +26,7 @@ from rensei.tokens.models import ApiToken, DeviceCode
 
 LIFETIME = timedelta(minutes=10)
 POLL_SECONDS = 2
-# Consonants only, as RFC 8628, section 6.1, advises: easy to type, and they spell no words.
+# Consonants only, as RFC 8628, section 6.1, advises: easy to type, and they form no words.
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 CODE_LENGTH = 8
 WRONG_CODES_MAX = 10
@@ -34,7 +34,7 @@ KEPT = timedelta(hours=1)
 
 
 class DeviceCodePending(RenseiError):
-    """Nobody has approved the machine yet."""
+    """The machine has not been approved yet."""
 
     code = "DEVICE_CODE_PENDING"
     status = 428
@@ -44,7 +44,7 @@ class DeviceCodePending(RenseiError):
 
 
 class DeviceCodeInvalid(RenseiError):
-    """The device code is unknown, expired or used, or somebody denied it."""
+    """The device code is unknown, expired or used, or was denied."""
 
     code = "DEVICE_CODE_INVALID"
     status = 400
@@ -54,7 +54,7 @@ class DeviceCodeInvalid(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A new request to be let in. `device_code` is the machine's secret; `user_code` is shown to the person."""
+    """A new request of a machine. `device_code` is the machine's secret; `user_code` is shown to the person."""
 
     device_code: Secret
     user_code: str
@@ -79,9 +79,9 @@ class DeviceGrant:
 
 def ask(*, host_name: str, address: str | None) -> Asked:
     """
-    Note that a machine asks to be let in.
+    Store a machine's request.
 
-    :raises FieldError: if its name has the wrong shape
+    :raises FieldError: if its name has the wrong form
     """
     host_name = clean_name(host_name, pointer="/hostName")
     device_code = secrets.token_urlsafe(32)
@@ -105,7 +105,7 @@ def find_waiting(user: User, *, user_code: str) -> DeviceCode:
     """
     Find the machine that shows this code.
 
-    :raises NotFound: if none does, or the code has expired or was answered
+    :raises NotFound: if there is none, or the code has expired or was answered
     :raises RateLimited: if the person has tried too many wrong codes
     """
     _require_tries_left(user)
@@ -118,13 +118,13 @@ def find_waiting(user: User, *, user_code: str) -> DeviceCode:
 
 
 def memberships_to_choose(user: User) -> QuerySet[Membership]:
-    """The memberships with which a person may register a machine."""
+    """List the memberships with which a person may register a machine."""
     return Membership.objects.live().select_related("org").filter(user=user, role__in=WRITERS).order_by("org__slug")
 
 
 def approve(access: Access, device: DeviceCode) -> None:
     """
-    Let the machine into the caller's organization. Its token is made when it fetches it.
+    Approve the machine for the caller's organization. Its token is made when the machine fetches it.
 
     :raises NotFound: if the code has expired or was answered meanwhile
     """
@@ -136,7 +136,7 @@ def approve(access: Access, device: DeviceCode) -> None:
 
 def deny(device: DeviceCode) -> None:
     """
-    Refuse the machine.
+    Deny the machine.
 
     :raises NotFound: if the code has expired or was answered meanwhile
     """
@@ -148,8 +148,8 @@ def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
     """
     Register an approved machine and make its token, once.
 
-    :raises DeviceCodePending: if nobody has answered yet
-    :raises DeviceCodeInvalid: if the code leads nowhere (any more)
+    :raises DeviceCodePending: if the machine has been neither approved nor denied
+    :raises DeviceCodeInvalid: if the code is unknown, expired, used or denied
     """
     with durable():
         asked = DeviceCode.objects.filter(
@@ -167,7 +167,7 @@ def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
         assert device.org is not None
         access = for_member(user=device.approved_by, slug=device.org.slug, address=address)
         if access is None or not access.writes:
-            # Whoever approved it has left since, or may no longer register machines.
+            # The approving member has left since, or may no longer register machines.
             raise DeviceCodeInvalid
         host, token, secret = insert_host(access, name=device.host_name)
     return DeviceGrant(host=host, token=token, secret=secret)
@@ -180,7 +180,7 @@ def _answer(device: DeviceCode, **answer: object) -> None:
 
 
 def _user_digest(user_code: str) -> str:
-    """Hash a user code with the server's secret: it is short, so a bare hash could be searched through."""
+    """Hash a user code with the server's secret: it is short, so a plain hash could be brute-forced."""
     letters = "".join(letter for letter in user_code.upper() if letter.isalpha())
     return salted_hmac("rensei.orgs.device-code", letters, algorithm="sha256").hexdigest()
 

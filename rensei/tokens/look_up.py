@@ -1,4 +1,4 @@
-"""Which access an API token opens, and which tokens are valid now."""
+"""The access that an API token gives, and which tokens are valid now."""
 
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ LAST_USED_EVERY = timedelta(minutes=1)
 
 
 def for_token(*, token: str, address: str | None = None) -> Access | None:
-    """Look up what an API token opens; None for an unknown, revoked or expired one."""
+    """Look up the access of an API token; None for an unknown, revoked or expired one."""
     now = timezone.now()
     tokens = alive_tokens(now).select_related("org", "membership__user", "project", "host")
     found = tokens.filter(digest=token_digest(token)).first()
@@ -36,7 +36,7 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
 
 
 def alive_tokens(now: datetime) -> QuerySet[ApiToken]:
-    """Narrow to the tokens that let their callers in: not revoked or expired, of an active member and machine."""
+    """Select the valid tokens: not revoked or expired, of an active member and machine."""
     return (
         ApiToken.objects.filter(revoked_at=None, membership__user__is_active=True)
         .filter(Q(expires_at=None) | Q(expires_at__gt=now))

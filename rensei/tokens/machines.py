@@ -1,4 +1,4 @@
-"""Members' machines, each with the token that only it uses."""
+"""Members' machines, each with its own token."""
 
 from collections.abc import Collection
 
@@ -18,7 +18,7 @@ from rensei.tokens.services import insert_token
 
 
 def visible_hosts(access: Access) -> OrgScopedQuerySet:
-    """List the machines that the caller may see: their own, or everyone's for those who manage or audit."""
+    """List the machines that the caller may read: their own, or all for those who manage or audit."""
     hosts: OrgScopedQuerySet = Host.objects.for_org(access.org).select_related("owner")
     return hosts if access.sees_everyone else hosts.filter(owner=access.user)
 
@@ -27,9 +27,9 @@ def register_host(
     access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
 ) -> tuple[Host, ApiToken, Secret]:
     """
-    Register the caller's own machine, and make the token that only it uses.
+    Register the caller's own machine, and make its own token.
 
-    It carries out runs and dispatches its own, unless `scopes` name more of what the caller may do.
+    The token can execute runs and dispatch its own, unless `scopes` name more of what the caller may do.
     """
     with durable():
         return insert_host(access, name=name, login=login, scopes=scopes)
@@ -53,7 +53,7 @@ def insert_host(
 
 
 def update_host(access: Access, host: Host, *, name: str | None = None, login: str | None = None) -> Host:
-    """Rename one's own machine, or note which login it holds. A machine's token does so for that machine only."""
+    """Rename one's own machine, or record its kind of login. A machine's token does so for that machine only."""
     access.require_writer()
     require_own(access, host)
     if host.owner_id != access.user.pk or access.host not in {None, host}:
@@ -73,7 +73,7 @@ def update_host(access: Access, host: Host, *, name: str | None = None, login: s
 
 
 def revoke_host(access: Access, host: Host) -> None:
-    """Shut a machine out together with its tokens. Members revoke their own, owners and admins everyone's."""
+    """Revoke a machine together with its tokens. Members revoke their own, owners and admins any."""
     require_own(access, host)
     if host.owner_id != access.user.pk:
         access.require_manager()

@@ -9,9 +9,9 @@ class ApiToken(models.Model):
     """
     A program's credential for one organization and member, optionally one project and machine.
 
-    Only the SHA-256 of the token is kept: it is 256 random bits, so a slow hash would add nothing. `scopes` are those
-    of `rensei.orgs.scopes`; `made_by` is the token that made this one, with which it ends, and `generation` counts how
-    many stand before it. No network means any.
+    Only the SHA-256 of the token is stored: it is 256 random bits, so a slow hash would add nothing. `scopes` are those
+    of `rensei.orgs.scopes`; `made_by` is the token that made this one, with which it ends, and `generation` counts the
+    tokens before it in that chain. An empty list of networks allows any.
     """
 
     id = PublicIdField(prefix="tok")
@@ -43,9 +43,9 @@ class ApiToken(models.Model):
 
 class DeviceCode(models.Model):
     """
-    A machine that asks to be let in, until somebody approves it in a browser (RFC 8628).
+    A machine's request to sign in, until a person approves it in a browser (RFC 8628).
 
-    Both codes are kept as hashes. No token exists until the machine fetches it, which it can do once.
+    Both codes are stored as hashes. No token exists until the machine fetches it, which it can do once.
     """
 
     class State(models.TextChoices):

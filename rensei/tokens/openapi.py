@@ -1,4 +1,4 @@
-"""How the OpenAPI description names the ways to prove who one is."""
+"""The names of the authentication methods in the OpenAPI document."""
 
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension

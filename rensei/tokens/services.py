@@ -24,7 +24,7 @@ HINT_LENGTH = 4
 
 
 def visible_tokens(access: Access) -> OrgScopedQuerySet:
-    """List the API tokens that the caller may see: their own, or everyone's for those who manage or audit."""
+    """List the API tokens that the caller may read: their own, or all for those who manage or audit."""
     tokens: OrgScopedQuerySet = ApiToken.objects.for_org(access.org)
     tokens = tokens.select_related("membership__user", "project", "host", "made_by")
     return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
@@ -43,11 +43,11 @@ def create_token(
     """
     Create a token for the caller, never for another member. The secret can be read only now.
 
-    A token made with a token opens no more than that one, in scopes, networks, project, machine and time, and ends
-    with it. Without `scopes` it gets the usual ones.
+    A token made with a token gives no more access than that one, in scopes, networks, project, machine and time, and
+    ends with it. Without `scopes` it gets the default ones.
 
     :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
-    :raises NotPermitted: if the new token would open more than the caller's own
+    :raises NotPermitted: if the new token would give more access than the caller's own
     """
     name = clean_name(name)
     if expires_at is not None and expires_at <= timezone.now():
@@ -81,7 +81,7 @@ def create_token(
 
 
 def revoke_token(access: Access, token: ApiToken) -> None:
-    """Revoke a token with all that was made with it. Members revoke their own, owners and admins everyone's."""
+    """Revoke a token with all that was made with it. Members revoke their own, owners and admins any."""
     require_own(access, token)
     if token.membership_id != access.membership.pk:
         access.require_manager()
@@ -95,7 +95,7 @@ def revoke_token(access: Access, token: ApiToken) -> None:
 
 
 def revoke_tokens(tokens: Iterable[ApiToken], *, operator: User) -> int:
-    """Revoke tokens of any organization with all that was made with them, and tell how many were still open."""
+    """Revoke tokens of any organization with all that was made with them, and count those that were still valid."""
     count = 0
     with durable():
         for token in tokens:

@@ -1,6 +1,6 @@
-"""What the packages above are told of, inside the transaction of the change."""
+"""Signals to the packages above, inside the transaction of the change."""
 
 from django.dispatch import Signal
 
-# Of `token_ids`, which were revoked `now`.
+# Sent with `token_ids`, which were revoked at `now`.
 tokens_revoked = Signal()

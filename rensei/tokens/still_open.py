@@ -1,4 +1,4 @@
-"""Whether callers who were let in a while ago would be let in now: many of them by a fixed number of queries."""
+"""Whether callers that were authenticated earlier still have access, for many at once in a fixed number of queries."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from rensei.tokens.look_up import alive_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """How a caller proved what it may read: a token, or a session with a password that was not changed since."""
+    """How a caller authenticated: a token, or a session whose password has not changed since."""
 
     org_id: str
     user_id: int
@@ -38,12 +38,12 @@ class Caller:
         )
 
     def __repr__(self) -> str:
-        # The key of a session signs in, and stands in no log.
+        # The key of a session gives access, so it must not be logged.
         return f"<Caller {self.token_id or self.user_id}>"
 
 
 def still_open(callers: Collection[Caller]) -> set[Caller]:
-    """Choose those of the callers who may still read what they could."""
+    """Select the callers who still have the same read access."""
     tokens = {caller.token_id for caller in callers if caller.token_id}
     sessions = {caller.session_key for caller in callers if not caller.token_id}
     people = {caller.user_id for caller in callers if not caller.token_id}

@@ -1,4 +1,4 @@
-"""How often a caller may ask: counted for each token, or for each person in an organization."""
+"""Rate limits of REST requests: counted for each token, or for each person in an organization."""
 
 from math import ceil
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ApiThrottle(WindowThrottle):
-    """Every REST request. How the caller stands is told by the headers of the answer."""
+    """Every REST request. The headers of the answer report the caller's use of the limits."""
 
     scope = "api"
 
@@ -29,7 +29,7 @@ class ApiThrottle(WindowThrottle):
         is_allowed = super().allow_request(request, view)
         standings = [self.standing]
         if is_allowed and isinstance(request.auth, Access):
-            # What is refused to one token uses up nothing of its organization.
+            # A refusal for one token uses nothing of its organization's limit.
             whole = OrgThrottle()
             is_allowed = whole.allow(f"{whole.scope}:{request.auth.org.pk}")
             standings.append(whole.standing)
@@ -46,7 +46,7 @@ class OrgThrottle(WindowThrottle):
 
 
 class SensitiveThrottle(WindowThrottle):
-    """Requests that are costly, or that could be used for guessing: views with `throttle_scope = "sensitive"`."""
+    """Requests that are costly, or usable for guessing: views with `throttle_scope = "sensitive"`."""
 
     scope = "sensitive"
     is_exact = True
@@ -59,9 +59,9 @@ class SensitiveThrottle(WindowThrottle):
 
 def spend_sensitive(access: Access) -> None:
     """
-    Count something that is costly or could be used for guessing, at the moment in which it is done.
+    Count an operation that is costly or usable for guessing, at the moment in which it is done.
 
-    For work that follows checks of a form: what those refuse costs nothing, so it uses up nothing.
+    For work after the checks of a form: input that they reject costs nothing, so it uses up nothing.
 
     :raises RateLimited: if the caller has done so too often
     """

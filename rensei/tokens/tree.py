@@ -1,4 +1,4 @@
-"""What was made with a token ends with it: the tokens and machines, and the invitations that are still open."""
+"""What was made with a token ends with it: tokens, machines, and the invitations that are still open."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,7 +17,7 @@ GENERATIONS_MAX = limit(
 
 
 class TokenChainTooLong(RenseiError):
-    """A token made by a token made by a token, and so on, so far that nobody could follow it."""
+    """The chain of tokens that made one another is longer than the limit."""
 
     code = "NOT_PERMITTED"
     status = 403
@@ -27,7 +27,7 @@ class TokenChainTooLong(RenseiError):
 
 def lock_maker(access: Access) -> ApiToken | None:
     """
-    Hold the token that makes something until commit, so that it is not revoked meanwhile without what it makes.
+    Lock the token that makes something until commit, so that it cannot be revoked meanwhile without what it makes.
 
     :raises NotPermitted: if it was revoked already
     """
@@ -42,7 +42,7 @@ def lock_maker(access: Access) -> ApiToken | None:
 
 
 def next_generation(maker: ApiToken | None) -> int:
-    """:raises TokenChainTooLong: if the token that makes another was itself made through too many"""
+    """:raises TokenChainTooLong: if the chain of tokens that made this one is at the limit"""
     generation = 0 if maker is None else maker.generation + 1
     if generation > GENERATIONS_MAX:
         raise TokenChainTooLong
@@ -51,9 +51,9 @@ def next_generation(maker: ApiToken | None) -> int:
 
 def revoke(token_ids: Iterable[str], *, now: datetime) -> list[str]:
     """
-    Revoke tokens and all that was made with them, and give the ids of those that were still open.
+    Revoke tokens and all that was made with them, and return the ids of those that were still valid.
 
-    A generation is revoked before the next one is read: whoever makes a token holds its maker, so none is missed.
+    A generation is revoked before the next one is read: making a token locks its maker, so none is missed.
     """
     assert_open()
     ended: list[str] = []

@@ -1,8 +1,8 @@
 """
-Tokens that are none of ours, refused before they cost a look-up each.
+Unknown tokens, rejected before each costs a look-up.
 
-A token that was not found is not looked up again for a while, and an address may send so many that are not found in a
-minute. Tokens that were good lately pass whatever others at their address send.
+A token that was not found is not looked up again for a while, and each address has a limit per minute of tokens that
+are not found. Recently valid tokens are accepted regardless of other requests from their address.
 """
 
 import threading
@@ -17,7 +17,7 @@ from rensei.core.limits import limit
 from rensei.core.networks import counted_address
 from rensei.core.rates import rates
 
-# How soon a token works again whose person was let in again. No other token that was not found becomes good.
+# How soon a token works again after its member's access is restored. No other token that was not found becomes valid.
 UNKNOWN_SECONDS = 10.0
 GOOD_SECONDS = 3600.0
 KEPT_MAX = limit(
@@ -29,7 +29,7 @@ KEPT_MAX = limit(
 
 
 class _Recent:
-    """Keys and when they were noted, the oldest first. Noting and looking take the same time for one and for many."""
+    """Keys and their times, oldest first. Adding and checking take the same time for one and for many."""
 
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
@@ -53,7 +53,7 @@ class _Recent:
 
 
 class UnknownTokens:
-    """What one process knows of tokens, by their digests. It may be used from every thread."""
+    """The results of one process's look-ups, by the tokens' digests. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,12 +61,12 @@ class UnknownTokens:
 
     def require_look_up(self, digest: str, *, address: str | None) -> None:
         """
-        Ask whether a token may be looked up.
+        Check that a token may be looked up.
 
         :raises NotAuthenticated: if it was not found just now
-        :raises RateLimited: if its address has sent too many that were not found
+        :raises RateLimited: if its address has sent too many tokens that were not found
         """
-        # Almost every call comes this way, so it takes no lock: one look into a dictionary needs none.
+        # Almost every call takes this path, so it uses no lock: one dictionary look-up needs none.
         if digest in self._good:
             return
         with self._lock:
@@ -79,7 +79,7 @@ class UnknownTokens:
             raise NotAuthenticated
 
     def note(self, digest: str, *, found: bool, address: str | None) -> None:
-        """Remember what a look-up has found."""
+        """Store the result of a look-up."""
         if found:
             if digest not in self._good:
                 with self._lock:

@@ -1,4 +1,4 @@
-"""Triggers refuse every change of an audit event. On SQLite, a migration that rebuilds the table installs them again."""
+"""Triggers that reject every change of an audit event. On SQLite, a migration that rebuilds the table reinstalls them."""
 
 from django.db import migrations
 

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--database-host", default="postgres", help="default: %(default)s, as in compose.yaml")
 
     def handle(self, *, folder: Path, database_host: str, **options: Any) -> None:
-        """Write all of them or none: a second keyring or password would not open what the first one closed."""
+        """Write all of them or none: a second keyring or password would not decrypt what the first one encrypted."""
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise CommandError(f"{folder} is not empty. Secrets are made once, and never replaced.")

@@ -1,4 +1,4 @@
-"""`manage.py move_database`: take an installation from SQLite to PostgreSQL."""
+"""`manage.py move_database`: move an installation from SQLite to PostgreSQL."""
 
 from argparse import ArgumentParser
 from typing import Any

@@ -1,4 +1,4 @@
-"""`manage.py prepare`: everything that has to be done before the processes of this release may start."""
+"""`manage.py prepare`: everything that is required before the processes of this release may start."""
 
 from argparse import ArgumentParser
 from typing import Any

@@ -14,13 +14,13 @@ from rensei import launcher, layout
 from rensei.core.asgi_limits import SERVER_OPTIONS
 from rensei.launcher import LOOPBACK, LaunchFailed, Processes
 
-# A web process waits this long for open streams, which would otherwise hold it until they end.
+# A web process waits this long for open streams, which would otherwise keep it running until they end.
 STREAM_GRACE_SECONDS = 3
 
 
 class Command(BaseCommand):
     help = "Start the web server and a worker on this machine; with --demo, on data and a provider of their own."
-    # It only starts other processes, and each of them checks for itself.
+    # It only starts other processes, and each of them runs the checks itself.
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -88,10 +88,10 @@ def _celery_worker() -> tuple[str, ...]:
 
 
 def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
-    """Make the environment of the children. A demo's is closed: no setting of the real installation reaches it."""
+    """Make the environment of the children. A demo's is isolated: it gets no setting of the real installation."""
     environment = {**os.environ, "RENSEI_DATA_DIR": str(data_dir)}
     environment.setdefault("RENSEI_PUBLIC_URL", f"http://{LOOPBACK}:{port}")
-    # The greeting asks the server what is missing, which it tells only for this token.
+    # `welcome` requests what is missing, which the server returns only for this token.
     environment["RENSEI_METRICS_TOKEN"] = settings.RENSEI_METRICS_TOKEN or secrets.token_urlsafe(32)
     if demo:
         closed = {
@@ -104,7 +104,7 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
             "RENSEI_ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port + 1}",
             "RENSEI_SIMULATED": "true",
         }
-        # A secret that is mounted as a file would win over what stands here.
+        # A secret that is mounted as a file would override these values.
         environment = {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in closed}
         environment |= closed
     return environment

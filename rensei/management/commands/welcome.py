@@ -1,4 +1,4 @@
-"""`manage.py welcome`: wait until the server is ready, and say where to go."""
+"""`manage.py welcome`: wait until the server is ready, and print its address."""
 
 import sys
 import time

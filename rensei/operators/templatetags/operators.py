@@ -1,4 +1,4 @@
-"""What operators see beside the stock admin: the front page's figures, and the ways from one object to others."""
+"""Additions to the stock admin for operators: the front page's figures, and links between objects."""
 
 from typing import Any
 
@@ -26,13 +26,13 @@ def overview() -> Overview:
 
 @register.filter
 def advice(kind: str) -> str:
-    """What an operator does about a name of this kind that is not known."""
+    """Return what an operator does about an unknown name of this kind."""
     return unknown_names.advice_for(kind)
 
 
 @register.simple_tag
 def ways_from(thing: Model | None) -> list[tuple[str, str]]:
-    """The pages that an operator goes to from an object's page: what each is called, and its address."""
+    """List the links from an object's page: the name and the address of each."""
     if isinstance(thing, Org):
         return _of_org(thing)
     if isinstance(thing, PlatformKey):
@@ -52,7 +52,7 @@ def ways_from(thing: Model | None) -> list[tuple[str, str]]:
 
 @register.simple_tag
 def switch_of(thing: Model | None) -> dict[str, Any]:
-    """What of an object can be stopped, or the kill switch that has stopped it. Empty where nothing can."""
+    """Return what of an object can be stopped, or the kill switch that has stopped it. Empty if nothing can."""
     target = stoppable.of_object(thing)
     if target is None:
         return {}

@@ -1,4 +1,4 @@
-"""`manage.py create_org`: make an organization and its owner, and print an API token once."""
+"""`manage.py create_org`: create an organization and its owner, and print an API token once."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`manage.py remove_two_step`: let somebody in again who has lost their authenticator and their recovery codes."""
+"""`manage.py remove_two_step`: restore access after the loss of an authenticator and its recovery codes."""
 
 from argparse import ArgumentParser
 from typing import Any

@@ -1,4 +1,4 @@
-"""`manage.py setup_link`: print a new link to the first account."""
+"""`manage.py setup_link`: print a new link to create the first account."""
 
 from typing import Any
 
