@@ -8,10 +8,11 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from rensei.core.effort import EffortChoice, choices_for
+from rensei.core.querysets import Lookups
 from rensei.orgs.models import Org, OrgScopedQuerySet
 
 
-class CatalogEntryQuerySet(models.QuerySet["CatalogEntry"]):
+class CatalogEntryQuerySet(Lookups, models.QuerySet["CatalogEntry"]):
     def visible_to(self, org: Org) -> Self:
         """
         Platform entries, and the organization's own.

@@ -1,17 +1,12 @@
 """What several pages answer in the same way: ask again, or say that nothing is there."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
-from django.db.models import Model, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
 from rensei.console.access import PageRequest
-from rensei.core.errors import NotFound
-
-M = TypeVar("M", bound=Model)
 
 
 def confirm(
@@ -35,15 +30,3 @@ def confirm(
         "back": reverse(f"console:{back}", args=[request.access.org.slug, *args]),
     }
     return render(request, "components/_confirm.html" if request.htmx else "console/confirm.html", context)
-
-
-def only(found: QuerySet[M]) -> M:
-    """
-    Give back the one row that an address names.
-
-    :raises NotFound: if there is none
-    """
-    row = found.first()
-    if row is None:
-        raise NotFound
-    return row

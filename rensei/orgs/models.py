@@ -7,8 +7,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from rensei.core.errors import NotFound
 from rensei.core.ids import PublicIdField
+from rensei.core.querysets import Lookups
 
 
 class UserManager(BaseUserManager["User"]):
@@ -86,18 +86,11 @@ class Org(models.Model):
         return self.slug
 
 
-class OrgScopedQuerySet(models.QuerySet[Any]):
+class OrgScopedQuerySet(Lookups, models.QuerySet[Any]):
     """Reads an organization's rows through `for_org`."""
 
     def for_org(self, org: Org) -> Self:
         return self.filter(org=org)
-
-    def get_or_404(self, **lookup: object) -> Any:
-        """:raises NotFound: if this query set has no such row"""
-        found = self.filter(**lookup).first()
-        if found is None:
-            raise NotFound
-        return found
 
 
 class Project(models.Model):

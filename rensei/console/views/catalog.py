@@ -16,7 +16,7 @@ from catalog.providers import PROVIDERS
 from profiles.services import profiles_naming
 from rensei.console import snippets
 from rensei.console.access import PageRequest, attempt, page
-from rensei.console.answers import confirm, only
+from rensei.console.answers import confirm
 from rensei.console.forms.base import RefusableForm
 from rensei.console.sorting import in_order, sort_of
 from rensei.core.clock import database_now
@@ -136,7 +136,7 @@ def delete(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
     """Take a model that the organization has added out of its catalog."""
     access = request.access
     access.require_manager()
-    found = only(CatalogEntry.objects.filter(org=access.org, provider=provider, model_id=model_id.replace("\0", "")))
+    found = CatalogEntry.objects.get_or_404(org=access.org, provider=provider, model_id=model_id.replace("\0", ""))
     if request.method == "POST":
         return attempt(
             request,

@@ -8,7 +8,6 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from rensei.console.access import PageRequest, page
-from rensei.console.answers import only
 from rensei.console.templatetags.console import count, mode_label, prompt_tokens, usd
 from rensei.console.views.runs import asked_of, text_of
 from rensei.dispatch.models import Run
@@ -22,7 +21,7 @@ def compare(request: PageRequest) -> HttpResponse:
     """Show the two runs that the address names, or the latest ones to choose from until there are two."""
     own = Run.objects.for_org(request.access.org)
     named = list(dict.fromkeys(request.GET.getlist("run")))[:2]
-    found = [only(own.select_related("input").filter(pk=run_id)) for run_id in named]
+    found = [own.select_related("input").get_or_404(pk=run_id) for run_id in named]
     if len(found) < 2:
         offered = own.listed().exclude(pk__in=named).select_related("project").order_by("-id")[:OFFERED]
         context = {"first": found[0] if found else None, "runs": offered}

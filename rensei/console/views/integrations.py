@@ -14,7 +14,7 @@ from integrations.models import Integration
 from integrations.providers.base import Verdict
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, attempt, page, say_refusal, sensitive
-from rensei.console.answers import confirm, only
+from rensei.console.answers import confirm
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
@@ -239,7 +239,7 @@ def _own(access: Access) -> Any:
 
 
 def _find(access: Access, integration_id: str) -> Integration:
-    found: Integration = only(Integration.objects.for_org(access.org).filter(pk=integration_id))
+    found: Integration = Integration.objects.for_org(access.org).get_or_404(pk=integration_id)
     return found
 
 

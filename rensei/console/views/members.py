@@ -9,7 +9,7 @@ from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
 from rensei.accounts.models import Invitation
 from rensei.console.access import PageRequest, attempt, page, sensitive
-from rensei.console.answers import confirm, only
+from rensei.console.answers import confirm
 from rensei.console.forms.members import InvitationForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
@@ -62,7 +62,7 @@ def invitation_revoke(request: PageRequest, invitation_id: str) -> HttpResponse:
 @require_POST
 @page
 def member_role(request: PageRequest, member_id: str) -> HttpResponse:
-    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
+    member = Membership.objects.for_org(request.access.org).select_related("user").get_or_404(pk=member_id)
     role = request.POST.get("role", "")
     return attempt(
         request,
@@ -75,7 +75,7 @@ def member_role(request: PageRequest, member_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
-    member = only(Membership.objects.for_org(request.access.org).select_related("user").filter(pk=member_id))
+    member = Membership.objects.for_org(request.access.org).select_related("user").get_or_404(pk=member_id)
     if request.method == "POST":
         answer = attempt(
             request,
@@ -116,5 +116,5 @@ def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) ->
 
 
 def _invitation(request: PageRequest, invitation_id: str) -> Invitation:
-    found: Invitation = only(invitations.open_invitations(request.access).filter(pk=invitation_id))
+    found: Invitation = invitations.open_invitations(request.access).get_or_404(pk=invitation_id)
     return found

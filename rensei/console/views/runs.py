@@ -11,7 +11,6 @@ from django.views.decorators.http import require_POST, require_safe
 from billing.models import CostEvent
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
-from rensei.console.answers import only
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
@@ -59,8 +58,8 @@ def runs(request: PageRequest) -> HttpResponse:
 @page
 def run(request: PageRequest, run_id: str) -> HttpResponse:
     """Show one run; htmx asks for its changing part alone while it lasts."""
-    found = only(
-        Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").filter(pk=run_id)
+    found = (
+        Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").get_or_404(pk=run_id)
     )
     ended = found.state in Run.ENDED
     usage = found.usage or ({} if ended else _usage_so_far(found))
@@ -98,7 +97,7 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
     """Dispatch once more exactly what a run asked, by its profile's modes and the policies as they are now."""
     access = request.access
     access.require_writer()
-    found = only(repeatable(Run.objects.for_org(access.org)).filter(pk=run_id))
+    found = repeatable(Run.objects.for_org(access.org)).get_or_404(pk=run_id)
     try:
         repeated = admit.dispatch(access, repeated_request(found))
     except NotFound:
@@ -112,7 +111,7 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
 @require_POST
 @page
 def cancel(request: PageRequest, run_id: str) -> HttpResponse:
-    found = only(Run.objects.for_org(request.access.org).filter(pk=run_id))
+    found = Run.objects.for_org(request.access.org).get_or_404(pk=run_id)
     return attempt(
         request,
         lambda: services.cancel_run(request.access, found),

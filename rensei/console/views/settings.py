@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from rensei.console.access import PageRequest, attempt, page
-from rensei.console.answers import confirm, only
+from rensei.console.answers import confirm
 from rensei.console.forms.settings import TokenForm
 from rensei.core.errors import RenseiError
 from rensei.dispatch.models import Run
@@ -53,7 +53,7 @@ def tokens(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
-    token = only(visible_tokens(request.access).filter(pk=token_id))
+    token = visible_tokens(request.access).get_or_404(pk=token_id)
     if request.method == "POST":
         return attempt(
             request,
@@ -85,7 +85,7 @@ def machines(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
-    host = only(visible_hosts(request.access).filter(pk=machine_id))
+    host = visible_hosts(request.access).get_or_404(pk=machine_id)
     if request.method == "POST":
         return attempt(
             request,

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from rensei.console import graph
 from rensei.console.access import PageRequest, attempt, page
-from rensei.console.answers import confirm, only
+from rensei.console.answers import confirm
 from rensei.console.forms.workflows import DocumentForm, NewWorkflowForm, StartForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.orgs import services as orgs
@@ -147,7 +147,7 @@ def run(request: PageRequest, workflow_run_id: str) -> HttpResponse:
 @require_POST
 @page
 def cancel(request: PageRequest, workflow_run_id: str) -> HttpResponse:
-    found = only(services.visible_workflow_runs(request.access).filter(pk=workflow_run_id))
+    found = services.visible_workflow_runs(request.access).get_or_404(pk=workflow_run_id)
     return attempt(
         request,
         lambda: services.cancel(request.access, found),

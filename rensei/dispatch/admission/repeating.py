@@ -1,13 +1,11 @@
 """Repeating a run: the request that asks the provider once more for exactly the same."""
 
-from django.db.models import QuerySet
-
 from catalog.providers import PROVIDERS
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Run, RunQuerySet
 
 
-def repeatable(runs: QuerySet[Run]) -> QuerySet[Run]:
+def repeatable(runs: RunQuerySet) -> RunQuerySet:
     """Narrow runs to those whose whole input is kept. The gateway keeps none, and images are dropped after a while."""
     kept = runs.filter(input__isnull=False, input__images_dropped_at=None)
     return kept.select_related("project", "input")
