@@ -1,4 +1,4 @@
-"""What operators see of the audits of `manage.py audit_ledger`, and the system's access policy, which they set."""
+"""Admin pages: the audits of `manage.py audit_ledger` (read only), and the system's access policy."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from billing.integrity.differences import Difference
 from rensei.core.errors import FieldError
 
-# Importing the page of runs puts it into the admin.
+# The import registers the page of runs in the admin.
 from rensei.dispatch import runs_admin  # noqa: F401
 from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Outcome, Prediction
@@ -40,7 +40,7 @@ class LedgerAuditAdmin(ReadOnlyAdmin):
 
 
 class SystemPolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The system's policy. One that changes what profiles do is saved when it is sent a second time, unchanged."""
+    """Edit the system's policy. If it changes the outcome of a profile, it must be sent twice to be saved."""
 
     confirmed = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -74,7 +74,7 @@ def _fingerprint(matrix: Matrix) -> str:
 
 
 def _warnings(first: list[Prediction], *, others: int) -> list[str]:
-    """Say what a policy would change, and how it is saved all the same."""
+    """List what a policy would change, and explain how to confirm it."""
     lines = [
         f"{change.profile.org_id} {change.profile.public_id}"
         f"{f' in {change.project.slug}' if change.project else ''}: {_said(change.before)} → {_said(change.after)}"
@@ -91,7 +91,7 @@ def _said(outcome: Outcome) -> str:
 
 @admin.register(AccessPolicy)
 class AccessPolicyAdmin(ReadOnlyAdmin):
-    """Operators set the system's policy. Those of organizations and projects are read here."""
+    """Operators set the system's policy. Policies of organizations and projects are read-only here."""
 
     form = SystemPolicyForm
     fields = ["scope", "org", "project", "matrix", "confirmed", "updated_at"]
@@ -102,7 +102,7 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
     readonly_fields = ["scope", "org", "project", "updated_at"]
 
     def get_fields(self, request: HttpRequest, obj: AccessPolicy | None = None) -> Any:
-        """Only the form, which is for operators and for the system's policy, has something to confirm."""
+        """Leave `confirmed` out for read-only pages: only the form of the system's policy needs it."""
         editable = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
         return [name for name in self.fields if editable or name != "confirmed"]
 

@@ -1,4 +1,4 @@
-"""The values that a decision is made from, loaded once for any number of profiles."""
+"""The dispatch context: the inputs of a decision, loaded together for any number of profiles."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchContext:
-    """What is true of one profile at one moment: the model, the policies, the keys, the prices."""
+    """The state of one profile at one moment: the model, the policies, the keys, the prices."""
 
     org: Org
     now: datetime
@@ -61,9 +61,9 @@ class DispatchContext:
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """
-        The entry that a mode would really call.
+        Return the catalog entry that a mode would call.
 
-        A retired model is served by its replacement, except where the organization's own key still lists it.
+        A retired model is served by its replacement, unless the organization's own key still lists it.
         """
         if self.requested.lifecycle_on(self.now.date()) != CatalogEntry.Lifecycle.RETIRED:
             return self.requested
@@ -72,12 +72,12 @@ class DispatchContext:
         return self.replacement
 
     def offered(self) -> dict[AuthMode, OfferedModel | None]:
-        """The served model of each mode, as the resolver takes it."""
+        """Return the served model of each mode, in the resolver's form."""
         served = {mode: self.served(mode) for mode in AuthMode}
         return {mode: self.offered_model(entry) if entry else None for mode, entry in served.items()}
 
     def offered_model(self, entry: CatalogEntry) -> OfferedModel:
-        """A catalog entry as the resolver sees it. What the profile calls the requested one is a name of it too."""
+        """Convert a catalog entry for the resolver. The profile's name of the requested entry is one of its names."""
         return offered_model(
             entry,
             asked_as=self.profile.model_id if entry == self.requested else "",
@@ -88,7 +88,7 @@ class DispatchContext:
         return self.prices.get(entry.pk, [])
 
     def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode) -> list[PlatformKey]:
-        """The healthy keys of a pool that serve the model of that mode, those that are paused included."""
+        """Return the healthy keys of a pool that serve the mode's model, including paused keys."""
         entry = self.served(mode)
         if entry is None:
             return []
@@ -101,7 +101,7 @@ class DispatchContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What a page has read for itself, so that a dry run does not read it again."""
+    """Data that a page has already loaded, so that a dry run does not load it again."""
 
     standing: BillingSnapshot
     entries: Sequence[CatalogEntry]
@@ -111,7 +111,7 @@ class Known:
 
 
 def offered_model(entry: CatalogEntry, *, asked_as: str = "", answered_by: Sequence[CatalogEntry] = ()) -> OfferedModel:
-    """A catalog entry as the resolver sees it, with the models that have answered in its name."""
+    """Convert a catalog entry for the resolver, with the models that have answered requests for it."""
     return OfferedModel(
         model_id=entry.model_id,
         auth_modes=entry.auth_modes,
@@ -131,10 +131,10 @@ def load(
     known: Known | None = None,
 ) -> list[DispatchContext | RenseiError]:
     """
-    Load the facts for each profile, in a number of queries that does not grow with the profiles.
+    Load the dispatch context of each profile, in a number of queries that is independent of the number of profiles.
 
-    A profile whose model is gone gets its refusal in place of its facts. `with_quota` judges the shared
-    quota and the budget for a preview; a dispatch leaves them to its conditional UPDATE.
+    A profile whose model is not available gets a refusal in place of a context. `with_quota` includes the shared
+    quota and the budget, for a preview; a dispatch checks them in its conditional UPDATE.
     """
     org = access.org
     standing = known.standing if known else snapshot_of(org)
@@ -211,7 +211,7 @@ def _integrations(org: Org, profiles: Iterable[ModelProfile], known: Known | Non
 
 
 def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) -> Integration | None:
-    """The integration that the profile names, else the organization's default for the provider."""
+    """Return the integration that the profile names, else the organization's default for the provider."""
     for integration in integrations:
         if integration.provider != profile.provider:
             continue
@@ -224,7 +224,7 @@ def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) 
 
 
 def _host(access: Access, host_id: str | None) -> tuple[Host | None, str]:
-    """The machine of a host session: the one named, else the token's, else the caller's only one."""
+    """Return the machine of a host session: the named one, else the API token's, else the caller's only one."""
     own = list(Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None).order_by("id")[:50])
     if host_id is not None:
         named = next((host for host in own if host.id == host_id), None)

@@ -1,4 +1,4 @@
-"""Runs, the attempts to make them, what came back, and where they may run. The run table is the queue."""
+"""Runs, their attempts, inputs and events, and capacity pools. The run table is the queue."""
 
 from typing import Self
 
@@ -15,7 +15,7 @@ from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
 
 
 class CapacityPool(models.Model):
-    """A place where runs execute. `local` is built in and needs no row."""
+    """A capacity pool, where runs execute. `local` is built in and needs no row."""
 
     class Provider(models.TextChoices):
         LOCAL = "local", "Local"
@@ -41,14 +41,14 @@ class CapacityPool(models.Model):
 
 
 class RunQuerySet(OrgScopedQuerySet):
-    """The runs, with a way to load them for a list."""
+    """A query set of runs, with a method to load them for a list."""
 
     def listed(self) -> Self:
-        """Leave out what can be long and no list shows: an output or a trace of megabytes is read where one run is."""
+        """Defer the fields that no list shows: an output or a trace can be megabytes long."""
         return self.defer("output_text", "output_content", "trace", "prices")
 
 
-# What a worker of the server may claim, and what it has claimed: `fair_order.py` repeats both in its SQL.
+# The runs that a server worker may claim, and those that it has claimed. The SQL of `fair_order.py` repeats both.
 _WAITING = Q(state="QUEUED") & ~Q(auth_mode="host-session")
 _UNDER_WAY = Q(state="RUNNING", via="queue") & ~Q(auth_mode="host-session")
 _PROJECT_NUMBER = Coalesce(F("project_id"), Value(0))
@@ -56,12 +56,11 @@ _PROJECT_NUMBER = Coalesce(F("project_id"), Value(0))
 
 class Run(models.Model):
     """
-    One dispatched call to a model: the decision that was made for it, its place in the queue, its outcome.
+    One dispatched call to a model: its decision, its place in the queue, its outcome.
 
-    A run of the gateway is never queued: the server process that has its caller on the line holds its lease, and
-    neither its prompt nor its answer is kept. The payer and the mode are fixed at dispatch. `epoch` is the fencing
-    token: a worker that lost its lease can no longer change the run. `prices` are the bands frozen at dispatch
-    (null: unpriced).
+    A gateway run is never queued: the server process that serves its caller holds its lease, and neither its prompt
+    nor its output is stored. The payer and the mode are fixed at dispatch. `epoch` is the fencing token: a worker
+    that lost its lease can no longer change the run. `prices` are the price bands frozen at dispatch (null: unpriced).
     """
 
     class State(models.TextChoices):
@@ -84,7 +83,7 @@ class Run(models.Model):
     profile_id = models.CharField(max_length=80, blank=True)
     profile_name = models.CharField(max_length=63, blank=True)
     provider = models.CharField(max_length=32)
-    # The name that the profile or the caller gave: the id of the requested model, or another name of it.
+    # The name in the profile or the request: the id of the requested model, or another name of it.
     asked_model_id = models.CharField(max_length=160, blank=True)
     model_id = models.CharField(max_length=128)
     served_model_id = models.CharField(max_length=128)
@@ -110,7 +109,7 @@ class Run(models.Model):
     not_before = models.DateTimeField(null=True)
     deadline_at = models.DateTimeField()
     chunk_count = models.PositiveIntegerField(default=0)
-    # What the organization's count of stored bytes has of the run, and what its events will add to it at the end.
+    # The run's part of the organization's count of stored bytes, and what its events will add to it at the end.
     stored_bytes = models.PositiveBigIntegerField(default=0)
     event_bytes = models.PositiveBigIntegerField(default=0)
 
@@ -145,15 +144,16 @@ class Run(models.Model):
 
     @property
     def has_events(self) -> bool:
-        """Whether those who watch the run find its events stored. The gateway's have gone to its caller."""
+        """Whether the run's events are stored. A gateway run streams to its caller and stores none."""
         return self.via == self.Via.QUEUE
 
 
 class Turn(models.Model):
     """
-    When a run of a project was last claimed, so that projects and organizations take turns.
+    The time when a run of a project was last claimed, so that projects and organizations take turns.
 
-    The number is the project's key, or 0 for runs without a project. It outlives its project, which does no harm.
+    `project_number` is the project's primary key, or 0 for runs without a project. The row may outlive its project;
+    this is harmless.
     """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_index=False)
@@ -171,7 +171,7 @@ class Turn(models.Model):
 
 
 class RunInput(models.Model):
-    """What a run was asked, as the caller sent it, apart from the run so that lists stay small."""
+    """The input of a run as the caller sent it, in a separate table to keep lists of runs small."""
 
     run = models.OneToOneField(Run, models.CASCADE, primary_key=True, related_name="input")
     body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
@@ -186,7 +186,7 @@ class Attempt(models.Model):
     """
     One call to a provider, written in its own transaction before the call is made.
 
-    VOID: provably never sent. INDETERMINATE: nobody saw it finish, so it carries an estimated charge.
+    VOID: provably never sent. INDETERMINATE: its end was not observed, so it has an estimated charge.
     """
 
     class State(models.TextChoices):
@@ -219,7 +219,7 @@ class Attempt(models.Model):
 
 
 class RunChunk(models.Model):
-    """One event of a run, in order, for those who watch it live or afterwards."""
+    """One event of a run, in order, for event streams during and after the run."""
 
     class Kind(models.TextChoices):
         STATE = "state", "State"
@@ -240,7 +240,7 @@ class RunChunk(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """A dispatch that a caller named, so that repeating it gives the same run. Kept for 24 hours."""
+    """The Idempotency-Key of a dispatch: repeating it returns the same run. Kept for 24 hours."""
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="+")
     key = models.CharField(max_length=255)
@@ -258,7 +258,7 @@ class IdempotencyKey(models.Model):
 
 
 class LedgerAudit(models.Model):
-    """What one audit of the ledger found. `first_differences` are as many as are worth reading."""
+    """The result of one audit of the ledger. `first_differences` holds a limited number of them."""
 
     ran_at = models.DateTimeField(db_index=True)
     seconds = models.FloatField()

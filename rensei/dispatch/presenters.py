@@ -1,4 +1,4 @@
-"""Runs as they are on the wire."""
+"""The JSON form of runs in the API."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from rensei.dispatch.models import Run
 
 
 def run_body(run: Run) -> dict[str, Any]:
-    """Write a run as the JSON of the contract."""
+    """Convert a run to the JSON of the API contract."""
     output = None
     if run.output_text or run.output_content or run.state == Run.State.SUCCEEDED:
         output = {"text": run.output_text, "content": run.output_content, "stopReason": run.stop_reason or None}
@@ -17,7 +17,7 @@ def run_body(run: Run) -> dict[str, Any]:
 
 
 def listed_run_body(run: Run) -> dict[str, Any]:
-    """Write a run as JSON for a list: without its output and trace, which may be megabytes each."""
+    """Convert a run to JSON for a list: without its output and trace, which may be megabytes each."""
     usage = Usage.from_dict(run.usage) if run.usage else Usage()
     return {
         "id": run.id,
@@ -46,7 +46,7 @@ def listed_run_body(run: Run) -> dict[str, Any]:
 
 
 def usage_body(usage: Usage) -> dict[str, int]:
-    """Write token counts as the JSON of the contract."""
+    """Convert token counts to the JSON of the API contract."""
     return {
         "inputTokens": usage.input_tokens,
         "outputTokens": usage.output_tokens,

@@ -1,4 +1,4 @@
-"""Which runs a caller may see."""
+"""Queries of the runs that are visible to a caller."""
 
 from django.db.models import Q
 
@@ -9,9 +9,9 @@ from rensei.orgs.scopes import Scope
 
 def visible_runs(access: Access) -> RunQuerySet:
     """
-    The runs that a caller may see: the organization's, or those of the project that the token is bound to.
+    Return the runs visible to a caller: the organization's, or those of the API token's project.
 
-    A token without the scope `read` sees its member's own, and a machine's those that go to it.
+    Without the scope `read`, an API token gives access to its member's own runs, and a machine's also to its runs.
     """
     runs: RunQuerySet = Run.objects.for_org(access.org).select_related("project")
     if access.project:
@@ -23,6 +23,6 @@ def visible_runs(access: Access) -> RunQuerySet:
 
 
 def find_run(access: Access, run_id: str) -> Run:
-    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    """:raises NotFound: if there is no such run, or it is not visible to the caller"""
     run: Run = visible_runs(access).get_or_404(id=run_id)
     return run

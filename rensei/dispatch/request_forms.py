@@ -1,4 +1,4 @@
-"""The forms of what `requests` checks, as JSON schemas for the OpenAPI document."""
+"""JSON schemas of the request parts that `requests` checks, for the OpenAPI document."""
 
 from typing import Any
 

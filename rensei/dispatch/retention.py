@@ -1,4 +1,4 @@
-"""What is not kept for ever: the images that runs were sent."""
+"""Retention: delete the images in the inputs of old runs."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +17,7 @@ BATCH = 100
 
 
 def drop_old_images() -> None:
-    """Take the images out of the inputs of runs that ended longer ago than the retention setting says."""
+    """Remove the images from the inputs of runs that ended before the retention period."""
     now = database_now()
     until = now - timedelta(days=settings.RENSEI_IMAGE_RETENTION_DAYS)
     old = RunInput.objects.filter(run__state__in=Run.ENDED, run__finished_at__lt=until, has_images=True)
@@ -41,7 +41,7 @@ def _drop_images(run_id: str, *, now: datetime) -> None:
 
 
 def holds_images(messages: list[dict[str, Any]]) -> bool:
-    """Tell whether any message carries an image, those inside tool results included."""
+    """Return whether any message contains an image, including images inside tool results."""
     return any(_holds_image(message["content"]) for message in messages)
 
 
@@ -52,7 +52,7 @@ def _holds_image(content: Any) -> bool:
 
 
 def _without_images(message: dict[str, Any]) -> dict[str, Any]:
-    """The same message, or block, with a note in the place of each image."""
+    """Return a message or block with each image replaced by a note."""
     content = message.get("content")
     if not isinstance(content, list):
         return message

@@ -1,4 +1,4 @@
-"""Runs in the admin: what happened and why. What was asked and answered is the organization's, and is not shown."""
+"""Admin pages of runs: their states and decisions. Inputs and outputs belong to the organization and are not shown."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ NAMES = ("profile_id", "provider", "model_id", "served_model_id")
 
 
 class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]
-    """The calls of a run, with what the provider said."""
+    """The calls of a run, with the provider's request ids and errors."""
 
     model = Attempt
     can_delete = False
@@ -61,7 +61,7 @@ class RunAdmin(ReadOnlyAdmin):
     readonly_fields = ["stopped_by", "amount_usd"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        """Leave out what models wrote: nothing here shows it."""
+        """Defer the outputs and other long fields, which these pages do not show."""
         runs = super().get_queryset(request)
         assert isinstance(runs, RunQuerySet)
         return runs.listed().defer("metadata")

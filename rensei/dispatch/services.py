@@ -1,4 +1,4 @@
-"""The verbs that change a run after its dispatch, and those for capacity pools."""
+"""Operations that change a run after its dispatch, and operations on capacity pools."""
 
 import re
 
@@ -27,9 +27,9 @@ class RunNotCancellable(RenseiError):
 
 def cancel_run(access: Access, run: Run) -> Run:
     """
-    Cancel a run: at once while it is queued; a running one is hung up on, and what it used is charged.
+    Cancel a run. A queued run ends immediately; a running call is aborted, and its usage is charged.
 
-    :raises RunNotCancellable: if it has ended
+    :raises RunNotCancellable: if the run has ended
     """
     access.require_writer()
     if run.state in Run.ENDED:
@@ -40,7 +40,7 @@ def cancel_run(access: Access, run: Run) -> Run:
         settle.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
     with durable():
         running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
-        # A run that went back into the queue meanwhile is cancelled at its next claim.
+        # A run that was requeued meanwhile is cancelled at its next claim.
         queued = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.QUEUED, cancel_requested_at=None)
         if running.update(cancel_requested_at=now) or queued.update(cancel_requested_at=now) or was_queued:
             record(access, "run.cancelled", object_id=run.id)
@@ -52,7 +52,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
     """
     Add a capacity pool to the organization.
 
-    :raises FieldError: if the name or the provider is not one that can be
+    :raises FieldError: if the name or the provider is invalid
     :raises AlreadyExists: if the organization has a pool of that name
     """
     _require_manager_of_whole_org(access)
@@ -72,7 +72,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
 
 
 def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> CapacityPool:
-    """Switch a pool on or off. Runs that were dispatched to it go on."""
+    """Switch a pool on or off. Runs that were dispatched to it continue."""
     _require_manager_of_whole_org(access)
     with durable():
         pool.active = active
@@ -82,7 +82,7 @@ def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> Capacity
 
 
 def remove_pool(access: Access, pool: CapacityPool) -> None:
-    """Remove a pool. Runs that name it keep its name."""
+    """Remove a pool. Its runs keep its name."""
     _require_manager_of_whole_org(access)
     with durable():
         pool_id, name = pool.id, pool.name
@@ -91,7 +91,7 @@ def remove_pool(access: Access, pool: CapacityPool) -> None:
 
 
 def _require_manager_of_whole_org(access: Access) -> None:
-    """:raises NotPermitted: unless the caller manages the organization, and not by a token of one project"""
+    """:raises NotPermitted: if the caller is no manager, or uses an API token of one project"""
     access.require_manager()
     if access.project is not None:
         raise NotPermitted

@@ -1,6 +1,6 @@
-"""What the rooms above are told of, inside the transaction of the change."""
+"""Signals for the packages above this one, sent inside the transaction of the change."""
 
 from django.dispatch import Signal
 
-# Sent with `run`, once for each run, when its end has been written.
+# Sent with `run`, once for each run, after its end is written.
 run_ended = Signal()

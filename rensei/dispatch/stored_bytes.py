@@ -1,8 +1,8 @@
 """
-How many bytes a run stores: at its admission its input, while it is called its events, and at its end its answer.
+Count the bytes that a run stores: its input at admission, its events during the call, its output at the end.
 
-A run that waits or is called holds what its answer may still come to, by its own output limit. A run of the gateway
-keeps neither prompt nor answer, so it holds nothing, and its row is counted with its end.
+A queued or executing run holds the maximum size of its output, which follows from its output limit. A gateway run
+stores neither prompt nor output, so it holds nothing, and its row is counted when it ends.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from rensei.dispatch.models import Run, RunInput
 from rensei.orgs import storage
 
 EVENT_ROW_BYTES = 64
-# The last two events of a run, which are written with its end.
+# The size of the last two events of a run, which are written with its end.
 LAST_EVENTS_BYTES = 512
 ANSWER_BYTES_FIXED = 16 * 1024
 ANSWER_BYTES_PER_TOKEN = limit(
@@ -33,12 +33,12 @@ REPORTED_BYTES_FIXED = limit(
     what="Answer that a machine reports, beside 64 bytes for each token of the run's output limit",
     told="the caller: 400 `VALIDATION_FAILED` with the field",
 )
-# An answer is stored as a text, as the blocks that it came in, and as the events of those who watch.
+# An output is stored three times: as a text, as content blocks, and as events.
 COPIES = 3
 
 
 def at_admission(run: Run, given: RunInput | None) -> int:
-    """Count what is written with a run: its rows, why it was decided so, and what it was asked."""
+    """Return the bytes written at the admission of a run: its rows, the trace of its decision, and its input."""
     told = storage.size_of(run.trace, run.metadata, run.prices, run.effort_applied)
     return storage.ROW_BYTES + told + (storage.size_of(given.body) if given is not None else 0)
 
@@ -48,14 +48,14 @@ def of_event(data: dict[str, Any]) -> int:
 
 
 def of_end(run: Run, *, text: str, content: list[dict[str, Any]], error: StoredError | None) -> int:
-    """Count what the end of a run adds, but for the events that it has written before."""
+    """Return the bytes that the end of a run adds, without the events that were written before."""
     if not run.has_events:
         return at_admission(run, None) + storage.size_of(error)
     return LAST_EVENTS_BYTES + storage.size_of(text, content, error)
 
 
 def count_ends(runs: Sequence[Run], *, sizes: Mapping[str, int]) -> None:
-    """Count what ended runs have written, their events included, and let go of what they have held."""
+    """Count the bytes that ended runs have written, including their events, and release what they held."""
     watched = [run.id for run in runs if run.has_events]
     events = dict(Run.objects.filter(id__in=watched).values_list("id", "event_bytes")) if watched else {}
     used: Counter[str] = Counter()
@@ -67,22 +67,22 @@ def count_ends(runs: Sequence[Run], *, sizes: Mapping[str, int]) -> None:
 
 
 def of_answer_at_most(run: Run) -> int:
-    """The most that the text of a run's answer may take."""
+    """Return the maximum size of the text of a run's output."""
     return ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * run.max_tokens
 
 
 def of_report_at_most(run: Run) -> int:
-    """The most that a machine may report as a run's answer, which comes as a text and as blocks."""
+    """Return the maximum size of the output that a machine may report, as a text and as blocks together."""
     return REPORTED_BYTES_FIXED + 2 * ANSWER_BYTES_PER_TOKEN * run.max_tokens
 
 
 def held(run: Run) -> int:
-    """What a run may still write when it has been admitted."""
+    """Return the bytes that a run may still write after its admission."""
     return COPIES * of_answer_at_most(run) if run.has_events else 0
 
 
 def by_org() -> Mapping[str, tuple[int, int]]:
-    """Add up what each organization's runs store, and what those that have not ended may still write."""
+    """Sum for each organization what its runs store, and what its unfinished runs may still write."""
     may_write = COPIES * (ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * Cast("max_tokens", BigIntegerField()))
     is_live = When(state__in=[Run.State.QUEUED, Run.State.RUNNING], via=Run.Via.QUEUE, then=may_write)
     of_live = Sum(Case(is_live, default=0, output_field=BigIntegerField()))

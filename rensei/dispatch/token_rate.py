@@ -1,7 +1,7 @@
 """
-Input and output tokens of an organization by the minute: of every call that is settled, wherever it was made.
+The rate of input and output tokens of an organization, over all of its settled calls.
 
-What a call will use is not known before it has ended, so the limit is passed by what the calls under way use.
+The usage of a call is unknown before its end, so the calls in progress can exceed the limit by their usage.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ def tokens_of(usage: Usage) -> int:
 
 
 def note(used: Iterable[tuple[str, Usage]]) -> None:
-    """Count what calls of organizations have used, after it was committed."""
+    """Count the usage of organizations' calls, after its commit."""
     _, seconds = _rate()
     for org_id, usage in used:
         if tokens := tokens_of(usage):
@@ -31,9 +31,9 @@ def note(used: Iterable[tuple[str, Usage]]) -> None:
 
 def require_left(org_id: str) -> LimitUsage:
     """
-    Tell how an organization stands.
+    Return the token usage of an organization.
 
-    :raises RateLimited: if it has used up its tokens
+    :raises RateLimited: if the organization has used up its tokens
     """
     most, seconds = _rate()
     standing = LimitUsage(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))

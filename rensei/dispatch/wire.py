@@ -1,4 +1,4 @@
-"""The parts of a run as they are on the wire, each declared once for the OpenAPI document."""
+"""The JSON schema of a run and its parts, each declared once for the OpenAPI document."""
 
 from rest_framework import serializers
 

@@ -1,8 +1,8 @@
 """
-Addresses that clients call by mistake, answered in the client's own shape with the one that it should call.
+Paths that clients call by mistake. The response has the client's own format and names the correct URL.
 
-Clients differ in what they add to a base URL: some `/v1/messages`, some `/messages` alone, and those of OpenAI's API
-paths of their own. Each way to get a base URL wrong leads to one of these.
+Clients append different paths to a base URL: some `/v1/messages`, some only `/messages`, and clients of OpenAI's API
+other paths. Each wrong base URL leads to one of these paths.
 """
 
 import re
@@ -23,17 +23,17 @@ _OF_OPENAI = (
     r"(?:chat/completions|completions|responses|embeddings|moderations|images|audio|realtime|assistants|threads|batches|"
     r"fine_tuning|vector_stores|uploads)(?:/.*)?"
 )
-# What may be taken for the base URL: none, that of REST, that of another gateway, or one with `/v1` too many.
+# Possible wrong base URLs: none, that of REST, that of another gateway, or one with an extra `/v1`.
 _BASE = r"(?:/api)?(?:/anthropic|/openai)?(?:/v1){0,2}/"
-# No page and no address of REST is among these.
+# These never match a page or a REST path.
 _STRAYED = re.compile(rf"{_BASE}(?:{_OF_ANTHROPIC}|{_OF_OPENAI})/?")
 _OPENAIS_CALL = re.compile(rf"{_BASE}(?:{_OF_OPENAI})")
-# Both APIs have files at this address; only one of them has the header.
+# Both APIs have files at this path; only Anthropic's sends the header `anthropic-version`.
 _FILES = re.compile(r"(?:/v1)+/files(?:/.*)?")
 
 
 class NotServed(RenseiError):
-    """The gateway answers no call at that address."""
+    """The gateway does not serve that path."""
 
     code = "NOT_FOUND"
     status = 404
@@ -51,12 +51,12 @@ class NotServed(RenseiError):
 
 
 def is_gateways(path: str) -> bool:
-    """Tell whether the gateway answers at a path: at its own, and where a client with a wrong base URL calls."""
+    """Return whether the gateway handles a path: its own, or one that a client with a wrong base URL calls."""
     return path.startswith(PREFIX) or _STRAYED.fullmatch(path) is not None
 
 
 def require_host(host: str) -> None:
-    """:raises FieldError: unless the server answers to a host name, which may have a port behind it"""
+    """:raises FieldError: if the server does not accept the host name, which may be followed by a port"""
     if not _is_allowed(host):
         raise FieldError(
             pointer="/headers/Host",
@@ -72,7 +72,7 @@ def _is_allowed(host: str) -> bool:
 
 
 def require_served(path: str, headers: Mapping[str, str]) -> None:
-    """:raises NotServed: if there is nothing at this path, which has no slash at its end"""
+    """:raises NotServed: if nothing is served at this path, which has no trailing slash"""
     if path not in (MESSAGES, COUNT_TOKENS, MODELS) and not path.startswith(f"{MODELS}/"):
         is_file = _FILES.fullmatch(path) is not None and "anthropic-version" not in headers
         raise NotServed(path, is_openais=is_file or _OPENAIS_CALL.fullmatch(path) is not None)

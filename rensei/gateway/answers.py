@@ -1,5 +1,5 @@
 """
-Refusals in Anthropic's own shape, so that every client understands them, with our code beside.
+Refusals in Anthropic's error format, which every client supports, with Rensei's code in addition.
 
 Source: https://platform.claude.com/docs/en/api/errors
 """
@@ -14,7 +14,7 @@ from rensei.core.errors import RenseiError, StoredError, note_refused
 from rensei.gateway.addresses import NotServed
 from rensei.gateway.statuses import Place, place_of
 
-# After so long a call that is worth repeating is repeated, where the provider does not say.
+# The `retry-after` of a retryable call if the provider sends none.
 RETRY_SECONDS = 5
 _UNIFIED = b"anthropic-ratelimit-unified-"
 Headers = list[tuple[bytes, bytes]]
@@ -23,7 +23,7 @@ Answer = tuple[int, Headers, bytes]
 
 
 def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
-    """Write a refusal as an answer: its status, headers and body."""
+    """Convert a refusal to a response: its status, headers and body."""
     note_refused(refusal, path="gateway", request_id=request_id)
     told = {_snake(name): value for name, value in refusal.extra.items() if name != "trace"}
     place = place_of(refusal.code)
@@ -39,20 +39,20 @@ def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
 
 
 def failure_answer(error: StoredError, *, request_id: str, retry_after: float | None = None) -> Answer:
-    """Write the error of a call that got no answer which can be passed on. `error` is the run's."""
+    """Build the response for a call without a provider response to pass on. `error` is the run's."""
     place = place_of(error["code"], repeats=error["retryable"])
     headers = _headers(place, request_id, retry_after=retry_after)
     return place.status, headers, _error(place, _said(error), request_id=request_id, code=error["code"])
 
 
 def stream_error(error: StoredError, *, request_id: str) -> bytes:
-    """Write the last event of a stream that cannot go on. `error` is the run's."""
+    """Build the last event of a stream that cannot continue. `error` is the run's."""
     place = place_of(error["code"], repeats=error["retryable"])
     return b"event: error\ndata: " + _error(place, _said(error), request_id=request_id, code=error["code"]) + b"\n\n"
 
 
 def own_headers(request_id: str) -> Headers:
-    """List the headers of every answer that is ours."""
+    """Return the headers of every response that the gateway itself creates."""
     return [
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),
@@ -70,10 +70,10 @@ def _headers(place: Place, request_id: str, *, retry_after: float | None) -> Hea
 
 def _used_up_headers(resets_at: str, place: Place) -> Headers:
     """
-    Say that an amount is used up, as an organization's spend limit is said to be.
+    Return the headers for a used-up amount, in the form of Anthropic's spend limit of an organization.
 
-    Claude Code prints the message alone and stops. With a claim or an overage status beside these it would write a
-    sentence of its own, about an account at Anthropic.
+    With these, Claude Code prints only the message and stops. With a claim or an overage status in addition, it would
+    print its own sentence about an account at Anthropic.
     """
     reset = datetime.fromisoformat(resets_at)
     seconds = max(1, math.ceil((reset - datetime.now(UTC)).total_seconds()))
@@ -100,5 +100,5 @@ def _error(place: Place, message: str, *, request_id: str, **more: Any) -> bytes
 
 
 def _snake(name: str) -> str:
-    """Write a name of REST as the Messages API writes names."""
+    """Convert a REST name to the snake case of the Messages API."""
     return "".join(f"_{character.lower()}" if character.isupper() else character for character in name)

@@ -1,8 +1,8 @@
 """
-The Anthropic-compatible door, as an ASGI application beside Django's: https://platform.claude.com/docs/en/api/messages
+The Anthropic-compatible API, as an ASGI application beside Django's: https://platform.claude.com/docs/en/api/messages
 
-Everything under `/v1/` is answered here, in Anthropic's shape. A call is authenticated, limited, judged, written down
-and committed, and only then sent.
+Everything under `/v1/` is served here, in Anthropic's format. A call is authenticated, limited, decided, written and
+committed, and only then sent.
 """
 
 import asyncio
@@ -51,12 +51,12 @@ from rensei.gateway.writer import GroupWriter, write_admissions, write_settlemen
 from rensei.orgs.access import Access
 
 LOADERS = 4
-# Nobody waits for a settlement, so it may wait for others. A call that comes while others are written waits for those.
+# No caller waits for a settlement, so settlements are gathered. Admissions are not: they wait for a running write only.
 SETTLEMENTS_GATHER_SECONDS = 0.1
-# After how long Python's threads take turns. The event loop has calls to pass on while the writers compute.
+# Python's switch interval between threads. The event loop must pass on calls while the writers compute.
 TURN_SECONDS = 0.001
-# The calls under way hold thousands of objects, and need no collector to be freed: nearly none of them are in a cycle.
-# By Python's own 700, it looked through those of all these calls a hundred times a second, and then found nothing.
+# Calls in progress hold thousands of objects, and almost none are in a cycle, so they are freed without the collector.
+# With Python's default of 700, the collector scanned them a hundred times a second and found nothing.
 COLLECTED_OBJECTS = 20_000
 BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
 DROP_SECONDS_MAX = 10
@@ -69,7 +69,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Gateway:
-    """What one event loop needs to answer: caches, connections, writers. Made at the first request."""
+    """The gateway of one event loop: caches, connections, writers. It is created at the first request."""
 
     def __init__(self) -> None:
         executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
@@ -86,13 +86,13 @@ class Gateway:
         )
         self._live: set[asyncio.Task[Any]] = set()
         sys.setswitchinterval(TURN_SECONDS)
-        # What is loaded by now stays. Looking through all of it for garbage stopped every call for a tenth of a second.
+        # The objects loaded so far are permanent. Scanning all of them for garbage stopped every call for 0.1 s.
         gc.collect()
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS, *gc.get_threshold()[1:])
 
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, whatever it is."""
+        """Handle one request, including all errors."""
         caller = Caller(send)
         upload = _Upload(receive)
         try:
@@ -112,7 +112,7 @@ class Gateway:
             await caller.answer(*answers.refusal_answer(Internal(), request_id=caller.request_id))
 
     async def close(self) -> None:
-        """Wait for the calls under way, settle them, and let go of everything."""
+        """Wait for the calls in progress, settle them, and release all resources."""
         if self._live:
             await asyncio.wait(self._live, timeout=settings.RENSEI_GATEWAY_DRAIN_SECONDS)
         await self._admissions.close()
@@ -156,7 +156,7 @@ class Gateway:
                 await self._message(access, route, body, others, address, headers, caller)
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
-        """Undo the compression of a body, if it has any. However small it is, it may stand for the largest."""
+        """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
         encoding = headers.get("content-encoding", "identity")
         if encoding.lower() == "identity":
             return raw
@@ -168,11 +168,11 @@ class Gateway:
 
     async def _route(self, access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route:
         """
-        Judge a call, or another model that it may be served by, under the mode of the call.
+        Decide a call, or another model that may serve it, under the mode of the call.
 
-        :raises RenseiError: if it is refused
+        :raises RenseiError: if the call is refused
         """
-        # The token, not the organization: it may be bound to a project, and its member may see other profiles.
+        # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         assert access.token is not None
         found = await self._routes.get(
             (access.token.id, model, turned_to, mode),
@@ -192,7 +192,7 @@ class Gateway:
         headers: dict[str, str],
         caller: Caller,
     ) -> None:
-        """Write a call down, and make it."""
+        """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id
         prepare = partial(requests.prepare, body, route, others=others, betas=headers.get("anthropic-beta", ""))
         outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
@@ -226,7 +226,7 @@ class Gateway:
         self._settlements.submit(plan)
 
     def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Credential]:
-        """Make the rows of a call: a run that is under way from its first moment, and its attempt."""
+        """Build the rows of a call: a run that is RUNNING from the start, and its attempt."""
         now, credential = route.now(), route.choose_credential()
         session = headers.get("x-claude-code-session-id", "")[:100]
         run = made_like(route.run)
@@ -250,7 +250,7 @@ class Gateway:
         return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most), credential
 
     async def _count(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
-        """Have a prompt counted, which is free and makes no run."""
+        """Have the provider count a prompt. This is free and creates no run."""
         served = route.judgement.entry.model_id
         outgoing = body if body.values["model"] == served else body.with_values(model=served)
         credential = route.choose_credential()
@@ -266,7 +266,7 @@ class Gateway:
                 return
             said, failure = await relay.read_failure(answer)
         except ProviderFailure as fault:
-            # There is no answer, or no whole one, that could be passed on.
+            # There is no complete response that could be passed on.
             passed, failure = None, fault
         error = await error_of(route.run, failure)
         if passed is not None and error["code"] == failure.code and relay.is_refusal(answer):
@@ -286,7 +286,7 @@ class Gateway:
 def with_gateway(
     application: Callable[..., Awaitable[None]], *, on_startup: Callable[[], None]
 ) -> Callable[..., Awaitable[None]]:
-    """Put the gateway beside an ASGI application. It begins with the first request and ends with the server."""
+    """Combine the gateway with an ASGI application. It starts with the first request and stops with the server."""
     gateway: Gateway | None = None
 
     async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -318,7 +318,7 @@ def _require_method(method: str, allowed: str) -> None:
 
 
 class _Upload:
-    """What a caller sends. Of a body that nobody reads the rest is dropped: who still sends would miss the answer."""
+    """The caller's upload. The rest of an unread body is dropped: a client that still sends would miss the response."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -332,7 +332,7 @@ class _Upload:
         return message
 
     async def drop_rest(self) -> None:
-        """Read on for a while. Whoever sends more than that is hung up on."""
+        """Read and drop the rest, within limits of time and size. Beyond these, the connection is closed."""
         with suppress(TimeoutError, BodyTooSlow):
             async with asyncio.timeout(DROP_SECONDS_MAX):
                 while not self._is_whole and self._size <= BODY_DROPPED_MAX:
@@ -341,9 +341,9 @@ class _Upload:
 
 async def _read_body(headers: dict[str, str], receive: Receive, hold: Callable[[int], None]) -> bytes:
     """
-    Read a body, and have its bytes counted as they come.
+    Read a body, and count its bytes as they arrive.
 
-    :raises RequestTooLarge: if it is more than any call takes, announced or not
+    :raises RequestTooLarge: if the announced or received size exceeds the limit
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:

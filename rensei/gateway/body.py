@@ -1,7 +1,7 @@
 """
-The body of a request as it came: its values to decide by, and its bytes to send on.
+The body of a request: its values for the decision, and its original bytes to forward.
 
-Only what has to change is changed, at its place in the text, so that everything else arrives as the caller wrote it.
+Only necessary changes are made, in place in the text, so that everything else is forwarded as the caller wrote it.
 """
 
 import json
@@ -14,7 +14,7 @@ from rensei.core.errors import FieldError, json_pointer
 from rensei.core.json_body import parse_json
 
 NAME_CHARACTERS_MAX = 300
-# What stands before the name of a member, between the two, and after the last one.
+# The text before a member's name, and between the name and the value; the white space at the end.
 # https://www.rfc-editor.org/rfc/rfc8259#section-2
 _BEFORE_NAME = re.compile(r'[ \t\n\r]*[{,][ \t\n\r]*"')
 _BEFORE_VALUE = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
@@ -24,7 +24,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 class Body:
-    """A JSON object, and the bytes that it was read from."""
+    """A JSON object, and the bytes from which it was parsed."""
 
     def __init__(self, raw: bytes, values: dict[str, Any]) -> None:
         self.raw = raw
@@ -32,14 +32,14 @@ class Body:
 
     @classmethod
     def read(cls, raw: bytes) -> "Body":
-        """:raises FieldError: if it is not a JSON object, holds one name twice, or more than is read of any"""
+        """:raises FieldError: if it is not a JSON object, repeats a name, or exceeds the limits of the JSON parser"""
         values = parse_json(raw)
         if not isinstance(values, dict):
             raise FieldError(pointer="", reason="The body is not a JSON object.")
         return cls(raw, values)
 
     def with_values(self, **changed: Any) -> "Body":
-        """Make a body in which these members have other values. A member that is not there is added at the end."""
+        """Return a body in which these members have other values. A missing member is added at the end."""
         text = self.raw.decode()
         spans = _find_members(text, changed.keys() & self.values.keys())
         pieces, at = [], 0
@@ -58,22 +58,22 @@ class Body:
 
     def name_of(self, member: str) -> str:
         """
-        Read a member that names something.
+        Read a member that is a name.
 
-        :raises FieldError: if it is missing, or can be the name of nothing
+        :raises FieldError: if the member is missing, or is not a valid name
         """
         return checked_name(self.values.get(member), pointer=json_pointer(member))
 
 
 def checked_name(value: object, *, pointer: str) -> str:
-    """:raises FieldError: if a value can be the name of nothing: half a character, or a page of text"""
+    """:raises FieldError: if a value is not a valid name, for example a lone surrogate or a very long text"""
     if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
         raise FieldError(pointer=pointer, reason=f"`{pointer.rpartition('/')[2]}` is required, and is a name.")
     return value
 
 
 def _find_members(text: str, names: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Find where the values of these members begin and end. The text is a valid JSON object that has them all."""
+    """Find where the values of these members begin and end. The text must be a valid JSON object that has them all."""
     spans: dict[str, tuple[int, int]] = {}
     at = 0
     while len(spans) < len(names):

@@ -1,8 +1,8 @@
 """
-One call through the gateway: written down, sent, passed on as it comes, and settled by what went by.
+One call through the gateway: written, sent, streamed to the caller, and settled with the usage in the stream.
 
-The answer is read to its end even if the caller has left, because what was produced is paid. Only a cancellation, or
-the end of the run's time, hangs up.
+The response is read to its end even if the caller has disconnected, because the output is paid for. Only a
+cancellation or the run's deadline aborts the call.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ logger = structlog.get_logger(__name__)
 
 
 class RunCancelled(RenseiError):
-    """The run was cancelled while its caller waited for the answer."""
+    """The run was cancelled while its caller waited for the response."""
 
     code = "RUN_CANCELLED"
     status = 409
@@ -54,11 +54,11 @@ class RunCancelled(RenseiError):
 
 
 class Caller:
-    """The caller's end of the line. One who has left is told nothing more, and the answer is read on."""
+    """The connection to the caller. After a disconnect nothing more is sent, but the provider is still read."""
 
     def __init__(self, send: Send) -> None:
         self.has_begun = False
-        # How the caller stands against its limits. Every answer tells it.
+        # The caller's usage of its limits. Every response includes these headers.
         self.limit_headers: Headers = []
         self._tail = b""
         self._send = send
@@ -66,11 +66,11 @@ class Caller:
 
     @cached_property
     def request_id(self) -> str:
-        """Names the request in an answer of our own. Most callers get the provider's answer, with its id."""
+        """The id of the request in the gateway's own responses. A provider's response has the provider's id."""
         return new_id("req")
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Give a whole answer."""
+        """Send a complete response."""
         sized = [(name, value) for name, value in headers if name != b"content-length"]
         await self.begin(status, [*sized, (b"content-length", str(len(body)).encode())])
         await self._tell({"type": "http.response.body", "body": body})
@@ -85,9 +85,9 @@ class Caller:
         await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def break_off(self, error: StoredError) -> None:
-        """End a stream by an event that says why it does not go on. `error` is the run's."""
+        """End a stream with an event that gives the reason. `error` is the run's."""
         if self._tail not in {b"", b"\n\n"}:
-            # It broke off within an event, which must not swallow ours.
+            # The stream broke within an event. Terminate it, so that the error event is parsed separately.
             await self.pass_on(b"\n\n")
         await self.pass_on(answers.stream_error(error, request_id=self.request_id))
         await self.end()
@@ -101,14 +101,14 @@ class Caller:
         try:
             await self._send(message)
         except (OSError, RuntimeError):
-            # What servers raise for a connection that is closed.
+            # ASGI servers raise these for a closed connection.
             self._gone = True
 
 
 class LiveCall(LiveRun):
     """
-    A run of the gateway under way. An order to stop, from the keeper's thread or by the end of its time, interrupts
-    what it waits for.
+    A gateway run in progress. An order to stop, from the lease renewal's thread or at the deadline, interrupts its
+    current wait.
     """
 
     def __init__(self, run: Run, *, seconds_left: float) -> None:
@@ -122,8 +122,8 @@ class LiveCall(LiveRun):
 
     def order(self, reason: Stop) -> None:
         if reason is Stop.LEASE_LOST and self.seconds_left > 0:
-            # The process was away for too long, and the run was given up. The caller is still there, so the call goes
-            # on: its settlement corrects the estimate.
+            # The process was paused for too long, and the reaper ended the run. The caller is still connected, so the
+            # call continues: its settlement corrects the estimate.
             return
         super().order(reason)
         assert self._task is not None
@@ -131,9 +131,9 @@ class LiveCall(LiveRun):
 
 
 class Call:
-    """One attempt after another, until one is answered. `run`, `attempt`, `text`, `usage` are what settles it."""
+    """Make attempts until one gets a response. `run`, `attempt`, `text` and `usage` are the input of the settlement."""
 
-    # Nothing of an answer is kept.
+    # No output is stored.
     text = ""
 
     def __init__(
@@ -162,7 +162,7 @@ class Call:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider has reported so far."""
+        """The usage that the provider has reported so far."""
         return self._tap.usage_so_far() if self._tap is not None else None
 
     @property
@@ -170,12 +170,12 @@ class Call:
         return self._tap.parts_so_far() if self._tap is not None else ()
 
     async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
-        """Send the request, pass the answer on, and settle."""
+        """Send the request, pass the response on, and settle."""
         try:
             await self._carry(sessions, path=path, headers=headers)
         except asyncio.CancelledError:
             if self._live.stop is None:
-                # The server stops and waits no longer. What nobody has settled is the reaper's.
+                # The server is shutting down. The reaper settles the call.
                 raise
             task = asyncio.current_task()
             assert task is not None
@@ -213,7 +213,7 @@ class Call:
                 return
 
     async def _pass_on(self, answer: aiohttp.ClientResponse) -> None:
-        """Pass an answer on as it comes, and listen to what it used."""
+        """Pass a response on as it arrives, and read its usage."""
         self.request_id = relay.request_id(answer)
         streams = answer.content_type == "text/event-stream"
         try:
@@ -233,7 +233,7 @@ class Call:
                     tap.take(chunk)
                     await self._caller.pass_on(chunk)
             else:
-                # It comes at once when all of it is made, so there is nothing to pass on before.
+                # The provider sends it only when it is complete, so it is read as a whole.
                 whole = await relay.read_whole(answer)
                 tap.take(whole)
             self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
@@ -251,7 +251,7 @@ class Call:
             if streams and not tap.has_error:
                 await self._caller.break_off(error)
                 return
-            # It ended with an error of the provider's own, or is no answer at all: passed on like all else.
+            # It ended with the provider's own error event, or is not a valid response: both are passed on unchanged.
         except asyncio.CancelledError:
             answer.close()
             raise
@@ -261,7 +261,7 @@ class Call:
             await self._caller.answer(answer.status, self._headers(answer), whole)
 
     async def _refuse(self, answer: aiohttp.ClientResponse, body: bytes, failure: ProviderFailure) -> None:
-        """Pass the provider's refusal on as it is, unless it is about a key which is not the caller's affair."""
+        """Pass the provider's refusal on unchanged, unless it is about a platform key, which callers must not see."""
         error = await self._fail(failure)
         if error["code"] == failure.code and relay.is_refusal(answer):
             await self._caller.answer(answer.status, self._headers(answer), body)
@@ -269,14 +269,14 @@ class Call:
             await self._say(error, failure)
 
     async def _say(self, error: StoredError, failure: ProviderFailure) -> None:
-        """Answer with the run's error, where the provider gave no answer that could be passed on."""
+        """Respond with the run's error, if there is no provider response to pass on."""
         status, headers, body = answers.failure_answer(
             error, request_id=self._caller.request_id, retry_after=failure.retry_after_seconds
         )
         await self._caller.answer(status, [*headers, *run_headers(self.run)], body)
 
     async def _try_again(self, failure: ProviderFailure) -> bool:
-        """Settle a failed attempt and write down one with another key of the same payer, where there is one."""
+        """Settle a failed attempt, and write an attempt with another key of the same payer, if there is one."""
         try:
             again = await in_thread(partial(self._next_attempt, failure))
         except DATABASE_FAULTS as fault:
@@ -307,11 +307,11 @@ class Call:
         return (attempt, credential) if attempt is not None else None
 
     async def _fail(self, failure: ProviderFailure) -> StoredError:
-        """Settle a call that failed for good, and tell what the organization is told of it."""
+        """Settle a call that failed finally, and return the error that is shown to the organization."""
         try:
             error = await error_of(self.run, failure)
         except DATABASE_FAULTS as fault:
-            # The call failed all the same, and is settled when the database is back.
+            # The failed call is settled when the database is available again.
             error = outcomes.refusal_error(database_refusal(fault, run_id=self.run.id))
         self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
         return error
@@ -327,10 +327,10 @@ class Call:
 
 
 async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
-    """Ask the mode what the organization is told of a failure. It may look the pool's keys up, so a thread asks."""
+    """Return the error shown to the organization, computed in a thread: a mode may read keys from the database."""
     return await in_thread(partial(MODES[AuthMode(run.auth_mode)].error_of, run, failure))
 
 
 def run_headers(run: Run) -> Headers:
-    """Name the run that a call became, and the mode that was chosen for it."""
+    """Return the headers with the run id of a call and its auth mode."""
     return [(b"x-rensei-run-id", run.id.encode()), (b"x-rensei-auth-mode", run.auth_mode.encode())]

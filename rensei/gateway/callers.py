@@ -1,4 +1,4 @@
-"""Who calls: the token that a request holds, and what it opens."""
+"""Authentication of callers: the API token of a request, and the access that it gives."""
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -14,19 +14,19 @@ from rensei.tokens.unknown_tokens import unknown_tokens
 
 
 class Callers:
-    """The callers of the last moments, so that few calls wait for the database."""
+    """A short-lived cache of recent callers, so that few calls wait for the database."""
 
     def __init__(self, executor: Executor) -> None:
         self._found: ShortLivedCache[Access | None] = ShortLivedCache(executor)
 
     async def authenticate(self, headers: Mapping[str, str], address: str | None) -> Access:
         """
-        Find whose token one of the two headers holds.
+        Authenticate the API token in one of the two headers.
 
-        :raises NotAuthenticated: unless it is one of ours, and good
-        :raises RateLimited: if too many that are not ours came from this address
-        :raises ScopeMissing: if it was not made for the gateway
-        :raises NetworkNotAllowed: if it is not for use from this address
+        :raises NotAuthenticated: if there is no valid API token
+        :raises RateLimited: if this address sent too many unknown tokens
+        :raises ScopeMissing: if the token lacks the gateway scope
+        :raises NetworkNotAllowed: if the token may not be used from this address
         """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
@@ -39,6 +39,6 @@ class Callers:
         unknown_tokens.note(digest, found=access is not None, address=address)
         if access is None:
             raise NotAuthenticated
-        # What is kept serves callers at several addresses.
+        # Checked for each request, because a cached access serves callers at several addresses.
         access.require_scope(GATEWAY, address=address)
         return access

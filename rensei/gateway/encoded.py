@@ -1,4 +1,4 @@
-"""Request bodies that come compressed, with a `content-encoding`."""
+"""Compressed request bodies, with a `content-encoding`."""
 
 from rensei.core.api import LARGE_BODY_LIMIT, RequestTooLarge
 from rensei.core.encodings import Damaged, EncodingUnknown, TooLong, decode
@@ -9,7 +9,7 @@ NAME_CHARACTERS_MAX = 40
 
 
 class EncodingNotRead(RenseiError):
-    """The body is compressed in a way that the gateway cannot undo."""
+    """The body has a compression that the gateway does not support."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
@@ -19,11 +19,11 @@ class EncodingNotRead(RenseiError):
 
 def read(raw: bytes, *, encoding: str) -> bytes:
     """
-    Undo the compression of a body.
+    Decompress a body.
 
-    :raises EncodingNotRead: if it is of an unknown kind, or of several
-    :raises RequestTooLarge: if it stands for more than any call takes
-    :raises FieldError: if it is damaged
+    :raises EncodingNotRead: if the encoding is unknown, or there are several
+    :raises RequestTooLarge: if the decompressed body exceeds the limit
+    :raises FieldError: if the body is damaged
     """
     try:
         return decode(raw, encoding, bytes_max=LARGE_BODY_LIMIT)

@@ -1,5 +1,5 @@
 """
-The headers of a request, read in one place.
+Parse the headers of a request.
 
 Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.3
 """
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 def read_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """
-    Read headers by their names in lower case. Lines of one name are one list, whose parts are joined by commas.
+    Return headers by lower-case name. Several lines of one name are joined by commas.
 
-    Some clients send a line for each beta that they name. Of a header that holds one value, such as a key, two lines
-    are a value that is good for nothing, as they are for every other server.
+    Some clients send one line for each beta. For a header with a single value, such as a key, two lines give an invalid
+    value, as on every other server.
     """
     headers: dict[str, str] = {}
     for raw_name, raw_value in lines:

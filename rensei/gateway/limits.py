@@ -1,5 +1,5 @@
 """
-How often, how much, how many at once, and how large together: counted in memory, as a call waits for no other process.
+Limits of calls, tokens, concurrency and total body size. They are in memory: a call must not wait for another process.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from rensei.orgs.access import Access
 
 
 class Limits:
-    """The rates of each token and organization, and the calls of each organization that are under way."""
+    """The rates of each API token and organization, and the calls in progress of each organization."""
 
     def __init__(self) -> None:
         self._calls = _Rates("gateway", settings.RENSEI_GATEWAY_RATES)
@@ -29,14 +29,14 @@ class Limits:
     @contextmanager
     def within(self, access: Access, headers: Headers) -> Iterator[None]:
         """
-        Hold a call to the limits, and add to the headers of its answer how the caller stands.
+        Apply the limits to a call, and add the caller's usage of them to the headers of its response.
 
-        :raises RateLimited: if the token or its organization calls too often, has used too many tokens lately, or has
-            too many calls under way
+        :raises RateLimited: if the API token or its organization calls too often or has recently used too many tokens,
+            or the organization has too many calls in progress
         """
         assert access.token is not None
         token_id, org_id = access.token.id, access.org.id
-        # What a call will use is not known before. The tokens of those that have ended must leave some.
+        # The usage of a call is unknown in advance, so only the tokens of ended calls are checked.
         tokens = self._tokens.count(token_id, org_id, by=0)
         headers += _headers("tokens", tokens)
         _require([standing for standing in tokens if standing.remaining == 0])
@@ -46,7 +46,7 @@ class Limits:
         headers += _headers("requests", calls)
         of_token, of_org = calls
         if of_token.is_over:
-            # What is refused to one token uses up nothing of its organization.
+            # A call refused for one token must not count for its organization.
             self._calls.of_org.count(org_id, by=-1)
             _require([of_token])
         if of_org.is_over:
@@ -62,10 +62,10 @@ class Limits:
     @contextmanager
     def body(self, org_id: str) -> Iterator[Callable[[int], None]]:
         """
-        Give what counts the bytes of a call's body as they come, for as long as the call holds them.
+        Yield a function that counts the bytes of a call's body as they arrive, until the call ends.
 
-        :raises RateLimited: from there, if the bodies that its organization, or all of them, have under way are too
-            large together
+        :raises RateLimited: from that function, if the bodies in progress of the organization, or of all organizations,
+            are together too large
         """
         held = 0
 
@@ -87,25 +87,25 @@ class Limits:
                 del self._bodies[org_id]
 
     def use(self, *, token_id: str, tokens: int) -> None:
-        """Count what a call has used. For the organization, its settlement counts it."""
+        """Count the usage of a call for its API token. For the organization, the settlement counts it."""
         self._tokens.of_token.count(token_id, by=tokens)
 
 
 class _Rates:
-    """The limit of each token, and that of each organization."""
+    """One kind of rate limit, for API tokens and for organizations."""
 
     def __init__(self, kind: str, settings_of: Mapping[str, str]) -> None:
         self.of_token, self.of_org = (_Rate(f"{kind}-{name}", settings_of[name]) for name in ("token", "org"))
 
     def count(self, token_id: str, org_id: str, *, by: int = 1) -> list[LimitUsage]:
-        """Count for both together. By 0, it only asks how they stand."""
+        """Count for both together. With `by=0`, it only reads the usage."""
         token, org = self.of_token, self.of_org
         windows = rates.count_each([token.counted(token_id, by), org.counted(org_id, by)])
         return [LimitUsage(token.most, windows[0]), LimitUsage(org.most, windows[1])]
 
 
 class _Rate:
-    """One limit, for each of those whom it holds for."""
+    """One rate limit, counted separately for each caller."""
 
     def __init__(self, kind: str, rate: str) -> None:
         most, seconds = SimpleRateThrottle.parse_rate(self, rate)  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
 """
-A model, or a profile, in the shape of `ModelInfo`.
+Convert a model or a profile to the format of `ModelInfo`.
 
 Source: https://platform.claude.com/docs/en/api/models/retrieve and the types of the `anthropic` SDK 2.12.0.
 """
@@ -19,7 +19,7 @@ _THINKING_TYPES = ("adaptive", "between_tools", "disabled", "enabled")
 
 
 def of_entry(entry: CatalogEntry, *, today: date) -> dict[str, Any]:
-    """Write a catalog entry. What is not known of it is null."""
+    """Convert a catalog entry. Unknown values are null."""
     return {
         "type": "model",
         "id": entry.model_id,
@@ -36,7 +36,7 @@ def of_entry(entry: CatalogEntry, *, today: date) -> dict[str, Any]:
 
 
 def of_profile(profile: ModelProfile, served: CatalogEntry | None, *, today: date) -> dict[str, Any]:
-    """Write a profile, which is named like a model and can do what the model can that serves it."""
+    """Convert a profile. It has its own id and name, and the capabilities of its served model."""
     info = of_entry(served or CatalogEntry(model_id=profile.model_id), today=today)
     return info | {
         "id": profile.public_id,
@@ -52,7 +52,7 @@ def _capabilities(entry: CatalogEntry) -> dict[str, Any]:
     levels = entry.effort_levels if known.get("nativeEffort") else []
     types = known.get("thinking", {}).get("types", [])
     return {
-        # The gateway serves single messages.
+        # The gateway serves single messages only.
         "batch": _supported(False),
         "citations": _supported(sees),
         "code_execution": _supported(newer),

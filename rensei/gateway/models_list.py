@@ -1,5 +1,5 @@
 """
-`GET /v1/models`: what a token may name as its model, in Anthropic's shape.
+`GET /v1/models`: the models and profiles that a request may name, in Anthropic's format.
 
 Source: https://platform.claude.com/docs/en/api/models-list
 """
@@ -29,9 +29,9 @@ PAGE_MAX = 1000
 
 def page(access: Access, query: str) -> dict[str, Any]:
     """
-    List the models of the catalog, the newest first, and then the caller's profiles.
+    List the models of the catalog, newest first, and then the caller's profiles.
 
-    :raises FieldError: if a parameter is not one that there is
+    :raises FieldError: if a parameter has an invalid value
     """
     given = parse_qs(query)
     asked = {name: values[-1] for name, values in given.items()}
@@ -60,9 +60,9 @@ def page(access: Access, query: str) -> dict[str, Any]:
 
 def one(access: Access, model_id: str) -> dict[str, Any]:
     """
-    Show a profile, or a model under any of its names, retired ones included.
+    Return a profile, or a model by any of its names, including retired models.
 
-    :raises NotFound: if the caller may not name it
+    :raises NotFound: if it does not exist or the caller may not use it
     """
     close_old_connections()
     if model_id.startswith(PROFILE_PREFIX):

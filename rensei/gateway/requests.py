@@ -1,8 +1,8 @@
 """
-What goes upstream: the caller's body as it is, but for the few things that are Rensei's to say.
+Build the body for the provider: the caller's body, with the few changes that Rensei makes.
 
-These are the model that serves, and the pool's cap of the answer; and, where the request stays valid, the effort of
-the profile where the caller names none, and prompt caching where the caller set none.
+The model becomes the served model, and `max_tokens` is limited to the cap of the key pool. If the request stays valid,
+the profile's effort and prompt caching are added where the caller set none.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ _LONG_WINDOW_TOKENS = 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class Outgoing:
     """
-    A body that goes upstream, and what was decided for it. `at_most` is in picodollars, None where unknown.
-    `left_out` says what was not added and why, or nothing.
+    A body for the provider, and the values decided for it. `at_most` is in picodollars, None if unknown.
+    `left_out` describes what was not added and why; it may be empty.
     """
 
     body: Body
@@ -43,17 +43,17 @@ class Outgoing:
     input_tokens_about: int
 
 
-# A model that a request names besides its own, and the judgement of it under the same mode.
+# The additional models that a request names, each with its decision under the same mode.
 Others = Sequence[tuple[OtherModel, Route]]
 
 
 def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -> Outgoing:
     """
-    Make the body that goes upstream. `others` are the models that it names besides its own, and `betas` are those that
-    the caller names in `anthropic-beta`.
+    Build the body for the provider. `others` are the additional models that it names, and `betas` is the caller's
+    `anthropic-beta` header.
 
-    :raises FieldError: if it lacks what every call needs, or what bounds one that the platform pays for or bills
-    :raises ModelUnpriced: if it asks the platform for something that has no price
+    :raises FieldError: if a required value is missing, or a limit that bounds the cost of a call in a platform mode
+    :raises ModelUnpriced: if a call in a platform mode uses something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
     values, entry = body.values, route.judgement.entry
@@ -83,7 +83,7 @@ def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -
 
 
 def _max_tokens(values: dict[str, Any]) -> int:
-    """:raises FieldError: if it is no number of tokens. None at all is asked for to fill the cache."""
+    """:raises FieldError: if it is not a number of tokens. 0 is valid: such a request only fills the cache"""
     found = values.get("max_tokens")
     if type(found) is not int or not 0 <= found < 2**31:
         raise FieldError(pointer="/max_tokens", reason="`max_tokens` is required, and is a whole number, 0 or more.")
@@ -91,7 +91,7 @@ def _max_tokens(values: dict[str, Any]) -> int:
 
 
 def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
-    """:raises FieldError: if thinking fits into the answer that was asked for, but not into what the pool allows"""
+    """:raises FieldError: if the thinking budget fits into the requested `max_tokens`, but not into the pool's cap"""
     thinking = values.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if type(budget) is int and cap <= budget < max_tokens:
@@ -103,30 +103,30 @@ def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
 
 
 def _check_cap(others: Others, route: Route) -> None:
-    """:raises FieldError: if another model could write more than the pool's keys allow"""
+    """:raises FieldError: if an additional model could write more than the cap of the key pool"""
     cap = route.max_tokens_cap
     for other, _ in others:
         asked = other.max_tokens
-        # A fallback without a limit of its own has that of the request.
+        # A fallback without its own limit has the limit of the request.
         if cap is not None and (asked > cap if asked is not None else other.consulted):
             raise FieldError(pointer=f"{other.pointer}/max_tokens", reason=f"Give a `max_tokens` of at most {cap}.")
 
 
 def _window_of(route: Route, betas: str) -> int | None:
-    """The window of the model that serves, or the larger one that a beta may open on older models."""
+    """Return the window of the served model, or the larger one that a beta enables on older models."""
     window = route.judgement.entry.context_window_tokens
     return max(window, _LONG_WINDOW_TOKENS) if window and _LONG_WINDOW_BETA in betas else window
 
 
 def _check_window(body: Body, bounds: PromptBounds, route: Route) -> None:
     window = route.judgement.request.context_window_tokens
-    # A token has at least one byte, so a short text need not be counted.
+    # A token has at least one byte, so a short text does not have to be counted.
     if window is not None and len(body.raw) >= window and bounds.at_least >= window:
         raise too_long(input_tokens=bounds.at_least, window=window, counted="at least")
 
 
 def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> dict[str, Any]:
-    """The members that get breakpoints. A body too short for any, or with its own, stays as it is."""
+    """Return the members that get breakpoints. A body that is too short, or has its own breakpoints, is unchanged."""
     capabilities = route.judgement.entry.capabilities
     too_short = sum(by_part.values()) < capabilities.get("minCacheTokens", 0)
     if too_short or is_marked(values) or not takes_breakpoints(values) or not _is_regular(values):
@@ -141,9 +141,9 @@ def _at_most(
     values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: str
 ) -> int | None:
     """
-    The most that the call may cost. Where the platform pays or bills, everything in it has a price and an end.
+    Return the maximum cost of the call. In a platform mode, everything in the call must have a price and a bound.
 
-    One model answers, whichever is the dearest of those that may. Those that are consulted come to it.
+    One model answers: the most expensive possible one is assumed. The cost of consulted models is added.
     """
     if route.mode not in PRICED_MODES:
         return None
@@ -170,7 +170,7 @@ def _at_most(
 
 
 def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
-    """The most that the answer of one model may cost."""
+    """Return the maximum cost of the answer of one model."""
     factor = features.highest_factor(values)
     return pricing.worst_case(
         [band.times(factor) for band in route.bands],
@@ -182,10 +182,10 @@ def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
 
 def _consultations(values: dict[str, Any], other: OtherModel, route: Route, betas: str) -> int:
     """
-    The most that consulting a model may cost: each time it may read as much as its window holds.
+    Return the maximum cost of consulting a model: each time it may read a full window.
 
-    :raises FieldError: if the request does not say how often it may be consulted
-    :raises ModelUnpriced: if the size of its window or of its answers is not known
+    :raises FieldError: if the request does not limit how often the model may be consulted
+    :raises ModelUnpriced: if the size of its window or of its answers is unknown
     """
     entry = route.judgement.entry
     output = other.max_tokens or entry.max_output_tokens
@@ -204,7 +204,7 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
 
 
 def _is_regular(values: dict[str, Any]) -> bool:
-    """Whether the parts that may be marked have their shape. What has not is the provider's to refuse."""
+    """Return whether the parts that may get breakpoints have a valid shape. The provider refuses invalid ones."""
 
     def is_content(content: object) -> bool:
         return isinstance(content, str) or (

@@ -1,7 +1,7 @@
 """
-Where a call goes: the judgement of a profile and a model, and the opened keys that may sign.
+Routes of calls: the decision for a profile and a model, and the opened keys that may sign.
 
-It is made by the same functions as that of a dispatch, and kept for less than a second.
+A route is made by the same functions as the decision of a dispatch, and cached for less than a second.
 """
 
 import copy
@@ -30,13 +30,13 @@ from rensei.policies.resolver import ModelNotAllowedByPolicy
 
 PROVIDER = "claude"
 PROFILE_PREFIX = "prof_"
-# The platform pays for these, or asks for its money: its keys sign, and what has no price is refused.
+# In these modes the platform pays, or bills the organization: platform keys sign, and unpriced models are refused.
 PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A judgement that calls go by. `run` and `attempt` are as all of them have them, never saved themselves."""
+    """A decision that several calls share. `run` and `attempt` are templates for their rows and are never saved."""
 
     judgement: DispatchDecision
     run: Run
@@ -56,7 +56,7 @@ class Route:
         return self.judgement.facts.profile
 
     def now(self) -> datetime:
-        """Tell the database's time, which was read less than a second ago."""
+        """Return the database's time, extrapolated from a read less than a second ago."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
     def choose_credential(self) -> Credential:
@@ -69,9 +69,9 @@ class Route:
 
 def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route | RenseiError:
     """
-    Find the way of a call that names a profile's id or a model, or the refusal that it meets.
+    Return the route of a call that names a profile's id or a model, or its refusal.
 
-    :param turned_to: another model that the call may be served by; its profile is then turned to that, and to the mode
+    :param turned_to: another model that may serve the call; the profile is copied with that model and `mode`
     """
     close_old_connections()
     try:
@@ -82,12 +82,12 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
 
 def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: bool) -> None:
     """
-    Refuse models besides the one that is asked which the access policies cannot judge, where one denies any.
+    Refuse additional models that policies cannot be applied to, if any policy denies some models.
 
-    An entry that the organization made is any model that answers to it, and beside another model its answer does not
-    tell which. Which models a provider would choose is not told before the call.
+    An organization's own entry can be served by any model, and in a call with several models the answer does not show
+    by which one. A model that the provider chooses is unknown before the call.
 
-    :raises ModelNotAllowedByPolicy: naming the model, and whose policy it is
+    :raises ModelNotAllowedByPolicy: with the model and the scope of the policy
     """
     own = [other.judgement.entry for other in others if other.judgement.entry.org_id is not None]
     if not own and not provider_chooses:
@@ -143,7 +143,7 @@ def _run(access: Access, judgement: DispatchDecision) -> Run:
 
 
 def _profile(access: Access, model: str) -> ModelProfile:
-    """The profile that is named, or the default one turned to the model that is named: its modes and scope hold."""
+    """Return the named profile, or the default one with the named model: the default's modes and scope apply."""
     if model.startswith(PROFILE_PREFIX):
         return profiles.find_profile(access, model, project=access.project)
     default = profiles.default_profile(access.org, access.project)
@@ -153,9 +153,9 @@ def _profile(access: Access, model: str) -> ModelProfile:
 
 
 def _turned(profile: ModelProfile, model: str) -> ModelProfile:
-    """The profile for another model."""
+    """Copy the profile for another model."""
     turned = copy.copy(profile)
     turned.model_id = model
-    # These were chosen for the profile's own model.
+    # These values were chosen for the profile's own model.
     turned.effort, turned.max_tokens, turned.provider_config = "", None, {}
     return turned

@@ -1,9 +1,9 @@
 """
-Values that were true less than a second ago.
+A short-lived cache: its values are less than a second old.
 
-One load serves all who ask for the same thing meanwhile. A value that is in use is loaded anew before it is stale, so
-that nobody waits for it; a value whose load began more than `LIFETIME_SECONDS` ago is never given to anyone, and is
-dropped: values hold opened keys, which must not stay in memory for callers that may never come.
+Concurrent requests for the same key share one load. A value in use is reloaded before it expires, so that no request
+waits for it. A value whose load began more than `LIFETIME_SECONDS` ago is never returned, and is dropped: values hold
+opened keys, which must not stay in memory without need.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-# A change counts at most a second after its commit, which leaves a tenth of it for the request that was let in last.
+# A change takes effect at most 1 s after its commit. The other 0.1 s is for the last request that uses the old value.
 LIFETIME_SECONDS = 0.9
 RENEW_AFTER_SECONDS = 0.6
 ENTRIES_MAX = 10_000
@@ -28,7 +28,7 @@ class _Entry(Generic[Value]):
 
 
 class ShortLivedCache(Generic[Value]):
-    """A cache of values by key. It belongs to one event loop, and loads in threads."""
+    """A cache of values by key. It is bound to one event loop, and loads in threads."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -36,15 +36,15 @@ class ShortLivedCache(Generic[Value]):
         self._loads: dict[Hashable, asyncio.Future[Value]] = {}
 
     async def get(self, key: Hashable, load: Callable[[], Value]) -> Value:
-        """Give a value that was true less than a second ago, loading it in a thread where there is none."""
+        """Return a value that is less than a second old. If there is none, load it in a thread."""
         entry = self._entries.get(key)
         age = time.monotonic() - entry.loaded_at if entry else LIFETIME_SECONDS
         if entry is not None and age < LIFETIME_SECONDS:
             if age > RENEW_AFTER_SECONDS and key not in self._loads:
-                # What goes wrong with it is met by whoever needs the next value.
+                # An error of this load is ignored here: the next request loads again and gets the error itself.
                 self._start(key, load).add_done_callback(lambda done: done.cancelled() or done.exception())
             return entry.value
-        # Shielded: a caller who leaves must not take the load away from the others.
+        # Shielded: the cancellation of one request must not cancel the load for the others.
         return await asyncio.shield(self._loads.get(key) or self._start(key, load))
 
     def _start(self, key: Hashable, load: Callable[[], Value]) -> "asyncio.Future[Value]":

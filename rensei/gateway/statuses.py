@@ -1,9 +1,9 @@
 """
-What each refusal is at the gateway: the status and type that make Anthropic's clients do the right thing.
+The HTTP status and error type of each refusal at the gateway, chosen for the correct reaction of Anthropic's clients.
 
-They repeat a call after 408, 409, 429 and every 5xx, some after 422 as well, and few of them read `x-should-retry`. So
-what would be refused again is a status that none of them repeats, though REST may have another, and only what is
-worth repeating is 429, 503 or 529. Claude Code tries a 400 again without its betas, and a 404 with its fallback model.
+They repeat a call after 408, 409, 429 and every 5xx, some also after 422, and few of them read `x-should-retry`. So a
+call that would be refused again gets a status that none of them repeats, even if REST uses another one. Only a call
+worth repeating gets 429, 503 or 529. Claude Code repeats a 400 without its betas, and a 404 with its fallback model.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """
-    How the gateway answers. `repeats` says that the same call may pass soon; then `retry-after` says when.
+    The gateway's response. `repeats`: the same call may succeed soon, and `retry-after` is sent.
 
-    `period` is what a used-up amount is counted by. `daily`, `weekly` and `monthly` are known to Claude Code.
+    `period` is the period of a used-up amount. Claude Code supports `daily`, `weekly` and `monthly`.
     """
 
     status: int
@@ -28,7 +28,7 @@ NO_CALLER = Place(status=401, type="authentication_error")
 REFUSED = Place(status=403, type="permission_error")
 NOT_THERE = Place(status=404, type="not_found_error")
 OTHER_METHOD = Place(status=405, type="invalid_request_error")
-# Another try may be faster, and the connection is closed.
+# A retry may be faster. The connection is closed.
 TOO_SLOW = Place(status=408, type="timeout_error", repeats=True)
 TOO_LARGE = Place(status=413, type="request_too_large")
 OTHER_ENCODING = Place(status=415, type="invalid_request_error")
@@ -59,7 +59,7 @@ PLACES: dict[str, Place] = {
     "DATABASE_UNAVAILABLE": BUSY,
     "INTERNAL": FAULT,
     "IDEMPOTENCY_KEY_REUSED": MALFORMED,
-    # Who may be asked, and who pays. Nothing of it changes within the seconds after which a client tries again.
+    # Policies, credentials and payers. None of these changes within the seconds before a client's retry.
     "AUTHMODES_UNSATISFIABLE": REFUSED,
     "MODEL_NOT_ALLOWED_BY_POLICY": REFUSED,
     "BYOK_NOT_CONFIGURED": REFUSED,
@@ -75,7 +75,7 @@ PLACES: dict[str, Place] = {
     "SHARED_QUOTA_EXCEEDED": DAY_USED_UP,
     "KEY_KIND_REFUSED": REFUSED,
     "BASE_URL_REFUSED": REFUSED,
-    # Where a run may go.
+    # Where a run may execute.
     "AUTH_MODE_REQUIRES_LOCAL_CAPACITY": REFUSED,
     "HOST_SESSION_WRONG_MACHINE": REFUSED,
     "HOST_LOGIN_MISSING": REFUSED,
@@ -86,7 +86,7 @@ PLACES: dict[str, Place] = {
     "DEVICE_CODE_INVALID": REFUSED,
     "INVITATION_NOT_VALID": REFUSED,
     "INVITATION_FOR_SOMEBODY_ELSE": REFUSED,
-    # What is asked of the model.
+    # The model and its input.
     "PROFILE_REQUIRED": REFUSED,
     "MODEL_NOT_IN_CATALOG": NOT_THERE,
     "MODEL_RETIRED": NOT_THERE,
@@ -96,12 +96,12 @@ PLACES: dict[str, Place] = {
     "CONTEXT_WINDOW_EXCEEDED": MALFORMED,
     "WORKFLOW_INVALID": MALFORMED,
     "INPUT_REQUIRED": MALFORMED,
-    # A call that was under way. Another try would be another run, paid again.
+    # A call that was in progress. A retry would be another run, paid again.
     "RUN_CANCELLED": REFUSED,
     "RUN_TIMEOUT": REFUSED,
     "RUN_INTERRUPTED": REFUSED,
     "RUN_NOT_CANCELLABLE": REFUSED,
-    # The provider. A failing key is never 401: people would sign in again, which mends nothing.
+    # The provider. A failing key is never 401: users would sign in again, which does not help.
     "PROVIDER_AUTH_FAILED": REFUSED,
     "PROVIDER_UNFUNDED": REFUSED,
     "PROVIDER_REJECTED": MALFORMED,
@@ -113,6 +113,6 @@ PLACES: dict[str, Place] = {
 
 
 def place_of(code: str, *, repeats: bool = True) -> Place:
-    """Find how a code is answered. `repeats` is False for a failure of a provider that another try would meet again."""
+    """Return the response for a code. `repeats` is False for a provider failure that a retry would meet again."""
     place = PLACES.get(code, REFUSED)
     return place if repeats or not place.repeats else BAD_UPSTREAM

@@ -1,4 +1,4 @@
-"""What would hold up the calls of others is done in threads: the work that a large body makes, and queries."""
+"""Threads for work that would block the event loop: the processing of large bodies, and queries."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from django.db import close_old_connections
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
-# What a body of this size takes on the event loop, at its worst, is some milliseconds.
+# In the worst case, a body of this size takes a few milliseconds on the event loop.
 LARGE_BYTES = 64 * 1024
 THREADS = limit(
     2,
@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 
 class BodyThreads:
-    """Threads for large bodies. Each organization has one of its own worked on at a time, and then its turn again."""
+    """Threads for large bodies. At most one body of each organization is processed at a time."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-body")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, work: Callable[[], Result], *, size: int, org_id: str) -> Result:
-        """Do what has to be done with a body of this size: at once if it is small, and in its turn if it is large."""
+        """Process a body of this size: directly if it is small, in a thread and in turn if it is large."""
         if size <= LARGE_BYTES:
             return work()
         turn = self._turns.setdefault(org_id, asyncio.Lock())
@@ -43,7 +43,7 @@ class BodyThreads:
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:
-    """Do in a thread what asks the database, and give its connection back: the thread may rest for long after it."""
+    """Run database work in a thread, and release its connection: the thread may be idle for a long time afterwards."""
 
     def do() -> Result:
         close_old_connections()

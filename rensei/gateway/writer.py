@@ -1,8 +1,8 @@
 """
-Group commit: what arrives while a transaction is being written shares the next one.
+Group commit: the plans that arrive during a transaction share the next one.
 
-A request waits for the commit that has its own rows, so every call is on disk before it is made; but a hundred requests
-at once wait for one or two commits, not for a hundred.
+A request waits for the commit of its own rows, so every call is on disk before it is made. A hundred concurrent
+requests wait for one or two commits, not for a hundred.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ logger = structlog.get_logger(__name__)
 
 class GroupWriter(Generic[Plan]):
     """
-    A thread that writes plans in groups. A plan that fails alone fails alone.
+    A thread that writes plans in groups. A failing plan does not affect the others of its group.
 
-    Where nobody waits for them, the first plan of a group may wait `gather_seconds` for others to come, since a
-    statement costs about the same for one row and for ten.
+    If no request waits for the plans, the first plan of a group may wait `gather_seconds` for others, since a statement
+    costs about the same for one row and for ten.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class GroupWriter(Generic[Plan]):
         self._thread.start()
 
     def submit(self, plan: Plan) -> "asyncio.Future[None]":
-        """Have a plan written. The future is done after the commit, and raises what came of it otherwise."""
+        """Queue a plan. The future completes after the commit, or raises the refusal or error."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.put((plan, future))
         return future
 
     async def close(self) -> None:
-        """Write what is waiting, and end the thread."""
+        """Write the queued plans, and end the thread."""
         self._waiting.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
@@ -76,7 +76,7 @@ class GroupWriter(Generic[Plan]):
 
 
 def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
-    """Write admitted calls, and say of each whether it stands, was refused by a hold, or could not be written."""
+    """Write admitted calls. Returns for each None, the refusal of its hold, or the error of its write."""
     try:
         refused = admit.write(plans)
     except Exception as fault:  # noqa: BLE001 - it is raised again, in the request that it belongs to
@@ -87,9 +87,9 @@ def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
 
 def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
     """
-    Write what calls came to. One that no second try mends is logged, and stays open for the reaper.
+    Write the settlements of calls. One that fails permanently is logged, and stays open for the reaper.
 
-    Nobody waits for the outcome: the caller has the answer, and a process that dies before leaves an open attempt.
+    No request waits for it: the caller has its response. A process that dies earlier leaves an open attempt.
     """
     try:
         settle.write_patiently(lambda: plans)
@@ -110,5 +110,5 @@ def _deliver(futures: Sequence["asyncio.Future[None]"], outcomes: Sequence[Outco
             future.set_result(None)
         else:
             future.set_exception(outcome)
-            # A settlement has nobody who would ask.
+            # Mark the exception as retrieved: no request awaits a settlement.
             future.exception()

@@ -1,6 +1,4 @@
-"""
-The first half of a dispatch: load, judge, plan, write, ring the bell. A refused dispatch writes nothing.
-"""
+"""The first half of a dispatch: load, decide, plan, write, notify workers. A refused dispatch writes nothing."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -44,9 +42,9 @@ class IdempotencyKeyReused(RenseiError):
 @dataclass(frozen=True, kw_only=True)
 class AdmissionPlan:
     """
-    The rows of one admitted run, ready to be written, and the most that its call can cost in picodollars.
+    The rows to write for one admitted run, and the maximum cost of its call in picodollars (`at_most`).
 
-    A run that is queued has its input, and one whose call follows at once its attempt.
+    A queued run has `input`. A run whose call follows immediately has `attempt`.
     """
 
     run: Run
@@ -58,9 +56,9 @@ class AdmissionPlan:
 
 def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str = "", body_digest: str = "") -> Run:
     """
-    Admit a run and queue it, or give back the run that the same Idempotency-Key made.
+    Admit a run and queue it, or return the existing run of the same Idempotency-Key.
 
-    :raises RenseiError: if the dispatch is refused; then nothing was written, called or spent
+    :raises RenseiError: if the dispatch is refused; nothing is written, called or spent
     """
     if idempotency_key:
         known = _known_run(access, idempotency_key, body_digest)
@@ -73,7 +71,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
     try:
         refused = write([run])
     except IntegrityError:
-        # Two equal requests raced. The loser waited for the winner's commit, so its run can be read now.
+        # Two requests with one key raced. This insert waited for the other's commit, so that run is readable now.
         known = _known_run(access, idempotency_key, body_digest) if idempotency_key else None
         if known is None:
             raise
@@ -83,7 +81,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
 
 
 def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchRequest) -> Run:
-    """Admit a run of a profile that is not stored, such as a test message's."""
+    """Admit a run with a profile that is not stored, such as for a test message."""
     (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
     judgement = decide.decide(decide.require(found), request)
     if judgement.refusal is not None:
@@ -101,7 +99,7 @@ def plan(
     idempotency_key: str = "",
     body_digest: str = "",
 ) -> AdmissionPlan:
-    """Make the rows of an admitted run. Everything that decides about money is frozen here."""
+    """Build the rows of an admitted run. Everything that determines its price and payer is frozen here."""
     found, mode, built = judgement.facts, judgement.decision.mode, judgement.built
     assert mode is not None
     assert built is not None
@@ -140,7 +138,7 @@ def plan(
 
 
 def common_run_fields(access: Access, judgement: DispatchDecision) -> dict[str, Any]:
-    """Name what all runs of one judgement share: who asks, who pays, for which model, at which prices, and why."""
+    """Return the fields that all runs of one decision share: caller, payer, model, prices and trace."""
     found, mode = judgement.facts, judgement.decision.mode
     assert mode is not None
     return {
@@ -163,17 +161,17 @@ def common_run_fields(access: Access, judgement: DispatchDecision) -> dict[str, 
 
 def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     """
-    Save admitted runs with what they hold, in one transaction, and ring the bell after it.
+    Save admitted runs and their holds in one transaction, and notify workers after the commit.
 
-    Returns those that are refused, by run id, as by the day's shared quota, the month's budget or what the organization
-    may store: nothing of them is saved, and the others are not concerned.
+    Returns the refusals by run id, for example for the day's shared quota, the month's budget or the storage limit.
+    Nothing of a refused run is saved. The other runs are not affected.
     """
     with durable():
         refused = _take_room(plans)
         refused |= _hold([plan for plan in plans if plan.run.id not in refused])
         admitted = [plan for plan in plans if plan.run.id not in refused]
         if not admitted:
-            # Whoever keeps the count may have opened a row for it.
+            # A hold may have created a row for its counter.
             transaction.set_rollback(True)
             return refused
         _give_room_back([plan for plan in plans if plan.run.id in refused])
@@ -191,7 +189,7 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
 
 
 def _take_room(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
-    """Count what queued runs store and may still write. A run of the gateway is counted with its end."""
+    """Count the bytes that queued runs store and may still write. A gateway run is counted when it ends."""
     refused: dict[str, RenseiError] = {}
     for plan in sorted(plans, key=lambda plan: plan.run.org_id):
         if plan.input is None:
@@ -206,14 +204,14 @@ def _take_room(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
 
 
 def _give_room_back(plans: Sequence[AdmissionPlan]) -> None:
-    """Let go of what was counted for runs that are refused by what they hold, beside others that are admitted."""
+    """Release the storage counted for runs whose hold was refused while others in the batch were admitted."""
     for plan in plans:
         if plan.run.stored_bytes:
             storage.change({plan.run.org_id: (-plan.run.stored_bytes, -stored_bytes.held(plan.run))})
 
 
 def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
-    """Set aside what the runs may use, always in one order, so that nobody waits for each other for ever."""
+    """Place the holds of the runs, always in the same order to prevent deadlocks."""
     held: dict[tuple[int, str, date], dict[str, int | None]] = defaultdict(dict)
     for plan in plans:
         run = plan.run

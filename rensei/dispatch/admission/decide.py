@@ -1,7 +1,7 @@
 """
-What a dispatch would do: the facts of a request, the decision, the request it would send, or the refusal.
+Decide what a dispatch does: load the dispatch context, then return the decision, the provider request or the refusal.
 
-Nothing here writes. A dispatch and a dry run are judged by the same function, so that one says what the other does.
+Nothing here writes. A dispatch and a dry run call the same function, so a dry run predicts the dispatch exactly.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ class ProfileRequired(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchDecision:
-    """What a dispatch would do: the decision, the request it would send, or the refusal."""
+    """The result of `decide`: the decision, the request to the provider, or the refusal."""
 
     facts: DispatchContext
     decision: Decision
@@ -55,9 +55,9 @@ def load(
     access: Access, request: DispatchRequest, *, with_quota: bool = False, known: Known | None = None
 ) -> DispatchContext:
     """
-    Load the facts of a request, refusing in the order profile, project, pool, model.
+    Load the dispatch context of a request, checking profile, project, pool and model in this order.
 
-    :raises RenseiError: naming the first that is missing
+    :raises RenseiError: for the first of them that is not found
     """
     profile = known.profile if known else None
     if profile is None and request.profile_id:
@@ -87,7 +87,7 @@ def require(found: DispatchContext | RenseiError) -> DispatchContext:
 
 def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
     """
-    Decide, without touching anything. Refusals come in a fixed order: effort, images, window, policy, gates.
+    Decide without side effects. Refusals come in a fixed order: effort, images, window, policy, gates.
 
     :raises FieldError: if a value of the request does not fit the model
     """
@@ -139,11 +139,11 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
 
 def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None:
     """
-    Ask the operators' kill switches, the mode, the pool, and then what the organization may store.
+    Check the kill switches, the mode, the pool, and then the organization's storage limit.
 
-    A host session says itself that it needs a local pool.
+    The host-session mode itself checks that the pool is local.
 
-    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped something that the call depends on
     :raises RenseiError: with the mode's own code
     """
     served = found.served(mode)
@@ -161,9 +161,9 @@ def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None
 
 def require_running(run: Run) -> None:
     """
-    Ask the kill switches once more for a run that has waited since its dispatch, before its call.
+    Check the kill switches again before the call of a run that was queued.
 
-    :raises OrgSuspended, PausedByOperator: if an operator has stopped what the call stands on
+    :raises OrgSuspended, PausedByOperator: if an operator has stopped something that the call depends on
     """
     kill_switches.stopped_for(run.org).require_running(
         org_id=run.org_id,
@@ -175,7 +175,7 @@ def require_running(run: Run) -> None:
 
 
 def max_cost(found: DispatchContext, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
-    """The most that the call can cost under a mode, in picodollars. None where it is not known."""
+    """Return the maximum cost of the call under a mode, in picodollars, or None if it is unknown."""
     entry = found.served(mode)
     prices = found.prices_of(entry) if entry else []
     if built is None or not prices:
@@ -189,7 +189,7 @@ def max_cost(found: DispatchContext, mode: AuthMode, request: ModelRequest, buil
 
 
 def _project(access: Access, request: DispatchRequest) -> Project | None:
-    """The project that the request names, or that the token is bound to; another's is not found."""
+    """Return the project of the request or of the API token. Another organization's project is not found."""
     if access.project is not None:
         if request.project_id not in {None, access.project.slug}:
             raise NotFound(pointer="/projectId")
@@ -203,13 +203,13 @@ def _project(access: Access, request: DispatchRequest) -> Project | None:
 
 
 def _served_entry(found: DispatchContext, decision: Decision) -> CatalogEntry:
-    """The entry of the picked mode; where none was picked, what the profile's first served mode would call."""
+    """Return the entry of the selected mode or, if none is selected, of the profile's first mode that has one."""
     modes = [decision.mode] if decision.mode else [AuthMode(mode) for mode in found.profile.auth_modes]
     return next(entry for mode in modes if (entry := found.served(mode)) is not None)
 
 
 def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRequest:
-    """The request with the profile's values where it has none. A complete one is taken as it is."""
+    """Fill missing values of the request from the profile. A complete request is returned unchanged."""
     if request.is_complete:
         return request
     return replace(
@@ -222,20 +222,20 @@ def _with_profile(request: DispatchRequest, profile: ModelProfile) -> DispatchRe
 
 
 def _provider_config(found: DispatchContext, entry: CatalogEntry, request: DispatchRequest) -> dict[str, Any]:
-    """The profile's config with the request's over it, key by key."""
+    """Merge the request's config over the profile's, key by key."""
     asked = validate_provider_config(found.spec, found.requested, request.provider_config, served=entry)
     stored: dict[str, Any] = {} if request.is_complete else found.profile.provider_config
     return {name: {**stored.get(name, {}), **asked.get(name, {})} for name in {*stored, *asked}}
 
 
 def _window(found: DispatchContext, entry: CatalogEntry, override: int | None) -> int | None:
-    """The smallest of the window that was asked for, the requested model's and the served model's."""
+    """Return the smallest of three windows: the override, the requested model's and the served model's."""
     known = [size for size in (override, found.requested.context_window_tokens, entry.context_window_tokens) if size]
     return min(known) if known else None
 
 
 def _max_tokens(found: DispatchContext, decision: Decision, request: DispatchRequest) -> int | None:
-    """:raises FieldError: if the cache is to be filled by a machine, whose programs only stream"""
+    """:raises FieldError: if a machine is to only fill the cache; its programs support only streaming"""
     asked = request.max_tokens
     if asked == 0 and decision.mode is AuthMode.HOST_SESSION:
         raise FieldError(pointer="/maxTokens", reason="A machine's login takes no request that only fills the cache.")

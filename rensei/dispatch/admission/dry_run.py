@@ -1,4 +1,4 @@
-"""The dry run: what a dispatch would do, and what each mode would cost, without doing it."""
+"""The dry run: predict what a dispatch would do and what each mode would cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +22,9 @@ EXPECTED_OUTPUT_TOKENS = 500
 
 def preview(access: Access, request: DispatchRequest, *, known: Known | None = None) -> dict[str, Any]:
     """
-    Say what a dispatch would do, without doing it: the dry-run answer of the contract.
+    Return the dry-run body of the API contract for a dispatch.
 
-    :raises RenseiError: only for what has no answer: an unknown profile, project or pool
+    :raises RenseiError: only if the profile, project or pool is unknown, so that there is nothing to predict
     """
     try:
         found = decide.load(access, request, with_quota=True, known=known)
@@ -36,7 +36,7 @@ def preview(access: Access, request: DispatchRequest, *, known: Known | None = N
 def previews(
     access: Access, stored: Sequence[ModelProfile], *, known: Known | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Say what a dispatch of each profile would do now, in a fixed number of queries."""
+    """Return the dry-run body of each profile, in a fixed number of queries."""
     pool = pools.find_pool(access.org, "local")
     request = DispatchRequest()
     loaded = context.load(access, stored, project=None, pool=pool, with_quota=True, known=known)
@@ -70,7 +70,7 @@ def _candidates(judgement: DispatchDecision) -> list[AuthMode]:
 
 
 def _quote(judgement: DispatchDecision, mode: AuthMode) -> dict[str, Any]:
-    """What a candidate would cost: a typical answer for `expectedUsd`, the longest possible for `maxUsd`."""
+    """Quote a candidate mode: `expectedUsd` for a typical response, `maxUsd` for the longest possible one."""
     found = judgement.facts
     built = judgement.built
     maximum = decide.max_cost(found, mode, judgement.request, built)
@@ -97,7 +97,7 @@ def _quote(judgement: DispatchDecision, mode: AuthMode) -> dict[str, Any]:
 
 
 def _unanswerable(refusal: RenseiError) -> dict[str, Any]:
-    """The dry-run answer where the model itself is gone, so that no mode could be judged."""
+    """Return the dry-run body for a model that is not available, so that no mode can be evaluated."""
     return {
         "authMode": None,
         "payer": None,

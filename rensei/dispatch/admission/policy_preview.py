@@ -1,4 +1,4 @@
-"""What a change of an access policy would do to the profiles, before it is saved. Nothing here writes."""
+"""Preview how a change of an access policy affects profiles, before it is saved. Nothing here writes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,11 +25,11 @@ SYSTEM, ORGANIZATION, PROJECT = AccessPolicy.Scope.SYSTEM, AccessPolicy.Scope.OR
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a dispatch comes to: the mode and its payer, and the refusal if there is one."""
+    """The predicted result of a dispatch: the mode and its payer, and the refusal if there is one."""
 
     mode: AuthMode | None
     code: str | None
-    # Which policy refuses may change without a change for whoever dispatches.
+    # Not compared: another policy may refuse with another detail, but the result for the caller is the same.
     detail: str | None = field(compare=False)
 
     @property
@@ -49,9 +49,9 @@ class Outcome:
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """
-    What becomes of a profile's dispatches: with `project` those in that project, without it those in none.
+    The outcome of a profile's dispatches before and after: in `project`, or outside any project if it is None.
 
-    Of the organization's own profiles, a project without a policy says nothing else than no project does.
+    For a profile of the organization, a project without a policy gives the same outcome as no project.
     """
 
     profile: ModelProfile
@@ -76,7 +76,7 @@ def changes(access: Access, *, matrix: Matrix, project: Project | None = None) -
     """
     List the profiles that would change their mode, their payer or their refusal under a proposed policy.
 
-    :raises FieldError: naming each row of the proposal that is wrong
+    :raises FieldError: with one error for each invalid row of the proposal
     """
     policies.require_setter(access, project)
     policies.validate_matrix(matrix, known=known_rows(access.org))
@@ -85,9 +85,9 @@ def changes(access: Access, *, matrix: Matrix, project: Project | None = None) -
 
 def predict(access: Access, *, matrix: Matrix, project: Project | None = None) -> list[Prediction]:
     """
-    Predict every profile that a proposed policy of the organization, or of a project, applies to.
+    Predict the outcome of every profile that a proposed policy of the organization or a project applies to.
 
-    It takes a fixed number of queries, and asks the gates as the caller would be asked on the local pool now.
+    It takes a fixed number of queries. The gates are evaluated for the caller, on the local pool, at this time.
     """
     return _predict(access, scope=PROJECT if project else ORGANIZATION, matrix=matrix, project=project)
 
@@ -96,10 +96,10 @@ def system_changes(matrix: Matrix) -> Iterator[Prediction]:
     """
     List the profiles of all organizations that would change under a proposed policy of the system.
 
-    The gates are asked as each organization's first owner would be asked. Only organizations with a profile
-    whose modes the proposal touches are looked at, each in a fixed number of queries.
+    The gates are evaluated for each organization's first owner. Only organizations with a profile whose modes
+    the proposal changes are checked, each in a fixed number of queries.
 
-    :raises FieldError: naming each row of the proposal that is wrong
+    :raises FieldError: with one error for each invalid row of the proposal
     """
     policies.validate_matrix(matrix, known=known_rows(None))
     stored = AccessPolicy.objects.filter(scope=SYSTEM).first()
@@ -138,7 +138,7 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
 
 
 def _places(profile: ModelProfile, project: Project | None, with_policy: set[Project]) -> Sequence[Project | None]:
-    """Where dispatches of a profile may be answered differently."""
+    """List the projects (None: outside any) in which dispatches of a profile may have different outcomes."""
     if profile.project is not None:
         return [profile.project]
     if project is not None:
@@ -151,7 +151,7 @@ def _is_of(policy: AccessPolicy, scope: str, project: Project | None) -> bool:
 
 
 def _applying(found: list[AccessPolicy], project: Project | None) -> list[Policy]:
-    """The policies of a dispatch in a project, from the system's down."""
+    """List the policies that apply to a dispatch in a project, in the order system, organization, project."""
     by_scope = {
         policy.scope: Policy(scope=policy.scope, matrix=policy.matrix)
         for policy in found
@@ -173,7 +173,7 @@ def _outcome(found: DispatchContext | RenseiError, project: Project | None, appl
 
 
 def _touched_modes(old: Matrix, new: Matrix) -> set[str]:
-    """The modes whose rule differs in some row."""
+    """Return the modes whose rule differs in at least one row."""
     cells_of = [
         {(row, mode): rule for row, rules in matrix.items() for mode, rule in rules.items()} for matrix in (old, new)
     ]

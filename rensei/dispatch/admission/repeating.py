@@ -1,21 +1,26 @@
-"""Repeating a run: the request that asks the provider once more for exactly the same."""
+"""Repeat a run: rebuild its request so that the provider gets the same input again."""
 
 from catalog.providers import PROVIDERS
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run, RunQuerySet
 
 
+<<<<<<< ours
 def repeatable(runs: RunQuerySet) -> RunQuerySet:
     """Narrow runs to those whose whole input is kept. The gateway keeps none, and images are dropped after a while."""
+=======
+def repeatable(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """Filter runs to those with complete input. The gateway stores no input, and images expire earlier."""
+>>>>>>> theirs
     kept = runs.filter(input__isnull=False, input__images_dropped_at=None)
     return kept.select_related("project", "input")
 
 
 def repeated_request(run: Run) -> DispatchRequest:
     """
-    Return the request of a stored run. Its values are what was asked for, not what the limits of the model made of it.
+    Return the request of a stored run, with the values as requested, before the limits of the model were applied.
 
-    What only belonged to that run, its metadata, is left out.
+    The metadata belongs to the original run only and is left out.
     """
     asked, window = run.input.body, run.context_window_tokens
     namespace = PROVIDERS[run.provider].config_namespace

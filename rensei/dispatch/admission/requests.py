@@ -1,4 +1,4 @@
-"""What a caller asks for, once its shape has been checked."""
+"""A caller's request, and the checks of its shape."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +12,11 @@ BLOCK_TYPES = ("text", "image", "document", "thinking", "redacted_thinking", "to
 @dataclass(frozen=True, kw_only=True)
 class DispatchRequest:
     """
-    A dispatch body, or a part of one for a dry run. None means: not given, so the profile decides.
+    A dispatch body, or a part of one for a dry run. None means: not given, so the profile's value applies.
 
-    `messages` is always in the shape of the Messages API; `input` has become one user message. A complete request is
-    a repeated run's: it is taken as it is, and the profile fills nothing in. What came from the profile then still does
-    not count as asked for.
+    `messages` always has the shape of the Messages API; `input` is converted to one user message. A repeated run's
+    request is complete: no values are filled in from the profile. `effort_is_asked` and `max_tokens_is_asked` are
+    False for values that the original run took from its profile.
     """
 
     profile_id: str | None = None
@@ -37,9 +37,9 @@ class DispatchRequest:
 
 def messages_from(*, text: str | None, messages: Any) -> list[dict[str, Any]]:
     """
-    Make the list of messages from `input` or `messages`, and check its shape.
+    Build the list of messages from `input` or `messages`, and check its shape.
 
-    :raises FieldError: naming the first thing that is wrong
+    :raises FieldError: for the first invalid part
     """
     if text is not None and messages is not None:
         raise FieldError(pointer="/input", reason="Send either `input` or `messages`, not both.")
@@ -59,7 +59,7 @@ def messages_from(*, text: str | None, messages: Any) -> list[dict[str, Any]]:
 
 
 def check_system(system: Any) -> str | list[dict[str, Any]] | None:
-    """:raises FieldError: unless it is a text or a list of text blocks"""
+    """:raises FieldError: if it is neither a text nor a list of text blocks"""
     if system is None or isinstance(system, str):
         return system
     if not isinstance(system, list) or not system:

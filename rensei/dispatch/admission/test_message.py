@@ -1,4 +1,4 @@
-"""A test message: the only test that shows missing credit. A real, tiny, ledgered run of one integration's key."""
+"""A test message: a real, small run with one integration's key. Only this test detects missing credit."""
 
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS
@@ -15,9 +15,9 @@ MAX_TOKENS = 64
 
 def send(access: Access, integration: Integration) -> Run:
     """
-    Dispatch a test message with a stored key, to the cheapest model that it may use.
+    Dispatch a test message with a stored key, to the cheapest model available to that key.
 
-    :raises RenseiError: as any dispatch does
+    :raises RenseiError: if the dispatch is refused
     """
     access.require_manager()
     profile = ModelProfile(

@@ -1,4 +1,4 @@
-"""REST: what an access policy would change, before it is set."""
+"""REST: preview the changes of an access policy before it is set."""
 
 from typing import Any
 

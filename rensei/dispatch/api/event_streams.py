@@ -1,8 +1,8 @@
 """
-The events of runs, live: one poller for all streams of a process, and what each stream reads.
+Event streams of runs: one poller for all streams of a process, and the reads of each stream.
 
-The poller asks a fixed number of queries, however many streams there are: which of the runs that are followed have
-something new, and which of the callers may still read it. A stream holds no thread and no connection while it waits.
+The poller makes a fixed number of queries for any number of streams: which followed runs have new events, and which
+callers may still read them. A stream holds no thread and no database connection while it waits.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ LOOK_SECONDS = limit(
     what="Event streams: looks for what is new, each process, for all of its streams together",
     told="the caller: its events come after the next look",
 )
-# How often all runs and all callers are looked at, whatever was told.
+# How often all runs and all callers are checked, independent of notifications.
 WHOLE_LOOK_SECONDS = 1.0
 COMMENT_SECONDS = 15.0
 COMMENT = b": still here\n\n"
@@ -60,7 +60,7 @@ logger = structlog.get_logger(__name__)
 
 
 class RunProgress(NamedTuple):
-    """How far a run has come: the number of its last event, and whether it has ended."""
+    """The progress of a run: the number of its last event, and whether it has ended."""
 
     last: int
     ended: bool
@@ -68,7 +68,7 @@ class RunProgress(NamedTuple):
 
 @dataclass(eq=False)
 class _Follower:
-    """One stream, as the poller sees it. `refusal` says why nothing more may be told to it."""
+    """The poller's record of one stream. `refusal` is the reason why it may receive no further events."""
 
     run_id: str
     caller: Caller
@@ -84,7 +84,7 @@ class _Follower:
 
 
 class _Found(NamedTuple):
-    """What one look has found: `standings` of the runs that were looked at, and the callers to be refused."""
+    """The result of one poll: `standings` of the checked runs, and the callers to refuse."""
 
     asked: Collection[str]
     standings: Mapping[str, RunProgress]
@@ -92,16 +92,16 @@ class _Found(NamedTuple):
 
 
 class Poller:
-    """Looks for all streams of this process. It belongs to an event loop while there is a stream."""
+    """Polls for all streams of this process. It is bound to an event loop while there is a stream."""
 
     def __init__(self) -> None:
         self._followers: dict[str, set[_Follower]] = {}
         self._task: asyncio.Task[None] | None = None
         self._notices = Notices()
-        # Both outlive the requests that they serve, so their threads and connections are their own.
+        # Both outlive the requests that they serve, so they use separate threads and connections.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="streams-poller")
         self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="streams-reader")
-        # A new stream is looked at at once; `_woken` ends the wait before the next look.
+        # A new stream is checked immediately: `_woken` ends the wait before the next poll.
         self._is_new = True
         self._woken = asyncio.Event()
 
@@ -120,7 +120,7 @@ class Poller:
             self._followers.pop(follower.run_id, None)
 
     async def read(self, work: Callable[..., Value], *args: object) -> Value:
-        """Read from the database in one of a few threads, whose connection is given back after it."""
+        """Read from the database in one of a few threads, and release the connection afterwards."""
 
         def read() -> Value:
             try:
@@ -145,11 +145,11 @@ class Poller:
                 await self._wait_for_notice(max(0.0, whole_at - time.monotonic()))
         finally:
             self._task = None
-            # The loop may end first, and cancel this: the thread's connection must not stay open.
+            # This also runs when the loop ends and cancels the task: the thread's connection must not stay open.
             await loop.run_in_executor(self._thread, self._try_to_close)
 
     async def _wait_for_notice(self, seconds: float) -> None:
-        """Wait until PostgreSQL tells of something. On SQLite, the next look finds out whether there is anything."""
+        """Wait for a notification of PostgreSQL. On SQLite there is none, so the next poll checks for changes."""
         socket, loop = self._notices.fileno(), asyncio.get_running_loop()
         if socket is None:
             return
@@ -183,7 +183,7 @@ class Poller:
             those = {caller for run_id in asked for caller in callers[run_id]}
             return _Found(asked, standings, those - still_open(those))
         except DatabaseError as fault:
-            # The streams wait a little longer; the next look has a connection of its own.
+            # The streams wait longer; the next poll opens a new connection.
             logger.warning("streams_database_down", fault=type(fault).__name__)
             self._try_to_close()
             return _Found((), {}, ())
@@ -200,15 +200,15 @@ _poller = Poller()
 
 class Stream:
     """
-    The events of one run for one caller, from a number on, until it has ended or the caller may no longer read it.
+    The events of one run for one caller, after a given number, until the run ends or the caller loses access.
 
-    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts, and `closed` why no more is told.
+    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts, and `closed` the reason for the end.
     A comment every 15 s keeps the connection open.
     """
 
     def __init__(self, run_id: str, *, caller: Caller, after: int, place: tuple[str, str]) -> None:
         self._run_id, self._caller, self._after = run_id, caller, after
-        # A client that leaves before the answer begins leaves a stream that nothing iterates.
+        # If a client disconnects before the response begins, the stream is never iterated.
         self.close = weakref.finalize(self, stream_places.leave, place)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -251,12 +251,12 @@ class Stream:
                 return
             if follower.standing is not None and follower.standing.ended and follower.seen >= follower.standing.last:
                 if follower.seen == 0:
-                    # A run of the gateway keeps no events: its end is all that there is to tell.
+                    # A gateway run stores no events: only its end is sent.
                     yield _event(1, "done", await _poller.read(_run_body, self._run_id))
                 return
 
     async def _try_to_read(self, follower: _Follower) -> list[tuple[int, str, bytes]]:
-        """Read on, but for what came after the last look, which found that the caller may read."""
+        """Read the next events, up to the last poll: that poll checked that the caller may read them."""
         standing = follower.standing
         if follower.refusal is not None or standing is None or follower.seen >= standing.last:
             return []
@@ -268,7 +268,7 @@ class Stream:
 
 
 def _events(run_id: str, after: int, until: int) -> list[tuple[int, str, bytes]]:
-    """Read the next events of a run up to a number: as many as may be held at once, but at least one if there is."""
+    """Read the next events of a run up to a number: as many as fit the limits, but at least one if there is one."""
     following = RunChunk.objects.filter(run_id=run_id, seq__gt=after, seq__lte=until).order_by("seq")
     sizes = following.values_list("seq", Length(Cast("data", TextField())))[:EVENTS_AT_ONCE]
     last, total = after, 0
@@ -297,12 +297,12 @@ def _event(seq: int, kind: str, data: Any) -> bytes:
 
 
 def _closed(refusal: RenseiError) -> bytes:
-    """Tell why the stream ends before its run. It has no number, so `Last-Event-ID` stays that of the last event."""
+    """Build the event that ends a stream early. It has no `id`, so `Last-Event-ID` stays that of the last event."""
     data = {"code": refusal.code, "detail": refusal.detail}
     return f"event: closed\ndata: {json.dumps(data)}\n\n".encode()
 
 
 async def _leave_thread() -> None:
-    """Give back the connection and the thread of this request, which it would keep until its answer has ended."""
+    """Release the connection and thread of this request. Otherwise it holds both until its response ends."""
     await sync_to_async(connections.close_all)()
     leave_thread()

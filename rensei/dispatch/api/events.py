@@ -1,4 +1,4 @@
-"""The doors that stay open: a dispatch that waits for its end, a machine that waits for a run, and events (ASGI)."""
+"""Long requests (ASGI): a dispatch that waits for its end, a machine that waits for a run, and event streams."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ from rensei.tokens.still_open import Caller
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
 WAIT_SECONDS_MAX = 60
-# Two workers of a machine wake up for one run; the one that did not get it rests before it looks again.
+# Two workers of a machine may wake up for one run. The worker that did not get it pauses before the next attempt.
 REST_SECONDS = 0.5
 
 _ends = long_polling.Poller(long_polling.ended_among)
@@ -42,7 +42,7 @@ _lease = HostLease.as_view()
 
 
 async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-    """Dispatch, and wait for the end where the caller prefers it."""
+    """Dispatch, and wait for the end if the caller requests it."""
     response: Response = await sync_to_async(_runs)(request, *args, **kwargs)
     return await wait_if_preferred(request, response, ends=_ends, body=_run_body)
 
@@ -51,9 +51,9 @@ async def wait_if_preferred(
     request: HttpRequest, response: Response, *, ends: long_polling.Poller, body: Callable[[str], Any]
 ) -> Response:
     """
-    Wait for the end of what was begun, where the caller prefers it (`Prefer: wait=N`, RFC 7240), and answer with that.
+    Wait for the end if the caller requests it (`Prefer: wait=N`, RFC 7240), and respond with the final state.
 
-    The wait happens outside the REST view, so that it holds no thread.
+    The wait is outside the REST view, so that it holds no thread.
     """
     seconds = _wait_seconds(request)
     if response.status_code != 202 or seconds is None:
@@ -68,11 +68,11 @@ async def wait_if_preferred(
 
 async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     """
-    Take a run for a machine, and wait for one where none is there yet and the machine says how long.
+    Lease a run to a machine. If there is none, wait for one as long as the machine's request allows.
 
-    The caller is let in anew after each wait, so a machine that is revoked meanwhile gets nothing.
+    The caller is authenticated again after each wait, so a machine that was revoked meanwhile gets no run.
     """
-    body = request.body  # Read once, so that the view can be asked again.
+    body = request.body  # Read once, so that the view can be called again.
     response: Response = await sync_to_async(_lease)(request, *args, **kwargs)
     if response.status_code != 204:
         return response
@@ -90,7 +90,7 @@ async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse
 
 
 def _known_as(view: Callable[..., Any], door: Callable[..., Any]) -> None:
-    """Give a door what the URL resolver, CSRF and the schema know a REST view by."""
+    """Copy the attributes by which the URL resolver, CSRF and the schema identify a REST view."""
     for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
         if hasattr(view, name):
             setattr(door, name, getattr(view, name))
@@ -101,7 +101,7 @@ _known_as(_lease, lease)
 
 
 class EventStreamRenderer(JSONRenderer):
-    """Lets a browser's EventSource in by what it accepts. Only a refusal is ever rendered: as JSON."""
+    """Accept the media type that a browser's EventSource requests. Only refusals are rendered, as JSON."""
 
     media_type = "text/event-stream"
     format = "events"
@@ -138,7 +138,7 @@ def _run_body(run_id: str) -> dict[str, Any]:
 
 
 def _again(response: Response, data: Any, *, status: int) -> Response:
-    """The same answer with another body, rendered anew."""
+    """Return the response with another body, rendered again."""
     fresh = Response(data, status=status, headers=dict(response.headers))
     for attribute in ("accepted_renderer", "accepted_media_type", "renderer_context"):
         setattr(fresh, attribute, getattr(response, attribute))

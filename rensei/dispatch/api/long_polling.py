@@ -1,7 +1,7 @@
 """
-Waiting for runs: one poller for all who wait for the same kind of thing.
+Long polling for runs: one poller for all requests that wait for the same kind of event.
 
-Everything is read from the database, so it does not matter which process executes the run.
+All state is read from the database, so it does not matter which process executes the run.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ logger = structlog.get_logger(__name__)
 
 class Poller:
     """
-    Tells any number of waiters when what they wait for is there, by one query for all of them at a time.
+    Notifies any number of waiting requests, with one query for all of them at a time.
 
-    `look` takes the ids that somebody waits for, and names those that are there.
+    `look` takes the awaited ids and returns those that are ready.
     """
 
     def __init__(self, look: Callable[[Collection[str]], Collection[str]]) -> None:
         self._look = look
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._poller: asyncio.Task[None] | None = None
-        # The poller outlives the request that began it, so it has a thread, and a connection, of its own.
+        # The poller outlives the request that started it, so it uses a separate thread and connection.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="poller")
 
     async def wait(self, awaited: str, *, seconds: float) -> bool:
-        """Wait for one thing. False if the time passed first."""
+        """Wait for one id. Returns False if the time expires first."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(awaited, set()).add(future)
         if self._poller is None or self._poller.done():
@@ -60,30 +60,30 @@ class Poller:
                             future.set_result(None)
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
-            # Whoever comes from here on needs a poller of its own.
+            # Requests that arrive from now on must start a new poller.
             self._poller = None
-            # The loop may end first, and cancel this: the thread's connection must not stay open. It is looked up
-            # in the thread; `connection.close` would be that of this one.
+            # This also runs when the loop ends and cancels the task: the thread's connection must not stay open.
+            # `connections` is resolved in that thread; a bound `connection.close` would be this thread's.
             await loop.run_in_executor(self._thread, connections.close_all)
 
     def _try_to_look(self, awaited: Collection[str]) -> Collection[str]:
         try:
             return self._look(awaited)
         except DatabaseError as fault:
-            # Those who wait may wait a little longer; the next look has a connection of its own.
+            # The requests wait longer; the next poll opens a new connection.
             logger.warning("poller_database_down", fault=type(fault).__name__)
             connections.close_all()
             return ()
 
 
 def ended_among(run_ids: Collection[str]) -> list[str]:
-    """Name the runs that have ended."""
+    """Return the runs that have ended."""
     close_old_connections()
     return list(Run.objects.filter(id__in=run_ids, state__in=Run.ENDED).values_list("id", flat=True))
 
 
 def hosts_with_work(host_ids: Collection[str]) -> list[str]:
-    """Name the machines that a run waits for."""
+    """Return the machines that have a queued run."""
     close_old_connections()
     waiting = Run.objects.filter(host_id__in=host_ids, state=Run.State.QUEUED, deadline_at__gt=database_now())
     return list(waiting.values_list("host_id", flat=True).distinct())
@@ -91,8 +91,8 @@ def hosts_with_work(host_ids: Collection[str]) -> list[str]:
 
 async def give_back_connection() -> None:
     """
-    Give this request's database connection back before it waits, so that those who wait hold none.
+    Release this request's database connection before a wait.
 
-    A request's synchronous code runs in a thread of its own, whose connection is otherwise kept to its end.
+    A request's synchronous code runs in a separate thread, which otherwise holds its connection until the request ends.
     """
     await sync_to_async(close_old_connections)()

@@ -1,4 +1,4 @@
-"""How many event streams a caller and an organization may have open at a time in one process."""
+"""Limits of open event streams for each caller and organization in one process."""
 
 import threading
 from collections import Counter, deque
@@ -10,7 +10,7 @@ from rensei.orgs.access import Access
 
 
 class TooManyStreams(RenseiError):
-    """The caller, or its organization, follows as many runs as it may at a time."""
+    """The caller or its organization has reached its limit of open streams."""
 
     code = "TOO_MANY_STREAMS"
     status = 429
@@ -26,19 +26,19 @@ class TooManyStreams(RenseiError):
 
 
 class StreamPlaces:
-    """Counts the streams of this process. It may be used from every thread."""
+    """Counts the open streams of this process. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
-        # Places are given back by finalizers too, which may run anywhere, even while this thread holds the lock.
+        # Finalizers also release places. They may run at any point, even while this thread holds the lock.
         self._left: deque[tuple[str, str]] = deque()
 
     def take(self, access: Access) -> tuple[str, str]:
         """
-        Take a place for a stream, to be given to `leave` once.
+        Take a place for a stream. Pass it to `leave` exactly once.
 
-        :raises TooManyStreams: if the caller or its organization has none left
+        :raises TooManyStreams: if the caller or its organization has no place left
         """
         token = access.token
         caller = f"token:{token.pk}" if token else f"person:{access.user.pk}:{access.org.pk}"

@@ -1,4 +1,4 @@
-"""What a dispatch may be refused with, besides what every request may be. The OpenAPI document lists it."""
+"""The refusals of a dispatch, besides those of every request. The OpenAPI document lists them."""
 
 from catalog.services import ModelNotInCatalog, ModelRetired
 from integrations.providers.base import ADAPTERS
@@ -12,7 +12,7 @@ from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.storage import StorageLimitReached
 from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
 
-# What has no answer, in a dry run either: something that the body names is not there.
+# Refusals of a dry run too: something that the body names does not exist.
 OF_DRY_RUN: tuple[type[RenseiError], ...] = (NotFound, NoEligiblePool)
 OF_DISPATCH: tuple[type[RenseiError], ...] = (
     *OF_DRY_RUN,

@@ -1,9 +1,9 @@
 """
-Which runs have new events, learned without asking for each of them.
+Find the runs that have new events without a query for each run.
 
-PostgreSQL tells by NOTIFY, from a trigger on the table of events. On SQLite, whose writers come one after the other,
-the rows after the last one that was seen are the new ones; while nothing was written, one pragma says so. Neither has
-to be complete: who follows runs looks at all of them every second.
+PostgreSQL sends NOTIFY from a trigger on the table of events. SQLite serializes its writers, so the new rows are those
+after the last row read; one pragma shows whether anything was written at all. Neither has to be complete: the poller
+checks all followed runs every second.
 """
 
 from django.db import connection, connections
@@ -16,7 +16,7 @@ ROWS_MAX = 1000
 
 
 class Notices:
-    """Belongs to one thread, and to the connection of that thread, which it keeps."""
+    """The notifications of new events. It is bound to one thread and holds that thread's connection."""
 
     def __init__(self) -> None:
         self._channel = Channel(CHANNEL)
@@ -24,16 +24,16 @@ class Notices:
         self._newest: int | None = None
 
     def told(self) -> set[str]:
-        """Name the runs that have had new events since the last call."""
+        """Return the runs that have had new events since the last call."""
         connection.ensure_connection()
         return set(self._channel.payloads()) if connection.vendor == "postgresql" else self._inserted()
 
     def fileno(self) -> int | None:
-        """Name the socket on which PostgreSQL tells, for an event loop to wait for."""
+        """Return the socket of PostgreSQL's notifications, for an event loop to wait on."""
         return self._channel.fileno()
 
     def close(self) -> None:
-        """Give the connection back. A pool may hand it to another thread, so it listens no more."""
+        """Release the connection and stop listening on it, because a pool may give it to another thread."""
         self._channel.close()
         self._data_version, self._newest = -1, None
         connections.close_all()

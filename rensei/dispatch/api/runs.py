@@ -1,4 +1,4 @@
-"""REST: dispatch a run, ask what would happen, look at runs, cancel them."""
+"""REST: dispatch a run, preview a dispatch, list and show runs, cancel them."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ from rensei.orgs.scopes import READ_OR_RUNS, RUNS
 IDEMPOTENCY_KEY_LENGTH = 255
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
-    # Printable, among the characters that a header can hold.
+    # The printable characters that a header can hold.
     {
         "type": "string",
         "maxLength": IDEMPOTENCY_KEY_LENGTH,
@@ -132,7 +132,7 @@ class Runs(APIView):
 
 
 def idempotency_key(request: Request) -> str:
-    """:raises FieldError: if the key has not the form that a key has"""
+    """:raises FieldError: if the key is too long or not printable"""
     key: str = request.headers.get("Idempotency-Key", "")
     if len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable():
         reason = f"An Idempotency-Key is at most {IDEMPOTENCY_KEY_LENGTH} printable characters."
@@ -194,17 +194,17 @@ class Resolve(APIView):
     def post(self, request: Request, profile_id: str) -> Response:
         """Tell what a dispatch of a profile would do, and change nothing. All of the body is optional."""
         asked = dispatch_request(request.data, whole=False)
-        # Looked up first, because an unknown one is wrong in the address, not in the body.
+        # Looked up first: an unknown profile is an error of the URL, not of the body.
         profile = profiles.find_profile(caller(request), profile_id)
         return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
 
 
 def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
     """
-    Check a dispatch body and make the request of it. A dry run need not say anything.
+    Check a dispatch body and convert it to a request. A dry run needs no `input` or `messages`.
 
     :raises ValidationError: if a field has the wrong shape
-    :raises FieldError: if a message has
+    :raises FieldError: if a message has the wrong shape
     """
     body = RunBody(data=data)
     body.is_valid(raise_exception=True)
@@ -264,9 +264,9 @@ def _moment(query: Any, name: str) -> Any:
 
 def _digest(access: Access, data: Any) -> str:
     """
-    Digest a parsed body, so that the order of its keys makes no difference, and whose it is.
+    Hash the project and the parsed body, so that the order of the body's keys does not matter.
 
-    A token of one project must not be given another project's run for the same key and words.
+    The project is included so that an API token of one project never gets another project's run for the same key.
     """
     said = [access.project.pk if access.project else None, data]
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

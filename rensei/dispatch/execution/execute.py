@@ -1,8 +1,8 @@
 """
-The second half of a dispatch: open the credential, prepare, write the attempt, call, settle, finish.
+The second half of a dispatch: open the credential, prepare, write the attempt, call, settle, end the run.
 
-Every call upstream has an attempt that was committed before it, and a settlement after it. Whatever
-happens in between, the payer and the mode stay what they were at dispatch.
+Every call to a provider has an attempt that is committed before it, and a settlement after it. The payer and the
+mode never change after the dispatch.
 """
 
 import random
@@ -40,7 +40,7 @@ logger = structlog.get_logger(__name__)
 
 
 def execute(claim: claims.Claim, keeper: LeaseRenewal) -> None:
-    """Carry a claimed run to its end."""
+    """Execute a claimed run until it ends."""
     run = claim.run
     live = LiveRun(run, seconds_left=(run.deadline_at - claim.claimed_at).total_seconds())
     try:
@@ -77,11 +77,11 @@ def _carry(run: Run, live: LiveRun) -> None:
 
 def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) -> BuiltRequest:
     """
-    Build the request. Near the limit of the window its prompt is counted exactly, by the provider's free endpoint.
+    Build the request. Near the limit of the window, the provider's free endpoint counts the prompt exactly.
 
-    :raises RenseiError: if an image cannot be had, or the prompt does not fit; no attempt is made then
-    :raises ProviderFailure: if the provider cannot count
-    :raises Interrupted: if the run was stopped meanwhile
+    :raises RenseiError: if an image cannot be fetched, or the prompt does not fit; no attempt is made then
+    :raises ProviderFailure: if the provider fails to count
+    :raises Interrupted: if the run is stopped meanwhile
     """
     built = preparation.build_request(
         run, adapter, seconds_left=lambda: live.seconds_left if live.stop is None else 0.0
@@ -96,7 +96,7 @@ def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) 
 
 @dataclass(frozen=True, kw_only=True)
 class _Again:
-    """Another call is to be made, with which key and after how long."""
+    """The next call to make: with which key and after how many seconds."""
 
     credential: Credential
     after_seconds: float
@@ -105,7 +105,7 @@ class _Again:
 def _attempt(
     run: Run, live: LiveRun, adapter: Adapter, mode: Mode, credential: Credential, built: BuiltRequest
 ) -> _Again | None:
-    """Make one call and settle it. None if there is nothing left to do."""
+    """Make one call and settle it. Returns None if no further call is to be made."""
     attempt = claims.open_attempt(
         run,
         credential_id=credential.id,
@@ -127,7 +127,7 @@ def _attempt(
         if failure.provider_code == "deadline":
             live.order(claims.Stop.DEADLINE)
         if live.stop is not None:
-            # Hanging up may look like a broken line.
+            # Closing the connection can itself cause this failure.
             _settle(partial(outcomes.stopped, call, live.stop))
             return None
         again = _try_again(run, mode, credential, failure)
@@ -145,11 +145,11 @@ def _attempt(
 
 
 def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFailure) -> _Again | None:
-    """Go on with another key of the same payer at once, else with the same one later, else not at all."""
+    """Try another key of the same payer immediately, else the same key later, else no further call."""
     try:
         another = mode.next_credential(run, credential, failure)
     except RenseiError as refusal:
-        # Another key that cannot be opened is no other key; the failed call must still be settled.
+        # If the other key cannot be opened, there is no other key: the failed call must still be settled.
         logger.warning("no_other_key", code=refusal.code)
         another = None
     except DATABASE_FAULTS as fault:
@@ -163,7 +163,7 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
 
 
 def _failed(call: outcomes.Call, failure: ProviderFailure, *, mode: Mode, again: bool, now: datetime) -> SettlementPlan:
-    # What the organization is told is looked up, which may have to be tried again as the settlement itself.
+    # `error_of` may read the database, so it is retried together with the settlement.
     return outcomes.failed(call, failure, error=mode.error_of(call.run, failure), again=again, now=now)
 
 
@@ -172,12 +172,12 @@ def _never_called(run: Run, failure: ProviderFailure, *, mode: Mode, now: dateti
 
 
 def _settle(outcome: Callable[..., SettlementPlan]) -> None:
-    """Write what a call came to. The clock is the database's, so reading it belongs to what is tried again."""
+    """Write the outcome of a call. The time comes from the database, so it is read inside the retry."""
     settle.write_patiently(lambda: [outcome(now=database_now())])
 
 
 def _backoff_seconds(run: Run, failure: ProviderFailure) -> float:
-    """Wait as long as the provider asked, else twice as long each time, with some jitter."""
+    """Return the provider's `retry-after`, else an exponential backoff with jitter."""
     if failure.retry_after_seconds is not None:
         return failure.retry_after_seconds
     jitter = random.uniform(0.75, 1.25)  # noqa: S311 - it spreads load and guards nothing

@@ -1,7 +1,7 @@
 """
-The keeper of a worker process: it renews the leases of the runs under execution and brings them bad news.
+Lease renewal in a worker process: renew the leases of executing runs, and stop runs that are cancelled or lost.
 
-One thread for any number of runs: a cancellation is noticed within half a second, a lost lease within five.
+One thread for any number of runs. It detects a cancellation within 0.5 s and a lost lease within 5 s.
 """
 
 import threading
@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 
 
 class LiveRun:
-    """A run under execution, as its executor and the keeper share it."""
+    """The state of an executing run, shared between its executor and the lease renewal."""
 
     def __init__(self, run: Run, *, seconds_left: float) -> None:
         self.run_id = run.id
@@ -38,7 +38,7 @@ class LiveRun:
         return self._stop
 
     def order(self, reason: Stop) -> None:
-        """Ask the executor to stop; the first reason stands."""
+        """Signal the executor to stop. The first reason is kept."""
         self._stop = self._stop or reason
 
     @property
@@ -47,7 +47,7 @@ class LiveRun:
 
 
 class LeaseRenewal:
-    """Watches over the runs of one worker process."""
+    """Renews the leases and signals the cancellations of the runs of one worker process."""
 
     def __init__(self, *, owner: str) -> None:
         self.owner = owner
@@ -84,11 +84,11 @@ class LeaseRenewal:
                     self._renew(live)
                     renewed = time.monotonic()
             except DatabaseError as fault:
-                # The leases outlast a database that restarts; without it there is nothing better to do than wait.
+                # The leases outlast a restart of the database, so waiting for it is safe.
                 logger.warning("keeper_database_down", fault=type(fault).__name__)
                 connection.close()
             except Exception:
-                # A bug of ours. Without the keeper all runs of this process would lose their leases.
+                # A defect in this code. If this thread ended, all runs of the process would lose their leases.
                 logger.exception("keeper_failed")
             close_old_connections()
         close_old_connections()
@@ -100,7 +100,7 @@ class LeaseRenewal:
                 run.order(Stop.CANCELLED)
 
     def _renew(self, live: Sequence[LiveRun]) -> None:
-        # After a pause of the whole process one run may be here twice; only the younger claim can be ours.
+        # After a pause of the whole process one run may be listed twice; only the later claim can be valid.
         epochs = {run.run_id: run.epoch for run in sorted(live, key=lambda run: run.epoch)}
         lost = claims.extend_leases(epochs, owner=self.owner)
         for run in live:

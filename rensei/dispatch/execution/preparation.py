@@ -1,4 +1,4 @@
-"""What is asked of the provider, made of what the dispatch stored: for the server's workers and for machines alike."""
+"""Build the provider's request from the stored input of a run, for the server's workers and for machines."""
 
 from collections.abc import Callable
 
@@ -10,20 +10,20 @@ from rensei.dispatch.settlement.own_entries import require_allowed
 
 def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], float]) -> BuiltRequest:
     """
-    Build the provider's parameters, fetching what the messages point to.
+    Build the provider's parameters, and fetch the images that the messages refer to.
 
-    :raises RenseiError: if the model has left the catalog or has turned out to be a denied one, if an image cannot be
-        had, or the prompt does not fit
-    :raises Interrupted: if no time is left for that
+    :raises RenseiError: if the model is no longer in the catalog or is found to be a denied one, if an image cannot
+        be fetched, or the prompt does not fit
+    :raises Interrupted: if there is no time left to fetch
     """
-    # It may have left the catalog while the run waited.
+    # The model may have been removed from the catalog while the run was queued.
     entry = find_entry(org=run.org, provider=run.provider, model_id=run.served_model_id)
     require_allowed(run, entry)
     asked = run.input.body
     request = ModelRequest(
         system=asked["system"],
         messages=adapter.prepare(asked["messages"], entry=entry, seconds_left=seconds_left),
-        # What was asked for is in the input. A run that was dispatched before it was kept there has what was chosen.
+        # The input has the requested effort. Runs dispatched before it was stored there have only the applied one.
         effort=asked.get("effort", run.effort or None),
         effort_is_asked=asked.get("effortIsAsked", True),
         max_tokens=asked["maxTokens"],

@@ -1,4 +1,4 @@
-"""One call to a provider under way: what has arrived, and what those who watch the run have been given."""
+"""One call to a provider in progress: the output received so far, and the events written for the run."""
 
 import queue as threads
 import threading
@@ -24,7 +24,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Call:
-    """Follows one attempt's stream, and appends the run's events as they come."""
+    """Reads one attempt's stream, and appends the run's events as they arrive."""
 
     def __init__(self, run: Run, live: LiveRun, attempt: Attempt) -> None:
         self.run = run
@@ -39,7 +39,7 @@ class Call:
 
     def follow(self, stream: ProviderStream) -> Answer | None:
         """
-        Read a call to its end. None if it was stopped first; then the connection has been closed.
+        Read a call to its end. Returns None if it was stopped first; the connection is closed then.
 
         :raises ProviderFailure: if the call fails
         """
@@ -81,16 +81,16 @@ class Call:
             if not claims.add_chunk(self.run, kind=kind, data=data):
                 self.live.order(claims.why_lost(self.run))
         except DatabaseError as fault:
-            # Watchers miss a piece while the database is away; the whole answer is written at the end.
+            # Event streams miss a piece while the database is down; the whole output is written at the end.
             logger.warning("chunk_not_written", fault=type(fault).__name__)
         leave_database()
 
 
 def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:
     """
-    Read a stream in a thread of its own, so that a silent provider does not keep us from looking up.
+    Read a stream in a separate thread, so that a silent provider does not block the checks for a stop.
 
-    Yields None when nothing came for a while.
+    Yields None if nothing arrived within `FLUSH_SECONDS`.
     """
     arrived: threads.Queue[StreamEvent | BaseException | None] = threads.Queue(maxsize=1000)
     closed = threading.Event()
@@ -120,7 +120,7 @@ def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]
                 return
             yield item
     finally:
-        # The reader may wait for room: it finds some, sees that nobody listens any more, and ends.
+        # The reading thread may be blocked by a full queue. Emptying it lets the thread check `closed` and end.
         closed.set()
         while not arrived.empty():
             arrived.get_nowait()

@@ -1,8 +1,8 @@
 """
-What dead workers left behind is put right here, by whichever worker takes the job.
+Periodic job: recover the runs of workers that died.
 
-A run whose worker died before its attempt goes back into the queue. One that died with a call under way
-is ended, with an estimated charge; it is never called again by itself.
+A run whose worker died before its attempt is queued again. A run whose worker died during a call is ended
+with an estimated charge; the call is never repeated automatically.
 """
 
 from datetime import datetime
@@ -18,12 +18,12 @@ from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk
 from rensei.dispatch.queue import claims, wake_up
 from rensei.dispatch.settlement import outcomes, settle
 
-# So many are ended in seconds. Those that fail come again each time, so there is place for many of them.
+# This many runs are ended within seconds. Runs that fail to end are selected again each time, so the limit is high.
 AT_ONCE = 1000
 
 
 def reap() -> None:
-    """Requeue, end or ring for every run without a live worker. A run that fails keeps no other from its end."""
+    """Requeue, end or send a wake-up for every run without a live worker. A failure of one run affects no other."""
     now = database_now()
     claims.requeue_unsent(now=now)
     abandoned = claims.abandoned(now=now)
@@ -33,14 +33,14 @@ def reap() -> None:
 
 
 def forget_idempotency_keys() -> None:
-    """Drop the Idempotency-Keys that are older than they are kept for."""
+    """Delete the Idempotency-Keys that are older than `IDEMPOTENCY_KEPT`."""
     IdempotencyKey.objects.filter(created_at__lt=database_now() - IDEMPOTENCY_KEPT).delete()
 
 
 def _end(run_id: str, *, among: QuerySet[Run], now: datetime) -> None:
     run = among.filter(id=run_id).first()
     if run is None:
-        # It has ended since, or its worker came back and renewed the lease.
+        # It has ended meanwhile, or its worker has renewed the lease.
         return
     attempt = run.attempts.filter(state=Attempt.State.OPEN).first()
     plan = outcomes.given_up(run, attempt, reported=_usage_seen(run), text=_text_seen(run), now=now)
@@ -53,6 +53,6 @@ def _text_seen(run: Run) -> str:
 
 
 def _usage_seen(run: Run) -> Usage | None:
-    """The last usage that the worker wrote down, if it belongs to the call that was under way."""
+    """Return the last usage that the worker recorded for the interrupted call, if any."""
     newest = run.chunks.filter(kind=RunChunk.Kind.USAGE).order_by("-seq").values_list("data", flat=True).first()
     return Usage.from_dict(newest) if newest else None

@@ -1,4 +1,4 @@
-"""The Celery side of the doorbell. A message is an id and nothing else; what it means stands in the database."""
+"""The Celery task that a wake-up triggers. A message holds only a run id; all state is in the database."""
 
 import functools
 import os
@@ -15,10 +15,10 @@ from rensei.dispatch.queue.broker import TASK
 @shared_task(name=TASK)
 def execute_next_run(run_id: str) -> None:
     """
-    Claim the run whose turn it is, which may be another than the message names, and carry it to its end.
+    Claim the next run in fair order, which may differ from `run_id`, and execute it until it ends.
 
-    The end of one run is the next one's chance, so it wakes a worker again. A message that finds no run to claim
-    wakes no other, so the messages come to an end.
+    The end of a run may make another one claimable, so a wake-up follows it. A message that finds no run to claim
+    sends no wake-up, so the messages do not multiply.
     """
     keeper = _lease_renewal_of(os.getpid())
     claim = claims.claim_next(owner=keeper.owner)
@@ -31,5 +31,5 @@ def execute_next_run(run_id: str) -> None:
 
 @functools.cache
 def _lease_renewal_of(pid: int) -> LeaseRenewal:
-    """One keeper for each process: a forked child does not inherit its parent's thread."""
+    """Return the lease renewal of the process: a forked child does not inherit its parent's thread."""
     return LeaseRenewal(owner=f"{socket.gethostname()[:40]}:{pid}:celery")

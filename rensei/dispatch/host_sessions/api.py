@@ -1,4 +1,4 @@
-"""REST: what a developer's machine asks for while it carries out host-session runs."""
+"""REST: the requests of a machine that executes host-session runs."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """
-Host sessions, the server's half: a machine takes a run that waits for it, keeps it, reports it, and ends it.
+Host sessions on the server: a machine leases a queued run, renews the lease, reports progress, and ends the run.
 
-The machine calls the provider with the login that it holds. What goes out are the finished parameters of the
-call; what comes back is the answer and how many tokens it used. There is no field for a credential.
+The machine calls the provider with its own login. The server sends the finished parameters of the call and receives
+the output and the token counts. There is no field for a credential.
 """
 
 import time
@@ -45,12 +45,12 @@ TRY_AGAIN = frozenset(
         "HOST_PLAN_EXHAUSTED",
     }
 )
-# After these nobody knows whether the provider made an answer, and billed it. The others are its refusals.
+# After these it is unknown whether the provider produced and billed output. The other codes are refusals.
 MAYBE_BILLED = frozenset({"PROVIDER_UNAVAILABLE", "PROVIDER_STREAM_BROKEN"})
 
 
 class LeaseLost(RenseiError):
-    """The worker was silent for too long, or never had the run."""
+    """The worker did not renew the lease in time, or never had the run."""
 
     code = "LEASE_LOST"
     status = 409
@@ -62,7 +62,7 @@ class LeaseLost(RenseiError):
 
 
 class HostLoginMissing(RenseiError):
-    """The machine holds no working login to the provider."""
+    """The machine has no working login to the provider."""
 
     code = "HOST_LOGIN_MISSING"
     status = 409
@@ -74,7 +74,7 @@ class HostLoginMissing(RenseiError):
 
 
 class HostPlanExhausted(RenseiError):
-    """The account behind the machine's login has nothing left to spend."""
+    """The account of the machine's login has no plan usage or credit left."""
 
     code = "HOST_PLAN_EXHAUSTED"
     status = 402
@@ -94,7 +94,7 @@ REFUSALS: dict[str, type[RenseiError]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """A run that a machine holds, the attempt that was written for it, and the finished parameters of its call."""
+    """A run leased to a machine, its attempt, and the finished parameters of its call."""
 
     run: Run
     attempt: Attempt
@@ -107,7 +107,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseState:
-    """Until when a machine holds its run, and whether it should stop working on it."""
+    """When a machine's lease expires, and whether the machine must stop the run."""
 
     until: datetime
     cancel_requested: bool
@@ -116,10 +116,10 @@ class LeaseState:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """
-    How a machine says that its call ended. `usage` is None where it was not told.
+    A machine's report of how its call ended. `usage` is None if the machine did not report it.
 
-    `sent` says whether the request may have reached the provider. `error_code` is one of the codes that a
-    machine may report; `detail` and `fix` are its own words for it.
+    `sent` is True if the request may have reached the provider. `error_code` is one of the codes that a machine
+    may report; `detail` and `fix` are the machine's texts.
     """
 
     state: Run.State
@@ -137,10 +137,10 @@ class Report:
 
 def take(access: Access, run: Run) -> Lease | None:
     """
-    Lease one run to the caller's machine. None where another worker of the machine has it, or it has ended.
+    Lease one run to the caller's machine. Returns None if another worker of the machine has it, or it has ended.
 
-    :raises WrongMachine: if it waits for another machine
-    :raises RenseiError: if it cannot be carried out; the run has then ended with that
+    :raises WrongMachine: if the run is for another machine
+    :raises RenseiError: if the run cannot be executed; it has then ended with this error
     """
     host = _machine(access)
     _require_its_machine(run, host)
@@ -149,7 +149,7 @@ def take(access: Access, run: Run) -> Lease | None:
 
 
 def take_next(access: Access) -> Lease | None:
-    """Lease the oldest run that waits for the caller's machine. One that cannot be carried out ends, and is passed."""
+    """Lease the oldest queued run of the caller's machine. A run that cannot be executed ends and is skipped."""
     host = _machine(access)
     _note_seen(host)
     waiting = claims.waiting_for_host(host.id, now=database_now())
@@ -159,7 +159,7 @@ def take_next(access: Access) -> Lease | None:
         try:
             lease = _lease(Run.objects.select_related("org", "project").get(id=run_id), host)
         except RenseiError:
-            # It stands in the run's own error, for whoever dispatched it.
+            # The error is stored in the run, where its caller can read it.
             continue
         if lease is not None:
             return lease
@@ -168,9 +168,9 @@ def take_next(access: Access) -> Lease | None:
 
 def heartbeat(access: Access, run: Run, *, epoch: int) -> LeaseState:
     """
-    Keep a lease.
+    Renew a lease.
 
-    :raises LeaseLost: if it is not the machine's any more
+    :raises LeaseLost: if the machine no longer holds the lease
     """
     host = _machine(access)
     _require_its_machine(run, host)
@@ -184,10 +184,10 @@ def heartbeat(access: Access, run: Run, *, epoch: int) -> LeaseState:
 
 def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage | None) -> LeaseState:
     """
-    Append what has come of the answer to the events of the run, which keeps the lease too.
+    Append new output and usage to the events of the run, and renew the lease.
 
-    :raises FieldError: if the call cannot have used so much
-    :raises LeaseLost: if it is not the machine's any more; then nothing is appended
+    :raises FieldError: if the reported usage exceeds what the model allows
+    :raises LeaseLost: if the machine no longer holds the lease; nothing is appended then
     """
     if usage is not None:
         require_possible(run, usage)
@@ -205,10 +205,10 @@ def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage 
 
 def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
     """
-    Settle the machine's call and end its run. Saying it again changes nothing and answers the same.
+    Settle the machine's call and end its run. The operation is idempotent.
 
-    :raises FieldError: if the report contradicts itself, or the call cannot have used or written so much
-    :raises LeaseLost: if the run was given up before; the call has then been settled late, by one adjustment
+    :raises FieldError: if the report is inconsistent, or its usage or output exceeds what the call allows
+    :raises LeaseLost: if the run was abandoned before; the call is then settled late, by one adjustment
     """
     host = _machine(access)
     _require_its_machine(run, host)
@@ -248,7 +248,7 @@ def _note_seen(host: Host) -> None:
 
 
 def _lease(run: Run, host: Host) -> Lease | None:
-    """Build the request, which may fetch images, and only then claim the run: no lease runs meanwhile."""
+    """Build the request first and then claim the run: building may fetch images, and no lease must expire meanwhile."""
     try:
         decide.require_running(run)
         _require_local(run)
@@ -264,9 +264,9 @@ def _lease(run: Run, host: Host) -> Lease | None:
 
 def _build(run: Run) -> BuiltRequest:
     """
-    Build the request within the time that a machine waits for an answer.
+    Build the request within the time that a machine waits for a response.
 
-    :raises RenseiError: if an image cannot be had, or the prompt does not fit, or the images take too long
+    :raises RenseiError: if an image cannot be fetched in time, or the prompt does not fit
     """
     until = time.monotonic() + BUILD_SECONDS_MAX
     try:
@@ -276,7 +276,7 @@ def _build(run: Run) -> BuiltRequest:
 
 
 def _require_local(run: Run) -> None:
-    """Judge the pool as it is now: one that was switched off or removed changes nothing, a cloud one refuses."""
+    """Refuse the run if its pool is now a cloud pool. A pool that was switched off or removed is accepted."""
     pool = CapacityPool.objects.for_org(run.org).filter(name=run.pool).first()
     if (pool.provider_id if pool else run.pool) in CLOUD:
         raise RequiresLocalCapacity(pool=run.pool)
@@ -288,7 +288,7 @@ def _lost(run: Run) -> LeaseLost:
 
 
 def _require_whole(report: Report) -> None:
-    """:raises FieldError: if the parts of a report do not fit each other"""
+    """:raises FieldError: if the parts of a report contradict each other"""
     if report.state == Run.State.SUCCEEDED and not report.sent:
         raise FieldError(pointer="/sent", reason="A call that succeeded was sent.")
     if (report.state == Run.State.FAILED) is not bool(report.error_code):
@@ -297,14 +297,14 @@ def _require_whole(report: Report) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _ReportedCall:
-    """The call as the machine saw it, in the shape that settlements are planned from."""
+    """The call as the machine reported it, in the form from which settlements are planned."""
 
     run: Run
     attempt: Attempt
     text: str
     usage: Usage | None
     request_id: str
-    # A machine reports what the model used that it was told to call.
+    # A machine reports the usage of one model only: the one that it was sent.
     parts: tuple[UsagePart, ...] = ()
 
 
@@ -333,7 +333,7 @@ def _answer(call: _ReportedCall, report: Report) -> Answer:
 
 
 def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
-    """A machine is told to stop when somebody cancelled, and when the deadline has passed."""
+    """Return why the machine stopped: the run was cancelled, or its deadline has passed."""
     if run.cancel_requested_at is not None:
         return Stop.CANCELLED
     late = report.error_code == "RUN_TIMEOUT" or run.deadline_at <= now
@@ -341,7 +341,7 @@ def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
 
 
 def _failure(host: Host, report: Report) -> ProviderFailure:
-    """Read a machine's report of a failure as the adapters' own. Its words may quote a key: that is blotted out."""
+    """Convert a machine's report of a failure to the form of the adapters. Keys quoted in its texts are masked."""
     code, refusal = report.error_code, REFUSALS.get(report.error_code)
     message, fix = f"The call from machine '{host.name}' failed.", ""
     if refusal is not None:

@@ -1,4 +1,4 @@
-"""What a machine may report of a call: no more than its model takes and gives."""
+"""Check the usage that a machine reports against the limits of the model."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from rensei.core.limits import limit
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Run
 
-# More than any model takes or gives. It bounds what is reported of a model whose limits are not known.
+# Higher than the limits of any model. It bounds the reported usage of a model whose limits are unknown.
 TOKENS_MAX = limit(
     20_000_000,
     "tokens",
@@ -25,9 +25,9 @@ PROMPT = {
 
 def require_possible(run: Run, usage: Usage) -> None:
     """
-    Judge the counts of one call against the window and the output limit of the model that served it.
+    Check the counts of one call against the window and the output limit of the model that served it.
 
-    :raises FieldError: if the call cannot have used so much, with each field that is too large
+    :raises FieldError: if the usage exceeds a limit, with one error for each field that is too large
     """
     found = list(_impossible(run, usage))
     if found:

@@ -1,4 +1,4 @@
-"""PostgreSQL notifies the workers of a queued run, and those that follow a run of its events, at the commit."""
+"""PostgreSQL notifies workers of a queued run, and event streams of a new event, at the commit."""
 
 from django.db import migrations
 

@@ -1,4 +1,4 @@
-"""The auth modes that runs can take, one file each."""
+"""The auth modes of runs, one file for each mode."""
 
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.modes.base import Mode

@@ -1,4 +1,4 @@
-"""What an auth mode does for a run. One file for each mode."""
+"""The interface of an auth mode. One file implements each mode."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,7 +12,7 @@ from rensei.dispatch.models import Run
 
 
 class ModelUnpriced(RenseiError):
-    """The platform would have to charge for a model, or a feature, whose price it does not know."""
+    """The platform would have to charge for a model, or a feature, that has no price."""
 
     code = "MODEL_UNPRICED"
     status = 409
@@ -24,7 +24,7 @@ class ModelUnpriced(RenseiError):
 
 
 class OneKey:
-    """A mode whose run has one credential: there is no other to try, and its failure is the organization's to know."""
+    """A mode with one credential: there is no other to try, and its failures are shown to the organization."""
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         return None
@@ -35,13 +35,12 @@ class OneKey:
 
 class Mode(Protocol):
     """
-    `refusals` are those of its own that a dispatch may meet. `gate` refuses before anything is written. `hold` sets
-    aside what runs of one organization may use, in the transaction that saves them, and gives those that it refuses,
-    by run id. Both are told the most that a call can cost, in picodollars; None: unknown.
-    `open_credentials` opens all that may sign such a call, with their weights, where the call follows at once.
-    `open_credential` runs in the worker, after the claim; `next_credential` after a failed call, and gives
-    another key of the same payer, if there is one. `error_of` says what the organization is told of a
-    failure. `billed` says whether it owes the charge to the platform.
+    `refusals` are the mode's own refusals of a dispatch. `gate` refuses before anything is written. `hold` places the
+    holds of runs of one organization, in the transaction that saves them, and returns the refusals by run id.
+    Both receive the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all credentials
+    that may sign such a call, with their weights, for a call that follows immediately. `open_credential` runs in the
+    worker, after the claim. `next_credential` runs after a failed call and returns another key of the same payer, if
+    any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the platform.
     """
 
     mode: ClassVar[AuthMode]

@@ -17,7 +17,7 @@ from rensei.dispatch.modes.base import OneKey
 
 
 class ByokNotConfigured(RenseiError):
-    """No key of the organization is connected for the provider."""
+    """The organization has connected no key for the provider."""
 
     code = "BYOK_NOT_CONFIGURED"
     status = 409
@@ -44,7 +44,7 @@ class Byok(OneKey):
         return None
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
-        """The organization's own money needs no hold of ours."""
+        """Place no hold: the organization pays the provider directly."""
         return {}
 
     def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
@@ -56,7 +56,7 @@ class Byok(OneKey):
         """
         Open the integration that the run was admitted with.
 
-        :raises ByokNotConfigured: if it has been removed since
+        :raises ByokNotConfigured: if the integration was removed after the dispatch
         :raises CredentialUnreadable: if the vault cannot open it
         """
         integration = Integration.objects.for_org(run.org).filter(id=run.credential_id).first()
@@ -65,7 +65,7 @@ class Byok(OneKey):
         return integrations.open_integration(integration)
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
-        """There is no other key to try; that this one was refused is noted."""
+        """Record that the key was refused. There is no other key to try."""
         health.note_refused(failed, failure, now=database_now())
         return None
 

@@ -1,4 +1,4 @@
-"""Host session: the login on the developer's own machine signs, on that machine only."""
+"""Host session: the login on the developer's machine signs, on that machine only."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ from rensei.dispatch.modes.base import OneKey
 
 
 class RequiresLocalCapacity(RenseiError):
-    """A host session lives on one machine, so no cloud sandbox can use it."""
+    """A host session exists on one machine only, so a cloud sandbox cannot use it."""
 
     code = "AUTH_MODE_REQUIRES_LOCAL_CAPACITY"
     status = 409
@@ -25,7 +25,7 @@ class RequiresLocalCapacity(RenseiError):
 
 
 class WrongMachine(RenseiError):
-    """The run names no machine, or not one of the caller's own."""
+    """The run names no machine, or a machine that is not the caller's."""
 
     code = "HOST_SESSION_WRONG_MACHINE"
     status = 409
@@ -63,15 +63,15 @@ class HostSession(OneKey):
         return None
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
-        """The account on the machine pays; there is nothing of ours to hold."""
+        """Place no hold: the account on the machine pays."""
         return {}
 
     def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
-        """:raises WrongMachine: always, because the server calls and the login is on the machine"""
+        """:raises WrongMachine: always, because the gateway calls from the server and the login is on the machine"""
         raise WrongMachine(reason="The gateway calls from the server.")
 
     def open_credential(self, run: Run) -> Credential:
-        """No worker of the server may ever open a host session."""
+        """Refuse: a worker of the server must never open a host session."""
         raise WrongMachine(reason="This run belongs to a developer's machine.")
 
     def pool_id(self, provider: str) -> str:

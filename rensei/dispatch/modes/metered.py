@@ -1,4 +1,4 @@
-"""Metered: a key of the platform signs, and the organization is billed through Rensei's cost ledger."""
+"""Metered: a platform key signs, and the organization is billed through Rensei's cost ledger."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -44,9 +44,9 @@ class Metered(PlatformPool):
 
     def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         """
-        Check the entitlement, the key, the price, and, where the budget was read for a preview, the budget.
+        Check the entitlement, the key, the price and, if the budget was loaded for a preview, the budget.
 
-        The budget that counts is the conditional UPDATE of `hold`.
+        The binding check of the budget is the conditional UPDATE of `hold`.
 
         :raises RenseiError: METERED_NOT_ENTITLED, METERED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or METERED_BUDGET_EXCEEDED
         """
@@ -57,17 +57,17 @@ class Metered(PlatformPool):
             budget.require_room(facts.budget, picodollars=at_most)
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
-        """Refuse the runs whose most does not fit into the month's budget any more."""
+        """Refuse the runs whose maximum cost does not fit into the rest of the month's budget."""
         known = {run_id: most for run_id, most in at_most.items() if most is not None}
         assert len(known) == len(at_most), "A model without a price was refused by the gate"
         return budget.hold(org_id=org_id, picodollars=known, now=now)
 
     def open_credential(self, run: Run) -> Credential:
         """
-        Check the entitlement once more, because the run may have waited since its dispatch, and open a key.
+        Check the entitlement again, because the run may have been queued for a while, and open a key.
 
         :raises RenseiError: METERED_NOT_ENTITLED or METERED_KEY_NOT_CONFIGURED
-        :raises CredentialUnreadable: if the vault cannot open it
+        :raises CredentialUnreadable: if the vault cannot open the key
         """
         metered_gate(Entitlement.objects.for_org(run.org).first())
         return super().open_credential(run)

@@ -1,4 +1,4 @@
-"""What metered and shared have in common: a key of the platform's pool signs."""
+"""The common base of metered and shared: a key of the platform's key pool signs."""
 
 from collections.abc import Collection, Iterable
 from typing import ClassVar
@@ -12,24 +12,24 @@ from rensei.core.errors import RenseiError, StoredError
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
 
-# What a provider says of a key of ours is ours to know, not the organization's.
+# Errors about a platform key are not shown to the organization.
 ABOUT_THE_KEY = frozenset({"PROVIDER_AUTH_FAILED", "PROVIDER_UNFUNDED"})
 ABOUT_ITS_LIMITS = frozenset({"PROVIDER_RATE_LIMITED"})
 
 
 class PlatformPool:
-    """A mode whose calls are signed by the platform. The pool is fixed at dispatch; the key may change."""
+    """A mode in which a platform key signs. The key pool is fixed at dispatch; the key may change."""
 
     mode: ClassVar[AuthMode]
     pool: ClassVar[PlatformKey.Pool]
     no_key: ClassVar[type[RenseiError]]
 
     def credential_id(self, facts: DispatchContext) -> str:
-        """Left to the worker: which key of the pool signs is decided when the call is made."""
+        """Return no id: the worker selects the key when it makes the call."""
         return ""
 
     def max_tokens_cap(self, facts: DispatchContext) -> int | None:
-        """The lowest cap of the keys that may sign, so that any of them can."""
+        """Return the lowest cap of the keys that may sign, so that each of them can."""
         keys = facts.pool_keys(self.pool, self.mode)
         caps = [key.max_tokens_cap for key in keys if key.max_tokens_cap and key.paused_because is None]
         return min(caps, default=None)
@@ -44,10 +44,10 @@ class PlatformPool:
 
     def open_credential(self, run: Run) -> Credential:
         """
-        Open a healthy key of the pool.
+        Open a healthy key of the key pool.
 
-        :raises RenseiError: if the pool has no key for the model any more, or an operator has paused all of them
-        :raises CredentialUnreadable: if the vault cannot open it
+        :raises RenseiError: if the key pool has no key left for the model, or an operator has paused all of them
+        :raises CredentialUnreadable: if the vault cannot open the key
         """
         credential = self._open(run)
         if credential is None:
@@ -55,7 +55,7 @@ class PlatformPool:
         return credential
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
-        """Note what the failure says of its key; if it was the key's, open one that this run has not tried yet."""
+        """Record the failure for its key. If the key caused it, open a key that this run has not tried yet."""
         health.note_failure(failed, failure, now=database_now())
         if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
             return None
@@ -72,7 +72,7 @@ class PlatformPool:
         return f"{self.pool}_pool_{provider}"
 
     def _no_key(self, provider: str, model_id: str, keys: Iterable[PlatformKey]) -> RenseiError:
-        """Say that no key of the pool serves a model, and which models the pool does serve."""
+        """Build the refusal that no key serves a model. It lists the models that the key pool serves."""
         running = [
             key for key in keys if (key.pool, key.provider) == (self.pool, provider) and key.paused_because is None
         ]

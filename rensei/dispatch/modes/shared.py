@@ -1,4 +1,4 @@
-"""Shared: a free-tier key of the platform signs, within a daily quota of runs."""
+"""Shared: a free-tier platform key signs, within a daily quota of runs."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
 class SharedKeyNotConfigured(RenseiError):
-    """The platform's shared pool for the provider is empty, or does not serve the model."""
+    """The platform's shared key pool for the provider is empty, or does not serve the model."""
 
     code = "SHARED_KEY_NOT_CONFIGURED"
     status = 503
@@ -35,9 +35,9 @@ class Shared(PlatformPool):
 
     def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
         """
-        Check the key, the price, and, where the quota was read for a preview, the quota.
+        Check the key, the price and, if the quota was loaded for a preview, the quota.
 
-        The quota that counts is the conditional UPDATE of `hold`.
+        The binding check of the quota is the conditional UPDATE of `hold`.
 
         :raises RenseiError: SHARED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or SHARED_QUOTA_EXCEEDED
         """
@@ -47,7 +47,7 @@ class Shared(PlatformPool):
             quota.require_room(facts.shared_quota, now=facts.now)
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
-        """Refuse the runs for which the day has none left, or whose most does not fit into what they may cost."""
+        """Refuse runs that exceed the day's quota, or whose maximum cost exceeds the amount left for shared runs."""
         known = {run_id: most for run_id, most in at_most.items() if most is not None}
         assert len(known) == len(at_most), "A model without a price was refused by the gate"
         return quota.take_shared_runs(org_id=org_id, picodollars=known, now=now)

@@ -1,4 +1,4 @@
-"""Where runs execute: the pools by name, and the capacity providers that have a driver on this server."""
+"""Capacity pools by name, and the capacity providers that have a driver on this server."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class NoEligiblePool(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A pool as a dispatch sees it."""
+    """A capacity pool in the form that a dispatch uses."""
 
     name: str
     provider_id: str
@@ -31,16 +31,16 @@ class Pool:
         return self.provider_id == local.PROVIDER_ID
 
     def require_driver(self) -> None:
-        """:raises NoEligiblePool: if nothing on this server can start work there"""
+        """:raises NoEligiblePool: if this server has no driver for the pool's provider"""
         if self.provider_id not in DRIVERS:
             raise NoEligiblePool(reason=f"There is no {self.provider_id} driver on this server.")
 
 
 def find_pool(org: Org, name: str) -> Pool:
     """
-    Look up a pool by name. Every capacity provider's own id is a name too, so `local` and `e2b` need no row.
+    Look up a pool by name. The id of each capacity provider is also a name, so `local` and `e2b` need no row.
 
-    :raises NoEligiblePool: if it is unknown or inactive
+    :raises NoEligiblePool: if the pool is unknown or inactive
     """
     if name == local.PROVIDER_ID:
         return Pool(name=name, provider_id=name)

@@ -1,8 +1,8 @@
 """
-The broker as one process sees it: messages go to it from a thread of their own, so that no caller waits for it.
+One process's connection to the broker: a separate thread sends the messages, so that no caller waits.
 
-A message only wakes a worker, and may be lost: the run table is the queue. While the broker is away, no message waits
-for it. The thread looks for it every few seconds, and `python manage.py worker` starts the runs meanwhile.
+A message only wakes a worker, and may be lost: the run table is the queue. While the broker is unavailable, messages
+are dropped. The thread tries it again every few seconds, and `python manage.py worker` starts the runs meanwhile.
 """
 
 import atexit
@@ -28,7 +28,7 @@ WAITING_MAX = limit(
     what="Messages that wake a worker and wait to be sent, each process; one more is dropped",
     told="the run: it is started by the next look of the workers",
 )
-# Redis and RabbitMQ each read those that they know. Celery's own retries would take six seconds.
+# Redis and RabbitMQ each use the options that they support. Celery's own retries would take six seconds.
 _BOUNDS = {
     "max_retries": 0,
     "socket_connect_timeout": ANSWER_SECONDS,
@@ -41,7 +41,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Broker:
-    """One thread that sends, and what it knows of the broker. `is_away` is False until an attempt has failed."""
+    """The sending thread, and the last known state of the broker. `is_away` is False until an attempt fails."""
 
     def __init__(self) -> None:
         self.is_away = False
@@ -54,14 +54,14 @@ class Broker:
         self._thread.start()
 
     def send(self, run_id: str) -> None:
-        """Have a worker woken. While the broker is away, or too many wait already, the message is dropped."""
+        """Queue a wake-up. It is dropped while the broker is unavailable, or if too many messages are queued."""
         with self._changed:
             if not self.is_away and len(self._waiting) < WAITING_MAX:
                 self._waiting.append(run_id)
                 self._changed.notify_all()
 
     def flush(self, *, seconds: float) -> bool:
-        """Wait until what was to be sent so far has been tried, and tell whether it was in this time."""
+        """Wait until every queued message has been tried. Returns False if the time expires first."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._is_busy, timeout=seconds)
 
@@ -106,17 +106,17 @@ class Broker:
             self._waiting.clear()
         if time.monotonic() - self._warned_at >= WARN_SECONDS:
             self._warned_at = time.monotonic()
-            # Its own words may hold the address, and that the password.
+            # The fault's message is not logged: it may contain the broker's URL with the password.
             logger.warning("broker_is_away", fault=type(fault).__name__)
 
 
 def broker() -> Broker:
-    """Give this process its broker. The first call starts to watch it."""
+    """Return the broker of this process. The first call starts its thread."""
     return _of_process(os.getpid())
 
 
 def forget() -> None:
-    """Stop watching the broker of this process, whose address is about to change."""
+    """Stop the broker thread of this process, before the broker's address changes."""
     if _of_process.cache_info().currsize:
         broker().stop()
         _of_process.cache_clear()
@@ -124,14 +124,14 @@ def forget() -> None:
 
 @functools.cache
 def _of_process(pid: int) -> Broker:
-    """A forked child does not inherit its parent's thread, so it starts its own."""
+    """Create one broker for each process: a forked child does not inherit its parent's thread."""
     made = Broker()
     atexit.register(made.flush, seconds=LAST_MESSAGES_SECONDS)
     return made
 
 
 def _connect() -> Any:
-    # Without a broker, no process needs the library.
+    # Imported here because a process without a broker does not need the library.
     from celery import current_app
 
     options = {**current_app.conf.broker_transport_options, **_BOUNDS}
@@ -139,11 +139,11 @@ def _connect() -> Any:
 
 
 def _exchange(connection: Any, run_ids: list[str]) -> None:
-    """Send the messages. Without any, ask the broker whether it is there: a new channel is answered."""
-    # Without a broker, no process needs the library.
+    """Send the messages. If there are none, test the broker by opening a channel, which it must confirm."""
+    # Imported here because a process without a broker does not need the library.
     from celery import current_app
 
-    # Connects within the bounds, which the first use of another channel would pass by.
+    # Connects with the timeouts of `_BOUNDS`; the first use of another channel would ignore them.
     _ = connection.default_channel
     if not run_ids:
         with connection.channel():

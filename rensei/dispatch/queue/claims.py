@@ -1,7 +1,7 @@
 """
-The run table as a queue: claim a run under a lease, keep the lease, hang up chunks, notice dead workers.
+The run table as a queue: claim a run under a lease, renew the lease, append events, detect dead workers.
 
-A claim raises the run's epoch, the fencing token: whoever holds an older one can no longer change the run.
+A claim increments the run's epoch, the fencing token: a worker with an older epoch can no longer change the run.
 """
 
 from collections.abc import Collection
@@ -24,14 +24,14 @@ from rensei.dispatch.queue import fair_order
 from rensei.dispatch.queue.fair_order import Choice
 
 LEASE = timedelta(seconds=30)
-# One look passes over as many runs that cannot be read. Each of them is under a lease then, and out of the way.
+# One claim skips at most this many unreadable runs. Each of them is then leased, so the next claim does not meet it.
 _UNREADABLE_MAX = 10
-# Each run that ends wakes a worker for the next, so these need only be enough to wake all workers.
+# Each run that ends wakes a worker for the next, so this only has to be enough to wake all workers.
 _WAKE_UPS_MAX = 50
 
 
 class Stop(StrEnum):
-    """Why an execution has to stop early."""
+    """The reason why an execution has to stop early."""
 
     CANCELLED = "cancelled"
     LEASE_LOST = "lease-lost"
@@ -40,14 +40,14 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A run that this worker holds, and the database's time at which it took it."""
+    """A run that this worker has claimed, and the database's time of the claim."""
 
     run: Run
     claimed_at: datetime
 
 
 def claim_next(*, owner: str) -> Claim | None:
-    """Take the queued run whose turn it is. None where no run waits that a worker of the server may start now."""
+    """Claim the next queued run in fair order. Returns None if no run may be started by a server worker now."""
     for _ in range(_UNREADABLE_MAX):
         choice = None
         try:
@@ -59,7 +59,7 @@ def claim_next(*, owner: str) -> Claim | None:
             if choice is None or (isinstance(fault, Error) and not connection.is_usable()):
                 raise
             report_row(choice.run_id, job="claim")
-        # It stays out of the way for the time of a lease, so that the runs behind it have their turn.
+        # Lease the unreadable run, so that the runs behind it can be claimed.
         with durable():
             now = database_now()
             _claimable(now).filter(id=choice.run_id).update(**_lease(owner, now))
@@ -67,16 +67,16 @@ def claim_next(*, owner: str) -> Claim | None:
 
 
 def is_waiting() -> bool:
-    """Tell whether a run waits for a worker of the server, be it that none may start it now. It takes no lock."""
+    """Return whether a run is queued for a server worker, even if none may start it now. It takes no lock."""
     return bool(Run.objects.filter(state=Run.State.QUEUED).exclude(auth_mode=AuthMode.HOST_SESSION).exists())
 
 
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:
     """
-    Take a queued run for its machine, and write down in the same transaction that it is about to call.
+    Claim a queued run for its machine, and write its attempt in the same transaction.
 
-    The run waited until its deadline for a machine; from here on it has the time that every call has. None
-    where another worker of the machine has it, or it has ended.
+    The deadline so far limited the wait for the machine; the claim sets the deadline of a call. Returns None if
+    another worker of the machine has the run, or it has ended.
     """
     with durable():
         now = database_now()
@@ -95,21 +95,21 @@ def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt |
 
 
 def waiting_for_host(host_id: str, *, now: datetime) -> Any:
-    """The queued runs that only this machine may execute."""
+    """Return the queued runs that only this machine may execute."""
     queued = Run.objects.filter(state=Run.State.QUEUED, deadline_at__gt=now)
     return queued.filter(auth_mode=AuthMode.HOST_SESSION, host_id=host_id)
 
 
 def host_owner(host_id: str) -> str:
-    """Name a machine as the owner of leases."""
+    """Return the lease owner name of a machine."""
     return f"host:{host_id}"
 
 
 def renew_lease(run_id: str, *, owner: str, epoch: int) -> datetime | None:
     """
-    Keep one lease, and tell until when. None where it was lost.
+    Renew one lease and return its new end, or None if the lease is lost.
 
-    It is not renewed for longer than one lease beyond the run's deadline: that is time enough to report the end.
+    Renewal stops one lease duration after the run's deadline, which leaves enough time to report the end.
     """
     now = database_now()
     held = Run.objects.filter(id=run_id, state=Run.State.RUNNING, lease_owner=owner, epoch=epoch)
@@ -118,9 +118,9 @@ def renew_lease(run_id: str, *, owner: str, epoch: int) -> datetime | None:
 
 def extend_leases(epochs: dict[str, int], *, owner: str) -> set[str]:
     """
-    Keep the leases of the runs that are being executed, and name those that are no longer ours.
+    Renew the leases of the executing runs, and return the runs whose lease this worker has lost.
 
-    As with one lease, none is renewed for longer than a lease beyond the run's deadline.
+    As in `renew_lease`, renewal stops one lease duration after the run's deadline.
     """
     if not epochs:
         return set()
@@ -132,16 +132,16 @@ def extend_leases(epochs: dict[str, int], *, owner: str) -> set[str]:
 
 
 def cancelled_among(run_ids: Collection[str]) -> set[str]:
-    """Name the runs whose cancellation somebody asked for."""
+    """Return the runs whose cancellation was requested."""
     asked = Run.objects.filter(id__in=run_ids, cancel_requested_at__isnull=False)
     return set(asked.values_list("id", flat=True))
 
 
 def open_attempt(run: Run, *, credential_id: str, credential_version: int, input_tokens: int) -> Attempt | None:
     """
-    Write down that a call is about to be made, in a transaction of its own, and renew the lease with it.
+    Write the attempt of the next call in a separate transaction, and renew the lease with it.
 
-    None where the lease was lost: then no call may be made.
+    Returns None if the lease is lost: then no call may be made.
     """
     with durable():
         now = database_now()
@@ -156,9 +156,9 @@ def open_attempt(run: Run, *, credential_id: str, credential_version: int, input
 
 def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
     """
-    Append an event for those who watch the run. False where the lease was lost.
+    Append an event to the run's events. Returns False if the lease is lost.
 
-    A run whose events are as long as its answer may become has no more of them: its end brings the whole answer.
+    Events beyond the maximum size of the run's output are not stored: the end of the run holds the whole output.
     """
     size = stored_bytes.of_event(data)
     with durable():
@@ -166,20 +166,20 @@ def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
         has_room = held.filter(event_bytes__lte=stored_bytes.of_answer_at_most(run) - size)
         if not has_room.update(chunk_count=F("chunk_count") + 1, event_bytes=F("event_bytes") + size):
             return held.exists()
-        # A machine may send two at once, so the number is the one that this update gave.
+        # A machine may send two events at once, so the number is read back after the update.
         run.refresh_from_db(fields=["chunk_count"])
         RunChunk.objects.create(run=run, seq=run.chunk_count, kind=kind, data=data)
         return True
 
 
 def why_lost(run: Run) -> Stop:
-    """Tell why a run is no longer ours: somebody cancelled it, or another worker has it."""
+    """Return why this worker lost a run: it was cancelled, or another worker has it."""
     cancelled = Run.objects.filter(id=run.id, epoch=run.epoch, cancel_requested_at__isnull=False).exists()
     return Stop.CANCELLED if cancelled else Stop.LEASE_LOST
 
 
 def requeue_unsent(*, now: datetime) -> int:
-    """Put runs back whose worker died before it wrote an attempt: nothing was sent, so nothing is lost."""
+    """Requeue the runs whose worker died before it wrote an attempt: nothing was sent, so nothing is lost."""
     dead = Run.objects.filter(via=Run.Via.QUEUE, state=Run.State.RUNNING, lease_until__lt=now, deadline_at__gt=now)
     unsent = dead.filter(~Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN)))
     return unsent.update(state=Run.State.QUEUED, lease_owner="", lease_until=None)
@@ -187,9 +187,9 @@ def requeue_unsent(*, now: datetime) -> int:
 
 def abandoned(*, now: datetime) -> QuerySet[Run]:
     """
-    The runs whose worker died with a call under way, and those that nobody holds after their deadline.
+    Return the runs whose worker died during a call, and those that are past their deadline without a live lease.
 
-    A run of the gateway is abandoned with its process, because its caller has gone with it.
+    A gateway run is abandoned when its process dies, because the connection to its caller is lost too.
     """
     calling = Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN))
     over = Q(calling) | Q(deadline_at__lte=now) | Q(via=Run.Via.GATEWAY)
@@ -199,7 +199,7 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
 
 
 def unanswered(*, now: datetime) -> list[str]:
-    """The queued runs whose wake-up was lost, or had to wait: as many as are worth a wake-up."""
+    """Return queued runs whose wake-up was lost or could not start them, at most `_WAKE_UPS_MAX`."""
     quiet = now - timedelta(seconds=5)
     return list(
         _claimable(now).filter(created_at__lt=quiet).order_by("id").values_list("id", flat=True)[:_WAKE_UPS_MAX]

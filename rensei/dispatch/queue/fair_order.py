@@ -1,12 +1,12 @@
 """
-Chooses the run that is claimed next: the organizations take turns, and within one of them its projects.
+Choose the run to claim next: organizations take turns, and within an organization its projects take turns.
 
-Among the organizations with waiting runs, the one with the fewest runs under way comes first, then the one whose last
-claim is longest ago, then the one that waits longest; likewise among its projects. Two limits hold an organization
-back: how many of its runs may be under way (operators set it), and how many of one worker's threads they may hold.
+Among the organizations with queued runs, the order is: fewest executing runs, then oldest last claim, then longest
+wait. The same order applies among the projects of an organization. Two limits bound an organization: its number of
+executing runs (set by operators), and the threads of one worker that its runs may hold.
 
-Each step from one organization or project to the next is one look into an index of the waiting runs, so a choice costs
-as much with 10 waiting runs of an organization as with 10,000.
+Each step from one organization or project to the next is one lookup in an index of the queued runs, so a choice costs
+the same for 10 queued runs of an organization as for 10,000.
 """
 
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ limit(
     setting="RENSEI_WORKER_THREADS_PER_ORG",
 )
 
-# The conditions of the partial indexes in `models.py`, in their words: SQLite compares them term by term.
+# The conditions of the partial indexes in `models.py`, in the same form: SQLite compares them term by term.
 _WAITING = "run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
-# The lease of a run whose worker died is over, and holds up no other run.
+# A run whose worker died has an expired lease. It is not counted, so it does not block other runs.
 _UNDER_WAY = """
     SELECT COUNT(*) FROM dispatch_run run
     WHERE run.state = 'RUNNING' AND run.via = 'queue' AND NOT (run.auth_mode = 'host-session')
     AND run.lease_until > %(now)s"""
 
-# A transaction that holds an organization's row is claiming for it, and the next one takes its turn after it.
+# A transaction that claims for an organization locks its row; other transactions skip that organization meanwhile.
 _ORGANIZATION = f"""
 WITH RECURSIVE waiting(org_id) AS (
     SELECT MIN(run.org_id) FROM dispatch_run run WHERE {_WAITING}
@@ -60,7 +60,7 @@ LIMIT 1
 """  # noqa: S608 - it is made of constants alone
 _LOCK = "FOR NO KEY UPDATE OF org SKIP LOCKED"
 
-# It begins after the organization's row is held, so it sees what the claim before this one took, and counts again.
+# This statement starts after the organization's row is locked, so it includes the previous claim and counts again.
 _RUN = f"""
 WITH RECURSIVE waiting(project) AS (
     SELECT MIN(COALESCE(run.project_id, 0)) FROM dispatch_run run WHERE {_WAITING} AND run.org_id = %(org_id)s
@@ -90,7 +90,7 @@ LIMIT 1
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The run whose turn it is. A run without a project has the project number 0."""
+    """The chosen run. A run without a project has the project number 0."""
 
     run_id: str
     org_id: str
@@ -99,10 +99,10 @@ class Choice:
 
 def choose(*, owner: str, now: datetime) -> Choice | None:
     """
-    Choose the run that this owner of leases claims next, inside the transaction that claims it.
+    Choose the run that this lease owner claims next, inside the transaction that claims it.
 
-    None where no run waits that may start, or where the only ones belong to an organization that another worker is
-    claiming for at this moment.
+    Returns None if no queued run may start, or if all such runs belong to an organization for which another worker is
+    claiming at this moment.
     """
     values = {
         "now": connection.ops.adapt_datetimefield_value(now),

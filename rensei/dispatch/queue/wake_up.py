@@ -1,4 +1,4 @@
-"""The bell that tells a worker of a queued run. It may be lost or ring twice: the run table is the queue."""
+"""Notify workers of a queued run. A wake-up may be lost or sent twice: the run table is the queue."""
 
 from django.conf import settings
 
@@ -7,14 +7,14 @@ from rensei.dispatch.queue.broker import broker
 
 def notify_workers(run_id: str) -> None:
     """
-    Have the run's id sent to a Celery worker, where there is a broker. Without one, workers look by themselves.
+    Send the run's id to a Celery worker if there is a broker. Without a broker, workers poll the queue.
 
-    A broker that is down or slow costs the caller no time, and never a run: the reaper rings again for runs that wait.
+    A broker that is down or slow neither delays the caller nor loses a run: the reaper sends further wake-ups.
     """
     if settings.CELERY_BROKER_URL:
         broker().send(run_id)
 
 
 def is_broker_away() -> bool:
-    """Tell whether there is a broker that did not answer when this process last asked it. It waits for no answer."""
+    """Return whether the broker, if any, failed to respond to this process's last attempt. It makes no request."""
     return bool(settings.CELERY_BROKER_URL) and broker().is_away

@@ -1,8 +1,8 @@
 """
-When a worker looks into the queue: as soon as a run was queued, and otherwise seldom.
+Decide when a worker polls the queue: as soon as a run is queued, and rarely otherwise.
 
-PostgreSQL tells of each run that is queued. On SQLite, one pragma says ten times a second whether anything was written,
-and asks for no run. The runs themselves are looked for once a second in any case.
+PostgreSQL notifies of each queued run. On SQLite, one pragma shows ten times a second whether anything was written,
+without a query for runs. In any case the queue is polled once a second.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.1
 
 
 class QueueWatch:
-    """Belongs to the thread that claims, and to its connection. Only `wake` may be called from elsewhere."""
+    """The watch of the thread that claims, bound to its connection. Other threads may call `wake` only."""
 
     def __init__(self) -> None:
         self._channel = Channel("runs_queued")
@@ -29,9 +29,9 @@ class QueueWatch:
 
     def begin(self) -> None:
         """
-        Begin to watch, before the queue is looked at: what is queued after this ends the next wait.
+        Begin to watch, before the queue is polled: a run that is queued after this ends the next wait.
 
-        :raises DatabaseError: if the database does not answer
+        :raises DatabaseError: if the database does not respond
         """
         connection.ensure_connection()
         if connection.vendor == "postgresql":
@@ -41,15 +41,15 @@ class QueueWatch:
 
     def wait(self, seconds: float) -> None:
         """
-        Wait until a run may have been queued, `wake` was called, or the time is over.
+        Wait until a run may have been queued, `wake` was called, or the time has expired.
 
-        :raises DatabaseError: if the database does not answer
+        :raises DatabaseError: if the database does not respond
         """
         notices = self._channel.fileno()
         watched = [self._reader.fileno()] if notices is None else [self._reader.fileno(), notices]
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            # Only SQLite has to be asked.
+            # Only SQLite has to be polled.
             pause = min(LOOK_SECONDS, left) if notices is None else left
             ready, _, _ = select.select(watched, [], [], pause)
             if ready or (connection.vendor == "sqlite" and data_version() != self._data_version):
@@ -57,12 +57,12 @@ class QueueWatch:
         self._forget_wakes()
 
     def pause(self) -> None:
-        """Watch no more until the next `begin`: PostgreSQL keeps every notice that a listener has not taken."""
+        """Stop watching until the next `begin`: PostgreSQL stores every notification that a listener has not read."""
         self._channel.close()
 
     def wake(self) -> None:
         """End the wait, from any thread or signal handler."""
-        # A socket that is full of wakes has enough of them, and one that is closed needs none.
+        # If the socket is full, enough wake-ups are pending. If it is closed, none is needed.
         with contextlib.suppress(OSError):
             self._writer.send(b"!")
 

@@ -1,8 +1,8 @@
 """
-The audit: attempts against charges, lines against runs, holds against live runs, sums against roll-ups.
+The audit: compare attempts with charges, lines with runs, holds with live runs, and sums with roll-ups.
 
-It computes everything anew from the lines and compares exactly. It reads page by page in the order of primary keys,
-so a ledger of any size takes little memory, and as of one moment, so runs may go on meanwhile.
+It recomputes everything from the lines and compares exactly. It reads page by page in the order of primary keys, so
+it needs little memory for any size of ledger. It reads a snapshot of one moment, so runs may continue meanwhile.
 """
 
 import time
@@ -43,7 +43,7 @@ from rensei.dispatch.models import Attempt, LedgerAudit, Run
 from rensei.dispatch.settlement.served import find_served
 
 PAGE = 500
-# As many differences are kept with the result. `manage.py audit_ledger` names them all.
+# The maximum number of differences stored with the result. `manage.py audit_ledger` lists all of them.
 KEPT = 100
 CHARGED = frozenset({Attempt.State.SETTLED, Attempt.State.INDETERMINATE})
 RUN_COLUMNS = (
@@ -61,7 +61,7 @@ RUN_COLUMNS = (
     "attempt_count",
     "created_at",
 )
-# Tables whose whole numbers are checked to be stored as such.
+# Tables whose integers are checked to be stored as integers.
 COUNTED = (
     CostEvent,
     UsageDaily,
@@ -75,14 +75,14 @@ COUNTED = (
     Run,
     Attempt,
 )
-# What each line of a run repeats of it. The payer and the mode never change after the dispatch.
+# The fields of a run that each of its lines repeats. The payer and the mode never change after the dispatch.
 REPEATED = ("org_id", "profile_id", "provider", "model_id", "auth_mode", "payer")
 
 logger = structlog.get_logger(__name__)
 
 
 def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
-    """Examine the ledger and its seals, tell of each difference as it is found, and store the result."""
+    """Check the ledger and its seals, report each difference as it is found, and store the result."""
     began = time.monotonic()
     count = 0
     first: list[dict[str, str]] = []
@@ -101,7 +101,7 @@ def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
 
 
 def _unbroken(*examinations: Iterator[Difference]) -> Iterator[Difference]:
-    """Make all examinations. One that a row breaks off is a difference itself: what it did not read may be wrong."""
+    """Run all checks. A check that fails on a row yields a difference itself: the rows it did not read may be wrong."""
     for examination in examinations:
         try:
             yield from examination
@@ -113,17 +113,17 @@ def _unbroken(*examinations: Iterator[Difference]) -> Iterator[Difference]:
 
 
 def audit_nightly() -> None:
-    """Do it as a periodic job."""
+    """Run the audit as a periodic job."""
     audit()
 
 
 def last() -> LedgerAudit | None:
-    """Give what the last audit found, of the ledger and of its seals. None before the first."""
+    """Return the result of the last audit of the ledger and its seals, or None before the first."""
     return LedgerAudit.objects.order_by("-ran_at").first()
 
 
 def differences() -> Iterator[Difference]:
-    """Name everything that runs, attempts, lines, holds and sums do not agree on, as of one moment."""
+    """Yield all differences between runs, attempts, lines, holds and sums, as of one moment."""
     with snapshot():
         yield from _stored_types()
         shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
@@ -146,7 +146,7 @@ def differences() -> Iterator[Difference]:
 
 
 def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
-    """All runs in the order of their ids, each with its attempts and its lines."""
+    """Yield all runs in the order of their ids, each with its attempts and its lines."""
     runs = Run.objects.only(*RUN_COLUMNS).order_by("id")
     page = list(runs[:PAGE])
     while page:
@@ -172,7 +172,7 @@ def _stored_types() -> Iterator[Difference]:
 
 
 def _readable(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
-    """Compare one run. A run that cannot be compared is reported, and the others are compared all the same."""
+    """Compare one run. A run that cannot be compared is reported as unreadable, and the audit continues."""
     try:
         yield from list(_run(run, attempts, lines))
     except (TypeError, ValueError, KeyError, AttributeError) as fault:
@@ -203,7 +203,7 @@ def _attempt(run: Run, attempt: Attempt, lines: list[CostEvent]) -> Iterator[Dif
         yield _difference(
             "unexpected-charge", run.org_id, attempt.id, f"0 charge(s) of {attempt.state}", charges.total()
         )
-    # The model that was asked has a charge by itself only where it had a part in the answer.
+    # The served model has a charge of its own only if it produced a part of the output.
     for model in by_model or {run.served_model_id: []}:
         expected = int(attempt.state in CHARGED)
         if charges[model] != expected and expected:
@@ -233,11 +233,11 @@ def _line(run: Run, line: CostEvent) -> Iterator[Difference]:
 
 def _prices_allowed(run: Run, line: CostEvent) -> Iterator[UnitPrices | None]:
     """
-    The prices that a line may have: a charge those of its prompt's band, an adjustment those of any band, each as it is
-    or with one of the factors of the provider. The factor itself is not kept.
+    Yield the prices that a line may have: for a charge those of its prompt's band, for an adjustment those of any band,
+    unchanged or multiplied by one of the provider's factors. The factor itself is not stored.
 
-    A line whose searches have no price has none at all. A model that the catalog came to know later had none, or those
-    of the model that was admitted.
+    A line whose searches have no price has no prices. A model that was added to the catalog later had no prices, or
+    those of the admitted model.
     """
     served = find_served(run, line.served_model_id)
     yield from _with_factors(served.bands, line)
@@ -258,7 +258,7 @@ def _with_factors(bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[Unit
 
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
-    """Compare the run's own figures with the sum of its lines."""
+    """Compare the run's usage and amount with the sums of its lines."""
     expected, found = reconciliation.usage_of(lines), Usage.from_dict(run.usage)
     if expected != found:
         for (name, count), other in zip(expected.as_dict().items(), found.as_dict().values(), strict=True):
@@ -272,7 +272,7 @@ def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
 
 
 def _shared_hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
-    """A live shared run holds one of the runs of the day on which it was dispatched."""
+    """Check that a live shared run, and no other, holds one run of the quota of its dispatch day."""
     expected = f"a shared run of {_day(run)}" if _is_live(run, AuthMode.SHARED) else "none"
     found = f"a shared run of {hold.day}" if hold else "none"
     if found != expected:
@@ -280,7 +280,7 @@ def _shared_hold(run: Run, hold: Hold | None) -> Iterator[Difference]:
 
 
 def _budget_hold(run: Run, hold: BudgetHold | None) -> Iterator[Difference]:
-    """A live metered run holds what it may cost at the most."""
+    """Check that a live metered run, and no other, holds its maximum cost."""
     expected = _is_live(run, AuthMode.METERED)
     if (hold is not None) != expected:
         yield _difference("hold", run.org_id, run.id, "a part of the budget" if expected else "none", hold or "none")

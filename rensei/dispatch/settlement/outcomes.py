@@ -1,4 +1,4 @@
-"""What the ends of calls come to, as settlement plans. Pure but for the clock that is passed in."""
+"""Settlement plans for each way in which a call can end. The functions are pure; the time is passed in."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 
 
 class Call(Protocol):
-    """A call as far as it was seen, by a worker of the server or by a machine that reports it."""
+    """A call as observed so far, by a server worker or by a machine that reports it."""
 
     @property
     def run(self) -> Run: ...
@@ -48,7 +48,7 @@ class RunTimeout(RenseiError):
 
 
 class RunInterrupted(RenseiError):
-    """The worker died while the call was under way, so nobody knows how it ended."""
+    """The worker died during the call, so it is unknown how the call ended."""
 
     code = "RUN_INTERRUPTED"
     status = 503
@@ -61,7 +61,7 @@ class RunInterrupted(RenseiError):
 
 
 def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
-    """Settle a call by what the provider reported at its end."""
+    """Settle a call with the usage that the provider reported at its end."""
     end = RunEnd(state=Run.State.SUCCEEDED, text=answer.text, content=answer.content, stop_reason=answer.stop_reason)
     return SettlementPlan(
         run=call.run,
@@ -69,7 +69,7 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
         attempt=call.attempt,
         usage=answer.usage,
         parts=answer.parts,
-        # Parts say themselves which of them are estimated.
+        # Each part has its own `estimated` flag.
         estimated=answer.usage_estimated and not answer.parts,
         request_id=answer.request_id,
         end=end,
@@ -78,9 +78,9 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
 
 def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
     """
-    Settle a call that we hung up on, as an estimate, by what was reported and seen.
+    Settle a call that was aborted, with an estimate from the reported usage and the received output.
 
-    One that had said nothing yet may not even have been sent, so nobody can say that it is owed.
+    A call without any output or usage may not even have been sent, so it is indeterminate and not owed.
     """
     was_heard = call.usage is not None or bool(call.text)
     usage = estimated_usage(call.usage, call.attempt, call.text)
@@ -99,7 +99,7 @@ def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
 
 
 def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
-    """Settle a call that was written down and then never made."""
+    """Settle a call whose attempt was written but which was never sent."""
     return SettlementPlan(
         run=call.run,
         now=now,
@@ -111,14 +111,14 @@ def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> Settleme
 
 
 def failed(call: Call, failure: ProviderFailure, *, error: StoredError, again: bool, now: datetime) -> SettlementPlan:
-    """Settle a call that failed: never sent, refused at no cost, cut off after some output, or unknown."""
+    """Settle a call that failed: never sent, refused at no cost, interrupted after some output, or unknown."""
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
         state = Attempt.State.VOID
     elif failure.output_seen:
         usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
     elif failure.usage is not None or failure.maybe_billed:
-        # It may be retried, and gave nothing: the organization does not owe what nobody can say was billed.
+        # It produced no output and may be retried. Whether it was billed is unknown, so it is not owed.
         state, usage, estimated = Attempt.State.INDETERMINATE, estimated_usage(failure.usage, call.attempt, ""), True
     return SettlementPlan(
         run=call.run,
@@ -140,7 +140,7 @@ def without_call(run: Run, error: StoredError, *, now: datetime) -> SettlementPl
 
 
 def stopped_without_call(run: Run, stop: Stop, *, now: datetime) -> SettlementPlan:
-    """End a run that was stopped between two calls."""
+    """End a run that was stopped before a call or between two calls."""
     return SettlementPlan(run=run, now=now, end=_stopped_end(stop, ""))
 
 
@@ -165,14 +165,14 @@ def given_up(run: Run, attempt: Attempt | None, *, reported: Usage | None, text:
 
 
 def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usage:
-    """What was reported, with the output that was seen but not reported yet; else what the prompt looked like."""
+    """Return the reported usage, else the estimate of the prompt, plus received output that was not yet reported."""
     usage = reported or Usage(input_tokens=attempt.input_tokens_estimate)
-    seen = len(text.encode()) // 4  # Four bytes make a token of plain text, near enough for an estimate.
+    seen = len(text.encode()) // 4  # About four bytes of plain text are one token: sufficient for an estimate.
     return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
 
 
 def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart, ...]:
-    """Give what is estimated beyond the parts to the first, which is that of the model that answers."""
+    """Add the usage that is estimated beyond the parts to the first part, that of the answering model."""
     if not parts or usage == Usage():
         return ()
     first, *others = parts
@@ -180,12 +180,12 @@ def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart
 
 
 def refusal_error(refusal: RenseiError) -> StoredError:
-    """Write a refusal as a run's error."""
+    """Convert a refusal to the stored error of a run."""
     return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": refusal.retryable}
 
 
 def _stopped_end(stop: Stop, text: str) -> RunEnd | None:
-    """A run whose lease was lost is somebody else's to end."""
+    """Return the end of a stopped run, or None if its lease was lost: then another process ends it."""
     if stop is Stop.LEASE_LOST:
         return None
     state = Run.State.CANCELLED if stop is Stop.CANCELLED else Run.State.FAILED

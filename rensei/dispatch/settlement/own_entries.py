@@ -1,7 +1,7 @@
 """
-Entries that organizations made, held to the policies of the models that answer in their name.
+Catalog entries of organizations: apply policies to the models that actually answer requests for them.
 
-An answer is settled as what it is. If its model is one that a policy denies, the next call is refused.
+An answer is settled under the model that made it. If a policy denies that model, the next call is refused.
 """
 
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ from rensei.policies.resolver import Denial, ModelNotAllowedByPolicy, find_denia
 
 def note_answers(answers: Iterable[tuple[Run, str]]) -> None:
     """
-    Note what answered runs, by the name that each answer gives, within the transaction that settles them.
+    Record which models answered runs, by the name in each answer, within the transaction that settles them.
 
-    Nothing is read where a model answers under its own id.
+    If a model answers under its own id, nothing is read.
     """
     by_run = {run.id: (run, name) for run, name in answers if name not in {"", run.served_model_id}}
     noted = identities.note(
@@ -38,9 +38,9 @@ def note_answers(answers: Iterable[tuple[Run, str]]) -> None:
 
 def require_allowed(run: Run, entry: CatalogEntry) -> None:
     """
-    Ask the policies once more for a run that has waited since its dispatch: other answers may have told what it calls.
+    Check the policies again before the call: answers to other runs may have shown which model the entry really calls.
 
-    :raises ModelNotAllowedByPolicy: if one denies a model that has answered in the entry's name
+    :raises ModelNotAllowedByPolicy: if a policy denies a model that has answered requests for the entry
     """
     answered_by = identities.answered_by([entry]).get(entry.pk)
     denial = _denial(run, answered_by) if answered_by else None

@@ -1,8 +1,8 @@
 """
-Which entry of the catalog served a part of a call, and at which prices the part is charged.
+Find the catalog entry that served a part of a call, and the prices of that part.
 
-An answer names the model that made it. Where that is not the one that was asked, as with fallbacks of the provider's
-or a tool that consults another model, the prices are those in force when the run was made, as all of the run's are.
+An answer names the model that made it. It can differ from the served model of the run, for example by a fallback of the
+provider or a tool that calls another model. Its prices are those at the run's creation, as for the rest of the run.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from rensei.dispatch.models import Run
 @dataclass(frozen=True, kw_only=True)
 class Served:
     """
-    A model as the ledger names it, and its bands.
+    A model by its name in the ledger, and its price bands.
 
-    Without an entry in the catalog it is not `is_known`, and where its price is a guess, or missing for that, not
-    `is_sure`.
+    `is_known` is False without an entry in the catalog. `is_sure` is False if the price is a substitute, or missing
+    because there is no entry.
     """
 
     model_id: str
@@ -32,10 +32,10 @@ class Served:
 
 def find_served(run: Run, name: str) -> Served:
     """
-    Find what a name in the answer to a run means. Nothing is looked up for the name of the model that was asked.
+    Find the model for a name in the answer to a run. The name of the run's served model needs no lookup.
 
-    A model that the catalog does not know has no price. Where the platform pays or bills, no price would mean free, so
-    the prices of the model that was admitted stand for it.
+    A model without a catalog entry has no price. In a platform mode, no price would mean no charge, so the prices
+    of the admitted model apply.
     """
     admitted = [UnitPrices.from_dict(band) for band in run.prices or []]
     if name in {"", run.served_model_id}:

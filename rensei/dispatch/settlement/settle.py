@@ -1,8 +1,8 @@
 """
-The end of a call, and of a run: what is written, in one transaction, for a list of plans.
+Settlement: write the ends of calls and runs, in one transaction, for a list of plans.
 
-The epoch guards the run's state and its events. It does not guard the settlement of an attempt: a call
-that was made is accounted for by whoever saw it, exactly once, as the attempt's own state judges.
+The epoch guards the run's state and its events, but not the settlement of an attempt: the process that made
+the call settles it even after it lost the lease. The attempt's state ensures that this happens exactly once.
 """
 
 import time
@@ -44,7 +44,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnd:
-    """How a run ends. `error` is `{code, detail, fix, retryable}`."""
+    """The end of a run. `error` is `{code, detail, fix, retryable}`."""
 
     state: Run.State
     error: StoredError | None = None
@@ -56,14 +56,14 @@ class RunEnd:
 @dataclass(frozen=True, kw_only=True)
 class SettlementPlan:
     """
-    What one call, or one run, comes to.
+    The settlement of one call or the end of one run.
 
-    `usage` is the whole of what was used. `parts` say which model used what; none: all of it is that of the model that
-    was asked. What is `estimated` of the whole is so of each part.
+    `usage` is the total usage. `parts` divides it by model; if it is empty, the run's served model used all of it.
+    `estimated` applies to the total and to each part.
 
-    Without an attempt, a run ends that made no call. Without an end, a failed attempt is settled and the
-    run goes on to its next one. `expired_before` is the reaper's guard: the plan is void if the lease
-    was renewed since.
+    Without `attempt`, a run ends that made no call. Without `end`, a failed attempt is settled and the run
+    continues with its next one. `expired_before` is the reaper's guard: the plan is void if the lease was
+    renewed meanwhile.
     """
 
     run: Run
@@ -81,9 +81,9 @@ class SettlementPlan:
 
 def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
     """
-    Make the ledger lines of a call: one for each model that had a part in it. None if it was provably never sent.
+    Build the ledger lines of a call: one for each model that has a part in it. Empty if it was provably never sent.
 
-    The catalog is read only where the answer names another model than the one that was asked.
+    The catalog is read only if the answer names a model other than the run's served model.
     """
     if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
         return []
@@ -92,14 +92,14 @@ def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
         served = find_served(settlement.run, part.model_id)
         if not served.is_known:
             note_unknown("model", part.model_id)
-        # Two names may mean one model.
+        # Two names may refer to one model.
         _, before = found.get(served.model_id, (served, None))
         found[served.model_id] = served, (before + part if before is not None else part)
     return [_charge(settlement, settlement.attempt, served, part) for served, part in found.values()]
 
 
 def _answered_name(settlement: SettlementPlan) -> str:
-    """The name that the answer gives to the model that made it; empty where nothing came."""
+    """Return the name in the answer of the model that made it, or "" if there is no answer."""
     return settlement.parts[0].model_id if settlement.parts else ""
 
 
@@ -112,7 +112,7 @@ def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: 
     if served.bands:
         band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
         prices = band.times(part.price_factor)
-        # A band is that of one prompt. Which one each of several prompts was in is not said, so it is the dearest.
+        # A band applies to one prompt. The bands of several prompts are not reported, so the most expensive applies.
         is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
     return billing.Charge(
         org_id=run.org_id,
@@ -157,11 +157,11 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
 
 def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
     """
-    Write settlements, waiting for a database that is away. What cannot be written is left to the reaper.
+    Write settlements, with retries while the database is unavailable. What cannot be written is left to the reaper.
 
-    `plan` is asked anew at each try, because it may read the database's clock.
+    `plan` is called again at each try, because it may read the database's clock.
 
-    :raises Exception: a bug of ours, which no second try mends
+    :raises Exception: for a defect in this code, which a retry does not fix
     """
     for tries in range(TRIES):
         try:
@@ -178,7 +178,7 @@ def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
 
 
 def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
-    """End the runs that are still ours to end, and name them, each with the bytes that its end adds."""
+    """End the runs that these plans may still end. Returns the bytes that each end adds, by run id."""
     watched, others, sizes = [], [], {}
     for plan in plans:
         assert plan.end is not None
@@ -200,7 +200,7 @@ def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
     must_be = {"id": run.id, "epoch": run.epoch}
     if settlement.expired_before is not None:
         must_be |= {"state": run.state, "lease_until": run.lease_until}
-        # Whoever held the run and comes late learns from the epoch that its end was not theirs to write.
+        # The new epoch prevents the previous lease holder from writing its own end later.
         more["epoch"] = run.epoch + 1
     becomes = {
         "state": end.state,
@@ -218,7 +218,7 @@ def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
 
 def _settle_attempts(plans: Sequence[SettlementPlan]) -> tuple[list[billing.Charge], set[str]]:
     """
-    Close the open attempts. One that the reaper gave up is settled late, by adjustments.
+    Close the open attempts. An attempt that the reaper has closed is settled late, by adjustments.
 
     Returns the charges to write, and the runs whose attempts were settled late.
     """
@@ -248,10 +248,9 @@ def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
 
 def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str, Any]) -> list[billing.Charge]:
     """
-    Correct the estimate of an attempt that was given up, model by model, unless that was done before.
+    Correct the estimate of an attempt that the reaper closed, model by model, unless that was done before.
 
-    What was estimated for a model that had no part in it is taken back. Returns the charges of models that were not
-    thought of.
+    The estimate for a model that had no part in it is reversed. Returns the charges of models without an estimate.
     """
     given_up = Attempt.objects.filter(id=attempt_id, state=Attempt.State.INDETERMINATE)
     if not given_up.update(**outcome):
@@ -271,9 +270,9 @@ def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str,
 
 
 def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> None:
-    """Write the runs' own figures from their ledger lines, which are few."""
+    """Write the totals of the runs from their ledger lines. A run has only a few lines."""
     lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
-    # The new charges of a run's only attempt are all that there is of it.
+    # If a run has one attempt, its new charges are all of its lines.
     known = ({run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}) - set(late)
     others = lines_of.keys() - known
     for line in [line for line in new if line.run_id in known]:
@@ -298,7 +297,7 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
     ]
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
-    # The newest line of a model's part in an attempt says whether its figure is still an estimate.
+    # The newest line of a model's part in an attempt determines whether its amount is still an estimate.
     in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
     newest = {(line.attempt_id, line.served_model_id): line.estimated for line in in_order}
     return {
@@ -311,12 +310,11 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
 
 def _release_holds(runs: Sequence[Run], *, called: set[str], lines: Sequence[CostEvent], now: datetime) -> None:
     """
-    Let go of what the runs have held.
+    Release the holds of the runs.
 
-    A shared run that reached the provider, by one of the calls that are settled here or by one before, is spent; one
-    that never did gives its slot back. What a metered run really cost is counted with its ledger lines, and what a
-    shared one cost the platform here. Budgets come first, as at admission, so that no two transactions wait for each
-    other.
+    A shared run that reached the provider, in a call settled here or earlier, counts against the quota; otherwise its
+    hold is returned. The actual cost of a metered run is counted with its ledger lines, that of a shared run here.
+    Budgets come first, as at admission, to prevent deadlocks.
     """
     if metered := [run.id for run in runs if run.auth_mode == AuthMode.METERED]:
         budget.release_holds(run_ids=metered)
@@ -330,7 +328,7 @@ def _release_holds(runs: Sequence[Run], *, called: set[str], lines: Sequence[Cos
 
 
 def _tell(runs: Sequence[Run]) -> None:
-    """Append the last two events of each run, and tell the rooms above that it has ended."""
+    """Append the last two events of each run, and send `run_ended` to the packages above this one."""
     fresh = Run.objects.in_bulk([run.id for run in runs if run.has_events])
     chunks = []
     for run in fresh.values():

@@ -1,4 +1,4 @@
-"""`manage.py audit_ledger`: compute the ledger anew from its lines, and name everything that differs."""
+"""`manage.py audit_ledger`: recompute the ledger from its lines, and list all differences."""
 
 import json
 from argparse import ArgumentParser
