@@ -16,7 +16,7 @@ from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import AlreadyExists, InUse, NotFound
+from rensei.core.errors import AlreadyExists, InUse
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access, caller
@@ -277,7 +277,5 @@ def _answer_for(access: Access) -> type[IntegrationAnswer]:
 
 def _find(request: Request, integration_id: str) -> Integration:
     integrations = Integration.objects.for_org(caller(request).org).select_related("org")
-    found: Integration | None = integrations.filter(pk=integration_id).first()
-    if found is None:
-        raise NotFound
+    found: Integration = integrations.get_or_404(pk=integration_id)
     return found

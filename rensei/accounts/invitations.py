@@ -10,7 +10,7 @@ import structlog
 from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Exists, OuterRef, QuerySet, When
+from django.db.models import Case, Exists, OuterRef, When
 from django.template.loader import render_to_string
 
 from rensei.accounts.models import Invitation
@@ -25,7 +25,7 @@ from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
-from rensei.orgs.models import MANAGERS, Membership, Org, Role, User
+from rensei.orgs.models import MANAGERS, Membership, Org, OrgScopedQuerySet, Role, User
 from rensei.orgs.services import clean_role, require_owner_for_owners, require_whole_org
 from rensei.orgs.shapes import clean_email
 from rensei.tokens import tree
@@ -179,7 +179,7 @@ def end_invitations_of(*, token_ids: list[str], now: datetime, **_signal: object
     Invitation.objects.filter(made_by__in=token_ids, accepted_at=None, revoked_at=None).update(revoked_at=now)
 
 
-def open_invitations(access: Access) -> QuerySet[Any]:
+def open_invitations(access: Access) -> OrgScopedQuerySet:
     """List the open invitations, each with whether its inviter could still make it."""
     return _vouched(_open(access.org)).select_related("invited_by")
 
@@ -314,11 +314,12 @@ def _spend_mail(org: Org) -> None:
         raise rates.refusal(window.ends_at)
 
 
-def _open(org: Org) -> QuerySet[Invitation]:
-    return Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
+def _open(org: Org) -> OrgScopedQuerySet:
+    found: OrgScopedQuerySet = Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
+    return found
 
 
-def _vouched(invitations: QuerySet[Invitation]) -> QuerySet[Any]:
+def _vouched(invitations: OrgScopedQuerySet) -> OrgScopedQuerySet:
     """
     Annotate each invitation with whether its inviter could still make it.
 
@@ -329,7 +330,9 @@ def _vouched(invitations: QuerySet[Invitation]) -> QuerySet[Any]:
     )
     by_owner = Exists(inviters.filter(role=Role.OWNER))
     by_manager = Exists(inviters.filter(role__in=MANAGERS))
-    return invitations.annotate(vouched=Case(When(role=Role.OWNER, then=by_owner), default=by_manager))
+    vouched = Case(When(role=Role.OWNER, then=by_owner), default=by_manager)
+    found: OrgScopedQuerySet = invitations.annotate(vouched=vouched)
+    return found
 
 
 def _new_secret() -> Secret:

@@ -12,7 +12,7 @@ from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
 from rensei.accounts.models import Invitation
 from rensei.core.api import CamelSerializer, CursorPages
-from rensei.core.errors import AlreadyExists, NotFound
+from rensei.core.errors import AlreadyExists
 from rensei.orgs.access import caller
 from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite
@@ -95,9 +95,7 @@ class InvitationResend(APIView):
 
 
 def _one(request: Request, invitation_id: str) -> Invitation:
-    found: Invitation | None = invitations.open_invitations(caller(request)).filter(pk=invitation_id).first()
-    if found is None:
-        raise NotFound
+    found: Invitation = invitations.open_invitations(caller(request)).get_or_404(pk=invitation_id)
     return found
 
 

@@ -3,7 +3,6 @@
 from typing import Protocol
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
 from django.utils import timezone
 
 from rensei.audit.record import record
@@ -11,7 +10,7 @@ from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPe
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs import signals
 from rensei.orgs.access import Access
-from rensei.orgs.models import Host, Membership, Org, Project, Role, StoredBytes, User
+from rensei.orgs.models import Host, Membership, Org, OrgScopedQuerySet, Project, Role, StoredBytes, User
 from rensei.orgs.shapes import clean_name, clean_slug
 
 
@@ -55,9 +54,9 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
 # Projects
 
 
-def visible_projects(access: Access) -> QuerySet[Project]:
+def visible_projects(access: Access) -> OrgScopedQuerySet:
     """List the projects that the caller may read: all, or only the one that the token is bound to."""
-    projects: QuerySet[Project] = Project.objects.for_org(access.org)
+    projects: OrgScopedQuerySet = Project.objects.for_org(access.org)
     return projects.filter(pk=access.project.pk) if access.project else projects
 
 
@@ -67,9 +66,7 @@ def find_project(access: Access, slug: str) -> Project:
 
     :raises NotFound: if the caller has no access to such a project
     """
-    project = visible_projects(access).filter(slug=slug).first()
-    if project is None:
-        raise NotFound
+    project: Project = visible_projects(access).get_or_404(slug=slug)
     return project
 
 
@@ -209,11 +206,7 @@ def require_owner_for_owners(access: Access, *roles: str) -> None:
 def _locked_membership(access: Access, membership: Membership) -> Membership:
     """Read a membership again with the organization locked, so that two owners cannot remove each other at once."""
     Org.objects.select_for_update().get(pk=access.org.pk)
-    found: Membership | None = (
-        Membership.objects.for_org(access.org).select_related("user").filter(pk=membership.pk).first()
-    )
-    if found is None:
-        raise NotFound
+    found: Membership = Membership.objects.for_org(access.org).select_related("user").get_or_404(pk=membership.pk)
     return found
 
 

@@ -15,14 +15,14 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.record import record
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError, named_in
+from rensei.core.errors import AlreadyExists, InUse, NotPermitted, RenseiError, named_in
 from rensei.core.transactions import durable
 from rensei.dispatch.admission.admit import IDEMPOTENCY_KEPT, IdempotencyKeyReused
 from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
 from rensei.orgs.access import Access
-from rensei.orgs.models import Project
+from rensei.orgs.models import OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
 from rensei.workflows import execution, stored_bytes
 from rensei.workflows.documents import Document, Node, read_document, wanted_input
@@ -52,31 +52,30 @@ class WorkflowRunNotCancellable(RenseiError):
     message = "The workflow run has already ended as {state}, so there is nothing to cancel."
 
 
-def visible_workflows(access: Access) -> QuerySet[Workflow]:
+def visible_workflows(access: Access) -> OrgScopedQuerySet:
     """List the workflows that a caller may see: all, or a project's token the organization's and its own."""
-    workflows = Workflow.objects.for_org(access.org).select_related("project")
+    workflows: OrgScopedQuerySet = Workflow.objects.for_org(access.org).select_related("project")
     return workflows.filter(Q(project=None) | Q(project=access.project)) if access.project else workflows
 
 
 def find_workflow(access: Access, workflow_id: str) -> Workflow:
     """:raises NotFound: if there is none, or it is not the caller's to see"""
-    workflow = visible_workflows(access).filter(id=workflow_id).first()
-    if workflow is None:
-        raise NotFound
+    workflow: Workflow = visible_workflows(access).get_or_404(id=workflow_id)
     return workflow
 
 
-def visible_workflow_runs(access: Access) -> QuerySet[WorkflowRun]:
+def visible_workflow_runs(access: Access) -> OrgScopedQuerySet:
     """List the workflow runs that a caller may see, as with runs."""
-    found = workflow_runs_to_show().filter(org=access.org)
+    found = workflow_runs_to_show().for_org(access.org)
     if access.project:
         found = found.filter(project=access.project)
     return found if Scope.READ in access.scopes else found.filter(created_by=access.user)
 
 
-def workflow_runs_to_show() -> QuerySet[WorkflowRun]:
+def workflow_runs_to_show() -> OrgScopedQuerySet:
     """List all workflow runs with what their wire form names. For callers that have been let in already."""
-    return WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
+    found: OrgScopedQuerySet = WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
+    return found
 
 
 def listed(workflow_runs: QuerySet[WorkflowRun]) -> QuerySet[WorkflowRun]:
@@ -86,9 +85,7 @@ def listed(workflow_runs: QuerySet[WorkflowRun]) -> QuerySet[WorkflowRun]:
 
 def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
     """:raises NotFound: if there is none, or it is not the caller's to see"""
-    workflow_run = visible_workflow_runs(access).filter(id=workflow_run_id).first()
-    if workflow_run is None:
-        raise NotFound
+    workflow_run: WorkflowRun = visible_workflow_runs(access).get_or_404(id=workflow_run_id)
     return workflow_run
 
 

@@ -5,13 +5,8 @@ from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run, RunQuerySet
 
 
-<<<<<<< ours
 def repeatable(runs: RunQuerySet) -> RunQuerySet:
-    """Narrow runs to those whose whole input is kept. The gateway keeps none, and images are dropped after a while."""
-=======
-def repeatable(runs: QuerySet[Run]) -> QuerySet[Run]:
     """Filter runs to those with complete input. The gateway stores no input, and images expire earlier."""
->>>>>>> theirs
     kept = runs.filter(input__isnull=False, input__images_dropped_at=None)
     return kept.select_related("project", "input")
 
