@@ -96,30 +96,30 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop` is called. It waits for an unavailable database."""
-        keeper = LeaseRenewal(owner=self.name)
-        housekeeper = threading.Thread(target=self._keep_house, name="housekeeper")
-        housekeeper.start()
+        renewal = LeaseRenewal(owner=self.name)
+        jobs_thread = threading.Thread(target=self._run_jobs, name="jobs")
+        jobs_thread.start()
         # It only reads, so stopping the worker need not wait for it.
         threading.Thread(target=self._do_slow_jobs, name="slow-jobs", daemon=True).start()
         logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
         for adapter in ADAPTERS.values():
             adapter.warm_up()
         while not self._stopped.is_set():
-            self._look(keeper)
+            self._look(renewal)
         self._drain()
-        housekeeper.join()
-        keeper.close()
+        jobs_thread.join()
+        renewal.close()
         self._watch.close()
         connection.close()
 
-    def _look(self, keeper: LeaseRenewal) -> None:
+    def _look(self, renewal: LeaseRenewal) -> None:
         """Start the next run, or wait a moment. A bug must not end the other runs."""
         try:
             if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
                 self._watch.pause()
                 self._stopped.wait(LOOK_SECONDS)
             else:
-                self._look_into_queue(keeper)
+                self._look_into_queue(renewal)
         except DatabaseError as fault:
             logger.warning("claim_failed", fault=type(fault).__name__)
             connection.close()
@@ -128,17 +128,17 @@ class Worker:
             logger.exception("look_failed")
             self._stopped.wait(FAILED_LOOK_SECONDS)
 
-    def _look_into_queue(self, keeper: LeaseRenewal) -> None:
+    def _look_into_queue(self, renewal: LeaseRenewal) -> None:
         """Start the next run, or wait until there may be one. An idle worker reads the queue first: a claim locks."""
         self._watch.begin()
         if self._found_none and not claims.is_waiting():
             self._watch.wait(IDLE_LOOK_SECONDS)
             return
-        self._found_none = not self._start_next(keeper)
+        self._found_none = not self._start_next(renewal)
         if self._found_none:
             self._watch.wait(LOOK_SECONDS)
 
-    def _start_next(self, keeper: LeaseRenewal) -> bool:
+    def _start_next(self, renewal: LeaseRenewal) -> bool:
         """
         Claim a run and execute it in a thread. False if there is none to claim.
 
@@ -150,16 +150,16 @@ class Worker:
         try:
             claim = claims.claim_next(owner=self.name)
             if claim is not None:
-                self._start(claim, keeper)
+                self._start(claim, renewal)
                 started = True
         finally:
             if not started:
                 self._slots.release()
         return started
 
-    def _start(self, claim: claims.Claim, keeper: LeaseRenewal) -> None:
+    def _start(self, claim: claims.Claim, renewal: LeaseRenewal) -> None:
         """Execute a run in a thread. If no thread can start, the run is queued again after its lease ends."""
-        thread = threading.Thread(target=self._execute, args=(claim, keeper), name=f"run-{claim.run.id}", daemon=True)
+        thread = threading.Thread(target=self._execute, args=(claim, renewal), name=f"run-{claim.run.id}", daemon=True)
         self._threads.add(thread)
         try:
             thread.start()
@@ -167,9 +167,9 @@ class Worker:
             self._threads.discard(thread)
             raise
 
-    def _execute(self, claim: claims.Claim, keeper: LeaseRenewal) -> None:
+    def _execute(self, claim: claims.Claim, renewal: LeaseRenewal) -> None:
         try:
-            execute(claim, keeper)
+            execute(claim, renewal)
         except Exception:
             # A bug. The run keeps its lease until it expires; then the reaper recovers the run.
             logger.exception("execution_failed", run_id=claim.run.id)
@@ -185,7 +185,7 @@ class Worker:
         if self._threads:
             logger.warning("worker_left_runs", count=len(self._threads))
 
-    def _keep_house(self) -> None:
+    def _run_jobs(self) -> None:
         seen = 0.0
         while not self._stopped.is_set():
             try:
@@ -196,10 +196,10 @@ class Worker:
                 rates.exchange()
                 run_due_jobs(JOBS)
             except DatabaseError as fault:
-                logger.warning("housekeeping_failed", fault=type(fault).__name__)
+                logger.warning("jobs_failed", fault=type(fault).__name__)
                 connection.close()
             except Exception:
-                logger.exception("housekeeping_failed")
+                logger.exception("jobs_failed")
             # The connection stays open: opening one each second costs more than all its queries.
             self._stopped.wait(JOBS_EVERY_SECONDS)
         unknown_names.store()

@@ -55,7 +55,7 @@ def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> N
     for name, value in places.items():
         setattr(settings, name, value)
     plant(point)
-    keeper = LeaseRenewal(owner="dying-worker")
-    while (claim := claims.claim_next(owner=keeper.owner)) is not None:
-        execute.execute(claim, keeper)
+    renewal = LeaseRenewal(owner="dying-worker")
+    while (claim := claims.claim_next(owner=renewal.owner)) is not None:
+        execute.execute(claim, renewal)
     sys.exit("nothing killed this worker")

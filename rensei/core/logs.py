@@ -49,7 +49,7 @@ class Outages(logging.Filter):
 
     EVENTS = frozenset(
         {
-            "chunk_not_written", "claim_failed", "database_unavailable", "housekeeping_failed", "keeper_database_down",
+            "chunk_not_written", "claim_failed", "database_unavailable", "jobs_failed", "lease_renewal_database_down",
             "poller_database_down", "settlement_not_written", "slow_jobs_failed", "streams_database_down",
             "unknown_names_not_stored",
         }

@@ -49,10 +49,10 @@ class TestAnOutage:
         for _ in range(3):
             log.error("settlement_left_to_the_reaper")
             log.warning("chunk_refused")
-            log.error("housekeeping_failed", exc_info=ValueError())
+            log.error("jobs_failed", exc_info=ValueError())
 
         said = stream.getvalue()
-        assert [said.count(event) for event in ("to_the_reaper", "chunk_refused", "housekeeping_failed")] == [3, 3, 3]
+        assert [said.count(event) for event in ("to_the_reaper", "chunk_refused", "jobs_failed")] == [3, 3, 3]
 
     def test_is_one_line_for_refused_requests_too(self, stream, client, db, monkeypatch):
         def away(*_args, **_options):

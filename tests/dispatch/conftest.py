@@ -53,14 +53,14 @@ def work(transactional_db: None) -> Callable[[], list[Run]]:
     """Execute everything that is queued, as a worker does, and give back the runs."""
 
     def run_queue() -> list[Run]:
-        keeper = LeaseRenewal(owner="test-worker")
+        renewal = LeaseRenewal(owner="test-worker")
         done = []
         try:
-            while (claim := claims.claim_next(owner=keeper.owner)) is not None:
-                execute(claim, keeper)
+            while (claim := claims.claim_next(owner=renewal.owner)) is not None:
+                execute(claim, renewal)
                 done.append(Run.objects.get(id=claim.run.id))
         finally:
-            keeper.close()
+            renewal.close()
         return done
 
     return run_queue

@@ -107,13 +107,13 @@ def refused() -> ProviderFailure:
 def carry(access: Access, *, content: Any = None, text: str = "Hi.") -> Run:
     messages = messages_from(text=None if content else text, messages=content)
     run = admit.dispatch(access, DispatchRequest(profile_id="prof_deep", messages=messages))
-    keeper = LeaseRenewal(owner="a-worker")
+    renewal = LeaseRenewal(owner="a-worker")
     try:
-        claim = claims.claim_next(owner=keeper.owner)
+        claim = claims.claim_next(owner=renewal.owner)
         assert claim is not None
-        execute(claim, keeper)
+        execute(claim, renewal)
     finally:
-        keeper.close()
+        renewal.close()
     return Run.objects.get(id=run.id)
 
 

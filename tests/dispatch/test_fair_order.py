@@ -322,7 +322,7 @@ class TestAWorker:
         release = threading.Event()
         ended = []
 
-        def execute(claim: claims.Claim, keeper: Any) -> None:
+        def execute(claim: claims.Claim, renewal: Any) -> None:
             if claim.run.org.slug == "slow":
                 release.wait(120)
             else:

@@ -185,12 +185,12 @@ class TestSharedQuota:
 
 class TestStopping:
     def _execute(self, run: Run) -> tuple[threading.Thread, LeaseRenewal]:
-        keeper = LeaseRenewal(owner="test-worker")
-        claim = claims.claim_next(owner=keeper.owner)
+        renewal = LeaseRenewal(owner="test-worker")
+        claim = claims.claim_next(owner=renewal.owner)
         assert claim is not None
-        thread = threading.Thread(target=execute, args=(claim, keeper))
+        thread = threading.Thread(target=execute, args=(claim, renewal))
         thread.start()
-        return thread, keeper
+        return thread, renewal
 
     def _wait_for_output(self, run: Run) -> None:
         until = time.monotonic() + 20
@@ -203,14 +203,14 @@ class TestStopping:
     ) -> None:
         connect()
         run = dispatch("[[reply 2000 words]] Go. [[slow 0.05]]")
-        thread, keeper = self._execute(run)
+        thread, renewal = self._execute(run)
         self._wait_for_output(run)
 
         services.cancel_run(ada_access, Run.objects.get(id=run.id))
         thread.join(timeout=10)
 
         assert not thread.is_alive()
-        keeper.close()
+        renewal.close()
         run.refresh_from_db()
         assert run.state == Run.State.CANCELLED
         assert run.estimated
@@ -238,10 +238,10 @@ class TestStopping:
             return picture.getvalue()
 
         monkeypatch.setattr(outbound, "fetch_image", fetch)
-        thread, keeper = self._execute(run)
+        thread, renewal = self._execute(run)
         thread.join(timeout=60)
 
-        keeper.close()
+        renewal.close()
         run.refresh_from_db()
         assert run.state == Run.State.CANCELLED
         assert len(fetched) < len(urls)
@@ -253,7 +253,7 @@ class TestStopping:
     ) -> None:
         connect()
         run = dispatch("Go. [[stall]]")
-        thread, keeper = self._execute(run)
+        thread, renewal = self._execute(run)
         until = time.monotonic() + 20
         while not simulator.requests():
             assert time.monotonic() < until
@@ -262,7 +262,7 @@ class TestStopping:
         services.cancel_run(ada_access, Run.objects.get(id=run.id))
         thread.join(timeout=10)
 
-        keeper.close()
+        renewal.close()
         run.refresh_from_db()
         assert run.state == Run.State.CANCELLED
         assert run.estimated
@@ -274,14 +274,14 @@ class TestStopping:
     ) -> None:
         connect()
         run = dispatch("[[reply 40 words]] Go. [[slow 0.05]]")
-        thread, keeper = self._execute(run)
+        thread, renewal = self._execute(run)
         self._wait_for_output(run)
         Run.objects.filter(id=run.id).update(lease_until=database_now() - claims.LEASE)
 
         reaper.reap()
         thread.join(timeout=20)
 
-        keeper.close()
+        renewal.close()
         run.refresh_from_db()
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "RUN_INTERRUPTED")
         assert [line.kind for line in CostEvent.objects.order_by("id")] == ["charge", "adjustment"]

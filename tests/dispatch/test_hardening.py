@@ -84,19 +84,19 @@ class TestKeeper:
         connect()
         make_profile()
         run = Run.objects.get(id=api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"])
-        keeper = LeaseRenewal(owner="test-worker")
+        renewal = LeaseRenewal(owner="test-worker")
         run.epoch = 1
         old = LiveRun(run, seconds_left=60)
         run.epoch = 2
         new = LiveRun(run, seconds_left=60)
         Run.objects.filter(id=run.id).update(state=Run.State.RUNNING, lease_owner="test-worker", epoch=2)
 
-        with keeper.watching(new):
-            with keeper.watching(old):
-                keeper._renew([old, new])
-            keeper._renew([new])
+        with renewal.watching(new):
+            with renewal.watching(old):
+                renewal._renew([old, new])
+            renewal._renew([new])
 
-        keeper.close()
+        renewal.close()
         assert old.stop is Stop.LEASE_LOST
         assert new.stop is None
 

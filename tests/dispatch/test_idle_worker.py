@@ -139,35 +139,35 @@ class TestAnIdleWorker:
         made._watch.close()
 
     @pytest.fixture
-    def keeper(self) -> Iterator[LeaseRenewal]:
+    def renewal(self) -> Iterator[LeaseRenewal]:
         made = LeaseRenewal(owner="test")
         yield made
         made.close()
         made.close()
 
-    def test_asks_once_in_each_look_and_never_claims(self, monkeypatch, idle, keeper):
+    def test_asks_once_in_each_look_and_never_claims(self, monkeypatch, idle, renewal):
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
-        idle._look(keeper)
+        idle._look(renewal)
         monkeypatch.setattr(claims, "claim_next", None)
 
         with CaptureQueriesContext(connection) as asked:
             for _ in range(TICKS):
-                idle._look(keeper)
+                idle._look(renewal)
 
         statements = [one["sql"] for one in asked]
         assert len([sql for sql in statements if sql.startswith("SELECT")]) == TICKS
         assert len(statements) == TICKS, statements[:4]
         assert waits == [worker.LOOK_SECONDS, *[worker.IDLE_LOOK_SECONDS] * TICKS]
 
-    def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, keeper):
+    def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, renewal):
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
         monkeypatch.setattr(claims, "claim_next", lambda *, owner: None)
         dispatch()
 
         for _ in range(TICKS):
-            idle._look(keeper)
+            idle._look(renewal)
 
         assert waits == [worker.LOOK_SECONDS] * TICKS
 

@@ -41,10 +41,10 @@ def dispatch(ada_access: Access) -> Callable[[str], Run]:
 @contextmanager
 def under_way(run: Run) -> Iterator[None]:
     """Execute a run until it has begun to answer; afterwards, to its end."""
-    keeper = LeaseRenewal(owner="test-worker")
-    claim = claims.claim_next(owner=keeper.owner)
+    renewal = LeaseRenewal(owner="test-worker")
+    claim = claims.claim_next(owner=renewal.owner)
     assert claim is not None
-    thread = threading.Thread(target=execute, args=(claim, keeper))
+    thread = threading.Thread(target=execute, args=(claim, renewal))
     thread.start()
     until = time.monotonic() + 30
     while not RunChunk.objects.filter(run=run, kind="delta").exists():
@@ -52,7 +52,7 @@ def under_way(run: Run) -> Iterator[None]:
         time.sleep(0.05)
     yield
     thread.join(timeout=60)
-    keeper.close()
+    renewal.close()
 
 
 class TestMetered:

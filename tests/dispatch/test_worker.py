@@ -68,12 +68,12 @@ class TestABugInItsLook:
         else:
             start = worker.Worker._start
 
-            def no_thread(self: worker.Worker, claim: claims.Claim, keeper: Any) -> None:
+            def no_thread(self: worker.Worker, claim: claims.Claim, renewal: Any) -> None:
                 looks.append(time.monotonic())
                 if len(looks) == 1:
                     Run.objects.filter(id=claim.run.id).update(state=Run.State.QUEUED)
                     raise RuntimeError("can't start new thread")
-                start(self, claim, keeper)
+                start(self, claim, renewal)
 
             monkeypatch.setattr(worker.Worker, "_start", no_thread)
         ours = worker.Worker()

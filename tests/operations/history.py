@@ -149,12 +149,12 @@ def _work() -> None:
     from rensei.dispatch.execution.lease_renewal import LeaseRenewal
     from rensei.dispatch.queue import claims
 
-    keeper = LeaseRenewal(owner="history")
+    renewal = LeaseRenewal(owner="history")
     try:
-        while (claim := claims.claim_next(owner=keeper.owner)) is not None:
-            execute(claim, keeper)
+        while (claim := claims.claim_next(owner=renewal.owner)) is not None:
+            execute(claim, renewal)
     finally:
-        keeper.close()
+        renewal.close()
 
 
 def _settle_late(access: Any) -> None:

@@ -47,13 +47,13 @@ def demo_data(catalog: None, simulator: Any) -> None:
 
 
 def execute_first_run() -> Run:
-    keeper = LeaseRenewal(owner="test-worker")
+    renewal = LeaseRenewal(owner="test-worker")
     try:
-        claim = claims.claim_next(owner=keeper.owner)
+        claim = claims.claim_next(owner=renewal.owner)
         assert claim is not None
-        execute(claim, keeper)
+        execute(claim, renewal)
     finally:
-        keeper.close()
+        renewal.close()
     return demo.first_run()
 
 

@@ -34,7 +34,7 @@ OPUS, SONNET, HAIKU, RETIRED = "claude-opus-5-5", "claude-sonnet-5-5", "claude-h
 RUN_SECONDS_MAX = 60.0
 ANSWER = (
     "An envelope key is a key that seals another key. The data key seals your secret, and a key that never leaves "
-    "its keeper seals the data key. To change the keeper's key you seal one small thing again, and not every secret."
+    "its renewal seals the data key. To change the renewal's key you seal one small thing again, and not every secret."
 )
 QUESTION = "What is an envelope key, in three sentences?"
 WORKFLOW = """\

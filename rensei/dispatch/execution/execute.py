@@ -39,12 +39,12 @@ COUNT_EXACTLY_FROM = 0.8
 logger = structlog.get_logger(__name__)
 
 
-def execute(claim: claims.Claim, keeper: LeaseRenewal) -> None:
+def execute(claim: claims.Claim, renewal: LeaseRenewal) -> None:
     """Execute a claimed run until it ends."""
     run = claim.run
     live = LiveRun(run, seconds_left=(run.deadline_at - claim.claimed_at).total_seconds())
     try:
-        with structlog.contextvars.bound_contextvars(run_id=run.id), keeper.watching(live):
+        with structlog.contextvars.bound_contextvars(run_id=run.id), renewal.watching(live):
             _carry(run, live)
     finally:
         connection.close()

@@ -54,7 +54,7 @@ class LeaseRenewal:
         self._live: set[LiveRun] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="lease-renewal", daemon=True)
         self._thread.start()
 
     @contextmanager
@@ -85,11 +85,11 @@ class LeaseRenewal:
                     renewed = time.monotonic()
             except DatabaseError as fault:
                 # The leases outlast a restart of the database, so waiting for it is safe.
-                logger.warning("keeper_database_down", fault=type(fault).__name__)
+                logger.warning("lease_renewal_database_down", fault=type(fault).__name__)
                 connection.close()
             except Exception:
                 # A defect in this code. If this thread ended, all runs of the process would lose their leases.
-                logger.exception("keeper_failed")
+                logger.exception("lease_renewal_failed")
             close_old_connections()
         close_old_connections()
 

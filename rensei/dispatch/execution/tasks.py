@@ -20,11 +20,11 @@ def execute_next_run(run_id: str) -> None:
     The end of a run may make another one claimable, so a wake-up follows it. A message that finds no run to claim
     sends no wake-up, so the messages do not multiply.
     """
-    keeper = _lease_renewal_of(os.getpid())
-    claim = claims.claim_next(owner=keeper.owner)
+    renewal = _lease_renewal_of(os.getpid())
+    claim = claims.claim_next(owner=renewal.owner)
     if claim is not None:
         try:
-            execute(claim, keeper)
+            execute(claim, renewal)
         finally:
             wake_up.notify_workers(claim.run.id)
 
