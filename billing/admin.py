@@ -1,4 +1,4 @@
-"""What operators see of the money, and the one thing that they flip: metered, for an organization."""
+"""The admin pages of billing. Operators change one thing here: whether an organization may use metered."""
 
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ def _dollars_field(label: str, *, help_text: str, required: bool = False) -> for
 
 
 class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Amounts are typed in dollars and kept in picodollars. `in_dollars` names the column of each such field."""
+    """Amounts are entered in dollars and stored in picodollars. `in_dollars` names the column of each such field."""
 
     in_dollars: ClassVar[dict[str, str]]
 
@@ -45,7 +45,7 @@ class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
             self.initial[name] = None if amount is None else Decimal(amount)
 
     def changes(self) -> dict[str, Any]:
-        """What was changed, by the name of the model's field."""
+        """Return the changed values by the name of the model's field."""
         changed = {name: self.cleaned_data[name] for name in self.changed_data}
         for name, column in self.in_dollars.items():
             if name in changed:
@@ -91,7 +91,7 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     actions = ["enable_metered", "disable_metered", "decline_metered", "close_statements"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Each organization is made with its row."""
+        """Each organization is created with its row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -214,7 +214,7 @@ class BillingSettingForm(DollarsForm):
 
 @admin.register(BillingSetting)
 class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """One row, which the first visit makes: the list leads straight to it."""
+    """One row, created by the first visit. The list redirects to it."""
 
     form = BillingSettingForm
     fields = ["shared_runs_per_day", "shared_org_usd_per_day", "shared_platform_usd_per_day"]
@@ -238,7 +238,7 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Statement)
 class StatementAdmin(ReadOnlyAdmin):
-    """The closed statements. Open ones are closed by an action on the entitlements."""
+    """The closed statements. An action on the entitlements closes open ones."""
 
     list_display = ["month", "org", "total_usd", "closed_at", "closed_by", "digest"]
     list_select_related = ["org"]
@@ -253,7 +253,7 @@ class StatementAdmin(ReadOnlyAdmin):
 
 @admin.register(BudgetUsage)
 class BudgetUsageAdmin(ReadOnlyAdmin):
-    """What metered runs cost in the newest month, and what live ones may still cost."""
+    """What metered runs cost in the newest month, and the most that live runs may still cost."""
 
     list_display = ["org", "month", "used_usd", "held_usd"]
     list_select_related = ["org"]
@@ -280,7 +280,7 @@ class SharedUsageAdmin(ReadOnlyAdmin):
 
 @admin.register(SharedSpending)
 class SharedSpendingAdmin(ReadOnlyAdmin):
-    """What shared runs cost the platform on the newest day, and what live ones may still cost."""
+    """What shared runs cost the platform on the newest day, and the most that live runs may still cost."""
 
     list_display = ["account", "org", "day", "used_usd", "held_usd"]
     list_select_related = ["org"]
@@ -297,6 +297,6 @@ class SharedSpendingAdmin(ReadOnlyAdmin):
 
 
 def operator(request: HttpRequest) -> User:
-    """Name the person whom the admin has let in."""
+    """Return the authenticated operator."""
     assert isinstance(request.user, User)
     return request.user

@@ -1,4 +1,4 @@
-"""The REST doors to what an organization used, what it cost, and what it may still use."""
+"""REST endpoints for an organization's usage, costs and remaining limits."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -50,7 +50,7 @@ class PeriodSerializer(CamelSerializer):
 
 @extend_schema_field({"type": ["string", "null"]})
 class OptionalField(serializers.Field[Any, Any, Any, Any]):
-    """A text that is null where there is none."""
+    """A text, or null where there is none."""
 
     def to_representation(self, value: str) -> str | None:
         return value or None
@@ -157,7 +157,7 @@ class CostEventSerializer(CamelSerializer):
 
 
 class LedgerPages(CursorPages):
-    """The ledger in the order of its index, so that a page with a period reads no more than it shows."""
+    """The ledger in the order of its index, so that a page with a period reads only the rows it returns."""
 
     ordering = ("-occurred_at", "-id")
 
@@ -242,7 +242,7 @@ def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, An
     """
     Read the filters of a period.
 
-    :raises ValidationError, FieldError: if one is not known here, or the period ends before it begins
+    :raises ValidationError, FieldError: if a filter is unknown, or the period ends before it begins
     """
     fields = read_filters(serializer, request)
     if "start" in fields and "end" in fields:
@@ -257,7 +257,7 @@ def _require_order(start: date, end: date) -> None:
 
 
 def _cost_events(request: Request) -> OrgScopedQuerySet:
-    """The lines that the caller may see and asked for. A project's token sees its project's."""
+    """The ledger lines that the request selects. A project's API token selects only lines of its project."""
     access = caller(request)
     query = _query(CostEventFilter, request)
     events = CostEvent.objects.for_org(access.org)

@@ -8,7 +8,7 @@ class BillingConfig(AppConfig):
     label = "billing"
 
     def ready(self) -> None:
-        # Django forbids importing models before this moment.
+        # Django does not allow importing models earlier.
         from billing.limits.entitlement import create_entitlement
 
         org_created.connect(create_entitlement, dispatch_uid="billing.create_entitlement")

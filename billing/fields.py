@@ -1,4 +1,4 @@
-"""Amounts as REST answers them."""
+"""Amounts in REST answers."""
 
 from typing import Any
 

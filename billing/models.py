@@ -33,9 +33,9 @@ class BillingSetting(models.Model):
 
 class Entitlement(models.Model):
     """
-    What an organization may spend of the platform's. Made with the organization, flipped by operators.
+    What an organization may use of the platform's key pools. Created with the organization, changed by operators.
 
-    While it waits for metered, it holds its request: who asked, when, and what for.
+    While a request for metered is pending, it holds who requested it, when, and what for.
     """
 
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="entitlement")
@@ -58,12 +58,12 @@ class Entitlement(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     def __str__(self) -> str:
-        # The admin names each row's box so to those who hear the page.
+        # The admin uses this as the accessible name of each row's checkbox.
         return self.org.name
 
 
 class SharedUsage(models.Model):
-    """An organization's shared runs on one UTC day: those that settled, and those that are still held."""
+    """An organization's shared runs on one UTC day: the settled ones, and those still held."""
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="shared_usage")
     day = models.DateField()
@@ -82,9 +82,9 @@ class SharedUsage(models.Model):
 
 class SharedSpending(models.Model):
     """
-    What an organization's shared runs, or those of all, cost the platform on the newest UTC day, and may still cost it.
+    What shared runs of one or all organizations cost the platform on the newest UTC day, and may still cost.
 
-    `used` begins anew with the day; `held` goes on, because a run that is live over midnight is paid on the new day.
+    `used` is reset each day. `held` carries over, because a run that is live over midnight is paid on the new day.
     """
 
     account = models.CharField(max_length=40, primary_key=True, help_text="The organization, or platform")
@@ -103,10 +103,7 @@ class SharedSpending(models.Model):
 
 
 class Hold(models.Model):
-    """
-    What a live run has set aside: one of the day's shared runs, and the most that it may cost. Gone when the run has
-    settled.
-    """
+    """What a live run holds: one of the day's shared runs, and the most that it may cost. Deleted at settlement."""
 
     run_id = models.CharField(max_length=40, primary_key=True)
     org = models.ForeignKey(Org, models.CASCADE, related_name="holds")
@@ -122,9 +119,9 @@ class Hold(models.Model):
 
 class BudgetUsage(models.Model):
     """
-    What an organization's metered runs cost it in the newest UTC month, and what those that are live may still cost.
+    What an organization's metered runs cost in the newest UTC month, and the most that live ones may still cost.
 
-    `used` is the sum of the month's billed amounts. It begins anew with the month; `held` goes on, because a run that
+    `used` is the sum of the month's billed amounts and is reset each month. `held` carries over, because a run that
     is live over midnight of the last day is billed in the new month.
     """
 
@@ -143,7 +140,7 @@ class BudgetUsage(models.Model):
 
 
 class BudgetHold(models.Model):
-    """The most that a live metered run may cost. Gone when the run has ended."""
+    """The most that a live metered run may cost. Deleted when the run ends."""
 
     run_id = models.CharField(max_length=40, primary_key=True)
     org = models.ForeignKey(Org, models.CASCADE, related_name="budget_holds")
@@ -156,7 +153,7 @@ class BudgetHold(models.Model):
         return self.run_id
 
 
-# What a ledger line says of the call itself, and the counts that it is priced by.
+# The fields of a ledger line that describe the call, and the counts that determine its price.
 CALL_COLUMNS = (
     "org_id",
     "run_id",
@@ -187,14 +184,14 @@ class CostEvent(models.Model):
     """
     One line of an organization's cost ledger. Lines are added, never changed.
 
-    A charge is the record of one model's part in one call to a provider, which is most often all of it; an adjustment
-    corrects a charge by a signed amount.
+    A charge records one model's part in one call to a provider, usually all of it. An adjustment corrects a charge
+    by a signed amount.
     Token classes are disjoint: `input` is the uncached rest, output includes thinking. Unit prices are
-    frozen here, in picodollars per token, so that the amount can always be checked. An unpriced call has
-    no prices and no amount: unknown is never 0. Only web searches may lack a price where none was made.
+    frozen here, in picodollars per token, so that the amount can always be verified. An unpriced call has
+    no prices and no amount: unknown is never 0. Only the price of web searches may be missing, if none was made.
 
-    `billed` says whether the call is billed from this line on, and `billed_picodollars` is what the line adds
-    to the organization's debt, so that the debt is always the plain sum of that column.
+    `billed` says whether the call is billed from this line on. `billed_picodollars` is what the line adds
+    to the organization's debt, so the debt is always the sum of that column.
     """
 
     class Kind(models.TextChoices):
@@ -314,8 +311,8 @@ class UsageDaily(models.Model):
     """
     A roll-up of the ledger: one row for each UTC day, model, mode, project and profile of an organization.
 
-    Written in the transaction of the ledger line. `amount` sums the lines whose amount is known; `unpriced`
-    counts the others.
+    Written in the ledger line's transaction. `amount` sums the lines with a known amount; `unpriced` counts
+    the others.
     """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="usage")
@@ -353,9 +350,9 @@ class UsageDaily(models.Model):
 
 class Statement(models.Model):
     """
-    What an organization owes for one UTC month, as an operator closed it. Statements are added, never changed.
+    What an organization owes for one UTC month, as closed by an operator. Statements are added, never changed.
 
-    `digest` covers everything that it says, and also stands in the audit log.
+    `digest` covers its whole content, and is also in the audit log.
     """
 
     org = models.ForeignKey(Org, models.PROTECT, related_name="statements")
@@ -377,7 +374,7 @@ class Statement(models.Model):
 
 
 class LineToSeal(models.Model):
-    """A ledger line that has no seal yet. A trigger writes it in the line's own transaction, so none is forgotten."""
+    """A ledger line without a seal. A trigger writes it in the line's own transaction, so none is missed."""
 
     event_id = models.CharField(max_length=40, primary_key=True)
 
@@ -389,8 +386,8 @@ class LedgerSeal(models.Model):
     """
     One link of an organization's chain over its ledger lines. Links are added, never changed.
 
-    `digest` covers the line, its place and the digest before it. The line is named and not referenced, so that
-    the seal of a line that was taken away stays behind and tells of it.
+    `digest` covers the line, its place and the previous digest. The line's id is not a foreign key, so the seal of a
+    deleted line remains as evidence.
     """
 
     org = models.ForeignKey(Org, models.PROTECT, related_name="seals")
@@ -409,7 +406,7 @@ class LedgerSeal(models.Model):
 
 
 class EventToSeal(models.Model):
-    """An audit event that has no seal yet. A trigger writes it in the event's own transaction."""
+    """An audit event without a seal. A trigger writes it in the event's own transaction."""
 
     event_id = models.BigIntegerField(primary_key=True)
 
@@ -421,7 +418,7 @@ class AuditSeal(models.Model):
     """
     One link of the chain over the audit events of all organizations. Links are added, never changed.
 
-    `digest` covers the event, its place and the digest before it. The event is named and not referenced, as in
+    `digest` covers the event, its place and the previous digest. The event's id is not a foreign key, as in
     `LedgerSeal`.
     """
 
@@ -436,11 +433,11 @@ class AuditSeal(models.Model):
 
 class LedgerAnchor(models.Model):
     """
-    The signed end of a chain at one moment: `seq` rows were sealed, and the last digest was this one.
+    The signed end of a chain at one moment: the number of sealed rows is `seq`, with the last digest.
 
-    An anchor with an organization is over that organization's ledger, one without over the audit log.
-    All anchors are one chain themselves, over whichever chain: `counter` says how many there are, and
-    `previous` is the digest of the one before. Those that were signed before there was this chain have neither.
+    An anchor with an organization covers that organization's ledger, one without covers the audit log.
+    All anchors form one chain, across those chains: `counter` is the number of an anchor, and `previous` is the
+    digest of the previous anchor. Anchors signed before this chain was introduced have neither.
     """
 
     counter = models.PositiveBigIntegerField(null=True, unique=True)
@@ -464,7 +461,7 @@ class LedgerAnchor(models.Model):
 
 
 class LedgerWitness(models.Model):
-    """How far a witness outside has been told of the anchors. It is no evidence: what the witness itself holds is."""
+    """Which anchors an outside witness has received. It is no evidence: only what the witness itself holds is."""
 
     name = models.CharField(max_length=300, primary_key=True)
     counter = models.PositiveBigIntegerField(default=0)

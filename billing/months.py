@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 
 def month_of(moment: datetime) -> date:
-    """The month that a moment is in."""
+    """The month that contains a moment."""
     return moment.astimezone(UTC).date().replace(day=1)
 
 
@@ -21,5 +21,5 @@ def start_of(month: date) -> datetime:
 
 
 def end_of(month: date) -> datetime:
-    """The first moment that is no longer in the month."""
+    """The first moment after the month."""
     return start_of(next_month(month))

@@ -1,4 +1,4 @@
-"""The addresses of this room."""
+"""The URLs of this package."""
 
 from django.urls import path
 

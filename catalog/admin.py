@@ -1,4 +1,4 @@
-"""What operators see of the catalog, and the few things that they add or flip."""
+"""The admin pages of the catalog, and the few values that operators add or change there."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from rensei.orgs.models import User
 
 
 class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A platform entry that the data files do not hold."""
+    """A platform entry that is not in the data files."""
 
     provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in PROVIDERS.values()])
 
@@ -44,7 +44,7 @@ class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(CatalogEntry)
 class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """
-    All entries. Those of the data files and of organizations are read here.
+    All entries. Those from the data files and of organizations are read-only here.
 
     The next load would undo a change to the former, and the latter belong to their organization.
     """
@@ -73,8 +73,8 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         _record(request, f"catalog_entry.{verb}", obj.model_id, provider=obj.provider, changed=form.changed_data)
 
 
-# 2,000 dollars for a million tokens, and 10 cents for a search. Twenty million of each class, which is the most that a
-# call is believed to have used, then cost less than 2^63 picodollars, with the factors of region and speed.
+# 2,000 dollars for a million tokens, and 10 cents for a search. Twenty million of each class, the most that is accepted
+# as a call's usage, then cost less than 2^63 picodollars, including the factors of region and speed.
 TOKEN_PRICE_MAX = 2 * 10**9
 PRICES_MAX = {
     "input_microdollars": TOKEN_PRICE_MAX,
@@ -87,7 +87,7 @@ PRICES_MAX = {
 
 
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A price that begins later, so that no run that was settled already would disagree with it."""
+    """A price that begins later, so that it does not contradict runs that are already settled."""
 
     def clean_effective_from(self) -> Any:
         moment = self.cleaned_data["effective_from"]
@@ -105,7 +105,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(Price)
 class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Prices are added, and superseded by newer ones; none is changed or deleted."""
+    """Prices are added, and superseded by newer ones. None is changed or deleted."""
 
     form = PriceForm
     list_display = (
@@ -126,7 +126,7 @@ class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def formfield_for_foreignkey(self, db_field: ForeignKey[Any, Any], request: HttpRequest, **options: Any) -> Any:
         if db_field.name == "entry":
-            # An organization's entry has no price, so the platform's keys never serve it.
+            # An organization's entry has no price, so the platform's keys are never used for it.
             options["queryset"] = CatalogEntry.objects.filter(org=None).order_by("provider", "model_id")
         return super().formfield_for_foreignkey(db_field, request, **options)
 
@@ -164,7 +164,7 @@ def _is_operators_own(entry: CatalogEntry) -> bool:
 
 
 def _record(request: HttpRequest, action: str, object_id: str, **detail: object) -> None:
-    """Write down what an operator did, in the transaction that the admin has open."""
+    """Record an operator's change, in the transaction of the admin's request."""
     assert isinstance(request.user, User)
     AuditEvent.objects.create(
         user_id=request.user.pk,

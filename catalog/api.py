@@ -1,4 +1,4 @@
-"""REST: the models that an organization may name."""
+"""REST endpoints for the models that an organization may name."""
 
 from typing import Any
 
@@ -170,7 +170,7 @@ class CatalogModel(APIView):
         try:
             entry = services.find_entry(org=access.org, provider=provider, model_id=model_id)
         except services.ModelNotInCatalog as refusal:
-            # An address without a thing is a 404; a body that names an unknown model is a 422.
+            # A URL without an object gives a 404; a body that names an unknown model gives a 422.
             raise NotFound from refusal
         return Response(_answer(access, entry))
 

@@ -1,4 +1,4 @@
-"""Reads `catalog/data/<provider>.json`, and refuses a file whose prices cannot be true."""
+"""Reads `catalog/data/<provider>.json`, and refuses a file with implausible prices."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rensei.core.money import microdollars_per_mtok
 FOLDER = Path(__file__).parent / "data"
 CURRENCY = "USD"
 PRICE_UNIT = "US cents per million tokens"
-# A price may be this far from the vetted reference of its model line. Dollars read as cents are 1 % of it.
+# A price may differ this far from the vetted reference of its model line. Dollars mistaken for cents are 1 % of it.
 LEAST_PERCENT_OF_REFERENCE = 20
 MOST_PERCENT_OF_REFERENCE = 500
 PICODOLLARS_PER_CENT = 10**10
@@ -23,7 +23,7 @@ SEARCHES_PER_PRICE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class PriceSet:
-    """The bands that begin together."""
+    """The price bands that begin at the same time."""
 
     effective_from: datetime
     bands: list[dict[str, int | None]]
@@ -31,7 +31,7 @@ class PriceSet:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedModel:
-    """One model of a data file, in the names of `CatalogEntry`'s columns."""
+    """One model of a data file, with the names of `CatalogEntry`'s columns."""
 
     facts: dict[str, Any]
     aliases: list[str]
@@ -40,14 +40,14 @@ class ListedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """What a data file says about the models of one provider."""
+    """The content of a data file: the models of one provider."""
 
     provider: str
     models: list[ListedModel]
 
 
 class DataFileInvalid(Exception):
-    """A data file that must not be loaded: a mistake of ours or of the operator's, named in one sentence."""
+    """A data file that must not be loaded. One sentence names the mistake, which is ours or the operator's."""
 
 
 def read_all(folder: Path = FOLDER) -> list[DataFile]:
@@ -59,7 +59,7 @@ def read(path: Path) -> DataFile:
     """
     Read one data file.
 
-    :raises DataFileInvalid: if the provider is unknown, a name is of two models, or a price is out of bounds
+    :raises DataFileInvalid: if the provider is unknown, two models have the same name, or a price is out of bounds
     """
     content = json.loads(path.read_text(encoding="utf-8"), parse_float=str)
     provider = content["provider"]
@@ -139,7 +139,7 @@ def _band(price: dict[str, Any]) -> dict[str, int | None]:
 
 
 def band_of(price: Price) -> dict[str, int | None]:
-    """Write a stored price in the names and order of a data file's band, to compare the two."""
+    """Convert a stored price to the names and order of a data file's band, to compare the two."""
     return {
         "above_prompt_tokens": price.above_prompt_tokens,
         "input_microdollars": price.input_microdollars,

@@ -1,4 +1,4 @@
-"""What may be said of a model: the shapes of its facts, and where the same model is known already."""
+"""The facts of a model: their valid formats, and a lookup of the same model under another snapshot date."""
 
 import re
 from typing import Any
@@ -25,13 +25,13 @@ LARGEST_TOKENS = 2**31 - 1
 
 
 def check_tokens(tokens: int | None, *, pointer: str) -> None:
-    """:raises FieldError: if a number of tokens is given that no model can have"""
+    """:raises FieldError: if a number of tokens is given that is out of range"""
     if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= LARGEST_TOKENS):
         raise FieldError(pointer=pointer, reason="Give a positive whole number of tokens, or leave it out.")
 
 
 def check_capabilities(capabilities: dict[str, Any]) -> None:
-    """:raises FieldError: if a capability is unknown, or its value has the wrong shape"""
+    """:raises FieldError: if a capability is unknown, or its value has the wrong format"""
     known = (*CAPABILITY_FLAGS, "minCacheTokens", "thinking")
     for name, value in capabilities.items():
         pointer = json_pointer("capabilities", name)
@@ -46,7 +46,7 @@ def check_capabilities(capabilities: dict[str, Any]) -> None:
 
 
 def check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None:
-    """:raises FieldError: if a level is unknown, or the model has no way to take one"""
+    """:raises FieldError: if a level is unknown, or no capability of the model uses it"""
     for place, level in enumerate(levels):
         if level not in Effort.values:
             raise FieldError(pointer=f"/efforts/{place}", reason=f"Effort is one of {', '.join(Effort.values)}.")
@@ -59,7 +59,7 @@ def check_effort_levels(levels: list[str], capabilities: dict[str, Any]) -> None
 
 
 def facts_of_same_model(provider: str, model_id: str) -> dict[str, Any]:
-    """Copy the facts of a platform entry whose id differs in its snapshot date only; nothing is guessed."""
+    """Copy the facts of a platform entry whose id differs in its snapshot date only. Nothing is guessed."""
     name = SNAPSHOT_DATE.sub("", model_id)
     listed = CatalogEntry.objects.filter(org=None, provider=provider, model_id__startswith=name).order_by("-model_id")
     for entry in listed:

@@ -1,8 +1,8 @@
 """
-What the entries that organizations made really are, as far as their answers have told.
+Which platform models have answered calls to organizations' own entries.
 
-An organization may add any id, and its provider, or a server of its own, answers to it with a model of its choice. Once
-a model of the platform's catalog has answered, its policy rows hold for that id too.
+An organization may add any id, and the provider, or a server of the organization, chooses the model that answers. Once
+a model of the platform's catalog has answered, its policy rows also apply to that id.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,7 +16,7 @@ from rensei.orgs.models import Org
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A call to a model under an id, and the name that its answer gave."""
+    """A call to a model under an id, and the model name in its answer."""
 
     org: Org
     provider: str
@@ -26,7 +26,7 @@ class Answered:
 
 
 def answered_by(entries: Iterable[CatalogEntry]) -> dict[int, list[CatalogEntry]]:
-    """List, by the key of an organization's own entry, the platform's entries that have answered in its name."""
+    """List, by the key of an organization's own entry, the platform entries whose models have answered its calls."""
     own = [entry for entry in entries if entry.org_id is not None]
     if not own:
         return {}
@@ -44,9 +44,9 @@ def answered_by(entries: Iterable[CatalogEntry]) -> dict[int, list[CatalogEntry]
 
 def note(answers: Collection[Answered]) -> list[tuple[Answered, CatalogEntry]]:
     """
-    Write down which platform models have answered calls to organizations' own entries, within the caller's transaction.
+    Record which platform models have answered calls to organizations' own entries, within the caller's transaction.
 
-    Returns the answers that told something new, each with the platform's entry.
+    Returns the answers that were recorded for the first time, each with the platform's entry.
     """
     assert_open()
     if not answers:

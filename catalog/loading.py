@@ -1,4 +1,4 @@
-"""Brings the platform's entries and prices up to date with the data files."""
+"""Updates the platform's entries and prices from the data files."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,13 +11,13 @@ from rensei.audit.record import record_system
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 
-# How the rows that came from a data file are told from those that an operator added.
+# Marks the rows that came from a data file, to distinguish them from rows added by an operator.
 ORIGIN = "Catalog data:"
 
 
 @dataclass(kw_only=True)
 class LoadReport:
-    """What a load changed: model ids, the fields of changed entries, and the days from which prices were added."""
+    """The changes made by a load: model ids, the fields of changed entries, and the first days of added prices."""
 
     created: list[str] = field(default_factory=list)
     updated: dict[str, list[str]] = field(default_factory=dict)
@@ -31,9 +31,9 @@ class LoadReport:
 
 def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
     """
-    Load the data files of all providers into the platform's entries. Doing it again changes nothing.
+    Load the data files of all providers into the platform's entries. It is idempotent.
 
-    Organizations' own entries are left alone, and so is every price that is there: a changed one is added.
+    Organizations' own entries and existing prices are not changed: a changed price is added as a new row.
 
     :raises DataFileInvalid: if a file must not be loaded; nothing is written then
     """
@@ -59,7 +59,7 @@ def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
 
 
 def _take_turns() -> None:
-    """Lock the one row of the settings, so that servers which start together load one after the other."""
+    """Lock the one row of the settings, so that servers that start at the same time load one after the other."""
     CatalogSetting.objects.get_or_create(pk=1)
     CatalogSetting.objects.select_for_update().get(pk=1)
 
@@ -86,9 +86,9 @@ def _write_entries(file: DataFile, report: LoadReport) -> dict[str, CatalogEntry
 
 def _write_aliases(file: DataFile, entries: dict[str, CatalogEntry], report: LoadReport) -> None:
     """
-    Make the file's aliases those of its models. One that it does not list, an operator has added, and it stays.
+    Set the models' aliases to those in the file. An alias that an operator added and the file does not list is kept.
 
-    A name that has become a model's id is no alias any more.
+    A name that has become a model's id is no longer an alias.
     """
     ids = {model.facts["model_id"] for model in file.models}
     stored = {alias.name: alias for alias in ModelAlias.objects.filter(provider=file.provider)}
@@ -108,7 +108,7 @@ def _write_aliases(file: DataFile, entries: dict[str, CatalogEntry], report: Loa
 
 
 def _differences(entry: CatalogEntry, model: ListedModel) -> list[str]:
-    """Put the file's facts on a stored entry, and list the fields that this changed."""
+    """Set the file's facts on a stored entry, and return the names of the changed fields."""
     fields = [name for name, value in model.facts.items() if getattr(entry, name) != value]
     for name in fields:
         setattr(entry, name, model.facts[name])
@@ -132,10 +132,10 @@ def _write_prices(file: DataFile, entries: dict[str, CatalogEntry], report: Load
 
 def _missing(model: ListedModel, stored: dict[datetime, list[Price]], *, now: datetime) -> list[PriceSet]:
     """
-    List the price sets of a model that have to be added.
+    List the price sets of a model that must be added.
 
-    Rows are never edited. So where the file's own price in force has other numbers than the file says
-    now, the corrected numbers begin now. An operator's price that is in force stands above the file's.
+    Rows are never edited. So if the file's own price in force differs from the file's present numbers, the
+    corrected numbers begin now. An operator's price in force takes precedence over the file's.
     """
     missing = [price_set for price_set in model.price_sets if price_set.effective_from not in stored]
 

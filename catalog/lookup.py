@@ -1,10 +1,10 @@
 """
-Which entry a name means.
+Resolves a name to an entry.
 
-A model is named by its id, by a shorter name that its provider also takes, and by either of them behind the provider's
-prefix (`anthropic/claude-opus-5`) or before the sign of a larger window (`claude-opus-5[1m]`). All of these mean one
-entry, and everything that takes a model's name asks here first: a policy, a price and a window belong to an entry, so
-another spelling reaches no other ones.
+A model is named by its id, by a shorter name that its provider also accepts, and by either of them after the provider's
+prefix (`anthropic/claude-opus-5`) or before the suffix for a larger window (`claude-opus-5[1m]`). All of these mean one
+entry, and all code that accepts a model's name resolves it here first: policies, prices and windows belong to an entry,
+so another spelling cannot avoid them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,14 +20,14 @@ def find_named(
     names: Iterable[tuple[str, str]], *, org: Org | None, among: Sequence[CatalogEntry] | None = None
 ) -> dict[tuple[str, str], CatalogEntry]:
     """
-    Find the entries of many (provider, name) pairs, in two queries. A pair that means none is left out.
+    Find the entries of many (provider, name) pairs, in two queries. Pairs without an entry are left out.
 
-    A platform entry comes before an organization's own of the same name, however either is spelled. Without an
-    organization there are platform entries only, as for the name that a provider's answer gives.
+    A platform entry takes precedence over an organization's own of the same name, however either is spelled. Without an
+    organization there are only platform entries, as for the name in a provider's answer.
 
-    :param among: the entries that the organization sees, where they have been read already
+    :param among: the entries visible to the organization, if they have already been read
     """
-    # PostgreSQL refuses a zero byte in a parameter, and no id has one.
+    # PostgreSQL rejects a zero byte in a parameter, and no id contains one.
     asked = {pair: _spellings(*pair) for pair in names if "\0" not in pair[1]}
     texts = {text for spelled in asked.values() for text in spelled}
     if not texts:
@@ -48,7 +48,7 @@ def find_named(
 
 
 def names_of(entry: CatalogEntry) -> frozenset[str]:
-    """List every name that means an entry, so that a rule which was written under any of them is found."""
+    """List every name that means an entry, to find rules written under any of them."""
     spec = PROVIDERS.get(entry.provider)
     prefixes, suffixes = ("", spec.model_prefix) if spec else ("",), ("", *spec.window_suffixes) if spec else ("",)
     return frozenset(
@@ -57,7 +57,7 @@ def names_of(entry: CatalogEntry) -> frozenset[str]:
 
 
 def asks_for_a_window(provider: str | None, name: str) -> str:
-    """Tell which sign of a larger window a name ends with, of a provider or of any; an empty text where it has none."""
+    """Return the suffix for a larger window in a name, of one provider or any; an empty text if there is none."""
     specs = [spec for spec in PROVIDERS.values() if provider in (None, spec.id)]
     return next((suffix for spec in specs for suffix in spec.window_suffixes if name.endswith(suffix)), "")
 
@@ -73,7 +73,7 @@ def _own_names(entry: CatalogEntry) -> Collection[str]:
 
 
 def _spellings(provider: str, name: str) -> tuple[str, ...]:
-    """A name as it came, and as it is without what may stand around an id."""
+    """The name as given, and without the prefix and suffix that an id may have."""
     spec = PROVIDERS.get(provider)
     if spec is None:
         return (name,)

@@ -1,4 +1,4 @@
-"""The models that can be named, what they can do, and what they cost since when."""
+"""The models that can be named, their capabilities, and their prices over time."""
 
 from datetime import date, datetime
 from typing import Self
@@ -18,14 +18,14 @@ class CatalogEntryQuerySet(Lookups, models.QuerySet["CatalogEntry"]):
         Platform entries, and the organization's own.
 
         An organization's entry does not shadow a platform entry of the same id, which may have come later:
-        the platform's has the vetted facts and prices. An entry whose id is another one's alias is not seen either.
+        the platform's has the vetted facts and prices. An entry whose id is an alias of another one is excluded too.
         """
         same_model = CatalogEntry.objects.filter(org=None, provider=OuterRef("provider"), model_id=OuterRef("model_id"))
         alias = ModelAlias.objects.filter(provider=OuterRef("provider"), name=OuterRef("model_id"))
         return self.filter(Q(org=None) | Q(org=org) & ~Exists(same_model)).exclude(Exists(alias))
 
     def in_lifecycle(self, lifecycle: "CatalogEntry.Lifecycle", day: date) -> Self:
-        """The entries that are active, deprecated or retired on a day, as `lifecycle_on` has it."""
+        """The entries that are active, deprecated or retired on a day, as defined by `lifecycle_on`."""
         retired = Q(retires_on__isnull=False, retires_on__lte=day)
         deprecated = Q(deprecated_on__isnull=False, deprecated_on__lte=day)
         conditions = {
@@ -38,10 +38,10 @@ class CatalogEntryQuerySet(Lookups, models.QuerySet["CatalogEntry"]):
 
 class CatalogEntry(models.Model):
     """
-    A model that profiles may name. Without an organization it is a platform entry, which all see.
+    A model that profiles may name. Without an organization it is a platform entry, visible to all.
 
     `capabilities` holds `vision`, `highResVision`, `promptCaching`, `minCacheTokens`, `forcedToolChoice`,
-    `prefill`, `nativeEffort` (the API takes an effort level) and `thinking`:
+    `prefill`, `nativeEffort` (the API accepts an effort level) and `thinking`:
     `{"types": ["adaptive", "between_tools", "enabled", "disabled"], "onByDefault": bool}`, where `enabled`
     is thinking within a budget.
     """
@@ -101,9 +101,9 @@ class CatalogEntry(models.Model):
 
 class ModelAlias(models.Model):
     """
-    Another name that the provider takes for the model of a platform entry.
+    Another name that the provider accepts for the model of a platform entry.
 
-    It is no entry of its own, because a policy's row, a price and a window would then not be those of the model.
+    It is not a separate entry, because policy rows, prices and windows must be those of the model.
     """
 
     entry = models.ForeignKey(CatalogEntry, models.CASCADE, related_name="aliases")
@@ -122,8 +122,8 @@ class Identity(models.Model):
     """
     A platform model that has answered a call to an organization's own entry.
 
-    Only the answers tell which model such an entry really is. The row holds the entry's id and not the entry, so that
-    deleting it and adding it again makes nothing unknown.
+    Only answers show which model such an entry really is. The row holds the entry's id and no foreign key, so deleting
+    the entry and adding it again does not discard this information.
     """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="+")
@@ -153,7 +153,7 @@ class PriceQuerySet(models.QuerySet["Price"]):
 
 class Price(models.Model):
     """
-    What a model costs from a moment on, for prompts above a size. Superseded by newer rows, never edited.
+    A model's price from a moment on, for prompts above a size. Superseded by newer rows, never edited.
 
     All token prices are microdollars per million tokens, which is picodollars per token.
     """

@@ -1,4 +1,4 @@
-"""Entries as people and programs see them: with their lifecycle today, what serves them, and the prices in force."""
+"""Entries for display and REST: with today's lifecycle, the model that serves them, and the prices in force."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rensei.orgs.models import Org
 
 @dataclass(frozen=True, kw_only=True)
 class PresentedEntry:
-    """An entry in the names of the REST contract. `served_by` is None where nothing serves a retired model."""
+    """An entry in the names of the REST contract. `served_by` is None if no model serves a retired one."""
 
     provider: str
     model_id: str
@@ -40,7 +40,7 @@ class PresentedEntry:
 
 
 def present(entries: Iterable[CatalogEntry], *, org: Org, now: datetime) -> list[PresentedEntry]:
-    """Present many entries as they are at a moment, with a fixed number of queries for all of them."""
+    """Present many entries at a moment, with a fixed number of queries for all of them."""
     entries = list(entries)
     prefetch_related_objects(entries, "aliases")
     served = served_entries(entries, org=org, today=now.date())

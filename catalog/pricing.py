@@ -1,4 +1,4 @@
-"""What a call costs: the prices in force, the band that applies, and exact amounts in picodollars."""
+"""The cost of a call: the prices in force, the band that applies, and exact amounts in picodollars."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ class UnitPrices:
     """
     The prices of one band, in picodollars for each token and for each web search.
 
-    They are frozen onto every ledger line. `web_search` is None where searches have no price.
+    They are frozen on every ledger line. `web_search` is None if searches have no price.
     """
 
     above_prompt_tokens: int
@@ -34,16 +34,16 @@ class UnitPrices:
     web_search: int | None
 
     def as_dict(self) -> dict[str, int | None]:
-        # All are numbers, so there is nothing within to copy as `asdict` would, at ten times the time.
+        # All values are numbers, so no deep copy is needed as in `asdict`, which takes ten times as long.
         return dict(vars(self))
 
     def times(self, factor: Fraction) -> "UnitPrices":
         """
-        Multiply the prices of tokens. A price is a whole number of picodollars, so a part of one counts as one.
+        Multiply the prices of tokens. A price is a whole number of picodollars, so fractions are rounded up.
 
         Prices of up to seven decimals of a dollar for a million tokens give whole numbers.
         """
-        # As whole numbers: fractions are slow to compare, and slower to find in a cache.
+        # As integers: fractions are slow to compare and to hash.
         up, down = factor.as_integer_ratio()
         return self if up == down else _multiplied(self, up, down)
 
@@ -54,7 +54,7 @@ class UnitPrices:
 
 @dataclass(frozen=True, kw_only=True)
 class PriceList:
-    """The bands of one model that are in force together, from the lowest, and since when."""
+    """The bands of one model that are in force together, from the lowest, and the start of their validity."""
 
     effective_from: datetime
     bands: list[UnitPrices]
@@ -74,7 +74,7 @@ def price_lists(entries: Iterable[CatalogEntry], *, moment: datetime) -> dict[in
 
     lists = {}
     for entry_id, prices in newest_first.items():
-        # All bands of a price begin together, so a newer price without an upper band has none.
+        # All bands of a price begin together, so a newer price without an upper band does not keep the older one's.
         since = prices[0].effective_from
         in_force = [price for price in reversed(prices) if price.effective_from == since]
         lists[entry_id] = PriceList(effective_from=since, bands=[_unit_prices(price) for price in in_force])
@@ -82,7 +82,7 @@ def price_lists(entries: Iterable[CatalogEntry], *, moment: datetime) -> dict[in
 
 
 def band_for(bands: Sequence[UnitPrices], *, prompt_tokens: int) -> UnitPrices:
-    """Choose the band of a prompt: the highest one whose threshold the prompt is above."""
+    """Choose the band of a prompt: the highest one whose threshold the prompt exceeds."""
     return max(
         (band for band in bands if band.above_prompt_tokens == 0 or prompt_tokens > band.above_prompt_tokens),
         key=lambda band: band.above_prompt_tokens,
@@ -91,16 +91,16 @@ def band_for(bands: Sequence[UnitPrices], *, prompt_tokens: int) -> UnitPrices:
 
 @cache
 def factors_of(provider: str) -> frozenset[Fraction]:
-    """List everything that the prices of a provider's tokens may be multiplied by."""
+    """List all possible factors on the prices of a provider's tokens."""
     choices = [factors.values() for factors in PROVIDERS[provider].price_factors.values()]
     return frozenset(math.prod(chosen, start=Fraction(1)) for chosen in product(*choices))
 
 
 def cost(usage: Usage, prices: UnitPrices) -> int:
     """
-    Price a call's usage, in picodollars. Thinking tokens are output tokens, and count once.
+    Price a call's usage, in picodollars. Thinking tokens are output tokens, and are counted once.
 
-    :raises ValueError: if the call searched the web and searches have no price, because unknown is never 0
+    :raises ValueError: if the call searched the web and searches have no price: unknown is never 0
     """
     return (
         usage.input_tokens * prices.input
@@ -121,9 +121,9 @@ def worst_case(
     web_searches: int = 0,
 ) -> int:
     """
-    Price a call that has not been made yet at the most that it can cost, in picodollars.
+    Compute the most that a call which has not been made yet can cost, in picodollars.
 
-    `prompt_tokens` is an upper bound. `prompt_caching` says which cache writes the request may ask for:
+    `prompt_tokens` is an upper bound. `prompt_caching` states which cache writes the request may cause:
     `off` none, `ephemeral` those of five minutes, `static` those of an hour as well.
 
     :raises ValueError: if the call may search the web and searches have no price
@@ -139,7 +139,7 @@ def worst_case(
 
 
 def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[str, Any] | None:
-    """Write prices as the JSON of the contract, in true US cents per million tokens; None when unpriced."""
+    """Convert prices to the JSON of the contract, in true US cents per million tokens; None if unpriced."""
     if not bands or effective_from is None:
         return None
     base, *upper = bands
@@ -153,7 +153,7 @@ def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[s
 
 @lru_cache(maxsize=1024)
 def _multiplied(prices: UnitPrices, up: int, down: int) -> UnitPrices:
-    # Every call asks for the same few, and both ends of the cache are immutable.
+    # Every call uses the same few results, and the arguments and results of the cache are immutable.
     return replace(prices, **{name: -(-getattr(prices, name) * up // down) for name in _PRICES_OF_TOKENS})
 
 

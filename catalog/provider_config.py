@@ -1,4 +1,4 @@
-"""The settings that a profile or a dispatch passes to its provider, under the provider's namespace."""
+"""The settings that a profile or a dispatch passes to its provider, in the provider's namespace."""
 
 import difflib
 from typing import Any
@@ -10,7 +10,7 @@ from rensei.core.json_fields import members
 
 
 def config_form() -> dict[str, Any]:
-    """Describe the configs that `validate_provider_config` takes, as a JSON schema."""
+    """Return the configs accepted by `validate_provider_config`, as a JSON schema."""
     window = {"type": "integer", "minimum": 1, "description": "Tokens, at most the model's own window"}
     forms = {"contextWindow": window}
     return members(
@@ -35,7 +35,7 @@ def validate_provider_config(
     Check a provider config, and return it in the documented spelling.
 
     It is `{"<namespace>": {"contextWindow": tokens}}`, and `context_window` is the same key. The window
-    may be at most that of the model, and of the model that serves it: the smaller of both.
+    may not exceed that of the model, nor that of the model that serves it.
 
     :raises FieldError: if a key is unknown or a value is wrong
     """
@@ -55,7 +55,7 @@ def validate_provider_config(
 
 
 def context_window_of(spec: ProviderSpec, config: dict[str, Any]) -> int | None:
-    """Read the window that a validated config asks for; None where it asks for none."""
+    """Return the window set in a validated config, or None."""
     window: int | None = config.get(spec.config_namespace, {}).get("contextWindow")
     return window
 
@@ -79,7 +79,7 @@ def _validate_settings(
 
 
 def _check_window(value: Any, *, largest: int | None, pointer: str) -> None:
-    # A bool is an int in Python, but nobody means one token by `true`.
+    # A bool is an int in Python, but `true` is not meant as one token.
     if type(value) is not int or value < 1:
         raise FieldError(pointer=pointer, reason="contextWindow is a positive whole number of tokens.")
     if largest is not None and value > largest:

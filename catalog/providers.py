@@ -1,4 +1,4 @@
-"""The providers that Rensei knows: one spec each, found in `catalog/specs/`."""
+"""The providers that Rensei supports: one spec each, loaded from `catalog/specs/`."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ from rensei.core.auth_modes import AuthMode
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderSpec:
-    """What a provider is, before any key is connected."""
+    """The facts about a provider that do not depend on a connected key."""
 
     id: str
     display_name: str
@@ -23,13 +23,13 @@ class ProviderSpec:
     default_base_url_setting: str
     key_page_url: str
     config_keys: tuple[str, ...] = ()
-    # How the ids of the models begin that suit most work. The newest of them is what a new profile proposes.
+    # Prefixes of the ids of models that suit most work. A new profile proposes the newest of them.
     recommended: tuple[str, ...] = ()
-    # What may stand before an id, as routers of several providers write it.
+    # A prefix that may precede an id, as written by routers of several providers.
     model_prefix: str = ""
-    # What may stand behind an id to ask for a window of so many tokens, where the model has one.
+    # Suffixes that request a window of so many tokens, if the model has one.
     window_suffixes: Mapping[str, int] = field(default_factory=dict)
-    # What multiplies the prices of tokens, by the field in which an answer tells it, and by its value there.
+    # Factors on the prices of tokens, by the field of an answer that reports them, and by its value.
     price_factors: Mapping[str, Mapping[str, Fraction]] = field(default_factory=dict)
 
 

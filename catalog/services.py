@@ -1,4 +1,4 @@
-"""Finding a model, learning what serves it, and adding one to an organization's own catalog."""
+"""Finding a model and the model that serves it, and adding models to an organization's own catalog."""
 
 import re
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ DESCRIPTION_LENGTH = 400
 
 
 class ModelNotInCatalog(RenseiError):
-    """No entry that the organization may see has that id."""
+    """No entry visible to the organization has that id."""
 
     code = "MODEL_NOT_IN_CATALOG"
     status = 422
@@ -58,7 +58,7 @@ class ModelNotInCatalog(RenseiError):
 
 
 class ModelRetired(RenseiError):
-    """The provider has retired the model, and nothing may serve it instead."""
+    """The provider has retired the model, and no other model may serve it."""
 
     code = "MODEL_RETIRED"
     status = 409
@@ -77,9 +77,9 @@ class EffortNotSupported(RenseiError):
 
 def find_entry(*, org: Org, provider: str | None = None, model_id: str, may_create: bool = False) -> CatalogEntry:
     """
-    Find the entry of a model that an organization may name, however it is spelled. Without a provider, any provider's.
+    Find the entry of a model that an organization may name, in any spelling. Without a provider, of any provider.
 
-    :raises ModelNotInCatalog: if there is none, as `not_in_catalog` makes it
+    :raises ModelNotInCatalog: if there is none, as built by `not_in_catalog`
     """
     providers = sorted(PROVIDERS) if provider is None else [provider]
     found = find_named([(each, model_id) for each in providers], org=org)
@@ -92,11 +92,11 @@ def not_in_catalog(
     *, provider: str | None, model_id: str, may_create: bool = False, listed: Iterable[str] = ()
 ) -> ModelNotInCatalog:
     """
-    Make the refusal of a name that means no entry, with the step that mends it.
+    Build the refusal of a name without an entry, with its remedy.
 
-    :param may_create: whether the caller may add entries, so that the command for it is of use
-    :param listed: the ids that the provider's own list has for the organization's key; a name that is short for one
-        of them is no model of its own
+    :param may_create: whether the caller may add entries, so that the command for it is useful
+    :param listed: the ids in the provider's own list for the organization's key; a short form of one of them
+        is not a separate model
     """
     if suffix := asks_for_a_window(provider, model_id):
         step = f"Leave '{suffix}' out: no model of that name is known to have so large a window."
@@ -110,7 +110,7 @@ def not_in_catalog(
 
 
 def may_create(access: Access) -> bool:
-    """Tell whether a caller may change the organization's own catalog. A token of one project changes nothing of it."""
+    """Return whether a caller may change the organization's catalog. An API token of one project may not."""
     return access.manages and access.project is None
 
 
@@ -118,7 +118,7 @@ def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
     """
     Find the entry that serves a model: itself, or the replacement of a retired one.
 
-    :raises ModelRetired: if nothing replaces it, or the operator turned redirects off
+    :raises ModelRetired: if it has no replacement, or the operator turned redirects off
     """
     served = served_entries([entry], org=org, today=today)[entry.pk]
     if served is None:
@@ -127,7 +127,7 @@ def served_entry(entry: CatalogEntry, *, org: Org, today: date) -> CatalogEntry:
 
 
 def retired(entry: CatalogEntry) -> ModelRetired:
-    """Make the refusal of a retired model that nothing may serve."""
+    """Build the refusal of a retired model that no other model may serve."""
     return ModelRetired(
         model_id=entry.model_id,
         day=entry.retires_on,
@@ -137,9 +137,9 @@ def retired(entry: CatalogEntry) -> ModelRetired:
 
 def served_entries(entries: Iterable[CatalogEntry], *, org: Org, today: date) -> dict[int, CatalogEntry | None]:
     """
-    Find what serves each of many entries, by the entry's key; None where nothing may.
+    Find what serves each of many entries, by the entry's key; None where no model may.
 
-    It takes one query for each step of the longest chain of replacements, which is one step in our data.
+    It takes one query for each step of the longest chain of replacements, which has one step in our data.
     """
     entries = list(entries)
     may_redirect = ~Exists(CatalogSetting.objects.filter(redirect_retired=False))
@@ -158,7 +158,7 @@ def served_entries(entries: Iterable[CatalogEntry], *, org: Org, today: date) ->
 
 def check_effort(entry: CatalogEntry, effort: str | None) -> None:
     """
-    Check that the serving model offers an effort. None and "" leave the choice to the model.
+    Check that the serving model offers an effort. With None or "", the model chooses.
 
     :raises EffortNotSupported: if it does not
     """
@@ -185,12 +185,12 @@ def create_entry(
     effort_levels: list[str] | None = None,
 ) -> tuple[CatalogEntry, bool]:
     """
-    Add a model to the organization's own catalog, and say whether that was needed.
+    Add a model to the organization's own catalog. Return it, and whether it was created.
 
-    An id that is there already, as the platform's entry or the organization's, comes back as it stands, and so does
-    the entry that it is another name of.
-    DispatchContext that are not given are those of the same model under another snapshot date; what nobody knows
-    stays unknown. The entry has no price, so the platform's keys do not serve it.
+    If the id, or a model of which it is another name, is already an entry of the platform or the organization,
+    that entry is returned unchanged.
+    Facts that are not given are copied from the same model under another snapshot date; others stay
+    unknown. The entry has no price, so the platform's keys do not serve it.
 
     :raises FieldError: if a value is wrong
     """
@@ -245,15 +245,15 @@ def create_entry(
 
 def delete_entry(access: Access, *, provider: str | None, model_id: str) -> None:
     """
-    Take a model out of the organization's own catalog. Its past runs and costs stay.
+    Remove a model from the organization's own catalog. Its past runs and costs stay.
 
-    :raises NotFound: if the organization has made no entry of that id
+    :raises NotFound: if the organization has not created an entry with that id
     :raises InUse: if a profile names it
     """
     if not may_create(access):
         raise NotPermitted
     with durable():
-        # Also one that has come to stand behind a platform entry's name, and is not seen any more.
+        # Includes an entry that a platform entry of the same name now hides.
         own = CatalogEntry.objects.filter(org=access.org, model_id=model_id.replace("\0", ""))
         entry = (own if provider is None else own.filter(provider=provider)).order_by("provider").first()
         if entry is None:
@@ -267,7 +267,7 @@ def find_spec(provider: str) -> ProviderSpec:
     """
     Find the spec of a provider.
 
-    :raises FieldError: if Rensei does not know it
+    :raises FieldError: if the provider is unknown
     """
     spec = PROVIDERS.get(provider)
     if spec is None:
@@ -277,7 +277,7 @@ def find_spec(provider: str) -> ProviderSpec:
 
 
 def _listed_as(model_id: str, listed: Iterable[str]) -> str:
-    """The id that a provider's list has for a name without its snapshot date, or for the latest one."""
+    """The id in a provider's list for a name without its snapshot date, or with `-latest`."""
     ids = sorted(listed, reverse=True)
     if model_id in ids:
         return ""
@@ -288,7 +288,7 @@ def _listed_as(model_id: str, listed: Iterable[str]) -> str:
 def _create_command(provider: str | None, model_id: str) -> str:
     if provider is None and len(PROVIDERS) == 1:
         (provider,) = PROVIDERS
-    # People paste this into a shell, so only text that cannot be more than an id goes into it.
+    # Users paste this into a shell, so only text in the form of an id is included.
     shown_provider = provider if provider in PROVIDERS else "…"
     shown_id = model_id if MODEL_ID.fullmatch(model_id) else "…"
     return f'rensei catalog create --provider {shown_provider} --model-id "{shown_id}" --display-name "…"'

@@ -1,4 +1,4 @@
-"""What the packages above may refuse or follow, sent within the transaction of the change."""
+"""Signals for packages that depend on this one, sent within the transaction of the change."""
 
 from django.dispatch import Signal
 

@@ -1,4 +1,4 @@
-"""What operators see of keys, and the key pools that they fill. No key is ever shown, and no sealed bytes either."""
+"""The admin pages of keys and of the operators' key pools. They never show a key, nor sealed bytes."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from rensei.orgs.models import User
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that are read here and written by services alone."""
+    """Rows that are read-only here. Only services write them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -33,7 +33,7 @@ class ReadOnlyAdmin(admin.ModelAdmin[Any]):
 
 
 def _operator(request: HttpRequest) -> User:
-    """Name the person whom the admin has let in."""
+    """Return the authenticated operator."""
     assert isinstance(request.user, User)
     return request.user
 
@@ -48,7 +48,7 @@ def _model_choices() -> list[tuple[str, str]]:
 
 
 class PlatformKeyForm(forms.ModelForm[PlatformKey]):
-    """A key of a pool. The key goes in and never comes out; left empty on a change, the stored one stays."""
+    """A key of a pool. The key can be entered but is never shown. If left empty on a change, the stored key is kept."""
 
     provider = forms.ChoiceField(choices=_provider_choices)
     model_ids = forms.MultipleChoiceField(
@@ -108,7 +108,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         return [*shown, *self.get_readonly_fields(request, obj)[2:]] if obj else shown
 
     def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
-        """A key is sealed for its provider and pool, so these two stay; the rest is found by the server."""
+        """A key is sealed for its provider and pool, so these two cannot change. The server sets the rest."""
         found = ["key_hint", "secret_version", "health", "cooling_until", "last_test", "created_at"]
         return ["provider", "pool", *found] if obj else []
 
@@ -132,7 +132,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         try:
             return super().changeform_view(request, *args, **options)
         except RenseiError as refusal:
-            # The vault can refuse to seal. Nothing was saved: the transaction of the page was rolled back.
+            # The vault may refuse to seal. Nothing was saved: the page's transaction was rolled back.
             self.message_user(request, refusal.detail, messages.ERROR)
             return HttpResponseRedirect(request.path)
 
@@ -157,7 +157,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
 
 @admin.register(Integration)
 class IntegrationAdmin(ReadOnlyAdmin):
-    """Organizations' own keys: operators see that they are there, and how they fare."""
+    """Organizations' own keys: operators can check that they exist, and their status."""
 
     list_display = ["org", "provider", "name", "key_hint", "status", "tested_at", "is_default", "last_used_at"]
     list_filter = ["provider", "status"]
@@ -172,7 +172,7 @@ class IntegrationAdmin(ReadOnlyAdmin):
 
 @admin.register(DataKey)
 class DataKeyAdmin(ReadOnlyAdmin):
-    """Which key-encryption key wraps what: needed to know when an old one may go."""
+    """Which key-encryption key wraps which data key: needed to decide when an old one can be removed."""
 
     list_display = ["id", "org", "purpose", "version", "kek_id", "created_at"]
     list_filter = ["purpose", "kek_id"]
@@ -184,7 +184,7 @@ class DataKeyAdmin(ReadOnlyAdmin):
 
 @admin.register(KeyCheck)
 class KeyCheckAdmin(ReadOnlyAdmin):
-    """The key-encryption keys that this database has seen."""
+    """The key-encryption keys that this database has used."""
 
     list_display = ["kek_id", "created_at"]
     ordering = ["created_at", "kek_id"]

@@ -1,4 +1,4 @@
-"""REST: the providers, and the organization's own keys for them."""
+"""REST endpoints for the providers, and the organization's own keys for them."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
 
 class SecretField(Text):
-    """A key on its way in. It becomes a `Secret` at once, and is never written out."""
+    """A submitted key. It is converted to a `Secret` at once, and is never returned."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(

@@ -9,7 +9,7 @@ class IntegrationsConfig(AppConfig):
     label = "integrations"
 
     def ready(self) -> None:
-        """Find the adapters: every package in `integrations/providers/` shows one, named ADAPTER."""
+        """Load the adapters: each package in `integrations/providers/` defines one, named ADAPTER."""
         from integrations import checks, providers  # noqa: F401 - imported to be registered
         from integrations.providers.base import register
 

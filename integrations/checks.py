@@ -1,4 +1,4 @@
-"""What Django checks at the start: whether the allow-list of addresses can be read."""
+"""A Django system check: whether the allow-list of addresses can be read."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from integrations.outbound.destinations import faulty_entries
 
 @register
 def outbound_allowlist(app_configs: Any, **options: Any) -> list[Error]:
-    """Refuse entries that would list nothing, such as a host without its scheme."""
+    """Report entries that would match nothing, such as a host without its scheme."""
     return [
         Error(
             f"RENSEI_OUTBOUND_ALLOWLIST: '{entry}' does not begin with scheme://host:port.",

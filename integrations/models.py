@@ -1,4 +1,4 @@
-"""Connected providers, the platform's key pools, and the wrapped keys that seal both."""
+"""Connected providers, the platform's key pools, and the wrapped data keys that seal both."""
 
 from django.db import models
 from django.db.models import Q
@@ -11,10 +11,10 @@ from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
 class DataKey(models.Model):
     """
-    A data-encryption key, wrapped by the key-encryption key. Without an organization it is the platform's.
+    A data-encryption key, wrapped by the key-encryption key. Without an organization, it is the platform's.
 
     The newest version of an owner seals; every version opens what it sealed. The platform's fingerprint key
-    recognises a key that is already connected, and seals nothing.
+    detects a key that is already connected, and seals nothing.
     """
 
     class Purpose(models.TextChoices):
@@ -42,7 +42,7 @@ class DataKey(models.Model):
 
 
 class KeyCheck(models.Model):
-    """A check value for each key-encryption key, so that wrong bytes under a known id are noticed."""
+    """A check value for each key-encryption key, which detects wrong bytes under a known id."""
 
     kek_id = models.CharField(max_length=64, primary_key=True)
     value = models.BinaryField()
@@ -54,9 +54,9 @@ class KeyCheck(models.Model):
 
 class Integration(models.Model):
     """
-    A provider that an organization connected with its own key.
+    A provider connected by an organization with its own key.
 
-    `status` informs and never gates. `model_list` is the provider's own list at the last good test,
+    `status` is for information and blocks nothing. `model_list` is the provider's own list at the last successful test,
     as `[{"id", "displayName"}]`. `sealed_key` opens only for this row, version, provider, base URL and workspace.
     """
 
@@ -102,12 +102,12 @@ class Integration(models.Model):
 
     @property
     def listed_ids(self) -> list[str]:
-        """The ids of the models that the provider listed for the key when it was tested last."""
+        """The ids of the models that the provider listed in the key's last successful test."""
         return [model["id"] for model in self.model_list if isinstance(model.get("id"), str)]
 
 
 class PlatformKey(models.Model):
-    """A key of the operators' pools. A shared pool's keys name the models they serve and a cap on max tokens."""
+    """A key of the operators' key pools. A shared pool's key names the models it serves and a cap on max tokens."""
 
     class Pool(models.TextChoices):
         METERED = "metered", "Metered"
@@ -136,7 +136,7 @@ class PlatformKey(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    # Why an operator has paused it, if one has: read by `platform_keys.healthy_keys`, and stored in the kill switch.
+    # The reason of an operator's pause, or None: from the kill switch, set by `platform_keys.healthy_keys`.
     paused_because: str | None
 
     class Meta:

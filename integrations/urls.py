@@ -1,4 +1,4 @@
-"""The addresses of this room, under /api/v1/."""
+"""The URLs of this package, under /api/v1/."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""Profiles as operators see them: read, and changed nowhere but by their organization."""
+"""Admin pages of profiles. They are read-only: only their organization changes them."""
 
 from django.contrib import admin
 from django.http import HttpRequest

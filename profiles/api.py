@@ -1,4 +1,4 @@
-"""REST: the organization's model profiles."""
+"""REST endpoints for the organization's model profiles."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
 from rensei.orgs.storage import StorageLimitReached
 
-# What the values of a profile may be refused with.
+# The errors that the values of a profile may cause.
 OF_VALUES = (AlreadyExists, ModelNotInCatalog, ModelRetired, EffortNotSupported, StorageLimitReached)
 
 
@@ -163,7 +163,7 @@ def _answer(access: Access, profile: ModelProfile) -> Any:
 
 
 def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn the ids of a body into what they name, and an explicit null into the empty value."""
+    """Resolve the ids in a body to objects, and an explicit null to the empty value."""
     values = {name: value for name, value in fields.items() if name not in ("project_id", "integration_id")}
     for name, empty in (("effort", ""), ("system", ""), ("provider_config", {})):
         if name in values and values[name] is None:
@@ -172,7 +172,7 @@ def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:
         slug = fields["project_id"]
         with named_in("/projectId"):
             values["project"] = None if slug is None else find_project(access, slug)
-        # A body that names a project and no scope can mean only one.
+        # A body that names a project and no scope is unambiguous.
         implied = ModelProfile.Scope.ORGANIZATION if slug is None else ModelProfile.Scope.PROJECT
         values.setdefault("scope", implied)
     if "integration_id" in fields:

@@ -9,7 +9,7 @@ class ProfilesConfig(AppConfig):
     label = "profiles"
 
     def ready(self) -> None:
-        # Django forbids importing models before this moment.
+        # Django does not allow importing models earlier.
         from profiles.models import ModelProfile
         from profiles.services import keep_entry_in_use
         from profiles.stored_bytes import let_go

@@ -1,4 +1,4 @@
-"""Model profiles: which model, under which auth modes, with how much effort."""
+"""Model profiles: the model, the allowed auth modes, and the effort."""
 
 from django.db import models
 from django.db.models import Q

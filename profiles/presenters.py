@@ -1,4 +1,4 @@
-"""Profiles as people and programs see them: with their model's lifecycle today and what serves it."""
+"""Profiles for display and REST: with their model's lifecycle today and the model that serves it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from rensei.orgs.models import Org
 @dataclass(frozen=True, kw_only=True)
 class PresentedProfile:
     """
-    A profile beside its model. `lifecycle` is None if the model has left the catalog, and
-    `served_model` if nothing serves it.
+    A profile with its model.
+
+    `lifecycle` is None if the model is no longer in the catalog, and `served_model` if no model serves it.
     """
 
     profile: ModelProfile
@@ -23,7 +24,7 @@ class PresentedProfile:
 
 
 def present(profiles: Iterable[ModelProfile], *, org: Org, today: date) -> list[PresentedProfile]:
-    """Present many profiles as they are on a day, with a fixed number of queries for all of them."""
+    """Present many profiles on a day, with a fixed number of queries for all of them."""
     profiles = list(profiles)
     entries = find_named({(profile.provider, profile.model_id) for profile in profiles}, org=org)
     served = served_entries(entries.values(), org=org, today=today)

@@ -1,4 +1,4 @@
-"""Creating, changing and finding model profiles. A profile is checked when it is saved, against provider and model."""
+"""Creating, changing and finding model profiles. Saving a profile checks it against its provider and model."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ LARGEST_COLUMN_VALUE = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """The values of a profile that people choose."""
+    """The values of a profile that members choose."""
 
     name: str
     provider: str
@@ -67,11 +67,11 @@ def create_profile(
     is_default: bool = False,
 ) -> ModelProfile:
     """
-    Create a profile. Its id is made of its name, and stays.
+    Create a profile. Its id is derived from its name, and does not change.
 
-    It may be saved before a key is connected or an entitlement exists; the refusal comes at dispatch.
+    It may be saved before a key is connected or an entitlement exists; the refusal occurs at dispatch.
 
-    :raises RenseiError: if a value is wrong, or the id is taken
+    :raises RenseiError: if a value is wrong, or the id is in use
     """
     draft = _checked(
         access,
@@ -117,12 +117,12 @@ def create_profile(
 
 def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> ModelProfile:
     """
-    Change some values of a profile, named as in `create_profile`. Its id stays, whatever its name becomes.
+    Change some values of a profile, named as in `create_profile`. Its id stays the same even if its name changes.
 
     :raises RenseiError: if the profile would not be valid, or the caller may not change it
     """
     with durable():
-        # What the caller holds may be stale: the values that stay are those of the row.
+        # The caller's object may be stale: unchanged values are read from the row.
         _take_turns(access.org)
         current = find_profile(access, profile.public_id)
         _require_reach(access, current.project)
@@ -148,7 +148,7 @@ def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> Mod
 
 def delete_profile(access: Access, profile: ModelProfile) -> None:
     """
-    Delete a profile. Its runs and ledger lines stay, for they name it by its id.
+    Delete a profile. Its runs and ledger lines stay, because they refer to it by its id.
 
     :raises NotPermitted: if the caller may not change it
     """
@@ -161,7 +161,7 @@ def delete_profile(access: Access, profile: ModelProfile) -> None:
 
 def keep_entry_in_use(*, entry: CatalogEntry, **_signal: object) -> None:
     """
-    Keep an organization's own catalog entry while profiles name it.
+    Protect an organization's own catalog entry from deletion while profiles name it.
 
     :raises InUse: if one does, under any name of the entry
     """
@@ -177,7 +177,7 @@ def profiles_naming(entry: CatalogEntry, *, org: Org) -> list[str]:
 
 
 def visible_profiles(access: Access) -> QuerySet[ModelProfile]:
-    """List the profiles that a caller may see: all, or a project's token the organization's and its own."""
+    """List the profiles that a caller may read: all, or for a project's API token the organization's and its own."""
     profiles: QuerySet[ModelProfile] = ModelProfile.objects.for_org(access.org)
     if access.project is not None:
         profiles = profiles.filter(Q(project=None) | Q(project=access.project))
@@ -188,7 +188,7 @@ def find_profile(access: Access, public_id: str, *, project: Project | None = No
     """
     Find a profile by its id. With a project, it must be the organization's or that project's.
 
-    :raises NotFound: if the caller sees no such profile, or it is another project's
+    :raises NotFound: if the caller may not read such a profile, or it is another project's
     """
     profile = visible_profiles(access).filter(public_id=public_id.replace("\0", "")).first()
     if profile is None or (project is not None and profile.project_id not in (None, project.pk)):
@@ -197,7 +197,7 @@ def find_profile(access: Access, public_id: str, *, project: Project | None = No
 
 
 def default_profile(org: Org, project: Project | None) -> ModelProfile | None:
-    """Find the profile of a dispatch that names none: the project's default, else the organization's."""
+    """Find the profile for a dispatch that names none: the project's default, else the organization's."""
     defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(is_default=True)
     within = Q(project=None) if project is None else Q(project=None) | Q(project=project)
     return (
@@ -209,12 +209,12 @@ def default_profile(org: Org, project: Project | None) -> ModelProfile | None:
 
 
 def public_id_for(name: str) -> str:
-    """Make the id of a new profile: `prof_` and the name in snake case."""
+    """Build the id of a new profile: `prof_` and the name in snake case."""
     return "prof_" + "_".join(re.split(r"[ _-]+", name.lower())).strip("_")
 
 
 def _checked(access: Access, draft: _Draft) -> _Draft:
-    """Check a draft, in the order in which people would mend it, and write its values in their normal form."""
+    """Check a draft, in the order in which users would correct it, and return it in normal form."""
     access.require_writer()
     name = draft.name.strip()
     if not NAME_SHAPE.fullmatch(name):
@@ -226,7 +226,7 @@ def _checked(access: Access, draft: _Draft) -> _Draft:
     _check_scope(access, draft)
     spec = find_spec(draft.provider)
     entry = _entry(access, draft)
-    # A model that nothing may serve can still be named: the profile shows the refusal that would come.
+    # A model that no model may serve can still be named: the profile shows the refusal that a dispatch would get.
     served = served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
     _check_auth_modes(draft.auth_modes, spec, entry)
     check_effort(served, draft.effort)
@@ -244,7 +244,7 @@ def _checked(access: Access, draft: _Draft) -> _Draft:
 
 
 def _entry(access: Access, draft: _Draft) -> CatalogEntry:
-    """:raises ModelNotInCatalog: if the draft names no model that the organization sees"""
+    """:raises ModelNotInCatalog: if the draft names no model visible to the organization"""
     named = (draft.provider, draft.model_id)
     entry = find_named([named], org=access.org).get(named)
     if entry is not None:
@@ -276,7 +276,7 @@ def _check_scope(access: Access, draft: _Draft) -> None:
 
 
 def _require_reach(access: Access, project: Project | None) -> None:
-    """:raises NotPermitted: if the caller's token is bound to another project, or to one and this is everyone's"""
+    """:raises NotPermitted: if the caller's API token is limited to one project, and this is not that project's"""
     if access.project is not None and access.project != project:
         raise NotPermitted
 
@@ -326,12 +326,12 @@ def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
 
 
 def _take_turns(org: Org) -> None:
-    """Let one caller at a time change which profile is the default. Rows that name the organization are still made."""
+    """Lock the organization against concurrent changes of defaults. Inserting rows that refer to it is not blocked."""
     Org.objects.select_for_update(no_key=True).get(pk=org.pk)
 
 
 def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:
-    """Refuse a name that another profile was renamed to, because people tell profiles apart by it."""
+    """Refuse a name in use, even by a renamed profile, because users distinguish profiles by name."""
     named: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(name=name)
     if besides is not None:
         named = named.exclude(pk=besides.pk)
@@ -340,7 +340,7 @@ def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = N
 
 
 def _clear_default(org: Org, project: Project | None, *, besides: ModelProfile | None = None) -> None:
-    """Take the default from the profile that has it."""
+    """Clear the default flag of the present default profile."""
     defaults: QuerySet[ModelProfile] = ModelProfile.objects.for_org(org).filter(project=project, is_default=True)
     if besides is not None:
         defaults = defaults.exclude(pk=besides.pk)

@@ -1,4 +1,4 @@
-"""How many bytes the profiles of an organization store."""
+"""The number of bytes that an organization's profiles store."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ def of_profile(*, system: str, provider_config: dict[str, Any]) -> int:
 
 
 def let_go(*, instance: ModelProfile, **_signal: object) -> None:
-    """Count what a profile stored as free, before it is deleted, by itself or with its project."""
+    """Release the bytes that a profile stored, before it is deleted, by itself or with its project."""
     storage.change({instance.org_id: (-instance.stored_bytes, 0)})
 
 
 def by_org() -> Mapping[str, tuple[int, int]]:
-    """Add up what each organization's profiles store."""
+    """Return the stored bytes of each organization's profiles."""
     sums = ModelProfile.objects.values_list("org_id").annotate(Sum("stored_bytes"))
     return {org_id: (used, 0) for org_id, used in sums}

@@ -1,7 +1,7 @@
 """
-The anchors in files: JSON objects, one a line, to which is only added.
+The anchors in append-only files: one JSON object a line.
 
-One file is always kept. A second one on another volume, or a copy that was kept elsewhere, vouches for the same.
+Rensei always writes one file. A second file on another volume, or a copy kept elsewhere, is equal evidence.
 """
 
 import json
@@ -15,20 +15,20 @@ from typing import Any
 from billing.integrity.sealed_file import Anchor, NotAnExport
 from billing.models import LedgerAnchor
 
-# Longer than the last line of a file can be.
+# An upper bound of the length of a file's last line.
 TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class FileLine:
-    """One line of a file of anchors. `anchor` is None where it is not an anchor at all."""
+    """One line of a file of anchors. `anchor` is None if the line is not an anchor."""
 
     number: int
     anchor: LedgerAnchor | None
 
 
 def size_of(path: Path) -> int:
-    """Tell how long a file is now. What is added later belongs to later anchors."""
+    """Return the current length of a file. What is added later belongs to later anchors."""
     return path.stat().st_size if path.exists() else 0
 
 
@@ -51,10 +51,10 @@ def last_of(path: Path) -> LedgerAnchor | None:
 
 def add_new(path: Path) -> None:
     """
-    Add the anchors to a file that are newer than its last one.
+    Append the anchors that are newer than the file's last one.
 
-    They are committed before, so a crash in between leaves them to the next turn, and on several machines
-    each file has those of the others.
+    They are committed first, so after a crash in between the next run appends them. With several machines,
+    each file also holds the anchors of the others.
     """
     tail = _tail(path)
     last = next((line.anchor.pk for line in reversed(tail.lines) if line.anchor is not None), 0)
@@ -70,7 +70,7 @@ def add_new(path: Path) -> None:
 
 
 def content_of(anchor: LedgerAnchor) -> dict[str, Any]:
-    """Write an anchor as it stands in files and is sent to witnesses."""
+    """Return an anchor's content as it is written to files and sent to witnesses."""
     return {
         "anchor": anchor.pk,
         "counter": anchor.counter,
@@ -84,7 +84,7 @@ def content_of(anchor: LedgerAnchor) -> dict[str, Any]:
 
 
 def parse(line: bytes) -> LedgerAnchor | None:
-    """Read a line. None where it is not an anchor."""
+    """Parse a line. Return None if it is not an anchor."""
     try:
         content: dict[str, Any] = json.loads(line)
         told = Anchor.read(content)
@@ -103,12 +103,12 @@ def parse(line: bytes) -> LedgerAnchor | None:
 
 
 def named(anchor: LedgerAnchor) -> str:
-    """Name an anchor in a sentence."""
+    """Return the name of an anchor for use in a sentence."""
     return f"{anchor.counter or '-'} of {anchor.anchored_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def text_of(moment: datetime) -> str:
-    """Write a time in the one way that is signed."""
+    """Format a time in the form that is signed."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 

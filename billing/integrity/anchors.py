@@ -1,9 +1,9 @@
 """
-Anchors sign how far each chain has come, with a key that is not in the database.
+Anchors sign the current end of each chain with a key that is not in the database.
 
-Rewritten lines can get new digests, but not new signatures. All anchors are one chain: each has a
-number and the digest of the one before, so none can be taken out of the middle. Their end is told to witnesses: the
-mark beside the key, the anchors' file, and those that an operator has named.
+Rewritten lines can get new digests, but not new signatures. All anchors form one chain: each has a number and
+the digest of the previous anchor, so none can be removed from the middle. Witnesses are notified of the end: the
+mark beside the key, the anchors' file, and the witnesses that an operator has configured.
 """
 
 import hashlib
@@ -35,16 +35,16 @@ logger = structlog.get_logger(__name__)
 
 
 class AnchorKeyUnavailable(Exception):
-    """The key file is missing although anchors exist, or it is not what Rensei wrote."""
+    """The key file is missing although anchors exist, or its content is not in Rensei's format."""
 
 
 class AnchorsCut(Exception):
-    """The database lacks anchors that the mark knows of. Signing on would cover the gap up, so nothing is signed."""
+    """The database lacks anchors that the mark records. Signing more would hide the gap, so nothing is signed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """The newest anchor that the mark beside the key knows of. Not `signed`: it is not what Rensei wrote."""
+    """The newest anchor that the mark beside the key records. If not `signed`, Rensei did not write it."""
 
     counter: int
     digest: str
@@ -53,9 +53,9 @@ class Mark:
 
 def anchor() -> None:
     """
-    Sign the end of every chain that has grown, and bring the mark and the files up to date.
+    Sign the end of every chain that has grown, and update the mark and the files.
 
-    :raises AnchorsCut: if the newest anchors are gone from the database
+    :raises AnchorsCut: if the newest anchors are missing from the database
     """
     heads = _grown_chains()
     if heads:
@@ -71,28 +71,28 @@ def anchor() -> None:
 
 
 def sign(anchor: LedgerAnchor, key: bytes) -> str:
-    """Sign what an anchor says."""
+    """Sign the content of an anchor."""
     return hmac.new(key, json.dumps(_said(anchor)).encode(), hashlib.sha256).hexdigest()
 
 
 def is_signed(anchor: LedgerAnchor, key: bytes) -> bool:
-    """Tell whether an anchor is ours."""
+    """Return whether the signature of an anchor was made with the key."""
     return hmac.compare_digest(sign(anchor, key).encode(), anchor.signature.encode())
 
 
 def digest_of(anchor: LedgerAnchor) -> str:
-    """Make the digest of an anchor that the next one holds."""
+    """Return the digest of an anchor, which the next anchor holds."""
     return digests.of_anchor(_said(anchor), anchor.signature)
 
 
 def mark_path() -> Path:
-    """Where the mark is: beside the key, where a person with only the database and the anchors' file cannot write."""
+    """The mark's path, beside the key: write access to the database and the anchors' file does not include it."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     return path.with_name(f"{path.name}.mark")
 
 
 def read_mark(key: bytes | None) -> Mark | None:
-    """Read the mark. None where there is none yet."""
+    """Read the mark. Return None if there is none yet."""
     try:
         content = json.loads(mark_path().read_text())
         counter, digest = int(content["counter"]), str(content["digest"])
@@ -105,7 +105,7 @@ def read_mark(key: bytes | None) -> Mark | None:
 
 
 def require_mark(key: bytes) -> None:
-    """:raises AnchorsCut: if the anchor that the mark knows of is gone, or another one is in its place"""
+    """:raises AnchorsCut: if the anchor that the mark records is missing or was replaced"""
     mark = read_mark(key)
     if mark is None:
         return
@@ -116,9 +116,9 @@ def require_mark(key: bytes) -> None:
 
 def load_key() -> bytes:
     """
-    Read the key that signs.
+    Read the signing key.
 
-    :raises AnchorKeyUnavailable: if it is missing, open to others, or damaged
+    :raises AnchorKeyUnavailable: if it is missing, readable by others, or damaged
     """
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     try:
@@ -128,7 +128,7 @@ def load_key() -> bytes:
     except OSError as fault:
         raise AnchorKeyUnavailable(f"it cannot be read ({fault.strerror})") from None
     except ValueError:
-        # The cause would show the text of the file, so it is dropped.
+        # The cause would contain the text of the file, so it is dropped.
         raise AnchorKeyUnavailable("it is damaged") from None
     if stat.S_IMODE(mode) & 0o077:
         raise AnchorKeyUnavailable("it is open to other users of the machine: run `chmod 600` on it")
@@ -164,12 +164,12 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], key: bytes) -> None:
             each.signature = sign(each, key)
             previous = digest_of(each)
             new.append(each)
-        # Two at once would give the same numbers, which the unique constraint refuses to the second.
+        # Two concurrent runs would use the same numbers. The unique constraint rejects the second.
         LedgerAnchor.objects.bulk_create(new)
 
 
 def _write_mark(newest: LedgerAnchor, key: bytes) -> None:
-    """Replace the mark. Where the key's folder cannot be written to, there is none, and that is logged."""
+    """Replace the mark. If the key's folder is not writable, there is no mark, and that is logged."""
     path, digest = mark_path(), digest_of(newest)
     assert newest.counter is not None
     content = {"counter": newest.counter, "digest": digest, "signature": _sign_mark(newest.counter, digest, key)}
@@ -191,7 +191,7 @@ def _sign_mark(counter: int, digest: str, key: bytes) -> str:
 
 
 def _grown_chains() -> list[tuple[str | None, int, str]]:
-    """The chains whose newest seal has no anchor, with its place and digest: two index reads for each."""
+    """The chains whose newest seal has no anchor, with its place and digest. Takes two index reads for each chain."""
     head = LedgerSeal.objects.filter(org=OuterRef("pk")).order_by("-seq")
     anchored = LedgerAnchor.objects.filter(org=OuterRef("pk")).order_by("-seq")
     orgs = Org.objects.annotate(
@@ -209,7 +209,7 @@ def _grown_chains() -> list[tuple[str | None, int, str]]:
 
 
 def _ensure_key() -> bytes:
-    """Read the key, or make it where nothing has been signed yet: a new one would not fit older anchors."""
+    """Read the key. Create it if nothing has been signed yet: a new key would not match older anchors."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     signed_before = LedgerAnchor.objects.exists() or anchor_files.size_of(settings.RENSEI_LEDGER_ANCHORS)
     if not path.exists() and not signed_before and not mark_path().exists():
@@ -218,7 +218,7 @@ def _ensure_key() -> bytes:
 
 
 def create_key(path: Path) -> None:
-    """Write a random key. The file appears whole or not at all, and never replaces another."""
+    """Write a random key. The file is written atomically and never replaces an existing one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -226,7 +226,7 @@ def create_key(path: Path) -> None:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # A link, unlike a rename, fails if the name is taken.
+        # Unlike a rename, a link fails if the name is in use.
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)

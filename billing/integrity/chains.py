@@ -1,4 +1,4 @@
-"""What is sealed: the ledger's lines, in a chain for each organization, and the audit events, in one chain of all."""
+"""What is sealed: ledger lines, with one chain for each organization, and audit events, with one chain for all."""
 
 from dataclasses import dataclass
 from datetime import UTC
@@ -12,8 +12,8 @@ from billing.models import AuditSeal, CostEvent, EventToSeal, LedgerAnchor, Ledg
 from rensei.audit.models import AuditEvent
 from rensei.orgs.models import Org
 
-# Everything that a row says, spelt out: it is a format, and must not change with another list. A field that is null is
-# left out, so a column that is added later, null for the rows before it, leaves their digests as they are.
+# All content of a row, listed explicitly: this is a format and must not change with another list. Null fields are
+# left out, so adding a column that is null for existing rows does not change their digests.
 LINE_COLUMNS = (
     "id",
     "org_id",
@@ -67,40 +67,40 @@ EVENT_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A table to which rows are only added, with its seals and the list of the rows that wait for theirs."""
+    """An append-only table, with its seals and the list of the rows that have no seal yet."""
 
     rows: type[Any]
     seals: type[Any]
     waiting: type[Any]
     columns: tuple[str, ...]
-    # Whether each organization has a chain of its own.
+    # Whether each organization has its own chain.
     by_org: bool
-    # The kind of a difference, and what a row is called in it.
+    # The kind of a difference, and the name of a row in it.
     kind: str
     noun: str
 
     def chain(self, org_id: str | None) -> QuerySet[Any]:
-        """Give the seals of one chain. The audit log's is that of no organization."""
+        """Return the seals of one chain. The audit log's chain belongs to no organization."""
         found: QuerySet[Any] = self.seals.objects.all()
         return found.filter(org_id=org_id) if self.by_org else found
 
     def chain_of(self, row: Any) -> str | None:
-        """Tell which chain a row belongs to."""
+        """Return the organization whose chain a row belongs to, or None for the chain of all."""
         org_id: str | None = row.org_id if self.by_org else None
         return org_id
 
     def name_of(self, org_id: str | None) -> str:
-        """Name a chain as its digests do."""
+        """Return the name of a chain as used in its digests."""
         return org_id or self.kind
 
     def content(self, row: Any) -> dict[str, Any]:
-        """Give all that a row says, as its digest covers it."""
+        """Return the content of a row that its digest covers."""
         content = {name: value for name in self.columns if (value := getattr(row, name)) is not None}
         content["occurred_at"] = row.occurred_at.astimezone(UTC).isoformat(timespec="microseconds")
         return content
 
     def digest(self, row: Any, *, seq: int, previous: str) -> str:
-        """Make the digest of a row at its place in the chain."""
+        """Return the digest of a row at its place in the chain."""
         chain = self.name_of(self.chain_of(row))
         return digests.of_row(self.content(row), chain=chain, seq=seq, previous=previous)
 
@@ -127,7 +127,7 @@ RECORDS = (LEDGER, AUDIT)
 
 
 def chain_ids(record: Record) -> list[str | None]:
-    """Name all chains of a record, and those of a ledger that only an anchor remembers."""
+    """List all chains of a record, including those of a ledger that only an anchor still mentions."""
     if not record.by_org:
         return [None]
     anchored = LedgerAnchor.objects.exclude(org=None).order_by().values_list("org_id", flat=True).distinct()

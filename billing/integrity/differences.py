@@ -1,11 +1,11 @@
-"""What an examination of the ledger finds: one thing that is not as it must be."""
+"""A finding of the verification of the ledger."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """`kind` is a word of `docs/ledger.md`, `object` the id or the place of what differs."""
+    """`kind` is a word from `docs/ledger.md`; `object` is the id or the place of what differs."""
 
     kind: str
     org: str

@@ -1,4 +1,4 @@
-"""The money checked against itself: each line and each call, the sums over them, and what is held."""
+"""Consistency checks of the money: each line and each call, the sums over them, and the holds."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from rensei.core.usage import Usage
 from rensei.orgs.models import Org
 
 BATCH = 1000
-# Each count of a line, with the column of its price.
+# Each count of a line and the column of its price.
 PRICED = {
     "input_tokens": "input_picodollars",
     "output_tokens": "output_picodollars",
@@ -30,7 +30,7 @@ COUNTED = tuple(name for name in SUMS if name not in {"calls", "unpriced"})
 
 
 def line_differences(line: CostEvent) -> Iterator[Difference]:
-    """Compute a line's amount anew from its own counts and prices. Unknown is never 0."""
+    """Recompute a line's amount from its own counts and prices. Unknown is never 0."""
     prices = {count: getattr(line, price) for count, price in PRICED.items()}
     expected = None
     if prices["input_tokens"] is not None:
@@ -41,9 +41,9 @@ def line_differences(line: CostEvent) -> Iterator[Difference]:
 
 def call_differences(lines: Sequence[CostEvent]) -> Iterator[Difference]:
     """
-    Check what the lines of one call bill: after each of them, its whole amount, or nothing.
+    Check what the lines of one call bill. After each line, the sum billed is the whole amount, or 0.
 
-    Lines of one moment are one correction, whose order among themselves says nothing.
+    Lines with the same time are one correction. Their order among themselves has no meaning.
     """
     amount = billed = 0
     for _, together in groupby(in_order(lines), key=lambda line: (line.kind, line.occurred_at)):
@@ -57,17 +57,17 @@ def call_differences(lines: Sequence[CostEvent]) -> Iterator[Difference]:
 
 
 def in_order(lines: Sequence[CostEvent]) -> list[CostEvent]:
-    """Put the lines of one call in the order of their writing: the charge, then its corrections."""
+    """Sort the lines of one call in the order of writing: the charge, then its corrections."""
     return sorted(lines, key=lambda line: (line.kind != CostEvent.Kind.CHARGE, line.occurred_at, line.id))
 
 
 def usage_of(lines: Sequence[CostEvent]) -> Usage:
-    """Add up what lines count."""
+    """Add up the counts of lines."""
     return Usage(**{part.name: sum(getattr(line, part.name) for line in lines) for part in fields(Usage)})
 
 
 def prices_of(line: CostEvent) -> UnitPrices | None:
-    """The unit prices on a line. The ledger does not keep a band's threshold, so it is 0."""
+    """The unit prices of a line. The ledger does not store a band's threshold, so it is 0."""
     if line.amount_picodollars is None:
         return None
     named = {column.removesuffix("_picodollars"): getattr(line, column) for column in PRICED.values()}
@@ -75,7 +75,7 @@ def prices_of(line: CostEvent) -> UnitPrices | None:
 
 
 def sum_differences() -> Iterator[Difference]:
-    """Add every organization's ledger up again, and compare it with its roll-ups, budget and statements."""
+    """Sum every organization's ledger again, and compare it with its roll-ups, budget and statements."""
     for org_id in Org.objects.order_by("pk").values_list("pk", flat=True):
         by_key = _ledger_by_key(org_id)
         yield from _roll_ups(org_id, by_key)
@@ -111,7 +111,7 @@ def spending_differences() -> Iterator[Difference]:
 
 
 def budget_differences() -> Iterator[Difference]:
-    """Compare what each budget holds with the holds."""
+    """Compare the amount that each budget records as held with the holds."""
     held: Counter[str] = Counter()
     for org_id, picodollars in BudgetHold.objects.values_list("org_id", "picodollars"):
         held[org_id] += picodollars
@@ -134,7 +134,7 @@ def _roll_ups(org_id: str, by_key: dict[tuple[Any, ...], dict[str, int]]) -> Ite
 
 
 def _months(org_id: str, billed: Counter[date]) -> Iterator[Difference]:
-    """What was billed in a month is what its budget counts as used, and what its closed statement says."""
+    """Compare what was billed in a month with the use that its budget counts and with its closed statement."""
     for usage in BudgetUsage.objects.filter(org_id=org_id):
         if usage.used != billed[usage.month]:
             yield _difference("budget-used", org_id, f"{usage.month:%Y-%m}", billed[usage.month], usage.used)
@@ -147,7 +147,7 @@ def _months(org_id: str, billed: Counter[date]) -> Iterator[Difference]:
 
 
 def _digests(statement: Statement) -> Iterator[Difference]:
-    """The digest of a closed statement is that of what it says, and of what the month's lines in the ledger say."""
+    """Compare the digest of a closed statement with its content, and with the month's lines in the ledger."""
     said = (statement.lines, statement.adjustments, statement.total_picodollars)
     read = statements.read_ledger(statement.org, statement.month).content
     for whose, content in (("what it says", said), ("the lines of the ledger", read)):
@@ -159,7 +159,7 @@ def _digests(statement: Statement) -> Iterator[Difference]:
 
 
 def _ledger_by_key(org_id: str) -> dict[tuple[Any, ...], dict[str, int]]:
-    """Sum an organization's lines, one in memory at a time, in whole numbers that have no end."""
+    """Sum an organization's lines, one in memory at a time, in integers of unlimited size."""
     totals: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
     names = ["occurred_at" if name == "day" else name for name in KEY]
     lines = CostEvent.objects.filter(org_id=org_id).order_by().values_list(*names, "kind", *COUNTED)

@@ -1,4 +1,4 @@
-"""A chain as a file: its rows with their seals and anchors, so that it can be verified without the database."""
+"""A chain as a file: its rows with seals and anchors, so that it can be verified without the database."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ BATCH = 500
 
 
 def write(record: Record, org_id: str | None) -> Iterator[str]:
-    """Write a chain as of one moment, one JSON object a line. What is not sealed yet is not in it."""
+    """Write a chain as of one moment, one JSON object a line. Rows without a seal are left out."""
     with snapshot():
         yield _line({"format": FORMAT, "chain": record.name_of(org_id), "org": org_id, "rows": record.noun})
         signed = LedgerAnchor.objects.filter(org_id=org_id).order_by("seq", "pk").iterator(chunk_size=BATCH)

@@ -1,7 +1,7 @@
 """
-`python -m billing.integrity.sealed_file EXPORT --witness FILE`: verify an exported chain against what witnesses hold.
+`python -m billing.integrity.sealed_file EXPORT --witness FILE`: verify an exported chain against witnesses.
 
-It needs no database, no key and no setting: a person outside verifies with it what an operator has handed over.
+It needs no database, key or settings: an outside person uses it to verify an export received from an operator.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from typing import Any
 from billing.integrity import digests
 
 FORMAT = "rensei-chain-1"
-# What the digests of audit events call their chain. That of a ledger is called by the id of its organization.
+# The name of the chain in digests of audit events. A ledger's chain is named by the id of its organization.
 AUDIT_CHAIN = "audit-seal"
 
 
 class NotAnExport(Exception):
-    """The file is not a chain as `export_ledger` writes it."""
+    """The file is not a chain as written by `export_ledger`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Anchor:
 
     counter: int | None
     previous: str
-    # None: it is over the audit log of all organizations.
+    # None: it covers the audit log of all organizations.
     org: str | None
     seq: int
     digest: str
@@ -40,7 +40,7 @@ class Anchor:
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> "Anchor":
-        """:raises NotAnExport: if it is not an anchor"""
+        """:raises NotAnExport: if the content is not an anchor"""
         try:
             counter, org = content.get("counter"), content["org"]
             return cls(
@@ -56,7 +56,7 @@ class Anchor:
             raise NotAnExport("a line is not an anchor") from None
 
     def own_digest(self) -> str:
-        """Make the digest that the next anchor holds."""
+        """Return the digest that the next anchor holds."""
         said = digests.said_by_anchor(
             counter=self.counter,
             previous=self.previous,
@@ -70,7 +70,7 @@ class Anchor:
 
 @dataclass(kw_only=True)
 class Findings:
-    """What does not fit, and up to where each witness vouches. Of what is wrong, each source names its first."""
+    """The faults found, at most one for each source, and the last anchor that each witness confirms."""
 
     noun: str
     org: str | None
@@ -81,9 +81,9 @@ class Findings:
 
 def verify(export: Iterable[str], witnesses: Mapping[str, Iterable[str]]) -> Findings:
     """
-    Compute every digest of an export anew, and compare with the anchors that each witness holds.
+    Recompute every digest of an export, and compare it with the anchors that each witness holds.
 
-    :raises NotAnExport: if it is not what `export_ledger` writes, or a witness holds something else than anchors
+    :raises NotAnExport: if it was not written by `export_ledger`, or a witness holds anything but anchors
     """
     documents = _documents(export)
     head = next(documents, None)
@@ -91,7 +91,7 @@ def verify(export: Iterable[str], witnesses: Mapping[str, Iterable[str]]) -> Fin
         raise NotAnExport(f"it does not begin with the line of an export in the format {FORMAT}")
     found = Findings(noun=str(head.get("rows")), org=head.get("org"))
     held = {name: list(_held(found, lines, name)) for name, lines in witnesses.items()}
-    # Only the digests of these places are kept, so a long chain takes no more memory than a short one.
+    # Only the digests of these places are stored, so a long chain takes no more memory than a short one.
     known = dict.fromkeys(anchor.seq for anchors in held.values() for anchor in anchors)
     _walk(found, documents, chain=str(head.get("chain")), known=known)
     for name, anchors in held.items():
@@ -101,7 +101,7 @@ def verify(export: Iterable[str], witnesses: Mapping[str, Iterable[str]]) -> Fin
 
 
 def _held(found: Findings, lines: Iterable[str], name: str) -> Iterator[Anchor]:
-    """Read the anchors of this chain that a witness holds. One may hold a few of all anchors, or each."""
+    """Read a witness's anchors of this chain. A witness may hold all anchors or only some."""
     before: Anchor | None = None
     is_broken = False
     for document in _documents(lines):
@@ -116,7 +116,7 @@ def _held(found: Findings, lines: Iterable[str], name: str) -> Iterator[Anchor]:
 
 
 def _walk(found: Findings, documents: Iterable[dict[str, Any]], *, chain: str, known: dict[int, str | None]) -> None:
-    """Walk the rows and anchors of the export up to the first that does not fit, and note the digests of `known`."""
+    """Check the rows and anchors of the export up to the first mismatch, and record the digests of `known`."""
     previous = digests.START
     for document in documents:
         if "seq" not in document:
@@ -135,7 +135,7 @@ def _walk(found: Findings, documents: Iterable[dict[str, Any]], *, chain: str, k
 
 
 def _examine(found: Findings, document: dict[str, Any], *, chain: str, previous: str) -> tuple[str, str]:
-    """Say what is wrong with a row, or nothing, and give the digest that was computed anew."""
+    """Return what is wrong with a row, or an empty text, and the recomputed digest."""
     row = document.get("row")
     if document["seq"] != found.rows:
         return f"the next one in the file is {document['seq']}", previous
@@ -149,7 +149,7 @@ def _examine(found: Findings, document: dict[str, Any], *, chain: str, previous:
 
 
 def _unmet(found: Findings, anchors: Iterable[Anchor], known: Mapping[int, str | None], name: str) -> Iterator[str]:
-    """Find the anchors of a source that the rows do not meet."""
+    """Find the anchors of a source that do not match the rows."""
     for anchor in anchors:
         if anchor.org != found.org:
             yield f"{name}: anchor {anchor.counter} is of another chain"

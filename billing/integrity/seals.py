@@ -1,7 +1,7 @@
 """
-Seals chain the committed lines of each organization, and all audit events, so that a changed row no longer fits.
+Seals chain the committed lines of each organization, and all audit events, so that a changed row is detected.
 
-A chain follows the order of sealing and not that of ids: a row may be committed late under an early id.
+A chain follows the order of sealing, not of ids: a row may be committed late with an early id.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,12 +19,12 @@ from rensei.core.transactions import durable
 
 JOB = "seal-ledger"
 BATCH = 500
-# A turn ends soon, also after an update that seals a whole ledger: the next one goes on.
+# Bounds one run, also after an update that seals a whole ledger. The next run continues.
 BATCHES_IN_A_TURN = 10
 
 
 def seal() -> None:
-    """Seal the rows that wait, each batch in a transaction of its own."""
+    """Seal the rows without a seal, each batch in its own transaction."""
     for record in RECORDS:
         for _ in range(BATCHES_IN_A_TURN):
             if not record.waiting.objects.exists() or _seal_batch(record) < BATCH:
@@ -33,15 +33,15 @@ def seal() -> None:
 
 def _seal_batch(record: Record) -> int:
     """
-    Seal the next rows, and tell how many waited.
+    Seal the next rows, and return how many were without a seal.
 
-    Two sealers at once would write the same places, which a unique constraint refuses to the second.
+    Two concurrent sealers would write the same places. The unique constraint rejects the second.
     """
     rows, seals, waits = (model.objects for model in (record.rows, record.seals, record.waiting))
     with durable():
         waiting = waits.filter(Exists(rows.filter(id=OuterRef("event_id")))).order_by("event_id")
         event_ids = list(waiting.values_list("event_id", flat=True)[:BATCH])
-        # An id that has its seal already is that of a row which was taken away and written anew.
+        # An id that already has a seal belongs to a row that was deleted and written again.
         sealed = set(seals.filter(event_id__in=event_ids).values_list("event_id", flat=True))
         in_order = ("org_id", "id") if record.by_org else ("id",)
         found = _load(rows.filter(id__in=set(event_ids) - sealed).order_by(*in_order))
@@ -55,7 +55,7 @@ def _seal_batch(record: Record) -> int:
 
 
 def _load(found: QuerySet[Any]) -> list[Any]:
-    """Load rows. One that cannot be read is reported, stays on the list, and leaves the others to be sealed."""
+    """Load rows. A row that cannot be read is reported and stays on the list; the others are sealed."""
     try:
         return list(found)
     except (ArithmeticError, TypeError, ValueError):

@@ -1,7 +1,7 @@
 """
-Verification walks each chain with its anchors, and names the first row that does not fit.
+Verification follows each chain with its anchors, and reports the first row that does not match.
 
-The anchors lead: a chain that was cut, or computed anew as a whole, is right in itself and does not meet them.
+The anchors are decisive: a truncated or recomputed chain is consistent in itself, but does not match them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,19 +23,19 @@ from rensei.core.clock import database_now
 from rensei.core.transactions import snapshot
 
 BATCH = 500
-# A row is sealed within seconds. One that waits for longer shows that no worker does it.
+# A row is sealed within seconds. A longer wait shows that no worker seals.
 SEALED_WITHIN = timedelta(minutes=10)
-# An audit event is sealed after those that happened before it, but for what clocks of several machines differ.
+# An audit event is sealed after earlier events, except for differences between the clocks of several machines.
 OUT_OF_ORDER_MOST = timedelta(hours=1)
 
 
 def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
     """
-    Examine all chains, as of one moment. At most one difference is named for each of them.
+    Verify all chains as of one moment, with at most one difference for each chain.
 
-    `kept_elsewhere` are files of anchors that witnesses hold.
+    `kept_elsewhere` are files of anchors held by witnesses.
     """
-    # Anchors reach mark and files after the database, so all that is there now is in the snapshot.
+    # Anchors are written to the mark and files after the database, so the snapshot contains all that they hold now.
     sizes = {path: anchor_files.size_of(path) for path in [*files(), *kept_elsewhere]}
     has_mark = anchors.mark_path().exists()
     with snapshot():
@@ -63,7 +63,7 @@ def files() -> list[Path]:
 
 
 def _mark(key: bytes | None) -> Iterator[Difference]:
-    """The newest anchor that the mark knows of must be there: cutting the end of everything else does not hide it."""
+    """Check that the newest anchor in the mark exists: truncating everything else does not hide the loss."""
     mark = anchors.read_mark(key)
     if mark is None or key is None:
         return
@@ -81,7 +81,7 @@ def _mark(key: bytes | None) -> Iterator[Difference]:
 
 
 def _chain_of_anchors() -> Iterator[Difference]:
-    """Walk the one chain of all anchors: no number is missing, and each holds the digest of the one before."""
+    """Check the chain of all anchors: no number is missing, and each holds the digest of the previous one."""
     legacy = LedgerAnchor.objects.filter(counter=None).order_by("-pk").first()
     previous = anchors.digest_of(legacy) if legacy else START
     chained = LedgerAnchor.objects.exclude(counter=None).order_by("counter")
@@ -98,7 +98,7 @@ def _chain_of_anchors() -> Iterator[Difference]:
 
 
 def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
-    """Each anchor of a file must be signed, and be in the database as it is here."""
+    """Check that each anchor of a file is signed, and is the same in the database."""
     name = "the anchors' file" if path == settings.RENSEI_LEDGER_ANCHORS else str(path)
     lines = anchor_files.read(path, size)
     while batch := list(islice(lines, BATCH)):
@@ -121,7 +121,7 @@ def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
 
 
 def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Difference]:
-    """Walk the seals of one chain, with its rows and its anchors."""
+    """Check the seals of one chain against its rows and its anchors."""
     signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq").iterator(chunk_size=BATCH))
     anchor = next(signed, None)
     seq, signed_seq, previous = 0, 0, START
@@ -138,7 +138,7 @@ def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Di
             if key is not None and not anchors.is_signed(anchor, key):
                 yield _forged(anchor, f"anchor {anchor.pk}")
             if anchor.digest != seal.digest:
-                # The chain fits in itself: it was computed anew, somewhere after the last end that was signed.
+                # The chain is consistent in itself: it was recomputed, starting after the last signed end.
                 place = f"seals {signed_seq + 1} to {seq}"
                 yield _difference(
                     record, org_id, place, f"digest {anchor.digest[:12]}…, as signed", f"{seal.digest[:12]}…"
@@ -165,14 +165,14 @@ def _row(record: Record, seal: Any, row: Any, *, org_id: str | None, previous: s
 
 
 def _out_of_order(event: Any, latest: datetime | None) -> Iterator[Difference]:
-    """An event that was written into the past has its seal after those of a later time."""
+    """Report an event that is dated earlier than events sealed before it."""
     if latest is not None and event.occurred_at < latest - OUT_OF_ORDER_MOST:
         expected = f"a time near {latest:%Y-%m-%d %H:%M:%S}, as the events before it"
         yield _difference(AUDIT, None, event.pk, expected, f"{event.occurred_at:%Y-%m-%d %H:%M:%S}")
 
 
 def sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
-    """The seals of a chain in order, each with its row or None, a page at a time."""
+    """The seals of a chain in order, each with its row or None, read page by page."""
     seals = record.chain(org_id).order_by("seq")
     page = list(seals[:BATCH])
     while page:
@@ -182,7 +182,7 @@ def sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]
 
 
 def _unsealed(record: Record) -> Iterator[Difference]:
-    """Rows that have no seal although they should, and such as went away while they waited for it."""
+    """Report rows whose seal is overdue, and rows that were deleted before they were sealed."""
     rows, seals, waits = (model.objects for model in (record.rows, record.seals, record.waiting))
     is_sealed = Exists(seals.filter(event_id=OuterRef("id")))
     is_waiting = Exists(waits.filter(event_id=OuterRef("id")))

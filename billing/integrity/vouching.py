@@ -1,4 +1,4 @@
-"""Which witness vouches up to where, for the ledger and the audit log alike."""
+"""Up to which anchor each witness confirms the ledger and the audit log."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from billing.models import AuditSeal, LedgerAnchor, LedgerSeal, LedgerWitness
 
 
 def sentences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[str]:
-    """Say of each witness up to which anchor it vouches, after a comparison that found no difference."""
+    """State up to which anchor each witness confirms, after a comparison without differences."""
     newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
     if newest is not None:
         yield f"The newest anchor is {named(newest)}: {_covered(newest.counter)}."
@@ -38,13 +38,13 @@ def sentences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[str]:
 
 
 def _covered(counter: int | None) -> str:
-    """Say what an anchor stands for, with those before it."""
+    """State what an anchor covers together with the earlier ones."""
     lines, events = _signed(LedgerAnchor.objects.filter(counter__lte=counter or 0))
     return f"{lines} line(s) and {events} audit event(s)"
 
 
 def _not_signed() -> Iterator[str]:
-    """Say what was sealed after the newest anchors, which no witness knows of."""
+    """State what was sealed after the newest anchors and is unknown to every witness."""
     signed_lines, signed_events = _signed(LedgerAnchor.objects.all())
     lines, events = LedgerSeal.objects.count() - signed_lines, AuditSeal.objects.count() - signed_events
     if lines or events:
@@ -52,7 +52,7 @@ def _not_signed() -> Iterator[str]:
 
 
 def _signed(anchors: QuerySet[LedgerAnchor]) -> tuple[int, int]:
-    """Count the lines of all ledgers and the audit events up to the last of some anchors of each chain."""
+    """Count the ledger lines and audit events up to the last of the given anchors in each chain."""
     heads = anchors.exclude(org=None).order_by().values("org").annotate(head=Max("seq"))
     lines = heads.aggregate(total=Sum("head"))["total"] or 0
     return lines, anchors.filter(org=None).aggregate(head=Max("seq"))["head"] or 0

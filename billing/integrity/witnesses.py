@@ -1,8 +1,8 @@
 """
-Witnesses outside of the installation, which are told of each anchor: an https address, and a mail address.
+Witnesses outside the installation, which are notified of each anchor: an https address, and a mail address.
 
-What is told is no secret: an anchor is digests, numbers and a signature. What a witness holds is compared with the
-database by `manage.py verify_ledger --witness FILE`.
+The content is not secret: an anchor is digests, numbers and a signature. `manage.py verify_ledger --witness FILE`
+compares what a witness holds with the database.
 """
 
 import json
@@ -30,11 +30,11 @@ logger = structlog.get_logger(__name__)
 
 
 class WitnessRefused(Exception):
-    """The address did not take the anchors."""
+    """The address did not accept the anchors."""
 
 
 def tell() -> None:
-    """Tell each witness of the anchors that it has not been told of. One that fails is told again at the next time."""
+    """Send each witness the anchors that it has not received. A failed delivery is repeated next time."""
     if settings.RENSEI_LEDGER_WITNESS_URL:
         for _ in range(BATCHES_IN_A_TURN):
             if not _tell(settings.RENSEI_LEDGER_WITNESS_URL, _post, newest_only=False):
@@ -44,7 +44,7 @@ def tell() -> None:
 
 
 def _tell(name: str, send: Callable[[Sequence[LedgerAnchor]], None], *, newest_only: bool) -> bool:
-    """Tell one witness, and say whether there is more to tell."""
+    """Notify one witness, and return whether more anchors remain."""
     witness, _ = LedgerWitness.objects.get_or_create(name=name[:300])
     untold = LedgerAnchor.objects.filter(counter__gt=witness.counter)
     anchors = list(untold.order_by("-counter")[:1] if newest_only else untold.order_by("counter")[:BATCH])
@@ -55,7 +55,7 @@ def _tell(name: str, send: Callable[[Sequence[LedgerAnchor]], None], *, newest_o
     try:
         send(anchors)
     except (httpx2.HTTPError, httpx2.InvalidURL, WitnessRefused, OSError, smtplib.SMTPException) as fault:
-        # Only our own words: those of a library may quote the address, which may hold a token.
+        # Only our own text: a library's message may quote the address, which may contain a token.
         why = str(fault) if isinstance(fault, WitnessRefused) else type(fault).__name__
         logger.warning("ledger_witness_not_told", why=why)
         known.update(last_error=why[:200])
@@ -65,7 +65,7 @@ def _tell(name: str, send: Callable[[Sequence[LedgerAnchor]], None], *, newest_o
 
 
 def _post(anchors: Sequence[LedgerAnchor]) -> None:
-    """:raises WitnessRefused: if the answer is not a success. Redirects are none."""
+    """:raises WitnessRefused: if the answer is not a success. A redirect is not a success."""
     address = settings.RENSEI_LEDGER_WITNESS_URL
     if httpx2.URL(address).scheme != "https" and not _is_loopback(address):
         raise WitnessRefused("the address is not https")

@@ -1,4 +1,4 @@
-"""The ledger and its roll-ups in the admin, which never reads the whole ledger for a page of it."""
+"""Admin pages of the ledger and its roll-ups. No page reads the whole ledger."""
 
 from datetime import date
 from typing import Any
@@ -21,7 +21,7 @@ from rensei.orgs.audited_admin import ReadOnlyAdmin
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than anybody turns pages, because counting a ledger means reading all of it."""
+    """Stops counting at a limit, because counting a ledger means reading all of it."""
 
     MOST = 10_000
 
@@ -32,7 +32,7 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LedgerAdmin(ReadOnlyAdmin):
-    """A list of money with the totals of what the filters leave."""
+    """A list of amounts with totals of the filtered rows."""
 
     show_full_result_count = False
     list_select_related = ["org"]
@@ -50,7 +50,7 @@ class LedgerAdmin(ReadOnlyAdmin):
         return response
 
     def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
-        """Give rows that add up to what the filters leave. None where that would read a whole ledger."""
+        """Return rows that add up to the filtered ones. None where that would read a whole ledger."""
         rows: QuerySet[Any] = changelist.queryset
         return rows
 
@@ -64,7 +64,7 @@ class LedgerAdmin(ReadOnlyAdmin):
 
 
 class MonthFilter(admin.SimpleListFilter):
-    """The last months. Which of them have lines is not looked up, because that would read the whole ledger."""
+    """The last months. Whether a month has lines is not checked, because that would read the whole ledger."""
 
     title = "month (UTC)"
     parameter_name = "month"
@@ -84,7 +84,7 @@ class MonthFilter(admin.SimpleListFilter):
 
 
 class ProviderFilter(admin.SimpleListFilter):
-    """The providers that there are. Which of them have lines is not looked up either."""
+    """All providers. Whether a provider has lines is not checked either."""
 
     title = "provider"
     parameter_name = "provider__exact"
@@ -120,7 +120,7 @@ class CostEventAdmin(LedgerAdmin):
     ordering = ["-id"]
 
     def rows_to_sum(self, changelist: ChangeList) -> QuerySet[Any] | None:
-        """What the roll-ups can filter, they also sum. For the rest a period or a search is needed."""
+        """Sum from the roll-ups where they support the filter. Otherwise, a period or a search is required."""
         asked = {name: values[-1] for name, values in changelist.get_filters_params().items()}
         if not changelist.query and asked.keys() <= {"auth_mode__exact", "provider__exact"}:
             return UsageDaily.objects.filter(**asked)

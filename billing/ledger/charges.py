@@ -27,7 +27,7 @@ _BLANK = CostEvent()
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """One call to a provider, as the ledger will hold it. `prices` are frozen at dispatch; None: unpriced."""
+    """One call to a provider, as the ledger records it. `prices` are frozen at dispatch; None: unpriced."""
 
     org_id: str
     run_id: str
@@ -52,10 +52,10 @@ class Charge:
 
 def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     """
-    Write one ledger line for each call, the roll-ups and the month's use, in the caller's transaction.
+    Write one ledger line for each call, update the roll-ups and the month's use, in the caller's transaction.
 
-    The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt that
-    got past it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is undone.
+    The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt in spite
+    of it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is rolled back.
     """
     assert_open()
     lines = [_charge_line(charge) for charge in charges]
@@ -77,11 +77,11 @@ def record_adjustment(
     """
     Correct a charge to `usage` by a signed line at the charge's own prices, in the caller's transaction.
 
-    After it, the charge and its adjustments add up to `usage`, and what they bill adds up to their whole
-    amount if `billed`, to nothing if not: an estimate that is not billed yet is billed whole when it settles.
-    Where the real prompt falls in another price band than the estimated one, `prices` names that band: a line
-    more then takes back what stands at the wrong prices. The caller makes sure that only one settlement of
-    the attempt gets here. Returns the line at the final prices.
+    Afterwards, the charge and its adjustments add up to `usage`. What they bill adds up to their whole amount if
+    `billed`, to nothing if not: an estimate that is not billed yet is billed in full at settlement.
+    If the real prompt is in another price band than the estimated one, `prices` holds that band: an additional
+    line then reverses the amount at the wrong prices. The caller ensures that only one settlement of the attempt
+    calls this function. Returns the line at the final prices.
     """
     assert_open()
     written = [charge, *CostEvent.objects.filter(adjusts=charge)]
@@ -149,7 +149,7 @@ def _usage_of(line: CostEvent) -> Usage:
 
 
 def _prices_of(line: CostEvent) -> UnitPrices | None:
-    """The frozen prices of a line. The ledger does not keep a band's threshold, so it is 0 throughout."""
+    """The frozen prices of a line. The ledger does not store a band's threshold, so it is always 0."""
     if line.amount_picodollars is None:
         return None
     return UnitPrices(

@@ -1,4 +1,4 @@
-"""What an organization used and what it cost, read from the roll-ups."""
+"""An organization's usage and costs, read from the roll-ups."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ GROUPS = {
 @dataclass(frozen=True, kw_only=True)
 class UsageLine:
     """
-    The use of one day, model, mode, project or profile, or of all of them together.
+    The use of one day, model, mode, project or profile, or the total.
 
     `calls` are provider calls. `unpriced` counts the ledger lines without an amount.
     """
@@ -43,7 +43,7 @@ class UsageLine:
 
     @property
     def known_picodollars(self) -> int | None:
-        """What the priced lines cost together. None where no line has a price: unknown is never 0."""
+        """The sum of the priced lines. None where no line has a price: unknown is never 0."""
         nothing_priced = self.unpriced >= max(self.calls, 1)
         return None if nothing_priced and self.amount_picodollars == 0 else self.amount_picodollars
 
@@ -55,7 +55,7 @@ def usage_by(org: Org, *, start: date, end: date, group_by: str, project: Projec
     """
     Sum the days from `start` to `end`, both included, by one of `GROUPS`.
 
-    Days come in order; everything else begins with what cost most. A `project` narrows it to that project.
+    Days are in order; other groups are sorted by cost, highest first. A `project` limits the sums to it.
     """
     return usage_by_each(org, start=start, end=end, groups=[group_by], project=project)[group_by]
 
@@ -63,13 +63,13 @@ def usage_by(org: Org, *, start: date, end: date, group_by: str, project: Projec
 def usage_by_each(
     org: Org, *, start: date, end: date, groups: Sequence[str], project: Project | None = None
 ) -> dict[str, list[UsageLine]]:
-    """Do it by several of `GROUPS`, and read the roll-ups once."""
+    """Sum by several of `GROUPS`, reading the roll-ups once."""
     columns = {group: GROUPS[group] for group in groups}
     rows = UsageDaily.objects.for_org(org).filter(day__range=(start, end))
     if project is not None:
         rows = rows.filter(project_id=project.slug)
     lines: dict[str, dict[str, UsageLine]] = {group: {} for group in groups}
-    # Added here and not by the database: SQLite has no whole number beyond 2^63.
+    # Added here and not by the database: SQLite has no integers beyond 2^63.
     for row in rows.values(*columns.values(), *SUMS).iterator(chunk_size=2000):
         sums = {name: row[name] for name in SUMS}
         for group, column in columns.items():
@@ -80,12 +80,12 @@ def usage_by_each(
 
 
 def total(lines: Iterable[UsageLine]) -> UsageLine:
-    """Add lines up."""
+    """Add up lines."""
     return sum(lines, start=UsageLine(key="total"))
 
 
 def month_to_date(org: Org, now: datetime, *, project: Project | None = None) -> UsageLine:
-    """Sum the UTC month that `now` is in, up to today."""
+    """Sum the current UTC month up to today."""
     today = now.astimezone(UTC).date()
     return total(usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project))
 

@@ -1,4 +1,4 @@
-"""Roll-ups of the ledger, written with its lines, so that reports never read the ledger itself."""
+"""Roll-ups of the ledger, written together with its lines, so that reports never read the ledger itself."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ SUMS = (
     "amount_picodollars",
     "billed_picodollars",
 )
-# These may pass 2^63. Counts do not: a call has at most twenty million of a class.
+# These sums may exceed 2^63. Counts do not: a call has at most twenty million tokens of a class.
 _WHOLE = frozenset(
     {name for name in SUMS if isinstance(UsageDaily._meta.get_field(name), WholeNumberField)}  # noqa: SLF001
 )
@@ -29,8 +29,7 @@ def add(lines: Iterable[CostEvent]) -> None:
     """
     Add new ledger lines to the roll-ups of their UTC days, in the transaction that writes the lines.
 
-    The keys are taken in sorted order, so that two settlements side by side wait for one another and never
-    deadlock.
+    The keys are locked in sorted order, so that concurrent settlements wait for each other and never deadlock.
     """
     totals: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
     for line in lines:
@@ -55,7 +54,7 @@ def _counts(line: CostEvent) -> dict[str, int]:
 
 
 def _add(*, key: dict[str, Any], sums: dict[str, int]) -> None:
-    """Add to a day's sums, in one statement that both databases have. Written once, since it is run for every call."""
+    """Add to a day's sums, in one statement valid on both databases. The text is built once, as every call runs it."""
     values = [str(count) if name in _WHOLE else count for name, count in sums.items()]
     with connection.cursor() as cursor:
         cursor.execute(_upsert(connection.vendor), [*({**key, "day": key["day"].isoformat()}.values()), *values])
@@ -68,7 +67,7 @@ def _upsert(vendor: str) -> str:
     plus = {name: "{} + {}" if vendor == "postgresql" or name not in _WHOLE else "whole_plus({}, {})" for name in SUMS}
     added = ", ".join(f"{name} = {plus[name].format(f'{table}.{name}', f'excluded.{name}')}" for name in SUMS)
     places = ", ".join(["%s"] * (len(KEY) + len(SUMS)))
-    # Only names of the model's own are put into the text.
+    # The text contains only names of the model itself.
     return (
         f"INSERT INTO {table} ({columns}) VALUES ({places}) "  # noqa: S608
         f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {added}"

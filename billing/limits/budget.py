@@ -1,4 +1,4 @@
-"""The monthly budget: the most that an organization's metered runs may cost it in one UTC month."""
+"""The monthly budget: the most that an organization's metered runs may cost in one UTC month."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +23,7 @@ from rensei.orgs.models import Org
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What is left of a month's budget, in picodollars: `held` is what live runs may cost at the most."""
+    """The state of a month's budget, in picodollars. `held` is the most that live runs may cost."""
 
     used: int
     held: int
@@ -32,7 +32,7 @@ class Budget:
 
 
 class MeteredBudgetExceeded(RenseiError):
-    """What the run may cost does not fit into what is left of the organization's monthly budget."""
+    """The most that the run may cost exceeds the remainder of the organization's monthly budget."""
 
     code = "METERED_BUDGET_EXCEEDED"
     status = 402
@@ -48,11 +48,11 @@ class MeteredBudgetExceeded(RenseiError):
 
 def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, MeteredBudgetExceeded]:
     """
-    Set aside the most that runs may cost, by run id, in the transaction that saves them, and refuse what does not fit.
+    Hold the most that runs may cost, by run id, in the transaction that saves them, and refuse what exceeds the budget.
 
-    One conditional UPDATE decides, so that any number of dispatches side by side never pass the budget. A run
-    of an organization without a budget is held for as well, so that a budget that is set later counts it.
-    Returns the refused, by run id.
+    One conditional UPDATE decides, so concurrent dispatches never exceed the budget. Runs of an organization
+    without a budget are held for too, so that a budget set later counts them.
+    Returns the refused runs, by run id.
     """
     assert_open()
     month = month_of(now)
@@ -78,12 +78,12 @@ def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[
 
 def release_holds(*, run_ids: Collection[str]) -> None:
     """
-    Let go of what runs have held, in the transaction that ends them and writes what they really cost.
+    Release what runs have held, in the transaction that ends them and records their actual cost.
 
-    Runs without a hold, and runs released before, change nothing.
+    Runs without a hold, and runs already released, change nothing.
     """
     assert_open()
-    # A second release of the same run waits for the first, and then finds nothing.
+    # A second release of the same run waits for the first, and then finds no hold.
     holds = delete_all(BudgetHold, run_ids, returning=("run_id", "org_id", "picodollars"))
     released: dict[str, int] = defaultdict(int)
     for _, org_id, picodollars in holds:
@@ -94,9 +94,9 @@ def release_holds(*, run_ids: Collection[str]) -> None:
 
 def add_billed(lines: Iterable[CostEvent]) -> None:
     """
-    Count what new ledger lines bill as used in their months, in the transaction that writes the lines.
+    Add what new ledger lines bill to the use of their months, in the transaction that writes the lines.
 
-    It is counted whether there is a budget or not. A line of a month that is over changes nothing here.
+    It is counted with or without a budget. A line of a past month changes nothing here.
     """
     assert_open()
     totals: dict[tuple[str, date], int] = defaultdict(int)
@@ -111,15 +111,15 @@ def add_billed(lines: Iterable[CostEvent]) -> None:
 
 
 def budget_of(org: Org, now: datetime) -> Budget | None:
-    """Read what is left of the month's budget, in one query. None where no budget is set."""
+    """Read the remainder of the month's budget, in one query. None where no budget is set."""
     return _read(org_id=org.pk, now=now)
 
 
 def require_room(budget: Budget, *, picodollars: int) -> None:
     """
-    Judge a budget that was read, for a preview. A dispatch is judged by `hold`.
+    Check a budget that was read, for a preview. A dispatch is decided by `hold`.
 
-    :raises MeteredBudgetExceeded: if so much does not fit into what is left
+    :raises MeteredBudgetExceeded: if the amount exceeds the remainder
     """
     if budget.used + budget.held + picodollars > budget.limit:
         raise _exceeded(budget, picodollars=picodollars)
@@ -131,7 +131,7 @@ def _take(*, org_id: str, month: date, picodollars: int) -> bool:
     )
     would_be = _plus(Plus(_used_in(month), F("held")), picodollars)
     room = Q(IsNull(limit, True)) | Q(LessThanOrEqual(would_be, limit))
-    # The row belongs to the newest month that anyone has seen, so clocks a moment apart do not undo one another.
+    # The row belongs to the newest month seen by any machine, so small clock differences do not reset it.
     return bool(
         BudgetUsage.objects.filter(room, org_id=org_id).update(
             used=_used_in(month), held=_plus(F("held"), picodollars), month=Greatest(F("month"), Value(month))
@@ -145,7 +145,7 @@ def _add(*, org_id: str, month: date, billed: int) -> bool:
 
 
 def _used_in(month: date) -> Case:
-    """What the row says is used, which is nothing yet where the row is of an older month."""
+    """The use that the row records. Zero if the row belongs to an older month."""
     return Case(When(month__lt=month, then=_whole(0)), default=F("used"))
 
 

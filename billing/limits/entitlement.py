@@ -1,4 +1,4 @@
-"""Whether an organization may use metered, and the amounts that operators set."""
+"""Whether an organization may use metered, and the amounts set by operators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.models import Org, User
 
-# An entitlement that waits for nothing.
+# An entitlement without a pending request.
 NO_REQUEST = {"metered_requested_at": None, "metered_requested_by": "", "metered_requested_for": ""}
 
 
@@ -29,7 +29,7 @@ class MeteredNotEntitled(RenseiError):
 
 
 def is_metered_enabled(org_id: str) -> bool:
-    """Look up the entitlement as it is now: a change counts from the next dispatch on."""
+    """Read the current entitlement: a change applies from the next dispatch on."""
     return Entitlement.objects.filter(org_id=org_id, metered_enabled=True).exists()
 
 
@@ -42,13 +42,13 @@ def metered_gate(entitlement: Entitlement | None) -> None:
 
 
 def create_entitlement(*, org: Org, **_signal: object) -> None:
-    """Make the organization's entitlement, in the transaction that makes the organization."""
+    """Create the organization's entitlement, in the transaction that creates the organization."""
     assert_open()
     Entitlement.objects.create(org=org)
 
 
 def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
-    """Enable or disable metered for organizations. Returns the ids of those that it changed."""
+    """Enable or disable metered for organizations. Returns the ids of the changed ones."""
     with durable():
         entitlements = (
             Entitlement.objects.select_for_update(of=("self",))
@@ -64,9 +64,9 @@ def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> l
 
 def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes: Any) -> None:
     """
-    Change fields of one entitlement and write down who did it, in the caller's transaction.
+    Change fields of one entitlement and record the actor, in the caller's transaction.
 
-    Enabling metered answers the organization's request for it.
+    Enabling metered closes the organization's request for it.
     """
     assert_open()
     answered = NO_REQUEST if changes.get("metered_enabled") else {}
@@ -75,7 +75,7 @@ def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes:
 
 
 def change_setting(setting: BillingSetting, *, actor_user: User, **changes: Any) -> None:
-    """Change the platform's defaults and write down who did it, in the caller's transaction."""
+    """Change the platform's defaults and record the actor, in the caller's transaction."""
     assert_open()
     BillingSetting.objects.filter(pk=setting.pk).update(**changes)
     record_operator(actor_user, "billing-setting.changed", object_id=str(setting.pk), **changes)

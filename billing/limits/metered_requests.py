@@ -1,4 +1,4 @@
-"""An organization's request for metered: it waits on the operators' front page until they enable it or decline."""
+"""An organization's request for metered. It is listed on the operators' front page until they enable or decline it."""
 
 from django.db.models import QuerySet
 
@@ -16,9 +16,9 @@ PURPOSE_LENGTH = 300
 
 def request_metered(access: Access, *, purpose: str) -> Entitlement:
     """
-    Ask the operators for metered. A request that waits already stands, and nothing is asked where it is enabled.
+    Request metered from the operators. A pending request is kept, and nothing happens where metered is enabled.
 
-    :raises NotPermitted: unless the caller manages the organization, and not by a token of one project
+    :raises NotPermitted: unless the caller manages the organization, with an API token not limited to one project
     :raises FieldError: if the purpose is too long
     """
     access.require_manager()
@@ -39,19 +39,19 @@ def request_metered(access: Access, *, purpose: str) -> Entitlement:
 
 
 def entitlement_of(org: Org) -> Entitlement:
-    """Read whether metered is enabled, and since when the organization waits for it."""
+    """Read whether metered is enabled, and since when the organization's request is pending."""
     found: Entitlement = Entitlement.objects.for_org(org).get()
     return found
 
 
 def waiting() -> QuerySet[Entitlement]:
-    """List the requests that nobody has answered, the oldest first."""
+    """List the pending requests, the oldest first."""
     asked = Entitlement.objects.filter(metered_requested_at__isnull=False)
     return asked.select_related("org").order_by("metered_requested_at")
 
 
 def decline(*, org_ids: list[str], operator: User) -> int:
-    """Take requests off the list without enabling metered. The organization may ask again. Returns how many."""
+    """Remove requests without enabling metered. The organization may request it again. Returns the number removed."""
     with durable():
         asked = list(waiting().select_for_update(of=("self",)).filter(org_id__in=org_ids))
         Entitlement.objects.filter(pk__in=[entitlement.pk for entitlement in asked]).update(**NO_REQUEST)

@@ -1,4 +1,4 @@
-"""The shared quota: so many runs of an organization on one UTC day are on the platform's free tier."""
+"""The shared quota: the number of runs of an organization on the platform's free tier on one UTC day."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ from rensei.orgs.models import Org
 
 @dataclass(frozen=True, kw_only=True)
 class SharedQuota:
-    """How much of today's shared runs is taken: those that settled and those that are still live."""
+    """How much of today's shared quota is used: the settled runs and the live ones."""
 
     used: int
     limit: int
@@ -31,7 +31,7 @@ class SharedQuota:
 
 
 class SharedQuotaExceeded(RenseiError):
-    """The day's shared runs are taken, or what they may cost the platform on one day would be passed."""
+    """The day's shared runs are used up, or the limit of their daily cost to the platform would be exceeded."""
 
     code = "SHARED_QUOTA_EXCEEDED"
     status = 429
@@ -44,7 +44,7 @@ def take_shared_run(*, org_id: str, run_id: str, now: datetime, picodollars: int
     """
     Hold one of the day's shared runs, in the transaction that saves the run.
 
-    :raises SharedQuotaExceeded: if the day's runs are taken
+    :raises SharedQuotaExceeded: if no run is left for the day
     """
     for refusal in take_shared_runs(org_id=org_id, picodollars={run_id: picodollars}, now=now).values():
         raise refusal
@@ -52,16 +52,16 @@ def take_shared_run(*, org_id: str, run_id: str, now: datetime, picodollars: int
 
 def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, SharedQuotaExceeded]:
     """
-    Hold some of the day's shared runs, in the transaction that saves them, and refuse those that are too many.
+    Hold some of the day's shared runs, in the transaction that saves them, and refuse those beyond the limit.
 
-    `picodollars` is the most that each may cost, by run id, and is held for as well.
+    `picodollars` is the most that each run may cost, by run id, and is held too.
 
-    One conditional UPDATE decides, so that any number of dispatches side by side never pass the limit.
-    `now` is the database's clock; a run keeps the UTC day that it was admitted on. Returns the refused, by run id.
+    One conditional UPDATE decides, so concurrent dispatches never exceed the limit. `now` is the database's
+    clock; a run keeps the UTC day of its admission. Returns the refused runs, by run id.
     """
     assert_open()
     day = now.astimezone(UTC).date()
-    # What may be spent comes first: the platform's row is locked before that of any organization.
+    # The amount is held first: the platform's row is locked before that of any organization.
     too_dear = _hold_amounts(org_id=org_id, day=day, picodollars=picodollars)
     run_ids = [run_id for run_id in picodollars if run_id not in too_dear]
     taken = run_ids
@@ -85,7 +85,7 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
 
 
 def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> dict[str, Spending]:
-    """Hold what runs may cost, together or one by one. Gives those that do not fit, each with what it met."""
+    """Hold what runs may cost, together or one by one. Returns the refused runs, each with the limit it exceeds."""
     if shared_spending.take(org_id=org_id, day=day, picodollars=sum(picodollars.values())) is None:
         return {}
     met = {
@@ -97,16 +97,16 @@ def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> 
 
 def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[CostEvent] = ()) -> None:
     """
-    Let go of what runs have held, in the transaction that ends them. `spent` is by run id.
+    Release what runs have held, in the transaction that ends them. `spent` is by run id.
 
-    `lines` are the new ledger lines of the transaction, written at `now`: what they cost the platform is used from then
-    on. A call whose price is not known uses what was held for it.
+    `lines` are the new ledger lines of the transaction, written at `now`: their cost to the platform counts from
+    then on. For a call with an unknown price, the held amount counts.
 
-    A spent run stays counted on the day it was admitted; one that never reached the provider gives its
-    slot back. Runs without a hold, and runs released before, change nothing.
+    A spent run stays counted on the day of its admission. A run that never reached the provider returns its
+    slot. Runs without a hold, and runs already released, change nothing.
     """
     assert_open()
-    # A second release of the same run waits for the first, and then finds nothing.
+    # A second release of the same run waits for the first, and then finds no hold.
     holds = delete_all(Hold, spent, returning=("run_id", "org_id", "day", "picodollars"))
     _settle_amounts({run_id: (org_id, int(amount)) for run_id, org_id, _, amount in holds}, lines, now=now)
     released = Counter((org_id, day) for _, org_id, day, _ in holds)
@@ -128,13 +128,13 @@ def _settle_amounts(holds: Mapping[str, tuple[str, int]], lines: Sequence[CostEv
 
 
 def shared_quota(org: Org, now: datetime) -> SharedQuota:
-    """Read how much of the day's shared runs is taken, in one query."""
+    """Read how much of the day's shared quota is used, in one query."""
     return _read(org_id=org.pk, now=now)
 
 
 def require_room(quota: SharedQuota, *, now: datetime) -> None:
     """
-    Judge a quota that was read, for a preview. A dispatch is judged by `take_shared_run`.
+    Check a quota that was read, for a preview. A dispatch is decided by `take_shared_run`.
 
     :raises SharedQuotaExceeded: if nothing is left
     """
@@ -143,7 +143,7 @@ def require_room(quota: SharedQuota, *, now: datetime) -> None:
 
 
 def limit_of(org_id: str | OuterRef) -> Coalesce:
-    """The organization's own limit, else the platform's, else the one that the platform starts with."""
+    """The organization's own limit, else the platform's, else the default of a new installation."""
     return Coalesce(
         Subquery(Entitlement.objects.filter(org_id=org_id).values("shared_runs_per_day")),
         Subquery(BillingSetting.objects.values("shared_runs_per_day")[:1]),
@@ -163,8 +163,8 @@ def _default_limit() -> int:
     return BillingSetting().shared_runs_per_day
 
 
-# Every shared call runs these two, and the ORM takes longer to put them together than the database to carry them out.
-# The condition is that of `limit_of`, once more.
+# Every shared call runs these two statements. The ORM takes longer to build them than the database to execute them.
+# The condition repeats that of `limit_of`.
 _TAKE = """
     UPDATE billing_sharedusage SET held = held + %(count)s
     WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(

@@ -1,8 +1,8 @@
 """
-What shared runs may cost the platform in one UTC day: an amount for each organization, and one for all together.
+Limits of what shared runs may cost the platform in one UTC day: for each organization, and for all together.
 
-Each has one row, as a monthly budget has, and is held and settled like one. The platform's row is always changed first,
-so that no two transactions wait for each other.
+Each limit has one row, held and settled like a monthly budget. The platform's row is always changed first, so that
+transactions cannot deadlock.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.transactions import assert_open
 from rensei.core.whole_numbers import WholeNumberField, at_most, plus
 
-# The account of all organizations together. No organization's id is without `org_`.
+# The account of all organizations together. It cannot collide: organization ids begin with `org_`.
 PLATFORM = "platform"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """What is left of an account's amount for the day, in picodollars: `held` is what live runs may still cost."""
+    """The state of an account's limit for the day, in picodollars. `held` is the most that live runs may still cost."""
 
     account: str
     used: int
@@ -35,10 +35,10 @@ class Spending:
 
 
 def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
-    """Hold an amount for an organization and for the platform. Gives the account that has too little left, if any."""
+    """Hold an amount for an organization and for the platform. Returns the account with too little left, or None."""
     assert_open()
     for account in (PLATFORM, org_id):
-        # A row that is missing has room as a new one has.
+        # A missing row is created, with all of its limit left.
         is_taken = _take(account, day=day, picodollars=picodollars) or (
             _make_row(account, day=day) and _take(account, day=day, picodollars=picodollars)
         )
@@ -50,7 +50,7 @@ def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
 
 
 def settle(*, day: date, released: Mapping[str, int], spent: Mapping[str, int]) -> None:
-    """Let go of what runs have held, and count what they cost, by organization."""
+    """Release what runs have held, and count what they cost, by organization."""
     assert_open()
     org_ids = sorted(org_id for org_id in {*released, *spent} if released.get(org_id) or spent.get(org_id))
     if not org_ids:
@@ -60,7 +60,7 @@ def settle(*, day: date, released: Mapping[str, int], spent: Mapping[str, int]) 
 
 
 def add_adjustments(lines: Sequence[CostEvent]) -> None:
-    """Count what later corrections of a shared call add to its cost, or take from it."""
+    """Count the amounts by which later corrections change the cost of a shared call."""
     if spent := amounts(lines):
         settle(day=lines[0].occurred_at.astimezone(UTC).date(), released={}, spent=spent)
 
@@ -71,7 +71,7 @@ def read(account: str, *, day: date) -> Spending:
 
 
 def amounts(lines: Iterable[CostEvent]) -> dict[str, int]:
-    """Add up what shared calls cost, by organization."""
+    """Add up the cost of shared calls, by organization."""
     found: dict[str, int] = {}
     for line in lines:
         if line.auth_mode == AuthMode.SHARED and line.amount_picodollars:
@@ -80,7 +80,7 @@ def amounts(lines: Iterable[CostEvent]) -> dict[str, int]:
 
 
 def _make_row(account: str, *, day: date) -> bool:
-    """Make the row of an account, and tell whether it had none."""
+    """Create the row of an account. Returns whether it was missing."""
     if SharedSpending.objects.filter(account=account).exists():
         return False
     row = SharedSpending(account=account, org_id=None if account == PLATFORM else account, day=day)
@@ -98,14 +98,12 @@ def _take(account: str, *, day: date, picodollars: int) -> bool:
 
 
 def _change(changes: Sequence[tuple[str, int, int]], *, day: date) -> None:
-    """
-    Change rows in the order given, each by what is used and held. What is used on a day that is over changes nothing.
-    """
+    """Add to the used and held amounts of rows, in the given order. Use on a past day changes nothing."""
     rows: list[dict[str, str | int]] = [
         {"account": account, "day": day.isoformat(), "used": used, "held": held} for account, used, held in changes
     ]
     with connection.cursor() as cursor:
-        # One way to the server for all of them.
+        # One round trip to the server for all rows.
         cursor.executemany(_statements().change, rows)
         if cursor.rowcount == len(rows):
             return
@@ -122,10 +120,10 @@ class _Statements(NamedTuple):
 @cache
 def _statements() -> _Statements:
     """
-    Write the statements that each shared call runs, for which the ORM takes longer than the database.
+    Build the statements that each shared call runs, for which the ORM takes longer than the database.
 
-    A row of an older day has nothing used yet. An organization's limit is its own, else that of all organizations,
-    else the one that an installation starts with.
+    A row of an older day counts as unused. An organization's limit is its own, else that of all organizations,
+    else the default of a new installation.
     """
     used = "CASE WHEN day < %(day)s THEN 0 ELSE used END"
     limit = (
@@ -147,7 +145,7 @@ def _statements() -> _Statements:
 
 @cache
 def _defaults() -> dict[str, int]:
-    """What an installation starts with, for those who set nothing."""
+    """The defaults of a new installation, for limits that are not set."""
     setting = BillingSetting()
     return {"platform": setting.shared_platform_picodollars_per_day, "org": setting.shared_org_picodollars_per_day}
 

@@ -1,4 +1,4 @@
-"""How an organization stands with the platform at this moment, for those who judge its dispatches."""
+"""An organization's current limits and balances, used to decide its dispatches."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -20,9 +20,9 @@ from rensei.orgs.storage import Storage
 @dataclass(frozen=True, kw_only=True)
 class BillingSnapshot:
     """
-    What an organization may spend of the platform's, and what is left of it, by the database's clock.
+    What an organization may use of the platform's key pools and storage, and what is left, by the database's clock.
 
-    What is left is for a preview: a dispatch is judged by the conditional UPDATE that takes its part.
+    What is left is for a preview: a dispatch is decided by the conditional UPDATE that holds its share.
     """
 
     now: datetime
@@ -34,13 +34,13 @@ class BillingSnapshot:
 
 
 def snapshot_of(org: Org) -> BillingSnapshot:
-    """Read the clock, the entitlement, the quota, the budget, what is stored and the kill switches, in one query."""
+    """Read the clock, entitlement, quota, budget, stored bytes and kill switches, in one query."""
     newest_day = SharedUsage.objects.filter(org=OuterRef("pk")).order_by("-day")
     found = (
         Org.objects.filter(pk=org.pk)
         .select_related("entitlement", "budget_usage", "stored_bytes")
         .annotate(
-            # The same clock as that of `core.clock.database_now`.
+            # The same clock as in `core.clock.database_now`.
             read_at=Now(),
             switches=kill_switches.switches_of(),
             shared_limit=quota.limit_of(org.pk),

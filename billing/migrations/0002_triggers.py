@@ -1,8 +1,8 @@
 """
 Triggers refuse every change of the ledger, of seals, anchors and closed statements, and list new rows for the sealer.
 
-The lists are filled in the transaction of the row, so that one that is committed late under an early id is sealed like
-any other. On SQLite, rebuilding a table drops its triggers: a later migration that does so installs them again.
+The lists are filled in the transaction of the row, so a row committed late with an early id is sealed like any
+other. On SQLite, rebuilding a table drops its triggers: a later migration that does so installs them again.
 """
 
 from django.db import migrations

@@ -1,4 +1,4 @@
-"""The REST doors to the monthly statements."""
+"""REST endpoints for the monthly statements."""
 
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -41,7 +41,7 @@ class StatementSerializer(StatementSummarySerializer):
         amount_usd = DollarsField(source="amount_picodollars")
 
         def get_fields(self) -> dict[str, serializers.Field]:  # type: ignore[type-arg]
-            """On the wire it is `class`, which is a word of Python."""
+            """Name the field `class` in JSON, which is a reserved word in Python."""
             return {("class" if name == "tokenClass" else name): field for name, field in super().get_fields().items()}
 
     class Adjustment(CamelSerializer):
@@ -103,7 +103,7 @@ class StatementCsv(APIView):
 
 
 def csv_answer(org: Org, month: str) -> HttpResponse:
-    """Answer with a statement as a file to keep."""
+    """Return a statement as a file download."""
     found = statements.statement(org, month, now=database_now())
     return HttpResponse(
         statement_csv.write(found),
@@ -113,7 +113,7 @@ def csv_answer(org: Org, month: str) -> HttpResponse:
 
 
 def _org(request: Request) -> Org:
-    """:raises NotPermitted: if the token is one of a project, which sees nothing of the others"""
+    """:raises NotPermitted: if the API token is limited to one project, which may not read the others' costs"""
     access = caller(request)
     if access.project is not None:
         raise NotPermitted

@@ -1,4 +1,4 @@
-"""A statement as CSV: its lines, its adjustments, and the total that they add up to."""
+"""A statement as CSV: its lines, its adjustments, and their total."""
 
 import csv
 import io

@@ -1,8 +1,8 @@
 """
 The monthly statement: what an organization owes the platform for one UTC month, line by line.
 
-An open statement is read from the ledger. When the month is over, an operator closes it; from then on it says what it
-said then, and a correction that is written later belongs to the month in which it is written.
+An open statement is read from the ledger. When the month is over, an operator closes it. From then on its content is
+fixed, and a later correction belongs to the month in which it is written.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from rensei.core.transactions import durable
 from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
-# Each class of tokens, with the columns of its counts and of its unit prices.
+# Each class of tokens, with its count columns and its unit price columns.
 CLASSES = {
     "input": ("input_tokens", "input_picodollars"),
     "cache_read": ("cache_read_tokens", "cache_read_picodollars"),
@@ -35,13 +35,13 @@ CLASSES = {
     "output": ("output_tokens", "output_picodollars"),
     "web_search": ("web_search_requests", "web_search_picodollars"),
 }
-# A settlement takes its time of the clock before it writes, and tries again while the database is away.
+# A settlement reads the clock before it writes, and retries while the database is unavailable.
 SETTLED_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatementLine:
-    """So many tokens of one class, or web searches, of one model at one price."""
+    """A number of tokens of one class, or of web searches, of one model at one price."""
 
     provider: str
     served_model_id: str
@@ -56,7 +56,7 @@ class StatementLine:
 
 @dataclass(frozen=True, kw_only=True)
 class StatementAdjustment:
-    """A correction that was written in the month, of a charge of this month or of one before."""
+    """A correction written in the month, of a charge of this or an earlier month."""
 
     id: str
     occurred_at: str
@@ -69,7 +69,7 @@ class StatementAdjustment:
 
 @dataclass(frozen=True, kw_only=True)
 class MonthlyStatement:
-    """One month of an organization. Its total is the sum of its lines and adjustments, and of nothing else."""
+    """One month of an organization. Its total is exactly the sum of its lines and adjustments."""
 
     month: date
     lines: Sequence[StatementLine]
@@ -84,7 +84,7 @@ class MonthlyStatement:
 
     @property
     def content(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
-        """Its lines, adjustments and total as they are stored."""
+        """The lines, adjustments and total in their stored form."""
         lines = [asdict(line) for line in self.lines]
         return lines, [asdict(adjustment) for adjustment in self.adjustments], self.total_picodollars
 
@@ -117,7 +117,7 @@ class StatementSummary:
 
 
 def summaries(org: Org, *, now: datetime) -> list[StatementSummary]:
-    """List the months of an organization, newest first: this one, those with metered calls, and those closed."""
+    """List the months of an organization, newest first: the current, those with metered calls, and the closed."""
     closed = {row.month: row for row in Statement.objects.for_org(org).defer("lines", "adjustments")}
     open_totals = {month_of(now): 0, **_billed_by_month(UsageDaily.objects.for_org(org))}
     return [
@@ -132,7 +132,7 @@ def summaries(org: Org, *, now: datetime) -> list[StatementSummary]:
 
 def statement(org: Org, name: str, *, now: datetime) -> MonthlyStatement:
     """
-    Give the statement of a month such as `2026-03`: the closed one, else what it would say now.
+    Return the statement of a month such as `2026-03`: the closed one, else its present content.
 
     :raises NotFound: if the organization has no such month
     """
@@ -153,7 +153,7 @@ def read_ledger(org: Org, month: date) -> MonthlyStatement:
 
 
 def closable(org_ids: Iterable[str], *, now: datetime) -> list[tuple[Org, StatementSummary]]:
-    """The open months of the organizations that are over, oldest first."""
+    """The open statements of past months of the organizations, oldest first."""
     return [
         (org, summary)
         for org in Org.objects.filter(pk__in=org_ids).order_by("slug")
@@ -163,14 +163,14 @@ def closable(org_ids: Iterable[str], *, now: datetime) -> list[tuple[Org, Statem
 
 
 def close(*, org_ids: Iterable[str], actor_user: User) -> list[Statement]:
-    """Close all months of the organizations that are over. Each statement then stays as it is."""
+    """Close all past months of the organizations. Closed statements do not change."""
     with durable():
         now = database_now()
         return [_close(org, summary.month, now, actor_user) for org, summary in closable(org_ids, now=now)]
 
 
 def digest_of(org_id: str, month: date, lines: Any, adjustments: Any, total_picodollars: int) -> str:
-    """Digest everything that a closed statement says."""
+    """Return the digest of the whole content of a closed statement."""
     said = [org_id, month.isoformat(), lines, adjustments, total_picodollars]
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -213,7 +213,7 @@ def _billed_by_month(days: OrgScopedQuerySet) -> dict[date, int]:
 
 
 def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:
-    """The charges, which are billed whole, summed by model, class and price."""
+    """The charges, at their full amount, summed by model, class and price."""
     prices = [price for _, price in CLASSES.values()]
     groups = (
         owed.filter(kind=CostEvent.Kind.CHARGE)
@@ -226,7 +226,7 @@ def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:
         for token_class, (count, price) in CLASSES.items():
             if group[f"sum_{count}"]:
                 key = (group["provider"], group["served_model_id"], token_class, group[price])
-                # PostgreSQL gives the sum of large whole numbers as a decimal.
+                # PostgreSQL returns the sum of large integers as a decimal.
                 totals[key] = totals.get(key, 0) + int(group[f"sum_{count}"])
     places = list(CLASSES)
     return [

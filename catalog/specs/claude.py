@@ -20,10 +20,10 @@ SPEC = ProviderSpec(
     window_suffixes={"[1m]": 1_000_000},
     # https://platform.claude.com/docs/en/about-claude/pricing
     price_factors={
-        # `not_available` is told of models that take no region.
+        # `not_available` is reported for models that accept no region.
         "inference_geo": {"us": Fraction(11, 10), "global": Fraction(1), "not_available": Fraction(1), "": Fraction(1)},
         "speed": {"fast": Fraction(2), "standard": Fraction(1)},
-        # Capacity of the priority tier was bought ahead; its tokens are booked at the list price.
+        # Capacity of the priority tier was paid in advance. Its tokens are recorded at the list price.
         "service_tier": {"standard": Fraction(1), "priority": Fraction(1), "batch": Fraction(1, 2)},
     },
 )

@@ -1,4 +1,4 @@
-"""An integration's key: sealed into its row, opened for a call, and what a test said of it. Nothing here is saved."""
+"""An integration's key: sealing it, opening it for a call, and its test results. Nothing here saves to the database."""
 
 from django.utils import timezone
 
@@ -13,7 +13,7 @@ VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
 
 def seal_key(integration: Integration, key: Secret) -> None:
-    """Seal a key into its integration. The version, the base URL and the id must be set before."""
+    """Seal a key into its integration. The version, base URL and id must already be set."""
     integration.sealed_key = vault.seal(key, context=_context(integration))
     integration.key_hint = shapes.key_hint(key)
     integration.fingerprint = vault.fingerprint(key, org_id=integration.org_id, provider=integration.provider)
@@ -21,7 +21,7 @@ def seal_key(integration: Integration, key: Secret) -> None:
 
 def change_workspace(integration: Integration, *, workspace_id: str) -> None:
     """
-    Use a key in another workspace: it is sealed anew, because a sealed key opens for one workspace only.
+    Change a key's workspace. The key is sealed again, because a sealed key opens for one workspace only.
 
     :raises CredentialUnreadable: if the vault cannot open or seal it now
     """
@@ -42,7 +42,7 @@ def open_key(integration: Integration) -> Credential:
 
 
 def credential(integration: Integration, secret: Secret) -> Credential:
-    """Say where a key may be sent: to the integration's own address, else to the provider's."""
+    """Return a key with its destination: the integration's own address, else the provider's."""
     return Credential(
         id=integration.id,
         version=integration.secret_version,
@@ -54,7 +54,7 @@ def credential(integration: Integration, secret: Secret) -> Credential:
 
 
 def take_verdict(integration: Integration, verdict: Verdict) -> None:
-    """Keep what a test said. One that was not conclusive leaves the status as it was."""
+    """Record the result of a test. An inconclusive one leaves the status unchanged."""
     integration.tested_at = timezone.now()
     if verdict.ok:
         integration.status = Integration.Status.OK
@@ -67,7 +67,7 @@ def take_verdict(integration: Integration, verdict: Verdict) -> None:
 
 
 def forget_verdict(integration: Integration) -> None:
-    """Start anew, as another key or another destination has not been tested."""
+    """Reset the test result, because the new key or destination has not been tested."""
     integration.status = Integration.Status.UNTESTED
     integration.tested_at = None
     integration.last_error = None

@@ -1,8 +1,8 @@
 """
-What a failed call says about its key, and who is told: of a pool's key the operators, of its own the organization.
+What a failed call means for its key, and who is notified: operators for a pool's key, else the organization.
 
-A pool's key that the provider refuses is quarantined until an operator replaces it. One that is rate limited, or
-out of money, cools down. The state belongs to the version of the key: a new key starts healthy.
+A pool's key that the provider refuses is quarantined until an operator replaces it. A key that is rate limited or
+out of funds cools down. The state belongs to the version of the key: a new key starts healthy.
 """
 
 from datetime import datetime, timedelta
@@ -25,9 +25,9 @@ logger = structlog.get_logger(__name__)
 
 def note_failure(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
     """
-    Take a key out of its pool if the failure is about the key, and tell the operators once.
+    Remove a key from its pool if the failure concerns the key, and notify the operators once.
 
-    A failure that says nothing of the key (an overloaded provider, a broken line, a bad request) changes nothing.
+    Other failures (an overloaded provider, a broken connection, a bad request) change nothing.
     """
     verdict = _verdict(failure, now)
     if verdict is None:
@@ -35,7 +35,7 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
     health, until = verdict
     error: StoredError = {"code": failure.code, "detail": failure.message, "fix": failure.fix}
     judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
-    # Quarantine outlasts a cool-down, and each change of state is told of once, however many calls notice it.
+    # Quarantine takes precedence over a cool-down. Each change of state is notified once, however many calls detect it.
     changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
     if health is PlatformKey.Health.COOLING:
         changing = changing.exclude(health=health, cooling_until__gte=until)
@@ -47,9 +47,9 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
 
 def note_refused(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
     """
-    Mark an organization's own key as failing if the provider refused it, and tell its owners and admins once.
+    Mark an organization's own key as failing if the provider refused it, and notify its owners and admins once.
 
-    The mark only informs: the next run tries the key again. It goes with the version, or with a test that succeeds.
+    The mark is for information: the next run still uses the key. A new version or a successful test clears it.
     """
     if failure.status != UNAUTHORIZED:
         return
@@ -77,7 +77,7 @@ def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Healt
 
 
 def _next_month(now: datetime) -> datetime:
-    """The first of the next month in UTC, when spend limits are counted anew."""
+    """The first day of the next month in UTC, when spend limits are reset."""
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return (first + timedelta(days=32)).replace(day=1)
 
@@ -109,5 +109,5 @@ def _mail(subject: str, body: str, to: list[str]) -> None:
     try:
         mails.send(subject, body, to)
     except OSError as fault:
-        # The pages show the key as well; the run that noticed must not fail for a mail server.
+        # The pages show the key's state as well. A mail server fault must not fail the run.
         logger.warning("alert_not_mailed", fault=type(fault).__name__)

@@ -1,4 +1,4 @@
-"""The operators' keys for the metered and the shared pool."""
+"""The operators' keys for the metered and the shared key pool."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -32,11 +32,11 @@ def add_platform_key(
     active: bool = True,
 ) -> PlatformKey:
     """
-    Put a key into a pool. `actor` is the operator, or None for a command on the server itself.
+    Add a key to a pool. `actor` is the operator, or None for a command on the server itself.
 
-    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
+    :raises FieldError: if a value has the wrong format, or a shared key names no models or no cap
     :raises KeyKindRefused: if it is a key of another kind
-    :raises AlreadyExists: if the pool has a key of that name
+    :raises AlreadyExists: if the pool has a key with that name
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     shapes.clean_provider(provider)
@@ -52,7 +52,7 @@ def add_platform_key(
     )
     _require_unique(key)
     _seal(key, shapes.clean_key(api_key, provider=provider))
-    # Not durable: the admin, which is one of the doors here, has a transaction open around all that it does.
+    # Not durable: the admin calls this within a transaction of its own.
     with transaction.atomic():
         key.save(force_insert=True)
         _record(actor, "platform_key.added", key)
@@ -70,10 +70,10 @@ def update_platform_key(
     active: bool,
 ) -> PlatformKey:
     """
-    Change what a key serves. Its provider and its pool are sealed with it, and stay.
+    Change the settings of a key. Its provider and pool are sealed with it and cannot change.
 
-    :raises FieldError: if a value has the wrong shape, or a shared key names no models or no cap
-    :raises AlreadyExists: if the pool has a key of that name
+    :raises FieldError: if a value has the wrong format, or a shared key names no models or no cap
+    :raises AlreadyExists: if the pool has a key with that name
     """
     check_pool(pool=key.pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
     key.name = clean_name(name)
@@ -88,9 +88,9 @@ def update_platform_key(
 
 def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> PlatformKey:
     """
-    Seal another key in the place of this one, and take it as healthy until it proves otherwise.
+    Replace the sealed key by another, and treat it as healthy until a call fails.
 
-    :raises FieldError: if it has the wrong shape
+    :raises FieldError: if it has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     :raises CredentialUnreadable: if the vault cannot seal now
     """
@@ -104,7 +104,7 @@ def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> Pla
 
 
 def remove_platform_key(key: PlatformKey, *, actor: User | None) -> None:
-    """Forget a key of a pool. Runs that were admitted for the pool go on with its other keys."""
+    """Delete a key of a pool. Runs that were admitted for the pool continue with its other keys."""
     with transaction.atomic():
         _record(actor, "platform_key.removed", key)
         key.delete()
@@ -112,13 +112,13 @@ def remove_platform_key(key: PlatformKey, *, actor: User | None) -> None:
 
 def check_platform_key(key: PlatformKey) -> Verdict:
     """
-    Try a key of a pool, and store what came out for the operators to read.
+    Test a key of a pool, and store the result for the operators.
 
     :raises CredentialUnreadable: if the vault cannot open the key now
     """
     verdict = ADAPTERS[key.provider].test_connection(credential=open_platform_key(key))
     key.last_error = None if verdict.ok else verdict.as_error()
-    # A key that was replaced during the test is not judged by it.
+    # The result does not apply to a key that was replaced during the test.
     tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
     tested.update(last_error=key.last_error)
     return verdict
@@ -128,7 +128,7 @@ def healthy_key(
     *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
 ) -> PlatformKey | None:
     """
-    Choose a healthy key of a pool that serves a model, by weight; None where there is none besides those named.
+    Choose a healthy key of a pool that serves a model, by weight. None if there is none except the excluded ones.
 
     :raises PausedByOperator: if there are some, and an operator has paused all of them
     """
@@ -145,7 +145,7 @@ def healthy_key(
 
 
 def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
-    """List the healthy keys, and those that have cooled down. Each says in `paused_because` whether it may sign."""
+    """List the healthy keys, and those that have cooled down. `paused_because` is set on keys that may not sign."""
     switches = KillSwitch.objects.filter(kind=KillSwitch.Kind.PLATFORM_KEY, target=OuterRef("pk"))
     healthy = Q(health=PlatformKey.Health.HEALTHY)
     cooled = Q(health=PlatformKey.Health.COOLING, cooling_until__lte=now)
@@ -156,7 +156,7 @@ def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
 
 def running(keys: Sequence[PlatformKey]) -> list[PlatformKey]:
     """
-    Leave out the keys that an operator has paused, of those that `healthy_keys` has listed.
+    Filter out the keys that an operator has paused, from a list made by `healthy_keys`.
 
     :raises PausedByOperator: if there are some, and all of them are paused
     """
@@ -168,13 +168,13 @@ def running(keys: Sequence[PlatformKey]) -> list[PlatformKey]:
 
 
 def serves(key: PlatformKey, model_id: str) -> bool:
-    """Tell whether a key may call a model: one that it names, or any where a metered key names none."""
+    """Return whether a key may call a model: one it names, or any model for a metered key that names none."""
     return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
 
 
 def open_platform_key(key: PlatformKey) -> Credential:
     """
-    Open a key of a pool for one call. It goes to the provider's own address and nowhere else.
+    Open a key of a pool for one call. It is sent only to the provider's own address.
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """

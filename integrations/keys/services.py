@@ -1,4 +1,4 @@
-"""What people do with their organization's own keys: connect, test, change, rotate and remove them."""
+"""Services for an organization's own keys: connect, test, change, rotate and remove them."""
 
 from datetime import datetime, timedelta
 
@@ -22,7 +22,7 @@ LAST_USED_EVERY = timedelta(minutes=1)
 
 
 class KeyNotAccepted(RenseiError):
-    """The new key failed its test, so the one in use stays."""
+    """The new key failed its test, so the current one is kept."""
 
     code = "VALIDATION_FAILED"
     status = 400
@@ -35,7 +35,7 @@ class KeyNotAccepted(RenseiError):
 
 
 class ChangedMeanwhile(RenseiError):
-    """Two people replaced one key at the same moment; the first one's stands."""
+    """Two members replaced one key at the same moment. The first change is kept."""
 
     code = "IN_USE"
     status = 409
@@ -60,14 +60,14 @@ def add_integration(
     verdict: Verdict | None = None,
 ) -> Integration:
     """
-    Connect a provider with the organization's own key. The first of a provider is its default.
+    Connect a provider with the organization's own key. The first key of a provider is its default.
 
-    `verdict` is the answer of a test of this key that was made just before.
+    `verdict` is the result of a test of this key made just before.
 
-    :raises FieldError: if a value has the wrong shape
+    :raises FieldError: if a value has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     :raises BaseUrlRefused: if keys must not be sent to that address
-    :raises AlreadyExists: if the name is taken, or the key is connected already
+    :raises AlreadyExists: if the name is in use, or the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     _require_manager(access)
@@ -109,11 +109,11 @@ def update_integration(
     is_default: bool | None = None,
 ) -> Integration:
     """
-    Change what is given. A new base URL needs the key again, because the sealed one is bound to the old.
+    Change the given values. A new base URL requires the key again, because the sealed one is bound to the old URL.
 
-    :raises FieldError: if a value has the wrong shape, or the key and the base URL do not come together
+    :raises FieldError: if a value has the wrong format, or only one of the key and the base URL is given
     :raises BaseUrlRefused: if keys must not be sent to that address
-    :raises AlreadyExists: if the name is taken, or the key is connected already
+    :raises AlreadyExists: if the name is in use, or the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     _require_manager(access)
@@ -149,13 +149,13 @@ def rotate_integration(
     access: Access, integration: Integration, *, api_key: Secret, force: bool = False
 ) -> Integration:
     """
-    Replace the key, after the new one passed its test. `force` skips the test.
+    Replace the key after the new one has passed its test. `force` skips the test.
 
-    :raises FieldError: if the key has the wrong shape
+    :raises FieldError: if the key has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     :raises RateLimited: if the caller has tested too many keys
     :raises KeyNotAccepted: if the new key failed its test
-    :raises AlreadyExists: if the key is connected already
+    :raises AlreadyExists: if the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     _require_manager(access)
@@ -182,7 +182,7 @@ def rotate_integration(
 
 def remove_integration(access: Access, integration: Integration) -> None:
     """
-    Forget a key. If it was the default, the oldest other one of the provider is the default from now on.
+    Delete a key. If it was the default, the oldest remaining key of the provider becomes the default.
 
     :raises InUse: if a profile names it
     """
@@ -210,10 +210,10 @@ def check_connection(
     access: Access, *, provider: str, api_key: Secret, base_url: str = "", workspace_id: str = ""
 ) -> Verdict:
     """
-    Try a key that is not stored, and store nothing.
+    Test a key without storing anything.
 
     :raises OrgSuspended: if the operators have suspended the organization
-    :raises FieldError: if a value has the wrong shape
+    :raises FieldError: if a value has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     :raises BaseUrlRefused: if keys must not be sent to that address
     :raises RateLimited: if the caller has tested too many keys
@@ -234,7 +234,7 @@ def check_connection(
 
 def check_integration(access: Access, integration: Integration) -> Verdict:
     """
-    Try a stored key, and store what came out.
+    Test a stored key, and store the result.
 
     :raises OrgSuspended: if the operators have suspended the organization
     :raises CredentialUnreadable: if the vault cannot open the key now
@@ -247,7 +247,7 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     verdict = _call(access, integration, open_integration(integration))
     credentials.take_verdict(integration, verdict)
     with durable():
-        # A key that was replaced during the test is not judged by it.
+        # The result does not apply to a key that was replaced during the test.
         fields = {name: getattr(integration, name) for name in credentials.VERDICT_FIELDS}
         Integration.objects.filter(pk=integration.pk, secret_version=version).update(**fields)
         record(access, "integration.tested", object_id=integration.id, code=verdict.code)
@@ -258,7 +258,7 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
 
 
 def default_integration(org: Org, provider: str) -> Integration | None:
-    """Find the integration that a call uses when its profile names none."""
+    """Find the integration for a call whose profile names none."""
     return Integration.objects.for_org(org).filter(provider=provider, is_default=True).select_related("org").first()
 
 
@@ -272,19 +272,19 @@ def open_integration(integration: Integration) -> Credential:
 
 
 def note_used(integration_id: str, when: datetime) -> None:
-    """Remember that a key was used, to the minute."""
+    """Record the time at which a key was used, to the minute."""
     Integration.objects.filter(pk=integration_id).filter(
         Q(last_used_at=None) | Q(last_used_at__lt=when - LAST_USED_EVERY)
     ).update(last_used_at=when)
 
 
-# The steps of the above
+# Internal steps
 
 
 def _require_manager(access: Access) -> None:
     access.require_manager()
     if access.project is not None:
-        raise NotPermitted  # A token of one project changes nothing of the organization around it.
+        raise NotPermitted  # An API token of one project may not change the whole organization.
 
 
 def _require_own(access: Access, integration: Integration) -> None:
@@ -293,7 +293,7 @@ def _require_own(access: Access, integration: Integration) -> None:
 
 
 def _move(integration: Integration, *, base_url: str | None, api_key: Secret | None) -> bool:
-    """Change where an integration sends its key, together with the key itself. Tells whether it moved."""
+    """Change the base URL of an integration together with its key. Returns whether it changed."""
     provider = integration.provider
     target = (
         integration.base_url
@@ -317,9 +317,9 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
 
 def _lock_others(access: Access, integration: Integration) -> list[Integration]:
     """
-    Read the organization's other integrations of that provider, until commit changed by nobody else.
+    Read the organization's other integrations of that provider, locked against other changes until commit.
 
-    The organization's row is the lock; runs that refer to it are not held up by it.
+    The organization's row is the lock. Runs that refer to it are not blocked.
     """
     Org.objects.select_for_update(no_key=True).get(pk=access.org.pk)
     others = Integration.objects.for_org(access.org).filter(provider=integration.provider)
@@ -370,7 +370,7 @@ def _test(access: Access, integration: Integration, key: Secret) -> Verdict:
 
 
 def _call(access: Access, integration: Integration, credential: Credential) -> Verdict:
-    """:raises RateLimited: if the caller tests too often, or the organization has too many tests under way"""
+    """:raises RateLimited: if the caller tests too often, or too many tests of the organization are in progress"""
     with tests_at_once.under_way(integration.org_id):
         spend_sensitive(access)
         return ADAPTERS[integration.provider].test_connection(credential=credential)

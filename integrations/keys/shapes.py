@@ -1,4 +1,4 @@
-"""The shapes of keys, addresses and ids that people give, and what of a key may be shown afterwards."""
+"""The formats of submitted keys, addresses and ids, and which part of a key may be shown afterwards."""
 
 import re
 
@@ -8,17 +8,17 @@ from integrations.providers.base import ADAPTERS
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
 
-# Visible ASCII only: a key with a line break would be printed in full by the error of an HTTP client.
+# Visible ASCII only: an HTTP client's error would print a key with a line break in full.
 KEY_SHAPE = re.compile(r"[\x21-\x7e]{20,512}")
 MASK_MARKS = ("…", "...", "•", "**")
-# The part of a key that names its kind and is the same for everyone, such as the first three words of `sk-ant-api03-`.
+# The part of a key that names its kind and is the same in all keys, such as the first three words of `sk-ant-api03-`.
 PUBLIC_PREFIX = re.compile(r"(?:[a-z]{2,8}-){1,2}[a-z]{2,8}\d{2}-")
 SHOWN_AT_END = 4
 WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
 
 
 def clean_provider(provider: str) -> str:
-    """:raises FieldError: if we do not know such a provider"""
+    """:raises FieldError: if the provider is unknown"""
     if provider not in providers.PROVIDERS:
         known = ", ".join(sorted(providers.PROVIDERS))
         raise FieldError(pointer="/provider", reason=f"There is no such provider. Known here: {known}.")
@@ -27,11 +27,11 @@ def clean_provider(provider: str) -> str:
 
 def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
     """
-    Take a pasted key without the blanks around it, if it may be stored.
+    Strip white space around a pasted key, and check that it may be stored.
 
-    `base_url` is the integration's own, or empty: another server may have keys of another form.
+    `base_url` is the integration's own, or empty: another server may use keys of another format.
 
-    :raises FieldError: if it is empty, masked, or holds what no key holds
+    :raises FieldError: if it is empty, masked, or contains an invalid character
     :raises KeyKindRefused: if it is a key of another kind
     """
     text = api_key.reveal().strip()
@@ -52,7 +52,7 @@ def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
 
 
 def key_hint(key: Secret) -> str:
-    """Shorten a key for display: its kind, and the last four characters."""
+    """Shorten a key for display: its kind and its last four characters."""
     text = key.reveal()
     prefix = PUBLIC_PREFIX.match(text)
     return f"{prefix.group() if prefix else ''}…{text[-SHOWN_AT_END:]}"
@@ -60,9 +60,9 @@ def key_hint(key: Secret) -> str:
 
 def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
     """
-    Take an integration's own base URL, or nothing where the provider's own address is meant.
+    Check an integration's own base URL. It is empty where the provider's own address is used.
 
-    :raises FieldError: if the provider has no address of its own
+    :raises FieldError: if it is empty and the provider has no address of its own
     :raises BaseUrlRefused: if keys must not be sent to that address
     """
     if base_url.strip():
@@ -73,7 +73,7 @@ def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
 
 
 def clean_workspace_id(workspace_id: str) -> str:
-    """:raises FieldError: if it could not be a workspace id"""
+    """:raises FieldError: if it is not a possible workspace id"""
     workspace_id = workspace_id.strip()
     if not WORKSPACE_SHAPE.fullmatch(workspace_id):
         raise FieldError(

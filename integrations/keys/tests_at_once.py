@@ -1,4 +1,4 @@
-"""Tests of keys under way: each waits for a provider, so an organization has its share of them and no more."""
+"""A limit of concurrent key tests for each organization, because each test waits for a provider."""
 
 import threading
 from collections import Counter
@@ -22,7 +22,7 @@ _under_way: Counter[str] = Counter()
 
 @contextmanager
 def under_way(org_id: str) -> Iterator[None]:
-    """:raises RateLimited: if as many tests of the organization are under way in this process as may be"""
+    """:raises RateLimited: if the organization's limit of concurrent tests in this process is reached"""
     with _lock:
         if _under_way[org_id] >= AT_ONCE:
             raise RateLimited(seconds=RETRY_AFTER_SECONDS, extra={"retryAfter": RETRY_AFTER_SECONDS})

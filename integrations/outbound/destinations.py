@@ -1,4 +1,4 @@
-"""Which addresses this server may call: their form, the forbidden networks, and what an operator listed."""
+"""Which addresses this server may call: their format, the forbidden networks, and the operator's allow-list."""
 
 import ipaddress
 import re
@@ -14,18 +14,18 @@ from rensei.core.errors import RenseiError
 PORT_MAX = 65535
 _PORTS = (443, 8443)
 
-# The whole grammar of an address that we call. A stricter reader than any client has, so that no two readings differ.
+# The complete grammar of an address that we call. It is stricter than any client's parser, so parsers cannot disagree.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?P<query>\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?",
     re.IGNORECASE,
 )
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-# What a resolver may take for a number: 127.1, 2130706433, 0x7f.1.
+# What a resolver may interpret as a number: 127.1, 2130706433, 0x7f.1.
 _ENDS_LIKE_A_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)$")
 
-# IANA's special-purpose registries, and the address that Azure serves its virtual machines' secrets from. The flags of
-# `ipaddress` are not used: they let through 192.88.99.1, 64:ff9b::/96, 2002::/16 and others, depending on the version.
+# IANA's special-purpose registries, and the address from which Azure serves virtual machines' secrets. The flags of
+# `ipaddress` are not used: they allow 192.88.99.1, 64:ff9b::/96, 2002::/16 and others, depending on the version.
 # https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry
 _FORBIDDEN = [
     ipaddress.ip_network(cidr)
@@ -74,7 +74,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BaseUrlRefused(RenseiError):
-    """The address is not one that this server may send a key to."""
+    """This server may not send a key to the address."""
 
     code = "BASE_URL_REFUSED"
     status = 422
@@ -84,7 +84,7 @@ class BaseUrlRefused(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """An address, taken apart once. `trusted` means that the operator of this server chose it, or listed it."""
+    """A parsed address. `trusted` means that the operator of this server chose it, or put it on the allow-list."""
 
     scheme: str
     host: str
@@ -101,10 +101,10 @@ class Destination:
 
 def parse_url(url: str, *, characters_max: int, org_slug: str = "", is_operators: bool = False) -> Destination:
     """
-    Take an address apart, if it is one that may be called as far as its form tells.
+    Parse an address, if its format allows calling it.
 
     :param org_slug: the organization that gave the address, which an entry of the allow-list may name
-    :param is_operators: whether the operator gave it; it may lead anywhere then
+    :param is_operators: whether the operator gave it; any network is then allowed
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
     found = _URL.fullmatch(url) if len(url) <= characters_max else None
@@ -136,14 +136,14 @@ def parse_url(url: str, *, characters_max: int, org_slug: str = "", is_operators
 
 
 def is_forbidden(address: Address) -> bool:
-    """Tell whether an address is inside some private, local or special network."""
+    """Return whether an address is in a private, local or special network."""
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST_V6:
         return True
     return any(address.version == network.version and address in network for network in _FORBIDDEN)
 
 
 def is_operators_upstream(destination: Destination) -> bool:
-    """Tell whether the operator of this server sends the calls of a provider there."""
+    """Return whether the operator of this server configured this address for a provider's calls."""
     urls = [str(getattr(settings, spec.default_base_url_setting, "")) for spec in PROVIDERS.values()]
     return destination.origin in {_origin_of(url) for url in urls}
 
@@ -171,19 +171,19 @@ def _is_listed(origin: str, org_slug: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _read_allowlist(entries: tuple[str, ...]) -> dict[str, frozenset[str]]:
-    """Read the organizations that may use each listed origin. An empty set stands for all of them."""
+    """Read which organizations may use each listed origin. An empty set means all organizations."""
     listed: dict[str, frozenset[str]] = {}
     for entry in entries:
         url, *orgs = entry.split() or [""]
         origin = _origin_of(url)
-        # An entry opens all of an origin, so one with a path would open more than it says.
+        # An entry allows a whole origin, so an entry with a path would allow more than it states.
         if origin is not None and url.removesuffix("/").count("/") == 2:
             listed[origin] = frozenset(orgs)
     return listed
 
 
 def _origin_of(url: str) -> str | None:
-    """Read the scheme, the host and the port of an address, or None where it is none."""
+    """Return the scheme, host and port of an address, or None if it is invalid."""
     found = _URL.fullmatch(url)
     if found is None:
         return None

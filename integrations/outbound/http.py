@@ -1,8 +1,8 @@
 """
-The one guarded way out: a client that can connect to no address but the checked one.
+The guarded HTTP client for outbound calls. It connects to checked addresses only.
 
-An address is checked when it is saved and again, after its name is resolved, in the connection itself: the socket goes
-to the address that was checked, so a name that answers differently the second time gains nothing.
+An address is checked when it is saved, and again on connecting, after its name is resolved. The socket connects to
+the checked address itself, so a name that resolves differently the second time has no effect.
 """
 
 import contextlib
@@ -40,26 +40,26 @@ class AddressRefused(httpx2.ConnectError):
 
 
 class AnswerRefused(httpx2.ReadError):
-    """The answer is larger than we read, or cannot be decompressed."""
+    """The answer exceeds the size limit, or cannot be decompressed."""
 
 
 class EncodingRefused(AnswerRefused):
-    """The answer is compressed in a way that cannot be read here."""
+    """The answer uses an unsupported compression."""
 
 
 class DeadlinePassed(httpx2.ReadTimeout):
-    """The time for the whole call is over."""
+    """The time limit of the whole call has passed."""
 
 
 class Unreachable(Exception):
-    """An address could not be read. The text is ours, and names no more than the host."""
+    """An address could not be read. The text is ours, and contains at most the host."""
 
 
 def check_base_url(url: str, *, org_slug: str) -> str:
     """
-    Check an address that an organization wants to send its key to, and return it in its normal form.
+    Check an address to which an organization's key would be sent, and return it in its normal form.
 
-    It resolves the name, so call it outside of transactions.
+    It resolves the name, so call it outside transactions.
 
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
@@ -82,7 +82,7 @@ def check_base_url(url: str, *, org_slug: str) -> str:
 
 def check_image_url(url: str) -> None:
     """
-    Check the form of an image's address, without the network.
+    Check the format of an image's address, without network access.
 
     :raises BaseUrlRefused: with a reason that does not repeat the address
     """
@@ -99,14 +99,15 @@ def http_client(
     is_operators: bool = False,
 ) -> httpx2.Client:
     """
-    Make a client for one address. It follows no redirect, reads no proxy or netrc from the environment, and connects
-    to checked addresses only.
+    Create a client for one address.
 
-    :param deadline: the moment of `time.monotonic()` at which every read ends
-    :param sockets: notes the open sockets, so that another thread can hang up
+    It follows no redirect, reads no proxy or netrc from the environment, and connects to checked addresses only.
+
+    :param deadline: the `time.monotonic()` value at which every read ends
+    :param sockets: records the open sockets, so that another thread can close the connection
     :param org_slug: the organization that gave the address
     :param is_operators: whether the operator gave it
-    :raises BaseUrlRefused: if the address is not one that may be called
+    :raises BaseUrlRefused: if the address may not be called
     """
     destination = parse_url(
         base_url, characters_max=_IMAGE_URL_CHARACTERS_MAX, org_slug=org_slug, is_operators=is_operators
@@ -124,10 +125,10 @@ def http_client(
 
 def fetch_image(url: str, *, seconds_max: float = _IMAGE_SECONDS_MAX) -> bytes:
     """
-    Fetch the bytes of an image, whatever its server says they are.
+    Fetch the bytes of an image, regardless of the content type that its server states.
 
     :raises BaseUrlRefused: if the address may not be called
-    :raises Unreachable: if there is no picture's worth of bytes to get
+    :raises Unreachable: if the bytes cannot be read, or exceed the size limit of an image
     """
     deadline = time.monotonic() + min(seconds_max, _IMAGE_SECONDS_MAX)
     with http_client(url, deadline=deadline, answer_bytes_max=IMAGE_BYTES_MAX) as client:
@@ -147,7 +148,7 @@ def fetch_image(url: str, *, seconds_max: float = _IMAGE_SECONDS_MAX) -> bytes:
 
 
 class Sockets:
-    """The open sockets of a client. `hang_up` may come from any thread, and ends what waits for them."""
+    """The open sockets of a client. Any thread may call `hang_up`, which ends all waits on them."""
 
     def __init__(self) -> None:
         self._open: list[socket.socket] = []
@@ -161,7 +162,7 @@ class Sockets:
     def hang_up(self) -> None:
         self.hung_up = True
         for connection in self._open:
-            # The plain socket's method: that of SSLSocket would take away what the reading thread still uses.
+            # The plain socket's method: that of SSLSocket would remove state that the reading thread still uses.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
@@ -174,11 +175,11 @@ def resolve(host: str, port: int) -> list[str]:
 
 def checked_addresses(destination: Destination) -> list[str]:
     """
-    Resolve a host and refuse it if any of its addresses may not be called.
+    Resolve a host, and refuse it if any of its addresses may not be called.
 
-    One bad address is enough: a client could be made to fall back on it.
+    One such address is enough: a client could be made to fall back to it.
 
-    :raises AddressRefused: if it may not be called
+    :raises AddressRefused: if an address may not be called
     :raises OSError: if the name cannot be resolved
     """
     found = resolve(destination.host, destination.port)
@@ -198,7 +199,7 @@ class _GuardedTransport(httpx2.HTTPTransport):
     """HTTP over connections to one destination, with a limit on the size of an answer."""
 
     def __init__(self, destination: Destination, *, deadline: float, answer_bytes_max: int, sockets: Sockets) -> None:
-        # The parent would make a pool of its own, which looks names up by itself.
+        # The parent would create a pool of its own, which resolves names itself.
         self._destination = destination
         self._deadline = deadline
         self._answer_bytes_max = answer_bytes_max
@@ -219,7 +220,7 @@ class _GuardedTransport(httpx2.HTTPTransport):
             answer.close()
             raise
         if decode is not None:
-            # What is passed on is no longer compressed, and longer.
+            # The body passed on is decompressed, so its encoding and length differ.
             del answer.headers["content-encoding"]
             answer.headers.pop("content-length", None)
         assert isinstance(answer.stream, httpx2.SyncByteStream)
@@ -231,9 +232,9 @@ class _GuardedTransport(httpx2.HTTPTransport):
 
 def decoder(encoding: str, *, bytes_max: int) -> Callable[[bytes], bytes] | None:
     """
-    Make what decompresses an answer, piece by piece. Nothing needs to be done for most, which are as we ask for them.
+    Create a function that decompresses an answer piece by piece. Return None if the answer is not compressed.
 
-    :raises EncodingRefused: if the encoding is none of those that are read here
+    :raises EncodingRefused: if the encoding is not supported
     """
     if encoding.strip().lower() in {"", "identity"}:
         return None
@@ -287,7 +288,7 @@ class _BoundedStream(httpx2.SyncByteStream):
 
 @contextlib.contextmanager
 def _deadline_told(deadline: float) -> Iterator[None]:
-    """Tell apart the end of the whole call's time from that of one wait."""
+    """Distinguish the deadline of the whole call from the time-out of one wait."""
     try:
         yield
     except (httpx2.ReadTimeout, httpx2.WriteTimeout):
@@ -297,7 +298,7 @@ def _deadline_told(deadline: float) -> Iterator[None]:
 
 
 class _CheckedBackend(httpcore2.NetworkBackend):
-    """Opens connections to checked addresses. The host name stays what TLS and HTTP are told."""
+    """Opens connections to checked addresses. TLS and HTTP still use the host name."""
 
     def __init__(self, destination: Destination, *, deadline: float, sockets: Sockets) -> None:
         self._destination = destination
@@ -331,7 +332,7 @@ class _CheckedBackend(httpcore2.NetworkBackend):
 
 
 class _WatchedStream(httpcore2.NetworkStream):
-    """A connection whose every wait ends at the deadline, or when someone hangs up."""
+    """A connection in which every wait ends at the deadline, or when another thread closes it."""
 
     def __init__(self, stream: httpcore2.NetworkStream, *, deadline: float, sockets: Sockets) -> None:
         self._stream = stream
@@ -366,5 +367,5 @@ class _WatchedStream(httpcore2.NetworkStream):
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    # Loading the certificate authorities takes tens of milliseconds, and clients are made for each call.
+    # Loading the certificate authorities takes tens of milliseconds, and each call creates a client.
     return ssl.create_default_context()

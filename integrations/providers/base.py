@@ -1,4 +1,4 @@
-"""What an adapter to a provider offers. One adapter for each provider id, in a folder of its own."""
+"""The interface of an adapter to a provider. Each provider id has one adapter, in its own package."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from rensei.core.usage import Usage, UsagePart
 @dataclass(frozen=True, kw_only=True)
 class Credential:
     """
-    An opened key and where it may be sent. It lives in a local variable of execution, nowhere longer.
+    An opened key and where it may be sent. Only a local variable of execution holds it.
 
-    `org_slug` names the organization that chose the base URL, and is empty where the operator did.
+    `org_slug` names the organization that chose the base URL. It is empty if the operator did.
     """
 
     id: str
@@ -30,11 +30,11 @@ class Credential:
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
     """
-    What to ask a model, before it takes the provider's shape.
+    A request to a model, before it is converted to the provider's format.
 
-    `messages` and `system` are in the shape of the Messages API. `max_tokens` is what the caller or the
-    profile asked for, or None. `context_window_tokens` is the caller's limit, or None. An effort that the caller did
-    not ask for, but the profile or the catalog, gives way to what the caller asked for.
+    `messages` and `system` are in the format of the Messages API. `max_tokens` is what the caller or the
+    profile requested, or None. `context_window_tokens` is the caller's limit, or None. An effort that was set by
+    the profile or the catalog, not by the caller, yields to what the caller requested.
     """
 
     system: str | list[dict[str, Any]] | None
@@ -50,13 +50,13 @@ class ModelRequest:
 @dataclass(frozen=True, kw_only=True)
 class BuiltRequest:
     """
-    A request in the provider's own parameters. `effort` is the level that is used, chosen or by default, and
-    `effort_left_out` a sentence that says why one is not, where it had to give way.
+    A request in the provider's own parameters.
 
-    `input_tokens_at_least` is a local estimate that is never above the true count; `input_tokens_about` one
-    that is close to it, to decide whether the provider should count exactly before the attempt;
-    `input_tokens_at_most` one that is never below it, for what a call may cost. `price_factor_at_most` is the most by
-    which the prices of its tokens may be multiplied.
+    `effort` is the level in use, chosen or by default. `effort_left_out` is a sentence that states why an effort was
+    omitted. `input_tokens_at_least` is a local estimate that is never above the true count. `input_tokens_about` is
+    close to it, to decide whether the provider should count exactly before the attempt.
+    `input_tokens_at_most` is never below it, for what a call may cost. `price_factor_at_most` is an upper
+    bound of the factor on its token prices.
     """
 
     params: dict[str, Any]
@@ -73,9 +73,9 @@ class BuiltRequest:
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """
-    What a test of a key found, in words that say what to do. `models` is `[{"id", "displayName"}]`.
+    The result of a key's test, in text that states the remedy. `models` is `[{"id", "displayName"}]`.
 
-    It is not `conclusive` where the provider was busy or out of reach: that says nothing about the key.
+    It is not `conclusive` if the provider was busy or unreachable: that says nothing about the key.
     """
 
     ok: bool
@@ -86,7 +86,7 @@ class Verdict:
     conclusive: bool = True
 
     def as_error(self) -> StoredError:
-        """Write a failed test as the row of its key keeps it."""
+        """Return a failed test as it is stored with the key."""
         return {"code": self.code, "detail": self.message, "fix": self.fix}
 
 
@@ -109,10 +109,10 @@ class UsageReport:
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """
-    The whole answer. It comes last, and only of a stream that ended properly.
+    The whole answer. It is the last item, and only of a stream that ended properly.
 
-    `usage` is the whole of it. `parts` say which model used what; none: all of it is that of the model that was asked.
-    `usage_estimated` says that the provider's account was missing or absurd, and that we counted ourselves.
+    `usage` is the total. `parts` list the usage by model; if empty, all of it is the requested model's.
+    `usage_estimated` means that the provider's report was missing or implausible, and that we counted ourselves.
     """
 
     text: str
@@ -129,13 +129,13 @@ StreamEvent = TextDelta | UsageReport | Answer
 
 class ProviderFailure(Exception):
     """
-    A call to a provider that failed, translated once, in the adapter.
+    A failed call to a provider, as translated by the adapter.
 
-    `code` is one of the PROVIDER_… codes of the run's error, and `diagnosis` the finer one that a test of
-    the key shows. `sent` says whether the request may have reached the provider. `usage` is what was
-    reported before it failed, its output estimated from what had come, or None where nothing was;
-    `output_seen` whether any byte of an answer had come. `message` and `fix` are ours, and never hold
-    a header or a key. `provider_code` is `deadline` if the time for the whole call was over.
+    `code` is one of the PROVIDER_… codes of the run's error, and `diagnosis` the more specific one that a test of
+    the key shows. `sent` states whether the request may have reached the provider. `usage` is what was
+    reported before the failure, with its output estimated from what had arrived, or None if nothing was reported;
+    `output_seen` whether any byte of an answer had arrived. `message` and `fix` are our own text, and never contain
+    a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ProviderFailure(Exception):
         self.parts = parts
 
     def as_error(self) -> StoredError:
-        """Write the failure as a run's error."""
+        """Return the failure as a run's error."""
         return {
             "code": self.code,
             "detail": self.message,
@@ -187,15 +187,15 @@ class ProviderFailure(Exception):
 
 
 class Interrupted(Exception):
-    """There is no time left to make a request ready: its run was cancelled, or its deadline has passed."""
+    """No time is left to prepare a request: its run was cancelled, or its deadline has passed."""
 
 
 class ProviderStream(Protocol):
     """
-    A call under way. Iterate it once, to the end; it raises `ProviderFailure`.
+    A call in progress. Iterate it once, to the end; it raises `ProviderFailure`.
 
-    `close` from another thread hangs up at once: the iteration then ends without an `Answer`, and
-    `usage_so_far` tells what was reported until then, its output estimated, or None.
+    Calling `close` from another thread closes the connection at once: the iteration then ends without an `Answer`,
+    and `usage_so_far` returns what was reported until then, with its output estimated, or None.
     """
 
     def __iter__(self) -> Iterator[StreamEvent]: ...
@@ -207,13 +207,13 @@ class ProviderStream(Protocol):
 
 class Adapter(Protocol):
     """
-    How Rensei talks to one provider.
+    The interface to one provider.
 
     `warm_up` loads what the first call would load. `build` is pure. `prepare` may fetch and shrink images, and runs
-    in the worker before the attempt; it asks `seconds_left` before each and raises `Interrupted` at 0.
+    in the worker before the attempt; it calls `seconds_left` before each and raises `Interrupted` at 0.
     `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls and
-    returns its verdict. `fit` makes the parameters fit once the input is counted exactly. `check_key` judges the
-    form of a key that is already stripped of white space around it. `refusals` are those that `check_input`, `build`
+    returns its verdict. `fit` adjusts the parameters once the input is counted exactly. `check_key` checks the
+    format of a key that is already stripped of white space. `refusals` are the errors that `check_input`, `build`
     and `prepare` may raise.
     """
 

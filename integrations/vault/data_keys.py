@@ -1,4 +1,4 @@
-"""Data keys: made on first use, kept wrapped in the database, and unwrapped in memory for a short while."""
+"""Data keys: created on first use, stored wrapped in the database, and unwrapped in memory for a short time."""
 
 import hmac
 import secrets
@@ -21,10 +21,10 @@ CACHE_SIZE = 1000
 
 class UnwrappedKeys:
     """
-    Unwrapped data keys of this process, for at most two minutes: then a timer drops them, used again or not.
+    A short-lived cache of unwrapped data keys. A timer drops them after at most two minutes, even if used again.
 
-    The name of a key is its whole row, wrapped bytes included, and the row is read from the database each time:
-    a key that was deleted or wrapped anew is not served from here. A key whose row was rolled back never is.
+    The cache key is the whole row, wrapped bytes included, and the row is read from the database each time, so a key
+    that was deleted or wrapped again is not served from here. A key whose row was rolled back never is.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class UnwrappedKeys:
         with self._lock:
             self._keys.pop(name, None)
             while len(self._keys) >= CACHE_SIZE:
-                del self._keys[next(iter(self._keys))]  # The oldest: a dict keeps its order.
+                del self._keys[next(iter(self._keys))]  # The oldest: a dict preserves its order.
             self._keys[name] = (time.monotonic() + CACHE_SECONDS, key)
-            # A timer of before a fork is not alive in the child.
+            # A timer started before a fork does not run in the child process.
             if self._timer is None or not self._timer.is_alive():
                 self._wait_for_the_oldest()
 
@@ -74,20 +74,20 @@ unwrapped = UnwrappedKeys()
 
 
 def provider() -> KekProvider:
-    """Name the keeper of the key-encryption keys."""
+    """Return the provider of the key-encryption keys."""
     return LocalKeyring(settings.RENSEI_VAULT_KEYRING)
 
 
 def current_key(*, org: Org | None, purpose: DataKey.Purpose = DataKey.Purpose.SEAL) -> tuple[uuid.UUID, bytes]:
     """
-    Give the newest data key of an organization, or of the platform, with its id. The first is made on first use.
+    Return the newest data key of an organization, or of the platform, with its id. The first use creates one.
 
     :raises VaultFault: if it cannot be unwrapped, or a first one cannot be wrapped
     """
     newest = DataKey.objects.filter(org=org, purpose=purpose).order_by("-version")
     row = newest.first()
     if row is None:
-        # Two that come first at once both try; the unique constraint lets one row in, and both use that one.
+        # Two concurrent first uses both insert. The unique constraint accepts one row, and both use it.
         DataKey.objects.bulk_create([_make(org=org, purpose=purpose)], ignore_conflicts=True)
         row = newest.get()
     return row.id, _unwrap(row)
@@ -95,7 +95,7 @@ def current_key(*, org: Org | None, purpose: DataKey.Purpose = DataKey.Purpose.S
 
 def key_by_id(key_id: uuid.UUID, *, org: Org | None) -> bytes:
     """
-    Give one data key of that owner.
+    Return one data key of the given owner.
 
     :raises VaultFault: if the owner has no such key, or it cannot be unwrapped
     """
@@ -107,7 +107,7 @@ def key_by_id(key_id: uuid.UUID, *, org: Org | None) -> bytes:
 
 def check_kek(kek_id: str) -> None:
     """
-    Check that a key-encryption key is at hand, and is the one that it was at its first use.
+    Check that a key-encryption key is available, and has the same bytes as at its first use.
 
     :raises VaultFault: if it is not
     """

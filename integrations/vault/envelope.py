@@ -4,8 +4,8 @@ The format of one sealed record, which describes itself. Version 1:
     "RNS1" | format 1 | suite 1 | DEK id 16 | salt 32 | commitment 32 | nonce 12 | ciphertext | tag 16
 
 HKDF-SHA-512 over the data key and the salt gives 64 bytes: a fresh AES-256-GCM key for this record alone, and
-a commitment to it. The fresh key keeps the 2^32 limit of random nonces (NIST SP 800-38D, 8.3) out of reach; the
-commitment makes it impossible to craft a text that opens under two keys, which GCM by itself allows.
+a commitment to it. With a fresh key, the 2^32 limit of random nonces (NIST SP 800-38D, 8.3) is never reached. The
+commitment makes it impossible to create a text that opens under two keys, which GCM by itself allows.
 """
 
 import hmac
@@ -38,7 +38,7 @@ _NONCE_END = _COMMITMENT_END + NONCE_BYTES
 
 
 def seal(plaintext: bytes, *, key: bytes, key_id: uuid.UUID, context: Sequence[str]) -> bytes:
-    """Seal a text under a data key. It opens under the same key and context only."""
+    """Seal a text under a data key. It opens only under the same key and context."""
     header = MAGIC + bytes([FORMAT, SUITE]) + key_id.bytes
     salt = secrets.token_bytes(SALT_BYTES)
     nonce = secrets.token_bytes(NONCE_BYTES)
@@ -51,7 +51,7 @@ def key_id_of(sealed: bytes) -> uuid.UUID:
     """
     Read which data key opens a record.
 
-    :raises RecordInvalid: if it is not a record of a format that we know
+    :raises RecordInvalid: if it is not a record of a known format
     """
     if len(sealed) < _NONCE_END + TAG_BYTES or not sealed.startswith(MAGIC):
         raise RecordInvalid("a stored credential is damaged: it is not a sealed record")
@@ -70,7 +70,7 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Sequence[str]) -> bytes:
     header, salt = sealed[:HEADER_BYTES], sealed[HEADER_BYTES:_SALT_END]
     commitment, nonce = sealed[_SALT_END:_COMMITMENT_END], sealed[_COMMITMENT_END:_NONCE_END]
     record_key, expected = _derive(key, salt)
-    # The commitment comes first: no ciphertext is touched by a key that did not make it.
+    # The commitment is checked first, so no ciphertext is decrypted with another key.
     if hmac.compare_digest(commitment, expected):
         try:
             return AESGCM(record_key).decrypt(nonce, sealed[_NONCE_END:], _associated_data(header, context))

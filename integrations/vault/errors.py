@@ -1,22 +1,22 @@
 """
-Everything that can go wrong in the vault: a closed set.
+All errors of the vault: a closed set.
 
-    VaultFault                 inside the vault; says which key is concerned, and never holds key bytes
-    ├── KekUnavailable         the keyring cannot be read at all, or is refused as it stands
-    ├── KekNotFound            it can be read, but does not hold the key that is needed
-    ├── KekChanged             it holds other bytes under that key's id
+    VaultFault                 inside the vault; names the key concerned, and never contains key bytes
+    ├── KekUnavailable         the keyring cannot be read, or is refused in its present state
+    ├── KekNotFound            it can be read, but does not contain the required key
+    ├── KekChanged             it contains other bytes under that key's id
     ├── WrapInvalid            the wrapped data key does not open: it was altered, or belongs elsewhere
     ├── DataKeyNotFound        the record names a data key that this owner does not have
     └── RecordInvalid          the record does not open: it was altered, cut, or belongs elsewhere
 
-    CredentialUnreadable       what everybody else sees of all these
+    CredentialUnreadable       raised to callers outside the vault for all of these
 """
 
 from rensei.core.errors import RenseiError
 
 
 class VaultFault(Exception):
-    """A reason why the vault cannot seal or open, in words for the operator."""
+    """A reason why the vault cannot seal or open, described for the operator."""
 
 
 class KekUnavailable(VaultFault):

@@ -1,4 +1,4 @@
-"""The key-encryption keys: what the vault asks of whoever keeps them, and the local keyring as one such keeper."""
+"""The key-encryption keys: the interface that the vault requires, and its implementation as a local keyring."""
 
 import hashlib
 import hmac
@@ -18,20 +18,20 @@ CHECK_VALUE_BYTES = 8
 
 class KekProvider(Protocol):
     """
-    Keeps key-encryption keys, and never hands one out.
+    Stores key-encryption keys, and never returns one.
 
-    `context` is bound to the wrapped key: it only unwraps under the same. All but `describe` raise
-    `KekUnavailable` or `KekNotFound`, and `unwrap` raises `WrapInvalid` too.
+    `context` is bound to the wrapped key: it unwraps only under the same context. All methods but `describe` raise
+    `KekUnavailable` or `KekNotFound`, and `unwrap` also raises `WrapInvalid`.
     """
 
     def describe(self) -> str:
-        """Say where the keys are, for the operator."""
+        """Describe for the operator where the keys are stored."""
 
     def current_id(self) -> str:
-        """Name the key that wraps from now on."""
+        """Return the id of the key that wraps from now on."""
 
     def health(self, kek_id: str) -> bytes:
-        """Check that a key can be used, and return its check value, which other bytes would not give."""
+        """Check that a key can be used, and return its check value, which differs for other bytes."""
 
     def wrap(self, key: bytes, *, kek_id: str, context: bytes) -> bytes: ...
 
@@ -40,7 +40,7 @@ class KekProvider(Protocol):
 
 class LocalKeyring:
     """
-    The keys of a file on this machine. It is read each time, so a keyring that is put back works at once.
+    The keys in a file on this machine. It is read each time, so a restored keyring works at once.
 
     A wrapped key is `nonce 12 | ciphertext | tag 16` of AES-256-GCM.
     """

@@ -25,7 +25,7 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Keyring:
-    """The keys of one file, by id. It prints without them."""
+    """The keys of one file, by id. Its printed form omits them."""
 
     current: str
     keys: dict[str, bytes] = field(repr=False)
@@ -33,10 +33,10 @@ class Keyring:
 
 def ensure(path: Path) -> bool:
     """
-    Create the keyring where there is none and nothing has been sealed yet.
+    Create the keyring if there is none and nothing has been sealed yet.
 
-    Once a data key exists, a missing keyring is one that was lost or not mounted. A new one could open
-    nothing, and would hide that. So the file stays missing, and the vault's health says which key it lacks.
+    Once a data key exists, a missing keyring was lost or is not mounted. A new one could open nothing and would
+    hide that. So no file is created, and the vault's health names the missing key.
     Returns whether a keyring was created.
     """
     if path.exists() or DataKey.objects.exists():
@@ -44,17 +44,17 @@ def ensure(path: Path) -> bool:
     try:
         create(path)
     except FileExistsError:
-        return False  # Another process started at the same moment, and its keyring is as good.
+        return False  # Another process started at the same moment and created a keyring, which is used.
     return True
 
 
 def create(path: Path) -> None:
     """
-    Write a new keyring with one random key, readable by its owner only.
+    Write a new keyring with one random key, readable only by its owner.
 
-    The file appears whole or not at all, and never replaces another.
+    The file is written atomically and never replaces an existing one.
 
-    :raises FileExistsError: if there is a file already
+    :raises FileExistsError: if the file already exists
     """
     kek_id = new_id("kek")
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
@@ -67,7 +67,7 @@ def create(path: Path) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # A link, unlike a rename, fails if the name is taken.
+        # Unlike a rename, a link fails if the name is in use.
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -80,9 +80,9 @@ def create(path: Path) -> None:
 
 def load(path: Path) -> Keyring:
     """
-    Read a keyring. What is said of a fault does not tell where the file is: tenants read it too.
+    Read a keyring. Errors do not contain the path of the file, because members read them too.
 
-    :raises KekUnavailable: if it is missing, open to others, not ours, damaged, or holds a weak key
+    :raises KekUnavailable: if it is missing, readable by others, owned by another user, damaged, or holds a weak key
     """
     try:
         with path.open("rb") as file:
@@ -107,7 +107,7 @@ def _parse(content: bytes) -> Keyring:
         current, encoded = document["current"], document["keys"]
         keys = {kek_id: base64.b64decode(text, validate=True) for kek_id, text in encoded.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error):
-        # The cause would show the text of the file, so it is dropped.
+        # The cause would contain the text of the file, so it is dropped.
         raise damaged from None
     if not isinstance(current, str) or current not in keys:
         raise KekUnavailable("the keyring names a current key that it does not hold")
@@ -128,7 +128,7 @@ def _weakness(key: bytes) -> str:
 
 
 def _derived_from_secret_key() -> set[bytes]:
-    """List what people make of one secret when they need a second."""
+    """List the keys that people commonly derive from one secret instead of creating a second one."""
     secret = settings.SECRET_KEY.encode()
     digests = (hashlib.sha256, hashlib.sha512, hashlib.sha3_256, hashlib.blake2b, hashlib.blake2s)
     return {secret[:KEY_BYTES].ljust(KEY_BYTES, b"\0"), *(digest(secret).digest()[:KEY_BYTES] for digest in digests)}

@@ -1,4 +1,4 @@
-"""Seal and open credentials, recognise a key without opening it, and say how the vault is."""
+"""Seal and open credentials, recognise a key without opening it, and report the vault's health."""
 
 import hashlib
 import hmac
@@ -19,11 +19,11 @@ REMEDY = "Look at the file that RENSEI_VAULT_KEYRING names, and put the right on
 @dataclass(frozen=True, kw_only=True)
 class SealContext:
     """
-    Where a sealed credential belongs. Anywhere else it does not open.
+    The place of a sealed credential. It does not open anywhere else.
 
     Without an organization it is the platform's, and names its pool. `destination` is the integration's own
-    base URL, or `default`, so that a changed address cannot draw a key to another server. `workspace` is the
-    provider's workspace that the key is used in, where one is named.
+    base URL, or `default`, so that a changed address cannot redirect a key to another server. `workspace` is the
+    provider's workspace in which the key is used, if one is named.
     """
 
     org: Org | None
@@ -36,7 +36,7 @@ class SealContext:
     workspace: str = ""
 
     def parts(self) -> tuple[str, ...]:
-        """List what the record is bound to. The parts are framed by length, so that one more is never ambiguous."""
+        """List what the record is bound to. The parts are framed by length, so an additional one is never ambiguous."""
         owner = self.org.id if self.org is not None else PLATFORM
         bound = (owner, self.pool, self.record_id, self.field, str(self.version), self.provider, self.destination)
         return (*bound, self.workspace) if self.workspace else bound
@@ -45,9 +45,9 @@ class SealContext:
 @dataclass(frozen=True, kw_only=True)
 class VaultHealth:
     """
-    How the vault is, in words for the operator.
+    The vault's health, described for the operator.
 
-    `kek_id` is the current key-encryption key, or the first one that is missing or wrong; empty while there is
+    `kek_id` is the current key-encryption key, or the first one that is missing or wrong; empty if there is
     none. `sealed_count` is the number of stored credentials, or, when not ok, of those that cannot be opened.
     """
 
@@ -61,7 +61,7 @@ def seal(secret: Secret, *, context: SealContext) -> bytes:
     """
     Seal a credential for one place.
 
-    :raises CredentialUnreadable: if the data key of its owner cannot be had
+    :raises CredentialUnreadable: if the data key of its owner is not available
     """
     try:
         key_id, key = data_keys.current_key(org=context.org)
@@ -72,11 +72,11 @@ def seal(secret: Secret, *, context: SealContext) -> bytes:
 
 def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
     """
-    Open a credential. It must have been sealed for this very place.
+    Open a credential. It must have been sealed for exactly this place.
 
     :raises CredentialUnreadable: if the key is missing or wrong, or the record was altered or moved
     """
-    record = bytes(sealed)  # PostgreSQL gives a memoryview.
+    record = bytes(sealed)  # PostgreSQL returns a memoryview.
     try:
         key = data_keys.key_by_id(envelope.key_id_of(record), org=context.org)
         return Secret(envelope.open_sealed(record, key=key, context=context.parts()).decode())
@@ -86,11 +86,11 @@ def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
 
 def fingerprint(secret: Secret, *, org_id: str, provider: str) -> str:
     """
-    Make a value that is the same for the same key in the same organization, and tells nothing else about it.
+    Return a value that is equal for the same key in the same organization, and reveals nothing else about it.
 
-    Its key is wrapped like a data key but is not one, so that fingerprints outlive a change of data keys.
+    Its key is wrapped like a data key but is not one, so fingerprints stay valid when data keys change.
 
-    :raises CredentialUnreadable: if that key cannot be had
+    :raises CredentialUnreadable: if that key is not available
     """
     try:
         _, pepper = data_keys.current_key(org=None, purpose=DataKey.Purpose.FINGERPRINT)
@@ -100,7 +100,7 @@ def fingerprint(secret: Secret, *, org_id: str, provider: str) -> str:
 
 
 def health() -> VaultHealth:
-    """Check every key-encryption key that anything sealed depends on."""
+    """Check every key-encryption key that sealed data depends on."""
     unusable = {}
     for kek_id in DataKey.objects.order_by("kek_id").values_list("kek_id", flat=True).distinct():
         try:

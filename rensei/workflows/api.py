@@ -1,4 +1,4 @@
-"""REST: apply workflow documents, run them, look at what came of it, cancel."""
+"""REST endpoints to apply workflow documents, run them, read the results, and cancel."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a workflow document may say: its fields are checked one by one, so each fault has its line, node and field."""
+"""Validation of workflow documents, field by field, so that each fault has its line, node and field."""
 
 import difflib
 import re
@@ -28,7 +28,7 @@ _IMAGE_KINDS = {"base64": {"type", "media_type", "data"}, "url": {"type", "url"}
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One call to a model, as the document describes it. What is None is the profile's to say."""
+    """One call to a model, as the document describes it. For fields that are None, the profile's value applies."""
 
     node_id: str
     needs: list[str]
@@ -37,7 +37,7 @@ class Node:
     prompt: str | None = None
     effort: str | None = None
     provider_config: dict[str, Any]
-    # An https or data URL, which may hold references, or the `source` of an image block.
+    # An https or data URL, which may contain references, or the `source` of an image block.
     images: list[str | dict[str, str]]
 
     def references(self) -> list[Reference]:
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A valid document. Its nodes stand in an order in which each comes after those that it needs."""
+    """A valid document. Its nodes are sorted so that each comes after those that it needs."""
 
     source: Source
     name: str
@@ -60,13 +60,13 @@ class Document:
     pointers: Mapping[str, str]
 
     def fault(self, node: Node, field: str, reason: str) -> Fault:
-        """Say that a field of a node's config is wrong, after all."""
+        """Build a fault of a field in a node's config that was found after the document was read."""
         return _fault(self.source, f"{self.pointers[node.node_id]}/config/{field}", reason, node.node_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a workflow needs to be given to run: an input at all, and the names that it must hold."""
+    """The input that a workflow requires: whether any at all, and the names that it must contain."""
 
     whole: bool
     names: list[str]
@@ -74,15 +74,15 @@ class Wanted:
 
 def read_document(document: str | dict[str, Any]) -> Document:
     """
-    Read and check a document: a workflow, or one node alone, which is a workflow of one.
+    Read and check a document: a workflow, or a single node, which is a workflow of one.
 
-    :raises WorkflowInvalid: with every fault that was found
+    :raises WorkflowInvalid: listing every fault found
     """
     return _Check(read_source(document)).run()
 
 
 def wanted_input(nodes: Sequence[Node]) -> Wanted:
-    """Tell what input the nodes refer to. One without a prompt sends the whole input."""
+    """Return what input the nodes refer to. A node without a prompt sends the whole input."""
     found = [reference for node in nodes for reference in node.references() if reference.node is None]
     names = list(dict.fromkeys(reference.name for reference in found if reference.name is not None))
     whole = any(node.prompt is None for node in nodes) or any(reference.name is None for reference in found)
@@ -90,7 +90,7 @@ def wanted_input(nodes: Sequence[Node]) -> Wanted:
 
 
 def _fault(source: Source, pointer: str, reason: str, node: str | None = None) -> Fault:
-    """Make a fault. A field that is missing has no line, so it gets that of what it is missing from."""
+    """Build a fault. A missing field has no line, so the line of its parent is used."""
     place, line = pointer, None
     while line is None and place:
         line, place = source.lines.get(place), place.rpartition("/")[0]
@@ -99,7 +99,7 @@ def _fault(source: Source, pointer: str, reason: str, node: str | None = None) -
 
 
 class _Check:
-    """One reading of a document, which collects faults and goes on, so that a person corrects all at once."""
+    """One reading of a document. It collects all faults, so that a user can correct them together."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -190,7 +190,7 @@ class _Check:
         )
 
     def _fields(self, value: dict[str, Any], pointer: str, known: Sequence[str]) -> dict[str, Any]:
-        """Take the known fields, in camelCase or snake_case, and refuse the others."""
+        """Return the known fields, in camelCase or snake_case, and report the others."""
         taken: dict[str, Any] = {}
         for key, inner in value.items():
             name = camel(key) if "_" in key else key
@@ -264,7 +264,7 @@ class _Check:
         return ""
 
     def _in_order(self, nodes: Sequence[Node], pointers: Mapping[str, str]) -> list[Node]:
-        """Add to each node's needs the nodes whose output it refers to, and sort each after those it needs."""
+        """Add the nodes whose output a node refers to, to its needs, and sort each node after those that it needs."""
         complete = {}
         for node in nodes:
             self._node = node.node_id
@@ -288,7 +288,7 @@ class _Check:
         return [complete[node_id] for node_id in order]
 
     def _named_in(self, node: Node, pointers: Mapping[str, str]) -> dict[str, str]:
-        """Find the nodes whose output a node's texts refer to, each with the first of those texts."""
+        """Find the nodes whose output a node's texts refer to, each with the first such text."""
         config = f"{pointers[node.node_id]}/config"
         texts: list[tuple[str, Any]] = [
             (f"{config}/systemPrompt", node.system_prompt),

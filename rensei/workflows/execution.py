@@ -1,9 +1,9 @@
 """
-Advancing workflow runs: collect the nodes whose runs have ended, dispatch those that wait for nothing any more.
+Advancing workflow runs: collect the nodes whose runs have ended, dispatch those whose needs have succeeded.
 
-Everything is read from the database and written by conditional updates, so it may be interrupted anywhere and
-done again: a node's run is dispatched under an Idempotency-Key of the node's own, and a change that nobody has
-looked at yet stays counted until somebody does.
+All state is in the database and written by conditional updates, so this may be interrupted anywhere and
+repeated: a node's run is dispatched under the node's own Idempotency-Key, and a change stays counted until
+it has been processed.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ from rensei.workflows.templates import Rendering
 
 LEASE = timedelta(seconds=30)
 DUE_AT_ONCE = 100
-# So many dispatches are surely done before the lease runs out, even on a slow day; then it is renewed.
+# So many dispatches finish well before the lease expires, even when slow. Then the lease is renewed.
 BATCH = 20
-# What the run of a node carries in its metadata, so that its end finds the workflow run.
+# The metadata of a node's run, by which its end is matched to the workflow run.
 WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
 UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
-# What is not needed here of a run, and may be long.
+# Fields of a run that are not needed here and may be long.
 LONG = ("run__output_content", "run__trace", "run__prices", "run__effort_applied")
 
 
 class StarterMayNot(RenseiError):
-    """Whoever started the workflow run has left the organization since, or may only read now."""
+    """The member who started the workflow run has since left the organization, or may only read now."""
 
     code = "NOT_PERMITTED"
     status = 403
@@ -52,7 +52,7 @@ class StarterMayNot(RenseiError):
 
 
 class ProfileGone(RenseiError):
-    """The profile of a node, or its project, has been removed since the document was applied."""
+    """The profile of a node, or its project, has been deleted since the document was applied."""
 
     code = "NOT_FOUND"
     status = 404
@@ -61,7 +61,7 @@ class ProfileGone(RenseiError):
 
 
 def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
-    """Count the end of a node's run, in the transaction that writes it, and go on with the workflow after it."""
+    """Count the end of a node's run, in the transaction that writes it, and advance the workflow after commit."""
     workflow_run_id = run.metadata.get(WORKFLOW_RUN)
     if not isinstance(workflow_run_id, str):
         return
@@ -72,21 +72,21 @@ def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
 
 
 def is_any_due() -> bool:
-    """Tell whether there is a workflow run of which something has not been looked at."""
+    """Return whether any workflow run has unprocessed changes."""
     return bool(WorkflowRun.objects.filter(changes__gt=F("advanced")).exists())
 
 
 def advance_due() -> None:
-    """Advance every workflow run of which something has not been looked at. One that fails leaves the others alone."""
+    """Advance every workflow run with unprocessed changes. The failure of one does not affect the others."""
     now = database_now()
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     due = WorkflowRun.objects.filter(free, changes__gt=F("advanced")).order_by("id")
-    # One that fails keeps its lease, and so is not tried again at once.
+    # A failed one keeps its lease, so it is not retried at once.
     jobs.for_each(due.values_list("id", flat=True)[:DUE_AT_ONCE], advance, job="advance-workflows")
 
 
 def advance(workflow_run_id: str) -> None:
-    """Take a workflow run as far as it goes now. Does nothing while somebody else does it."""
+    """Advance a workflow run as far as possible now. Does nothing while another process holds its lease."""
     now = database_now()
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     lease = now + LEASE
@@ -100,14 +100,14 @@ def advance(workflow_run_id: str) -> None:
         more = found.state not in WorkflowRun.ENDED and _Look(found).go_on()
         if not more and held.filter(changes=found.changes).update(advanced=found.changes, leased_until=None):
             return
-        # There is more to do, or something has changed meanwhile, so we look again.
+        # There is more to do, or something has changed in the meantime, so another pass follows.
         renewed = database_now() + LEASE
         held.update(leased_until=renewed)
         lease = renewed
 
 
 class _Look:
-    """One look at a workflow run, from its first node to its last."""
+    """One pass over the nodes of a workflow run."""
 
     def __init__(self, workflow_run: WorkflowRun) -> None:
         self._workflow_run = workflow_run
@@ -119,7 +119,7 @@ class _Look:
         self._dispatches = 0
 
     def go_on(self) -> bool:
-        """Do what can be done now. True where a batch was full, and there may be more."""
+        """Do what can be done now. True if a batch was full, so there may be more."""
         for node in self._nodes.values():
             self._collect(node)
         if self._workflow_run.cancel_requested_at is not None:
@@ -133,13 +133,13 @@ class _Look:
         return self._dispatches == BATCH
 
     def _collect(self, node: NodeRun) -> None:
-        """Take over how a node's run has ended."""
+        """Copy the result of a node's ended run to the node."""
         if node.state != NodeRun.State.RUNNING or node.run is None or node.run.state not in Run.ENDED:
             return
         _change(node, NodeRun.State(node.run.state), error=node.run.error)
 
     def _begin(self, node: NodeRun) -> None:
-        """Dispatch a node if all that it needs has succeeded; give it up if something has not."""
+        """Dispatch a node if all nodes that it needs have succeeded. Skip or cancel it if one of them has not."""
         described = self._described[node.node_id]
         needed = [self._nodes[name] for name in described.needs]
         for one in needed:
@@ -158,20 +158,20 @@ class _Look:
         _change(node, NodeRun.State.RUNNING, run=run)
 
     def _dispatch(self, node: NodeRun, described: Node, *, outputs: Mapping[str, str]) -> Run:
-        """:raises RenseiError: as any dispatch does, or because its member may not dispatch any more"""
+        """:raises RenseiError: as any dispatch, or because the workflow run's member may no longer dispatch"""
         access = self._access()
         request = request_for(self._workflow_run, described, outputs=outputs)
         try:
-            # The key makes it the same run for whoever comes after a crash of ours.
+            # With the key, a retry after a crash returns the same run.
             return admit.dispatch(access, request, idempotency_key=_key(node), body_digest=_digest(node))
         except NotFound as absent:
             raise ProfileGone(profile_id=described.profile_id or "default") from absent
 
     def _access(self) -> Access:
         """
-        Look up what whoever started the workflow run may do now.
+        Return the present access of the member who started the workflow run.
 
-        :raises StarterMayNot: if that is not enough
+        :raises StarterMayNot: if it is not sufficient
         """
         workflow_run = self._workflow_run
         access = _access_of(workflow_run.created_by, workflow_run)
@@ -180,7 +180,7 @@ class _Look:
         return replace(access, project=workflow_run.project, host=workflow_run.host)
 
     def _hang_up(self) -> None:
-        """Cancel what waits and what runs."""
+        """Cancel the pending nodes and the live runs."""
         access = _access_of(self._workflow_run.cancelled_by, self._workflow_run)
         for node in self._nodes.values():
             if node.state == NodeRun.State.PENDING:
@@ -188,7 +188,7 @@ class _Look:
             if node.state == NodeRun.State.PENDING:
                 _change(node, NodeRun.State.CANCELLED)
             live = node.state == NodeRun.State.RUNNING and node.run is not None
-            # Without anyone left to answer for it, a run ends by itself.
+            # If the cancelling member may no longer write, the run is left to end by itself.
             if live and access is not None and node.run.cancel_requested_at is None:  # type: ignore[union-attr]
                 try:
                     services.cancel_run(access, node.run)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ class _Look:
                     continue
 
     def _find_lost_run(self, node: NodeRun) -> None:
-        """Find the run of a node whose dispatch was the last thing that a killed process did."""
+        """Find the run of a node if a process died directly after dispatching it."""
         key = IdempotencyKey.objects.for_org(self._workflow_run.org).filter(key=_key(node), body_digest=_digest(node))
         run = Run.objects.filter(id__in=key.values("run_id")).first()
         if run is not None:
@@ -222,7 +222,7 @@ class _Look:
 
 
 def request_for(workflow_run: WorkflowRun, node: Node, *, outputs: Mapping[str, str]) -> DispatchRequest:
-    """Write the dispatch of a node. What the node leaves out, its profile decides."""
+    """Build the dispatch request of a node. For what the node leaves out, its profile's values apply."""
     fill = Rendering(given=workflow_run.input, outputs=outputs).render
     text = fill("{{ input }}" if node.prompt is None else node.prompt)
     images = [_image_block(fill(image) if isinstance(image, str) else image) for image in node.images]
@@ -250,18 +250,18 @@ def _key(node: NodeRun) -> str:
 
 
 def _digest(node: NodeRun) -> str:
-    """Stand in for a digest of the request, which never changes for a node of one workflow run."""
+    """Return a constant in place of a digest: within one workflow run, the request of a node never changes."""
     return str(node.workflow_run_id)
 
 
 def _access_of(user: User | None, workflow_run: WorkflowRun) -> Access | None:
-    """Look up the access of a member who may write; None for anyone else."""
+    """Return the access of a member who may write; None for any other user."""
     access = for_member(user=user, slug=workflow_run.org.slug) if user is not None else None
     return access if access is not None and access.writes else None
 
 
 def _give_up(node: NodeRun, *, because_of: NodeRun) -> None:
-    """Skip a node whose need has failed, with the code of the failure; cancel one whose need was cancelled."""
+    """Skip a node whose need has failed, with the code of the failure. Cancel one whose need was cancelled."""
     if because_of.state == NodeRun.State.CANCELLED:
         _change(node, NodeRun.State.CANCELLED)
         return
@@ -276,7 +276,7 @@ def _give_up(node: NodeRun, *, because_of: NodeRun) -> None:
 
 
 def _change(node: NodeRun, state: NodeRun.State, *, run: Run | None = None, error: StoredError | None = None) -> None:
-    """Write a node's new state, if it is still in its old one."""
+    """Write a node's new state, if its state has not changed in the meantime."""
     run = run or node.run
     NodeRun.objects.filter(pk=node.pk, state=node.state).update(state=state, run=run, error=error)
     node.state, node.run, node.error = state, run, error

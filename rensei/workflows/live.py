@@ -1,4 +1,4 @@
-"""The door that stays open: running a workflow and waiting for its end (ASGI)."""
+"""The ASGI endpoint that runs a workflow and waits for its end by long polling."""
 
 from collections.abc import Collection
 from functools import wraps
@@ -18,10 +18,10 @@ from rensei.workflows.models import WorkflowRun
 _view = WorkflowRuns.as_view()
 
 
-# The URL resolver, CSRF and the schema know a REST view by the attributes that this copies.
+# The URL resolver, CSRF and the schema recognize a REST view by the attributes copied here.
 @wraps(_view)
 async def workflow_runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-    """Run a workflow, and wait for its end where the caller prefers it, as a dispatch does."""
+    """Run a workflow, and wait for its end if the caller prefers that, as for a dispatch."""
     response: Response = await sync_to_async(_view)(request, *args, **kwargs)
     return await wait_if_preferred(request, response, ends=_ends, body=_body)
 

@@ -1,4 +1,4 @@
-"""Workflows, the versions of their documents, and what came of each time one was run."""
+"""Workflows, the versions of their documents, and the results of each workflow run."""
 
 from django.conf import settings
 from django.db import models
@@ -12,7 +12,7 @@ from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project
 
 
 class Workflow(models.Model):
-    """A document with a name. `version` is the number of its newest version, which is the one that is run."""
+    """A document with a name. `version` is the number of its newest version, which is the version that runs."""
 
     id = PublicIdField(prefix="wf")
     org = models.ForeignKey(Org, models.CASCADE, related_name="workflows")
@@ -33,10 +33,10 @@ class Workflow(models.Model):
 
 class WorkflowVersion(models.Model):
     """
-    What a workflow's document said from a moment on. Versions are added, never changed.
+    The content of a workflow's document from a moment on. Versions are added, never changed.
 
-    `document` is the text as it was sent; `nodes` is what was read from it, in an order in which each
-    node comes after those that it needs.
+    `document` is the text as it was sent. `nodes` is what was read from it, sorted so that each node comes
+    after those that it needs.
     """
 
     workflow = models.ForeignKey(Workflow, models.CASCADE, related_name="versions")
@@ -56,10 +56,10 @@ class WorkflowVersion(models.Model):
 
 class WorkflowRun(models.Model):
     """
-    One time that a workflow is run, for the member who started it.
+    One execution of a workflow, for the member who started it.
 
-    `changes` counts what has happened that may let it go on, and `advanced` how much of it has been looked
-    at, so a crash between the two leaves work that can be found. The lease keeps two from advancing it at once.
+    `changes` counts the events that may allow progress, and `advanced` how many of them have been processed,
+    so a crash in between leaves work that is found later. The lease prevents concurrent processing.
     """
 
     class State(models.TextChoices):
@@ -103,7 +103,7 @@ class WorkflowRun(models.Model):
 
 
 class NodeRun(models.Model):
-    """One node of one workflow run. What it wrote and what it cost is its run's; `error` says why there is none."""
+    """One node of one workflow run. Output and cost are those of its run; `error` states why there is no run."""
 
     class State(models.TextChoices):
         PENDING = "PENDING", "Waiting"

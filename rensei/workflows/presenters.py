@@ -1,4 +1,4 @@
-"""Workflows and workflow runs as they are on the wire."""
+"""Workflows and workflow runs as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 
 
 def workflow_body(workflow: Workflow) -> dict[str, Any]:
-    """Write a workflow, as lists show it, as JSON."""
+    """Return a workflow as JSON, as in lists."""
     return {
         "id": workflow.id,
         "name": workflow.name,
@@ -22,7 +22,7 @@ def workflow_body(workflow: Workflow) -> dict[str, Any]:
 
 
 def workflow_detail(workflow: Workflow) -> dict[str, Any]:
-    """Write a workflow with its document and the versions it has had, newest first."""
+    """Return a workflow with its document and its versions, newest first."""
     versions = list(workflow.versions.select_related("created_by").defer("document", "nodes").order_by("-number"))
     return {
         **workflow_body(workflow),
@@ -39,7 +39,7 @@ def workflow_detail(workflow: Workflow) -> dict[str, Any]:
 
 
 def workflow_run_body(workflow_run: WorkflowRun) -> dict[str, Any]:
-    """Write a workflow run, as lists show it, as JSON."""
+    """Return a workflow run as JSON, as in lists."""
     workflow = workflow_run.version.workflow
     return {
         "id": workflow_run.id,
@@ -56,7 +56,7 @@ def workflow_run_body(workflow_run: WorkflowRun) -> dict[str, Any]:
 
 
 def workflow_run_detail(workflow_run: WorkflowRun) -> dict[str, Any]:
-    """Write a workflow run with its input, its nodes and what they cost together."""
+    """Return a workflow run with its input, its nodes and their total cost."""
     nodes = list(workflow_run.nodes.select_related("run"))
     return {
         **workflow_run_body(workflow_run),
@@ -67,8 +67,8 @@ def workflow_run_detail(workflow_run: WorkflowRun) -> dict[str, Any]:
 
 
 def total_cost(runs: Sequence[Run]) -> int | None:
-    """Add up what the nodes' runs have cost so far. None if the price of any is not known."""
-    # A run that never reached a provider has no amount, and cost nothing.
+    """Add up what the nodes' runs have cost so far. None if any price is unknown."""
+    # A run that never reached a provider has no amount, and no cost.
     amounts = [run.amount_picodollars for run in runs if run.attempt_count and run.state in Run.ENDED]
     known = [amount for amount in amounts if amount is not None]
     return sum(known) if len(known) == len(amounts) else None

@@ -1,4 +1,4 @@
-"""Reads the text of a workflow document, YAML or JSON, and remembers on which line each value stands."""
+"""Reads the text of a workflow document, YAML or JSON, and records the line of each value."""
 
 import json
 import re
@@ -15,17 +15,17 @@ from rensei.core.limits import limit
 BYTES_MAX = limit(256 * 1024, "bytes", what="Workflow document", told="the caller: 422 `WORKFLOW_INVALID`")
 DEPTH_MAX = limit(16, "levels", what="Workflow document: nesting", told="the caller: 422 `WORKFLOW_INVALID`")
 VALUES_MAX = limit(10_000, "values", what="Workflow document: values", told="the caller: 422 `WORKFLOW_INVALID`")
-# A value's place is kept as text, with the names of all that it is in.
+# The place of a value is stored as text, with the names of all its parents.
 NAME_CHARACTERS_MAX = limit(
     100, "characters", what="Workflow document: name of a field", told="the caller: 422 `WORKFLOW_INVALID`"
 )
-# libyaml where PyYAML was built with it, which is ten times as fast. We take the parser's events only, and make the
-# values ourselves, so nothing that a document says can create an object.
+# Uses libyaml if PyYAML was built with it, which is ten times as fast. Only the parser's events are used, and the
+# values are built here, so no content of a document can create an object.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,2})?")
-# The core schema of YAML 1.2: `no` and `on` are words, and a date is a text. https://yaml.org/spec/1.2.2/#103-core-schema
+# The core schema of YAML 1.2: `no` and `on` are strings, as are dates. https://yaml.org/spec/1.2.2/#103-core-schema
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
@@ -47,7 +47,7 @@ class WorkflowInvalid(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong in a document, and where."""
+    """One fault in a document, with its place."""
 
     reason: str
     pointer: str = ""
@@ -87,14 +87,14 @@ class Source:
 
 def read_source(document: str | dict[str, Any]) -> Source:
     """
-    Read a document: its text in YAML or JSON, or the object itself, whose text is then ours.
+    Read a document: its text in YAML or JSON, or the object itself, for which a text is generated.
 
-    :raises WorkflowInvalid: if it cannot be read, or is built to exhaust whoever reads it
+    :raises WorkflowInvalid: if it cannot be read, or exceeds the limits that prevent resource exhaustion
     """
     if isinstance(document, dict):
         text = json.dumps(document, indent=2, ensure_ascii=False)
         _check_size(text)
-        # Lines of a text that the caller never saw would mislead.
+        # The text is generated, so its line numbers would mislead the caller.
         return Source(text=text, value=_checked(document), lines={})
     text = document.replace("\r\n", "\n").strip("\ufeff\n") + "\n"
     _check_size(text)
@@ -102,7 +102,7 @@ def read_source(document: str | dict[str, Any]) -> Source:
         try:
             value = read_json(text.encode())
         except FieldError:
-            # Not JSON after all, or faulty JSON: the reader of YAML takes what can be taken, and names the line.
+            # Not JSON, or faulty JSON: the YAML reader reads what it can, and reports the line.
             pass
         else:
             return Source(text=text, value=_checked(value), lines=_json_lines(text))
@@ -116,7 +116,7 @@ def _check_size(text: str) -> None:
 
 
 def _checked(value: Any) -> Any:
-    """Hold a value that has been read already to the limits that the reader of YAML holds to while it reads."""
+    """Apply the YAML reader's limits to a value that was read in another way."""
     level, depth, count = [value], 0, 0
     while level:
         count += len(level)
@@ -149,7 +149,7 @@ def _too_deep(line: int | None) -> WorkflowInvalid:
 def _json_lines(text: str) -> dict[str, int]:
     """Find the line of each value of a valid JSON text."""
     lines: dict[str, int] = {}
-    # For each open object or list, where it is and which member or place comes next.
+    # For each open object or list, its place and the next member name or index.
     path: list[str | int] = []
     name, line, seen = "", 1, 0
     for token in _JSON_TOKEN.finditer(text):
@@ -201,7 +201,7 @@ def _counted(events: Iterator[Any]) -> Iterator[Any]:
 
 
 def _value(events: Iterator[Any], event: Any, path: tuple[str | int, ...], lines: dict[str, int]) -> Any:
-    """Make a value of the events from this one on. The depth is limited, so it may call itself."""
+    """Build a value from the events, starting with this one. The depth is limited, so recursion is safe."""
     line = _line(event)
     lines.setdefault(json_pointer(*path), line)
     _refuse_tricks(event, line)
@@ -237,13 +237,13 @@ def _line(event: Any) -> int:
 
 
 def _refuse_tricks(event: Any, line: int) -> None:
-    """Refuse what makes a short document a large or a strange one: anchors, aliases and tags."""
+    """Refuse what can expand a short document, or create unusual values: anchors, aliases and tags."""
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
         reason = "Anchors and aliases ('&' and '*') are not taken. Write the value out, or put it in quotes."
         raise WorkflowInvalid([Fault(reason=reason, line=line)])
     if getattr(event, "tag", None) is not None:
         raise WorkflowInvalid([Fault(reason="Tags ('!') are not taken. Put a text in quotes.", line=line)])
-    # PostgreSQL cannot store the one, and no program can send the other.
+    # PostgreSQL cannot store the former, and no program can send the latter.
     if isinstance(event, yaml.ScalarEvent) and re.search("[\0\ud800-\udfff]", event.value):
         raise WorkflowInvalid([Fault(reason="A text may not hold U+0000 or half of a surrogate pair.", line=line)])
 

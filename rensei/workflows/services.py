@@ -53,19 +53,19 @@ class WorkflowRunNotCancellable(RenseiError):
 
 
 def visible_workflows(access: Access) -> OrgScopedQuerySet:
-    """List the workflows that a caller may see: all, or a project's token the organization's and its own."""
+    """List the workflows that a caller may read: all, or for a project's API token the organization's and its own."""
     workflows: OrgScopedQuerySet = Workflow.objects.for_org(access.org).select_related("project")
     return workflows.filter(Q(project=None) | Q(project=access.project)) if access.project else workflows
 
 
 def find_workflow(access: Access, workflow_id: str) -> Workflow:
-    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    """:raises NotFound: if there is none, or the caller may not read it"""
     workflow: Workflow = visible_workflows(access).get_or_404(id=workflow_id)
     return workflow
 
 
 def visible_workflow_runs(access: Access) -> OrgScopedQuerySet:
-    """List the workflow runs that a caller may see, as with runs."""
+    """List the workflow runs that a caller may read, by the same rule as for runs."""
     found = workflow_runs_to_show().for_org(access.org)
     if access.project:
         found = found.filter(project=access.project)
@@ -73,18 +73,18 @@ def visible_workflow_runs(access: Access) -> OrgScopedQuerySet:
 
 
 def workflow_runs_to_show() -> OrgScopedQuerySet:
-    """List all workflow runs with what their wire form names. For callers that have been let in already."""
+    """List all workflow runs with the related rows that their JSON needs. For callers that are already authorized."""
     found: OrgScopedQuerySet = WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
     return found
 
 
 def listed(workflow_runs: QuerySet[WorkflowRun]) -> QuerySet[WorkflowRun]:
-    """Leave out what lists do not show of workflow runs and may be long: what each was given, and its document."""
+    """Leave out fields of workflow runs that lists do not show and that may be long: the input and the document."""
     return workflow_runs.defer("input", "version__document", "version__nodes")
 
 
 def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
-    """:raises NotFound: if there is none, or it is not the caller's to see"""
+    """:raises NotFound: if there is none, or the caller may not read it"""
     workflow_run: WorkflowRun = visible_workflow_runs(access).get_or_404(id=workflow_run_id)
     return workflow_run
 
@@ -93,10 +93,10 @@ def apply_document(
     access: Access, document: str | dict[str, Any], *, project_id: str | None = None
 ) -> tuple[Workflow, bool]:
     """
-    Make the workflow that a document names, or add a version to it. The same document again adds none.
+    Create the workflow that a document names, or add a version to it. An unchanged document adds none.
 
-    :raises WorkflowInvalid: naming everything that is wrong with it
-    :raises AlreadyExists: if the name is that of another project's workflow
+    :raises WorkflowInvalid: listing all faults
+    :raises AlreadyExists: if another project's workflow has the name
     """
     access.require_writer()
     project = _project(access, project_id)
@@ -115,9 +115,9 @@ def apply_document(
 
 def change_document(access: Access, workflow: Workflow, document: str | dict[str, Any]) -> Workflow:
     """
-    Give a workflow a new document, and with it perhaps a new name.
+    Give a workflow a new document, and possibly a new name.
 
-    :raises WorkflowInvalid: naming everything that is wrong with it
+    :raises WorkflowInvalid: listing all faults
     :raises AlreadyExists: if another workflow has the name
     """
     _require_reach(access, workflow)
@@ -154,10 +154,10 @@ def delete_workflow(access: Access, workflow: Workflow) -> None:
 
 def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_key: str = "") -> WorkflowRun:
     """
-    Run the newest version of a workflow, or give back the workflow run that the same Idempotency-Key made.
+    Run the newest version of a workflow, or return the workflow run that was created with the same Idempotency-Key.
 
     :raises InputRequired: if it refers to an input that is not given
-    :raises StorageLimitReached: if there is no room for it
+    :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     access.require_writer()
     digest = _digest(workflow, given)
@@ -195,7 +195,7 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
             )
             record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
     except IntegrityError:
-        # Two equal requests raced. The loser waited for the winner's commit, so its workflow run can be read now.
+        # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
         known = _known(access, idempotency_key, digest)
         if known is None:
             raise
@@ -206,7 +206,7 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
 
 def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
     """
-    Cancel a workflow run: nodes that wait are not run any more, and those that run are cancelled.
+    Cancel a workflow run: pending nodes are not run, and live runs are cancelled.
 
     :raises WorkflowRunNotCancellable: if it has ended
     """
@@ -226,7 +226,7 @@ def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
 
 
 def _project(access: Access, project_id: str | None) -> Project | None:
-    """:raises NotFound: if the caller does not see the project"""
+    """:raises NotFound: if the project is not visible to the caller"""
     if project_id is None:
         return access.project
     with named_in("/projectId"):
@@ -234,7 +234,7 @@ def _project(access: Access, project_id: str | None) -> Project | None:
 
 
 def _require_reach(access: Access, workflow: Workflow) -> None:
-    """:raises NotPermitted: if the caller only reads, or its token is bound to a project and this is everyone's"""
+    """:raises NotPermitted: if the caller may only read, or its API token is limited to another project"""
     access.require_writer()
     if access.project is not None and workflow.project != access.project:
         raise NotPermitted
@@ -260,18 +260,18 @@ def _add_version(access: Access, workflow: Workflow, read: Document) -> None:
 
 def _take_room(access: Access, read: Document) -> None:
     """
-    Count a new version of a document. If it turns out to be the same as the newest, its bytes are given back.
+    Count a new version of a document. If it turns out to be the same as the newest, its bytes are released.
 
-    :raises StorageLimitReached: if there is no room for it
+    :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     storage.take(access.org.pk, stored=stored_bytes.of_document(read))
 
 
 def _check_profiles(access: Access, read: Document, project: Project | None) -> None:
     """
-    Check what only the profiles can tell: that they are there, and that their models take the node's settings.
+    Check that the nodes' profiles exist, and that their models accept the nodes' settings.
 
-    :raises WorkflowInvalid: naming the nodes whose profile does not do
+    :raises WorkflowInvalid: listing the nodes whose profile is unsuitable
     """
     named = {node.profile_id for node in read.nodes if node.profile_id is not None}
     found = {profile.public_id: profile for profile in profiles.visible_profiles(access).filter(public_id__in=named)}
@@ -295,7 +295,7 @@ def _check_settings(access: Access, read: Document, node: Node, profile: ModelPr
     try:
         entry = catalog.find_entry(org=access.org, provider=profile.provider, model_id=profile.model_id)
     except catalog.ModelNotInCatalog:
-        # The dispatch will say so, with the step that mends it.
+        # The dispatch will refuse it and state the remedy.
         return []
     served = catalog.served_entries([entry], org=access.org, today=database_now().date())[entry.pk] or entry
     faults = []
@@ -311,7 +311,7 @@ def _check_settings(access: Access, read: Document, node: Node, profile: ModelPr
 
 
 def _require_input(nodes: Sequence[Node], given: Any) -> None:
-    """:raises InputRequired: naming what is missing"""
+    """:raises InputRequired: listing what is missing"""
     wanted = wanted_input(nodes)
     empty = given is None or given == {} or (isinstance(given, str) and not given.strip())
     if wanted.whole and empty:
@@ -330,7 +330,7 @@ def _digest(workflow: Workflow, given: Any) -> str:
 
 
 def _known(access: Access, key: str, digest: str) -> WorkflowRun | None:
-    """:raises IdempotencyKeyReused: if the key came with another workflow or input"""
+    """:raises IdempotencyKeyReused: if the key was used with another workflow or input"""
     if not key:
         return None
     since = database_now() - IDEMPOTENCY_KEPT

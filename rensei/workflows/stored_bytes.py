@@ -1,4 +1,4 @@
-"""How many bytes workflows store: their documents, and what they were given."""
+"""The number of bytes that workflows store: their documents and inputs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from rensei.orgs import storage
 from rensei.workflows.documents import Document
 from rensei.workflows.models import Workflow, WorkflowRun, WorkflowVersion
 
-# What the row of a node of a workflow run may take.
+# An upper bound of the row of a node of a workflow run.
 NODE_BYTES = 512
 
 
@@ -24,7 +24,7 @@ def of_workflow_run(given: Any, *, nodes: int) -> int:
 
 
 def let_go(*, instance: Workflow, **_signal: object) -> None:
-    """Count what a workflow stored as free, before it is deleted, by itself or with its project."""
+    """Release the bytes that a workflow stored, before it is deleted, by itself or with its project."""
     versions = WorkflowVersion.objects.filter(workflow=instance)
     runs = WorkflowRun.objects.filter(version__workflow=instance)
     stored = sum(each.aggregate(bytes=Coalesce(Sum("stored_bytes"), 0))["bytes"] for each in (versions, runs))
@@ -32,7 +32,7 @@ def let_go(*, instance: Workflow, **_signal: object) -> None:
 
 
 def by_org() -> Mapping[str, tuple[int, int]]:
-    """Add up what each organization's workflows store."""
+    """Return the stored bytes of each organization's workflows."""
     found: Counter[str] = Counter()
     versions = WorkflowVersion.objects.values_list("workflow__org_id")
     for sums in (versions, WorkflowRun.objects.values_list("org_id")):

@@ -1,8 +1,8 @@
 """
-The references that a text of a workflow may hold: `{{ input }}`, `{{ input.name }}`, `{{ nodes.id.output }}`.
+The references that a text of a workflow may contain: `{{ input }}`, `{{ input.name }}`, `{{ nodes.id.output }}`.
 
-That is the whole grammar. Nothing is evaluated, and what is put in is never read again for references. A
-backslash before the braces, `\\{{`, writes them as they are.
+That is the whole grammar. Nothing is evaluated, and inserted text is never searched for references. With a
+backslash before them, `\\{{`, the braces are written literally.
 """
 
 import json
@@ -27,7 +27,7 @@ _REFERENCE = re.compile(
 
 
 class RenderedTextTooLong(RenseiError):
-    """What the references of a node are replaced with makes its text too long to send."""
+    """The references of a node make its text too long to send."""
 
     code = "REQUEST_TOO_LARGE"
     status = 413
@@ -39,12 +39,12 @@ class RenderedTextTooLong(RenseiError):
 
 
 class BadReference(ValueError):
-    """Something in double braces is none of the three references. The message says what it is."""
+    """A text in double braces is not one of the three references. The message states its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What stands in double braces: a node's output, one value of the input, or the whole input."""
+    """The content of double braces: a node's output, one value of the input, or the whole input."""
 
     node: str | None = None
     name: str | None = None
@@ -52,31 +52,31 @@ class Reference:
 
 def references(text: str) -> list[Reference]:
     """
-    List what a text refers to.
+    List the references in a text.
 
-    :raises BadReference: if something in double braces is no reference
+    :raises BadReference: if double braces contain anything but a reference
     """
     return [part for part in _parts(text) if isinstance(part, Reference)]
 
 
 class Rendering:
-    """Replaces the references in the texts of one node. A value of the input that is no text is written as JSON."""
+    """Replaces the references in the texts of one node. A value of the input that is not a text is written as JSON."""
 
     def __init__(self, *, given: Any, outputs: Mapping[str, str]) -> None:
         self._given = given
         self._outputs = outputs
-        # A text may refer to one value thousands of times, and each value is written once.
+        # A text may refer to one value thousands of times, and each value is serialized once.
         self._written: dict[Reference, str] = {}
         self._length = 0
 
     def render(self, text: str) -> str:
         """
-        Replace the references of a text.
+        Replace the references in a text.
 
-        :raises RenderedTextTooLong: if this and the texts before it would be longer than anything that can be sent
+        :raises RenderedTextTooLong: if this and the previous texts together would exceed the length that can be sent
         """
         parts = [self._write(part) if isinstance(part, Reference) else part for part in _parts(text)]
-        # A short text may refer to a long value many times, so we count before we build.
+        # A short text may refer to a long value many times, so the length is counted before the text is built.
         self._length += sum(map(len, parts))
         if self._length > LONGEST_RENDERED:
             raise RenderedTextTooLong(length=self._length, longest=LONGEST_RENDERED)

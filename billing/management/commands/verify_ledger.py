@@ -1,4 +1,4 @@
-"""`manage.py verify_ledger`: show that no ledger line and no audit event was changed or taken away since its seal."""
+"""`manage.py verify_ledger`: check that no ledger line or audit event was changed or deleted since it was sealed."""
 
 import json
 from argparse import ArgumentParser

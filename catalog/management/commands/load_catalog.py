@@ -1,4 +1,4 @@
-"""`manage.py load_catalog`: bring the catalog up to date with the data files, and say what changed."""
+"""`manage.py load_catalog`: update the catalog from the data files, and print the changes."""
 
 from typing import Any
 

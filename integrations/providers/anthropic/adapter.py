@@ -1,4 +1,4 @@
-"""How Rensei talks to Anthropic: the rooms of this folder behind the one interface of all providers."""
+"""The adapter to Anthropic: the modules of this package behind the interface common to all providers."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -77,15 +77,15 @@ class AnthropicAdapter:
         self, params: Mapping[str, Any], *, credential: Credential, context_window_tokens: int
     ) -> int:
         """
-        Ask Anthropic for the exact size of a prompt, which is free.
+        Request the exact size of a prompt from Anthropic, which is free.
 
         :raises ContextWindowExceeded: if it is too long even to be counted
-        :raises ProviderFailure: if Anthropic does not tell
+        :raises ProviderFailure: if Anthropic returns no count
         """
         try:
             return _count(params, credential)
         except ProviderFailure as failure:
-            # Large images make a body too large too, but hardly a prompt too long.
+            # Large images also make a body too large, but then the prompt is rarely too long.
             about = tokens_about(params)
             if failure.diagnosis in _TOO_LONG_TO_COUNT and about > context_window_tokens:
                 raise too_long(input_tokens=about, window=context_window_tokens, counted="about") from failure
@@ -97,7 +97,7 @@ class AnthropicAdapter:
         return MessageStream(params, credential=credential, attempt_id=attempt_id, timeout_seconds=timeout_seconds)
 
     def test_connection(self, *, credential: Credential) -> Verdict:
-        """Find out whether a key is accepted and which models it may call. It costs nothing."""
+        """Check whether a key is accepted and which models it may call. This is free of charge."""
         try:
             keys.check_key(credential.secret, base_url=_own_base_url(credential))
         except (KeyKindRefused, FieldError) as refused:
@@ -105,7 +105,7 @@ class AnthropicAdapter:
         try:
             models = _list_models(credential)
         except ProviderFailure as failure:
-            # A fault of the way there says nothing about the key, which must not be taken for a bad one.
+            # A connection failure says nothing about the key, so the key must not be reported as bad.
             unknown = " Whether the key works is not known." if failure.retryable else ""
             return Verdict(
                 ok=False,
@@ -130,7 +130,7 @@ class AnthropicAdapter:
         )
 
     def cheapest_model(self, models: list[dict[str, str]]) -> str:
-        """Choose the model for a test message: the newest of the smallest line, as Anthropic lists the newest first."""
+        """Choose the model for a test message: the newest of the smallest line. Anthropic lists the newest first."""
         ids = [model["id"] for model in models]
         for line in ("haiku", "sonnet"):
             if of_line := [model_id for model_id in ids if line in model_id]:

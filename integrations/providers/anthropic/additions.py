@@ -1,8 +1,8 @@
 """
-What Rensei adds to a request that a caller wrote, and when it leaves that out.
+What Rensei adds to a caller's request, and when it adds nothing.
 
-An addition never makes a valid request invalid, and never changes a limit that the caller gave. What a request holds
-that is not known here may stand against any addition, so nothing is added to such a request.
+An addition never makes a valid request invalid, and never changes a limit that the caller gave. An unknown part of a
+request may conflict with any addition, so nothing is added to such a request.
 
 Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking, …/effort and …/message-threads
 """
@@ -14,7 +14,7 @@ from catalog.models import CatalogEntry
 from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
 from rensei.core.unknown import note_unknown
 
-# The fields beside which an effort and cache breakpoints are known to be taken.
+# The fields that are known to be accepted together with an effort and cache breakpoints.
 _FIELDS = frozenset(
     {
         "cache_control",
@@ -42,9 +42,9 @@ _FIELDS = frozenset(
         "top_p",
     }
 )
-# Known fields that stand against one of the two. A fallback may be a model without such an effort.
+# Known fields that conflict with one of the two. A fallback may be a model without such an effort.
 _AGAINST_EFFORT = frozenset({"fallbacks", "output_format"})
-# The earlier turns of a thread are held by the provider, so whether an addition fits them cannot be seen.
+# The provider holds the earlier turns of a thread, so it cannot be checked whether an addition fits them.
 _AGAINST_BOTH = frozenset({"compaction", "thread"})
 _SAMPLING = ("temperature", "top_k", "top_p")
 _FORCES_A_TOOL = ("any", "tool")
@@ -53,9 +53,9 @@ _THINKING = ("thinking", "redacted_thinking")
 
 def effort_for(values: Mapping[str, Any], effort: str, *, entry: CatalogEntry) -> tuple[dict[str, Any], str]:
     """
-    Choose what a profile's effort adds to a request, and say why, if something of it is left out.
+    Choose what a profile's effort adds to a request. Return it with a reason, if a part of it is left out.
 
-    Nothing is added, or said, where the caller chose an effort or a way of thinking.
+    Nothing is added and no reason is given where the caller chose an effort or a way of thinking.
     """
     config = values.get("output_config")
     if not effort or "thinking" in values or (isinstance(config, dict) and "effort" in config):
@@ -74,12 +74,12 @@ def effort_for(values: Mapping[str, Any], effort: str, *, entry: CatalogEntry) -
 
 
 def takes_breakpoints(values: Mapping[str, Any]) -> bool:
-    """Tell whether cache breakpoints may be added to a request that has none."""
+    """Return whether cache breakpoints may be added to a request that has none."""
     return not _standing_against(values, _FIELDS | _AGAINST_EFFORT)
 
 
 def _standing_against(values: Mapping[str, Any], fitting: frozenset[str]) -> str:
-    """Name a field beside which nothing is added, or nothing."""
+    """Return the name of a field that rules out additions, or an empty text."""
     found = sorted(values.keys() - fitting)
     for name in found:
         if name not in _AGAINST_EFFORT | _AGAINST_BOTH:
@@ -88,7 +88,7 @@ def _standing_against(values: Mapping[str, Any], fitting: frozenset[str]) -> str
 
 
 def _why_not_to_think(values: Mapping[str, Any], *, budget: int) -> str:
-    """Say what stands against turning thinking on. A budget belongs to the older way, which is the stricter."""
+    """Return what rules out thinking, or an empty text. A budget belongs to the older API, which is stricter."""
     choice = values.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") in _FORCES_A_TOOL:
         return "the request forces a tool"
@@ -111,7 +111,7 @@ def _why_not_to_think(values: Mapping[str, Any], *, budget: int) -> str:
 
 
 def _calls_tools_without_thinking(turns: list[dict[str, Any]]) -> bool:
-    """Tell whether the turn under way has called tools and holds no thinking, which must then stay off."""
+    """Return whether the current turn has called tools without thinking. Thinking must then stay off."""
     for index in reversed(range(len(turns))):
         if turns[index].get("role") != "assistant" and not _gives_results(turns[index]):
             began = turns[index + 1 : index + 2]

@@ -1,13 +1,13 @@
 """
-The most that a request may be charged for: its prompt from above, and what servers may add to it before they answer.
+The most that a request may be charged for: an upper bound of its prompt, and of what servers may add to it.
 
-A token is never shorter than a byte, so what a request holds is bounded by the bytes of its JSON: block types, names
-and ids that the API does not count pay for the few tokens by which it frames messages and blocks. Anthropic's published
-tokenizer brings text into the normal form NFKC first, which may lengthen it, so the longer of both forms counts. Three
-things are not in the JSON and have bounds of their own: images, which the API scales down before it counts them;
-tools that it knows by name, whose descriptions it writes itself; and what a request only points to or what is packed
-in it, such as documents by URL, files by id and PDFs, whose pages are text and images of any density. Those are
-bounded by the context window, like the whole prompt: a longer one is refused, and costs nothing.
+A token is never shorter than a byte, so the bytes of a request's JSON bound its content: block types, names
+and ids, which the API does not count, cover the few tokens that frame messages and blocks. Anthropic's published
+tokenizer first converts text to the normal form NFKC, which may lengthen it, so the longer of both forms counts.
+Three things are not in the JSON and have their own bounds: images, which the API scales down before it counts them;
+tools that the API identifies by name, whose descriptions it writes itself; and content that is only referenced or is
+encoded, such as documents by URL, files by id and PDFs, whose pages are text and images of any density. The last
+are bounded by the context window, like the whole prompt: a longer prompt is refused, and costs nothing.
 
 Sources: https://platform.claude.com/docs/en/build-with-claude/vision, …/pdf-support, …/token-counting and
 …/agents-and-tools/tool-use/overview; https://github.com/anthropics/anthropic-tokenizer-typescript
@@ -28,15 +28,15 @@ from integrations.providers.anthropic.tokens import KNOWN_FIELDS, objects_in, to
 from rensei.core.unknown import note_unknown
 
 TOKENS_PER_IMAGE_MAX = 4784
-# Where a model's window is not known: 600 pages of a PDF, which is the most that a request takes, each 5,000 tokens.
+# If a model's window is unknown: 600 pages of a PDF, the most that a request accepts, with 5,000 tokens each.
 WINDOW_UNKNOWN_TOKENS = 600 * 5000
 _FRAME_TOKENS_MAX = 16
-# Documented are at most 804 for the use of tools, and 1,235 for a tool that the API describes itself.
+# The documented maxima are 804 for the use of tools, and 1,235 for a tool that the API describes itself.
 _TOOL_USE_TOKENS_MAX = 2000
 _TOKENS_PER_KNOWN_TOOL_MAX = 2000
-# Instructions that accompany the schema of a structured answer.
+# Instructions added for the schema of a structured answer.
 _FORMAT_TOKENS_MAX = 1000
-# Blocks all of whose content is in their JSON.
+# Blocks whose whole content is in their JSON.
 _BLOCKS_OF_TEXT = frozenset(
     {
         "text",
@@ -60,16 +60,16 @@ _BLOCKS_OF_TEXT = frozenset(
         "fallback",
     }
 )
-# A search by an expression is three times as fast as `in` where there are many backslashes.
+# With many backslashes, a search by regular expression is three times as fast as `in`.
 _ESCAPE = re.compile(rb"\\u")
-# Names of members that point to content which is not in the request.
+# Names of members that refer to content outside the request.
 _REFERENCE = re.compile(r"(?:.*_)?(?:ur[il]s?|ids?)|source|media_type")
 _NO_REFERENCES = frozenset({"id", "tool_use_id"})
 
 
 @dataclass(kw_only=True)
 class _Outside:
-    """What a request holds besides text: images, content that is not in it, and the bytes of both within its JSON."""
+    """What a request holds besides text: images, external content, and the bytes of both within its JSON."""
 
     images: int = 0
     fills_window: bool = False
@@ -79,10 +79,10 @@ class _Outside:
 
 class PromptBounds:
     """
-    The tokens of a request's prompt from both sides, each counted when it is asked for.
+    Lower and upper bounds of a request's prompt tokens, each counted on first use.
 
-    :param raw: the request's JSON as it is sent; without it, the parameters are written anew
-    :param window: the context window of the model that serves, in tokens; None where it is not known
+    :param raw: the request's JSON as it is sent; without it, the parameters are serialized again
+    :param window: the context window of the serving model, in tokens; None if it is unknown
     """
 
     def __init__(self, params: Mapping[str, Any], *, raw: bytes | None = None, window: int | None) -> None:
@@ -92,23 +92,23 @@ class PromptBounds:
 
     @cached_property
     def at_least(self) -> int:
-        """For refusals: never above what the API counts."""
+        """For refusals: never above the API's count."""
         return tokens_at_least(self._params)
 
     @property
     def at_most(self) -> int:
-        """For holds: never below what the API counts."""
+        """For holds: never below the API's count."""
         held = self._held
         return self._window if held is None else min(self._window, held)
 
     def for_window(self, window: int | None) -> Self:
-        """Give the bounds of the same prompt for a model with another window. What was counted is not counted again."""
+        """Return the bounds of the same prompt for a model with another window, reusing the counts."""
         bounds = copy(self)
         vars(bounds)["_window"] = window or WINDOW_UNKNOWN_TOKENS
         return bounds
 
     def of_call(self, *, max_tokens: int, max_output_tokens: int | None) -> Most:
-        """Bound the whole call, with every turn that the server may take for it."""
+        """Bound the whole call, including every turn that the server may take for it."""
         return server_tools.most_of_call(
             self._params,
             self.tools,
@@ -120,12 +120,12 @@ class PromptBounds:
 
     @cached_property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools that the request declares, those that its messages define included."""
+        """The tools that the request declares, including those defined in its messages."""
         return server_tools.tools_of(self._params)
 
     @cached_property
     def _held(self) -> int | None:
-        """What the request holds, at the most; None for as much as the window does."""
+        """An upper bound of the request's content; None if it may fill the window."""
         outside = self._outside()
         if outside.fills_window:
             return None
@@ -154,12 +154,12 @@ class PromptBounds:
         escaped = _ESCAPE.search(raw)
         if raw.isascii() and not escaped:
             return len(raw)
-        # What is written as an escape must be read before it can be normalized.
+        # Escapes must be decoded before the text can be normalized.
         text = json.dumps(self._params, ensure_ascii=False) if escaped else raw.decode(errors="surrogatepass")
         return max(len(raw), len(_encoded(unicodedata.normalize("NFKC", text))))
 
     def _described_tokens(self) -> int:
-        """What the API writes into the prompt by itself."""
+        """Bound what the API itself adds to the prompt."""
         known = sum(tool.get("type") not in (None, "custom") for tool in self.tools)
         config = self._params.get("output_config")
         has_format = "output_format" in self._params or (isinstance(config, dict) and "format" in config)
@@ -171,7 +171,7 @@ class PromptBounds:
 
 
 def _look_into(content: Any, outside: _Outside) -> None:
-    """Find the images and documents of content, those in tool results included."""
+    """Find the images and documents in content, including those in tool results."""
     waiting = [content]
     while waiting:
         for block in objects_in(waiting.pop()):
@@ -204,7 +204,7 @@ def _document_content(source: Any, outside: _Outside) -> list[Any]:
 
 
 def _look_into_unknown(block: dict[str, Any], outside: _Outside) -> None:
-    """Bound a block of an unknown type by its bytes, unless something in it may stand for more than it is long."""
+    """Bound a block of an unknown type by its bytes, unless a part of it may refer to longer content."""
     waiting: list[Any] = [block]
     while waiting and not outside.fills_window:
         value = waiting.pop()
@@ -224,7 +224,7 @@ def _bytes_of_data(source: Any) -> int:
 
 
 def _note(outside: _Outside, kind: str, name: str) -> None:
-    """Take note of something that may bring in as much as the window holds."""
+    """Record a part that may add as much as the window holds."""
     outside.unknown.add((kind, name))
     outside.fills_window = True
 

@@ -1,5 +1,5 @@
 """
-Prompt caching: where the breakpoints go, and when none should.
+Prompt caching: where breakpoints are set, and when none are.
 
 Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 """
@@ -13,21 +13,21 @@ from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError, json_pointer
 
 BREAKPOINTS_MAX = 4
-# A model whose minimum we do not know is taken to have the largest that any has.
+# For a model whose minimum is unknown, the largest known minimum is used.
 _MINIMUM_UNKNOWN_TOKENS = 4096
 _MARKS: dict[str, dict[str, str]] = {
     "ephemeral": {"type": "ephemeral"},
     "static": {"type": "ephemeral", "ttl": "1h"},
 }
-# Blocks and tools that are known to take a breakpoint, the latter by their types.
+# Blocks and tools that are known to accept a breakpoint, the latter by their types.
 _MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
 _MARKABLE_TOOLS = re.compile(
     r"(?:advisor|bash|browser_toolset|code_execution|computer|computer_toolset|memory|text_editor|web_fetch|web_search)"
     r"_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
 )
-# What stands under these is a caller's data, and no block of the API's.
+# Below these members is the caller's data, not blocks of the API.
 _DATA = frozenset({"input", "input_examples", "input_schema", "schema"})
-# The place of a block: that of what holds it, and its name or number there.
+# The place of a block: the place of its container, and its name or index there.
 _Path: TypeAlias = tuple["_Path | None", str | int]
 
 
@@ -35,9 +35,9 @@ def with_cache_breakpoints(
     params: Mapping[str, Any], *, prompt_caching: str, capabilities: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Return the parameters with cache breakpoints. Whoever set any of their own gets exactly those.
+    Return the parameters with cache breakpoints. If the caller set any, exactly those are kept.
 
-    :raises FieldError: if a breakpoint of the caller's own is of no kind that there is
+    :raises FieldError: if the caller's breakpoint has an unknown type
     """
     if is_marked(params):
         return _with_own(params)
@@ -49,14 +49,14 @@ def with_breakpoints_of_ours(
     params: Mapping[str, Any], by_part: Mapping[str, int], *, prompt_caching: str, capabilities: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Return parameters that have no cache breakpoints yet with up to three of them.
+    Add up to three cache breakpoints to parameters that have none.
 
-    On the last tool that takes one, on the last system block, and on the last turn of a conversation that is not an
-    answer begun for the model, each only if the prompt up to there is long enough for the model to cache it. A single
-    first turn gets none: nothing shows yet that it will ever come again, and writing it to the cache costs a quarter
-    more than reading it.
+    They are set on the last tool that accepts one, on the last system block, and on the last turn of a conversation,
+    unless that is a prefilled answer. Each is set only if the prompt up to there is long enough for the model to
+    cache it. A single first turn gets none: its repetition is uncertain, and writing it to the cache costs a quarter
+    more than plain input.
 
-    :param by_part: about how many tokens each part has, as `tokens_about_by_part` counts them
+    :param by_part: the approximate number of tokens in each part, as counted by `tokens_about_by_part`
     """
     marked = dict(params)
     if prompt_caching not in _MARKS or not capabilities.get("promptCaching"):
@@ -72,12 +72,12 @@ def with_breakpoints_of_ours(
 
 
 def is_marked(params: Mapping[str, Any]) -> bool:
-    """Tell whether the caller has set breakpoints."""
+    """Return whether the caller has set breakpoints."""
     return params.get("cache_control") is not None or next(_marked(params), None) is not None
 
 
 def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
-    """:raises FieldError: if there are too many, or one is of no kind that there is"""
+    """:raises FieldError: if there are too many, or one has an unknown type"""
     marked = copy.deepcopy(dict(params))
     own = list(_marked(marked))
     for path, block in own:
@@ -91,7 +91,7 @@ def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> None:
-    """Mark the last block of a part that may be marked, if there is one."""
+    """Mark the last block of a part that accepts a mark, if there is one."""
     if part == "messages":
         turns = params.get("messages") or []
         last = len(turns) - 1
@@ -107,7 +107,7 @@ def _mark_end(params: dict[str, Any], *, part: str, mark: dict[str, str]) -> Non
 def _with_mark(
     content: Any, *, mark: dict[str, str], takes_mark: Callable[[dict[str, Any]], bool] | None = None
 ) -> Any:
-    """The content with its mark. What was given is the caller's, and stays as it is."""
+    """Return the content with its mark, as a copy: the given content is the caller's and is not changed."""
     if isinstance(content, str):
         return [{"type": "text", "text": content, "cache_control": dict(mark)}] if content.strip() else content
     for place in reversed(range(len(content))):
@@ -123,7 +123,7 @@ def _block_takes_mark(block: dict[str, Any]) -> bool:
 
 
 def _tool_takes_mark(tool: dict[str, Any]) -> bool:
-    """A tool that is loaded later, or holds one that is, takes no breakpoint."""
+    """Return whether a tool accepts a breakpoint. A tool with deferred loading, or with a deferred member, does not."""
     kind = tool.get("type")
     if kind is not None and kind != "custom" and not _MARKABLE_TOOLS.fullmatch(str(kind)):
         return False
@@ -133,7 +133,7 @@ def _tool_takes_mark(tool: dict[str, Any]) -> bool:
 
 
 def _marked(params: Mapping[str, Any]) -> Iterator[tuple[_Path, dict[str, Any]]]:
-    """Walk the blocks that carry a breakpoint, however deep they lie, each with its place."""
+    """Walk the blocks that have a breakpoint, at any depth, each with its place."""
     left: list[tuple[_Path, Any]] = [((None, part), params.get(part)) for part in ("messages", "system", "tools")]
     while left:
         path, value = left.pop()
@@ -146,7 +146,7 @@ def _marked(params: Mapping[str, Any]) -> Iterator[tuple[_Path, dict[str, Any]]]
 
 
 def _pointer(path: _Path | None) -> str:
-    """Write the place of a block's breakpoint. It is joined only for an error, as a body may be deep."""
+    """Return the JSON pointer of a block's breakpoint. It is built only for an error, as a body may be deep."""
     steps: list[str | int] = ["cache_control"]
     while path is not None:
         path, step = path
@@ -155,7 +155,7 @@ def _pointer(path: _Path | None) -> str:
 
 
 def _translated(mark: Any, *, path: _Path) -> dict[str, Any]:
-    """Take a caller's breakpoint; `static`, which Anthropic does not know, means one hour."""
+    """Convert a caller's breakpoint. `static`, which is unknown to Anthropic, means one hour."""
     if isinstance(mark, dict) and mark.get("type") == "static":
         return dict(_MARKS["static"])
     if isinstance(mark, dict) and mark.get("type") == "ephemeral" and mark.get("ttl", "5m") in ("5m", "1h"):

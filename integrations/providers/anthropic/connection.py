@@ -1,7 +1,7 @@
 """
-The SDK's client, for one call with one key, so that no tenant's connection, key or header is ever near another's.
+The SDK's client, for one call with one key, so that organizations never share a connection, key or header.
 
-The SDK also reads ANTHROPIC_* variables of the machine it runs on, so the headers that go out are exactly ours.
+The SDK also reads ANTHROPIC_* environment variables, so the outgoing headers are set to exactly ours.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import anthropic
 
 API_VERSION = "2026-10-21"
-# The headers that HTTP itself needs; every other one is set by us or dropped.
+# The headers that HTTP itself needs. Every other header is set here or dropped.
 _OF_HTTP = {"host", "connection", "content-length", "content-type", "transfer-encoding"}
 
 
 def is_operators(credential: Credential, base_url: str) -> bool:
-    """Tell whether the operator chose where a key goes: no organization did, and it is where all calls go."""
+    """Return whether the operator chose a key's destination: no organization did, and all calls go there."""
     return not credential.org_slug and base_url == settings.RENSEI_ANTHROPIC_BASE_URL
 
 
@@ -34,7 +34,7 @@ class Connection:
     """
     A client for one call.
 
-    Every method raises ProviderFailure. Failures are raised `from None`: the errors of the SDK hold the request,
+    Every method raises ProviderFailure. Failures are raised `from None`: the SDK's errors contain the request,
     and with it the key.
     """
 
@@ -49,7 +49,7 @@ class Connection:
     ) -> None:
         self._key = credential.secret.reveal()
         if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
-            # An HTTP client would print it in its complaint about an illegal header.
+            # An HTTP client would include it in its error about an illegal header.
             raise make_failure(d.KEY_REJECTED, sent=False)
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         self._headers = {
@@ -86,11 +86,11 @@ class Connection:
         self._client.close()
 
     def get(self, path: str, query: Mapping[str, str]) -> httpx2.Response:
-        """Get an answer of status 200."""
+        """Return an answer with status 200."""
         return self._call(lambda: self._client.get(path, cast_to=httpx2.Response, options={"params": dict(query)}))
 
     def post(self, path: str, body: Mapping[str, Any], *, stream: bool = False) -> httpx2.Response:
-        """Send a body, and get an answer of status 200, whose own body is still to come if it streams."""
+        """Send a body, and return an answer with status 200. If it streams, its body has not been read yet."""
         import anthropic
 
         if stream:
@@ -121,14 +121,14 @@ class Connection:
         request.headers.update(self._headers)
 
     def _without_key(self, failure: ProviderFailure) -> ProviderFailure:
-        """Take out the key, should whoever answered have quoted it."""
+        """Remove the key, in case the server quoted it."""
         failure.message = failure.message.replace(self._key, "***")
         failure.args = (f"{failure.code}: {failure.message}",)
         return failure
 
 
 def _make_sdk_client(*, key: str, base_url: str, http_client: httpx2.Client) -> "anthropic.Anthropic":
-    # Imported on the first call: it takes more than a second, which pages and commands need not wait for.
+    # Imported on the first call: it takes more than a second, and pages and commands do not need it.
     import anthropic
 
     return anthropic.Anthropic(

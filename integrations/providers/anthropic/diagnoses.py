@@ -1,5 +1,5 @@
 """
-What can be wrong between a key and Anthropic's API, and what to do about it, in our words.
+The possible faults between a key and Anthropic's API, and their remedies, in Rensei's own text.
 
 Sources: https://platform.claude.com/docs/en/api/errors, …/api/rate-limits and the error classes of the `anthropic` SDK.
 """
@@ -14,9 +14,9 @@ _CONSOLE_LIMITS = "https://platform.claude.com/settings/limits"
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """
-    One way in which a call fails. `name` is what a test of a key shows, `code` what a run's error says.
+    One way in which a call fails. A test of a key shows `name`, a run's error contains `code`.
 
-    `retryable` holds for a request that no byte of an answer has come to.
+    `retryable` applies to a request for which no byte of an answer has arrived.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The one translation of what goes wrong at Anthropic into our failures. No header and no key ever passes through."""
+"""Translation of Anthropic's errors into our failures. The result never contains a header or a key."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _PROVIDER_MESSAGE_CHARACTERS_MAX = 300
 _RETRY_AFTER_SECONDS_MAX = 24 * 3600
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-# Anything that looks like a credential, ours included, in a text that others wrote.
+# Matches anything that looks like a credential, including ours, in text from others.
 _KEY_LIKE = re.compile(r"(sk-|rsk_|Bearer\s+)\S+|[A-Za-z0-9_+/=-]{40,}", re.IGNORECASE)
 
 _BY_ERROR_CODE: dict[str, Diagnosis] = {
@@ -29,8 +29,8 @@ _BY_ERROR_CODE: dict[str, Diagnosis] = {
     "ip_not_in_allowed_range": d.IP_NOT_ALLOWED,
     "request_body_too_large_after_decoding": d.TOO_LARGE,
 }
-# Statuses whose type says no more than the status, and those where a text tells cases apart: (how it begins or
-# what it holds, what it means). Texts are compared in lower case, and only where Anthropic gives no code.
+# Statuses whose type adds nothing to the status. `_BY_TEXT` distinguishes cases by text: (how it begins or
+# what it contains, what it means). Texts are compared in lower case, and only where Anthropic gives no code.
 _BY_STATUS: dict[int, Diagnosis] = {
     400: d.REQUEST_REJECTED,
     401: d.KEY_REJECTED,
@@ -83,12 +83,12 @@ _BY_TEXT: dict[Diagnosis, tuple[tuple[str, Diagnosis], ...]] = {
         ("prompt is too long", d.PROMPT_TOO_LONG),
     ),
 }
-# Where Anthropic's own words tell more than ours: what is wrong with the request, when access resumes.
+# Where Anthropic's own text is more precise: what is wrong with the request, when access resumes.
 _QUOTED = (d.REQUEST_REJECTED, d.SPEND_LIMIT_REACHED, d.WORKSPACE_LIMIT_REACHED, d.NO_PERMISSION, d.MODEL_NOT_AVAILABLE)
 
 
 def diagnose(*, status: int, error: Mapping[str, Any]) -> Diagnosis:
-    """Decide what an error answer means: by its code, else by status or type, then by text where there is no code."""
+    """Determine what an error answer means: by its code, else by status or type, then by text if there is no code."""
     details = error.get("details")
     code = str(details.get("error_code")) if isinstance(details, Mapping) else ""
     if code in _BY_ERROR_CODE:
@@ -106,7 +106,7 @@ def failure_of_answer(*, status: int, body: bytes, headers: Mapping[str, str]) -
     document = parse_object(body)
     error = error_of(document)
     if error is None and status not in (401, 403, 429) and status < 500 and not 300 <= status < 400:
-        # What is called a success may be an answer that was made and billed.
+        # A status of success may mean that the answer was generated and billed.
         return make_failure(d.NOT_THE_API, status=status, maybe_billed=status < 300)
     found = diagnose(status=status, error=error or {})
     return make_failure(
@@ -115,13 +115,13 @@ def failure_of_answer(*, status: int, body: bytes, headers: Mapping[str, str]) -
         error=error or {},
         request_id=request_id_of(headers),
         retry_after_seconds=_retry_after_of(headers),
-        # A gateway's time-out may hide an answer that was made and billed.
+        # After a gateway's time-out, the answer may still have been generated and billed.
         maybe_billed=found in (d.SERVER_TIMEOUT, d.CLIENT_CLOSED),
     )
 
 
 def failure_of_transport(error: Exception) -> ProviderFailure:
-    """Translate a connection that failed before any answer was seen."""
+    """Translate a connection that failed before any answer arrived."""
     cause = error if isinstance(error, httpx2.HTTPError) else error.__cause__
     match cause:
         case AddressRefused():
@@ -143,7 +143,7 @@ def failure_of_transport(error: Exception) -> ProviderFailure:
 def make_failure(
     diagnosis: Diagnosis, *, error: Mapping[str, Any] | None = None, provider_code: str = "", **facts: Any
 ) -> ProviderFailure:
-    """Build a failure from our sentences, with Anthropic's own words where they tell more."""
+    """Build a failure from our own text, with Anthropic's text where it is more precise."""
     error = error or {}
     details = error.get("details")
     code = str(details.get("error_code") or "") if isinstance(details, Mapping) else ""
@@ -163,7 +163,7 @@ def make_failure(
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:
-    """Parse a JSON object; what is none is read as an empty one."""
+    """Parse a JSON object. Anything else gives an empty one."""
     try:
         found = read_storable(text)
     except (ValueError, RecursionError):
@@ -172,7 +172,7 @@ def parse_object(text: bytes | str) -> dict[str, Any]:
 
 
 def error_of(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Find the error inside an error document, or None if it is no such document."""
+    """Return the error in an error document, or None if it is no such document."""
     error = document.get("error")
     return error if isinstance(error, dict) else None
 
@@ -191,7 +191,7 @@ def _retry_after_of(headers: Mapping[str, str]) -> float | None:
 
 
 def _quote(said: object) -> str:
-    """Make a text that others wrote fit to show: one line, short, and without anything like a key."""
+    """Make text from others safe to show: one line, short, and without anything like a key."""
     if not isinstance(said, str):
         return ""
     printable = "".join(character if character.isprintable() else " " for character in said)

@@ -1,8 +1,8 @@
 """
-Server-sent events, read in time and memory that grow no faster than the answer.
+Server-sent events, read in time and memory proportional to the size of the answer.
 
-The SDK's reader joins an unfinished line to all that came before at every piece, so a line of some megabytes would keep
-a worker busy for minutes. https://html.spec.whatwg.org/multipage/server-sent-events.html
+The SDK's reader joins an unfinished line with every new piece, so a line of some megabytes would occupy
+a worker for minutes. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from codecs import BOM_UTF8
@@ -17,7 +17,7 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """
     Read events, each as its name and data.
 
-    :raises AnswerRefused: if an event is larger than any that there is
+    :raises AnswerRefused: if an event exceeds the size limit
     """
     reader = EventReader()
     for chunk in chunks:
@@ -26,7 +26,7 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
 
 class EventReader:
-    """Reads events from bytes as they come, in pieces of any size."""
+    """Reads events from bytes as they arrive, in pieces of any size."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -39,9 +39,9 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[tuple[str, str]]:
         """
-        Take the next piece, and give the events that it completes.
+        Process the next piece, and return the events that it completes.
 
-        :raises AnswerRefused: if an event is larger than any that there is
+        :raises AnswerRefused: if an event exceeds the size limit
         """
         for line in self._lines(chunk):
             if not line:
@@ -59,10 +59,10 @@ class EventReader:
 
     def close(self) -> Iterator[tuple[str, str]]:
         """
-        Give the event that no empty line has ended, after the last piece.
+        Return the last event, if no empty line has terminated it.
 
-        The specification leaves it out, because it may not be whole. It is kept, because a server that forgets the
-        last empty line has told in this event what the call used. Half of one is no JSON, and says nothing.
+        The specification drops it, because it may be incomplete. It is kept here, because a server that omits the
+        last empty line reports the call's usage in this event. An incomplete event is not valid JSON and is ignored.
         """
         yield from self.feed(b"\n")
         yield from self._event()
@@ -73,9 +73,9 @@ class EventReader:
         self._name, self._data, self._size = "", [], 0
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        """Cut at the ends of lines, which are a line feed, a carriage return, or both."""
+        """Split into lines, which end with a line feed, a carriage return, or both."""
         if self._after_return and chunk:
-            # The return that came last has ended its line; this is the other half of that end.
+            # The previous carriage return has ended its line. This is the second half of that line ending.
             chunk = chunk.removeprefix(b"\n")
             self._after_return = False
         if b"\r" in chunk:

@@ -1,5 +1,5 @@
 """
-What a request of the Messages API asks for beyond tokens, and what that costs.
+What a request of the Messages API uses besides tokens, and what that costs.
 
 Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents-and-tools/tool-use/overview
 """
@@ -15,18 +15,18 @@ from catalog.providers import PROVIDERS
 from integrations.providers.anthropic.server_tools import KNOWN_TOOLS
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
-# An advisor is paid by the tokens of its model, every other known tool by those of the call or by its searches.
+# An advisor is paid by its model's tokens, every other known tool by the call's tokens or by its searches.
 _ADVISOR = re.compile(r"advisor_\d{8}")
 
 
 def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]) -> str:
     """
-    Name a feature that a request asks for and that has no price, or nothing.
+    Return the name of a requested feature that has no price, or an empty text.
 
-    :param tools: those that the request declares, as `server_tools.tools_of` lists them
+    :param tools: the tools that the request declares, as listed by `server_tools.tools_of`
     """
     for name in sorted(body.keys() - KNOWN_FIELDS):
-        # Models that are named are judged each by itself. Those that the provider would choose cannot be.
+        # Named models are checked individually. Models chosen by the provider cannot be.
         if name == "fallbacks" and isinstance(body[name], list):
             continue
         return name
@@ -40,9 +40,9 @@ def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]
 
 def highest_factor(body: Mapping[str, Any]) -> Fraction:
     """
-    Tell by how much the prices of tokens may be multiplied, at the most, by what serves a request.
+    Return an upper bound of the factor on token prices, given what may serve a request.
 
-    A request that names no region is served where its workspace says. One that asks for speed may be served without.
+    A request without a region is served where its workspace says. A request for speed may be served without it.
     """
     return _factor(
         region=_known("inference_geo", body.get("inference_geo")),
@@ -51,7 +51,7 @@ def highest_factor(body: Mapping[str, Any]) -> Fraction:
 
 
 def _known(name: str, asked: object) -> str | None:
-    """Give what is asked for if its factor is known. Nothing, and what is not known, may be served as the dearest."""
+    """Return the requested value if its factor is known. Anything else may be served at the highest factor."""
     return asked if isinstance(asked, str) and asked in PROVIDERS["claude"].price_factors[name] else None
 
 

@@ -1,5 +1,5 @@
 """
-Images: checked when a run is admitted, and made ready for Anthropic just before the call.
+Images: checked when a run is admitted, and prepared for Anthropic just before the call.
 
 Source of the limits: https://platform.claude.com/docs/en/build-with-claude/vision
 """
@@ -36,7 +36,7 @@ _DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+/-]*)(?:;[a-z0-9=._-]+)*;base64,
 
 
 class ImagesNotSupported(RenseiError):
-    """The model cannot see."""
+    """The model does not support images."""
 
     code = "IMAGES_NOT_SUPPORTED"
     status = 422
@@ -45,7 +45,7 @@ class ImagesNotSupported(RenseiError):
 
 
 class InvalidImage(RenseiError):
-    """An image that Anthropic would refuse, and that we cannot mend."""
+    """An image that Anthropic would refuse, and that cannot be converted."""
 
     code = "INVALID_IMAGE"
     status = 422
@@ -55,7 +55,7 @@ class InvalidImage(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What the content of an image says it is, whatever its sender says."""
+    """An image's format and size according to its content, regardless of what its sender states."""
 
     data: bytes
     media_type: str
@@ -65,9 +65,9 @@ class Picture:
 
 def check_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None:
     """
-    Check all images that are here, and the form of those that are elsewhere. It makes no call.
+    Check all images that are in the request, and the form of those given by address. It makes no call.
 
-    :raises ImagesNotSupported: if the model takes none
+    :raises ImagesNotSupported: if the model does not support images
     :raises InvalidImage: with the number of the image, and the reason
     """
     blocks = list(_image_blocks(messages))
@@ -91,9 +91,9 @@ def prepare_images(
     messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
 ) -> list[dict[str, Any]]:
     """
-    Return the messages with every image as Anthropic takes it: fetched, of its true type, small enough, base64.
+    Return the messages with every image in an accepted form: fetched, with its true type, small enough, base64.
 
-    Each server has its time, and there may be hundreds of them, so all together have what is left of the run's.
+    There may be hundreds of servers, each with its own time limit, so the run's remaining time limits all together.
 
     :raises InvalidImage: with the number of the image, and the reason
     :raises Interrupted: if no time is left
@@ -122,7 +122,7 @@ def prepare_images(
 
 
 def _image_blocks(content: Any) -> Iterator[dict[str, Any]]:
-    """Walk the images of messages or content blocks, those inside tool results included, in their order."""
+    """Walk the images of messages or content blocks in order, including those inside tool results."""
     for block in content if isinstance(content, list) else []:
         if isinstance(block, dict):
             if block.get("type") == "image":
@@ -140,7 +140,7 @@ def _check_number(number: int, *, entry: CatalogEntry) -> None:
 
 
 def _inline_data(block: dict[str, Any], *, number: int) -> bytes | None:
-    """Decode an image that came with the request, or return None if it has an address instead."""
+    """Decode an image contained in the request, or return None if it has an address instead."""
     source = block.get("source")
     kind = source.get("type") if isinstance(source, dict) else None
     if isinstance(source, dict) and kind == "base64" and isinstance(source.get("data"), str):
@@ -160,7 +160,7 @@ def _inline_data(block: dict[str, Any], *, number: int) -> bytes | None:
 
 def _decode(text: str, *, number: int) -> bytes:
     try:
-        # Without white space, and without a text for each piece between it.
+        # White space is removed without creating a string for each piece.
         return base64.b64decode(text.encode("ascii").translate(None, _WHITE_SPACE), validate=True)
     except (binascii.Error, ValueError):
         raise _invalid(number, "its data is not valid base64.") from None
@@ -176,7 +176,7 @@ def _fetch(url: str, *, number: int, seconds_max: float) -> bytes:
 
 
 def _read(data: bytes, *, number: int) -> Picture:
-    """Find out what an image is, by its content, without unpacking it."""
+    """Determine an image's format and size from its content, without decoding it."""
     if not data:
         raise _invalid(number, "it is empty.")
     try:
@@ -195,7 +195,7 @@ def _read(data: bytes, *, number: int) -> Picture:
 
 
 def _made_to_fit(picture: Picture, unpacker: Unpacker, *, side_max: int, number: int, seconds_left: float) -> Picture:
-    """Scale an image down if Anthropic would refuse it as it is. Unpack it in any case, to see that it is whole."""
+    """Scale an image down if Anthropic would refuse it as it is. Decode it always, to check that it is complete."""
     try:
         fitted = unpacker.fit(picture.data, side_max=side_max, seconds_left=seconds_left)
     except PictureRefused as refused:

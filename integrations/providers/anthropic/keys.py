@@ -1,4 +1,4 @@
-"""The kinds of keys that Anthropic gives out, and which of them a server may hold."""
+"""The kinds of keys that Anthropic issues, and which of them a server may store."""
 
 import re
 
@@ -9,7 +9,7 @@ from rensei.core.secret import Secret
 _KEYS_PAGE = "https://platform.claude.com/settings/keys"
 _CHARACTERS_MAX = 512
 _API_KEY = re.compile(r"sk-ant-api\d\d-[A-Za-z0-9_-]{20,}")
-# Where the kinds are told apart: https://platform.claude.com/docs/en/manage-claude/authentication
+# Source for the kinds: https://platform.claude.com/docs/en/manage-claude/authentication
 _REFUSED_KINDS = (
     (
         re.compile(r"sk-ant-admin"),
@@ -49,12 +49,12 @@ _REFUSED_KINDS = (
 
 def check_key(key: Secret, *, base_url: str = "") -> None:
     """
-    Check the form of a pasted key, without the network. No message repeats any of it.
+    Check the format of a pasted key, without network access. No message repeats any part of it.
 
-    At an address of the organization's own, a gateway may have keys of any form.
+    At an organization's own address, a gateway may use keys of any format.
 
     :raises KeyKindRefused: if it is a key of another kind
-    :raises FieldError: if it is no key at all
+    :raises FieldError: if it is not a key
     """
     text = key.reveal()
     if not text.strip():

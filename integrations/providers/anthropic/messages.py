@@ -1,5 +1,5 @@
 """
-A request in the shape of Anthropic's Messages API. Everything here is pure, and decided by a model's capabilities.
+A request for Anthropic's Messages API. Everything here is pure, and depends on a model's capabilities.
 
 Source: https://platform.claude.com/docs/en/api/messages and …/build-with-claude/effort
 """
@@ -23,7 +23,7 @@ MAX_TOKENS_DEFAULT = 16_384
 
 
 class ContextWindowExceeded(RenseiError):
-    """The prompt does not fit into the context window."""
+    """The prompt is longer than the context window."""
 
     code = "CONTEXT_WINDOW_EXCEEDED"
     status = 422
@@ -32,7 +32,7 @@ class ContextWindowExceeded(RenseiError):
         "The prompt has {counted} {input}{beside}, but the context window is {window}. "
         "Shorten the prompt, raise contextWindow, or choose a model with a larger window."
     )
-    # It begins as the provider's own sentence does, which makes Claude Code compact the conversation.
+    # It begins with the provider's own sentence, which causes Claude Code to compact the conversation.
     gateway_message = (
         "prompt is too long: {input_tokens} tokens > {maximum} maximum. Shorten the prompt, raise the profile's "
         "context window, or choose a model with a larger one."
@@ -41,7 +41,7 @@ class ContextWindowExceeded(RenseiError):
 
 def check_last_turn(messages: Sequence[Mapping[str, Any]], *, entry: CatalogEntry) -> None:
     """
-    Check that the conversation ends as the model takes it: newer ones do not continue an answer begun for them.
+    Check that the model accepts the last turn: newer models do not continue a prefilled answer.
 
     :raises FieldError: with a pointer to the last message
     """
@@ -56,8 +56,8 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     """
     Build the parameters of the Messages API.
 
-    :raises EffortNotSupported: if the model has no such level
-    :raises ContextWindowExceeded: if the prompt cannot fit, however it is counted
+    :raises EffortNotSupported: if the model does not have this level
+    :raises ContextWindowExceeded: if the prompt exceeds the context window by any count
     :raises FieldError: if the caller's own numbers do not fit the model
     """
     params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
@@ -90,7 +90,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
 
 def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
     """
-    Fit max tokens into what an exactly counted prompt leaves of the context window.
+    Limit max tokens to what an exactly counted prompt leaves of the context window.
 
     :raises ContextWindowExceeded: if it leaves too little
     """
@@ -98,7 +98,7 @@ def fit(params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: 
 
 
 def _effort_to_use(effort: str | None, *, entry: CatalogEntry) -> str | None:
-    """The effort that was asked for, else medium where the model offers it, else none."""
+    """The requested effort, else medium where the model offers it, else none."""
     check_effort(entry, effort)
     return effort or (Effort.MEDIUM.value if Effort.MEDIUM.value in entry.effort_levels else None)
 
@@ -107,10 +107,10 @@ def _effort_of(
     request: ModelRequest, effort: str | None, *, entry: CatalogEntry, left: int | None
 ) -> tuple[dict[str, Any], str]:
     """
-    Say an effort in the model's words. One that the caller did not ask for gives way to what the caller did ask for.
+    Convert an effort to the model's parameters. An effort not set by the caller yields to what the caller set.
 
-    :param left: what the prompt leaves of the context window, or None if that is not known
-    :raises FieldError: if the caller asks for thinking, and for an answer to be continued
+    :param left: what the prompt leaves of the context window, or None if that is unknown
+    :raises FieldError: if the caller requests both thinking and the continuation of a prefilled answer
     """
     if not request.effort_is_asked:
         limits = [
@@ -132,9 +132,9 @@ def _effort_of(
 
 def _max_tokens(request: ModelRequest, *, budget: int, entry: CatalogEntry) -> int:
     """
-    Choose max tokens: what was asked for, with what thinking may use on top; or the default, thinking included.
+    Choose max tokens: the requested number plus the thinking budget; or the default, thinking included.
 
-    Nothing is put on top of a caller's own number for an effort that the caller did not ask for.
+    Nothing is added to a caller's own number for an effort that the caller did not request.
     """
     limit, requested = entry.max_output_tokens, request.max_tokens
     if requested is not None and requested < 0:
@@ -180,7 +180,7 @@ def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counte
 
 
 def too_long(*, input_tokens: int, window: int, counted: str, budget: int = 0) -> ContextWindowExceeded:
-    """Say that a prompt does not fit, with both numbers, and what else has to fit beside it."""
+    """Build the refusal of a prompt that is too long, with both numbers, and the budget that must also fit."""
     beside = ""
     if budget:
         beside = f", and {budget + ANSWER_TOKENS_MIN} are kept for thinking and the answer"

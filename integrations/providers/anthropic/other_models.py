@@ -1,5 +1,5 @@
 """
-Models that a request lets the provider run besides the one that it asks: fallbacks, and tools that consult a model.
+Models that the provider may run for a request besides the requested one: fallbacks, and tools that consult a model.
 
 Sources: the types `BetaFallbackParam` and `BetaAdvisorTool20260301Param` of the `anthropic` SDK.
 """
@@ -20,8 +20,8 @@ class OtherModel:
     """
     A model that a request names besides its own.
 
-    One that is `consulted` is run beside the answer, at most `uses` times; any other may answer instead. `max_tokens`
-    is the most of each of its answers, where the request says so.
+    A `consulted` model runs in addition to the answering one, at most `uses` times; any other may answer instead.
+    `max_tokens` limits each of its answers, where the request sets it.
     """
 
     model_id: str
@@ -36,7 +36,7 @@ def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
     """
     List the other models that a request names.
 
-    :raises FieldError: if they are more than any request needs, as each is judged by itself, or if one has no name
+    :raises FieldError: if there are more than the limit, as each is checked individually, or if one has no name
     """
     fallbacks = body.get("fallbacks")
     instead: list[tuple[Place, Any]] = []

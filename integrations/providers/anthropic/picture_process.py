@@ -1,8 +1,8 @@
 """
-Unpacks pictures, in a process of its own: a few bytes can unpack to gigabytes, and a decoder can crash.
+Decodes pictures in a separate process: a few bytes can expand to gigabytes, and a decoder can crash.
 
-`pictures.py` starts this file by its path, without the rest of Rensei, and asks for one picture after the other. The
-process ends with its input.
+`pictures.py` starts this file by its path, without the rest of Rensei, and sends one picture after the other. The
+process exits at the end of its input.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from typing import BinaryIO
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
-# What Anthropic takes. https://platform.claude.com/docs/en/build-with-claude/vision
+# Anthropic's limit. https://platform.claude.com/docs/en/build-with-claude/vision
 ENCODED_BYTES_MAX = 10_000_000
-# Of a request: the picture's size in bytes, the most pixels of a side, the most memory in bytes.
+# A request: the picture's size in bytes, the maximum pixels of a side, the maximum memory in bytes.
 REQUEST = struct.Struct("!IIQ")
-# Of a reply: what became of the picture, its format, its sides, the size of what follows.
+# A reply: the result, the picture's format, its sides, the size of the data that follows.
 REPLY = struct.Struct("!c4sIII")
 KEPT, SCALED, DAMAGED, TOO_LARGE = b"K", b"S", b"D", b"L"
-# What Pillow raises where a picture is broken, or larger than the memory.
+# What Pillow raises for a picture that is damaged, or needs more than the memory limit.
 FAULTS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError, MemoryError)
 _SIDE_PIXELS_MIN = 200
 
@@ -31,7 +31,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def encoded_bytes(data: bytes) -> int:
-    """Tell how long the base64 of so many bytes is."""
+    """Return the length of the base64 of so many bytes."""
     return (len(data) + 2) // 3 * 4
 
 
@@ -50,17 +50,17 @@ def _answer(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def _fit(data: bytes, *, side_max: int) -> tuple[bytes, str, tuple[int, int], bytes]:
-    """Scale a picture down if Anthropic would refuse it as it is. Unpack it in any case, to see that it is whole."""
+    """Scale a picture down if Anthropic would refuse it as it is. Decode it always, to check that it is complete."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if max(image.size) <= side_max and encoded_bytes(data) <= ENCODED_BYTES_MAX:
             image.load()
             return KEPT, "", image.size, b""
         kind = "JPEG" if image.format == "JPEG" else "PNG"
-        # A photograph is made smaller while it is unpacked.
+        # A JPEG is scaled down while it is decoded.
         image.draft(None, (side_max, side_max))
         side = min(side_max, max(image.size))
         while side >= _SIDE_PIXELS_MIN:
-            # In its place, so that the large one is not kept beside it.
+            # In place, so that the large picture is not kept in memory too.
             image.thumbnail((side, side))
             upright = ImageOps.exif_transpose(image)
             fitted = _encode(upright, kind)

@@ -1,4 +1,4 @@
-"""Has pictures unpacked by `picture_process.py`, one at a time in each worker, with a bound on memory and time."""
+"""Has pictures decoded by `picture_process.py`, one at a time in each worker, with limits on memory and time."""
 
 import contextlib
 import subprocess
@@ -32,9 +32,9 @@ _one_at_a_time = threading.Lock()
 
 def _read(replies: IO[bytes], size: int) -> bytes:
     """
-    Read a part of a reply. What writes it has read the picture, and may do what that says.
+    Read a part of a reply. The picture may have taken over the process, so its sizes are not trusted.
 
-    :raises EOFError: if it does not come, or is larger than any that there is
+    :raises EOFError: if the part is incomplete, or exceeds the size limit
     """
     if size > ENCODED_BYTES_MAX or len(found := replies.read(size)) != size:
         raise EOFError
@@ -42,12 +42,12 @@ def _read(replies: IO[bytes], size: int) -> bytes:
 
 
 class PictureRefused(Exception):
-    """A picture cannot be made ready. The text says why."""
+    """A picture cannot be prepared. The text states the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A picture that was made smaller. `kind` is Pillow's name of its format."""
+    """A picture that was scaled down. `kind` is Pillow's name of its format."""
 
     data: bytes
     kind: str
@@ -57,9 +57,9 @@ class Fitted:
 
 class Unpacker:
     """
-    A process that unpacks the pictures of one run. It is started at the first, and anew after one that it died of.
+    A process that decodes the pictures of one run. It starts with the first picture, and again after a crash.
 
-    No other run's pictures are ever in its memory.
+    Its memory never holds pictures of another run.
     """
 
     def __init__(self) -> None:
@@ -75,10 +75,10 @@ class Unpacker:
 
     def fit(self, data: bytes, *, side_max: int, seconds_left: float) -> Fitted | None:
         """
-        Unpack a picture, and scale it down if it is too large. None means that it is whole and fits as it is.
+        Decode a picture, and scale it down if it is too large. None means that it is complete and fits as it is.
 
-        :raises PictureRefused: if it is damaged, or its process died of it, whatever the cause
-        :raises Interrupted: if the time is over before its turn comes
+        :raises PictureRefused: if it is damaged, or its process ended for any reason
+        :raises Interrupted: if the time is over before decoding starts
         """
         if not _one_at_a_time.acquire(timeout=max(0.0, seconds_left)):
             raise Interrupted
@@ -112,7 +112,7 @@ class Unpacker:
         raise PictureRefused("its content is damaged or cut short.")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Without our environment, which holds secrets, and without our folder.
+        # Without our environment, which holds secrets, and outside our folder.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-I", str(_PROGRAM)],
             stdin=subprocess.PIPE,

@@ -1,5 +1,5 @@
 """
-The gateway's bytes, to Anthropic and back: as they are, but for whose key signs them.
+The gateway's bytes, to Anthropic and back, unchanged except for the key that signs them.
 
 Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-claude/streaming
 """
@@ -31,27 +31,27 @@ from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, Credential, ProviderFailure
 from rensei.core.usage import Usage, UsagePart, total
 
-# Of the caller's headers these say which dialect is spoken, and all others are the caller's own affair.
+# Of the caller's headers, only those that define the protocol are forwarded.
 _FORWARDED_PREFIX = "anthropic-"
 _FORWARDED = frozenset({"content-type", "user-agent"})
-# Whose workspace pays is ours to say.
+# Rensei decides which workspace pays.
 _KEPT_BACK = frozenset({"anthropic-workspace-id"})
-# What a caller is told besides the headers of Anthropic's own. All others are of the hop, or of other hosts' making.
+# The headers returned to a caller besides Anthropic's own. All others belong to the connection or to other hosts.
 _PASSED = frozenset(
     {b"content-type", b"content-encoding", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry"}
 )
 _PASSED_PREFIX = b"anthropic-"
-# A browser that is led here makes nothing else of an answer than what it is called, and keeps nothing.
+# A browser that opens this URL must not interpret the content as another type, nor store it.
 _OWN = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
-# What a provider says of the key that we sent is no matter between the caller and us.
+# An answer about Rensei's own key does not concern the caller.
 _ABOUT_OUR_KEY = frozenset({401, 407})
-# Headers that tell about the account whose key signed. Where that is the platform's, they are not the caller's.
+# Headers about the account of the signing key. If that is the platform's, they are not shown to the caller.
 _OF_THE_ACCOUNT = (
     b"anthropic-organization-id",
     b"anthropic-workspace-id",
-    # What is left of its limits is what all others have used.
+    # What is left of its limits depends on the use of all organizations.
     b"anthropic-ratelimit-",
     b"anthropic-priority-",
     b"anthropic-fast-",
@@ -67,8 +67,8 @@ class Relay:
     """
     The connections of one server process to Anthropic.
 
-    Those to the default address are shared. An address of an organization's own has connections of its own, so that
-    nothing which an organization runs ever meets another one's call.
+    Those to the default address are shared. An organization's own address has separate connections, so that a server
+    run by an organization never affects another organization's call.
     """
 
     def __init__(self, *, idle_seconds: float) -> None:
@@ -81,10 +81,10 @@ class Relay:
         self, path: str, *, credential: Credential, headers: Mapping[str, str], body: bytes, attempt_id: str = ""
     ) -> aiohttp.ClientResponse:
         """
-        Send a request, and return the answer as soon as its head is there.
+        Send a request, and return the answer as soon as its headers arrive.
 
-        :param headers: what goes out besides the key, as `outgoing_headers` made it
-        :raises ProviderFailure: if there is no answer at all
+        :param headers: the outgoing headers besides the key, as built by `outgoing_headers`
+        :raises ProviderFailure: if there is no answer
         """
         key = credential.secret.reveal()
         if not key.isascii() or not key.isprintable() or " " in key:
@@ -103,7 +103,7 @@ class Relay:
         except BaseUrlRefused:
             raise make_failure(d.ADDRESS_REFUSED, sent=False) from None
         except (aiohttp.ClientError, outbound.AddressRefused, TimeoutError, OSError) as error:
-            # `from None`: what aiohttp raises holds the request, and with it the key.
+            # `from None`: aiohttp's exceptions contain the request, and with it the key.
             raise _failure_of_transport(error) from None
 
     async def close(self) -> None:
@@ -120,10 +120,10 @@ class Relay:
                 base_url, characters_max=_URL_CHARACTERS_MAX, org_slug=credential.org_slug, is_operators=shared
             )
             if _is_number(destination.host):
-                # A host that is an address is not resolved, so it is checked here.
+                # A host that is an IP address is not resolved, so it is checked here.
                 outbound.checked_addresses(destination)
             if len(self._sessions) >= _TENANTS_MAX:
-                # The one that was not used for longest. Calls under way on it are read to their end first.
+                # The least recently used one. Calls in progress on it are read to their end first.
                 _forget(self._sessions.pop(next(iter(self._sessions))))
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -143,10 +143,10 @@ class Relay:
 
 
 class Tap:
-    """Listens to an answer that goes by, for what it used and how it ended. It keeps no word of it."""
+    """Reads an answer as it passes, for its usage and how it ended. It stores none of its text."""
 
     def __init__(self, *, input_tokens_about: int, streams: bool, encoding: str = "") -> None:
-        """:raises ProviderFailure: if the answer is compressed in a way that cannot be read here"""
+        """:raises ProviderFailure: if the answer uses an unsupported compression"""
         try:
             self._decode = outbound.decoder(encoding, bytes_max=_MESSAGE_BYTES_MAX)
         except outbound.EncodingRefused:
@@ -157,7 +157,7 @@ class Tap:
         self._error: dict[str, Any] | None = None
 
     def take(self, chunk: bytes) -> None:
-        """:raises AnswerRefused: if it is larger than any that there is, or cannot be decompressed"""
+        """:raises AnswerRefused: if it exceeds the size limit, or cannot be decompressed"""
         if self._decode is not None:
             chunk = self._decode(chunk)
         if self._reader is None:
@@ -182,14 +182,14 @@ class Tap:
 
     @property
     def has_error(self) -> bool:
-        """Tell whether the provider itself said that something went wrong."""
+        """Return whether the provider itself reported an error."""
         return self._error is not None
 
     def answer(self, *, request_id: str) -> Answer:
         """
-        Tell what the whole answer came to.
+        Return the result of the whole answer.
 
-        :raises ProviderFailure: if it broke off, or ended with an error
+        :raises ProviderFailure: if it was cut off, or ended with an error
         """
         if self._reader is None:
             self._reply.take_message(parse_object(bytes(self._message)))
@@ -211,7 +211,7 @@ class Tap:
         )
 
     def broken(self, *, request_id: str) -> ProviderFailure:
-        """Build the failure of an answer that did not come to its end."""
+        """Build the failure of an answer that is incomplete."""
         return self._failed(d.STREAM_BROKEN, request_id=request_id)
 
     def _failed(
@@ -231,18 +231,18 @@ class Tap:
 
 
 def outgoing_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Choose of a caller's headers (names in lower case) those that go on to Anthropic. A key is never among them."""
+    """Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included."""
     chosen = {
         name: value
         for name, value in headers.items()
         if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK) or name in _FORWARDED
     }
-    # Every client of Anthropic's sends these. A person with curl is not asked to know them.
+    # Every Anthropic client sends these. A person with curl need not set them.
     return {"anthropic-version": API_VERSION, "content-type": _JSON, **chosen}
 
 
 def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> list[tuple[bytes, bytes]]:
-    """List of an answer's headers those that go on to the caller, with those that every answer has."""
+    """Select the answer's headers that are returned to the caller, and add those that every answer has."""
     return [
         (lower, value)
         for name, value in answer.raw_headers
@@ -252,21 +252,21 @@ def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> l
 
 
 def is_answer(answer: aiohttp.ClientResponse) -> bool:
-    """Tell whether it is what a call is made for, in one of the two forms that the API has."""
+    """Return whether it is a successful answer, in one of the API's two formats."""
     return answer.status == 200 and answer.content_type in {_JSON, _EVENTS}
 
 
 def is_refusal(answer: aiohttp.ClientResponse) -> bool:
-    """Tell whether it is an error that the caller may read as it is. A redirect would lead the caller's token away."""
+    """Return whether it is an error to pass on unchanged. A redirect would send the caller's API token elsewhere."""
     return 400 <= answer.status < 600 and answer.status not in _ABOUT_OUR_KEY and answer.content_type == _JSON
 
 
 async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
     """
-    Read an answer that comes at once when all of it is made.
+    Read an answer that is not streamed.
 
-    :raises aiohttp.ClientError, TimeoutError: if it does not come to its end
-    :raises outbound.AnswerRefused: if it is larger than any that there is
+    :raises aiohttp.ClientError, TimeoutError: if it is incomplete
+    :raises outbound.AnswerRefused: if it exceeds the size limit
     """
     body = bytearray()
     while chunk := await answer.content.readany():
@@ -278,7 +278,7 @@ async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
 
 
 async def read_count(answer: aiohttp.ClientResponse) -> bytes:
-    """:raises ProviderFailure: if an answer that costs nothing cannot be read to its end"""
+    """:raises ProviderFailure: if an answer that is free of charge cannot be read completely"""
     try:
         return await read_whole(answer)
     except (aiohttp.ClientError, outbound.AnswerRefused, TimeoutError, OSError) as error:
@@ -286,22 +286,22 @@ async def read_count(answer: aiohttp.ClientResponse) -> bytes:
 
 
 async def read_failure(answer: aiohttp.ClientResponse) -> tuple[bytes, ProviderFailure]:
-    """Read an answer whose status is not 200: its bytes, and what they mean."""
+    """Read an answer whose status is not 200. Return its bytes and their meaning."""
     body = b""
     try:
         while len(body) < _ERROR_BYTES_MAX and (chunk := await answer.content.readany()):
             body += chunk
     except (aiohttp.ClientError, TimeoutError):
-        # What came is what there is; the status alone tells enough.
+        # The received part is used. The status alone is sufficient.
         answer.close()
     if not answer.content.at_eof():
-        # Nobody reads the rest, and its connection serves nobody else.
+        # The rest is not read, so the connection cannot be reused.
         answer.close()
     return body, failure_of_answer(status=answer.status, body=_decoded(answer, body), headers=answer.headers)
 
 
 def _decoded(answer: aiohttp.ClientResponse, body: bytes) -> bytes:
-    """Decompress the body of an error, to learn what it means. Without it the status alone tells enough."""
+    """Decompress the body of an error, to interpret it. Without the body, the status alone is sufficient."""
     try:
         decode = outbound.decoder(answer.headers.get("content-encoding", ""), bytes_max=_ERROR_BYTES_MAX)
         return decode(body) if decode is not None else body
@@ -314,7 +314,7 @@ def request_id(answer: aiohttp.ClientResponse) -> str:
 
 
 class _CheckedResolver(AbstractResolver):
-    """Gives the addresses of one host, all of which may be called, so that no connection goes elsewhere."""
+    """Returns the addresses of one host, all of which may be called, so that no connection goes elsewhere."""
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
@@ -339,7 +339,7 @@ class _CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _is_number(host: str) -> bool:
@@ -347,7 +347,7 @@ def _is_number(host: str) -> bool:
 
 
 def _failure_of_transport(error: Exception) -> ProviderFailure:
-    """Translate a call that got no answer."""
+    """Translate a call that received no answer."""
     match error:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             return make_failure(d.UNREACHABLE, sent=False)
@@ -365,5 +365,5 @@ def _forget(session: aiohttp.ClientSession) -> None:
     task.add_done_callback(_closing.discard)
 
 
-# A task that nobody refers to may be collected before it has run.
+# A task without a reference may be garbage-collected before it has run.
 _closing: set[asyncio.Task[None]] = set()

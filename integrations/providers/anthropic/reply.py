@@ -1,5 +1,5 @@
 """
-An answer put together from the events of a stream, by a reader that trusts none of them.
+An answer assembled from the events of a stream, all of which are validated.
 
 Source of the events: https://platform.claude.com/docs/en/build-with-claude/streaming
 """
@@ -19,7 +19,7 @@ _TEXT_PARTS = {
 
 
 class Reply:
-    """What has come of an answer so far: its content, its usage, and whether the usage can be believed."""
+    """What has arrived of an answer so far: its content, its usage, and whether the usage is plausible."""
 
     def __init__(self, *, input_tokens_about: int, keeps_content: bool = True) -> None:
         self.stop_reason = ""
@@ -34,7 +34,7 @@ class Reply:
         self._usage = UsageReader()
 
     def take(self, event: dict[str, Any]) -> str:
-        """Add an event, and return the text that it brings. Kinds that we do not know are skipped."""
+        """Add an event, and return the text that it contains. Unknown kinds are skipped."""
         match event.get("type"):
             case "message_start":
                 if isinstance(message := event.get("message"), dict):
@@ -52,7 +52,7 @@ class Reply:
         return ""
 
     def take_message(self, message: dict[str, Any]) -> None:
-        """Take an answer that came whole."""
+        """Take an answer that was not streamed."""
         self._usage.take_model(message.get("model"))
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):
@@ -67,7 +67,7 @@ class Reply:
         return "".join(block.get("text", "") for block in self.content() if block.get("type") == "text")
 
     def content(self) -> list[dict[str, Any]]:
-        """Build the content blocks, in their order."""
+        """Return the content blocks in order."""
         blocks = []
         for index in sorted(self._blocks):
             block = dict(self._blocks[index])
@@ -81,7 +81,7 @@ class Reply:
 
     @property
     def has_usage(self) -> bool:
-        """Tell whether the provider has said how large the prompt was."""
+        """Return whether the provider has reported the size of the prompt."""
         return self._usage.knows_prompt and not self._usage.absurd
 
     @property
@@ -89,11 +89,11 @@ class Reply:
         return any(part.estimated for part in self.parts())
 
     def usage(self) -> Usage:
-        """Tell what was used, by all models together."""
+        """Return the usage of all models together."""
         return total(self.parts())
 
     def parts(self) -> tuple[UsagePart, ...]:
-        """Tell what each model used, that of the one that answered first."""
+        """Return the usage of each model. The answering model is the first."""
         refused = self.stop_reason == "refusal" and not self._blocks
         parts = self._usage.parts(
             input_tokens_about=self._input_tokens_about,
@@ -145,7 +145,7 @@ def _is_index(value: object) -> TypeGuard[int]:
 
 
 def _parse_input(text: str, *, otherwise: object) -> Any:
-    """Parse a tool's input, which is cut short where the answer was. What cannot be parsed is kept as it came."""
+    """Parse a tool's input, which is incomplete if the answer was cut off. What cannot be parsed stays text."""
     if not text:
         return otherwise if otherwise is not None else {}
     try:

@@ -1,5 +1,5 @@
 """
-Tools that Anthropic runs itself while it answers: each turn of theirs reads the prompt again, and what they have found.
+Tools that Anthropic runs while it answers: each of their turns reads the prompt and their results again.
 
 Sources: https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons (at most ten turns for a request),
 …/agents-and-tools/tool-use/web-search-tool, …/web-fetch-tool and …/build-with-claude/compaction
@@ -19,13 +19,13 @@ USES_MAX = 1000
 KNOWN_TOOLS = re.compile(
     r"(?:bash|text_editor|computer|memory|web_search|web_fetch)_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
 )
-# The caller runs these, so what they bring comes with the next request.
+# The caller runs these, so their results are part of the next request.
 _CLIENT_TOOLS = re.compile(r"custom|(?:bash|text_editor|computer|memory)_\d{8}")
 # `max_content_tokens` of a fetch is documented as approximate.
 _CONTENT_MARGIN = (5, 4)
 _CHANGES_TOOLS = ("tool_addition", "compaction")
 
-# The steps of a JSON pointer. A tool that a block defines is pointed to as this block.
+# The steps of a JSON pointer. For a tool defined by a block, it is the pointer of the block.
 Place = tuple[str | int, ...]
 
 
@@ -39,12 +39,12 @@ class Most:
 
 
 def tools_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the tools that a request declares, those that its messages define included."""
+    """List the tools that a request declares, including those defined in its messages."""
     return [tool for _, tool in placed_tools(params)]
 
 
 def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]]:
-    """List the tools that a request declares, those that its messages define included, each with its place."""
+    """List the tools that a request declares, including those defined in its messages, each with its place."""
     tools: list[tuple[Place, dict[str, Any]]] = [
         (("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))
     ]
@@ -61,9 +61,9 @@ def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]
 
 def check_limits(tools: Sequence[Mapping[str, Any]]) -> None:
     """
-    Check that a call that the platform pays for, or bills, can use its tools only so often.
+    Check that the use of tools is limited in a call that the platform pays for, or bills.
 
-    :raises FieldError: naming what to add
+    :raises FieldError: naming the missing limit
     """
     for index, tool in enumerate(tools):
         name = next((kind for kind in ("web_search", "web_fetch") if _kind_of(tool).startswith(f"{kind}_")), "")
@@ -87,10 +87,10 @@ def most_of_call(
     max_output_tokens: int | None,
 ) -> Most:
     """
-    Bound what is charged for a call, from a bound of its prompt.
+    Bound what is charged for a call, given a bound of its prompt.
 
-    Every later turn reads the prompt, what was written and what the tools have brought, up to the context window. A
-    turn that may summarize its context first reads it twice, and the summary is output beside that of the answer.
+    Every later turn reads the prompt, the output and the tools' results, up to the context window. A turn that may
+    summarize its context first reads it twice, and the summary is output in addition to the answer.
     """
     server_tools = [tool for tool in tools if not _CLIENT_TOOLS.fullmatch(_kind_of(tool))]
     turns, prompts = 1, prompt_tokens
@@ -107,7 +107,7 @@ def most_of_call(
 
 
 def _content_tokens(tool: Mapping[str, Any], *, window: int) -> int:
-    """What a tool may bring into the prompt. Found tools are declared in the request, so they are counted already."""
+    """Bound what a tool may add to the prompt. A tool search adds nothing: its tools are declared in the request."""
     kind = _kind_of(tool)
     if kind.startswith("tool_search_tool_"):
         return 0
@@ -139,7 +139,7 @@ def _kind_of(value: Mapping[str, Any]) -> str:
 
 
 def _definitions_in(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Walk the tool definitions within a block that changes tools."""
+    """Walk the tool definitions in a block that changes tools."""
     waiting: list[Any] = [block]
     while waiting:
         value = waiting.pop()

@@ -1,4 +1,4 @@
-"""One call to the Messages API, read as it comes."""
+"""One call to the Messages API, read as it arrives."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
 from rensei.core.usage import Usage, total
 
-# The longest answer there is has 128,000 tokens, and an event for every few of them.
+# The longest possible answer has 128,000 tokens, with an event for every few tokens.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
 class MessageStream:
     """
-    A call under way.
+    A call in progress.
 
-    Nothing is sent before it is iterated. Whatever ends the iteration closes the connection.
+    Nothing is sent before it is iterated. The connection is closed however the iteration ends.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class MessageStream:
         self._request_id = ""
 
     def close(self) -> None:
-        """Hang up, from any thread. The iteration ends at once."""
+        """Close the connection, from any thread. The iteration ends at once."""
         self._sockets.hang_up()
 
     def usage_so_far(self) -> Usage | None:
-        """Tell what was reported until now, its output estimated while it is not final, or None."""
+        """Return the usage reported so far, with its output estimated until it is final, or None."""
         return self._reply.usage() if self._reply.has_usage else None
 
     def __iter__(self) -> Iterator[StreamEvent]:
         try:
             yield from self._events()
         except ProviderFailure:
-            # What fails after we hung up ourselves is no failure of the provider.
+            # A failure after we closed the connection is not a failure of the provider.
             if not self._sockets.hung_up:
                 raise
 
@@ -65,7 +65,7 @@ class MessageStream:
             sockets=self._sockets,
         ) as connection:
             if self._params.get("max_tokens") == 0:
-                # A request that only fills the cache is not taken as a stream, and has no text.
+                # A request that only fills the cache cannot be streamed, and returns no text.
                 response = connection.post("/v1/messages", self._params)
                 self._request_id = request_id_of(response.headers)
                 self._reply.take_message(parse_object(response.content))
@@ -122,7 +122,7 @@ class MessageStream:
         return self._failed(d.STREAM_BROKEN, provider_code=type(error).__name__.lower() if error else "")
 
     def _failed(self, diagnosis: d.Diagnosis, **facts: Any) -> ProviderFailure:
-        """Build the failure of a stream that had begun: with what had come, and no second try once output was seen."""
+        """Build the failure of a stream that had begun, with what arrived. No retry after output has arrived."""
         return make_failure(
             diagnosis,
             status=200,

@@ -1,14 +1,14 @@
 """
-How many tokens a prompt has, without asking Anthropic: from below, and about right. `bounds` counts from above.
+The number of tokens in a prompt, without a call: a lower bound and an estimate. `bounds` has the upper bound.
 
-From below, because a refusal must never hit what would have fitted. Anthropic publishes no tokenizer of its current
-models. What is known of byte-pair tokenizers that split at words first is enough for a bound: no token reaches over
-white space into the next word, so there is at least one for each word; and the long tokens that exist are runs of one
-character, so a long word has at least one for every 16 bytes left when its runs are made one. The newest models count
-about 30 % more for the same text, never less. https://platform.claude.com/docs/en/build-with-claude/token-counting
+A lower bound, because a prompt that fits must never be refused. Anthropic publishes no tokenizer of its current
+models. Byte-pair tokenizers that first split at words give a bound: no token extends across white space, so each
+word has at least one. The long tokens that exist are runs of one character, so with each run reduced to one
+character, a long word has at least one for every 16 bytes. The newest models count about 30 % more for the same text,
+never less. https://platform.claude.com/docs/en/build-with-claude/token-counting
 
-What the API may leave out of the prompt counts nothing from below: thinking of earlier turns, tools that are loaded
-later, and the whole request where it asks for something that is not known here, such as clearing its own context.
+The lower bound excludes what the API may leave out of the prompt: thinking of earlier turns, tools loaded
+later, and the whole request where it uses an unknown feature, such as one that clears its own context.
 https://platform.claude.com/docs/en/build-with-claude/context-editing
 """
 
@@ -19,11 +19,11 @@ from enum import Enum
 from typing import Any
 
 _BYTES_PER_TOKEN_MAX = 16
-# English has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
+# English text has 3.5 to 4 bytes for each token on older models and about 3 on newer ones.
 _BYTES_PER_TOKEN_ABOUT = 3
 _TOKENS_PER_IMAGE_ABOUT = {False: 1568, True: 4784}
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
-# Fields that cost nothing but the tokens which they bring, all of which the request holds.
+# Fields that cost nothing except for tokens that the request itself holds.
 KNOWN_FIELDS = frozenset(
     {
         "model",
@@ -48,14 +48,14 @@ KNOWN_FIELDS = frozenset(
         "top_p",
     }
 )
-# Of these, what may take something out of the prompt.
+# The one of these that may remove parts of the prompt.
 _SHORTENS = "context_management"
-# Made once: `json.dumps` makes one for each call that has options.
+# Created once: `json.dumps` with options creates one for each call.
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class _Kind(Enum):
-    """How a part of a request is counted from below."""
+    """How a part of a request counts for the lower bound."""
 
     TEXT = "at least one token for each word"
     JSON = "at least one token for every 16 bytes, its runs made one"
@@ -68,7 +68,7 @@ _Part = tuple[_Kind, str]
 
 
 def tokens_at_least(params: Mapping[str, Any]) -> int:
-    """Count from below what a request's system prompt, tools and messages come to."""
+    """Return a lower bound for a request's system prompt, tools and messages."""
     if _SHORTENS in params or not params.keys() <= KNOWN_FIELDS:
         return 0
     count = 0
@@ -87,12 +87,12 @@ def tokens_at_least(params: Mapping[str, Any]) -> int:
 
 
 def tokens_about(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> int:
-    """Estimate what a request's system prompt, tools and messages come to."""
+    """Estimate the tokens of a request's system prompt, tools and messages."""
     return sum(tokens_about_by_part(params, high_resolution_vision=high_resolution_vision).values())
 
 
 def tokens_about_by_part(params: Mapping[str, Any], *, high_resolution_vision: bool = False) -> dict[str, int]:
-    """Estimate what a request's `tools`, `system` and `messages` come to, in the order in which they are cached."""
+    """Estimate the tokens of a request's `tools`, `system` and `messages`, in the order in which they are cached."""
     per_file = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
     return {
         name: sum(per_file if kind is _Kind.FILE else tokens_about_text(text) for kind, text in parts)
@@ -109,7 +109,7 @@ def tokens_about_bytes(size: int) -> int:
 
 
 def objects_in(values: object) -> list[dict[str, Any]]:
-    """List the objects of a list. What has no shape that there is counts nothing: the API refuses it."""
+    """List the objects of a list. Anything of another type counts nothing: the API refuses it."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 

@@ -1,7 +1,7 @@
 """
-What an answer says that it used, as parts: which model, how many tokens of each class, and what makes them dearer.
+The usage in an answer, as parts: the model, the tokens of each class, and the factors on their prices.
 
-The one place that knows the fields of `usage`. Source: the types `BetaUsage`, `BetaMessageDeltaUsage` and
+Only this module uses the fields of `usage`. Source: the types `BetaUsage`, `BetaMessageDeltaUsage` and
 `Beta…IterationUsage` of the `anthropic` SDK, and https://platform.claude.com/docs/en/about-claude/pricing
 """
 
@@ -15,13 +15,13 @@ from catalog.providers import PROVIDERS
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart, merged
 
-# Far above what any model takes or gives, and far below what would upset a ledger.
+# Far above what any model accepts or produces, and far below what would overflow a ledger.
 TOKENS_MAX = 20_000_000
 ITERATIONS_MAX = 10_000
 MODELS_MAX = 32
 MODEL_CHARACTERS_MAX = 128
 
-# Objects within `usage` whose members are counts. Their members are named `object.member` here.
+# Objects in `usage` whose members are counts. The members are named `object.member` here.
 _OBJECTS = ("cache_creation", "output_tokens_details", "server_tool_use")
 _COUNTED = frozenset(
     {
@@ -35,7 +35,7 @@ _COUNTED = frozenset(
         "server_tool_use.web_search_requests",
     }
 )
-# Fields that are known and cost nothing, with the reason.
+# Known fields that cost nothing, with the reason.
 _FREE = {
     "server_tool_use.web_fetch_requests": "a fetch costs the tokens that it brings, and nothing else",
     "fallback_credit": "tells whether a discount was given, and is not known to make anything dearer",
@@ -44,27 +44,27 @@ _FREE = {
     "iterations": "has a reader of its own",
 }
 _ONE = Fraction(1)
-# Those that are 1 are this one, so that no fraction is compared for them.
+# Every factor of 1 is this object, so that no fractions need to be compared.
 _FACTORS = {
     name: {value: _ONE if factor == _ONE else factor for value, factor in factors.items()}
     for name, factors in PROVIDERS["claude"].price_factors.items()
 }
-# Iterations whose tokens are in the counts of the answer, and such whose tokens are not.
+# Iterations whose tokens are in the counts of the answer, and iterations whose tokens are not.
 _INSIDE = frozenset({"message", "fallback_message"})
 _BESIDE = frozenset({"compaction", "advisor_message"})
 
 
 class UsageReader:
     """
-    Reads the reports of one answer, which come once or, in a stream, several times.
+    Reads the usage reports of one answer. There is one, or several in a stream.
 
-    Counts are cumulative, so each keeps the highest value that was reported.
+    Counts are cumulative, so the highest reported value of each is kept.
     """
 
     def __init__(self) -> None:
         self.model = ""
         self.absurd = False
-        # Something has no known price, so its charge is an upper bound.
+        # True if something has no known price, so that the charge is an upper bound.
         self.uncertain = False
         self._fell_back = False
         self._at_start: dict[str, int] = {}
@@ -81,17 +81,17 @@ class UsageReader:
 
     @property
     def knows_output(self) -> bool:
-        """Tell whether the output was counted. The count at the start of a stream is a placeholder."""
+        """Return whether the output was counted. The count at the start of a stream is a placeholder."""
         return "output_tokens" in self._since
 
     def take_model(self, model: object, *, fell_back: bool = False) -> None:
-        """Note which model answers, as the answer itself names it."""
+        """Record which model answers, as named by the answer itself."""
         if isinstance(model, str) and (name := _printable(model)):
             self.model = name
             self._fell_back |= fell_back
 
     def take(self, usage: object, *, at_start: bool) -> None:
-        """Take a report."""
+        """Process a usage report."""
         if not isinstance(usage, dict):
             return
         counts = self._at_start if at_start else self._since
@@ -104,9 +104,9 @@ class UsageReader:
 
     def parts(self, *, input_tokens_about: int, output_tokens_about: int, refused: bool) -> list[UsagePart]:
         """
-        Tell what each model used: as reported, and estimated where nothing, or nothing believable, was reported.
+        Return what each model used: as reported, or estimated where the report is missing or implausible.
 
-        The first part is that of the model that answered. A refusal before any output shows counts that are not billed:
+        The first part is the answering model's. A refusal before any output reports counts that are not billed:
         https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
         """
         factor = math.prod([each for each in self._factors.values() if each is not _ONE], start=_ONE)
@@ -135,7 +135,7 @@ class UsageReader:
                 model_id=model or self.model,
                 usage=_bounded(sum([guess] * self._absurd_beside.get(model, 0), start=_usage_of(counts))),
                 price_factor=factor,
-                # Whether another model was as fast is not said.
+                # Whether another model ran at the same speed is not reported.
                 estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", _ONE) is not _ONE),
                 samplings=self._samplings.get(model, 1),
             )
@@ -144,7 +144,7 @@ class UsageReader:
         return merged([answered, *(part for part in beside if part.usage != Usage())])
 
     def _own_counts(self) -> dict[str, int]:
-        """The counts of the answer. Where a fallback answered, those at the start were of the model that declined."""
+        """The counts of the answer. After a fallback, those at the start belonged to the model that declined."""
         if self._fell_back and "input_tokens" in self._since:
             return dict(self._since)
         counts = self._at_start | self._since
@@ -158,7 +158,7 @@ class UsageReader:
         if not isinstance(iterations, list) or len(iterations) > ITERATIONS_MAX:
             self._note_uncertain("usage_field", "iterations")
             return
-        # Lists are cumulative, so one that leaves some out says nothing of who answered in the end.
+        # Lists are cumulative, so an incomplete one does not show which model answered in the end.
         is_whole = len(iterations) >= self._iterations_told
         self._iterations_told = max(self._iterations_told, len(iterations))
         beside: dict[str, Counter[str]] = {}
@@ -176,10 +176,10 @@ class UsageReader:
                 samplings[model or self.model] += 1
                 continue
             if kind not in _BESIDE:
-                # It may be among the counts of the answer, or may not: at the most it is not.
+                # Its tokens may be in the counts of the answer. For an upper bound, they are assumed not to be.
                 self._note_uncertain("iteration_type", kind)
             if model not in self._beside and model not in beside and len(self._beside) + len(beside) >= MODELS_MAX:
-                # Each would have a line in the ledger.
+                # Each model would have its own ledger line.
                 self.uncertain, model = True, ""
             samplings[model] += 1
             found, is_believable = self._counts(iteration)
@@ -189,16 +189,16 @@ class UsageReader:
                 absurd[model] += 1
         for model, counts in beside.items():
             self.uncertain |= any(count > TOKENS_MAX for count in counts.values())
-            # A later report repeats the iterations of an earlier one, and may have left some out.
+            # A later report repeats the iterations of an earlier one, but may be incomplete.
             self._beside[model] = self._beside.get(model, Counter()) | counts
         self._absurd_beside = Counter(self._absurd_beside) | absurd
         self._samplings = Counter(self._samplings) | samplings
 
     def _counts(self, usage: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
         """
-        List the counts of a report by their names, those that are not known included, and note all else.
+        List the counts of a report by name, including unknown ones, and record all other fields.
 
-        Tell as well whether the counts that are known can be believed.
+        Also return whether the known counts are plausible.
         """
         counts: dict[str, int] = {}
         is_believable = True
@@ -213,7 +213,7 @@ class UsageReader:
             elif name not in _FREE:
                 note_unknown("usage_field", name)
                 if not value or name.startswith("output_tokens_details."):
-                    # There is nothing of it, or it is a part of the output, which is paid whole.
+                    # It is zero or empty, or a part of the output, which is charged in full.
                     continue
                 self.uncertain = True
                 if ("token" in name or "request" in name) and _is_count(value):
@@ -221,7 +221,7 @@ class UsageReader:
         return counts, is_believable
 
     def _take_factor(self, name: str, value: object) -> None:
-        """Note what makes the tokens dearer. What is not known is taken for the dearest that is."""
+        """Record a factor on the token prices. For an unknown value, the highest known factor is used."""
         if value is None:
             return
         factor = _FACTORS[name].get(value) if isinstance(value, str) else None
@@ -242,7 +242,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _flat(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Walk the fields of a report, those of its known objects by `object.member`."""
+    """Walk the fields of a report, with members of its known objects named `object.member`."""
     for name, value in usage.items():
         if name in _OBJECTS and isinstance(value, dict):
             for member, inner in value.items():
@@ -252,7 +252,7 @@ def _flat(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _usage_of(counts: Mapping[str, int]) -> Usage:
-    """Sort counts into the classes that have a price. One that is not known goes to the dearest that may be its own."""
+    """Sort counts into priced classes. An unknown count goes to the most expensive class that it may belong to."""
     five = counts.get("cache_creation.ephemeral_5m_input_tokens", 0)
     hour = counts.get("cache_creation.ephemeral_1h_input_tokens", 0)
     split = five + hour
@@ -267,7 +267,7 @@ def _usage_of(counts: Mapping[str, int]) -> Usage:
         input_tokens=counts.get("input_tokens", 0),
         output_tokens=output,
         cache_read_tokens=counts.get("cache_read_input_tokens", 0),
-        # What is not split by lifetime was written for the five minutes of the default, unless an hour was asked for.
+        # Tokens without a lifetime have the default of five minutes, unless an hour was requested.
         cache_write_5m_tokens=five + (0 if hour else rest),
         cache_write_1h_tokens=hour + (rest if hour else 0) + others.get("cache_write_1h_tokens", 0),
         thinking_tokens=min(counts.get("output_tokens_details.thinking_tokens", 0), output),
@@ -276,7 +276,7 @@ def _usage_of(counts: Mapping[str, int]) -> Usage:
 
 
 def _bounded(usage: Usage) -> Usage:
-    """Cut what many iterations, or many fields, add up to where it is beyond belief."""
+    """Limit sums of many iterations or fields to plausible values."""
     if max(vars(usage).values()) <= TOKENS_MAX:
         return usage
     return Usage(**{name: min(count, TOKENS_MAX) for name, count in usage.as_dict().items()})
