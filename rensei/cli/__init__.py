@@ -1,5 +1,5 @@
 """
-The `rensei` command: a guest that knows the server by its REST interface only.
+The `rensei` command, a client that uses the server by its REST interface only.
 
-It starts quickly because whatever is slow to load (HTTP, tables, the provider's SDK) is imported where it is used.
+It starts quickly because modules that load slowly (HTTP, tables, the provider's SDK) are imported where they are used.
 """

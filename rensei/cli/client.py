@@ -1,4 +1,4 @@
-"""The server, as this command sees it: JSON over HTTP, and refusals as problem documents."""
+"""A client of the server: JSON over HTTP, with refusals as problem documents."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,19 +16,19 @@ VERSION_HEADER = "Rensei-Version"
 TIMEOUT_SECONDS = 30.0
 # The server sends a comment every 15 s, so a stream that is silent for longer has broken.
 STREAM_SILENCE_SECONDS = 40.0
-# The server lets a caller prefer to wait a minute.
+# The most that the server accepts for `Prefer: wait` is a minute.
 ANSWER_SECONDS_MAX = 90.0
 RECONNECT_SECONDS_MAX = 60.0
 _PAGE_SIZE = 200
-# The longest id is that of a model.
+# The longest ids are those of models.
 _ID_CHARACTERS_MAX = 200
 
 
 def at(*parts: str) -> str:
     """
-    Join the parts of an address, so that an id stays one part of it: `../profiles/x` is no other address.
+    Join the segments of a path; each id stays one segment, so that `../profiles/x` does not name another path.
 
-    :raises Refused: if a part can be no id
+    :raises Refused: if a part cannot be an id
     """
     for part in parts:
         if not part.isprintable() or not 0 < len(part) <= _ID_CHARACTERS_MAX or part in (".", "..") or "/" in part:
@@ -40,7 +40,7 @@ class Client:
     """Calls one server with one token."""
 
     def __init__(self, *, url: str, token: str) -> None:
-        # httpx2 takes a third of a second to load, which `--help` and completion need not wait for.
+        # httpx2 takes a third of a second to load, which would delay `--help` and completion.
         import httpx2
 
         self.url = url
@@ -48,7 +48,7 @@ class Client:
         headers = {"Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        # A redirect would carry the token to wherever it leads, so none is followed.
+        # A redirect could send the token to another server, so none is followed.
         self._http = httpx2.Client(
             base_url=f"{url}/api/v1/", headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=False
         )
@@ -75,11 +75,11 @@ class Client:
         self.call("DELETE", path, query=query)
 
     def list(self, path: str, *, limit: int | None = None, **query: Any) -> dict[str, Any]:
-        """Fetch a list whole, or its first rows, in the shape of one page."""
+        """Fetch a whole list, or its first rows, in the shape of one page."""
         return self.pages(path, query, limit=limit)
 
     def pages(self, path: str, query: Mapping[str, Any], *, limit: int | None = None) -> dict[str, Any]:
-        """Do the same with a query whose names may be any."""
+        """Do the same with any names in the query."""
         rows: list[Any] = []
         query = {**query, "pageSize": min(limit or _PAGE_SIZE, _PAGE_SIZE)}
         while True:
@@ -87,7 +87,7 @@ class Client:
             if not isinstance(page, dict) or "results" not in page:
                 raise Refused("NOT_A_LIST", f"/{path} is no list, so it has no pages.", fix="Leave --paginate out.")
             rows += page["results"]
-            # Only the cursor is taken from the address of the next page: this server is the one to ask.
+            # Only the cursor is taken from the URL of the next page, so that all requests go to this server.
             cursor = parse_qs(urlsplit(page["next"] or "").query).get("cursor")
             if not cursor or (limit is not None and len(rows) >= limit):
                 return {**page, "next": None, "previous": None, "results": rows[:limit]}
@@ -104,7 +104,7 @@ class Client:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Any:
         """
-        Call one address.
+        Call one endpoint.
 
         :return: the JSON of the answer, None where there is none
         :raises Refused: if the server refuses, or does not answer
@@ -130,13 +130,13 @@ class Client:
         self, method: str, path: str, *, body: Any, query: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Iterator["httpx2.Response"]:
         """
-        Call one address, and give its answer before it has come whole.
+        Call one endpoint, and return its answer before it is complete.
 
         :raises Refused: if the server refuses, or does not answer
         """
         import httpx2
 
-        # An answer may be waited for as long as its caller prefers, and events have their own beat.
+        # The timeout allows for the wait that the caller prefers, or for the interval of an event stream's comments.
         timeout = httpx2.Timeout(TIMEOUT_SECONDS, read=ANSWER_SECONDS_MAX)
         try:
             with self._http.stream(
@@ -151,10 +151,10 @@ class Client:
 
     def events(self, run_id: str, *, deadline: float | None = None) -> Iterator[Event]:
         """
-        Follow a run until its end. A broken stream is taken up again where it ended.
+        Follow a run until its end. A broken stream is resumed after its last event.
 
         :param deadline: a time of `time.monotonic()`
-        :raises Refused: if the server refuses, stays away for a minute, or the deadline passes
+        :raises Refused: if the server refuses, is unreachable for a minute, or the deadline passes
         """
         import httpx2
 

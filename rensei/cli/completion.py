@@ -1,4 +1,4 @@
-"""Values that a shell offers after Tab, asked of the server. Where it takes longer than a second there are none."""
+"""Values that a shell offers after Tab, read from the server. If that takes longer than a second, there are none."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,7 +13,7 @@ Completer = Callable[[typer.Context, str], list[str]]
 
 
 def of_list(path: str, read: Callable[[dict[str, Any]], Iterable[str]], *, besides: tuple[str, ...] = ()) -> Completer:
-    """Offer what the rows of a list have, such as their ids."""
+    """Offer a value of each row of a list, such as its id."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         values = {*besides, *(value for row in _rows(ctx, path) for value in read(row))}
@@ -23,7 +23,7 @@ def of_list(path: str, read: Callable[[dict[str, Any]], Iterable[str]], *, besid
 
 
 def of_words(*words: str) -> Completer:
-    """Offer fixed words, in small letters where the person types small ones."""
+    """Offer fixed words, in lower case where the person types lower case."""
 
     def complete(incomplete: str) -> list[str]:
         offered = [word.lower() for word in words] if incomplete.islower() else words
@@ -45,7 +45,7 @@ members = of_list("members", lambda row: [row["email"]])
 def _rows(ctx: typer.Context, path: str) -> Iterator[dict[str, Any]]:
     session = Session(flags=_flags(ctx))
     if session.flags.token is not None:
-        # It would be read from the terminal, which the shell has.
+        # It would be read from the terminal, which the shell uses.
         return
     try:
         page = session.client.call("GET", path, query={"pageSize": 200}, timeout_seconds=_SECONDS_MAX)

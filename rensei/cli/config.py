@@ -1,4 +1,4 @@
-"""What this machine remembers: one context for each organization that somebody signed in to."""
+"""The configuration of this machine: one context for each organization with a sign-in."""
 
 import json
 import os
@@ -45,22 +45,22 @@ class Config:
         return None
 
     def with_current(self, context: Context) -> "Config":
-        """Put a context first, in place of an older one of the same server and organization."""
+        """Put a context first, and remove an older one of the same server and organization."""
         others = [one for one in self.contexts if (one.url, one.org) != (context.url, context.org)]
         return replace(self, contexts=(context, *others))
 
     def without(self, context: Context) -> "Config":
-        """Leave a sign-in out."""
+        """Return the configuration without a sign-in."""
         return replace(self, contexts=tuple(one for one in self.contexts if one != context))
 
 
 def token_of(context: Context) -> str:
-    """:raises TokenUnreadable: if the keyring of the system keeps it, and does not give it"""
+    """:raises TokenUnreadable: if the token is in the keyring of the system, which does not return it"""
     return context.token or tokens.fetch(url=context.url, org=context.org)
 
 
 def path() -> Path:
-    """Where the file is: `~/.config/rensei/config.json` on Linux."""
+    """The path of the file: `~/.config/rensei/config.json` on Linux."""
     import platformdirs
 
     return platformdirs.user_config_path("rensei") / "config.json"
@@ -70,7 +70,7 @@ def load() -> Config:
     """
     Read the file; without one there are no contexts.
 
-    :raises Refused: if it is not one of ours
+    :raises Refused: if it is not a configuration of this command
     """
     try:
         document = json.loads(path().read_text())
@@ -87,9 +87,9 @@ def load() -> Config:
 
 def save(config: Config) -> None:
     """
-    Put the tokens into the keyring of the system, and the rest into the file.
+    Write the tokens to the keyring of the system, and the rest to the file.
 
-    Where there is no keyring the tokens are in the file too, so it is whole and closed to others from its first moment.
+    Without a keyring the tokens are in the file too, so it is created complete and unreadable for other users.
     """
     stored = [asdict(_without_kept_token(context)) for context in config.contexts]
     place = path()

@@ -1,14 +1,14 @@
-"""Refusals, as people at a terminal meet them: a code, a sentence, and what to do."""
+"""Refusals as a terminal shows them: a code, a sentence, and what to do."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What `pip install rensei` leaves out is said where it is asked for.
+# A missing package, which `pip install rensei` omits, is reported where it is needed.
 ADD_ALL = "To add it: pip install 'rensei[full]', or with pipx: pipx install --force 'rensei[full]'"
 
 
 class Refused(Exception):
-    """Something was refused, by the server or by this machine. The command ends with exit code 1."""
+    """A refusal by the server or by this machine. The command ends with exit code 1."""
 
     def __init__(
         self, code: str, detail: str, *, fix: str = "", status: int = 0, problem: Mapping[str, Any] | None = None
@@ -22,7 +22,7 @@ class Refused(Exception):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the same request may succeed a little later: nobody answered, or the server is busy or starting."""
+        """Whether the same request may succeed a little later: no answer came, or the server is busy or starting."""
         return self.code == "SERVER_UNREACHABLE" or self.status == 429 or self.status >= 500
 
     @property
@@ -34,13 +34,13 @@ class Refused(Exception):
         """The refusal for people."""
         errors = self.document.get("errors") or []
         places = [f"  {error['pointer'] or '/'}: {error['detail']}" for error in errors]
-        # One wrong value is what the sentence is about, unless the sentence only points to the list.
+        # The sentence describes a single wrong value, unless it only refers to the list.
         shown = places if len(places) > 1 or (places and errors[0]["detail"] != self.detail) else []
         return [f"{self.code}: {self.detail}", *shown, *([self.fix] if self.fix else [])]
 
 
 class ServerSilent(Refused):
-    """The server cannot be reached, or hung up. Asking again later may help."""
+    """The server cannot be reached, or closed the connection. A later request may succeed."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class ServerSilent(Refused):
 
 
 def refusal_of_this_machine(fault: OSError | UnicodeError) -> Refused:
-    """Say in a sentence what this machine could not do: read a text, or write to a file, a disk or a terminal."""
+    """Describe what failed on this machine: reading a text, or writing to a file, a disk or a terminal."""
     if isinstance(fault, UnicodeError):
         return Refused(
             "INPUT_UNREADABLE",

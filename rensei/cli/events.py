@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One event: its number in the stream, its kind, and what it carries."""
+    """One event: its number in the stream, its kind, and its data."""
 
     id: str
     kind: str
@@ -20,7 +20,7 @@ class Event:
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Put lines together to events. A comment, which begins with a colon, only keeps the line open."""
+    """Assemble lines into events. A comment, which begins with a colon, only keeps the connection open."""
     fields: dict[str, str] = {}
     for line in lines:
         if line == "":

@@ -1,4 +1,4 @@
-"""What people hand in: texts, files, secrets."""
+"""Input from people: texts, files, secrets."""
 
 import base64
 import getpass
@@ -19,7 +19,7 @@ IMAGE_TYPES[".webp"] = "image/webp"
 
 
 def read_text(given: str) -> str:
-    """Take a text as it is, or from standard input (`-`)."""
+    """Return a text unchanged, or read it from standard input (`-`)."""
     return sys.stdin.read() if given == "-" else given
 
 
@@ -39,7 +39,7 @@ def read_document(place: str) -> str:
 
 def read_secret(name: str) -> str:
     """
-    Ask for a secret without showing it, or read it from standard input. It never stands on the command line.
+    Prompt for a secret without showing it, or read it from standard input. It is never on the command line.
 
     :raises Refused: if there is none
     """
@@ -77,7 +77,7 @@ def moment(given: str, *, flag: str, end_of_day: bool = False) -> str:
 
 
 def duration(given: str) -> timedelta:
-    """:raises ValueError: if it is none, such as 30m, 2h, 7d or 1w"""
+    """:raises ValueError: if it is not a duration such as 30m, 2h, 7d or 1w"""
     found = _AGO.fullmatch(given)
     if found is None:
         raise ValueError(given)
@@ -86,9 +86,9 @@ def duration(given: str) -> timedelta:
 
 def confirm(question: str, *, yes: bool, otherwise: str) -> None:
     """
-    Ask before something that cannot be taken back, unless `--yes` has answered already.
+    Require a confirmation of a step that cannot be undone, unless `--yes` was given.
 
-    :raises Refused: if there is nobody at a terminal to ask
+    :raises Refused: if there is no terminal
     :raises Abort: if the answer is no
     """
     if yes:
@@ -100,9 +100,9 @@ def confirm(question: str, *, yes: bool, otherwise: str) -> None:
 
 def image_block(path: Path) -> dict[str, Any]:
     """
-    Make an image a block of a message.
+    Convert an image to a block of a message.
 
-    :raises Refused: if it cannot be read, or has no ending of an image that models take
+    :raises Refused: if it cannot be read, or its ending is not that of a supported image type
     """
     media_type = IMAGE_TYPES.get(path.suffix.lower())
     if media_type is None:

@@ -1,8 +1,8 @@
 """
-`python -m rensei.cli.install` puts the `rensei` command of a checkout beside the Python that runs it.
+`python -m rensei.cli.install` writes the `rensei` command of a checkout beside the Python that runs it.
 
-Packages that are built and installed bring the command by themselves. A checkout is not installed, so that it needs
-no build tools: its command is a file of two lines, which works from every folder.
+Installed packages include the command. A checkout is not installed, so that it needs no build tools: its command is
+a file of two lines, which works from every folder.
 """
 
 import os
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    # Not resolved: the Python of a virtual environment is a link, and its own folder is what counts.
+    # Not resolved: the Python of a virtual environment is a link, and the command belongs beside the link.
     install(Path(sys.executable).parent)
 
 

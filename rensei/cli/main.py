@@ -1,4 +1,4 @@
-"""The `rensei` command: which commands there are. What they do is in `commands/`."""
+"""The `rensei` command: the list of its commands, which are in `commands/`."""
 
 import typer
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Rensei decides, for every call to a language model, whose credential signs it, who pays, and where it runs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # Plain help starts in half the time: what draws boxes takes as long to load as everything else.
+    # Plain help starts in half the time: the library that draws boxes takes as long to load as everything else.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,4 +1,4 @@
-"""What the command writes: tables for people, the server's JSON for programs, notes on standard error."""
+"""The output of the command: tables for people, the server's JSON for programs, notes on standard error."""
 
 import io
 import json
@@ -18,7 +18,7 @@ Value = str | Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Text:
-    """A value that is written for people, such as a name. A narrow terminal shows the beginning of it."""
+    """A value that is written for people, such as a name. A narrow terminal shows its beginning."""
 
     cell: Value
 
@@ -39,7 +39,7 @@ def prepare_streams() -> None:
     """
     Read standard input as UTF-8, and write what a terminal cannot encode as escapes.
 
-    A run may have been made and paid for by the time that its answer is written, so what can be written is.
+    A run may already be paid for when its answer is written, so as much as possible is written.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
@@ -48,7 +48,7 @@ def prepare_streams() -> None:
 
 
 def drop_unwritable_output() -> None:
-    """Drop what a full disk did not take. Python would try it once more at its end, and fail with a traceback."""
+    """Drop output that a full disk rejected. Python would write it again at exit, and fail with a traceback."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -62,7 +62,7 @@ def compile_filter(program: str) -> Any:
     """
     Compile a program of jq, https://jqlang.org/manual/.
 
-    :raises ValueError: if it is none
+    :raises ValueError: if it is not such a program
     :raises ModuleNotFoundError: if the library is not installed
     """
     import jq
@@ -101,7 +101,7 @@ class Output:
             self.note(f"This terminal is too narrow for: {', '.join(left_out)}. --json has everything.")
 
     def details(self, document: dict[str, Any], columns: Columns) -> None:
-        """Write one thing, a line for each of its values."""
+        """Write one object, a line for each of its values."""
         if self.as_json:
             self.json(document)
             return
@@ -110,7 +110,7 @@ class Output:
             print(line)
 
     def done(self, document: Any, sentence: str) -> None:
-        """Say that something was done."""
+        """Write that an operation succeeded."""
         if self.as_json:
             if document is not None:
                 self.json(document)
@@ -119,7 +119,7 @@ class Output:
 
     def json(self, document: Any) -> None:
         """
-        Write JSON: the document, or what the program of `--jq` makes of it. Its texts are written as they are.
+        Write JSON: the document, or the results of the `--jq` program, whose texts are written without quotes.
 
         :raises Refused: if the program does not fit the document
         """
@@ -140,7 +140,7 @@ class Output:
         sys.stdout.flush()
 
     def note(self, sentence: str) -> None:
-        """Tell the person something that is not the result."""
+        """Write a message that is not part of the result."""
         print(clean(sentence), file=sys.stderr, flush=True)
 
     def refusal(self, refused: Refused) -> None:
@@ -152,7 +152,7 @@ class Output:
 
 
 def clean(text: str) -> str:
-    """Take out what would steer the terminal: texts come from models and from other people."""
+    """Remove control sequences of the terminal: texts come from models and from other people."""
     return _CONTROL.sub("", text)
 
 
@@ -172,7 +172,7 @@ def show(value: Any) -> str:
 
 
 def _terminal_width() -> int | None:
-    """None for a pipe or a file: these have no width, and what reads them wants its lines whole."""
+    """The width of the terminal; None for a pipe or a file, whose lines are not shortened."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

@@ -1,4 +1,4 @@
-"""One call of the command: what its flags, the environment and the configuration say, and a client made of that."""
+"""One call of the command: its flags, the environment, the configuration, and the client made from them."""
 
 import functools
 import inspect
@@ -33,7 +33,7 @@ class Format(StrEnum):
 
 
 def _projects(ctx: typer.Context, incomplete: str) -> list[str]:
-    # What completes values needs a session itself.
+    # The completion of values needs a session itself.
     from rensei.cli.completion import projects
 
     return projects(ctx, incomplete)
@@ -41,7 +41,7 @@ def _projects(ctx: typer.Context, incomplete: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """The options of every command. Those after the subcommand win over those before it."""
+    """The options of every command. Those after the subcommand have priority over those before it."""
 
     url: Annotated[str | None, typer.Option("--url", help="Address of the server [env: RENSEI_API_URL]")] = None
     token: Annotated[
@@ -66,14 +66,14 @@ class Flags:
 
 @dataclass
 class Session:
-    """What a command works with. Nothing is read before it is asked for."""
+    """The context of a command. Each value is read at its first use."""
 
     flags: Flags
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
     def output(self) -> Output:
-        """:raises BadParameter: if the program of --jq is none, or nothing here can run it"""
+        """:raises BadParameter: if the program of --jq is not valid, or no library to run it is installed"""
         jq = self.flags.jq
         try:
             compiled = None if jq is None else compile_filter(jq)
@@ -96,9 +96,9 @@ class Session:
 
     @cached_property
     def explicit_token(self) -> str | None:
-        """A token that was handed in for this one call."""
+        """The token that was given for this call."""
         if self.flags.token is not None:
-            # Read as it comes, so that a pipe may end with a newline or not.
+            # A pipe may end with a newline or not.
             token = sys.stdin.readline().strip()
             if not token:
                 raise Refused("TOKEN_MISSING", "--token - reads the token from standard input, which was empty.")
@@ -107,7 +107,7 @@ class Session:
 
     @cached_property
     def context(self) -> Context | None:
-        """The stored sign-in that fits the flags. One of another server never does: its token would leak there."""
+        """The stored sign-in for the flags, never one of another server, to which its token would leak."""
         return self.config.find(url=self.url, org=self.flags.org)
 
     @cached_property
@@ -115,7 +115,7 @@ class Session:
         """
         Make a client that is signed in.
 
-        :raises Refused: if no server or no token is known, or the token is of another organization than asked for
+        :raises Refused: if no server or no token is configured, or the token is of another organization than requested
         """
         url = self.url or (self.context.url if self.context else None)
         token = self.explicit_token or (config.token_of(self.context) if self.context else None)
@@ -152,9 +152,9 @@ class Session:
 
 def check_url(url: str) -> str:
     """
-    Bring an address into the form that it is stored in.
+    Normalize a URL to the form in which it is stored.
 
-    :raises Refused: if it is not one of a web server
+    :raises Refused: if it is not the URL of a web server
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
@@ -180,9 +180,9 @@ def command(
     group: typer.Typer, name: str, *, context_settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
-    Make a function a command of a group. It gets the session first; the options of every command are added.
+    Make a function a command of a group. Its first argument is the session; the options of every command are added.
 
-    A parameter whose type is a dataclass stands for one option for each of its fields. Refusals of the function are
+    A parameter whose type is a dataclass becomes one option for each of its fields. Refusals of the function are
     written to standard error, and end the command with 1.
     """
 
@@ -211,7 +211,7 @@ def command(
 
 
 def before_commands(ctx: typer.Context, **values: Any) -> None:
-    """Keep the flags that stand before the subcommand."""
+    """Store the flags that come before the subcommand."""
     ctx.obj = _take(Flags, values, prefix=GLOBAL)
 
 
@@ -222,12 +222,12 @@ def _show_version(asked: bool) -> None:
 
 
 def _take(kind: Any, values: dict[str, Any], *, prefix: str = "") -> Any:
-    """Take the values of a dataclass out of those that Typer gives."""
+    """Remove the values of a dataclass from those of Typer, and build it from them."""
     return kind(**{one.name: values.pop(prefix + one.name) for one in fields(kind)})
 
 
 def _parameters(kind: Any, *, prefix: str = "") -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters. A prefix keeps them apart from a command's own."""
+    """The fields of a dataclass as parameters. A prefix distinguishes them from a command's own."""
     return [
         inspect.Parameter(prefix + one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
         for one in fields(kind)
@@ -260,12 +260,12 @@ def _ends(session: Session) -> Iterator[None]:
                 "other users of this machine can read command lines.",
                 param_hint="--token",
             )
-        # A wrong program of --jq is said to be wrong before anything was done.
+        # An invalid program of --jq is reported before the command does anything.
         _ = session.output
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe has read enough, as `head` does: the library ends the command without a word.
+        # The reader of a pipe has closed it, as `head` does: the library ends the command silently.
         raise
     except (Refused, OSError, UnicodeError) as fault:
         if session.flags.debug:

@@ -1,15 +1,15 @@
 """
 Tables and details as lines of text, which fit the width of a terminal.
 
-An id, a number or a moment is shown whole or not at all, so that it can be copied. What is too wide is first shortened
-where it is text for people; then the last columns are left out.
+An id, a number or a moment is shown whole or not at all, so that it can be copied. If a table is too wide, first its
+texts for people are shortened; then the last columns are omitted.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 _GAP = 2
-# A narrow screen has room for one blank between two columns, so that a run's state fits beside its id.
+# One blank between two columns, so that a run's state fits beside its id on a narrow screen.
 _NARROW = 60
 _TEXT_WIDTH_MIN = 12
 _INDENT = "  "
@@ -30,14 +30,14 @@ class Column:
 
 
 def cells_of(text: str) -> int:
-    """How many places of a terminal a text takes: an East Asian character takes two."""
+    """The number of terminal cells of a text: an East Asian character has two."""
     from rich.cells import cell_len
 
     return cell_len(text)
 
 
 def fit(columns: Sequence[Column], width: int | None) -> list[Column]:
-    """Shorten texts, and leave out columns from the last one on, until a line fits. The first column always stays."""
+    """Shorten texts, then omit columns from the last one on, until a line fits. The first column always stays."""
     shown = list(columns)
     if width is None:
         return shown
@@ -57,7 +57,7 @@ def write(columns: Sequence[Column], width: int | None, *, bold: bool) -> list[s
 
 
 def write_details(values: Mapping[str, str], width: int | None) -> list[str]:
-    """Write a line for each value, after its heading; below it where a word would not fit beside it."""
+    """Write a line for each value, after its heading; below the heading where a word would not fit beside it."""
     left = max(map(cells_of, values)) + _GAP
     lines = []
     for heading, value in values.items():
@@ -73,7 +73,7 @@ def write_details(values: Mapping[str, str], width: int | None) -> list[str]:
 
 
 def _with_short_texts(columns: Sequence[Column], width: int) -> list[Column]:
-    """Take from the widest text what is too much, as far as a text may become short."""
+    """Shorten the widest texts until a line fits, down to the shortest allowed length."""
     shown = list(columns)
     while (too_much := _width(shown, _gap(width)) - width) > 0:
         texts = [place for place, column in enumerate(shown) if column.may_be_shortened and _can_shrink(column)]
@@ -107,7 +107,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], gap: int) -> str:
 
 
 def _shorten(text: str, width: int) -> str:
-    """Cut a text after a word, as it may hold an id, and within one only where that is the first."""
+    """Cut a text after a word, because a word may be an id, and within a word only if it is the first."""
     from rich.cells import set_cell_size
 
     if cells_of(text) <= width:

@@ -1,9 +1,9 @@
 """
 The keyring of the system, where it has one: macOS Keychain, Windows Credential Locker, Secret Service, KWallet.
 
-https://keyring.readthedocs.io/en/latest/. Servers and containers have none; tokens then stay in our own file. The
-package takes a tenth of a second to load, so only what needs it does. It comes with `rensei[full]`: without it, this
-machine counts as one without a keyring.
+https://keyring.readthedocs.io/en/latest/. Servers and containers have none; tokens then stay in the configuration
+file. The package takes a tenth of a second to load, so it is imported only where it is needed. It is part of
+`rensei[full]`: without it, this machine counts as one without a keyring.
 """
 
 from importlib.util import find_spec
@@ -15,13 +15,13 @@ SERVICE = "rensei"
 
 
 def keep(*, url: str, org: str, token: str) -> bool:
-    """Put the token of a sign-in into the keyring. False where there is none that keeps it."""
+    """Write the token of a sign-in to the keyring. False if there is none that stores it."""
     if not is_installed():
         return False
     keyring = _keyring(url=url, org=org)
     try:
         keyring.set_password(SERVICE, _name(url, org), token)
-        # There are keyrings that take everything and keep nothing.
+        # Some keyrings accept everything and store nothing.
         return bool(keyring.get_password(SERVICE, _name(url, org)) == token)
     except keyring.errors.KeyringError:
         return False
@@ -29,9 +29,9 @@ def keep(*, url: str, org: str, token: str) -> bool:
 
 def fetch(*, url: str, org: str) -> str:
     """
-    Take the token of a sign-in out of the keyring.
+    Read the token of a sign-in from the keyring.
 
-    :raises TokenUnreadable: if the keyring is locked or gone, or has no such token
+    :raises TokenUnreadable: if the keyring is locked or missing, or has no such token
     """
     keyring = _keyring(url=url, org=org)
     try:
@@ -45,7 +45,7 @@ def fetch(*, url: str, org: str) -> str:
 
 def forget(*, url: str, org: str) -> None:
     """
-    Take the token of a sign-in out of the keyring for good.
+    Delete the token of a sign-in from the keyring.
 
     :raises TokenUnreadable: if the keyring has it, and is locked
     """
@@ -53,7 +53,7 @@ def forget(*, url: str, org: str) -> None:
     try:
         keyring.delete_password(SERVICE, _name(url, org))
     except keyring.errors.PasswordDeleteError:
-        # There is none.
+        # There is no such token.
         return
     except keyring.errors.KeyringError as fault:
         raise TokenUnreadable(url=url, org=org) from fault
@@ -65,14 +65,14 @@ def is_installed() -> bool:
 
 
 def keyring_name() -> str:
-    """What the keyring is called."""
+    """The name of the keyring."""
     import keyring
 
     return str(keyring.get_keyring().name)
 
 
 class TokenUnreadable(Refused):
-    """The keyring does not give the token that it was given."""
+    """The keyring does not return the token that was stored in it."""
 
     def __init__(self, *, url: str, org: str, fix: str = "Unlock the keyring") -> None:
         super().__init__(
@@ -83,7 +83,7 @@ class TokenUnreadable(Refused):
 
 
 def _keyring(*, url: str, org: str) -> ModuleType:
-    """:raises TokenUnreadable: if the package is not installed with this command any more"""
+    """:raises TokenUnreadable: if the package is no longer installed with this command"""
     try:
         import keyring
         import keyring.errors

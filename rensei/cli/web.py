@@ -10,7 +10,7 @@ Web = Annotated[bool, typer.Option("--web", help="Open its page in the browser")
 
 
 def open_page(session: Session, *parts: str) -> None:
-    """Open a page of the organization, and say its address, which is all that there is where no browser is."""
+    """Open a page of the organization, and print its address, for machines without a browser."""
     import webbrowser
 
     address = session.page(*parts)

@@ -1,4 +1,4 @@
-"""The door of every page: who is looking, at which organization, and what happens when a service refuses."""
+"""The access check of every page: the person, the organization, and the handling of refusals."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 class PageRequest(HttpRequest):
-    """A request of a signed-in member, with the access that `page` looked up; `auth` is it under REST's name."""
+    """A request of a signed-in member, with the access that `page` looked up; `auth` is its name in REST."""
 
     access: Access
     auth: Access
@@ -36,8 +36,8 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
     """
     Open a page to the members of the organization in its address.
 
-    Whoever is not a member gets the page of an address that does not exist. A refusal that the view
-    does not show in place is shown as a page of its own, with its fix.
+    All others receive the page of an address that does not exist. A refusal that the view does not handle is shown as
+    a separate page, with its fix.
     """
 
     @never_cache
@@ -62,7 +62,7 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
 
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
-    """Show a refusal as a page of its own, with the refusal's status."""
+    """Show a refusal as a separate page, with the refusal's status."""
     page = render(request, "console/refused.html", {"refusal": refusal}, status=refusal.status)
     return set_words(page, title=refusal.title, detail=refusal.detail)
 
@@ -70,7 +70,7 @@ def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
 def attempt(
     request: PageRequest, action: Callable[[], object], *, done: str, back: str, args: tuple[str, ...] = ()
 ) -> HttpResponse:
-    """Do what a button asked for and return to the page it stood on, with a sentence on how it went."""
+    """Carry out the action of a button and return to its page, with a sentence on the result."""
     try:
         action()
     except NotFound:
@@ -88,14 +88,14 @@ def say_refusal(request: PageRequest, refusal: RenseiError) -> None:
 
 
 class _Costly:
-    """What the throttle reads the name of its rate from."""
+    """The object from which the throttle reads the name of its rate."""
 
     throttle_scope = "sensitive"
 
 
 def sensitive(view: Callable[Concatenate[PageRequest, P], R]) -> Callable[Concatenate[PageRequest, P], R]:
     """
-    Limit how often one person may do something that costs or that guesses. REST counts on the same meter.
+    Limit how often one person may make a request that has a cost or could be used for guessing, together with REST.
 
     :raises RateLimited: with the time to wait
     """

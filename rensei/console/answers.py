@@ -1,4 +1,4 @@
-"""What several pages answer in the same way: ask again, or say that nothing is there."""
+"""Answers that several pages share: a confirmation, and the single object of an address."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def confirm(
     items: Sequence[str] = (),
     args: Sequence[str] = (),
 ) -> HttpResponse:
-    """Ask again before something goes: in the dialog where htmx asked, as a page of its own elsewhere."""
+    """Show a confirmation before a removal: in the dialog for a request of htmx, as a separate page otherwise."""
     context = {
         "title": title,
         "text": text,

@@ -1,4 +1,4 @@
-"""Charts as numbers: where each bar and each line of the grid goes. Templates draw them as SVG."""
+"""Charts as numbers: the position of each bar and each grid line. Templates draw them as SVG."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every page's template may use."""
+"""The context of every page's template."""
 
 from typing import Any
 
@@ -27,5 +27,5 @@ def console(request: HttpRequest) -> dict[str, Any]:
 
 
 def _managers(access: Access) -> QuerySet[Any]:
-    """Who can do what a member cannot. Only a page that says so runs the query."""
+    """The owners and admins. The query runs only on a page that names them."""
     return Membership.objects.for_org(access.org).filter(role__in=MANAGERS).select_related("user").order_by("id")

@@ -1,4 +1,4 @@
-"""Where a refusal is mended: for each code that a page can meet, the page to go to and what to call the way there."""
+"""The page that corrects a refusal: for each code that a page can show, its address and the label of the link."""
 
 import re
 from functools import cache
@@ -16,7 +16,7 @@ MARKUP = re.compile(r"[`*]|\[([^\]]*)\]\([^)]*\)")
 
 
 class Fix(NamedTuple):
-    """A page of the organization. Whoever may not open it goes to `else_page`, which says who may."""
+    """A page of the organization. A person who may not open it is sent to `else_page`, which says who may."""
 
     label: str
     page: str
@@ -70,7 +70,7 @@ FIXES = {
     "PROVIDER_UNAVAILABLE": AGAIN,
     "PROVIDER_STREAM_BROKEN": AGAIN,
 }
-# Mended where they are shown: in the form, by waiting, or by the button that asks for metered.
+# Corrected where they are shown: in the form, by waiting, or by the button that requests metered.
 HERE = {
     "METERED_NOT_ENTITLED",
     "VALIDATION_FAILED",
@@ -79,7 +79,7 @@ HERE = {
     "KEY_KIND_REFUSED",
     "BASE_URL_REFUSED",
 }
-# Met by programs only, or answered by a page without an organization: to sign in, or that something went wrong.
+# Returned to programs only, or shown by a page without an organization: the sign-in, or the page of an error.
 ELSEWHERE = {"NOT_AUTHENTICATED", "METHOD_NOT_ALLOWED", "UNSUPPORTED_MEDIA_TYPE", "INTERNAL", "LEASE_LOST"}
 ELSEWHERE |= {"DEVICE_CODE_PENDING", "IDEMPOTENCY_KEY_REUSED", "INVITATION_NOT_VALID", "INVITATION_FOR_SOMEBODY_ELSE"}
 ELSEWHERE |= {"RUN_CANCELLED", "DATABASE_UNAVAILABLE", "REQUEST_TOO_SLOW", "SCOPE_MISSING", "NETWORK_NOT_ALLOWED"}
@@ -87,7 +87,7 @@ ELSEWHERE |= {"TOO_MANY_STREAMS"}
 
 
 def way_to(code: str, *, access: Access, run_id: str = "") -> tuple[str, str] | None:
-    """Find the address of the page that mends a refusal, and what to call it. None where one is on it already."""
+    """Return the address of the page that corrects a refusal, and its label. None if that page is shown already."""
     fix = FIXES.get(code)
     if fix is None:
         return None
@@ -102,7 +102,7 @@ def way_to(code: str, *, access: Access, run_id: str = "") -> tuple[str, str] | 
 
 
 def step_of(code: str) -> str:
-    """Read what to do about a refusal from its documentation."""
+    """Return what to do about a refusal, from its documentation."""
     return _steps(ERRORS.stat().st_mtime).get(code, "")
 
 
@@ -112,6 +112,6 @@ def _page(access: Access, name: str) -> str:
 
 @cache
 def _steps(changed_at: float) -> dict[str, str]:
-    """Every step, read once for each time that the document changed."""
+    """All steps, read again when the document has changed."""
     text = ERRORS.read_text(encoding="utf-8")
     return {found["code"]: " ".join(MARKUP.sub(r"\1", found["step"]).split()) for found in STEP.finditer(text)}

@@ -1,11 +1,11 @@
-"""The nodes of a workflow as a picture: columns from left to right, each node behind those that it needs."""
+"""The nodes of a workflow as a picture: columns from left to right, each node after those that it needs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def columns(nodes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Put each node into the first column behind all that it needs. A document lists a node after those."""
+    """Put each node into the first column after all that it needs, which a document lists before it."""
     depth: dict[str, int] = {}
     found: list[list[Mapping[str, Any]]] = []
     for node in nodes:

@@ -1,4 +1,4 @@
-"""An access policy as a matrix: rows for models, columns for auth modes, and what each cell says and may say."""
+"""An access policy as a matrix: rows for models, columns for auth modes, and the value of each cell."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ Rules = Mapping[tuple[str, str], "Rule"]
 
 
 class Rule(StrEnum):
-    """What a cell says. Absent from the document means inherit."""
+    """The value of a cell. Absent from the document means inherit."""
 
     INHERIT = "inherit"
     DENY = "deny"
@@ -29,9 +29,9 @@ class Rule(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """
-    One mode of one row. `locked_by` is the scope above that denies it already, so that nothing here matters.
+    One mode of one row. `locked_by` is the scope above that already denies it, so that this cell has no effect.
 
-    `denied_through` is the row of the same policy whose denial reaches a cell that inherits.
+    `denied_through` is the row of the same policy whose denial a cell inherits.
     """
 
     field: str
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row: all models, a provider, or a model. One that is no longer in the catalog has the kind `unknown`."""
+    """A row: all models, a provider, or a model. A model that is no longer in the catalog has the kind `unknown`."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def clearable(self) -> bool:
-        """Whether the row may be taken away: it is a model's, and something stands in it."""
+        """Whether the row may be removed: it is a model's, and it has a rule."""
         return self.kind in {"model", "unknown"} and any(cell.rule != Rule.INHERIT for cell in self.cells)
 
 
@@ -77,9 +77,9 @@ def rows_of(
     errors: Mapping[str, str],
 ) -> list[Row]:
     """
-    Lay a policy out: all models, the providers, and each model that it, or a policy above it, has a row for.
+    List the rows of a policy: all models, the providers, and each model with a row in it or in a policy above it.
 
-    `added` names rows to show though nothing stands in them yet; `errors` is by JSON pointer.
+    `added` names rows to show although they have no rule yet; `errors` is by JSON pointer.
     """
     by_id = {entry.model_id: entry for entry in entries}
     named = {name for policy in parents for name in policy.matrix} | set(matrix) | set(added)
@@ -108,7 +108,7 @@ def rows_of(
 
 
 def read(posted: QueryDict) -> tuple[Matrix, list[str]]:
-    """Read the matrix that a form holds, and the names of its rows. Cells that inherit are left out."""
+    """Read the matrix of a form, and the names of its rows. Cells that inherit are omitted."""
     matrix: Matrix = {}
     names = posted.getlist("row")
     for place, name in enumerate(names):
@@ -137,7 +137,7 @@ def changes(old: Matrix, new: Matrix) -> list[Change]:
 
 
 def fingerprint(matrix: Matrix) -> str:
-    """Tell one stored policy from another, so that a form knows whether it has been overtaken."""
+    """Return a digest of a stored policy, so that a form can detect that the policy was changed meanwhile."""
     return hashlib.sha256(json.dumps(matrix, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,7 +164,7 @@ def _is_offered(mode: AuthMode, name: str, entry: CatalogEntry | None) -> bool:
 
 
 def _denied_through(own: Policy, mode: AuthMode, *, name: str, provider: str) -> str:
-    """The broader row of the same policy that denies a mode to a row that does not mention it."""
+    """Return the broader row of the same policy that denies a mode to a row without a rule for it."""
     if mode in own.matrix.get(name, {}) or own.says(mode, model_id=name, provider=provider) is not False:
         return ""
     return provider if mode in own.matrix.get(provider, {}) else ANY

@@ -1,4 +1,4 @@
-"""Ready-made calls that people copy from a page. The tests run them against a server, as they are."""
+"""Ready-made calls that people copy from a page. The tests run them unchanged against a server."""
 
 import json
 import pprint
@@ -11,14 +11,14 @@ from profiles.models import ModelProfile
 from rensei.dispatch.admission.requests import DispatchRequest
 
 EXAMPLE = "Why is the sky blue?"
-# Options of a dispatch that the command takes as flags of their own.
+# Options of a dispatch for which the command has flags.
 FLAGS = {"projectId": "project", "pool": "pool", "effort": "effort", "maxTokens": "max-tokens", "system": "system"}
-# Options that a node of a workflow takes, by its own names.
+# Options of a workflow node, by their names there.
 NODE_FIELDS = {"system": "systemPrompt", "effort": "effort", "providerConfig": "providerConfig"}
 
 
 class Snippet(NamedTuple):
-    """A text to copy, and what it is."""
+    """A text to copy, with its label."""
 
     id: str
     heading: str
@@ -26,19 +26,19 @@ class Snippet(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image that is attached. The snippets read it from a file, because a page cannot show it."""
+    """An attached image. The snippets read it from a file, because a page cannot show it."""
 
     file: str
     media_type: str
 
     @property
     def mark(self) -> str:
-        """What stands in the body where the image goes: a character that nobody types, and the name."""
+        """The placeholder of the image in the body: a character that cannot be typed, and the name."""
         return f"\ue000{self.file}"
 
 
 def of_profile(profile: ModelProfile) -> list[Snippet]:
-    """Show every way to use a profile, for this server."""
+    """Write every way to call a profile on this server."""
     return _snippets(profile.public_id, EXAMPLE, {}, [])
 
 
@@ -62,7 +62,7 @@ def of_request(profile_id: str, asked: DispatchRequest) -> list[Snippet]:
 
 
 def profile_command(entry: CatalogEntry) -> str:
-    """Write the command that makes a profile of a model."""
+    """Write the command that creates a profile of a model."""
     return (
         f'rensei profile create \\\n  --name "my-profile" \\\n  --provider {entry.provider} \\\n'
         f'  --model-id "{entry.model_id}" \\\n  --auth-modes byok'
@@ -79,7 +79,7 @@ def _snippets(profile_id: str, text: str, options: dict[str, Any], images: list[
 
 
 def _body(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> dict[str, Any]:
-    """The body of the REST call. Each image is a mark, which the snippet replaces by what is in its file."""
+    """The body of the REST call. Each image is a placeholder, which the snippet replaces by the content of its file."""
     if not images:
         return {"profileId": profile_id, "input": text, **options}
     blocks: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def _curl(body: dict[str, Any], images: list[_Image]) -> str:
     written = json.dumps(body, ensure_ascii=False)
     if not images:
         return _curl_call(f"-d {_quoted(written)}")
-    # A shell takes no argument as long as an image, so the body is piped in its pieces.
+    # An image is too long for an argument of a shell, so the body is piped in pieces.
     pieces = []
     for image in images:
         before, _, written = written.partition(f'"{image.mark}"')
@@ -123,7 +123,7 @@ def _command(profile_id: str, text: str, options: dict[str, Any], images: list[_
 
 
 def _python(body: dict[str, Any], images: list[_Image]) -> str:
-    """Write a program for Python alone, without a library to install."""
+    """Write a Python program that needs no library."""
     written = pprint.pformat(body, sort_dicts=False, width=100)
     for image in images:
         written = written.replace(repr(image.mark), f'base64.b64encode(open("{image.file}", "rb").read()).decode()')
@@ -147,10 +147,10 @@ def _python(body: dict[str, Any], images: list[_Image]) -> str:
 
 
 def _node(profile_id: str, text: str, options: dict[str, Any]) -> str:
-    """Write a node in YAML. A text in JSON's quotes is one in YAML's, whatever is in it."""
+    """Write a node in YAML, in which every JSON string is valid."""
     config: dict[str, Any] = {"profileId": profile_id, "prompt": text}
     config |= {NODE_FIELDS[name]: value for name, value in options.items() if name in NODE_FIELDS}
-    # A workflow would take double braces for a reference.
+    # A workflow would read double braces as a reference.
     config = {name: value.replace("{{", "\\{{") if isinstance(value, str) else value for name, value in config.items()}
     lines = [f"  {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in config.items()]
     return "nodeId: answer\nnodeType: action/llm.inference\nconfig:\n" + "\n".join(lines) + "\n"

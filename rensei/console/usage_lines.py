@@ -12,7 +12,7 @@ from rensei.dispatch.models import Run
 
 @dataclass(frozen=True)
 class Class:
-    """A class of tokens, or of requests that cost something each: its label and its fields in `Usage` and prices."""
+    """A class of tokens, or of requests with a price each: its label and its fields in `Usage` and prices."""
 
     label: str
     count: str
@@ -44,7 +44,7 @@ class Line:
 
 
 def of_ledger(events: Iterable[CostEvent]) -> list[Line]:
-    """Write the lines of a run that has ended. Adjustments are added to what they adjust; a 0 is left out."""
+    """Return the lines of a run that has ended. Adjustments are added to their charges; a 0 is omitted."""
     counts: dict[tuple[str, Class, int | None], int] = {}
     for event in events:
         for one in CLASSES:
@@ -56,7 +56,7 @@ def of_ledger(events: Iterable[CostEvent]) -> list[Line]:
 
 
 def so_far(run: Run, usage: Usage) -> list[Line]:
-    """Write the lines of a run under way, at the prices that it was admitted with."""
+    """Return the lines of a run under way, at the prices of its admission."""
     bands = [UnitPrices.from_dict(band) for band in run.prices or []]
     prices = pricing.band_for(bands, prompt_tokens=usage.prompt_tokens) if bands else None
     return [

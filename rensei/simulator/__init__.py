@@ -1,5 +1,5 @@
 """
-An offline stand-in for the Anthropic API over real HTTP, for the demo, the tests and load.
+An offline simulator of the Anthropic API over real HTTP, for the demo, the tests and load runs.
 
-It imports nothing of ours.
+It imports nothing else of Rensei.
 """

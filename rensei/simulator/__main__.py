@@ -14,7 +14,7 @@ _STOP_SECONDS_MAX = 5.0
 
 
 def main() -> None:
-    """Read the options, and serve until the process is told to stop."""
+    """Read the options, and serve until the process is stopped."""
     parser = argparse.ArgumentParser(prog="python -m rensei.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8800, help="port to listen on (default: %(default)s)")
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input is closed")
     options = parser.parse_args()
 
-    # granian starts the application in a process of its own, which reads these again.
+    # granian starts the application in a separate process, which reads these again.
     for name in ("log", "key_file"):
         if value := getattr(options, name):
             os.environ[f"SIMULATOR_{name.upper()}"] = str(value.resolve())
@@ -40,7 +40,7 @@ def main() -> None:
         address=options.host,
         port=options.port,
         interface=Interfaces.ASGINL,
-        # One process holds the log, the cache and the counters; more would each have their own.
+        # One process, because the log, the cache and the counters are in its memory.
         workers=1,
         websockets=False,
         workers_kill_timeout=1,
@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def _stop_with_stdin() -> None:
-    """Stop when whoever started this process is gone, however it went."""
-    # Not sys.stdin.read(): its lock would be held while granian forks, and the fork would wait for it for ever.
+    """Stop when the process that started this one has ended in any way."""
+    # Not sys.stdin.read(): its lock would be held while granian forks, and the fork would wait for it forever.
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_STOP_SECONDS_MAX)
-    # Still here: a request that is held open on purpose may hold the server open as well.
+    # A request that is deliberately kept open may prevent the server from stopping.
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

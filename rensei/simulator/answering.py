@@ -1,4 +1,4 @@
-"""How a finished message is sent: whole or as a stream, at the pace and with the break that the prompt asks for."""
+"""Sending of a finished message: whole or as a stream, with the delays and the break that the prompt requests."""
 
 import json
 from typing import Any
@@ -52,7 +52,7 @@ async def answer_stream(
 
 
 async def _break_off(call: Call, fault: FaultDirective) -> None:
-    """End a stream before its time, if the fault is one that does so, and in the way that it names."""
+    """End a stream early, if the fault is one that does so, and in the way that it names."""
     match fault.name:
         case "streamerror":
             kind = fault.options.get("type", "overloaded_error")
@@ -68,12 +68,12 @@ async def _break_off(call: Call, fault: FaultDirective) -> None:
 
 
 def _is_due(event: Event, logged: LoggedRequest, *, after: int) -> bool:
-    """Tell whether so many deltas were sent, or the reply has no more of them."""
+    """Whether so many deltas were sent, or the reply has no more of them."""
     return (event.is_delta and logged.deltas_sent >= after) or event.name == "message_delta"
 
 
 def _note(event: Event, logged: LoggedRequest) -> None:
-    """Keep in the log what the client was told so far."""
+    """Record in the log what was sent to the client so far."""
     if event.is_delta:
         logged.deltas_sent += 1
     elif event.name == "message_start":

@@ -1,4 +1,4 @@
-"""The ASGI application: which path is answered by what, and the log around every request."""
+"""The ASGI application: the routes, and the log of every request."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ _METHOD_OF_ROUTE = {
 
 
 def create_application() -> "Application":
-    """Make the application as the environment of `python -m rensei.simulator` configures it."""
+    """Create the application as the environment of `python -m rensei.simulator` configures it."""
     file = os.environ.get("SIMULATOR_LOG")
     key_file = os.environ.get("SIMULATOR_KEY_FILE")
     return Application(
@@ -62,11 +62,11 @@ class Application:
             exchange.close()
 
     async def _answer_logged(self, exchange: Exchange) -> None:
-        """Answer one request of the API, and keep the log true whatever happens."""
+        """Answer one request of the API, and record its end in the log in every case."""
         try:
             raw = await exchange.read_body()
         except ClientDisconnected:
-            # A request that never arrived whole was never served, so it is nobody's to pay.
+            # A request that never arrived completely was never served, so it is not billed.
             return
         logged = self.log.open_request(exchange, raw, request_id=new_request_id())
         outcome: Outcome = "completed"
@@ -76,7 +76,7 @@ class Application:
             outcome = "cut_by_fault"
         except ConnectionCut:
             outcome = "cut_by_fault"
-            # The server closes the connection when the application fails, and there is no other way to make it.
+            # The server closes the connection only when the application fails.
             raise
         except ClientDisconnected:
             outcome = "client_disconnected"
@@ -120,12 +120,12 @@ class Application:
         await call.exchange.answer_json(200, document, headers=call.headers)
 
     async def _answer_about_itself(self, exchange: Exchange) -> None:
-        """Answer the paths that are the simulator's own, which are never logged."""
+        """Answer the simulator's own paths, which are never logged."""
         match (exchange.method, exchange.path):
             case ("GET", "/__simulator/health"):
                 await exchange.answer_json(200, {"instance": self.instance}, headers={})
             case ("GET", "/__simulator/requests"):
-                # A client may read the log before the end of the answer that it just got is noted in it.
+                # A client may read the log before the end of the answer that it just received is recorded.
                 await exchange.wait(_SETTLE_SECONDS)
                 since = int(exchange.query.get("since", ["0"])[0])
                 await exchange.answer_json(200, {"requests": self.log.since(since)}, headers={})
@@ -139,7 +139,7 @@ class Application:
 
 def _route(exchange: Exchange) -> str:
     """
-    Find what a path means.
+    Find the route of a path.
 
     :raises ApiError: 404 for an unknown path, 405 for another method, 413 for a body over 32 MB
     """
@@ -157,7 +157,7 @@ def _route(exchange: Exchange) -> str:
 
 
 def _check_account(account: Account, exchange: Exchange) -> None:
-    """Refuse what the key's words say is refused on every path."""
+    """Raise the refusal that the key's words request for every path."""
     if refusal := refusal_by_key(account.words, reach="everywhere"):
         raise refusal
     if "workspaceneeded" in account.words and "anthropic-workspace-id" not in exchange.headers:
@@ -170,7 +170,7 @@ def _check_account(account: Account, exchange: Exchange) -> None:
 
 
 async def _give_hostile_answer_of_key(call: Call) -> bool:
-    """Give the hostile answer that the key asks for, if it does."""
+    """Send the hostile answer that the key requests, if it does."""
     if "slow" in call.account.words:
         await call.exchange.wait(_SLOW_KEY_SECONDS)
     for name in sorted(call.account.words & HOSTILE):

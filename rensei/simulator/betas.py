@@ -1,4 +1,4 @@
-"""The names that the `anthropic-beta` header may carry: those of `anthropic` 2.14.0, and of Claude Code 2.1.332."""
+"""The names that the `anthropic-beta` header may contain: those of `anthropic` 2.14.0, and of Claude Code 2.1.332."""
 
 KNOWN_BETAS = frozenset(
     {

@@ -1,4 +1,4 @@
-"""One call of the API that has been recognized: its connection, its account, its line in the log."""
+"""One authenticated call of the API: its connection, its account, its line in the log."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Content codings of answers, which a server may apply although the client asked for none."""
+"""Content codings of answers, which a server may apply although the client requested none."""
 
 import sys
 import zlib
@@ -11,12 +11,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Gives the bytes on the wire for a piece of the body, and with True the end of the coding as well.
+# Returns the encoded bytes of a piece of the body, and with True the end of the coding as well.
 Compress = Callable[[bytes, bool], bytes]
 
 
 def compressor(encoding: str) -> Compress:
-    """Make what compresses one body. A coding that is not known is named and not applied, which no client can read."""
+    """Create the compressor of one body. An unknown coding is declared but not applied, which no client can read."""
     return _CODINGS.get(encoding, _none)()
 
 

@@ -36,7 +36,7 @@ _KINDS_OF_ROLE = {
 }
 _KINDS_IN_TOOL_RESULT = ("text", "image", "document", "search_result", "tool_reference")
 _CLEAR_AT_BETA = "mid-conversation-system-clear-at-2026-08-21"
-# The second is what Claude Code calls it.
+# The second is the name that Claude Code uses.
 _MESSAGE_CONFIG_BETAS = frozenset({"mid-conversation-output-config-2026-07-01", "per-turn-control-2026-07-01"})
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
@@ -84,7 +84,7 @@ def check_messages(value: Any, *, version: str, key_sha256: str, betas: frozense
 
 
 def _optional_fields(message: dict[str, Any], *, betas: frozenset[str]) -> set[str]:
-    """List what a message may have beside its role and content: a system message with the beta of each."""
+    """List the fields of a message besides role and content: those of a system message need the beta of each."""
     if message.get("role") != "system":
         return set()
     opened = {"clear_at": {_CLEAR_AT_BETA}, "output_config": _MESSAGE_CONFIG_BETAS}
@@ -92,7 +92,7 @@ def _optional_fields(message: dict[str, Any], *, betas: frozenset[str]) -> set[s
 
 
 def all_blocks(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk every tool, system block and content block in prefix order, with its path."""
+    """Iterate over every tool, system block and content block in prefix order, with its path."""
     for index, tool in enumerate(body.get("tools") or []):
         yield f"tools.{index}", tool
     if isinstance(system := body.get("system"), list):
@@ -191,7 +191,7 @@ def _check_block(value: Any, *, kinds: tuple[str, ...], path: str, key_sha256: s
 
 
 def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:
-    """Check what version 2026-10-21 of the API no longer takes."""
+    """Refuse what version 2026-10-21 of the API no longer accepts."""
     for index, block in enumerate(message["content"] if isinstance(message["content"], list) else []):
         if message["role"] == "assistant" and block["type"] == "document":
             raise invalid(f"{path}.content.{index}", "document blocks are not allowed in assistant messages")
@@ -201,7 +201,7 @@ def _check_rules_of_2026(message: dict[str, Any], *, path: str) -> None:
 
 def _check_order(messages: list[dict[str, Any]]) -> None:
     """
-    Check that the user begins, and that system messages stand between what the user says and what is answered.
+    Check that a user message is first, and that system messages are between user and assistant messages.
 
     Source: https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages
     """
@@ -219,7 +219,7 @@ def _check_order(messages: list[dict[str, Any]]) -> None:
 
 
 def _check_tool_results(messages: list[dict[str, Any]]) -> None:
-    """Check that every tool call is answered in the next message, and every answer has its call."""
+    """Check that every tool call has its result in the next message, and every result its call."""
     expected: set[str] = set()
     for index, message in enumerate(messages):
         blocks = message["content"] if isinstance(message["content"], list) else []

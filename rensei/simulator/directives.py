@@ -1,4 +1,4 @@
-"""What a prompt asks of the simulator, in double square brackets: `[[reply 200 words]]`, `[[fault:overloaded]]`."""
+"""Directives in a prompt, in double square brackets: `[[reply 200 words]]`, `[[fault:overloaded]]`."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from rensei.simulator.errors import ApiError
 
-# `open` leaves out the empty line that ends the last event.
+# `open` omits the empty line that ends the last event.
 LineEnd = Literal["lf", "crlf", "cr", "open"]
 _DIRECTIVE = re.compile(r"\[\[\s*(fault:\s*)?([a-z0-9_-]+)\s*(.*?)\s*\]\]", re.DOTALL)
 
@@ -23,7 +23,7 @@ class FaultDirective:
         """
         Read an option as a number.
 
-        :raises ApiError: if it is none
+        :raises ApiError: if it is not a number
         """
         text = self.options.get(option, str(default))
         if not text.isdecimal():
@@ -52,11 +52,11 @@ def read_directives(messages: list[dict[str, Any]]) -> Directives:
     """
     Read the directives of the last user message.
 
-    Earlier turns do not count, so that a conversation is not haunted by a fault that it has already seen.
+    Earlier turns are ignored, so that a fault does not repeat in later turns of a conversation.
 
-    Brackets around a word that is none of ours are part of the user's text.
+    Brackets around an unknown word are part of the user's text.
 
-    :raises ApiError: if a directive has a value that cannot be read
+    :raises ApiError: if a directive has a value that cannot be parsed
     """
     text = _last_user_text(messages)
     directives = Directives(text=text)

@@ -1,4 +1,4 @@
-"""Checks of documents and search results, which hold text of their own."""
+"""Checks of documents and search results, which contain text."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def check_document_source(value: Any, *, path: str) -> None:
             require_string(source["url"], path=f"{path}.url")
         case "file":
             require_fields(source, required={"type", "file_id"}, optional=set(), path=path)
-            # The simulator keeps no files, so none can be found.
+            # The simulator stores no files, so none can be found.
             raise ApiError(404, f"File not found: {source['file_id']}")
 
 
@@ -54,7 +54,7 @@ def check_texts(value: Any, *, path: str) -> None:
 
 def check_citations_setting(value: Any, *, path: str) -> None:
     """
-    Check whether citations are switched on or off in a way that can be understood.
+    Check the form of the setting that switches citations on or off.
 
     :raises ApiError: 400
     """

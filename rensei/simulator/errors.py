@@ -1,4 +1,4 @@
-"""The error of the API: a status, a type, a message and perhaps a code."""
+"""The error of the API: a status, a type, a message and optionally a code."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ TYPE_OF_STATUS = {
 
 
 class ApiError(Exception):
-    """A refusal that a caller of the real API would see."""
+    """A refusal that a caller of the real API would receive."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ApiError(Exception):
         on_purpose: bool = False,
     ) -> None:
         """
-        :param on_purpose: a key or prompt asked for it, so that it says nothing about the request
+        :param on_purpose: a key or prompt requested it, so that it does not mean that the request is invalid
         """
         self.status = status
         self.type = TYPE_OF_STATUS[status]
@@ -56,5 +56,5 @@ class ApiError(Exception):
 
 
 def invalid(path: str, problem: str) -> ApiError:
-    """Make the refusal of one field of a request."""
+    """Create the refusal of one field of a request."""
     return ApiError(400, f"{path}: {problem}")

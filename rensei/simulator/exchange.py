@@ -1,4 +1,4 @@
-"""One request and its answer over ASGI: reading, writing, waiting, and noticing that the client has gone."""
+"""One request and its answer over ASGI: reading, writing, waiting, and detecting that the client has disconnected."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ BODY_BYTES_MAX = 32 * 1024 * 1024
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection before the answer was whole."""
+    """The client closed the connection before the answer was complete."""
 
 
 class Exchange:
@@ -25,7 +25,7 @@ class Exchange:
         self.query_string: str = scope["query_string"].decode("latin-1")
         self.headers: dict[str, str] = {}
         for name, value in scope["headers"]:
-            # Lines of one name are one list: https://www.rfc-editor.org/rfc/rfc9110#section-5.3
+            # Repeated headers are one list: https://www.rfc-editor.org/rfc/rfc9110#section-5.3
             known = self.headers.get(name.decode("latin-1").lower())
             line = value.decode("latin-1")
             self.headers[name.decode("latin-1").lower()] = line if known is None else f"{known}, {line}"
@@ -44,11 +44,11 @@ class Exchange:
 
     async def read_body(self) -> bytes:
         """
-        Read the whole body, then begin to watch for the client's going away.
+        Read the whole body, then start to watch for a disconnect of the client.
 
-        Of a body that is too large the rest is read and dropped, as a client that still writes would miss the answer.
+        The rest of a body that is too large is read and dropped, as a client that still writes would miss the answer.
 
-        :raises ClientDisconnected: if the client gave up
+        :raises ClientDisconnected: if the client disconnected
         """
         chunks: list[bytes] = []
         size = 0
@@ -76,7 +76,7 @@ class Exchange:
         )
 
     async def answer(self, status: int, body: bytes, *, headers: dict[str, str]) -> None:
-        # What compression makes of it is known only when it is written.
+        # The compressed length is known only when the body is written.
         length = {} if self._compress else {"content-length": str(len(body))}
         await self.start(status, headers={**headers, **length})
         await self.write(body if self.method != "HEAD" else b"", more=False)
@@ -93,7 +93,7 @@ class Exchange:
         """
         Write a piece of the body.
 
-        :raises ClientDisconnected: if nobody reads it
+        :raises ClientDisconnected: if the client has disconnected
         """
         self._fail_if_gone()
         if self._compress:
@@ -102,9 +102,9 @@ class Exchange:
 
     async def wait(self, seconds: float) -> None:
         """
-        Wait, or notice earlier that the client has gone.
+        Wait, or end earlier when the client disconnects.
 
-        :raises ClientDisconnected: if it has
+        :raises ClientDisconnected: if it does
         """
         try:
             await asyncio.wait_for(self._gone.wait(), timeout=seconds)

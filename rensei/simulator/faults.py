@@ -1,5 +1,5 @@
 """
-The ways in which a request can go wrong, chosen by a word in the key or by `[[fault:…]]` in the prompt.
+The failures of a request, chosen by a word in the key or by `[[fault:…]]` in the prompt.
 
 Statuses, types and codes: https://platform.claude.com/docs/en/api/errors and the error classes of the `anthropic` SDK.
 """
@@ -16,7 +16,7 @@ Reach = Literal["everywhere", "messages"]
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """An error answer. Those that reach only messages are not seen by listing models or counting tokens."""
+    """An error answer. Those that reach only messages do not affect listing models or counting tokens."""
 
     status: int
     message: str
@@ -26,7 +26,7 @@ class Refusal:
     reach: Reach = "everywhere"
 
     def to_error(self, *, options: dict[str, str]) -> ApiError:
-        """Make the error, with what the prompt asked to be otherwise (`retry-after`, `code`)."""
+        """Create the error, with the options of the prompt (`retry-after`, `code`)."""
         wait = options.get("retry-after", self.retry_after)
         code = options.get("code", self.code)
         headers = {"retry-after": str(wait)} if wait is not None else {}
@@ -136,15 +136,15 @@ NAME_OF_STATUS = {
     "529": "overloaded",
 }
 
-# A false account of the tokens, events that no client knows yet, or characters that few can store; `replies.py` and
-# `streaming.py` give them.
+# False counts of tokens, events of unknown kinds, or characters that few databases can store; `replies.py` and
+# `streaming.py` produce them.
 USAGE = frozenset({"nousage", "negativeusage", "hugeusage", "nanusage"})
 STREAM = frozenset({"streamerror", "truncate", "cut", "unknownevents"})
 TEXT = frozenset({"oddtext"})
 
 
 def refusal_by_key(words: frozenset[str], *, reach: Reach) -> ApiError | None:
-    """Find the refusal that a key's words ask for at this stage of a request."""
+    """Find the refusal that a key's words request at this stage of a request."""
     for name in sorted(words & REFUSALS.keys()):
         if REFUSALS[name].reach == reach:
             return REFUSALS[name].to_error(options={})
@@ -152,7 +152,7 @@ def refusal_by_key(words: frozenset[str], *, reach: Reach) -> ApiError | None:
 
 
 class FaultCounter:
-    """Remembers how often a fault was given, so that one can fail N times and then let the request through."""
+    """Counts how often a fault was produced, so that a request can fail N times and then succeed."""
 
     def __init__(self) -> None:
         self._given: Counter[tuple[str, str, int]] = Counter()
@@ -161,7 +161,7 @@ class FaultCounter:
         self._given.clear()
 
     def next_fault(self, faults: list[FaultDirective], *, key_sha256: str, prompt: str) -> FaultDirective | None:
-        """Choose the first fault of the prompt that is not used up for this key and exact prompt."""
+        """Return the first fault of the prompt that is not used up for this key and exact prompt."""
         for position, fault in enumerate(faults):
             if "times" not in fault.options:
                 return fault
@@ -173,5 +173,5 @@ class FaultCounter:
 
 
 def canonical_name(name: str) -> str:
-    """Make one name of the ways to write a fault: `stream-error` is `streamerror`, `500` is `down`."""
+    """Normalize the name of a fault: `stream-error` is `streamerror`, `500` is `down`."""
     return NAME_OF_STATUS.get(name, name.replace("-", "").replace("_", ""))

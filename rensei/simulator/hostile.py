@@ -1,4 +1,4 @@
-"""Answers that no provider should give and no client should trip over."""
+"""Answers that no provider should send, and on which no client should fail."""
 
 import gzip
 from collections.abc import Awaitable, Callable
@@ -11,18 +11,18 @@ FOREVER_SECONDS = 3600.0
 
 
 class ConnectionCut(Exception):
-    """Raised on purpose: the server closes the connection in the middle of an answer."""
+    """Raised deliberately, so that the server closes the connection in the middle of an answer."""
 
 
 class StreamEndedEarly(Exception):
-    """Raised on purpose: a stream was ended in good order, but before its last event."""
+    """Raised deliberately: a stream was closed properly, but before its last event."""
 
 
 async def give_hostile_answer(exchange: Exchange, fault: FaultDirective) -> None:
     """
-    Give the answer that a hostile fault names.
+    Send the answer that a hostile fault names.
 
-    :raises ConnectionCut: where the connection has to break
+    :raises ConnectionCut: if the connection has to break
     """
     await _ANSWERS[fault.name](exchange, fault)
 
@@ -65,7 +65,7 @@ async def _hang(exchange: Exchange, fault: FaultDirective) -> None:
 
 
 async def _reset(exchange: Exchange, fault: FaultDirective) -> None:
-    # Without a status the server would answer 500 by itself, so the connection breaks right after the headers.
+    # Without a status the server would send a 500, so the connection breaks right after the headers.
     await exchange.start(200, headers={"content-type": "application/json"})
     await exchange.write(b"")
     raise ConnectionCut

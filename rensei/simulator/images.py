@@ -1,5 +1,5 @@
 """
-What the API demands of an image.
+The API's requirements for an image.
 
 Source of the limits: https://platform.claude.com/docs/en/build-with-claude/vision
 """
@@ -40,13 +40,13 @@ def check_image_source(value: Any, *, path: str) -> None:
                 raise invalid(f"{path}.url", "Only HTTPS URLs are supported.")
         case "file":
             require_fields(source, required={"type", "file_id"}, optional=set(), path=path)
-            # The simulator keeps no files, so none can be found.
+            # The simulator stores no files, so none can be found.
             raise ApiError(404, f"File not found: {source['file_id']}")
 
 
 def check_images_together(sources: list[tuple[str, dict[str, Any]]], *, model: Model) -> None:
     """
-    Check what depends on the model and on how many images there are.
+    Check what depends on the model and on the number of images.
 
     :raises ApiError: 400
     """
@@ -83,7 +83,7 @@ def _check_data(source: dict[str, Any], *, path: str) -> None:
         with Image.open(io.BytesIO(data)) as image:
             kind = _MEDIA_TYPES.get(image.format or "")
     except Image.DecompressionBombError:
-        # Pillow will not even open what is far beyond the API's limit of pixels.
+        # Pillow does not open an image far above the API's limit of pixels.
         raise _too_large([path], side_max=_SIDE_PIXELS_MAX) from None
     except UnidentifiedImageError:
         kind = None

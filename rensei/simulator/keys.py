@@ -1,4 +1,4 @@
-"""Who is asking: the credential of a request, and the words in it that choose a behaviour."""
+"""The credential of a request, and the words in it that select a behaviour."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ class Account:
     """
     The organization behind a key.
 
-    Only the key's digest is kept, so that neither a log nor a repr can show the key itself.
+    Only the key's digest is stored, so that neither a log nor a repr can show the key itself.
     """
 
     key_sha256: str
@@ -33,16 +33,16 @@ class Account:
 
     def lifecycle_of(self, model: Model) -> Lifecycle:
         """
-        Tell the stage of a model for this organization.
+        Return the stage of a model for this organization.
 
-        A `legacy` key stands for an organization that may still call what everyone else has lost.
+        A `legacy` key represents an organization that may still call models that are retired for all others.
         """
         if model.lifecycle == "retired" and "legacy" in self.words:
             return "deprecated"
         return model.lifecycle
 
     def sees(self, model: Model) -> bool:
-        """Tell whether the model is in this organization's list, whatever its stage."""
+        """Whether the model is in this organization's list, regardless of its stage."""
         if "nomodels" in self.words or (model.never_served and "legacy" not in self.words):
             return False
         if model.line == "mythos" and "verified" not in self.words:
@@ -65,14 +65,14 @@ class Account:
 
 
 def key_digest(headers: dict[str, str]) -> str | None:
-    """Make the SHA-256 of whatever credential the request carries."""
+    """Return the SHA-256 of the request's credential of either kind."""
     key = _key_of(headers)
     return hashlib.sha256(key.encode()).hexdigest() if key else None
 
 
 def authenticate(headers: dict[str, str], *, accepted: frozenset[str] | None) -> Account:
     """
-    Recognize the key of a request, sent as `x-api-key` or as a bearer token.
+    Authenticate a request by its key, sent as `x-api-key` or as a bearer token.
 
     :param accepted: if given, the SHA-256 digests of the only keys that work
     :raises ApiError: 401 as the API answers it

@@ -15,7 +15,7 @@ _STAGES = {"active", "deprecated", "retired"}
 
 def list_models(account: Account, query: dict[str, list[str]]) -> dict[str, Any]:
     """
-    Build one page of the models that the organization may see.
+    Build one page of the models that the organization may list.
 
     :raises ApiError: 400
     """
@@ -51,7 +51,7 @@ def list_models(account: Account, query: dict[str, list[str]]) -> dict[str, Any]
 
 def show_model(account: Account, name: str) -> dict[str, Any]:
     """
-    Build the facts of one model, retired ones included.
+    Build the description of one model, retired ones included.
 
     :raises ApiError: 404
     """

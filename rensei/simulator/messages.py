@@ -1,4 +1,4 @@
-"""The messages endpoint and the count of tokens: check, fail as asked, answer."""
+"""The endpoints for messages and for counting tokens: check, produce the requested fault, answer."""
 
 import json
 import secrets
@@ -24,7 +24,7 @@ class Messages:
         self._threads = Threads()
 
     def reset(self) -> None:
-        """Forget the prompt cache, the threads, and how often faults were given."""
+        """Clear the prompt cache, the threads, and the counts of faults."""
         self._cache.clear()
         self._threads.clear()
         self._faults.clear()
@@ -118,7 +118,7 @@ def _parse(raw: bytes) -> Any:
     try:
         body = json.loads(raw, parse_constant=_refuse_constant)
         if b"\\u" in raw:
-            # Half of a surrogate pair can be written in JSON but is no text, and nothing after this could count it.
+            # Half of a surrogate pair can be written in JSON but is not text, and its tokens cannot be counted.
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise ApiError(400, "The request body is not valid JSON.") from None
@@ -126,12 +126,12 @@ def _parse(raw: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    # Python reads NaN and Infinity, which JSON does not have.
+    # Python parses NaN and Infinity, which are not JSON.
     raise ValueError(f"{name} is not JSON.")
 
 
 async def _fail(call: Call, fault: FaultDirective) -> bool:
-    """Give the answer of a fault that has no message; return False for one that only spoils a message."""
+    """Send the answer of a fault without a message; return False for one that only changes a message."""
     call.logged.faults.append(fault.name)
     if fault.name in REFUSALS:
         raise REFUSALS[fault.name].to_error(options=fault.options)
@@ -139,7 +139,7 @@ async def _fail(call: Call, fault: FaultDirective) -> bool:
         await give_hostile_answer(call.exchange, fault)
         return True
     if fault.name not in USAGE | STREAM | TEXT:
-        # A misspelt fault must not pass as no fault, or a test would prove nothing.
+        # A misspelt fault must not be ignored, or a test would prove nothing.
         raise ApiError(400, f"The simulator does not know the fault '{fault.name}'.")
     return False
 

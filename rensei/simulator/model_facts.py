@@ -1,4 +1,4 @@
-"""What the simulator knows of each model: the facts that decide whether a request is valid and how it is counted."""
+"""The facts of each model that determine whether a request is valid and how it is counted."""
 
 import json
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Model:
     never_served: bool
 
     def info(self, *, lifecycle: Lifecycle) -> dict[str, Any]:
-        """Build what `GET /v1/models` tells about the model."""
+        """Build the model's object in `GET /v1/models`."""
         return {
             "type": "model",
             "id": self.id,
@@ -56,7 +56,7 @@ class Model:
         }
 
     def _capabilities(self) -> dict[str, Any]:
-        # Claude 4.5 and newer; older models know neither JSON output nor the newer tools.
+        # Claude 4.5 and newer; older models support neither JSON output nor the newer tools.
         modern = bool(self.efforts) or "4-5" in self.id
         effort = {level: _supported(level in self.efforts) for level in ("low", "medium", "high", "max", "xhigh")}
         thinking = {

@@ -1,5 +1,5 @@
 """
-What differs from model to model: thinking, effort, sampling, forced tools, prefill, system messages within the
+Rules that differ between models: thinking, effort, sampling, forced tools, prefill, system messages within the
 conversation, the size of prompt and answer.
 
 Sources: https://platform.claude.com/docs/en/build-with-claude/extended-thinking, …/effort and
@@ -41,7 +41,7 @@ def _check_sampling(body: dict[str, Any], *, model: Model, version: str) -> None
             continue
         if not isinstance(body[name], int | float) or isinstance(body[name], bool):
             raise invalid(name, "Input should be a valid number")
-        # Newer models refuse every other value than the one that is meant where none is given.
+        # Newer models accept only the default value.
         is_default = name != "top_k" and body[name] == 1
         if version != "2023-06-01" or not (model.sampling_on_2023_06_01 or is_default):
             raise ApiError(400, f"`{name}` is not supported for this model.")

@@ -1,5 +1,5 @@
 """
-The prompt cache: which part of a prompt was seen before, by whom, and for how long it is kept.
+The prompt cache: which part of a prompt was sent before, with which key, and how long it is kept.
 
 Source of the rules: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 """
@@ -21,7 +21,7 @@ _ENTRIES_MAX = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class PromptUsage:
-    """How the tokens of one prompt divide; the three classes do not overlap."""
+    """The tokens of one prompt in three classes, which do not overlap."""
 
     input_tokens: int
     written_5m_tokens: int = 0
@@ -35,7 +35,7 @@ class PromptUsage:
 
 @dataclass(kw_only=True)
 class Segment:
-    """One block of a prompt: the digest and the tokens of all up to its end, and how long to keep that prefix."""
+    """One block of a prompt: the digest and tokens of the prefix up to its end, and how long to keep that prefix."""
 
     digest: str
     tokens_up_to_here: int
@@ -57,7 +57,7 @@ class PromptCache:
         self._entries.clear()
 
     def use(self, segments: list[Segment], *, model: Model) -> PromptUsage:
-        """Read what the cache holds of this prompt, write what the prompt marks, and tell how its tokens divide."""
+        """Read the cached prefix of this prompt, write the marked ones, and return its tokens by class."""
         total = segments[-1].tokens_up_to_here
         minimum = model.min_cache_tokens or 1024
         marked = [
@@ -89,7 +89,7 @@ class PromptCache:
         return 0
 
     def _write(self, segment: Segment) -> None:
-        """Keep a marked prefix, for as long as it is marked or was marked before."""
+        """Store a marked prefix, for the longer of its new and its earlier lifetime."""
         now = self._clock()
         ttl = segment.ttl or "5m"
         held = self._entries.get(segment.digest)
@@ -99,13 +99,13 @@ class PromptCache:
         self._entries[segment.digest] = _Entry(ttl=ttl, expires_at=now + _SECONDS[ttl])
 
     def _drop_expired(self, *, now: float) -> None:
-        """Keep the cache from growing for ever under load."""
+        """Drop expired entries, so that the cache does not grow without bound under load."""
         if len(self._entries) > _ENTRIES_MAX:
             self._entries = {digest: entry for digest, entry in self._entries.items() if entry.expires_at > now}
 
 
 def cut_prompt(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[Segment]:
-    """Cut a prompt into the blocks of its prefix order: tools, system, messages."""
+    """Split a prompt into blocks in prefix order: tools, system, messages."""
     start = _mix("", [key_sha256, model.id, body.get("speed")])
     described = TOKENS_OF_TOOL_USE if body.get("tools") else 0
     if form := (body.get("output_config") or {}).get("format"):
@@ -128,7 +128,7 @@ def cut_prompt(body: dict[str, Any], *, model: Model, key_sha256: str) -> list[S
     for block in _blocks(body.get("system") or []):
         add(block, tokens=count_block(block, model=model))
 
-    # These three change how messages are read: with another value, no message is found in the cache.
+    # With another value of one of these three, no message is found in the cache.
     effort = (body.get("output_config") or {}).get("effort")
     settings = [body.get("tool_choice"), body.get("thinking"), effort]
     for message in body["messages"]:

@@ -1,4 +1,4 @@
-"""What the model answers: deterministic text that tells what it was sent, thinking, tool calls, and their tokens."""
+"""The reply of the model: deterministic text that describes the request, thinking, tool calls, and their tokens."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from rensei.simulator.schemas import example_of
 from rensei.simulator.signatures import sign_thinking
 from rensei.simulator.tokens import count_json, count_text, image_size
 
-# Of words of at most four letters, so that a reply of N words is N tokens.
+# Words of at most four letters, so that a reply of N words is N tokens.
 _SENTENCE = "the sun and the sea are calm this year and we go for a walk with our dog"
 _THINKING_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 
@@ -33,7 +33,7 @@ class Reply:
 def compose_reply(
     body: dict[str, Any], *, model: Model, directives: Directives, prompt: PromptUsage, key_sha256: str
 ) -> Reply:
-    """Compose the whole answer, cut where `max_tokens`, a stop sequence or the context window cuts it."""
+    """Compose the whole answer, cut at `max_tokens`, a stop sequence or the context window."""
     room = max(0, model.context_window - prompt.total)
     limit = min(body["max_tokens"], room)
     cut_reason = "max_tokens" if body["max_tokens"] <= room else "model_context_window_exceeded"
@@ -85,7 +85,7 @@ def usage_of(body: dict[str, Any], *, prompt: PromptUsage, reply: Reply) -> dict
 
 
 def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any]:
-    """Make the account of a hostile provider."""
+    """Return the false usage of a hostile provider."""
     false: dict[str, dict[str, Any]] = {
         "negativeusage": {"input_tokens": -5, "output_tokens": -1_000_000},
         "hugeusage": {"input_tokens": 2**63, "output_tokens": 10**30},
@@ -95,7 +95,7 @@ def falsify_usage(usage: dict[str, Any], *, fault: str) -> dict[str, Any]:
 
 
 def with_odd_text(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write what JSON can say and few can store into the texts: U+0000, and half of a surrogate pair."""
+    """Add to the texts what JSON allows and few databases can store: U+0000, and half of a surrogate pair."""
     return [
         {**block, "text": f"{block['text']} nul \0 half \ud83d end"} if block["type"] == "text" else block
         for block in content
@@ -103,7 +103,7 @@ def with_odd_text(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _think(body: dict[str, Any], *, model: Model, limit: int, key_sha256: str) -> tuple[list[dict[str, Any]], int]:
-    """Think, if the model does so in this request; return the block and its tokens."""
+    """Create the thinking block, if the model thinks in this request; return it and its tokens."""
     display = _thinking_display(body, model=model)
     tokens = min(_thinking_wish(body, model=model), limit) if display else 0
     if not tokens:
@@ -114,7 +114,7 @@ def _think(body: dict[str, Any], *, model: Model, limit: int, key_sha256: str) -
 
 
 def _thinking_display(body: dict[str, Any], *, model: Model) -> str | None:
-    """Tell how thinking is shown in this reply (`summarized`, `omitted`), or None if the model does not think."""
+    """Return how thinking is shown in this reply (`summarized`, `omitted`), or None if the model does not think."""
     thinking = body.get("thinking")
     kind = thinking["type"] if thinking else ("adaptive" if model.thinking_on_by_default else "disabled")
     if kind not in ("adaptive", "enabled"):
@@ -123,7 +123,7 @@ def _thinking_display(body: dict[str, Any], *, model: Model) -> str | None:
 
 
 def _thinking_wish(body: dict[str, Any], *, model: Model) -> int:
-    """Tell how many tokens the model would think: more with more effort, or a sixteenth of the budget."""
+    """Return the number of thinking tokens: more with more effort, or a sixteenth of the budget."""
     thinking = body.get("thinking") or {}
     if thinking.get("type") == "enabled":
         return int(thinking["budget_tokens"]) // 16
@@ -182,7 +182,7 @@ def _all_blocks(contents: list[Any]) -> list[dict[str, Any]]:
 
 
 def _cut_text(text: str, *, limit: int) -> tuple[str, int, bool]:
-    """Cut a text at a number of tokens; return it, its tokens, and whether it is whole."""
+    """Cut a text at a number of tokens; return it, its tokens, and whether it is complete."""
     tokens = 0
     for match in re.finditer(r"\S+", text):
         word_tokens = count_text(match.group())
@@ -193,7 +193,7 @@ def _cut_text(text: str, *, limit: int) -> tuple[str, int, bool]:
 
 
 def _cut_at_sequence(text: str, *, sequences: list[str]) -> tuple[str, str | None]:
-    """Cut a text at the stop sequence that comes first in it, if one does."""
+    """Cut a text at the first stop sequence in it, if there is one."""
     found = [sequence for sequence in sequences if sequence in text]
     if not found:
         return text, None
@@ -202,7 +202,7 @@ def _cut_at_sequence(text: str, *, sequences: list[str]) -> tuple[str, str | Non
 
 
 def _call_tool(body: dict[str, Any], *, directives: Directives) -> dict[str, Any] | None:
-    """Call the tool that the request forces or the prompt asks for by `[[use NAME]]`."""
+    """Call the tool that the request forces or the prompt requests by `[[use NAME]]`."""
     tools = {tool["name"]: tool for tool in body.get("tools") or [] if "input_schema" in tool}
     choice = body.get("tool_choice") or {"type": "auto"}
     match choice["type"]:

@@ -1,8 +1,8 @@
 """
-Every request that came in, to reconcile a ledger against.
+A log of all requests, to reconcile a ledger against.
 
-A request is written down when it arrives, before it is answered, and once more when it has ended, so that a process
-killed in between is still accounted for. The key is never written, only its SHA-256.
+A request is written when it arrives, before it is answered, and again when it has ended, so that it is recorded even
+if a process is killed in between. The key is never written, only its SHA-256.
 """
 
 import json
@@ -38,7 +38,7 @@ class LoggedRequest:
     model: str | None = None
     stream: bool = False
     body: Any = None
-    # What follows is known once the answer is under way.
+    # The following is known only when the answer has begun.
     status: int | None = None
     error_type: str | None = None
     error_message: str | None = None
@@ -60,7 +60,7 @@ class RequestLog:
         self._file = file.open("a", encoding="utf-8") if file else None
 
     def open_request(self, exchange: Exchange, raw: bytes, *, request_id: str) -> LoggedRequest:
-        """Note that a request has arrived."""
+        """Record that a request has arrived."""
         self._sequence += 1
         body = _parse(raw)
         request = LoggedRequest(
@@ -86,7 +86,7 @@ class RequestLog:
         return request
 
     def close_request(self, request: LoggedRequest, *, status: int | None, outcome: Outcome) -> None:
-        """Note how a request has ended, and the status that was sent, if one was."""
+        """Record how a request has ended, and the status that was sent, if one was."""
         request.status = status
         request.outcome = outcome
         request.ended_at = _now()
@@ -96,7 +96,7 @@ class RequestLog:
         return [asdict(request) for request in self._requests if request.sequence > sequence]
 
     def clear(self) -> None:
-        """Forget what is held in memory; the sequence goes on, and the file keeps all."""
+        """Clear the log in memory; the sequence continues, and the file keeps everything."""
         self._requests.clear()
 
     def _append(self, event: str, request: LoggedRequest) -> None:
@@ -106,7 +106,7 @@ class RequestLog:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    """Parse a body for the log, where one that is not a JSON object has nothing to tell."""
+    """Parse a body for the log; a body that is not a JSON object gives an empty one."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ def new_request_id() -> str:
 
 
 def response_headers(account: Account, exchange: Exchange, *, request_id: str) -> dict[str, str]:
-    """Build the headers that every accepted request is answered with."""
+    """Build the headers of the answer to every accepted request."""
     reset = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%SZ")
     headers = {
         "request-id": request_id,

@@ -1,4 +1,4 @@
-"""JSON schemas, of tools and of answers: refuse what is none, and make the simplest value that one admits."""
+"""JSON schemas of tools and answers: refuse an invalid one, and create the simplest value that one allows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rensei.simulator.shapes import require_dict, require_list
 
 def check_schema(value: Any, *, path: str) -> None:
     """
-    Check the form of a schema, and of those inside it.
+    Check the form of a schema, and of the schemas inside it.
 
     :raises ApiError: 400
     """
@@ -28,7 +28,7 @@ def check_schema(value: Any, *, path: str) -> None:
 
 
 def example_of(schema: Any) -> Any:
-    """Make the simplest value that a schema admits."""
+    """Create the simplest value that a schema allows."""
     if isinstance(schema, bool):
         return None
     if "const" in schema:

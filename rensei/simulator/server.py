@@ -1,4 +1,4 @@
-"""Start the simulator in a process of its own, for tests and scripts, and read its log."""
+"""Start the simulator in a separate process, for tests and scripts, and read its log."""
 
 import http.client
 import json
@@ -32,21 +32,21 @@ class RunningSimulator:
         return requests
 
     def instance(self) -> str:
-        """Ask who answers at this address."""
+        """Read the id of the simulator at this address."""
         instance: str = self._call("GET", "/__simulator/health")["instance"]
         return instance
 
     def last_sequence(self) -> int:
-        """Tell where the log stands, so that a test can ask for what came after."""
+        """Return the last sequence number of the log, so that a test can read what follows."""
         requests = self.requests()
         return requests[-1]["sequence"] if requests else 0
 
     def invalid_requests(self) -> list[dict[str, Any]]:
-        """Find the requests that were refused for what they are, and not because a key or a prompt asked for it."""
+        """Return the requests that were refused as invalid, not because a key or a prompt requested it."""
         return [request for request in self.requests() if request["status"] == 400 and not request["error_on_purpose"]]
 
     def reset(self) -> None:
-        """Empty the log and the prompt cache, and let every fault start again."""
+        """Clear the log, the prompt cache and the counts of faults."""
         self._call("DELETE", "/__simulator/requests")
 
     def stop(self) -> None:
@@ -56,7 +56,7 @@ class RunningSimulator:
         try:
             self.process.wait(timeout=_STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            # A request that is held open on purpose may hold the server open as well.
+            # A request that is deliberately kept open may prevent the server from stopping.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
@@ -73,7 +73,7 @@ def start(
     *, port: int = 0, log: Path | None = None, key_file: Path | None = None, keep_bodies: bool = True
 ) -> RunningSimulator:
     """
-    Start a simulator on loopback and wait until it answers. It ends with this process, whatever happens.
+    Start a simulator on loopback and wait until it answers. It ends with this process in every case.
 
     :param port: 0 for any free one
     :raises SimulatorDidNotStart: if it does not answer

@@ -1,4 +1,4 @@
-"""Small checks of JSON values, which refuse in the words of the API: the path of the field, then what is wrong."""
+"""Small checks of JSON values, with the API's messages: the path of the field, then what is wrong."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def require_one_of(value: Any, choices: tuple[Any, ...], *, path: str) -> None:
 
 
 def require_fields(value: dict[str, Any], *, required: set[str], optional: set[str], path: str) -> None:
-    """Refuse a missing field, then any that is not known."""
+    """Refuse a missing field, then an unknown one."""
     prefix = f"{path}." if path else ""
     for name in sorted(required):
         if name not in value:

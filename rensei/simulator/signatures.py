@@ -1,7 +1,7 @@
 """
 The signatures of thinking blocks, which a caller sends back unchanged in a later turn.
 
-A signature holds for the key it was made for, as blocks are not portable between unrelated accounts.
+A signature is valid for the key for which it was made, as blocks are not portable between unrelated accounts.
 """
 
 import base64

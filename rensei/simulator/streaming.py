@@ -35,7 +35,7 @@ class Event:
 
 
 def error_event(*, kind: str, message: str, request_id: str) -> Event:
-    """Make the event by which a stream fails after its status 200 has been sent."""
+    """Create the event by which a stream fails after its status 200 has been sent."""
     error = {"type": kind, "message": message}
     return Event(name="error", data={"type": "error", "error": error, "request_id": request_id})
 
@@ -44,10 +44,10 @@ def stream_events(
     message: dict[str, Any], *, more_deltas: Iterable[dict[str, Any]] = (), unknown_events: bool = False
 ) -> Iterator[Event]:
     """
-    Cut a finished message into the events that a stream would send.
+    Split a finished message into the events of a stream.
 
     :param more_deltas: members of further `message_delta` events, which follow the true one
-    :param unknown_events: also send event, block and delta kinds that no client knows, which must be skipped
+    :param unknown_events: also send unknown kinds of events, blocks and deltas, which clients must skip
     """
     yield _message_start(message)
     yield Event(name="ping", data={"type": "ping"})
@@ -66,7 +66,7 @@ def stream_events(
 def _message_start(message: dict[str, Any]) -> Event:
     start = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "stop_details": None}
     if usage := message.get("usage"):
-        # What is known before the first token: all of the input, and a placeholder for the output.
+        # The values before the first token: all of the input, and a placeholder for the output.
         start["usage"] = {key: value for key, value in usage.items() if key not in _OF_THE_END}
         start["usage"]["output_tokens"] = min(1, usage["output_tokens"])
     return Event(name="message_start", data={"type": "message_start", "message": start})
@@ -113,7 +113,7 @@ def _pieces(text: str) -> list[str]:
 def _json_pieces(value: Any) -> list[str]:
     text = json.dumps(value)
     pieces = [text[i : i + _JSON_PIECE_CHARACTERS] for i in range(0, len(text), _JSON_PIECE_CHARACTERS)]
-    # The real stream opens with an empty piece.
+    # The real stream begins with an empty piece.
     return ["", *pieces]
 
 

@@ -1,5 +1,5 @@
 """
-Conversations that the provider holds, so that each request brings only what is new.
+Conversations that the provider stores, so that each request contains only the new part.
 
 Source: https://platform.claude.com/docs/en/build-with-claude/message-threads
 """
@@ -10,12 +10,12 @@ from rensei.simulator.errors import ApiError, invalid
 from rensei.simulator.shapes import require_dict, require_fields, require_list, require_one_of
 
 _THREADS_MAX = 1000
-# What a thread is created with, and keeps.
+# The fields with which a thread is created, and which it keeps.
 _KEPT = ("system", "tools")
 
 
 class Threads:
-    """The conversations of all keys, by the id of the answer that each ends with. The oldest are forgotten first."""
+    """The conversations of all keys, by the id of their last answer. The oldest are dropped first."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], dict[str, Any]] = {}
@@ -25,9 +25,9 @@ class Threads:
 
     def whole(self, body: Any, *, key_sha256: str) -> Any:
         """
-        Make the whole request of one that continues a thread. Any other is returned as it is.
+        Return the complete form of a request that continues a thread. Any other is returned unchanged.
 
-        :raises ApiError: 400 if it says again what the thread has, 404 if there is no such thread
+        :raises ApiError: 400 if it repeats a field of the thread, 404 if there is no such thread
         """
         if not isinstance(body, dict) or body.get("thread") is None:
             return body
@@ -47,7 +47,7 @@ class Threads:
         return {**body, **held, "messages": [*held["messages"], *require_list(body.get("messages"), path="messages")]}
 
     def hold(self, body: dict[str, Any], answer: dict[str, Any], *, key_sha256: str) -> None:
-        """Keep a conversation with its answer, if the request asks for that."""
+        """Store a conversation with its answer, if the request has a thread."""
         if body.get("thread") is None:
             return
         said = {"role": "assistant", "content": answer["content"]}

@@ -1,5 +1,5 @@
 """
-How the simulator counts tokens: a rule that can be worked out by hand, not the tokenizer of any model.
+The simulator's count of tokens: a rule that can be computed by hand, not the tokenizer of any model.
 
 Text is split at white space; each word costs one token for every 4 bytes begun. So `"word " * 1000` is 1000 tokens.
 """
@@ -48,7 +48,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def count_block(block: dict[str, Any], *, model: Model) -> int:
-    """Count one content block, those inside it included."""
+    """Count one content block, including the blocks inside it."""
     match block["type"]:
         case "text":
             return count_text(block["text"])

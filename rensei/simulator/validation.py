@@ -1,5 +1,5 @@
 """
-What the API refuses, in the order in which it does: headers, fields, their values, the model, what the model takes.
+The checks of the API, in its order: headers, fields, their values, the model, what the model accepts.
 
 Source: https://platform.claude.com/docs/en/api/messages and the types of the `anthropic` SDK.
 """
@@ -38,7 +38,7 @@ _MESSAGE_FIELDS = _PROMPT_FIELDS | {
     "top_k",
     "top_p",
 }
-# Fields that need a beta of this name, and fields that any beta opens.
+# Fields that need a beta of this name, and fields that any beta enables.
 _FIELDS_OF_BETAS = {
     "message-threads-2026-08-12": {"thread"},
     "structured-outputs-2025-11-13": {"output_format"},

@@ -1,4 +1,4 @@
-"""Who one is, and in which of several organizations."""
+"""The signed-in person, and the current organization of several."""
 
 from typing import Annotated
 
@@ -96,7 +96,7 @@ def use_context(
 
 
 def note_versions(client: Client, output: Output) -> None:
-    """Say so when this command and the server are of different versions."""
+    """Print a note if this command and the server have different versions."""
     if client.server_version and client.server_version != __version__:
         output.note(
             f"This command is version {__version__}, the server {client.server_version}. "

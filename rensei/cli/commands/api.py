@@ -1,4 +1,4 @@
-"""`rensei api`: any address of the REST interface, as it is."""
+"""`rensei api`: call any endpoint of the REST interface."""
 
 import json
 import sys
@@ -70,9 +70,9 @@ def _address(words: list[str], *, has_body: bool) -> tuple[str, str, dict[str, A
     """
     Read `GET /runs?state=FAILED` or `/runs` as a method, a path and a query.
 
-    Every address is one of this server's REST interface: the token goes nowhere else.
+    Every path is one of this server's REST interface: the token is sent nowhere else.
 
-    :raises BadParameter: if it is no such address
+    :raises BadParameter: if it is not such a path
     """
     if len(words) > 2:
         raise typer.BadParameter("give a method and one path, such as GET /runs.", param_hint="PATH")
@@ -90,7 +90,7 @@ def _address(words: list[str], *, has_body: bool) -> tuple[str, str, dict[str, A
 
 
 def _fields(texts: list[str], values: list[str]) -> dict[str, Any]:
-    """:raises BadParameter: if one has no name, or is not JSON"""
+    """:raises BadParameter: if a field has no name, or is not JSON"""
     fields: dict[str, Any] = {}
     for given, flag in [*((one, "--raw-field") for one in texts), *((one, "--field") for one in values)]:
         name, sign, value = given.partition("=")
@@ -113,7 +113,7 @@ def _document(file: str) -> Any:
 
 
 def _headers(given: list[str]) -> dict[str, str]:
-    """:raises BadParameter: if one is no header, or would sign the call differently"""
+    """:raises BadParameter: if a text is not a header, or would sign the call differently"""
     headers = {}
     for one in given:
         name, sign, value = one.partition(":")

@@ -1,4 +1,4 @@
-"""`rensei dispatch`: ask a model, by a profile."""
+"""`rensei dispatch`: call a model, by a profile."""
 
 import contextlib
 import secrets
@@ -98,7 +98,7 @@ def dispatch(
 
 
 def _asked(prompt: str | None, text: str | None) -> str:
-    """:raises BadParameter: unless the prompt was given once"""
+    """:raises BadParameter: unless the prompt was given exactly once"""
     if prompt is not None and text is not None:
         raise typer.BadParameter("give the prompt as PROMPT or as --input, not both.", param_hint="PROMPT")
     asked = prompt if text is None else text
@@ -109,9 +109,9 @@ def _asked(prompt: str | None, text: str | None) -> str:
 
 def _profile_for(session: Session, model: str) -> str:
     """
-    Choose the profile that calls a model, as `-m` names no profile.
+    Choose the profile for the model that `-m` names.
 
-    :raises Refused: if none names the model, or several do and none of them is the default one
+    :raises Refused: if no profile names the model, or several do and none of them is the default
     """
     entry = session.client.get(at("catalog", *model.split("/")))
     found = [
@@ -121,7 +121,7 @@ def _profile_for(session: Session, model: str) -> str:
         and one["projectId"] in (None, session.project)
     ]
     default = [one for one in found if one["isDefault"]]
-    # The default one of the project comes before that of the organization.
+    # The project's default has priority over that of the organization.
     chosen = sorted(default, key=lambda one: one["projectId"] is None)[:1] or found
     if not chosen:
         create = f"rensei profile create --name {entry['modelId']} --provider {entry['provider']}"
@@ -141,7 +141,7 @@ def _profile_for(session: Session, model: str) -> str:
 
 
 def _post(client: Client, body: dict[str, Any]) -> dict[str, Any]:
-    """Dispatch. If the answer is lost on the way, the same key finds the run that was made."""
+    """Dispatch. If the answer is lost, a repetition with the same key returns the run that was created."""
     key = {"Idempotency-Key": secrets.token_hex(16)}
     try:
         run: dict[str, Any] = client.call("POST", "runs", body=body, headers=key, timeout_seconds=120)
@@ -166,14 +166,14 @@ def _is_for_here(session: Session, run: dict[str, Any]) -> bool:
 
 
 def _run_here(session: Session, run: dict[str, Any]) -> None:
-    """Carry a host-session run out on this machine, unless a worker of it was faster."""
+    """Carry out a host-session run on this machine, unless a worker of it has leased it before."""
     output, client = session.output, session.client
     assert session.context is not None
     try:
         runner = logins.runner_for(session.context)
         lease = work.take(client, str(session.context.host_id), run_id=run["id"])
     except Refused:
-        # Nothing waits for a login that is not there.
+        # Without a login the run is not left waiting.
         with contextlib.suppress(Refused):
             client.post(at("runs", run["id"], "cancel"))
         raise

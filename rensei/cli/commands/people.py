@@ -103,9 +103,9 @@ def list_events(
 
 def _find(session: Session, member: str) -> str:
     """
-    Take an id as it is, and look an email address up.
+    Return an id unchanged, and look up an email address.
 
-    :raises Refused: if nobody has this address
+    :raises Refused: if no member has this address
     """
     if "@" not in member:
         return member

@@ -30,7 +30,7 @@ PROJECT_ID = typer.Option(help="Project that the profile belongs to", autocomple
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a profile may have besides its name, its model and its auth modes."""
+    """The fields of a profile besides its name, its model and its auth modes."""
 
     effort: Effort = None
     scope: Annotated[str | None, typer.Option(help="organization or project")] = None
@@ -45,7 +45,7 @@ class Options:
     default: Annotated[bool | None, typer.Option(help="Use it where a dispatch names none")] = None
 
     def body(self) -> dict[str, Any]:
-        """Write what was given as the fields of a request."""
+        """Return the given options as the fields of a request."""
         fields = {
             "effort": self.effort,
             "scope": self.scope,

@@ -91,7 +91,7 @@ def set_policy(
 
 
 def _path(session: Session) -> str:
-    # A policy is far-reaching: only a project that was named here and now is meant, not the usual one.
+    # A policy has far-reaching effects: it needs a project named in this call, not the stored default.
     project = session.flags.project
     return at("projects", project, "access-policy") if project else "access-policy"
 

@@ -1,4 +1,4 @@
-"""`rensei exec`: run a program that speaks to Anthropic, with this server's gateway and a token of its own."""
+"""`rensei exec`: run a client of Anthropic's API, with this server's gateway and its own token."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 def add_to(app: typer.Typer) -> None:
-    # The options after the program are the program's.
+    # Options after the program's name belong to the program.
     command(app, "exec", context_settings={"allow_interspersed_args": False})(run_client)
 
 
@@ -45,7 +45,7 @@ def run_client(
         expires_at = datetime.now(UTC) + duration(ttl)
     except (ValueError, OverflowError) as fault:
         raise typer.BadParameter("give a time such as 30m, 2h or 1d.", param_hint="--ttl") from fault
-    # Looked for first, so that no token is made for nothing.
+    # Checked first, so that no token is created without need.
     found = shutil.which(program[0])
     if found is None:
         session.output.note(f"PROGRAM_NOT_FOUND: {program[0]} is no program on the PATH.")
@@ -59,7 +59,7 @@ def run_client(
 
 
 def _environment() -> dict[str, str]:
-    """What this process inherited, without what would sign or route a call differently. Names of models stay."""
+    """The inherited environment without variables that would sign or route a call differently. Model names stay."""
     models = {name: value for name, value in os.environ.items() if name.startswith("ANTHROPIC_") and "MODEL" in name}
     return clean_environment() | models
 
@@ -87,7 +87,7 @@ def _token(session: Session, client: Client, *, name: str, expires_at: datetime)
 
 
 class _Child:
-    """A program in the place of this one: it gets the terminal, the signals, and says the exit code."""
+    """A program that uses this process's terminal, receives its signals, and determines its exit code."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,7 +95,7 @@ class _Child:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Pass signals on to the program, in place of ending before the token is revoked."""
+        """Pass signals on to the program, so that this process does not end before the token is revoked."""
         earlier = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
         try:
             yield

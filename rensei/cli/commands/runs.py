@@ -1,4 +1,4 @@
-"""What was dispatched: list runs, watch them, cancel them."""
+"""Runs: list, watch and cancel them."""
 
 import sys
 import time
@@ -113,7 +113,7 @@ def cancel_run(session: Session, run_id: Id) -> None:
 
 
 def watch(client: Client, output: Output, run_id: str, *, deadline: float | None) -> None:
-    """Write the answer as it comes, and end as the run ends."""
+    """Write the answer as it arrives, and end with the result of the run."""
     writer, waiting = Writer(output), False
     try:
         for event in client.events(run_id, deadline=deadline):
@@ -132,7 +132,7 @@ def watch(client: Client, output: Output, run_id: str, *, deadline: float | None
 
 
 class Writer:
-    """Writes an answer in pieces, and says at its end what it cost and how it went."""
+    """Writes an answer in pieces, and at its end its cost and its result."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -156,7 +156,7 @@ class Writer:
             raise Refused(error["code"], error["detail"], fix=error.get("fix", ""), problem=problem)
 
     def _write_rest(self, text: str) -> None:
-        """The pieces of a call that was begun again are not the answer: the run's own text is."""
+        """Write the text of the run where the pieces, such as those of a retried call, are not the answer."""
         if text.startswith(self._written):
             self._output.text(text[len(self._written) :])
         elif text:

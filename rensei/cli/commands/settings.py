@@ -1,4 +1,4 @@
-"""Tokens, machines, capacity pools and usage: what Settings holds besides keys and profiles."""
+"""Tokens, machines, capacity pools and usage: the settings besides keys and profiles."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`rensei setup` signs this machine in, step by step; `rensei doctor` looks at every step again."""
+"""`rensei setup` signs this machine in, step by step; `rensei doctor` checks every step again."""
 
 import platform
 import sys
@@ -83,7 +83,7 @@ def _show(output: Output, checks: "list[_Check]") -> None:
 
 
 class _Setup:
-    """The steps in their order. Each leaves what it found in `context`, which is stored after every step."""
+    """The steps in order. Each writes its result to `context`, which is stored after every step."""
 
     def __init__(self, session: Session, *, asks: bool, host_name: str) -> None:
         self._session = session
@@ -98,7 +98,7 @@ class _Setup:
 
     def sign_in(self) -> None:
         session = self._session
-        # An organization that is not known here yet may still be signed in to on a known server.
+        # A new organization may be on a server that is already configured.
         known = session.context or (session.config.current if session.url is None else None)
         url = session.url or (known.url if known else None)
         if url is None:
@@ -116,7 +116,7 @@ class _Setup:
             check_org(self._me, session.flags.org)
         older = session.config.find(url=url, org=slug)
         if older and older.host_id and not self._me["host"]:
-            # Read now, because the next line puts the person's token in its place.
+            # Read now, because the next line replaces it by the person's token.
             self._machine_token = self._stored_token(older)
         self._keep(replace(older, token=token) if older else Context(url=url, org=slug, token=token))
         self._output.note(f"Signed in to {slug} at {url} as {self._me['user']['email']}.")
@@ -141,7 +141,7 @@ class _Setup:
             self._keep(replace(self._context, project=chosen))
 
     def register(self) -> None:
-        """Make this machine known, and keep the token that only it has in place of the person's."""
+        """Register this machine, and store its own token instead of the person's."""
         assert self._context
         host = self._me["host"]
         if host:
@@ -155,7 +155,7 @@ class _Setup:
             self._output.note("The token lacks the scope manage, so this machine is not registered: no host sessions.")
             return
         else:
-            # The terminal is the person's: it keeps what their token may do, beside carrying out runs.
+            # The terminal acts for the person: its token has their scopes, and that for carrying out runs.
             scopes = sorted({*self._me["scopes"], "leases"})
             host = self._client.post("hosts", {"name": self._host_name, "scopes": scopes})
             self._keep(replace(self._context, host_id=host["id"]))
@@ -180,7 +180,7 @@ class _Setup:
             self._output.note(GUIDE)
 
     def end(self) -> None:
-        """Check everything once more, but for the login that was just looked at, and say what to do next."""
+        """Check everything again, except the login that was just checked, and print what to do next."""
         assert self._context
         if self._output.as_json:
             stored = {"org": self._context.org, "url": self._context.url, "project": self._context.project}
@@ -206,7 +206,7 @@ class _Setup:
             self._output.note(f"  {line}")
 
     def _approve_in_browser(self, url: str) -> str:
-        """Have the person approve this machine in the browser, where they are signed in."""
+        """Wait until the person has approved this machine in the browser, where they are signed in."""
         if not self._asks:
             raise Refused(
                 "TOKEN_MISSING",
@@ -234,7 +234,7 @@ class _Setup:
         raise Refused("DEVICE_CODE_INVALID", "Nobody approved the code in time.", fix="Run `rensei setup` again.")
 
     def _choose_among(self, found: dict[str, Login]) -> str:
-        """A Console login is taken as it is; the person's own `claude` only when they say so."""
+        """Choose a Console login without a question, and the person's own `claude` only with their consent."""
         assert self._context
         if found["console"].works:
             return "console"
@@ -247,7 +247,7 @@ class _Setup:
         return "none"
 
     def _stored_token(self, context: Context) -> str | None:
-        """A token that the keyring does not give is one that is signed in for anew."""
+        """Return the stored token; None if the keyring does not return it, so that the person signs in again."""
         try:
             return config.token_of(context)
         except TokenUnreadable as unreadable:
@@ -278,7 +278,7 @@ class _Check:
 
 
 def _check_all(session: Session, *, login: Login | None = None) -> list[_Check]:
-    """Check every step. A look at the login takes seconds, so one that was looked at is not looked at again."""
+    """Check every step. Checking a login takes seconds, so one that was already checked is not checked again."""
     checks = [_Check(what="Command", ok=True, found=f"version {__version__}, Python {platform.python_version()}")]
     place = config.path()
     if place.exists():
@@ -319,13 +319,13 @@ def _check_all(session: Session, *, login: Login | None = None) -> list[_Check]:
     try:
         found = login or logins.runner_for(context).look()
     except Refused as refused:
-        # Only host sessions need it.
+        # Only host sessions need a login.
         return [*checks, _Check(what="Anthropic login", ok=True, found="none: no host sessions here", fix=refused.fix)]
     return [*checks, _Check(what="Anthropic login", ok=found.works, found=found.detail, fix=found.fix)]
 
 
 def _check_token(session: Session) -> _Check:
-    """:raises Refused: if the keyring has it, and does not give it"""
+    """:raises Refused: if the keyring has the token, and does not return it"""
     context = session.context
     if session.explicit_token or context is None:
         where = "--token" if session.flags.token else "RENSEI_AUTH_TOKEN"

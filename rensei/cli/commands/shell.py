@@ -27,7 +27,7 @@ def completion(
     bash: eval "$(rensei completion bash)" in ~/.bashrc. zsh: eval "$(rensei completion zsh)" in ~/.zshrc, after
     compinit. fish: rensei completion fish > ~/.config/fish/completions/rensei.fish.
     """
-    # The library has no public name for it. A test has a shell complete with what it writes.
+    # The library has no public name for it. A test completes with the written script in a shell.
     from typer._completion_shared import get_completion_script
 
     script = get_completion_script(prog_name="rensei", complete_var="_RENSEI_COMPLETE", shell=shell.value)

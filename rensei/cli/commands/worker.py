@@ -1,4 +1,4 @@
-"""`rensei worker`: take what others queued for this machine."""
+"""`rensei worker`: carry out the runs that are queued for this machine."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ from rensei.cli.machine import logins, work
 from rensei.cli.output import Output
 from rensei.cli.session import Session, command
 
-# The server answers as soon as there is a run. Ctrl-C waits for that answer: it may have brought a run already.
+# The server answers as soon as there is a run. Ctrl-C waits for that answer, which may already contain a run.
 WAIT_SECONDS = 5
 PAUSE_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 15.0
@@ -70,7 +70,7 @@ def machine_of(session: Session) -> Context:
     """
     The stored sign-in of this machine.
 
-    :raises Refused: if it was not registered, or another token is used than the machine's own
+    :raises Refused: if it is not registered, or another token than the machine's own is used
     """
     context = session.context
     if context is None or context.host_id is None or session.explicit_token:
@@ -83,7 +83,7 @@ def machine_of(session: Session) -> Context:
 
 
 class _Stop:
-    """Turns the first Ctrl-C into a wish to stop, and the second into an end."""
+    """Handles Ctrl-C: the first requests a stop, the second ends the run."""
 
     def __init__(self, output: Output) -> None:
         self.asked = False

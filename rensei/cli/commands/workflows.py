@@ -112,7 +112,7 @@ def run_workflow(
     """Run a workflow. Ends with 0 where it succeeded."""
     body = {} if given is None else {"input": _input(read_text(given))}
     key = {"Idempotency-Key": secrets.token_hex(16)}
-    # A file is known by its ending, so that what is in the folder does not decide.
+    # A file is recognized by its ending, so that the files in the folder make no difference.
     is_file = PurePath(workflow).suffix in FILES
     workflow_id = _apply(session, workflow)["id"] if is_file else _find(session, workflow)
     run = session.client.call("POST", at("workflows", workflow_id, "runs"), body=body, headers=key)
@@ -129,7 +129,7 @@ def _apply(session: Session, file: str) -> dict[str, Any]:
 
 
 def _find(session: Session, workflow: str) -> str:
-    """Take an id as it is, and look a name up."""
+    """Return an id unchanged, and look up a name."""
     if workflow.startswith("wf_"):
         return workflow
     rows = session.client.list("workflows", name=workflow)["results"]
@@ -143,7 +143,7 @@ def _find(session: Session, workflow: str) -> str:
 
 
 def _input(text: str) -> Any:
-    """An object is taken as named values, everything else as the text that it is."""
+    """Read an object as named values, and everything else as a text."""
     try:
         document = json.loads(text)
     except ValueError:
@@ -152,7 +152,7 @@ def _input(text: str) -> Any:
 
 
 def _wait(session: Session, run: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Look at the run until it has ended, and say what each node does meanwhile."""
+    """Poll the run until it has ended, and print the state of each node meanwhile."""
     deadline = time.monotonic() + timeout if timeout is not None else None
     seen: dict[str, str] = {}
     while True:

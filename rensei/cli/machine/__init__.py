@@ -1,1 +1,1 @@
-"""The half of a host session that happens on the developer's own machine."""
+"""The part of a host session that runs on the developer's own machine."""

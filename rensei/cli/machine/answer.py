@@ -1,5 +1,5 @@
 """
-An answer put together from the events of a stream.
+An answer assembled from the events of a stream.
 
 https://platform.claude.com/docs/en/build-with-claude/streaming
 """
@@ -17,7 +17,7 @@ _COUNTS = {
 
 
 class Answer:
-    """What has come so far. A new start, such as that of a second try, puts the first one aside."""
+    """The answer received so far. A new start, such as that of a retry, discards the previous one."""
 
     def __init__(self) -> None:
         self.stop_reason = ""
@@ -28,7 +28,7 @@ class Answer:
         self._counts: dict[str, int] = {}
 
     def take(self, event: dict[str, Any]) -> str:
-        """Add an event, and give the text that it brings."""
+        """Add an event, and return its text."""
         match event.get("type"):
             case "message_start":
                 self.__init__()  # type: ignore[misc]
@@ -58,12 +58,12 @@ class Answer:
         return blocks
 
     def usage(self) -> dict[str, int] | None:
-        """The counts as the server takes them; None as long as the provider has reported nothing."""
+        """The counts in the server's format; None as long as the provider has reported nothing."""
         if not self._counts:
             return None
         usage = {ours: self._counts.get(theirs, 0) for theirs, ours in _COUNTS.items()}
         written = self._counts.get("cache_creation_input_tokens", 0)
-        # Without a split by lifetime, everything was written for the five minutes of the default.
+        # Without a split by lifetime, everything was written with the default of five minutes.
         usage["cacheWrite1hTokens"] = min(self._counts.get("ephemeral_1h_input_tokens", 0), written)
         usage["cacheWrite5mTokens"] = written - usage["cacheWrite1hTokens"]
         return usage
@@ -83,7 +83,7 @@ class Answer:
         return ""
 
     def _count(self, usage: dict[str, Any]) -> None:
-        """A count that is absent or null keeps its value."""
+        """Update the counts. A count that is absent or null keeps its value."""
         found = dict(usage)
         for part in ("cache_creation", "output_tokens_details"):
             found.update(usage.get(part) or {})

@@ -1,4 +1,4 @@
-"""A process that makes one call to the provider. It has its own session, so that Ctrl-C reaches only us."""
+"""A process that makes one call to the provider. It has its own session, so that Ctrl-C reaches only this process."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from typing import Self
 
 _STOP_SECONDS = 3.0
 _COMPLAINT_BYTES = 2000
-# What the person's shell says about keys, addresses and accounts must not decide who pays. Where the
-# `claude` program keeps its login is no such thing.
+# Keys, addresses and accounts in the person's shell must not change who pays. The folder in which the `claude`
+# program stores its login has no such effect.
 _CLEARED = ("ANTHROPIC_", "CLAUDE_CODE_", "CLAUDECODE", "RENSEI_")
 
 
 def clean_environment() -> dict[str, str]:
-    """Give what this process inherited, without what would sign a call differently, and without our own token."""
+    """Return the inherited environment without variables that would sign a call differently, and without our token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_CLEARED)}
 
 
 class Child:
-    """Writes its input, reads its lines as they come, and leaves nothing behind."""
+    """Writes the input of a process, reads its lines as they arrive, and ends all that it started."""
 
     def __init__(
         self, command: Sequence[str], *, text: str, extra: dict[str, str], in_empty_folder: bool = False
@@ -56,7 +56,7 @@ class Child:
         """
         Wait for the next line; None after the last one.
 
-        :raises queue.Empty: if none came in time
+        :raises queue.Empty: if no line arrived in time
         """
         return self._lines.get(timeout=seconds)
 
@@ -64,13 +64,13 @@ class Child:
         return self._process.wait(timeout=_STOP_SECONDS)
 
     def complaint(self) -> str:
-        """The end of what it wrote to standard error."""
+        """The end of its standard error."""
         size = self._complaints.seek(0, os.SEEK_END)
         self._complaints.seek(max(0, size - _COMPLAINT_BYTES))
         return self._complaints.read().decode(errors="replace").strip()
 
     def stop(self) -> None:
-        """End it with all that it has started."""
+        """End the process and all that it has started."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
@@ -80,7 +80,7 @@ class Child:
 
     def _write(self, content: bytes) -> None:
         assert self._process.stdin
-        # A process that ends early says why at its end.
+        # A process that ends early writes the reason at its end.
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(content)
 

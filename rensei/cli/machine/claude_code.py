@@ -1,7 +1,7 @@
 """
-Runner B: the person's own, unmodified `claude` program, which signs with the login that it keeps itself.
+Runner B: the person's own, unmodified `claude` program, which signs with its own login.
 
-We start it and read what it writes, and never look at its files. Options, output and environment were checked
+This module starts it and reads its output, and never opens its files. Options, output and environment were checked
 with Claude Code 2.1.197: https://code.claude.com/docs/en/cli-reference
 """
 
@@ -19,7 +19,7 @@ INSTALL = "Install it: https://code.claude.com/docs/en/setup"
 _LOOK_SECONDS_MAX = 40
 _EXHAUSTED = ("usage limit", "limit reached", "out of extra usage", "credit balance", "hit your limit")
 _LOGGED_OUT = ("/login", "not logged in", "invalid api key", "oauth token", "authentication")
-# How it writes that it cannot take what we give it, because it is of another version.
+# Messages by which `claude` of another version rejects our input.
 _STRANGE_OPTION = re.compile(r"unknown option|invalid (value|option)", re.IGNORECASE)
 _KNOWN = {
     "model",
@@ -35,7 +35,7 @@ _KNOWN = {
 
 
 class ClaudeCode:
-    """Hands over model, system prompt, effort, longest answer and prompt, and refuses what it cannot honour."""
+    """Passes model, system prompt, effort, maximum length and prompt, and refuses what `claude` does not support."""
 
     name = "claude-code"
 
@@ -61,14 +61,14 @@ class ClaudeCode:
                 "HOST_LOGIN_MISSING", "There is no `claude` program on this machine.", fix=INSTALL, sent=False
             )
         command = [program, "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
-        # It answers, and does nothing else: no tools, no servers, nothing of a project, nothing kept.
+        # It only answers: no tools, no servers, no project files, nothing stored.
         command += ["--tools", "", "--strict-mcp-config", "--disable-slash-commands", "--no-session-persistence"]
         command += ["--setting-sources", "user", "--model", request["model"]]
         command += ["--system-prompt", _system(request)]
         if effort := (request.get("output_config") or {}).get("effort"):
             command += ["--effort", effort]
         limits = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(request["max_tokens"]), "CLAUDE_CODE_MAX_RETRIES": "1"}
-        # An empty folder, so that no file of the person's becomes part of the prompt.
+        # An empty folder, so that no file of the person becomes part of the prompt.
         return Child(command, text=prompt, extra=limits, in_empty_folder=True)
 
     def failure(self, document: dict[str, Any]) -> CallFailed | None:
@@ -88,7 +88,7 @@ class ClaudeCode:
 
 
 def _prompt(request: dict[str, Any]) -> str:
-    """:raises CallFailed: if the request is more than one text of one person"""
+    """:raises CallFailed: if the request is more than one user message of text"""
     messages = request["messages"]
     content = messages[0]["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content

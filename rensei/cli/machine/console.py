@@ -1,5 +1,5 @@
 """
-Runner A: a Console login, which the Anthropic SDK finds and renews by itself.
+Runner A: a Console login, which the Anthropic SDK finds and renews.
 
 https://platform.claude.com/docs/en/manage-claude/authentication
 """
@@ -18,7 +18,7 @@ _LOOK_SECONDS_MAX = 40.0
 
 
 class Console:
-    """Sends the finished parameters as they are, signed by the chosen profile of the SDK, or by the active one."""
+    """Sends the parameters unchanged, signed by the chosen profile of the SDK, or by the active one."""
 
     name = "console"
 
@@ -48,12 +48,12 @@ class Console:
         return CallFailed(document["code"], document["detail"], fix=document["fix"], sent=document["sent"])
 
     def silent_failure(self, complaint: str) -> CallFailed:
-        # The complaint may quote what was sent; its last line names the error.
+        # The error output may quote what was sent; its last line names the error.
         last = complaint.splitlines()[-1] if complaint else "no word about it"
         return CallFailed("PROVIDER_STREAM_BROKEN", f"The call's process ended with {last}.", sent=True)
 
     def _child(self, task: dict[str, Any]) -> Child:
         command = (sys.executable, "-P", "-m", "rensei.cli.machine.console_call")
-        # The child finds this package where this process found it, and nothing in the folder that we happen to be in.
+        # The child imports this package from where this process did, and nothing from the current folder.
         places = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return Child(command, text=json.dumps({"profile": self._profile, **task}), extra=places)

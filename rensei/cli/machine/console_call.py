@@ -1,8 +1,8 @@
 """
-One call with the SDK's own login, in a process of its own: parameters on standard input, events on standard output.
+One call with the SDK's own login, in a separate process: parameters on standard input, events on standard output.
 
-The SDK takes a second to load, keeps credentials in its memory, and reads ANTHROPIC_* variables. None of that
-belongs into the process that talks to Rensei.
+The SDK takes a second to load, keeps credentials in memory, and reads ANTHROPIC_* variables. None of this should
+happen in the process that calls Rensei.
 """
 
 import json
@@ -42,7 +42,7 @@ def main() -> None:
     except anthropic.AnthropicError as fault:
         _write({"type": "failure", **_failure(fault)})
     except TypeError as fault:
-        # What the SDK raises where it finds no login at all.
+        # The SDK raises this if it finds no login.
         if "authentication method" not in str(fault):
             raise
         missing = "The Anthropic SDK finds no login on this machine."
@@ -51,9 +51,9 @@ def main() -> None:
 
 def _call(client: "anthropic.Anthropic", request: dict[str, Any], *, attempt_id: str) -> None:
     named = {name: request[name] for name in ("model", "max_tokens", "messages")}
-    # The server finished the parameters, perhaps with ones that this SDK does not know by name yet.
+    # The parameters from the server may have names that this SDK does not support yet.
     others = {name: value for name, value in request.items() if name not in named}
-    # What the server's own calls carry: an attempt that is lost can be found among the provider's requests.
+    # The same header as on the server's calls: a lost attempt can be found among the provider's requests.
     headers = {"x-rensei-attempt": attempt_id}
     with client.messages.create(**named, stream=True, extra_body=others, extra_headers=headers) as events:
         for event in events:
@@ -66,7 +66,7 @@ def _write(document: dict[str, Any]) -> None:
 
 
 def _failure(fault: "anthropic.AnthropicError") -> dict[str, Any]:
-    """Say what went wrong in the words of the server's contract."""
+    """Translate an error into a code and a sentence of the server's contract."""
     import anthropic
 
     code, fix, sent = "PROVIDER_REJECTED", "", True
@@ -91,7 +91,7 @@ def _failure(fault: "anthropic.AnthropicError") -> dict[str, Any]:
         case anthropic.APIError():
             code = "PROVIDER_STREAM_BROKEN"
         case _:
-            # Everything before a request: no login was found, or it could not be read or renewed.
+            # All failures before a request: no login was found, or it could not be read or renewed.
             code, fix, sent = "HOST_LOGIN_MISSING", LOG_IN, False
     return {"code": code, "detail": text, "fix": fix, "sent": sent}
 

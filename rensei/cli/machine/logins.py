@@ -11,9 +11,9 @@ CHOICES = ("console", "claude-code", "none")
 
 def runner_for(context: Context) -> Runner:
     """
-    Choose the runner that the person chose in `rensei setup`.
+    Return the runner that was chosen in `rensei setup`.
 
-    :raises Refused: if they chose none
+    :raises Refused: if none was chosen
     """
     if context.login == "console":
         return Console(context.anthropic_profile)
@@ -27,5 +27,5 @@ def runner_for(context: Context) -> Runner:
 
 
 def look_at_all(profile: str | None) -> dict[str, Login]:
-    """Look at both kinds of login. Neither look costs anything."""
+    """Check both kinds of login, without cost."""
     return {"console": Console(profile).look(), "claude-code": ClaudeCode().look()}

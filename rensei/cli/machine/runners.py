@@ -8,7 +8,7 @@ from rensei.cli.machine.child import Child
 
 
 class CallFailed(Exception):
-    """A call that did not come to its end, in the words of the server's contract."""
+    """A call that did not complete, with a code of the server's contract."""
 
     def __init__(self, code: str, detail: str, *, fix: str = "", sent: bool) -> None:
         self.code = code
@@ -20,7 +20,7 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """What a look at a login found. Nobody reads the credential itself: the SDK and `claude` do, in their processes."""
+    """The result of checking a login. Only the SDK and `claude` read the credential itself, in their processes."""
 
     works: bool
     detail: str
@@ -28,25 +28,25 @@ class Login:
 
 
 class Runner(Protocol):
-    """Makes one call in a process of its own, which writes the provider's events as lines of JSON."""
+    """Makes one call in a separate process, which writes the provider's events as lines of JSON."""
 
     name: str
 
     def look(self) -> Login:
-        """Find out whether the login works, without spending anything."""
+        """Check whether the login works, without cost."""
 
     def start(self, request: dict[str, Any], *, attempt_id: str) -> Child:
-        """:raises CallFailed: if the request cannot be honoured, or there is nothing to start"""
+        """:raises CallFailed: if the request is not supported, or there is no program to start"""
 
     def failure(self, document: dict[str, Any]) -> CallFailed | None:
-        """What a line that is no event of the stream says about the call, if it went wrong."""
+        """Return the failure that a line reports which is not an event of the stream, if it reports one."""
 
     def silent_failure(self, complaint: str) -> CallFailed:
-        """What it means that the process ended without an answer and without a word on its output."""
+        """Return the failure of a process that ended without any output."""
 
 
 def parse_line(line: str) -> dict[str, Any]:
-    """Read a line of a call's process; one that is no JSON object says nothing."""
+    """Parse a line of a call's process; a line that is not a JSON object gives an empty one."""
     try:
         document = json.loads(line)
     except ValueError:

@@ -21,7 +21,7 @@ _ASK_SECONDS_MAX = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """A run that is this machine's to carry out, with the finished parameters of its call."""
+    """A run that this machine has leased, with the parameters of its call."""
 
     run: dict[str, Any]
     epoch: int
@@ -30,12 +30,12 @@ class Lease:
 
 
 def take(client: Client, host_id: str, *, run_id: str) -> Lease | None:
-    """Lease one run. None where another worker of this machine has it, or it has ended."""
+    """Lease one run. None if another worker of this machine has leased it, or it has ended."""
     return _lease(client, host_id, {"runId": run_id})
 
 
 def take_next(client: Client, host_id: str, *, wait_seconds: int) -> Lease | None:
-    """Lease the oldest run that waits for this machine, or the first that comes in so many seconds."""
+    """Lease the oldest run that waits for this machine, or the first that is queued within so many seconds."""
     return _lease(client, host_id, {"wait": wait_seconds})
 
 
@@ -52,7 +52,7 @@ def _lease(client: Client, host_id: str, body: dict[str, Any]) -> Lease | None:
 
 
 class Work:
-    """One leased run. A server that is away for a while is waited for; a lease that is lost ends the work."""
+    """One leased run. An unavailable server is retried for a while; a lost lease ends the work."""
 
     def __init__(
         self, client: Client, lease: Lease, runner: Runner, *, on_text: Callable[[str], None] = lambda text: None
@@ -70,8 +70,8 @@ class Work:
         """
         Make the call and report its end.
 
-        :return: the run as it ended
-        :raises Refused: LEASE_LOST if the run is not this machine's any more
+        :return: the ended run
+        :raises Refused: LEASE_LOST if this machine's lease has ended
         """
         try:
             with self._runner.start(self._lease.request, attempt_id=self._lease.attempt_id) as child:
@@ -79,13 +79,13 @@ class Work:
         except CallFailed as failure:
             return self._finish("FAILED", sent=failure.sent, failure=failure)
         except (Refused, KeyboardInterrupt):
-            # The call was made, so what it used is accounted for, whoever the run belongs to now.
+            # The call was made, so its usage is reported, even if another machine has the run now.
             self._finish("CANCELLED", sent=True)
             raise
         return self._finish("CANCELLED" if self._cancelled else "SUCCEEDED", sent=True)
 
     def _follow(self, child: Child) -> None:
-        """Read what the call's process writes until it ends, and pass it on."""
+        """Read the output of the call's process until it ends, and report it."""
         while not self._cancelled:
             self._report()
             try:
@@ -108,7 +108,7 @@ class Work:
                 self._on_text(text)
 
     def _report(self) -> None:
-        """Send what has gathered, or a sign of life."""
+        """Send the pieces that have arrived, or a lease renewal."""
         silent_seconds = time.monotonic() - self._spoken
         enough = len(self._unsent) >= CHUNK_CHARACTERS or (self._unsent and silent_seconds >= CHUNK_SECONDS)
         if not enough and silent_seconds < HEARTBEAT_SECONDS:
@@ -132,7 +132,7 @@ class Work:
         self._cancelled = state["cancelRequested"]
 
     def _finish(self, state: str, *, sent: bool, failure: CallFailed | None = None) -> dict[str, Any]:
-        """Report the end, until the server has taken it: an answer that was paid for is not thrown away."""
+        """Report the end until the server has accepted it, so that an answer that was paid for is not lost."""
         body: dict[str, Any] = {
             "epoch": self._lease.epoch,
             "state": state,

@@ -1,4 +1,4 @@
-"""What every form of the pages shares: it shows a service's refusal where the mistake is."""
+"""The base of all forms of the pages, which shows a service's refusal beside the wrong field."""
 
 from typing import Any
 
@@ -21,21 +21,21 @@ FIELD_OF_NAME = {"id": "slug", "provider_config": "context_window", "input": "te
 
 
 class RefusableForm(forms.Form):
-    """A form that checks shape. Whatever needs a service is the service's to refuse."""
+    """A form that checks the shape of its values. All other checks are made by the service."""
 
     refusal: RenseiError | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # A colon after every label is noise.
+        # Labels have no colon.
         super().__init__(*args, **{"label_suffix": "", **kwargs})
 
     @property
     def status(self) -> int:
-        """The status of a page that shows the form."""
+        """The HTTP status of a page that shows the form."""
         return 422 if self.refusal or (self.is_bound and self.errors) else 200
 
     def refuse(self, refusal: RenseiError) -> None:
-        """Show a refusal beside the field that it is about, or above the form."""
+        """Show a refusal beside its field, or above the form."""
         pointed = [(self._field_of(error["pointer"]), error["detail"]) for error in getattr(refusal, "errors", [])]
         if name := FIELD_OF_CODE.get(refusal.code):
             pointed.append((name, refusal.detail))

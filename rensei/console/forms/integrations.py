@@ -33,7 +33,7 @@ class ConnectForm(RefusableForm):
 
 
 class EditForm(ConnectForm):
-    """Rename a connection, or move it to another address with its key."""
+    """Rename an integration, or change its address, which requires its key."""
 
     api_key = forms.CharField(
         label="API key",

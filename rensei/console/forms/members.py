@@ -1,4 +1,4 @@
-"""The form that invites somebody."""
+"""The form that invites a person."""
 
 from django import forms
 
@@ -8,7 +8,7 @@ from rensei.orgs.models import Role
 
 
 class InvitationForm(RefusableForm):
-    """Whom to invite, and as what. Only owners make owners."""
+    """The address to invite, and its role. Only owners can invite owners."""
 
     email = forms.EmailField(
         label="Email address", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "off"})

@@ -1,4 +1,4 @@
-"""The form that asks for metered."""
+"""The form that requests metered."""
 
 from django import forms
 
@@ -7,7 +7,7 @@ from rensei.console.forms.base import RefusableForm
 
 
 class MeteredRequestForm(RefusableForm):
-    """What the organization wants metered for, in its own words."""
+    """The organization's reason for its request for metered."""
 
     purpose = forms.CharField(
         label="What do you need it for?",

@@ -25,7 +25,7 @@ class ManyFilesField(forms.FileField):
 
 
 class DispatchForm(RefusableForm):
-    """What to ask which profile. `served` is the model that would answer; without one, nothing is offered."""
+    """A profile and its input. `served` is the model that would answer; without one, no options are offered."""
 
     profile = forms.ChoiceField()
     text = forms.CharField(
@@ -94,5 +94,5 @@ class DispatchForm(RefusableForm):
 
 
 def _unix_lines(text: str) -> str:
-    """A browser ends lines as mail does. A program that sends the same text would not, and would miss the cache."""
+    """Replace CRLF, which browsers send, so that the prompt cache is the same as for a program with the same text."""
     return text.replace("\r\n", "\n")

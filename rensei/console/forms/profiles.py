@@ -14,7 +14,7 @@ from rensei.orgs.models import Project
 
 class ProfileForm(RefusableForm):
     """
-    A model profile. `entry` is the chosen model, `served` what a call would really use.
+    A model profile. `entry` is the chosen model, `served` the model that a call would use.
 
     The model's value is `<provider>:<model id>`, because two providers may use one id.
     """

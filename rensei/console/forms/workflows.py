@@ -1,4 +1,4 @@
-"""The forms of workflows: the document, and what one run is given."""
+"""The forms of workflows: the document, and the input of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from rensei.workflows.reading import WorkflowInvalid
 
 
 class DocumentForm(RefusableForm):
-    """A document. Its faults are shown with the lines that they are on."""
+    """A document. Its faults are shown with their lines."""
 
     document = forms.CharField(
         strip=False,
@@ -33,7 +33,7 @@ class DocumentForm(RefusableForm):
 
 
 class NewWorkflowForm(DocumentForm):
-    """The document of a new workflow, and whose it is."""
+    """The document of a new workflow, and its project."""
 
     project = forms.ChoiceField(required=False, help_text="Whose default profile and access policy apply.")
 
@@ -45,7 +45,7 @@ class NewWorkflowForm(DocumentForm):
 
 
 class StartForm(RefusableForm):
-    """What a workflow is given: a text, or a JSON object."""
+    """The input of a workflow: a text, or a JSON object."""
 
     given = forms.CharField(
         label="Input", required=False, strip=False, widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false"})

@@ -1,4 +1,4 @@
-"""How pages write what the audit log says."""
+"""Template tags for audit events."""
 
 import json
 from typing import Any
@@ -10,13 +10,13 @@ from rensei.audit.models import AuditEvent
 from rensei.orgs.models import Org
 
 register = template.Library()
-# The page of an object, by the noun of its actions. The others have none that is about one object.
+# The page of an object, by the noun of its actions. Other objects have no page of their own.
 PAGES = {"run": "run", "profile": "profile", "project": "project-access", "workflow": "workflow"}
 
 
 @register.filter
 def action_label(action: str) -> str:
-    """Write `platform_key.replaced` as people say it: Platform key replaced."""
+    """Write `platform_key.replaced` for people: Platform key replaced."""
     noun, _, verb = action.partition(".")
     noun = "organization" if noun == "org" else noun
     return f"{noun} {verb}".replace("_", " ").replace("-", " ").capitalize()
@@ -24,14 +24,14 @@ def action_label(action: str) -> str:
 
 @register.filter
 def object_name(event: AuditEvent) -> str:
-    """What people call the object, where the event has kept it."""
+    """The name of the object, where the event has stored it."""
     name = event.detail.get("name") or event.detail.get("email")
     return name if isinstance(name, str) else ""
 
 
 @register.simple_tag
 def object_page(event: AuditEvent, org: Org) -> str:
-    """The address of the object's page, where it has one and has not been deleted by this very event."""
+    """The address of the object's page, if it has one and was not deleted by this event."""
     noun, _, verb = event.action.partition(".")
     name = PAGES.get(noun)
     return "" if name is None or verb == "deleted" else reverse(f"console:{name}", args=[org.slug, event.object_id])
@@ -39,7 +39,7 @@ def object_page(event: AuditEvent, org: Org) -> str:
 
 @register.filter
 def facts(event: AuditEvent) -> list[tuple[str, str]]:
-    """What an event says beside its object, each part with its label."""
+    """The details of an event besides its object, each with its label."""
     found = [(key.replace("_", " "), _text(value)) for key, value in event.detail.items()]
     return [(label, text) for label, text in found if text]
 

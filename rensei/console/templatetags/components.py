@@ -1,4 +1,4 @@
-"""The components that hold other markup. Each has its template; the page `/components` shows all of them."""
+"""The components that contain other markup. Each has its template; the page `/components` shows all of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def button(
     Draw a button, or a link that looks like one if it leads `to` a page of the organization or has an `href`.
 
     `about` is the id in that page's address, and `dialog` opens the page in the dialog where scripts run. An
-    attribute with a hyphen is written with an underscore; one that is false is left out.
+    attribute with a hyphen is written with an underscore; an attribute that is false is omitted.
     """
     if to:
         address = reverse(f"console:{to}", args=[context["request"].access.org.slug, *([about] if about else [])])
@@ -61,7 +61,7 @@ def card(content: str, title: str = "") -> str:
 
 @register.simple_block_tag
 def notice(content: str, kind: str = "", icon: str = "", title: str = "", alert: bool = False) -> str:
-    """Draw a sentence that stands out: `ok`, `warn`, `bad` or plain. An alert is read out at once."""
+    """Draw a highlighted sentence: `ok`, `warn`, `bad` or plain. A screen reader reads an alert at once."""
     icons = {"ok": "check", "warn": "alert", "bad": "alert"}
     values = {"kind": kind, "icon_name": icon or icons.get(kind, "info"), "title": title, "alert": alert}
     return render_to_string("components/_notice.html", {**values, "content": content})
@@ -74,8 +74,8 @@ def table(
     """
     Draw a table with these headings, which becomes a list on a phone.
 
-    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. With `menus`, those
-    in it may hang over its frame. The headings in `sorts` are links that sort the rows.
+    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. With `menus`, menus in the
+    table may extend beyond its frame. The headings in `sorts` are links that sort the rows.
     """
     heads = [_head(column, sorts or {}) for column in columns]
     values = {"columns": heads, "kinds": kind.split(), "menus": menus, "content": content}
@@ -84,7 +84,7 @@ def table(
 
 @register.simple_block_tag
 def meter(content: str, percent: int, label: str) -> str:
-    """Draw a bar that fills, and changes its colour towards its end; what it says stands below it."""
+    """Draw a bar of a percentage, whose colour changes towards its end, with its text below."""
     kind = "bad" if percent >= FULL else "warn" if percent >= NEARLY_FULL else ""
     values = {"percent": percent, "kind": kind, "label": label, "content": content}
     return render_to_string("components/_meter.html", values)
@@ -92,7 +92,7 @@ def meter(content: str, percent: int, label: str) -> str:
 
 @register.simple_block_tag
 def empty(content: str, icon: str, title: str) -> str:
-    """Draw what a list says when nothing is in it: why, and what to do about it."""
+    """Draw the text of an empty list: why it is empty, and what to do."""
     return render_to_string("components/_empty.html", {"icon_name": icon, "title": title, "content": content})
 
 

@@ -1,4 +1,4 @@
-"""How pages write icons, addresses, money, numbers and times."""
+"""Template tags for icons, addresses, money, numbers and times."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -43,7 +43,7 @@ VERDICTS = {
 
 @register.simple_tag
 def icon(name: str) -> SafeString:
-    """Draw an icon of our own set. It says nothing by itself, so it is hidden from screen readers."""
+    """Draw an icon of our own set. It has no meaning by itself, so it is hidden from screen readers."""
     return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>', _sprite(), name)
 
 
@@ -55,7 +55,7 @@ def to(context: Context, name: str, *args: str) -> str:
 
 @register.simple_tag
 def moment(value: datetime | None, style: str = "relative") -> SafeString | str:
-    """Write a time in UTC; a script says it again in the viewer's own zone."""
+    """Write a time in UTC; a script converts it to the viewer's time zone."""
     if value is None:
         return ""
     text = f"{value:%H:%M} UTC" if style == "clock" else f"{value:%b} {value.day}, {value:%Y, %H:%M} UTC"
@@ -80,7 +80,7 @@ def usd(picodollars: int | None) -> str:
 
 @register.filter
 def usd_exact(picodollars: int) -> str:
-    """Write an amount in dollars to its last decimal, for figures that have to add up."""
+    """Write an amount in dollars with all decimals, for figures that have to add up."""
     return f"{'−' if picodollars < 0 else ''}${dollars(abs(picodollars))}"
 
 
@@ -111,7 +111,7 @@ def count(number: int | None) -> str:
 
 @register.filter
 def tokens_short(number: int | None) -> str:
-    """Write a size in tokens as people say it: 200K, 1M."""
+    """Write a size in tokens in short form: 200K, 1M."""
     if number is None:
         return "—"
     if number >= 1_000_000:
@@ -146,7 +146,7 @@ def errors_page(code: str) -> str:
 
 @register.simple_tag(takes_context=True)
 def fix_link(context: Context, code: str, run_id: str = "") -> SafeString | str:
-    """Write a link to the page that mends a refusal; nothing where there is none to go to."""
+    """Write a link to the page that corrects a refusal; nothing where there is none."""
     access = context.get("access")
     way = fixes.way_to(code, access=access, run_id=run_id) if access else None
     return format_html('<a class="fix" href="{}">{}</a>', *way) if way else ""
@@ -154,25 +154,25 @@ def fix_link(context: Context, code: str, run_id: str = "") -> SafeString | str:
 
 @register.filter
 def what_to_do(code: str) -> str:
-    """Say what to do about a refusal, in the words of its documentation."""
+    """Write what to do about a refusal, from its documentation."""
     return fixes.step_of(code)
 
 
 @register.filter
 def verdict_label(verdict: str) -> str:
-    """Say what became of a mode in words for people."""
+    """Write the verdict on a mode for people."""
     return VERDICTS[verdict]
 
 
 @register.filter
 def belongs_to(name: str, section: str) -> bool:
-    """Tell whether a page's name is that of a section, or begins with it."""
+    """Whether a page's name is that of a section, or begins with it."""
     return name == section or name.startswith(f"{section.rstrip('-')}-")
 
 
 @register.filter
 def control(field: BoundField) -> SafeString:
-    """Draw a form's field in our style, tied to its help and its error for screen readers."""
+    """Draw a form's field in our style, linked to its help and its error for screen readers."""
     widget = field.field.widget
     attrs = {}
     if isinstance(widget, forms.Select):
@@ -218,14 +218,14 @@ def quota_left(quota: SharedQuota) -> int:
 
 @register.filter
 def budget_percent(budget: Budget) -> int:
-    """How much of the budget is used or held."""
+    """The percentage of the budget that is used or held."""
     taken = max(0, budget.used + budget.held)
     return min(100, round(100 * taken / budget.limit)) if budget.limit else 100
 
 
 @register.filter
 def storage_percent(storage: Storage) -> int:
-    """How much of what the organization may store is used or held."""
+    """The percentage of the organization's storage limit that is used or held."""
     return min(100, round(100 * (storage.used + storage.held) / storage.limit)) if storage.limit else 100
 
 

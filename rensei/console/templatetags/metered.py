@@ -1,4 +1,4 @@
-"""The way out of METERED_NOT_ENTITLED, wherever a page shows it."""
+"""The request for metered, beside every METERED_NOT_ENTITLED on a page."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.inclusion_tag("console/_request_metered.html", takes_context=True)
 def request_metered(context: Context, code: str) -> dict[str, Any]:
-    """Offer to ask the operator for metered, or say since when it is asked. Nothing for any other code."""
+    """Offer a request for metered, or show since when it is open. Nothing for any other code."""
     access = context.get("access")
     if code != "METERED_NOT_ENTITLED" or access is None:
         return {}

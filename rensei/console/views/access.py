@@ -44,7 +44,7 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
     """
     Show the matrix; add a row to it, preview it, save it.
 
-    What is saved is the document that was previewed, and not what may have been typed since.
+    The previewed document is saved, not later changes in the form.
     """
     access = request.access
     applying = policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
@@ -96,7 +96,7 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
 
 
 def _previewed(request: PageRequest) -> Matrix:
-    """:raises FieldError: unless the form holds the document that a preview has put there"""
+    """:raises FieldError: unless the form contains the document of a preview"""
     document = read_json(request.POST.get("matrix", "").encode())
     policies.validate_matrix(document)
     matrix: Matrix = document
@@ -104,7 +104,7 @@ def _previewed(request: PageRequest) -> Matrix:
 
 
 def _require_current(request: PageRequest, stored: Matrix) -> None:
-    """:raises FieldError: if somebody else has saved the policy since the page was opened"""
+    """:raises FieldError: if the policy was saved by another request since the page was opened"""
     if request.POST.get("base") != policy_matrix.fingerprint(stored):
         raise FieldError(
             pointer="/matrix",
@@ -113,7 +113,7 @@ def _require_current(request: PageRequest, stored: Matrix) -> None:
 
 
 def _preview(stored: Matrix, matrix: Matrix, found: list[Prediction]) -> dict[str, Any]:
-    """What would be saved, and what it would do to the profiles: the refused ones first."""
+    """The changes that would be saved, and their effect on the profiles: the refused ones first."""
     refused = [one for one in found if one.after.code and not one.before.code]
     paying = [one for one in found if one not in refused and one.after.payer != one.before.payer]
     rest = [one for one in found if one not in refused and one not in paying]

@@ -18,7 +18,7 @@ FILTERS = ("q", "actor", "action", "object", "from", "to")
 @require_safe
 @page
 def events(request: PageRequest) -> HttpResponse:
-    """List the events, the newest first, as the filters leave them."""
+    """List the events that match the filters, newest first."""
     query = request.GET
     found = audit_log.events(request.access, _asked(query))
     before = query.get("before", "")
@@ -42,13 +42,13 @@ def events(request: PageRequest) -> HttpResponse:
 @require_safe
 @page
 def events_csv(request: PageRequest) -> StreamingHttpResponse:
-    """Give the same events out as CSV, row by row."""
+    """Stream the same events as CSV, row by row."""
     parts = audit_log.write_csv(audit_log.events(request.access, _asked(request.GET)))
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-audit-log.csv")
 
 
 def _asked(query: QueryDict) -> Filter:
-    # PostgreSQL has no text with U+0000 in it, so nothing stored matches it either.
+    # PostgreSQL stores no text with U+0000, so nothing can match it.
     said = {name: query.get(name, "").replace("\0", "").strip() for name in FILTERS}
     return Filter(
         actor=said["actor"],
@@ -61,7 +61,7 @@ def _asked(query: QueryDict) -> Filter:
 
 
 def _day(text: str) -> date | None:
-    """Read a day as a date field sends it. What is no day narrows nothing."""
+    """Parse a day as a date field sends it. None for another text, which filters nothing."""
     try:
         return date.fromisoformat(text)
     except ValueError:

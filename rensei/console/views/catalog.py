@@ -1,4 +1,4 @@
-"""Settings → Catalog: the models that profiles may name, what they can do and what they cost."""
+"""Settings → Catalog: the models that profiles may name, their capabilities and prices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ from rensei.core.errors import RenseiError
 
 
 class EntryForm(RefusableForm):
-    """A model that the catalog does not have yet."""
+    """A model that is not yet in the catalog."""
 
     provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in PROVIDERS.values()])
     model_id = forms.CharField(
@@ -36,7 +36,7 @@ class EntryForm(RefusableForm):
 
 ALL = "all"
 LEVELS = list(Effort.values)
-# By heading. A price or an effort that a model does not have comes last.
+# By heading. Models without a price or an effort come last.
 SORTS = {"Model": "model", "Efforts": "efforts", "Price in": "input", "Price out": "output"}
 SORT_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "model": lambda row: row["entry"].display_name.casefold(),
@@ -49,7 +49,7 @@ SORT_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @require_safe
 @page
 def catalog(request: PageRequest) -> HttpResponse:
-    """List the active models, or those that are asked for, with prices; retired ones with what serves them."""
+    """List the active models, or those that the query selects, with prices; retired ones with their replacements."""
     now = database_now()
     wanted = request.GET.get("lifecycle", CatalogEntry.Lifecycle.ACTIVE.value)
     order = request.GET.get("sort", "")
@@ -133,7 +133,7 @@ def entry(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def delete(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
-    """Take a model that the organization has added out of its catalog."""
+    """Delete a model that the organization has added to its catalog."""
     access = request.access
     access.require_manager()
     found = CatalogEntry.objects.get_or_404(org=access.org, provider=provider, model_id=model_id.replace("\0", ""))

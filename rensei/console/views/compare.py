@@ -1,4 +1,4 @@
-"""Two runs side by side: what was asked of whom, what came of it, and what it cost."""
+"""Two runs side by side: their inputs, models, results and costs."""
 
 from decimal import Decimal
 from typing import Any
@@ -39,7 +39,7 @@ def compare(request: PageRequest) -> HttpResponse:
 
 
 def _lines(left: Run, right: Run) -> list[dict[str, Any]]:
-    """Each fact of both runs, and how the right one differs in words or in percent."""
+    """Each fact of both runs, and how the right one differs, in words or in percent."""
     return [
         _words("Profile", left.profile_name or left.profile_id, right.profile_name or right.profile_id),
         _words("Model", left.served_model_id, right.served_model_id),

@@ -1,4 +1,4 @@
-"""Every component on one page, for those who work on Rensei's pages."""
+"""Every component on one page, for developers of Rensei's pages."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class ExampleForm(RefusableForm):
 @require_safe
 @login_required
 def components(request: HttpRequest) -> HttpResponse:
-    """Show them to staff; for everybody else there is nothing here."""
+    """Show the components to staff; all others receive a 404."""
     assert isinstance(request.user, User)
     if not request.user.is_staff:
         raise Http404

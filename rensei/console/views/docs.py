@@ -1,4 +1,4 @@
-"""The project's own documentation, served by the app, so that every error can link to its explanation."""
+"""The project's documentation, served by the app, so that every error can link to its explanation."""
 
 import re
 from functools import cache
@@ -40,7 +40,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 @login_not_required
 def page(request: HttpRequest, name: str) -> HttpResponse:
-    """Show one page. Only names of the table of contents are read, so no path can lead elsewhere."""
+    """Show one page. Only names in the table of contents are read, so no path can name another file."""
     name = name.removesuffix(".md")
     found = next((entry for entry in contents() if entry.name == name), None)
     if found is None:
@@ -55,7 +55,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 @require_safe
 @login_not_required
 def picture(request: HttpRequest, name: str) -> FileResponse:
-    """Give out one of the screenshots. Only names of files that are there are opened."""
+    """Return one of the screenshots. Only names of existing files are opened."""
     found = next((path for path in (ROOT / "screenshots").glob("*.png") if path.name == name), None)
     if found is None:
         raise Http404
@@ -65,7 +65,7 @@ def picture(request: HttpRequest, name: str) -> FileResponse:
 
 
 def contents() -> list[Page]:
-    """List the pages that there are: those of the top first, then each folder's."""
+    """List all pages: those at the top first, then those of each folder."""
     pages = []
     for path in sorted(ROOT.rglob("*.md")):
         name = path.relative_to(ROOT).with_suffix("").as_posix()
@@ -76,7 +76,7 @@ def contents() -> list[Page]:
 
 @cache
 def rendered(name: str, changed_at: float) -> SafeString:
-    """Turn a page into HTML, once for each time that it changed. The text is ours, and raw HTML is off all the same."""
+    """Render a page as HTML, again when it has changed. Raw HTML is off, although the text is ours."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable(["table"])
     tokens = markdown.parse((ROOT / f"{name}.md").read_text(encoding="utf-8"))
     seen: set[str] = set()
@@ -127,7 +127,7 @@ def _anchor_row(row: Token, first_cell: Token, seen: set[str]) -> None:
 
 
 def _address(name: str, href: str) -> str:
-    """Point a link between Markdown files at the page that it has here."""
+    """Replace a link to a Markdown file by the address of its page."""
     path, hash_sign, anchor = href.partition("#")
     if "://" in href or not path.endswith(".md") or path.startswith("/"):
         return href

@@ -1,4 +1,4 @@
-"""The way in, the first steps of an organization, and the theme."""
+"""The start page, the first steps of an organization, and the theme."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_safe
 @login_required
 def orgs(request: HttpRequest) -> HttpResponse:
-    """List the organizations of a person, for the switcher or as a page of its own."""
+    """List the organizations of a person, for the switcher or as a separate page."""
     assert isinstance(request.user, User)
     found = Org.objects.filter(memberships__in=Membership.objects.live().filter(user=request.user)).order_by("name")
     template = "console/_orgs.html" if request.headers.get("HX-Request") else "console/orgs.html"
@@ -49,12 +49,12 @@ def orgs(request: HttpRequest) -> HttpResponse:
 @require_safe
 @page
 def org_home(request: PageRequest) -> HttpResponse:
-    """Show the first steps until they are done, then what has happened lately."""
+    """Show the first steps until they are done, then recent activity."""
     org = request.access.org
     profiles = ModelProfile.objects.for_org(org)
     runs = list(Run.objects.for_org(org).listed().order_by("-id")[:LATEST_RUNS])
     connected = Integration.objects.for_org(org).exists()
-    # A profile that needs no key of the organization's makes the first step optional.
+    # A profile that needs no key of the organization makes the first step optional.
     described = profiles.exists()
     steps: dict[str, Any] = {"connected": connected, "described": described, "dispatched": bool(runs)}
     context = {"steps": steps, "ready": all(steps.values()), "runs": runs}
@@ -68,7 +68,7 @@ def org_home(request: PageRequest) -> HttpResponse:
 @require_POST
 @login_not_required
 def theme(request: HttpRequest) -> HttpResponse:
-    """Remember the theme in a cookie, for the pages of those without JavaScript."""
+    """Store the theme in a cookie, for browsers without JavaScript."""
     wanted = request.POST.get("theme", "")
     back = request.POST.get("next", "/")
     if not url_has_allowed_host_and_scheme(back, allowed_hosts=None):

@@ -25,7 +25,7 @@ from rensei.orgs.access import Access
 @require_safe
 @page
 def integrations(request: PageRequest) -> HttpResponse:
-    """Show every connection with what its provider last said."""
+    """Show every integration with the last result from its provider."""
     found = list(_own(request.access).order_by("-is_default", "name"))
     users = _users(request.access, found)
     context = {"integrations": found, "users": users, "specs": PROVIDERS, "fresh": request.GET.get("new")}
@@ -45,7 +45,7 @@ def add(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def connect(request: PageRequest, provider: str) -> HttpResponse:
-    """Take a key: test it, or save it. The key goes to the service and nowhere else."""
+    """Accept a key: test it, or save it. The key is passed only to the service."""
     request.access.require_manager()
     spec = _spec(provider)
     form = ConnectForm(request.POST or None)
@@ -73,7 +73,7 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
 @require_POST
 @page
 def test(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Ask the provider about a stored key, and show its card again."""
+    """Test a stored key at the provider, and show its card again."""
     integration = _find(request.access, integration_id)
     refusal: RenseiError | None = None
     try:
@@ -99,7 +99,7 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
 @page
 @sensitive
 def message(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Send a real, tiny message with a stored key. It is a run like any other, in the ledger."""
+    """Send a short real message with a stored key. It is a run like any other, in the ledger."""
     run = test_message.send(request.access, _find(request.access, integration_id))
     return redirect("console:run", request.access.org.slug, run.id)
 
@@ -107,7 +107,7 @@ def message(request: PageRequest, integration_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def edit(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Rename a connection, or change where its key is sent."""
+    """Rename an integration, or change the address to which its key is sent."""
     request.access.require_manager()
     integration = _find(request.access, integration_id)
     shown = {"name": integration.name, "base_url": integration.base_url, "workspace_id": integration.workspace_id}
@@ -140,7 +140,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Replace a key. The new one is tested before the old one goes."""
+    """Replace a key. The new key is tested before the old one is removed."""
     request.access.require_manager()
     integration = _find(request.access, integration_id)
     form = RotateForm(request.POST or None)
@@ -176,7 +176,7 @@ def make_default(request: PageRequest, integration_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def remove(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Ask again, saying what depends on the key; then forget it."""
+    """Show a confirmation that lists what depends on the key; then remove it."""
     request.access.require_manager()
     integration = _find(request.access, integration_id)
     if request.method == "POST":
@@ -190,7 +190,7 @@ def remove(request: PageRequest, integration_id: str) -> HttpResponse:
 
 
 def _ask_to_remove(request: PageRequest, integration: Integration) -> HttpResponse:
-    """Say what a removal would do: profiles that name the key keep it here, others lose their default."""
+    """Show the effect of a removal: profiles that name the key prevent it, others lose their default."""
     org = request.access.org
     profiles = ModelProfile.objects.for_org(org).filter(provider=integration.provider)
     naming = [profile.name for profile in profiles if profile.integration_id == integration.pk]
@@ -250,7 +250,7 @@ def _spec(provider: str) -> ProviderSpec:
 
 
 def _users(access: Access, found: list[Integration]) -> dict[str, int]:
-    """Count the profiles of each connection; those that name none use their provider's default."""
+    """Count the profiles of each integration; those that name none use their provider's default."""
     rows = ModelProfile.objects.for_org(access.org).values_list("integration_id", "provider")
     users = Counter(named or f"default of {provider}" for named, provider in rows)
     return {

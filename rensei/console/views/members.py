@@ -1,4 +1,4 @@
-"""Settings, Members: who is in the organization, and who is invited."""
+"""Settings → Members: the members of the organization, and its invitations."""
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -21,7 +21,7 @@ from rensei.orgs.models import Membership, Role
 @page
 @sensitive
 def members(request: PageRequest) -> HttpResponse:
-    """List the members and the invitations, and invite somebody."""
+    """List the members and the invitations, and invite a person."""
     form = InvitationForm(request.POST if request.method == "POST" else None, access=request.access)
     sent = None
     if request.method == "POST" and form.is_valid():
@@ -38,7 +38,7 @@ def members(request: PageRequest) -> HttpResponse:
 @page
 @sensitive
 def invitation_resend(request: PageRequest, invitation_id: str) -> HttpResponse:
-    """Send a new link. If nobody could mail it, this answer shows it, and no other does."""
+    """Send a new link. If it cannot be mailed, only this answer shows it."""
     request.access.require_manager()
     sent = invitations.resend(request.access, _invitation(request, invitation_id))
     return _answer(request, form=InvitationForm(access=request.access), sent=sent)
@@ -99,7 +99,7 @@ def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) ->
         )
         return redirect("console:members", request.access.org.slug)
     if sent is not None and sent.link is None:
-        # Nothing of it is secret, so it survives a reload; a page with a link to copy must not be asked for again.
+        # Without a secret, redirect so that a reload is harmless; a page with a link to copy must not be repeated.
         messages.success(request, f"{sent.invitation.email} got a link by mail. It works for seven days.")
         return redirect("console:members", request.access.org.slug)
     stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")

@@ -1,4 +1,4 @@
-"""Asking the operators for metered."""
+"""The request for metered to the operators."""
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -14,7 +14,7 @@ from rensei.core.errors import RenseiError
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def request_metered(request: PageRequest) -> HttpResponse:
-    """Say what metered is and where the request stands, and let an owner or admin make it."""
+    """Explain metered, show the state of the request, and let an owner or admin make it."""
     form = MeteredRequestForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:

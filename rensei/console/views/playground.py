@@ -1,4 +1,4 @@
-"""Playground: write to a profile, see what it would cost, dispatch, and watch the answer come."""
+"""Playground: write an input for a profile, show its cost, dispatch, and show the answer as it arrives."""
 
 import base64
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from rensei.orgs.access import Access
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def playground(request: PageRequest) -> HttpResponse:
-    """Show the form, its quotes as it stands, and dispatch it."""
+    """Show the form with quotes for its current state, and dispatch it."""
     access = request.access
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     again = _again(access, request.GET.get("run"))
@@ -79,7 +79,7 @@ def _named(own: list[ModelProfile], public_id: str | None) -> ModelProfile | Non
 
 
 def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
-    """The entry of the profile's model; none where it is gone."""
+    """The entry of the profile's model; none if it was deleted."""
     if chosen is None:
         return []
     return list(find_named([(chosen.provider, chosen.model_id)], org=access.org).values())
@@ -92,7 +92,7 @@ def _served(access: Access, entries: list[CatalogEntry], standing: BillingSnapsh
 
 
 def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> HttpResponse:
-    """Go to the run; or dispatch the same to the other profile too, and go to where both are side by side."""
+    """Redirect to the run; or dispatch the same to the other profile too, and redirect to the comparison."""
     slug = request.access.org.slug
     if other is None:
         return redirect("console:run", slug, run.id)
@@ -112,7 +112,7 @@ def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> Http
 
 
 def _asked(form: DispatchForm, chosen: ModelProfile) -> DispatchRequest:
-    """The dispatch as the form stands now, complete or not."""
+    """The dispatch of the form's current state, complete or not."""
     if not form.is_bound:
         return _dispatch_request(form.initial, chosen)
     form.is_valid()  # Fills in what is valid so far.
@@ -140,14 +140,14 @@ def _dispatch_request(fields: Mapping[str, Any], chosen: ModelProfile | None) ->
 
 
 def _image_block(image: Any) -> dict[str, Any]:
-    # What the browser says about the type is not believed: the adapter looks at the content.
+    # The type that the browser sends is not trusted: the adapter reads it from the content.
     data = base64.b64encode(image.read()).decode()
     image.seek(0)
     return {"type": "image", "source": {"type": "base64", "media_type": image.content_type, "data": data}}
 
 
 def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any] | None:
-    """Say what the dispatch would do and cost as the form stands."""
+    """Describe what a dispatch of the form's current state would do and cost."""
     chosen = known.profile
     if chosen is None:
         return None
@@ -158,7 +158,7 @@ def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any]
 
 
 def _again(access: Access, run_id: str | None) -> dict[str, Any]:
-    """Fill the form with what an earlier run was asked. Images are not taken over."""
+    """Fill the form with the input of an earlier run, without its images."""
     runs = Run.objects.for_org(access.org).filter(input__isnull=False).select_related("project", "input")
     run = runs.filter(pk=run_id).first() if run_id else None
     if run is None:
@@ -184,7 +184,7 @@ def _again(access: Access, run_id: str | None) -> dict[str, Any]:
 
 
 def _chosen_window(run: Run) -> int | None:
-    """The context window that a run was given, where it is smaller than what its models have by themselves."""
+    """The context window of a run, where it is smaller than those of its models."""
     entries = CatalogEntry.objects.visible_to(run.org).filter(
         provider=run.provider, model_id__in=[run.model_id, run.served_model_id]
     )

@@ -1,4 +1,4 @@
-"""Settings → Model Profiles: what there is, what would happen now, and the form."""
+"""Settings → Model Profiles: the list, what a dispatch would do now, and the form."""
 
 from datetime import date
 from typing import Any
@@ -73,7 +73,7 @@ def make_default(request: PageRequest, profile_id: str) -> HttpResponse:
 @require_POST
 @page
 def switch(request: PageRequest, profile_id: str) -> HttpResponse:
-    """Name the model that serves a retired one by its own id from now on."""
+    """Replace a retired model in a profile by the model that serves it."""
     stored = services.find_profile(request.access, profile_id)
     entry = catalog.find_entry(org=request.access.org, provider=stored.provider, model_id=stored.model_id)
     served = catalog.served_entry(entry, org=request.access.org, today=database_now().date())
@@ -149,7 +149,7 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
         "snippets": snippets.of_profile(stored) if stored else [],
     }
     if updating:
-        # The form is being filled in, so what is still missing is no mistake yet.
+        # The form is still being filled in, so a missing value is not yet an error.
         form.errors.clear()
     template = "console/_profile_form.html" if request.htmx and updating else "console/profile.html"
     return render(request, template, context, status=form.status)
@@ -158,12 +158,12 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
 def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any]) -> ModelProfile:
     if stored is None:
         return services.create_profile(access, **values)
-    # The list shows the row as it was if the change is refused.
+    # If the change is refused, the list shows the unchanged row.
     return services.update_profile(access, stored, **values)
 
 
 def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile | None, today: date) -> CatalogEntry:
-    """The model that the form is about: the one just picked, the profile's own, else the newest that is recommended."""
+    """The model of the form: the one just picked, the profile's own, else the newest recommended one."""
     by_value = {_value(entry): entry for entry in entries}
     if value in by_value:
         return by_value[value]
@@ -211,7 +211,7 @@ def _initial(stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]
 
 
 def _values(form: ProfileForm, *, projects: list[Any], integrations: list[Any]) -> dict[str, Any]:
-    """Turn what was typed into what the service takes. A field that the model does not have is left at rest."""
+    """Convert the form's values to arguments of the service. A field that the model lacks has its default."""
     fields = form.cleaned_data
     namespace = PROVIDERS[form.entry.provider].config_namespace
     window = fields.get("context_window")
@@ -238,7 +238,7 @@ def _values(form: ProfileForm, *, projects: list[Any], integrations: list[Any]) 
 def _preview(
     access: Access, form: ProfileForm, stored: ModelProfile | None, *, projects: list[Any], known: Known
 ) -> dict[str, Any] | None:
-    """Say what a dispatch of the profile would do as the form stands now, saved or not."""
+    """Describe what a dispatch of the profile in the form's current state would do, saved or not."""
     if form.is_bound:
         form.is_valid()  # Fills in what is valid so far.
         draft = ModelProfile(

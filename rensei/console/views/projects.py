@@ -1,4 +1,4 @@
-"""Settings → Projects & Access: the projects, what is in them, and what they cost."""
+"""Settings → Projects & Access: the projects, their contents, and their costs."""
 
 from collections import Counter
 from typing import Any
@@ -84,7 +84,7 @@ def project_delete(request: PageRequest, project_id: str) -> HttpResponse:
 
 
 def _project_rows(access: Access, projects: list[Project]) -> list[dict[str, Any]]:
-    """Each project with its profiles, what it cost this month, and what its own policy denies."""
+    """Each project with its profiles, its cost of this month, and what its own policy denies."""
     now = database_now()
     month = reports.usage_by_each(access.org, start=now.date().replace(day=1), end=now.date(), groups=["project"])
     spent = {line.key: line for line in month["project"]}

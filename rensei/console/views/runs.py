@@ -1,4 +1,4 @@
-"""Runs: the list with its filters, and one run with its decision, live while it lasts."""
+"""Runs: the list with its filters, and one run with its decision, updated until it ends."""
 
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ PERIOD_LABELS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days",
 @require_safe
 @page
 def runs(request: PageRequest) -> HttpResponse:
-    """List the runs, newest first. An id that is typed whole leads straight to its run."""
+    """List the runs, newest first. A complete id in the search redirects to its run."""
     org, query = request.access.org, request.GET
     wanted = query.get("q", "").strip().lower()
     found = _filtered(Run.objects.for_org(org), query, wanted)
@@ -57,7 +57,7 @@ def runs(request: PageRequest) -> HttpResponse:
 @require_safe
 @page
 def run(request: PageRequest, run_id: str) -> HttpResponse:
-    """Show one run; htmx asks for its changing part alone while it lasts."""
+    """Show one run; htmx requests only its changing part until it ends."""
     found = (
         Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").get_or_404(pk=run_id)
     )
@@ -94,7 +94,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
 @require_POST
 @page
 def again(request: PageRequest, run_id: str) -> HttpResponse:
-    """Dispatch once more exactly what a run asked, by its profile's modes and the policies as they are now."""
+    """Dispatch the input of a run again, by its profile's modes and the current policies."""
     access = request.access
     access.require_writer()
     found = repeatable(Run.objects.for_org(access.org)).get_or_404(pk=run_id)
@@ -122,7 +122,7 @@ def cancel(request: PageRequest, run_id: str) -> HttpResponse:
 
 
 def text_of(found: Run) -> str:
-    """What the model has written, so far if the run has not ended."""
+    """The text that the model has written so far."""
     if found.output_text:
         return str(found.output_text)
     chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
@@ -130,7 +130,7 @@ def text_of(found: Run) -> str:
 
 
 def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the run was asked, as texts and the number of its images; nothing of it is HTML."""
+    """The input of the run, as texts and the number of its images; it contains no HTML."""
     turns = []
     for message in body.get("messages", []):
         content = message["content"]
@@ -162,7 +162,7 @@ def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
 
 
 def _window(found: RunQuerySet, *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
-    """Cut out one page by the ids at its ends, so that new runs never shift it. Ids sort by time."""
+    """Select one page by the ids at its ends, so that new runs never shift it. Ids sort by time."""
     found = found.listed().select_related("project")
     if after:
         rows = list(found.filter(id__gt=after).order_by("id")[: PAGE_SIZE + 1])
@@ -183,7 +183,7 @@ def _without_cursor(query: QueryDict) -> str:
 
 
 def _profile_ids(org: Org) -> list[str]:
-    """The profiles that runs can be filtered by, gone ones included."""
+    """The profiles by which runs can be filtered, deleted ones included."""
     return list(
         Run.objects.for_org(org)
         .exclude(profile_id="")
@@ -194,7 +194,7 @@ def _profile_ids(org: Org) -> list[str]:
 
 
 def _node_of(found: Run) -> NodeRun | None:
-    """Look up where in a workflow a run belongs, without what that was given and its document, which may be long."""
+    """Look up the workflow node of a run, without the workflow run's input and document, which may be long."""
     unused = ("workflow_run__input", "workflow_run__version__document", "workflow_run__version__nodes")
     nodes = NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow")
     return nodes.defer(*unused).first()

@@ -23,7 +23,7 @@ from rensei.tokens.services import create_token, revoke_token, visible_tokens
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def tokens(request: PageRequest) -> HttpResponse:
-    """List the tokens, and make one. The new one is shown in this answer and never again."""
+    """List the tokens, and create one. The new token is shown only in this answer."""
     access = request.access
     projects = list(services.visible_projects(access).order_by("name"))
     form = TokenForm(request.POST or None, projects=projects)

@@ -29,5 +29,5 @@ def statement(request: PageRequest, month: str) -> HttpResponse:
 @require_safe
 @page
 def statement_csv(request: PageRequest, month: str) -> HttpResponse:
-    """Give out one month as CSV."""
+    """Return one month as CSV."""
     return csv_answer(request.access.org, month)

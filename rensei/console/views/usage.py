@@ -1,4 +1,4 @@
-"""Usage: what was spent, on what, and what is left of today."""
+"""Usage: the cost, its parts, and what is left of today's quota."""
 
 from collections import defaultdict
 from datetime import date, timedelta
@@ -26,7 +26,7 @@ TOP = 5
 @require_safe
 @page
 def usage(request: PageRequest) -> HttpResponse:
-    """Show cost and tokens by day and mode, the shared quota, and what used most."""
+    """Show cost and tokens by day and mode, the shared quota, and the largest consumers."""
     org = request.access.org
     now = database_now()
     asked = request.GET.get("days", "30")
@@ -64,13 +64,13 @@ def usage(request: PageRequest) -> HttpResponse:
 @require_safe
 @page
 def ledger(request: PageRequest) -> StreamingHttpResponse:
-    """Give out the cost ledger as CSV, row by row."""
+    """Stream the cost ledger as CSV, row by row."""
     parts = ledger_csv.write(CostEvent.objects.for_org(request.access.org))
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-cost-events.csv")
 
 
 def _amounts(org: Org, start: date, end: date) -> dict[tuple[date, str], int]:
-    """What each day cost under each mode. Added here, because SQLite has no whole number beyond 2^63."""
+    """The cost of each day under each mode. Added here, because SQLite has no integer beyond 2^63."""
     amounts: dict[tuple[date, str], int] = defaultdict(int)
     rows = UsageDaily.objects.for_org(org).filter(day__range=(start, end))
     for day, mode, amount in rows.values_list("day", "auth_mode", "amount_picodollars"):

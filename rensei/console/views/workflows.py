@@ -1,4 +1,4 @@
-"""Workflows: the list, the document with its faults, and one workflow run, live while it lasts."""
+"""Workflows: the list, the document with its faults, and one workflow run, updated until it ends."""
 
 import json
 from functools import partial
@@ -23,7 +23,7 @@ from rensei.workflows.presenters import total_cost
 from rensei.workflows.reading import WorkflowInvalid
 
 RUNS_SHOWN = 25
-# What the documentation of the Anthropic provider prints.
+# The example in the documentation of the Anthropic provider.
 EXAMPLE = """\
 nodeId: llm_call_1
 nodeType: action/llm.inference
@@ -36,7 +36,7 @@ config:
 @require_safe
 @page
 def workflows(request: PageRequest) -> HttpResponse:
-    """List the workflows, the one that changed last first."""
+    """List the workflows, the last changed first."""
     latest = WorkflowRun.objects.filter(version__workflow=OuterRef("pk")).order_by("-id")
     found = (
         services.visible_workflows(request.access)
@@ -50,7 +50,7 @@ def workflows(request: PageRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def create(request: PageRequest) -> HttpResponse:
-    """Apply a document. One that names a workflow that is there adds a version to it."""
+    """Apply a document. If it names an existing workflow, it becomes a new version of it."""
     access = request.access
     access.require_writer()
     projects = list(orgs.visible_projects(access).order_by("name"))
@@ -88,7 +88,7 @@ def workflow(request: PageRequest, workflow_id: str) -> HttpResponse:
 @require_POST
 @page
 def start(request: PageRequest, workflow_id: str) -> HttpResponse:
-    """Run the newest version, or show the form again with what is missing."""
+    """Run the newest version, or show the form again with the missing inputs."""
     found = services.find_workflow(request.access, workflow_id)
     request.access.require_writer()
     start_form = StartForm(request.POST)
@@ -127,7 +127,7 @@ def delete(request: PageRequest, workflow_id: str) -> HttpResponse:
 @require_safe
 @page
 def run(request: PageRequest, workflow_run_id: str) -> HttpResponse:
-    """Show one workflow run; htmx asks for its changing part alone while it lasts."""
+    """Show one workflow run; htmx requests only its changing part until it ends."""
     found = services.find_workflow_run(request.access, workflow_run_id)
     nodes = list(found.nodes.select_related("run"))
     needs = {one["node_id"]: one["needs"] for one in found.version.nodes}
@@ -158,7 +158,7 @@ def cancel(request: PageRequest, workflow_run_id: str) -> HttpResponse:
 
 
 def _try(form: DocumentForm, save: Any) -> Any:
-    """Save a document, or show in the form why it cannot be."""
+    """Save a document, or show in the form why it cannot be saved."""
     try:
         return save()
     except NotFound:
