@@ -142,7 +142,7 @@ class Catalog(APIView):
 
     @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
     def post(self, request: Request) -> Response:
-        """Add a model to the organization's own catalog. A model that is there already is answered as it stands."""
+        """Add a model to the organization's own catalog. A model that exists already is returned unchanged."""
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
         access = caller(request)

@@ -62,14 +62,14 @@ class ProviderPage(CamelSerializer):
 
 
 class Providers(APIView):
-    """The providers that this server knows."""
+    """The providers that this server supports."""
 
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
 
     @extend_schema(operation_id="providers_list", responses=ProviderPage)
     def get(self, request: Request) -> Response:
-        """List the providers that this server knows."""
+        """List the providers that this server supports."""
         return Response(ProviderPage({"results": list(providers.PROVIDERS.values())}).data)
 
 
@@ -107,7 +107,7 @@ class IntegrationAnswer(CamelSerializer):
 
 
 class IntegrationForMembers(IntegrationAnswer):
-    """The same for those who do not manage keys: what a test said about a key is not for them."""
+    """The same for members who do not manage keys, without the results of key tests."""
 
     def to_representation(self, instance: Integration) -> dict[str, Any]:
         return {**super().to_representation(instance), "lastError": None}

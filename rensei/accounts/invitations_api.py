@@ -36,7 +36,7 @@ class InvitationSent(InvitationAnswer):
 
 
 class Invitations(APIView):
-    """Invite somebody by email. Nobody is a member before the link of the mail was opened."""
+    """Invite a person by email, who becomes a member by opening the link of the mail."""
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}

@@ -27,7 +27,7 @@ class MemberAnswer(CamelSerializer):
 
 
 class Members(APIView):
-    """The people of the organization, and their roles. A POST invites: nobody is a member who has not accepted."""
+    """The people of the organization, and their roles. A POST sends an invitation, which the person has to accept."""
 
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}

@@ -89,7 +89,7 @@ class Tokens(APIView):
 
 
 class TokenDetail(APIView):
-    """One API token. Deleting shuts it at once; its row stays, so that the audit log can name it."""
+    """One API token. Deleting revokes it at once; its row is kept for the audit log."""
 
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "DELETE": GRANT}
@@ -149,7 +149,7 @@ class Hosts(APIView):
 
 
 class HostDetail(APIView):
-    """One machine. Deleting shuts it and its tokens out at once."""
+    """One machine. Deleting revokes it and its tokens at once."""
 
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_LEASES, "PATCH": MANAGE_OR_LEASES, "DELETE": GRANT}

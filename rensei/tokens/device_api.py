@@ -17,7 +17,7 @@ from rensei.tokens.device_codes import DeviceCodeInvalid, DeviceCodePending
 
 class DeviceCodes(APIView):
     """
-    Ask for a code. The machine shows `userCode`, and somebody who is signed in approves it at `verificationUri`.
+    Request a code. The machine shows `userCode`, and a person who is signed in approves it at `verificationUri`.
 
     Open to everyone, a few times a minute from one address.
     """

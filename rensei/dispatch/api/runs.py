@@ -153,7 +153,7 @@ class RunDetail(APIView):
 
 
 class RunCancel(APIView):
-    """Cancel a run: at once while it is queued; a running one is hung up on and charged for what it used."""
+    """Cancel a run: at once while it is queued; the call of a running one is ended, and what it used is charged."""
 
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
@@ -161,7 +161,7 @@ class RunCancel(APIView):
 
     @extend_schema(request=None, responses=RunSchema)
     def post(self, request: Request, run_id: str) -> Response:
-        """Cancel a run: at once while it is queued. A running one is broken off, and charged for what it used."""
+        """Cancel a run: at once while it is queued. The call of a running one is ended, and what it used is charged."""
         run = services.cancel_run(caller(request), find_run(caller(request), run_id))
         return Response(presenters.run_body(run))
 
@@ -192,7 +192,7 @@ class Resolve(APIView):
 
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
-        """Tell what a dispatch of a profile would do, and change nothing. All of the body is optional."""
+        """Show what a dispatch of a profile would do, without changing anything. All of the body is optional."""
         asked = dispatch_request(request.data, whole=False)
         # Looked up first: an unknown profile is an error of the URL, not of the body.
         profile = profiles.find_profile(caller(request), profile_id)

@@ -132,7 +132,7 @@ class LeaseStateAnswer(CamelSerializer):
 
 
 class LeaseHeartbeat(APIView):
-    """Keep the lease, every five seconds, and learn whether the run was cancelled."""
+    """Renew the lease, every five seconds; the answer says whether the run was cancelled."""
 
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
@@ -143,7 +143,7 @@ class LeaseHeartbeat(APIView):
         epoch = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
 
     def post(self, request: Request, run_id: str) -> Response:
-        """Keep a lease, every five seconds, and learn whether the run was cancelled."""
+        """Renew a lease, every five seconds. The answer says whether the run was cancelled."""
         run = find_run(caller(request), run_id)
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
