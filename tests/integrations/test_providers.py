@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from catalog.providers import ADAPTERS as SPECS
+from catalog.providers import PROVIDERS as SPECS
 from integrations.providers.base import ADAPTERS
 
 
