@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 
 from rensei.audit.models import AuditEvent
@@ -28,9 +28,20 @@ class OfOrg(admin.SimpleListFilter):
 class AuditEventAdmin(ReadOnlyAdmin):
     """The audit log, newest first."""
 
-    list_display = ["occurred_at", "actor", "action", "object_id", "org_id", "address"]
+    list_display = ["occurred_at", "actor", "action", "object_id", "organization", "address"]
     list_filter = ["action", OfOrg]
     search_fields = ["actor", "object_id", "action"]
     date_hierarchy = "occurred_at"
     ordering = ["-id"]
     show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """An event has the plain id of its organization, so its short name is read beside it."""
+        org = Org.objects.filter(pk=OuterRef("org_id"))
+        events: QuerySet[Any] = super().get_queryset(request).annotate(org_slug=Subquery(org.values("slug")))
+        return events
+
+    @admin.display(ordering="org_slug")
+    def organization(self, event: Any) -> str | None:
+        slug: str | None = event.org_slug
+        return slug
