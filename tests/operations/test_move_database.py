@@ -167,7 +167,8 @@ class TestMoveDatabase:
         moved = move(old, target)
 
         assert moved.returncode == 1
-        assert "not empty: there are rows in catalog_catalogentry, " in moved.stderr
+        assert "not empty: there are rows in " in moved.stderr
+        assert "catalog_catalogentry, " in moved.stderr
         assert "Nothing was moved." in moved.stderr
         assert row_counts(target) == before
 
@@ -183,7 +184,7 @@ class TestMoveDatabase:
                 "Runs are under way on the source: run_",
             ),
             (
-                "DELETE FROM django_migrations WHERE app = 'billing' AND name LIKE '0004%'",
+                "DELETE FROM django_migrations WHERE app = 'billing' AND name LIKE '0002%'",
                 "The source lacks migrations",
             ),
             (
