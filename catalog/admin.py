@@ -12,7 +12,7 @@ from catalog.datafile import read_all
 from catalog.facts import check_capabilities, check_effort_levels
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from catalog.providers import PROVIDERS
-from rensei.audit.models import AuditEvent
+from rensei.audit.record import record_operator
 from rensei.core.errors import FieldError
 from rensei.orgs.models import User
 
@@ -163,14 +163,8 @@ def _is_operators_own(entry: CatalogEntry) -> bool:
     return entry.org_id is None and (entry.provider, entry.model_id) not in listed
 
 
-def _record(request: HttpRequest, action: str, object_id: str, **detail: object) -> None:
+def _record(request: HttpRequest, action: str, object_id: str, **detail: Any) -> None:
     """Record an operator's change, in the transaction of the admin's request."""
     assert isinstance(request.user, User)
-    AuditEvent.objects.create(
-        user_id=request.user.pk,
-        actor=request.user.email,
-        action=action,
-        object_id=object_id,
-        detail=detail,
-        address=request.META.get("REMOTE_ADDR"),
-    )
+    address = request.META.get("REMOTE_ADDR")
+    record_operator(request.user, action, object_id=object_id, address=address, **detail)

@@ -15,7 +15,7 @@ from integrations.models import Integration
 from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, created
 from rensei.core.errors import AlreadyExists, InUse
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
@@ -182,11 +182,7 @@ class Integrations(APIView):
         body.is_valid(raise_exception=True)
 
         integration = services.add_integration(caller(request), **body.validated_data)
-        return Response(
-            IntegrationAnswer(integration).data,
-            status=status.HTTP_201_CREATED,
-            headers={"Location": f"{request.path}/{integration.id}"},
-        )
+        return created(request, integration.id, IntegrationAnswer(integration).data)
 
 
 class IntegrationDetail(APIView):

@@ -16,7 +16,7 @@ from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
 from profiles.presenters import present
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, created
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, NotFound, named_in
@@ -118,11 +118,7 @@ class Profiles(APIView):
         access = caller(request)
 
         profile = services.create_profile(access, **_values(access, body.validated_data))
-        return Response(
-            _answer(access, profile),
-            status=status.HTTP_201_CREATED,
-            headers={"Location": f"{request.path}/{profile.public_id}"},
-        )
+        return created(request, profile.public_id, _answer(access, profile))
 
 
 class ProfileDetail(APIView):

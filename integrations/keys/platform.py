@@ -11,7 +11,7 @@ from integrations.keys import shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import ADAPTERS, Credential, Verdict
 from integrations.vault import vault
-from rensei.audit.models import AuditEvent
+from rensei.audit.record import record_operator, record_system
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
 from rensei.orgs import kill_switches
@@ -220,19 +220,17 @@ def _seal_context(key: PlatformKey) -> vault.SealContext:
 
 
 def _record(actor: User | None, action: str, key: PlatformKey) -> None:
-    AuditEvent.objects.create(
-        user_id=actor.pk if actor else None,
-        actor=actor.email if actor else "command",
-        action=action,
-        object_id=key.id,
-        detail={
-            "provider": key.provider,
-            "pool": key.pool,
-            "name": key.name,
-            "keyHint": key.key_hint,
-            "modelIds": key.model_ids,
-            "maxTokensCap": key.max_tokens_cap,
-            "weight": key.weight,
-            "active": key.active,
-        },
-    )
+    detail = {
+        "provider": key.provider,
+        "pool": key.pool,
+        "name": key.name,
+        "keyHint": key.key_hint,
+        "modelIds": key.model_ids,
+        "maxTokensCap": key.max_tokens_cap,
+        "weight": key.weight,
+        "active": key.active,
+    }
+    if actor is None:
+        record_system("command", action, object_id=key.id, **detail)
+    else:
+        record_operator(actor, action, object_id=key.id, **detail)

@@ -1,7 +1,7 @@
 """Form fields of the pages for accounts; the services check what is allowed."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from django import forms
 
@@ -9,8 +9,27 @@ from rensei.core.errors import RenseiError
 from rensei.orgs.models import Membership
 
 
-class SetupForm(forms.Form):
+class _Form(forms.Form):
+    # The field of a pointer, where it has another name.
+    FIELD_OF: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Labels have no colon.
+        self.label_suffix = ""
+
+    def show(self, refusal: RenseiError) -> None:
+        """Show an error beside the fields that it names, or above the form."""
+        for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
+            name = error["pointer"].removeprefix("/")
+            name = self.FIELD_OF.get(name, name)
+            self.add_error(name if name in self.fields else None, error["detail"])
+
+
+class SetupForm(_Form):
     """The first account and the first organization."""
+
+    FIELD_OF: ClassVar = {"slug": "org_slug"}
 
     name = forms.CharField(label="Your name", max_length=120)
     email = forms.EmailField(label="Email", max_length=254, widget=forms.EmailInput(attrs={"autocomplete": "username"}))
@@ -26,18 +45,8 @@ class SetupForm(forms.Form):
     )
     code = forms.CharField(widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.label_suffix = ""
 
-    def show(self, refusal: RenseiError) -> None:
-        """Show an error beside the fields that it names, or above the form."""
-        for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
-            name = error["pointer"].removeprefix("/").replace("slug", "org_slug")
-            self.add_error(name if name in self.fields else None, error["detail"])
-
-
-class NewAccountForm(forms.Form):
+class NewAccountForm(_Form):
     """The account of an invited person. The address is the invitation's."""
 
     name = forms.CharField(label="Your name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))
@@ -48,18 +57,8 @@ class NewAccountForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.label_suffix = ""
 
-    def show(self, refusal: RenseiError) -> None:
-        """Show an error beside the fields that it names, or above the form."""
-        for error in getattr(refusal, "errors", [{"pointer": "", "detail": refusal.detail}]):
-            name = error["pointer"].removeprefix("/")
-            self.add_error(name if name in self.fields else None, error["detail"])
-
-
-class DeviceCodeForm(forms.Form):
+class DeviceCodeForm(_Form):
     """The code that a machine shows."""
 
     code = forms.CharField(
@@ -69,19 +68,14 @@ class DeviceCodeForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "characters", "spellcheck": "false"}),
     )
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.label_suffix = ""
 
-
-class DeviceAnswerForm(forms.Form):
+class DeviceAnswerForm(_Form):
     """The organization for which a machine is approved."""
 
     organization = forms.ChoiceField(label="Organization")
 
     def __init__(self, *args: Any, memberships: Iterable[Membership], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.label_suffix = ""
         field = self.fields["organization"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(membership.org.slug, membership.org.name) for membership in memberships]

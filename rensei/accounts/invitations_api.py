@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.urls import reverse
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -59,9 +60,7 @@ class Invitations(APIView):
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
-        sent = invitations.invite(caller(request), **body.validated_data)
-        headers = {"Location": f"{request.path}/{sent.invitation.pk}"}
-        return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
+        return invited(request, **body.validated_data)
 
 
 class InvitationDetail(APIView):
@@ -97,6 +96,13 @@ class InvitationResend(APIView):
 def _one(request: Request, invitation_id: str) -> Invitation:
     found: Invitation = invitations.open_invitations(caller(request)).get_or_404(pk=invitation_id)
     return found
+
+
+def invited(request: Request, *, email: str, role: str) -> Response:
+    """Invite a person, and answer with the invitation and where it is found."""
+    sent = invitations.invite(caller(request), email=email, role=role)
+    headers = {"Location": reverse("api-invitation", args=[sent.invitation.pk])}
+    return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
 
 
 def sent_body(sent: Sent) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """REST: the people of the organization and their roles."""
 
-from django.urls import reverse
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.accounts import invitations
-from rensei.accounts.invitations_api import InvitationSent, sent_body
+from rensei.accounts.invitations_api import InvitationSent, invited
 from rensei.core.api import CamelSerializer, CursorPages
 from rensei.core.errors import AlreadyExists, InUse
 from rensei.orgs import services
@@ -50,9 +48,7 @@ class Members(APIView):
         body = self.Body(data=request.data)
         body.is_valid(raise_exception=True)
 
-        sent = invitations.invite(caller(request), **body.validated_data)
-        headers = {"Location": reverse("api-invitation", args=[sent.invitation.pk])}
-        return Response(sent_body(sent), status=status.HTTP_201_CREATED, headers=headers)
+        return invited(request, **body.validated_data)
 
 
 class MayLeave(ManagersWrite):

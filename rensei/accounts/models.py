@@ -18,7 +18,7 @@ class Invitation(models.Model):
     email = models.EmailField()
     role = models.CharField(max_length=16, choices=Role.choices)
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    mailed = models.BooleanField(default=False, help_text="Whether the link went to the address, and to nobody else")
+    mailed = models.BooleanField(default=False, help_text="Whether the link was sent to the address only")
     invited_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     made_by = models.ForeignKey(ApiToken, models.SET_NULL, null=True, blank=True, related_name="invitations")
     created_at = models.DateTimeField()

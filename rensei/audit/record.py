@@ -46,7 +46,13 @@ def record(access: Caller, action: str, *, object_id: str, **detail: object) -> 
 
 
 def record_operator(
-    operator: Person, action: str, *, object_id: str, org: Organization | None = None, **detail: object
+    operator: Person,
+    action: str,
+    *,
+    object_id: str,
+    org: Organization | None = None,
+    address: str | None = None,
+    **detail: object,
 ) -> AuditEvent:
     """Record an action of an operator."""
     return AuditEvent.objects.create(
@@ -56,6 +62,7 @@ def record_operator(
         action=action,
         object_id=object_id,
         detail=detail,
+        address=address,
     )
 
 
@@ -74,7 +81,15 @@ def record_person(
 
 
 def record_system(
-    actor: str, action: str, *, object_id: str, org_id: str | None = None, **detail: object
+    actor: str,
+    action: str,
+    *,
+    object_id: str,
+    org_id: str | None = None,
+    user_id: int | None = None,
+    **detail: object,
 ) -> AuditEvent:
-    """Record an action of a job or a command of Rensei."""
-    return AuditEvent.objects.create(org_id=org_id, actor=actor, action=action, object_id=object_id, detail=detail)
+    """Record what Rensei did by itself. `user_id` is the person whose run it was done for, if any."""
+    return AuditEvent.objects.create(
+        org_id=org_id, user_id=user_id, actor=actor, action=action, object_id=object_id, detail=detail
+    )

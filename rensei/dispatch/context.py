@@ -8,7 +8,7 @@ from django.db.models import prefetch_related_objects
 
 from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
-from billing.limits.standing import BillingSnapshot, snapshot_of
+from billing.limits.snapshot import BillingSnapshot, snapshot_of
 from billing.models import Entitlement
 from catalog import identities, pricing
 from catalog import services as catalog

@@ -79,7 +79,7 @@ class Gateway:
         self._limits = Limits()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
-        self._keeper = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
+        self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
         self._admissions = GroupWriter("gateway-admissions", write_admissions)
         self._settlements = GroupWriter(
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
@@ -118,7 +118,7 @@ class Gateway:
         await self._admissions.close()
         await self._settlements.close()
         await self._relay.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._renewal.close)
         self._executor.shutdown()
         self._threads.close()
 
@@ -215,7 +215,7 @@ class Gateway:
                 settle=partial(self._settle, access),
                 caller=caller,
             )
-            with self._keeper.watching(live), closing(live):
+            with self._renewal.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
         finally:
             self._live.discard(task)
@@ -236,7 +236,7 @@ class Gateway:
             run.trace = route.judgement.decision.noted(outgoing.left_out).wire()
         run.max_tokens = outgoing.max_tokens
         run.metadata = {"sessionId": session} if session else {}
-        run.lease_owner, run.lease_until = self._keeper.owner, now + LEASE
+        run.lease_owner, run.lease_until = self._renewal.owner, now + LEASE
         run.deadline_at = now + timedelta(seconds=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
         run.created_at = run.started_at = now
         attempt = made_like(

@@ -23,7 +23,6 @@ class CallerToken(Protocol):
     host_id: str | None
     scopes: list[str]
     allowed_networks: list[str]
-    generation: int
     expires_at: datetime | None
 
 

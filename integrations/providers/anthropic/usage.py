@@ -136,7 +136,7 @@ class UsageReader:
                 usage=_bounded(sum([guess] * self._absurd_beside.get(model, 0), start=_usage_of(counts))),
                 price_factor=factor,
                 # Whether another model ran at the same speed is not reported.
-                estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", _ONE) is not _ONE),
+                estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", 1) != 1),
                 samplings=self._samplings.get(model, 1),
             )
             for model, counts in self._beside.items()

@@ -36,9 +36,7 @@ class Migration(migrations.Migration):
                 ("digest", models.CharField(editable=False, max_length=64, unique=True)),
                 (
                     "mailed",
-                    models.BooleanField(
-                        default=False, help_text="Whether the link went to the address, and to nobody else"
-                    ),
+                    models.BooleanField(default=False, help_text="Whether the link was sent to the address only"),
                 ),
                 ("created_at", models.DateTimeField()),
                 ("expires_at", models.DateTimeField()),

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from billing.limits.standing import BillingSnapshot, snapshot_of
+from billing.limits.snapshot import BillingSnapshot, snapshot_of
 from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry

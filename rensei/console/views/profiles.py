@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from billing.limits.standing import snapshot_of
+from billing.limits.snapshot import snapshot_of
 from catalog import pricing
 from catalog import services as catalog
 from catalog.lookup import find_named

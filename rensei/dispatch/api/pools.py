@@ -5,7 +5,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer, CursorPages, created
 from rensei.core.errors import AlreadyExists
 from rensei.core.json_fields import JSONDocument, Text, anything, whole
 from rensei.dispatch import services
@@ -56,11 +56,7 @@ class Pools(APIView):
             provider_id=fields["provider_id"],
             config=fields.get("config", {}),
         )
-        return Response(
-            self.Answer(pool).data,
-            status=status.HTTP_201_CREATED,
-            headers={"Location": f"/api/v1/pools/{pool.id}"},
-        )
+        return created(request, pool.id, self.Answer(pool).data)
 
 
 class PoolDetail(APIView):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from catalog import identities
 from catalog.identities import Answered
 from catalog.models import CatalogEntry
-from rensei.audit.models import AuditEvent
+from rensei.audit.record import record_system
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.context import offered_model
 from rensei.dispatch.models import Run
@@ -61,11 +61,11 @@ def _record(run: Run, entry: CatalogEntry, denial: Denial | None) -> None:
     detail = {"provider": run.provider, "answeredBy": entry.model_id, "runId": run.id, "mode": run.auth_mode}
     if denial is not None:
         detail |= {"policy": denial.scope, "row": denial.row}
-    AuditEvent.objects.create(
+    record_system(
+        run.created_by.email if run.created_by else "settlement",
+        "catalog_entry.blocked" if denial else "catalog_entry.identified",
+        object_id=run.served_model_id,
         org_id=run.org_id,
         user_id=run.created_by_id,
-        actor=run.created_by.email if run.created_by else "settlement",
-        action="catalog_entry.blocked" if denial else "catalog_entry.identified",
-        object_id=run.served_model_id,
-        detail=detail,
+        **detail,
     )

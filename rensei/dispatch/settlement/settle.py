@@ -301,7 +301,7 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
     in_order = sorted(lines, key=lambda line: (line.kind == CostEvent.Kind.ADJUSTMENT, line.occurred_at))
     newest = {(line.attempt_id, line.served_model_id): line.estimated for line in in_order}
     return {
-        "usage": sum(used[1:], start=used[0] if used else NOTHING).as_dict(),
+        "usage": sum(used, start=NOTHING).as_dict(),
         "amount_picodollars": sum(known) if lines and len(known) == len(lines) else None,
         "estimated": any(newest.values()),
         "billed": any(line.billed for line in lines),

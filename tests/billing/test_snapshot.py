@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from billing.limits import budget, quota
-from billing.limits.standing import snapshot_of
+from billing.limits.snapshot import snapshot_of
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage
 from billing.months import month_of
 from rensei.core.clock import database_now
