@@ -128,13 +128,14 @@ def worst_case(
 
     :raises ValueError: if the call may search the web and searches have no price
     """
-    top = band_for(bands, prompt_tokens=prompt_tokens)
-    within_reach = [band for band in bands if band.above_prompt_tokens <= top.above_prompt_tokens]
     return max(
-        prompt_tokens * _dearest_prompt_token(band, prompt_caching)
-        + max_tokens * band.output
-        + _searches(web_searches, band)
-        for band in within_reach
+        [
+            prompt_tokens * _dearest_prompt_token(band, prompt_caching)
+            + max_tokens * band.output
+            + _searches(web_searches, band)
+            for band in bands
+            if prompt_tokens > band.above_prompt_tokens or not band.above_prompt_tokens
+        ]
     )
 
 

@@ -130,6 +130,20 @@ def _parse(body: bytes) -> tuple[Any, bool]:
     return parsed
 
 
+def quickly(document: bytes) -> Any:
+    """
+    Build what orjson reads exactly, of which everything can be stored but U+0000. Of a repeated name, the last counts.
+
+    Returns None for null and for everything else: what is not JSON, lone surrogates, large numbers, NaN.
+    """
+    if _has_number(document, _INEXACT):
+        return None
+    try:
+        return orjson.loads(document)
+    except ValueError:
+        return None
+
+
 def _build(body: bytes) -> tuple[Any, bool]:
     try:
         document = orjson.loads(body)
@@ -153,7 +167,10 @@ def _has_escaped_colon(body: bytes) -> bool:
 def _has_number(body: bytes, shapes: Iterable[bytes]) -> bool:
     """Check whether a number of such a shape occurs, possibly in a text. In a shape, 0 is any digit."""
     zeros = body.translate(_DIGITS_TO_ZERO)
-    return any(shape in zeros for shape in shapes)
+    for shape in shapes:  # noqa: SIM110 - half the time of `any`, for every body
+        if shape in zeros:
+            return True
+    return False
 
 
 def _parse_exactly(body: bytes) -> Any:

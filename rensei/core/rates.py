@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 import structlog
@@ -87,8 +88,10 @@ class Rates:
         now = self.timer()
         windows = []
         with self._lock:
-            for asked, seconds, by in counts:
-                key, counter = self._counter(asked, now=now, ends_at=now + seconds)
+            for key, seconds, by in counts:
+                counter = self._counters.get(key)
+                if counter is None or counter.ends_at <= now:
+                    key, counter = self._counter(key, now=now, ends_at=now + seconds)  # noqa: PLW2901
                 counter.pending += by
                 self._changed.add(key)
                 windows.append(Window(counter.shared + counter.pending, counter.ends_at))
@@ -225,25 +228,26 @@ def start_exchanging() -> None:
     _start(os.getpid())
 
 
-def headers_of(kind: str, standings: Iterable[LimitUsage]) -> dict[str, str]:
+def headers_of(kind: str, usages: Iterable[LimitUsage]) -> dict[str, str]:
     """Return the headers that report a caller's use of the narrowest of some limits."""
-    narrowest = min(standings, key=lambda standing: standing.remaining)
-    limit_name, remaining_name, reset_name = _header_names(kind)
-    return {
-        limit_name: str(narrowest.limit),
-        remaining_name: str(narrowest.remaining),
-        reset_name: _written(narrowest.window.ends_at),
-    }
+    usage = narrowest(usages)
+    values = str(usage.limit), str(usage.remaining), written(usage.window.ends_at)
+    return dict(zip(header_names(kind), values, strict=True))
+
+
+def narrowest(usages: Iterable[LimitUsage]) -> LimitUsage:
+    """Return the limit with the least left."""
+    return min(usages, key=attrgetter("remaining"))
 
 
 @functools.cache
-def _header_names(kind: str) -> tuple[str, str, str]:
+def header_names(kind: str) -> tuple[str, str, str]:
     prefix = f"rensei-ratelimit-{kind}"
     return f"{prefix}-limit", f"{prefix}-remaining", f"{prefix}-reset"
 
 
 @functools.lru_cache(maxsize=1024)
-def _written(moment: float) -> str:
+def written(moment: float) -> str:
     """Write a moment as RFC 3339. All answers of a window have the same one."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 

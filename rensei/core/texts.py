@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from rensei.core.json_body import check_values, uncollected
+from rensei.core.json_body import check_values, quickly, uncollected
 
 # PostgreSQL stores no U+0000, and half of a surrogate pair is not a character. JSON can express both, escaped.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
@@ -19,10 +19,12 @@ def read_storable(text: str | bytes) -> Any:
     :raises RecursionError: if it is nested too deeply
     """
     check_values(text)
+    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if b"\\u0000" not in raw and (found := uncollected(quickly, raw)) is not None:
+        return found
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    found = uncollected(json.loads, text)
-    return _storable(found) if "\\u" in text or _NOT_STORABLE.search(text) else found
+    return _storable(uncollected(json.loads, text))
 
 
 def _storable(value: Any) -> Any:

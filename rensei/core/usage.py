@@ -78,4 +78,4 @@ def merged(parts: Iterable[UsagePart]) -> list[UsagePart]:
 def total(parts: Iterable[UsagePart]) -> Usage:
     """Add up what all models used. At least one part is required."""
     first, *others = parts
-    return sum((part.usage for part in others), start=first.usage)
+    return sum((part.usage for part in others), start=first.usage) if others else first.usage

@@ -22,7 +22,7 @@ import structlog
 from django.conf import settings
 
 from integrations.providers.anthropic import relay
-from integrations.providers.anthropic.other_models import other_models
+from integrations.providers.anthropic.other_models import OtherModel, other_models
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, RequestTooLarge
@@ -135,16 +135,14 @@ class Gateway:
         _require_method(method, "POST")
         if not access.writes:
             raise NotPermitted
-        with self._limits.within(access, caller.limit_headers), self._limits.body(access.org.id) as hold:
-            sent = await _read_body(headers, receive, hold)
-            raw = await self._decoded(headers, sent, hold, org_id=access.org.id)
-            body = await self._threads.run(partial(Body.read, raw), size=len(raw), org_id=access.org.id)
+        with self._limits.within(access, caller.limit_headers) as live:
+            sent = await _read_body(headers, receive, live.hold)
+            raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
+            body, named = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
             others = []
-            for other in await self._threads.run(
-                partial(other_models, body.values), size=len(raw), org_id=access.org.id
-            ):
+            for other in named:
                 name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
                 others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
             chooses = not isinstance(body.values.get("fallbacks"), (list, type(None)))
@@ -174,9 +172,9 @@ class Gateway:
         """
         # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         assert access.token is not None
-        found = await self._routes.get(
-            (access.token.id, model, turned_to, mode),
-            partial(routing.load, access, model, turned_to=turned_to, mode=mode),
+        key = (access.token.id, model, turned_to, mode)
+        found = self._routes.kept(key) or await self._routes.get(
+            key, partial(routing.load, access, model, turned_to=turned_to, mode=mode)
         )
         if isinstance(found, RenseiError):
             raise found
@@ -310,6 +308,16 @@ def with_gateway(
 def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
     peer = scope.get("client")
     return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
+
+
+def _parsed(raw: bytes) -> tuple[Body, list[OtherModel]]:
+    """
+    Parse a body, and list the other models that it names.
+
+    :raises FieldError: if it is not a JSON object, or an other model has no name
+    """
+    body = Body.read(raw)
+    return body, other_models(body.values)
 
 
 def _require_method(method: str, allowed: str) -> None:

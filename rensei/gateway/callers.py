@@ -29,16 +29,20 @@ class Callers:
         :raises NetworkNotAllowed: if the token may not be used from this address
         """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
-        token = next((found for each in given if (found := each.strip()).startswith(TOKEN_PREFIX)), None)
-        if token is None:
+        given = [headers.get("x-api-key", "").strip(), bearer.strip() if scheme.lower() == "bearer" else ""]
+        token = given[0] if given[0].startswith(TOKEN_PREFIX) else given[1]
+        if not token.startswith(TOKEN_PREFIX):
             raise NotAuthenticated
         digest = token_digest(token)
+        access = self._found.kept(digest) or await self._look_up(token, digest, address)
+        # Checked for each request, because a cached access serves callers at several addresses.
+        access.require_scope(GATEWAY, address=address)
+        return access
+
+    async def _look_up(self, token: str, digest: str, address: str | None) -> Access:
         unknown_tokens.require_look_up(digest, address=address)
         access = await self._found.get(digest, partial(for_token, token=token, address=address))
         unknown_tokens.note(digest, found=access is not None, address=address)
         if access is None:
             raise NotAuthenticated
-        # Checked for each request, because a cached access serves callers at several addresses.
-        access.require_scope(GATEWAY, address=address)
         return access

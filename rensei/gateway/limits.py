@@ -3,33 +3,41 @@ Limits of calls, tokens, concurrency and total body size. They are in memory: a 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import cache
+from types import TracebackType
+from typing import Self
 
 from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
-from rensei.core.rates import LimitUsage, headers_of, rates
+from rensei.core.rates import LimitUsage, header_names, narrowest, rates, written
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
+_CALLERS = ("token", "org")
+
 
 class Limits:
-    """The rates of each API token and organization, and the calls in progress of each organization."""
+    """The rates of each API token and organization, and the calls and bodies in progress of each organization."""
 
     def __init__(self) -> None:
-        self._calls = _Rates("gateway", settings.RENSEI_GATEWAY_RATES)
-        self._tokens = _Rates("tokens", settings.RENSEI_GATEWAY_TOKENS)
-        self._live: Counter[str] = Counter()
-        self._bodies: Counter[str] = Counter()
-        self._body_bytes = 0
+        calls, tokens = settings.RENSEI_GATEWAY_RATES, settings.RENSEI_GATEWAY_TOKENS
+        self._calls_of_token, self._calls_of_org = (_Rate(f"gateway-{name}", calls[name]) for name in _CALLERS)
+        self._tokens_of_token, self._tokens_of_org = (_Rate(f"tokens-{name}", tokens[name]) for name in _CALLERS)
+        self._most = [
+            rate.most for rate in (self._calls_of_token, self._calls_of_org, self._tokens_of_token, self._tokens_of_org)
+        ]
+        self.live: Counter[str] = Counter()
+        self.bodies: Counter[str] = Counter()
+        self.body_bytes = 0
 
-    @contextmanager
-    def within(self, access: Access, headers: Headers) -> Iterator[None]:
+    def within(self, access: Access, headers: Headers) -> "LiveLimits":
         """
         Apply the limits to a call, and add the caller's usage of them to the headers of its response.
+
+        Returns the context in which the call is in progress.
 
         :raises RateLimited: if the API token or its organization calls too often or has recently used too many tokens,
             or the organization has too many calls in progress
@@ -37,71 +45,76 @@ class Limits:
         assert access.token is not None
         token_id, org_id = access.token.id, access.org.id
         # The usage of a call is unknown in advance, so only the tokens of ended calls are checked.
-        tokens = self._tokens.count(token_id, org_id, by=0)
+        of_token, of_org, *tokens = self._count(token_id, org_id, calls=1)
         headers += _headers("tokens", tokens)
-        _require([standing for standing in tokens if standing.remaining == 0])
-        if self._live[org_id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE:
-            raise RateLimited(seconds=1, extra={"retryAfter": 1})
-        calls = self._calls.count(token_id, org_id)
-        headers += _headers("requests", calls)
-        of_token, of_org = calls
+        over = [usage for usage in tokens if not usage.remaining]
+        is_busy = self.live[org_id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE
+        if over or is_busy:
+            self._count(token_id, org_id, calls=-1)
+            raise _refusal(over) if over else RateLimited(seconds=1, extra={"retryAfter": 1})
+        headers += _headers("requests", [of_token, of_org])
         if of_token.is_over:
             # A call refused for one token must not count for its organization.
-            self._calls.of_org.count(org_id, by=-1)
-            _require([of_token])
+            rates.count_each([self._calls_of_org.counted(org_id, -1)])
+            raise _refusal([of_token])
         if of_org.is_over:
-            _require([of_org])
-        self._live[org_id] += 1
-        try:
-            yield
-        finally:
-            self._live[org_id] -= 1
-            if not self._live[org_id]:
-                del self._live[org_id]
+            raise _refusal([of_org])
+        return LiveLimits(self, org_id)
 
-    @contextmanager
-    def body(self, org_id: str) -> Iterator[Callable[[int], None]]:
-        """
-        Yield a function that counts the bytes of a call's body as they arrive, until the call ends.
-
-        :raises RateLimited: from that function, if the bodies in progress of the organization, or of all organizations,
-            are together too large
-        """
-        held = 0
-
-        def hold(size: int) -> None:
-            nonlocal held
-            most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
-            if self._bodies[org_id] + size > most or self._body_bytes + size > of_all:
-                raise RateLimited(seconds=1, extra={"retryAfter": 1})
-            held += size
-            self._bodies[org_id] += size
-            self._body_bytes += size
-
-        try:
-            yield hold
-        finally:
-            self._body_bytes -= held
-            self._bodies[org_id] -= held
-            if not self._bodies[org_id]:
-                del self._bodies[org_id]
+    def _count(self, token_id: str, org_id: str, *, calls: int) -> list[LimitUsage]:
+        """Count calls for both together, and return their usage: calls of token and organization, tokens of both."""
+        windows = rates.count_each(
+            [
+                self._calls_of_token.counted(token_id, calls),
+                self._calls_of_org.counted(org_id, calls),
+                self._tokens_of_token.counted(token_id, 0),
+                self._tokens_of_org.counted(org_id, 0),
+            ]
+        )
+        return [LimitUsage(most, window) for most, window in zip(self._most, windows, strict=True)]
 
     def use(self, *, token_id: str, tokens: int) -> None:
         """Count the usage of a call for its API token. For the organization, the settlement counts it."""
-        self._tokens.of_token.count(token_id, by=tokens)
+        rates.count_each([self._tokens_of_token.counted(token_id, tokens)])
 
 
-class _Rates:
-    """One kind of rate limit, for API tokens and for organizations."""
+class LiveLimits:
+    """A call in progress, and the bytes of its body, until the context ends."""
 
-    def __init__(self, kind: str, settings_of: Mapping[str, str]) -> None:
-        self.of_token, self.of_org = (_Rate(f"{kind}-{name}", settings_of[name]) for name in ("token", "org"))
+    __slots__ = ("_held", "_limits", "_org_id")
 
-    def count(self, token_id: str, org_id: str, *, by: int = 1) -> list[LimitUsage]:
-        """Count for both together. With `by=0`, it only reads the usage."""
-        token, org = self.of_token, self.of_org
-        windows = rates.count_each([token.counted(token_id, by), org.counted(org_id, by)])
-        return [LimitUsage(token.most, windows[0]), LimitUsage(org.most, windows[1])]
+    def __init__(self, limits: Limits, org_id: str) -> None:
+        self._limits, self._org_id = limits, org_id
+        self._held = 0
+
+    def hold(self, size: int) -> None:
+        """
+        Count bytes of the call's body as they arrive.
+
+        :raises RateLimited: if the bodies in progress of the organization, or of all organizations, are together too
+            large
+        """
+        limits, org_id = self._limits, self._org_id
+        most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
+        if limits.bodies[org_id] + size > most or limits.body_bytes + size > of_all:
+            raise RateLimited(seconds=1, extra={"retryAfter": 1})
+        self._held += size
+        limits.bodies[org_id] += size
+        limits.body_bytes += size
+
+    def __enter__(self) -> Self:
+        self._limits.live[self._org_id] += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        limits, org_id = self._limits, self._org_id
+        limits.body_bytes -= self._held
+        for counter, number in ((limits.live, 1), (limits.bodies, self._held)):
+            counter[org_id] -= number
+            if not counter[org_id]:
+                del counter[org_id]
 
 
 class _Rate:
@@ -116,14 +129,21 @@ class _Rate:
     def counted(self, caller: str, by: int) -> tuple[str, float, int]:
         return f"{self._kind}:{caller}", self._seconds, by
 
-    def count(self, caller: str, *, by: int) -> None:
-        rates.count_each([self.counted(caller, by)])
+
+def _headers(kind: str, usages: list[LimitUsage]) -> Headers:
+    limit, remaining, reset = _header_names(kind)
+    usage = narrowest(usages)
+    return [
+        (limit, b"%d" % usage.limit),
+        (remaining, b"%d" % usage.remaining),
+        (reset, written(usage.window.ends_at).encode()),
+    ]
 
 
-def _headers(kind: str, standings: list[LimitUsage]) -> Headers:
-    return [(name.encode(), value.encode()) for name, value in headers_of(kind, standings).items()]
+@cache
+def _header_names(kind: str) -> list[bytes]:
+    return [name.encode() for name in header_names(kind)]
 
 
-def _require(over: list[LimitUsage]) -> None:
-    if over:
-        raise rates.refusal(max(standing.window.ends_at for standing in over))
+def _refusal(over: list[LimitUsage]) -> RateLimited:
+    return rates.refusal(max(usage.window.ends_at for usage in over))

@@ -35,6 +35,13 @@ class ShortLivedCache(Generic[Value]):
         self._entries: dict[Hashable, _Entry[Value]] = {}
         self._loads: dict[Hashable, asyncio.Future[Value]] = {}
 
+    def kept(self, key: Hashable) -> Value | None:
+        """Return a value that does not have to be reloaded yet, or None. Almost every request takes this path."""
+        entry = self._entries.get(key)
+        if entry is None or time.monotonic() - entry.loaded_at > RENEW_AFTER_SECONDS:
+            return None
+        return entry.value
+
     async def get(self, key: Hashable, load: Callable[[], Value]) -> Value:
         """Return a value that is less than a second old. If there is none, load it in a thread."""
         entry = self._entries.get(key)

@@ -17,7 +17,7 @@ from rensei.core.errors import RateLimited
 from rensei.core.rates import rates
 from rensei.dispatch.models import Run
 from rensei.gateway.answers import Headers
-from rensei.gateway.limits import MIB, Limits
+from rensei.gateway.limits import MIB, Limits, LiveLimits
 from rensei.orgs.models import User
 from rensei.tokens.machines import register_host
 from tests.gateway.line import MODEL, Answer, exchange, message, settled
@@ -139,7 +139,7 @@ class TestLargeBodies:
         with override_settings(RENSEI_GATEWAY_BODY_MIB_ORG=2, RENSEI_GATEWAY_BODY_MIB=4), ExitStack() as live:
             held: Counter[str] = Counter()
             for org_id, pieces in calls:
-                hold = live.enter_context(limits.body(org_id))
+                hold = live.enter_context(LiveLimits(limits, org_id)).hold
                 for size in pieces:
                     fits = held[org_id] + size <= 2 * MIB and held.total() + size <= 4 * MIB
                     try:
@@ -149,9 +149,8 @@ class TestLargeBodies:
                         break
                     assert fits
                     held[org_id] += size
-        with limits.body("a") as hold:
-            # All of it is free again.
-            hold(settings_of.RENSEI_GATEWAY_BODY_MIB_ORG * MIB)
+        with LiveLimits(limits, "a") as all_free_again:
+            all_free_again.hold(settings_of.RENSEI_GATEWAY_BODY_MIB_ORG * MIB)
 
 
 class TestTokens:

@@ -89,6 +89,9 @@ class PromptBounds:
         self._params = params
         self._raw = raw
         self._window = window or WINDOW_UNKNOWN_TOKENS
+        self._tools: list[dict[str, Any]] | None = None
+        self._counted = False
+        self._held: int | None = None
 
     @cached_property
     def at_least(self) -> int:
@@ -98,13 +101,14 @@ class PromptBounds:
     @property
     def at_most(self) -> int:
         """For holds: never below the API's count."""
-        held = self._held
-        return self._window if held is None else min(self._window, held)
+        if not self._counted:
+            self._held, self._counted = self._count(), True
+        return self._window if self._held is None else min(self._window, self._held)
 
     def for_window(self, window: int | None) -> Self:
         """Return the bounds of the same prompt for a model with another window, reusing the counts."""
         bounds = copy(self)
-        vars(bounds)["_window"] = window or WINDOW_UNKNOWN_TOKENS
+        bounds._window = window or WINDOW_UNKNOWN_TOKENS  # noqa: SLF001 - of its own class
         return bounds
 
     def of_call(self, *, max_tokens: int, max_output_tokens: int | None) -> Most:
@@ -118,14 +122,15 @@ class PromptBounds:
             max_output_tokens=max_output_tokens,
         )
 
-    @cached_property
+    @property
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the request declares, including those defined in its messages."""
-        return server_tools.tools_of(self._params)
+        if self._tools is None:
+            self._tools = server_tools.tools_of(self._params)
+        return self._tools
 
-    @cached_property
-    def _held(self) -> int | None:
-        """An upper bound of the request's content; None if it may fill the window."""
+    def _count(self) -> int | None:
+        """Count an upper bound of the request's content; None if it may fill the window."""
         outside = self._outside()
         if outside.fills_window:
             return None
@@ -160,18 +165,19 @@ class PromptBounds:
 
     def _described_tokens(self) -> int:
         """Bound what the API itself adds to the prompt."""
-        known = sum(tool.get("type") not in (None, "custom") for tool in self.tools)
         config = self._params.get("output_config")
         has_format = "output_format" in self._params or (isinstance(config, dict) and "format" in config)
-        return (
-            (_TOOL_USE_TOKENS_MAX if self.tools else 0)
-            + known * _TOKENS_PER_KNOWN_TOOL_MAX
-            + (_FORMAT_TOKENS_MAX if has_format else 0)
-        )
+        tokens = _FORMAT_TOKENS_MAX if has_format else 0
+        if self.tools:
+            known = sum(tool.get("type") not in (None, "custom") for tool in self.tools)
+            tokens += _TOOL_USE_TOKENS_MAX + known * _TOKENS_PER_KNOWN_TOOL_MAX
+        return tokens
 
 
 def _look_into(content: Any, outside: _Outside) -> None:
     """Find the images and documents in content, including those in tool results."""
+    if isinstance(content, str):
+        return
     waiting = [content]
     while waiting:
         for block in objects_in(waiting.pop()):

@@ -5,9 +5,8 @@ Only this module uses the fields of `usage`. Source: the types `BetaUsage`, `Bet
 `Beta…IterationUsage` of the `anthropic` SDK, and https://platform.claude.com/docs/en/about-claude/pricing
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, TypeGuard
 
@@ -100,7 +99,8 @@ class UsageReader:
         for name, count in found.items():
             if not (at_start and name == "output_tokens") and count >= counts.get(name, 0):
                 counts[name] = count
-        self._take_iterations(usage.get("iterations"))
+        if (iterations := usage.get("iterations")) is not None:
+            self._take_iterations(iterations)
 
     def parts(self, *, input_tokens_about: int, output_tokens_about: int, refused: bool) -> list[UsagePart]:
         """
@@ -109,7 +109,10 @@ class UsageReader:
         The first part is the answering model's. A refusal before any output reports counts that are not billed:
         https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
         """
-        factor = math.prod([each for each in self._factors.values() if each is not _ONE], start=_ONE)
+        factor = _ONE
+        for each in self._factors.values():
+            if each is not _ONE:
+                factor *= each
         if self.absurd or not self.knows_prompt:
             used = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
         elif refused:
@@ -153,8 +156,6 @@ class UsageReader:
         return counts
 
     def _take_iterations(self, iterations: object) -> None:
-        if iterations is None:
-            return
         if not isinstance(iterations, list) or len(iterations) > ITERATIONS_MAX:
             self._note_uncertain("usage_field", "iterations")
             return
@@ -241,14 +242,17 @@ def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= TOKENS_MAX
 
 
-def _flat(usage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Walk the fields of a report, with members of its known objects named `object.member`."""
+def _flat(usage: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """List the fields of a report, with members of its known objects named `object.member`."""
+    flat: list[tuple[str, Any]] = []
     for name, value in usage.items():
-        if name in _OBJECTS and isinstance(value, dict):
-            for member, inner in value.items():
-                yield f"{name}.{member}", inner
-        elif name not in _OBJECTS or value is not None:
-            yield str(name), value
+        if name not in _OBJECTS:
+            flat.append((name, value))
+        elif isinstance(value, dict):
+            flat += [(f"{name}.{member}", inner) for member, inner in value.items()]
+        elif value is not None:
+            flat.append((name, value))
+    return flat
 
 
 def _usage_of(counts: Mapping[str, int]) -> Usage:
