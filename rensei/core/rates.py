@@ -91,7 +91,7 @@ class Rates:
             for key, seconds, by in counts:
                 counter = self._counters.get(key)
                 if counter is None or counter.ends_at <= now:
-                    key, counter = self._counter(key, now=now, ends_at=now + seconds)  # noqa: PLW2901
+                    key, counter = self._counter(key, now=now, ends_at=now + seconds)
                 counter.pending += by
                 self._changed.add(key)
                 windows.append(Window(counter.shared + counter.pending, counter.ends_at))
