@@ -1,12 +1,14 @@
 """REST endpoints for an organization's usage, costs and remaining limits."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Mapping
+from datetime import date, timedelta
 from typing import Any
 
 from django.core.validators import MinValueValidator
+from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,14 +20,15 @@ from billing.limits import budget, quota
 from billing.limits.entitlement import is_metered_enabled
 from billing.models import CostEvent
 from rensei.core import csv_file
-from rensei.core.api import CamelSerializer, CursorPages, read_filters
+from rensei.core.api import CamelSerializer, CursorPages, Filters, OptionalText, read_filters
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
+from rensei.core.periods import last_of, start_of
 from rensei.orgs import storage
 from rensei.orgs.access import caller
-from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.resources import Listed
 from rensei.orgs.scopes import BILLING
 
 FIRST_DAY = date(2000, 1, 1)
@@ -33,7 +36,7 @@ LONGEST_PERIOD_DAYS = 366
 DEFAULT_PERIOD_DAYS = 30
 
 
-class PeriodSerializer(CamelSerializer):
+class Period(Filters):
     """The days `from` and `to`, both included. Inside they are start and end: `from` is a word of Python."""
 
     start = serializers.DateField(
@@ -47,16 +50,21 @@ class PeriodSerializer(CamelSerializer):
         fields = super().get_fields()
         return {"from": fields.pop("start"), "to": fields.pop("end"), **fields}
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "start" in attrs and "end" in attrs:
+            _require_order(attrs["start"], attrs["end"])
+        return attrs
 
-@extend_schema_field({"type": ["string", "null"]})
-class OptionalField(serializers.Field[Any, Any, Any, Any]):
-    """A text, or null where there is none."""
+    @classmethod
+    def select(cls, rows: QuerySet[Any], asked: Mapping[str, Any]) -> QuerySet[Any]:
+        if "start" in asked:
+            rows = rows.filter(occurred_at__gte=start_of(asked["start"]))
+        if "end" in asked:
+            rows = rows.filter(occurred_at__lte=last_of(asked["end"]))
+        return super().select(rows, asked)
 
-    def to_representation(self, value: str) -> str | None:
-        return value or None
 
-
-class TokensSerializer(CamelSerializer):
+class TokensAnswer(CamelSerializer):
     """Token counts by class. The classes do not overlap."""
 
     input_tokens = serializers.IntegerField()
@@ -67,36 +75,33 @@ class TokensSerializer(CamelSerializer):
     web_search_requests = serializers.IntegerField()
 
 
-class UsageLineSerializer(CamelSerializer):
+class UsageLineAnswer(CamelSerializer):
     """The use of one day, model, mode, project or profile."""
 
-    key = OptionalField(help_text="What the line is about; null for calls without a project or profile")
+    key = OptionalText(help_text="What the line is about; null for calls without a project or profile")
     calls = serializers.IntegerField()
     unpriced = serializers.IntegerField(help_text="Ledger lines whose amount is unknown")
-    usage = TokensSerializer(source="*")
+    usage = TokensAnswer(source="*")
     amount_usd = DollarsField(source="known_picodollars")
     billed_usd = DollarsField(source="billed_picodollars")
 
 
 class UsageReport(APIView):
-    """What was used between two days, and what it cost."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
-    class Query(PeriodSerializer):
+    class Filter(Period):
         group_by = serializers.ChoiceField(choices=list(reports.GROUPS), default="day")
 
-    class Answer(PeriodSerializer):
+    class Answer(Period):
         group_by = serializers.ChoiceField(choices=list(reports.GROUPS))
-        total = UsageLineSerializer()
-        results = UsageLineSerializer(many=True)
+        total = UsageLineAnswer()
+        results = UsageLineAnswer(many=True)
 
-    @extend_schema(parameters=[Query])
     def get(self, request: Request) -> Response:
         """Report what was used between two days, and what it cost."""
         access = caller(request)
-        query = _query(self.Query, request)
+        query = read_filters(self.Filter, request)
         end = query.get("end") or database_now().date()
         start = query.get("start") or end - timedelta(days=DEFAULT_PERIOD_DAYS - 1)
         _require_order(start, end)
@@ -109,17 +114,18 @@ class UsageReport(APIView):
         return Response(self.Answer(answer).data)
 
 
-class CostEventFilter(PeriodSerializer):
+class CostEventFilter(Period):
     """Which lines of the ledger."""
 
     run_id = serializers.CharField(required=False)
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices, required=False)
+    lookups = {"run_id": "run_id", "auth_mode": "auth_mode"}
 
 
-class CostEventSerializer(CamelSerializer):
+class CostEventAnswer(CamelSerializer):
     """One line of the ledger."""
 
-    class Usage(TokensSerializer):
+    class Usage(TokensAnswer):
         thinking_tokens = serializers.IntegerField(help_text="Part of the output tokens")
 
     class UnitPrices(CamelSerializer):
@@ -134,19 +140,19 @@ class CostEventSerializer(CamelSerializer):
 
     id = serializers.CharField()
     kind = serializers.ChoiceField(choices=CostEvent.Kind.choices)
-    adjusts = OptionalField(source="adjusts_id", help_text="The charge that an adjustment corrects")
+    adjusts = OptionalText(source="adjusts_id", help_text="The charge that an adjustment corrects")
     run_id = serializers.CharField()
     attempt_id = serializers.CharField()
-    profile_id = OptionalField()
-    project_id = OptionalField()
+    profile_id = OptionalText()
+    project_id = OptionalText()
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
     payer = serializers.ChoiceField(choices=Payer.choices)
     billing_class = serializers.CharField()
-    pool_id = OptionalField()
+    pool_id = OptionalText()
     provider = serializers.CharField()
     model = serializers.CharField(source="model_id")
     served_model = serializers.CharField(source="served_model_id")
-    provider_request_id = OptionalField()
+    provider_request_id = OptionalText()
     usage = Usage(source="*")
     unit_prices = UnitPrices(source="*")
     amount_usd = DollarsField(source="amount_picodollars")
@@ -162,41 +168,31 @@ class LedgerPages(CursorPages):
     ordering = ("-occurred_at", "-id")
 
 
-class CostEventList(APIView):
-    """The lines of the cost ledger, newest first."""
-
+class CostEventList(Listed):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
+    does = {"GET": "List the lines of the cost ledger, newest first."}
     pagination_class = LedgerPages
-    Answer = CostEventSerializer
-
-    @extend_schema(parameters=[CostEventFilter])
-    def get(self, request: Request) -> Response:
-        """List the lines of the cost ledger, newest first."""
-        return LedgerPages.answer(request, _cost_events(request), self.Answer)
+    Filter = CostEventFilter
+    Answer = CostEventAnswer
+    rows = staticmethod(reports.visible_lines)
 
 
 class CostEventCsv(APIView):
-    """The same lines as a CSV file, all of them."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
+    Filter = CostEventFilter
 
     @extend_schema(
-        operation_id="cost_events_csv",
-        tags=["cost-events"],
-        parameters=[CostEventFilter],
-        responses={(200, "text/csv"): OpenApiTypes.STR},
+        operation_id="cost_events_csv", tags=["cost-events"], responses={(200, "text/csv"): OpenApiTypes.STR}
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         """Download the lines of the cost ledger as CSV, all of them."""
-        parts = ledger_csv.write(_cost_events(request))
-        return csv_file.answer(request, parts, filename="cost-events.csv")
+        lines = self.Filter.narrow(reports.visible_lines(caller(request)), request)
+        return csv_file.answer(request, ledger_csv.write(lines), filename="cost-events.csv")
 
 
 class Entitlements(APIView):
-    """What the organization may use of the platform's."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
@@ -238,37 +234,7 @@ class Entitlements(APIView):
         return Response(self.Answer(answer).data)
 
 
-def _query(serializer: type[PeriodSerializer], request: Request) -> dict[str, Any]:
-    """
-    Read the filters of a period.
-
-    :raises ValidationError, FieldError: if a filter is unknown, or the period ends before it begins
-    """
-    fields = read_filters(serializer, request)
-    if "start" in fields and "end" in fields:
-        _require_order(fields["start"], fields["end"])
-    return fields
-
-
 def _require_order(start: date, end: date) -> None:
     if start > end:
         reason = "`from` is later than `to`, which is today where it is left out. Give the earlier day first."
         raise FieldError(pointer="/query/from", reason=reason)
-
-
-def _cost_events(request: Request) -> OrgScopedQuerySet:
-    """The ledger lines that the request selects. A project's API token selects only lines of its project."""
-    access = caller(request)
-    query = _query(CostEventFilter, request)
-    events = CostEvent.objects.for_org(access.org)
-    if access.project is not None:
-        events = events.filter(project_id=access.project.slug)
-    if "run_id" in query:
-        events = events.filter(run_id=query["run_id"])
-    if "auth_mode" in query:
-        events = events.filter(auth_mode=query["auth_mode"])
-    if "start" in query:
-        events = events.filter(occurred_at__gte=datetime.combine(query["start"], time.min, tzinfo=UTC))
-    if "end" in query:
-        events = events.filter(occurred_at__lte=datetime.combine(query["end"], time.max, tzinfo=UTC))
-    return events

@@ -1,26 +1,27 @@
 """REST endpoints for the models that an organization may name."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from catalog import services
 from catalog.facts import CAPABILITY_FLAGS, THINKING_TYPES
-from catalog.models import CatalogEntry
+from catalog.models import CatalogEntry, CatalogEntryQuerySet
 from catalog.presenters import present
 from catalog.providers import PROVIDERS
-from rensei.core.api import CamelSerializer, CursorPages, query_of
+from rensei.core.api import CamelSerializer, CursorPages, Filters, query_of
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.effort import Effort
-from rensei.core.errors import FieldError, InUse, NotFound
-from rensei.core.json_fields import NAME, JSONDocument, Text, members, one_of, whole
+from rensei.core.errors import InUse, NotFound
+from rensei.core.json_fields import NAME, JSONDocument, OneOf, Text, members, one_of, whole
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.resources import Listed, Resource
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 
 CAPABILITIES = members(
@@ -98,12 +99,32 @@ class CatalogPages(CursorPages):
     ordering = "model_id"
 
 
-class Catalog(APIView):
-    """The platform's models and the organization's own, retired ones included."""
+class _Entries(Resource):
+    """What the two addresses of models share."""
 
     permission_classes = [ManagersWrite]
+    Answer = EntryAnswer
+
+    def answers(self, access: Access, found: Sequence[CatalogEntry]) -> Any:
+        return EntryAnswer(present(found, org=access.org, now=database_now()), many=True).data
+
+
+class Catalog(_Entries, Listed):
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    does = {"GET": "List the platform's models and the organization's own, retired ones included."}
     pagination_class = CatalogPages
+
+    class Filter(Filters):
+        provider = OneOf(PROVIDERS, required=False, allow_blank=True, help_text="Models of this provider only")
+        lifecycle = OneOf(CatalogEntry.Lifecycle.values, required=False, allow_blank=True)
+        lookups = {"provider": "provider"}
+        rejects_unknown = False
+
+        @classmethod
+        def select(cls, rows: Any, asked: Mapping[str, Any]) -> Any:
+            if lifecycle := asked.get("lifecycle"):
+                rows = rows.in_lifecycle(CatalogEntry.Lifecycle(lifecycle), database_now().date())
+            return super().select(rows, asked)
 
     class Body(CamelSerializer):
         provider = Text(one_of(PROVIDERS), max_length=32)
@@ -119,46 +140,23 @@ class Catalog(APIView):
             source="effort_levels", child=Text({"enum": Effort.values}), allow_null=True, default=None
         )
 
-    @extend_schema(
-        parameters=[
-            PROVIDER,
-            OpenApiParameter("lifecycle", enum=CatalogEntry.Lifecycle.values),
-        ],
-        responses=EntryAnswer(many=True),
-    )
-    def get(self, request: Request) -> Response:
-        """List the platform's models and the organization's own, retired ones included."""
-        access, now = caller(request), database_now()
-        entries = CatalogEntry.objects.visible_to(access.org)
-        query = query_of(request)
-        if provider := query.get("provider"):
-            entries = entries.filter(provider=_known_provider(provider))
-        if lifecycle := query.get("lifecycle"):
-            entries = entries.in_lifecycle(_known_lifecycle(lifecycle), now.date())
-
-        pages = CatalogPages()
-        page = pages.paginate_queryset(entries, request) or []
-        return pages.get_paginated_response(EntryAnswer(present(page, org=access.org, now=now), many=True).data)
+    @staticmethod
+    def rows(access: Access) -> CatalogEntryQuerySet:
+        return CatalogEntry.objects.visible_to(access.org)
 
     @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
     def post(self, request: Request) -> Response:
         """Add a model to the organization's own catalog. A model that exists already is returned unchanged."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
         access = caller(request)
-
-        entry, created = services.create_entry(access, **body.validated_data)
+        entry, created = services.create_entry(access, **self.fields(request))
         return Response(
-            _answer(access, entry),
+            self.answer(access, entry),
             status=status.HTTP_201_CREATED if created else status.HTTP_200_OK,
             headers={"Location": f"{request.path}/{entry.model_id}"},
         )
 
 
-class CatalogModel(APIView):
-    """One model, by its id or another of its names."""
-
-    permission_classes = [ManagersWrite]
+class CatalogModel(_Entries):
     scopes = {"GET": READ_OR_RUNS, "DELETE": MANAGE}
     refusals = {"DELETE": (InUse,)}
 
@@ -172,29 +170,10 @@ class CatalogModel(APIView):
         except services.ModelNotInCatalog as refusal:
             # A URL without an object gives a 404; a body that names an unknown model gives a 422.
             raise NotFound from refusal
-        return Response(_answer(access, entry))
+        return Response(self.answer(access, entry))
 
     @extend_schema(parameters=[PROVIDER], responses={204: None})
     def delete(self, request: Request, model_id: str) -> Response:
         """Delete a model that the organization has added itself."""
         services.delete_entry(caller(request), provider=query_of(request).get("provider"), model_id=model_id)
         return Response(status=status.HTTP_204_NO_CONTENT)
-
-
-def _answer(access: Access, entry: CatalogEntry) -> Any:
-    (presented,) = present([entry], org=access.org, now=database_now())
-    return EntryAnswer(presented).data
-
-
-def _known_provider(provider: str) -> str:
-    if provider not in PROVIDERS:
-        known = ", ".join(sorted(PROVIDERS))
-        raise FieldError(pointer="/query/provider", reason=f"This provider is not known. Known: {known}.")
-    return provider
-
-
-def _known_lifecycle(lifecycle: str) -> CatalogEntry.Lifecycle:
-    if lifecycle not in CatalogEntry.Lifecycle.values:
-        known = ", ".join(CatalogEntry.Lifecycle.values)
-        raise FieldError(pointer="/query/lifecycle", reason=f"Lifecycle is one of {known}.")
-    return CatalogEntry.Lifecycle(lifecycle)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from catalog.models import Price
 from catalog.providers import PROVIDERS
 from rensei.core.money import microdollars_per_mtok
+from rensei.core.periods import start_of
 
 FOLDER = Path(__file__).parent / "data"
 CURRENCY = "USD"
@@ -112,7 +113,7 @@ def _model(listed: dict[str, Any]) -> ListedModel:
         aliases=listed.get("aliases", []),
         price_sets=[
             PriceSet(
-                effective_from=datetime.combine(date.fromisoformat(day), datetime.min.time(), tzinfo=UTC),
+                effective_from=start_of(date.fromisoformat(day)),
                 bands=sorted((_band(price) for price in prices), key=lambda band: band["above_prompt_tokens"] or 0),
             )
             for day, prices in groupby(

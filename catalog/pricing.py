@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import product
@@ -12,6 +12,7 @@ from typing import Any, Self
 from catalog.models import CatalogEntry, Price
 from catalog.providers import PROVIDERS
 from rensei.core.money import cents_per_mtok
+from rensei.core.periods import written
 from rensei.core.usage import Usage
 
 _PRICES_OF_TOKENS = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
@@ -148,7 +149,7 @@ def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[s
         "currency": "USD",
         **_cents(base),
         "bands": [{"abovePromptTokens": band.above_prompt_tokens, **_cents(band)} for band in upper],
-        "effectiveFrom": effective_from.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "effectiveFrom": written(effective_from),
     }
 
 

@@ -1,10 +1,11 @@
 """REST endpoints for the providers, and the organization's own keys for them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -15,13 +16,14 @@ from integrations.models import Integration
 from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.base import KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
-from rensei.core.api import CamelSerializer, CursorPages, created
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
+from rensei.orgs.resources import Changed, Listed, Removed, Resource
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
 
@@ -62,8 +64,6 @@ class ProviderPage(CamelSerializer):
 
 
 class Providers(APIView):
-    """The providers that this server supports."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
 
@@ -104,13 +104,6 @@ class IntegrationAnswer(CamelSerializer):
     is_default = serializers.BooleanField()
     last_used_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
-
-
-class IntegrationForMembers(IntegrationAnswer):
-    """The same for members who do not manage keys, without the results of key tests."""
-
-    def to_representation(self, instance: Integration) -> dict[str, Any]:
-        return {**super().to_representation(instance), "lastError": None}
 
 
 class NewIntegration(CamelSerializer):
@@ -161,117 +154,79 @@ class VerdictAnswer(CamelSerializer):
     tested_at = serializers.DateTimeField()
 
 
-class Integrations(APIView):
-    """The providers that the organization connected with its own keys."""
+class _Connected(Resource):
+    """What the addresses of connected providers share. Only who manages keys sees the results of their tests."""
 
     permission_classes = [ManagersWrite]
+    Answer = IntegrationAnswer
+    rows = staticmethod(services.visible_integrations)
+
+    def answers(self, access: Access, found: Sequence[Integration]) -> Any:
+        answers = super().answers(access, found)
+        return answers if access.manages else [{**one, "lastError": None} for one in answers]
+
+
+class Integrations(_Connected, Listed):
     scopes = {"GET": READ, "POST": MANAGE}
     refusals = {"POST": (AlreadyExists, KeyKindRefused, BaseUrlRefused, CredentialUnreadable)}
-    pagination_class = CursorPages
+    does = {"GET": "List the providers that the organization connected with its own keys."}
+    Body = NewIntegration
 
-    @extend_schema(operation_id="integrations_list", responses=IntegrationAnswer(many=True))
-    def get(self, request: Request) -> Response:
-        """List the providers that the organization connected with its own keys."""
-        integrations = Integration.objects.for_org(caller(request).org)
-        return CursorPages.answer(request, integrations, _answer_for(caller(request)))
-
-    @extend_schema(operation_id="integrations_create", request=NewIntegration, responses={201: IntegrationAnswer})
     def post(self, request: Request) -> Response:
         """Connect a provider with a key of the organization. The key is sealed, and never shown again."""
-        body = NewIntegration(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        integration = services.add_integration(caller(request), **body.validated_data)
-        return created(request, integration.id, IntegrationAnswer(integration).data)
+        return self.created(request, services.add_integration(caller(request), **self.fields(request)))
 
 
-class IntegrationDetail(APIView):
-    """One connected provider."""
-
-    permission_classes = [ManagersWrite]
+class IntegrationDetail(_Connected, Changed, Removed):
     scopes = {"GET": READ, "PATCH": MANAGE, "DELETE": MANAGE}
     refusals = {
         "PATCH": (AlreadyExists, InUse, KeyKindRefused, BaseUrlRefused, CredentialUnreadable),
         "DELETE": (InUse,),
     }
-
-    @extend_schema(responses=IntegrationAnswer)
-    def get(self, request: Request, integration_id: str) -> Response:
-        """Show one connected provider."""
-        return Response(_answer_for(caller(request))(_find(request, integration_id)).data)
-
-    @extend_schema(operation_id="integrations_update", request=IntegrationChange, responses=IntegrationAnswer)
-    def patch(self, request: Request, integration_id: str) -> Response:
-        """Change a connected provider. A new `baseUrl` needs the key again."""
-        integration = _find(request, integration_id)
-        body = IntegrationChange(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        integration = services.update_integration(caller(request), integration, **body.validated_data)
-        return Response(IntegrationAnswer(integration).data)
-
-    @extend_schema(operation_id="integrations_delete", responses={204: None})
-    def delete(self, request: Request, integration_id: str) -> Response:
-        """Disconnect a provider, and forget its key."""
-        services.remove_integration(caller(request), _find(request, integration_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)
+    does = {
+        "GET": "Show one connected provider.",
+        "PATCH": "Change a connected provider. A new `baseUrl` needs the key again.",
+        "DELETE": "Disconnect a provider, and forget its key.",
+    }
+    Body = IntegrationChange
+    change = staticmethod(services.update_integration)
+    remove = staticmethod(services.remove_integration)
 
 
-class IntegrationTest(APIView):
-    """Test Connection: a free call to the provider with the stored key."""
-
-    permission_classes = [ManagersWrite]
+class IntegrationTest(_Connected):
     scopes = {"POST": MANAGE}
     refusals = {"POST": (OrgSuspended, CredentialUnreadable)}
 
     @extend_schema(operation_id="integrations_test", request=None, responses=VerdictAnswer)
     def post(self, request: Request, integration_id: str) -> Response:
         """Test a stored key by a free call to its provider. Every verdict is a 200."""
-        integration = _find(request, integration_id)
+        integration = self.rows(caller(request)).get_or_404(pk=integration_id)
         verdict = services.check_integration(caller(request), integration)
         return Response(VerdictAnswer({**vars(verdict), "tested_at": integration.tested_at}).data)
 
 
-class IntegrationRotate(APIView):
-    """Replace the key. The new one is tested before the old one goes."""
-
-    permission_classes = [ManagersWrite]
+class IntegrationRotate(_Connected):
     scopes = {"POST": MANAGE}
     refusals = {"POST": (AlreadyExists, InUse, KeyKindRefused, CredentialUnreadable)}
+    Body = NewKey
 
-    @extend_schema(operation_id="integrations_rotate", request=NewKey, responses=IntegrationAnswer)
+    @extend_schema(operation_id="integrations_rotate")
     def post(self, request: Request, integration_id: str) -> Response:
         """Replace a stored key. The new one is tested before the old one goes."""
-        integration = _find(request, integration_id)
-        body = NewKey(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        integration = services.rotate_integration(caller(request), integration, **body.validated_data)
-        return Response(IntegrationAnswer(integration).data)
+        access = caller(request)
+        integration = self.rows(access).get_or_404(pk=integration_id)
+        return Response(self.answer(access, services.rotate_integration(access, integration, **self.fields(request))))
 
 
-class ConnectionTest(APIView):
-    """Test Connection before saving: the key is tried, and forgotten."""
-
+class ConnectionTest(Resource):
     permission_classes = [ManagersWrite]
     scopes = {"POST": MANAGE}
     refusals = {"POST": (OrgSuspended, KeyKindRefused, BaseUrlRefused)}
+    Answer = VerdictAnswer
+    Body = UnsavedKey
 
-    @extend_schema(operation_id="integrations_test_unsaved", request=UnsavedKey, responses=VerdictAnswer)
+    @extend_schema(operation_id="integrations_test_unsaved")
     def post(self, request: Request) -> Response:
         """Test a key before it is saved. It is tried, and forgotten."""
-        body = UnsavedKey(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        verdict = services.check_connection(caller(request), **body.validated_data)
-        return Response(VerdictAnswer({**vars(verdict), "tested_at": timezone.now()}).data)
-
-
-def _answer_for(access: Access) -> type[IntegrationAnswer]:
-    return IntegrationAnswer if access.manages else IntegrationForMembers
-
-
-def _find(request: Request, integration_id: str) -> Integration:
-    integrations = Integration.objects.for_org(caller(request).org).select_related("org")
-    found: Integration = integrations.get_or_404(pk=integration_id)
-    return found
+        verdict = services.check_connection(caller(request), **self.fields(request))
+        return Response(self.Answer({**vars(verdict), "tested_at": timezone.now()}).data)

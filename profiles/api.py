@@ -1,12 +1,11 @@
 """REST endpoints for the organization's model profiles."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
 from catalog.provider_config import config_form
@@ -16,13 +15,14 @@ from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
 from profiles.presenters import present
-from rensei.core.api import CamelSerializer, CursorPages, created
+from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, NotFound, named_in
 from rensei.core.json_fields import JSONDocument, Text, one_of, whole
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.resources import Listed, Removed, Resource
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
 from rensei.orgs.storage import StorageLimitReached
@@ -43,7 +43,7 @@ class ProfileAnswer(CamelSerializer):
     auth_modes = serializers.ListField(
         source="profile.auth_modes", child=serializers.ChoiceField(choices=AuthMode.choices)
     )
-    effort = serializers.SerializerMethodField(help_text="Null: the model's default")
+    effort = OptionalText(source="profile.effort", read_only=True, help_text="Null: the model's default")
     scope = serializers.ChoiceField(source="profile.scope", choices=ModelProfile.Scope.choices)
     project_id = serializers.CharField(source="profile.project.slug", default=None, allow_null=True)
     integration_id = serializers.CharField(allow_null=True, source="profile.integration_id")
@@ -56,9 +56,6 @@ class ProfileAnswer(CamelSerializer):
     is_default = serializers.BooleanField(source="profile.is_default")
     created_at = serializers.DateTimeField(source="profile.created_at")
     updated_at = serializers.DateTimeField(source="profile.updated_at")
-
-    def get_effort(self, presented: Any) -> str | None:
-        return presented.profile.effort or None
 
 
 class ProfileBody(CamelSerializer):
@@ -93,69 +90,43 @@ class ProfileChange(ProfileBody):
         return fields
 
 
-class Profiles(APIView):
-    """The profiles that the caller may see, newest first."""
+class _Profiles(Resource):
+    """What the two addresses of profiles share."""
 
     permission_classes = [MembersWrite]
+    Answer = ProfileAnswer
+    rows = staticmethod(services.visible_profiles)
+
+    def answers(self, access: Access, found: Sequence[ModelProfile]) -> Any:
+        return ProfileAnswer(present(found, org=access.org, today=database_now().date()), many=True).data
+
+
+class Profiles(_Profiles, Listed):
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     refusals = {"POST": (NotFound, *OF_VALUES)}
-    pagination_class = CursorPages
+    does = {"GET": "List the profiles that the caller may see, newest first."}
+    Body = ProfileBody
 
-    @extend_schema(responses=ProfileAnswer(many=True))
-    def get(self, request: Request) -> Response:
-        """List the profiles that the caller may see, newest first."""
-        access = caller(request)
-        pages = CursorPages()
-        page = pages.paginate_queryset(services.visible_profiles(access), request) or []
-        presented = present(page, org=access.org, today=database_now().date())
-        return pages.get_paginated_response(ProfileAnswer(presented, many=True).data)
-
-    @extend_schema(request=ProfileBody, responses={201: ProfileAnswer})
     def post(self, request: Request) -> Response:
         """Create a profile. Its id is made of its name, and stays."""
-        body = ProfileBody(data=request.data)
-        body.is_valid(raise_exception=True)
         access = caller(request)
-
-        profile = services.create_profile(access, **_values(access, body.validated_data))
-        return created(request, profile.public_id, _answer(access, profile))
+        return self.created(request, services.create_profile(access, **_values(access, self.fields(request))))
 
 
-class ProfileDetail(APIView):
-    """One profile, by its id."""
-
-    permission_classes = [MembersWrite]
+class ProfileDetail(_Profiles, Removed):
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
     refusals = {"PATCH": OF_VALUES}
+    does = {"GET": "Show one profile.", "DELETE": "Delete a profile. Its runs and ledger lines stay."}
+    Body = ProfileChange
+    key = "public_id"
+    remove = staticmethod(services.delete_profile)
 
-    @extend_schema(responses=ProfileAnswer)
-    def get(self, request: Request, profile_id: str) -> Response:
-        """Show one profile."""
-        access = caller(request)
-        return Response(_answer(access, services.find_profile(access, profile_id)))
-
-    @extend_schema(request=ProfileChange, responses=ProfileAnswer)
     def patch(self, request: Request, profile_id: str) -> Response:
         """Change some values of a profile."""
         access = caller(request)
         profile = services.find_profile(access, profile_id)
-        body = ProfileChange(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        profile = services.update_profile(access, profile, **_values(access, body.validated_data))
-        return Response(_answer(access, profile))
-
-    @extend_schema(responses={204: None})
-    def delete(self, request: Request, profile_id: str) -> Response:
-        """Delete a profile. Its runs and ledger lines stay."""
-        access = caller(request)
-        services.delete_profile(access, services.find_profile(access, profile_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)
-
-
-def _answer(access: Access, profile: ModelProfile) -> Any:
-    (presented,) = present([profile], org=access.org, today=database_now().date())
-    return ProfileAnswer(presented).data
+        values = _values(access, self.fields(request))
+        return Response(self.answer(access, services.update_profile(access, profile, **values)))
 
 
 def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 
 from billing.models import CostEvent, UsageDaily
-from billing.months import end_of, month_before, month_of, start_of
 from catalog.providers import PROVIDERS
 from rensei.core.clock import database_now
 from rensei.core.money import dollars
+from rensei.core.periods import end_of, month_before, month_of, start_of
 from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.audited_admin import ReadOnlyAdmin
 

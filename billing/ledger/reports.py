@@ -7,8 +7,9 @@ from typing import Self
 
 from billing.ledger.roll_ups import SUMS
 from billing.limits.quota import SharedQuota, shared_quota
-from billing.models import UsageDaily
-from rensei.orgs.models import Org, Project
+from billing.models import CostEvent, UsageDaily
+from rensei.orgs.access import Access
+from rensei.orgs.models import Org, OrgScopedQuerySet, Project
 
 __all__ = ["GROUPS", "SharedQuota", "UsageLine", "month_to_date", "shared_quota", "total", "usage_by", "usage_by_each"]
 
@@ -94,3 +95,9 @@ def _in_order(group: str, lines: Iterable[UsageLine]) -> list[UsageLine]:
     if group == "day":
         return sorted(lines, key=lambda line: line.key)
     return sorted(lines, key=lambda line: (-line.amount_picodollars, -line.calls, line.key))
+
+
+def visible_lines(access: Access) -> OrgScopedQuerySet[CostEvent]:
+    """List the ledger lines that a caller may read. An API token of one project reads only its project's."""
+    lines = CostEvent.objects.for_org(access.org)
+    return lines if access.project is None else lines.filter(project_id=access.project.slug)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db.models import Case, F, Q, Subquery, Value, When
@@ -12,10 +12,10 @@ from django.db.models.functions import Greatest
 from django.db.models.lookups import IsNull
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
-from billing.months import end_of, month_of
 from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
+from rensei.core.periods import end_of, month_of, written
 from rensei.core.transactions import assert_open
 from rensei.core.whole_numbers import LessThanOrEqual, Plus, WholeNumberField
 from rensei.orgs.models import Org
@@ -171,13 +171,13 @@ def _read(*, org_id: str, now: datetime) -> Budget | None:
     )
     if found is None:
         return None
-    limit, newest, used, held = found
+    limit, newest, used, held = cast("tuple[int, date | None, int | None, int | None]", found)
     current = newest is not None and newest >= month
-    return Budget(used=used if current else 0, held=held or 0, limit=limit, resets_at=end_of(month))
+    return Budget(used=used or 0 if current else 0, held=held or 0, limit=limit, resets_at=end_of(month))
 
 
 def _exceeded(budget: Budget, *, picodollars: int) -> MeteredBudgetExceeded:
-    resets_at = budget.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    resets_at = written(budget.resets_at, timespec="seconds")
     amounts = {name: dollars(getattr(budget, name)) for name in ("used", "held", "limit")}
     email = settings.RENSEI_SUPPORT_EMAIL
     return MeteredBudgetExceeded(

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 
 from django.db import connection
@@ -17,6 +17,7 @@ from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedU
 from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError
 from rensei.core.money import dollars
+from rensei.core.periods import start_of, written
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
 
@@ -184,14 +185,14 @@ def _read(*, org_id: str, now: datetime) -> SharedQuota:
         .values_list(Coalesce(Subquery(taken), 0, output_field=PositiveIntegerField()), limit_of(org_id))
         .get()
     )
-    resets_at = datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)
+    resets_at = start_of(day + timedelta(days=1))
     return SharedQuota(used=used, limit=limit, resets_at=resets_at)
 
 
 def _exceeded(
     quota: SharedQuota, *, now: datetime, spending: Spending | None = None, picodollars: int = 0
 ) -> SharedQuotaExceeded:
-    resets_at = quota.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    resets_at = written(quota.resets_at, timespec="seconds")
     reason = f"The organization has used {quota.used} of its {quota.limit} shared runs for today."
     figures: dict[str, str | None] = {}
     if spending is not None:

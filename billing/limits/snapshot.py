@@ -1,7 +1,7 @@
 """An organization's current limits and balances, used to decide its dispatches."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Now
@@ -10,7 +10,7 @@ from billing.limits import quota
 from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
 from billing.models import BudgetUsage, Entitlement, SharedUsage
-from billing.months import end_of, month_of
+from rensei.core.periods import end_of, month_of, start_of
 from rensei.orgs import kill_switches, storage
 from rensei.orgs.kill_switches import Stopped
 from rensei.orgs.models import Org
@@ -57,7 +57,7 @@ def snapshot_of(org: Org) -> BillingSnapshot:
         shared_quota=SharedQuota(
             used=found.shared_taken if found.shared_day == now.date() else 0,
             limit=found.shared_limit,
-            resets_at=datetime.combine(now.date() + timedelta(days=1), time.min, tzinfo=UTC),
+            resets_at=start_of(now.date() + timedelta(days=1)),
         ),
         budget=_budget(entitlement, getattr(found, "budget_usage", None), now=now),
         stopped=kill_switches.read_stopped(found.switches),

@@ -19,7 +19,7 @@ from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import BILLING
 
 
-class StatementSummarySerializer(CamelSerializer):
+class StatementSummaryAnswer(CamelSerializer):
     """One month of the organization. It is open until an operator closes it."""
 
     month = serializers.CharField(source="name", help_text="Such as 2026-03; months are in UTC")
@@ -27,7 +27,7 @@ class StatementSummarySerializer(CamelSerializer):
     closed_at = serializers.DateTimeField(allow_null=True, help_text="Null: the statement is open and may still change")
 
 
-class StatementSerializer(StatementSummarySerializer):
+class StatementAnswer(StatementSummaryAnswer):
     """What the organization owes for one month. The lines and the adjustments add up to the total."""
 
     class Line(CamelSerializer):
@@ -61,15 +61,13 @@ class StatementSerializer(StatementSummarySerializer):
 
 
 class StatementList(APIView):
-    """What the organization owes the platform for each month, newest first. All months are on one page."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
     class Answer(CamelSerializer):
         next = serializers.CharField(allow_null=True)
         previous = serializers.CharField(allow_null=True)
-        results = StatementSummarySerializer(many=True)
+        results = StatementSummaryAnswer(many=True)
 
     @extend_schema(operation_id="statements_list")
     def get(self, request: Request) -> Response:
@@ -79,11 +77,9 @@ class StatementList(APIView):
 
 
 class StatementDetail(APIView):
-    """One month, line by line."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
-    Answer = StatementSerializer
+    Answer = StatementAnswer
 
     def get(self, request: Request, month: str) -> Response:
         """Show the statement of one month, line by line."""
@@ -91,8 +87,6 @@ class StatementDetail(APIView):
 
 
 class StatementCsv(APIView):
-    """The same month as a CSV file."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 

@@ -10,18 +10,18 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Self
 
 from django.db.models import Sum
 from django.db.models.functions import TruncMonth
 
 from billing.models import CostEvent, Statement, UsageDaily
-from billing.months import end_of, month_of, start_of
 from rensei.audit.record import record_operator
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
+from rensei.core.periods import end_of, month_of, start_of, written
 from rensei.core.transactions import durable
 from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
@@ -206,13 +206,13 @@ def _month_named(name: str) -> date:
     return date.fromisoformat(f"{name}-01")
 
 
-def _billed_by_month(days: OrgScopedQuerySet) -> dict[date, int]:
+def _billed_by_month(days: OrgScopedQuerySet[UsageDaily]) -> dict[date, int]:
     metered = days.filter(auth_mode=AuthMode.METERED).annotate(month=TruncMonth("day")).values("month")
     months = metered.order_by("month").annotate(total=WholeSum("billed_picodollars"))
     return {row["month"]: row["total"] for row in months}
 
 
-def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:
+def _lines(owed: OrgScopedQuerySet[CostEvent]) -> list[StatementLine]:
     """The charges, at their full amount, summed by model, class and price."""
     prices = [price for _, price in CLASSES.values()]
     groups = (
@@ -239,11 +239,11 @@ def _lines(owed: OrgScopedQuerySet) -> list[StatementLine]:
     ]
 
 
-def _adjustments(owed: OrgScopedQuerySet) -> list[StatementAdjustment]:
+def _adjustments(owed: OrgScopedQuerySet[CostEvent]) -> list[StatementAdjustment]:
     return [
         StatementAdjustment(
             id=line.pk,
-            occurred_at=line.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            occurred_at=written(line.occurred_at),
             charge_id=line.adjusts_id,
             run_id=line.run_id,
             provider=line.provider,

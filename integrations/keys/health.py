@@ -14,6 +14,7 @@ from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core import mails
 from rensei.core.errors import StoredError
+from rensei.core.periods import end_of, month_of
 from rensei.orgs.models import MANAGERS, Membership, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
@@ -69,17 +70,11 @@ def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Healt
             return PlatformKey.Health.QUARANTINED, None
         return PlatformKey.Health.COOLING, now + REFUSED_FOR
     if failure.code == "PROVIDER_UNFUNDED":
-        return PlatformKey.Health.COOLING, _next_month(now)
+        return PlatformKey.Health.COOLING, end_of(month_of(now))
     if failure.code == "PROVIDER_RATE_LIMITED":
         wait = failure.retry_after_seconds
         return PlatformKey.Health.COOLING, now + (RATE_LIMITED_FOR if wait is None else timedelta(seconds=wait))
     return None
-
-
-def _next_month(now: datetime) -> datetime:
-    """The first day of the next month in UTC, when spend limits are reset."""
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (first + timedelta(days=32)).replace(day=1)
 
 
 def _alert(key: PlatformKey | None) -> None:

@@ -14,7 +14,7 @@ from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org
+from rensei.orgs.models import Org, OrgScopedQuerySet
 from rensei.orgs.shapes import clean_name
 from rensei.tokens.throttling import spend_sensitive
 
@@ -255,6 +255,11 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
 
 
 # Using
+
+
+def visible_integrations(access: Access) -> OrgScopedQuerySet[Integration]:
+    """List the keys of the caller's organization."""
+    return Integration.objects.for_org(access.org).select_related("org")
 
 
 def default_integration(org: Org, provider: str) -> Integration | None:

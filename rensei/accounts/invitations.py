@@ -179,7 +179,7 @@ def end_invitations_of(*, token_ids: list[str], now: datetime, **_signal: object
     Invitation.objects.filter(made_by__in=token_ids, accepted_at=None, revoked_at=None).update(revoked_at=now)
 
 
-def open_invitations(access: Access) -> OrgScopedQuerySet:
+def open_invitations(access: Access) -> OrgScopedQuerySet[Invitation]:
     """List the open invitations, each with whether its inviter could still make it."""
     return _vouched(_open(access.org)).select_related("invited_by")
 
@@ -314,12 +314,11 @@ def _spend_mail(org: Org) -> None:
         raise rates.refusal(window.ends_at)
 
 
-def _open(org: Org) -> OrgScopedQuerySet:
-    found: OrgScopedQuerySet = Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
-    return found
+def _open(org: Org) -> OrgScopedQuerySet[Invitation]:
+    return Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
 
 
-def _vouched(invitations: OrgScopedQuerySet) -> OrgScopedQuerySet:
+def _vouched(invitations: OrgScopedQuerySet[Invitation]) -> OrgScopedQuerySet[Invitation]:
     """
     Annotate each invitation with whether its inviter could still make it.
 
@@ -331,8 +330,7 @@ def _vouched(invitations: OrgScopedQuerySet) -> OrgScopedQuerySet:
     by_owner = Exists(inviters.filter(role=Role.OWNER))
     by_manager = Exists(inviters.filter(role__in=MANAGERS))
     vouched = Case(When(role=Role.OWNER, then=by_owner), default=by_manager)
-    found: OrgScopedQuerySet = invitations.annotate(vouched=vouched)
-    return found
+    return invitations.annotate(vouched=vouched)
 
 
 def _new_secret() -> Secret:

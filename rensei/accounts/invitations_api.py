@@ -11,12 +11,12 @@ from rest_framework.views import APIView
 
 from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
-from rensei.accounts.models import Invitation
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists
 from rensei.orgs.access import caller
 from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.resources import Listed, Removed
 from rensei.orgs.scopes import GRANT, READ
 
 
@@ -36,53 +36,35 @@ class InvitationSent(InvitationAnswer):
     )
 
 
-class Invitations(APIView):
-    """Invite a person by email, who becomes a member by opening the link of the mail."""
-
+class Invitations(Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}
     refusals = {"POST": (AlreadyExists,)}
-    pagination_class = CursorPages
+    does = {"GET": "List the invitations that are not yet answered."}
     throttle_scope = "sensitive"
     Answer = InvitationAnswer
     Created = InvitationSent
+    rows = staticmethod(invitations.open_invitations)
 
     class Body(CamelSerializer):
         email = serializers.EmailField(max_length=254)
         role = serializers.ChoiceField(choices=Role.choices)
 
-    def get(self, request: Request) -> Response:
-        """List the invitations that are not yet answered."""
-        return CursorPages.answer(request, invitations.open_invitations(caller(request)), self.Answer)
-
     def post(self, request: Request) -> Response:
         """Create an invitation, and mail its link. It is the same as inviting under `/members`."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        return invited(request, **body.validated_data)
+        return invited(request, **self.fields(request))
 
 
-class InvitationDetail(APIView):
-    """One open invitation. Deleting takes it back: its link is dead at once."""
-
+class InvitationDetail(Removed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "DELETE": GRANT}
+    does = {"GET": "Show one open invitation.", "DELETE": "Revoke an invitation. Its link no longer works."}
     Answer = InvitationAnswer
-
-    def get(self, request: Request, invitation_id: str) -> Response:
-        """Show one open invitation."""
-        return Response(self.Answer(_one(request, invitation_id)).data)
-
-    def delete(self, request: Request, invitation_id: str) -> Response:
-        """Revoke an invitation. Its link no longer works."""
-        invitations.revoke(caller(request), _one(request, invitation_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)
+    rows = staticmethod(invitations.open_invitations)
+    remove = staticmethod(invitations.revoke)
 
 
 class InvitationResend(APIView):
-    """Mail a new link for another seven days. The earlier link is dead."""
-
     permission_classes = [ManagersWrite]
     scopes = {"POST": GRANT}
     throttle_scope = "sensitive"
@@ -90,12 +72,9 @@ class InvitationResend(APIView):
     @extend_schema(request=None, responses=InvitationSent)
     def post(self, request: Request, invitation_id: str) -> Response:
         """Mail a new link for another seven days. The earlier link no longer works."""
-        return Response(sent_body(invitations.resend(caller(request), _one(request, invitation_id))))
-
-
-def _one(request: Request, invitation_id: str) -> Invitation:
-    found: Invitation = invitations.open_invitations(caller(request)).get_or_404(pk=invitation_id)
-    return found
+        access = caller(request)
+        found = invitations.open_invitations(access).get_or_404(pk=invitation_id)
+        return Response(sent_body(invitations.resend(access, found)))
 
 
 def invited(request: Request, *, email: str, role: str) -> Response:

@@ -1,17 +1,18 @@
 """REST: the people of the organization and their roles."""
 
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.accounts.invitations_api import InvitationSent, invited
-from rensei.core.api import CamelSerializer, CursorPages
+from rensei.accounts.invitations_api import Invitations, InvitationSent, invited
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse
 from rensei.orgs import services
-from rensei.orgs.access import Access, caller
-from rensei.orgs.models import Membership, MembershipQuerySet, Role
+from rensei.orgs.access import Access
+from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.resources import Changed, Listed, Removed
 from rensei.orgs.scopes import GRANT, READ
 
 
@@ -24,31 +25,22 @@ class MemberAnswer(CamelSerializer):
     ends_at = serializers.DateTimeField(allow_null=True, help_text="When the access of an operator ends by itself")
 
 
-class Members(APIView):
-    """The people of the organization, and their roles. A POST sends an invitation, which the person has to accept."""
-
+class Members(Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "POST": GRANT}
     refusals = {"POST": (AlreadyExists,)}
-    pagination_class = CursorPages
+    does = {"GET": "List the people of the organization."}
     throttle_scope = "sensitive"
     Answer = MemberAnswer
     Created = InvitationSent
+    rows = staticmethod(services.members)
 
-    class Body(CamelSerializer):
-        email = serializers.EmailField(max_length=254)
-        role = serializers.ChoiceField(choices=Role.choices)
-
-    def get(self, request: Request) -> Response:
-        """List the people of the organization."""
-        return CursorPages.answer(request, _members(caller(request)), self.Answer)
+    class Body(Invitations.Body):
+        pass
 
     def post(self, request: Request) -> Response:
         """Invite a person by email. A person becomes a member by accepting."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        return invited(request, **body.validated_data)
+        return invited(request, **self.fields(request))
 
 
 class MayLeave(ManagersWrite):
@@ -60,36 +52,19 @@ class MayLeave(ManagersWrite):
         )
 
 
-class MemberDetail(APIView):
-    """One member."""
-
+class MemberDetail(Changed, Removed):
     permission_classes = [MayLeave]
     scopes = {"GET": READ, "PATCH": GRANT, "DELETE": GRANT}
     refusals = {"PATCH": (InUse,), "DELETE": (InUse,)}
+    does = {
+        "GET": "Show one member.",
+        "PATCH": "Give a member another role.",
+        "DELETE": "Remove a member, or leave the organization.",
+    }
     Answer = MemberAnswer
+    rows = staticmethod(services.members)
+    change = staticmethod(services.change_role)
+    remove = staticmethod(services.remove_member)
 
     class Body(CamelSerializer):
         role = serializers.ChoiceField(choices=Role.choices)
-
-    def get(self, request: Request, member_id: str) -> Response:
-        """Show one member."""
-        return Response(self.Answer(_members(caller(request)).get_or_404(pk=member_id)).data)
-
-    def patch(self, request: Request, member_id: str) -> Response:
-        """Give a member another role."""
-        membership = _members(caller(request)).get_or_404(pk=member_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        membership = services.change_role(caller(request), membership, **body.validated_data)
-        return Response(self.Answer(membership).data)
-
-    def delete(self, request: Request, member_id: str) -> Response:
-        """Remove a member, or leave the organization."""
-        services.remove_member(caller(request), _members(caller(request)).get_or_404(pk=member_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)
-
-
-def _members(access: Access) -> MembershipQuerySet:
-    found: MembershipQuerySet = Membership.objects.for_org(access.org).select_related("user")
-    return found

@@ -1,16 +1,16 @@
 """REST conventions: camelCase, problem documents (RFC 9457), cursor pages, body limits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, JsonResponse
-from rest_framework import exceptions, pagination, parsers, serializers, status
+from rest_framework import exceptions, pagination, parsers, serializers
 from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
@@ -133,6 +133,24 @@ class AllowedMethods(BaseMetadata):
         return {}
 
 
+class OptionalText(serializers.CharField):
+    """A text of an answer; null where it is empty."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, **options)
+
+    def to_representation(self, value: str) -> str | None:  # type: ignore[override]
+        return value or None
+
+
+def read_body(form: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
+    """:raises ValidationError: if the body of a request is not what the form declares"""
+    body = form(data=request.data)
+    body.is_valid(raise_exception=True)
+    fields: dict[str, Any] = body.validated_data
+    return fields
+
+
 # The query parameters of every list.
 PAGING = frozenset({"cursor", "pageSize"})
 
@@ -152,17 +170,38 @@ def query_of(request: Request) -> dict[str, str]:
     return query
 
 
-def read_filters(form: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
+def read_filters(
+    form: type[serializers.Serializer[Any]], request: Request, *, rejects_unknown: bool = True
+) -> dict[str, Any]:
     """
     Read the filters of a list, checked as strictly as a body. The paging parameters are left out.
 
     :raises ValidationError: if the form does not have a name, or rejects a value
     """
-    query = form(data={name: value for name, value in query_of(request).items() if name not in PAGING})
+    query = form()
+    given = {name: value for name, value in query_of(request).items() if name not in PAGING}
+    query = form(data={name: value for name, value in given.items() if rejects_unknown or name in query.fields})
     if not query.is_valid():
         raise serializers.ValidationError({"query": query.errors})
     fields: dict[str, Any] = query.validated_data
     return fields
+
+
+class Filters(CamelSerializer):
+    """The query of a list. Each parameter in `lookups` that has a value narrows the list by that look-up."""
+
+    lookups: ClassVar[Mapping[str, str]] = {}
+    rejects_unknown: ClassVar[bool] = True
+
+    @classmethod
+    def narrow(cls, rows: QuerySet[Any], request: Request) -> QuerySet[Any]:
+        """:raises ValidationError: if a parameter is unknown or has a wrong value"""
+        return cls.select(rows, read_filters(cls, request, rejects_unknown=cls.rejects_unknown))
+
+    @classmethod
+    def select(cls, rows: QuerySet[Any], asked: Mapping[str, Any]) -> QuerySet[Any]:
+        """Narrow a list by checked parameters."""
+        return rows.filter(**{lookup: asked[name] for name, lookup in cls.lookups.items() if asked.get(name)})
 
 
 class CursorPages(pagination.CursorPagination):
@@ -225,13 +264,6 @@ class CursorPages(pagination.CursorPagination):
             "required": ["next", "previous", "results"],
             "properties": {"next": address, "previous": address, "results": schema},
         }
-
-    @classmethod
-    def answer(cls, request: Request, rows: QuerySet[Any], serializer: type[serializers.Serializer[Any]]) -> Response:
-        """Answer with the requested page of rows."""
-        pages = cls()
-        page = pages.paginate_queryset(rows, request)
-        return pages.get_paginated_response(serializer(page, many=True).data)
 
 
 def _strange_cursor() -> FieldError:
@@ -405,8 +437,3 @@ def _flatten(detail: Any, pointer: str = "") -> Iterator[dict[str, str]]:
             yield from _flatten(inner, f"{pointer}/{place}" if nested else pointer)
     else:
         yield {"pointer": pointer, "code": getattr(detail, "code", "invalid"), "detail": str(detail)}
-
-
-def created(request: Request, public_id: str, body: Any) -> Response:
-    """Answer with a created object and its address."""
-    return Response(body, status=status.HTTP_201_CREATED, headers={"Location": f"{request.path}/{public_id}"})

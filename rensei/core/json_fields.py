@@ -4,7 +4,7 @@ Values of a JSON body whose form is written as a JSON schema, for the OpenAPI do
 The service that takes such a value checks it, and its errors name the place of each fault.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rest_framework import serializers
@@ -47,6 +47,19 @@ class Text(serializers.CharField):
 
     def described(self) -> dict[str, Any]:
         return self.form() if callable(self.form) else self.form
+
+
+class OneOf(Text):
+    """One of some words."""
+
+    def __init__(self, words: Iterable[str], **options: Any) -> None:
+        self.words = sorted(words)
+        super().__init__({"enum": self.words}, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        if data not in self.words:
+            raise serializers.ValidationError(f"One of {', '.join(self.words)}.")
+        return super().to_internal_value(data)
 
 
 def one_of(known: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:

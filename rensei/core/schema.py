@@ -2,7 +2,8 @@
 How the REST views describe themselves in OpenAPI.
 
 A view nests its serializers under fixed names, and needs no further annotation: `Body` is the request,
-`Answer` the answer, `Created` the answer of a POST if it has more. Lists name a `pagination_class`.
+`Answer` the answer, `Created` the answer of a POST if it has more. Lists name a `pagination_class`, and a `Filter` for
+their query. `does = {"GET": "…"}` is what each method does, where its function does not say it.
 `refusals = {"POST": (InUse, …)}` lists each method's errors beyond those of every address of its form.
 """
 
@@ -29,7 +30,7 @@ from rensei.core.errors import DatabaseUnavailable, NotFound, RateLimited, Rense
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, Text
 
 # The direction in a serializer's name, which the document shows anyway.
-_DIRECTION = re.compile(r"(?:Answer|Schema|Serializer)(?=[A-Z]|$)")
+_DIRECTION = re.compile(r"Answer(?=[A-Z]|$)")
 # Requests and answers as recorded from tests, by operation id.
 EXAMPLES_FILE = Path(__file__).parent / "openapi_examples.json"
 _PLACEHOLDER = re.compile(r"\{\w+\}")
@@ -84,6 +85,14 @@ class Schema(AutoSchema):
 
     def get_operation_id(self) -> str:
         return _in_words(super().get_operation_id())
+
+    def get_description(self) -> str:  # type: ignore[override] - as the library has it
+        described: str = getattr(self.view, "does", {}).get(self.method) or super().get_description()
+        return described
+
+    def get_override_parameters(self) -> list[Any]:
+        query = getattr(self.view, "Filter", None)
+        return [query] if query and self.method == "GET" else super().get_override_parameters()
 
     def get_summary(self) -> str:
         first = (self.get_description() or "").strip().split("\n", 1)[0]

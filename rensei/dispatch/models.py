@@ -10,6 +10,7 @@ from django.utils import timezone
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
+from rensei.core.usage import Usage
 from rensei.core.whole_numbers import WholeNumberField
 from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
 
@@ -40,7 +41,7 @@ class CapacityPool(models.Model):
         return self.name
 
 
-class RunQuerySet(OrgScopedQuerySet):
+class RunQuerySet(OrgScopedQuerySet["Run"]):
     """A query set of runs, with a method to load them for a list."""
 
     def listed(self) -> Self:
@@ -146,6 +147,21 @@ class Run(models.Model):
     def has_events(self) -> bool:
         """Whether the run's events are stored. A gateway run streams to its caller and stores none."""
         return self.via == self.Via.QUEUE
+
+    @property
+    def asked_name(self) -> str:
+        """The name of the model in the profile or the request."""
+        return self.asked_model_id or self.model_id
+
+    @property
+    def counts(self) -> Usage:
+        return Usage.from_dict(self.usage)
+
+    @property
+    def with_output(self) -> "Run | None":
+        """The run, if it has an output. The output of one that succeeded may be empty."""
+        has_output = self.output_text or self.output_content or self.state == self.State.SUCCEEDED
+        return self if has_output else None
 
 
 class Turn(models.Model):

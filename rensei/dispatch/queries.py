@@ -2,8 +2,9 @@
 
 from django.db.models import Q
 
-from rensei.dispatch.models import Run, RunQuerySet
+from rensei.dispatch.models import CapacityPool, Run, RunQuerySet
 from rensei.orgs.access import Access
+from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.scopes import Scope
 
 
@@ -13,7 +14,7 @@ def visible_runs(access: Access) -> RunQuerySet:
 
     Without the scope `read`, an API token gives access to its member's own runs, and a machine's also to its runs.
     """
-    runs: RunQuerySet = Run.objects.for_org(access.org).select_related("project")
+    runs = Run.objects.for_org(access.org).select_related("project")
     if access.project:
         runs = runs.filter(project=access.project)
     if Scope.READ in access.scopes:
@@ -24,5 +25,9 @@ def visible_runs(access: Access) -> RunQuerySet:
 
 def find_run(access: Access, run_id: str) -> Run:
     """:raises NotFound: if there is no such run, or it is not visible to the caller"""
-    run: Run = visible_runs(access).get_or_404(id=run_id)
-    return run
+    return visible_runs(access).get_or_404(id=run_id)
+
+
+def pools(access: Access) -> OrgScopedQuerySet[CapacityPool]:
+    """Return the capacity pools of the caller's organization, besides the built-in ones."""
+    return CapacityPool.objects.for_org(access.org)

@@ -1,10 +1,13 @@
-"""The JSON schema of a run and its parts, each declared once for the OpenAPI document."""
+"""The JSON form of a run and its parts, in the API and in its OpenAPI document."""
+
+from typing import Any
 
 from rest_framework import serializers
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.json_fields import BLOCK, METADATA, JSONDocument, anything
+from rensei.core.money import dollars
 from rensei.dispatch.models import Run
 from rensei.policies.resolver import Verdict
 
@@ -20,15 +23,24 @@ EFFORT_APPLIED = anything(
 )
 
 
-class RunOutputSchema(CamelSerializer):
-    text = serializers.CharField(allow_blank=True)
+class StoredForm(CamelSerializer):
+    """A value that is stored as it is on the wire."""
+
+    def to_representation(self, instance: Any) -> Any:
+        return instance
+
+
+class RunOutputAnswer(CamelSerializer):
+    text = serializers.CharField(source="output_text", allow_blank=True)
     content = serializers.ListField(
-        child=JSONDocument("Block", BLOCK), help_text="The content blocks, as the Messages API has them"
+        source="output_content",
+        child=JSONDocument("Block", BLOCK),
+        help_text="The content blocks, as the Messages API has them",
     )
-    stop_reason = serializers.CharField(allow_null=True)
+    stop_reason = OptionalText()
 
 
-class RunUsageSchema(CamelSerializer):
+class RunUsageAnswer(CamelSerializer):
     """Token counts by class. The classes do not overlap; thinking tokens are part of the output tokens."""
 
     input_tokens = serializers.IntegerField()
@@ -40,13 +52,20 @@ class RunUsageSchema(CamelSerializer):
     web_search_requests = serializers.IntegerField()
 
 
-class RunCostSchema(CamelSerializer):
-    amount_usd = serializers.CharField(allow_null=True, help_text="An exact decimal string; null while it is unknown")
+class _Amount(serializers.CharField):
+    def to_representation(self, value: int) -> str | None:  # type: ignore[override]
+        return dollars(value)
+
+
+class RunCostAnswer(CamelSerializer):
+    amount_usd = _Amount(
+        source="amount_picodollars", allow_null=True, help_text="An exact decimal string; null while it is unknown"
+    )
     billed = serializers.BooleanField()
     estimated = serializers.BooleanField()
 
 
-class RunErrorSchema(CamelSerializer):
+class RunErrorAnswer(StoredForm):
     """Why a run failed, and the step that mends it."""
 
     code = serializers.CharField()
@@ -57,7 +76,7 @@ class RunErrorSchema(CamelSerializer):
     provider_request_id = serializers.CharField(allow_blank=True, allow_null=True, required=False)
 
 
-class TraceLineSchema(CamelSerializer):
+class TraceLineAnswer(StoredForm):
     """What became of one auth mode, and who denied it."""
 
     mode = serializers.ChoiceField(choices=AuthMode.choices)
@@ -67,7 +86,7 @@ class TraceLineSchema(CamelSerializer):
     detail = serializers.CharField(allow_null=True)
 
 
-class QuoteSchema(CamelSerializer):
+class QuoteAnswer(StoredForm):
     """What a dispatch in one mode would cost: a typical answer, and the longest possible one."""
 
     mode = serializers.ChoiceField(choices=AuthMode.choices)
@@ -78,7 +97,7 @@ class QuoteSchema(CamelSerializer):
     max_usd = serializers.CharField(allow_null=True)
 
 
-class RunEventSchema(CamelSerializer):
+class RunEventAnswer(CamelSerializer):
     """One event of the stream."""
 
     id = serializers.CharField(required=False, help_text="For `Last-Event-ID`")
@@ -88,35 +107,35 @@ class RunEventSchema(CamelSerializer):
     )
 
 
-class ListedRunSchema(CamelSerializer):
+class ListedRunAnswer(CamelSerializer):
     """The wire form of a run in a list."""
 
     id = serializers.CharField()
     state = serializers.ChoiceField(choices=Run.State.choices)
-    profile_id = serializers.CharField(allow_null=True)
-    project_id = serializers.CharField(allow_null=True)
+    profile_id = OptionalText()
+    project_id = serializers.CharField(source="project.slug", allow_null=True)
     provider = serializers.CharField()
-    asked_model = serializers.CharField(help_text="the name that the profile or the caller gave")
-    model = serializers.CharField()
-    served_model = serializers.CharField()
+    asked_model = serializers.CharField(source="asked_name", help_text="the name that the profile or the caller gave")
+    model = serializers.CharField(source="model_id")
+    served_model = serializers.CharField(source="served_model_id")
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
     payer = serializers.CharField()
     pool = serializers.CharField()
     host_id = serializers.CharField(allow_null=True)
-    effort = serializers.CharField(allow_null=True)
+    effort = OptionalText()
     effort_applied = JSONDocument("EffortApplied", EFFORT_APPLIED)
     metadata = JSONDocument("Metadata", METADATA)
-    usage = RunUsageSchema()
-    cost = RunCostSchema()
-    error = RunErrorSchema(allow_null=True)
-    attempts = serializers.IntegerField()
+    usage = RunUsageAnswer(source="counts")
+    cost = RunCostAnswer(source="*")
+    error = RunErrorAnswer(allow_null=True)
+    attempts = serializers.IntegerField(source="attempt_count")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
-class RunSchema(ListedRunSchema):
+class RunAnswer(ListedRunAnswer):
     """The wire form of a run."""
 
-    output = RunOutputSchema(allow_null=True)
-    trace = TraceLineSchema(many=True)
+    output = RunOutputAnswer(source="with_output", allow_null=True)
+    trace = TraceLineAnswer(many=True)

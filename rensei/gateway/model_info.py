@@ -9,6 +9,7 @@ from typing import Any
 
 from catalog.models import CatalogEntry
 from profiles.models import ModelProfile
+from rensei.core.periods import written
 
 # The newer tools, JSON output and context management came with Claude Sonnet 4.5.
 _NEWER_TOOLS_SINCE = date(2025, 9, 29)
@@ -41,7 +42,7 @@ def of_profile(profile: ModelProfile, served: CatalogEntry | None, *, today: dat
     return info | {
         "id": profile.public_id,
         "display_name": profile.name,
-        "created_at": profile.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created_at": written(profile.created_at, timespec="seconds"),
     }
 
 

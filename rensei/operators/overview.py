@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
+from typing import Any
 
 from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Cast
 
 from billing.limits import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
-from billing.months import month_of
 from catalog.models import CatalogEntry
 from integrations.models import PlatformKey
 from integrations.vault import vault
@@ -19,6 +19,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.ids import first_id_of
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.periods import month_of, start_of
 from rensei.core.whole_numbers import WholeSum
 from rensei.dispatch.models import LedgerAudit, Run
 from rensei.operators import unknown_names
@@ -123,9 +124,9 @@ def overview() -> Overview:
 
 def _modes(now: datetime) -> list[ModeToday]:
     """Count today's runs by their ids, which sort by time, and add today's cost from the roll-ups."""
-    midnight = datetime.combine(now.date(), time.min, tzinfo=UTC)
+    midnight = start_of(now.date())
     today = Run.objects.filter(id__gte=_first_id_of(midnight), created_at__gte=midnight).order_by()
-    counted = {
+    counted: dict[str, dict[str, Any]] = {
         row["auth_mode"]: row
         for row in today.values("auth_mode").annotate(
             runs=Count("id"), failed=Count("id", filter=Q(state=Run.State.FAILED))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from django.db.models import OuterRef, Subquery
 from rest_framework.request import Request
@@ -85,7 +85,7 @@ class Access:
 def for_member(*, user: User, slug: str, address: str | None = None) -> Access | None:
     """Look up a signed-in person's access to an organization; None without a membership."""
     suspended = KillSwitch.objects.filter(kind=KillSwitch.Kind.ORGANIZATION, target=OuterRef("org_id"))
-    membership = (
+    membership: Any = (
         Membership.objects.live()
         .select_related("org", "user")
         .annotate(suspended_because=Subquery(suspended.values("reason")))

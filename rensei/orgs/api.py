@@ -1,25 +1,24 @@
 """REST: the caller, and the organization's projects."""
 
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei import __version__
-from rensei.core.api import CamelSerializer, CursorPages, created
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists
 from rensei.core.json_fields import NAME, Text, whole
 from rensei.orgs import services
 from rensei.orgs.access import Access, caller
 from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead
+from rensei.orgs.resources import Changed, Listed, Removed
 from rensei.orgs.scopes import ANY, MANAGE, READ_OR_RUNS, Scope
 from rensei.orgs.shapes import SLUG_SHAPE
 
 
 class Me(APIView):
-    """Who the caller is, in which organization, with which role."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": ANY}
 
@@ -60,57 +59,36 @@ class ProjectAnswer(CamelSerializer):
     created_at = serializers.DateTimeField()
 
 
-class Projects(APIView):
-    """The organization's projects. A project's id is its slug."""
-
+class Projects(Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     refusals = {"POST": (AlreadyExists,)}
-    pagination_class = CursorPages
+    does = {"GET": "List the projects that the caller may see."}
     Answer = ProjectAnswer
+    rows = staticmethod(services.visible_projects)
 
     class Body(CamelSerializer):
-        id = Text(whole(SLUG_SHAPE.pattern), max_length=63)
+        id = Text(whole(SLUG_SHAPE.pattern), max_length=63, source="slug")
         name = Text(NAME, max_length=120)
-
-    def get(self, request: Request) -> Response:
-        """List the projects that the caller may see."""
-        return CursorPages.answer(request, services.visible_projects(caller(request)), self.Answer)
 
     def post(self, request: Request) -> Response:
         """Create a project. Its id is its slug, and stays."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-        fields = body.validated_data
-
-        project = services.create_project(caller(request), slug=fields["id"], name=fields["name"])
-        return created(request, project.slug, self.Answer(project).data)
+        return self.created(request, services.create_project(caller(request), **self.fields(request)))
 
 
-class ProjectDetail(APIView):
-    """One project."""
-
+class ProjectDetail(Changed, Removed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
+    does = {
+        "GET": "Show one project.",
+        "PATCH": "Rename a project. Its id stays.",
+        "DELETE": "Delete a project with its policy, profiles and tokens. Its runs and ledger lines stay.",
+    }
     Answer = ProjectAnswer
+    key = "slug"
+    rows = staticmethod(services.visible_projects)
+    change = staticmethod(services.update_project)
+    remove = staticmethod(services.delete_project)
 
     class Body(CamelSerializer):
         name = Text(NAME, max_length=120)
-
-    def get(self, request: Request, project_id: str) -> Response:
-        """Show one project."""
-        return Response(self.Answer(services.find_project(caller(request), project_id)).data)
-
-    def patch(self, request: Request, project_id: str) -> Response:
-        """Rename a project. Its id stays."""
-        project = services.find_project(caller(request), project_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        project = services.update_project(caller(request), project, **body.validated_data)
-        return Response(self.Answer(project).data)
-
-    def delete(self, request: Request, project_id: str) -> Response:
-        """Delete a project with its policy, profiles and tokens. Its runs and ledger lines stay."""
-        services.delete_project(caller(request), services.find_project(caller(request), project_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)

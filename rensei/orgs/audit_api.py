@@ -1,23 +1,21 @@
 """REST: the audit log of the organization."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from django.db.models import QuerySet
 from rest_framework import serializers
-from rest_framework.request import Request
-from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, CursorPages, read_filters
+from rensei.core.api import CamelSerializer, Filters
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import JSONDocument, anything
 from rensei.orgs import audit_log
-from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
+from rensei.orgs.resources import Listed
 from rensei.orgs.scopes import READ
 
 
-class AuditEventFilter(CamelSerializer):
+class AuditEventFilter(Filters):
     """Which events. The days `from` and `to` are UTC and both included; inside they are words that Python allows."""
 
     actor = serializers.CharField(required=False, help_text="An email address, or the command that acted")
@@ -34,6 +32,13 @@ class AuditEventFilter(CamelSerializer):
         days = {"from": fields.pop("firstDay"), "to": fields.pop("lastDay"), "q": fields.pop("words")}
         return {**fields, **days}
 
+    @classmethod
+    def select(cls, rows: QuerySet[Any], asked: Mapping[str, Any]) -> QuerySet[Any]:
+        wanted = audit_log.Filter(**asked)
+        if wanted.first_day and wanted.last_day and wanted.first_day > wanted.last_day:
+            raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
+        return audit_log.narrow(rows, wanted)
+
 
 class AuditEventAnswer(CamelSerializer):
     """Who did what to which object, from where."""
@@ -48,19 +53,10 @@ class AuditEventAnswer(CamelSerializer):
     address = serializers.CharField(allow_null=True, help_text="The IP address that it came from")
 
 
-class AuditEvents(APIView):
-    """The audit log, newest first, for owners, admins and auditors."""
-
+class AuditEvents(Listed):
     permission_classes = [MembersRead]
     scopes = {"GET": READ}
-    pagination_class = CursorPages
+    does = {"GET": "List the audit log, newest first, for owners, admins and auditors."}
     Answer = AuditEventAnswer
-
-    @extend_schema(parameters=[AuditEventFilter])
-    def get(self, request: Request) -> Response:
-        """List the audit log, newest first, for owners, admins and auditors."""
-        audit_log.require_reader(caller(request))
-        asked = audit_log.Filter(**read_filters(AuditEventFilter, request))
-        if asked.first_day and asked.last_day and asked.first_day > asked.last_day:
-            raise FieldError(pointer="/query/from", reason="`from` is later than `to`. Give the earlier day first.")
-        return CursorPages.answer(request, audit_log.events(caller(request), asked), self.Answer)
+    Filter = AuditEventFilter
+    rows = staticmethod(audit_log.events)

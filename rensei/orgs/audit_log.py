@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date
 
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
@@ -12,6 +12,7 @@ from rensei.audit.models import AuditEvent
 from rensei.core import csv_file
 from rensei.core.csv_file import cell
 from rensei.core.errors import NotPermitted
+from rensei.core.periods import last_of, start_of
 from rensei.orgs.access import Access
 
 CSV_PAGE = 1000
@@ -31,20 +32,27 @@ class Filter:
     last_day: date | None = None
 
 
-def events(access: Access, asked: Filter) -> QuerySet[AuditEvent]:
+ALL = Filter()
+
+
+def events(access: Access, asked: Filter = ALL) -> QuerySet[AuditEvent]:
     """
     List the events of the caller's organization that match a filter, newest first.
 
     :raises NotPermitted: unless the caller is an owner, an admin or an auditor of the whole organization
     """
     require_reader(access)
-    found: QuerySet[AuditEvent] = AuditEvent.objects.for_org(access.org).order_by("-id")
+    return narrow(AuditEvent.objects.for_org(access.org).order_by("-id"), asked)
+
+
+def narrow(found: QuerySet[AuditEvent], asked: Filter) -> QuerySet[AuditEvent]:
+    """Leave out the events that do not match a filter."""
     exact = {"actor": asked.actor, "action": asked.action, "object_id": asked.object_id}
     found = found.filter(**{name: value for name, value in exact.items() if value})
     if asked.first_day:
-        found = found.filter(occurred_at__gte=datetime.combine(asked.first_day, time.min, tzinfo=UTC))
+        found = found.filter(occurred_at__gte=start_of(asked.first_day))
     if asked.last_day:
-        found = found.filter(occurred_at__lte=datetime.combine(asked.last_day, time.max, tzinfo=UTC))
+        found = found.filter(occurred_at__lte=last_of(asked.last_day))
     for word in asked.words.split():
         # The names that people use for objects are in the detail.
         found = found.alias(detail_text=Cast("detail", TextField())).filter(

@@ -1,6 +1,6 @@
 """People, organizations, projects, roles and machines, kill switches and storage counts."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.db import models
@@ -9,6 +9,8 @@ from django.utils import timezone
 
 from rensei.core.ids import PublicIdField
 from rensei.core.querysets import Lookups
+
+M = TypeVar("M", bound=models.Model)
 
 
 class UserManager(BaseUserManager["User"]):
@@ -86,7 +88,7 @@ class Org(models.Model):
         return self.slug
 
 
-class OrgScopedQuerySet(Lookups, models.QuerySet[Any]):
+class OrgScopedQuerySet(Lookups, models.QuerySet[M]):
     """Reads an organization's rows through `for_org`."""
 
     def for_org(self, org: Org) -> Self:
@@ -110,7 +112,7 @@ class Project(models.Model):
         return self.slug
 
 
-class MembershipQuerySet(OrgScopedQuerySet):
+class MembershipQuerySet(OrgScopedQuerySet["Membership"]):
     def live(self) -> Self:
         """Leave out expired memberships, which a job removes within a minute."""
         return self.filter(Q(ends_at=None) | Q(ends_at__gt=timezone.now()))

@@ -10,7 +10,17 @@ from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPe
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs import signals
 from rensei.orgs.access import Access
-from rensei.orgs.models import Host, Membership, Org, OrgScopedQuerySet, Project, Role, StoredBytes, User
+from rensei.orgs.models import (
+    Host,
+    Membership,
+    MembershipQuerySet,
+    Org,
+    OrgScopedQuerySet,
+    Project,
+    Role,
+    StoredBytes,
+    User,
+)
 from rensei.orgs.shapes import clean_name, clean_slug
 
 
@@ -54,9 +64,9 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
 # Projects
 
 
-def visible_projects(access: Access) -> OrgScopedQuerySet:
+def visible_projects(access: Access) -> OrgScopedQuerySet[Project]:
     """List the projects that the caller may read: all, or only the one that the token is bound to."""
-    projects: OrgScopedQuerySet = Project.objects.for_org(access.org)
+    projects = Project.objects.for_org(access.org)
     return projects.filter(pk=access.project.pk) if access.project else projects
 
 
@@ -66,8 +76,7 @@ def find_project(access: Access, slug: str) -> Project:
 
     :raises NotFound: if the caller has no access to such a project
     """
-    project: Project = visible_projects(access).get_or_404(slug=slug)
-    return project
+    return visible_projects(access).get_or_404(slug=slug)
 
 
 def create_project(access: Access, *, slug: str, name: str) -> Project:
@@ -112,6 +121,11 @@ def delete_project(access: Access, project: Project) -> None:
 
 
 # Members
+
+
+def members(access: Access) -> MembershipQuerySet:
+    """List the people of the caller's organization."""
+    return Membership.objects.for_org(access.org).select_related("user")
 
 
 def change_role(access: Access, membership: Membership, *, role: str) -> Membership:

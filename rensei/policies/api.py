@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from catalog.models import CatalogEntry
 from catalog.providers import PROVIDERS
-from rensei.core.api import CamelSerializer
+from rensei.core.api import CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.core.json_fields import JSONDocument, members
 from rensei.orgs import services as orgs
@@ -43,8 +43,6 @@ class PolicyAnswer(CamelSerializer):
 
 
 class OrgPolicy(APIView):
-    """The access policy of the organization."""
-
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody
@@ -60,8 +58,6 @@ class OrgPolicy(APIView):
 
 
 class ProjectPolicy(APIView):
-    """The access policy of a project."""
-
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody
@@ -103,7 +99,5 @@ def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
 
 
 def _set(request: Request, project: Project | None) -> dict[str, Any]:
-    body = PolicyBody(data=request.data)
-    body.is_valid(raise_exception=True)
-    documents.set_policy(caller(request), matrix=body.validated_data["matrix"], project=project)
+    documents.set_policy(caller(request), **read_body(PolicyBody, request), project=project)
     return policy_body(caller(request), project)

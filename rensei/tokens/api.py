@@ -1,17 +1,17 @@
 """REST: the organization's API tokens and machines."""
 
-from rest_framework import serializers, status
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, CursorPages, created
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import NAME, Text
 from rensei.core.networks import NETWORKS_MAX
 from rensei.orgs.access import caller
 from rensei.orgs.models import Host
 from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.orgs.resources import Changed, Listed, Removed
 from rensei.orgs.scopes import GRANT, MANAGE_OR_LEASES, READ, READ_OR_LEASES, Scope
 from rensei.orgs.services import find_project
 from rensei.tokens.machines import register_host, revoke_host, update_host, visible_hosts
@@ -37,15 +37,14 @@ class TokenAnswer(CamelSerializer):
     revoked_at = serializers.DateTimeField(allow_null=True)
 
 
-class Tokens(APIView):
-    """API tokens: one's own, and for those who manage or audit everyone's. A new one is shown once."""
-
+class Tokens(Listed):
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "POST": GRANT}
     refusals = {"POST": (NotFound,)}
-    pagination_class = CursorPages
+    does = {"GET": "List API tokens: the caller's own, or everyone's for those who manage or audit."}
     throttle_scope = "sensitive"
     Answer = TokenAnswer
+    rows = staticmethod(visible_tokens)
 
     class Body(CamelSerializer):
         name = Text(NAME, max_length=120)
@@ -64,46 +63,27 @@ class Tokens(APIView):
     class Created(TokenAnswer):
         token = serializers.CharField(help_text="Shown only now")
 
-    def get(self, request: Request) -> Response:
-        """List API tokens: the caller's own, or everyone's for those who manage or audit."""
-        return CursorPages.answer(request, visible_tokens(caller(request)), self.Answer)
-
     def post(self, request: Request) -> Response:
         """Create an API token, which is shown once."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-        fields = body.validated_data
-        slug = fields["project_id"]
+        fields = self.fields(request)
+        slug = fields.pop("project_id")
         with named_in("/projectId"):
             project = find_project(caller(request), slug) if slug is not None else None
-
-        token, secret = create_token(
-            caller(request),
-            name=fields["name"],
-            project=project,
-            scopes=fields.get("scopes"),
-            allowed_networks=fields["allowed_networks"],
-            expires_at=fields["expires_at"],
-        )
-        return created(request, token.pk, {**self.Answer(token).data, "token": secret.reveal()})
+        token, secret = create_token(caller(request), project=project, **fields)
+        return self.created(request, token, token=secret.reveal())
 
 
-class TokenDetail(APIView):
-    """One API token. Deleting revokes it at once; its row is kept for the audit log."""
-
+class TokenDetail(Removed):
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "DELETE": GRANT}
+    does = {
+        "GET": "Show one API token, without its secret.",
+        "DELETE": "Revoke an API token at once. Its row stays, so that the audit log can name it.",
+    }
     throttle_scope = "sensitive"
     Answer = TokenAnswer
-
-    def get(self, request: Request, token_id: str) -> Response:
-        """Show one API token, without its secret."""
-        return Response(self.Answer(visible_tokens(caller(request)).get_or_404(pk=token_id)).data)
-
-    def delete(self, request: Request, token_id: str) -> Response:
-        """Revoke an API token at once. Its row stays, so that the audit log can name it."""
-        revoke_token(caller(request), visible_tokens(caller(request)).get_or_404(pk=token_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)
+    rows = staticmethod(visible_tokens)
+    remove = staticmethod(revoke_token)
 
 
 class HostAnswer(CamelSerializer):
@@ -116,14 +96,13 @@ class HostAnswer(CamelSerializer):
     revoked_at = serializers.DateTimeField(allow_null=True)
 
 
-class Hosts(APIView):
-    """Machines that ran `rensei setup`. Registering one gives the token that only it uses, once."""
-
+class Hosts(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ, "POST": GRANT}
-    pagination_class = CursorPages
+    does = {"GET": "List the machines that ran `rensei setup`."}
     throttle_scope = "sensitive"
     Answer = HostAnswer
+    rows = staticmethod(visible_hosts)
 
     class Body(CamelSerializer):
         name = Text(NAME, max_length=120)
@@ -135,44 +114,25 @@ class Hosts(APIView):
     class Created(HostAnswer):
         token = serializers.CharField(help_text="Shown only now")
 
-    def get(self, request: Request) -> Response:
-        """List the machines that ran `rensei setup`."""
-        return CursorPages.answer(request, visible_hosts(caller(request)), self.Answer)
-
     def post(self, request: Request) -> Response:
         """Register a machine, and give the token that only it uses, once."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        host, _, secret = register_host(caller(request), **body.validated_data)
-        return created(request, host.pk, {**self.Answer(host).data, "token": secret.reveal()})
+        host, _, secret = register_host(caller(request), **self.fields(request))
+        return self.created(request, host, token=secret.reveal())
 
 
-class HostDetail(APIView):
-    """One machine. Deleting revokes it and its tokens at once."""
-
+class HostDetail(Changed, Removed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_LEASES, "PATCH": MANAGE_OR_LEASES, "DELETE": GRANT}
+    does = {
+        "GET": "Show one machine.",
+        "PATCH": "Change the name or the kind of login of a machine.",
+        "DELETE": "Revoke a machine and its tokens at once.",
+    }
     Answer = HostAnswer
+    rows = staticmethod(visible_hosts)
+    change = staticmethod(update_host)
+    remove = staticmethod(revoke_host)
 
     class Body(CamelSerializer):
         name = Text(NAME, max_length=120, required=False)
         login = serializers.ChoiceField(choices=Host.Login.choices, required=False)
-
-    def get(self, request: Request, host_id: str) -> Response:
-        """Show one machine."""
-        return Response(self.Answer(visible_hosts(caller(request)).get_or_404(pk=host_id)).data)
-
-    def patch(self, request: Request, host_id: str) -> Response:
-        """Change the name or the kind of login of a machine."""
-        host = visible_hosts(caller(request)).get_or_404(pk=host_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        host = update_host(caller(request), host, **body.validated_data)
-        return Response(self.Answer(host).data)
-
-    def delete(self, request: Request, host_id: str) -> Response:
-        """Revoke a machine and its tokens at once."""
-        revoke_host(caller(request), visible_hosts(caller(request)).get_or_404(pk=host_id))
-        return Response(status=status.HTTP_204_NO_CONTENT)

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer, read_body
 from rensei.core.json_fields import NAME, Text
 from rensei.core.proxies import client_address
 from rensei.core.secret import Secret
@@ -16,12 +16,6 @@ from rensei.tokens.device_codes import DeviceCodeInvalid, DeviceCodePending
 
 
 class DeviceCodes(APIView):
-    """
-    Request a code. The machine shows `userCode`, and a person who is signed in approves it at `verificationUri`.
-
-    Open to everyone, a few times a minute from one address.
-    """
-
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
@@ -31,7 +25,9 @@ class DeviceCodes(APIView):
         host_name = Text(NAME, max_length=120)
 
     class Answer(CamelSerializer):
-        device_code = serializers.CharField(help_text="The machine's secret, which fetches the token")
+        device_code = serializers.CharField(
+            source="device_code.reveal", help_text="The machine's secret, which fetches the token"
+        )
         user_code = serializers.CharField(help_text="Shown to the person, such as BCDF-GHJK")
         verification_uri = serializers.URLField()
         verification_uri_complete = serializers.URLField()
@@ -46,26 +42,11 @@ class DeviceCodes(APIView):
         The machine shows `userCode`, and a person who is signed in approves it at `verificationUri`. Open to
         everyone, a few times a minute from one address.
         """
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        asked = device_codes.ask(host_name=body.validated_data["host_name"], address=client_address(request))
-        return Response(
-            {
-                "deviceCode": asked.device_code.reveal(),
-                "userCode": asked.user_code,
-                "verificationUri": asked.verification_uri,
-                "verificationUriComplete": asked.verification_uri_complete,
-                "expiresIn": int(device_codes.LIFETIME.total_seconds()),
-                "interval": device_codes.POLL_SECONDS,
-            },
-            status=status.HTTP_201_CREATED,
-        )
+        codes = device_codes.ask(**read_body(self.Body, request), address=client_address(request))
+        return Response(self.Answer(codes).data, status=status.HTTP_201_CREATED)
 
 
 class DeviceCodeToken(APIView):
-    """Fetch the token of a machine that was approved, once. Until then the answer is DEVICE_CODE_PENDING."""
-
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
@@ -87,27 +68,14 @@ class DeviceCodeToken(APIView):
         class Person(CamelSerializer):
             email = serializers.EmailField()
 
-        token = serializers.CharField(help_text="Shown only now")
-        token_id = serializers.CharField()
+        token = serializers.CharField(source="secret.reveal", help_text="Shown only now")
+        token_id = serializers.CharField(source="token.id")
         host = Machine()
-        org = Organization()
-        user = Person()
+        org = Organization(source="host.org")
+        user = Person(source="host.owner")
 
     def post(self, request: Request) -> Response:
         """Fetch the token of an approved machine, once. Until then the answer is DEVICE_CODE_PENDING."""
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        let_in = device_codes.fetch_token(
-            device_code=Secret(body.validated_data["device_code"]), address=client_address(request)
-        )
-        host = let_in.host
-        return Response(
-            {
-                "token": let_in.secret.reveal(),
-                "tokenId": let_in.token.id,
-                "host": {"id": host.id, "name": host.name},
-                "org": {"id": host.org.id, "slug": host.org.slug, "name": host.org.name},
-                "user": {"email": host.owner.email},
-            }
-        )
+        device_code = Secret(read_body(self.Body, request)["device_code"])
+        grant = device_codes.fetch_token(device_code=device_code, address=client_address(request))
+        return Response(self.Answer(grant).data)

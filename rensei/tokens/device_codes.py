@@ -53,11 +53,13 @@ class DeviceCodeInvalid(RenseiError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class DeviceCodePair:
     """A new request of a machine. `device_code` is the machine's secret; `user_code` is shown to the person."""
 
     device_code: Secret
     user_code: str
+    expires_in: int = int(LIFETIME.total_seconds())
+    interval: int = POLL_SECONDS
 
     @property
     def verification_uri(self) -> str:
@@ -77,7 +79,7 @@ class DeviceGrant:
     secret: Secret
 
 
-def ask(*, host_name: str, address: str | None) -> Asked:
+def ask(*, host_name: str, address: str | None) -> DeviceCodePair:
     """
     Store a machine's request.
 
@@ -98,7 +100,7 @@ def ask(*, host_name: str, address: str | None) -> Asked:
             created_at=now,
             expires_at=now + LIFETIME,
         )
-    return Asked(device_code=Secret(device_code), user_code=user_code)
+    return DeviceCodePair(device_code=Secret(device_code), user_code=user_code)
 
 
 def find_waiting(user: User, *, user_code: str) -> DeviceCode:

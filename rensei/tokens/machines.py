@@ -17,9 +17,9 @@ from rensei.tokens.models import ApiToken
 from rensei.tokens.services import insert_token
 
 
-def visible_hosts(access: Access) -> OrgScopedQuerySet:
+def visible_hosts(access: Access) -> OrgScopedQuerySet[Host]:
     """List the machines that the caller may read: their own, or all for those who manage or audit."""
-    hosts: OrgScopedQuerySet = Host.objects.for_org(access.org).select_related("owner")
+    hosts = Host.objects.for_org(access.org).select_related("owner")
     return hosts if access.sees_everyone else hosts.filter(owner=access.user)
 
 

@@ -23,10 +23,9 @@ from rensei.tokens.models import ApiToken
 HINT_LENGTH = 4
 
 
-def visible_tokens(access: Access) -> OrgScopedQuerySet:
+def visible_tokens(access: Access) -> OrgScopedQuerySet[ApiToken]:
     """List the API tokens that the caller may read: their own, or all for those who manage or audit."""
-    tokens: OrgScopedQuerySet = ApiToken.objects.for_org(access.org)
-    tokens = tokens.select_related("membership__user", "project", "host", "made_by")
+    tokens = ApiToken.objects.for_org(access.org).select_related("membership__user", "project", "host", "made_by")
     return tokens if access.sees_everyone else tokens.filter(membership=access.membership)
 
 

@@ -11,9 +11,10 @@ from rest_framework.response import Response
 
 from rensei.dispatch.api.events import wait_if_preferred
 from rensei.dispatch.api.long_polling import Poller
-from rensei.workflows import presenters, services
+from rensei.workflows import services
 from rensei.workflows.api import WorkflowRuns
 from rensei.workflows.models import WorkflowRun
+from rensei.workflows.wire import WorkflowRunDetailAnswer
 
 _view = WorkflowRuns.as_view()
 
@@ -33,7 +34,7 @@ def _ended_among(workflow_run_ids: Collection[str]) -> list[str]:
 
 
 def _body(workflow_run_id: str) -> dict[str, Any]:
-    return presenters.workflow_run_detail(services.workflow_runs_to_show().get(id=workflow_run_id))
+    return WorkflowRunDetailAnswer(services.workflow_runs_to_show().get(id=workflow_run_id)).data
 
 
 _ends = Poller(_ended_among)

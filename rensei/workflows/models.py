@@ -1,5 +1,8 @@
 """Workflows, the versions of their documents, and the results of each workflow run."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
@@ -29,6 +32,15 @@ class Workflow(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def newest_document(self) -> str:
+        return self.versions.values_list("document", flat=True).get(number=self.version)
+
+    @property
+    def history(self) -> "models.QuerySet[WorkflowVersion]":
+        """All versions without their documents, newest first."""
+        return self.versions.select_related("created_by").defer("document", "nodes").order_by("-number")
 
 
 class WorkflowVersion(models.Model):
@@ -101,6 +113,16 @@ class WorkflowRun(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What the runs of the nodes cost together, in the names of a run's fields."""
+        runs = [node.run for node in self.nodes.all() if node.run is not None]
+        return {
+            "amount_picodollars": total_cost(runs),
+            "billed": any(run.billed for run in runs),
+            "estimated": any(run.estimated for run in runs),
+        }
+
 
 class NodeRun(models.Model):
     """One node of one workflow run. Output and cost are those of its run; `error` states why there is no run."""
@@ -126,3 +148,15 @@ class NodeRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.workflow_run_id} {self.node_id}"
+
+    @property
+    def output(self) -> str | None:
+        return self.run.output_text if self.run and self.state == self.State.SUCCEEDED else None
+
+
+def total_cost(runs: Sequence[Run]) -> int | None:
+    """Add up what the nodes' runs have cost so far. None if any price is unknown."""
+    # A run that never reached a provider has no amount, and no cost.
+    amounts = [run.amount_picodollars for run in runs if run.attempt_count and run.state in Run.ENDED]
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if len(known) == len(amounts) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q
 from django.utils import timezone
 
 from catalog import services as catalog
@@ -52,19 +52,18 @@ class WorkflowRunNotCancellable(RenseiError):
     message = "The workflow run has already ended as {state}, so there is nothing to cancel."
 
 
-def visible_workflows(access: Access) -> OrgScopedQuerySet:
+def visible_workflows(access: Access) -> OrgScopedQuerySet[Workflow]:
     """List the workflows that a caller may read: all, or for a project's API token the organization's and its own."""
-    workflows: OrgScopedQuerySet = Workflow.objects.for_org(access.org).select_related("project")
+    workflows = Workflow.objects.for_org(access.org).select_related("project")
     return workflows.filter(Q(project=None) | Q(project=access.project)) if access.project else workflows
 
 
 def find_workflow(access: Access, workflow_id: str) -> Workflow:
     """:raises NotFound: if there is none, or the caller may not read it"""
-    workflow: Workflow = visible_workflows(access).get_or_404(id=workflow_id)
-    return workflow
+    return visible_workflows(access).get_or_404(id=workflow_id)
 
 
-def visible_workflow_runs(access: Access) -> OrgScopedQuerySet:
+def visible_workflow_runs(access: Access) -> OrgScopedQuerySet[WorkflowRun]:
     """List the workflow runs that a caller may read, by the same rule as for runs."""
     found = workflow_runs_to_show().for_org(access.org)
     if access.project:
@@ -72,21 +71,19 @@ def visible_workflow_runs(access: Access) -> OrgScopedQuerySet:
     return found if Scope.READ in access.scopes else found.filter(created_by=access.user)
 
 
-def workflow_runs_to_show() -> OrgScopedQuerySet:
+def workflow_runs_to_show() -> OrgScopedQuerySet[WorkflowRun]:
     """List all workflow runs with the related rows that their JSON needs. For callers that are already authorized."""
-    found: OrgScopedQuerySet = WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
-    return found
+    return WorkflowRun.objects.select_related("project", "version__workflow", "created_by")
 
 
-def listed(workflow_runs: QuerySet[WorkflowRun]) -> QuerySet[WorkflowRun]:
+def listed(workflow_runs: OrgScopedQuerySet[WorkflowRun]) -> OrgScopedQuerySet[WorkflowRun]:
     """Leave out fields of workflow runs that lists do not show and that may be long: the input and the document."""
     return workflow_runs.defer("input", "version__document", "version__nodes")
 
 
 def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
     """:raises NotFound: if there is none, or the caller may not read it"""
-    workflow_run: WorkflowRun = visible_workflow_runs(access).get_or_404(id=workflow_run_id)
-    return workflow_run
+    return visible_workflow_runs(access).get_or_404(id=workflow_run_id)
 
 
 def apply_document(

@@ -11,9 +11,9 @@ from rest_framework.test import APIClient
 from billing.ledger.charges import Charge, record_adjustment, record_charges
 from billing.limits.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement, UsageDaily
-from billing.months import end_of, month_of
 from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
+from rensei.core.periods import end_of, month_of
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User

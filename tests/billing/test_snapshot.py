@@ -7,8 +7,8 @@ import pytest
 from billing.limits import budget, quota
 from billing.limits.snapshot import snapshot_of
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedUsage
-from billing.months import month_of
 from rensei.core.clock import database_now
+from rensei.core.periods import month_of
 
 
 @pytest.mark.django_db

@@ -17,7 +17,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, User
 from rensei.workflows import execution, services
 from rensei.workflows.models import WorkflowRun
-from rensei.workflows.presenters import workflow_run_detail
+from rensei.workflows.wire import WorkflowRunDetailAnswer
 from tests.dispatch.reconcile import assert_explained
 from tests.dying import die_at
 from tests.workflows.conftest import DOCUMENTED, node, workflow
@@ -43,7 +43,7 @@ def begin(ada_access: Access) -> Callable[..., WorkflowRun]:
 
 def look(workflow_run: WorkflowRun) -> dict[str, Any]:
     """Look at a workflow run as REST shows it, with its nodes by their ids."""
-    body = workflow_run_detail(services.workflow_runs_to_show().get(id=workflow_run.id))
+    body = WorkflowRunDetailAnswer(services.workflow_runs_to_show().get(id=workflow_run.id)).data
     return {**body, "nodes": {one["nodeId"]: one for one in body["nodes"]}}
 
 

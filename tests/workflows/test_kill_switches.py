@@ -9,7 +9,7 @@ from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import KillSwitch, User
 from rensei.workflows import services
-from rensei.workflows.presenters import workflow_run_detail
+from rensei.workflows.wire import WorkflowRunDetailAnswer
 from tests.workflows.conftest import node, workflow
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,7 +28,7 @@ class TestAWorkflow:
         begun = services.start(ada_access, made, given="")
         work()
 
-        body = workflow_run_detail(services.workflow_runs_to_show().get(id=begun.id))
+        body = WorkflowRunDetailAnswer(services.workflow_runs_to_show().get(id=begun.id)).data
         first, second = body["nodes"]
         assert body["state"] == "FAILED"
         assert first["error"]["code"] == "ORG_SUSPENDED"

@@ -24,8 +24,8 @@ def compare(request: PageRequest) -> HttpResponse:
     found = [own.select_related("input").get_or_404(pk=run_id) for run_id in named]
     if len(found) < 2:
         offered = own.listed().exclude(pk__in=named).select_related("project").order_by("-id")[:OFFERED]
-        context = {"first": found[0] if found else None, "runs": offered}
-        return render(request, "console/compare_choose.html", context)
+        choice = {"first": found[0] if found else None, "runs": offered}
+        return render(request, "console/compare_choose.html", choice)
     sides = [{"run": one, "text": text_of(one), "ended": one.state in Run.ENDED} for one in found]
     asked = [asked_of(one.input.body) if hasattr(one, "input") else [] for one in found]
     context = {

@@ -18,8 +18,7 @@ from rensei.core.errors import NotFound, RenseiError
 from rensei.orgs import services as orgs
 from rensei.workflows import services
 from rensei.workflows.documents import Node, wanted_input
-from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVersion
-from rensei.workflows.presenters import total_cost
+from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVersion, total_cost
 from rensei.workflows.reading import WorkflowInvalid
 
 RUNS_SHOWN = 25

@@ -25,10 +25,10 @@ from rensei.core.errors import NotFound, RenseiError
 from rensei.core.limits import limit
 from rensei.core.request_threads import leave_thread
 from rensei.core.usage import Usage
-from rensei.dispatch import presenters
 from rensei.dispatch.api.open_streams import stream_places
 from rensei.dispatch.api.run_notices import Notices
 from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.wire import RunAnswer, RunUsageAnswer
 from rensei.tokens.still_open import Caller, still_open
 
 LOOK_SECONDS = limit(
@@ -282,14 +282,14 @@ def _events(run_id: str, after: int, until: int) -> list[tuple[int, str, bytes]]
         if kind in {RunChunk.Kind.STATE, RunChunk.Kind.DONE}:
             data = _run_body(run_id)
         elif kind == RunChunk.Kind.USAGE:
-            data = presenters.usage_body(Usage.from_dict(data) if data else Usage())
+            data = RunUsageAnswer(Usage.from_dict(data)).data
         events.append((seq, kind, _event(seq, kind, data)))
     return events
 
 
 def _run_body(run_id: str) -> dict[str, Any] | None:
     run = Run.objects.select_related("project").filter(id=run_id).first()
-    return presenters.run_body(run) if run else None
+    return RunAnswer(run).data if run else None
 
 
 def _event(seq: int, kind: str, data: Any) -> bytes:

@@ -16,7 +16,6 @@ from rest_framework.views import APIView
 
 from rensei.core.errors import FieldError
 from rensei.core.json_body import read_json
-from rensei.dispatch import presenters
 from rensei.dispatch.api import long_polling
 from rensei.dispatch.api.event_streams import Stream
 from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
@@ -24,7 +23,7 @@ from rensei.dispatch.api.runs import Runs
 from rensei.dispatch.host_sessions.api import HostLease
 from rensei.dispatch.models import Run
 from rensei.dispatch.queries import find_run
-from rensei.dispatch.wire import RunEventSchema
+from rensei.dispatch.wire import RunAnswer, RunEventAnswer
 from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import READ_OR_RUNS
@@ -108,14 +107,12 @@ class EventStreamRenderer(JSONRenderer):
 
 
 class Events(APIView):
-    """The events of a run as a stream (`text/event-stream`). `Last-Event-ID` goes on where the last one ended."""
-
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
     refusals = {"GET": (TooManyStreams,)}
     renderer_classes = [JSONRenderer, EventStreamRenderer]
 
-    @extend_schema(responses={(200, "text/event-stream"): RunEventSchema})
+    @extend_schema(responses={(200, "text/event-stream"): RunEventAnswer})
     def get(self, request: Request, run_id: str) -> StreamingHttpResponse:
         """Follow the events of a run as a stream. `Last-Event-ID` goes on where the last one ended."""
         access, after = caller(request), _last_event(request)
@@ -134,7 +131,7 @@ def _wait_seconds(request: HttpRequest) -> int | None:
 
 
 def _run_body(run_id: str) -> dict[str, Any]:
-    return presenters.run_body(Run.objects.select_related("project").get(id=run_id))
+    return RunAnswer(Run.objects.select_related("project").get(id=run_id)).data
 
 
 def _again(response: Response, data: Any, *, status: int) -> Response:

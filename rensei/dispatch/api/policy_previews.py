@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.admission import policy_preview
 from rensei.orgs import services as orgs
@@ -39,8 +39,6 @@ class PreviewAnswer(CamelSerializer):
 
 
 class OrgPolicyPreview(APIView):
-    """What a policy of the organization would change, without setting it."""
-
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
     Body = PolicyBody
@@ -52,8 +50,6 @@ class OrgPolicyPreview(APIView):
 
 
 class ProjectPolicyPreview(APIView):
-    """What a policy of a project would change, without setting it."""
-
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
     Body = PolicyBody
@@ -65,7 +61,5 @@ class ProjectPolicyPreview(APIView):
 
 
 def _preview(request: Request, project: Project | None) -> dict[str, Any]:
-    body = PolicyBody(data=request.data)
-    body.is_valid(raise_exception=True)
-    found = policy_preview.changes(caller(request), matrix=body.validated_data["matrix"], project=project)
+    found = policy_preview.changes(caller(request), **read_body(PolicyBody, request), project=project)
     return {"changes": [change.wire() for change in found]}

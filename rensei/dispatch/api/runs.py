@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -14,27 +13,23 @@ from rest_framework.views import APIView
 
 from catalog.provider_config import config_form
 from profiles import services as profiles
-from rensei.core.api import LARGE_BODY_LIMIT, PAGING, CamelSerializer, CursorPages, query_of
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, Filters, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
-from rensei.core.json_fields import METADATA, JSONDocument
+from rensei.core.json_fields import METADATA, JSONDocument, OneOf
 from rensei.core.rates import headers_of
-from rensei.dispatch import presenters, services, token_rate
+from rensei.dispatch import services, token_rate
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
 from rensei.dispatch.models import Run, RunQuerySet
 from rensei.dispatch.queries import find_run, visible_runs
 from rensei.dispatch.request_forms import MESSAGES, PARTS, SYSTEM
-from rensei.dispatch.wire import (
-    ListedRunSchema,
-    QuoteSchema,
-    RunSchema,
-    TraceLineSchema,
-)
+from rensei.dispatch.wire import ListedRunAnswer, QuoteAnswer, RunAnswer, TraceLineAnswer
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
+from rensei.orgs.resources import Listed, Shown
 from rensei.orgs.scopes import READ_OR_RUNS, RUNS
 
 IDEMPOTENCY_KEY_LENGTH = 255
@@ -74,41 +69,41 @@ class RunBody(CamelSerializer):
         return value
 
 
-class ListedRunAnswer(serializers.Serializer[Run]):
-    """A run as lists show it."""
+class RunFilter(Filters):
+    state = OneOf(Run.State.values, required=False, allow_blank=True)
+    auth_mode = OneOf(AuthMode.values, required=False, allow_blank=True)
+    profile_id = serializers.CharField(required=False, allow_blank=True)
+    project_id = serializers.CharField(required=False, allow_blank=True)
+    created_after = serializers.DateTimeField(required=False, help_text="This moment, or later")
+    created_before = serializers.DateTimeField(required=False, help_text="Before this moment")
 
-    def to_representation(self, instance: Run) -> dict[str, Any]:
-        return presenters.listed_run_body(instance)
+    lookups = {
+        "state": "state",
+        "auth_mode": "auth_mode",
+        "profile_id": "profile_id",
+        "project_id": "project__slug",
+        "created_after": "created_at__gte",
+        "created_before": "created_at__lt",
+    }
 
 
-class Runs(APIView):
-    """The runs of the organization, newest first, without outputs and traces; a POST dispatches one."""
-
+class Runs(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
     refusals = {"POST": OF_DISPATCH}
-    pagination_class = CursorPages
+    does = {"GET": "List the runs of the organization, newest first, without outputs and traces."}
     body_limit = LARGE_BODY_LIMIT
+    Filter = RunFilter
+    Answer = ListedRunAnswer
     Body = RunBody
 
-    @extend_schema(
-        responses=ListedRunSchema(many=True),
-        parameters=[
-            OpenApiParameter("state", enum=Run.State.values),
-            OpenApiParameter("authMode", enum=AuthMode.values),
-            OpenApiParameter("profileId", str),
-            OpenApiParameter("projectId", str),
-            OpenApiParameter("createdAfter", OpenApiTypes.DATETIME, description="This moment, or later"),
-            OpenApiParameter("createdBefore", OpenApiTypes.DATETIME, description="Before this moment"),
-        ],
-    )
-    def get(self, request: Request) -> Response:
-        """List the runs of the organization, newest first, without outputs and traces."""
-        return CursorPages.answer(request, _filtered(request).listed(), ListedRunAnswer)
+    @staticmethod
+    def rows(access: Access) -> RunQuerySet:
+        return visible_runs(access).listed()
 
     @extend_schema(
         request=RunBody,
-        responses={202: RunSchema, 200: RunSchema},
+        responses={202: RunAnswer, 200: RunAnswer},
         parameters=[
             IDEMPOTENCY_KEY,
             OpenApiParameter("Prefer", str, OpenApiParameter.HEADER, description="wait=N, at most 60 seconds"),
@@ -120,12 +115,12 @@ class Runs(APIView):
         left = token_rate.require_left(caller(request).org.id)
         run = admit.dispatch(
             caller(request),
-            dispatch_request(request.data),
+            dispatch_request(request),
             idempotency_key=key,
             body_digest=_digest(caller(request), request.data) if key else "",
         )
         return Response(
-            presenters.run_body(run),
+            RunAnswer(run).data,
             status=status.HTTP_202_ACCEPTED,
             headers={"Location": f"/api/v1/runs/{run.id}", **headers_of("tokens", [left])},
         )
@@ -140,30 +135,24 @@ def idempotency_key(request: Request) -> str:
     return key
 
 
-class RunDetail(APIView):
-    """One run."""
-
+class RunDetail(Shown):
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
-
-    @extend_schema(responses=RunSchema)
-    def get(self, request: Request, run_id: str) -> Response:
-        """Show one run, with its output and the trace of the decision."""
-        return Response(presenters.run_body(find_run(caller(request), run_id)))
+    does = {"GET": "Show one run, with its output and the trace of the decision."}
+    Answer = RunAnswer
+    rows = staticmethod(visible_runs)
 
 
 class RunCancel(APIView):
-    """Cancel a run: at once while it is queued; the call of a running one is ended, and what it used is charged."""
-
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
     refusals = {"POST": (services.RunNotCancellable,)}
 
-    @extend_schema(request=None, responses=RunSchema)
+    @extend_schema(request=None, responses=RunAnswer)
     def post(self, request: Request, run_id: str) -> Response:
         """Cancel a run: at once while it is queued. The call of a running one is ended, and what it used is charged."""
         run = services.cancel_run(caller(request), find_run(caller(request), run_id))
-        return Response(presenters.run_body(run))
+        return Response(RunAnswer(run).data)
 
 
 class ResolveAnswer(CamelSerializer):
@@ -177,13 +166,11 @@ class ResolveAnswer(CamelSerializer):
     asked_model = serializers.CharField(allow_null=True)
     model = serializers.CharField(allow_null=True)
     served_model = serializers.CharField(allow_null=True)
-    trace = TraceLineSchema(many=True)
-    quotes = QuoteSchema(many=True)
+    trace = TraceLineAnswer(many=True)
+    quotes = QuoteAnswer(many=True)
 
 
 class Resolve(APIView):
-    """Say what a dispatch of a profile would do, and change nothing. The body is a dispatch's, all of it optional."""
-
     permission_classes = [MembersRead]
     scopes = {"POST": READ_OR_RUNS}
     refusals = {"POST": OF_DRY_RUN}
@@ -193,22 +180,20 @@ class Resolve(APIView):
     @extend_schema(request=RunBody, responses=ResolveAnswer)
     def post(self, request: Request, profile_id: str) -> Response:
         """Show what a dispatch of a profile would do, without changing anything. All of the body is optional."""
-        asked = dispatch_request(request.data, whole=False)
+        asked = dispatch_request(request, whole=False)
         # Looked up first: an unknown profile is an error of the URL, not of the body.
         profile = profiles.find_profile(caller(request), profile_id)
         return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
 
 
-def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
+def dispatch_request(request: Request, *, whole: bool = True) -> DispatchRequest:
     """
     Check a dispatch body and convert it to a request. A dry run needs no `input` or `messages`.
 
     :raises ValidationError: if a field has the wrong shape
     :raises FieldError: if a message has the wrong shape
     """
-    body = RunBody(data=data)
-    body.is_valid(raise_exception=True)
-    fields = body.validated_data
+    fields = read_body(RunBody, request)
     text, messages = fields.get("input"), fields.get("messages")
     said = text is not None or messages is not None
     return DispatchRequest(
@@ -223,43 +208,6 @@ def dispatch_request(data: Any, *, whole: bool = True) -> DispatchRequest:
         provider_config=fields.get("provider_config", {}),
         metadata=fields.get("metadata", {}),
     )
-
-
-def _filtered(request: Request) -> RunQuerySet:
-    runs = visible_runs(caller(request))
-    query = query_of(request)
-    if unknown := set(query) - FILTERS - PAGING:
-        filters, paging = ", ".join(sorted(FILTERS)), " and ".join(sorted(PAGING))
-        reason = f"Not known here. The filters are {filters}; {paging} choose the page."
-        raise FieldError(pointer=f"/query/{min(unknown)}", reason=reason)
-    if state := query.get("state"):
-        if state not in Run.State.values:
-            raise FieldError(pointer="/query/state", reason=f"One of {', '.join(Run.State.values)}.")
-        runs = runs.filter(state=state)
-    if mode := query.get("authMode"):
-        if mode not in AuthMode.values:
-            raise FieldError(pointer="/query/authMode", reason=f"One of {', '.join(AuthMode.values)}.")
-        runs = runs.filter(auth_mode=mode)
-    if profile_id := query.get("profileId"):
-        runs = runs.filter(profile_id=profile_id)
-    if project_id := query.get("projectId"):
-        runs = runs.filter(project__slug=project_id)
-    if after := _moment(query, "createdAfter"):
-        runs = runs.filter(created_at__gte=after)
-    if before := _moment(query, "createdBefore"):
-        runs = runs.filter(created_at__lt=before)
-    return runs
-
-
-def _moment(query: Any, name: str) -> Any:
-    if name not in query:
-        return None
-    try:
-        return serializers.DateTimeField().to_internal_value(query[name])
-    except serializers.ValidationError as fault:
-        raise FieldError(
-            pointer=f"/query/{name}", reason="A time in ISO 8601, such as 2026-11-23T08:00:00Z."
-        ) from fault
 
 
 def _digest(access: Access, data: Any) -> str:

@@ -6,25 +6,24 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from integrations.providers.base import ADAPTERS
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
 from rensei.core.usage import Usage
-from rensei.dispatch import presenters
 from rensei.dispatch.host_sessions import leases
-from rensei.dispatch.host_sessions.leases import LeaseLost, LeaseState, Report
+from rensei.dispatch.host_sessions.leases import LeaseLost, Report
 from rensei.dispatch.host_sessions.reported_usage import TOKENS_MAX
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.host_session import RequiresLocalCapacity, WrongMachine
 from rensei.dispatch.queries import find_run
 from rensei.dispatch.settlement.outcomes import RunTimeout
-from rensei.dispatch.wire import RunSchema
+from rensei.dispatch.wire import RunAnswer
 from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.permissions import MembersWrite
+from rensei.orgs.resources import Resource
 from rensei.orgs.scopes import LEASES
 
 WAIT_SECONDS_MAX = 25
@@ -70,20 +69,20 @@ class UsageBody(CamelSerializer):
 class LeaseAnswer(CamelSerializer):
     """A leased run with the finished parameters of its call."""
 
-    run = RunSchema()
-    epoch = serializers.IntegerField(help_text="Goes with everything that is said about this lease")
-    lease_until = serializers.DateTimeField()
-    attempt_id = serializers.CharField()
-    request = JSONDocument("ModelRequest", anything("Parameters of the Messages API, to be sent as they are."))
+    run = RunAnswer()
+    epoch = serializers.IntegerField(
+        source="attempt.epoch", help_text="Goes with everything that is said about this lease"
+    )
+    lease_until = serializers.DateTimeField(source="until")
+    attempt_id = serializers.CharField(source="attempt.id")
+    request = JSONDocument(
+        "ModelRequest",
+        anything("Parameters of the Messages API, to be sent as they are."),
+        source="params",
+    )
 
 
-class HostLease(APIView):
-    """
-    Take a run that waits for the machine, or the one that `runId` names. 204 where nothing waits.
-
-    With `wait`, the answer comes as soon as there is a run, and after so many seconds at the latest.
-    """
-
+class HostLease(Resource):
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
     refusals = {"POST": OF_LEASE}
@@ -103,22 +102,12 @@ class HostLease(APIView):
         access = caller(request)
         if access.host is None or access.host.id != host_id:
             raise NotFound
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-        run_id = body.validated_data.get("run_id")
+        run_id = self.fields(request).get("run_id")
 
         lease = leases.take(access, _named_run(access, run_id)) if run_id else leases.take_next(access)
         if lease is None:
             return Response(status=status.HTTP_204_NO_CONTENT)
-        return Response(
-            {
-                "run": presenters.run_body(lease.run),
-                "epoch": lease.attempt.epoch,
-                "leaseUntil": presenters.moment(lease.until),
-                "attemptId": lease.attempt.id,
-                "request": lease.params,
-            }
-        )
+        return Response(LeaseAnswer(lease).data)
 
 
 def _named_run(access: Access, run_id: str) -> Run:
@@ -127,13 +116,11 @@ def _named_run(access: Access, run_id: str) -> Run:
 
 
 class LeaseStateAnswer(CamelSerializer):
-    lease_until = serializers.DateTimeField()
+    lease_until = serializers.DateTimeField(source="until")
     cancel_requested = serializers.BooleanField(help_text="Hang up, and finish with what was seen")
 
 
-class LeaseHeartbeat(APIView):
-    """Renew the lease, every five seconds; the answer says whether the run was cancelled."""
-
+class LeaseHeartbeat(Resource):
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
     refusals = {"POST": OF_LEASED}
@@ -145,15 +132,10 @@ class LeaseHeartbeat(APIView):
     def post(self, request: Request, run_id: str) -> Response:
         """Renew a lease, every five seconds. The answer says whether the run was cancelled."""
         run = find_run(caller(request), run_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-
-        return _state(leases.heartbeat(caller(request), run, **body.validated_data))
+        return Response(self.Answer(leases.heartbeat(caller(request), run, **self.fields(request))).data)
 
 
-class LeaseChunks(APIView):
-    """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
-
+class LeaseChunks(Resource):
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
     refusals = {"POST": OF_LEASED}
@@ -167,23 +149,15 @@ class LeaseChunks(APIView):
     def post(self, request: Request, run_id: str) -> Response:
         """Append pieces of the answer, and the usage so far, to the run's events. It keeps the lease too."""
         run = find_run(caller(request), run_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-        fields = body.validated_data
+        fields = self.fields(request)
 
         state = leases.add_chunks(
             caller(request), run, epoch=fields["epoch"], text=fields["text"], usage=_usage(fields)
         )
-        return _state(state)
+        return Response(self.Answer(state).data)
 
 
-class LeaseFinish(APIView):
-    """
-    End the run with what came of its call. Repeating it answers the same.
-
-    A run that was given up meanwhile is settled late: the answer is LEASE_LOST, with the run in `run`.
-    """
-
+class LeaseFinish(Resource):
     permission_classes = [MembersWrite]
     scopes = {"POST": LEASES}
     refusals = {"POST": OF_LEASED}
@@ -209,7 +183,7 @@ class LeaseFinish(APIView):
         error = Error(required=False, allow_null=True)
         provider_request_id = serializers.CharField(default="", allow_blank=True, max_length=120)
 
-    @extend_schema(responses=RunSchema)
+    @extend_schema(responses=RunAnswer)
     def post(self, request: Request, run_id: str) -> Response:
         """
         End a leased run with what came of its call. Repeating it answers the same.
@@ -217,12 +191,10 @@ class LeaseFinish(APIView):
         A run that was given up meanwhile is settled late: the answer is LEASE_LOST, with the run in `run`.
         """
         run = find_run(caller(request), run_id)
-        body = self.Body(data=request.data)
-        body.is_valid(raise_exception=True)
-        fields = body.validated_data
+        fields = self.fields(request)
 
         run = leases.finish(caller(request), run, epoch=fields["epoch"], report=_report(fields))
-        return Response(presenters.run_body(run))
+        return Response(RunAnswer(run).data)
 
 
 def _report(fields: dict[str, Any]) -> Report:
@@ -244,7 +216,3 @@ def _report(fields: dict[str, Any]) -> Report:
 
 def _usage(fields: dict[str, Any]) -> Usage | None:
     return Usage(**fields["usage"]) if fields.get("usage") else None
-
-
-def _state(state: LeaseState) -> Response:
-    return Response({"leaseUntil": presenters.moment(state.until), "cancelRequested": state.cancel_requested})

@@ -18,7 +18,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.logs import KEY_SHAPE
 from rensei.core.usage import Usage, UsagePart
-from rensei.dispatch import presenters, stored_bytes
+from rensei.dispatch import stored_bytes
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
 from rensei.dispatch.host_sessions.reported_usage import require_possible
@@ -28,6 +28,7 @@ from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
+from rensei.dispatch.wire import RunAnswer
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host
@@ -256,7 +257,7 @@ def _lease(run: Run, host: Host) -> Lease | None:
     except RenseiError as refusal:
         settle.write([outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now())])
         run.refresh_from_db()
-        refusal.extra["run"] = presenters.run_body(run)
+        refusal.extra["run"] = RunAnswer(run).data
         raise
     attempt = claims.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_about)
     return Lease(run=attempt.run, attempt=attempt, params=built.params) if attempt else None
@@ -284,7 +285,7 @@ def _require_local(run: Run) -> None:
 
 def _lost(run: Run) -> LeaseLost:
     run.refresh_from_db()
-    return LeaseLost(extra={"run": presenters.run_body(run)})
+    return LeaseLost(extra={"run": RunAnswer(run).data})
 
 
 def _require_whole(report: Report) -> None:
