@@ -176,6 +176,15 @@ def check_org(me: dict[str, Any], org: str) -> None:
         )
 
 
+def note_versions(client: Client, output: Output) -> None:
+    """Print a note if this command and the server have different versions."""
+    if client.server_version and client.server_version != __version__:
+        output.note(
+            f"This command is version {__version__}, the server {client.server_version}. "
+            "Install the same version where something is missing or refused."
+        )
+
+
 def command(
     group: typer.Typer, name: str, *, context_settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

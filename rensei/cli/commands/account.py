@@ -4,12 +4,11 @@ from typing import Annotated
 
 import typer
 
-from rensei import __version__
 from rensei.cli import config, tokens
-from rensei.cli.client import Client
+from rensei.cli.app import app, group
 from rensei.cli.errors import Refused
-from rensei.cli.output import Columns, Output
-from rensei.cli.session import Session, command
+from rensei.cli.output import Columns
+from rensei.cli.session import Session, command, note_versions
 
 ME: Columns = {
     "Person": "user.email",
@@ -20,15 +19,10 @@ ME: Columns = {
     "Scopes": "scopes",
 }
 
-contexts = typer.Typer(no_args_is_help=True, help="The organizations that this machine is signed in to.")
+contexts = group("context", help="The organizations that this machine is signed in to.")
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "whoami")(whoami)
-    command(app, "logout")(logout)
-    app.add_typer(contexts, name="context")
-
-
+@command(app, "whoami")
 def whoami(session: Session) -> None:
     """Show the person, the organization and the machine of the token."""
     me = session.client.get("me")
@@ -36,6 +30,7 @@ def whoami(session: Session) -> None:
     note_versions(session.client, session.output)
 
 
+@command(app, "logout")
 def logout(session: Session) -> None:
     """
     Forget the sign-in to the current organization, or to the one that --org names, with its token.
@@ -93,12 +88,3 @@ def use_context(
         raise Refused("ORG_UNKNOWN", f"Nobody has signed in to {org} here.", fix=f"Run `rensei setup --org {org}`.")
     config.save(session.config.with_current(found))
     session.output.done(None, f"{org} at {found.url} is the current organization.")
-
-
-def note_versions(client: Client, output: Output) -> None:
-    """Print a note if this command and the server have different versions."""
-    if client.server_version and client.server_version != __version__:
-        output.note(
-            f"This command is version {__version__}, the server {client.server_version}. "
-            "Install the same version where something is missing or refused."
-        )

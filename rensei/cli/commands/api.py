@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 import typer
 
+from rensei.cli.app import app
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_document
 from rensei.cli.session import Session, command
@@ -15,10 +16,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BASE = "/api/v1/"
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "api")(api)
-
-
+@command(app, "api")
 def api(
     session: Session,
     words: Annotated[list[str], typer.Argument(metavar="[METHOD] PATH", help="Such as GET /runs", show_default=False)],

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.inputs import Yes, confirm
 from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-catalog = typer.Typer(no_args_is_help=True, help="The models that profiles may name, with their prices.")
+catalog = group("catalog", help="The models that profiles may name, with their prices.")
 
 Id = Annotated[
     str,
@@ -41,10 +42,6 @@ DETAILS: Columns = {
     "Answered by": "answeredBy",
     "Of": "scope",
 }
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(catalog, name="catalog")
 
 
 @command(catalog, "list")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import app
 from rensei.cli.client import Client, at
 from rensei.cli.commands.profiles import Effort, Pool, read_json
 from rensei.cli.commands.runs import Writer, watch
@@ -18,10 +19,7 @@ from rensei.cli.machine import logins, work
 from rensei.cli.session import Session, command
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "dispatch")(dispatch)
-
-
+@command(app, "dispatch")
 def dispatch(
     session: Session,
     prompt: Annotated[

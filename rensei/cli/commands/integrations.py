@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
-integrations = typer.Typer(no_args_is_help=True, help="The organization's own keys at providers (byok).")
+integrations = group("integration", help="The organization's own keys at providers (byok).")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the integration", show_default=False)]
 COLUMNS: Columns = {
@@ -23,10 +24,6 @@ COLUMNS: Columns = {
     "Default": "isDefault",
     "Last used": "lastUsedAt",
 }
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(integrations, name="integration")
 
 
 @command(integrations, "list")

@@ -5,14 +5,15 @@ from typing import Annotated
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import Yes, confirm
 from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
-members = typer.Typer(no_args_is_help=True, help="The people of the organization, and their roles.")
-audits = typer.Typer(no_args_is_help=True, help="The audit log: who did what to which object.")
+members = group("member", help="The people of the organization, and their roles.")
+audits = group("audit", help="The audit log: who did what to which object.")
 
 ROLES = ("owner", "admin", "member", "auditor")
 MEMBERS: Columns = {"Email": "email", "Role": "role", "Name": Text("name"), "Since": "createdAt", "Id": "id"}
@@ -45,11 +46,6 @@ Role = Annotated[
         help="owner, admin, member or auditor", show_default=False, autocompletion=completion.of_words(*ROLES)
     ),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(members, name="member")
-    app.add_typer(audits, name="audit")
 
 
 @command(members, "list")

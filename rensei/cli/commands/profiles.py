@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import Yes, confirm, read_text
@@ -14,7 +15,7 @@ from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-profiles = typer.Typer(no_args_is_help=True, help="Named ways to call a model.")
+profiles = group("profile", help="Named ways to call a model.")
 
 Id = Annotated[
     str,
@@ -82,10 +83,6 @@ DETAILS: Columns = {
     "Provider config": "providerConfig",
     "Changed": "updatedAt",
 }
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(profiles, name="profile")
 
 
 @command(profiles, "list")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import Yes, confirm, read_document
@@ -13,15 +14,10 @@ from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-projects = typer.Typer(no_args_is_help=True, help="Projects of the organization.")
-policies = typer.Typer(no_args_is_help=True, help="Which auth modes are allowed, by organization or project.")
+projects = group("project", help="Projects of the organization.")
+policies = group("policy", help="Which auth modes are allowed, by organization or project.")
 
 COLUMNS: Columns = {"Id": "id", "Name": Text("name"), "Created": "createdAt"}
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(projects, name="project")
-    app.add_typer(policies, name="policy")
 
 
 @command(projects, "list")

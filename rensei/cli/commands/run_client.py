@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from rensei.cli.app import app
 from rensei.cli.client import Client, at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import duration
@@ -23,11 +24,8 @@ NOT_FOUND = 127
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
-def add_to(app: typer.Typer) -> None:
-    # Options after the program's name belong to the program.
-    command(app, "exec", context_settings={"allow_interspersed_args": False})(run_client)
-
-
+# Options after the program's name belong to the program.
+@command(app, "exec", context_settings={"allow_interspersed_args": False})
 def run_client(
     session: Session,
     program: Annotated[

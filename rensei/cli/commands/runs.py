@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import Client, at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import moment
@@ -14,7 +15,7 @@ from rensei.cli.output import Columns, Output
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-runs = typer.Typer(no_args_is_help=True, help="What was dispatched.")
+runs = group("run", help="What was dispatched.")
 
 Id = Annotated[
     str,
@@ -45,10 +46,6 @@ DETAILS: Columns = {
     "Error": lambda run: f"{run['error']['code']}: {run['error']['detail']}" if run["error"] else None,
     "Ended": "finishedAt",
 }
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(runs, name="run")
 
 
 @command(runs, "list")

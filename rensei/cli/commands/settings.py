@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import app, group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
-tokens = typer.Typer(no_args_is_help=True, help="API tokens.")
-hosts = typer.Typer(no_args_is_help=True, help="Machines that ran `rensei setup`.")
-pools = typer.Typer(no_args_is_help=True, help="Capacity pools: where runs run.")
+tokens = group("token", help="API tokens.")
+hosts = group("host", help="Machines that ran `rensei setup`.")
+pools = group("pool", help="Capacity pools: where runs run.")
 
 TOKENS: Columns = {
     "Id": "id",
@@ -51,13 +52,7 @@ USAGE: Columns = {
 GROUPS = ("day", "model", "mode", "project", "profile")
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "usage")(usage)
-    app.add_typer(tokens, name="token")
-    app.add_typer(hosts, name="host")
-    app.add_typer(pools, name="pool")
-
-
+@command(app, "usage")
 def usage(
     session: Session,
     since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day, 2026-11-01")] = None,

@@ -10,15 +10,15 @@ import typer
 
 from rensei import __version__
 from rensei.cli import config, tokens
+from rensei.cli.app import app
 from rensei.cli.client import Client, at
-from rensei.cli.commands.account import note_versions
 from rensei.cli.config import Context
 from rensei.cli.errors import ADD_ALL, Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
 from rensei.cli.output import Columns, Output, Text
-from rensei.cli.session import Flags, Session, check_org, check_url, command
+from rensei.cli.session import Flags, Session, check_org, check_url, command, note_versions
 from rensei.cli.tokens import TokenUnreadable
 
 USUAL_URL = "http://127.0.0.1:8000"
@@ -29,11 +29,7 @@ To run host-session profiles here, log in with one of Anthropic's own tools:
 Rensei never sees either login. Run `rensei setup` again afterwards."""
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "setup")(setup)
-    command(app, "doctor")(doctor)
-
-
+@command(app, "setup")
 def setup(
     session: Session,
     interactive: Annotated[bool, typer.Option("--interactive/--no-interactive", help="Ask for what is missing")] = True,
@@ -60,6 +56,7 @@ def setup(
     steps.end()
 
 
+@command(app, "doctor")
 def doctor(session: Session) -> None:
     """Check everything that this command needs. Ends with 1 where something is missing."""
     _show(session.output, _check_all(session))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rensei.cli.app import app
 from rensei.cli.session import Session, command
 
 
@@ -14,10 +15,7 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "completion")(completion)
-
-
+@command(app, "completion")
 def completion(
     session: Session, shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish", show_default=False)]
 ) -> None:

@@ -4,14 +4,12 @@ import signal
 import time
 from types import FrameType
 
-import typer
-
-from rensei.cli.commands.account import note_versions
+from rensei.cli.app import app
 from rensei.cli.config import Context
 from rensei.cli.errors import Refused
 from rensei.cli.machine import logins, work
 from rensei.cli.output import Output
-from rensei.cli.session import Session, command
+from rensei.cli.session import Session, command, note_versions
 
 # The server answers as soon as there is a run. Ctrl-C waits for that answer, which may already contain a run.
 WAIT_SECONDS = 5
@@ -19,10 +17,7 @@ PAUSE_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 15.0
 
 
-def add_to(app: typer.Typer) -> None:
-    command(app, "worker")(worker)
-
-
+@command(app, "worker")
 def worker(session: Session) -> None:
     """
     Carry out the host-session runs that wait for this machine, until Ctrl-C.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rensei.cli import completion
+from rensei.cli.app import group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
 from rensei.cli.inputs import Yes, confirm, read_document, read_text
@@ -16,7 +17,7 @@ from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-workflows = typer.Typer(no_args_is_help=True, help="Calls to models that wait for each other.")
+workflows = group("workflow", help="Calls to models that wait for each other.")
 
 Id = Annotated[
     str,
@@ -44,10 +45,6 @@ NODES: Columns = {
 }
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 LOOK_SECONDS = 0.5
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(workflows, name="workflow")
 
 
 @command(workflows, "apply")
