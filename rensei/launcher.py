@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Self
 
 from rensei import layout
+from rensei.core import private_files
 
 LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_SECONDS = 0.1
@@ -51,18 +52,10 @@ def create_data_dir(path: Path) -> None:
 
 def create_secret_key(path: Path) -> None:
     """Generate Django's `SECRET_KEY` once, in a file that is complete and private from its first moment."""
-    if path.exists():
-        return
-    scratch = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(64))
-    try:
-        # Unlike a rename, a link never replaces a key that another start has made in the meantime.
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
+    # Another start may make one in the meantime.
+    with contextlib.suppress(FileExistsError):
+        if not path.exists():
+            private_files.create(path, secrets.token_urlsafe(64))
 
 
 def wait_until_ready(*, port: int, token: str, seconds_max: float) -> str:

@@ -25,6 +25,7 @@ from billing.integrity import anchor_files, digests
 from billing.integrity.anchor_files import text_of
 from billing.integrity.digests import START
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
+from rensei.core import private_files
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
@@ -173,17 +174,10 @@ def _write_mark(newest: LedgerAnchor, key: bytes) -> None:
     path, digest = mark_path(), digest_of(newest)
     assert newest.counter is not None
     content = {"counter": newest.counter, "digest": digest, "signature": _sign_mark(newest.counter, digest, key)}
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(json.dumps(content) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        private_files.replace(path, json.dumps(content) + "\n")
     except OSError as fault:
         logger.warning("ledger_mark_not_written", path=str(path), fault=type(fault).__name__)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _sign_mark(counter: int, digest: str, key: bytes) -> str:
@@ -219,14 +213,4 @@ def _ensure_key() -> bytes:
 
 def create_key(path: Path) -> None:
     """Write a random key. The file is written atomically and never replaces an existing one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(KEY_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # Unlike a rename, a link fails if the name is in use.
-        os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    private_files.create(path, secrets.token_hex(KEY_BYTES) + "\n")

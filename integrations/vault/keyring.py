@@ -18,6 +18,7 @@ from django.conf import settings
 
 from integrations.models import DataKey
 from integrations.vault.errors import KekUnavailable
+from rensei.core import private_files
 from rensei.core.ids import new_id
 
 KEY_BYTES = 32
@@ -59,23 +60,7 @@ def create(path: Path) -> None:
     kek_id = new_id("kek")
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
     text = json.dumps({"current": kek_id, "keys": {kek_id: key}}, indent=2) + "\n"
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # Unlike a rename, a link fails if the name is in use.
-        os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    private_files.create(path, text)
 
 
 def load(path: Path) -> Keyring:

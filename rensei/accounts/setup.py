@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from django.conf import settings
 
 from rensei.accounts.people import insert_person
+from rensei.core import private_files
 from rensei.core.errors import NotFound
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
@@ -21,11 +21,7 @@ def link() -> str | None:
     if not is_open():
         return None
     code = secrets.token_urlsafe(32)
-    scratch = _code_file().with_suffix(f".{os.getpid()}")
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(_digest(code))
-    scratch.replace(_code_file())
+    private_files.replace(_code_file(), _digest(code))
     return f"{settings.PUBLIC_URL}/setup?code={code}"
 
 

@@ -1,6 +1,5 @@
 """`manage.py create_secrets`: the secrets of an installation of several containers, each in a file of its own."""
 
-import os
 import secrets
 from argparse import ArgumentParser
 from pathlib import Path
@@ -12,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.integrity import anchors
 from integrations.vault import keyring
 from rensei import launcher
+from rensei.core import private_files
 
 
 class Command(BaseCommand):
@@ -31,13 +31,10 @@ class Command(BaseCommand):
         launcher.create_secret_key(folder / "secret_key")
         keyring.create(folder / "keyring.json")
         anchors.create_key(folder / "ledger_anchor.key")
-        _write(folder / "postgres_password", password)
-        _write(folder / "database_url", f"postgres://rensei:{quote(password)}@{database_host}:5432/rensei")
+        private_files.create(folder / "postgres_password", password)
+        private_files.create(
+            folder / "database_url", f"postgres://rensei:{quote(password)}@{database_host}:5432/rensei"
+        )
         self.stdout.write(
             f"Made {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}. Back them up."
         )
-
-
-def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
