@@ -1,5 +1,8 @@
 """Entitlements, the shared quota, the cost ledger and its roll-ups."""
 
+import operator
+from functools import reduce
+
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
@@ -8,6 +11,7 @@ from django.utils import timezone
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.ids import PublicIdField
 from rensei.core.money import PICODOLLARS_PER_DOLLAR
+from rensei.core.token_classes import COUNTS, OF_TOKENS, PRICE_COLUMNS, WEB_SEARCHES
 from rensei.core.whole_numbers import WholeNumberField
 from rensei.orgs.models import Org, OrgScopedQuerySet
 
@@ -153,7 +157,7 @@ class BudgetHold(models.Model):
         return self.run_id
 
 
-# The fields of a ledger line that describe the call, and the counts that determine its price.
+# The fields of a ledger line that describe the call.
 CALL_COLUMNS = (
     "org_id",
     "run_id",
@@ -170,13 +174,13 @@ CALL_COLUMNS = (
     "served_model_id",
     "provider_request_id",
 )
-COUNT_COLUMNS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "web_search_requests",
+# A call that searched the web has a price for it.
+_TOKENS_TIMES_PRICE = reduce(
+    operator.add,
+    [
+        *(F(one.count) * F(one.column) for one in OF_TOKENS),
+        F(WEB_SEARCHES.count) * Coalesce(F(WEB_SEARCHES.column), 0),
+    ],
 )
 
 
@@ -253,41 +257,16 @@ class CostEvent(models.Model):
             ),
             models.CheckConstraint(
                 name="charge_counts_are_not_negative",
-                condition=Q(kind="adjustment")
-                | Q(
-                    input_tokens__gte=0,
-                    output_tokens__gte=0,
-                    cache_read_tokens__gte=0,
-                    cache_write_5m_tokens__gte=0,
-                    cache_write_1h_tokens__gte=0,
-                    web_search_requests__gte=0,
-                ),
+                condition=Q(kind="adjustment") | Q(**{f"{count}__gte": 0 for count in COUNTS}),
             ),
             models.CheckConstraint(
                 name="amount_is_tokens_times_price",
-                condition=Q(
-                    amount_picodollars=None,
-                    input_picodollars=None,
-                    output_picodollars=None,
-                    cache_read_picodollars=None,
-                    cache_write_5m_picodollars=None,
-                    cache_write_1h_picodollars=None,
-                    web_search_picodollars=None,
-                )
+                condition=Q(amount_picodollars=None, **dict.fromkeys(PRICE_COLUMNS))
                 | (Q(web_search_requests=0) | Q(web_search_picodollars__isnull=False))
                 & Q(
                     amount_picodollars__isnull=False,
-                    input_picodollars__isnull=False,
-                    output_picodollars__isnull=False,
-                    cache_read_picodollars__isnull=False,
-                    cache_write_5m_picodollars__isnull=False,
-                    cache_write_1h_picodollars__isnull=False,
-                    amount_picodollars=F("input_tokens") * F("input_picodollars")
-                    + F("output_tokens") * F("output_picodollars")
-                    + F("cache_read_tokens") * F("cache_read_picodollars")
-                    + F("cache_write_5m_tokens") * F("cache_write_5m_picodollars")
-                    + F("cache_write_1h_tokens") * F("cache_write_1h_picodollars")
-                    + F("web_search_requests") * Coalesce(F("web_search_picodollars"), 0),
+                    amount_picodollars=_TOKENS_TIMES_PRICE,
+                    **{f"{one.column}__isnull": False for one in OF_TOKENS},
                 ),
             ),
             models.CheckConstraint(

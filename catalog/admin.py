@@ -14,6 +14,7 @@ from catalog.models import CatalogEntry, CatalogSetting, Price
 from catalog.providers import PROVIDERS
 from rensei.audit.record import record_operator
 from rensei.core.errors import FieldError
+from rensei.core.token_classes import OF_TOKENS
 from rensei.orgs.models import User
 
 
@@ -77,11 +78,7 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 # as a call's usage, then cost less than 2^63 picodollars, including the factors of region and speed.
 TOKEN_PRICE_MAX = 2 * 10**9
 PRICES_MAX = {
-    "input_microdollars": TOKEN_PRICE_MAX,
-    "output_microdollars": TOKEN_PRICE_MAX,
-    "cache_write_5m_microdollars": TOKEN_PRICE_MAX,
-    "cache_write_1h_microdollars": TOKEN_PRICE_MAX,
-    "cache_read_microdollars": TOKEN_PRICE_MAX,
+    **dict.fromkeys((one.in_catalog for one in OF_TOKENS), TOKEN_PRICE_MAX),
     "web_search_picodollars": 10**11,
 }
 

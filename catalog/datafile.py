@@ -9,8 +9,10 @@ from typing import Any
 
 from catalog.models import Price
 from catalog.providers import PROVIDERS
+from rensei.core.api import camel
 from rensei.core.money import microdollars_per_mtok
 from rensei.core.periods import start_of
+from rensei.core.token_classes import OF_TOKENS, TOKEN_CLASSES
 
 FOLDER = Path(__file__).parent / "data"
 CURRENCY = "USD"
@@ -128,11 +130,7 @@ def _band(price: dict[str, Any]) -> dict[str, int | None]:
     search_cents = price["webSearchCentsPerThousand"]
     return {
         "above_prompt_tokens": price["abovePromptTokens"],
-        "input_microdollars": microdollars_per_mtok(price["inputCents"]),
-        "output_microdollars": microdollars_per_mtok(price["outputCents"]),
-        "cache_write_5m_microdollars": microdollars_per_mtok(price["cacheWrite5mCents"]),
-        "cache_write_1h_microdollars": microdollars_per_mtok(price["cacheWrite1hCents"]),
-        "cache_read_microdollars": microdollars_per_mtok(price["cacheReadCents"]),
+        **{one.in_catalog: microdollars_per_mtok(price[f"{camel(one.price)}Cents"]) for one in OF_TOKENS},
         "web_search_picodollars": (
             None if search_cents is None else search_cents * PICODOLLARS_PER_CENT // SEARCHES_PER_PRICE
         ),
@@ -141,15 +139,8 @@ def _band(price: dict[str, Any]) -> dict[str, int | None]:
 
 def band_of(price: Price) -> dict[str, int | None]:
     """Convert a stored price to the names and order of a data file's band, to compare the two."""
-    return {
-        "above_prompt_tokens": price.above_prompt_tokens,
-        "input_microdollars": price.input_microdollars,
-        "output_microdollars": price.output_microdollars,
-        "cache_write_5m_microdollars": price.cache_write_5m_microdollars,
-        "cache_write_1h_microdollars": price.cache_write_1h_microdollars,
-        "cache_read_microdollars": price.cache_read_microdollars,
-        "web_search_picodollars": price.web_search_picodollars,
-    }
+    names = ("above_prompt_tokens", *(one.in_catalog for one in TOKEN_CLASSES))
+    return {name: getattr(price, name) for name in names}
 
 
 def _day(text: str | None) -> date | None:

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 from catalog.models import CatalogEntry, Price
 from catalog.providers import PROVIDERS
+from rensei.core.api import camel
 from rensei.core.money import cents_per_mtok
 from rensei.core.periods import written
+from rensei.core.token_classes import OF_TOKENS
 from rensei.core.usage import Usage
-
-_PRICES_OF_TOKENS = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +103,8 @@ def cost(usage: Usage, prices: UnitPrices) -> int:
 
     :raises ValueError: if the call searched the web and searches have no price: unknown is never 0
     """
-    return (
-        usage.input_tokens * prices.input
-        + usage.output_tokens * prices.output
-        + usage.cache_write_5m_tokens * prices.cache_write_5m
-        + usage.cache_write_1h_tokens * prices.cache_write_1h
-        + usage.cache_read_tokens * prices.cache_read
-        + _searches(usage.web_search_requests, prices)
-    )
+    of_tokens = sum(getattr(usage, one.count) * getattr(prices, one.price) for one in OF_TOKENS)
+    return of_tokens + _searches(usage.web_search_requests, prices)
 
 
 def worst_case(
@@ -155,20 +149,17 @@ def wire(bands: Sequence[UnitPrices], effective_from: datetime | None) -> dict[s
 
 @lru_cache(maxsize=1024)
 def _multiplied(prices: UnitPrices, up: int, down: int) -> UnitPrices:
+    names = [one.price for one in OF_TOKENS]
     # Every call uses the same few results, and the arguments and results of the cache are immutable.
-    return replace(prices, **{name: -(-getattr(prices, name) * up // down) for name in _PRICES_OF_TOKENS})
+    return replace(prices, **{name: -(-getattr(prices, name) * up // down) for name in names})
 
 
 def _unit_prices(price: Price) -> UnitPrices:
     # Microdollars per million tokens are picodollars per token: the same number.
     return UnitPrices(
         above_prompt_tokens=price.above_prompt_tokens,
-        input=price.input_microdollars,
-        output=price.output_microdollars,
-        cache_write_5m=price.cache_write_5m_microdollars,
-        cache_write_1h=price.cache_write_1h_microdollars,
-        cache_read=price.cache_read_microdollars,
         web_search=price.web_search_picodollars,
+        **{one.price: getattr(price, one.in_catalog) for one in OF_TOKENS},
     )
 
 
@@ -189,10 +180,4 @@ def _dearest_prompt_token(band: UnitPrices, prompt_caching: str) -> int:
 
 
 def _cents(band: UnitPrices) -> dict[str, int | float]:
-    return {
-        "inputPerMTokenCents": cents_per_mtok(band.input),
-        "outputPerMTokenCents": cents_per_mtok(band.output),
-        "cacheWrite5mPerMTokenCents": cents_per_mtok(band.cache_write_5m),
-        "cacheWrite1hPerMTokenCents": cents_per_mtok(band.cache_write_1h),
-        "cacheReadPerMTokenCents": cents_per_mtok(band.cache_read),
-    }
+    return {f"{camel(one.price)}PerMTokenCents": cents_per_mtok(getattr(band, one.price)) for one in OF_TOKENS}

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from datetime import date
 from itertools import groupby
 from typing import Any
@@ -12,26 +11,17 @@ from billing.ledger.roll_ups import KEY, SUMS
 from billing.limits.shared_spending import PLATFORM
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedSpending, SharedUsage, Statement, UsageDaily
 from billing.statements import statements
-from catalog.pricing import UnitPrices
+from rensei.core.token_classes import COUNTS, PRICE_COLUMNS
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org
 
 BATCH = 1000
-# Each count of a line and the column of its price.
-PRICED = {
-    "input_tokens": "input_picodollars",
-    "output_tokens": "output_picodollars",
-    "cache_read_tokens": "cache_read_picodollars",
-    "cache_write_5m_tokens": "cache_write_5m_picodollars",
-    "cache_write_1h_tokens": "cache_write_1h_picodollars",
-    "web_search_requests": "web_search_picodollars",
-}
 COUNTED = tuple(name for name in SUMS if name not in {"calls", "unpriced"})
 
 
 def line_differences(line: CostEvent) -> Iterator[Difference]:
     """Recompute a line's amount from its own counts and prices. Unknown is never 0."""
-    prices = {count: getattr(line, price) for count, price in PRICED.items()}
+    prices = {count: getattr(line, price) for count, price in zip(COUNTS, PRICE_COLUMNS, strict=True)}
     expected = None
     if prices["input_tokens"] is not None:
         expected = sum(getattr(line, count) * (price or 0) for count, price in prices.items())
@@ -63,15 +53,7 @@ def in_order(lines: Sequence[CostEvent]) -> list[CostEvent]:
 
 def usage_of(lines: Sequence[CostEvent]) -> Usage:
     """Add up the counts of lines."""
-    return Usage(**{part.name: sum(getattr(line, part.name) for line in lines) for part in fields(Usage)})
-
-
-def prices_of(line: CostEvent) -> UnitPrices | None:
-    """The unit prices of a line. The ledger does not store a band's threshold, so it is 0."""
-    if line.amount_picodollars is None:
-        return None
-    named = {column.removesuffix("_picodollars"): getattr(line, column) for column in PRICED.values()}
-    return UnitPrices(above_prompt_tokens=0, **named)
+    return sum((Usage.of(line) for line in lines), start=Usage())
 
 
 def sum_differences() -> Iterator[Difference]:

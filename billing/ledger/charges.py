@@ -1,7 +1,7 @@
 """Writing ledger lines: charges and their corrections."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from billing.ledger import roll_ups
@@ -11,17 +11,10 @@ from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import insert_all
 from rensei.core.instances import made_like
+from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.transactions import assert_open
 from rensei.core.usage import Usage
 
-PRICE_COLUMNS = {
-    "input": "input_picodollars",
-    "output": "output_picodollars",
-    "cache_read": "cache_read_picodollars",
-    "cache_write_5m": "cache_write_5m_picodollars",
-    "cache_write_1h": "cache_write_1h_picodollars",
-    "web_search": "web_search_picodollars",
-}
 _BLANK = CostEvent()
 
 
@@ -86,7 +79,7 @@ def record_adjustment(
     assert_open()
     written = [charge, *CostEvent.objects.filter(adjusts=charge)]
     standing = _usage_by_prices(written)
-    final = _prices_of(charge) if prices is None else replace(prices, above_prompt_tokens=0)
+    final = prices_of(charge) if prices is None else replace(prices, above_prompt_tokens=0)
 
     line = _adjustment_line(charge, usage=usage - standing.pop(final, Usage()), prices=final)
     taken_back = [
@@ -124,7 +117,7 @@ def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
     vars(line).update(usage.as_dict())
     if prices is None or (prices.web_search is None and usage.web_search_requests):
         return
-    vars(line).update({column: getattr(prices, price) for price, column in PRICE_COLUMNS.items()})
+    vars(line).update({one.column: getattr(prices, one.price) for one in TOKEN_CLASSES})
     line.amount_picodollars = cost(usage, prices)
 
 
@@ -139,19 +132,13 @@ def _adjustment_line(charge: CostEvent, *, usage: Usage, prices: UnitPrices | No
 def _usage_by_prices(lines: Iterable[CostEvent]) -> dict[UnitPrices | None, Usage]:
     totals: dict[UnitPrices | None, Usage] = {}
     for line in lines:
-        prices = _prices_of(line)
-        totals[prices] = totals.get(prices, Usage()) + _usage_of(line)
+        prices = prices_of(line)
+        totals[prices] = totals.get(prices, Usage()) + Usage.of(line)
     return totals
 
 
-def _usage_of(line: CostEvent) -> Usage:
-    return Usage(**{part.name: getattr(line, part.name) for part in fields(Usage)})
-
-
-def _prices_of(line: CostEvent) -> UnitPrices | None:
+def prices_of(line: CostEvent) -> UnitPrices | None:
     """The frozen prices of a line. The ledger does not store a band's threshold, so it is always 0."""
     if line.amount_picodollars is None:
         return None
-    return UnitPrices(
-        above_prompt_tokens=0, **{price: getattr(line, column) for price, column in PRICE_COLUMNS.items()}
-    )
+    return UnitPrices(above_prompt_tokens=0, **{one.price: getattr(line, one.column) for one in TOKEN_CLASSES})

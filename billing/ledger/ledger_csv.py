@@ -5,15 +5,15 @@ from datetime import UTC
 
 from django.db.models import Q, QuerySet
 
-from billing.models import CALL_COLUMNS, COUNT_COLUMNS, CostEvent
-from rensei.core import csv_file
+from billing.models import CALL_COLUMNS, CostEvent
+from rensei.core import csv_file, token_classes
 from rensei.core.csv_file import cell
 from rensei.core.money import dollars
 
 PAGE = 1000
 # The organization is the reader's own, and the signing credential is for operators only, so both are left out.
 TEXTS = ("id", "kind", "adjusts_id", *(name for name in CALL_COLUMNS if name not in ("org_id", "credential_id")))
-COUNTS = (*COUNT_COLUMNS, "thinking_tokens")
+COUNTS = (*token_classes.COUNTS, "thinking_tokens")
 HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", "estimated")
 
 

@@ -8,17 +8,12 @@ from typing import Any
 
 from django.db import connection
 
-from billing.models import COUNT_COLUMNS, CostEvent, UsageDaily
+from billing.models import CostEvent, UsageDaily
+from rensei.core.token_classes import COUNTS
 from rensei.core.whole_numbers import WholeNumberField
 
 KEY = ("org_id", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id")
-SUMS = (
-    "calls",
-    "unpriced",
-    *COUNT_COLUMNS,
-    "amount_picodollars",
-    "billed_picodollars",
-)
+SUMS = ("calls", "unpriced", *COUNTS, "amount_picodollars", "billed_picodollars")
 # These sums may exceed 2^63. Counts do not: a call has at most twenty million tokens of a class.
 _WHOLE = frozenset(
     {name for name in SUMS if isinstance(UsageDaily._meta.get_field(name), WholeNumberField)}  # noqa: SLF001

@@ -35,7 +35,7 @@ class StatementAnswer(StatementSummaryAnswer):
 
         provider = serializers.CharField()
         served_model = serializers.CharField(source="served_model_id")
-        token_class = serializers.ChoiceField(source="token_class", choices=list(statements.CLASSES))
+        token_class = serializers.ChoiceField(source="token_class", choices=[one.price for one in statements.CLASSES])
         count = serializers.IntegerField()
         unit_usd = DollarsField(source="unit_picodollars", help_text="For one token, or one search")
         amount_usd = DollarsField(source="amount_picodollars")

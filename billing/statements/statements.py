@@ -22,19 +22,13 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound
 from rensei.core.periods import end_of, month_of, start_of, written
+from rensei.core.token_classes import COUNTS, TOKEN_CLASSES, WEB_SEARCHES
 from rensei.core.transactions import durable
 from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.models import Org, OrgScopedQuerySet, User
 
-# Each class of tokens, with its count columns and its unit price columns.
-CLASSES = {
-    "input": ("input_tokens", "input_picodollars"),
-    "cache_read": ("cache_read_tokens", "cache_read_picodollars"),
-    "cache_write_5m": ("cache_write_5m_tokens", "cache_write_5m_picodollars"),
-    "cache_write_1h": ("cache_write_1h_tokens", "cache_write_1h_picodollars"),
-    "output": ("output_tokens", "output_picodollars"),
-    "web_search": ("web_search_requests", "web_search_picodollars"),
-}
+# In the order of a statement's lines: the prompt, the answer, the searches.
+CLASSES = sorted(TOKEN_CLASSES, key=lambda one: (one == WEB_SEARCHES, one.price == "output"))
 # A settlement reads the clock before it writes, and retries while the database is unavailable.
 SETTLED_AFTER = timedelta(hours=1)
 
@@ -214,21 +208,21 @@ def _billed_by_month(days: OrgScopedQuerySet[UsageDaily]) -> dict[date, int]:
 
 def _lines(owed: OrgScopedQuerySet[CostEvent]) -> list[StatementLine]:
     """The charges, at their full amount, summed by model, class and price."""
-    prices = [price for _, price in CLASSES.values()]
+    prices = [one.column for one in CLASSES]
     groups = (
         owed.filter(kind=CostEvent.Kind.CHARGE)
         .order_by("provider", "served_model_id", *prices)
         .values("provider", "served_model_id", *prices)
-        .annotate(**{f"sum_{count}": Sum(count) for count, _ in CLASSES.values()})
+        .annotate(**{f"sum_{count}": Sum(count) for count in COUNTS})
     )
     totals: dict[tuple[str, str, str, int], int] = {}
     for group in groups:
-        for token_class, (count, price) in CLASSES.items():
-            if group[f"sum_{count}"]:
-                key = (group["provider"], group["served_model_id"], token_class, group[price])
+        for one in CLASSES:
+            if count := group[f"sum_{one.count}"]:
+                key = (group["provider"], group["served_model_id"], one.price, group[one.column])
                 # PostgreSQL returns the sum of large integers as a decimal.
-                totals[key] = totals.get(key, 0) + int(group[f"sum_{count}"])
-    places = list(CLASSES)
+                totals[key] = totals.get(key, 0) + int(count)
+    places = [one.price for one in CLASSES]
     return [
         StatementLine(
             provider=provider, served_model_id=model, token_class=token_class, count=count, unit_picodollars=price

@@ -6,29 +6,11 @@ from dataclasses import dataclass
 from billing.models import CostEvent
 from catalog import pricing
 from catalog.pricing import UnitPrices
+from rensei.core.token_classes import TOKEN_CLASSES, WEB_SEARCHES, TokenClass
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Run
 
-
-@dataclass(frozen=True)
-class Class:
-    """A class of tokens, or of requests with a price each: its label and its fields in `Usage` and prices."""
-
-    label: str
-    count: str
-    price: str
-
-
-CLASSES = [
-    Class("Input", "input_tokens", "input"),
-    Class("Output", "output_tokens", "output"),
-    Class("Cache read", "cache_read_tokens", "cache_read"),
-    Class("Cache write, 5 minutes", "cache_write_5m_tokens", "cache_write_5m"),
-    Class("Cache write, 1 hour", "cache_write_1h_tokens", "cache_write_1h"),
-    Class("Web searches", "web_search_requests", "web_search"),
-]
 SHOWN_AT_ZERO = ("Input", "Output")
-PRICED_EACH = "Web searches"
 
 
 @dataclass(frozen=True)
@@ -45,10 +27,10 @@ class Line:
 
 def of_ledger(events: Iterable[CostEvent]) -> list[Line]:
     """Return the lines of a run that has ended. Adjustments are added to their charges; a 0 is omitted."""
-    counts: dict[tuple[str, Class, int | None], int] = {}
+    counts: dict[tuple[str, TokenClass, int | None], int] = {}
     for event in events:
-        for one in CLASSES:
-            price = None if event.amount_picodollars is None else getattr(event, f"{one.price}_picodollars")
+        for one in TOKEN_CLASSES:
+            price = None if event.amount_picodollars is None else getattr(event, one.column)
             key = (event.served_model_id, one, price)
             counts[key] = counts.get(key, 0) + getattr(event, one.count)
     lines = [_line(model, one, count, price) for (model, one, price), count in counts.items()]
@@ -61,11 +43,11 @@ def so_far(run: Run, usage: Usage) -> list[Line]:
     prices = pricing.band_for(bands, prompt_tokens=usage.prompt_tokens) if bands else None
     return [
         _line(run.served_model_id, one, getattr(usage, one.count), getattr(prices, one.price) if prices else None)
-        for one in CLASSES
+        for one in TOKEN_CLASSES
         if getattr(usage, one.count) or one.label in SHOWN_AT_ZERO
     ]
 
 
-def _line(model: str, one: Class, count: int, price: int | None) -> Line:
+def _line(model: str, one: TokenClass, count: int, price: int | None) -> Line:
     amount = 0 if not count and price is None else None if price is None else count * price
-    return Line(model, one.label, count, price, amount, is_each=one.label == PRICED_EACH)
+    return Line(model, one.label, count, price, amount, is_each=one == WEB_SEARCHES)

@@ -37,6 +37,11 @@ class Usage:
         return dict(vars(self))
 
     @classmethod
+    def of(cls, line: object) -> Self:
+        """Read the counts of a ledger line, which has the same names."""
+        return cls(**{name: getattr(line, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         return cls(**data)
 

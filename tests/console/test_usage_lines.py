@@ -5,14 +5,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.models import COUNT_COLUMNS, CostEvent
+from billing.models import CostEvent
 from catalog.pricing import UnitPrices, cost
 from rensei.console import usage_lines
+from rensei.core.token_classes import COUNTS
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Run
 
 PRICES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "web_search")
-counts = st.fixed_dictionaries({name: st.integers(0, 10**6) for name in COUNT_COLUMNS})
+counts = st.fixed_dictionaries({name: st.integers(0, 10**6) for name in COUNTS})
 prices = st.fixed_dictionaries({name: st.sampled_from([0, 1_000, 2_500, 4_000_000]) for name in PRICES})
 
 
@@ -33,7 +34,7 @@ def ledgers(draw: Any) -> list[CostEvent]:
     for event in list(events):
         if draw(st.booleans()):
             back = CostEvent(served_model_id=event.served_model_id)
-            for name in COUNT_COLUMNS:
+            for name in COUNTS:
                 setattr(back, name, -getattr(event, name))
             for name in PRICES:
                 setattr(back, f"{name}_picodollars", getattr(event, f"{name}_picodollars"))
@@ -50,13 +51,13 @@ class TestOfLedger:
 
         known = [line.amount for line in lines if line.amount is not None]
         assert sum(known) == sum(event.amount_picodollars or 0 for event in events)
-        for one in usage_lines.CLASSES:
+        for one in usage_lines.TOKEN_CLASSES:
             shown = sum(line.count for line in lines if line.label == one.label)
             assert shown == sum(getattr(event, one.count) for event in events)
 
     def test_has_a_line_for_every_class_that_is_priced(self) -> None:
-        assert {one.count for one in usage_lines.CLASSES} == set(COUNT_COLUMNS)
-        assert {one.price for one in usage_lines.CLASSES} == set(PRICES)
+        assert {one.count for one in usage_lines.TOKEN_CLASSES} == set(COUNTS)
+        assert {one.price for one in usage_lines.TOKEN_CLASSES} == set(PRICES)
 
     def test_shows_nothing_where_nothing_was_called(self) -> None:
         assert usage_lines.of_ledger([]) == []

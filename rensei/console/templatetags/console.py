@@ -18,19 +18,13 @@ from billing.limits.quota import SharedQuota
 from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
+from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import Usage
 from rensei.orgs.storage import Storage
 
 register = template.Library()
 CENT = Decimal("0.01")
-TOKEN_CLASSES = {
-    "input": "Input",
-    "cache_read": "Cache read",
-    "cache_write_5m": "Cache write, 5 minutes",
-    "cache_write_1h": "Cache write, 1 hour",
-    "output": "Output",
-    "web_search": "Web searches",
-}
+LABELS = {one.price: one.label for one in TOKEN_CLASSES}
 VERDICTS = {
     "chosen": "Chosen",
     "allowed": "Allowed, not needed",
@@ -86,7 +80,7 @@ def usd_exact(picodollars: int) -> str:
 
 @register.filter
 def token_class(name: str) -> str:
-    return TOKEN_CLASSES[name]
+    return LABELS[name]
 
 
 @register.filter

@@ -19,6 +19,7 @@ from django.db.models import Exists, OuterRef
 
 from billing.integrity import reconciliation, verification
 from billing.integrity.differences import Difference
+from billing.ledger import charges
 from billing.models import (
     BudgetHold,
     BudgetUsage,
@@ -225,7 +226,7 @@ def _line(run: Run, line: CostEvent) -> Iterator[Difference]:
             kind = f"line-{name.removesuffix('_id').replace('_', '-')}"
             yield _difference(kind, line.org_id, line.id, getattr(run, name), getattr(line, name))
     yield from reconciliation.line_differences(line)
-    found = reconciliation.prices_of(line)
+    found = charges.prices_of(line)
     if found not in _prices_allowed(run, line):
         expected = f"those of {line.served_model_id} when {run.id} was made"
         yield _difference("line-prices", line.org_id, line.id, expected, found)

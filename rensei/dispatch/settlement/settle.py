@@ -283,18 +283,7 @@ def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[st
 
 
 def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
-    used = [
-        Usage(
-            input_tokens=line.input_tokens,
-            output_tokens=line.output_tokens,
-            cache_read_tokens=line.cache_read_tokens,
-            cache_write_5m_tokens=line.cache_write_5m_tokens,
-            cache_write_1h_tokens=line.cache_write_1h_tokens,
-            thinking_tokens=line.thinking_tokens,
-            web_search_requests=line.web_search_requests,
-        )
-        for line in lines
-    ]
+    used = [Usage.of(line) for line in lines]
     amounts = [line.amount_picodollars for line in lines]
     known = [amount for amount in amounts if amount is not None]
     # The newest line of a model's part in an attempt determines whether its amount is still an estimate.
