@@ -7,8 +7,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
-from django.db.models import FloatField, Model, QuerySet
-from django.db.models.functions import Cast
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -22,8 +21,7 @@ from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpend
 from billing.statements import statements
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
-from rensei.orgs.audited_admin import ReadOnlyAdmin
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import KeptAdmin, ReadOnlyAdmin, operator, usd
 
 
 def _dollars_field(label: str, *, help_text: str, required: bool = False) -> forms.DecimalField:
@@ -74,7 +72,7 @@ class EntitlementForm(DollarsForm):
 
 
 @admin.register(Entitlement)
-class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class EntitlementAdmin(KeptAdmin):
     form = EntitlementForm
     list_display = [
         "org", "metered_enabled", "metered_requested_at", "monthly_budget_usd", "shared_runs_per_day", "updated_at"
@@ -89,13 +87,6 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ]  # fmt: skip
     readonly_fields = ["org", "metered_request", "updated_at"]
     actions = ["enable_metered", "disable_metered", "decline_metered", "close_statements"]
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Each organization is created with its row."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
     @admin.display(description="Monthly budget, USD", ordering="monthly_budget_picodollars")
     def monthly_budget_usd(self, row: Entitlement) -> str | None:
@@ -129,15 +120,9 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, f"{declined} request(s) declined.", messages.SUCCESS)
             return None
         context = {
-            **self.admin_site.each_context(request),
-            "title": "Decline requests for metered",
-            "opts": self.opts,
-            "media": self.media,
-            "action": request.POST["action"],
             "entitlements": asking,
-            "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
-        return TemplateResponse(request, "admin/billing/entitlement/confirm_decline.html", context)
+        return self._confirm(request, "confirm_decline", "Decline requests for metered", context)
 
     @admin.action(description="Close statements of past months", permissions=["change"])
     def close_statements(self, request: HttpRequest, queryset: QuerySet[Entitlement]) -> HttpResponse | None:
@@ -147,19 +132,25 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, f"{len(closed)} statement(s) closed.", messages.SUCCESS)
             return None
         context = {
-            **self.admin_site.each_context(request),
-            "title": "Close statements of past months",
-            "opts": self.opts,
-            "media": self.media,
-            "action": request.POST["action"],
             "org_ids": org_ids,
             "months": [
                 (org, summary, dollars(summary.total_picodollars))
                 for org, summary in statements.closable(org_ids, now=database_now())
             ],
+        }
+        return self._confirm(request, "confirm_close", "Close statements of past months", context)
+
+    def _confirm(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
+        """Answer with the page that asks for a confirmation of the action."""
+        context |= {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "media": self.media,
+            "action": request.POST["action"],
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
-        return TemplateResponse(request, "admin/billing/entitlement/confirm_close.html", context)
+        return TemplateResponse(request, f"admin/billing/entitlement/{template}.html", context)
 
     def _set_metered(
         self, request: HttpRequest, queryset: QuerySet[Entitlement], *, enabled: bool
@@ -177,17 +168,11 @@ class EntitlementAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def _ask(self, request: HttpRequest, queryset: QuerySet[Entitlement], *, enabled: bool) -> HttpResponse:
         verb = "Enable" if enabled else "Disable"
         context = {
-            **self.admin_site.each_context(request),
-            "title": f"{verb} metered",
-            "opts": self.opts,
-            "media": self.media,
             "enabled": enabled,
             "verb": verb,
-            "action": request.POST["action"],
             "entitlements": queryset.select_related("org").order_by("org__slug"),
-            "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
-        return TemplateResponse(request, "admin/billing/entitlement/confirm_metered.html", context)
+        return self._confirm(request, "confirm_metered", f"{verb} metered", context)
 
 
 class BillingSettingForm(DollarsForm):
@@ -213,17 +198,11 @@ class BillingSettingForm(DollarsForm):
 
 
 @admin.register(BillingSetting)
-class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class BillingSettingAdmin(KeptAdmin):
     """One row, created by the first visit. The list redirects to it."""
 
     form = BillingSettingForm
     fields = ["shared_runs_per_day", "shared_org_usd_per_day", "shared_platform_usd_per_day"]
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
@@ -240,33 +219,21 @@ class BillingSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class StatementAdmin(ReadOnlyAdmin):
     """The closed statements. An action on the entitlements closes open ones."""
 
-    list_display = ["month", "org", "total_usd", "closed_at", "closed_by", "digest"]
+    list_display = ["month", "org", usd("Total, USD", "total_picodollars"), "closed_at", "closed_by", "digest"]
     list_select_related = ["org"]
     date_hierarchy = "month"
     search_fields = ["org__slug", "=digest"]
     ordering = ["-month", "org__slug"]
-
-    @admin.display(description="Total, USD", ordering=Cast("total_picodollars", FloatField()))
-    def total_usd(self, row: Statement) -> str | None:
-        return dollars(row.total_picodollars)
 
 
 @admin.register(BudgetUsage)
 class BudgetUsageAdmin(ReadOnlyAdmin):
     """What metered runs cost in the newest month, and the most that live runs may still cost."""
 
-    list_display = ["org", "month", "used_usd", "held_usd"]
+    list_display = ["org", "month", usd("Used, USD", "used"), usd("Held, USD", "held")]
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["org__slug"]
-
-    @admin.display(description="Used, USD", ordering=Cast("used", FloatField()))
-    def used_usd(self, row: BudgetUsage) -> str | None:
-        return dollars(row.used)
-
-    @admin.display(description="Held, USD", ordering=Cast("held", FloatField()))
-    def held_usd(self, row: BudgetUsage) -> str | None:
-        return dollars(row.held)
 
 
 @admin.register(SharedUsage)
@@ -282,21 +249,7 @@ class SharedUsageAdmin(ReadOnlyAdmin):
 class SharedSpendingAdmin(ReadOnlyAdmin):
     """What shared runs cost the platform on the newest day, and the most that live runs may still cost."""
 
-    list_display = ["account", "org", "day", "used_usd", "held_usd"]
+    list_display = ["account", "org", "day", usd("Used, USD", "used"), usd("Held, USD", "held")]
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["-day", "account"]
-
-    @admin.display(description="Used, USD", ordering=Cast("used", FloatField()))
-    def used_usd(self, row: SharedSpending) -> str | None:
-        return dollars(row.used)
-
-    @admin.display(description="Held, USD", ordering=Cast("held", FloatField()))
-    def held_usd(self, row: SharedSpending) -> str | None:
-        return dollars(row.held)
-
-
-def operator(request: HttpRequest) -> User:
-    """Return the authenticated operator."""
-    assert isinstance(request.user, User)
-    return request.user

@@ -15,7 +15,7 @@ from catalog.providers import PROVIDERS
 from rensei.audit.record import record_operator
 from rensei.core.errors import FieldError
 from rensei.core.token_classes import OF_TOKENS
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import operator
 
 
 class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -162,6 +162,5 @@ def _is_operators_own(entry: CatalogEntry) -> bool:
 
 def _record(request: HttpRequest, action: str, object_id: str, **detail: Any) -> None:
     """Record an operator's change, in the transaction of the admin's request."""
-    assert isinstance(request.user, User)
     address = request.META.get("REMOTE_ADDR")
-    record_operator(request.user, action, object_id=object_id, address=address, **detail)
+    record_operator(operator(request), action, object_id=object_id, address=address, **detail)

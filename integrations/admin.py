@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
@@ -16,26 +16,7 @@ from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
 from rensei.core.errors import RenseiError
 from rensei.core.form_fields import secret_input
 from rensei.core.secret import Secret
-from rensei.orgs.models import User
-
-
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that are read-only here. Only services write them."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-def _operator(request: HttpRequest) -> User:
-    """Return the authenticated operator."""
-    assert isinstance(request.user, User)
-    return request.user
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 
 
 def _provider_choices() -> list[tuple[str, str]]:
@@ -140,19 +121,19 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         fields = dict(form.cleaned_data)
         api_key = fields.pop("api_key")
         if change:
-            platform.update_platform_key(obj, actor=_operator(request), **fields)
+            platform.update_platform_key(obj, actor=operator(request), **fields)
             if api_key is not None:
-                platform.replace_key(obj, actor=_operator(request), api_key=api_key)
+                platform.replace_key(obj, actor=operator(request), api_key=api_key)
         else:
-            obj.pk = platform.add_platform_key(actor=_operator(request), api_key=api_key, **fields).pk
+            obj.pk = platform.add_platform_key(actor=operator(request), api_key=api_key, **fields).pk
             obj.refresh_from_db()
 
     def delete_model(self, request: HttpRequest, obj: PlatformKey) -> None:
-        platform.remove_platform_key(obj, actor=_operator(request))
+        platform.remove_platform_key(obj, actor=operator(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
         for key in queryset:
-            platform.remove_platform_key(key, actor=_operator(request))
+            platform.remove_platform_key(key, actor=operator(request))
 
 
 @admin.register(Integration)

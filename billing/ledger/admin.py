@@ -6,8 +6,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
-from django.db.models import FloatField, QuerySet
-from django.db.models.functions import Cast
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 
@@ -17,7 +16,7 @@ from rensei.core.clock import database_now
 from rensei.core.money import dollars
 from rensei.core.periods import end_of, month_before, month_of, start_of
 from rensei.core.whole_numbers import WholeSum
-from rensei.orgs.audited_admin import ReadOnlyAdmin
+from rensei.orgs.audited_admin import ReadOnlyAdmin, usd
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -29,6 +28,10 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
     def count(self) -> int:
         assert isinstance(self.object_list, QuerySet)
         return self.object_list.order_by()[: self.MOST].count()
+
+
+AMOUNT = usd("Amount, USD", "amount_picodollars")
+BILLED = usd("Billed, USD", "billed_picodollars")
 
 
 class LedgerAdmin(ReadOnlyAdmin):
@@ -53,14 +56,6 @@ class LedgerAdmin(ReadOnlyAdmin):
         """Return rows that add up to the filtered ones. None where that would read a whole ledger."""
         rows: QuerySet[Any] = changelist.queryset
         return rows
-
-    @admin.display(description="Amount, USD", ordering=Cast("amount_picodollars", FloatField()))
-    def amount_usd(self, row: CostEvent | UsageDaily) -> str | None:
-        return dollars(row.amount_picodollars)
-
-    @admin.display(description="Billed, USD", ordering=Cast("billed_picodollars", FloatField()))
-    def billed_usd(self, row: CostEvent | UsageDaily) -> str | None:
-        return dollars(row.billed_picodollars)
 
 
 class MonthFilter(admin.SimpleListFilter):
@@ -110,8 +105,8 @@ class CostEventAdmin(LedgerAdmin):
         "billing_class",
         "served_model_id",
         "run_id",
-        "amount_usd",
-        "billed_usd",
+        AMOUNT,
+        BILLED,
         "estimated",
     ]
     list_filter = ["occurred_at", MonthFilter, "auth_mode", "kind", "billed", "estimated", ProviderFilter]
@@ -141,8 +136,8 @@ class UsageDailyAdmin(LedgerAdmin):
         "profile_id",
         "calls",
         "unpriced",
-        "amount_usd",
-        "billed_usd",
+        AMOUNT,
+        BILLED,
     ]
     list_filter = ["day", "auth_mode", "provider"]
     search_fields = ["org__slug", "served_model_id", "project_id", "profile_id"]

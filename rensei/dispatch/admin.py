@@ -19,8 +19,7 @@ from rensei.dispatch import runs_admin  # noqa: F401
 from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Outcome, Prediction
 from rensei.dispatch.models import LedgerAudit
-from rensei.orgs.audited_admin import ReadOnlyAdmin
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix, set_system_policy
 
@@ -113,8 +112,7 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
         return obj is not None and obj.scope == AccessPolicy.Scope.SYSTEM and self._is_operator(request)
 
     def save_model(self, request: HttpRequest, obj: AccessPolicy, form: Any, change: bool) -> None:
-        assert isinstance(request.user, User)
-        policy = set_system_policy(operator=request.user, matrix=obj.matrix)
+        policy = set_system_policy(operator=operator(request), matrix=obj.matrix)
         obj.pk, obj.scope = policy.pk, policy.scope
 
     def _is_operator(self, request: HttpRequest) -> bool:

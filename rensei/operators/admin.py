@@ -14,7 +14,7 @@ from rensei.core.errors import RenseiError
 # The imports register the pages in the admin.
 from rensei.operators import audit_admin, stoppable, unknown_admin  # noqa: F401
 from rensei.orgs import kill_switches
-from rensei.orgs.audited_admin import ReadOnlyAdmin
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 from rensei.orgs.models import KillSwitch, User
 
 CHANGELIST = "admin:orgs_killswitch_changelist"
@@ -63,7 +63,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
 
     def stop(self, request: HttpRequest, kind: str, target: str) -> HttpResponse:
         """Explain the effect of stopping, request the reason for refused callers, and stop it."""
-        operator = _require_operator(request)
+        actor = _require_operator(request)
         found = stoppable.find(kind, target)
         if found is None:
             raise Http404
@@ -71,7 +71,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         refusal: RenseiError | None = None
         if request.method == "POST":
             try:
-                kill_switches.stop(operator=operator, kind=kind, target=found.id, reason=reason, org=found.org)
+                kill_switches.stop(operator=actor, kind=kind, target=found.id, reason=reason, org=found.org)
             except RenseiError as caught:
                 refusal = caught
             else:
@@ -93,12 +93,12 @@ class KillSwitchAdmin(ReadOnlyAdmin):
 
     def resume(self, request: HttpRequest, switch_id: int) -> HttpResponse:
         """Request a confirmation, and resume it."""
-        operator = _require_operator(request)
+        actor = _require_operator(request)
         switch = get_object_or_404(KillSwitch.objects.select_related("org"), pk=switch_id)
         found = stoppable.find(switch.kind, switch.target)
         name = found.name if found else switch.target
         if request.method == "POST":
-            kill_switches.resume(switch, operator=operator)
+            kill_switches.resume(switch, operator=actor)
             self.message_user(request, f"{name} goes on from now on.", messages.SUCCESS)
             return redirect(CHANGELIST)
         context = {**self._context(request, f"Resume {name}"), "switch": switch, "name": name}
@@ -116,5 +116,4 @@ def _require_operator(request: HttpRequest) -> User:
     """:raises PermissionDenied: unless the operator may set kill switches"""
     if not _may_stop(request):
         raise PermissionDenied
-    assert isinstance(request.user, User)
-    return request.user
+    return operator(request)

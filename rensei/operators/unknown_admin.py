@@ -6,8 +6,7 @@ from django.http import HttpRequest
 
 from rensei.core.models import UnknownName
 from rensei.operators import unknown_names
-from rensei.orgs.audited_admin import ReadOnlyAdmin
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 
 
 @admin.register(UnknownName)
@@ -29,7 +28,6 @@ class UnknownNameAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Mark as seen", permissions=["mark"])
     def mark(self, request: HttpRequest, queryset: QuerySet[UnknownName]) -> None:
-        assert isinstance(request.user, User)
         keys = list(queryset.values_list("pk", flat=True))
-        count = unknown_names.mark(keys=keys, operator=request.user)
+        count = unknown_names.mark(keys=keys, operator=operator(request))
         self.message_user(request, f"Marked as seen: {count}.", messages.SUCCESS)

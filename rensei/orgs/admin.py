@@ -20,7 +20,7 @@ from django.utils import timezone
 from rensei.core.errors import FieldError
 from rensei.core.limits import MIB
 from rensei.orgs import entering, storage
-from rensei.orgs.audited_admin import AuditedAdmin
+from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator
 from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
 from rensei.orgs.services import insert_org, is_last_owner
 from rensei.orgs.shapes import clean_slug
@@ -81,19 +81,11 @@ class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
             raise forms.ValidationError(refusal.detail) from refusal
 
 
-class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
+class MembershipInline(ReadOnlyInline):
     """The members of an organization, read-only. A change needs a reason, which the page of a membership requires."""
 
     model = Membership
-    extra = 0
-    can_delete = False
     exclude = ["created_at"]
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -166,7 +158,7 @@ class OrgAdmin(AuditedAdmin):
 
 
 @admin.register(StoredBytes)
-class StoredBytesAdmin(AuditedAdmin):
+class StoredBytesAdmin(AuditedAdmin, KeptAdmin):
     """What each organization stores, with its limit. The counts change only with what is stored."""
 
     list_display = ["org", "used_mib", "held_mib", "limit"]
@@ -175,13 +167,6 @@ class StoredBytesAdmin(AuditedAdmin):
     ordering = ["-used", "org"]
     fields = ["org", "used_mib", "held_mib", "limit_mib"]
     readonly_fields = ["org", "used_mib", "held_mib"]
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Each organization is created with its row."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     @admin.display(description="Used, MiB", ordering="used")
     def used_mib(self, row: StoredBytes) -> str:
@@ -216,8 +201,7 @@ class MembershipAdmin(AuditedAdmin):
         hours = form.cleaned_data["hours"]
         obj.ends_at = timezone.now() + timedelta(hours=hours) if hours else None
         super().save_model(request, obj, form, change)
-        assert isinstance(request.user, User)
-        tell = partial(entering.tell_owners, obj, operator=request.user, reason=form.cleaned_data["reason"])
+        tell = partial(entering.tell_owners, obj, operator=operator(request), reason=form.cleaned_data["reason"])
         transaction.on_commit(tell, robust=True)
 
 

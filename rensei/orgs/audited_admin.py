@@ -1,12 +1,15 @@
 """Base classes of the admin pages of all packages."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model
+from django.db.models import FloatField, Model
+from django.db.models.functions import Cast
 from django.http import HttpRequest
 
 from rensei.audit.record import record_operator
+from rensei.core.money import dollars
 from rensei.orgs.models import Org, User
 
 
@@ -28,9 +31,8 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _audit(self, request: HttpRequest, thing: Model, verb: str, message: Any) -> None:
         org = None if verb == "deleted" or isinstance(thing, User) else getattr(thing, "org", thing)
-        assert isinstance(request.user, User)
         record_operator(
-            request.user,
+            operator(request),
             f"{type(thing).__name__.lower()}.{verb}",
             object_id=str(thing.pk),
             org=org if isinstance(org, Org) else None,
@@ -39,14 +41,47 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that are read here and written only by services."""
+class _NoneAdded:
+    """Rows that only services add."""
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+
+class _NoneChanged(_NoneAdded):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+
+class KeptAdmin(_NoneAdded, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that services add, operators change, and nothing deletes."""
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class ReadOnlyAdmin(_NoneChanged, KeptAdmin):
+    """Rows that are read here and written only by services."""
+
+
+class ReadOnlyInline(_NoneChanged, admin.TabularInline):  # type: ignore[type-arg]
+    """Rows that are read on the page of another."""
+
+    extra = 0
+    can_delete = False
+
+
+def operator(request: HttpRequest) -> User:
+    """Return the authenticated operator."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def usd(label: str, field: str) -> Callable[[Any], str | None]:
+    """Make the column of an amount in picodollars."""
+
+    @admin.display(description=label, ordering=Cast(field, FloatField()))
+    def shown(row: Any) -> str | None:
+        return dollars(getattr(row, field))
+
+    return shown

@@ -4,8 +4,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from rensei.orgs.audited_admin import ReadOnlyAdmin
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import revoke_tokens
 
@@ -30,6 +29,5 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Revoke the selected tokens")
     def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
-        assert isinstance(request.user, User)
-        count = revoke_tokens(tokens.select_related("org"), operator=request.user)
+        count = revoke_tokens(tokens.select_related("org"), operator=operator(request))
         self.message_user(request, f"Revoked {count} token(s).", messages.SUCCESS)
