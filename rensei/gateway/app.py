@@ -6,11 +6,9 @@ committed, and only then sent.
 """
 
 import asyncio
-import gc
 import json
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -53,11 +51,6 @@ from rensei.orgs.access import Access
 LOADERS = 4
 # No caller waits for a settlement, so settlements are gathered. Admissions are not: they wait for a running write only.
 SETTLEMENTS_GATHER_SECONDS = 0.1
-# Python's switch interval between threads. The event loop must pass on calls while the writers compute.
-TURN_SECONDS = 0.001
-# Calls in progress hold thousands of objects, and almost none are in a cycle, so they are freed without the collector.
-# With Python's default of 700, the collector scanned them a hundred times a second and found nothing.
-COLLECTED_OBJECTS = 20_000
 BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
 DROP_SECONDS_MAX = 10
 
@@ -85,11 +78,6 @@ class Gateway:
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
         )
         self._live: set[asyncio.Task[Any]] = set()
-        sys.setswitchinterval(TURN_SECONDS)
-        # The objects loaded so far are permanent. Scanning all of them for garbage stopped every call for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(COLLECTED_OBJECTS, *gc.get_threshold()[1:])
 
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request, including all errors."""
