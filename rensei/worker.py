@@ -25,7 +25,7 @@ from rensei.core.jobs import Job
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import retention
+from rensei.dispatch import idempotency, retention
 from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
@@ -57,7 +57,7 @@ JOBS = [
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due),
-    Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=reaper.forget_idempotency_keys),
+    Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]

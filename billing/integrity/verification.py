@@ -20,6 +20,7 @@ from billing.integrity.differences import Difference
 from billing.integrity.digests import START
 from billing.models import LedgerAnchor
 from rensei.core.clock import database_now
+from rensei.core.querysets import pages
 from rensei.core.transactions import snapshot
 
 BATCH = 500
@@ -173,12 +174,9 @@ def _out_of_order(event: Any, latest: datetime | None) -> Iterator[Difference]:
 
 def sealed_rows(record: Record, org_id: str | None) -> Iterator[tuple[Any, Any]]:
     """The seals of a chain in order, each with its row or None, read page by page."""
-    seals = record.chain(org_id).order_by("seq")
-    page = list(seals[:BATCH])
-    while page:
+    for page in pages(record.chain(org_id), size=BATCH, by="seq"):
         rows = record.rows.objects.in_bulk([seal.event_id for seal in page])
         yield from ((seal, rows.get(seal.event_id)) for seal in page)
-        page = list(seals.filter(seq__gt=page[-1].seq)[:BATCH])
 
 
 def _unsealed(record: Record) -> Iterator[Difference]:

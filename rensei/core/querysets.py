@@ -1,5 +1,6 @@
-"""The one way to look a row up or to answer that it is not there."""
+"""The one way to look a row up or to answer that it is not there, and to read many rows page by page."""
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 from django.db.models import Model, QuerySet
@@ -18,3 +19,17 @@ class Lookups:
         if found is None:
             raise NotFound
         return found
+
+
+def pages(rows: QuerySet[M], *, size: int, by: str = "pk") -> Iterator[list[M]]:
+    """
+    Read page by page in the order of a unique field, each page after the last row of the one before.
+
+    No cursor stays open while the caller works on a page or waits for a slow client. `-pk` reads backwards.
+    """
+    field = by.removeprefix("-")
+    rows, beyond = rows.order_by(by), f"{field}__{'lt' if by.startswith('-') else 'gt'}"
+    page = list(rows[:size])
+    while page:
+        yield page
+        page = list(rows.filter(**{beyond: getattr(page[-1], field)})[:size])

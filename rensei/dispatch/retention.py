@@ -9,6 +9,7 @@ from django.db.models import F
 
 from rensei.core import jobs
 from rensei.core.clock import database_now
+from rensei.core.querysets import pages
 from rensei.core.transactions import durable
 from rensei.dispatch.models import Run, RunInput
 from rensei.orgs import storage
@@ -21,11 +22,8 @@ def drop_old_images() -> None:
     now = database_now()
     until = now - timedelta(days=settings.RENSEI_IMAGE_RETENTION_DAYS)
     old = RunInput.objects.filter(run__state__in=Run.ENDED, run__finished_at__lt=until, has_images=True)
-    run_ids = old.order_by("run_id").values_list("run_id", flat=True)
-    batch = list(run_ids[:BATCH])
-    while batch:
-        jobs.for_each(batch, partial(_drop_images, now=now), job="drop-old-images")
-        batch = list(run_ids.filter(run_id__gt=batch[-1])[:BATCH])
+    for batch in pages(old.only("run_id"), size=BATCH):
+        jobs.for_each([one.run_id for one in batch], partial(_drop_images, now=now), job="drop-old-images")
 
 
 def _drop_images(run_id: str, *, now: datetime) -> None:

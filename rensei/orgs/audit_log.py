@@ -13,6 +13,7 @@ from rensei.core import csv_file
 from rensei.core.csv_file import cell
 from rensei.core.errors import NotPermitted
 from rensei.core.periods import last_of, start_of
+from rensei.core.querysets import pages
 from rensei.orgs.access import Access
 
 CSV_PAGE = 1000
@@ -82,20 +83,12 @@ def actions(access: Access) -> list[str]:
 
 def write_csv(found: QuerySet[AuditEvent]) -> Iterator[str]:
     """Write events as CSV, newest first, one page of rows in memory at a time."""
-    return csv_file.write(CSV_HEADER, (map(_cells, page) for page in _pages(found)))
+    return csv_file.write(CSV_HEADER, (map(_cells, page) for page in pages(found, size=CSV_PAGE, by="-pk")))
 
 
 def _distinct(access: Access, field: str) -> list[str]:
     found = AuditEvent.objects.for_org(access.org).order_by(field).values_list(field, flat=True).distinct()
     return list(found[:CHOICES_MOST])
-
-
-def _pages(found: QuerySet[AuditEvent]) -> Iterator[list[AuditEvent]]:
-    """Read page by page, each after the last id of the one before: no cursor stays open while a slow client reads."""
-    page = list(found[:CSV_PAGE])
-    while page:
-        yield page
-        page = list(found.filter(id__lt=page[-1].pk)[:CSV_PAGE])
 
 
 def _cells(event: AuditEvent) -> list[object]:

@@ -11,8 +11,8 @@ from rest_framework.views import APIView
 from rensei.core.api import CamelSerializer, Filters
 from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
-from rensei.dispatch.admission.admit import IdempotencyKeyReused
 from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
+from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.orgs.access import Access, caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead, MembersWrite

@@ -1,7 +1,5 @@
 """Applying workflow documents, and starting and cancelling workflow runs."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +15,7 @@ from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, InUse, NotPermitted, RenseiError, named_in
 from rensei.core.transactions import durable
-from rensei.dispatch.admission.admit import IDEMPOTENCY_KEPT, IdempotencyKeyReused
-from rensei.dispatch.models import IdempotencyKey
+from rensei.dispatch import idempotency
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
 from rensei.orgs.access import Access
@@ -157,10 +154,9 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     access.require_writer()
-    digest = _digest(workflow, given)
-    known = _known(access, idempotency_key, digest)
-    if known is not None:
-        return known
+    digest = idempotency.digest_of({"workflow": workflow.id, "input": given})
+    if known := idempotency.known_id(access, idempotency_key, digest=digest):
+        return find_workflow_run(access, known)
     version = WorkflowVersion.objects.get(workflow=workflow, number=workflow.version)
     nodes = [Node(**one) for one in version.nodes]
     _require_input(nodes, given)
@@ -179,12 +175,7 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     try:
         with durable():
             storage.take(access.org.pk, stored=workflow_run.stored_bytes)
-            if idempotency_key:
-                keys = IdempotencyKey.objects.for_org(access.org).filter(key=idempotency_key)
-                keys.filter(created_at__lt=now - IDEMPOTENCY_KEPT).delete()
-                IdempotencyKey.objects.create(
-                    org=access.org, key=idempotency_key, body_digest=digest, run_id=workflow_run.id, created_at=now
-                )
+            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=workflow_run.id, now=now))
             workflow_run.save(force_insert=True)
             NodeRun.objects.bulk_create(
                 NodeRun(workflow_run=workflow_run, position=place, node_id=node.node_id)
@@ -193,10 +184,9 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
             record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
     except IntegrityError:
         # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
-        known = _known(access, idempotency_key, digest)
-        if known is None:
-            raise
-        return known
+        if known := idempotency.known_id(access, idempotency_key, digest=digest):
+            return find_workflow_run(access, known)
+        raise
     execution.advance(workflow_run.id)
     return find_workflow_run(access, workflow_run.id)
 
@@ -319,21 +309,3 @@ def _require_input(nodes: Sequence[Node], given: Any) -> None:
     if missing:
         reason = f"This workflow needs an input with {', '.join(missing)}."
         raise InputRequired(reason=reason, pointers=[f"/input/{name}" for name in missing])
-
-
-def _digest(workflow: Workflow, given: Any) -> str:
-    asked = json.dumps({"workflow": workflow.id, "input": given}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(asked.encode()).hexdigest()
-
-
-def _known(access: Access, key: str, digest: str) -> WorkflowRun | None:
-    """:raises IdempotencyKeyReused: if the key was used with another workflow or input"""
-    if not key:
-        return None
-    since = database_now() - IDEMPOTENCY_KEPT
-    stored = IdempotencyKey.objects.for_org(access.org).filter(key=key, created_at__gte=since).first()
-    if stored is None:
-        return None
-    if stored.body_digest != digest:
-        raise IdempotencyKeyReused
-    return find_workflow_run(access, stored.run_id)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,9 @@ from django.db import IntegrityError, transaction
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_all
-from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
-from rensei.dispatch import context, pools, retention, stored_bytes
+from rensei.dispatch import context, idempotency, pools, retention, stored_bytes
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -26,17 +25,7 @@ from rensei.dispatch.queue import wake_up
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 
-IDEMPOTENCY_KEPT = timedelta(hours=24)
 HOST_SESSION_DEADLINE = timedelta(minutes=15)
-
-
-class IdempotencyKeyReused(RenseiError):
-    """The Idempotency-Key was used for another body within 24 hours."""
-
-    code = "IDEMPOTENCY_KEY_REUSED"
-    status = 422
-    title = "Idempotency key reused"
-    message = "This Idempotency-Key came with another body within 24 hours. Use a new key for a new request."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +49,8 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
 
     :raises RenseiError: if the dispatch is refused; nothing is written, called or spent
     """
-    if idempotency_key:
-        known = _known_run(access, idempotency_key, body_digest)
-        if known is not None:
-            return known
+    if known := _known_run(access, idempotency_key, body_digest):
+        return known
     judgement = decide.decide(decide.load(access, request), request)
     if judgement.refusal is not None:
         raise judgement.refusal
@@ -72,10 +59,9 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
         refused = write([run])
     except IntegrityError:
         # Two requests with one key raced. This insert waited for the other's commit, so that run is readable now.
-        known = _known_run(access, idempotency_key, body_digest) if idempotency_key else None
-        if known is None:
-            raise
-        return known
+        if known := _known_run(access, idempotency_key, body_digest):
+            return known
+        raise
     _raise_of(refused)
     return run.run
 
@@ -124,16 +110,11 @@ def plan(
         "maxTokensIsAsked": judgement.request.max_tokens_is_asked,
         "promptCaching": judgement.request.prompt_caching,
     }
-    idempotency = None
-    if idempotency_key:
-        idempotency = IdempotencyKey(
-            org=access.org, key=idempotency_key, body_digest=body_digest, run_id=run.id, created_at=found.now
-        )
     return AdmissionPlan(
         run=run,
         input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
         at_most=decide.max_cost(found, mode, judgement.request, built),
-        idempotency=idempotency,
+        idempotency=idempotency.new(access, idempotency_key, digest=body_digest, run_id=run.id, now=found.now),
     )
 
 
@@ -175,10 +156,8 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
             transaction.set_rollback(True)
             return refused
         _give_room_back([plan for plan in plans if plan.run.id in refused])
-        for key in [plan.idempotency for plan in admitted if plan.idempotency is not None]:
-            expired = key.created_at - IDEMPOTENCY_KEPT
-            IdempotencyKey.objects.filter(org_id=key.org_id, key=key.key, created_at__lt=expired).delete()
-            key.save(force_insert=True)
+        for plan in admitted:
+            idempotency.insert(plan.idempotency)
         insert_all(Run, [plan.run for plan in admitted])
         insert_all(RunInput, [plan.input for plan in admitted if plan.input is not None])
         insert_all(Attempt, [plan.attempt for plan in admitted if plan.attempt is not None])
@@ -238,12 +217,5 @@ def _deadline(mode: AuthMode) -> timedelta:
 
 
 def _known_run(access: Access, key: str, body_digest: str) -> Run | None:
-    """:raises IdempotencyKeyReused: if the key came with another body"""
-    since: datetime = database_now() - IDEMPOTENCY_KEPT
-    known = IdempotencyKey.objects.for_org(access.org).filter(key=key, created_at__gte=since).first()
-    if known is None:
-        return None
-    if known.body_digest != body_digest:
-        raise IdempotencyKeyReused
-    run: Run = Run.objects.for_org(access.org).get(id=known.run_id)
-    return run
+    run_id = idempotency.known_id(access, key, digest=body_digest)
+    return Run.objects.for_org(access.org).get(id=run_id) if run_id else None

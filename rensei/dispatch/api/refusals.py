@@ -4,8 +4,8 @@ from catalog.services import ModelNotInCatalog, ModelRetired
 from integrations.providers.base import ADAPTERS
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch.admission.admit import IdempotencyKeyReused
 from rensei.dispatch.admission.decide import ProfileRequired
+from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.pools import NoEligiblePool
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator

@@ -1,6 +1,5 @@
 """REST: dispatch a run, preview a dispatch, list and show runs, cancel them."""
 
-import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
 from rensei.core.rates import headers_of
-from rensei.dispatch import services, token_rate
+from rensei.dispatch import idempotency, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
@@ -211,10 +210,5 @@ def dispatch_request(request: Request, *, whole: bool = True) -> DispatchRequest
 
 
 def _digest(access: Access, data: Any) -> str:
-    """
-    Hash the project and the parsed body, so that the order of the body's keys does not matter.
-
-    The project is included so that an API token of one project never gets another project's run for the same key.
-    """
-    said = [access.project.pk if access.project else None, data]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The project is included, so that an API token of one project never gets another's run for the same key."""
+    return idempotency.digest_of([access.project.pk if access.project else None, data])

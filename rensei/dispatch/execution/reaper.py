@@ -13,8 +13,7 @@ from django.db.models import QuerySet
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
-from rensei.dispatch.admission.admit import IDEMPOTENCY_KEPT
-from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunChunk
+from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.queue import claims, wake_up
 from rensei.dispatch.settlement import outcomes, settle
 
@@ -30,11 +29,6 @@ def reap() -> None:
     run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
     jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")
     jobs.for_each(claims.unanswered(now=now), wake_up.notify_workers, job="wake-up")
-
-
-def forget_idempotency_keys() -> None:
-    """Delete the Idempotency-Keys that are older than `IDEMPOTENCY_KEPT`."""
-    IdempotencyKey.objects.filter(created_at__lt=database_now() - IDEMPOTENCY_KEPT).delete()
 
 
 def _end(run_id: str, *, among: QuerySet[Run], now: datetime) -> None:

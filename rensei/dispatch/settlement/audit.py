@@ -36,6 +36,7 @@ from catalog import pricing
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.querysets import pages
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
@@ -148,14 +149,11 @@ def differences() -> Iterator[Difference]:
 
 def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
     """Yield all runs in the order of their ids, each with its attempts and its lines."""
-    runs = Run.objects.only(*RUN_COLUMNS).order_by("id")
-    page = list(runs[:PAGE])
-    while page:
+    for page in pages(Run.objects.only(*RUN_COLUMNS), size=PAGE):
         ids = [run.id for run in page]
         attempts = _by_run(Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number"))
         lines = _by_run(CostEvent.objects.filter(run_id__in=ids))
         yield [(run, attempts[run.id], lines[run.id]) for run in page]
-        page = list(runs.filter(id__gt=ids[-1])[:PAGE])
 
 
 def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
