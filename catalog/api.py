@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from catalog import services
 from catalog.facts import CAPABILITY_FLAGS, THINKING_TYPES
-from catalog.models import CatalogEntry, CatalogEntryQuerySet
+from catalog.models import CatalogEntry
 from catalog.presenters import present
 from catalog.providers import PROVIDERS
 from rensei.core.api import CamelSerializer, CursorPages, Filters, query_of
@@ -140,9 +140,7 @@ class Catalog(_Entries, Listed):
             source="effort_levels", child=Text({"enum": Effort.values}), allow_null=True, default=None
         )
 
-    @staticmethod
-    def rows(access: Access) -> CatalogEntryQuerySet:
-        return CatalogEntry.objects.visible_to(access.org)
+    rows = staticmethod(services.visible_entries)
 
     @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
     def post(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ from catalog.facts import (
 )
 from catalog.loading import LoadReport, load_catalog
 from catalog.lookup import asks_for_a_window, find_named
-from catalog.models import CatalogEntry, CatalogSetting
+from catalog.models import CatalogEntry, CatalogEntryQuerySet, CatalogSetting
 from catalog.providers import PROVIDERS, ProviderSpec
 from catalog.signals import entry_leaves
 from rensei.audit.record import record
@@ -73,6 +73,11 @@ class EffortNotSupported(RenseiError):
     status = 422
     title = "Reasoning effort not supported"
     message = "Model '{model_id}' does not support effort '{effort}'. {fix}"
+
+
+def visible_entries(access: Access) -> CatalogEntryQuerySet:
+    """List the models that the caller's organization may name: the platform's and its own."""
+    return CatalogEntry.objects.visible_to(access.org)
 
 
 def find_entry(*, org: Org, provider: str | None = None, model_id: str, may_create: bool = False) -> CatalogEntry:

@@ -11,6 +11,7 @@ from catalog.models import CatalogEntry
 from catalog.provider_config import config_form
 from catalog.providers import PROVIDERS
 from catalog.services import EffortNotSupported, ModelNotInCatalog, ModelRetired
+from integrations.keys.services import visible_integrations
 from integrations.models import Integration
 from profiles import services
 from profiles.models import ModelProfile
@@ -150,7 +151,7 @@ def _values(access: Access, fields: dict[str, Any]) -> dict[str, Any]:
 def _integration(access: Access, integration_id: str | None) -> Integration | None:
     if integration_id is None:
         return None
-    found: Integration | None = Integration.objects.for_org(access.org).filter(pk=integration_id).first()
+    found = visible_integrations(access).filter(pk=integration_id).first()
     if found is None:
         raise NotFound(pointer="/integrationId")
     return found

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.utils import timezone
 
 from billing.models import BillingSetting, Entitlement
 from rensei.audit.record import record_operator
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.models import Org, User
@@ -70,7 +70,7 @@ def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes:
     """
     assert_open()
     answered = NO_REQUEST if changes.get("metered_enabled") else {}
-    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=timezone.now())
+    Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=database_now())
     record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)
 
 

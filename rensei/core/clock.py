@@ -1,4 +1,9 @@
-"""The database's clock, which every process of one installation shares."""
+"""
+The database's clock, which every process of one installation shares.
+
+What runs, workflows and money are dated and compared by is this clock. What people own and sign in with (accounts,
+tokens, keys, policies) is dated by `timezone.now`, the clock of the process, which needs no query.
+"""
 
 from datetime import UTC, datetime
 

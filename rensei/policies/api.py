@@ -6,8 +6,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from catalog.models import CatalogEntry
 from catalog.providers import PROVIDERS
+from catalog.services import visible_entries
 from rensei.core.api import CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.core.json_fields import JSONDocument, members
@@ -82,7 +82,7 @@ def policy_body(access: Access, project: Project | None) -> dict[str, Any]:
     stored = policies.applying_policies(access.org, project_ids=[project.pk] if project else [])
     folded = documents.as_policies(stored)
     named = {name for policy in folded for name in policy.matrix} - {ANY, *PROVIDERS}
-    entries = CatalogEntry.objects.visible_to(access.org).filter(model_id__in=named)
+    entries = visible_entries(access).filter(model_id__in=named)
     provider_of = {entry.model_id: entry.provider for entry in entries}
     rows = [(ANY, ANY, ANY), *((provider, provider, provider) for provider in sorted(PROVIDERS))]
     rows += [(name, provider_of.get(name, ANY), name) for name in sorted(named)]

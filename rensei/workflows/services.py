@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db import IntegrityError
 from django.db.models import F, Q
-from django.utils import timezone
 
 from catalog import services as catalog
 from catalog.provider_config import validate_provider_config
@@ -233,7 +232,7 @@ def _add_version(access: Access, workflow: Workflow, read: Document) -> None:
         storage.change({access.org.pk: (-stored_bytes.of_document(read), 0)})
         return
     workflow.version += 1
-    workflow.updated_at = timezone.now()
+    workflow.updated_at = database_now()
     workflow.versions.create(
         number=workflow.version,
         document=read.source.text,

@@ -28,6 +28,7 @@ from rensei.core.usage import Usage
 from rensei.dispatch.api.open_streams import stream_places
 from rensei.dispatch.api.run_notices import Notices
 from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.queries import run_to_show
 from rensei.dispatch.wire import RunAnswer, RunUsageAnswer
 from rensei.tokens.still_open import Caller, still_open
 
@@ -288,8 +289,10 @@ def _events(run_id: str, after: int, until: int) -> list[tuple[int, str, bytes]]
 
 
 def _run_body(run_id: str) -> dict[str, Any] | None:
-    run = Run.objects.select_related("project").filter(id=run_id).first()
-    return RunAnswer(run).data if run else None
+    try:
+        return RunAnswer(run_to_show(run_id)).data
+    except Run.DoesNotExist:
+        return None
 
 
 def _event(seq: int, kind: str, data: Any) -> bytes:

@@ -21,8 +21,7 @@ from rensei.dispatch.api.event_streams import Stream
 from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
 from rensei.dispatch.api.runs import Runs
 from rensei.dispatch.host_sessions.api import HostLease
-from rensei.dispatch.models import Run
-from rensei.dispatch.queries import find_run
+from rensei.dispatch.queries import find_run, run_to_show
 from rensei.dispatch.wire import RunAnswer, RunEventAnswer
 from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
@@ -131,7 +130,7 @@ def _wait_seconds(request: HttpRequest) -> int | None:
 
 
 def _run_body(run_id: str) -> dict[str, Any]:
-    return RunAnswer(Run.objects.select_related("project").get(id=run_id)).data
+    return RunAnswer(run_to_show(run_id)).data
 
 
 def _again(response: Response, data: Any, *, status: int) -> Response:
