@@ -74,21 +74,21 @@ class _Follower:
     run_id: str
     caller: Caller
     seen: int
-    standing: RunProgress | None = None
+    progress: RunProgress | None = None
     refusal: RenseiError | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def has_news(self) -> bool:
-        standing = self.standing
-        return self.refusal is not None or (standing is not None and (standing.ended or standing.last > self.seen))
+    def is_due(self) -> bool:
+        progress = self.progress
+        return self.refusal is not None or (progress is not None and (progress.ended or progress.last > self.seen))
 
 
 class _Found(NamedTuple):
-    """The result of one poll: `standings` of the checked runs, and the callers to refuse."""
+    """The result of one poll: `progress_of` of the checked runs, and the callers to refuse."""
 
     asked: Collection[str]
-    standings: Mapping[str, RunProgress]
+    progress_of: Mapping[str, RunProgress]
     refused: Collection[Caller]
 
 
@@ -165,12 +165,12 @@ class Poller:
     def _tell(self, found: _Found) -> None:
         for run_id in found.asked:
             for follower in self._followers.get(run_id, ()):
-                follower.standing = found.standings.get(run_id)
-                if follower.standing is None:
+                follower.progress = found.progress_of.get(run_id)
+                if follower.progress is None:
                     follower.refusal = NotFound()
                 if follower.caller in found.refused:
                     follower.refusal = NotAuthenticated()
-                if follower.has_news:
+                if follower.is_due:
                     follower.woken.set()
 
     def _try_to_look(self, callers: Mapping[str, Collection[Caller]], is_whole: bool) -> _Found:
@@ -180,9 +180,9 @@ class Poller:
             if not asked:
                 return _Found((), {}, ())
             rows = Run.objects.filter(id__in=asked).values_list("id", "chunk_count", "state")
-            standings = {run_id: RunProgress(last, state in Run.ENDED) for run_id, last, state in rows}
+            progress_of = {run_id: RunProgress(last, state in Run.ENDED) for run_id, last, state in rows}
             those = {caller for run_id in asked for caller in callers[run_id]}
-            return _Found(asked, standings, those - still_open(those))
+            return _Found(asked, progress_of, those - still_open(those))
         except DatabaseError as fault:
             # The streams wait longer; the next poll opens a new connection.
             logger.warning("streams_database_down", fault=type(fault).__name__)
@@ -223,13 +223,13 @@ class Stream:
                     return
                 yield _event(0, "state", run)
             _poller.join(follower)
-            async for piece in self._news(follower):
+            async for piece in self._due_events(follower):
                 yield piece
         finally:
             _poller.leave(follower)
             self.close()
 
-    async def _news(self, follower: _Follower) -> AsyncIterator[bytes]:
+    async def _due_events(self, follower: _Follower) -> AsyncIterator[bytes]:
         while True:
             try:
                 await asyncio.wait_for(follower.woken.wait(), COMMENT_SECONDS)
@@ -250,7 +250,7 @@ class Stream:
             if follower.refusal is not None:
                 yield _closed(follower.refusal)
                 return
-            if follower.standing is not None and follower.standing.ended and follower.seen >= follower.standing.last:
+            if follower.progress is not None and follower.progress.ended and follower.seen >= follower.progress.last:
                 if follower.seen == 0:
                     # A gateway run stores no events: only its end is sent.
                     yield _event(1, "done", await _poller.read(_run_body, self._run_id))
@@ -258,11 +258,11 @@ class Stream:
 
     async def _try_to_read(self, follower: _Follower) -> list[tuple[int, str, bytes]]:
         """Read the next events, up to the last poll: that poll checked that the caller may read them."""
-        standing = follower.standing
-        if follower.refusal is not None or standing is None or follower.seen >= standing.last:
+        progress = follower.progress
+        if follower.refusal is not None or progress is None or follower.seen >= progress.last:
             return []
         try:
-            return await _poller.read(_events, follower.run_id, follower.seen, standing.last)
+            return await _poller.read(_events, follower.run_id, follower.seen, progress.last)
         except DatabaseError as fault:
             logger.warning("streams_database_down", fault=type(fault).__name__)
             return []

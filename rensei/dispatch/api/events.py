@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -39,6 +40,8 @@ _runs = Runs.as_view()
 _lease = HostLease.as_view()
 
 
+# The URL resolver, CSRF and the schema recognize a REST view by the attributes copied here.
+@wraps(_runs)
 async def runs(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     """Dispatch, and wait for the end if the caller requests it."""
     response: Response = await sync_to_async(_runs)(request, *args, **kwargs)
@@ -64,6 +67,7 @@ async def wait_if_preferred(
     return response
 
 
+@wraps(_lease)
 async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     """
     Lease a run to a machine. If there is none, wait for one as long as the machine's request allows.
@@ -85,17 +89,6 @@ async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse
         if response.status_code == 204:
             await asyncio.sleep(REST_SECONDS)
     return response
-
-
-def _known_as(view: Callable[..., Any], door: Callable[..., Any]) -> None:
-    """Copy the attributes by which the URL resolver, CSRF and the schema identify a REST view."""
-    for name in ("cls", "initkwargs", "csrf_exempt", "login_required"):
-        if hasattr(view, name):
-            setattr(door, name, getattr(view, name))
-
-
-_known_as(_runs, runs)
-_known_as(_lease, lease)
 
 
 class EventStreamRenderer(JSONRenderer):
