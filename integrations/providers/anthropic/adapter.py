@@ -125,7 +125,7 @@ class AnthropicAdapter:
             ok=True,
             code="OK",
             message=f"Anthropic accepts this key, and opens {len(models)} models to it.",
-            fix="Whether there is credit shows only a test message, which costs a small fraction of a cent.",
+            fix="Only a test message shows whether the account has credit. It costs a small fraction of a cent.",
             models=models,
         )
 
