@@ -20,7 +20,7 @@ from catalog.models import CatalogEntry, CatalogEntryQuerySet, CatalogSetting
 from catalog.providers import PROVIDERS, ProviderSpec
 from catalog.signals import entry_leaves
 from rensei.audit.record import record
-from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError
+from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError, Said
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org
@@ -54,7 +54,7 @@ class ModelNotInCatalog(RenseiError):
     code = "MODEL_NOT_IN_CATALOG"
     status = 422
     title = "Model not found in catalog"
-    message = "Model '{model_id}' is not in your catalog yet. {step}"
+    message = Said("Model '{model_id}' is not in your catalog yet.", "{step}")
 
 
 class ModelRetired(RenseiError):
@@ -63,7 +63,7 @@ class ModelRetired(RenseiError):
     code = "MODEL_RETIRED"
     status = 409
     title = "Model retired"
-    message = "Model '{model_id}' was retired on {day}. {fix}"
+    message = Said("Model '{model_id}' was retired on {day}.", "{fix}")
 
 
 class EffortNotSupported(RenseiError):
@@ -72,7 +72,7 @@ class EffortNotSupported(RenseiError):
     code = "EFFORT_NOT_SUPPORTED"
     status = 422
     title = "Reasoning effort not supported"
-    message = "Model '{model_id}' does not support effort '{effort}'. {fix}"
+    message = Said("Model '{model_id}' does not support effort '{effort}'.", "{fix}")
 
 
 def visible_entries(access: Access) -> CatalogEntryQuerySet:

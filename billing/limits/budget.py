@@ -13,7 +13,7 @@ from django.db.models.lookups import IsNull
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
 from rensei.core.bulk import delete_all, insert_all
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.money import dollars
 from rensei.core.periods import end_of, month_of, written
 from rensei.core.transactions import assert_open
@@ -37,11 +37,15 @@ class MeteredBudgetExceeded(RenseiError):
     code = "METERED_BUDGET_EXCEEDED"
     status = 402
     title = "Metered budget exceeded"
-    message = (
-        "This run may cost up to ${amount}, which no longer fits: of the organization's budget of ${limit} for this "
-        "month, ${used} are used and ${held} are held by runs that have not ended. Lower maxTokens, wait for those "
-        "runs to end, use byok with a key of your own, or ask your Rensei operator{contact} for a higher budget. "
-        "The budget resets at {resets_at}."
+    message = Said(
+        (
+            "This run may cost up to ${amount}, which no longer fits: of the organization's budget of "
+            "${limit} for this month, ${used} are used and ${held} are held by runs that have not ended."
+        ),
+        (
+            "Lower maxTokens, wait for those runs to end, use byok with a key of your own, or ask your "
+            "Rensei operator{contact} for a higher budget. The budget resets at {resets_at}."
+        ),
     )
     gateway_message = message.replace("maxTokens", "max_tokens")
 

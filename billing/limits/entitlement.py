@@ -8,7 +8,7 @@ from django.conf import settings
 from billing.models import BillingSetting, Entitlement
 from rensei.audit.record import record_operator
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.models import Org, User
 
@@ -22,9 +22,9 @@ class MeteredNotEntitled(RenseiError):
     code = "METERED_NOT_ENTITLED"
     status = 403
     title = "Not entitled to metered"
-    message = (
-        "Organisation is not entitled to use metered auth mode. Ask your Rensei operator{contact} to enable it, "
-        "or use byok with a key of your own."
+    message = Said(
+        "Organisation is not entitled to use metered auth mode.",
+        "Ask your Rensei operator{contact} to enable it, or use byok with a key of your own.",
     )
 
 

@@ -15,7 +15,7 @@ from billing.limits import shared_spending
 from billing.limits.shared_spending import PLATFORM, Spending
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
 from rensei.core.bulk import delete_all, insert_all
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.money import dollars
 from rensei.core.periods import start_of, written
 from rensei.core.transactions import assert_open
@@ -37,7 +37,9 @@ class SharedQuotaExceeded(RenseiError):
     code = "SHARED_QUOTA_EXCEEDED"
     status = 429
     title = "Shared quota exceeded"
-    message = "{reason} The quota resets at {resets_at}. Dispatch again then, or connect your own key and use byok."
+    message = Said(
+        "{reason}", "The quota resets at {resets_at}. Dispatch again then, or connect your own key and use byok."
+    )
     retryable = True
 
 

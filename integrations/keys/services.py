@@ -9,7 +9,7 @@ from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS, Credential, Verdict
 from rensei.audit.record import record
-from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError, Said
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs import kill_switches
@@ -27,7 +27,9 @@ class KeyNotAccepted(RenseiError):
     code = "VALIDATION_FAILED"
     status = 400
     title = "The new key was not accepted"
-    message = "{verdict} {fix} The key in use was kept. To store the new one all the same, skip the test with force."
+    message = Said(
+        "{verdict} {fix} The key in use was kept.", "To store the new one all the same, skip the test with force."
+    )
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict=verdict.message, fix=verdict.fix)
@@ -40,8 +42,8 @@ class ChangedMeanwhile(RenseiError):
     code = "IN_USE"
     status = 409
     title = "Changed meanwhile"
-    message = (
-        "Somebody else replaced the key of '{name}' at the same moment. Look at it again, then repeat your change."
+    message = Said(
+        "Somebody else replaced the key of '{name}' at the same moment.", "Look at it again, then repeat your change."
     )
 
 

@@ -12,7 +12,7 @@ All errors of the vault: a closed set.
     CredentialUnreadable       raised to callers outside the vault for all of these
 """
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 
 
 class VaultFault(Exception):
@@ -49,7 +49,10 @@ class CredentialUnreadable(RenseiError):
     code = "CREDENTIAL_UNREADABLE"
     status = 503
     title = "Credential cannot be read"
-    message = (
-        "Stored credentials cannot be used now: {reason}. Nothing was changed or lost. "
-        "Ask the operator to look at the vault's state at /readyz; with the right key back, everything opens again."
+    message = Said(
+        "Stored credentials cannot be used now: {reason}.",
+        (
+            "Nothing was changed or lost. Ask the operator to look at the vault's state at /readyz; with the "
+            "right key back, everything opens again."
+        ),
     )

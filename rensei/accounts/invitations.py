@@ -18,7 +18,7 @@ from rensei.accounts.people import insert_person
 from rensei.audit.record import record
 from rensei.core import mails
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, NotPermitted, RenseiError
+from rensei.core.errors import NotFound, NotPermitted, RenseiError, Said
 from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.core.secret import Secret, token_digest
@@ -50,7 +50,7 @@ class InvitationInvalid(RenseiError):
     code = "INVITATION_NOT_VALID"
     status = 410
     title = "Invitation not valid"
-    message = "{reason} {step}"
+    message = Said("{reason}", "{step}")
 
     def __init__(self, *, reason: str, step: str = "Ask an owner or admin of the organization for a new one.") -> None:
         super().__init__(reason=reason, step=step)
@@ -62,7 +62,7 @@ class AlreadyMember(RenseiError):
     code = "ALREADY_EXISTS"
     status = 409
     title = "Already a member"
-    message = "{email} is a member already. A role is changed in the list of members."
+    message = Said("{email} is a member already.", "A role is changed in the list of members.")
 
 
 class AlreadyInvited(RenseiError):
@@ -71,7 +71,7 @@ class AlreadyInvited(RenseiError):
     code = "ALREADY_EXISTS"
     status = 409
     title = "Already invited"
-    message = "An invitation to {email} is open already. Send it again from the list, or take it back first."
+    message = Said("An invitation to {email} is open already.", "Send it again from the list, or take it back first.")
 
 
 class OtherPerson(RenseiError):
@@ -80,7 +80,9 @@ class OtherPerson(RenseiError):
     code = "INVITATION_FOR_SOMEBODY_ELSE"
     status = 403
     title = "Invitation for somebody else"
-    message = "This invitation is for {invited}, and you are signed in as {email}. Sign out, and open the link again."
+    message = Said(
+        "This invitation is for {invited}, and you are signed in as {email}.", "Sign out, and open the link again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

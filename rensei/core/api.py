@@ -24,6 +24,7 @@ from rensei.core.errors import (
     NotPermitted,
     RateLimited,
     RenseiError,
+    Said,
     database_refusal,
     json_pointer,
     note_refused,
@@ -284,7 +285,7 @@ class RequestTooLarge(RenseiError):
     code = "REQUEST_TOO_LARGE"
     status = 413
     title = "Request too large"
-    message = "The body is larger than {size}. Send less, or smaller images."
+    message = Said("The body is larger than {size}.", "Send less, or smaller images.")
 
     def __init__(self, *, limit: int) -> None:
         kilobytes = limit // 1024
@@ -333,7 +334,7 @@ class Invalid(RenseiError):
     code = "VALIDATION_FAILED"
     status = 400
     title = "The request is not valid"
-    message = "Something in the request is not valid. See `errors` for each field."
+    message = Said("Something in the request is not valid.", "See `errors` for each field.")
 
 
 class NotAuthenticated(RenseiError):
@@ -352,7 +353,7 @@ class MethodNotAllowed(RenseiError):
     code = "METHOD_NOT_ALLOWED"
     status = 405
     title = "Method not allowed"
-    message = "This address does not take that method. `Allow` lists those that it takes."
+    message = Said("This address does not take that method.", "`Allow` lists those that it takes.")
     gateway_message = "This address does not take that method. Messages are sent by POST, and models are listed by GET."
 
 
@@ -371,7 +372,7 @@ class Internal(RenseiError):
     code = "INTERNAL"
     status = 500
     title = "Something went wrong"
-    message = "This is a fault in Rensei, not in the request. Quote the request id to your operator."
+    message = Said("This is a fault in Rensei, not in the request.", "Quote the request id to your operator.")
 
 
 _BY_STATUS: dict[int, type[RenseiError]] = {

@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 
 from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, PROBLEM, RequestTooLarge, problem_body
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
@@ -72,7 +72,7 @@ class BodyTooSlow(RenseiError):
     code = "REQUEST_TOO_SLOW"
     status = 408
     title = "Request too slow"
-    message = "The body of the request did not arrive in time. Send it again over a faster connection."
+    message = Said("The body of the request did not arrive in time.", "Send it again over a faster connection.")
     retryable = True
 
 

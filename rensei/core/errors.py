@@ -1,6 +1,5 @@
 """The errors that Rensei answers with, for people and for programs."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -10,9 +9,6 @@ import structlog
 from django.db import InterfaceError, OperationalError
 
 from rensei.core.limits import limit
-
-# Where the sentence about the cause ends. A reason that is passed as an argument is a sentence of its own.
-_END_OF_CAUSE = re.compile(r"(?:\.|\{reason\})(?= )")
 
 # The database is unavailable, full, or locked for too long. A faulty statement raises another error.
 DATABASE_FAULTS = (OperationalError, InterfaceError)
@@ -26,6 +22,18 @@ ERRORS_MAX = limit(
 logger = structlog.get_logger(__name__)
 
 
+class Said(str):
+    """The sentence of an error, whose halves are its cause and what to do about it."""
+
+    cause: str
+    fix: str
+
+    def __new__(cls, cause: str, fix: str) -> Self:
+        said = super().__new__(cls, f"{cause} {fix}")
+        said.cause, said.fix = cause, fix
+        return said
+
+
 class RenseiError(Exception):
     """
     An expected error, with a code that programs can match on.
@@ -34,8 +42,8 @@ class RenseiError(Exception):
     inherit one level deep, so that `__subclasses__` lists every code. Any other exception is a bug,
     and answers 500.
 
-    `message` is a format string over the keyword arguments: the sentence of the documentation,
-    then what to do. A problem document has both in `detail`; `cause` and `fix` are its two halves.
+    `message` is a format string over the keyword arguments: the sentence of the documentation, and `Said` with what
+    to do. A problem document has both in `detail`.
     `extra` is added to the problem document (`resetsAt`, `used`). `gateway_message` is the
     same in the words of the Messages API, where `message` names what only REST has.
     """
@@ -51,9 +59,8 @@ class RenseiError(Exception):
         self.extra = dict(extra or {})
         self.detail = self.message.format(**details)
         self.detail_for_gateway = self.gateway_message.format(**details) if self.gateway_message else self.detail
-        end = _END_OF_CAUSE.search(self.message)
-        self.cause = self.message[: end.end()].format(**details) if end else self.detail
-        self.fix = self.message[end.end() + 1 :].format(**details) if end else ""
+        self.cause = self.message.cause.format(**details) if isinstance(self.message, Said) else self.detail
+        self.fix = self.message.fix.format(**details) if isinstance(self.message, Said) else ""
         super().__init__(self.detail)
 
 
@@ -99,7 +106,7 @@ class NotFound(RenseiError):
     code = "NOT_FOUND"
     status = 404
     title = "Not found"
-    message = "Nothing is here under {what}. Check the id and the organization."
+    message = Said("Nothing is here under {what}.", "Check the id and the organization.")
     gateway_message = "There is no such model or profile for this token. GET /v1/models lists those that there are."
 
     def __init__(self, *, pointer: str = "") -> None:
@@ -128,7 +135,7 @@ class NotPermitted(RenseiError):
     code = "NOT_PERMITTED"
     status = 403
     title = "Not permitted"
-    message = "Your role does not allow this. Ask an owner or admin of the organization."
+    message = Said("Your role does not allow this.", "Ask an owner or admin of the organization.")
 
 
 class AlreadyExists(RenseiError):
@@ -137,7 +144,7 @@ class AlreadyExists(RenseiError):
     code = "ALREADY_EXISTS"
     status = 409
     title = "Already exists"
-    message = "{what} already exists. Choose another name, or change the existing one."
+    message = Said("{what} already exists.", "Choose another name, or change the existing one.")
 
 
 class InUse(RenseiError):
@@ -146,7 +153,7 @@ class InUse(RenseiError):
     code = "IN_USE"
     status = 409
     title = "In use"
-    message = "{what} is used by {users}. Change or remove those first."
+    message = Said("{what} is used by {users}.", "Change or remove those first.")
 
 
 class RateLimited(RenseiError):
@@ -155,7 +162,7 @@ class RateLimited(RenseiError):
     code = "RATE_LIMITED"
     status = 429
     title = "Too many requests"
-    message = "Too many requests. Try again in {seconds} s."
+    message = Said("Too many requests.", "Try again in {seconds} s.")
     retryable = True
 
 
@@ -165,8 +172,8 @@ class DatabaseUnavailable(RenseiError):
     code = "DATABASE_UNAVAILABLE"
     status = 503
     title = "The database does not answer"
-    message = (
-        "Rensei cannot use its database at the moment. What you asked for was not done. Try again in a few seconds."
+    message = Said(
+        "Rensei cannot use its database at the moment.", "What you asked for was not done. Try again in a few seconds."
     )
     retryable = True
 

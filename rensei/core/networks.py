@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 from rensei.core.limits import limit
 
 NETWORKS_MAX = limit(20, "networks", what="Allowed networks of a token", told="the caller: 400 `VALIDATION_FAILED`")
@@ -16,7 +16,9 @@ class NetworkNotAllowed(RenseiError):
     code = "NETWORK_NOT_ALLOWED"
     status = 403
     title = "Not from this network"
-    message = "This token may not be used from {address}. Call from one of its allowed networks, or make another token."
+    message = Said(
+        "This token may not be used from {address}.", "Call from one of its allowed networks, or make another token."
+    )
 
 
 def clean(networks: Sequence[str], *, maker: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.models import IdempotencyKey
 from rensei.orgs.access import Access
 
@@ -19,7 +19,7 @@ class IdempotencyKeyReused(RenseiError):
     code = "IDEMPOTENCY_KEY_REUSED"
     status = 422
     title = "Idempotency key reused"
-    message = "This Idempotency-Key came with another body within 24 hours. Use a new key for a new request."
+    message = Said("This Idempotency-Key came with another body within 24 hours.", "Use a new key for a new request.")
 
 
 def digest_of(said: Any) -> str:

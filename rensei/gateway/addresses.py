@@ -12,7 +12,7 @@ from functools import lru_cache
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 
 PREFIX = "/v1/"
 MESSAGES = "/v1/messages"
@@ -38,10 +38,13 @@ class NotServed(RenseiError):
     code = "NOT_FOUND"
     status = 404
     title = "Not served here"
-    message = (
-        "There is nothing at {path}. {what}POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models are "
-        "served here. As its base URL, give {url} to a client that adds /v1/messages, such as Anthropic's SDKs and "
-        "Claude Code, or {url}/v1 to one that adds /messages, such as Vercel's AI SDK."
+    message = Said(
+        "There is nothing at {path}.",
+        (
+            "{what}POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models are served here. As "
+            "its base URL, give {url} to a client that adds /v1/messages, such as Anthropic's SDKs and "
+            "Claude Code, or {url}/v1 to one that adds /messages, such as Vercel's AI SDK."
+        ),
     )
 
     def __init__(self, path: str, *, is_openais: bool) -> None:

@@ -19,7 +19,7 @@ from integrations.providers.anthropic.relay import Relay, Tap
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import DATABASE_FAULTS, RenseiError, StoredError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch.execution.execute import KEYS_MAX
@@ -47,9 +47,9 @@ class RunCancelled(RenseiError):
     code = "RUN_CANCELLED"
     status = 409
     title = "Run cancelled"
-    message = (
-        "The run was cancelled, in the pages or by REST. What was produced until then is charged, and it is not "
-        "repeated by itself."
+    message = Said(
+        "The run was cancelled, in the pages or by REST.",
+        "What was produced until then is charged, and it is not repeated by itself.",
     )
 
 

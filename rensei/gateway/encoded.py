@@ -2,7 +2,7 @@
 
 from rensei.core.api import LARGE_BODY_LIMIT, RequestTooLarge
 from rensei.core.encodings import Damaged, EncodingUnknown, TooLong, decode
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 
 POINTER = "/headers/content-encoding"
 NAME_CHARACTERS_MAX = 40
@@ -14,7 +14,9 @@ class EncodingNotRead(RenseiError):
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
     title = "Unsupported content encoding"
-    message = "The content-encoding '{encoding}' is not read here. Send the body as it is, or by one of gzip, br, zstd."
+    message = Said(
+        "The content-encoding '{encoding}' is not read here.", "Send the body as it is, or by one of gzip, br, zstd."
+    )
 
 
 def read(raw: bytes, *, encoding: str) -> bytes:

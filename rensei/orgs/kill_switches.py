@@ -15,7 +15,7 @@ from django.db.models.functions import JSONObject
 
 from rensei.audit.record import record_operator
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, FieldError, RenseiError
+from rensei.core.errors import AlreadyExists, FieldError, RenseiError, Said
 from rensei.core.transactions import durable
 from rensei.orgs.models import KillSwitch, Org, User
 
@@ -29,9 +29,9 @@ class OrgSuspended(RenseiError):
     code = "ORG_SUSPENDED"
     status = 403
     title = "Organization suspended"
-    message = (
-        "The operator has suspended this organization: {reason} It can read everything and dispatch nothing. "
-        "Ask your Rensei operator{contact} to resume it."
+    message = Said(
+        "The operator has suspended this organization: {reason}",
+        "It can read everything and dispatch nothing. Ask your Rensei operator{contact} to resume it.",
     )
 
 
@@ -41,9 +41,9 @@ class PausedByOperator(RenseiError):
     code = "PAUSED_BY_OPERATOR"
     status = 503
     title = "Paused by the operator"
-    message = (
-        "The operator has paused {what}: {reason} Dispatch again later, or ask your Rensei operator{contact} "
-        "when it will be resumed."
+    message = Said(
+        "The operator has paused {what}: {reason}",
+        "Dispatch again later, or ask your Rensei operator{contact} when it will be resumed.",
     )
     retryable = True
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from django.db import models
 
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 
 
 class Scope(models.TextChoices):
@@ -62,7 +62,9 @@ class ScopeMissing(RenseiError):
     code = "SCOPE_MISSING"
     status = 403
     title = "The token lacks the scope"
-    message = "This token was not made for that: it needs the scope {scopes}. Make a token with it, or use another one."
+    message = Said(
+        "This token was not made for that: it needs the scope {scopes}.", "Make a token with it, or use another one."
+    )
 
 
 class ClosedToMachines(RenseiError):
@@ -71,9 +73,9 @@ class ClosedToMachines(RenseiError):
     code = "SCOPE_MISSING"
     status = 403
     title = "Not with the token of a machine"
-    message = (
-        "The token of a machine makes and changes no tokens, machines, members, invitations or access policies. "
-        "Use a token of your own, such as in RENSEI_AUTH_TOKEN, or the pages."
+    message = Said(
+        ("The token of a machine makes and changes no tokens, machines, members, invitations or access policies."),
+        "Use a token of your own, such as in RENSEI_AUTH_TOKEN, or the pages.",
     )
 
 

@@ -22,7 +22,7 @@ from django.db import connection
 from django.db.models import BigIntegerField, F, Value
 from django.db.models.functions import Cast, Coalesce
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.limits import MIB
 from rensei.core.transactions import assert_open, durable, snapshot
 from rensei.core.unknown import note_unknown
@@ -43,10 +43,12 @@ class StorageLimitReached(RenseiError):
     code = "STORAGE_LIMIT_REACHED"
     status = 403
     title = "Storage limit reached"
-    message = (
-        "The organization stores {used} MiB and its runs under way may write {held} MiB more, of the {limit} MiB that "
-        "it may store. Delete workflows or long profiles that are not needed, or ask your Rensei operator for a higher "
-        "limit."
+    message = Said(
+        (
+            "The organization stores {used} MiB and its runs under way may write {held} MiB more, of the "
+            "{limit} MiB that it may store."
+        ),
+        ("Delete workflows or long profiles that are not needed, or ask your Rensei operator for a higher limit."),
     )
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 
 ANY = "*"
 
@@ -24,9 +24,9 @@ class AuthModesUnsatisfiable(RenseiError):
     code = "AUTHMODES_UNSATISFIABLE"
     status = 403
     title = "No auth mode is left"
-    message = (
-        "No auth mode of this profile is allowed here: {reasons}. Add an allowed mode to the profile, "
-        "or ask an owner to change the access policy."
+    message = Said(
+        "No auth mode of this profile is allowed here: {reasons}.",
+        "Add an allowed mode to the profile, or ask an owner to change the access policy.",
     )
 
 
@@ -36,9 +36,9 @@ class ModelNotAllowedByPolicy(RenseiError):
     code = "MODEL_NOT_ALLOWED_BY_POLICY"
     status = 403
     title = "Model not allowed by policy"
-    message = (
-        "No auth mode is left for this model: {reasons}. Name another model, "
-        "or ask an owner to change that row of the access policy."
+    message = Said(
+        "No auth mode is left for this model: {reasons}.",
+        "Name another model, or ask an owner to change that row of the access policy.",
     )
 
 

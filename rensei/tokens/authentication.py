@@ -5,7 +5,7 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
 from rensei.core.api import NotAuthenticated
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 from rensei.core.networks import NetworkNotAllowed
 from rensei.core.proxies import client_address
 from rensei.core.secret import token_digest
@@ -49,7 +49,9 @@ class CsrfFailed(RenseiError):
     code = "NOT_PERMITTED"
     status = 403
     title = "Not permitted"
-    message = "The request did not carry the CSRF token of the page. Send it as X-CSRFToken, or use an API token."
+    message = Said(
+        "The request did not carry the CSRF token of the page.", "Send it as X-CSRFToken, or use an API token."
+    )
 
 
 class BrowserAuthentication(SessionAuthentication):

@@ -14,7 +14,7 @@ from django.utils.crypto import salted_hmac
 
 from rensei.audit.record import record
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import NotFound, RenseiError, Said
 from rensei.core.rates import rates
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import durable
@@ -39,7 +39,9 @@ class DeviceCodePending(RenseiError):
     code = "DEVICE_CODE_PENDING"
     status = 428
     title = "Waiting for approval"
-    message = "Nobody has approved this machine yet. Open the address that was shown, and ask again in two seconds."
+    message = Said(
+        "Nobody has approved this machine yet.", "Open the address that was shown, and ask again in two seconds."
+    )
     retryable = True
 
 
@@ -49,7 +51,9 @@ class DeviceCodeInvalid(RenseiError):
     code = "DEVICE_CODE_INVALID"
     status = 400
     title = "Device code not valid"
-    message = "This code is unknown, has expired or was used, or the machine was denied. Run rensei setup again."
+    message = Said(
+        "This code is unknown, has expired or was used, or the machine was denied.", "Run rensei setup again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from rensei.core.errors import NotPermitted, RenseiError
+from rensei.core.errors import NotPermitted, RenseiError, Said
 from rensei.core.limits import limit
 from rensei.core.transactions import assert_open
 from rensei.orgs.access import Access
@@ -22,7 +22,9 @@ class TokenChainTooLong(RenseiError):
     code = "NOT_PERMITTED"
     status = 403
     title = "Not permitted"
-    message = f"A token that was made through {GENERATIONS_MAX} others makes no further ones. Use an earlier one."
+    message = Said(
+        f"A token that was made through {GENERATIONS_MAX} others makes no further ones.", "Use an earlier one."
+    )
 
 
 def lock_maker(access: Access) -> ApiToken | None:

@@ -16,7 +16,7 @@ from django.db.models import F, Q
 
 from rensei.core import jobs
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError, StoredError
+from rensei.core.errors import NotFound, RenseiError, Said, StoredError
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -45,9 +45,9 @@ class StarterMayNot(RenseiError):
     code = "NOT_PERMITTED"
     status = 403
     title = "Not permitted"
-    message = (
-        "Whoever started this workflow run may no longer dispatch runs in the organization. Start it again as a "
-        "member who may."
+    message = Said(
+        "Whoever started this workflow run may no longer dispatch runs in the organization.",
+        "Start it again as a member who may.",
     )
 
 
@@ -57,7 +57,9 @@ class ProfileGone(RenseiError):
     code = "NOT_FOUND"
     status = 404
     title = "Not found"
-    message = "The profile '{profile_id}' of this node is not there any more. Apply the workflow with another one."
+    message = Said(
+        "The profile '{profile_id}' of this node is not there any more.", "Apply the workflow with another one."
+    )
 
 
 def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.core.limits import limit
 
 LONGEST_RENDERED = limit(
@@ -32,9 +32,9 @@ class RenderedTextTooLong(RenseiError):
     code = "REQUEST_TOO_LARGE"
     status = 413
     title = "Request too large"
-    message = (
-        "The texts of the node would have {length} characters, and {longest} is the most. Refer to fewer or shorter "
-        "outputs."
+    message = Said(
+        "The texts of the node would have {length} characters, and {longest} is the most.",
+        "Refer to fewer or shorter outputs.",
     )
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from tests.architecture.modules import ROOT, modules
 
 modules()
@@ -25,6 +25,11 @@ class TestEveryRefusal:
         assert refusal.title
         assert not refusal.title.endswith(".")
         assert refusal.__doc__ != RenseiError.__doc__
+
+    def test_has_what_to_do_apart_from_the_cause(self, refusal):
+        ends_twice = re.search(r"\.(?= )|\{reason\}(?= )", refusal.message)
+
+        assert bool(ends_twice) <= isinstance(refusal.message, Said)
 
     def test_inherits_one_level_deep(self, refusal):
         assert refusal.__bases__ == (RenseiError,)

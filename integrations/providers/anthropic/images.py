@@ -21,7 +21,7 @@ from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic.picture_process import FAULTS
 from integrations.providers.anthropic.pictures import PIXELS_MAX, PictureRefused, Unpacker
 from integrations.providers.base import Interrupted
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
 _REQUEST_BYTES_MAX = 31 * 1024 * 1024
@@ -41,7 +41,7 @@ class ImagesNotSupported(RenseiError):
     code = "IMAGES_NOT_SUPPORTED"
     status = 422
     title = "Images not supported"
-    message = "{model} does not take images. Leave them out, or choose a model with vision."
+    message = Said("{model} does not take images.", "Leave them out, or choose a model with vision.")
 
 
 class InvalidImage(RenseiError):

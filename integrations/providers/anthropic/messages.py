@@ -17,7 +17,7 @@ from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import BuiltRequest, ModelRequest
 from rensei.core.effort import Effort
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 
 MAX_TOKENS_DEFAULT = 16_384
 
@@ -28,9 +28,9 @@ class ContextWindowExceeded(RenseiError):
     code = "CONTEXT_WINDOW_EXCEEDED"
     status = 422
     title = "Context window exceeded"
-    message = (
-        "The prompt has {counted} {input}{beside}, but the context window is {window}. "
-        "Shorten the prompt, raise contextWindow, or choose a model with a larger window."
+    message = Said(
+        "The prompt has {counted} {input}{beside}, but the context window is {window}.",
+        "Shorten the prompt, raise contextWindow, or choose a model with a larger window.",
     )
     # It begins with the provider's own sentence, which causes Claude Code to compact the conversation.
     gateway_message = (

@@ -5,7 +5,7 @@ from collections import Counter, deque
 
 from django.conf import settings
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.orgs.access import Access
 
 
@@ -15,9 +15,9 @@ class TooManyStreams(RenseiError):
     code = "TOO_MANY_STREAMS"
     status = 429
     title = "Too many event streams"
-    message = (
-        "{whose} may follow {most} runs at a time, and does so already. Close a stream that is no longer "
-        "read, or ask for the run itself with GET."
+    message = Said(
+        "{whose} may follow {most} runs at a time, and does so already.",
+        "Close a stream that is no longer read, or ask for the run itself with GET.",
     )
     retryable = True
 

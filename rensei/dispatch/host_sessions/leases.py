@@ -15,7 +15,7 @@ from django.db.models import Q
 from integrations.providers.base import ADAPTERS, Answer, BuiltRequest, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import FieldError, RenseiError
+from rensei.core.errors import FieldError, RenseiError, Said
 from rensei.core.logs import KEY_SHAPE
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import stored_bytes
@@ -56,9 +56,9 @@ class LeaseLost(RenseiError):
     code = "LEASE_LOST"
     status = 409
     title = "Lease lost"
-    message = (
-        "The lease of this run is not this worker's any more. Stop working on it; "
-        "what is reported of a call that was made is still accounted for."
+    message = Said(
+        "The lease of this run is not this worker's any more.",
+        "Stop working on it; what is reported of a call that was made is still accounted for.",
     )
 
 
@@ -68,9 +68,9 @@ class HostLoginMissing(RenseiError):
     code = "HOST_LOGIN_MISSING"
     status = 409
     title = "No login on this machine"
-    message = (
-        "Machine '{host}' has no working login to the provider. Log in there, in the provider's own flow, "
-        "and dispatch the run again."
+    message = Said(
+        "Machine '{host}' has no working login to the provider.",
+        "Log in there, in the provider's own flow, and dispatch the run again.",
     )
 
 
@@ -80,9 +80,9 @@ class HostPlanExhausted(RenseiError):
     code = "HOST_PLAN_EXHAUSTED"
     status = 402
     title = "The account's plan is used up"
-    message = (
-        "The account that machine '{host}' is logged in to has used up its plan or its credit. Wait until it renews, "
-        "or use another auth mode: Rensei never falls back to another payer by itself."
+    message = Said(
+        "The account that machine '{host}' is logged in to has used up its plan or its credit.",
+        ("Wait until it renews, or use another auth mode: Rensei never falls back to another payer by itself."),
     )
     retryable = True
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError, StoredError
+from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 
@@ -17,9 +17,9 @@ class ModelUnpriced(RenseiError):
     code = "MODEL_UNPRICED"
     status = 409
     title = "No price for this model"
-    message = (
-        "{what} has no price in the catalog, so auth mode '{mode}' cannot account for it. "
-        "Use byok, choose a priced model, or ask your operator to add a price."
+    message = Said(
+        "{what} has no price in the catalog, so auth mode '{mode}' cannot account for it.",
+        "Use byok, choose a priced model, or ask your operator to add a price.",
     )
 
 

@@ -10,7 +10,7 @@ from integrations.models import Integration
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
@@ -22,9 +22,9 @@ class ByokNotConfigured(RenseiError):
     code = "BYOK_NOT_CONFIGURED"
     status = 409
     title = "No key connected"
-    message = (
-        "No key is connected for provider '{provider}'. Connect one in Settings → Integrations → Add Provider, "
-        "or ask an owner or admin to."
+    message = Said(
+        "No key is connected for provider '{provider}'.",
+        "Connect one in Settings → Integrations → Add Provider, or ask an owner or admin to.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import OneKey
@@ -18,9 +18,9 @@ class RequiresLocalCapacity(RenseiError):
     code = "AUTH_MODE_REQUIRES_LOCAL_CAPACITY"
     status = 409
     title = "Auth mode requires local capacity"
-    message = (
-        "Auth mode 'host-session' cannot run on '{pool}': the login is on the developer's machine. Use a "
-        "cloud-compatible auth mode (byok, metered, shared), or dispatch to a local pool."
+    message = Said(
+        "Auth mode 'host-session' cannot run on '{pool}': the login is on the developer's machine.",
+        "Use a cloud-compatible auth mode (byok, metered, shared), or dispatch to a local pool.",
     )
 
 
@@ -30,9 +30,12 @@ class WrongMachine(RenseiError):
     code = "HOST_SESSION_WRONG_MACHINE"
     status = 409
     title = "Wrong machine"
-    message = (
-        "{reason} A host-session run goes to the machine where you ran rensei setup: dispatch from there, "
-        "or name one of your own machines in hostId."
+    message = Said(
+        "{reason}",
+        (
+            "A host-session run goes to the machine where you ran rensei setup: dispatch from there, or name "
+            "one of your own machines in hostId."
+        ),
     )
     gateway_message = (
         "Auth mode 'host-session' uses the login on a developer's machine, and the gateway calls from the server. Name "

@@ -11,7 +11,7 @@ from billing.models import Entitlement
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
@@ -24,9 +24,9 @@ class MeteredKeyNotConfigured(RenseiError):
     code = "METERED_KEY_NOT_CONFIGURED"
     status = 503
     title = "No metered key"
-    message = (
-        "No metered key is configured for provider '{provider}'. Contact your Rensei operator: the operator docs "
-        "at /docs/operators/key-pools say how to set one up."
+    message = Said(
+        "No metered key is configured for provider '{provider}'.",
+        ("Contact your Rensei operator: the operator docs at /docs/operators/key-pools say how to set one up."),
     )
 
 

@@ -8,7 +8,7 @@ from billing.limits import quota
 from billing.limits.quota import SharedQuotaExceeded
 from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.modes.base import ModelUnpriced, require_price
 from rensei.dispatch.modes.platform_pool import PlatformPool
@@ -20,9 +20,12 @@ class SharedKeyNotConfigured(RenseiError):
     code = "SHARED_KEY_NOT_CONFIGURED"
     status = 503
     title = "No shared key"
-    message = (
-        "No shared key is configured for provider '{provider}' and model '{model_id}'. Choose a model that the "
-        "free tier serves ({served}), use another auth mode, or contact your Rensei operator."
+    message = Said(
+        "No shared key is configured for provider '{provider}' and model '{model_id}'.",
+        (
+            "Choose a model that the free tier serves ({served}), use another auth mode, or contact your "
+            "Rensei operator."
+        ),
     )
 
 

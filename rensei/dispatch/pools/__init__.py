@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rensei.core.errors import RenseiError
+from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import local
 from rensei.orgs.models import Org
@@ -16,7 +16,7 @@ class NoEligiblePool(RenseiError):
     code = "NO_ELIGIBLE_POOL"
     status = 409
     title = "No eligible pool"
-    message = "{reason} Dispatch to the pool 'local', or ask an owner to add and activate a pool."
+    message = Said("{reason}", "Dispatch to the pool 'local', or ask an owner to add and activate a pool.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from integrations.providers.base import Answer, ProviderFailure
-from rensei.core.errors import RenseiError, StoredError
+from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue.claims import Stop
@@ -40,9 +40,9 @@ class RunTimeout(RenseiError):
     code = "RUN_TIMEOUT"
     status = 504
     title = "Run timed out"
-    message = (
-        "The run did not end before its deadline. What was produced until then is charged; "
-        "dispatch it again if it is still needed."
+    message = Said(
+        "The run did not end before its deadline.",
+        "What was produced until then is charged; dispatch it again if it is still needed.",
     )
     retryable = True
 
@@ -53,9 +53,12 @@ class RunInterrupted(RenseiError):
     code = "RUN_INTERRUPTED"
     status = 503
     title = "Run interrupted"
-    message = (
-        "The worker stopped while the provider was answering. The call may have been billed, so it is not repeated "
-        "by itself; the ledger holds an estimate. Dispatch the run again if it is still needed."
+    message = Said(
+        "The worker stopped while the provider was answering.",
+        (
+            "The call may have been billed, so it is not repeated by itself; the ledger holds an estimate. "
+            "Dispatch the run again if it is still needed."
+        ),
     )
     retryable = True
 
