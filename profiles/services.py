@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
@@ -21,7 +20,7 @@ from rensei.audit.record import record
 from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
-from rensei.core.transactions import durable
+from rensei.core.transactions import durable, unique
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
@@ -100,17 +99,14 @@ def create_profile(
         if draft.is_default:
             _clear_default(access.org, draft.project)
         _refuse_name_in_use(access.org, draft.name)
-        try:
-            with transaction.atomic():
-                profile = ModelProfile.objects.create(
-                    org=access.org,
-                    public_id=public_id,
-                    created_by=access.user,
-                    stored_bytes=stored,
-                    **_columns(draft),
-                )
-        except IntegrityError as fault:
-            raise AlreadyExists(what=f"A profile with the id '{public_id}'") from fault
+        with unique(AlreadyExists(what=f"A profile with the id '{public_id}'")):
+            profile = ModelProfile.objects.create(
+                org=access.org,
+                public_id=public_id,
+                created_by=access.user,
+                stored_bytes=stored,
+                **_columns(draft),
+            )
         record(access, "profile.created", object_id=public_id, model=draft.model_id, auth_modes=draft.auth_modes)
     return profile
 

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from allauth.account.models import EmailAddress
 from django.conf import settings
-from django.db import IntegrityError, transaction
 from django.db.models import Case, Exists, OuterRef, When
 from django.template.loader import render_to_string
 
@@ -22,7 +21,7 @@ from rensei.core.errors import NotFound, NotPermitted, RenseiError, Said
 from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.core.secret import Secret, token_digest
-from rensei.core.transactions import assert_open, durable
+from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import MANAGERS, Membership, Org, OrgScopedQuerySet, Role, User
@@ -120,19 +119,16 @@ def invite(access: Access, *, email: str, role: str) -> Sent:
     with durable():
         # An expired invitation is revoked to permit a new one. An open one is sent again by its own button.
         _open(access.org).filter(email=email, expires_at__lte=now).update(revoked_at=now)
-        try:
-            with transaction.atomic():
-                invitation = Invitation.objects.create(
-                    org=access.org,
-                    email=email,
-                    role=role,
-                    invited_by=access.user,
-                    made_by=tree.lock_maker(access),
-                    created_at=now,
-                    **_terms(plain, now),
-                )
-        except IntegrityError as fault:
-            raise AlreadyInvited(email=email) from fault
+        with unique(AlreadyInvited(email=email)):
+            invitation = Invitation.objects.create(
+                org=access.org,
+                email=email,
+                role=role,
+                invited_by=access.user,
+                made_by=tree.lock_maker(access),
+                created_at=now,
+                **_terms(plain, now),
+            )
         record(access, "invitation.created", object_id=invitation.id, email=email, role=role)
     return _send(access, invitation, plain)
 
@@ -279,11 +275,8 @@ def _join(invitation: Invitation, user: User, address: str | None) -> Membership
     )
     if not _vouched(waiting).filter(vouched=True).update(accepted_at=database_now(), accepted_by=user):
         raise InvitationInvalid(reason="This invitation was answered in the meantime.")
-    try:
-        with transaction.atomic():
-            membership = Membership.objects.create(org=invitation.org, user=user, role=invitation.role)
-    except IntegrityError as fault:
-        raise AlreadyMember(email=user.email) from fault
+    with unique(AlreadyMember(email=user.email)):
+        membership = Membership.objects.create(org=invitation.org, user=user, role=invitation.role)
     access = Access(user=user, org=invitation.org, role=Role(invitation.role), membership=membership, address=address)
     inviter = invitation.invited_by.email if invitation.invited_by else None
     record(access, "invitation.accepted", object_id=invitation.id, member=membership.id, invited_by=inviter)

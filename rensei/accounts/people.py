@@ -3,13 +3,12 @@
 from allauth.account.models import EmailAddress
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from rensei.audit.record import record_person
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
-from rensei.core.transactions import assert_open, durable
+from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs.models import Host, Org, User
 from rensei.orgs.services import insert_org
 from rensei.orgs.shapes import clean_email, clean_name
@@ -30,13 +29,8 @@ def insert_person(*, email: str, password: Secret, name: str = "", operator: boo
         validate_password(password.reveal(), user=User(email=email, name=name))
     except ValidationError as fault:
         raise FieldError(pointer="/password", reason=" ".join(fault.messages)) from None
-    try:
-        with transaction.atomic():
-            return User.objects.create_user(
-                email, password.reveal(), name=name, is_staff=operator, is_superuser=operator
-            )
-    except IntegrityError as fault:
-        raise AlreadyExists(what=f"An account for {email}") from fault
+    with unique(AlreadyExists(what=f"An account for {email}")):
+        return User.objects.create_user(email, password.reveal(), name=name, is_staff=operator, is_superuser=operator)
 
 
 def create_org_with_owner(

@@ -4,12 +4,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 
 def durable() -> AbstractContextManager[None]:
     """Open the outermost transaction. It raises inside another one, which is a bug."""
     return transaction.atomic(durable=True)
+
+
+@contextmanager
+def unique(refusal: Exception, *, durable: bool = False) -> Iterator[None]:
+    """Write within a transaction, or a part of the open one, and raise a refusal where a row must be unique."""
+    try:
+        with transaction.atomic(durable=durable):
+            yield
+    except IntegrityError as fault:
+        raise refusal from fault
 
 
 @contextmanager

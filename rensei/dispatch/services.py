@@ -2,12 +2,10 @@
 
 import re
 
-from django.db import IntegrityError
-
 from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, NotPermitted, RenseiError
-from rensei.core.transactions import durable
+from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
@@ -62,12 +60,9 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
         raise FieldError(pointer="/providerId", reason=f"One of {', '.join(CapacityPool.Provider.values)}.")
     if name in CapacityPool.Provider.values:
         raise AlreadyExists(what=f"A built-in pool '{name}'")
-    try:
-        with durable():
-            pool = CapacityPool.objects.create(org=access.org, name=name, provider_id=provider_id, config=config)
-            record(access, "pool.added", object_id=pool.id, name=name)
-    except IntegrityError as fault:
-        raise AlreadyExists(what=f"A pool '{name}'") from fault
+    with unique(AlreadyExists(what=f"A pool '{name}'"), durable=True):
+        pool = CapacityPool.objects.create(org=access.org, name=name, provider_id=provider_id, config=config)
+        record(access, "pool.added", object_id=pool.id, name=name)
     return pool
 
 

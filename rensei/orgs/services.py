@@ -2,12 +2,11 @@
 
 from typing import Protocol
 
-from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
-from rensei.core.transactions import assert_open, durable
+from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs import signals
 from rensei.orgs.access import Access
 from rensei.orgs.models import (
@@ -48,11 +47,8 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
     """Create an organization within the caller's transaction, and notify the packages above within it too."""
     assert_open()
     name, slug = clean_name(name), clean_slug(slug)
-    try:
-        with transaction.atomic():
-            org = Org.objects.create(name=name, slug=slug)
-    except IntegrityError as fault:
-        raise AlreadyExists(what=f"An organization with the slug '{slug}'") from fault
+    with unique(AlreadyExists(what=f"An organization with the slug '{slug}'")):
+        org = Org.objects.create(name=name, slug=slug)
     StoredBytes.objects.create(org=org)
     membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
     access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
@@ -89,11 +85,8 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
     require_whole_org(access)
     name, slug = clean_name(name), clean_slug(slug, pointer="/id")
     with durable():
-        try:
-            with transaction.atomic():
-                project = Project.objects.create(org=access.org, slug=slug, name=name)
-        except IntegrityError as fault:
-            raise AlreadyExists(what=f"A project with the id '{slug}'") from fault
+        with unique(AlreadyExists(what=f"A project with the id '{slug}'")):
+            project = Project.objects.create(org=access.org, slug=slug, name=name)
         record(access, "project.created", object_id=slug, name=name)
     return project
 

@@ -13,7 +13,7 @@ from profiles.models import ModelProfile
 from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, InUse, NotPermitted, RenseiError, named_in
-from rensei.core.transactions import durable
+from rensei.core.transactions import durable, unique
 from rensei.dispatch import idempotency
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
@@ -116,16 +116,13 @@ def change_document(access: Access, workflow: Workflow, document: str | dict[str
     _require_reach(access, workflow)
     read = read_document(document)
     _check_profiles(access, read, workflow.project)
-    try:
-        with durable():
-            _take_room(access, read)
-            current: Workflow = Workflow.objects.for_org(access.org).select_for_update().get(id=workflow.id)
-            if current.name != read.name:
-                current.name = read.name
-                current.save(update_fields=["name"])
-            _add_version(access, current, read)
-    except IntegrityError as fault:
-        raise AlreadyExists(what=f"A workflow '{read.name}'") from fault
+    with unique(AlreadyExists(what=f"A workflow '{read.name}'"), durable=True):
+        _take_room(access, read)
+        current: Workflow = Workflow.objects.for_org(access.org).select_for_update().get(id=workflow.id)
+        if current.name != read.name:
+            current.name = read.name
+            current.save(update_fields=["name"])
+        _add_version(access, current, read)
     return current
 
 
