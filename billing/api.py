@@ -20,10 +20,11 @@ from billing.limits import budget, quota
 from billing.limits.entitlement import is_metered_enabled
 from billing.models import CostEvent
 from rensei.core import csv_file
-from rensei.core.api import CamelSerializer, CursorPages, Filters, OptionalText, read_filters
+from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
+from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.periods import last_of, start_of
 from rensei.orgs import storage
 from rensei.orgs.access import caller

@@ -13,12 +13,13 @@ from catalog.facts import CAPABILITY_FLAGS, THINKING_TYPES
 from catalog.models import CatalogEntry
 from catalog.presenters import present
 from catalog.providers import PROVIDERS
-from rensei.core.api import CamelSerializer, CursorPages, Filters, query_of
+from rensei.core.api import CamelSerializer
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.effort import Effort
 from rensei.core.errors import InUse, NotFound
 from rensei.core.json_fields import NAME, JSONDocument, OneOf, Text, members, one_of, whole
+from rensei.core.lists import CursorPages, Filters, query_of
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Listed, Resource

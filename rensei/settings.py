@@ -419,7 +419,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "rensei.core.api.AlwaysJson",
     "DEFAULT_METADATA_CLASS": "rensei.core.api.AllowedMethods",
     "URL_FORMAT_OVERRIDE": None,
-    "DEFAULT_PAGINATION_CLASS": "rensei.core.api.CursorPages",
+    "DEFAULT_PAGINATION_CLASS": "rensei.core.lists.CursorPages",
     "DEFAULT_SCHEMA_CLASS": "rensei.core.schema.Schema",
     "DEFAULT_THROTTLE_CLASSES": ["rensei.tokens.throttling.ApiThrottle", "rensei.tokens.throttling.SensitiveThrottle"],
     "DEFAULT_THROTTLE_RATES": {

@@ -6,9 +6,10 @@ from typing import Any
 from django.db.models import QuerySet
 from rest_framework import serializers
 
-from rensei.core.api import CamelSerializer, Filters
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import JSONDocument, anything
+from rensei.core.lists import Filters
 from rensei.orgs import audit_log
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.resources import Listed

@@ -14,7 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CursorPages, Filters, read_body
+from rensei.core.api import read_body
+from rensei.core.lists import CursorPages, Filters
 from rensei.orgs.access import Access, caller
 
 

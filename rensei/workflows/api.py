@@ -8,9 +8,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer, Filters
+from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse, NotFound
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
+from rensei.core.lists import Filters
 from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.orgs.access import Access, caller

@@ -12,11 +12,12 @@ from rest_framework.views import APIView
 
 from catalog.provider_config import config_form
 from profiles import services as profiles
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, Filters, read_body
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
+from rensei.core.lists import Filters
 from rensei.core.rates import headers_of
 from rensei.dispatch import idempotency, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
