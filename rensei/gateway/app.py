@@ -37,7 +37,7 @@ from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body, checked_name
-from rensei.gateway.call import Call, Caller, LiveCall, error_of
+from rensei.gateway.call import Caller, GatewayCall, LiveCall, error_of
 from rensei.gateway.callers import Callers
 from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
@@ -191,7 +191,7 @@ class Gateway:
         try:
             await self._admissions.submit(admitted)
             live = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
-            call = Call(
+            call = GatewayCall(
                 run=run,
                 attempt=attempt,
                 credential=credential,

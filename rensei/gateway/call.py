@@ -130,7 +130,7 @@ class LiveCall(LiveRun):
         self._loop.call_soon_threadsafe(self._task.cancel)
 
 
-class Call:
+class GatewayCall:
     """Make attempts until one gets a response. `run`, `attempt`, `text` and `usage` are the input of the settlement."""
 
     # No output is stored.

@@ -11,7 +11,7 @@ from tests.dying import die, die_after, die_before
 
 
 def plant_death(point: str) -> None:
-    take = provider_call.Call._take
+    take = provider_call.ProviderCall._take
     taken: list[object] = []
 
     def die_on(kind: type, count: int) -> Callable[..., None]:
@@ -33,9 +33,9 @@ def plant_death(point: str) -> None:
         case "after-the-attempt":
             claims.open_attempt = die_after(claims.open_attempt)
         case "connected":
-            provider_call.Call._take = die_on(UsageReport, 1)
+            provider_call.ProviderCall._take = die_on(UsageReport, 1)
         case "mid-stream":
-            provider_call.Call._take = die_on(TextDelta, 3)
+            provider_call.ProviderCall._take = die_on(TextDelta, 3)
         case "after-message-stop":
             execute.outcomes.succeeded = die_before(execute.outcomes.succeeded)
         case "before-the-settlement-commits":

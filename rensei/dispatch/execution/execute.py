@@ -24,7 +24,7 @@ from rensei.core.transactions import leave_database
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
-from rensei.dispatch.execution.provider_call import Call
+from rensei.dispatch.execution.provider_call import ProviderCall
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES, Mode
 from rensei.dispatch.queue import claims
@@ -116,7 +116,7 @@ def _attempt(
         stop = claims.why_lost(run)
         _settle(partial(outcomes.stopped_without_call, run, stop))
         return None
-    call = Call(run, live, attempt)
+    call = ProviderCall(run, live, attempt)
     try:
         answer = call.follow(
             adapter.stream(
@@ -162,7 +162,9 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
     return None
 
 
-def _failed(call: outcomes.Call, failure: ProviderFailure, *, mode: Mode, again: bool, now: datetime) -> SettlementPlan:
+def _failed(
+    call: outcomes.SettledCall, failure: ProviderFailure, *, mode: Mode, again: bool, now: datetime
+) -> SettlementPlan:
     # `error_of` may read the database, so it is retried together with the settlement.
     return outcomes.failed(call, failure, error=mode.error_of(call.run, failure), again=again, now=now)
 

@@ -23,7 +23,7 @@ FLUSH_BYTES = 2048
 logger = structlog.get_logger(__name__)
 
 
-class Call:
+class ProviderCall:
     """Reads one attempt's stream, and appends the run's events as they arrive."""
 
     def __init__(self, run: Run, live: LiveRun, attempt: Attempt) -> None:

@@ -12,7 +12,7 @@ from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 
 
-class Call(Protocol):
+class SettledCall(Protocol):
     """A call as observed so far, by a server worker or by a machine that reports it."""
 
     @property
@@ -63,7 +63,7 @@ class RunInterrupted(RenseiError):
     retryable = True
 
 
-def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
+def succeeded(call: SettledCall, answer: Answer, *, now: datetime) -> SettlementPlan:
     """Settle a call with the usage that the provider reported at its end."""
     end = RunEnd(state=Run.State.SUCCEEDED, text=answer.text, content=answer.content, stop_reason=answer.stop_reason)
     return SettlementPlan(
@@ -79,7 +79,7 @@ def succeeded(call: Call, answer: Answer, *, now: datetime) -> SettlementPlan:
     )
 
 
-def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
+def stopped(call: SettledCall, stop: Stop, *, now: datetime) -> SettlementPlan:
     """
     Settle a call that was aborted, with an estimate from the reported usage and the received output.
 
@@ -101,7 +101,7 @@ def stopped(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
     )
 
 
-def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> SettlementPlan:
+def stopped_before_sending(call: SettledCall, stop: Stop, *, now: datetime) -> SettlementPlan:
     """Settle a call whose attempt was written but which was never sent."""
     return SettlementPlan(
         run=call.run,
@@ -113,7 +113,9 @@ def stopped_before_sending(call: Call, stop: Stop, *, now: datetime) -> Settleme
     )
 
 
-def failed(call: Call, failure: ProviderFailure, *, error: StoredError, again: bool, now: datetime) -> SettlementPlan:
+def failed(
+    call: SettledCall, failure: ProviderFailure, *, error: StoredError, again: bool, now: datetime
+) -> SettlementPlan:
     """Settle a call that failed: never sent, refused at no cost, interrupted after some output, or unknown."""
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
