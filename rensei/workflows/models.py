@@ -74,14 +74,8 @@ class WorkflowRun(models.Model):
     so a crash in between leaves work that is found later. The lease prevents concurrent processing.
     """
 
-    class State(models.TextChoices):
-        QUEUED = "QUEUED", "Queued"
-        RUNNING = "RUNNING", "Running"
-        SUCCEEDED = "SUCCEEDED", "Succeeded"
-        FAILED = "FAILED", "Failed"
-        CANCELLED = "CANCELLED", "Cancelled"
-
-    ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+    State = Run.State
+    ENDED = Run.ENDED
 
     id = PublicIdField(prefix="wfr")
     org = models.ForeignKey(Org, models.CASCADE, related_name="workflow_runs")
