@@ -9,12 +9,13 @@ from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS, Credential, Verdict
 from rensei.audit.record import record
-from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted, RenseiError, Said
+from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, OrgScopedQuerySet
+from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
 from rensei.tokens.throttling import spend_sensitive
 
@@ -72,7 +73,7 @@ def add_integration(
     :raises AlreadyExists: if the name is in use, or the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
-    _require_manager(access)
+    access.require_org_manager()
     shapes.clean_provider(provider)
     base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
     key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
@@ -118,8 +119,8 @@ def update_integration(
     :raises AlreadyExists: if the name is in use, or the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
-    _require_manager(access)
-    _require_own(access, integration)
+    access.require_org_manager()
+    require_own(access, integration)
     before = _public_facts(integration)
     version = integration.secret_version
     changed = {"name"}
@@ -160,8 +161,8 @@ def rotate_integration(
     :raises AlreadyExists: if the key is already connected
     :raises CredentialUnreadable: if the vault cannot seal now
     """
-    _require_manager(access)
-    _require_own(access, integration)
+    access.require_org_manager()
+    require_own(access, integration)
     version = integration.secret_version
     key = shapes.clean_key(api_key, provider=integration.provider, base_url=integration.base_url)
     verdict = None if force else _test(access, integration, key)
@@ -188,8 +189,8 @@ def remove_integration(access: Access, integration: Integration) -> None:
 
     :raises InUse: if a profile names it
     """
-    _require_manager(access)
-    _require_own(access, integration)
+    access.require_org_manager()
+    require_own(access, integration)
     with durable():
         others = _lock_others(access, integration)
         if not Integration.objects.filter(pk=integration.pk).exists():
@@ -220,7 +221,7 @@ def check_connection(
     :raises BaseUrlRefused: if keys must not be sent to that address
     :raises RateLimited: if the caller has tested too many keys
     """
-    _require_manager(access)
+    access.require_org_manager()
     kill_switches.require_not_suspended(access.org)
     shapes.clean_provider(provider)
     base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
@@ -242,8 +243,8 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     :raises CredentialUnreadable: if the vault cannot open the key now
     :raises RateLimited: if the caller has tested too many keys
     """
-    _require_manager(access)
-    _require_own(access, integration)
+    access.require_org_manager()
+    require_own(access, integration)
     kill_switches.require_not_suspended(access.org)
     version = integration.secret_version
     verdict = _call(access, integration, open_integration(integration))
@@ -286,17 +287,6 @@ def note_used(integration_id: str, when: datetime) -> None:
 
 
 # Internal steps
-
-
-def _require_manager(access: Access) -> None:
-    access.require_manager()
-    if access.project is not None:
-        raise NotPermitted  # An API token of one project may not change the whole organization.
-
-
-def _require_own(access: Access, integration: Integration) -> None:
-    if integration.org_id != access.org.pk:
-        raise NotFound
 
 
 def _move(integration: Integration, *, base_url: str | None, api_key: Secret | None) -> bool:

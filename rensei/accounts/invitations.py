@@ -25,7 +25,7 @@ from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import MANAGERS, Membership, Org, OrgScopedQuerySet, Role, User
-from rensei.orgs.services import clean_role, require_owner_for_owners, require_whole_org
+from rensei.orgs.services import clean_role, require_owner_for_owners
 from rensei.orgs.shapes import clean_email
 from rensei.tokens import tree
 
@@ -163,8 +163,7 @@ def revoke(access: Access, invitation: Invitation) -> None:
 
     :raises NotFound: if it was accepted or revoked meanwhile
     """
-    access.require_manager()
-    require_whole_org(access)
+    access.require_org_manager()
     with durable():
         if not _open(access.org).filter(pk=invitation.pk).update(revoked_at=database_now()):
             raise NotFound
@@ -285,8 +284,7 @@ def _join(invitation: Invitation, user: User, address: str | None) -> Membership
 
 def _require_inviter(access: Access, role: str) -> None:
     """:raises NotPermitted: also for an operator with temporary access, who must not add permanent members"""
-    access.require_manager()
-    require_whole_org(access)
+    access.require_org_manager()
     require_owner_for_owners(access, clean_role(role))
     if access.membership.ends_at is not None:
         raise NotPermitted

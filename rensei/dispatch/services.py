@@ -4,7 +4,7 @@ import re
 
 from rensei.audit.record import record
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, FieldError, NotPermitted, RenseiError
+from rensei.core.errors import AlreadyExists, FieldError, RenseiError
 from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.dispatch.settlement import settle
@@ -53,7 +53,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
     :raises FieldError: if the name or the provider is invalid
     :raises AlreadyExists: if the organization has a pool of that name
     """
-    _require_manager_of_whole_org(access)
+    access.require_org_manager()
     if not POOL_NAME.fullmatch(name):
         raise FieldError(pointer="/name", reason="A pool's name is lower-case letters, digits and dashes.")
     if provider_id not in CapacityPool.Provider.values:
@@ -68,7 +68,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
 
 def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> CapacityPool:
     """Switch a pool on or off. Runs that were dispatched to it continue."""
-    _require_manager_of_whole_org(access)
+    access.require_org_manager()
     with durable():
         pool.active = active
         pool.save(update_fields=["active"])
@@ -78,15 +78,8 @@ def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> Capacity
 
 def remove_pool(access: Access, pool: CapacityPool) -> None:
     """Remove a pool. Its runs keep its name."""
-    _require_manager_of_whole_org(access)
+    access.require_org_manager()
     with durable():
         pool_id, name = pool.id, pool.name
         pool.delete()
         record(access, "pool.removed", object_id=pool_id, name=name)
-
-
-def _require_manager_of_whole_org(access: Access) -> None:
-    """:raises NotPermitted: if the caller is no manager, or uses an API token of one project"""
-    access.require_manager()
-    if access.project is not None:
-        raise NotPermitted

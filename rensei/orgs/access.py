@@ -76,6 +76,16 @@ class Access:
         if not self.manages:
             raise NotPermitted
 
+    def require_whole_org(self) -> None:
+        """:raises NotPermitted: if the caller uses a token of one project, which may not change its organization"""
+        if self.project is not None:
+            raise NotPermitted
+
+    def require_org_manager(self) -> None:
+        """:raises NotPermitted: unless the caller is an owner or admin of the whole organization"""
+        self.require_manager()
+        self.require_whole_org()
+
     def require_writer(self) -> None:
         """:raises NotPermitted: if the caller has read access only"""
         if not self.writes:

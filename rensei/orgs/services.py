@@ -81,8 +81,7 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
 
     :raises AlreadyExists: if the organization has a project with that slug
     """
-    access.require_manager()
-    require_whole_org(access)
+    access.require_org_manager()
     name, slug = clean_name(name), clean_slug(slug, pointer="/id")
     with durable():
         with unique(AlreadyExists(what=f"A project with the id '{slug}'")):
@@ -105,8 +104,7 @@ def update_project(access: Access, project: Project, *, name: str) -> Project:
 
 def delete_project(access: Access, project: Project) -> None:
     """Delete a project with its policy, profiles and tokens. Its runs and its ledger lines stay."""
-    access.require_manager()
-    require_whole_org(access)
+    access.require_org_manager()
     require_own(access, project)
     with durable():
         record(access, "project.deleted", object_id=project.slug, name=project.name)
@@ -127,8 +125,7 @@ def change_role(access: Access, membership: Membership, *, role: str) -> Members
 
     :raises InUse: if it would leave the organization without an owner
     """
-    access.require_manager()
-    require_whole_org(access)
+    access.require_org_manager()
     role = clean_role(role)
     with durable():
         membership = _locked_membership(access, membership)
@@ -155,8 +152,7 @@ def remove_member(access: Access, membership: Membership) -> None:
     :raises InUse: if it is the last owner
     """
     if membership.pk != access.membership.pk:
-        access.require_manager()
-    require_whole_org(access)
+        access.require_org_manager()
     with durable():
         membership = _locked_membership(access, membership)
         if membership.pk != access.membership.pk:
@@ -196,12 +192,6 @@ def require_own(access: Access, thing: OfOrg) -> None:
     """:raises NotFound: if the object is another organization's"""
     if thing.org_id != access.org.pk:
         raise NotFound
-
-
-def require_whole_org(access: Access) -> None:
-    """Reject a token of one project, which may not change its organization."""
-    if access.project is not None:
-        raise NotPermitted
 
 
 def require_owner_for_owners(access: Access, *roles: str) -> None:

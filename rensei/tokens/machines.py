@@ -10,7 +10,7 @@ from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, OrgScopedQuerySet
-from rensei.orgs.services import require_own, require_whole_org
+from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
 from rensei.tokens import tree
 from rensei.tokens.models import ApiToken
@@ -41,7 +41,7 @@ def insert_host(
     """Register the caller's own machine within the caller's transaction."""
     assert_open()
     access.require_writer()
-    require_whole_org(access)
+    access.require_whole_org()
     name = clean_name(name)
     if login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
@@ -59,7 +59,7 @@ def update_host(access: Access, host: Host, *, name: str | None = None, login: s
     if host.owner_id != access.user.pk or access.host not in {None, host}:
         raise NotPermitted
     if access.host is None:
-        require_whole_org(access)
+        access.require_whole_org()
     if login is not None and login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
     with durable():
@@ -76,8 +76,7 @@ def revoke_host(access: Access, host: Host) -> None:
     """Revoke a machine together with its tokens. Members revoke their own, owners and admins any."""
     require_own(access, host)
     if host.owner_id != access.user.pk:
-        access.require_manager()
-    require_whole_org(access)
+        access.require_org_manager()
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)

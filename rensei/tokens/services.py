@@ -14,7 +14,7 @@ from rensei.core.transactions import assert_open, durable
 from rensei.orgs import scopes as token_scopes
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, OrgScopedQuerySet, Project, User
-from rensei.orgs.services import require_own, require_whole_org
+from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
 from rensei.tokens import tree
 from rensei.tokens.look_up import TOKEN_PREFIX
@@ -85,7 +85,7 @@ def revoke_token(access: Access, token: ApiToken) -> None:
     if token.membership_id != access.membership.pk:
         access.require_manager()
     if access.project is None or token.project_id != access.project.pk:
-        require_whole_org(access)
+        access.require_whole_org()
     with durable():
         ended = tree.revoke([token.pk], now=timezone.now())
         if token.pk in ended:
