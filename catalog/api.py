@@ -1,6 +1,8 @@
 """REST endpoints for the models that an organization may name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -19,7 +21,7 @@ from rensei.core.clock import database_now
 from rensei.core.effort import Effort
 from rensei.core.errors import InUse, NotFound
 from rensei.core.json_fields import NAME, JSONDocument, OneOf, Text, members, one_of, whole
-from rensei.core.lists import CursorPages, Filters, query_of
+from rensei.core.lists import CursorPages, Filters, query_of, read_filters
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Listed, Resource
@@ -106,8 +108,12 @@ class _Entries(Resource):
     permission_classes = [ManagersWrite]
     Answer = EntryAnswer
 
+    @cached_property
+    def now(self) -> datetime:
+        return database_now()
+
     def answers(self, access: Access, found: Sequence[CatalogEntry]) -> Any:
-        return EntryAnswer(present(found, org=access.org, now=database_now()), many=True).data
+        return EntryAnswer(present(found, org=access.org, now=self.now), many=True).data
 
 
 class Catalog(_Entries, Listed):
@@ -120,12 +126,6 @@ class Catalog(_Entries, Listed):
         lifecycle = OneOf(CatalogEntry.Lifecycle.values, required=False, allow_blank=True)
         lookups = {"provider": "provider"}
         rejects_unknown = False
-
-        @classmethod
-        def select(cls, rows: Any, asked: Mapping[str, Any]) -> Any:
-            if lifecycle := asked.get("lifecycle"):
-                rows = rows.in_lifecycle(CatalogEntry.Lifecycle(lifecycle), database_now().date())
-            return super().select(rows, asked)
 
     class Body(CamelSerializer):
         provider = Text(one_of(PROVIDERS), max_length=32)
@@ -142,6 +142,12 @@ class Catalog(_Entries, Listed):
         )
 
     rows = staticmethod(services.visible_entries)
+
+    def narrow(self, rows: Any, request: Request) -> Any:
+        asked = read_filters(self.Filter, request, rejects_unknown=False)
+        if lifecycle := asked.get("lifecycle"):
+            rows = rows.in_lifecycle(CatalogEntry.Lifecycle(lifecycle), self.now.date())
+        return self.Filter.select(rows, asked)
 
     @extend_schema(request=Body, responses={200: EntryAnswer, 201: EntryAnswer})
     def post(self, request: Request) -> Response:

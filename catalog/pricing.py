@@ -103,7 +103,7 @@ def cost(usage: Usage, prices: UnitPrices) -> int:
 
     :raises ValueError: if the call searched the web and searches have no price: unknown is never 0
     """
-    of_tokens = sum(getattr(usage, one.count) * getattr(prices, one.price) for one in OF_TOKENS)
+    of_tokens: int = sum(getattr(usage, one.count) * getattr(prices, one.price) for one in OF_TOKENS)
     return of_tokens + _searches(usage.web_search_requests, prices)
 
 

@@ -1,5 +1,6 @@
 """What is sealed: ledger lines, with one chain for each organization, and audit events, with one chain for all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -126,7 +127,7 @@ AUDIT = Record(
 RECORDS = (LEDGER, AUDIT)
 
 
-def chain_ids(record: Record) -> list[str | None]:
+def chain_ids(record: Record) -> Sequence[str | None]:
     """List all chains of a record, including those of a ledger that only an anchor still mentions."""
     if not record.by_org:
         return [None]

@@ -176,7 +176,7 @@ def end_invitations_of(*, token_ids: list[str], now: datetime, **_signal: object
     Invitation.objects.filter(made_by__in=token_ids, accepted_at=None, revoked_at=None).update(revoked_at=now)
 
 
-def open_invitations(access: Access) -> OrgScopedQuerySet[Invitation]:
+def open_invitations(access: Access) -> OrgScopedQuerySet[Any]:
     """List the open invitations, each with whether its inviter could still make it."""
     return _vouched(_open(access.org)).select_related("invited_by")
 
@@ -311,7 +311,7 @@ def _open(org: Org) -> OrgScopedQuerySet[Invitation]:
     return Invitation.objects.for_org(org).filter(accepted_at=None, revoked_at=None)
 
 
-def _vouched(invitations: OrgScopedQuerySet[Invitation]) -> OrgScopedQuerySet[Invitation]:
+def _vouched(invitations: OrgScopedQuerySet[Invitation]) -> OrgScopedQuerySet[Any]:
     """
     Annotate each invitation with whether its inviter could still make it.
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import typer.main
 
-from rensei.cli.main import app
+from rensei.cli import main as commands  # noqa: F401 - adds the commands
+from rensei.cli.app import app
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/cli.md"
 MARK = "<!-- From here on, `python -m rensei.cli.docs` writes what the commands say of themselves. -->"

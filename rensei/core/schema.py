@@ -79,7 +79,7 @@ class Schema(AutoSchema):
     def get_operation_id(self) -> str:
         return _in_words(super().get_operation_id())
 
-    def get_description(self) -> str:  # type: ignore[override] - as the library has it
+    def get_description(self) -> str:  # type: ignore[override]
         described: str = getattr(self.view, "does", {}).get(self.method) or super().get_description()
         return described
 

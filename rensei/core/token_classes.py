@@ -1,9 +1,10 @@
 """The classes in which a call's tokens are counted and priced. Every list of them is derived from this one."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class TokenClass(NamedTuple):
+@dataclass(frozen=True)
+class TokenClass:
     """`count` is a field of `Usage` and of a ledger line, `price` one of `UnitPrices`. Searches have a price each."""
 
     label: str

@@ -105,7 +105,7 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
         editable = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
         return [name for name in self.fields if editable or name != "confirmed"]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._is_operator(request) and not AccessPolicy.objects.filter(scope=AccessPolicy.Scope.SYSTEM).exists()
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

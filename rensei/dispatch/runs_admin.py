@@ -10,7 +10,6 @@ from billing.ledger.admin import CappedPaginator
 from rensei.dispatch.models import Attempt, Run, RunQuerySet
 from rensei.orgs.audited_admin import ReadOnlyAdmin, ReadOnlyInline, usd
 
-COST = usd("Cost, USD", "amount_picodollars")
 NAMES = ("profile_id", "provider", "model_id", "served_model_id")
 
 
@@ -33,7 +32,7 @@ class AttemptInline(ReadOnlyInline):
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
     paginator = CappedPaginator
-    list_display = ["id", "created_at", "org", "state", "auth_mode", "served_model_id", COST, "error_code"]
+    list_display = ["id", "created_at", "org", "state", "auth_mode", "served_model_id", "amount_usd", "error_code"]
     list_filter = ["state", "auth_mode"]
     list_select_related = ["org"]
     search_fields = ["=id", "org__slug"]
@@ -44,10 +43,11 @@ class RunAdmin(ReadOnlyAdmin):
     fieldsets = [
         (None, {"fields": ["id", "org", "project", "created_by", "state", "stopped_by"]}),
         ("Decision", {"fields": [*NAMES, "auth_mode", "payer", "credential_id", "pool", "host"]}),
-        ("Cost", {"fields": [COST, "billed", "estimated", "attempt_count"]}),
+        ("Cost", {"fields": ["amount_usd", "billed", "estimated", "attempt_count"]}),
         ("Times", {"fields": ["created_at", "started_at", "finished_at", "deadline_at", "lease_owner", "lease_until"]}),
     ]
-    readonly_fields = ["stopped_by", COST]
+    readonly_fields = ["stopped_by", "amount_usd"]
+    amount_usd = staticmethod(usd("Cost, USD", "amount_picodollars"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         """Defer the outputs and other long fields, which these pages do not show."""

@@ -126,7 +126,7 @@ def _modes(now: datetime) -> list[ModeToday]:
     """Count today's runs by their ids, which sort by time, and add today's cost from the roll-ups."""
     midnight = start_of(now.date())
     today = Run.objects.filter(id__gte=_first_id_of(midnight), created_at__gte=midnight).order_by()
-    counted: dict[str, dict[str, Any]] = {
+    counted: dict[str, Any] = {
         row["auth_mode"]: row
         for row in today.values("auth_mode").annotate(
             runs=Count("id"), failed=Count("id", filter=Q(state=Run.State.FAILED))

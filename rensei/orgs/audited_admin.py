@@ -77,7 +77,7 @@ def operator(request: HttpRequest) -> User:
     return request.user
 
 
-def usd(label: str, field: str) -> Callable[[Any], str | None]:
+def usd(label: str, field: str) -> Callable[[Any], Any]:
     """Make the column of an amount in picodollars."""
 
     @admin.display(description=label, ordering=Cast(field, FloatField()))

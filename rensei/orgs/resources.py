@@ -47,11 +47,13 @@ class Listed(Resource):
     Filter: ClassVar[type[Filters] | None] = None
 
     def get(self, request: Request, **ids: str) -> Response:
-        access, rows = caller(request), self.rows(caller(request), **ids)
-        if self.Filter is not None:
-            rows = self.Filter.narrow(rows, request)
-        pages = self.pagination_class()
+        access, pages = caller(request), self.pagination_class()
+        rows = self.narrow(self.rows(access, **ids), request)
         return pages.get_paginated_response(self.answers(access, pages.paginate_queryset(rows, request) or []))
+
+    def narrow(self, rows: QuerySet[Any], request: Request) -> QuerySet[Any]:
+        """:raises ValidationError: if the query is not what `Filter` declares"""
+        return rows if self.Filter is None else self.Filter.narrow(rows, request)
 
     def created(self, request: Request, found: Any, **more: Any) -> Response:
         """Answer with a created object and its address."""

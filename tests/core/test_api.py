@@ -106,7 +106,7 @@ class TestProblem:
         def fail(access):
             raise RuntimeError("the words of a bug")
 
-        monkeypatch.setattr("rensei.orgs.services.visible_projects", fail)
+        monkeypatch.setattr("rensei.orgs.api.Projects.rows", staticmethod(fail))
         api.raise_request_exception = False
 
         answer = api.get("/api/v1/projects")

@@ -138,7 +138,8 @@ def differences() -> Iterator[Difference]:
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
                     shared_runs_used[run.org_id, _day(run)] += 1
-        for stray in (*shared_holds.values(), *budget_holds.values()):
+        strays: list[Any] = [*shared_holds.values(), *budget_holds.values()]
+        for stray in strays:
             yield _difference("hold", stray.org_id, stray.run_id, "a run", "none")
         yield from _lines_without_run()
         yield from reconciliation.shared_differences(shared_runs_used)
