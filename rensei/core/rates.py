@@ -21,10 +21,9 @@ from typing import NamedTuple
 import structlog
 from django.db import connection
 
-from rensei.core import rate_store
+from rensei.core import periods, rate_store
 from rensei.core.errors import DATABASE_FAULTS, RateLimited
 from rensei.core.limits import limit
-from rensei.core.periods import written
 from rensei.core.rate_store import Window
 
 EXCHANGE_SECONDS = 0.25
@@ -250,7 +249,7 @@ def header_names(kind: str) -> tuple[str, str, str]:
 @functools.lru_cache(maxsize=1024)
 def written(moment: float) -> str:
     """Write a moment as RFC 3339. All answers of a window have the same one."""
-    return written(datetime.fromtimestamp(moment, UTC), timespec="seconds")
+    return periods.written(datetime.fromtimestamp(moment, UTC), timespec="seconds")
 
 
 @functools.cache
