@@ -1,12 +1,11 @@
 """A limit of concurrent key tests for each organization, because each test waits for a provider."""
 
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import limit
+from rensei.core.shares import Share
 
 AT_ONCE = limit(
     4,
@@ -16,21 +15,13 @@ AT_ONCE = limit(
 )
 RETRY_AFTER_SECONDS = 5
 
-_lock = threading.Lock()
-_under_way: Counter[str] = Counter()
+_tests = Share(AT_ONCE)
 
 
 @contextmanager
 def under_way(org_id: str) -> Iterator[None]:
     """:raises RateLimited: if the organization's limit of concurrent tests in this process is reached"""
-    with _lock:
-        if _under_way[org_id] >= AT_ONCE:
+    with _tests.taken(org_id) as is_free:
+        if not is_free:
             raise RateLimited(seconds=RETRY_AFTER_SECONDS, extra={"retryAfter": RETRY_AFTER_SECONDS})
-        _under_way[org_id] += 1
-    try:
         yield
-    finally:
-        with _lock:
-            _under_way[org_id] -= 1
-            if not _under_way[org_id]:
-                del _under_way[org_id]

@@ -13,8 +13,15 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponseBase
 
-# Threads that are kept for later requests. More simultaneous requests start more threads.
-KEPT = 32
+from rensei.core.limits import limit
+
+# More simultaneous requests start more threads.
+KEPT = limit(
+    32,
+    "threads",
+    what="Threads that answer requests and are kept while none uses them, each process; a request holds one",
+    told="the caller: none waits for a thread, and one more is started",
+)
 
 _resting: deque["_Thread"] = deque()
 

@@ -11,9 +11,14 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import AsyncClient
 
+from rensei.core.request_threads import Handler
+from rensei.core.shares import Share
+from rensei.dispatch.api import events as live
 from rensei.dispatch.models import Run
+from rensei.tokens.machines import register_host
 from rensei.tokens.services import create_token
 from rensei.worker import Worker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -107,6 +112,86 @@ class TestPreferWait:
 
         assert (answer.status_code, answer.json()["code"]) == (409, "BYOK_NOT_CONFIGURED")
         assert "Preference-Applied" not in answer
+
+
+async def dispatch(application: Handler, headers: dict[str, str]) -> tuple[int, str | None]:
+    """Dispatch as through the server, which gives each request a thread, and return what was answered to `Prefer`."""
+    body = json.dumps({"profileId": "prof_deep", "input": "Hi."}).encode()
+    sent = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body)), **headers}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/runs",
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in {**sent, "prefer": "wait=60"}.items()],
+    }
+    requests = iter([{"type": "http.request", "body": body, "more_body": False}])
+    started: dict[str, Any] = {}
+
+    async def receive() -> dict[str, Any]:
+        for request in requests:
+            return request
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            started.update(message)
+
+    await application(scope, receive, send)
+    applied = {name.lower(): value.decode() for name, value in started["headers"]}.get(b"preference-applied")
+    return started["status"], applied
+
+
+def end_all_runs() -> None:
+    Run.objects.update(state=Run.State.CANCELLED)
+    connections.close_all()
+
+
+class TestTheShareOfAnOrganization:
+    """Each waiting request holds a thread, so only so many of one organization wait."""
+
+    @pytest.fixture(autouse=True)
+    def _share(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(live, "waits", Share(2))
+
+    def test_answers_further_dispatches_at_once_and_those_of_others_in_their_time(
+        self, simulator: Any, ada_access: Any, connect: Any, make_profile: Any, headers: Any
+    ) -> None:
+        connect()
+        make_profile()
+
+        async def ask() -> tuple[list[Any], list[Any]]:
+            application = Handler()
+            waiting = [asyncio.create_task(dispatch(application, headers)) for _ in range(2)]
+            await asyncio.to_thread(wait_until, lambda: live.waits.under_way(ada_access.org.pk) == 2)
+            with live.waits.taken("org_other") as others_may:
+                assert others_may
+            further = [await dispatch(application, headers) for _ in range(3)]
+            assert not any(task.done() for task in waiting)
+            await asyncio.to_thread(end_all_runs)
+            return list(await asyncio.gather(*waiting)), further
+
+        waited, further = asyncio.run(ask())
+
+        assert waited == [(200, "wait=60")] * 2
+        assert further == [(202, None)] * 3
+        assert live.waits.under_way(ada_access.org.pk) == 0
+
+    def test_tells_a_further_machine_when_to_ask_again(self, ada_access: Any) -> None:
+        host, _, secret = register_host(ada_access, name="laptop")
+        asked = {"Authorization": f"Bearer {secret.reveal()}"}
+
+        async def ask() -> Any:
+            with live.waits.taken(ada_access.org.pk), live.waits.taken(ada_access.org.pk):
+                return await AsyncClient().post(
+                    f"/api/v1/hosts/{host.id}/lease", data={"wait": 20}, content_type="application/json", headers=asked
+                )
+
+        answer = asyncio.run(ask())
+
+        assert (answer.status_code, answer.json()["code"]) == (429, "RATE_LIMITED")
+        assert answer["Retry-After"] == str(live.FULL_SECONDS)
 
 
 class TestEvents:

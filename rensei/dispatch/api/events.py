@@ -15,8 +15,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.errors import FieldError
+from rensei.core.api import problem_page
+from rensei.core.errors import FieldError, RateLimited
 from rensei.core.json_body import read_json
+from rensei.core.limits import limit
+from rensei.core.shares import Share
 from rensei.dispatch.api import long_polling
 from rensei.dispatch.api.event_streams import Stream
 from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
@@ -34,6 +37,16 @@ WAIT_SECONDS_MAX = 60
 # Two workers of a machine may wake up for one run. The worker that did not get it pauses before the next attempt.
 REST_SECONDS = 0.5
 
+WAITS_MAX = limit(
+    400,
+    "requests",
+    what="Requests that wait for the end of a run, or for a run for a machine, each organization and process",
+    told="the caller: the answer for the run comes at once, without `Preference-Applied`; "
+    "a machine gets 429 `RATE_LIMITED` with `retry-after`",
+)
+FULL_SECONDS = 5
+
+waits = Share(WAITS_MAX)
 _ends = long_polling.Poller(long_polling.ended_among)
 _work = long_polling.Poller(long_polling.hosts_with_work)
 _runs = Runs.as_view()
@@ -54,15 +67,19 @@ async def wait_if_preferred(
     """
     Wait for the end if the caller requests it (`Prefer: wait=N`, RFC 7240), and respond with the final state.
 
-    The wait is outside the REST view, so that it holds no thread.
+    The wait is outside the REST view, so that it holds no database connection. It holds a thread.
     """
     seconds = _wait_seconds(request)
     if response.status_code != 202 or seconds is None:
         return response
     begun = response.data["id"]
-    await long_polling.give_back_connection()
-    if await ends.wait(begun, seconds=seconds):
-        response = _again(response, await sync_to_async(body)(begun), status=200)
+    with waits.taken(_org_id(response)) as may_wait:
+        if not may_wait:
+            # A preference may be ignored, and the answer shows it by the missing header.
+            return response
+        await long_polling.give_back_connection()
+        if await ends.wait(begun, seconds=seconds):
+            response = _again(response, await sync_to_async(body)(begun), status=200)
     response.headers["Preference-Applied"] = f"wait={seconds}"
     return response
 
@@ -80,14 +97,21 @@ async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse
         return response
     asked = read_json(body) if body else {}
     named = asked.get("runId") or asked.get("run_id")
-    until = time.monotonic() + (0 if named else int(asked.get("wait", 0)))
-    while response.status_code == 204 and (left := until - time.monotonic()) > 0:
-        await long_polling.give_back_connection()
-        if not await _work.wait(kwargs["host_id"], seconds=left):
-            break
-        response = await sync_to_async(_lease)(request, *args, **kwargs)
-        if response.status_code == 204:
-            await asyncio.sleep(REST_SECONDS)
+    seconds = 0 if named else int(asked.get("wait", 0))
+    if not seconds:
+        return response
+    with waits.taken(_org_id(response)) as may_wait:
+        if not may_wait:
+            # After an answer without a run, a machine would ask again at once.
+            return problem_page(request, RateLimited(seconds=FULL_SECONDS, extra={"retryAfter": FULL_SECONDS}))
+        until = time.monotonic() + seconds
+        while response.status_code == 204 and (left := until - time.monotonic()) > 0:
+            await long_polling.give_back_connection()
+            if not await _work.wait(kwargs["host_id"], seconds=left):
+                break
+            response = await sync_to_async(_lease)(request, *args, **kwargs)
+            if response.status_code == 204:
+                await asyncio.sleep(REST_SECONDS)
     return response
 
 
@@ -115,6 +139,11 @@ class Events(APIView):
         response.headers["Cache-Control"] = "no-cache, no-transform"
         response.headers["X-Accel-Buffering"] = "no"
         return response
+
+
+def _org_id(response: Response) -> str:
+    org_id: str = caller(vars(response)["renderer_context"]["request"]).org.pk
+    return org_id
 
 
 def _wait_seconds(request: HttpRequest) -> int | None:
