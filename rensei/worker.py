@@ -9,19 +9,19 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
 from integrations.providers.base import ADAPTERS
 from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
-from rensei.core.jobs import Job
+from rensei.core.jobs import Job, Schedule
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
@@ -46,17 +46,18 @@ def count_stored_bytes() -> dict[str, tuple[int, int]]:
 # A killed worker holds its job until the lease ends, and these jobs must not wait for long.
 SHORT = timedelta(seconds=30)
 JOBS = [
-    Job(name="reap", every=timedelta(seconds=10), run=reaper.reap, lease=SHORT),
+    Job(name="reap", every=timedelta(seconds=10), run=reaper.reap, lease=SHORT, has_work=claims.ANY_LOST),
+    # The process that ends a run or starts a workflow advances it. This finds those whose process died before it did.
     Job(
         name="advance-workflows",
-        every=timedelta(seconds=1),
+        every=timedelta(seconds=5),
         run=workflows.advance_due,
         lease=workflows.LEASE,
-        has_work=workflows.is_any_due,
+        has_work=workflows.ANY_DUE,
     ),
-    Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT),
+    Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT, has_work=seals.ANY_WAITING),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
-    Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due),
+    Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due, has_work=entering.ANY_OVER),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
@@ -69,10 +70,15 @@ SLOW_JOBS = [
 ]
 # How often the queue is checked while runs wait that may not start yet, and while none waits.
 LOOK_SECONDS = 0.1
-IDLE_LOOK_SECONDS = 1.0
+IDLE_LOOK_SECONDS = 5.0
+# Where the last queued run was found without a notification, as behind a pooler that drops them.
+UNNOTIFIED_LOOK_SECONDS = 1.0
 FAILED_LOOK_SECONDS = 1.0
+BROKER_LOOK_SECONDS = 1.0
+# The least time between two rounds of the jobs of a busy worker. An idle one waits until the next job is due.
 JOBS_EVERY_SECONDS = 1.0
-SLOW_JOBS_EVERY_SECONDS = 30.0
+JOBS_TOGETHER_SECONDS = 0.1
+SLOW_JOBS_AFTER_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 30.0
 
@@ -89,9 +95,13 @@ class Worker:
         self._threads: set[threading.Thread] = set()
         self._watch = QueueWatch()
         self._found_none = False
+        self._was_notified = self._notifications_arrive = True
+        # Set when a run has ended, whose counts are due for exchange, and by `stop`.
+        self._jobs_wanted = threading.Event()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._jobs_wanted.set()
         self._watch.wake()
 
     def run(self) -> None:
@@ -117,7 +127,7 @@ class Worker:
         try:
             if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
                 self._watch.pause()
-                self._stopped.wait(LOOK_SECONDS)
+                self._stopped.wait(BROKER_LOOK_SECONDS)
             else:
                 self._look_into_queue(renewal)
         except DatabaseError as fault:
@@ -131,9 +141,12 @@ class Worker:
     def _look_into_queue(self, renewal: LeaseRenewal) -> None:
         """Start the next run, or wait until there may be one. An idle worker reads the queue first: a claim locks."""
         self._watch.begin()
-        if self._found_none and not claims.is_waiting():
-            self._watch.wait(IDLE_LOOK_SECONDS)
-            return
+        if self._found_none:
+            if not claims.is_waiting():
+                look_seconds = IDLE_LOOK_SECONDS if self._notifications_arrive else UNNOTIFIED_LOOK_SECONDS
+                self._was_notified = self._watch.wait(look_seconds)
+                return
+            self._notifications_arrive = self._was_notified
         self._found_none = not self._start_next(renewal)
         if self._found_none:
             self._watch.wait(LOOK_SECONDS)
@@ -177,6 +190,7 @@ class Worker:
             self._threads.discard(threading.current_thread())
             self._slots.release()
             self._watch.wake()
+            self._jobs_wanted.set()
 
     def _drain(self) -> None:
         until = time.monotonic() + DRAIN_SECONDS
@@ -186,31 +200,49 @@ class Worker:
             logger.warning("worker_left_runs", count=len(self._threads))
 
     def _run_jobs(self) -> None:
-        seen = 0.0
+        schedule = Schedule(JOBS)
+        beaten = -HEARTBEAT_SECONDS
         while not self._stopped.is_set():
+            pause = JOBS_EVERY_SECONDS
             try:
-                if time.monotonic() - seen >= HEARTBEAT_SECONDS:
-                    WorkerHeartbeat.objects.update_or_create(worker=self.name, defaults={"seen_at": database_now()})
-                    seen = time.monotonic()
+                if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
+                    self._beat()
+                    beaten = time.monotonic()
                     unknown_names.store()
                 rates.exchange()
-                run_due_jobs(JOBS)
+                run_due_jobs(schedule)
+                pause = min(schedule.seconds_left, beaten + HEARTBEAT_SECONDS - time.monotonic())
             except DatabaseError as fault:
                 logger.warning("jobs_failed", fault=type(fault).__name__)
                 connection.close()
             except Exception:
                 logger.exception("jobs_failed")
-            # The connection stays open: opening one each second costs more than all its queries.
-            self._stopped.wait(JOBS_EVERY_SECONDS)
+            # The connection stays open: opening one for each round costs more than all its queries.
+            self._wait_for_jobs(pause)
         unknown_names.store()
         rates.exchange()
         WorkerHeartbeat.objects.filter(worker=self.name).delete()
         connection.close()
 
+    def _beat(self) -> None:
+        if not WorkerHeartbeat.objects.filter(worker=self.name).update(seen_at=Now()):
+            WorkerHeartbeat.objects.create(worker=self.name, seen_at=database_now())
+
+    def _wait_for_jobs(self, seconds: float) -> None:
+        """Wait until jobs are due, together with those due right after them, or until a run has ended."""
+        if self._jobs_wanted.wait(max(0.0, seconds) + JOBS_TOGETHER_SECONDS):
+            self._jobs_wanted.clear()
+            # A busy worker ends many runs in a second.
+            self._stopped.wait(JOBS_EVERY_SECONDS)
+
     def _do_slow_jobs(self) -> None:
-        while not self._stopped.wait(SLOW_JOBS_EVERY_SECONDS):
+        schedule = Schedule(SLOW_JOBS)
+        pause = SLOW_JOBS_AFTER_SECONDS
+        while not self._stopped.wait(pause):
+            pause = SLOW_JOBS_AFTER_SECONDS
             try:
-                run_due_jobs(SLOW_JOBS)
+                run_due_jobs(schedule)
+                pause = max(JOBS_EVERY_SECONDS, schedule.seconds_left)
             except DatabaseError as fault:
                 logger.warning("slow_jobs_failed", fault=type(fault).__name__)
             except Exception:
@@ -218,13 +250,12 @@ class Worker:
             connection.close()
 
 
-def run_due_jobs(periodic: Sequence[Job]) -> None:
+def run_due_jobs(schedule: Schedule) -> None:
     """Run those of the periodic jobs that are due. One that fails is logged, and due again at its next time."""
-    for job in jobs.due_among(periodic):
-        if job.has_work is not None and not job.has_work():
-            continue
+    for job in schedule.due():
         leased_until = jobs.take(job)
         if leased_until is None:
+            schedule.not_taken(job)
             continue
         try:
             job.run()
@@ -232,3 +263,4 @@ def run_due_jobs(periodic: Sequence[Job]) -> None:
             logger.exception("job_failed", job=job.name)
             note_unknown("failed_job", job.name)
         jobs.put_back(job, leased_until=leased_until)
+        schedule.done(job)

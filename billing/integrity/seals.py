@@ -18,6 +18,8 @@ from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 
 JOB = "seal-ledger"
+# The condition, for a periodic job, that any row has no seal yet.
+ANY_WAITING = " OR ".join(f"EXISTS (SELECT 1 FROM {record.waiting._meta.db_table})" for record in RECORDS)  # noqa: S608, SLF001
 BATCH = 500
 # Bounds one run, also after an update that seals a whole ledger. The next run continues.
 BATCHES_IN_A_TURN = 10

@@ -6,6 +6,7 @@ tokens, keys, policies) is dated by `timezone.now`, the clock of the process, wh
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from django.db import connection
 from django.utils.dateparse import parse_datetime
@@ -13,14 +14,18 @@ from django.utils.dateparse import parse_datetime
 
 def database_now() -> datetime:
     """Read the current time, aware and in UTC, from the database rather than from this machine."""
-    sql = (
-        "SELECT STATEMENT_TIMESTAMP()"
-        if connection.vendor == "postgresql"
-        else "SELECT STRFTIME('%Y-%m-%d %H:%M:%f', 'now')"
-    )
     with connection.cursor() as cursor:
-        cursor.execute(sql)
-        value = cursor.fetchone()[0]
+        cursor.execute(f"SELECT {now_sql()}")
+        return moment_of(cursor.fetchone()[0])
+
+
+def now_sql() -> str:
+    """Return the expression of the current time, for a statement without parameters."""
+    return "STATEMENT_TIMESTAMP()" if connection.vendor == "postgresql" else "STRFTIME('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+def moment_of(value: Any) -> datetime:
+    """Convert a time that plain SQL has returned, aware and in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     moment = parse_datetime(value)

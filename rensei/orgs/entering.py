@@ -14,6 +14,8 @@ from rensei.orgs.models import Membership, Role, User
 from rensei.orgs.services import revoke_machines_of
 
 JOB = "end-memberships"
+# The condition, for a periodic job, that the time of any member has ended.
+ANY_OVER = "EXISTS (SELECT 1 FROM orgs_membership WHERE ends_at <= {now})"
 ENDED_AT_ONCE = 500
 HOURS_DEFAULT = 1
 HOURS_MAX = limit(

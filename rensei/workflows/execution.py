@@ -28,6 +28,8 @@ from rensei.workflows.documents import Node
 from rensei.workflows.models import NodeRun, WorkflowRun
 from rensei.workflows.templates import Rendering
 
+# The condition, for a periodic job, that any workflow run has unprocessed changes.
+ANY_DUE = "EXISTS (SELECT 1 FROM workflows_workflowrun WHERE changes > advanced)"
 LEASE = timedelta(seconds=30)
 DUE_AT_ONCE = 100
 # So many dispatches finish well before the lease expires, even when slow. Then the lease is renewed.
@@ -71,11 +73,6 @@ def note_end(sender: type[Run], run: Run, **kwargs: object) -> None:
     if going_on.update(changes=F("changes") + 1):
         # If this fails, or the process dies first, the periodic job finds the change.
         transaction.on_commit(lambda: advance(workflow_run_id), robust=True)
-
-
-def is_any_due() -> bool:
-    """Return whether any workflow run has unprocessed changes."""
-    return bool(WorkflowRun.objects.filter(changes__gt=F("advanced")).exists())
 
 
 def advance_due() -> None:

@@ -32,6 +32,7 @@ from integrations.keys import platform
 from rensei import worker
 from rensei.core.clock import database_now
 from rensei.core.ids import new_id
+from rensei.core.jobs import Schedule
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable, snapshot
 from rensei.core.usage import Usage
@@ -400,8 +401,8 @@ class TestLast:
 class TestPeriodicJobs:
     def test_seal_anchor_and_audit(self, ledger: dict[str, Run]) -> None:
         for _ in range(2):  # The first look only writes down that a job is due.
-            worker.run_due_jobs(worker.JOBS)
-            worker.run_due_jobs(worker.SLOW_JOBS)
+            worker.run_due_jobs(Schedule(worker.JOBS))
+            worker.run_due_jobs(Schedule(worker.SLOW_JOBS))
 
         assert LedgerSeal.objects.count() == CostEvent.objects.count()
         assert LedgerAnchor.objects.exclude(org=None).get().seq == LedgerSeal.objects.count()

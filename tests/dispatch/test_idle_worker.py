@@ -10,13 +10,13 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from rensei import worker
-from rensei.core import jobs
 from rensei.core.clock import database_now
-from rensei.core.jobs import Job
+from rensei.core.jobs import Schedule
 from rensei.core.models import DueJob
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.execution.lease_renewal import LeaseRenewal
+from rensei.dispatch.execution import reaper
+from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.watch import QueueWatch
@@ -88,7 +88,9 @@ class TestWait:
         assert claim is not None
         watch.begin()
 
-        elsewhere(lambda: claims.requeue_unsent(now=database_now() + timedelta(minutes=1)))
+        long_ago = database_now() - timedelta(minutes=1)
+        Run.objects.filter(id=run.id).update(created_at=long_ago, lease_until=long_ago)
+        elsewhere(reaper.reap)
 
         watch.wait(FOR_EVER)
         assert Run.objects.get(id=run.id).state == Run.State.QUEUED
@@ -97,19 +99,43 @@ class TestWait:
         for _ in range(2):
             watch.begin()
             elsewhere(dispatch)
-            watch.wait(FOR_EVER)
+            assert watch.wait(FOR_EVER)
+
+    def test_ends_for_one_of_two_workers_at_least(self, watch, dispatch):
+        other = QueueWatch()
+        ended = threading.Event()
+
+        def wait() -> None:
+            other.begin()
+            begun.set()
+            other.wait(60)
+            ended.set()
+
+        begun = threading.Event()
+        thread = threading.Thread(target=elsewhere, args=[wait])
+        thread.start()
+        begun.wait()
+        watch.begin()
+        elsewhere(dispatch)
+
+        woken = watch.wait(0.2)
+        other.wake()
+        thread.join()
+        other.close()
+
+        assert woken or ended.is_set()
 
     def test_ends_when_it_is_told_to(self, watch):
         watch.begin()
         for _ in range(100_000):
             watch.wake()
 
-        watch.wait(FOR_EVER)
+        assert not watch.wait(FOR_EVER)
 
     def test_ends_after_its_time(self, watch):
         watch.begin()
 
-        watch.wait(0.05)
+        assert not watch.wait(0.05)
 
     @pytest.mark.postgres
     def test_begins_anew_on_another_connection(self, watch, dispatch):
@@ -160,6 +186,31 @@ class TestAnIdleWorker:
         assert len(statements) == TICKS, statements[:4]
         assert waits == [worker.LOOK_SECONDS, *[worker.IDLE_LOOK_SECONDS] * TICKS]
 
+    def test_looks_each_second_while_no_notification_of_a_run_arrives(self, monkeypatch, dispatch, idle, renewal):
+        waits: list[float] = []
+        started: list[str] = []
+        notified = False
+
+        def wait(self: QueueWatch, seconds: float) -> bool:
+            waits.append(seconds)
+            return notified
+
+        monkeypatch.setattr(QueueWatch, "wait", wait)
+        monkeypatch.setattr(idle, "_start", lambda claim, renewal: started.append(claim.run.id))
+        for notified in (False, True):
+            for _ in range(2):
+                idle._look(renewal)
+            waits.clear()
+            dispatch()
+            for _ in range(3):
+                idle._look(renewal)
+            assert waits == [
+                worker.LOOK_SECONDS,
+                worker.IDLE_LOOK_SECONDS if notified else worker.UNNOTIFIED_LOOK_SECONDS,
+            ]
+
+        assert len(started) == 2
+
     def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, renewal):
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
@@ -171,34 +222,43 @@ class TestAnIdleWorker:
 
         assert waits == [worker.LOOK_SECONDS] * TICKS
 
-    def test_asks_for_its_jobs_in_two_statements_while_none_is_due(self):
-        worker.run_due_jobs(worker.JOBS)
-        worker.run_due_jobs(worker.JOBS)
-        DueJob.objects.exclude(name="advance-workflows").update(due_at=database_now() + timedelta(days=1))
-        DueJob.objects.filter(name="advance-workflows").update(due_at=database_now() - timedelta(days=1))
+    def test_makes_one_statement_for_jobs_that_have_no_work(self):
+        long_ago = database_now() - timedelta(days=1)
+        idle = [job for job in worker.JOBS if job.has_work != "TRUE"]
+        DueJob.objects.bulk_create(DueJob(name=job.name, due_at=long_ago) for job in idle)
 
         with CaptureQueriesContext(connection) as asked:
-            worker.run_due_jobs(worker.JOBS)
+            worker.run_due_jobs(Schedule(idle))
 
-        assert [one["sql"].split()[0] for one in asked] == ["SELECT", "SELECT"]
+        assert {job.name for job in idle} >= {"reap", "advance-workflows", "seal-ledger"}
+        assert [one["sql"].split()[0] for one in asked] == ["SELECT"]
 
+    def test_waits_for_its_next_job_or_heartbeat(self, monkeypatch, idle):
+        later = database_now() + timedelta(days=1)
+        DueJob.objects.bulk_create(DueJob(name=job.name, due_at=later) for job in worker.JOBS)
+        pauses: list[float] = []
 
-class TestDueAmong:
-    JOBS = [Job(name=name, every=timedelta(minutes=1), run=lambda: None) for name in ("new", "due", "early", "leased")]
+        def wait(seconds: float) -> None:
+            pauses.append(seconds)
+            idle.stop()
 
-    def test_tells_those_that_can_be_taken(self):
-        now, minute = database_now(), timedelta(minutes=1)
-        for name, due_at, leased_until in (
-            ("due", now - minute, None),
-            ("early", now + minute, None),
-            ("leased", now - minute, now + minute),
-        ):
-            DueJob.objects.create(name=name, due_at=due_at, leased_until=leased_until)
+        monkeypatch.setattr(idle, "_wait_for_jobs", wait)
+        idle._run_jobs()
 
-        assert [job.name for job in jobs.due_among(self.JOBS)] == ["new", "due"]
+        (pause,) = pauses
+        assert worker.HEARTBEAT_SECONDS / 2 < pause <= worker.HEARTBEAT_SECONDS
 
-    def test_tells_one_whose_lease_is_over(self):
-        past = database_now() - timedelta(minutes=1)
-        DueJob.objects.create(name="leased", due_at=past, leased_until=past)
+    def test_waits_no_longer_when_a_run_has_ended(self, idle):
+        idle._jobs_wanted.set()
+        idle._stopped.set()
 
-        assert "leased" in {job.name for job in jobs.due_among(self.JOBS)}
+        idle._wait_for_jobs(FOR_EVER)
+
+        assert not idle._jobs_wanted.is_set()
+
+    def test_renews_no_lease_and_sleeps(self, dispatch, renewal):
+        run = dispatch()
+        with renewal.watching(LiveRun(run, seconds_left=60)):
+            assert renewal._needed.is_set()
+
+        assert not renewal._needed.is_set()

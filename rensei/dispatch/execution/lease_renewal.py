@@ -54,6 +54,8 @@ class LeaseRenewal:
         self._live: set[LiveRun] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        # Set while a run executes, and from the close on. The thread sleeps while it is not.
+        self._needed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease-renewal", daemon=True)
         self._thread.start()
 
@@ -61,19 +63,24 @@ class LeaseRenewal:
     def watching(self, live: LiveRun) -> Iterator[None]:
         with self._lock:
             self._live.add(live)
+            self._needed.set()
         try:
             yield
         finally:
             with self._lock:
                 self._live.discard(live)
+                if not self._live and not self._closed.is_set():
+                    self._needed.clear()
 
     def close(self) -> None:
-        self._closed.set()
+        with self._lock:
+            self._closed.set()
+            self._needed.set()
         self._thread.join()
 
     def _keep(self) -> None:
         renewed = time.monotonic()
-        while not self._closed.wait(LOOK_SECONDS):
+        while self._needed.wait() and not self._closed.wait(LOOK_SECONDS):
             with self._lock:
                 live = list(self._live)
             if not live:

@@ -24,6 +24,11 @@ from rensei.dispatch.queue import fair_order
 from rensei.dispatch.queue.fair_order import Choice
 
 LEASE = timedelta(seconds=30)
+# The condition, for a periodic job, that any run may have no live worker: it waits, or its lease has expired.
+ANY_LOST = """
+    EXISTS (SELECT 1 FROM dispatch_run
+        WHERE state IN ('QUEUED', 'RUNNING') AND (state = 'QUEUED' OR lease_until < {now}))
+"""
 # One claim skips at most this many unreadable runs. Each of them is then leased, so the next claim does not meet it.
 _UNREADABLE_MAX = 10
 # Each run that ends wakes a worker for the next, so this only has to be enough to wake all workers.
@@ -68,7 +73,7 @@ def claim_next(*, owner: str) -> Claim | None:
 
 def is_waiting() -> bool:
     """Return whether a run is queued for a server worker, even if none may start it now. It takes no lock."""
-    return bool(Run.objects.filter(state=Run.State.QUEUED).exclude(auth_mode=AuthMode.HOST_SESSION).exists())
+    return fair_order.is_any_waiting()
 
 
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:

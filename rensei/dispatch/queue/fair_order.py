@@ -88,6 +88,9 @@ LIMIT 1
 """  # noqa: S608 - it is made of constants alone
 
 
+_ANY = f"SELECT 1 FROM dispatch_run run WHERE {_WAITING} LIMIT 1"  # noqa: S608 - it is made of constants alone
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The chosen run. A run without a project has the project number 0."""
@@ -117,6 +120,11 @@ def choose(*, owner: str, now: datetime) -> Choice | None:
     (org_id,) = found
     found = _first(_RUN, values | {"org_id": org_id})
     return None if found is None else Choice(run_id=found[0], org_id=org_id, project_number=found[1])
+
+
+def is_any_waiting() -> bool:
+    """Return whether a run is queued for a server worker. An idle worker asks it once a second, so it is plain SQL."""
+    return _first(_ANY, {}) is not None
 
 
 def _first(sql: str, values: dict[str, Any]) -> tuple[Any, ...] | None:

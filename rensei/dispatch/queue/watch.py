@@ -1,28 +1,32 @@
 """
 Decide when a worker polls the queue: as soon as a run is queued, and rarely otherwise.
 
-PostgreSQL notifies of each queued run. On SQLite, one pragma shows ten times a second whether anything was written,
-without a query for runs. In any case the queue is polled once a second.
+PostgreSQL notifies of each queued run. With SQLite, the process that has queued a run writes to a named pipe. In any
+case the worker polls the queue every few seconds.
 """
 
 import contextlib
 import select
 import socket
-import time
 
 from django.db import connection
 
-from rensei.core.changes import Channel, data_version
+from rensei.core.changes import Channel, Pipe
 
-LOOK_SECONDS = 0.1
+NAME = "runs_queued"
+
+
+def notify() -> None:
+    """Wake a worker that watches. PostgreSQL does so itself, by a trigger on the queued runs."""
+    if connection.vendor == "sqlite":
+        Pipe(NAME).send()
 
 
 class QueueWatch:
     """The watch of the thread that claims, bound to its connection. Other threads may call `wake` only."""
 
     def __init__(self) -> None:
-        self._channel = Channel("runs_queued")
-        self._data_version = -1
+        self._signal: Channel | Pipe = Channel(NAME) if connection.vendor == "postgresql" else Pipe(NAME)
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -33,32 +37,21 @@ class QueueWatch:
 
         :raises DatabaseError: if the database does not respond
         """
-        connection.ensure_connection()
-        if connection.vendor == "postgresql":
-            self._channel.payloads()
-        else:
-            self._data_version = data_version()
+        self._signal.forget()
 
-    def wait(self, seconds: float) -> None:
-        """
-        Wait until a run may have been queued, `wake` was called, or the time has expired.
-
-        :raises DatabaseError: if the database does not respond
-        """
-        notices = self._channel.fileno()
-        watched = [self._reader.fileno()] if notices is None else [self._reader.fileno(), notices]
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            # Only SQLite has to be polled.
-            pause = min(LOOK_SECONDS, left) if notices is None else left
-            ready, _, _ = select.select(watched, [], [], pause)
-            if ready or (connection.vendor == "sqlite" and data_version() != self._data_version):
-                break
-        self._forget_wakes()
+    def wait(self, seconds: float) -> bool:
+        """Wait until a notification comes, `wake` is called, or the time has expired. True if a notification came."""
+        signal = self._signal.fileno()
+        watched = [self._reader.fileno(), *([] if signal is None else [signal])]
+        ready, _, _ = select.select(watched, [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+        return signal in ready
 
     def pause(self) -> None:
         """Stop watching until the next `begin`: PostgreSQL stores every notification that a listener has not read."""
-        self._channel.close()
+        self._signal.close()
 
     def wake(self) -> None:
         """End the wait, from any thread or signal handler."""
@@ -67,10 +60,6 @@ class QueueWatch:
             self._writer.send(b"!")
 
     def close(self) -> None:
+        self._signal.close()
         self._reader.close()
         self._writer.close()
-
-    def _forget_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._reader.recv(4096):
-                pass
