@@ -265,11 +265,6 @@ def visible_integrations(access: Access) -> OrgScopedQuerySet[Integration]:
     return Integration.objects.for_org(access.org).select_related("org")
 
 
-def default_integration(org: Org, provider: str) -> Integration | None:
-    """Find the integration for a call whose profile names none."""
-    return Integration.objects.for_org(org).filter(provider=provider, is_default=True).select_related("org").first()
-
-
 def open_integration(integration: Integration) -> Credential:
     """
     Open a key for one call.

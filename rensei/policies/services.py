@@ -30,12 +30,6 @@ ROW_NAME_LENGTH = 128
 _ORDER = {AccessPolicy.Scope.SYSTEM: 0, AccessPolicy.Scope.ORGANIZATION: 1, AccessPolicy.Scope.PROJECT: 2}
 
 
-def load_policies(org: Org, project: Project | None = None) -> list[tuple[str, Matrix]]:
-    """List the policies that apply, from the system's down to the project's, in one query. Absent ones are omitted."""
-    found = applying_policies(org, project_ids=[project.pk] if project else [])
-    return [(policy.scope, policy.matrix) for policy in found]
-
-
 def applying_policies(org: Org, *, project_ids: Collection[int]) -> list[AccessPolicy]:
     """List the policies of the system, an organization and some of its projects, in that order, in one query."""
     applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(scope=AccessPolicy.Scope.ORGANIZATION, org=org)

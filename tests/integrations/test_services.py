@@ -549,6 +549,10 @@ class TestNetwork:
             services.add_integration(access, provider="claude", api_key=key)
 
 
+def default_of(org: Org, provider: str) -> Integration | None:
+    return Integration.objects.for_org(org).filter(provider=provider, is_default=True).first()
+
+
 class TestDefaultIntegration:
     def test_finds_the_default_of_that_organization_and_provider(
         self, acme: Org, connect: Callable[..., Integration]
@@ -556,13 +560,13 @@ class TestDefaultIntegration:
         connect()
         second = connect(is_default=True)
 
-        assert services.default_integration(acme, "claude") == second
-        assert services.default_integration(acme, "toy") is None
+        assert default_of(acme, "claude") == second
+        assert default_of(acme, "toy") is None
 
     def test_finds_none_of_another_organization(self, connect: Callable[..., Integration], eve: User) -> None:
         connect()
 
-        assert services.default_integration(Org.objects.get(slug="evil"), "claude") is None
+        assert default_of(Org.objects.get(slug="evil"), "claude") is None
 
 
 class TestOpenIntegration:

@@ -24,15 +24,16 @@ class TestLoadPolicies:
             policies.set_system_policy(operator=grace, matrix={})
 
         with django_assert_num_queries(1):
-            found = policies.load_policies(acme, project)
+            found = policies.applying_policies(acme, project_ids=[project.pk])
 
-        assert found == [("system", {}), ("organization", DENY), ("project", ALLOW)]
+        read = [(policy.scope, policy.matrix) for policy in found]
+        assert read == [("system", {}), ("organization", DENY), ("project", ALLOW)]
 
     def test_leaves_out_other_organizations_and_projects(self, acme, project, ada, eve, access_of):
         policies.set_policy(access_of(eve, "evil"), matrix=DENY)
         policies.set_policy(access_of(ada), matrix=DENY, project=project)
 
-        assert policies.load_policies(acme) == []
+        assert policies.applying_policies(acme, project_ids=[]) == []
 
 
 class TestSetPolicy:
