@@ -152,7 +152,8 @@ def remove_member(access: Access, membership: Membership) -> None:
     :raises InUse: if it is the last owner
     """
     if membership.pk != access.membership.pk:
-        access.require_org_manager()
+        access.require_manager()
+    access.require_whole_org()
     with durable():
         membership = _locked_membership(access, membership)
         if membership.pk != access.membership.pk:

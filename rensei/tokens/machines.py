@@ -76,7 +76,8 @@ def revoke_host(access: Access, host: Host) -> None:
     """Revoke a machine together with its tokens. Members revoke their own, owners and admins any."""
     require_own(access, host)
     if host.owner_id != access.user.pk:
-        access.require_org_manager()
+        access.require_manager()
+    access.require_whole_org()
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)

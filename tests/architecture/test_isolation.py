@@ -432,7 +432,8 @@ class TestATokenOfOneProject:
         _, secret = create_token(access_of(ada), name="bound", project=own)
         register_host(access_of(ada), name="adas")
         client = as_bearer(secret)
-        mine = {"host_id": Host.objects.get(name="adas").pk, "token_id": ada_token(ada)}
+        member = Membership.objects.get(org=acme, user=ada)
+        mine = {"host_id": Host.objects.get(name="adas").pk, "token_id": ada_token(ada), "member_id": member.pk}
         for ids in (stage.ids, {**stage.ids, **mine}):
             for (method, route), row in REST.items():
                 if method == "GET" or (method, route) in OF_A_PROJECT:
