@@ -52,6 +52,15 @@ class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
         return changed
 
 
+class MeteredBudgetForm(forms.Form):
+    """The budget that is asked for before metered is enabled."""
+
+    monthly_budget_usd = _dollars_field(
+        "Monthly budget, USD",
+        help_text="The most that metered runs may cost in a UTC month. Empty: the budgets stay as they are.",
+    )
+
+
 class EntitlementForm(DollarsForm):
     monthly_budget_usd = _dollars_field(
         "Monthly budget, USD", help_text="The most that metered runs may cost in a UTC month. Empty: no budget."
@@ -155,20 +164,26 @@ class EntitlementAdmin(KeptAdmin):
     def _set_metered(
         self, request: HttpRequest, queryset: QuerySet[Entitlement], *, enabled: bool
     ) -> HttpResponse | None:
-        if "confirmed" not in request.POST:
-            return self._ask(request, queryset, enabled=enabled)
+        form = MeteredBudgetForm(request.POST if "confirmed" in request.POST else None)
+        if not form.is_valid():
+            return self._ask(request, queryset, form, enabled=enabled)
         org_ids = list(queryset.values_list("org_id", flat=True))
-        changed = set_metered(org_ids=org_ids, enabled=enabled, actor_user=operator(request))
+        amount: Decimal | None = form.cleaned_data["monthly_budget_usd"] if enabled else None
+        budget = None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
+        changed = set_metered(org_ids=org_ids, enabled=enabled, actor_user=operator(request), budget=budget)
         verb = "enabled" if enabled else "disabled"
         already = len(org_ids) - len(changed)
         note = f" {already} had it so already." if already else ""
         self.message_user(request, f"Metered {verb} for {len(changed)} organization(s).{note}", messages.SUCCESS)
         return None
 
-    def _ask(self, request: HttpRequest, queryset: QuerySet[Entitlement], *, enabled: bool) -> HttpResponse:
+    def _ask(
+        self, request: HttpRequest, queryset: QuerySet[Entitlement], form: MeteredBudgetForm, *, enabled: bool
+    ) -> HttpResponse:
         verb = "Enable" if enabled else "Disable"
         context = {
             "enabled": enabled,
+            "form": form,
             "verb": verb,
             "entitlements": queryset.select_related("org").order_by("org__slug"),
         }

@@ -1,5 +1,6 @@
 """The admin pages of the catalog, and the few values that operators add or change there."""
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -100,6 +101,11 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
         return given
 
 
+def _per_million(microdollars: int) -> str:
+    """Write a price in dollars per million tokens, exactly."""
+    return f"{Decimal(microdollars) / 1_000_000:f}"
+
+
 @admin.register(Price)
 class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Prices are added, and superseded by newer ones. None is changed or deleted."""
@@ -109,17 +115,37 @@ class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "entry",
         "effective_from",
         "above_prompt_tokens",
-        "input_microdollars",
-        "output_microdollars",
-        "cache_write_5m_microdollars",
-        "cache_write_1h_microdollars",
-        "cache_read_microdollars",
+        "input_usd",
+        "output_usd",
+        "cache_read_usd",
+        "cache_write_5m_usd",
+        "cache_write_1h_usd",
     )
     list_filter = ("entry__provider",)
     list_select_related = ("entry",)
     search_fields = ("entry__model_id",)
     ordering = ("entry__model_id", "-effective_from", "above_prompt_tokens")
     exclude = ("created_at",)
+
+    @admin.display(description="Input, $ per M")
+    def input_usd(self, row: Price) -> str:
+        return _per_million(row.input_microdollars)
+
+    @admin.display(description="Output, $ per M")
+    def output_usd(self, row: Price) -> str:
+        return _per_million(row.output_microdollars)
+
+    @admin.display(description="Cache read")
+    def cache_read_usd(self, row: Price) -> str:
+        return _per_million(row.cache_read_microdollars)
+
+    @admin.display(description="Write, 5 min")
+    def cache_write_5m_usd(self, row: Price) -> str:
+        return _per_million(row.cache_write_5m_microdollars)
+
+    @admin.display(description="Write, 1 h")
+    def cache_write_1h_usd(self, row: Price) -> str:
+        return _per_million(row.cache_write_1h_microdollars)
 
     def formfield_for_foreignkey(self, db_field: ForeignKey[Any, Any], request: HttpRequest, **options: Any) -> Any:
         if db_field.name == "entry":

@@ -165,7 +165,7 @@ RENSEI_OIDC_SIGN_UP = env.bool("RENSEI_OIDC_SIGN_UP", default=False)
 INSTALLED_APPS = [
     "rensei",
     "rensei.console",
-    "rensei.operators",
+    "rensei.operators.apps.OperatorsConfig",
     "rensei.workflows",
     "rensei.dispatch",
     "profiles",

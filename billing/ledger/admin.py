@@ -96,17 +96,14 @@ class CostEventAdmin(LedgerAdmin):
     paginator = CappedPaginator
     change_list_template = "admin/billing/ledger.html"
     list_display = [
-        "id",
         "occurred_at",
-        "org",
-        "kind",
-        "auth_mode",
-        "payer",
-        "billing_class",
-        "served_model_id",
-        "run_id",
         AMOUNT,
         BILLED,
+        "org",
+        "auth_mode",
+        "served_model_id",
+        "run_id",
+        "kind",
         "estimated",
     ]
     list_filter = ["occurred_at", MonthFilter, "auth_mode", "kind", "billed", "estimated", ProviderFilter]
@@ -129,6 +126,8 @@ class UsageDailyAdmin(LedgerAdmin):
     date_hierarchy = "day"
     list_display = [
         "day",
+        AMOUNT,
+        BILLED,
         "org",
         "auth_mode",
         "served_model_id",
@@ -136,8 +135,6 @@ class UsageDailyAdmin(LedgerAdmin):
         "profile_id",
         "calls",
         "unpriced",
-        AMOUNT,
-        BILLED,
     ]
     list_filter = ["day", "auth_mode", "provider"]
     search_fields = ["org__slug", "served_model_id", "project_id", "profile_id"]

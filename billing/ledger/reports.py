@@ -11,7 +11,17 @@ from billing.models import CostEvent, UsageDaily
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, OrgScopedQuerySet, Project
 
-__all__ = ["GROUPS", "SharedQuota", "UsageLine", "month_to_date", "shared_quota", "total", "usage_by", "usage_by_each"]
+__all__ = [
+    "GROUPS",
+    "SharedQuota",
+    "UsageLine",
+    "month_by_mode",
+    "month_to_date",
+    "shared_quota",
+    "total",
+    "usage_by",
+    "usage_by_each",
+]
 
 GROUPS = {
     "day": "day",
@@ -87,8 +97,14 @@ def total(lines: Iterable[UsageLine]) -> UsageLine:
 
 def month_to_date(org: Org, now: datetime, *, project: Project | None = None) -> UsageLine:
     """Sum the current UTC month up to today."""
+    return total(month_by_mode(org, now, project=project).values())
+
+
+def month_by_mode(org: Org, now: datetime, *, project: Project | None = None) -> dict[str, UsageLine]:
+    """Sum the current UTC month up to today for each auth mode, and so for each payer."""
     today = now.astimezone(UTC).date()
-    return total(usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project))
+    lines = usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project)
+    return {line.key: line for line in lines}
 
 
 def _in_order(group: str, lines: Iterable[UsageLine]) -> list[UsageLine]:

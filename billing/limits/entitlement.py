@@ -1,10 +1,13 @@
 """Whether an organization may use metered, and the amounts set by operators."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 
+from billing.limits import metered_mails
 from billing.models import BillingSetting, Entitlement
 from rensei.audit.record import record_operator
 from rensei.core.clock import database_now
@@ -47,8 +50,13 @@ def create_entitlement(*, org: Org, **_signal: object) -> None:
     Entitlement.objects.create(org=org)
 
 
-def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> list[str]:
-    """Enable or disable metered for organizations. Returns the ids of the changed ones."""
+def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User, budget: int | None = None) -> list[str]:
+    """
+    Enable or disable metered for organizations. Returns the ids of the changed ones.
+
+    With a `budget` in picodollars, it becomes the monthly budget of the changed ones; otherwise theirs is kept.
+    """
+    budgets = {} if budget is None else {"monthly_budget_picodollars": budget}
     with durable():
         entitlements = (
             Entitlement.objects.select_for_update(of=("self",))
@@ -58,7 +66,7 @@ def set_metered(*, org_ids: Sequence[str], enabled: bool, actor_user: User) -> l
         )
         changing = [found for found in entitlements if found.metered_enabled is not enabled]
         for entitlement in changing:
-            change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled)
+            change_entitlement(entitlement, actor_user=actor_user, metered_enabled=enabled, **budgets)
     return [entitlement.org_id for entitlement in changing]
 
 
@@ -66,9 +74,14 @@ def change_entitlement(entitlement: Entitlement, *, actor_user: User, **changes:
     """
     Change fields of one entitlement and record the actor, in the caller's transaction.
 
-    Enabling metered closes the organization's request for it.
+    Enabling metered closes the organization's request for it, and mails the answer once the change is committed.
     """
     assert_open()
+    if changes.get("metered_enabled") and entitlement.metered_requested_at is not None:
+        tell = partial(
+            metered_mails.tell_members, org=entitlement.org, asked_by=entitlement.metered_requested_by, enabled=True
+        )
+        transaction.on_commit(tell, robust=True)
     answered = NO_REQUEST if changes.get("metered_enabled") else {}
     Entitlement.objects.filter(pk=entitlement.pk).update(**changes, **answered, updated_at=database_now())
     record_operator(actor_user, "entitlement.changed", object_id=entitlement.org_id, org=entitlement.org, **changes)

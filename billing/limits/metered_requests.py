@@ -2,6 +2,7 @@
 
 from django.db.models import QuerySet
 
+from billing.limits import metered_mails
 from billing.limits.entitlement import NO_REQUEST
 from billing.models import Entitlement
 from rensei.audit.record import record, record_operator
@@ -27,6 +28,7 @@ def request_metered(access: Access, *, purpose: str) -> Entitlement:
     purpose = " ".join(purpose.split())
     if len(purpose) > PURPOSE_LENGTH:
         raise FieldError(pointer="/purpose", reason=f"Say it in at most {PURPOSE_LENGTH} characters.")
+    is_new = False
     with durable():
         asked = Entitlement.objects.for_org(access.org).filter(metered_enabled=False, metered_requested_at=None)
         if asked.update(
@@ -35,6 +37,9 @@ def request_metered(access: Access, *, purpose: str) -> Entitlement:
             metered_requested_for=purpose,
         ):
             record(access, "metered.requested", object_id=access.org.id, purpose=purpose)
+            is_new = True
+    if is_new:
+        metered_mails.tell_operators(org=access.org, asked_by=access.user.email, purpose=purpose)
     return entitlement_of(access.org)
 
 
@@ -57,4 +62,6 @@ def decline(*, org_ids: list[str], operator: User) -> int:
         Entitlement.objects.filter(pk__in=[entitlement.pk for entitlement in asked]).update(**NO_REQUEST)
         for entitlement in asked:
             record_operator(operator, "metered.declined", object_id=entitlement.org_id, org=entitlement.org)
+    for entitlement in asked:
+        metered_mails.tell_members(org=entitlement.org, asked_by=entitlement.metered_requested_by, enabled=False)
     return len(asked)

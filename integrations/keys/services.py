@@ -1,5 +1,6 @@
 """Services for an organization's own keys: connect, test, change, rotate and remove them."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import ProtectedError, Q
@@ -202,8 +203,12 @@ def remove_integration(access: Access, integration: Integration) -> None:
             users = ", ".join(sorted(str(user) for user in fault.protected_objects))
             raise InUse(what=f"The integration '{integration.name}'", users=users) from fault
         if others and not any(other.is_default for other in others):
-            oldest = min(others, key=lambda other: (other.created_at, other.id))
-            Integration.objects.filter(pk=oldest.pk).update(is_default=True)
+            Integration.objects.filter(pk=successor_of(others).pk).update(is_default=True)
+
+
+def successor_of(others: Sequence[Integration]) -> Integration:
+    """Return the key that becomes the default when the default key is removed: the oldest of the others."""
+    return min(others, key=lambda other: (other.created_at, other.id))
 
 
 # Testing

@@ -159,7 +159,7 @@ def resend(access: Access, invitation: Invitation) -> Sent:
 
 def revoke(access: Access, invitation: Invitation) -> None:
     """
-    Revoke an invitation. Its link stops working at once.
+    Revoke an invitation. Its link stops working immediately.
 
     :raises NotFound: if it was accepted or revoked meanwhile
     """
@@ -198,7 +198,7 @@ def find(*, digest: str) -> Invitation:
     if found.accepted_at is not None:
         raise InvitationInvalid(reason="This invitation was used already. Sign in to get to the organization.")
     if found.revoked_at is not None or not found.vouched:
-        raise InvitationInvalid(reason="This invitation was taken back.")
+        raise InvitationInvalid(reason="This invitation was revoked.")
     if found.expires_at <= database_now():
         raise InvitationInvalid(reason="This invitation has expired: it was good for seven days.")
     if not found.mailed and are_mailed():

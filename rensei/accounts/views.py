@@ -95,7 +95,7 @@ def _answer_device(request: HttpRequest, asked: DeviceCodeForm, waiting: DeviceC
     if access is None:
         raise NotFound
     device_codes.approve(access, waiting)
-    messages.success(request, f"{waiting.host_name} is let in. Go on in its terminal.")
+    messages.success(request, f"{waiting.host_name} is connected. Return to its terminal.")
     return redirect("device")
 
 

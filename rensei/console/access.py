@@ -36,7 +36,8 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
     """
     Open a page to the members of the organization in its address.
 
-    All others receive the page of an address that does not exist. A refusal that the view does not handle is shown as
+    All others receive the page of an address that does not exist; a member, for an object that does not exist, receives
+    it within the frame of the organization. A refusal that the view does not handle is shown as
     a separate page, with its fix.
     """
 
@@ -53,8 +54,10 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
         request.access = request.auth = access
         try:
             return view(request, *args, **kwargs)
-        except NotFound as absent:
-            raise Http404 from absent
+        except (NotFound, Http404) as absent:
+            if request.htmx:
+                raise Http404 from absent
+            return render(request, "console/not_found.html", status=404)
         except RenseiError as refusal:
             return refused(request, refusal)
 

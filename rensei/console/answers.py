@@ -19,8 +19,13 @@ def confirm(
     back: str,
     items: Sequence[str] = (),
     args: Sequence[str] = (),
+    to_type: str = "",
 ) -> HttpResponse:
-    """Show a confirmation before a removal: in the dialog for a request of htmx, as a separate page otherwise."""
+    """
+    Show a confirmation before a removal: in the dialog for a request of htmx, as a separate page otherwise.
+
+    With `to_type`, the person types that name first. A form with another name is shown again.
+    """
     context = {
         "title": title,
         "text": text,
@@ -28,5 +33,8 @@ def confirm(
         "section": section,
         "items": items,
         "back": reverse(f"console:{back}", args=[request.access.org.slug, *args]),
+        "to_type": to_type,
+        "mistyped": request.POST.get("typed"),
     }
-    return render(request, "components/_confirm.html" if request.htmx else "console/confirm.html", context)
+    template = "components/_confirm.html" if request.htmx else "console/confirm.html"
+    return render(request, template, context, status=422 if request.method == "POST" else 200)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import date
 
 WIDTH, HEIGHT = 720, 200
+# For a phone: the labels keep their size, so the chart is as wide as the screen and has fewer bars.
+NARROW_WIDTH = 320
+NARROW_BARS_MAX = 14
 LEFT, BOTTOM, TOP = 56, 22, 10
 
 
@@ -32,21 +35,42 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A stacked bar for each day."""
+    """A stacked bar for each day, or for each week."""
 
     bars: Sequence[Bar]
     rows: Sequence[Tick]
     days: Sequence[Tick]
-    width: int = WIDTH
+    width: int
+    span: str = ""
     height: int = HEIGHT
     left: int = LEFT
     base: int = HEIGHT - BOTTOM
 
 
-def stacked(days: Sequence[date], amounts: Mapping[tuple[date, str], int], keys: Sequence[str]) -> Chart:
-    """Lay out a bar for each day, in pieces from the bottom in the order of `keys`."""
+def narrow(days: Sequence[date], amounts: Mapping[tuple[date, str], int], keys: Sequence[str]) -> Chart:
+    """Lay out the chart for a phone: a bar for each day or, where there are many, for the weeks that end today."""
+    if len(days) <= NARROW_BARS_MAX:
+        return stacked(days, amounts, keys, width=NARROW_WIDTH)
+    weeks = days[::-1][6::7][::-1]
+    sums: dict[tuple[date, str], int] = {}
+    for (day, key), amount in amounts.items():
+        # The days before the first whole week are added to it.
+        week = max((first for first in weeks if first <= day), default=weeks[0])
+        sums[week, key] = sums.get((week, key), 0) + amount
+    return stacked(weeks, sums, keys, width=NARROW_WIDTH, span="week of ")
+
+
+def stacked(
+    days: Sequence[date],
+    amounts: Mapping[tuple[date, str], int],
+    keys: Sequence[str],
+    *,
+    width: int = WIDTH,
+    span: str = "",
+) -> Chart:
+    """Lay out a bar for each day, in pieces from the bottom in the order of `keys`. `span` is written before a day."""
     top = _round_up(max((sum(amounts.get((day, key), 0) for key in keys) for day in days), default=0))
-    step = (WIDTH - LEFT) / max(1, len(days))
+    step = (width - LEFT) / max(1, len(days))
     tall = HEIGHT - BOTTOM - TOP
     bars = []
     for place, day in enumerate(days):
@@ -66,8 +90,10 @@ def stacked(days: Sequence[date], amounts: Mapping[tuple[date, str], int], keys:
                         height=_r(height),
                     )
                 )
-    every = max(1, round(len(days) / 6))
+    every = max(1, round(len(days) / (6 if width == WIDTH else 4)))
     return Chart(
+        width=width,
+        span=span,
         bars=bars,
         rows=[Tick(at=_r(HEIGHT - BOTTOM - tall * part / 2), value=top * part // 2, label="") for part in range(3)],
         days=[

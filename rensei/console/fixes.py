@@ -26,9 +26,9 @@ class Fix(NamedTuple):
 
 EDIT = Fix("Edit and run again", "playground")
 AGAIN = Fix("Run it again", "playground")
-OPERATOR = Fix("Write to your operator", "")
+OPERATOR = Fix("Contact your operator", "")
 FIXES = {
-    "NOT_PERMITTED": Fix("See who may", "members"),
+    "NOT_PERMITTED": Fix("See who can", "members"),
     "NOT_FOUND": Fix("Go to the overview", "org-home"),
     "IN_USE": Fix("See the profiles", "profiles"),
     "REQUEST_TOO_LARGE": EDIT,
@@ -57,13 +57,14 @@ FIXES = {
     "INVALID_IMAGE": EDIT,
     "CONTEXT_WINDOW_EXCEEDED": EDIT,
     "RUN_NOT_CANCELLABLE": Fix("See the runs", "runs"),
+    "WORKFLOW_RUN_NOT_ENDED": Fix("See the workflows", "workflows"),
     "WORKFLOW_INVALID": Fix("See the workflows", "workflows"),
     "INPUT_REQUIRED": Fix("See the workflows", "workflows"),
     "CREDENTIAL_UNREADABLE": Fix("Connect the key again", "integrations"),
     "RUN_INTERRUPTED": AGAIN,
     "RUN_TIMEOUT": AGAIN,
     "PROVIDER_AUTH_FAILED": Fix("Test the key", "integrations"),
-    "PROVIDER_UNFUNDED": Fix("See whose key it is", "integrations"),
+    "PROVIDER_UNFUNDED": Fix("Open the connection", "integrations"),
     "PROVIDER_REJECTED": EDIT,
     "PROVIDER_RATE_LIMITED": AGAIN,
     "PROVIDER_OVERLOADED": AGAIN,

@@ -61,6 +61,40 @@ def of_request(profile_id: str, asked: DispatchRequest) -> list[Snippet]:
     return _snippets(profile_id, text or ("Describe the image." if images else EXAMPLE), given, images)
 
 
+def of_gateway(model: str, *, token: str | None) -> list[Snippet]:
+    """Write what makes a client of Anthropic's API call the gateway. `model` is a profile's id."""
+    url, said = settings.PUBLIC_URL, token or "$RENSEI_AUTH_TOKEN"
+    in_python = json.dumps(token) if token else 'os.environ["RENSEI_AUTH_TOKEN"]'
+    in_script = json.dumps(token) if token else "process.env.RENSEI_AUTH_TOKEN"
+    body = {"model": model, "max_tokens": 256, "messages": [{"role": "user", "content": EXAMPLE}]}
+    claude = (
+        f"export ANTHROPIC_BASE_URL={url}\nexport ANTHROPIC_AUTH_TOKEN={said}\nexport ANTHROPIC_MODEL={model}\nclaude\n"
+    )
+    python = (
+        f"import os\n\nimport anthropic\n\n"
+        f'client = anthropic.Anthropic(base_url="{url}", auth_token={in_python})\n'
+        f'message = client.messages.create(\n    model="{model}",\n    max_tokens=256,\n'
+        f'    messages=[{{"role": "user", "content": "{EXAMPLE}"}}],\n)\nprint(message.content[0].text)\n'
+    )
+    script = (
+        f'import Anthropic from "@anthropic-ai/sdk";\n\n'
+        f'const client = new Anthropic({{ baseURL: "{url}", authToken: {in_script} }});\n'
+        f'const message = await client.messages.create({{\n  model: "{model}",\n  max_tokens: 256,\n'
+        f'  messages: [{{ role: "user", content: "{EXAMPLE}" }}],\n}});\nconsole.log(message.content[0].text);\n'
+    )
+    curl = (
+        f'curl {url}/v1/messages \\\n  -H "Authorization: Bearer {said}" \\\n'
+        f'  -H "anthropic-version: 2023-06-01" \\\n  -H "Content-Type: application/json" \\\n'
+        f"  -d {_quoted(json.dumps(body))}\n"
+    )
+    return [
+        Snippet("claude", "Claude Code", claude),
+        Snippet("python", "Python", python),
+        Snippet("typescript", "TypeScript", script),
+        Snippet("curl", "curl", curl),
+    ]
+
+
 def profile_command(entry: CatalogEntry) -> str:
     """Write the command that creates a profile of a model."""
     return (

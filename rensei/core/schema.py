@@ -195,7 +195,9 @@ def _in_words(operation_id: str) -> str:
     """Name an operation in plain words: `runs_cancel`, not `runs_cancel_create`."""
     for last, verb in (("_retrieve", "_get"), ("_partial_update", "_update"), ("_destroy", "_delete")):
         operation_id = re.sub(f"{last}$", verb, operation_id)
-    return re.sub(r"_(preview|resolve|lease|token|cancel|resend|chunks|finish|heartbeat)_create$", r"_\1", operation_id)
+    return re.sub(
+        r"_(preview|resolve|lease|token|cancel|retry|resend|chunks|finish|heartbeat)_create$", r"_\1", operation_id
+    )
 
 
 def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:

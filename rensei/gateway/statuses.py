@@ -101,6 +101,7 @@ PLACES: dict[str, Place] = {
     "RUN_TIMEOUT": REFUSED,
     "RUN_INTERRUPTED": REFUSED,
     "RUN_NOT_CANCELLABLE": REFUSED,
+    "WORKFLOW_RUN_NOT_ENDED": REFUSED,
     # The provider. A failing key is never 401: users would sign in again, which does not help.
     "PROVIDER_AUTH_FAILED": REFUSED,
     "PROVIDER_UNFUNDED": REFUSED,

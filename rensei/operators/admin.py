@@ -55,7 +55,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
             (title, [(target, (target.kind.value, target.id) in stopped) for target in targets])
             for title, targets in stoppable.choices()
         ]
-        context = {**self._context(request, "What should stop?"), "groups": groups}
+        context = {**self._context(request, "What do you want to pause?"), "groups": groups}
         return TemplateResponse(request, "admin/orgs/killswitch/choose.html", context)
 
     def stop(self, request: HttpRequest, kind: str, target: str) -> HttpResponse:
@@ -72,7 +72,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
             except RenseiError as caught:
                 refusal = caught
             else:
-                self.message_user(request, f"{found.name} is stopped from now on.", messages.SUCCESS)
+                self.message_user(request, f"{found.name} is now paused.", messages.SUCCESS)
                 return redirect(CHANGELIST)
         waiting, running = stoppable.live_runs(found)
         context = {

@@ -143,13 +143,14 @@ class Decision:
     def candidates(self) -> list[AuthMode]:
         return [line.mode for line in self.trace if line.verdict in {Verdict.CHOSEN, Verdict.ALLOWED}]
 
-    def gate_failed(self, refusal: RenseiError) -> "Decision":
-        """Add to the trace that the picked mode's gate refused."""
+    def gate_failed(self, refusal: RenseiError, mode: AuthMode | None = None) -> "Decision":
+        """Add to the trace that the gate of a mode, by default the picked one, refused."""
+        refused = mode or self.mode
         return replace(
             self,
             trace=tuple(
                 replace(line, verdict=Verdict.GATE_FAILED, code=refusal.code, detail=refusal.detail)
-                if line.verdict is Verdict.CHOSEN
+                if line.mode is refused
                 else line
                 for line in self.trace
             ),

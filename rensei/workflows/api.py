@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer
-from rensei.core.errors import AlreadyExists, InUse, NotFound
+from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.core.lists import Filters
 from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
@@ -166,3 +166,36 @@ class WorkflowRunCancel(APIView):
         """Cancel a workflow run: nodes that wait are not run, and those that run are cancelled."""
         found = services.find_workflow_run(caller(request), workflow_run_id)
         return Response(WorkflowRunDetailAnswer(services.cancel(caller(request), found)).data)
+
+
+class RetryBody(CamelSerializer):
+    """The node from which a workflow run is started again."""
+
+    node_id = serializers.CharField(max_length=63)
+
+
+class WorkflowRunRetry(APIView):
+    """Start an ended workflow run again from one of its nodes on."""
+
+    permission_classes = [MembersWrite]
+    scopes = {"POST": RUNS}
+    refusals = {"POST": (services.WorkflowRunNotEnded, StorageLimitReached)}
+    Body = RetryBody
+
+    @extend_schema(request=RetryBody, responses={202: WorkflowRunDetailAnswer})
+    def post(self, request: Request, workflow_run_id: str) -> Response:
+        """
+        Start an ended workflow run again from a node on, with the same version and input.
+
+        The other nodes that succeeded keep their results. The answer is a new workflow run.
+        """
+        found = services.find_workflow_run(caller(request), workflow_run_id)
+        body = RetryBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        with named_in("/nodeId"):
+            begun = services.retry(caller(request), found, node_id=body.validated_data["node_id"])
+        return Response(
+            WorkflowRunDetailAnswer(begun).data,
+            status=status.HTTP_202_ACCEPTED,
+            headers={"Location": f"/api/v1/workflow-runs/{begun.id}"},
+        )

@@ -109,8 +109,8 @@ class WorkflowRun(models.Model):
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What the runs of the nodes cost together, in the names of a run's fields."""
-        runs = [node.run for node in self.nodes.all() if node.run is not None]
+        """What the runs of the nodes cost together, without the reused ones, in the names of a run's fields."""
+        runs = [node.run for node in self.nodes.all() if node.run is not None and not node.reused]
         return {
             "amount_picodollars": total_cost(runs),
             "billed": any(run.billed for run in runs),
@@ -119,7 +119,11 @@ class WorkflowRun(models.Model):
 
 
 class NodeRun(models.Model):
-    """One node of one workflow run. Output and cost are those of its run; `error` states why there is no run."""
+    """
+    One node of one workflow run. Output and cost are those of its run; `error` states why there is no run.
+
+    A `reused` node has the run of an earlier workflow run, which has paid for it.
+    """
 
     class State(models.TextChoices):
         PENDING = "PENDING", "Waiting"
@@ -133,12 +137,16 @@ class NodeRun(models.Model):
     position = models.PositiveSmallIntegerField()
     node_id = models.CharField(max_length=63)
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
-    run = models.OneToOneField(Run, models.SET_NULL, null=True, related_name="+")
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
+    reused = models.BooleanField(default=False)
     error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
 
     class Meta:
         ordering = ["position"]
-        constraints = [models.UniqueConstraint(fields=["workflow_run", "node_id"], name="node_in_workflow_run")]
+        constraints = [
+            models.UniqueConstraint(fields=["workflow_run", "node_id"], name="node_in_workflow_run"),
+            models.UniqueConstraint(fields=["run"], condition=Q(reused=False), name="node_of_run"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.workflow_run_id} {self.node_id}"

@@ -1,6 +1,7 @@
 """Applying workflow documents, and starting and cancelling workflow runs."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError
@@ -12,9 +13,10 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.record import record
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, InUse, NotPermitted, RenseiError, named_in
+from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, RenseiError, Said, named_in
 from rensei.core.transactions import durable, unique
 from rensei.dispatch import idempotency
+from rensei.dispatch.models import Run
 from rensei.orgs import services as orgs
 from rensei.orgs import storage
 from rensei.orgs.access import Access
@@ -39,6 +41,15 @@ class InputRequired(RenseiError):
         self.errors = [{"pointer": pointer, "code": "required", "detail": reason} for pointer in pointers]
 
 
+class WorkflowRunNotEnded(RenseiError):
+    """The workflow run has not ended, so there is nothing to repeat yet."""
+
+    code = "WORKFLOW_RUN_NOT_ENDED"
+    status = 409
+    title = "Workflow run has not ended"
+    message = Said("The workflow run is {state}.", "Wait until it has ended, or cancel it, before you start it again.")
+
+
 class WorkflowRunNotCancellable(RenseiError):
     """The workflow run has already ended."""
 
@@ -57,6 +68,20 @@ def visible_workflows(access: Access) -> OrgScopedQuerySet[Workflow]:
 def find_workflow(access: Access, workflow_id: str) -> Workflow:
     """:raises NotFound: if there is none, or the caller may not read it"""
     return visible_workflows(access).get_or_404(id=workflow_id)
+
+
+def workflows_naming(access: Access, profile_id: str) -> list[Workflow]:
+    """List the workflows whose newest version names a profile, by name."""
+    newest = WorkflowVersion.objects.filter(
+        workflow__in=visible_workflows(access), number=F("workflow__version"), document__contains=profile_id
+    )
+    # A document may contain the id in other places, such as in a prompt.
+    found = newest.select_related("workflow").defer("document").order_by("workflow__name")
+    return [
+        version.workflow
+        for version in found.iterator(chunk_size=100)
+        if any(node["profile_id"] == profile_id for node in version.nodes)
+    ]
 
 
 def visible_workflow_runs(access: Access) -> OrgScopedQuerySet[WorkflowRun]:
@@ -153,30 +178,15 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     digest = idempotency.digest_of({"workflow": workflow.id, "input": given})
     if known := idempotency.known_id(access, idempotency_key, digest=digest):
         return find_workflow_run(access, known)
-    version = WorkflowVersion.objects.get(workflow=workflow, number=workflow.version)
+    version: WorkflowVersion = workflow.versions.get(number=workflow.version)
     nodes = [Node(**one) for one in version.nodes]
     _require_input(nodes, given)
     now = database_now()
-    workflow_run = WorkflowRun(
-        org=access.org,
-        version=version,
-        project=workflow.project or access.project,
-        bound_to_project=bool(workflow.project or access.project),
-        host=access.host,
-        created_by=access.user,
-        input=given,
-        stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(nodes)),
-        created_at=now,
-    )
+    workflow_run = _new_workflow_run(access, version, given=given, now=now)
     try:
         with durable():
-            storage.take(access.org.pk, stored=workflow_run.stored_bytes)
             idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=workflow_run.id, now=now))
-            workflow_run.save(force_insert=True)
-            NodeRun.objects.bulk_create(
-                NodeRun(workflow_run=workflow_run, position=place, node_id=node.node_id)
-                for place, node in enumerate(nodes)
-            )
+            _save(workflow_run, [_new_node(workflow_run, node) for node in nodes])
             record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
     except IntegrityError:
         # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
@@ -185,6 +195,44 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
         raise
     execution.advance(workflow_run.id)
     return find_workflow_run(access, workflow_run.id)
+
+
+def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str) -> WorkflowRun:
+    """
+    Run the version and the input of an ended workflow run again, from one of its nodes on.
+
+    The nodes that succeeded keep their results and are not paid for again, except this node and those that need it.
+
+    :raises NotFound: if the workflow run has no such node
+    :raises WorkflowRunNotEnded: while it has not ended
+    :raises StorageLimitReached: if the organization's storage limit would be exceeded
+    """
+    access.require_writer()
+    _require_reach(access, workflow_run.version.workflow)
+    described = [Node(**one) for one in workflow_run.version.nodes]
+    if node_id not in {node.node_id for node in described}:
+        raise NotFound
+    if workflow_run.state not in WorkflowRun.ENDED:
+        raise WorkflowRunNotEnded(state=workflow_run.state)
+    again = _with_dependants(described, node_id)
+    done = {
+        node.node_id: node.run
+        for node in workflow_run.nodes.select_related("run").filter(state=NodeRun.State.SUCCEEDED)
+        if node.run is not None and node.node_id not in again
+    }
+    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input, now=database_now())
+    with durable():
+        _save(begun, [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described])
+        record(
+            access,
+            "workflow.retried",
+            object_id=begun.id,
+            workflow=workflow_run.version.workflow_id,
+            of=workflow_run.id,
+            node=node_id,
+        )
+    execution.advance(begun.id)
+    return find_workflow_run(access, begun.id)
 
 
 def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
@@ -206,6 +254,50 @@ def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
         raise WorkflowRunNotCancellable(state=workflow_run.state)
     execution.advance(workflow_run.id)
     return find_workflow_run(access, workflow_run.id)
+
+
+def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any, now: datetime) -> WorkflowRun:
+    workflow = version.workflow
+    return WorkflowRun(
+        org=access.org,
+        version=version,
+        project=workflow.project or access.project,
+        bound_to_project=bool(workflow.project or access.project),
+        host=access.host,
+        created_by=access.user,
+        input=given,
+        stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(version.nodes)),
+        created_at=now,
+    )
+
+
+def _new_node(workflow_run: WorkflowRun, node: Node, *, reusing: Run | None = None) -> NodeRun:
+    state = NodeRun.State.SUCCEEDED if reusing else NodeRun.State.PENDING
+    return NodeRun(
+        workflow_run=workflow_run, node_id=node.node_id, state=state, run=reusing, reused=reusing is not None
+    )
+
+
+def _save(workflow_run: WorkflowRun, nodes: Sequence[NodeRun]) -> None:
+    """
+    Save a new workflow run with its nodes, in their order.
+
+    :raises StorageLimitReached: if the organization's storage limit would be exceeded
+    """
+    storage.take(workflow_run.org_id, stored=workflow_run.stored_bytes)
+    workflow_run.save(force_insert=True)
+    for place, node in enumerate(nodes):
+        node.position = place
+    NodeRun.objects.bulk_create(nodes)
+
+
+def _with_dependants(nodes: Sequence[Node], node_id: str) -> set[str]:
+    """Return a node and all that need it, directly or not. A document lists each node after those that it needs."""
+    found = {node_id}
+    for node in nodes:
+        if found.intersection(node.needs):
+            found.add(node.node_id)
+    return found
 
 
 def _project(access: Access, project_id: str | None) -> Project | None:

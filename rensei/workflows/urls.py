@@ -10,4 +10,5 @@ api_patterns = [
     path("workflows/<str:workflow_id>/runs", live.workflow_runs, name="api-workflow-runs"),
     path("workflow-runs/<str:workflow_run_id>", api.WorkflowRunDetail.as_view(), name="api-workflow-run"),
     path("workflow-runs/<str:workflow_run_id>/cancel", api.WorkflowRunCancel.as_view(), name="api-workflow-run-cancel"),
+    path("workflow-runs/<str:workflow_run_id>/retry", api.WorkflowRunRetry.as_view(), name="api-workflow-run-retry"),
 ]

@@ -266,7 +266,7 @@ class TestRevoke:
 
         page = follow(link)
         assert page.status_code == 410
-        assert "taken back" in page.content.decode()
+        assert "revoked" in page.content.decode()
         assert not invitations.open_invitations(access).exists()
 
     def test_comes_too_late_for_one_that_was_accepted(self, access, link):
@@ -321,7 +321,7 @@ class TestTheLink:
 
         assert follow(link_in(mail.outbox[-1])).status_code == 410
 
-    @pytest.mark.parametrize("fate", ["left", "demoted", "off", "over", "token", "taken back", "expired"])
+    @pytest.mark.parametrize("fate", ["left", "demoted", "off", "over", "token", "revoked", "expired"])
     def test_that_was_open_when_its_inviter_lost_the_right_lets_nobody_in(self, acme, ada, alan, access_of, fate):
         """Between the page and its button, the inviter may lose the right to invite."""
         by = access_of(alan)
@@ -342,7 +342,7 @@ class TestTheLink:
                 Membership.objects.filter(pk=membership.pk).update(ends_at=database_now())
             case "token":
                 revoke_token(access_of(ada), token)
-            case "taken back":
+            case "revoked":
                 invitations.revoke(access_of(ada), found)
             case "expired":
                 Invitation.objects.update(expires_at=database_now())

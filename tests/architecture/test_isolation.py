@@ -129,6 +129,7 @@ REST = {
     ("POST", "workflows/<workflow_id>/runs"): Row(WRITERS, {"input": "Hello."}, object=True),
     ("GET", "workflow-runs/<workflow_run_id>"): Row(EVERYONE, object=True),
     ("POST", "workflow-runs/<workflow_run_id>/cancel"): Row(WRITERS, {}, object=True),
+    ("POST", "workflow-runs/<workflow_run_id>/retry"): Row(WRITERS, {"nodeId": CANARY}, object=True),
     ("GET", "access-policy"): Row(EVERYONE),
     ("PUT", "access-policy"): Row(MANAGERS, {"matrix": {"*": {"shared": {"allowed": False}}}}),
     ("POST", "access-policy/preview"): Row(MANAGERS, {"matrix": {"*": {"shared": {"allowed": False}}}}),
@@ -161,7 +162,7 @@ NEEDS = {
     ],
     "runs": [
         ("POST", "runs"), ("POST", "runs/<run_id>/cancel"), ("POST", "workflows/<workflow_id>/runs"),
-        ("POST", "workflow-runs/<workflow_run_id>/cancel"),
+        ("POST", "workflow-runs/<workflow_run_id>/cancel"), ("POST", "workflow-runs/<workflow_run_id>/retry"),
     ],
     "manage": [
         ("POST", "projects"), ("PATCH", "projects/<project_id>"), ("DELETE", "projects/<project_id>"),
@@ -265,7 +266,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         "org": acme.slug, "project_id": project.slug, "integration_id": integration.pk, "run_id": run.pk,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
         "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03",
-        "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk,
+        "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk, "node_id": CANARY,
         "member_id": Membership.objects.get(user=other).pk, "invitation_id": invitation.pk,
     }  # fmt: skip
     return Stage(ids, clients, {**clients, **machines}, browsers)

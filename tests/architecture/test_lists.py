@@ -38,6 +38,8 @@ PAGE_DETAILS = {
     "o/<org>/runs/<run_id>",
     "o/<org>/workflows/<workflow_id>",
     "o/<org>/workflow-runs/<workflow_run_id>",
+    # It searches the documents of workflows for the profile.
+    "o/<org>/settings/profiles/<profile_id>/delete",
 }
 TRACE_LINE = {"mode": "byok", "verdict": "chosen", "code": None, "deniedBy": None}
 

@@ -37,7 +37,7 @@ class TestEntitlements:
         page = act(admin, "enable_metered", acme.pk)
 
         assert not Entitlement.objects.get().metered_enabled
-        assert "written to the organization's cost ledger as billed" in page
+        assert "is billed to the organization in its cost ledger" in page
         assert "Acme (acme)" in page
 
     def test_enables_when_confirmed(self, admin: Client, acme: Org, eve: User) -> None:
@@ -46,6 +46,20 @@ class TestEntitlements:
         assert "Metered enabled for 1 organization(s)." in page
         assert list(Entitlement.objects.filter(metered_enabled=True)) == [Entitlement.objects.get(org=acme)]
         assert AuditEvent.objects.get(action="entitlement.changed").actor == "grace@platform.test"
+
+    @pytest.mark.parametrize(("typed", "stored"), [("12.50", 12_500_000_000_000), ("", None), ("0", 0)])
+    def test_sets_a_budget_with_it(self, admin: Client, acme: Org, typed: str, stored: int | None) -> None:
+        asked = act(admin, "enable_metered", acme.pk)
+        act(admin, "enable_metered", acme.pk, confirmed="yes", monthly_budget_usd=typed)
+
+        assert "Monthly budget, USD" in asked
+        assert Entitlement.objects.get().monthly_budget_picodollars == stored
+
+    def test_asks_again_after_a_budget_that_is_none(self, admin: Client, acme: Org) -> None:
+        page = act(admin, "enable_metered", acme.pk, confirmed="yes", monthly_budget_usd="much")
+
+        assert "Enter a number." in page
+        assert not Entitlement.objects.get().metered_enabled
 
     def test_disables_when_confirmed(self, admin: Client, acme: Org) -> None:
         Entitlement.objects.update(metered_enabled=True)

@@ -395,7 +395,7 @@ class TestPage:
 
         shown = page_as(otto).get("/o/acme/usage/statements/2026-03").content.decode()
 
-        assert "It never changes again" in shown
+        assert "It is final" in shown
         assert closed.digest in shown
 
 

@@ -116,13 +116,23 @@ class TestPreview:
 
         assert "Runs as byok" in html
         assert "METERED_NOT_ENTITLED" in html
-        assert "1 would be refused" in html
+        assert "1 profile, 0 runs of the last 7 days would be refused" in html
         assert not AccessPolicy.objects.exists()
+
+    def test_counts_the_runs_of_the_last_days_that_it_would_refuse(self, page, make_run, project):
+        make_run()
+        make_run(project_id=project.slug)
+
+        everywhere = preview(page, ORG, {("*", "byok"): "deny"}).content.decode()
+        there = preview(page, PROJECT, {("*", "byok"): "deny"}).content.decode()
+
+        assert "1 profile, 2 runs of the last 7 days would be refused" in everywhere
+        assert "1 profile, 1 run of the last 7 days would be refused" in there
 
     def test_says_when_no_profile_changes(self, page, profile):
         html = preview(page, ORG, {("*", "shared"): "deny"}).content.decode()
 
-        assert "each profile keeps its mode" in html
+        assert "Every profile keeps its mode" in html
 
     def test_names_a_row_that_is_no_model(self, page):
         sent = fields_of(page.get(ORG).content.decode())
@@ -137,7 +147,7 @@ class TestPreview:
     def test_changes_nothing_where_nothing_was_changed(self, page):
         html = preview(page, ORG, {}).content.decode()
 
-        assert "There is nothing to save" in html
+        assert "Nothing to save" in html
         assert 'value="save"' not in html
 
 
@@ -160,7 +170,7 @@ class TestSave:
         answer = save(page, ORG, previewed)
 
         assert answer.status_code == 422
-        assert "Somebody else has changed this policy" in answer.content.decode()
+        assert "This policy was changed after you opened it" in answer.content.decode()
         assert policies.stored_matrix(ada_access.org) == {"*": {"shared": {"allowed": False}}}
 
     @pytest.mark.parametrize("document", ["", "[]", '{"*": 1}', '{"claude-opus-9": {}}'])

@@ -126,7 +126,7 @@ class TestThePage:
     def test_says_so_where_nothing_has_happened(self, page: Client) -> None:
         leave_out_audit_events()
 
-        assert "Nothing has happened yet" in html_of(page)
+        assert "No changes yet" in html_of(page)
 
     def test_is_in_the_navigation_of_those_who_may_read_it(
         self, page: Client, otto: User, mia: User, page_as: Callable[[User], Client]

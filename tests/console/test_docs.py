@@ -77,3 +77,36 @@ class TestTheDocumentation:
     def test_gives_out_no_other_file(self, client):
         for path in ("/docs/screenshots/../../manage.py", "/docs/screenshots/none.png", "/docs/../.env.example"):
             assert client.get(path).status_code == 404
+
+
+class TestContents:
+    def test_names_every_page_once_in_a_group(self, client):
+        html = client.get("/docs/").content.decode()
+
+        nav = html.split('id="docs-nav"')[1].split("</nav>")[0]
+        named = re.findall(r'href="/docs/([^"?#]+)"', nav)
+        assert sorted(named) == sorted(
+            path.relative_to(docs.ROOT).with_suffix("").as_posix() for path in docs.ROOT.rglob("*.md")
+        )
+        assert re.findall(r'rail__heading">([^<]+)<', nav) == ["Use", "Operate", "Contribute"]
+
+    def test_lists_the_headings_of_a_page(self, client):
+        html = client.get("/docs/gateway").content.decode()
+
+        contents = html.split('aria-label="On this page"')[1].split("</nav>")[0]
+        for anchor in re.findall(r'href="#([^"]+)"', contents):
+            assert f'<h2 id="{anchor}"' in html
+
+
+class TestSearch:
+    def test_finds_pages_by_all_words(self, client):
+        found = client.get("/docs/?q=metered+BUDGET").content.decode()
+        none = client.get("/docs/?q=metered+zebra").content.decode()
+
+        assert 'href="/docs/ledger"' in found.split("<main")[1]
+        assert "No page contains all of these words." in none
+
+    def test_writes_the_words_as_text(self, client):
+        html = client.get("/docs/?q=<script>alert(1)</script>").content.decode()
+
+        assert "<script>alert" not in html

@@ -85,7 +85,7 @@ class TestMessage:
         answer = page.post(f"{LIST}/{integration.id}/message")
 
         run = Run.objects.get()
-        assert answer["Location"] == f"/o/acme/runs/{run.id}"
+        assert answer["Location"] == f"{LIST}?sent={run.id}"
         assert run.credential_id == integration.id
 
 
@@ -142,7 +142,7 @@ class TestRemove:
         assert "button--destroy" not in answer.content.decode()
 
     def test_removes(self, page, integration):
-        page.post(f"{LIST}/{integration.id}/remove")
+        page.post(f"{LIST}/{integration.id}/remove", {"typed": integration.name})
 
         assert not Integration.objects.exists()
 

@@ -31,7 +31,7 @@ class TestInvite:
 
         assert answer.redirect_chain == [(PATH, 302)]
         assert mail.outbox[-1].to == [ZOE["email"]]
-        assert "zoe@acme.test got a link by mail. It works for seven days." in text(answer)
+        assert "zoe@acme.test was sent a link by mail. It expires in 7 days." in text(answer)
         assert re.search(r"zoe@acme\.test.*Pending", text(answer), flags=re.DOTALL)
         assert ":8000/invitations/" not in text(answer)
 
@@ -96,7 +96,7 @@ class TestSendAgain:
     def test_mails_a_new_link(self, page, pending):
         answer = page.post(f"/o/acme/settings/invitations/{pending.id}/resend", follow=True)
 
-        assert "got a link by mail" in text(answer)
+        assert "was sent a link by mail" in text(answer)
         assert len(mail.outbox) == 2
 
     def test_is_offered_for_one_that_has_expired(self, page, pending):
@@ -122,6 +122,6 @@ class TestTakeBack:
         asked = page.get(path)
         answer = page.post(path, follow=True)
 
-        assert "Take back the invitation to zoe@acme.test?" in text(asked)
-        assert "was taken back" in text(answer)
+        assert "Revoke the invitation to zoe@acme.test?" in text(asked)
+        assert "was revoked" in text(answer)
         assert "Pending" not in text(page.get(PATH))

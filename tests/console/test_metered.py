@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.test import Client
 
 from billing.limits import metered_requests
@@ -13,6 +14,7 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import NotPermitted
+from rensei.core.later import later
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 
@@ -37,7 +39,7 @@ class TestARefusal:
 
         assert f'href="{URL}"' in owner
         assert f'href="{URL}"' not in member
-        assert "up to an owner or admin" in member
+        assert "An owner or admin can request it" in member
 
     def test_says_since_when_it_is_asked(self, page: Client, ada_access: Access, metered_profile: ModelProfile) -> None:
         metered_requests.request_metered(ada_access, purpose="")
@@ -113,3 +115,51 @@ class TestTheRequest:
         assert declined == 1
         assert metered_requests.waiting().get().metered_requested_for == "Second"
         assert AuditEvent.objects.for_org(acme).filter(action="metered.declined", user_id=grace.pk).count() == 1
+
+
+@pytest.mark.django_db
+class TestTheMails:
+    def test_tell_the_operators_of_a_request_once(self, page: Client, grace: User) -> None:
+        for _ in range(2):
+            page.post(URL, {"purpose": "Our CI"})
+        later.wait()
+
+        [message] = mail.outbox
+        assert message.to == [grace.email]
+        assert "ada@acme.test requests metered for Acme (acme)." in message.body
+        assert "Our CI" in message.body
+
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_tell_the_organization_what_was_decided(
+        self,
+        acme: Org,
+        ada_access: Access,
+        alan: User,
+        mia: User,
+        grace: User,
+        enabled: bool,
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        metered_requests.request_metered(ada_access, purpose="")
+        later.wait()
+        mail.outbox.clear()
+
+        with django_capture_on_commit_callbacks(execute=True):
+            if enabled:
+                set_metered(org_ids=[acme.pk], enabled=True, actor_user=grace)
+            else:
+                metered_requests.decline(org_ids=[acme.pk], operator=grace)
+        later.wait()
+
+        [message] = mail.outbox
+        assert message.to == ["ada@acme.test", "alan@acme.test"]
+        assert ("/o/acme/playground" in message.body) is enabled
+
+    def test_are_not_sent_where_nothing_was_requested(
+        self, acme: Org, grace: User, django_capture_on_commit_callbacks: Any
+    ) -> None:
+        with django_capture_on_commit_callbacks(execute=True):
+            set_metered(org_ids=[acme.pk], enabled=True, actor_user=grace)
+        later.wait()
+
+        assert mail.outbox == []

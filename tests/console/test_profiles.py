@@ -7,6 +7,7 @@ import pytest
 from catalog.models import CatalogEntry
 from profiles import services
 from profiles.models import ModelProfile
+from rensei.workflows import services as workflows
 
 LIST = "/o/acme/settings/profiles"
 NEW = f"{LIST}/new"
@@ -143,3 +144,34 @@ def _as_form(profile, **changes):
         "action": "save",
         **changes,
     }
+
+
+class TestTheQuestionBeforeDeleting:
+    def test_says_what_uses_the_profile(self, page, workflow_run, make_run, profile):
+        make_run()
+
+        html = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+        assert f"<li>{workflow_run.version.workflow.name}</li>" in html
+        assert "It had 2 runs in the last 7 days." in html
+
+    def test_lists_no_workflow_that_only_writes_its_id(self, page, ada_access, integration, profile):
+        other = services.create_profile(
+            ada_access, name="other", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok"]
+        )
+        config = {"profileId": other.public_id, "prompt": f"What is {profile.public_id}?"}
+        workflows.apply_document(ada_access, {"nodeId": "only", "nodeType": "action/llm.inference", "config": config})
+
+        html = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+        assert "These workflows use it" not in html
+
+
+class TestAProfileThatIsNotThere:
+    def test_is_told_within_the_frame_of_the_organization(self, page, ada_access):
+        answer = page.get(f"{LIST}/prof_none")
+
+        html = answer.content.decode()
+        assert answer.status_code == 404
+        assert "Page not found" in html
+        assert 'id="rail"' in html

@@ -95,6 +95,9 @@ class ToyAdapter:
     def test_connection(self, *, credential: Credential) -> Verdict:
         return Verdict(ok=True, code="OK", message="Fine.", fix="")
 
+    def output_tokens_about(self, text: str) -> int:
+        return len(text.split())
+
     def cheapest_model(self, models: list[dict[str, str]]) -> str:
         return "toy-1"
 

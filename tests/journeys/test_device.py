@@ -61,7 +61,7 @@ class TestANewMachine:
         assert misfits(person) == []
         assert barriers(person) == []
         person.click("Approve")
-        person.sees("adas-laptop is let in. Go on in its terminal.")
+        person.sees("adas-laptop is connected. Return to its terminal.")
         let_in = machine.fetch_token(asked)
 
         run = machine.post("runs", {"profileId": "prof_mine", "input": "Hi."})

@@ -45,7 +45,7 @@ class TestAnOwner:
         person.follow("Rotate key")
         person.type("New API key", make_key("revoked"))
         person.click("Test and replace")
-        person.sees("Anthropic does not know this API key.")
+        person.sees("Anthropic rejected this key.")
         person.follow("Cancel")
         person.sees(connected.key_hint)
         person.follow("Rotate key")

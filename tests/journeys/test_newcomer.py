@@ -81,7 +81,7 @@ class TestANewcomer:
         person.follow("Anthropic Claude")
         person.type("API key", wrong)
         person.click("Test Connection")
-        person.sees("Anthropic does not know this API key.")
+        person.sees("Anthropic rejected this key.")
         person.sees("It may be mistyped, revoked or deleted. Make a new key at")
         assert wrong not in page.content()
 
@@ -127,7 +127,7 @@ class TestANewcomer:
         person.sign_in(ada)
         person.follow("Playground")
         person.type("Message", "Which book is on the first shelf?")
-        person.unfold("System prompt")
+        person.unfold("Advanced")
         person.type("System prompt", "You keep the library, and you know every shelf of it. " * 100)
 
         person.click("Dispatch")

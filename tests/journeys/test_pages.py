@@ -32,6 +32,36 @@ pytestmark = [
 ]
 
 WIDTHS = (390, 820, 1440)
+# Looked at without loading the page again.
+MORE_WIDTHS = (600, 1024, 1680)
+# What does not fit: a table that is wider than its frame, what reaches beyond the screen, and text that is cut off.
+# What lies in a region that scrolls by itself fits.
+FIND_MISFITS = """() => {
+    const scrolls = (element) => {
+        for (let one = element.parentElement; one; one = one.parentElement) {
+            const overflow = getComputedStyle(one).overflowX;
+            if (["auto", "scroll"].includes(overflow) && !one.matches(".table-frame")) return true;
+        }
+        return false;
+    };
+    const name = (element) => `${element.outerHTML.split(">")[0]} ${element.textContent.trim().slice(0, 40)}`;
+    const found = [];
+    for (const frame of document.querySelectorAll(".table-frame")) {
+        const table = frame.querySelector("table");
+        const width = table.getBoundingClientRect().width;
+        if (frame.clientWidth && width > frame.clientWidth + 1) {
+            found.push(`a table of ${Math.round(width)} px in ${frame.clientWidth} px: ${name(table)}`);
+        }
+    }
+    for (const element of document.querySelectorAll("main *")) {
+        const box = element.getBoundingClientRect();
+        if (!box.width || !box.height || element.closest(".visually-hidden")) continue;
+        if (box.right > window.innerWidth + 1 && !scrolls(element)) found.push(`beyond the screen: ${name(element)}`);
+        const holds = element.matches(".badge, .tag, .button, th, dt, .figure dd, .notice__body, .table__sub");
+        if (holds && element.scrollWidth > element.clientWidth + 1) found.push(`cut: ${name(element)}`);
+    }
+    return found.slice(0, 5);
+}"""
 # https://web.dev/articles/cls: more than this is felt.
 SHIFT_MAX = 0.1
 FIRST_VISIT_BYTES_MAX = 100_000
@@ -193,11 +223,12 @@ class TestEveryPage:
             shift = page.evaluate("window.layoutShift")
             if shift > SHIFT_MAX:
                 problems.append(f"{address} shifts by {shift:.2f} at {width} px")
-            needed = page.evaluate("document.documentElement.scrollWidth")
-            if needed > width:
-                problems.append(f"{address} needs {needed} px of {width} px")
+            problems += self.misfits_at(person, address, width)
             if width == WIDTHS[0]:
                 problems += barriers(person, TARGETS_ONLY)
+        for width in MORE_WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            problems += self.misfits_at(person, address, width)
         problems += barriers(person)
         bytes_loaded = weights.of_page()
         if bytes_loaded > FIRST_VISIT_BYTES_MAX:
@@ -206,6 +237,11 @@ class TestEveryPage:
         page.emulate_media(color_scheme="dark")
         person.open(address)
         return problems + barriers(person, COLOURS_ONLY)
+
+    def misfits_at(self, person: Person, address: str, width: int) -> list[str]:
+        needed = person.page.evaluate("document.documentElement.scrollWidth")
+        wide = [f"{address} needs {needed} px of {width} px"] if needed > width else []
+        return wide + [f"{address} at {width} px: {misfit}" for misfit in person.page.evaluate(FIND_MISFITS)]
 
 
 class TestTheTable:

@@ -63,7 +63,7 @@ class TestAnInvitation:
         owner.type("Email address", "zoe@acme.test")
         owner.choose("Role", "auditor")
         owner.click("Send invitation")
-        owner.sees("zoe@acme.test got a link by mail. It works for seven days.")
+        owner.sees("zoe@acme.test was sent a link by mail. It expires in 7 days.")
         owner.sees("Pending")
         assert misfits(owner) + barriers(owner) == []
 
@@ -101,7 +101,7 @@ class TestAnInvitation:
         guest.click("Sign in")
         guest.sees("You stay a member of Evil")
         guest.click("Join")
-        guest.sees("Welcome to Acme. You are member here.")
+        guest.sees("Welcome to Acme. You joined as a member.")
 
 
 class TestAnOwner:

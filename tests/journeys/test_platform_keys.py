@@ -57,7 +57,7 @@ class TestAnOperator:
         member.reads_the_answer()
         cost = member.cost()
         member.sees("Your organization, through Rensei's cost ledger")
-        expect(member.section("In the ledger").get_by_role("row", name="metered.anthropic")).to_be_visible()
+        expect(member.section("Ledger entry").get_by_role("row", name="metered.anthropic")).to_be_visible()
         member.follow("Usage")
         billed = member.page.get_by_role("definition").filter(has_text="metered is enabled")
         expect(billed).to_contain_text(f"${cost}")

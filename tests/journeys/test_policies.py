@@ -82,5 +82,5 @@ class TestAnOwner:
         assert person.reads_the_answer()
         expect(person.section("Why metered").get_by_role("listitem")).not_to_have_count(0)
         person.sees("Your organization, through Rensei's cost ledger")
-        line = person.section("In the ledger").get_by_role("row", name="metered.anthropic")
+        line = person.section("Ledger entry").get_by_role("row", name="metered.anthropic")
         expect(line).to_contain_text(f"${person.cost()}")

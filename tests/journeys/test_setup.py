@@ -32,4 +32,4 @@ class TestTheFirstPerson:
         person.sees("Operator admin")
         assert User.objects.get().is_staff
         person.page.goto(link)
-        person.sees_heading("There is nothing here")
+        person.sees_heading("Page not found")

@@ -49,7 +49,7 @@ def copied(person: Person, ada: User, connected: Integration, make_profile: Call
 
     def fill(*, image: bytes | None = None) -> dict[str, str]:
         person.type("Message", MESSAGE)
-        person.unfold("System prompt")
+        person.unfold("Advanced")
         person.type("System prompt", SYSTEM)
         person.choose("Reasoning Effort", "low")
         person.type("Max tokens", "2048")

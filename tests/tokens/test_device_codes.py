@@ -266,7 +266,7 @@ class TestPage:
         answer = approve(page, asked)
 
         assert (answer.status_code, answer["Location"]) == (302, "/device")
-        assert "laptop is let in. Go on in its terminal." in page.get("/device").content.decode()
+        assert "laptop is connected. Return to its terminal." in page.get("/device").content.decode()
 
     def test_needs_the_token_of_the_page(self, asked: dict[str, Any], acme: Org, ada: User) -> None:
         page = Client(enforce_csrf_checks=True)

@@ -15,7 +15,7 @@ from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import make_failure, parse_object
 from integrations.providers.anthropic.messages import check_last_turn, too_long
 from integrations.providers.anthropic.stream import MessageStream
-from integrations.providers.anthropic.tokens import tokens_about
+from integrations.providers.anthropic.tokens import tokens_about, tokens_about_text
 from integrations.providers.base import (
     BuiltRequest,
     Credential,
@@ -124,10 +124,14 @@ class AnthropicAdapter:
         return Verdict(
             ok=True,
             code="OK",
-            message=f"Anthropic accepts this key, and opens {len(models)} models to it.",
-            fix="Only a test message shows whether the account has credit. It costs a small fraction of a cent.",
+            message=f"Key works. {len(models)} models available.",
+            fix="This check does not cover credit. Send a test message to confirm it.",
             models=models,
         )
+
+    def output_tokens_about(self, text: str) -> int:
+        """Estimate the tokens of a text that a model has written so far, to show before the provider reports them."""
+        return tokens_about_text(text)
 
     def cheapest_model(self, models: list[dict[str, str]]) -> str:
         """Choose the model for a test message: the newest of the smallest line. Anthropic lists the newest first."""

@@ -33,7 +33,7 @@ def _make(name: str, code: str, message: str, fix: str, *, retryable: bool = Fal
 KEY_REJECTED = _make(
     "KEY_REJECTED",
     "PROVIDER_AUTH_FAILED",
-    "Anthropic does not know this API key.",
+    "Anthropic rejected this key.",
     f"It may be mistyped, revoked or deleted. Make a new key at {_CONSOLE_KEYS} and paste it here.",
 )
 BEARER_REJECTED = _make(

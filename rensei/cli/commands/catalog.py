@@ -12,7 +12,7 @@ from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 from rensei.cli.web import Web, open_page
 
-catalog = group("catalog", help="The models that profiles may name, with their prices.")
+catalog = group("catalog", help="Models your profiles can use, with their prices.")
 
 Id = Annotated[
     str,

@@ -10,9 +10,7 @@ class ConnectForm(RefusableForm):
     """Connect a provider with a key."""
 
     api_key = forms.CharField(label="API key", widget=secret_input())
-    name = forms.CharField(
-        required=False, help_text="How people of your organization tell it apart, such as Production."
-    )
+    name = forms.CharField(required=False, help_text="A name your team will recognize, such as Production.")
     base_url = forms.CharField(
         label="Base URL",
         required=False,
@@ -28,7 +26,7 @@ class ConnectForm(RefusableForm):
     is_default = forms.BooleanField(
         label="Make it the default",
         required=False,
-        help_text="Profiles that name no integration use the default. The first one of a provider always is it.",
+        help_text="Used by profiles that do not name an integration. A provider's first key is always the default.",
     )
 
 
@@ -39,7 +37,7 @@ class EditForm(ConnectForm):
         label="API key",
         required=False,
         widget=secret_input(),
-        help_text="Only needed when the base URL changes: the stored key is bound to the address it was saved with.",
+        help_text="Required only if the base URL changes, because the stored key is bound to its address.",
     )
     name = forms.CharField()
     is_default = None  # type: ignore[assignment]
@@ -52,5 +50,5 @@ class RotateForm(RefusableForm):
     force = forms.BooleanField(
         label="Store it without a test",
         required=False,
-        help_text="Use this only while the provider cannot be reached. The key in use is gone at once.",
+        help_text="Use only while the provider is unreachable. The current key is deleted immediately.",
     )

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
+from django.contrib.humanize.templatetags.humanize import naturaltime
 
 from catalog.models import CatalogEntry
 from profiles.models import ModelProfile
 from rensei.console.forms.base import RefusableForm
-from rensei.orgs.models import Project
+from rensei.orgs.models import Host, Project
 
 
 class ManyFilesInput(forms.ClearableFileInput):
@@ -45,10 +46,13 @@ class DispatchForm(RefusableForm):
     context_window = forms.IntegerField(label="Context window", required=False, min_value=1)
     project = forms.ChoiceField(required=False)
     pool = forms.ChoiceField(required=False)
+    host = forms.ChoiceField(
+        label="Machine", required=False, help_text="A host-session run uses the login on this machine."
+    )
     other = forms.ChoiceField(
         label="Compare with",
         required=False,
-        help_text="Asks this profile the same, and shows both answers side by side. Both are paid for.",
+        help_text="Sends the same request to this profile and compares the answers. You pay for both.",
     )
 
     def __init__(
@@ -58,6 +62,7 @@ class DispatchForm(RefusableForm):
         served: CatalogEntry | None,
         projects: Sequence[Project],
         pools: Sequence[str],
+        hosts: Sequence[Host],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -67,6 +72,10 @@ class DispatchForm(RefusableForm):
         self._choices("other", [("", "No other profile"), *named])
         self._choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
         self._choices("pool", [(name, name) for name in pools])
+        if hosts:
+            self._choices("host", [(host.id, f"{host.name}, {_last_seen(host)}") for host in hosts])
+        else:
+            del self.fields["host"]
         if served and served.effort_levels:
             levels = [(choice["value"], choice["label"]) for choice in served.efforts]
             self._choices("effort", [("", "The profile's"), *levels])
@@ -91,6 +100,10 @@ class DispatchForm(RefusableForm):
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
+
+
+def _last_seen(host: Host) -> str:
+    return f"last seen {naturaltime(host.last_seen_at)}" if host.last_seen_at else "never seen"
 
 
 def _unix_lines(text: str) -> str:

@@ -26,7 +26,7 @@ class ProfileForm(RefusableForm):
     scope = forms.ChoiceField(choices=ModelProfile.Scope.choices, initial=ModelProfile.Scope.ORGANIZATION)
     project = forms.ChoiceField(required=False, help_text="Only for the scope Project.")
     integration = forms.ChoiceField(
-        required=False, help_text="Whose key signs runs under BYOK. Without one, the provider's default does."
+        required=False, help_text="Key for BYOK runs. Leave empty to use the default connection."
     )
     system = forms.CharField(
         label="System prompt", required=False, strip=False, widget=forms.Textarea(attrs={"rows": 4})
@@ -41,7 +41,7 @@ class ProfileForm(RefusableForm):
         label="Prompt caching", choices=ModelProfile.PromptCaching.choices, required=False
     )
     is_default = forms.BooleanField(
-        label="Make it the default", required=False, help_text="Dispatches that name no profile use the default."
+        label="Make it the default", required=False, help_text="Used when a request does not name a profile."
     )
 
     def __init__(

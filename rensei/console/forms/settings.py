@@ -29,6 +29,12 @@ class RenameForm(RefusableForm):
     name = forms.CharField(max_length=120)
 
 
+class AppTokenForm(RefusableForm):
+    """The name of a token for an app that calls the gateway."""
+
+    name = forms.CharField(max_length=120, initial="my-app", help_text="What will use it.")
+
+
 class TokenForm(RefusableForm):
     """A new API token of the viewer's own."""
 

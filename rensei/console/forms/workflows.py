@@ -35,7 +35,7 @@ class DocumentForm(RefusableForm):
 class NewWorkflowForm(DocumentForm):
     """The document of a new workflow, and its project."""
 
-    project = forms.ChoiceField(required=False, help_text="Whose default profile and access policy apply.")
+    project = forms.ChoiceField(required=False, help_text="Its default profile and access policy apply.")
 
     def __init__(self, *args: Any, projects: Sequence[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -74,8 +74,10 @@ def table(
     """
     Draw a table with these headings, which becomes a list on a phone.
 
-    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. With `menus`, menus in the
-    table may extend beyond its frame. The headings in `sorts` are links that sort the rows.
+    A heading that begins with `#` is of numbers; `-` is that of the buttons in each row. One that ends with `?` or `??`
+    is of a column that is left out where the frame is narrow, `?` first; its cells have the class `spare-1` or
+    `spare-2`. With `menus`, menus in the table may extend beyond its frame. The headings in `sorts` are links that sort
+    the rows.
     """
     heads = [_head(column, sorts or {}) for column in columns]
     values = {"columns": heads, "kinds": kind.split(), "menus": menus, "content": content}
@@ -99,5 +101,6 @@ def empty(content: str, icon: str, title: str) -> str:
 def _head(column: str, sorts: Mapping[str, Sort]) -> dict[str, Any]:
     if column == "-":
         return {"label": "Actions", "hidden": True}
-    label = column.removeprefix("#")
-    return {"label": label, "number": column.startswith("#"), "sort": sorts.get(label)}
+    label = column.strip("#?")
+    spare = {"?": 1, "??": 2}.get(column[len(column.rstrip("?")) :])
+    return {"label": label, "number": column.startswith("#"), "spare": spare, "sort": sorts.get(label)}

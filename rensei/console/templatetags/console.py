@@ -24,10 +24,11 @@ from rensei.orgs.storage import Storage
 
 register = template.Library()
 CENT = Decimal("0.01")
+LEAST_LISTED = Decimal("0.0001")
 LABELS = {one.price: one.label for one in TOKEN_CLASSES}
 VERDICTS = {
     "chosen": "Chosen",
-    "allowed": "Allowed, not needed",
+    "allowed": "Allowed by policy, not needed",
     "not-in-profile": "Not in the profile",
     "not-offered": "Not offered",
     "denied-by-policy": "Denied by a policy",
@@ -70,6 +71,16 @@ def usd(picodollars: int | None) -> str:
     places = max(4, -amount.adjusted() + 2)
     whole, _, fraction = f"{amount:.{places}f}".partition(".")
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+@register.filter
+def usd_listed(picodollars: int | None) -> SafeString | str:
+    """Write an amount for a column of a list: four decimals, so that they align, and all of them on hover."""
+    if picodollars is None:
+        return "—"
+    amount = Decimal(picodollars) / PICODOLLARS_PER_DOLLAR
+    text = f"<${LEAST_LISTED}" if 0 < amount < LEAST_LISTED else f"{'−' if amount < 0 else ''}${abs(amount):,.4f}"
+    return format_html('<span title="{}">{}</span>', usd_exact(picodollars), text)
 
 
 @register.filter
@@ -118,7 +129,24 @@ def seconds_between(start: datetime | None, end: datetime | None) -> str:
     if start is None or end is None:
         return "—"
     seconds = (end - start).total_seconds()
-    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds:.2f} s" if seconds < 10 else duration(int(seconds))
+
+
+@register.simple_tag
+def stopwatch(start: datetime, now: datetime) -> SafeString:
+    """Write how long something has lasted; a script goes on counting until the page is loaded again."""
+    seconds = max(0, int((now - start).total_seconds()))
+    return format_html('<span data-elapsed="{}">{}</span>', seconds, duration(seconds))
+
+
+def duration(seconds: int) -> str:
+    """Write whole seconds with at most two units. `rensei.js` counts on in the same form."""
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 120:
+        return f"{minutes} min {seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 @register.filter

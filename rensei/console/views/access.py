@@ -14,11 +14,13 @@ from rensei.console import policy_matrix
 from rensei.console.access import PageRequest, page
 from rensei.console.policy_matrix import Rule
 from rensei.core.auth_modes import AuthMode
+from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.json_body import read_json
 from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Prediction
 from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
 from rensei.orgs.models import Project, User
 from rensei.policies import documents
 from rensei.policies import services as policies
@@ -26,6 +28,7 @@ from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix
 
 HISTORY_LENGTH = 20
+RETIRED = CatalogEntry.Lifecycle.RETIRED
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -74,19 +77,21 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
             else:
                 _require_current(request, stored)
                 found = policy_preview.changes(access, matrix=matrix, project=project)
-                preview = _preview(stored, matrix, found)
+                preview = _preview(access, stored, matrix, found)
         except RenseiError as caught:
             refusal = caught
     entries = list(CatalogEntry.objects.visible_to(access.org).order_by("display_name", "model_id"))
     mistakes = {error["pointer"]: error["detail"] for error in getattr(refusal, "errors", [])}
     rows = policy_matrix.rows_of(matrix, parents=parents, entries=entries, added=added, errors=mistakes)
-    shown = {row.name for row in rows}
+    shown, today = {row.name for row in rows}, database_now().date()
     context = {
         "project": project,
         "rows": rows,
         "modes": list(AuthMode),
         "rules": Rule,
-        "more_models": [entry for entry in entries if entry.model_id not in shown],
+        "more_models": [
+            entry for entry in entries if entry.model_id not in shown and entry.lifecycle_on(today) != RETIRED
+        ],
         "base": policy_matrix.fingerprint(stored),
         "preview": preview,
         "refusal": refusal,
@@ -108,20 +113,23 @@ def _require_current(request: PageRequest, stored: Matrix) -> None:
     if request.POST.get("base") != policy_matrix.fingerprint(stored):
         raise FieldError(
             pointer="/matrix",
-            reason="Somebody else has changed this policy since you opened it. Preview your changes again.",
+            reason="This policy was changed after you opened it. Preview your changes again.",
         )
 
 
-def _preview(stored: Matrix, matrix: Matrix, found: list[Prediction]) -> dict[str, Any]:
-    """The changes that would be saved, and their effect on the profiles: the refused ones first."""
+def _preview(access: Access, stored: Matrix, matrix: Matrix, found: list[Prediction]) -> dict[str, Any]:
+    """The changes that would be saved, and their effect on the profiles and their recent runs: the refused first."""
     refused = [one for one in found if one.after.code and not one.before.code]
     paying = [one for one in found if one not in refused and one.after.payer != one.before.payer]
     rest = [one for one in found if one not in refused and one not in paying]
+    ordered = [*refused, *paying, *rest]
+    runs = policy_preview.recent_runs(access, ordered)
     return {
         "cells": policy_matrix.changes(stored, matrix),
         "matrix": json.dumps(matrix),
-        "profiles": [*refused, *paying, *rest],
-        "refused": len(refused),
+        "profiles": list(zip(ordered, runs, strict=True)),
+        "refused": len({one.profile.pk for one in refused}),
+        "refused_runs": sum(runs[: len(refused)]),
         "paying": len(paying),
     }
 

@@ -48,7 +48,7 @@ def _lines(left: Run, right: Run) -> list[dict[str, Any]]:
         _number("Cost", left.amount_picodollars, right.amount_picodollars, usd),
         _number("Tokens in", prompt_tokens(left.usage), prompt_tokens(right.usage), count),
         _number("Tokens out", left.usage.get("output_tokens"), right.usage.get("output_tokens"), count),
-        _number("Time at work", _seconds(left), _seconds(right), lambda value: f"{value:.2f} s"),
+        _number("Model time", _seconds(left), _seconds(right), lambda value: f"{value:.2f} s"),
     ]
 
 

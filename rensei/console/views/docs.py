@@ -18,6 +18,19 @@ from markdown_it.token import Token
 
 ROOT = Path(settings.ROOT) / "docs"
 PICTURE_SECONDS = 3600
+SEARCH_LENGTH_MAX = 80
+# By the reader's purpose: pages of each group, or whole folders. The others are for contributors.
+GROUPS = {
+    "Use": [
+        "index", "auth-modes", "gateway", "rest-quickstart", "cli", "workflows", "host-sessions", "catalog", "tokens",
+        "people", "ledger", "errors", "providers/", "glossary",
+    ],
+    "Operate": [
+        "operations", "operators/", "settings", "limits", "vault", "faults", "threat-model", "asvs", "benchmarks",
+    ],
+}  # fmt: skip
+CONTRIBUTE = "Contribute"
+HEADING = re.compile(r'<h2 id="([^"]+)">(.*?) ?<a ')
 # A heading, or a row of the table of errors, that is a code: `METERED_NOT_ENTITLED`.
 ERROR_CODE = re.compile(r"`?([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*)`?")
 
@@ -28,6 +41,20 @@ class Page(NamedTuple):
     name: str
     title: str
     section: str
+
+
+class Heading(NamedTuple):
+    """A heading of the second level, for the contents of its page."""
+
+    anchor: str
+    text: str
+
+
+class Found(NamedTuple):
+    """A page that contains the words of a search, with the first line that does."""
+
+    page: Page
+    line: str
 
 
 @require_safe
@@ -49,7 +76,16 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
     for entry in contents():
         sections.setdefault(entry.section, []).append(entry)
     html = rendered(found.name, (ROOT / f"{found.name}.md").stat().st_mtime)
-    return render(request, "console/docs.html", {"page": found, "sections": sections, "html": html})
+    wanted = request.GET.get("q", "").strip()[:SEARCH_LENGTH_MAX]
+    context = {
+        "page": found,
+        "sections": sections,
+        "html": html,
+        "headings": [Heading(*heading) for heading in HEADING.findall(html)],
+        "wanted": wanted,
+        "results": search(wanted) if wanted else [],
+    }
+    return render(request, "console/docs.html", context)
 
 
 @require_safe
@@ -65,13 +101,48 @@ def picture(request: HttpRequest, name: str) -> FileResponse:
 
 
 def contents() -> list[Page]:
-    """List all pages: those at the top first, then those of each folder."""
+    """List all pages by group, in the order of the groups; the decisions come last."""
     pages = []
-    for path in sorted(ROOT.rglob("*.md")):
+    for path in ROOT.rglob("*.md"):
         name = path.relative_to(ROOT).with_suffix("").as_posix()
-        folder = "" if "/" not in name else name.rpartition("/")[0].replace("-", " ").capitalize()
-        pages.append(Page(name=name, title=_title(path), section=folder))
-    return sorted(pages, key=lambda entry: (entry.section, entry.name != "index", entry.name))
+        pages.append(Page(name=name, title=_title(path), section=_group(name)))
+    order = [*GROUPS, CONTRIBUTE]
+    return sorted(pages, key=lambda entry: (order.index(entry.section), _place(entry), entry.name))
+
+
+def search(wanted: str) -> list[Found]:
+    """Find the pages that contain all words of a search, those with the words in their title first."""
+    words = wanted.casefold().split()
+    found = []
+    for entry in contents():
+        text = _plain(entry.name, (ROOT / f"{entry.name}.md").stat().st_mtime)
+        if all(word in text.casefold() for word in words):
+            line = next((line for line in text.splitlines() if words[0] in line.casefold()), "")
+            found.append(Found(page=entry, line=line.strip(" #|*-")[:160]))
+    return sorted(found, key=lambda one: words[0] not in one.page.title.casefold())
+
+
+def _group(name: str) -> str:
+    for group, names in GROUPS.items():
+        if any(name == one or (one.endswith("/") and name.startswith(one)) for one in names):
+            return group
+    return CONTRIBUTE
+
+
+def _place(entry: Page) -> int:
+    names = GROUPS.get(entry.section)
+    if names is None:
+        return int("/" in entry.name)
+    return next(
+        place for place, one in enumerate(names) if entry.name == one or (one[-1] == "/" and entry.name.startswith(one))
+    )
+
+
+@cache
+def _plain(name: str, changed_at: float) -> str:
+    """The text of a page for the search, without the marks of code and links, read again when it has changed."""
+    text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+    return re.sub(r"[`*]|\]\([^)]*\)|\[", "", text)
 
 
 @cache

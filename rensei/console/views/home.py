@@ -9,12 +9,12 @@ from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
-from billing.ledger import reports
+from billing.limits.snapshot import snapshot_of
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page
 from rensei.console.context import THEMES
-from rensei.core.clock import database_now
+from rensei.console.payers import month_figures
 from rensei.dispatch.models import Run
 from rensei.orgs.models import Membership, Org, User
 
@@ -59,9 +59,8 @@ def org_home(request: PageRequest) -> HttpResponse:
     steps: dict[str, Any] = {"connected": connected, "described": described, "dispatched": bool(runs)}
     context = {"steps": steps, "ready": all(steps.values()), "runs": runs}
     if runs:
-        now = database_now()
-        context["month"] = reports.month_to_date(org, now)
-        context["quota"] = reports.shared_quota(org, now)
+        snapshot = snapshot_of(org)
+        context |= {"month": month_figures(org, snapshot), "quota": snapshot.shared_quota}
     return render(request, "console/home.html", context)
 
 

@@ -1,11 +1,12 @@
 """Settings → Integrations: connect a provider, test it, change it, remove it."""
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from catalog.providers import PROVIDERS, ProviderSpec
@@ -13,13 +14,17 @@ from integrations.keys import services
 from integrations.models import Integration
 from integrations.providers.base import Verdict
 from profiles.models import ModelProfile
+from profiles.services import visible_profiles
 from rensei.console.access import PageRequest, attempt, page, say_refusal, sensitive
 from rensei.console.answers import confirm
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
-from rensei.dispatch.admission import test_message
+from rensei.dispatch.admission import key_use, test_message
+from rensei.dispatch.admission.key_use import KeyUse
+from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
+from rensei.tokens.throttling import spend_sensitive
 
 
 @require_safe
@@ -27,8 +32,13 @@ from rensei.orgs.access import Access
 def integrations(request: PageRequest) -> HttpResponse:
     """Show every integration with the last result from its provider."""
     found = list(_own(request.access).order_by("-is_default", "name"))
-    users = _users(request.access, found)
-    context = {"integrations": found, "users": users, "specs": PROVIDERS, "fresh": request.GET.get("new")}
+    context = {
+        "integrations": found,
+        "uses": _uses(request.access, found),
+        "specs": PROVIDERS,
+        "fresh": request.GET.get("new"),
+        "sent": _sent(request),
+    }
     return render(request, "console/integrations.html", context)
 
 
@@ -59,14 +69,18 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
                 else:
                     integration = _save(request.access, provider, form.cleaned_data)
                     messages.success(request, f"{integration.name} is connected.")
-                    return _to_list(request, fresh=integration.id)
+                    if request.POST.get("action") == "save-and-send":
+                        return _save_and_send(request, integration)
+                    return _to_list(request, new=integration.id)
             except NotFound:
                 raise
             except RenseiError as refusal:
                 form.refuse(refusal)
         if testing and request.htmx:
             return render(request, "console/_verdict.html", {"form": form, "verdict": verdict, "spec": spec})
-    context = {"form": form, "spec": spec, "verdict": verdict}
+    unsaved = Integration(org=request.access.org, provider=provider)
+    (use,) = key_use.of_keys(request.access, [unsaved], []).values()
+    context = {"form": form, "spec": spec, "verdict": verdict, "use": use}
     return render(request, "console/integration_connect.html", context, status=form.status)
 
 
@@ -83,8 +97,8 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
     except RenseiError as caught:
         refusal = caught
     if request.htmx:
-        users = _users(request.access, [integration])
-        context = {"integration": integration, "users": users, "specs": PROVIDERS, "refusal": refusal}
+        uses = _uses(request.access, [integration])
+        context = {"integration": integration, "uses": uses, "specs": PROVIDERS, "refusal": refusal, "tested": True}
         return render(request, "console/_integration.html", context)
     if refusal is not None:
         say_refusal(request, refusal)
@@ -99,9 +113,9 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
 @page
 @sensitive
 def message(request: PageRequest, integration_id: str) -> HttpResponse:
-    """Send a short real message with a stored key. It is a run like any other, in the ledger."""
+    """Send a short real message with a stored key, and show in its card what came of it. It is a run like any other."""
     run = test_message.send(request.access, _find(request.access, integration_id))
-    return redirect("console:run", request.access.org.slug, run.id)
+    return _to_list(request, sent=run.id)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -178,37 +192,71 @@ def make_default(request: PageRequest, integration_id: str) -> HttpResponse:
 def remove(request: PageRequest, integration_id: str) -> HttpResponse:
     """Show a confirmation that lists what depends on the key; then remove it."""
     request.access.require_manager()
-    integration = _find(request.access, integration_id)
-    if request.method == "POST":
+    own = list(_own(request.access))
+    integration = next((found for found in own if found.pk == integration_id), None)
+    if integration is None:
+        raise NotFound
+    others = [found for found in own if found.provider == integration.provider and found != integration]
+    profiles = list(visible_profiles(request.access).filter(provider=integration.provider))
+    relying = _uses(request.access, [integration], profiles)[integration.pk].profiles
+    typed = request.POST.get("typed")
+    if request.method == "POST" and (not relying or typed == integration.name):
         return attempt(
             request,
             lambda: services.remove_integration(request.access, integration),
             done=f"{integration.name} was removed. Its key is gone.",
             back="integrations",
         )
-    return _ask_to_remove(request, integration)
-
-
-def _ask_to_remove(request: PageRequest, integration: Integration) -> HttpResponse:
-    """Show the effect of a removal: profiles that name the key prevent it, others lose their default."""
-    org = request.access.org
-    profiles = ModelProfile.objects.for_org(org).filter(provider=integration.provider)
     naming = [profile.name for profile in profiles if profile.integration_id == integration.pk]
-    relying = [profile.name for profile in profiles if profile.integration_id is None and integration.is_default]
-    others = Integration.objects.for_org(org).filter(provider=integration.provider).exclude(pk=integration.pk)
+    names = [profile.name for profile in relying]
+    return _ask_to_remove(request, integration, others, naming=naming, relying=names)
+
+
+def _ask_to_remove(
+    request: PageRequest,
+    integration: Integration,
+    others: Sequence[Integration],
+    *,
+    naming: Sequence[str],
+    relying: Sequence[str],
+) -> HttpResponse:
+    """Show the effect of a removal: profiles that name the key prevent it, those that use it get its successor."""
     if naming:
-        title, action, items = f"{integration.name} is in use", "", naming
-        text = "These profiles name it. Give them another integration, or delete them, before you remove it:"
-    else:
-        title, action, items = f"Remove {integration.name}?", "Remove", relying
-        text = "The key is deleted from the vault and cannot be brought back."
-        if relying and others.exists():
-            text += " These profiles use it as the default, and will use the oldest other one:"
-        elif relying:
-            text += " These profiles use it as the default, and their BYOK runs will be refused:"
+        return confirm(
+            request,
+            title=f"{integration.name} is in use",
+            text="These profiles name it. Give them another integration, or delete them, before you remove it:",
+            action="",
+            items=naming,
+            section="Integrations",
+            back="integrations",
+        )
+    text = "The key is deleted from the vault and cannot be restored."
+    if relying:
+        text += f" {_after_removal(others)}"
     return confirm(
-        request, title=title, text=text, action=action, items=items, section="Integrations", back="integrations"
+        request,
+        title=f"Remove {integration.name}?",
+        text=text,
+        action="Remove",
+        items=relying,
+        section="Integrations",
+        back="integrations",
+        to_type=integration.name if relying else "",
     )
+
+
+def _after_removal(others: Sequence[Integration]) -> str:
+    """Say which key signs for the profiles of a removed default, and whether it works."""
+    if not others:
+        return "No other key is connected, so BYOK runs of these profiles will be refused:"
+    successor = services.successor_of(others)
+    health = {
+        Integration.Status.OK: "which worked in its last test",
+        Integration.Status.FAILING: "which failed its last test, so their BYOK runs will fail until it is fixed",
+        Integration.Status.UNTESTED: "which was never tested",
+    }[Integration.Status(successor.status)]
+    return f"BYOK runs of these profiles will be signed by {successor.name} ({successor.key_hint}), {health}:"
 
 
 def _test(request: PageRequest, provider: str, fields: dict[str, Any]) -> Verdict:
@@ -249,19 +297,33 @@ def _spec(provider: str) -> ProviderSpec:
     return PROVIDERS[provider]
 
 
-def _users(access: Access, found: list[Integration]) -> dict[str, int]:
-    """Count the profiles of each integration; those that name none use their provider's default."""
-    rows = ModelProfile.objects.for_org(access.org).values_list("integration_id", "provider")
-    users = Counter(named or f"default of {provider}" for named, provider in rows)
-    return {
-        integration.id: users[integration.id]
-        + (users[f"default of {integration.provider}"] if integration.is_default else 0)
-        for integration in found
-    }
+def _uses(
+    access: Access, found: Sequence[Integration], profiles: Sequence[ModelProfile] | None = None
+) -> dict[str, KeyUse]:
+    return key_use.of_keys(access, found, list(visible_profiles(access)) if profiles is None else profiles)
 
 
-def _to_list(request: PageRequest, *, fresh: str = "") -> HttpResponse:
+def _sent(request: PageRequest) -> Run | None:
+    """The test message that was just sent, by which key it was signed and how far it is."""
+    run_id = request.GET.get("sent")
+    runs = Run.objects.for_org(request.access.org).listed()
+    return runs.filter(pk=run_id).first() if run_id else None
+
+
+def _save_and_send(request: PageRequest, integration: Integration) -> HttpResponse:
+    """Send a test message with a key that was just saved. A refusal does not undo the saving."""
+    try:
+        spend_sensitive(request.access)
+        run = test_message.send(request.access, integration)
+    except RenseiError as refusal:
+        say_refusal(request, refusal)
+        return _to_list(request, new=integration.id)
+    return _to_list(request, sent=run.id)
+
+
+def _to_list(request: PageRequest, **shown: str) -> HttpResponse:
+    """Go to the list, which shows what was just saved (`new`) or sent (`sent`)."""
     answer = redirect("console:integrations", request.access.org.slug)
-    if fresh:
-        answer["Location"] += f"?new={fresh}"
+    if shown:
+        answer["Location"] += f"?{urlencode(shown)}"
     return answer

@@ -52,11 +52,11 @@ def invitation_revoke(request: PageRequest, invitation_id: str) -> HttpResponse:
         return attempt(
             request,
             lambda: invitations.revoke(request.access, invitation),
-            done=f"The invitation to {invitation.email} was taken back.",
+            done=f"The invitation to {invitation.email} was revoked.",
             back="members",
         )
-    title, text = f"Take back the invitation to {invitation.email}?", "Its link stops working at once."
-    return confirm(request, title=title, text=text, action="Take back", section="Members", back="members")
+    title, text = f"Revoke the invitation to {invitation.email}?", "Its link stops working immediately."
+    return confirm(request, title=title, text=text, action="Revoke", section="Members", back="members")
 
 
 @require_POST
@@ -85,7 +85,7 @@ def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
         )
         left = member.user_id == request.access.user.pk and member.pk is None
         return redirect("console:home") if left else answer
-    text = "Their tokens stop working at once, and their machines are shut out. Runs that they dispatched stay."
+    text = "Their tokens and machines stop working immediately. Their runs are kept."
     title = f"Remove {member.user.get_full_name()}?"
     return confirm(request, title=title, text=text, action="Remove", section="Members", back="members")
 
@@ -100,7 +100,7 @@ def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) ->
         return redirect("console:members", request.access.org.slug)
     if sent is not None and sent.link is None:
         # Without a secret, redirect so that a reload is harmless; a page with a link to copy must not be repeated.
-        messages.success(request, f"{sent.invitation.email} got a link by mail. It works for seven days.")
+        messages.success(request, f"{sent.invitation.email} was sent a link by mail. It expires in 7 days.")
         return redirect("console:members", request.access.org.slug)
     stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")
     context = {

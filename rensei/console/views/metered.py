@@ -22,7 +22,7 @@ def request_metered(request: PageRequest) -> HttpResponse:
         except RenseiError as refusal:
             form.refuse(refusal)
         else:
-            messages.success(request, "Your operator has been asked. This page shows the answer.")
+            messages.success(request, "Request sent. You will see the decision here.")
             return redirect("console:metered", request.access.org.slug)
     if request.htmx:
         return render(request, "console/_metered_form.html", {"form": form})

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from django.db.models import F
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -19,6 +20,7 @@ from profiles.models import ModelProfile
 from rensei.console import snippets
 from rensei.console.access import PageRequest, page, say_refusal
 from rensei.console.forms.playground import DispatchForm
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.repeating import repeated_request
@@ -27,6 +29,10 @@ from rensei.dispatch.context import Known
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
+from rensei.orgs.models import Host
+
+# As many as a dispatch looks through.
+HOSTS_MAX = 50
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -39,13 +45,15 @@ def playground(request: PageRequest) -> HttpResponse:
     chosen = _chosen(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
     standing = snapshot_of(access.org)
     entries = _entries(access, chosen)
+    hosts = _hosts(access, chosen)
     form = DispatchForm(
         request.POST or None,
         request.FILES or None,
-        initial=again | ({"profile": chosen.public_id} if chosen else {}),
+        initial={"host": hosts[0].id if hosts else ""} | again | ({"profile": chosen.public_id} if chosen else {}),
         profiles=own,
         served=_served(access, entries, standing),
         projects=list(orgs.visible_projects(access).order_by("name")),
+        hosts=hosts,
         pools=["local", *CapacityPool.objects.for_org(access.org).filter(active=True).values_list("name", flat=True)],
     )
     updating = request.POST.get("action") == "update"
@@ -76,6 +84,14 @@ def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | No
 
 def _named(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
     return next((profile for profile in own if profile.public_id == public_id), None)
+
+
+def _hosts(access: Access, chosen: ModelProfile | None) -> list[Host]:
+    """The person's own machines, the last seen first, where the profile may use one."""
+    if chosen is None or AuthMode.HOST_SESSION not in chosen.auth_modes:
+        return []
+    own = Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None)
+    return list(own.order_by(F("last_seen_at").desc(nulls_last=True), "-id")[:HOSTS_MAX])
 
 
 def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
@@ -129,6 +145,7 @@ def _dispatch_request(fields: Mapping[str, Any], chosen: ModelProfile | None) ->
         profile_id=chosen.public_id if chosen else None,
         project_id=fields.get("project") or None,
         pool=fields.get("pool") or "local",
+        host_id=fields.get("host") or None,
         system=fields.get("system") or None,
         messages=[{"role": "user", "content": blocks}] if blocks else [],
         effort=fields.get("effort") or None,

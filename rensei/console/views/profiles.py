@@ -1,6 +1,7 @@
 """Settings → Model Profiles: the list, what a dispatch would do now, and the form."""
 
-from datetime import date
+from collections.abc import Mapping
+from datetime import date, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -13,6 +14,7 @@ from catalog import pricing
 from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
+from catalog.pricing import PriceList
 from catalog.providers import PROVIDERS
 from integrations.models import Integration
 from profiles import services
@@ -21,14 +23,19 @@ from rensei.console import snippets
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
 from rensei.console.forms.profiles import ProfileForm
+from rensei.console.templatetags.console import per_mtok
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
+from rensei.core.ids import first_id_of
 from rensei.dispatch.admission import dry_run
 from rensei.dispatch.context import Known
+from rensei.dispatch.models import Run
 from rensei.layout import MANAGE
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
+from rensei.workflows import services as workflows
 
+RECENT = timedelta(days=7)
 Choices = list[tuple[str, list[tuple[str, str]]]]
 
 
@@ -97,9 +104,30 @@ def delete(request: PageRequest, profile_id: str) -> HttpResponse:
             done=f"{stored.name} was deleted.",
             back="profiles",
         )
-    text = f"Programs and workflows that name {stored.public_id} will be refused. Its runs and costs stay."
-    title = f"Delete {stored.name}?"
-    return confirm(request, title=title, text=text, action="Delete", section="Model Profiles", back="profiles")
+    return _ask_to_delete(request, stored)
+
+
+def _ask_to_delete(request: PageRequest, stored: ModelProfile) -> HttpResponse:
+    """Show what uses a profile: workflows by name, and requests by the number of its runs."""
+    naming = [workflow.name for workflow in workflows.workflows_naming(request.access, stored.public_id)]
+    since = database_now() - RECENT
+    recent = Run.objects.for_org(request.access.org).filter(id__gte=first_id_of("run", since))
+    count = recent.filter(profile_id=stored.public_id).count()
+    text = f"Requests that name {stored.public_id} will be refused. Its runs and costs are kept."
+    if stored.is_default:
+        text += " It is the default, so requests that name no profile will be refused too, until you choose another."
+    text += f" It had {count:,} run{'' if count == 1 else 's'} in the last 7 days."
+    if naming:
+        text += " These workflows use it. Give their nodes another profile first, or their next runs will fail:"
+    return confirm(
+        request,
+        title=f"Delete {stored.name}?",
+        text=text,
+        items=naming,
+        action="Delete",
+        section="Model Profiles",
+        back="profiles",
+    )
 
 
 def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
@@ -109,13 +137,13 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     today = standing.now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored, today)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
-    price_lists = pricing.price_lists([entry, served], moment=standing.now)
+    price_lists = pricing.price_lists({*entries, served}, moment=standing.now)
     projects = list(orgs.visible_projects(access).order_by("name"))
     integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
     form = ProfileForm(
         request.POST or None,
         initial=_initial(stored, entry),
-        groups=_groups(entries, today),
+        groups=_groups(entries, price_lists, today),
         entry=entry,
         served=served,
         projects=projects,
@@ -177,13 +205,25 @@ def _chosen(entries: list[CatalogEntry], value: str | None, stored: ModelProfile
     return max(proposed or current, key=lambda entry: entry.released_on or date.min)
 
 
-def _groups(entries: list[CatalogEntry], today: Any) -> Choices:
+def _groups(entries: list[CatalogEntry], price_lists: Mapping[int, PriceList], today: date) -> Choices:
+    """The models by lifecycle, each with its price for input and output."""
     groups: Choices = []
     for lifecycle in CatalogEntry.Lifecycle:
-        members = [(_value(entry), entry.display_name) for entry in entries if entry.lifecycle_on(today) == lifecycle]
+        members = [
+            (_value(entry), entry.display_name + _price_of(price_lists.get(entry.pk)))
+            for entry in entries
+            if entry.lifecycle_on(today) == lifecycle
+        ]
         if members:
             groups.append((str(lifecycle.label), members))
     return groups
+
+
+def _price_of(price_list: PriceList | None) -> str:
+    if price_list is None:
+        return ", no price"
+    band = price_list.bands[0]
+    return f", {per_mtok(band.input)} in, {per_mtok(band.output)} out"
 
 
 def _value(entry: CatalogEntry) -> str:

@@ -1,6 +1,7 @@
 """Runs: the list with its filters, and one run with its decision, updated until it ends."""
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from django.http import HttpResponse, QueryDict
@@ -9,11 +10,13 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.models import CostEvent
+from integrations.providers.base import ADAPTERS
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
+from rensei.core.ids import first_id_of
 from rensei.core.usage import Usage
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
@@ -43,7 +46,8 @@ def runs(request: PageRequest) -> HttpResponse:
         "older": older,
         "newer": newer,
         "query": query,
-        "filtered": any(query.get(name) for name in ("q", "state", "mode", "profile", "project", "since")),
+        "day": _day(query),
+        "filtered": any(query.get(name) for name in ("q", "state", "mode", "profile", "project", "day", "since")),
         "base_query": _without_cursor(query),
         "states": Run.State.choices,
         "modes": [mode.value for mode in AuthMode],
@@ -62,20 +66,19 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").get_or_404(pk=run_id)
     )
     ended = found.state in Run.ENDED
-    usage = found.usage or ({} if ended else _usage_so_far(found))
+    text = text_of(found)
+    usage = found.usage if ended else live_usage(found, text).as_dict()
     events = CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
     charges = list(events) if ended else []
-    if charges or not usage:
-        lines = usage_lines.of_ledger(charges)
-    else:
-        lines = usage_lines.so_far(found, Usage.from_dict(usage))
+    lines = usage_lines.of_ledger(charges) if ended else usage_lines.so_far(found, Usage.from_dict(usage))
     known = [line.amount for line in lines if line.amount is not None]
     context = {
         "run": found,
         "attempts": list(found.attempts.order_by("number")),
         "ended": ended,
-        "text": text_of(found),
+        "text": text,
         "usage": usage,
+        "now": database_now(),
         "lines": lines,
         "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
         "charges": charges,
@@ -156,9 +159,20 @@ def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
         found = found.filter(profile_id=query["profile"])
     if query.get("project"):
         found = found.filter(project__slug=query["project"])
+    if (day := _day(query)) is not None:
+        start = datetime.combine(day, time.min, tzinfo=UTC)
+        found = found.filter(id__gte=first_id_of("run", start), id__lt=first_id_of("run", start + timedelta(days=1)))
     if period := PERIODS.get(str(query.get("since"))):
         found = found.filter(created_at__gte=database_now() - period)
     return found
+
+
+def _day(query: QueryDict) -> date | None:
+    """The UTC day of the filter. None for another text, which filters nothing."""
+    try:
+        return date.fromisoformat(query.get("day", ""))
+    except ValueError:
+        return None
 
 
 def _window(found: RunQuerySet, *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
@@ -196,10 +210,21 @@ def _profile_ids(org: Org) -> list[str]:
 def _node_of(found: Run) -> NodeRun | None:
     """Look up the workflow node of a run, without the workflow run's input and document, which may be long."""
     unused = ("workflow_run__input", "workflow_run__version__document", "workflow_run__version__nodes")
-    nodes = NodeRun.objects.filter(run=found).select_related("workflow_run__version__workflow")
+    nodes = NodeRun.objects.filter(run=found, reused=False).select_related("workflow_run__version__workflow")
     return nodes.defer(*unused).first()
 
 
-def _usage_so_far(found: Run) -> dict[str, int]:
+def live_usage(found: Run, text: str) -> Usage:
+    """
+    Estimate the usage of a run that has not ended, from what the provider has reported and the text that has arrived.
+
+    The provider reports the output at the end of the answer only, and the prompt at its start.
+    """
     chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.USAGE).order_by("-seq")
-    return chunks.values_list("data", flat=True).first() or {}
+    reported = Usage.from_dict(chunks.values_list("data", flat=True).first() or {})
+    about = min(found.max_tokens, ADAPTERS[found.provider].output_tokens_about(text))
+    output = max(reported.output_tokens, about)
+    if reported.prompt_tokens:
+        return replace(reported, output_tokens=output)
+    attempts = found.attempts.order_by("-number").values_list("input_tokens_estimate", flat=True)
+    return replace(reported, input_tokens=attempts.first() or 0, output_tokens=output)

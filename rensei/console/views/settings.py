@@ -62,8 +62,8 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
             back="tokens",
         )
     text = (
-        f"Programs that use the token ending in {token.hint} are refused from now on, and so is all that was made with "
-        "it: its tokens, its machines and its open invitations. It cannot be undone."
+        f"Apps that use the token ending in {token.hint} stop working, and so does everything created with it: "
+        "tokens, machines and open invitations. This cannot be undone."
     )
     return confirm(
         request, title=f"Revoke {token.name}?", text=text, action="Revoke", section="API Tokens", back="tokens"
@@ -90,10 +90,10 @@ def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
         return attempt(
             request,
             lambda: revoke_host(request.access, host),
-            done=f"{host.name} was shut out.",
+            done=f"{host.name} was revoked.",
             back="machines",
         )
-    text = "It gets no more runs, and its tokens stop working. Running rensei setup on it registers it anew."
+    text = "It receives no more runs, and its tokens stop working. To connect it again, run rensei setup on it."
     return confirm(
         request, title=f"Revoke {host.name}?", text=text, action="Revoke", section="Machines", back="machines"
     )

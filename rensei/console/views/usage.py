@@ -8,15 +8,13 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from billing.ledger import ledger_csv, reports
-from billing.limits import budget
-from billing.limits.entitlement import is_metered_enabled
+from billing.limits.snapshot import snapshot_of
 from billing.models import CostEvent, UsageDaily
 from rensei.console import charts
 from rensei.console.access import PageRequest, page
+from rensei.console.payers import month_figures
 from rensei.core import csv_file
 from rensei.core.auth_modes import AuthMode
-from rensei.core.clock import database_now
-from rensei.orgs import storage
 from rensei.orgs.models import Org
 
 PERIODS = (7, 30, 90)
@@ -28,7 +26,8 @@ TOP = 5
 def usage(request: PageRequest) -> HttpResponse:
     """Show cost and tokens by day and mode, the shared quota, and the largest consumers."""
     org = request.access.org
-    now = database_now()
+    snapshot = snapshot_of(org)
+    now = snapshot.now
     asked = request.GET.get("days", "30")
     length = int(asked) if asked in {str(days) for days in PERIODS} else 30
     today = now.date()
@@ -37,7 +36,7 @@ def usage(request: PageRequest) -> HttpResponse:
     amounts = _amounts(org, start, today)
     used = [mode.value for mode in AuthMode if any(key == mode for _, key in amounts)]
     by = reports.usage_by_each(org, start=start, end=today, groups=["day", "profile", "project", "model"])
-    quota = reports.shared_quota(org, now)
+    quota = snapshot.shared_quota
     context = {
         "length": length,
         "periods": PERIODS,
@@ -46,14 +45,13 @@ def usage(request: PageRequest) -> HttpResponse:
             for line in by["day"][::-1]
         ],
         "total": reports.total(by["day"]),
-        "chart": charts.stacked(days, amounts, used),
+        "charts": [charts.stacked(days, amounts, used), charts.narrow(days, amounts, used)],
         "modes": [(mode, sum(amount for (_, key), amount in amounts.items() if key == mode)) for mode in used],
-        "month": reports.month_to_date(org, now),
+        "month": month_figures(org, snapshot),
         "quota": quota,
         "quota_label": f"{quota.used} of {quota.limit} shared runs used",
-        "budget": budget.budget_of(org, now),
-        "storage": storage.read(org.pk),
-        "metered": is_metered_enabled(org.pk),
+        "budget": snapshot.budget,
+        "storage": snapshot.storage,
         "profiles": by["profile"][:TOP],
         "projects": by["project"][:TOP],
         "models": by["model"][:TOP],

@@ -1,6 +1,8 @@
 """Workflows: the list, the document with its faults, and one workflow run, updated until it ends."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +13,10 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from rensei.console import graph
-from rensei.console.access import PageRequest, attempt, page
+from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.answers import confirm
 from rensei.console.forms.workflows import DocumentForm, NewWorkflowForm, StartForm
+from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
 from rensei.orgs import services as orgs
 from rensei.workflows import services
@@ -22,6 +25,15 @@ from rensei.workflows.models import NodeRun, Workflow, WorkflowRun, WorkflowVers
 from rensei.workflows.reading import WorkflowInvalid
 
 RUNS_SHOWN = 25
+# The states of nodes in the order of the summary.
+SUMMARY = [
+    NodeRun.State.SUCCEEDED,
+    NodeRun.State.FAILED,
+    NodeRun.State.SKIPPED,
+    NodeRun.State.CANCELLED,
+    NodeRun.State.RUNNING,
+    NodeRun.State.PENDING,
+]
 # The example in the documentation of the Anthropic provider.
 EXAMPLE = """\
 nodeId: llm_call_1
@@ -117,7 +129,7 @@ def delete(request: PageRequest, workflow_id: str) -> HttpResponse:
             done=f"{found.name} was deleted.",
             back="workflows",
         )
-    text = "Its versions and its workflow runs go with it. The runs of its nodes, and what they cost, stay."
+    text = "This also deletes its versions and workflow runs. The runs of its nodes and their costs are kept."
     return confirm(
         request, title=f"Delete {found.name}?", text=text, action="Delete", section="Workflows", back="workflows"
     )
@@ -129,18 +141,37 @@ def run(request: PageRequest, workflow_run_id: str) -> HttpResponse:
     """Show one workflow run; htmx requests only its changing part until it ends."""
     found = services.find_workflow_run(request.access, workflow_run_id)
     nodes = list(found.nodes.select_related("run"))
+    states = {node.node_id: NodeRun.State(node.state) for node in nodes}
     needs = {one["node_id"]: one["needs"] for one in found.version.nodes}
+    reasons = _reasons(found.version.nodes, states)
+    counts = Counter(states.values())
     context = {
         "workflow_run": found,
         "ended": found.state in WorkflowRun.ENDED,
-        "columns": graph.columns(found.version.nodes),
-        "states": {node.node_id: NodeRun.State(node.state) for node in nodes},
-        "nodes": [{"node": node, "needs": needs[node.node_id]} for node in nodes],
-        "amount": total_cost([node.run for node in nodes if node.run is not None]),
-        "done": sum(node.state not in {NodeRun.State.PENDING, NodeRun.State.RUNNING} for node in nodes),
+        "now": database_now(),
+        "pictures": graph.pictures(found.version.nodes, states),
+        "nodes": [{"node": node, "needs": needs[node.node_id], "because": reasons[node.node_id]} for node in nodes],
+        "amount": total_cost([node.run for node in nodes if node.run is not None and not node.reused]),
+        "counts": [(counts[state], state.label.lower()) for state in SUMMARY if counts[state]],
         "input": found.input if isinstance(found.input, str) else _pretty(found.input),
     }
     return render(request, "console/_workflow_run.html" if request.htmx else "console/workflow_run.html", context)
+
+
+@require_POST
+@page
+def retry(request: PageRequest, workflow_run_id: str, node_id: str) -> HttpResponse:
+    """Run a workflow run again from a node on, with the results of the nodes before it."""
+    found = services.find_workflow_run(request.access, workflow_run_id)
+    try:
+        begun = services.retry(request.access, found, node_id=node_id)
+    except NotFound:
+        raise
+    except RenseiError as refusal:
+        say_refusal(request, refusal)
+        return redirect("console:workflow-run", request.access.org.slug, found.id)
+    messages.success(request, f"Started again from {node_id}. The nodes before it keep their results.")
+    return redirect("console:workflow-run", request.access.org.slug, begun.id)
 
 
 @require_POST
@@ -154,6 +185,18 @@ def cancel(request: PageRequest, workflow_run_id: str) -> HttpResponse:
         back="workflow-run",
         args=(workflow_run_id,),
     )
+
+
+def _reasons(described: Sequence[Mapping[str, Any]], states: Mapping[str, NodeRun.State]) -> dict[str, list[str]]:
+    """List for each skipped or cancelled node the nodes that did not succeed and that it needs, directly or not."""
+    reasons: dict[str, list[str]] = {}
+    for one in described:
+        found: list[str] = []
+        for needed in one["needs"]:
+            own = [needed] if states[needed] == NodeRun.State.FAILED else []
+            found += [name for name in own + reasons[needed] if name not in found]
+        reasons[one["node_id"]] = found
+    return reasons
 
 
 def _try(form: DocumentForm, save: Any) -> Any:
@@ -177,7 +220,7 @@ def _workflow_page(
         "workflow": found,
         "version": version,
         "node_count": len(version.nodes),
-        "columns": graph.columns(version.nodes),
+        "pictures": graph.pictures(version.nodes),
         "form": form,
         "start_form": start_form,
         "begun": services.listed(begun)[:RUNS_SHOWN],

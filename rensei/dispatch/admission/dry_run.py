@@ -14,7 +14,7 @@ from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import Known
+from rensei.dispatch.context import DispatchContext, Known
 from rensei.orgs.access import Access
 
 EXPECTED_OUTPUT_TOKENS = 500
@@ -50,6 +50,13 @@ def previews(
 
 def _preview_body(judgement: DispatchDecision) -> dict[str, Any]:
     decision, refusal, found = judgement.decision, judgement.refusal, judgement.facts
+    quotes = []
+    for mode in _candidates(judgement):
+        at_most = decide.max_cost(found, mode, judgement.request, judgement.built)
+        refused = _refusal_of(found, mode, at_most=at_most)
+        quotes.append(_quote(judgement, mode, refused, at_most=at_most))
+        if refused is not None and mode is not decision.mode:
+            decision = decision.gate_failed(refused, mode)
     return {
         "authMode": decision.mode.value if decision.mode else None,
         "payer": PAYER_OF[decision.mode].value if decision.mode else None,
@@ -60,7 +67,7 @@ def _preview_body(judgement: DispatchDecision) -> dict[str, Any]:
         "model": found.requested.model_id,
         "servedModel": judgement.entry.model_id,
         "trace": decision.wire(),
-        "quotes": [_quote(judgement, mode) for mode in _candidates(judgement)],
+        "quotes": quotes,
     }
 
 
@@ -69,16 +76,19 @@ def _candidates(judgement: DispatchDecision) -> list[AuthMode]:
     return sorted({*judgement.decision.candidates, *gated}, key=list(AuthMode).index)
 
 
-def _quote(judgement: DispatchDecision, mode: AuthMode) -> dict[str, Any]:
-    """Quote a candidate mode: `expectedUsd` for a typical response, `maxUsd` for the longest possible one."""
-    found = judgement.facts
-    built = judgement.built
-    maximum = decide.max_cost(found, mode, judgement.request, built)
-    refusal: RenseiError | None = None
+def _refusal_of(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> RenseiError | None:
     try:
-        decide.gate(found, mode, at_most=maximum)
-    except RenseiError as caught:
-        refusal = caught
+        decide.gate(found, mode, at_most=at_most)
+    except RenseiError as refusal:
+        return refusal
+    return None
+
+
+def _quote(
+    judgement: DispatchDecision, mode: AuthMode, refusal: RenseiError | None, *, at_most: int | None
+) -> dict[str, Any]:
+    """Quote a candidate mode: `expectedUsd` for a typical response, `maxUsd` for the longest possible one."""
+    found, built = judgement.facts, judgement.built
     entry = found.served(mode)
     prices = found.prices_of(entry) if entry else []
     expected = None
@@ -92,7 +102,7 @@ def _quote(judgement: DispatchDecision, mode: AuthMode) -> dict[str, Any]:
         "code": refusal.code if refusal else None,
         "payer": PAYER_OF[mode].value,
         "expectedUsd": dollars(expected),
-        "maxUsd": dollars(maximum),
+        "maxUsd": dollars(at_most),
     }
 
 

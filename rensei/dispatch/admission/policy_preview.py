@@ -2,16 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
+
+from django.db.models import Count
 
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.core.ids import first_id_of
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import DispatchContext
+from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Project, Role
 from rensei.policies import services as policies
@@ -20,6 +26,8 @@ from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import Policy
 from rensei.policies.services import Matrix
 
+# The days whose runs show how much a change would affect.
+RECENT = timedelta(days=7)
 SYSTEM, ORGANIZATION, PROJECT = AccessPolicy.Scope.SYSTEM, AccessPolicy.Scope.ORGANIZATION, AccessPolicy.Scope.PROJECT
 
 
@@ -90,6 +98,25 @@ def predict(access: Access, *, matrix: Matrix, project: Project | None = None) -
     It takes a fixed number of queries. The gates are evaluated for the caller, on the local pool, at this time.
     """
     return _predict(access, scope=PROJECT if project else ORGANIZATION, matrix=matrix, project=project)
+
+
+def recent_runs(access: Access, predictions: Sequence[Prediction]) -> list[int]:
+    """
+    Count for each prediction the runs of the last days that it applies to, in the order of the predictions.
+
+    A prediction outside projects applies to the runs of all projects that have no prediction of their own.
+    """
+    recent = Run.objects.for_org(access.org).filter(id__gte=first_id_of("run", database_now() - RECENT))
+    named = {found.profile.public_id for found in predictions}
+    rows = recent.filter(profile_id__in=named).values_list("profile_id", "project_id").annotate(Count("id")).order_by()
+    counts = {(profile_id, project_id): count for profile_id, project_id, count in rows}
+    apart = {(found.profile.public_id, found.project.pk) for found in predictions if found.project is not None}
+    return [
+        counts.get((found.profile.public_id, found.project.pk), 0)
+        if found.project is not None
+        else sum(count for key, count in counts.items() if key[0] == found.profile.public_id and key not in apart)
+        for found in predictions
+    ]
 
 
 def system_changes(matrix: Matrix) -> Iterator[Prediction]:

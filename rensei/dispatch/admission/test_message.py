@@ -10,7 +10,9 @@ from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
 
 NAME = "Test message"
-MAX_TOKENS = 64
+REQUEST = DispatchRequest(
+    messages=[{"role": "user", "content": [{"type": "text", "text": "Answer with one word: hello."}]}], max_tokens=64
+)
 
 
 def send(access: Access, integration: Integration) -> Run:
@@ -20,7 +22,12 @@ def send(access: Access, integration: Integration) -> Run:
     :raises RenseiError: if the dispatch is refused
     """
     access.require_manager()
-    profile = ModelProfile(
+    return admit.dispatch_unsaved(access, profile_of(access, integration), REQUEST)
+
+
+def profile_of(access: Access, integration: Integration) -> ModelProfile:
+    """Make the profile of a test message, which is not saved."""
+    return ModelProfile(
         org=access.org,
         name=NAME,
         provider=integration.provider,
@@ -29,5 +36,3 @@ def send(access: Access, integration: Integration) -> Run:
         integration=integration,
         prompt_caching=ModelProfile.PromptCaching.OFF,
     )
-    hello = {"role": "user", "content": [{"type": "text", "text": "Answer with one word: hello."}]}
-    return admit.dispatch_unsaved(access, profile, DispatchRequest(messages=[hello], max_tokens=MAX_TOKENS))

@@ -110,6 +110,21 @@
     if (none) none.hidden = shown > 0;
   });
 
+  // A long choice that narrows as one types. The chosen option stays.
+  document.addEventListener("input", (event) => {
+    const select = event.target.dataset.filterOptions && document.querySelector(event.target.dataset.filterOptions);
+    if (!select) return;
+    const words = event.target.value.toLowerCase().split(/\s+/);
+    for (const option of select.options) {
+      const text = option.textContent.toLowerCase();
+      option.hidden = !option.selected && !words.every((word) => text.includes(word));
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.dataset.filterOptions) event.preventDefault();
+  });
+
   // Times are written in UTC by the server, and read in the viewer's own zone.
   const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
   const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
@@ -130,6 +145,21 @@
       }
     }
   }
+
+  // What has not ended yet goes on counting. Each element counts from the moment in which it came.
+  const cameAt = new WeakMap();
+  function duration(seconds) {
+    if (seconds < 120) return `${seconds} s`;
+    const minutes = Math.floor(seconds / 60);
+    return minutes < 120 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  }
+  setInterval(() => {
+    for (const element of document.querySelectorAll("[data-elapsed]")) {
+      if (!cameAt.has(element)) cameAt.set(element, performance.now());
+      const since = Math.floor((performance.now() - cameAt.get(element)) / 1000);
+      element.textContent = duration(Number(element.dataset.elapsed) + since);
+    }
+  }, 500);
 
   // Images by drop and paste go into the same file field that a form without JavaScript uses.
   function addImages(zone, files) {

@@ -1,0 +1,48 @@
+"""Why a key pool has no key for a model: what members' pages say beside the refusal, which names no cause."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from integrations.keys.platform import serves
+from integrations.models import PlatformKey
+
+
+class Cause(StrEnum):
+    EMPTY = "empty"
+    NOT_SERVED = "not-served"
+    COOLING = "cooling"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outage:
+    """The cause, and the time from which a cooling key is used again."""
+
+    cause: Cause
+    until: datetime | None = None
+
+
+def outage_of(keys: Iterable[PlatformKey], *, provider: str, pool: str, model_id: str, now: datetime) -> Outage | None:
+    """
+    Find out why no key of a pool may call a model now. None if one may, or if all that may are paused.
+
+    `keys` are those of the platform. Members read this, so it names no key.
+    """
+    active = [key for key in keys if key.active and (key.provider, key.pool) == (provider, pool)]
+    if not active:
+        return Outage(cause=Cause.EMPTY)
+    serving = [key for key in active if serves(key, model_id)]
+    if not serving:
+        return Outage(cause=Cause.NOT_SERVED)
+    if any(_is_healthy(key, now) for key in serving):
+        return None
+    ends = [key.cooling_until for key in serving if key.health == PlatformKey.Health.COOLING and key.cooling_until]
+    return Outage(cause=Cause.COOLING, until=min(ends)) if ends else Outage(cause=Cause.QUARANTINED)
+
+
+def _is_healthy(key: PlatformKey, now: datetime) -> bool:
+    if key.health == PlatformKey.Health.HEALTHY:
+        return True
+    return key.health == PlatformKey.Health.COOLING and key.cooling_until is not None and key.cooling_until <= now

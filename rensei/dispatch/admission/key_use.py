@@ -1,0 +1,59 @@
+"""How an organization's own keys are used: which profiles would call with each, and what a test message costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from integrations.models import Integration
+from profiles.models import ModelProfile
+from rensei.core.auth_modes import AuthMode
+from rensei.core.errors import RenseiError
+from rensei.dispatch import context, pools
+from rensei.dispatch.admission import decide, test_message
+from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import DispatchContext
+from rensei.orgs.access import Access
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyUse:
+    """
+    The profiles whose dispatches would be signed by a key now, outside of projects other than their own.
+
+    `test_costs_at_most` is the maximum cost of a test message in picodollars, or None if its model has no price.
+    """
+
+    profiles: Sequence[ModelProfile]
+    test_costs_at_most: int | None
+
+
+def of_keys(access: Access, integrations: Sequence[Integration], profiles: Sequence[ModelProfile]) -> dict[str, KeyUse]:
+    """Return the use of each integration, by its id, in a fixed number of queries."""
+    if not integrations:
+        return {}
+    tests = [test_message.profile_of(access, integration) for integration in integrations]
+    pool = pools.find_pool(access.org, "local")
+    loaded = context.load(access, [*profiles, *tests], project=None, pool=pool)
+    signing: dict[str, list[ModelProfile]] = {}
+    for profile, found in zip(profiles, loaded, strict=False):
+        if (key := _signing_key(found)) is not None:
+            signing.setdefault(key.pk, []).append(profile)
+    costs = [_test_cost(found) for found in loaded[len(profiles) :]]
+    return {
+        integration.pk: KeyUse(profiles=signing.get(integration.pk, []), test_costs_at_most=cost)
+        for integration, cost in zip(integrations, costs, strict=True)
+    }
+
+
+def _signing_key(found: DispatchContext | RenseiError) -> Integration | None:
+    """Return the key that would sign a dispatch, or None if another mode is picked, or none."""
+    if isinstance(found, RenseiError):
+        return None
+    mode = decide.decide(found, DispatchRequest()).decision.mode
+    return found.integration if mode is AuthMode.BYOK else None
+
+
+def _test_cost(found: DispatchContext | RenseiError) -> int | None:
+    if isinstance(found, RenseiError):
+        return None
+    judged = decide.decide(found, test_message.REQUEST)
+    return decide.max_cost(found, AuthMode.BYOK, judged.request, judged.built)
