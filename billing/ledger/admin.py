@@ -105,6 +105,7 @@ class CostEventAdmin(LedgerAdmin):
         "run_id",
         "kind",
         "estimated",
+        "id",
     ]
     list_filter = ["occurred_at", MonthFilter, "auth_mode", "kind", "billed", "estimated", ProviderFilter]
     search_fields = ["org__slug", "=run_id", "=attempt_id", "=provider_request_id"]

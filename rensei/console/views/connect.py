@@ -32,6 +32,8 @@ RUN_ID = re.compile(r"run_[0-9a-z]{26}")
 def connect(request: PageRequest) -> HttpResponse:
     """Show how to call the gateway, create a token for it, and wait for the person's first request."""
     access = request.access
+    if request.method == "POST":
+        access.require_writer()
     form = AppTokenForm(request.POST or None)
     secret: str | None = None
     if request.method == "POST" and form.is_valid():
