@@ -26,19 +26,19 @@ pytestmark = [
 class TestAMember:
     def test_sends_a_first_request_from_an_app(
         self,
-        anybody: Person,
+        person: Person,
         mia: User,
         connected: Integration,
         make_profile: Callable[..., ModelProfile],
         tmp_path: Path,
     ) -> None:
         make_profile(name="deep", auth_modes=["byok"])
-        anybody.sign_in(mia)
-        anybody.follow("Connect your app")
-        anybody.click("Create token")
-        anybody.click("Python", role="tab")
-        program = anybody.page.get_by_role("tabpanel", name="Python").locator("code").inner_text()
-        arrival = anybody.section("3. Send a request")
+        person.sign_in(mia)
+        person.follow("Connect your app")
+        person.click("Create token")
+        person.click("Python", role="tab")
+        program = person.page.get_by_role("tabpanel", name="Python").locator("code").inner_text()
+        arrival = person.section("3. Send a request")
         expect(arrival).to_contain_text("Waiting for your first request")
 
         done = subprocess.run(
@@ -54,10 +54,10 @@ class TestAMember:
         expect(arrival).to_contain_text("Your app is connected.")
         run = Run.objects.get()
         assert (run.via, run.created_by, run.profile_id) == ("gateway", mia, "prof_deep")
-        anybody.follow("Open the run", within=arrival)
-        anybody.sees("Succeeded")
+        person.follow("Open the run", within=arrival)
+        person.sees("Succeeded")
 
-        anybody.follow("Connect your app")
-        anybody.click("curl", role="tab")
-        command = anybody.page.get_by_role("tabpanel", name="curl").locator("code").inner_text()
+        person.follow("Connect your app")
+        person.click("curl", role="tab")
+        command = person.page.get_by_role("tabpanel", name="curl").locator("code").inner_text()
         assert "$RENSEI_AUTH_TOKEN" in command
