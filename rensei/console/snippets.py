@@ -74,13 +74,15 @@ def of_gateway(model: str, *, token: str | None) -> list[Snippet]:
         f"import os\n\nimport anthropic\n\n"
         f'client = anthropic.Anthropic(base_url="{url}", auth_token={in_python})\n'
         f'message = client.messages.create(\n    model="{model}",\n    max_tokens=256,\n'
-        f'    messages=[{{"role": "user", "content": "{EXAMPLE}"}}],\n)\nprint("".join(block.text for block in message.content if block.type == "text"))\n'
+        f'    messages=[{{"role": "user", "content": "{EXAMPLE}"}}],\n)\n'
+        'print("".join(block.text for block in message.content if block.type == "text"))\n'
     )
     script = (
         f'import Anthropic from "@anthropic-ai/sdk";\n\n'
         f'const client = new Anthropic({{ baseURL: "{url}", authToken: {in_script} }});\n'
         f'const message = await client.messages.create({{\n  model: "{model}",\n  max_tokens: 256,\n'
-        f'  messages: [{{ role: "user", content: "{EXAMPLE}" }}],\n}});\nfor (const block of message.content) if (block.type === "text") console.log(block.text);\n'
+        f'  messages: [{{ role: "user", content: "{EXAMPLE}" }}],\n}});\n'
+        'for (const block of message.content) if (block.type === "text") console.log(block.text);\n'
     )
     curl = (
         f'curl {url}/v1/messages \\\n  -H "Authorization: Bearer {said}" \\\n'
