@@ -36,8 +36,11 @@ test: $(INSTALLED_DEV) ## Run the tests on SQLite and, where it is installed, on
 	@$(BIN)/python -m tests.run
 
 .PHONY: clients
-clients: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Send real clients, those made from the OpenAPI document too; ALL=1 sends the heavy ones
+clients: programs ## Send real clients, those made from the OpenAPI document too; ALL=1 sends the heavy ones
 	@env -u RENSEI_DATA_DIR RENSEI_REQUIRE_ALL=1 $(BIN)/python -m pytest -q $(CLIENT_TESTS)
+
+.PHONY: programs
+programs: $(INSTALLED_DEV) $(CLIENTS)/.installed $(CLIENTS_NEEDED) ## Install the clients that `make clients` sends
 
 .PHONY: container
 container: $(INSTALLED_DEV) ## Build the image, and run every process of compose.yaml from it; needs root and buildah

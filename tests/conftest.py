@@ -1,5 +1,6 @@
 """The cast and the stage that every test shares."""
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +11,9 @@ from django.core.cache import caches
 from django.test import Client
 from rest_framework.test import APIClient
 
-from catalog.services import load_catalog
+from integrations.models import Integration
 from integrations.vault import keyring
+from profiles.models import ModelProfile
 from rensei.core.later import later
 from rensei.core.rates import rates
 from rensei.orgs import services as orgs
@@ -20,6 +22,7 @@ from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 from rensei.tokens.services import create_token
 from rensei.tokens.unknown_tokens import unknown_tokens
+from tests import factories
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
 hypothesis.settings.register_profile(
@@ -149,6 +152,42 @@ def access_of(db: None) -> Callable[..., Access]:
 
 
 @pytest.fixture
+def access(acme: Org, ada: User, access_of: Callable[..., Access]) -> Access:
+    return access_of(ada)
+
+
+@pytest.fixture
+def ada_access(access: Access, catalog: None) -> Access:
+    """Ada's access, where the catalog is loaded."""
+    return access
+
+
+@pytest.fixture
+def key(make_key: Callable[..., str]) -> str:
+    return make_key()
+
+
+@pytest.fixture
+def connect(ada_access: Access, make_key: Callable[..., str]) -> Callable[..., Integration]:
+    """Connect a key of Acme's. A word in it asks the simulator for a fault."""
+
+    def connect_key(word: str = "", **fields: Any) -> Integration:
+        return factories.connect_key(ada_access, make_key(word), **{"name": word or "Main", **fields})
+
+    return connect_key
+
+
+@pytest.fixture
+def connected(connect: Callable[..., Integration]) -> Integration:
+    return connect()
+
+
+@pytest.fixture
+def make_profile(ada_access: Access) -> Callable[..., ModelProfile]:
+    return functools.partial(factories.create_profile, ada_access)
+
+
+@pytest.fixture
 def api_as(access_of: Callable[..., Access]) -> Callable[..., APIClient]:
     """A REST client with a token of that person."""
 
@@ -172,9 +211,3 @@ def page_as() -> Callable[[User], Client]:
         return client
 
     return sign_in
-
-
-@pytest.fixture
-def catalog(db: None) -> None:
-    """The platform's entries and prices, as the data files give them."""
-    load_catalog()

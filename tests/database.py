@@ -1,23 +1,36 @@
 """
-The database of the tests: where other processes find it, and how it is empty again after a test that committed.
+The database of the tests: how each process gets its own, where other processes find it, and how it is empty again after
+a test that committed.
 
-Django truncates every table and then makes all permissions anew, which takes longer than most tests. A test writes into
+Migrating takes seconds, so one process of a run does it, and every process takes a copy. Django truncates every table
+after a test that committed and then makes all permissions anew, which takes longer than most tests. A test writes into
 a few tables, so a few are emptied, and what `migrate` itself has written stays.
 """
 
+import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.conf import settings
 from django.db import connection, transaction
 from django.test import TransactionTestCase
 
+from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
+from catalog.services import load_catalog
+from rensei.audit.models import AuditEvent
 from tests.billing.ledger_triggers import TABLES as LEDGER_TABLES
 from tests.billing.ledger_triggers import triggers_lifted
 
 WRITTEN_BY_MIGRATE = {"auth_permission", "django_content_type"}
+CATALOG = (CatalogSetting, CatalogEntry, ModelAlias, Price)
+# Statements with their rows, and the fields of the event in the audit log.
+CatalogRows = tuple[list[tuple[str, list[Any]]], dict[str, Any]]
 
 
 def database_url() -> str:
@@ -31,32 +44,107 @@ def database_url() -> str:
     return f"postgres://{stored['USER']}{password}@{where}:{stored['PORT'] or 5432}/{stored['NAME']}"
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Replace pytest-django's, which migrates in every process."""
+    creation: Any = connection.creation
+    with django_db_blocker.unblock():
+        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+            _use(_copy_of_migrated(tmp_path_factory.getbasetemp().parent, worker))
+        else:
+            _migrate()
+    yield
+    with django_db_blocker.unblock():
+        connection.close()
+        creation._destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
+
+
+def _migrate() -> str:
+    name: str = connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    return name
+
+
+def _copy_of_migrated(shared: Path, worker: str) -> str:
+    """Copy the database that the first process of this run has migrated, and give the copy's name."""
+    with (shared / "migrated").open("a+") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        if not (migrated := note.read()):
+            migrated = _migrate()
+            note.write(migrated)
+            # PostgreSQL copies no database that is in use.
+            connection.close()
+        if connection.vendor == "sqlite":
+            return str(shutil.copy(migrated, Path(migrated).with_name(f"{worker}.sqlite3")))
+        name = f"{migrated}_{worker}"
+        with connection.creation._nodb_cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {migrated}")
+        return name
+
+
+def _use(name: str) -> None:
+    connection.close()
+    settings.DATABASES["default"]["NAME"] = name
+    connection.settings_dict["NAME"] = name
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _empty_after_each_test_that_committed() -> Iterator[None]:
-    def empty_database(_test: Any) -> None:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                # Whoever still writes, as a server may, ends first. SQLite has one writer at a time anyway.
-                cursor.execute(f"LOCK TABLE {', '.join(_tables())} IN ACCESS EXCLUSIVE MODE")
-            cursor.execute(
-                " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables())
-            )
-            written = {name for (name,) in cursor.fetchall()}
-            # The ledger, the audit log and their seals refuse to be emptied, but for this.
-            with triggers_lifted(sorted(written & set(LEDGER_TABLES))):
-                for name in written:
-                    # References are checked at the end, by when nothing refers to anything.
-                    cursor.execute(f"DELETE FROM {name}")
-                if connection.vendor == "postgresql":
-                    # A trigger is not put back on a table while references to it are still to be checked.
-                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", empty_database)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _test: _empty_database())
         yield
+
+
+def _empty_database() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            # Whoever still writes, as a server may, ends first. SQLite has one writer at a time anyway.
+            cursor.execute(f"LOCK TABLE {', '.join(_tables())} IN ACCESS EXCLUSIVE MODE")
+        cursor.execute(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables()))
+        written = {name for (name,) in cursor.fetchall()}
+        # The ledger, the audit log and their seals refuse to be emptied, but for this.
+        with triggers_lifted(sorted(written & set(LEDGER_TABLES))):
+            for name in written:
+                # References are checked at the end, by when nothing refers to anything.
+                cursor.execute(f"DELETE FROM {name}")
+            if connection.vendor == "postgresql":
+                # A trigger is not put back on a table while references to it are still to be checked.
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 @cache
 def _tables() -> list[str]:
     names = connection.introspection.django_table_names(only_existing=True, include_views=False)
     return sorted(set(names) - WRITTEN_BY_MIGRATE)
+
+
+@pytest.fixture(scope="session")
+def _catalog_rows(django_db_setup: None, django_db_blocker: Any) -> CatalogRows:
+    """Load the catalog once, and keep what it wrote: to load it takes longer than most tests that need it."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        load_catalog()
+        inserts = []
+        for model in CATALOG:
+            table = model._meta.db_table
+            cursor.execute(f"SELECT * FROM {table} ORDER BY id")
+            names, places = [column[0] for column in cursor.description], ["%s"] * len(cursor.description)
+            statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(places)})"
+            inserts.append((statement, cursor.fetchall()))
+        event = AuditEvent.objects.values("actor", "action", "object_id", "detail").get()
+        _empty_database()
+    return inserts, event
+
+
+@pytest.fixture
+def catalog(db: None, _catalog_rows: CatalogRows) -> None:
+    """The platform's entries and prices, as the data files give them."""
+    inserts, event = _catalog_rows
+    with transaction.atomic(), connection.cursor() as cursor:
+        for statement, rows in inserts:
+            cursor.executemany(statement, rows)
+        AuditEvent.objects.create(
+            action=event.action, actor=event.actor, object_id=event.object_id, detail=event.detail
+        )

@@ -3,7 +3,8 @@ A pytest plugin: what this machine lacks for the tests marked `redis`, `browser`
 
 Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
 every skip is a failure, so that nothing is left out without a word. A test of one database's own statements,
-marked `sqlite` or `postgres`, belongs to that database's run alone.
+marked `sqlite` or `postgres`, belongs to that database's run alone. A test that uses no database is marked `outside`
+here, and needs to run once.
 """
 
 import os
@@ -15,6 +16,9 @@ import pytest
 from tests import servers
 
 CHROMIUM = "chromium"
+GIVE_A_DATABASE = {"db", "transactional_db", "django_db_setup"}
+# Tests whose timeout is as long as this are begun first.
+LONG_SECONDS = 300
 
 
 def missing_packages() -> dict[str, str]:
@@ -29,7 +33,11 @@ def missing_packages() -> dict[str, str]:
     return {marker: package for marker, (package, place) in found.items() if not place}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if not _uses_a_database(item):
+            item.add_marker("outside")
     elsewhere = "sqlite" if os.environ.get("DATABASE_URL", "").startswith("postgres") else "postgres"
     if others := [item for item in items if item.get_closest_marker(elsewhere)]:
         config.hook.pytest_deselected(items=others)
@@ -38,6 +46,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if marker != "postgres" and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{package} is not installed: apt-get install {package}"))
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_begin_with_the_longest(items: list[pytest.Item]) -> None:
+    """Begun last, a test of minutes would keep one worker busy while the others have nothing left to do."""
+    items.sort(key=lambda item: not _is_long(item))
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Tell whether the test may take minutes, with processes of its own that it shares with no other."""
+    marker = item.get_closest_marker("timeout")
+    return marker is not None and marker.args[0] >= LONG_SECONDS and not _is_given_a_database(item)
+
+
+def _uses_a_database(item: pytest.Item) -> bool:
+    return _is_given_a_database(item) or any(item.get_closest_marker(name) for name in ("sqlite", "postgres"))
+
+
+def _is_given_a_database(item: pytest.Item) -> bool:
+    """Tell whether pytest-django gives the test a database."""
+    fixtures: set[str] = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("django_db") is not None or bool(fixtures & GIVE_A_DATABASE)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,11 +35,6 @@ def by_hand(settings):
 
 
 @pytest.fixture
-def access(acme, ada, access_of):
-    return access_of(ada)
-
-
-@pytest.fixture
 def link(access):
     """The address in the mail that Zoe got."""
     invitations.invite(access, email=ZOE, role=Role.MEMBER)

@@ -16,8 +16,8 @@ import pytest
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
-RUNS = os.environ.get("CHAOS_RUNS", "300")
-KILLS = os.environ.get("CHAOS_KILLS", "30")
+RUNS = os.environ.get("CHAOS_RUNS", "150")
+KILLS = os.environ.get("CHAOS_KILLS", "15")
 
 
 def run_chaos(*options: str) -> tuple[int, dict[str, Any], str]:

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from integrations.keys import services as integrations
 from integrations.models import Integration
-from profiles import services as profiles
-from rensei.core.secret import Secret
+from profiles.models import ModelProfile
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org, Project, User
+from rensei.orgs.models import Org, Project
 from rensei.tokens.services import create_token
 from tests.architecture.modules import ROOT
 from tests.cli import logins
@@ -41,11 +39,6 @@ def server(transactional_db: None, stack: Stack, simulator: Any, settings: Any, 
     settings.DATA_DIR = stack.folder
     settings.PUBLIC_URL = stack.url
     return stack
-
-
-@pytest.fixture
-def ada_access(acme: Org, ada: User, access_of: Callable[..., Access]) -> Access:
-    return access_of(ada)
 
 
 @pytest.fixture
@@ -80,17 +73,15 @@ def machine(make_terminal: Callable[..., Terminal], make_token: Callable[..., st
 
 
 @pytest.fixture
-def connected(ada_access: Access, server: Stack, make_key: Callable[..., str]) -> Integration:
-    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
+def connect(server: Stack, connect: Callable[..., Integration]) -> Callable[..., Integration]:
+    """Connect a key, sealed with the keys of the running server."""
+    return connect
 
 
 @pytest.fixture
-def make_profile(ada_access: Access, server: Stack) -> Callable[..., str]:
-    def make(*, name: str = "quick", auth_modes: tuple[str, ...] = ("byok",), **fields: Any) -> str:
-        chosen = {"provider": "claude", "model_id": MODEL, **fields}
-        return profiles.create_profile(ada_access, name=name, auth_modes=list(auth_modes), **chosen).public_id
-
-    return make
+def make_profile(server: Stack, make_profile: Callable[..., ModelProfile]) -> Callable[..., str]:
+    """Create a profile, and give its id."""
+    return lambda **fields: make_profile(**{"name": "quick", "model_id": MODEL, **fields}).public_id
 
 
 @pytest.fixture
@@ -101,7 +92,7 @@ def my_project(acme: Org, project: Project) -> Project:
 @pytest.fixture
 def here(make_profile: Callable[..., str]) -> str:
     """A profile whose runs are signed on the machine."""
-    return make_profile(name="here", auth_modes=("host-session",))
+    return make_profile(name="here", auth_modes=["host-session"])
 
 
 @pytest.fixture

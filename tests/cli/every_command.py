@@ -11,10 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx2  # noqa: F401 - loaded once here, and not in each fork
+# Loaded once here, and not in each fork.
+import anyio  # noqa: F401
+import httpcore2  # noqa: F401
+import httpx2  # noqa: F401
+import pydantic  # noqa: F401
 import rich.console
 import rich.table  # noqa: F401
 import typer
+import typer._adapters
 
 from rensei.cli.main import app, main
 

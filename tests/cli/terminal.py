@@ -1,19 +1,15 @@
 """Somebody at a terminal: a home of their own, the `rensei` command, and a shell that runs what is printed."""
 
-import contextlib
-import fcntl
 import json
-import os
-import pty
-import struct
 import subprocess
-import termios
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rensei.cli import install
+from tests.architecture.modules import ROOT
 
 SECONDS_MAX = 100
 # The keyring of whoever runs the tests is not theirs to write to.
@@ -90,23 +86,20 @@ class Terminal:
         program.chmod(0o755)
 
 
-def on_a_screen(terminal: Terminal, line: str, *, columns: int) -> str:
-    """Run a line on a pseudo-terminal of a width, and give what it wrote to standard output there."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {line}"],
-        cwd=terminal.home,
+def on_screens(terminal: Terminal, line: str, *, widths: Iterable[int]) -> tuple[str, list[str]]:
+    """Run a line in a pipe and on pseudo-terminals, and give what it wrote there to standard output."""
+    asked = [[line, None], *([line, width] for width in widths)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cli.on_screens"],
+        cwd=ROOT,
         env=terminal.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=follower,
-        stderr=subprocess.PIPE,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
     )
-    os.close(follower)
-    with os.fdopen(leader, "rb", buffering=0) as screen, process:
-        parts = []
-        # Linux tells the end of a pseudo-terminal by an error.
-        with contextlib.suppress(OSError):
-            while part := screen.read(65536):
-                parts.append(part)
-    return b"".join(parts).decode().replace("\r\n", "\n")
+    assert done.returncode == 0, done.stderr
+    piped, *shown = json.loads(done.stdout)
+    assert piped["code"] == 0, done.stderr
+    return piped["written"], [one["written"] for one in shown]

@@ -8,7 +8,7 @@ import typer.main
 from rensei.cli.main import app
 from rensei.dispatch.models import Run
 from rensei.workflows.models import Workflow
-from tests.cli.terminal import on_a_screen
+from tests.cli.terminal import on_screens
 
 pytestmark = [pytest.mark.outside, pytest.mark.django_db(transaction=True)]
 
@@ -46,13 +46,13 @@ class TestLists:
         commands = list_commands()
         assert len(commands) > 14
         for command in commands:
-            piped = filled.succeed(command)
+            piped, screens = on_screens(filled, command, widths=WIDTHS)
             with subtests.test(f"{command} in a pipe"):
                 assert not [line for line in piped.splitlines() if line != line.rstrip()]
                 assert "\x1b" not in piped
-            for width in WIDTHS:
+            for width, screen in zip(WIDTHS, screens, strict=True):
                 with subtests.test(f"{command} at {width}"):
-                    shown = STYLE.sub("", on_a_screen(filled, command, columns=width))
+                    shown = STYLE.sub("", screen)
                     table = shown.splitlines() if command != "rensei doctor" else []
                     assert shown
                     # An id is on one line, whole, or not there.
@@ -82,9 +82,9 @@ class TestShown:
             "rensei whoami",
             "rensei catalog show claude-opus-5-5",
         ):
-            piped = filled.succeed(command)
-            for width in WIDTHS:
+            piped, screens = on_screens(filled, command, widths=WIDTHS)
+            for width, screen in zip(WIDTHS, screens, strict=True):
                 with subtests.test(f"{command} at {width}"):
-                    shown = STYLE.sub("", on_a_screen(filled, command, columns=width))
+                    shown = STYLE.sub("", screen)
                     assert every_id(shown) == every_id(piped)
                     assert shown.split() == piped.split()

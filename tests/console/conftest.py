@@ -8,11 +8,8 @@ import pytest
 from django.test import Client
 from PIL import Image
 
-from integrations.keys import services as integrations
 from integrations.models import Integration
-from profiles import services as profiles
 from profiles.models import ModelProfile
-from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
@@ -20,11 +17,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 from rensei.workflows import services as workflows
 from rensei.workflows.models import WorkflowRun
-
-
-@pytest.fixture
-def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
-    return access_of(ada)
+from tests import factories
 
 
 @pytest.fixture
@@ -34,20 +27,13 @@ def page(acme: Org, ada: User, page_as: Callable[[User], Client]) -> Client:
 
 
 @pytest.fixture
-def key(make_key: Callable[..., str]) -> str:
-    return make_key()
-
-
-@pytest.fixture
 def integration(ada_access: Access, key: str) -> Integration:
-    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(key), name="Production")
+    return factories.connect_key(ada_access, key, name="Production")
 
 
 @pytest.fixture
-def profile(ada_access: Access) -> ModelProfile:
-    return profiles.create_profile(
-        ada_access, name="deep", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok", "metered"]
-    )
+def profile(make_profile: Callable[..., ModelProfile]) -> ModelProfile:
+    return make_profile(auth_modes=["byok", "metered"])
 
 
 @pytest.fixture

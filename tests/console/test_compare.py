@@ -2,17 +2,14 @@
 
 import pytest
 
-from profiles import services as profiles
 from rensei.dispatch.models import Run
 
 RUNS = "/o/acme/runs"
 
 
 @pytest.fixture
-def other(ada_access):
-    return profiles.create_profile(
-        ada_access, name="quick", provider="claude", model_id="claude-sonnet-5-5", auth_modes=["byok"]
-    )
+def other(make_profile):
+    return make_profile(name="quick", model_id="claude-sonnet-5-5")
 
 
 class TestRunAgain:

@@ -10,7 +10,6 @@ from django.test import Client
 from billing.limits import metered_requests
 from billing.limits.entitlement import set_metered
 from billing.models import Entitlement
-from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import NotPermitted
@@ -22,10 +21,8 @@ URL = "/o/acme/settings/metered"
 
 
 @pytest.fixture
-def metered_profile(ada_access: Access) -> ModelProfile:
-    return profiles.create_profile(
-        ada_access, name="paid", provider="claude", model_id="claude-opus-5-5", auth_modes=["metered"]
-    )
+def metered_profile(make_profile: Callable[..., ModelProfile]) -> ModelProfile:
+    return make_profile(name="paid", auth_modes=["metered"])
 
 
 @pytest.mark.django_db
@@ -49,10 +46,8 @@ class TestARefusal:
         assert "Metered was requested" in html
         assert "by ada@acme.test" in html
 
-    def test_of_another_kind_offers_nothing(self, page: Client, ada_access: Access) -> None:
-        profiles.create_profile(
-            ada_access, name="own", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok"]
-        )
+    def test_of_another_kind_offers_nothing(self, page: Client, make_profile: Callable[..., ModelProfile]) -> None:
+        make_profile(name="own")
 
         html = page.get("/o/acme/settings/profiles/prof_own").content.decode()
 

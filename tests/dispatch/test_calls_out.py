@@ -78,12 +78,9 @@ KNOWN = {"Authorization": "Bearer right"}
 
 
 @pytest.fixture
-def byok(
-    simulator: Any, ada_access: Access, make_key: Callable[..., str], make_profile: Callable[..., Any]
-) -> Integration:
-    found = integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
+def byok(simulator: Any, connected: Integration, make_profile: Callable[..., Any]) -> Integration:
     make_profile()
-    return found
+    return connected
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedU
 from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration
-from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Project, User
 from rensei.policies import services as policies
+from tests import factories
 
 OPUS_4_1 = "claude-opus-4-1-20250514"
 
@@ -513,8 +513,8 @@ class TestIdempotency:
         connect()
         make_profile()
         hers = access_of(eve, "evil")
-        integrations.add_integration(hers, provider="claude", api_key=Secret(make_key()))
-        profiles.create_profile(hers, name="deep", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok"])
+        factories.connect_key(hers, make_key())
+        factories.create_profile(hers)
         body = {"profileId": "prof_deep", "input": "Hi."}
         first = api.post("/api/v1/runs", body, HTTP_IDEMPOTENCY_KEY="once")
 

@@ -9,15 +9,12 @@ import pytest
 
 from billing.models import Entitlement
 from integrations.keys import platform
-from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
-from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.gateway import routing
 from rensei.gateway.routing import Route
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org, User
 from rensei.tokens.look_up import for_token
 from rensei.tokens.services import create_token
 from tests.gateway import server as servers
@@ -92,29 +89,9 @@ def start_server(
 
 
 @pytest.fixture
-def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
-    return access_of(ada)
-
-
-@pytest.fixture
-def connect(ada_access: Access, make_key: Callable[..., str], simulator: Any) -> Callable[..., Integration]:
-    """Connect a key of Acme's. A word in it asks the simulator for a fault."""
-
-    def connect_key(word: str = "", **fields: Any) -> Integration:
-        name = fields.pop("name", word or "Main")
-        key = Secret(make_key(word))
-        return integrations.add_integration(ada_access, provider="claude", api_key=key, name=name, **fields)
-
-    return connect_key
-
-
-@pytest.fixture
-def make_profile(ada_access: Access) -> Callable[..., ModelProfile]:
-    def make(**fields: Any) -> ModelProfile:
-        defaults = {"name": "deep", "provider": "claude", "model_id": MODEL, "auth_modes": ["byok"]}
-        return profiles.create_profile(ada_access, **{**defaults, **fields})
-
-    return make
+def connect(connect: Callable[..., Integration], simulator: Any) -> Callable[..., Integration]:
+    """Connect a key, where the settings name the simulator as the provider."""
+    return connect
 
 
 @pytest.fixture

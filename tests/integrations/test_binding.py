@@ -20,18 +20,6 @@ GATEWAY = "https://93.184.215.14/anthropic"
 
 
 @pytest.fixture
-def access(acme: Org, ada: Any, access_of: Any) -> Access:
-    found: Access = access_of(ada)
-    return found
-
-
-@pytest.fixture
-def key(make_key: Any) -> str:
-    made: str = make_key()
-    return made
-
-
-@pytest.fixture
 def connect(access: Access, key: str) -> Any:
     def add(**fields: Any) -> Integration:
         return services.add_integration(access, provider="claude", api_key=Secret(key), **fields)

@@ -24,11 +24,6 @@ GATEWAY = "https://93.184.215.14/anthropic"
 
 
 @pytest.fixture
-def access(acme: Org, ada: User, access_of: Callable[..., Access]) -> Access:
-    return access_of(ada)
-
-
-@pytest.fixture
 def key(make_key: Callable[..., str]) -> Secret:
     return Secret(make_key())
 

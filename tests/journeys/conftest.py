@@ -9,9 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from billing.limits.entitlement import set_metered
 from integrations.keys import platform
-from integrations.keys import services as integrations
-from integrations.models import Integration, PlatformKey
-from profiles import services as profiles
+from integrations.models import PlatformKey
 from profiles.models import ModelProfile
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
@@ -103,22 +101,8 @@ def anybody(open_either: Callable[..., Person]) -> Person:
 
 
 @pytest.fixture
-def ada_access(acme: Org, ada: User, access_of: Callable[..., Access], catalog: None) -> Access:
-    return access_of(ada)
-
-
-@pytest.fixture
-def connected(ada_access: Access, make_key: Callable[..., str]) -> Integration:
-    return integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
-
-
-@pytest.fixture
-def make_profile(ada_access: Access) -> Callable[..., ModelProfile]:
-    def make(*, name: str, auth_modes: list[str], **fields: Any) -> ModelProfile:
-        chosen = {"provider": "claude", "model_id": MODEL, **fields}
-        return profiles.create_profile(ada_access, name=name, auth_modes=auth_modes, **chosen)
-
-    return make
+def make_profile(make_profile: Callable[..., ModelProfile]) -> Callable[..., ModelProfile]:
+    return functools.partial(make_profile, model_id=MODEL)
 
 
 @pytest.fixture

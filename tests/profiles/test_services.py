@@ -29,11 +29,6 @@ DEEP = {"name": "anthropic-deep-reasoning", "provider": "claude", "model_id": OP
 
 
 @pytest.fixture
-def access(access_of, ada):
-    return access_of(ada)
-
-
-@pytest.fixture
 def other_project(acme):
     return Project.objects.create(org=acme, slug="other", name="Other")
 

@@ -33,11 +33,6 @@ def make_key() -> Callable[..., str]:
     return make
 
 
-@pytest.fixture
-def key(make_key: Callable[..., str]) -> str:
-    return make_key()
-
-
 @pytest.fixture(scope="session")
 def pooled_http(simulator_process: RunningSimulator) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=simulator_process.url, timeout=20) as client:

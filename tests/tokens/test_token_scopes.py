@@ -28,11 +28,6 @@ from rensei.tokens.tree import GENERATIONS_MAX
 SCOPES = [scope.value for scope in DEFAULT]
 
 
-@pytest.fixture
-def access(acme, ada, access_of):
-    return access_of(ada)
-
-
 def made_with(maker, **fields):
     """Make a token as a caller, and give the access that it opens."""
     _, secret = create_token(maker, name="made", **fields)

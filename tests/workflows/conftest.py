@@ -10,9 +10,9 @@ from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.orgs.models import Project
 from rensei.worker import Worker
-from tests.dispatch.conftest import ada_access, connect, make_profile, work
+from tests.dispatch.conftest import work
 
-__all__ = ["ada_access", "connect", "make_profile", "work"]
+__all__ = ["work"]
 
 # Exactly as the documentation prints it.
 DOCUMENTED = """\
