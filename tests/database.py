@@ -145,6 +145,4 @@ def catalog(db: None, _catalog_rows: CatalogRows) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         for statement, rows in inserts:
             cursor.executemany(statement, rows)
-        AuditEvent.objects.create(
-            action=event.action, actor=event.actor, object_id=event.object_id, detail=event.detail
-        )
+        AuditEvent.objects.create(**event)
