@@ -9,7 +9,6 @@ from playwright.sync_api import expect
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
-from rensei.console.templatetags.console import short_id
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
@@ -68,7 +67,7 @@ class TestAnAuditor:
             person.follow(name, within=page.get_by_role("navigation", name="Acme"))
             expect_nothing_to_press(name)
         person.follow("Runs")
-        person.follow(short_id(run.id))
+        person.follow("deep", within=page.get_by_role("main"))
         assert person.reads_the_answer()
         expect_nothing_to_press("deep")
         person.follow(profile.public_id)

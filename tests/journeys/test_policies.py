@@ -57,7 +57,7 @@ class TestAnOwner:
         person.click("Preview changes")
 
         preview = person.section("Preview")
-        expect(preview).to_contain_text("1 would be refused")
+        expect(preview).to_contain_text("1 profile, 0 runs of the last 7 days would be refused")
         expect(preview.get_by_role("listitem")).to_have_text([re.compile(r"\* BYOK: Inherit .*Deny$")])
         affected = preview.get_by_role("row")
         expect(affected).to_have_count(3)
@@ -80,7 +80,7 @@ class TestAnOwner:
         person.type("Message", "Who pays for this?")
         person.click("Dispatch")
         assert person.reads_the_answer()
-        expect(person.section("Why metered").get_by_role("listitem")).not_to_have_count(0)
+        expect(person.section("Why Metered").get_by_role("listitem")).not_to_have_count(0)
         person.sees("Your organization, through Rensei's cost ledger")
         line = person.section("Ledger entry").get_by_role("row", name="metered.anthropic")
         expect(line).to_contain_text(f"${person.cost()}")
