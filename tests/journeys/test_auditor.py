@@ -53,7 +53,7 @@ class TestAnAuditor:
         person = anybody
         page, profile = person.page, make_profile(name="deep", auth_modes=["byok"])
         asked = messages_from(text="How many seas are there?", messages=None)
-        run = admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=asked))
+        admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=asked))
         person.sign_in(otto)
 
         def expect_nothing_to_press(heading: str) -> None:

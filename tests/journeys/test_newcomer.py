@@ -113,7 +113,7 @@ class TestANewcomer:
 
         person.sees("served by claude-opus-5-5")
         person.sees("Your organization, billed directly by the provider")
-        expect(person.section("Why byok").get_by_role("listitem")).to_have_count(5)
+        expect(person.section("Why BYOK").get_by_role("listitem")).to_have_count(5)
         usage = person.section("Usage and cost")
         expect(usage.get_by_role("row", name=re.compile(r"^Output \d+ \$"))).to_be_visible()
         assert person.cost() > 0
