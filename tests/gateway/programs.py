@@ -53,9 +53,10 @@ class Conversation:
     """A program that answers one JSON document after the other, as some take seconds to start."""
 
     def __init__(self, name: str, *, home: Path) -> None:
+        command = _command(name, "libraries")
         self._complaints = (home / f"{name}.log").open("w+")
         self._process = subprocess.Popen(
-            _command(name, "libraries"),
+            command,
             cwd=home,
             env=_environment(home),
             stdin=subprocess.PIPE,
