@@ -45,54 +45,15 @@ QUIET = {
 
 def run_program(name: str, *, home: Path, environment: str = "libraries", **variables: str) -> Any:
     """Run a program that prints a JSON document, and give that."""
-    said = run(_command(name, environment), home=home, PICTURE=PICTURE, **variables)
-    return json.loads(said.splitlines()[-1])
-
-
-class Conversation:
-    """A program that answers one JSON document after the other, as some take seconds to start."""
-
-    def __init__(self, name: str, *, home: Path) -> None:
-        command = _command(name, "libraries")
-        self._complaints = (home / f"{name}.log").open("w+")
-        self._process = subprocess.Popen(
-            command,
-            cwd=home,
-            env=_environment(home),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            text=True,
-        )
-
-    def ask(self, **asked: str) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
-        for line in self._process.stdout:
-            # Libraries write there too.
-            if line.startswith("{"):
-                return json.loads(line)
-        self._complaints.seek(0)
-        raise AssertionError(f"The program ended:\n{self._complaints.read()}")
-
-    def end(self) -> None:
-        self._process.communicate(timeout=PATIENCE_SECONDS)
-        self._complaints.close()
-
-
-def _command(name: str, environment: str) -> list[str]:
-    if not name.endswith(".mjs"):
-        return [find_installed(f"{environment}/bin/python"), str(PROGRAMS / name)]
-    # Node looks for packages beside the program.
-    find_installed("node_modules")
-    place = INSTALLED / name
-    place.write_bytes((PROGRAMS / name).read_bytes())
-    return ["node", str(place)]
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(home), **QUIET}
+    if name.endswith(".mjs"):
+        # Node looks for packages beside the program.
+        find_installed("node_modules")
+        place = INSTALLED / name
+        place.write_bytes((PROGRAMS / name).read_bytes())
+        command = ["node", str(place)]
+    else:
+        command = [find_installed(f"{environment}/bin/python"), str(PROGRAMS / name)]
+    return json.loads(run(command, home=home, PICTURE=PICTURE, **variables).splitlines()[-1])
 
 
 def run(command: list[str], *, home: Path, check: bool = True, **variables: str) -> str:
@@ -101,7 +62,7 @@ def run(command: list[str], *, home: Path, check: bool = True, **variables: str)
     done = subprocess.run(
         command,
         cwd=home,
-        env=_environment(home) | variables,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), **QUIET, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

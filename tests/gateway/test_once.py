@@ -12,7 +12,7 @@ from rensei.dispatch.models import Run
 from rensei.orgs.models import Org, User
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, settled
-from tests.gateway.programs import Conversation, claude_code
+from tests.gateway.programs import claude_code, run_program
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire, stretch
 from tests.waiting import wait_until
@@ -48,37 +48,16 @@ def client(request: Any) -> tuple[str, str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def conversation_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Conversation]]:
-    """Find the running program of a name, and start it if there is none."""
-    running: dict[str, Conversation] = {}
-
-    def find(name: str) -> Conversation:
-        if name not in running:
-            running[name] = Conversation(name, home=tmp_path_factory.mktemp("home"))
-        return running[name]
-
-    yield find
-    for conversation in running.values():
-        conversation.end()
-
-
 @pytest.fixture
-def call(
-    client: tuple[str, str],
-    conversation_with: Callable[[str], Conversation],
-    front: Wire,
-    token: str,
-    tmp_path: Path,
-) -> Call:
+def call(client: tuple[str, str], front: Wire, token: str, tmp_path: Path) -> Call:
     """Send a prompt by one of the clients, as often as it likes, and give what it says came of it."""
     program, kind = client
 
-    def send(prompt: str) -> str:
+    def send(prompt: str, model: str = MODEL) -> str:
+        home = tmp_path / "home"
         if program == "claude":
-            home = tmp_path / "home"
-            return claude_code(prompt, home=home, url=front.url, token=token, model=MODEL, check=False)
-        said = conversation_with(program).ask(call=kind, url=front.url, token=token, model=MODEL, prompt=prompt)
+            return claude_code(prompt, home=home, url=front.url, token=token, model=model, check=False)
+        said = run_program(program, home=home, GATEWAY=front.url, TOKEN=token, MODEL=model, PROMPT=prompt, CALL=kind)
         return str(said["error"])
 
     return send
