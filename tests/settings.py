@@ -25,5 +25,7 @@ EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, not memory, so that threads and worker processes see the same rows.
     DATABASES["default"]["TEST"] = {"NAME": f"{SCRATCH}/test.sqlite3"}
+    POOL = None
 else:
-    DATABASES["default"]["OPTIONS"].pop("pool", None)
+    # A test has one connection, which it looks into. The servers that tests start have the pool of an installation.
+    POOL = DATABASES["default"]["OPTIONS"].pop("pool", None)

@@ -1,6 +1,13 @@
-"""The settings of the server and the worker that the journeys start: those of the tests, with the static files."""
+"""
+The settings of the server and the worker that the journeys start: those of the tests, with the static files, and with
+the connections of an installation. Without its pool, each request would open a connection to PostgreSQL anew.
+"""
 
 from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES, POOL
+
+if POOL is not None:
+    DATABASES["default"]["OPTIONS"]["pool"] = POOL
 
 # Served from where they lie, because collecting and compressing them takes longer than the journeys.
 WHITENOISE_USE_FINDERS = True
