@@ -24,7 +24,7 @@ def set_metered(operator: Person, org: Org, action: str) -> None:
     operator.tick(f"Select this object for an action - {org.name}")
     operator.choose("Action:", action)
     operator.click("Go")
-    operator.sees("It counts from the next dispatch on, and is written to the audit log with your name.")
+    operator.sees("It takes effect on the next request and is recorded in the audit log under your name.")
     operator.click(action)
 
 
@@ -59,7 +59,7 @@ class TestAnOperator:
         member.sees("Your organization, through Rensei's cost ledger")
         expect(member.section("Ledger entry").get_by_role("row", name="metered.anthropic")).to_be_visible()
         member.follow("Usage")
-        billed = member.page.get_by_role("definition").filter(has_text="metered is enabled")
+        billed = member.page.get_by_role("definition").filter(has_text="1 metered call")
         expect(billed).to_contain_text(f"${cost}")
 
         set_metered(operator, acme, "Disable metered")
