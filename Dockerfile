@@ -16,14 +16,16 @@ FROM runtime AS build
 # Where a proxy signs with a certificate of its own: the files that pip and uv trust, given by --build-arg.
 ARG PIP_CERT
 ARG SSL_CERT_FILE
+# requirements-key-services.txt adds the libraries of AWS, Azure, Google and PKCS#11 for the vault's outer key.
+ARG LOCK=requirements.txt
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv
 WORKDIR /source
 RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/rensei
-COPY requirements.txt requirements-build.txt ./
+COPY requirements*.txt ./
 RUN /tools/bin/pip install --quiet --no-compile --require-hashes --no-deps -r requirements-build.txt \
  && /tools/bin/uv pip install --quiet --no-cache --python /opt/rensei/bin/python --compile-bytecode \
-    --require-hashes --no-deps -r requirements.txt
+    --require-hashes --no-deps -r ${LOCK}
 COPY . .
 RUN /tools/bin/uv build --quiet --wheel --no-build-isolation --python /tools/bin/python --out-dir /wheel \
  && /tools/bin/uv pip install --quiet --no-cache --python /opt/rensei/bin/python --compile-bytecode \

@@ -50,6 +50,8 @@ container: $(INSTALLED_DEV) ## Build the image, and run every process of compose
 chaos: $(INSTALLED_DEV) ## Kill workers, the database and the broker under load for an hour or more, on both databases
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database sqlite $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m tests.chaos --runs 10000 --kills 1000 --database postgres --celery $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.chaos.rotation --orgs 100000 --kills 50 --database sqlite
+	@$(BIN)/python -m tests.chaos.rotation --orgs 100000 --kills 50 --database postgres
 
 .PHONY: attack
 attack: $(INSTALLED_DEV) ## Attack this machine's own Rensei with what would exhaust it, at full size
@@ -79,7 +81,8 @@ check: $(INSTALLED_DEV) ## Check format, lint, types, layers, migrations and the
 
 .PHONY: lock
 lock: $(INSTALLED_DEV) ## Write the newest allowed versions into the lock files
-	$(BIN)/uv pip compile $(LOCK) --all-extras --output-file requirements.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --extra full --extra server --output-file requirements.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --all-extras --output-file requirements-key-services.txt pyproject.toml
 	$(BIN)/uv pip compile $(LOCK) --all-extras --output-file requirements-dev.txt pyproject.toml --group dev
 	$(BIN)/uv pip compile $(LOCK) --output-file requirements-build.txt --group build
 

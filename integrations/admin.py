@@ -4,7 +4,8 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponseRedirect
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
@@ -13,6 +14,8 @@ from catalog.models import CatalogEntry
 from catalog.providers import PROVIDERS
 from integrations.keys import platform, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
+from integrations.vault import kek_providers, vault
+from integrations.vault.errors import VaultFault
 from rensei.core.errors import RenseiError
 from rensei.core.form_fields import secret_input
 from rensei.core.secret import Secret
@@ -111,6 +114,8 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     @method_decorator(sensitive_post_parameters("api_key"))
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         try:
+            if request.method == "POST":
+                vault.fetch_key(org=None)  # This may be a call, and the page is one transaction.
             return super().changeform_view(request, *args, **options)
         except RenseiError as refusal:
             # The vault may refuse to seal. Nothing was saved: the page's transaction was rolled back.
@@ -155,18 +160,60 @@ class IntegrationAdmin(ReadOnlyAdmin):
 class DataKeyAdmin(ReadOnlyAdmin):
     """Which key-encryption key wraps which data key: needed to decide when an old one can be removed."""
 
-    list_display = ["id", "org", "purpose", "version", "kek_id", "created_at"]
+    list_display = ["id", "org", "purpose", "version", "kek_id", "kek_version", "created_at"]
     list_filter = ["purpose", "kek_id"]
     list_select_related = ["org"]
     search_fields = ["org__slug", "kek_id"]
     ordering = ["created_at", "id"]
-    fields = ("id", "org", "purpose", "version", "kek_id", "created_at")
+    fields = ("id", "org", "purpose", "version", "kek_id", "kek_version", "created_at")
 
 
 @admin.register(KeyCheck)
 class KeyCheckAdmin(ReadOnlyAdmin):
-    """The key-encryption keys that this database has used."""
+    """
+    The key-encryption keys that this database has used, and how far a rotation is.
 
-    list_display = ["kek_id", "created_at"]
+    No key service is called for the page, so a version of the current key that is not the newest is not seen here.
+    """
+
+    list_display = ["kek_id", "provider", "data_keys", "versions", "state", "created_at", "emptied_at"]
     ordering = ["created_at", "kek_id"]
-    fields = ("kek_id", "created_at")
+    fields = ("kek_id", "provider", "data_keys", "versions", "state", "created_at", "emptied_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[KeyCheck]:
+        wrapped = DataKey.objects.filter(kek_id=OuterRef("kek_id")).order_by().values("kek_id")
+        rows: QuerySet[KeyCheck] = (
+            super()
+            .get_queryset(request)
+            .annotate(
+                data_key_count=Coalesce(Subquery(wrapped.annotate(count=Count("id")).values("count")), 0),
+                version_count=Coalesce(
+                    Subquery(wrapped.annotate(count=Count("kek_version", distinct=True)).values("count")), 0
+                ),
+            )
+        )
+        return rows
+
+    @admin.display(description="Where it is")
+    def provider(self, key: KeyCheck) -> str:
+        try:
+            return kek_providers.holding(key.kek_id).describe()
+        except VaultFault:
+            return "in no provider that is configured"
+
+    @admin.display(description="Data keys wrapped", ordering="data_key_count")
+    def data_keys(self, key: Any) -> int:
+        return int(key.data_key_count)
+
+    @admin.display(description="Versions in use")
+    def versions(self, key: Any) -> int:
+        return int(key.version_count)
+
+    @admin.display(description="State")
+    def state(self, key: Any) -> str:
+        try:
+            if kek_providers.current().current_id() == key.kek_id:
+                return "current"
+        except VaultFault as fault:
+            return str(fault)
+        return "to re-wrap: run `vault rotate`" if key.data_key_count else "not needed: see `vault retire`"

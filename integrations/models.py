@@ -13,6 +13,8 @@ class DataKey(models.Model):
     """
     A data-encryption key, wrapped by the key-encryption key. Without an organization, it is the platform's.
 
+    `kek_version` is the version of the key-encryption key where its provider tells it.
+
     The newest version of an owner seals; every version opens what it sealed. The platform's fingerprint key
     detects a key that is already connected, and seals nothing.
     """
@@ -25,7 +27,8 @@ class DataKey(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="data_keys")
     purpose = models.CharField(max_length=16, choices=Purpose.choices, default=Purpose.SEAL)
     version = models.PositiveIntegerField(default=1)
-    kek_id = models.CharField(max_length=64)
+    kek_id = models.CharField(max_length=255)
+    kek_version = models.CharField(max_length=64, blank=True)
     wrapped = models.BinaryField()
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -36,17 +39,27 @@ class DataKey(models.Model):
             ),
             models.UniqueConstraint(fields=["purpose", "version"], condition=Q(org=None), name="data_key_of_platform"),
         ]
+        # A rotation goes through the keys of one key-encryption key, and asks whether any are left.
+        indexes = [models.Index(fields=["kek_id", "kek_version", "id"], name="data_key_by_kek")]
 
     def __str__(self) -> str:
         return str(self.id)
 
 
 class KeyCheck(models.Model):
-    """A check value for each key-encryption key, which detects wrong bytes under a known id."""
+    """
+    A check value for each key-encryption key, which detects wrong bytes under a known id.
 
-    kek_id = models.CharField(max_length=64, primary_key=True)
+    `emptied_at` is when the last data key left it: backups of the database that are older need it.
+    """
+
+    kek_id = models.CharField(max_length=255, primary_key=True)
     value = models.BinaryField()
     created_at = models.DateTimeField(default=timezone.now)
+    emptied_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "outer key"
 
     def __str__(self) -> str:
         return self.kek_id

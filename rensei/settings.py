@@ -55,6 +55,9 @@ CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
+RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")
+# None where it is not known.
+RENSEI_BACKUPS_KEPT_DAYS = env.int("RENSEI_BACKUPS_KEPT_DAYS", default=None)
 RENSEI_LEDGER_ANCHOR_KEY = Path(env.str("RENSEI_LEDGER_ANCHOR_KEY", default=str(DATA_DIR / "ledger_anchor.key")))
 RENSEI_LEDGER_ANCHORS = Path(env.str("RENSEI_LEDGER_ANCHORS", default=str(DATA_DIR / "ledger_anchors.jsonl")))
 RENSEI_LEDGER_WITNESS_FILE = env.str("RENSEI_LEDGER_WITNESS_FILE", default="")
@@ -219,6 +222,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "rensei.accounts.sessions.note_sessions",
+    "rensei.mfa_adapter.VaultBeforeTwoStep",
 ]
 ROOT_URLCONF = "rensei.urls"
 ASGI_APPLICATION = "rensei.asgi.application"

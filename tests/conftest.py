@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 
 from integrations.models import Integration
 from integrations.vault import keyring
+from integrations.vault.kek import LocalKeyring
 from profiles.models import ModelProfile
 from rensei.core.later import later
 from rensei.core.rates import rates
@@ -54,6 +55,12 @@ def simulator(simulator_process: Any, settings: Any) -> Iterator[Any]:
 def _vault(settings: Any, tmp_path: Any) -> None:
     settings.RENSEI_VAULT_KEYRING = tmp_path / "keyring.json"
     keyring.create(settings.RENSEI_VAULT_KEYRING)
+
+
+@pytest.fixture
+def keyring_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keyring counts as being on another machine, so that unwrapping a key inside a transaction fails."""
+    monkeypatch.setattr(LocalKeyring, "is_remote", True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
 """
-A pytest plugin: what this machine lacks for the tests marked `redis`, `browser`, `strace` or `podman`.
+A pytest plugin: what this machine lacks for the tests marked `redis`, `browser`, `softhsm`, `strace` or `podman`.
 
 Such tests are skipped, with the command that adds what they need. With RENSEI_REQUIRE_ALL=1, which CI sets,
 every skip is a failure, so that nothing is left out without a word. A test of one database's own statements,
@@ -27,6 +27,7 @@ def missing_packages() -> dict[str, str]:
         "postgres": ("postgresql", servers.find_postgres()),
         "redis": ("redis-server", servers.find_redis()),
         "browser": ("chromium", shutil.which(CHROMIUM)),
+        "softhsm": ("softhsm2", shutil.which("softhsm2-util")),
         "strace": ("strace", shutil.which("strace")),
         "podman": ("podman", shutil.which("podman")),
     }

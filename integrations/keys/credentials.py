@@ -5,7 +5,8 @@ from django.utils import timezone
 from integrations.keys import shapes
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS, Credential, Verdict
-from integrations.vault import vault
+from integrations.vault import sealed, vault
+from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
 
 SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
@@ -84,3 +85,6 @@ def _context(integration: Integration) -> vault.SealContext:
         destination=integration.base_url or vault.DEFAULT_DESTINATION,
         workspace=integration.workspace_id,
     )
+
+
+sealed.register(SealedColumn(Integration, "sealed_key", _context))

@@ -10,7 +10,8 @@ from django.db.models import OuterRef, Q, Subquery
 from integrations.keys import shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import ADAPTERS, Credential, Verdict
-from integrations.vault import vault
+from integrations.vault import sealed, vault
+from integrations.vault.sealed import SealedColumn
 from rensei.audit.record import record_operator, record_system
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
@@ -234,3 +235,6 @@ def _record(actor: User | None, action: str, key: PlatformKey) -> None:
         record_system("command", action, object_id=key.id, **detail)
     else:
         record_operator(actor, action, object_id=key.id, **detail)
+
+
+sealed.register(SealedColumn(PlatformKey, "sealed_key", _seal_context))

@@ -1,18 +1,18 @@
 """Data keys: created on first use, stored wrapped in the database, and unwrapped in memory for a short time."""
 
-import hmac
 import secrets
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Lock, Timer
 
-from django.conf import settings
-
 from integrations.models import DataKey, KeyCheck
+from integrations.vault import kek_providers
 from integrations.vault.envelope import KEY_BYTES
-from integrations.vault.errors import DataKeyNotFound, KekChanged
-from integrations.vault.framing import length_prefixed
-from integrations.vault.kek import KekProvider, LocalKeyring
+from integrations.vault.errors import DataKeyNotFound, WrapInvalid
+from integrations.vault.kek import Context, Wrapped
+from rensei.core.transactions import leave_database
 from rensei.orgs.models import Org
 
 CACHE_SECONDS = 120
@@ -31,6 +31,36 @@ class UnwrappedKeys:
         self._keys: dict[tuple[object, ...], tuple[float, bytes]] = {}
         self._lock = Lock()
         self._timer: Timer | None = None
+        self._under_way: dict[tuple[object, ...], Future[bytes]] = {}
+
+    def unwrap_once(self, name: tuple[object, ...], unwrap: Callable[[], bytes]) -> bytes:
+        """
+        Unwrap a key and keep it. Simultaneous callers wait for one unwrapping.
+
+        :raises Exception: what `unwrap` raises, for each of them
+        """
+        with self._lock:
+            expires_at, key = self._keys.get(name, (0.0, b""))
+            if time.monotonic() < expires_at:
+                return key  # Another caller has unwrapped it since this one looked.
+            future = self._under_way.get(name)
+            is_ours = future is None
+            if future is None:
+                future = self._under_way[name] = Future()
+        if is_ours:
+            self._unwrap_into(future, name, unwrap)
+        return future.result()
+
+    def _unwrap_into(self, future: "Future[bytes]", name: tuple[object, ...], unwrap: Callable[[], bytes]) -> None:
+        try:
+            key = unwrap()
+            self.put(name, key)
+            future.set_result(key)
+        except BaseException as fault:  # noqa: BLE001 - each of the waiting callers raises it
+            future.set_exception(fault)
+        finally:
+            with self._lock:
+                del self._under_way[name]
 
     def get(self, name: tuple[object, ...]) -> bytes | None:
         with self._lock:
@@ -73,11 +103,6 @@ class UnwrappedKeys:
 unwrapped = UnwrappedKeys()
 
 
-def provider() -> KekProvider:
-    """Return the provider of the key-encryption keys."""
-    return LocalKeyring(settings.RENSEI_VAULT_KEYRING)
-
-
 def current_key(*, org: Org | None, purpose: DataKey.Purpose = DataKey.Purpose.SEAL) -> tuple[uuid.UUID, bytes]:
     """
     Return the newest data key of an organization, or of the platform, with its id. The first use creates one.
@@ -107,36 +132,77 @@ def key_by_id(key_id: uuid.UUID, *, org: Org | None) -> bytes:
 
 def check_kek(kek_id: str) -> None:
     """
-    Check that a key-encryption key is available, and has the same bytes as at its first use.
+    Check that a key-encryption key is available, and is the same as at its first use.
 
     :raises VaultFault: if it is not
     """
-    value = provider().health(kek_id)
-    first = KeyCheck.objects.filter(pk=kek_id).first()
-    if first is not None and not hmac.compare_digest(bytes(first.value), value):
-        raise KekChanged(f"the key {kek_id} is not the one that sealed: its bytes differ")
+    provider = kek_providers.holding(kek_id)
+    first = KeyCheck.objects.filter(pk=kek_id).values_list("value", flat=True).first()
+    provider.check(kek_id, bytes(first) if first is not None else provider.check_value(kek_id))
+
+
+def wrap(row: DataKey, key: bytes) -> None:
+    """
+    Wrap a data key for its row, by the current key-encryption key. Nothing is saved.
+
+    :raises VaultFault: if it cannot be wrapped
+    """
+    provider = kek_providers.current()
+    row.kek_id = provider.current_id()
+    wrapped = provider.wrap(key, kek_id=row.kek_id, context=_wrap_context(row))
+    row.kek_version, row.wrapped = wrapped.version, wrapped.blob
+
+
+def unwrap(row: DataKey) -> bytes:
+    """
+    Unwrap a data key, past the cache.
+
+    :raises VaultFault: if it cannot be unwrapped
+    """
+    wrapped = Wrapped(blob=bytes(row.wrapped), version=row.kek_version)
+    provider = kek_providers.holding(row.kek_id)
+    try:
+        return provider.unwrap(wrapped, kek_id=row.kek_id, context=_wrap_context(row))
+    except WrapInvalid:
+        check_kek(row.kek_id)  # Another key under the same id is a different fault, with another remedy.
+        raise
+
+
+def note_first_use(kek_id: str) -> None:
+    """
+    Store the check value of a key-encryption key at its first use, and check it from then on.
+
+    :raises VaultFault: if the key is not available, or is another one
+    """
+    if not KeyCheck.objects.filter(pk=kek_id).exists():
+        value = kek_providers.holding(kek_id).check_value(kek_id)
+        KeyCheck.objects.bulk_create([KeyCheck(kek_id=kek_id, value=value)], ignore_conflicts=True)
+    check_kek(kek_id)
 
 
 def _make(*, org: Org | None, purpose: DataKey.Purpose) -> DataKey:
-    kek_id = provider().current_id()
-    KeyCheck.objects.bulk_create([KeyCheck(kek_id=kek_id, value=provider().health(kek_id))], ignore_conflicts=True)
-    check_kek(kek_id)
-    row = DataKey(id=uuid.uuid4(), org=org, purpose=purpose, version=1, kek_id=kek_id)
-    row.wrapped = provider().wrap(secrets.token_bytes(KEY_BYTES), kek_id=kek_id, context=_wrap_context(row))
+    note_first_use(kek_providers.current().current_id())
+    row = DataKey(id=uuid.uuid4(), org=org, purpose=purpose, version=1)
+    wrap(row, secrets.token_bytes(KEY_BYTES))
     return row
 
 
 def _unwrap(row: DataKey) -> bytes:
-    name = (row.kek_id, row.id, row.org_id, row.purpose, row.version, bytes(row.wrapped))
+    name = (row.kek_id, row.kek_version, row.id, row.org_id, row.purpose, row.version, bytes(row.wrapped))
     key = unwrapped.get(name)
-    if key is None:
-        check_kek(row.kek_id)
-        key = provider().unwrap(bytes(row.wrapped), kek_id=row.kek_id, context=_wrap_context(row))
-        unwrapped.put(name, key)
-    return key
+    if key is not None:
+        return key
+    if kek_providers.holding(row.kek_id).is_remote:
+        leave_database()  # Those that wait for another caller's unwrapping hold no connection either.
+    return unwrapped.unwrap_once(name, lambda: unwrap(row))
 
 
-def _wrap_context(row: DataKey) -> bytes:
-    return length_prefixed(
-        "rensei.dek.v1", row.kek_id, row.org_id or "platform", row.purpose, str(row.id), str(row.version)
-    )
+def _wrap_context(row: DataKey) -> Context:
+    return {
+        "domain": "rensei.dek.v1",
+        "kek": row.kek_id,
+        "owner": row.org_id or "platform",
+        "purpose": row.purpose,
+        "dataKey": str(row.id),
+        "version": str(row.version),
+    }

@@ -2,9 +2,12 @@
 All errors of the vault: a closed set.
 
     VaultFault                 inside the vault; names the key concerned, and never contains key bytes
-    ├── KekUnavailable         the keyring cannot be read, or is refused in its present state
-    ├── KekNotFound            it can be read, but does not contain the required key
-    ├── KekChanged             it contains other bytes under that key's id
+    ├── KekUnavailable         the key-encryption keys cannot be reached, or are refused in their present state
+    │   └── KeyServiceSilent   the key service does not answer: the same request may succeed in a moment
+    ├── KekDenied              the key service refuses this server the use of the key
+    ├── KekDisabled            the key, or the version that wrapped, is disabled or destroyed
+    ├── KekNotFound            no configured provider has the required key
+    ├── KekChanged             it is another key under the same id
     ├── WrapInvalid            the wrapped data key does not open: it was altered, or belongs elsewhere
     ├── DataKeyNotFound        the record names a data key that this owner does not have
     └── RecordInvalid          the record does not open: it was altered, cut, or belongs elsewhere
@@ -16,10 +19,22 @@ from rensei.core.errors import RenseiError, Said
 
 
 class VaultFault(Exception):
-    """A reason why the vault cannot seal or open, described for the operator."""
+    """A reason why the vault cannot seal or open. Members read it too, so it names no host, path or account."""
 
 
 class KekUnavailable(VaultFault):
+    pass
+
+
+class KeyServiceSilent(KekUnavailable):
+    pass
+
+
+class KekDenied(VaultFault):
+    pass
+
+
+class KekDisabled(VaultFault):
     pass
 
 
@@ -44,7 +59,11 @@ class RecordInvalid(VaultFault):
 
 
 class CredentialUnreadable(RenseiError):
-    """A sealed credential cannot be opened, or a new one cannot be sealed. Nothing was overwritten."""
+    """
+    A sealed credential cannot be opened, or a new one cannot be sealed. Nothing was overwritten.
+
+    It is retryable where only the key service does not answer.
+    """
 
     code = "CREDENTIAL_UNREADABLE"
     status = 503
@@ -56,3 +75,7 @@ class CredentialUnreadable(RenseiError):
             "right key back, everything opens again."
         ),
     )
+
+    def __init__(self, *, reason: VaultFault) -> None:
+        super().__init__(reason=reason)
+        self.retryable = isinstance(reason, KeyServiceSilent)

@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -10,40 +12,63 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from integrations.vault import keyring
-from integrations.vault.errors import KekNotFound, WrapInvalid
+from integrations.vault.errors import KekChanged, KekNotFound, WrapInvalid
+from integrations.vault.framing import length_prefixed
 
 NONCE_BYTES = 12
 CHECK_VALUE_BYTES = 8
+
+# What a wrapped key is bound to, by name and in a fixed order: it unwraps only in the same context.
+Context = Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped:
+    """A wrapped data key, and the version of the key that wrapped it, where versions are known; else empty."""
+
+    blob: bytes = field(repr=False)
+    version: str = ""
 
 
 class KekProvider(Protocol):
     """
     Stores key-encryption keys, and never returns one.
 
-    `context` is bound to the wrapped key: it unwraps only under the same context. All methods but `describe` raise
-    `KekUnavailable` or `KekNotFound`, and `unwrap` also raises `WrapInvalid`.
+    All methods but `describe`, `is_remote` and `holds` raise a `VaultFault`; `unwrap` raises `WrapInvalid` where a
+    wrapped key was altered or has another context. A provider that is remote calls out, so no transaction is open.
     """
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether using a key is a call to another machine or device."""
 
     def describe(self) -> str:
         """Describe for the operator where the keys are stored."""
 
+    def holds(self, kek_id: str) -> bool:
+        """Whether a key of this id is this provider's, even if it cannot be used now."""
+
     def current_id(self) -> str:
         """Return the id of the key that wraps from now on."""
 
-    def health(self, kek_id: str) -> bytes:
-        """Check that a key can be used, and return its check value, which differs for other bytes."""
+    def current_version(self) -> str:
+        """Return the version of that key which wraps from now on; empty where versions are not known."""
 
-    def wrap(self, key: bytes, *, kek_id: str, context: bytes) -> bytes: ...
+    def check_value(self, kek_id: str) -> bytes:
+        """Return a value to store at the first use of a key, by which `check` later recognises it."""
 
-    def unwrap(self, wrapped: bytes, *, kek_id: str, context: bytes) -> bytes: ...
+    def check(self, kek_id: str, value: bytes) -> None:
+        """:raises KekChanged: if the value was made with another key of the same id"""
+
+    def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped: ...
+
+    def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes: ...
 
 
 class LocalKeyring:
-    """
-    The keys in a file on this machine. It is read each time, so a restored keyring works at once.
+    """The keys in a file on this machine. It is read each time, so a restored keyring works at once."""
 
-    A wrapped key is `nonce 12 | ciphertext | tag 16` of AES-256-GCM.
-    """
+    is_remote = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -51,25 +76,44 @@ class LocalKeyring:
     def describe(self) -> str:
         return f"local keyring {self._path}"
 
+    def holds(self, kek_id: str) -> bool:
+        return kek_id.startswith(keyring.ID_PREFIX)
+
     def current_id(self) -> str:
         return keyring.load(self._path).current
 
-    def health(self, kek_id: str) -> bytes:
+    def current_version(self) -> str:
+        return ""
+
+    def check_value(self, kek_id: str) -> bytes:
         return hmac.digest(self._key(kek_id), b"rensei.kcv", hashlib.sha256)[:CHECK_VALUE_BYTES]
 
-    def wrap(self, key: bytes, *, kek_id: str, context: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + AESGCM(self._key(kek_id)).encrypt(nonce, key, context)
+    def check(self, kek_id: str, value: bytes) -> None:
+        if not hmac.compare_digest(value, self.check_value(kek_id)):
+            raise KekChanged(f"the key {kek_id} is not the one that sealed: its bytes differ")
 
-    def unwrap(self, wrapped: bytes, *, kek_id: str, context: bytes) -> bytes:
-        cipher = AESGCM(self._key(kek_id))
-        try:
-            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
-            raise WrapInvalid(f"a data key wrapped by {kek_id} does not open: it was altered") from None
+    def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped:
+        return Wrapped(blob=encrypt(key, key=self._key(kek_id), bound_to=length_prefixed(*context.values())))
+
+    def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
+        return decrypt(wrapped.blob, key=self._key(kek_id), bound_to=length_prefixed(*context.values()))
 
     def _key(self, kek_id: str) -> bytes:
         keys = keyring.load(self._path).keys
         if kek_id not in keys:
             raise KekNotFound(f"the key {kek_id} is not in the keyring")
         return keys[kek_id]
+
+
+def encrypt(plaintext: bytes, *, key: bytes, bound_to: bytes) -> bytes:
+    """Encrypt as `nonce 12 | ciphertext | tag 16` of AES-256-GCM."""
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, bound_to)
+
+
+def decrypt(blob: bytes, *, key: bytes, bound_to: bytes) -> bytes:
+    """:raises WrapInvalid: if it was altered, or was encrypted with another key or context"""
+    try:
+        return AESGCM(key).decrypt(blob[:NONCE_BYTES], blob[NONCE_BYTES:], bound_to)
+    except (InvalidTag, ValueError):
+        raise WrapInvalid("a data key does not open: it was altered, or belongs elsewhere") from None

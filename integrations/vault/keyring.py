@@ -22,6 +22,7 @@ from rensei.core import private_files
 from rensei.core.ids import new_id
 
 KEY_BYTES = 32
+ID_PREFIX = "kek_"
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,45 @@ def create(path: Path) -> None:
     :raises FileExistsError: if the file already exists
     """
     kek_id = new_id("kek")
-    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-    text = json.dumps({"current": kek_id, "keys": {kek_id: key}}, indent=2) + "\n"
-    private_files.create(path, text)
+    private_files.create(path, _written({kek_id: secrets.token_bytes(KEY_BYTES)}, current=kek_id))
+
+
+def add_key(path: Path, *, current: bool) -> str:
+    """
+    Add a new random key to a keyring, and return its id. If it is not made current, it only unwraps for now.
+
+    :raises KekUnavailable: if the keyring cannot be read
+    """
+    kek_id = new_id("kek")
+    ring = load(path)
+    keys = {**ring.keys, kek_id: secrets.token_bytes(KEY_BYTES)}
+    private_files.replace(path, _written(keys, current=kek_id if current else ring.current))
+    return kek_id
+
+
+def make_current(path: Path, kek_id: str) -> None:
+    """
+    Make a key of a keyring the one that wraps.
+
+    :raises KekUnavailable: if the keyring cannot be read, or does not hold the key
+    """
+    ring = load(path)
+    if kek_id not in ring.keys:
+        raise KekUnavailable(f"the key {kek_id} is not in the keyring")
+    private_files.replace(path, _written(ring.keys, current=kek_id))
+
+
+def remove_key(path: Path, kek_id: str) -> None:
+    """
+    Remove a key from a keyring, for good. The current one stays.
+
+    :raises KekUnavailable: if the keyring cannot be read, or the key is the current one
+    """
+    ring = load(path)
+    if kek_id == ring.current:
+        raise KekUnavailable(f"the key {kek_id} is the current one")
+    keys = {other: key for other, key in ring.keys.items() if other != kek_id}
+    private_files.replace(path, _written(keys, current=ring.current))
 
 
 def load(path: Path) -> Keyring:
@@ -71,18 +108,24 @@ def load(path: Path) -> Keyring:
     """
     try:
         with path.open("rb") as file:
-            _refuse_open_file(os.fstat(file.fileno()))
+            refuse_open_file(os.fstat(file.fileno()))
             content = file.read()
     except OSError as fault:
         raise KekUnavailable(f"the keyring cannot be read ({fault.strerror})") from None
     return _parse(content)
 
 
-def _refuse_open_file(status: os.stat_result) -> None:
+def _written(keys: dict[str, bytes], *, current: str) -> str:
+    encoded = {kek_id: base64.b64encode(key).decode() for kek_id, key in keys.items()}
+    return json.dumps({"current": current, "keys": encoded}, indent=2) + "\n"
+
+
+def refuse_open_file(status: os.stat_result, *, what: str = "the keyring") -> None:
+    """:raises KekUnavailable: if a file belongs to another user, or can be read by one"""
     if status.st_uid != os.geteuid():
-        raise KekUnavailable("the keyring belongs to another user of the machine")
+        raise KekUnavailable(f"{what} belongs to another user of the machine")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise KekUnavailable("the keyring is open to other users of the machine: run `chmod 600` on it")
+        raise KekUnavailable(f"{what} is open to other users of the machine: run `chmod 600` on it")
 
 
 def _parse(content: bytes) -> Keyring:
@@ -108,7 +151,7 @@ def _weakness(key: bytes) -> str:
     if len(set(key)) == 1:
         return "all its bytes are equal"
     if key in _derived_from_secret_key():
-        return "it is made from SECRET_KEY, so whoever learns one would have both"
+        return "it is made from SECRET_KEY, so one that is learnt gives the other"
     return ""
 
 

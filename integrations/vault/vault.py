@@ -4,16 +4,19 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from integrations.models import DataKey, Integration, PlatformKey
-from integrations.vault import data_keys, envelope
-from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
+from integrations.vault import data_keys, envelope, kek_providers
+from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent, VaultFault
 from integrations.vault.framing import length_prefixed
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
 PLATFORM = "platform"
 DEFAULT_DESTINATION = "default"
-REMEDY = "Look at the file that RENSEI_VAULT_KEYRING names, and put the right one back: nothing was overwritten."
+REMEDY = (
+    "Look at what RENSEI_KEK_URL names, by default the file of RENSEI_VAULT_KEYRING, and put the right key back: "
+    "nothing was overwritten."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,14 @@ class VaultHealth:
 
     `kek_id` is the current key-encryption key, or the first one that is missing or wrong; empty if there is
     none. `sealed_count` is the number of stored credentials, or, when not ok, of those that cannot be opened.
+    It is `silent` if nothing is wrong but that a key service does not answer, which may pass in a moment.
     """
 
     ok: bool
     kek_id: str
     detail: str
     sealed_count: int
+    silent: bool = False
 
 
 def seal(secret: Secret, *, context: SealContext) -> bytes:
@@ -68,6 +73,18 @@ def seal(secret: Secret, *, context: SealContext) -> bytes:
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
     return envelope.seal(secret.reveal().encode(), key=key, key_id=key_id, context=context.parts())
+
+
+def fetch_key(*, org: Org | None) -> None:
+    """
+    Unwrap the newest data key of an owner into memory, before a transaction in which it is used.
+
+    :raises CredentialUnreadable: if it is not available
+    """
+    try:
+        data_keys.current_key(org=org)
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
 
 
 def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
@@ -101,24 +118,32 @@ def fingerprint(secret: Secret, *, org_id: str, provider: str) -> str:
 
 def health() -> VaultHealth:
     """Check every key-encryption key that sealed data depends on."""
-    unusable = {}
-    for kek_id in DataKey.objects.order_by("kek_id").values_list("kek_id", flat=True).distinct():
-        try:
-            data_keys.check_kek(kek_id)
-        except VaultFault as fault:
-            unusable[kek_id] = str(fault)
+    unusable: dict[str, VaultFault] = {}
+    # Each key has a check value from its first use, so that the data keys need not be gone through.
+    for kek_id in list(KeyCheck.objects.order_by("kek_id").values_list("kek_id", flat=True)):
+        if DataKey.objects.filter(kek_id=kek_id).exists():
+            try:
+                data_keys.check_kek(kek_id)
+            except VaultFault as fault:
+                unusable[kek_id] = fault
     if unusable:
         count = _sealed_under(list(unusable))
-        reasons = "; ".join(unusable.values())
+        reasons = "; ".join(_named(kek_id, fault) for kek_id, fault in unusable.items())
         detail = f"{reasons}. {count} stored credential(s) need it. {REMEDY}"
-        return VaultHealth(ok=False, kek_id=next(iter(unusable)), detail=detail, sealed_count=count)
+        is_silent = all(isinstance(fault, KeyServiceSilent) for fault in unusable.values())
+        return VaultHealth(ok=False, kek_id=next(iter(unusable)), detail=detail, sealed_count=count, silent=is_silent)
 
     try:
-        current = data_keys.provider().current_id()
+        provider = kek_providers.current()
+        current = provider.current_id()
     except VaultFault as fault:
         return VaultHealth(ok=False, kek_id="", detail=f"{fault}. {REMEDY}", sealed_count=0)
     count = Integration.objects.count() + PlatformKey.objects.count()
-    return VaultHealth(ok=True, kek_id=current, detail=data_keys.provider().describe(), sealed_count=count)
+    return VaultHealth(ok=True, kek_id=current, detail=provider.describe(), sealed_count=count)
+
+
+def _named(kek_id: str, fault: VaultFault) -> str:
+    return str(fault) if kek_id in str(fault) else f"{kek_id}: {fault}"
 
 
 def _sealed_under(kek_ids: list[str]) -> int:

@@ -53,7 +53,7 @@ class RenseiError(Exception):
     title: ClassVar[str]
     message: ClassVar[str]
     gateway_message: ClassVar[str] = ""
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, *, extra: Mapping[str, Any] | None = None, **details: object) -> None:
         self.extra = dict(extra or {})

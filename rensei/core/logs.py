@@ -126,7 +126,7 @@ def configure(options: dict[str, Any]) -> None:
                 }
             },
             "root": {"handlers": ["stderr"], "level": options["level"]},
-            "loggers": {"httpx2": {"level": "WARNING"}, "django.server": {"level": "WARNING"}},
+            "loggers": {name: {"level": "WARNING"} for name in ("azure", "django.server", "httpx2")},
         }
     )
     structlog.configure(

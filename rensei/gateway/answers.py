@@ -26,7 +26,7 @@ def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
     """Convert a refusal to a response: its status, headers and body."""
     note_refused(refusal, path="gateway", request_id=request_id)
     told = {_snake(name): value for name, value in refusal.extra.items() if name != "trace"}
-    place = place_of(refusal.code)
+    place = place_of(refusal.code, passes=refusal.retryable)
     headers = _headers(place, request_id, retry_after=told.pop("retry_after", None))
     if place.period:
         headers += _used_up_headers(str(told.get("resets_at", "")), place)
@@ -40,14 +40,14 @@ def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
 
 def failure_answer(error: StoredError, *, request_id: str, retry_after: float | None = None) -> Answer:
     """Build the response for a call without a provider response to pass on. `error` is the run's."""
-    place = place_of(error["code"], repeats=error["retryable"])
+    place = place_of(error["code"], repeats=error["retryable"], passes=error["retryable"])
     headers = _headers(place, request_id, retry_after=retry_after)
     return place.status, headers, _error(place, _said(error), request_id=request_id, code=error["code"])
 
 
 def stream_error(error: StoredError, *, request_id: str) -> bytes:
     """Build the last event of a stream that cannot continue. `error` is the run's."""
-    place = place_of(error["code"], repeats=error["retryable"])
+    place = place_of(error["code"], repeats=error["retryable"], passes=error["retryable"])
     return b"event: error\ndata: " + _error(place, _said(error), request_id=request_id, code=error["code"]) + b"\n\n"
 
 

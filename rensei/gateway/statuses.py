@@ -113,7 +113,16 @@ PLACES: dict[str, Place] = {
 }
 
 
-def place_of(code: str, *, repeats: bool = True) -> Place:
-    """Return the response for a code. `repeats` is False for a provider failure that a retry would meet again."""
-    place = PLACES.get(code, REFUSED)
+# Codes that are final as a rule, and that say `retryable` where their cause may pass within seconds.
+PASSING = {"CREDENTIAL_UNREADABLE": BUSY}
+
+
+def place_of(code: str, *, repeats: bool = True, passes: bool = False) -> Place:
+    """
+    Return the response for a code.
+
+    `repeats` is False for a provider failure that a retry would meet again; `passes` is True for a refusal that says
+    itself that it is retryable.
+    """
+    place = PASSING[code] if passes and code in PASSING else PLACES.get(code, REFUSED)
     return place if repeats or not place.repeats else BAD_UPSTREAM

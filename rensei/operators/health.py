@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from billing.models import SharedUsage
 from catalog.models import CatalogEntry
 from integrations.vault import vault
+from integrations.vault.vault import VaultHealth
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.database_pool import waiting_for_connections
@@ -108,6 +109,16 @@ def _degraded(database: _Database) -> Iterator[str]:
         yield f"The database takes {database.seconds:.1f} s for an answer. What else it holds was not looked at."
     if wake_up.is_broker_away():
         yield f"The broker does not answer. `{MANAGE} worker` starts the runs until it is back."
+    if database.now is not None and not database.is_slow and (sealed := _silent_vault()):
+        yield f"The vault's key service does not answer, so stored keys cannot be opened: {sealed.detail}"
+
+
+def _silent_vault() -> VaultHealth | None:
+    try:
+        sealed = vault.health()
+    except DATABASE_FAULTS:
+        return None
+    return sealed if sealed.silent else None
 
 
 def _missing(database: _Database) -> Iterator[str]:
@@ -131,7 +142,7 @@ def _missing(database: _Database) -> Iterator[str]:
     except DatabaseError:
         yield "The database does not answer."
         return
-    if not sealed.ok:
+    if not sealed.ok and not sealed.silent:
         yield f"The vault is shut: {sealed.detail}"
     if not has_catalog:
         yield f"The catalog is empty. Run `{MANAGE} load_catalog`."

@@ -21,6 +21,8 @@ from rensei.tokens import device_codes
 from rensei.tokens.models import DeviceCode
 from tests.accounts.totp import code_at, code_now
 
+pytestmark = pytest.mark.usefixtures("keyring_elsewhere")
+
 PASSWORD = "correct horse battery"
 
 

@@ -7,10 +7,13 @@ from django.test import Client
 from catalog.models import CatalogEntry
 from integrations.keys import platform, services
 from integrations.models import DataKey, Integration, PlatformKey
+from integrations.vault import keyring, rotation
 from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
+
+pytestmark = pytest.mark.usefixtures("keyring_elsewhere")
 
 ADD = "/admin/integrations/platformkey/add/"
 LIST = "/admin/integrations/platformkey/"
@@ -176,6 +179,23 @@ class TestReadOnly:
             assert integration.key_hint in page
             assert integration.fingerprint not in page
             assert "sealed" not in page
+
+    def test_shows_how_far_a_rotation_of_the_outer_key_is(
+        self, admin: Client, make_key: Callable[..., str], settings: Any
+    ) -> None:
+        admin.post(ADD, form(api_key=make_key()))
+        old = keyring.load(settings.RENSEI_VAULT_KEYRING).current
+        keyring.add_key(settings.RENSEI_VAULT_KEYRING, current=True)
+
+        before = admin.get("/admin/integrations/keycheck/").content.decode()
+        rotation.rewrap()
+        after = admin.get("/admin/integrations/keycheck/").content.decode()
+
+        assert old in before
+        assert "to re-wrap" in before
+        assert "local keyring" in before
+        assert "not needed" in after
+        assert "current" in after
 
     @pytest.mark.parametrize("model", ["integration", "datakey", "keycheck"])
     def test_lets_nobody_change_anything(self, admin: Client, integration: Integration, model: str) -> None:

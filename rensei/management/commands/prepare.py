@@ -3,13 +3,12 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from catalog.datafile import DataFileInvalid
 from catalog.services import load_catalog
-from integrations.vault import keyring
+from integrations.vault import kek_providers, keyring
 from rensei import demo as demo_data
 from rensei import static_files
 
@@ -29,10 +28,9 @@ class Command(BaseCommand):
             return
         call_command("migrate", interactive=False, skip_checks=True, verbosity=0)
         self._load_catalog()
-        if keyring.ensure(settings.RENSEI_VAULT_KEYRING):
-            self.stdout.write(
-                f"Made a new vault keyring: {settings.RENSEI_VAULT_KEYRING}. Back it up with the database."
-            )
+        for path in kek_providers.keyring_paths():
+            if keyring.ensure(path):
+                self.stdout.write(f"Made a new vault keyring: {path}. Back it up with the database.")
         static_files.collect()
         if demo:
             self._add_demo_data()

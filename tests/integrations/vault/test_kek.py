@@ -8,9 +8,9 @@ from pathlib import Path
 import cryptography_vectors
 import pytest
 
-from integrations.vault import keyring
-from integrations.vault.errors import KekNotFound, WrapInvalid
-from integrations.vault.kek import LocalKeyring
+from integrations.vault import kek, keyring
+from integrations.vault.errors import KekChanged, KekNotFound, WrapInvalid
+from integrations.vault.kek import LocalKeyring, Wrapped
 
 # 12 bytes of nonce and 16 of tag are our shape; the files hold other shapes too.
 OUR_SHAPE = "[IVlen = 96]", "[Taglen = 128]"
@@ -27,20 +27,9 @@ def _vectors(name: str) -> Iterator[dict[str, str]]:
                 yield {**fields, "fails": "FAIL" if "\nFAIL" in case else ""}
 
 
-class OneKey(LocalKeyring):
-    """A keyring of the one key that a vector names."""
-
-    def __init__(self, key: bytes) -> None:
-        self._only = key
-
-    def _key(self, kek_id: str) -> bytes:
-        return self._only
-
-
 def _unwrap(vector: dict[str, str]) -> bytes:
     wrapped = bytes.fromhex(vector["IV"] + vector["CT"] + vector["Tag"])
-    keys = OneKey(bytes.fromhex(vector["Key"]))
-    return keys.unwrap(wrapped, kek_id="vector", context=bytes.fromhex(vector["AAD"]))
+    return kek.decrypt(wrapped, key=bytes.fromhex(vector["Key"]), bound_to=bytes.fromhex(vector["AAD"]))
 
 
 class TestNistVectors:
@@ -78,21 +67,21 @@ class TestLocalKeyring:
         keys = LocalKeyring(path)
         key = os.urandom(32)
 
-        wrapped = keys.wrap(key, kek_id=keys.current_id(), context=b"org 1")
+        wrapped = keys.wrap(key, kek_id=keys.current_id(), context={"owner": "org 1"})
 
-        assert keys.unwrap(wrapped, kek_id=keys.current_id(), context=b"org 1") == key
-        assert key not in wrapped
+        assert keys.unwrap(wrapped, kek_id=keys.current_id(), context={"owner": "org 1"}) == key
+        assert key not in wrapped.blob
 
     def test_refuses_another_context(self, path: Path) -> None:
         keys = LocalKeyring(path)
-        wrapped = keys.wrap(os.urandom(32), kek_id=keys.current_id(), context=b"org 1")
+        wrapped = keys.wrap(os.urandom(32), kek_id=keys.current_id(), context={"owner": "org 1"})
 
         with pytest.raises(WrapInvalid):
-            keys.unwrap(wrapped, kek_id=keys.current_id(), context=b"org 2")
+            keys.unwrap(wrapped, kek_id=keys.current_id(), context={"owner": "org 2"})
 
     def test_refuses_every_flipped_bit_and_every_truncation(self, path: Path) -> None:
         keys = LocalKeyring(path)
-        wrapped = keys.wrap(os.urandom(32), kek_id=keys.current_id(), context=b"")
+        wrapped = keys.wrap(os.urandom(32), kek_id=keys.current_id(), context={}).blob
         altered = [wrapped[:length] for length in range(len(wrapped))]
         altered += [
             (int.from_bytes(wrapped, "big") ^ 1 << bit).to_bytes(len(wrapped), "big") for bit in range(8 * len(wrapped))
@@ -100,19 +89,24 @@ class TestLocalKeyring:
 
         for blob in altered:
             with pytest.raises(WrapInvalid):
-                keys.unwrap(blob, kek_id=keys.current_id(), context=b"")
+                keys.unwrap(Wrapped(blob=blob), kek_id=keys.current_id(), context={})
 
     def test_names_a_key_that_it_does_not_hold(self, path: Path) -> None:
         with pytest.raises(KekNotFound, match="kek_lost"):
-            LocalKeyring(path).unwrap(bytes(60), kek_id="kek_lost", context=b"")
+            LocalKeyring(path).unwrap(Wrapped(blob=bytes(60)), kek_id="kek_lost", context={})
 
     def test_gives_a_check_value_that_tells_keys_apart(self, path: Path, tmp_path: Path) -> None:
         keyring.create(tmp_path / "other.json")
         keys, others = LocalKeyring(path), LocalKeyring(tmp_path / "other.json")
 
-        assert keys.health(keys.current_id()) == keys.health(keys.current_id())
-        assert keys.health(keys.current_id()) != others.health(others.current_id())
-        assert len(keys.health(keys.current_id())) == 8
+        kek_id = keys.current_id()
+        value = keys.check_value(kek_id)
+
+        keys.check(kek_id, value)
+        assert len(value) == 8
+        assert value != others.check_value(others.current_id())
+        with pytest.raises(KekChanged, match=kek_id):
+            keys.check(kek_id, others.check_value(others.current_id()))
 
     def test_says_where_the_keys_are_but_not_what(self, path: Path) -> None:
         text = LocalKeyring(path).describe()

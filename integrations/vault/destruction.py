@@ -1,0 +1,67 @@
+"""Destroying an organization's data keys, so that nothing that they sealed opens again, with a receipt."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from integrations.models import DataKey, Integration
+from rensei.audit.record import record_system
+from rensei.core.clock import database_now
+from rensei.core.errors import StoredError
+from rensei.core.transactions import durable
+from rensei.orgs.models import Org
+
+ACTION = "vault.keys_destroyed"
+DESTROYED: StoredError = {
+    "code": "CREDENTIAL_UNREADABLE",
+    "detail": "The organization's data keys were destroyed, and this key with them.",
+    "fix": "Rotate this integration with a new key.",
+}
+
+
+class NothingToDestroy(Exception):
+    """The organization has no data key."""
+
+
+def destroy_keys(
+    org: Org, *, actor: str, backups_kept_days: int | None, sign: Callable[[Mapping[str, object]], str]
+) -> dict[str, Any]:
+    """
+    Delete all data keys of an organization. Its integrations stay, without a key that opens, and may get a new one.
+
+    The receipt is an event of the audit log, written in the same transaction: it can be neither changed nor removed
+    unseen, and stays when the organization is deleted.
+
+    :param actor: who orders it, for the audit log
+    :param backups_kept_days: how long backups of the database are kept; None if that is not known
+    :param sign: signs the receipt; if it raises, nothing is destroyed
+    :raises NothingToDestroy: if there is no data key
+    """
+    with durable():
+        keys = list(DataKey.objects.select_for_update().filter(org=org).order_by("version", "pk"))
+        if not keys:
+            raise NothingToDestroy(f"{org.slug} has no data key.")
+        now = database_now()
+        integrations = Integration.objects.for_org(org)
+        receipt: dict[str, Any] = {
+            "organization": org.pk,
+            "slug": org.slug,
+            "destroyedAt": now.isoformat(),
+            "orderedBy": actor,
+            "dataKeys": [{"id": str(key.pk), "version": key.version, "wrappedBy": key.kek_id} for key in keys],
+            "integrations": [
+                {"id": pk, "keyHint": hint} for pk, hint in integrations.order_by("pk").values_list("pk", "key_hint")
+            ],
+            "backups": _about_backups(now, backups_kept_days),
+        }
+        receipt["signature"] = sign(receipt)
+        DataKey.objects.filter(pk__in=[key.pk for key in keys]).delete()
+        integrations.update(status=Integration.Status.FAILING, last_error=DESTROYED)
+        record_system(actor, ACTION, object_id=org.pk, org_id=org.pk, **receipt)
+    return receipt
+
+
+def _about_backups(now: datetime, kept_days: int | None) -> dict[str, Any]:
+    """State which backups still open what was sealed: those of the database, together with the outer key."""
+    until = None if kept_days is None else (now + timedelta(days=kept_days)).isoformat()
+    return {"madeBefore": now.isoformat(), "keptUntil": until}
