@@ -97,7 +97,9 @@ def _for_newcomer(request: HttpRequest, found: Invitation) -> HttpResponse:
 
 def _welcome(request: HttpRequest, found: Invitation) -> HttpResponse:
     request.session.pop(SESSION_KEY, None)
-    messages.success(request, f"Welcome to {found.org.name}. You are {found.get_role_display().lower()} here.")
+    role = found.get_role_display().lower()
+    article = "a" if role == "member" else "an"
+    messages.success(request, f"Welcome to {found.org.name}. You joined as {article} {role}.")
     return redirect(f"/o/{found.org.slug}/")
 
 
