@@ -25,7 +25,7 @@ from tests.architecture.modules import ROOT
 from tests.waiting import wait_until
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-LOCKS = ["requirements.txt", "requirements-dev.txt"]
+LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-key-services.txt"]
 CLIENT_LOCKS = [f"tests/gateway/clients/{name}.txt" for name in ("libraries", "llm", "heavy")]
 
 
@@ -33,6 +33,11 @@ def pins(lock: str) -> dict[str, str]:
     """The locked packages of a file, each with everything that belongs to its entry."""
     entries = re.split(r"\n(?=\S)", (ROOT / lock).read_text().strip())
     return {re.split(r"[=\[ ]", entry)[0]: entry for entry in entries}
+
+
+def named(*lists: list[str]) -> set[str]:
+    """The names of the packages that lists of dependencies ask for."""
+    return {re.split(r"[\[~=<> ]", line)[0].lower() for each in lists for line in each}
 
 
 class TestMakefile:
@@ -101,10 +106,15 @@ class TestLocks:
 
     def test_hold_every_dependency_of_the_project(self):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
-        asked = [re.split(r"[\[~=<> ]", line)[0].lower() for each in lists for line in each]
+        extras = project["project"]["optional-dependencies"]
+        always = named(project["project"]["dependencies"], extras["full"], extras["server"])
 
-        assert set(asked) <= set(pins("requirements.txt"))
+        assert always <= set(pins("requirements.txt"))
+        assert named(*extras.values()) | always <= set(pins("requirements-key-services.txt"))
+
+    def test_with_key_services_only_adds_to_what_every_installation_has(self):
+        assert pins("requirements.txt").items() <= pins("requirements-key-services.txt").items()
+        assert pins("requirements-key-services.txt").items() <= pins("requirements-dev.txt").items()
 
 
 class TestCheckPortIsFree:
