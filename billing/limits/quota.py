@@ -145,6 +145,17 @@ def require_room(quota: SharedQuota, *, now: datetime) -> None:
         raise _exceeded(quota, now=now)
 
 
+def require_amount(quota: SharedQuota, accounts: Sequence[Spending], *, picodollars: int, now: datetime) -> None:
+    """
+    Check accounts that were read, for a preview, in the order in which they are held.
+
+    :raises SharedQuotaExceeded: for the first that has less left than the run may cost
+    """
+    for spending in accounts:
+        if spending.used + spending.held + picodollars > spending.limit:
+            raise _exceeded(quota, now=now, spending=spending, picodollars=picodollars)
+
+
 def limit_of(org_id: str | OuterRef) -> Coalesce:
     """The organization's own limit, else the platform's, else the default of a new installation."""
     return Coalesce(

@@ -19,6 +19,7 @@ from billing.models import BillingSetting, CostEvent, Entitlement, SharedSpendin
 from rensei.core.auth_modes import AuthMode
 from rensei.core.transactions import assert_open
 from rensei.core.whole_numbers import WholeNumberField, at_most, plus
+from rensei.orgs.models import Org
 
 # The account of all organizations together. It cannot collide: organization ids begin with `org_`.
 PLATFORM = "platform"
@@ -68,6 +69,22 @@ def add_adjustments(lines: Sequence[CostEvent]) -> None:
 def read(account: str, *, day: date) -> Spending:
     row = SharedSpending.objects.annotate(limit=_limit_of(account)).get(account=account)
     return Spending(account=account, used=row.used if row.day >= day else 0, held=row.held, limit=int(row.limit))
+
+
+def read_both(org_id: str, *, day: date) -> list[Spending]:
+    """Read the platform's account and an organization's, for a preview. A missing row has all of its limit left."""
+    rows = {row.account: row for row in SharedSpending.objects.filter(account__in=[PLATFORM, org_id])}
+    limits = Org.objects.filter(pk=org_id).values_list(_limit_of(PLATFORM), _limit_of(org_id)).get()
+    return [
+        Spending(
+            account=account,
+            used=row.used if row is not None and row.day >= day else 0,
+            held=row.held if row is not None else 0,
+            limit=int(limit),
+        )
+        for account, limit in zip((PLATFORM, org_id), limits, strict=True)
+        for row in [rows.get(account)]
+    ]
 
 
 def amounts(lines: Iterable[CostEvent]) -> dict[str, int]:

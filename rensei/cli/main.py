@@ -8,7 +8,7 @@ from rensei.cli.session import before_commands
 
 # In the order in which the help lists them.
 COMMANDS = (
-    "setup account runs dispatch run_client api profiles integrations catalog projects people workflows settings "
+    "setup account runs dispatch why run_client api profiles integrations catalog projects people workflows settings "
     "worker shell"
 )
 

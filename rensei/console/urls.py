@@ -23,6 +23,7 @@ from rensei.console.views import (
     settings,
     statements,
     usage,
+    why,
     workflows,
 )
 
@@ -77,6 +78,7 @@ org_patterns = [
     path("settings/members/<str:member_id>/remove", members.member_remove, name="member-remove"),
     path("settings/invitations/<str:invitation_id>/resend", members.invitation_resend, name="invitation-resend"),
     path("settings/invitations/<str:invitation_id>/revoke", members.invitation_revoke, name="invitation-revoke"),
+    path("settings/why", why.why, name="why"),
     path("settings/metered", metered.request_metered, name="metered"),
     path("settings/audit-log", audit_log.events, name="audit-log"),
     path("settings/audit-log.csv", audit_log.events_csv, name="audit-log-csv"),

@@ -262,10 +262,15 @@ _BY_STATUS: dict[int, type[RenseiError]] = {
 }
 
 
+def documented_at(code: str) -> str:
+    """Return the address of a code's section in the documentation."""
+    return f"{settings.PUBLIC_URL}/docs/errors#{code.lower().replace('_', '-')}"
+
+
 def problem_body(request: HttpRequest | Request, refusal: RenseiError, **overrides: Any) -> dict[str, Any]:
     """Write an error as the RFC 9457 document that every endpoint answers with."""
     return {
-        "type": f"{settings.PUBLIC_URL}/docs/errors#{refusal.code.lower().replace('_', '-')}",
+        "type": documented_at(refusal.code),
         "title": refusal.title,
         "status": refusal.status,
         "detail": refusal.detail,

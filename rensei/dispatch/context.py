@@ -8,6 +8,7 @@ from django.db.models import prefetch_related_objects
 
 from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
+from billing.limits.shared_spending import Spending
 from billing.limits.snapshot import BillingSnapshot, snapshot_of
 from billing.models import Entitlement
 from catalog import identities, pricing
@@ -35,7 +36,11 @@ PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchContext:
-    """The state of one profile at one moment: the model, the policies, the keys, the prices."""
+    """
+    The state of one profile at one moment: the model, the policies, the keys, the prices.
+
+    The last four are what a preview compares with. A dispatch checks them in conditional UPDATEs when it writes.
+    """
 
     org: Org
     now: datetime
@@ -55,9 +60,11 @@ class DispatchContext:
     platform_keys: Sequence[PlatformKey]
     prices: dict[int, list[UnitPrices]]
     policies: Sequence[Policy]
+    storage: Storage
     shared_quota: SharedQuota | None
     budget: Budget | None
-    storage: Storage
+    shared_spending: Sequence[Spending] = ()
+    bytes_to_store: int = 0
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """

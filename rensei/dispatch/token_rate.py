@@ -31,15 +31,20 @@ def note(used: Iterable[tuple[str, Usage]]) -> None:
 
 def require_left(org_id: str) -> LimitUsage:
     """
-    Return the token usage of an organization.
+    Return the token usage of an organization that has tokens left.
 
     :raises RateLimited: if the organization has used up its tokens
     """
+    usage = usage_of(org_id)
+    if usage.remaining == 0:
+        raise rates.refusal(usage.window.ends_at)
+    return usage
+
+
+def usage_of(org_id: str) -> LimitUsage:
+    """Read the token usage of an organization, without counting anything."""
     most, seconds = _rate()
-    standing = LimitUsage(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))
-    if standing.remaining == 0:
-        raise rates.refusal(standing.window.ends_at)
-    return standing
+    return LimitUsage(limit=most, window=rates.count(key_of(org_id), seconds=seconds, by=0))
 
 
 def _rate() -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from rensei.dispatch.api import events, policy_previews, pools, runs
+from rensei.dispatch.api import events, explanations, policy_previews, pools, runs
 from rensei.dispatch.host_sessions import api as leases_api
 
 api_patterns = [
@@ -15,6 +15,7 @@ api_patterns = [
     path("runs/<str:run_id>/lease/chunks", leases_api.LeaseChunks.as_view(), name="api-lease-chunks"),
     path("runs/<str:run_id>/lease/finish", leases_api.LeaseFinish.as_view(), name="api-lease-finish"),
     path("profiles/<str:profile_id>/resolve", runs.Resolve.as_view(), name="api-profile-resolve"),
+    path("why", explanations.Explanations.as_view(), name="api-why"),
     path("access-policy/preview", policy_previews.OrgPolicyPreview.as_view(), name="api-access-policy-preview"),
     path(
         "projects/<str:project_id>/access-policy/preview",

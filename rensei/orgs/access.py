@@ -1,6 +1,6 @@
 """The only source of a request's organization, and of its caller's rights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ from django.db.models import OuterRef, Subquery
 from rest_framework.request import Request
 
 from rensei.core import networks
-from rensei.core.errors import NotPermitted
+from rensei.core.errors import NotFound, NotPermitted
 from rensei.orgs import scopes
 from rensei.orgs.models import MANAGERS, WRITERS, Host, KillSwitch, Membership, Org, Project, Role, User
 from rensei.orgs.scopes import Needs, Scope
@@ -112,6 +112,26 @@ def for_member(*, user: User, slug: str, address: str | None = None) -> Access |
         address=address,
         suspended_because=membership.suspended_because,
     )
+
+
+def as_member(access: Access, email: str) -> Access:
+    """
+    Return the access of another member in a browser, to predict what they may do. The caller's project stays.
+
+    :raises NotPermitted: unless the caller also reads what belongs to other members
+    :raises ScopeMissing: if the caller's token may not read
+    :raises NotFound: if no member has the address
+    """
+    if email.casefold() == access.user.email.casefold():
+        return access
+    if not access.sees_everyone:
+        raise NotPermitted
+    scopes.require(scopes.READ, scopes=access.scopes, of_machine=access.host is not None)
+    user = User.objects.filter(email__iexact=email, memberships__org=access.org).first()
+    found = for_member(user=user, slug=access.org.slug) if user is not None else None
+    if found is None:
+        raise NotFound(pointer="/asMember")
+    return replace(found, project=access.project)
 
 
 def caller(request: Request) -> Access:

@@ -5,7 +5,7 @@ A switch is a row that every dispatch reads, and every claim of a queued run rea
 processes as soon as it is committed. A call that is under way continues and is settled.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,18 @@ class Stopped:
         :raises OrgSuspended: if the organization is suspended
         :raises PausedByOperator: with the name of what is paused
         """
-        suspended = self.reasons.get((Kind.ORGANIZATION, org_id))
-        if suspended is not None:
-            raise _suspended(suspended)
+        found = self.concerning(
+            org_id=org_id, provider=provider, model_ids=model_ids, mode=mode, integration_id=integration_id
+        )
+        for kind, target, reason in found:
+            raise _suspended(reason) if kind == Kind.ORGANIZATION else paused(kind, target, reason=reason)
+
+    def concerning(
+        self, *, org_id: str, provider: str, model_ids: Collection[str], mode: str, integration_id: str
+    ) -> Iterator[tuple[Kind, str, str]]:
+        """List what is stopped of that which a call uses: its kind, its target and the reason."""
         targets = [
+            (Kind.ORGANIZATION, org_id),
             (Kind.PROVIDER, provider),
             *((Kind.MODEL, model_id) for model_id in sorted(model_ids)),
             (Kind.AUTH_MODE, mode),
@@ -75,7 +83,7 @@ class Stopped:
         for kind, target in targets:
             reason = self.reasons.get((kind, target))
             if reason is not None:
-                raise paused(kind, target, reason=reason)
+                yield kind, target, reason
 
 
 class _ListOf(Func):

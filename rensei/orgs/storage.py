@@ -60,13 +60,13 @@ class Storage:
     held: int
     limit: int
 
-    def require_room(self) -> None:
+    def require_room(self, size: int = 0) -> None:
         """
         Check the values as read, for a preview and for calls that store a row each. `take` checks what is written.
 
-        :raises StorageLimitReached: if no space is left
+        :raises StorageLimitReached: if no space is left, or less than the size of what is to be stored
         """
-        if self.used + self.held >= self.limit:
+        if self.used + self.held + max(1, size) > self.limit:
             raise self.refusal()
 
     def refusal(self) -> StorageLimitReached:

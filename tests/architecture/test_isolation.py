@@ -101,6 +101,7 @@ REST = {
     ("PATCH", "profiles/<profile_id>"): Row(WRITERS, {"name": "New"}, object=True),
     ("DELETE", "profiles/<profile_id>"): Row(WRITERS, object=True),
     ("POST", "profiles/<profile_id>/resolve"): Row(EVERYONE, {}, object=True),
+    ("POST", "why"): Row(EVERYONE, {}),
     ("GET", "usage"): Row(EVERYONE),
     ("GET", "cost-events"): Row(EVERYONE),
     ("GET", "cost-events.csv"): Row(EVERYONE),
@@ -155,7 +156,7 @@ NEEDS = {
     "read runs": [
         ("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "providers"), ("GET", "catalog"),
         ("GET", "catalog/<model_id>"), ("GET", "profiles"), ("GET", "profiles/<profile_id>"),
-        ("POST", "profiles/<profile_id>/resolve"), ("GET", "runs"), ("GET", "runs/<run_id>"),
+        ("POST", "profiles/<profile_id>/resolve"), ("POST", "why"), ("GET", "runs"), ("GET", "runs/<run_id>"),
         ("GET", "runs/<run_id>/events"), ("GET", "workflows"), ("GET", "workflows/<workflow_id>"),
         ("GET", "workflows/<workflow_id>/runs"), ("GET", "workflow-runs/<workflow_run_id>"), ("GET", "pools"),
         ("GET", "pools/<pool_id>"),

@@ -178,6 +178,19 @@ class TestProfile:
         assert "BYOK_NOT_CONFIGURED" in result.stderr
 
 
+class TestWhy:
+    def test_shows_each_gate_and_ends_with_1_and_the_code(self, terminal, make_profile):
+        profile = make_profile()
+
+        result = terminal.run(f"rensei why --profile {profile} --as ada@acme.test --input Hello.")
+        document = terminal.run(f"rensei why --profile {profile} --json")
+
+        assert (result.returncode, document.returncode) == (1, 1)
+        assert "A key can sign" in result.stdout
+        assert "BYOK_NOT_CONFIGURED" in result.stderr
+        assert json.loads(document.stdout)["code"] == "BYOK_NOT_CONFIGURED"
+
+
 class TestDispatch:
     def test_writes_the_answer_and_apart_from_it_mode_and_cost(self, terminal, make_profile, connected):
         result = terminal.run(f"rensei dispatch --profile {make_profile()} --input -", given="What is a vault?")

@@ -5,6 +5,7 @@ Nothing here writes. A dispatch and a dry run call the same function, so a dry r
 """
 
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from catalog import pricing
@@ -20,6 +21,7 @@ from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
+from rensei.dispatch.modes.base import Gate
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project
@@ -139,24 +141,58 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
 
 def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None:
     """
-    Check the kill switches, the mode, the pool, and then the organization's storage limit.
+    Check the gates of a mode in order.
 
-    The host-session mode itself checks that the pool is local.
-
-    :raises OrgSuspended, PausedByOperator: if an operator has stopped something that the call depends on
-    :raises RenseiError: with the mode's own code
+    :raises RenseiError: the refusal of the first one that refuses
     """
-    served = found.served(mode)
-    found.stopped.require_running(
-        org_id=found.org.id,
-        provider=found.profile.provider,
-        model_ids={found.profile.model_id, found.requested.model_id, *({served.model_id} if served else ())},
-        mode=mode,
-        integration_id=MODES[mode].credential_id(found),
+    for each in gates_of(mode):
+        each.check(found, at_most)
+
+
+@cache
+def gates_of(mode: AuthMode) -> tuple[Gate, ...]:
+    """
+    List the gates of a mode: the kill switches, the mode's own, the pool, the storage limit, and the mode's limits.
+
+    This is the order in which a dispatch meets them: the limits are decided last, in the transaction that saves it.
+    """
+    return (
+        Gate("paused", partial(_require_not_paused, mode)),
+        *MODES[mode].gates,
+        Gate("driver", _require_driver),
+        Gate("storage", _require_storage),
+        *MODES[mode].limits,
     )
-    MODES[mode].gate(found, at_most=at_most)
+
+
+def stopped(found: DispatchContext, mode: AuthMode) -> list[tuple[str, str, str]]:
+    """List what operators have stopped of that which the call depends on: its kind, its target and the reason."""
+    return [(kind.label, target, reason) for kind, target, reason in found.stopped.concerning(**_uses(found, mode))]
+
+
+def _require_not_paused(mode: AuthMode, found: DispatchContext, at_most: int | None) -> None:
+    """:raises OrgSuspended, PausedByOperator: if an operator has stopped something that the call depends on"""
+    found.stopped.require_running(**_uses(found, mode))
+
+
+def _uses(found: DispatchContext, mode: AuthMode) -> dict[str, Any]:
+    """What the kill switches compare."""
+    served = found.served(mode)
+    return {
+        "org_id": found.org.id,
+        "provider": found.profile.provider,
+        "model_ids": {found.profile.model_id, found.requested.model_id, *({served.model_id} if served else ())},
+        "mode": mode,
+        "integration_id": MODES[mode].credential_id(found),
+    }
+
+
+def _require_driver(found: DispatchContext, at_most: int | None) -> None:
     found.pool.require_driver()
-    found.storage.require_room()
+
+
+def _require_storage(found: DispatchContext, at_most: int | None) -> None:
+    found.storage.require_room(found.bytes_to_store)
 
 
 def require_running(run: Run) -> None:

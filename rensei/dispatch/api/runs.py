@@ -186,14 +186,16 @@ class Resolve(APIView):
         return Response(dry_run.preview(caller(request), replace(asked, profile_id=profile.public_id)))
 
 
-def dispatch_request(request: Request, *, whole: bool = True) -> DispatchRequest:
+def dispatch_request(
+    request: Request, *, whole: bool = True, form: type[serializers.Serializer[Any]] = RunBody
+) -> DispatchRequest:
     """
     Check a dispatch body and convert it to a request. A dry run needs no `input` or `messages`.
 
     :raises ValidationError: if a field has the wrong shape
     :raises FieldError: if a message has the wrong shape
     """
-    fields = read_body(RunBody, request)
+    fields = read_body(form, request)
     text, messages = fields.get("input"), fields.get("messages")
     said = text is not None or messages is not None
     return DispatchRequest(

@@ -1,6 +1,7 @@
 """The interface of an auth mode. One file implements each mode."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Protocol
 
@@ -23,6 +24,18 @@ class ModelUnpriced(RenseiError):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """
+    One check of a dispatch, before anything is written. `check` raises the refusal.
+
+    It receives the maximum cost of the call in picodollars (None: unknown).
+    """
+
+    name: str
+    check: Callable[[DispatchContext, int | None], None]
+
+
 class OneKey:
     """A mode with one credential: there is no other to try, and its failures are shown to the organization."""
 
@@ -35,19 +48,25 @@ class OneKey:
 
 class Mode(Protocol):
     """
-    `refusals` are the mode's own refusals of a dispatch. `gate` refuses before anything is written. `hold` places the
-    holds of runs of one organization, in the transaction that saves them, and returns the refusals by run id.
-    Both receive the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all credentials
-    that may sign such a call, with their weights, for a call that follows immediately. `open_credential` runs in the
-    worker, after the claim. `next_credential` runs after a failed call and returns another key of the same payer, if
-    any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the platform.
+    `refusals` are the mode's own refusals of a dispatch. `gates` refuse before anything is written. `limits` predict
+    what `hold` decides, from the balances that a preview has loaded, in the same order; without balances they pass.
+    `hold` places the holds of runs of one organization, in the transaction that saves them, and returns the refusals
+    by run id. It receives the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all
+    credentials that may sign such a call, with their weights, for a call that follows immediately. `open_credential`
+    runs in the worker, after the claim. `next_credential` runs after a failed call and returns another key of the same
+    payer, if any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the
+    platform.
     """
 
     mode: ClassVar[AuthMode]
     billed: ClassVar[bool]
     refusals: ClassVar[tuple[type[RenseiError], ...]]
 
-    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None: ...
+    @property
+    def gates(self) -> tuple[Gate, ...]: ...
+
+    @property
+    def limits(self) -> tuple[Gate, ...]: ...
 
     def credential_id(self, facts: DispatchContext) -> str: ...
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import ClassVar
 
 from integrations.keys import health
@@ -13,7 +14,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import OneKey
+from rensei.dispatch.modes.base import Gate, OneKey
 
 
 class ByokNotConfigured(RenseiError):
@@ -33,9 +34,13 @@ class Byok(OneKey):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (ByokNotConfigured,)
 
-    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
-        if facts.integration is None:
-            raise ByokNotConfigured(provider=facts.profile.provider)
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        return (Gate("key", self._require_key),)
+
+    @property
+    def limits(self) -> tuple[Gate, ...]:
+        return ()
 
     def credential_id(self, facts: DispatchContext) -> str:
         return facts.integration.id if facts.integration else ""
@@ -71,3 +76,7 @@ class Byok(OneKey):
 
     def pool_id(self, provider: str) -> str:
         return ""
+
+    def _require_key(self, facts: DispatchContext, at_most: int | None) -> None:
+        if facts.integration is None:
+            raise ByokNotConfigured(provider=facts.profile.provider)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import ClassVar
 
 from integrations.providers.base import Credential
@@ -9,7 +10,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import OneKey
+from rensei.dispatch.modes.base import Gate, OneKey
 
 
 class RequiresLocalCapacity(RenseiError):
@@ -48,16 +49,13 @@ class HostSession(OneKey):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (RequiresLocalCapacity, WrongMachine)
 
-    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
-        """
-        Check the capacity: a local pool, and a registered machine of the caller.
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        return Gate("capacity", self._require_local), Gate("machine", self._require_machine)
 
-        :raises RenseiError: AUTH_MODE_REQUIRES_LOCAL_CAPACITY or HOST_SESSION_WRONG_MACHINE
-        """
-        if not facts.pool.is_local:
-            raise RequiresLocalCapacity(pool=facts.pool.name)
-        if facts.host is None:
-            raise WrongMachine(reason=facts.host_missing)
+    @property
+    def limits(self) -> tuple[Gate, ...]:
+        return ()
 
     def credential_id(self, facts: DispatchContext) -> str:
         return ""
@@ -79,3 +77,12 @@ class HostSession(OneKey):
 
     def pool_id(self, provider: str) -> str:
         return ""
+
+    def _require_local(self, facts: DispatchContext, at_most: int | None) -> None:
+        if not facts.pool.is_local:
+            raise RequiresLocalCapacity(pool=facts.pool.name)
+
+    def _require_machine(self, facts: DispatchContext, at_most: int | None) -> None:
+        """:raises WrongMachine: unless a registered machine of the caller was found"""
+        if facts.host is None:
+            raise WrongMachine(reason=facts.host_missing)

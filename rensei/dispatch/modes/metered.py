@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import ClassVar
 
 from billing.limits import budget
@@ -14,7 +15,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import ModelUnpriced, require_price
+from rensei.dispatch.modes.base import Gate, ModelUnpriced
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -42,19 +43,17 @@ class Metered(PlatformPool):
         MeteredBudgetExceeded,
     )
 
-    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
-        """
-        Check the entitlement, the key, the price and, if the budget was loaded for a preview, the budget.
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        return (
+            Gate("entitlement", self._require_entitlement),
+            Gate("key", self.require_key),
+            Gate("price", self.require_price),
+        )
 
-        The binding check of the budget is the conditional UPDATE of `hold`.
-
-        :raises RenseiError: METERED_NOT_ENTITLED, METERED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or METERED_BUDGET_EXCEEDED
-        """
-        metered_gate(facts.entitlement)
-        self.require_key(facts)
-        require_price(facts, self.mode)
-        if facts.budget is not None and at_most is not None:
-            budget.require_room(facts.budget, picodollars=at_most)
+    @cached_property
+    def limits(self) -> tuple[Gate, ...]:
+        return (Gate("budget", self._require_budget),)
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """Refuse the runs whose maximum cost does not fit into the rest of the month's budget."""
@@ -71,3 +70,10 @@ class Metered(PlatformPool):
         """
         metered_gate(Entitlement.objects.for_org(run.org).first())
         return super().open_credential(run)
+
+    def _require_entitlement(self, facts: DispatchContext, at_most: int | None) -> None:
+        metered_gate(facts.entitlement)
+
+    def _require_budget(self, facts: DispatchContext, at_most: int | None) -> None:
+        if facts.budget is not None and at_most is not None:
+            budget.require_room(facts.budget, picodollars=at_most)

@@ -11,6 +11,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.modes.base import require_price
 
 # Errors about a platform key are not shown to the organization.
 ABOUT_THE_KEY = frozenset({"PROVIDER_AUTH_FAILED", "PROVIDER_UNFUNDED"})
@@ -34,9 +35,12 @@ class PlatformPool:
         caps = [key.max_tokens_cap for key in keys if key.max_tokens_cap and key.paused_because is None]
         return min(caps, default=None)
 
-    def require_key(self, facts: DispatchContext) -> None:
+    def require_key(self, facts: DispatchContext, at_most: int | None) -> None:
         if not platform.running(facts.pool_keys(self.pool, self.mode)):
             raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys)
+
+    def require_price(self, facts: DispatchContext, at_most: int | None) -> None:
+        require_price(facts, self.mode)
 
     def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
         keys = platform.running(facts.pool_keys(self.pool, self.mode))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import ClassVar
 
 from billing.limits import quota
@@ -10,7 +11,7 @@ from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
-from rensei.dispatch.modes.base import ModelUnpriced, require_price
+from rensei.dispatch.modes.base import Gate, ModelUnpriced
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -36,21 +37,24 @@ class Shared(PlatformPool):
     billed: ClassVar[bool] = False
     refusals: ClassVar[tuple[type[RenseiError], ...]] = (SharedKeyNotConfigured, ModelUnpriced, SharedQuotaExceeded)
 
-    def gate(self, facts: DispatchContext, *, at_most: int | None) -> None:
-        """
-        Check the key, the price and, if the quota was loaded for a preview, the quota.
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        return Gate("key", self.require_key), Gate("price", self.require_price)
 
-        The binding check of the quota is the conditional UPDATE of `hold`.
-
-        :raises RenseiError: SHARED_KEY_NOT_CONFIGURED, MODEL_UNPRICED or SHARED_QUOTA_EXCEEDED
-        """
-        self.require_key(facts)
-        require_price(facts, self.mode)
-        if facts.shared_quota is not None:
-            quota.require_room(facts.shared_quota, now=facts.now)
+    @cached_property
+    def limits(self) -> tuple[Gate, ...]:
+        return Gate("spending", self._require_amount), Gate("quota", self._require_run)
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
         """Refuse runs that exceed the day's quota, or whose maximum cost exceeds the amount left for shared runs."""
         known = {run_id: most for run_id, most in at_most.items() if most is not None}
         assert len(known) == len(at_most), "A model without a price was refused by the gate"
         return quota.take_shared_runs(org_id=org_id, picodollars=known, now=now)
+
+    def _require_amount(self, facts: DispatchContext, at_most: int | None) -> None:
+        if facts.shared_quota is not None and at_most is not None:
+            quota.require_amount(facts.shared_quota, facts.shared_spending, picodollars=at_most, now=facts.now)
+
+    def _require_run(self, facts: DispatchContext, at_most: int | None) -> None:
+        if facts.shared_quota is not None:
+            quota.require_room(facts.shared_quota, now=facts.now)

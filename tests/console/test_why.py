@@ -1,0 +1,49 @@
+"""Settings → Why was I refused?: the page shows the gates that REST explains."""
+
+import re
+from typing import Any
+
+import pytest
+from django.utils.html import escape
+
+ADDRESS = "/o/acme/settings/why"
+
+
+@pytest.mark.django_db
+class TestWhy:
+    def test_shows_the_gates_that_rest_explains(
+        self, page_as: Any, api_as: Any, ada: Any, mia: Any, profile: Any
+    ) -> None:
+        asked = {"profileId": profile.public_id, "asMember": mia.email, "pool": "e2b"}
+
+        said = api_as(ada).post("/api/v1/why", asked).json()
+        shown = (
+            page_as(ada)
+            .get(ADDRESS, {"profile_id": profile.public_id, "as_member": mia.email, "pool": "e2b"})
+            .content.decode()
+        )
+
+        gates = re.findall(r'class="step gate gate--([a-z-]+)".*?<h3>(.*?) <span', shown, re.DOTALL)
+        assert gates == [(gate["verdict"], escape(gate["title"])) for gate in said["gates"]]
+        assert all(escape(seen["value"]) in shown for gate in said["gates"] for seen in gate["lookedAt"])
+        assert escape(said["detail"]) in shown
+
+    def test_says_when_one_change_is_enough(self, page_as: Any, ada: Any, profile: Any) -> None:
+        shown = page_as(ada).get(ADDRESS, {"profile_id": profile.public_id, "pool": "e2b"}).content.decode()
+
+        assert "Change this one thing and it works." in shown
+
+    def test_shows_a_member_only_their_own(self, page_as: Any, ada: Any, mia: Any, profile: Any) -> None:
+        client = page_as(mia)
+
+        shown = client.get(ADDRESS, {"profile_id": profile.public_id, "as_member": ada.email}).content.decode()
+
+        assert 'name="as_member"' not in shown
+        assert ada.email not in shown
+        assert '<h2 id="verdict">Mia, member</h2>' in shown
+
+    def test_names_an_unknown_member_beside_the_field(self, page_as: Any, ada: Any, eve: Any, acme: Any) -> None:
+        answer = page_as(ada).get(ADDRESS, {"as_member": eve.email, "pool": "local"})
+
+        assert answer.status_code == 422
+        assert "Nothing is here under the id in asMember." in answer.content.decode()
