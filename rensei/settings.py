@@ -63,6 +63,8 @@ RENSEI_LEDGER_ANCHORS = Path(env.str("RENSEI_LEDGER_ANCHORS", default=str(DATA_D
 RENSEI_LEDGER_WITNESS_FILE = env.str("RENSEI_LEDGER_WITNESS_FILE", default="")
 RENSEI_LEDGER_WITNESS_URL = env.str("RENSEI_LEDGER_WITNESS_URL", default="")
 RENSEI_LEDGER_WITNESS_EMAIL = env.str("RENSEI_LEDGER_WITNESS_EMAIL", default="")
+# The public keys of receipts before the present one, in base64url.
+RENSEI_RECEIPT_KEYS_BEFORE = env.list("RENSEI_RECEIPT_KEYS_BEFORE", default=[])
 RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
 RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=12)
 RENSEI_WORKER_THREADS_PER_ORG = env.int("RENSEI_WORKER_THREADS_PER_ORG", default=-(-RENSEI_WORKER_THREADS * 2 // 3))
@@ -488,10 +490,12 @@ SPECTACULAR_SETTINGS = {
         {"name": "profiles", "description": "Named ways to call a model, and dry runs of them."},
         {"name": "projects", "description": "Projects, and the access policy of each."},
         {"name": "providers", "description": "The providers that keys can be connected for."},
+        {"name": "receipt-keys", "description": "The public keys that verify receipts."},
         {"name": "runs", "description": "Dispatching calls to models, following and cancelling them."},
         {"name": "statements", "description": "What the organization owes for each month."},
         {"name": "tokens", "description": "API tokens and their scopes."},
         {"name": "usage", "description": "What was used between two days, and what it cost."},
+        {"name": "why", "description": "Every gate of a dispatch, without making it."},
         {"name": "workflow-runs", "description": "Workflow runs with the state and output of each node."},
         {"name": "workflows", "description": "Documents whose nodes are runs, with their versions."},
     ],

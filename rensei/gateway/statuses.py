@@ -102,6 +102,9 @@ PLACES: dict[str, Place] = {
     "RUN_INTERRUPTED": REFUSED,
     "RUN_NOT_CANCELLABLE": REFUSED,
     "WORKFLOW_RUN_NOT_ENDED": REFUSED,
+    "RECEIPT_NOT_READY": REFUSED,
+    "RECEIPT_DISAGREES": REFUSED,
+    "RECEIPT_KEY_UNAVAILABLE": REFUSED,
     # The provider. A failing key is never 401: users would sign in again, which does not help.
     "PROVIDER_AUTH_FAILED": REFUSED,
     "PROVIDER_UNFUNDED": REFUSED,

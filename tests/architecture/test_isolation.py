@@ -18,6 +18,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from billing.integrity import anchors
 from billing.models import Statement
 from catalog.models import CatalogEntry
 from integrations.models import Integration
@@ -113,6 +114,7 @@ REST = {
     ("POST", "runs"): Row(WRITERS, {"profileId": "prof_canary", "input": "Hello."}),
     ("GET", "runs/<run_id>"): Row(EVERYONE, object=True),
     ("GET", "runs/<run_id>/events"): Row(EVERYONE, object=True),
+    ("GET", "runs/<run_id>/receipt"): Row(EVERYONE, object=True),
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
     # Only the machine itself, with its own token; nobody of the matrix has that.
     ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
@@ -157,7 +159,8 @@ NEEDS = {
         ("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "providers"), ("GET", "catalog"),
         ("GET", "catalog/<model_id>"), ("GET", "profiles"), ("GET", "profiles/<profile_id>"),
         ("POST", "profiles/<profile_id>/resolve"), ("POST", "why"), ("GET", "runs"), ("GET", "runs/<run_id>"),
-        ("GET", "runs/<run_id>/events"), ("GET", "workflows"), ("GET", "workflows/<workflow_id>"),
+        ("GET", "runs/<run_id>/events"), ("GET", "runs/<run_id>/receipt"), ("GET", "workflows"),
+        ("GET", "workflows/<workflow_id>"),
         ("GET", "workflows/<workflow_id>/runs"), ("GET", "workflow-runs/<workflow_run_id>"), ("GET", "pools"),
         ("GET", "pools/<pool_id>"),
     ],
@@ -194,7 +197,7 @@ NEEDS = {
 }  # fmt: skip
 # Open to everyone, and the same for everyone.
 # A machine asks to be let in before it has any token.
-OPEN_REST = {("GET", "schema"), ("POST", "device-codes"), ("POST", "device-codes/token")}
+OPEN_REST = {("GET", "schema"), ("GET", "receipt-keys"), ("POST", "device-codes"), ("POST", "device-codes/token")}
 # Addresses that belong to no organization; each has its own tests.
 OTHERS = re.compile(
     r"accounts/.*|account(/.*)?|invitations?(/.*)?|api/docs|healthz|readyz|metrics|setup|device|theme|orgs|docs(/.*)?"
@@ -214,7 +217,7 @@ class Stage(NamedTuple):
 
 
 @pytest.fixture
-def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as, access_of):
+def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as, access_of, settings):
     CatalogEntry.objects.create(
         provider="claude", model_id="known-model", display_name="Known", context_window_tokens=200_000,
         max_output_tokens=8192, auth_modes=["byok", "host-session"],
@@ -245,6 +248,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         lines=[{"provider": "claude", "served_model_id": CANARY, "token_class": "input", "count": 7,
                 "unit_picodollars": 1}],
     )  # fmt: skip
+    anchors.create_key(settings.RENSEI_LEDGER_ANCHOR_KEY)
     host, _, _ = register_host(access_of(other), name=CANARY)
     token, _ = create_token(access_of(other), name=CANARY)
     invitation = invitations.invite(access_of(ada), email=f"{CANARY}@acme.test", role="member").invitation
@@ -451,6 +455,7 @@ class TestATokenOfOneProject:
 # What a token of one project does is for that project: they make or change what is of it, or change nothing.
 OF_A_PROJECT = {
     ("POST", "tokens"), ("POST", "profiles"), ("POST", "runs"), ("POST", "profiles/<profile_id>/resolve"),
+    ("POST", "why"),
     ("POST", "workflows"), ("POST", "workflows/<workflow_id>/runs"),
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ class TestWhy:
         assert all(escape(seen["value"]) in shown for gate in said["gates"] for seen in gate["lookedAt"])
         assert escape(said["detail"]) in shown
 
-    def test_says_when_one_change_is_enough(self, page_as: Any, ada: Any, profile: Any) -> None:
+    def test_says_when_one_change_is_enough(self, page_as: Any, ada: Any, profile: Any, integration: Any) -> None:
         shown = page_as(ada).get(ADDRESS, {"profile_id": profile.public_id, "pool": "e2b"}).content.decode()
 
         assert "Change this one thing and it works." in shown

@@ -47,6 +47,7 @@ FREE = {
     "ModelRequest",
     "OtherBlock",
     "PoolConfig",
+    "ReceiptContent",
     "TextBlock",
     "ToolResultBlock",
     "WorkflowDocument",

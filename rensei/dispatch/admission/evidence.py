@@ -16,7 +16,7 @@ from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import DispatchContext
 from rensei.orgs.access import Access
-from rensei.policies.resolver import Policy, TraceLine
+from rensei.policies.resolver import Policy, TraceLine, Verdict
 
 KEYS_SHOWN = 20
 
@@ -106,7 +106,8 @@ def _rows(judgement: DispatchDecision, line: TraceLine) -> str:
         if (row := _row(policy, facts, line.mode, entry))
     ]
     decided = f" In the access policies, {', '.join(dict.fromkeys(names))}." if names else " No access policy names it."
-    return line.detail + decided
+    is_excluded = line.verdict in {Verdict.NOT_OFFERED, Verdict.DENIED_BY_POLICY}
+    return (line.detail if is_excluded else "Allowed by the profile and the model.") + decided
 
 
 def _row(policy: Policy, facts: DispatchContext, mode: AuthMode, entry: CatalogEntry) -> tuple[str, bool] | None:
