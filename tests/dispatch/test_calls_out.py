@@ -60,6 +60,7 @@ CALL_SITES = {
     # Calls out by themselves, below or where it says.
     "billing/integrity/witnesses.py",  # tests/billing/test_witnesses.py
     "integrations/outbound/http.py",
+    "integrations/vault/key_services/rest.py",  # tests/integrations/vault/key_services, behind the circuit
     "integrations/providers/anthropic/relay.py",  # on the event loop, whose thread can hold no connection
     "rensei/core/mails.py",
     "rensei/dispatch/queue/broker.py",
