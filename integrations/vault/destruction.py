@@ -38,6 +38,8 @@ def destroy_keys(
     :raises NothingToDestroy: if there is no data key
     """
     with durable():
+        # Data keys refer to the organization's row, so none is added until this has been committed.
+        Org.objects.select_for_update().get(pk=org.pk)
         keys = list(DataKey.objects.select_for_update().filter(org=org).order_by("version", "pk"))
         if not keys:
             raise NothingToDestroy(f"{org.slug} has no data key.")

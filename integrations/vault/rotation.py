@@ -151,9 +151,13 @@ def _rewrap_batch(rows: list[DataKey], progress: Progress) -> int:
         else:
             new[row.pk] = result
     with durable():
-        stored = DataKey.objects.select_for_update().filter(pk__in=list(new)).values_list("pk", "wrapped")
+        stored = (
+            DataKey.objects.select_for_update().filter(pk__in=list(new)).order_by("pk").values_list("pk", "wrapped")
+        )
         before = {row.pk: bytes(row.wrapped) for row in rows}
         unchanged = [new[pk] for pk, wrapped in stored if bytes(wrapped) == before[pk]]
+        # Backups of the database need an outer key until the last data key has left it, which is noted anew.
+        KeyCheck.objects.filter(pk__in={row.kek_id for row in rows}).update(emptied_at=None)
         return DataKey.objects.bulk_update(unchanged, ["kek_id", "kek_version", "wrapped"])
 
 

@@ -134,7 +134,10 @@ def reseal(org: Org | None) -> Resealed:
             except VaultFault as fault:
                 done.failed[record.name] = str(fault)
     if not done.failed:
-        older = DataKey.objects.filter(org=org, purpose=DataKey.Purpose.SEAL).exclude(pk__in=needed)
+        # A key that was added meanwhile is newer, and records are sealed by it already.
+        version = DataKey.objects.values_list("version", flat=True).get(pk=newest)
+        keys = DataKey.objects.filter(org=org, purpose=DataKey.Purpose.SEAL, version__lt=version)
+        older = keys.exclude(pk__in=needed)
         superseded = DataKey.objects.filter(pk=newest, created_at__lt=database_now() - OLD_KEYS_FOR)
         if superseded.exists():
             done.keys_deleted, _ = older.delete()

@@ -18,7 +18,7 @@ from django.db import connection
 def data_version() -> int:
     """Read SQLite's number of commits by other connections. https://www.sqlite.org/pragma.html#pragma_data_version"""
     connection.ensure_connection()
-    # Not through Django's cursor, which takes several times as long: an idle worker reads this ten times a second.
+    # Not through Django's cursor, which takes several times as long: event streams read this ten times a second.
     with connection.wrap_database_errors:
         (version,) = connection.connection.execute("PRAGMA data_version").fetchone()
     return int(version)

@@ -88,5 +88,7 @@ def _notice(failed: HttpResponse) -> HttpResponse:
             response.headers[name] = failed.headers[name]
     response.headers["HX-Retarget"] = NOTICE
     response.headers["HX-Reswap"] = "innerHTML"
+    # The request may choose a part of the page that it expects, which a notice does not have.
+    response.headers["HX-Reselect"] = "unset"
     response.cookies = failed.cookies
     return response

@@ -15,6 +15,9 @@ class Lookups:
 
     def get_or_404(self: QuerySet[M], **lookup: object) -> M:  # type: ignore[misc]
         """:raises NotFound: if there is no such row among these"""
+        if any(isinstance(value, str) and "\0" in value for value in lookup.values()):
+            # PostgreSQL refuses to compare with such a text.
+            raise NotFound
         found = self.filter(**lookup).first()
         if found is None:
             raise NotFound

@@ -33,7 +33,8 @@ from rensei.dispatch.modes import MODES
 
 FORMAT = "rensei-receipt-1"
 PURPOSE = "rensei receipt 1"
-PUBLIC_KEY_BYTES = 32
+# How many ledger lines are read at a time while a part of the chain is compared.
+PAGE = 500
 
 
 class ReceiptNotReady(RenseiError):
@@ -80,11 +81,13 @@ def receipt_of(run: Run) -> dict[str, Any]:
     if run.state not in Run.ENDED or any(attempt.state == Attempt.State.OPEN for attempt in attempts):
         raise ReceiptNotReady(reason="The run has not ended, or its last call is not settled.")
     lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
-    seals = _seals_of(run, lines)
-    anchor = _anchor_of(run, seals)
     secret = _secret()
-    if anchor is not None and not anchors.is_signed(anchor, secret):
-        raise ReceiptDisagrees(line=lines[-1].id)
+    seals = _seals_of(run, lines)
+    anchor = _proving_anchor(run, lines, seals, secret)
+    for line in lines:
+        # A run's row is not sealed, its lines are.
+        if (line.auth_mode, line.payer, line.provider) != (run.auth_mode, run.payer, run.provider):
+            raise ReceiptDisagrees(line=line.id)
     document = {
         "format": FORMAT,
         "alg": "EdDSA",
@@ -152,35 +155,63 @@ def _secret() -> bytes:
 
 def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
     """
-    Find the seal of each line, and compare the line with it.
+    Find the seal of each line.
 
     :raises ReceiptNotReady: if a line has no seal yet
-    :raises ReceiptDisagrees: if a line is not what was sealed
     """
-    chain = LedgerSeal.objects.for_org(run.org)
-    found: dict[str, LedgerSeal] = {
-        seal.event_id: seal for seal in chain.filter(event_id__in=[one.id for one in lines])
-    }
+    chain = LedgerSeal.objects.for_org(run.org).filter(event_id__in=[one.id for one in lines])
+    found: dict[str, LedgerSeal] = {seal.event_id: seal for seal in chain}
     if len(found) < len(lines):
         raise ReceiptNotReady(reason="Its ledger lines are not sealed yet.")
-    before = [seal.seq - 1 for seal in found.values()]
-    previous = dict(chain.filter(seq__in=before).values_list("seq", "digest"))
-    for line in lines:
-        seal = found[line.id]
-        if LEDGER.digest(line, seq=seal.seq, previous=previous.get(seal.seq - 1, START)) != seal.digest:
-            raise ReceiptDisagrees(line=line.id)
     return found
 
 
-def _anchor_of(run: Run, seals: Mapping[str, LedgerSeal]) -> LedgerAnchor | None:
-    """:raises ReceiptNotReady: if no anchor covers the seals yet"""
-    if not seals:
-        return None
-    last = max(seal.seq for seal in seals.values())
-    anchor: LedgerAnchor | None = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=last).order_by("seq").first()
-    if anchor is None:
-        raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
+def _proving_anchor(
+    run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal], secret: bytes
+) -> LedgerAnchor | None:
+    """
+    Compare the chain from each line to the first signed anchor after it, and return the last of these anchors.
+
+    A seal alone proves nothing: who can write to the database can change a line together with its seal. The anchor's
+    digest follows from all lines before it, so each line up to it is read. Anchors are at most a minute's lines apart.
+
+    :raises ReceiptNotReady: if no anchor covers a seal yet
+    :raises ReceiptDisagrees: if a line, a seal or an anchor was changed
+    """
+    anchor: LedgerAnchor | None = None
+    for line in sorted(lines, key=lambda one: seals[one.id].seq):
+        first = seals[line.id].seq
+        if anchor is not None and first <= anchor.seq:
+            continue
+        anchor = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=first).order_by("seq").first()
+        if anchor is None:
+            raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
+        if not anchors.is_signed(anchor, secret) or _chain_digest(run, first, anchor.seq) != anchor.digest:
+            raise ReceiptDisagrees(line=line.id)
     return anchor
+
+
+def _chain_digest(run: Run, first: int, last: int) -> str:
+    """
+    Compute the digest of a part of the organization's chain from its lines.
+
+    :raises ReceiptDisagrees: if a line or a seal is missing, or a line is not what was sealed
+    """
+    chain = LedgerSeal.objects.for_org(run.org)
+    digest: str = chain.filter(seq=first - 1).values_list("digest", flat=True).first() or START
+    for start in range(first, last + 1, PAGE):
+        stop = min(start + PAGE - 1, last)
+        page = {seal.seq: seal for seal in chain.filter(seq__range=(start, stop))}
+        rows = CostEvent.objects.for_org(run.org).in_bulk([seal.event_id for seal in page.values()])
+        for seq in range(start, stop + 1):
+            seal = page.get(seq)
+            row = rows.get(seal.event_id) if seal is not None else None
+            if seal is None or row is None:
+                raise ReceiptDisagrees(line=seal.event_id if seal is not None else f"number {seq}")
+            digest = LEDGER.digest(row, seq=seq, previous=digest)
+            if digest != seal.digest:
+                raise ReceiptDisagrees(line=row.id)
+    return digest
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -225,7 +256,9 @@ def _credential(run: Run, attempts: Sequence[Attempt]) -> dict[str, Any]:
         return {"kind": "platform-pool", "id": pool, "name": None, "keyHint": None}
     key = Integration.objects.for_org(run.org).filter(id=run.credential_id).first()
     # The hint is that of the present key, so it is given only where no attempt used an earlier one.
-    is_same = key is not None and all(one.credential_version == key.secret_version for one in attempts)
+    is_same = (
+        key is not None and bool(attempts) and all(one.credential_version == key.secret_version for one in attempts)
+    )
     return {
         "kind": "integration",
         "id": run.credential_id,

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import CamelSerializer, read_body
 from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.core.lists import Filters
@@ -179,10 +179,10 @@ class WorkflowRunRetry(APIView):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
-    refusals = {"POST": (services.WorkflowRunNotEnded, StorageLimitReached)}
+    refusals = {"POST": (services.WorkflowRunNotEnded, IdempotencyKeyReused, StorageLimitReached)}
     Body = RetryBody
 
-    @extend_schema(request=RetryBody, responses={202: WorkflowRunDetailAnswer})
+    @extend_schema(request=RetryBody, responses={202: WorkflowRunDetailAnswer}, parameters=[IDEMPOTENCY_KEY])
     def post(self, request: Request, workflow_run_id: str) -> Response:
         """
         Start an ended workflow run again from a node on, with the same version and input.
@@ -190,10 +190,9 @@ class WorkflowRunRetry(APIView):
         The other nodes that succeeded keep their results. The answer is a new workflow run.
         """
         found = services.find_workflow_run(caller(request), workflow_run_id)
-        body = RetryBody(data=request.data)
-        body.is_valid(raise_exception=True)
+        node_id, key = read_body(RetryBody, request)["node_id"], idempotency_key(request)
         with named_in("/nodeId"):
-            begun = services.retry(caller(request), found, node_id=body.validated_data["node_id"])
+            begun = services.retry(caller(request), found, node_id=node_id, idempotency_key=key)
         return Response(
             WorkflowRunDetailAnswer(begun).data,
             status=status.HTTP_202_ACCEPTED,

@@ -185,8 +185,9 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     workflow_run = _new_workflow_run(access, version, given=given, now=now)
     try:
         with durable():
-            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=workflow_run.id, now=now))
+            # Storage is taken first, as at a dispatch: two transactions with one key must not wait for each other.
             _save(workflow_run, [_new_node(workflow_run, node) for node in nodes])
+            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=workflow_run.id, now=now))
             record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
     except IntegrityError:
         # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
@@ -197,18 +198,22 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     return find_workflow_run(access, workflow_run.id)
 
 
-def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str) -> WorkflowRun:
+def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str, idempotency_key: str = "") -> WorkflowRun:
     """
     Run the version and the input of an ended workflow run again, from one of its nodes on.
 
     The nodes that succeeded keep their results and are not paid for again, except this node and those that need it.
+    The project stays, and with it the access policies and who pays.
 
     :raises NotFound: if the workflow run has no such node
+    :raises IdempotencyKeyReused: if the key was used for another request
     :raises WorkflowRunNotEnded: while it has not ended
     :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     access.require_writer()
-    _require_reach(access, workflow_run.version.workflow)
+    digest = idempotency.digest_of({"retry": workflow_run.id, "node": node_id})
+    if known := idempotency.known_id(access, idempotency_key, digest=digest):
+        return find_workflow_run(access, known)
     described = [Node(**one) for one in workflow_run.version.nodes]
     if node_id not in {node.node_id for node in described}:
         raise NotFound
@@ -220,17 +225,26 @@ def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str) -> Workflo
         for node in workflow_run.nodes.select_related("run").filter(state=NodeRun.State.SUCCEEDED)
         if node.run is not None and node.node_id not in again
     }
-    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input, now=database_now())
-    with durable():
-        _save(begun, [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described])
-        record(
-            access,
-            "workflow.retried",
-            object_id=begun.id,
-            workflow=workflow_run.version.workflow_id,
-            of=workflow_run.id,
-            node=node_id,
-        )
+    now = database_now()
+    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input, now=now)
+    begun.project, begun.bound_to_project = workflow_run.project, workflow_run.bound_to_project
+    try:
+        with durable():
+            _save(begun, [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described])
+            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=begun.id, now=now))
+            record(
+                access,
+                "workflow.retried",
+                object_id=begun.id,
+                workflow=workflow_run.version.workflow_id,
+                of=workflow_run.id,
+                node=node_id,
+            )
+    except IntegrityError:
+        # As at a start: two equal requests ran concurrently.
+        if known := idempotency.known_id(access, idempotency_key, digest=digest):
+            return find_workflow_run(access, known)
+        raise
     execution.advance(begun.id)
     return find_workflow_run(access, begun.id)
 

@@ -33,9 +33,16 @@ LARGE = [
     for name in names
 ]
 # The addresses of one thing, which may load what it holds.
-REST_DETAILS = {"runs/<run_id>", "runs/<run_id>/events", "workflows/<workflow_id>", "workflow-runs/<workflow_run_id>"}
+REST_DETAILS = {
+    "runs/<run_id>",
+    "runs/<run_id>/events",
+    "runs/<run_id>/receipt",
+    "workflows/<workflow_id>",
+    "workflow-runs/<workflow_run_id>",
+}
 PAGE_DETAILS = {
     "o/<org>/runs/<run_id>",
+    "o/<org>/runs/<run_id>/receipt",
     "o/<org>/workflows/<workflow_id>",
     "o/<org>/workflow-runs/<workflow_run_id>",
     # It searches the documents of workflows for the profile.

@@ -13,6 +13,7 @@ from profiles.models import ModelProfile
 from rensei.console import graph
 from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
+from rensei.orgs.models import Org, Project
 from rensei.workflows import execution, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
 
@@ -130,6 +131,26 @@ class TestAFailedWorkflowRun:
         }
         assert answer.json()["cost"]["amountUsd"] in {"0", "0.000000"}
         assert (unknown.status_code, early.json()["code"]) == (404, "WORKFLOW_RUN_NOT_ENDED")
+
+    def test_is_started_again_once_for_a_key(self, api_as: Any, ada: Any, failed: WorkflowRun) -> None:
+        url, key = f"/api/v1/workflow-runs/{failed.id}/retry", {"Idempotency-Key": "once"}
+
+        first, second = (api_as(ada).post(url, {"nodeId": "risks"}, headers=key) for _ in range(2))
+        other = api_as(ada).post(url, {"nodeId": "intake"}, headers=key)
+
+        assert (first.status_code, second.json()["id"]) == (202, first.json()["id"])
+        assert other.json()["code"] == "IDEMPOTENCY_KEY_REUSED"
+        assert WorkflowRun.objects.count() == 2
+
+    def test_stays_in_its_project(self, page: Client, failed: WorkflowRun, acme: Org) -> None:
+        """The access policies and the budget of a project hold for a workflow run that one of its tokens has begun."""
+        project = Project.objects.create(org=acme, slug="side", name="Side")
+        WorkflowRun.objects.filter(pk=failed.pk).update(project=project, bound_to_project=True)
+
+        page.post(f"/o/acme/workflow-runs/{failed.id}/retry/risks")
+
+        again = WorkflowRun.objects.latest("id")
+        assert (again.pk != failed.pk, again.project, again.bound_to_project) == (True, project, True)
 
     def test_has_no_other_nodes(self, page: Client, failed: WorkflowRun) -> None:
         assert page.post(f"/o/acme/workflow-runs/{failed.id}/retry/none").status_code == 404

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from billing.integrity import anchors, seals
-from billing.models import CostEvent, LedgerAnchor
+from billing.integrity.chains import LEDGER
+from billing.integrity.digests import START
+from billing.models import CostEvent, LedgerAnchor, LedgerSeal
 from rensei.cli import receipts as verifier
 from rensei.cli.errors import Refused
 from rensei.core.money import dollars
@@ -79,6 +81,42 @@ class TestReceipt:
         seal_and_sign()
         with triggers_lifted():
             CostEvent.objects.update(profile_id="prof_other")
+
+        answer = api.get(f"/api/v1/runs/{ended.id}/receipt")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "RECEIPT_DISAGREES")
+
+    def test_of_a_line_that_was_changed_together_with_its_seal_is_not_signed(self, api: APIClient, ended: Run) -> None:
+        seal_and_sign()
+        with triggers_lifted():
+            CostEvent.objects.update(profile_id="prof_other")
+            LedgerSeal.objects.update(digest=LEDGER.digest(CostEvent.objects.get(), seq=1, previous=START))
+
+        answer = api.get(f"/api/v1/runs/{ended.id}/receipt")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "RECEIPT_DISAGREES")
+
+    def test_of_a_later_line_that_is_missing_before_the_anchor_is_not_signed(
+        self, api: APIClient, ended: Run, ada_access: Access, work: Callable[[], list[Run]]
+    ) -> None:
+        admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=[HELLO]))
+        (later,) = work()
+        seal_and_sign()
+        before = api.get(f"/api/v1/runs/{ended.id}/receipt").status_code
+        with triggers_lifted():
+            CostEvent.objects.filter(run_id=later.id).delete()
+
+        answer = api.get(f"/api/v1/runs/{ended.id}/receipt")
+
+        assert before == 200
+        assert (answer.status_code, answer.json()["code"]) == (409, "RECEIPT_DISAGREES")
+
+    @pytest.mark.parametrize("change", [{"payer": "platform"}, {"auth_mode": "shared"}, {"provider": "other"}])
+    def test_of_a_run_that_differs_from_its_lines_is_not_signed(
+        self, api: APIClient, ended: Run, change: dict[str, str]
+    ) -> None:
+        seal_and_sign()
+        Run.objects.filter(pk=ended.pk).update(**change)
 
         answer = api.get(f"/api/v1/runs/{ended.id}/receipt")
 

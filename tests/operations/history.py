@@ -164,7 +164,7 @@ def _settle_late(access: Any) -> None:
     from rensei.core.usage import Usage
     from rensei.dispatch.execution import reaper
     from rensei.dispatch.execution.lease_renewal import LiveRun
-    from rensei.dispatch.execution.provider_call import Call
+    from rensei.dispatch.execution.provider_call import ProviderCall
     from rensei.dispatch.models import Run
     from rensei.dispatch.queue import claims
     from rensei.dispatch.settlement import outcomes, settle
@@ -179,7 +179,7 @@ def _settle_late(access: Any) -> None:
     answer = Answer(
         text="Late.", content=[], stop_reason="end_turn", usage=Usage(input_tokens=9, output_tokens=5), request_id="r"
     )
-    call = Call(claim.run, LiveRun(claim.run, seconds_left=1), attempt)
+    call = ProviderCall(claim.run, LiveRun(claim.run, seconds_left=1), attempt)
     settle.write([outcomes.succeeded(call, answer, now=database_now())])
 
 

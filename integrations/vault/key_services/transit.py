@@ -52,7 +52,10 @@ class Transit(KeyService):
         self.kek_id = name_of(address, f"{mount}/{key}")
 
     def current_version(self) -> str:
-        return str(self._call("GET", "keys")["latest_version"])
+        version = self._call("GET", "keys").get("latest_version")
+        if version is None:
+            raise unexpected("no version")
+        return str(version)
 
     def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped:
         body = {"plaintext": _encoded(key), "associated_data": _encoded(length_prefixed(*context.values()))}

@@ -13,6 +13,7 @@ from profiles import services as profiles
 from rensei.console import snippets
 from rensei.console.access import PageRequest, page
 from rensei.console.forms.settings import AppTokenForm
+from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.ids import first_id_of
@@ -48,6 +49,8 @@ def connect(request: PageRequest) -> HttpResponse:
         except RenseiError as refusal:
             form.refuse(refusal)
     own = list(profiles.visible_profiles(access).filter(project=None).order_by("-is_default", "name"))
+    # The gateway has no machine to run a host session on.
+    profile = next((one for one in own if set(one.auth_modes) - {AuthMode.HOST_SESSION}), None)
     now = database_now()
     since = request.GET.get("since", "")
     if not RUN_ID.fullmatch(since) or since < first_id_of("run", now - WAITING_MAX):
@@ -55,8 +58,8 @@ def connect(request: PageRequest) -> HttpResponse:
     context: dict[str, Any] = {
         "form": form,
         "secret": secret,
-        "profile": own[0] if own else None,
-        "snippets": snippets.of_gateway(own[0].public_id, token=secret) if own else [],
+        "profile": profile,
+        "snippets": snippets.of_gateway(profile.public_id, token=secret) if profile else [],
         "since": since,
         "arrived": _first_since(access, since),
     }

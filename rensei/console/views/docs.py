@@ -23,7 +23,7 @@ SEARCH_LENGTH_MAX = 80
 GROUPS = {
     "Use": [
         "index", "auth-modes", "gateway", "rest-quickstart", "cli", "workflows", "host-sessions", "catalog", "tokens",
-        "people", "ledger", "errors", "providers/", "glossary",
+        "people", "ledger", "receipts", "errors", "providers/", "glossary",
     ],
     "Operate": [
         "operations", "operators/", "settings", "limits", "vault", "faults", "threat-model", "asvs", "benchmarks",

@@ -305,7 +305,7 @@ def _uses(
 
 def _sent(request: PageRequest) -> Run | None:
     """The test message that was just sent, by which key it was signed and how far it is."""
-    run_id = request.GET.get("sent")
+    run_id = request.GET.get("sent", "").replace("\0", "")
     runs = Run.objects.for_org(request.access.org).listed()
     return runs.filter(pk=run_id).first() if run_id else None
 

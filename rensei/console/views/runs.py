@@ -170,9 +170,10 @@ def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
 def _day(query: QueryDict) -> date | None:
     """The UTC day of the filter. None for another text, which filters nothing."""
     try:
-        return date.fromisoformat(query.get("day", ""))
+        day = date.fromisoformat(query.get("day", ""))
     except ValueError:
         return None
+    return day if day < date.max else None
 
 
 def _window(found: RunQuerySet, *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:

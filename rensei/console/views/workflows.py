@@ -170,7 +170,8 @@ def retry(request: PageRequest, workflow_run_id: str, node_id: str) -> HttpRespo
     except RenseiError as refusal:
         say_refusal(request, refusal)
         return redirect("console:workflow-run", request.access.org.slug, found.id)
-    messages.success(request, f"Started again from {node_id}. The nodes before it keep their results.")
+    kept = f"Nodes that succeeded keep their results, except those that need {node_id}."
+    messages.success(request, f"Started again from {node_id}. {kept}")
     return redirect("console:workflow-run", request.access.org.slug, begun.id)
 
 

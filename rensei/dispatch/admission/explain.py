@@ -23,6 +23,7 @@ from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.pools import NoEligiblePool
 from rensei.orgs.access import Access
+from rensei.orgs.scopes import RUNS
 
 TITLES = {
     "member": "The member may dispatch",
@@ -112,7 +113,7 @@ def explain(access: Access, request: DispatchRequest) -> Explanation:
     :raises FieldError: if a value of the request does not fit the model
     """
     gates = [
-        _check("member", access.require_writer, evidence.of_member(access)),
+        _check("member", partial(_require_dispatcher, access), evidence.of_member(access)),
         _check("rate", lambda: token_rate.require_left(access.org.id), evidence.of_rate(access.org.id)),
     ]
     try:
@@ -125,9 +126,20 @@ def explain(access: Access, request: DispatchRequest) -> Explanation:
         judgement
     )
     explained = Explanation(access=access, request=request, gates=gates, judgement=judgement)
-    if explained.refusal is None:
+    if explained.refusal is None or any(gate.verdict is GateVerdict.REFUSED for gate in gates[:2]):
+        # Under another mode, the member or the rate would refuse it as well.
         return explained
     return replace(explained, alternatives=_alternatives(access, judgement, request))
+
+
+def _require_dispatcher(access: Access) -> None:
+    """
+    Check what a dispatch requires of the member and of the token.
+
+    :raises RenseiError: if the role or the token's scopes do not allow it
+    """
+    access.require_writer()
+    access.require_scope(RUNS, address=access.address)
 
 
 def _judge(access: Access, found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
@@ -200,6 +212,10 @@ def _alternatives(access: Access, judgement: DispatchDecision, request: Dispatch
     )
     found = []
     for mode, other in zip(modes, loaded, strict=True):
-        refusal = other if isinstance(other, RenseiError) else _judge(access, other, request).refusal
+        try:
+            refusal = other if isinstance(other, RenseiError) else _judge(access, other, request).refusal
+        except RenseiError as caught:
+            # The request does not fit this mode, though it may fit the profile's own.
+            refusal = caught
         found.append(Alternative(mode=mode, in_profile=mode in facts.profile.auth_modes, refusal=refusal))
     return found

@@ -1,5 +1,6 @@
 """REST: why a dispatch would be refused, gate by gate."""
 
+from collections.abc import Collection
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
@@ -17,7 +18,17 @@ from rensei.dispatch.api.runs import RunBody, dispatch_request
 from rensei.dispatch.wire import TraceLineAnswer
 from rensei.orgs.access import as_member, caller
 from rensei.orgs.permissions import MembersRead
-from rensei.orgs.scopes import READ_OR_RUNS, ScopeMissing
+from rensei.orgs.scopes import READ_OR_RUNS, Scope, ScopeMissing
+
+# The scopes that a token needs to see what these gates looked at, as at the addresses that show the same.
+SHOWN_TO = {
+    "entitlement": Scope.BILLING,
+    "spending": Scope.BILLING,
+    "quota": Scope.BILLING,
+    "budget": Scope.BILLING,
+    "key": Scope.READ,
+    "policy": Scope.READ,
+}
 
 
 class ExplanationBody(RunBody):
@@ -85,10 +96,11 @@ class Explanations(APIView):
         """
         asked = dispatch_request(request, whole=False, form=ExplanationBody)
         member = read_body(ExplanationBody, request).get("as_member", caller(request).user.email)
-        return Response(_answer(explain.explain(as_member(caller(request), member), asked)))
+        access = caller(request)
+        return Response(_answer(explain.explain(as_member(access, member), asked), scopes=access.scopes))
 
 
-def _answer(explained: Explanation) -> dict[str, Any]:
+def _answer(explained: Explanation, *, scopes: Collection[str]) -> dict[str, Any]:
     judgement, refusal = explained.judgement, explained.refusal
     mode = judgement.decision.mode if judgement else None
     project = judgement.facts.project if judgement else None
@@ -108,7 +120,7 @@ def _answer(explained: Explanation) -> dict[str, Any]:
                 "gate": result.gate,
                 "title": result.title,
                 "verdict": result.verdict.value,
-                "lookedAt": [seen._asdict() for seen in result.seen],
+                "lookedAt": [seen._asdict() for seen in result.seen] if _is_shown(result.gate, scopes) else [],
                 "code": result.refusal.code if result.refusal else None,
                 "detail": result.refusal.detail if result.refusal else None,
                 "fix": result.refusal.fix if result.refusal else None,
@@ -128,3 +140,8 @@ def _answer(explained: Explanation) -> dict[str, Any]:
         ],
         "trace": judgement.decision.wire() if judgement else [],
     }
+
+
+def _is_shown(gate: str, scopes: Collection[str]) -> bool:
+    needed = SHOWN_TO.get(gate)
+    return needed is None or needed in scopes

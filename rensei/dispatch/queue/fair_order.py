@@ -123,7 +123,7 @@ def choose(*, owner: str, now: datetime) -> Choice | None:
 
 
 def is_any_waiting() -> bool:
-    """Return whether a run is queued for a server worker. An idle worker asks it once a second, so it is plain SQL."""
+    """Return whether a run is queued for a server worker. Idle workers ask often, so it is plain SQL."""
     return _first(_ANY, {}) is not None
 
 

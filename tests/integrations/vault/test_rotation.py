@@ -224,6 +224,19 @@ class TestRotateDataKeys:
 
         assert credentials.open_key(Integration.objects.get())
 
+    def test_keeps_a_data_key_that_is_newer_than_its_own(
+        self, simulator: Any, integration: Integration, acme: Org, monkeypatch: Any
+    ) -> None:
+        """Another rotation has added it after this one began, and records are sealed by it already."""
+        began = data_keys.current_key(org=acme)
+        manage("rotate-data-keys")
+        DataKey.objects.update(created_at=database_now() - timedelta(hours=2))
+        monkeypatch.setattr(data_keys, "current_key", lambda *, org: began)
+
+        sealed.reseal(acme)
+
+        assert DataKey.objects.filter(org=acme, purpose="seal").count() == 2
+
     def test_names_a_record_that_does_not_open_and_keeps_its_key(
         self, simulator: Any, integration: Integration, pool_key: PlatformKey
     ) -> None:

@@ -53,7 +53,7 @@
   }
 
   // Web Crypto exists only over https and on this machine.
-  if (!window.crypto?.subtle) return;
+  if (!button || !window.crypto?.subtle) return;
   button.hidden = other.hidden = false;
   button.addEventListener("click", () => show(document.querySelector("[data-receipt]").textContent));
   document.querySelector("[data-receipt-file]").addEventListener("change", async (event) => {
