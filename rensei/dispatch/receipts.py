@@ -81,9 +81,9 @@ def receipt_of(run: Run) -> dict[str, Any]:
     if run.state not in Run.ENDED or any(attempt.state == Attempt.State.OPEN for attempt in attempts):
         raise ReceiptNotReady(reason="The run has not ended, or its last call is not settled.")
     lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
-    secret = _secret()
     seals = _seals_of(run, lines)
-    anchor = _proving_anchor(run, lines, seals, secret)
+    anchor = _proving_anchor(run, lines, seals)
+    secret = _secret()
     for line in lines:
         # A run's row is not sealed, its lines are.
         if (line.auth_mode, line.payer, line.provider) != (run.auth_mode, run.payer, run.provider):
@@ -166,9 +166,7 @@ def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
     return found
 
 
-def _proving_anchor(
-    run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal], secret: bytes
-) -> LedgerAnchor | None:
+def _proving_anchor(run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal]) -> LedgerAnchor | None:
     """
     Compare the chain from each line to the first signed anchor after it, and return the last of these anchors.
 
@@ -186,7 +184,7 @@ def _proving_anchor(
         anchor = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=first).order_by("seq").first()
         if anchor is None:
             raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
-        if not anchors.is_signed(anchor, secret) or _chain_digest(run, first, anchor.seq) != anchor.digest:
+        if not anchors.is_signed(anchor, _secret()) or _chain_digest(run, first, anchor.seq) != anchor.digest:
             raise ReceiptDisagrees(line=line.id)
     return anchor
 
