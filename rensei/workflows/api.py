@@ -190,7 +190,8 @@ class WorkflowRunRetry(APIView):
         The other nodes that succeeded keep their results. The answer is a new workflow run.
         """
         found = services.find_workflow_run(caller(request), workflow_run_id)
-        node_id, key = read_body(RetryBody, request)["node_id"], idempotency_key(request)
+        key = idempotency_key(request)
+        node_id = read_body(RetryBody, request)["node_id"]
         with named_in("/nodeId"):
             begun = services.retry(caller(request), found, node_id=node_id, idempotency_key=key)
         return Response(

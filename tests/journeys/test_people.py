@@ -75,7 +75,7 @@ class TestAnInvitation:
         guest.type("Your name", "Zoe")
         guest.type("Choose a password", PASSWORD)
         guest.click("Join")
-        guest.sees("Welcome to Acme. You are auditor here.")
+        guest.sees("Welcome to Acme. You joined as an auditor.")
         assert guest.page.url.endswith("/o/acme/")
 
         owner.page.reload()
