@@ -131,6 +131,6 @@ class TestARefusal:
 
         said = call(QUESTION)
 
-        assert "API key" in said
+        assert "rejected this key" in said
         assert "/login" not in said
         assert asked(front, QUESTION) == 1
