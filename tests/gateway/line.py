@@ -36,7 +36,8 @@ def exchange(server: Server, body: Any, *, path: str, method: str, headers: dict
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     try:
         connection.request(method, path, as_bytes(body), {**STANDARD_HEADERS, **headers})
-        return Answer(connection.getresponse())
+        with connection.getresponse() as response:
+            return Answer(response)
     finally:
         connection.close()
 

@@ -158,24 +158,25 @@ def _pass(handler: BaseHTTPRequestHandler, wire: Wire) -> None:
     connection = http.client.HTTPConnection(urlsplit(wire.upstream).netloc, timeout=120)
     try:
         connection.request(handler.command, handler.path, body, headers)
-        answer = connection.getresponse()
-        passed.status = answer.status
-        passed.answer_headers = {name.lower(): value for name, value in answer.getheaders()}
-        handler.send_response_only(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() != "transfer-encoding":
-                handler.send_header(name, value)
-        chunked = "content-length" not in passed.answer_headers
-        if chunked:
-            handler.send_header("transfer-encoding", "chunked")
-        handler.end_headers()
-        while piece := answer.read1(65536):
-            passed.answer += piece
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
-            handler.wfile.flush()
-        if chunked:
-            handler.wfile.write(b"0\r\n\r\n")
-        passed.is_whole = True
+        # Closing the connection leaves the socket open where the answer is to end with it.
+        with connection.getresponse() as answer:
+            passed.status = answer.status
+            passed.answer_headers = {name.lower(): value for name, value in answer.getheaders()}
+            handler.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() != "transfer-encoding":
+                    handler.send_header(name, value)
+            chunked = "content-length" not in passed.answer_headers
+            if chunked:
+                handler.send_header("transfer-encoding", "chunked")
+            handler.end_headers()
+            while piece := answer.read1(65536):
+                passed.answer += piece
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+                handler.wfile.flush()
+            if chunked:
+                handler.wfile.write(b"0\r\n\r\n")
+            passed.is_whole = True
     except (OSError, http.client.HTTPException):
         # What breaks on one side breaks on the other.
         handler.close_connection = True
