@@ -104,11 +104,17 @@ def rewrap(*, tell: Callable[[Progress], object] = lambda progress: None) -> Pro
 
 
 def verify(*, tell: Callable[[int], object] = lambda count: None) -> dict[str, str]:
-    """Unwrap every data key, past the cache. Returns those that do not unwrap, and why."""
+    """
+    Unwrap every data key, past the cache. Returns those that do not unwrap, and why.
+
+    :raises KeyServiceSilent: if a key service does not answer, which says nothing about the keys
+    """
     failed: dict[str, str] = {}
     for count, row in enumerate(chain.from_iterable(pages(DataKey.objects.all(), size=BATCH)), start=1):
         try:
             data_keys.unwrap(row)
+        except KeyServiceSilent:
+            raise
         except VaultFault as fault:
             failed[str(row.pk)] = str(fault)
         if count % BATCH == 0:

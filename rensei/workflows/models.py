@@ -110,12 +110,7 @@ class WorkflowRun(models.Model):
     @property
     def cost(self) -> dict[str, Any]:
         """What the runs of the nodes cost together, without the reused ones, in the names of a run's fields."""
-        runs = [node.run for node in self.nodes.all() if node.run is not None and not node.reused]
-        return {
-            "amount_picodollars": total_cost(runs),
-            "billed": any(run.billed for run in runs),
-            "estimated": any(run.estimated for run in runs),
-        }
+        return _cost_of([node.run for node in self.nodes.all() if node.run is not None and not node.reused])
 
 
 class NodeRun(models.Model):
@@ -154,6 +149,19 @@ class NodeRun(models.Model):
     @property
     def output(self) -> str | None:
         return self.run.output_text if self.run and self.state == self.State.SUCCEEDED else None
+
+    @property
+    def cost(self) -> dict[str, Any] | None:
+        """What its run cost, in the names of a run's fields. Nothing yet while the run has not ended."""
+        return _cost_of([self.run]) if self.run else None
+
+
+def _cost_of(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "amount_picodollars": total_cost(runs),
+        "billed": any(run.billed for run in runs),
+        "estimated": any(run.estimated for run in runs),
+    }
 
 
 def total_cost(runs: Sequence[Run]) -> int | None:

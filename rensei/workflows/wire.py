@@ -48,7 +48,7 @@ class NodeAnswer(CamelSerializer):
     run_id = serializers.CharField(allow_null=True)
     output = serializers.CharField(allow_null=True)
     error = RunErrorAnswer(allow_null=True)
-    cost = RunCostAnswer(source="run", allow_null=True)
+    cost = RunCostAnswer(allow_null=True)
 
 
 class WorkflowRunAnswer(CamelSerializer):

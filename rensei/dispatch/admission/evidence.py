@@ -150,7 +150,8 @@ def _platform_keys(judgement: DispatchDecision) -> list[Seen]:
     """The health of the pool's keys, without anything that identifies a key of the platform."""
     facts, mode = judgement.facts, judgement.decision.mode
     pool = PlatformKey.Pool(mode.value) if mode is not None else PlatformKey.Pool.METERED
-    keys = PlatformKey.objects.filter(pool=pool, provider=judgement.entry.provider, active=True).order_by("id")
+    keys = PlatformKey.objects.filter(pool=pool, provider=judgement.entry.provider, active=True)
+    keys = keys.filter(health__in=[PlatformKey.Health.COOLING, PlatformKey.Health.QUARANTINED]).order_by("id")
     serving = facts.pool_keys(pool, AuthMode(pool.value))
     seen = [Seen("Keys that can sign for this model", str(sum(key.paused_because is None for key in serving)))]
     for key in keys[:KEYS_SHOWN]:

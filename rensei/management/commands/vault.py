@@ -140,11 +140,13 @@ class Command(BaseCommand):
                 "left, run this again with --no-backup-needs-it."
             )
             return
-        if kek.startswith(keyring.ID_PREFIX):
-            keyring.remove_key(_keyring(), kek)
+        path = next(kek_providers.keyring_paths(), None)
+        if kek.startswith(keyring.ID_PREFIX) and path is not None and kek != keyring.load(path).current:
+            keyring.remove_key(path, kek)
         check.delete()
         self.stdout.write(
-            f"{kek} is retired. Take a key service that held it out of RENSEI_KEK_URL, and then destroy it."
+            f"{kek} is retired. If it was in a key service, or the current key of a keyring that no longer wraps, take "
+            "that out of RENSEI_KEK_URL, and then destroy the key or the keyring's file."
         )
 
     def _destroy_keys(self, *, org: str, confirm: str | None, by: str, **options: Any) -> None:
