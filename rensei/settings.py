@@ -269,6 +269,8 @@ else:
         "pool": {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20)},
         "options": "-c idle_in_transaction_session_timeout=30s",
     }
+    # A pooled connection may have died with the database, which is back: it is checked before it is used again.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 
 # https://docs.djangoproject.com/en/5.2/topics/cache/
 # `default` holds what protects accounts, also for the libraries. `process` holds what may be lost at any time.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
-from django.db import connection
+from django.db import close_old_connections, connection
 
 from rensei.core.errors import RenseiError
 from rensei.dispatch.admission import admit
@@ -22,6 +22,7 @@ from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 
 PLANS_MAX = 200
+IDLE_SECONDS = 1.0
 
 Plan = TypeVar("Plan")
 Outcome = RenseiError | Exception | None
@@ -61,7 +62,11 @@ class GroupWriter(Generic[Plan]):
     def _work(self) -> None:
         closing = False
         while not closing:
+            began = time.monotonic()
             taken = [self._waiting.get()]
+            if time.monotonic() - began > IDLE_SECONDS:
+                # The database may have been restarted meanwhile: the connection is checked before it is used.
+                close_old_connections()
             if self._gather_seconds and taken[0] is not None:
                 time.sleep(self._gather_seconds)
             while len(taken) < PLANS_MAX and not self._waiting.empty():
