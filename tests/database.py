@@ -101,7 +101,7 @@ def _empty_after_each_test_that_committed() -> Iterator[None]:
 def _empty_database() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            # Whoever still writes, as a server may, ends first. SQLite has one writer at a time anyway.
+            # What still writes, such as a server, ends first. SQLite has one writer at a time anyway.
             cursor.execute(f"LOCK TABLE {', '.join(_tables())} IN ACCESS EXCLUSIVE MODE")
         cursor.execute(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables()))
         written = {name for (name,) in cursor.fetchall()}

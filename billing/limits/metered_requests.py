@@ -7,7 +7,7 @@ from billing.limits.entitlement import NO_REQUEST
 from billing.models import Entitlement
 from rensei.audit.record import record, record_operator
 from rensei.core.clock import database_now
-from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.errors import FieldError
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
@@ -22,9 +22,7 @@ def request_metered(access: Access, *, purpose: str) -> Entitlement:
     :raises NotPermitted: unless the caller manages the organization, with an API token not limited to one project
     :raises FieldError: if the purpose is too long
     """
-    access.require_manager()
-    if access.project is not None:
-        raise NotPermitted
+    access.require_org_manager()
     purpose = " ".join(purpose.split())
     if len(purpose) > PURPOSE_LENGTH:
         raise FieldError(pointer="/purpose", reason=f"Say it in at most {PURPOSE_LENGTH} characters.")

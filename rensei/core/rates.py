@@ -230,24 +230,23 @@ def start_exchanging() -> None:
 
 def headers_of(kind: str, usages: Iterable[LimitUsage]) -> dict[str, str]:
     """Return the headers that report a caller's use of the narrowest of some limits."""
-    usage = narrowest(usages)
-    values = str(usage.limit), str(usage.remaining), written(usage.window.ends_at)
-    return dict(zip(header_names(kind), values, strict=True))
-
-
-def narrowest(usages: Iterable[LimitUsage]) -> LimitUsage:
-    """Return the limit with the least left."""
-    return min(usages, key=attrgetter("remaining"))
+    narrowest = min(usages, key=attrgetter("remaining"))
+    limit_name, remaining_name, reset_name = _header_names(kind)
+    return {
+        limit_name: str(narrowest.limit),
+        remaining_name: str(narrowest.remaining),
+        reset_name: _written(narrowest.window.ends_at),
+    }
 
 
 @functools.cache
-def header_names(kind: str) -> tuple[str, str, str]:
+def _header_names(kind: str) -> tuple[str, str, str]:
     prefix = f"rensei-ratelimit-{kind}"
     return f"{prefix}-limit", f"{prefix}-remaining", f"{prefix}-reset"
 
 
 @functools.lru_cache(maxsize=1024)
-def written(moment: float) -> str:
+def _written(moment: float) -> str:
     """Write a moment as RFC 3339. All answers of a window have the same one."""
     return periods.written(datetime.fromtimestamp(moment, UTC), timespec="seconds")
 

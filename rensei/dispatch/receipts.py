@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -22,6 +22,7 @@ from billing.integrity.digests import START
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal
 from integrations.models import Integration
 from integrations.vault import signing
+from rensei.core import periods
 from rensei.core.api import camel
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
@@ -318,4 +319,4 @@ def _anchor(anchor: LedgerAnchor | None) -> dict[str, Any] | None:
 
 
 def _moment(value: datetime | None) -> str | None:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
+    return periods.written(value) if value else None

@@ -3,7 +3,6 @@ Limits of calls, tokens, concurrency and total body size. They are in memory: a 
 """
 
 from collections import Counter
-from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +11,7 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
-from rensei.core.rates import LimitUsage, header_names, narrowest, rates, written
+from rensei.core.rates import LimitUsage, headers_of, rates
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
@@ -131,18 +130,7 @@ class _Rate:
 
 
 def _headers(kind: str, usages: list[LimitUsage]) -> Headers:
-    limit, remaining, reset = _header_names(kind)
-    usage = narrowest(usages)
-    return [
-        (limit, b"%d" % usage.limit),
-        (remaining, b"%d" % usage.remaining),
-        (reset, written(usage.window.ends_at).encode()),
-    ]
-
-
-@cache
-def _header_names(kind: str) -> list[bytes]:
-    return [name.encode() for name in header_names(kind)]
+    return [(name.encode(), value.encode()) for name, value in headers_of(kind, usages).items()]
 
 
 def _refusal(over: list[LimitUsage]) -> RateLimited:

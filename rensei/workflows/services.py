@@ -1,7 +1,6 @@
 """Applying workflow documents, and starting and cancelling workflow runs."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError
@@ -181,21 +180,17 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     version: WorkflowVersion = workflow.versions.get(number=workflow.version)
     nodes = [Node(**one) for one in version.nodes]
     _require_input(nodes, given)
-    now = database_now()
-    workflow_run = _new_workflow_run(access, version, given=given, now=now)
-    try:
-        with durable():
-            # Storage is taken first, as at a dispatch: two transactions with one key must not wait for each other.
-            _save(workflow_run, [_new_node(workflow_run, node) for node in nodes])
-            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=workflow_run.id, now=now))
-            record(access, "workflow.started", object_id=workflow_run.id, workflow=workflow.id, version=version.number)
-    except IntegrityError:
-        # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
-        if known := idempotency.known_id(access, idempotency_key, digest=digest):
-            return find_workflow_run(access, known)
-        raise
-    execution.advance(workflow_run.id)
-    return find_workflow_run(access, workflow_run.id)
+    workflow_run = _new_workflow_run(access, version, given=given)
+    return _begin(
+        access,
+        workflow_run,
+        [_new_node(workflow_run, node) for node in nodes],
+        key=idempotency_key,
+        digest=digest,
+        action="workflow.started",
+        workflow=workflow.id,
+        version=version.number,
+    )
 
 
 def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str, idempotency_key: str = "") -> WorkflowRun:
@@ -225,28 +220,19 @@ def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str, idempotenc
         for node in workflow_run.nodes.select_related("run").filter(state=NodeRun.State.SUCCEEDED)
         if node.run is not None and node.node_id not in again
     }
-    now = database_now()
-    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input, now=now)
+    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input)
     begun.project, begun.bound_to_project = workflow_run.project, workflow_run.bound_to_project
-    try:
-        with durable():
-            _save(begun, [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described])
-            idempotency.insert(idempotency.new(access, idempotency_key, digest=digest, run_id=begun.id, now=now))
-            record(
-                access,
-                "workflow.retried",
-                object_id=begun.id,
-                workflow=workflow_run.version.workflow_id,
-                of=workflow_run.id,
-                node=node_id,
-            )
-    except IntegrityError:
-        # As at a start: two equal requests ran concurrently.
-        if known := idempotency.known_id(access, idempotency_key, digest=digest):
-            return find_workflow_run(access, known)
-        raise
-    execution.advance(begun.id)
-    return find_workflow_run(access, begun.id)
+    return _begin(
+        access,
+        begun,
+        [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described],
+        key=idempotency_key,
+        digest=digest,
+        action="workflow.retried",
+        workflow=workflow_run.version.workflow_id,
+        of=workflow_run.id,
+        node=node_id,
+    )
 
 
 def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
@@ -270,7 +256,39 @@ def cancel(access: Access, workflow_run: WorkflowRun) -> WorkflowRun:
     return find_workflow_run(access, workflow_run.id)
 
 
-def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any, now: datetime) -> WorkflowRun:
+def _begin(
+    access: Access,
+    workflow_run: WorkflowRun,
+    nodes: Sequence[NodeRun],
+    *,
+    key: str,
+    digest: str,
+    action: str,
+    **detail: Any,
+) -> WorkflowRun:
+    """
+    Save a new workflow run and start its first nodes, or return the one that an equal request has begun meanwhile.
+
+    :param key: the Idempotency-Key, or an empty text
+    :param action: the event in the audit log, with `detail`
+    """
+    try:
+        with durable():
+            # Storage is taken first, as at a dispatch: two transactions with one key must not wait for each other.
+            _save(workflow_run, nodes)
+            now = workflow_run.created_at
+            idempotency.insert(idempotency.new(access, key, digest=digest, run_id=workflow_run.id, now=now))
+            record(access, action, object_id=workflow_run.id, **detail)
+    except IntegrityError:
+        # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
+        if known := idempotency.known_id(access, key, digest=digest):
+            return find_workflow_run(access, known)
+        raise
+    execution.advance(workflow_run.id)
+    return find_workflow_run(access, workflow_run.id)
+
+
+def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -> WorkflowRun:
     workflow = version.workflow
     return WorkflowRun(
         org=access.org,
@@ -281,7 +299,7 @@ def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any, n
         created_by=access.user,
         input=given,
         stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(version.nodes)),
-        created_at=now,
+        created_at=database_now(),
     )
 
 

@@ -89,9 +89,6 @@ class PromptBounds:
         self._params = params
         self._raw = raw
         self._window = window or WINDOW_UNKNOWN_TOKENS
-        self._tools: list[dict[str, Any]] | None = None
-        self._counted = False
-        self._held: int | None = None
 
     @cached_property
     def at_least(self) -> int:
@@ -101,9 +98,8 @@ class PromptBounds:
     @property
     def at_most(self) -> int:
         """For holds: never below the API's count."""
-        if not self._counted:
-            self._held, self._counted = self._count(), True
-        return self._window if self._held is None else min(self._window, self._held)
+        held = self._held
+        return self._window if held is None else min(self._window, held)
 
     def for_window(self, window: int | None) -> Self:
         """Return the bounds of the same prompt for a model with another window, reusing the counts."""
@@ -122,15 +118,14 @@ class PromptBounds:
             max_output_tokens=max_output_tokens,
         )
 
-    @property
+    @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the request declares, including those defined in its messages."""
-        if self._tools is None:
-            self._tools = server_tools.tools_of(self._params)
-        return self._tools
+        return server_tools.tools_of(self._params)
 
-    def _count(self) -> int | None:
-        """Count an upper bound of the request's content; None if it may fill the window."""
+    @cached_property
+    def _held(self) -> int | None:
+        """An upper bound of the request's content; None if it may fill the window."""
         outside = self._outside()
         if outside.fills_window:
             return None

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from integrations.vault.errors import KekUnavailable, VaultFault
 from integrations.vault.framing import length_prefixed
@@ -50,7 +50,7 @@ class AzureHsm(KeyService):
         self._key = address.path.strip("/")
         if not address.hostname or not KEY.fullmatch(self._key):
             raise AddressInvalid("it is azurekv://<name>.managedhsm.azure.net/<key>")
-        self._rest = Rest(require_safe(endpoint, host=urlsplit(endpoint).hostname or ""))
+        self._rest = Rest(require_safe(endpoint))
         self._lock = threading.Lock()
         self._credential: Any = None
         self._found_token, self._token_until = "", 0.0

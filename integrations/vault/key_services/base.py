@@ -2,8 +2,9 @@
 
 import hmac
 import importlib
+from abc import ABC, abstractmethod
 from types import ModuleType
-from urllib.parse import SplitResult, parse_qs
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from integrations.vault.errors import (
     KekChanged,
@@ -28,7 +29,7 @@ class AddressInvalid(ValueError):
     """An address in RENSEI_KEK_URL cannot be used. The text says why, and names no secret."""
 
 
-class KeyService:
+class KeyService(ABC):
     """
     One key in a key service.
 
@@ -65,11 +66,11 @@ class KeyService:
         if not hmac.compare_digest(found, _CHECKED):
             raise KekChanged("the key in the key service is not the one that sealed")
 
-    def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped:
-        raise NotImplementedError
+    @abstractmethod
+    def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped: ...
 
-    def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes: ...
 
 
 def silent(why: str) -> KeyServiceSilent:
@@ -124,9 +125,9 @@ def options(address: SplitResult, *known: str) -> dict[str, str]:
     return {name: values[0] for name, values in found.items()}
 
 
-def require_safe(url: str, *, host: str) -> str:
+def require_safe(url: str) -> str:
     """:raises AddressInvalid: if data keys would travel over the network unencrypted"""
-    if not url.startswith("https://") and host not in LOOPBACK:
+    if not url.startswith("https://") and urlsplit(url).hostname not in LOOPBACK:
         raise AddressInvalid("a key service on another machine is called over https only")
     return url
 

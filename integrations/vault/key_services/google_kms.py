@@ -12,7 +12,7 @@ import re
 import threading
 from functools import partial
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from integrations.vault.errors import KekUnavailable, VaultFault
 from integrations.vault.framing import length_prefixed
@@ -54,7 +54,7 @@ class GoogleKms(KeyService):
         self._key = f"{address.netloc}{address.path}".strip("/")
         if not KEY.fullmatch(self._key):
             raise AddressInvalid("it is gcpkms://projects/…/locations/…/keyRings/…/cryptoKeys/…")
-        self._rest = Rest(require_safe(endpoint, host=urlsplit(endpoint).hostname or ""))
+        self._rest = Rest(require_safe(endpoint))
         self._lock = threading.Lock()
         self._credentials: Any = None
         self.kek_id = name_of(address, self._key)

@@ -43,9 +43,7 @@ class Transit(KeyService):
         if not address.hostname or not mount or not key:
             raise AddressInvalid("it is vault://<host>/<mount>/<key>")
         scheme = "http" if chosen.get("tls") == "off" else "https"
-        self._rest = Rest(
-            require_safe(f"{scheme}://{address.netloc}", host=address.hostname), authority=chosen.get("ca", "")
-        )
+        self._rest = Rest(require_safe(f"{scheme}://{address.netloc}"), authority=chosen.get("ca", ""))
         self._mount, self._key = mount, key
         self._token_file = chosen.get("token-file", "")
         self._namespace = chosen.get("namespace", "")

@@ -1,7 +1,7 @@
 """Runs: the list with its filters, and one run with its decision, updated until it ends."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django.http import HttpResponse, QueryDict
@@ -13,6 +13,7 @@ from billing.models import CostEvent
 from integrations.providers.base import ADAPTERS
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
+from rensei.core import periods
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
@@ -160,7 +161,7 @@ def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
     if query.get("project"):
         found = found.filter(project__slug=query["project"])
     if (day := _day(query)) is not None:
-        start = datetime.combine(day, time.min, tzinfo=UTC)
+        start = periods.start_of(day)
         found = found.filter(id__gte=first_id_of("run", start), id__lt=first_id_of("run", start + timedelta(days=1)))
     if period := PERIODS.get(str(query.get("since"))):
         found = found.filter(created_at__gte=database_now() - period)
