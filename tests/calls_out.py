@@ -14,8 +14,8 @@ from django.db import connection
 
 ROOT = Path(__file__).parents[1]
 OURS = tuple(f"{ROOT / package}/" for package in ("rensei", "integrations", "billing", "catalog", "profiles"))
-# The stand-in for the provider and the command are no part of the server.
-NOT_THE_SERVER = tuple(f"{ROOT / package}/" for package in ("rensei/simulator", "rensei/cli"))
+# The stand-in for the provider, the command, and what starts the server are no part of the server.
+NOT_THE_SERVER = tuple(str(ROOT / path) for path in ("rensei/simulator/", "rensei/cli/", "rensei/launcher.py"))
 EVENTS = {"socket.connect", "socket.getaddrinfo"}
 
 made: list[str] = []

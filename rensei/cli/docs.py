@@ -33,7 +33,8 @@ def reference() -> str:
 
 def _commands(group: Any, path: str) -> list[tuple[str, Any]]:
     found = []
-    for name, one in group.commands.items():
+    # Sorted, because commands are added in the order in which their modules happen to be imported.
+    for name, one in sorted(group.commands.items()):
         found += _commands(one, f"{path} {name}") if hasattr(one, "commands") else [(f"{path} {name}", one)]
     return found
 
