@@ -19,17 +19,30 @@ Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
     """Save new instances, whose primary keys are generated here, without reading anything back."""
+    insert_together({model: instances})
+
+
+def insert_together(instances_of: Mapping[type[Model], Sequence[Model]]) -> None:
+    """As `insert_all`, for several models, in one statement: a statement costs as much as several rows."""
+    given = {model: instances for model, instances in instances_of.items() if instances}
     if connection.vendor != "postgresql":
-        model._default_manager.bulk_create(instances)  # noqa: SLF001 - Django's documented way from a model
+        for model, instances in given.items():
+            model._default_manager.bulk_create(instances)  # noqa: SLF001 - Django's documented way from a model
         return
-    if not instances:
+    if not given:
         return
-    names, sql = _insertion(model)
+    names_of, sql = _insertion(tuple(given))
     # Django stores column values in an instance's own dictionary, which is quicker to read than attributes.
-    _execute(sql, ({name: values[name] for name in names} for values in map(vars, instances)))
-    for instance in instances:
-        # As Django marks saved instances, so that a second `save` is an UPDATE.
-        instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001
+    documents = [
+        _document([{name: values[name] for name in names} for values in map(vars, instances)])
+        for names, instances in zip(names_of, given.values(), strict=True)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, documents)
+    for instances in given.values():
+        for instance in instances:
+            # As Django marks saved instances, so that a second `save` is an UPDATE.
+            instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001
 
 
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
@@ -74,16 +87,22 @@ def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence
 
 
 @cache
-def _insertion(model: type[Model]) -> tuple[list[str], str]:
-    """Build the statement that inserts a model's rows, and list the attributes that it takes of each."""
-    fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
-    columns = ", ".join(_column(field) for field in fields.values())
-    names = ", ".join(f'"{name}"' for name in fields)
-    sql = (
-        f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
-        f"SELECT {names} FROM {_recordset(fields)}"
-    )
-    return list(fields), sql
+def _insertion(models: tuple[type[Model], ...]) -> tuple[list[list[str]], str]:
+    """Build the statement that inserts rows of these models, and list the attributes that it takes of each."""
+    names_of, inserts = [], []
+    for model in models:
+        fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
+        columns = ", ".join(_column(field) for field in fields.values())
+        names = ", ".join(f'"{name}"' for name in fields)
+        names_of.append(list(fields))
+        inserts.append(
+            f"INSERT INTO {_table(model)} ({columns}) "  # noqa: S608 - names of the model's own; values are a parameter
+            f"SELECT {names} FROM {_recordset(fields)}"
+        )
+    # References between the rows are checked at the end of the transaction.
+    *others, last = inserts
+    named = ", ".join(f'"rows_{number}" AS ({insert})' for number, insert in enumerate(others))
+    return names_of, f"WITH {named} {last}" if named else last
 
 
 @lru_cache(maxsize=32)

@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
-from rensei.core.bulk import insert_all
+from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.dispatch import context, idempotency, pools, retention, stored_bytes
@@ -158,9 +158,13 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
         _give_room_back([plan for plan in plans if plan.run.id in refused])
         for plan in admitted:
             idempotency.insert(plan.idempotency)
-        insert_all(Run, [plan.run for plan in admitted])
-        insert_all(RunInput, [plan.input for plan in admitted if plan.input is not None])
-        insert_all(Attempt, [plan.attempt for plan in admitted if plan.attempt is not None])
+        insert_together(
+            {
+                Run: [plan.run for plan in admitted],
+                RunInput: [plan.input for plan in admitted if plan.input is not None],
+                Attempt: [plan.attempt for plan in admitted if plan.attempt is not None],
+            }
+        )
         for plan in admitted:
             if plan.run.state == Run.State.QUEUED:
                 transaction.on_commit(partial(wake_up.notify_workers, plan.run.id))
