@@ -401,6 +401,7 @@ class TestScopes:
         assert set(declared) - OPEN_REST == {route for listed in NEEDS.values() for route in listed}
         assert [route for route in set(declared) - OPEN_REST if declared[route] is None] == []
 
+    @pytest.mark.outside
     def test_open_what_they_name_and_nothing_else(self, subtests, stage, clients):
         before = rows_of_everything()
         for kind, listed in NEEDS.items():

@@ -18,6 +18,7 @@ from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import triggers_lifted
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -167,7 +168,7 @@ class TestTampering:
         (difference,) = found()
         assert str(hidden.pk) in difference
 
-    @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @hypothesis_settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_of_any_kind_at_any_place_is_found(self, data: st.DataObject, acme: Org, ada: User, settings: Any) -> None:
         rows = [write(acme if data.draw(st.booleans()) else None, ada, number) for number in range(4)]

@@ -21,9 +21,12 @@ from rensei.core.usage import Usage
 from tests.billing.conftest import NOON, PRICES
 from tests.billing.ledger_triggers import triggers_lifted
 from tests.billing.sums import ledger_by_key, roll_ups_by_key
+from tests.drawn import examples
 
 in_one_test = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 tokens = st.integers(0, 2_000_000)
 usages = st.builds(

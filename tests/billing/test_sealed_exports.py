@@ -25,6 +25,7 @@ from rensei import worker
 from rensei.audit.models import AuditEvent
 from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import triggers_lifted
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -153,7 +154,7 @@ class TestTampering:
     def documents(self, request: pytest.FixtureRequest, witness: list[str]) -> Documents:
         return export(*WHICH[request.param])
 
-    @hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @hypothesis_settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_with_a_file_in_any_way_is_found(
         self, documents: Documents, witness: list[str], data: st.DataObject
@@ -190,7 +191,7 @@ class TestTampering:
 
         assert verify(text(changed), {"w": witness}).wrong, kind
 
-    @hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @hypothesis_settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_with_a_witness_in_any_way_is_found_or_vouches_for_less(
         self, documents: Documents, witness: list[str], data: st.DataObject
@@ -208,7 +209,7 @@ class TestTampering:
         if not ((name == "previous" and place == 0) or (is_last and (of_another or name == "signature"))):
             assert found.wrong
 
-    @hypothesis_settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @hypothesis_settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_never_ends_in_anything_but_a_verdict(
         self, documents: Documents, witness: list[str], data: st.DataObject

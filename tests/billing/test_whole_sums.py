@@ -19,6 +19,7 @@ from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User
 from tests.billing.conftest import NOON
 from tests.billing.sums import ledger_by_key, roll_ups_by_key
+from tests.drawn import examples
 
 # A line of nearly 2^63 picodollars, so that two pass it.
 DEAR = UnitPrices(
@@ -36,7 +37,7 @@ MARCH = date(2026, 3, 1)
 
 @pytest.mark.django_db
 class TestSumsBeyond64Bits:
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(counts=st.lists(st.integers(TOKENS - 1000, TOKENS), min_size=2, max_size=6))
     def test_are_exact_in_every_place(
         self, acme: Org, grace: User, charge: Callable[..., CostEvent], counts: list[int]

@@ -22,6 +22,7 @@ from billing.integrity.anchor_files import content_of
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LedgerWitness
 from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import leave_out_audit_events, triggers_lifted
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -238,7 +239,7 @@ class TestCuttingTheEnd:
         assert differences
         assert all(("elsewhere" if witness == "file" else "kept.jsonl") in each for each in differences)
 
-    @hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @hypothesis_settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(written=st.integers(2, 6), data=st.data())
     def test_at_any_place_of_any_history_is_told(
         self, charge: Callable[..., CostEvent], settings: Any, written: int, data: st.DataObject

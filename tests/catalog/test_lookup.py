@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from catalog.datafile import read_all
 from catalog.lookup import find_named, names_of
 from catalog.models import CatalogEntry, ModelAlias
+from tests.drawn import examples
 
 PREFIX, LONG = "anthropic/", "[1m]"
 LISTED = {model.facts["model_id"]: model for file in read_all() for model in file.models}
@@ -51,7 +52,7 @@ class TestFindNamed:
         assert meant(name, acme) == model_id
         assert meant(name, None) == model_id
 
-    @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(sorted(OF_NAME)), st.booleans(), st.booleans())
     def test_finds_one_entry_under_every_spelling(self, acme, name, with_prefix, with_window):
         spelled = PREFIX * with_prefix + name + LONG * with_window
@@ -68,7 +69,7 @@ class TestFindNamed:
             assert found == {entry.model_id}
             assert len(names) == 4 * (1 + entry.aliases.count())
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.text(max_size=40))
     def test_takes_any_text_and_means_nothing_by_it(self, acme, name):
         assert meant(name, acme) == OF_NAME.get(name)

@@ -16,8 +16,8 @@ import pytest
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
-RUNS = os.environ.get("CHAOS_RUNS", "150")
-KILLS = os.environ.get("CHAOS_KILLS", "15")
+RUNS = os.environ.get("CHAOS_RUNS", "100")
+KILLS = os.environ.get("CHAOS_KILLS", "10")
 
 
 def run_chaos(*options: str) -> tuple[int, dict[str, Any], str]:
@@ -58,7 +58,7 @@ class TestChaos:
 @pytest.mark.sqlite
 class TestAPlantedDefect:
     def test_that_settles_twice_is_found_in_the_provider_s_log(self):
-        code, _, said = run_chaos("--runs", "40", "--kills", "0", "--plant", "double-settlement")
+        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "double-settlement")
 
         assert code == 1
         assert "provider's log: output_tokens of att_" in said
@@ -66,7 +66,7 @@ class TestAPlantedDefect:
         assert "COMMIT=" in said
 
     def test_that_leaves_charges_out_is_found_by_the_audit_and_in_the_provider_s_log(self):
-        code, _, said = run_chaos("--runs", "40", "--kills", "0", "--plant", "missing-charge")
+        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "missing-charge")
 
         assert code == 1
         assert "audit: missing-charge" in said

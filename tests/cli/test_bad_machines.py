@@ -48,7 +48,6 @@ class TestEveryCommand:
     @pytest.mark.parametrize(
         "condition",
         [
-            pytest.param({}, id="nothing-is-wrong"),
             pytest.param({"stdin": b"\xff\xfe caf\xe9\n"}, id="input-that-is-not-utf-8"),
             pytest.param({"stdin": b"{}\n", "PYTHONIOENCODING": "ascii"}, id="a-terminal-that-knows-ascii-only"),
             pytest.param({"stdin": b"{}\n", "stdout": "/dev/full"}, id="a-full-disk"),

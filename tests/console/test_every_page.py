@@ -132,6 +132,7 @@ class TestGet:
                     query["sql"][:150] for query in queries
                 )
 
+    @pytest.mark.outside
     def test_sends_anonymous_people_to_sign_in(self, subtests, address, client):
         for name in PAGES:
             with subtests.test(name):
@@ -187,12 +188,14 @@ class TestGet:
                 assert not re.search(r"<script(?![^>]+src=\"/static/)", html)
                 assert not re.search(r"<(?:link|img|script|use)[^>]+(?:href|src)=\"https?:", html)
 
+    @pytest.mark.outside
     def test_keeps_saved_logins_out_of_fields_for_keys(self, subtests, address, page):
         for name in PAGES:
             with subtests.test(name):
                 for field in re.findall(r"<input[^>]+type=\"password\"[^>]*>", body(page.get(address(name)))):
                     assert 'autocomplete="new-password"' in field
 
+    @pytest.mark.outside
     def test_has_a_title_and_one_heading_of_its_own(self, subtests, address, page):
         for name in PAGES:
             if name in FILES:
@@ -247,6 +250,7 @@ class TestHeaders:
         assert "no-store" in page.get("/o/acme/settings/tokens")["Cache-Control"]
 
 
+@pytest.mark.outside
 class TestAPartOfAPage:
     """What htmx gets for a part of a page where its request fails: it would put a whole page into the part's place."""
 

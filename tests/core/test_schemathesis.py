@@ -41,6 +41,8 @@ ENDING = ("tokens_delete", "members_delete")
 RATES = ("RENSEI_RATE_API", "RENSEI_RATE_ORG", "RENSEI_RATE_SENSITIVE")
 
 pytestmark = [
+    # What an answer looks like does not depend on the database.
+    pytest.mark.outside,
     pytest.mark.attack,
     pytest.mark.django_db(transaction=True),
     pytest.mark.timeout(3600 if WHOLE else 300),

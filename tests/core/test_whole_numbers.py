@@ -13,6 +13,7 @@ from billing.models import BudgetUsage, UsageDaily
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.whole_numbers import Plus, WholeNumberField, WholeSum
 from rensei.orgs.models import Org
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +21,7 @@ MONTH = date(2026, 3, 1)
 LARGE = 10**40
 # As often near the edges of 64 bits, where integers end, as anywhere.
 NUMBERS = st.integers(-LARGE, LARGE) | st.sampled_from([0, -1, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1])
-many = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -24,13 +24,14 @@ from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, KillSwitch, Org, Project, StoredBytes
 from rensei.policies.models import AccessPolicy
+from tests.drawn import examples
 
 MIB = 1024 * 1024
 DOLLAR = 10**12
 MODEL, SMALL, RETIRED = "claude-opus-5-5", "claude-haiku-4-5-20251001", "claude-3-opus-20240229"
 ROWS = ["*", "claude", MODEL, SMALL, RETIRED]
-# Together 300 drawn dispatches, in parts that can run side by side.
-SEEDS = range(6)
+# Together 300 drawn dispatches on SQLite, in parts that can run side by side.
+SEEDS = range(examples(30) // 5)
 DISPATCHES_OF_SEED = 50
 # The kinds of answers that a seed reaches at best.
 MOST_KINDS = 16
@@ -167,7 +168,7 @@ NAMES = {
 @pytest.mark.django_db
 class TestExplanation:
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_says_what_the_dispatch_then_answers_300_times(
+    def test_says_what_the_dispatch_then_answers_each_time(
         self, seed: int, ask: Any, acme: Any, ada: Any, mia: Any, otto: Any, grace: Any, project: Any, connect: Any,
         make_profile: Any, key_of: Any,
     ) -> None:  # fmt: skip

@@ -21,6 +21,7 @@ from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.dispatch.queue import claims, fair_order
 from rensei.orgs.models import Org, Project
+from tests.drawn import examples
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -123,7 +124,7 @@ class TestTurns:
         slots=st.integers(min_value=1, max_value=5),
         choices=st.randoms(use_true_random=False),
     )
-    @hypothesis_settings(max_examples=25, deadline=None)
+    @hypothesis_settings(max_examples=examples(25), deadline=None)
     def test_leave_no_organization_behind_however_runs_end(self, loads: list[int], slots: int, choices: Any) -> None:
         """While an organization waits, no other one is given two runs more than it has had since, and all are run."""
         Org.objects.filter(slug__startswith="drawn-").delete()

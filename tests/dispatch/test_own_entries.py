@@ -30,6 +30,7 @@ from rensei.orgs.models import Project, User
 from rensei.policies import services as policies
 from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -217,7 +218,7 @@ def denies(matrix: dict[str, Any], model: str) -> bool:
 
 class TestEverySpelling:
     @pytest.mark.timeout(300)
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         spelled=st.lists(st.sampled_from(sorted(MODEL_OF)), min_size=1, max_size=3, unique=True),
         unknown=st.sets(st.sampled_from(OWN_NAMES)),

@@ -56,13 +56,41 @@ def run_program(name: str, *, home: Path, environment: str = "libraries", **vari
     return json.loads(run(command, home=home, PICTURE=PICTURE, **variables).splitlines()[-1])
 
 
+class LineProgram:
+    """A Python program that answers each line of JSON with one, in one process: some clients take long to import."""
+
+    def __init__(self, name: str, *, home: Path) -> None:
+        self._process = subprocess.Popen(
+            [find_installed("libraries/bin/python"), str(PROGRAMS / name)],
+            cwd=home,
+            env=_environment(home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **given: str) -> Any:
+        """Send a line, and read the last of what it prints. A program that has ended prints nothing."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(given) + "\n")
+        self._process.stdin.flush()
+        return json.loads(next(line for line in self._process.stdout if line.startswith("{")))
+
+    def stop(self) -> None:
+        with self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(PATIENCE_SECONDS)
+
+
 def run(command: list[str], *, home: Path, check: bool = True, **variables: str) -> str:
     """Run a command, and give what it printed. Without `check` it may fail, and what it says then is given as well."""
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         command,
         cwd=home,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), **QUIET, **variables},
+        env=_environment(home) | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -73,6 +101,10 @@ def run(command: list[str], *, home: Path, check: bool = True, **variables: str)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     return done.stdout + done.stderr
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **QUIET}
 
 
 def claude_code(

@@ -12,7 +12,7 @@ from rensei.dispatch.models import Run
 from rensei.orgs.models import Org, User
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, settled
-from tests.gateway.programs import claude_code, run_program
+from tests.gateway.programs import LineProgram, claude_code, run_program
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire, stretch
 from tests.waiting import wait_until
@@ -48,8 +48,15 @@ def client(request: Any) -> tuple[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def in_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LineProgram]:
+    program = LineProgram("once.py", home=tmp_path_factory.mktemp("home"))
+    yield program
+    program.stop()
+
+
 @pytest.fixture
-def call(client: tuple[str, str], front: Wire, token: str, tmp_path: Path) -> Call:
+def call(client: tuple[str, str], front: Wire, token: str, tmp_path: Path, in_python: LineProgram) -> Call:
     """Send a prompt by one of the clients, as often as it likes, and give what it says came of it."""
     program, kind = client
 
@@ -57,7 +64,8 @@ def call(client: tuple[str, str], front: Wire, token: str, tmp_path: Path) -> Ca
         home = tmp_path / "home"
         if program == "claude":
             return claude_code(prompt, home=home, url=front.url, token=token, model=model, check=False)
-        said = run_program(program, home=home, GATEWAY=front.url, TOKEN=token, MODEL=model, PROMPT=prompt, CALL=kind)
+        given = {"GATEWAY": front.url, "TOKEN": token, "MODEL": model, "PROMPT": prompt, "CALL": kind}
+        said = in_python.ask(**given) if program == "once.py" else run_program(program, home=home, **given)
         return str(said["error"])
 
     return send

@@ -15,7 +15,12 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import KillSwitch, Org, User
 from tests.journeys.person import Person
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.outside,
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.django_db(transaction=True),
+]
 
 WHY = "The March invoice is unpaid."
 

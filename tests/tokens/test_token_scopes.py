@@ -24,6 +24,7 @@ from rensei.tokens.machines import register_host, revoke_host
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token, revoke_token, revoke_tokens
 from rensei.tokens.tree import GENERATIONS_MAX
+from tests.drawn import examples
 
 SCOPES = [scope.value for scope in DEFAULT]
 
@@ -48,7 +49,7 @@ class TestScopesOfANewToken:
         assert made_with(maker).token.scopes == ["read", "manage"]
 
     @given(asked=st.sets(st.sampled_from(SCOPES), min_size=1), has=st.sets(st.sampled_from(SCOPES), min_size=1))
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_are_never_more_than_those_of_its_maker(self, access, asked, has):
         maker = made_with(access, scopes=sorted(has))
 
@@ -134,7 +135,7 @@ class TestRevoking:
         victim=st.integers(0, 30),
         by_operator=st.booleans(),
     )
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_ends_all_that_was_made_with_it_and_nothing_else(self, access, grace, parents, victim, by_operator):
         made = [made_with(access)]
         parent_of = {0: None}
