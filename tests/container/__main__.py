@@ -1,5 +1,5 @@
 """
-`make container`: build the image, look into it, and run every process of compose.yaml from it.
+`make container`: build the image, look into it, and run every process of compose.yaml from it, after an upgrade.
 
 There is no registry and no container engine: the base is made of Debian's packages, and buildah runs each process in a
 chroot with this machine's network, against a PostgreSQL and a Redis of its own. What an engine adds, a read-only root
@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from tests import servers
 from tests.container.images import ROOT, Container, Storage
 from tests.waiting import wait_until
 
-BASE, IMAGE = "localhost/rensei-base", "localhost/rensei"
+BASE, IMAGE, PREVIOUS_IMAGE = "localhost/rensei-base", "localhost/rensei", "localhost/rensei-previous"
+# While nothing is tagged, an upgrade begins here: the migrations before this commit were written anew.
+FIRST_UPGRADABLE = "2a29801"
 USER = 10001
 SIZE_MAX_MB = 500
 # What an engine gives a container besides its volume.
@@ -54,6 +57,9 @@ def main() -> int:
             _say(began, "made a base of Debian's packages")
             storage.build(ROOT, base=BASE, tag=IMAGE)
             _say(began, "built the image")
+            previous = _previous_commit()
+            storage.build(_checkout(previous, Path(place) / "previous"), base=BASE, tag=PREVIOUS_IMAGE)
+            _say(began, f"built the image of {previous}")
             _examine(storage)
             _say(began, "looked into it")
             _run_everything(storage, Path(place), began)
@@ -61,6 +67,20 @@ def main() -> int:
             storage.buildah("rm", "--all", check=False)
             storage.buildah("rmi", "--all", "--force", check=False)
     return 0
+
+
+def _previous_commit() -> str:
+    """Find the newest tag before this commit."""
+    words = ("git", "describe", "--tags", "--abbrev=0", "HEAD^")
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or FIRST_UPGRADABLE
+
+
+def _checkout(commit: str, folder: Path) -> Path:
+    folder.mkdir()
+    archive = subprocess.run(("git", "archive", commit), cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(("tar", "--extract", "--directory", str(folder)), input=archive.stdout, check=True)
+    return folder
 
 
 def _say(began: float, what: str) -> None:
@@ -99,6 +119,7 @@ def _megabytes(place: Path) -> int:
 
 
 def _run_everything(storage: Storage, place: Path, began: float) -> None:
+    """Run the previous image and then this one on the same data, as an upgrade does."""
     services: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     data, mounted = place / "data", place / "secrets"
     for folder in (data, mounted):
@@ -107,7 +128,7 @@ def _run_everything(storage: Storage, place: Path, began: float) -> None:
     place.chmod(0o755)
     port, simulator = servers.free_port(), simulator_server.start()
 
-    def container(**more: str) -> Container:
+    def container(image: str, **more: str) -> Container:
         environment = {
             **services["web"]["environment"],
             "RENSEI_PUBLIC_URL": f"http://{servers.LOOPBACK}:{port}",
@@ -115,7 +136,7 @@ def _run_everything(storage: Storage, place: Path, began: float) -> None:
             "RENSEI_METRICS_TOKEN": token,
             **more,
         }
-        name = storage.buildah("from", "--pull-never", IMAGE)
+        name = storage.buildah("from", "--pull-never", image)
         return Container(
             storage=storage,
             name=name,
@@ -123,35 +144,47 @@ def _run_everything(storage: Storage, place: Path, began: float) -> None:
             environment=environment,
         )
 
-    token = secrets.token_urlsafe(24)
-    with servers.run_postgres() as postgres, servers.start_redis() as redis:
-        container(SECRET_KEY_FILE="", DATABASE_URL_FILE="").run("rensei-manage", "create_secrets", "/run/secrets/made")
-        _place_secrets(mounted, database_url=postgres.url)
-        _create_database(postgres.url)
-        container().run(*services["prepare"]["command"])
+    @contextlib.contextmanager
+    def running(image: str, *names: str, **more: str) -> Iterator[Callable[..., Container]]:
+        """Prepare the database and run these processes. They stop in the time that compose.yaml gives them."""
+        container(image).run(*services["prepare"]["command"])
         _say(began, "prepared the database")
-        commands = {
-            "web": [str(port) if word == "8000" else word for word in _image_command(storage)],
-            "worker": services["worker"]["command"],
-            "celery": services["celery"]["command"],
-        }
-        started = {name: container(CELERY_BROKER_URL=redis) for name in commands}
+        commands = {name: services[name].get("command") for name in names}
+        commands["web"] = [str(port) if word == "8000" else word for word in _image_command(storage, image)]
+        started = {name: container(image, **more) for name in names}
         with _stopping(started):
             for name, command in commands.items():
                 started[name].start(*command, log=place / f"{name}.log")
             try:
                 wait_until(lambda: _is_ready(port, token), seconds=START_SECONDS_MAX, what="/readyz")
-                _say(began, "started web, worker and Celery")
-                _use(container, port, started)
-                _say(began, "dispatched a run, and called the gateway")
+                _say(began, f"started {', '.join(names)}")
+                yield partial(container, image)
                 for name, one in started.items():
-                    grace = float(services[name]["stop_grace_period"].removesuffix("s"))
-                    one.stop(seconds_max=grace)
+                    one.stop(seconds_max=float(services[name]["stop_grace_period"].removesuffix("s")))
                 _say(began, "stopped each within its grace time")
             except BaseException:
-                for name in commands:
+                for name in names:
                     print(f"--- {name}\n{(place / f'{name}.log').read_text()[-3000:]}")
                 raise
+
+    token = secrets.token_urlsafe(24)
+    with servers.run_postgres() as postgres, servers.start_redis() as redis:
+        first = container(PREVIOUS_IMAGE, SECRET_KEY_FILE="", DATABASE_URL_FILE="")
+        first.run("rensei-manage", "create_secrets", "/run/secrets/made")
+        _place_secrets(mounted, database_url=postgres.url)
+        _create_database(postgres.url)
+        with running(PREVIOUS_IMAGE, "web", "worker") as shell:
+            organization_token = _open_organization(shell)
+            before = _dispatch(shell, port, organization_token)
+            _say(began, "made an organization, and dispatched a run, with the previous image")
+        with running(IMAGE, "web", "worker", "celery", CELERY_BROKER_URL=redis) as shell:
+            shell().run("rensei-manage", "migrate", "--check")
+            shell().run("rensei-manage", "verify_ledger")
+            _say(began, "upgraded: no migration is left, and the ledger is whole")
+            after = _dispatch(shell, port, organization_token)
+            assert {before, after} == _run_ids(port, organization_token), (before, after)
+            _call_gateway(port, organization_token)
+            _say(began, "found the run from before, dispatched another, and called the gateway")
     simulator.stop()
 
 
@@ -170,8 +203,8 @@ def _create_database(url: str) -> None:
     subprocess.run(["psql", f"{server}/postgres", "--quiet", "--command", f"CREATE DATABASE {name}"], check=True)
 
 
-def _image_command(storage: Storage) -> list[str]:
-    command: list[str] = json.loads(storage.buildah("inspect", "--type", "image", IMAGE))["Docker"]["config"]["Cmd"]
+def _image_command(storage: Storage, image: str) -> list[str]:
+    command: list[str] = json.loads(storage.buildah("inspect", "--type", "image", image))["Docker"]["config"]["Cmd"]
     return command
 
 
@@ -186,26 +219,44 @@ def _is_ready(port: int, token: str) -> bool:
         return False
 
 
-def _use(container: Any, port: int, started: dict[str, Container]) -> None:
-    """Make an organization, connect a key, dispatch a run by the command, and call the gateway."""
+def _open_organization(shell: Callable[..., Container]) -> str:
+    """Make an organization, and return its owner's token."""
     organization = ("--name", "Acme", "--slug", "acme", "--owner", "ada@acme.test", "--password-stdin", "--json")
-    made = json.loads(
-        container().run("rensei-manage", "create_org", *organization, given=f"{secrets.token_urlsafe(16)}\n")
-    )
-    here = f"http://{servers.LOOPBACK}:{port}"
-    shell = container(RENSEI_API_URL=here, RENSEI_AUTH_TOKEN=made["token"], HOME="/tmp")
-    key = "-".join(["sk-ant-api03", secrets.token_hex(24)])
-    shell.run("rensei", "integration", "add", "--provider", "claude", given=f"{key}\n")
-    profile = ("--name", "Deep", "--provider", "claude", "--model-id", "claude-sonnet-5-5", "--auth-modes", "byok")
-    shell.run("rensei", "profile", "create", *profile)
-    answer = shell.run("rensei", "dispatch", "--profile", "prof_deep", "--input", "What is an envelope key?")
-    assert "This is the Anthropic simulator" in answer, answer
+    made = json.loads(shell().run("rensei-manage", "create_org", *organization, given=f"{secrets.token_urlsafe(16)}\n"))
+    token: str = made["token"]
+    return token
 
+
+def _dispatch(shell: Callable[..., Container], port: int, token: str) -> str:
+    """Dispatch a run by the command, and return its id. The first time, connect a key and create a profile."""
+    command = shell(RENSEI_API_URL=f"http://{servers.LOOPBACK}:{port}", RENSEI_AUTH_TOKEN=token, HOME="/tmp")
+    earlier = _run_ids(port, token)
+    if not earlier:
+        key = "-".join(["sk-ant-api03", secrets.token_hex(24)])
+        command.run("rensei", "integration", "add", "--provider", "claude", given=f"{key}\n")
+        profile = ("--name", "Deep", "--provider", "claude", "--model-id", "claude-sonnet-5-5", "--auth-modes", "byok")
+        command.run("rensei", "profile", "create", *profile)
+    answer = command.run("rensei", "dispatch", "--profile", "prof_deep", "--input", "What is an envelope key?")
+    assert "This is the Anthropic simulator" in answer, answer
+    (run_id,) = _run_ids(port, token) - earlier
+    return run_id
+
+
+def _run_ids(port: int, token: str) -> set[str]:
+    """List the runs that have succeeded."""
+    request = urllib.request.Request(
+        f"http://{servers.LOOPBACK}:{port}/api/v1/runs?state=SUCCEEDED", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return {run["id"] for run in json.load(answer)["results"]}
+
+
+def _call_gateway(port: int, token: str) -> None:
     body = {"model": "prof_deep", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}
     request = urllib.request.Request(
-        f"{here}/v1/messages",
+        f"http://{servers.LOOPBACK}:{port}/v1/messages",
         data=json.dumps(body).encode(),
-        headers={"x-api-key": made["token"], "anthropic-version": "2023-06-01", "content-type": "application/json"},
+        headers={"x-api-key": token, "anthropic-version": "2023-06-01", "content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
         assert json.load(reply)["type"] == "message"

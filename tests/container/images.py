@@ -52,11 +52,15 @@ class Storage:
         self.buildah("commit", "--quiet", "--rm", made, name)
 
     def build(self, checkout: Path, *, base: str, tag: str) -> None:
-        """Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip and uv."""
+        """
+        Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip and uv.
+
+        Layers are kept, so a second checkout with the same locked packages does not install them again.
+        """
         certificates = os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
         trusted = ("--build-arg", "PIP_CERT=/machine/ca.crt", "--build-arg", "SSL_CERT_FILE=/machine/ca.crt")
         self.buildah(
-            *("build", "--isolation", "chroot", "--format", "docker", "--quiet"),
+            *("build", "--isolation", "chroot", "--format", "docker", "--quiet", "--layers"),
             *("--volume", f"{certificates}:/machine/ca.crt:ro", *trusted),
             *("--build-arg", f"BASE_IMAGE={base}", "--tag", tag, str(checkout)),
         )
