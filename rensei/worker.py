@@ -106,14 +106,15 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop` is called. It waits for an unavailable database."""
+        # Before the first heartbeat, which tells readiness checks and people that a queued run will start at once.
+        for adapter in ADAPTERS.values():
+            adapter.warm_up()
         renewal = LeaseRenewal(owner=self.name)
         jobs_thread = threading.Thread(target=self._run_jobs, name="jobs")
         jobs_thread.start()
         # It only reads, so stopping the worker need not wait for it.
         threading.Thread(target=self._do_slow_jobs, name="slow-jobs", daemon=True).start()
         logger.info("worker_started", worker=self.name, threads=settings.RENSEI_WORKER_THREADS)
-        for adapter in ADAPTERS.values():
-            adapter.warm_up()
         while not self._stopped.is_set():
             self._look(renewal)
         self._drain()

@@ -89,6 +89,29 @@ class TestABugInItsLook:
         assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(looks[:4]))
 
 
+class TestStart:
+    def test_sends_no_heartbeat_before_runs_can_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours = worker.Worker()
+        events: list[str] = []
+
+        def warm_up() -> None:
+            # The thread of the jobs sends the heartbeats.
+            events.extend(thread.name for thread in threading.enumerate() if thread.name == "jobs")
+            events.append("warm")
+
+        def look(self: worker.Worker, renewal: Any) -> None:
+            events.append("look")
+            ours.stop()
+
+        for adapter in worker.ADAPTERS.values():
+            monkeypatch.setattr(adapter, "warm_up", warm_up)
+        monkeypatch.setattr(worker.Worker, "_look", look)
+
+        ours.run()
+
+        assert events == ["warm"] * len(worker.ADAPTERS) + ["look"]
+
+
 class TestAWorkerThatIsAskedToStop:
     def test_takes_no_more_and_leaves_what_outlasts_its_time_to_the_reaper(
         self, simulator: Any, dispatch: Callable[[str], Run], work: Callable[[], list[Run]]
