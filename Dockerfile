@@ -22,7 +22,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv
 WORKDIR /source
 RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/rensei
-COPY requirements*.txt ./
+COPY requirements-build.txt ${LOCK} ./
 RUN /tools/bin/pip install --quiet --no-compile --require-hashes --no-deps -r requirements-build.txt \
  && /tools/bin/uv pip install --quiet --no-cache --python /opt/rensei/bin/python --compile-bytecode \
     --require-hashes --no-deps -r ${LOCK}

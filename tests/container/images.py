@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+KILL_SECONDS_MAX = 30
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 # What the published slim images leave out too.
@@ -53,7 +54,7 @@ class Storage:
 
     def build(self, checkout: Path, *, base: str, tag: str) -> None:
         """
-        Build the image of a checkout as its Dockerfile says, with this machine's certificates for pip and uv.
+        Build the image of a checkout as today's Dockerfile says, with this machine's certificates for pip and uv.
 
         Layers are kept, so a second checkout with the same locked packages does not install them again.
         """
@@ -62,7 +63,7 @@ class Storage:
         self.buildah(
             *("build", "--isolation", "chroot", "--format", "docker", "--quiet", "--layers"),
             *("--volume", f"{certificates}:/machine/ca.crt:ro", *trusted),
-            *("--build-arg", f"BASE_IMAGE={base}", "--tag", tag, str(checkout)),
+            *("--build-arg", f"BASE_IMAGE={base}", "--tag", tag, "--file", str(ROOT / "Dockerfile"), str(checkout)),
         )
 
     def _environment(self) -> dict[str, str]:
@@ -99,14 +100,31 @@ class Container:
                 self.command(*words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal as an engine does: the first process of the container gets it."""
+        assert self.process is not None
+        os.kill(first_process(self.process.pid), number)
+
     def stop(self, *, seconds_max: float) -> None:
         """
-        Tell the process to stop as an engine does: the first process of the container gets the signal.
+        Tell the process to stop.
 
         :raises TimeoutExpired: if it takes longer
         """
+        self.signal(signal.SIGTERM)
+        self.wait(seconds_max=seconds_max)
+
+    def kill(self) -> None:
+        """Do as `kill -9` does."""
+        self.signal(signal.SIGKILL)
+        self.wait(seconds_max=KILL_SECONDS_MAX)
+
+    def wait(self, *, seconds_max: float) -> None:
         assert self.process is not None
-        os.kill(first_process(self.process.pid), signal.SIGTERM)
         self.process.wait(timeout=seconds_max)
 
 
