@@ -24,7 +24,7 @@ from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
-from rensei.core.lists import CursorPages, Filters, read_filters
+from rensei.core.lists import NOT_PAGED, CursorPages, Filters, read_filters
 from rensei.core.periods import last_of, start_of
 from rensei.orgs import storage
 from rensei.orgs.access import caller
@@ -92,6 +92,7 @@ class UsageReport(APIView):
     scopes = {"GET": BILLING}
 
     class Filter(Period):
+        read_elsewhere = NOT_PAGED
         group_by = serializers.ChoiceField(choices=list(reports.GROUPS), default="day")
 
     class Answer(Period):
@@ -182,7 +183,9 @@ class CostEventList(Listed):
 class CostEventCsv(APIView):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
-    Filter = CostEventFilter
+
+    class Filter(CostEventFilter):
+        read_elsewhere = NOT_PAGED
 
     @extend_schema(
         operation_id="cost_events_csv", tags=["cost-events"], responses={(200, "text/csv"): OpenApiTypes.STR}

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
@@ -61,6 +62,9 @@ class CamelSerializer(serializers.Serializer[Any]):
     Only declared names are converted, so the keys of a caller's own JSON are unchanged.
     """
 
+    # Names that others read from the same query, for the sentence about an unknown one.
+    read_elsewhere: ClassVar[frozenset[str]] = frozenset()
+
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = {}
         for name, field in super().get_fields().items():
@@ -83,7 +87,7 @@ class CamelSerializer(serializers.Serializer[Any]):
             name = camel(key) if "_" in key else key
             field = self.fields.get(name)
             if field is None or field.read_only:
-                errors[key] = ["This field is not known here. Remove it, or check its spelling."]
+                errors[key] = [self._unknown]
             elif name in known:
                 errors[key] = [f"This field is given twice, as {name} and in snake_case. Keep one."]
             elif wrong := _wrong_value(field, value):
@@ -93,6 +97,13 @@ class CamelSerializer(serializers.Serializer[Any]):
         if errors:
             raise serializers.ValidationError(errors)
         return known
+
+    @cached_property
+    def _unknown(self) -> str:
+        known = {name for name, field in self.fields.items() if not field.read_only} | self.read_elsewhere
+        if not known:
+            return "This field is not known here, and no other is. Remove it."
+        return f"This field is not known here. Known: {', '.join(sorted(known))}."
 
 
 def _wrong_value(field: Any, value: Any) -> Any:

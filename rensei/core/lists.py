@@ -13,6 +13,7 @@ from rensei.core.errors import FieldError, json_pointer
 
 # The query parameters of every list.
 PAGING = frozenset({"cursor", "pageSize"})
+NOT_PAGED: frozenset[str] = frozenset()
 
 
 def query_of(request: Request) -> dict[str, str]:
@@ -50,6 +51,7 @@ def read_filters(
 class Filters(CamelSerializer):
     """The query of a list. Each parameter in `lookups` that has a value narrows the list by that look-up."""
 
+    read_elsewhere = PAGING
     lookups: ClassVar[Mapping[str, str]] = {}
     rejects_unknown: ClassVar[bool] = True
 

@@ -59,6 +59,26 @@ class TestQueryParameters:
                 expected = {403} if allowed[path] == 403 else {200, 400}
                 assert answer.status_code in expected, answer.content
 
+    def test_are_named_where_one_is_unknown(
+        self, acme: Org, ada: User, catalog: None, api_as: Callable[[User], APIClient], subtests: Any
+    ) -> None:
+        client = api_as(ada)
+        refusing = set()
+
+        for path in {path for path, _, _ in documented()}:
+            answer = client.get(path, {"no-such-name": "5"})
+            # Some lists pass over names that they do not know.
+            if answer.status_code == 200:
+                continue
+            refusing.add(path.removeprefix("/api/v1/"))
+            with subtests.test(path):
+                assert answer.status_code == 400, answer.content
+                (error,) = answer.json()["errors"]
+                known = sorted(name for place, name, _ in documented() if place == path)
+                assert error["pointer"] == "/query/no-such-name"
+                assert error["detail"] == f"This field is not known here. Known: {', '.join(known)}."
+        assert refusing >= {"runs", "usage", "cost-events", "cost-events.csv", "audit-events"}
+
     def test_search_the_audit_log_for_every_word(
         self, acme: Org, ada: User, api_as: Callable[[User], APIClient]
     ) -> None:

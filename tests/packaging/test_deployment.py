@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from rensei import __version__
 from tests.packaging.installed import ROOT
 
 pytestmark = pytest.mark.outside
@@ -78,6 +79,10 @@ class TestCompose:
             assert environment["RENSEI_LEDGER_ANCHOR_KEY"] == "/run/secrets/ledger_anchor_key"
             assert {"SECRET_KEY", "DATABASE_URL"}.isdisjoint(environment)
         assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
+
+    def test_takes_other_settings_from_a_file_that_need_not_be_there(self, compose):
+        for name in OURS:
+            assert compose["services"][name]["env_file"] == [{"path": ".env", "required": False}]
 
     def test_starts_by_health(self, compose):
         services = compose["services"]
@@ -152,6 +157,18 @@ class TestKubernetes:
         example = (ROOT / ".env.example").read_text()
 
         assert all(f"{name.removesuffix('_FILE')}=" in example for name in settings)
+
+
+def test_the_image_and_the_manifests_have_the_version_of_the_package():
+    (kustomization,) = [document for file, document in documents() if file == "kustomization.yaml"]
+
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    assert [image["newTag"] for image in kustomization["images"]] == [__version__]
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-key-services.txt", "requirements-build.txt"])
+def test_the_build_sees_each_lock_that_it_may_install(lock):
+    assert f"!{lock}" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_the_build_sees_only_what_the_wheel_is_built_of():
