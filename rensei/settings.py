@@ -47,7 +47,8 @@ DEBUG = env.bool("RENSEI_DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 if not SECRET_KEY and (DATA_DIR / "secret_key").exists():
     SECRET_KEY = (DATA_DIR / "secret_key").read_text().strip()
-ALLOWED_HOSTS = env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1", "127.0.0.1", "localhost"])
+# The health checks of containers ask for 127.0.0.1 and localhost, whatever other names there are.
+ALLOWED_HOSTS = [*env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1"]), "127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 

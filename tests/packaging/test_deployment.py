@@ -1,5 +1,6 @@
 """compose.yaml and the Kubernetes manifests are valid, alike and closed. `make container` runs what they start."""
 
+import json
 import os
 import subprocess
 import sys
@@ -164,6 +165,31 @@ def test_the_image_and_the_manifests_have_the_version_of_the_package():
 
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
     assert [image["newTag"] for image in kustomization["images"]] == [__version__]
+
+
+def test_health_checks_pass_whatever_hosts_are_named(tmp_path):
+    ask = "import django, json; django.setup(); from django.conf import settings; from django.test import Client; "
+    ask += "get = lambda host: Client().get('/healthz', HTTP_HOST=host).status_code; "
+    ask += "print(json.dumps([settings.ALLOWED_HOSTS, get('127.0.0.1:8000'), get('localhost')]))"
+    environment = {"RENSEI_ALLOWED_HOSTS": "a.test", "RENSEI_DATA_DIR": str(tmp_path), "SECRET_KEY": "x" * 50}
+
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DJANGO_SETTINGS_MODULE": "rensei.settings", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [["a.test", "127.0.0.1", "localhost"], 200, 200]
+    # What the image and the manifests ask for.
+    assert "http://127.0.0.1:8000/healthz" in (ROOT / "Dockerfile").read_text()
+    probes = [
+        pods()["web"]["containers"][0][f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")
+    ]
+    assert {header["value"] for probe in probes for header in probe["httpHeaders"]} == {"localhost"}
 
 
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-key-services.txt", "requirements-build.txt"])
