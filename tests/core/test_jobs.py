@@ -13,6 +13,7 @@ from rensei.core import jobs, unknown
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job, Schedule
 from rensei.core.models import DueJob
+from tests.drawn import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -117,7 +118,7 @@ class TestSchedule:
         assert schedule.due() == []
         assert schedule.seconds_left <= jobs.LOOKS_APART_MAX.total_seconds()
 
-    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         steps=st.lists(st.tuples(st.sampled_from(["other takes", "other is done", "pass"]), st.integers(1, 90))),
         every=st.integers(5, 120),
