@@ -11,6 +11,8 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,9 +71,9 @@ def add_key(path: Path, *, current: bool) -> str:
     :raises KekUnavailable: if the keyring cannot be read
     """
     kek_id = new_id("kek")
-    ring = load(path)
-    keys = {**ring.keys, kek_id: secrets.token_bytes(KEY_BYTES)}
-    private_files.replace(path, _written(keys, current=kek_id if current else ring.current))
+    with _changed(path) as ring:
+        keys = {**ring.keys, kek_id: secrets.token_bytes(KEY_BYTES)}
+        private_files.replace(path, _written(keys, current=kek_id if current else ring.current))
     return kek_id
 
 
@@ -81,10 +83,10 @@ def make_current(path: Path, kek_id: str) -> None:
 
     :raises KekUnavailable: if the keyring cannot be read, or does not hold the key
     """
-    ring = load(path)
-    if kek_id not in ring.keys:
-        raise KekUnavailable(f"the key {kek_id} is not in the keyring")
-    private_files.replace(path, _written(ring.keys, current=kek_id))
+    with _changed(path) as ring:
+        if kek_id not in ring.keys:
+            raise KekUnavailable(f"the key {kek_id} is not in the keyring")
+        private_files.replace(path, _written(ring.keys, current=kek_id))
 
 
 def remove_key(path: Path, kek_id: str) -> None:
@@ -93,11 +95,11 @@ def remove_key(path: Path, kek_id: str) -> None:
 
     :raises KekUnavailable: if the keyring cannot be read, or the key is the current one
     """
-    ring = load(path)
-    if kek_id == ring.current:
-        raise KekUnavailable(f"the key {kek_id} is the current one")
-    keys = {other: key for other, key in ring.keys.items() if other != kek_id}
-    private_files.replace(path, _written(keys, current=ring.current))
+    with _changed(path) as ring:
+        if kek_id == ring.current:
+            raise KekUnavailable(f"the key {kek_id} is the current one")
+        keys = {other: key for other, key in ring.keys.items() if other != kek_id}
+        private_files.replace(path, _written(keys, current=ring.current))
 
 
 def load(path: Path) -> Keyring:
@@ -113,6 +115,16 @@ def load(path: Path) -> Keyring:
     except OSError as fault:
         raise KekUnavailable(f"the keyring cannot be read ({fault.strerror})") from None
     return _parse(content)
+
+
+@contextmanager
+def _changed(path: Path) -> Iterator[Keyring]:
+    """Read a keyring that no other command changes meanwhile: a key that one of them added would be lost."""
+    try:
+        with private_files.locked(path):
+            yield load(path)
+    except OSError as fault:
+        raise KekUnavailable(f"the keyring cannot be changed ({fault.strerror})") from None
 
 
 def _written(keys: dict[str, bytes], *, current: str) -> str:

@@ -1,5 +1,6 @@
 """Files that only their owner can read, complete from their first moment."""
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -22,6 +23,17 @@ def replace(path: Path, text: str) -> None:
     """Write a file in place of the one that may be there."""
     with _draft(path, text) as draft:
         draft.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread changes the file. The lock is a file beside it, which stays."""
+    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from rensei.dispatch.modes import MODES
 
 FORMAT = "rensei-receipt-1"
 PURPOSE = "rensei receipt 1"
+PUBLIC_KEY_BYTES = 32
 # How many ledger lines are read at a time while a part of the chain is compared.
 PAGE = 500
 
@@ -121,7 +122,7 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 
 def public_keys() -> list[dict[str, str]]:
     """List the public keys that verify receipts: the one in use, and those that operators have replaced."""
-    keys = [_published(_decoded(text), status="replaced") for text in settings.RENSEI_RECEIPT_KEYS_BEFORE]
+    keys = [_published(decoded(text), status="replaced") for text in settings.RENSEI_RECEIPT_KEYS_BEFORE]
     with suppress(ReceiptKeyUnavailable):
         keys.insert(0, _published(signing.public_key(_secret(), purpose=PURPOSE), status="active"))
     return keys
@@ -137,7 +138,8 @@ def encoded(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-def _decoded(text: str) -> bytes:
+def decoded(text: str) -> bytes:
+    """:raises ValueError: if it is not base64url"""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 

@@ -18,7 +18,7 @@ from billing.models import CostEvent, LedgerAnchor, LedgerSeal
 from rensei.cli import receipts as verifier
 from rensei.cli.errors import Refused
 from rensei.core.money import dollars
-from rensei.dispatch import receipts
+from rensei.dispatch import checks, receipts
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run
@@ -163,6 +163,17 @@ class TestReceipt:
 
         assert [key["status"] for key in receipts.public_keys()] == ["active", "replaced"]
         assert verifier.verify(document, {"keys": receipts.public_keys()})["run"]["id"] == ended.id
+
+
+class TestEarlierKeys:
+    @pytest.mark.parametrize("wrong", ["", "no key", "AAAA", "ä" * 43, "A" * 42 + "B"])
+    def test_that_are_none_are_refused_at_the_start(self, settings: Any, wrong: str) -> None:
+        settings.RENSEI_RECEIPT_KEYS_BEFORE = [receipts.encoded(bytes(32)), wrong]
+
+        (found,) = checks.earlier_receipt_keys(None)
+
+        assert found.id == "rensei.E003"
+        assert "Entry 2 of RENSEI_RECEIPT_KEYS_BEFORE" in found.msg
 
 
 @pytest.mark.django_db(transaction=True)

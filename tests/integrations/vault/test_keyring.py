@@ -35,6 +35,29 @@ def _ring_of(key: bytes) -> dict[str, Any]:
     return {"current": "kek_1", "keys": {"kek_1": base64.b64encode(key).decode()}}
 
 
+class TestAddKey:
+    def test_loses_no_key_where_many_are_added_at_once(self, path: Path) -> None:
+        keyring.create(path)
+        barrier, added = Barrier(8), []
+
+        def add() -> None:
+            barrier.wait()
+            added.append(keyring.add_key(path, current=False))
+
+        threads = [Thread(target=add) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(added) == 8
+        assert set(added) <= set(keyring.load(path).keys)
+
+    def test_says_that_there_is_no_keyring(self, path: Path) -> None:
+        with pytest.raises(KekUnavailable, match="No such file"):
+            keyring.add_key(path, current=True)
+
+
 class TestCreate:
     def test_writes_one_random_key_that_only_its_owner_can_read(self, path: Path) -> None:
         keyring.create(path)
