@@ -25,6 +25,7 @@ BASE, IMAGE, PREVIOUS = "localhost/rensei-base", "localhost/rensei", "localhost/
 SIZE_MAX_MB = 500
 # What an engine gives a container besides its volume.
 SCRATCH = {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}
+BEGAN = time.monotonic()
 BUILD_TOOLS = ("pip", "gcc", "cc", "make", "ld", "git", "curl", "wget", "uv")
 
 
@@ -64,9 +65,6 @@ def _say(what: str) -> None:
     """Print a step, with the time and the CPU time so far of what has ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{time.monotonic() - BEGAN:5.0f} s {used.ru_utime + used.ru_stime:5.0f} s CPU  {what}", flush=True)
-
-
-BEGAN = time.monotonic()
 
 
 def _previous_commit() -> str:
