@@ -20,7 +20,7 @@ from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, NotFound, named_in
-from rensei.core.json_fields import JSONDocument, Text, one_of, whole
+from rensei.core.json_fields import NAME, JSONDocument, Text, one_of, whole
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.resources import Listed, Removed, Resource
@@ -62,7 +62,7 @@ class ProfileAnswer(CamelSerializer):
 class ProfileBody(CamelSerializer):
     """The values of a profile. `null` is the same as leaving an optional value out."""
 
-    name = Text(whole(services.NAME_SHAPE.pattern), max_length=63)
+    name = Text(NAME, max_length=services.NAME_LENGTH)
     provider = Text(one_of(PROVIDERS), max_length=32)
     model_id = serializers.CharField(max_length=128)
     auth_modes = serializers.ListField(
@@ -79,6 +79,12 @@ class ProfileBody(CamelSerializer):
     prompt_caching = serializers.ChoiceField(choices=ModelProfile.PromptCaching.choices, required=False)
     provider_config = JSONDocument("ProviderConfig", config_form(), allow_null=True, required=False)
     is_default = serializers.BooleanField(required=False)
+
+
+class NewProfile(ProfileBody):
+    """The values of a new profile. Without an `id`, it gets one that is made of its name."""
+
+    id = Text(whole(services.ID_SHAPE.pattern), source="public_id", max_length=services.ID_LENGTH, required=False)
 
 
 class ProfileChange(ProfileBody):
@@ -106,10 +112,10 @@ class Profiles(_Profiles, Listed):
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     refusals = {"POST": (NotFound, *OF_VALUES)}
     does = {"GET": "List the profiles that the caller may see, newest first."}
-    Body = ProfileBody
+    Body = NewProfile
 
     def post(self, request: Request) -> Response:
-        """Create a profile. Its id is made of its name, and stays."""
+        """Create a profile. Its id stays. Unless one is given, it is made of the name."""
         access = caller(request)
         return self.created(request, services.create_profile(access, **_values(access, self.fields(request))))
 

@@ -24,8 +24,11 @@ from rensei.core.transactions import durable, unique
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
+from rensei.orgs.shapes import clean_name, proposed_slug
 
-NAME_SHAPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
+NAME_LENGTH = 63
+ID_SHAPE = re.compile(r"prof_[a-z0-9]+(?:_[a-z0-9]+)*")
+ID_LENGTH = 68
 LARGEST_COLUMN_VALUE = 2**31 - 1
 
 
@@ -64,9 +67,10 @@ def create_profile(
     prompt_caching: str = ModelProfile.PromptCaching.EPHEMERAL,
     provider_config: dict[str, Any] | None = None,
     is_default: bool = False,
+    public_id: str = "",
 ) -> ModelProfile:
     """
-    Create a profile. Its id is derived from its name, and does not change.
+    Create a profile. Its id is derived from its name unless one is given, and does not change.
 
     It may be saved before a key is connected or an entitlement exists; the refusal occurs at dispatch.
 
@@ -90,7 +94,7 @@ def create_profile(
             is_default=is_default,
         ),
     )
-    public_id = public_id_for(draft.name)
+    public_id = _checked_id(public_id) if public_id else public_id_for(draft.name)
     with durable():
         if draft.is_default:
             _take_turns(access.org)
@@ -142,17 +146,29 @@ def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> Mod
     return current
 
 
-def delete_profile(access: Access, profile: ModelProfile) -> None:
+def delete_profile(access: Access, profile: ModelProfile, *, next_default: ModelProfile | None = None) -> None:
     """
     Delete a profile. Its runs and ledger lines stay, because they refer to it by its id.
 
+    With `next_default`, that profile of the same scope becomes the default in the same step.
+
     :raises NotPermitted: if the caller may not change it
+    :raises NotFound: if the next default is not of the same organization and project
     """
     access.require_writer()
     _require_reach(access, profile.project)
     with durable():
+        _take_turns(access.org)
         record(access, "profile.deleted", object_id=profile.public_id)
         profile.delete()
+        if next_default is not None:
+            successor = find_profile(access, next_default.public_id)
+            if successor.project_id != profile.project_id:
+                raise NotFound
+            _clear_default(access.org, successor.project)
+            successor.is_default, successor.updated_at = True, timezone.now()
+            successor.save(update_fields=["is_default", "updated_at"])
+            record(access, "profile.updated", object_id=successor.public_id, changed=["is_default"])
 
 
 def keep_entry_in_use(*, entry: CatalogEntry, **_signal: object) -> None:
@@ -205,20 +221,24 @@ def default_profile(org: Org, project: Project | None) -> ModelProfile | None:
 
 
 def public_id_for(name: str) -> str:
-    """Build the id of a new profile: `prof_` and the name in snake case."""
-    return "prof_" + "_".join(re.split(r"[ _-]+", name.lower())).strip("_")
+    """Build the id of a new profile: `prof_` and the ASCII letters of the name in snake case."""
+    return "prof_" + proposed_slug(name, fallback="profile", separator="_")
+
+
+def _checked_id(public_id: str) -> str:
+    """:raises FieldError: if a profile may not have this id"""
+    if len(public_id) > ID_LENGTH or not ID_SHAPE.fullmatch(public_id):
+        raise FieldError(
+            pointer="/id",
+            reason="An id is prof_ and up to 63 small letters and digits, with single underscores between them.",
+        )
+    return public_id
 
 
 def _checked(access: Access, draft: _Draft) -> _Draft:
     """Check a draft, in the order in which users would correct it, and return it in normal form."""
     access.require_writer()
-    name = draft.name.strip()
-    if not NAME_SHAPE.fullmatch(name):
-        raise FieldError(
-            pointer="/name",
-            reason="A name has 1 to 63 letters, digits, spaces, hyphens and underscores, and begins with a "
-            "letter or digit.",
-        )
+    name = clean_name(draft.name, length=NAME_LENGTH)
     _check_scope(access, draft)
     spec = find_spec(draft.provider)
     entry = _entry(access, draft)

@@ -15,6 +15,7 @@ __all__ = [
     "GROUPS",
     "SharedQuota",
     "UsageLine",
+    "lines_by_day",
     "month_by_mode",
     "month_to_date",
     "shared_quota",
@@ -88,6 +89,19 @@ def usage_by_each(
             line = UsageLine(key=key, **sums)
             lines[group][key] = lines[group][key] + line if key in lines[group] else line
     return {group: _in_order(group, lines[group].values()) for group in groups}
+
+
+def lines_by_day(
+    rows: OrgScopedQuerySet[UsageDaily], *, start: date, end: date, group: str
+) -> dict[tuple[date, str], UsageLine]:
+    """Sum an organization's roll-ups by day and one of `GROUPS`."""
+    column = GROUPS[group]
+    lines: dict[tuple[date, str], UsageLine] = {}
+    for row in rows.filter(day__range=(start, end)).values("day", column, *SUMS).iterator(chunk_size=2000):
+        place = (row["day"], str(row[column]))
+        line = UsageLine(key=place[1], **{name: row[name] for name in SUMS})
+        lines[place] = lines[place] + line if place in lines else line
+    return lines
 
 
 def total(lines: Iterable[UsageLine]) -> UsageLine:

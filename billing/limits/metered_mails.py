@@ -36,7 +36,11 @@ def tell_members(*, org: Org, asked_by: str, enabled: bool) -> None:
             f"Your operator has declined the request for metered of {org.name}. You can request it again:\n\n"
             f"{settings.PUBLIC_URL}/o/{org.slug}/settings/metered\n"
         )
-    members = Membership.objects.live().filter(org=org, user__is_active=True).select_related("user")
+    members = (
+        Membership.objects.live()
+        .filter(org=org, user__is_active=True, user__is_mailed_decisions=True)
+        .select_related("user")
+    )
     to = {member.user.email for member in members if member.role in MANAGERS or member.user.email == asked_by}
     _send(subject, body, sorted(to))
 

@@ -8,8 +8,10 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from rensei.accounts import second_factor, sessions
-from rensei.core.errors import NotFound
+from rensei.accounts import people, second_factor, sessions
+from rensei.accounts.forms import DetailsForm
+from rensei.core.errors import NotFound, RenseiError
+from rensei.core.proxies import client_address
 from rensei.orgs.models import Org, User
 
 
@@ -20,6 +22,7 @@ def account(request: HttpRequest) -> HttpResponse:
     factors = {factor.type: factor for factor in Authenticator.objects.filter(user=person)}
     totp, codes = factors.get(Authenticator.Type.TOTP), factors.get(Authenticator.Type.RECOVERY_CODES)
     context = {
+        "form": DetailsForm(initial={"name": person.name, "is_mailed_decisions": person.is_mailed_decisions}),
         "person": person,
         "home": Org.objects.filter(memberships__user=person, slug=request.GET.get("org", "")).first(),
         "totp": totp,
@@ -30,6 +33,22 @@ def account(request: HttpRequest) -> HttpResponse:
         "sessions": sessions.signed_in(request, person),
     }
     return render(request, "account/account.html", context)
+
+
+@require_POST
+def save_details(request: HttpRequest) -> HttpResponse:
+    """Save the person's name, and which mails they get."""
+    form = DetailsForm(request.POST)
+    if form.is_valid():
+        try:
+            people.update_person(_person(request), **form.cleaned_data, address=client_address(request))
+        except RenseiError as refusal:
+            messages.error(request, refusal.detail)
+        else:
+            messages.success(request, "Your account was saved.")
+    else:
+        messages.error(request, " ".join(str(error) for errors in form.errors.values() for error in errors))
+    return redirect("account")
 
 
 @require_POST

@@ -41,9 +41,34 @@ class SetupForm(_Form):
     )
     org_name = forms.CharField(label="Organization", max_length=120)
     org_slug = forms.SlugField(
-        label="Its short name in addresses", max_length=63, help_text="Such as acme: small letters, digits, hyphens."
+        label="Its ID in addresses",
+        max_length=63,
+        help_text="Such as acme: small letters, digits, hyphens. It never changes.",
+        widget=forms.TextInput(
+            attrs={
+                "class": "input--mono",
+                "autocomplete": "off",
+                "data-id-of": "org_name",
+                "data-id-prefix": "",
+                "data-id-separator": "-",
+                "data-id-fallback": "organization",
+            }
+        ),
     )
     code = forms.CharField(widget=forms.HiddenInput)
+
+
+class DetailsForm(_Form):
+    """A person's own name, and which mails they get."""
+
+    name = forms.CharField(
+        label="Your name", max_length=120, required=False, widget=forms.TextInput(attrs={"autocomplete": "name"})
+    )
+    is_mailed_decisions = forms.BooleanField(
+        label="Answers to requests for metered",
+        required=False,
+        help_text="Of organizations that you manage, and to your own requests.",
+    )
 
 
 class NewAccountForm(_Form):

@@ -54,6 +54,18 @@ def create_org_with_owner(
         return owner, insert_org(name=name, slug=slug, owner=owner)
 
 
+def update_person(user: User, *, name: str, is_mailed_decisions: bool, address: str | None) -> None:
+    """
+    Change a person's own name, and which mails they get.
+
+    :raises FieldError: if the name has the wrong form
+    """
+    name = clean_name(name) if name.strip() else ""
+    with durable():
+        User.objects.filter(pk=user.pk).update(name=name, is_mailed_decisions=is_mailed_decisions)
+        record_person(user, "person.updated", address=address, name=name, is_mailed_decisions=is_mailed_decisions)
+
+
 def prove_address(user: User, *, address: str | None) -> None:
     """
     Record that a link reached a person's address for the first time.

@@ -31,6 +31,7 @@ page_patterns = [
     path("setup", views.first_setup, name="setup"),
     path("device", views.device, name="device"),
     path("account", account_views.account, name="account"),
+    path("account/details", account_views.save_details, name="account-details"),
     path("account/sessions/end", account_views.end_others, name="account-end-other-sessions"),
     path("account/sessions/<int:session_id>/end", account_views.end, name="account-end-session"),
     path("invitation", invitation_views.invitation, name="invitation"),

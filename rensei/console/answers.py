@@ -20,11 +20,13 @@ def confirm(
     items: Sequence[str] = (),
     args: Sequence[str] = (),
     to_type: str = "",
+    choice: tuple[str, Sequence[tuple[str, str]]] | None = None,
 ) -> HttpResponse:
     """
     Show a confirmation before a removal: in the dialog for a request of htmx, as a separate page otherwise.
 
-    With `to_type`, the person types that name first. A form with another name is shown again.
+    With `to_type`, the person types that name first. A form with another name is shown again. A `choice` is a label
+    with values and their texts; the form sends the value as `chosen`.
     """
     context = {
         "title": title,
@@ -34,6 +36,7 @@ def confirm(
         "items": items,
         "back": reverse(f"console:{back}", args=[request.access.org.slug, *args]),
         "to_type": to_type,
+        "choice": choice,
         "mistyped": request.POST.get("typed"),
     }
     template = "components/_confirm.html" if request.htmx else "console/confirm.html"

@@ -16,6 +16,7 @@ from rensei.console.views import (
     integrations,
     members,
     metered,
+    organization,
     playground,
     profiles,
     projects,
@@ -51,6 +52,7 @@ org_patterns = [
     path("usage/statements", statements.statements, name="statements"),
     path("usage/statements/<str:month>.csv", statements.statement_csv, name="statement-csv"),
     path("usage/statements/<str:month>", statements.statement, name="statement"),
+    path("settings/organization", organization.organization, name="organization"),
     path("settings/integrations", integrations.integrations, name="integrations"),
     path("settings/integrations/add", integrations.add, name="integration-add"),
     path("settings/integrations/add/<str:provider>", integrations.connect, name="integration-connect"),
@@ -88,10 +90,13 @@ org_patterns = [
     path("settings/tokens/<str:token_id>/revoke", settings.token_revoke, name="token-revoke"),
     path("settings/machines", settings.machines, name="machines"),
     path("settings/machines/<str:machine_id>/revoke", settings.machine_revoke, name="machine-revoke"),
+    # The last one: an address that no page has is told within the frame.
+    path("<path:rest>", home.missing, name="missing"),
 ]
 console_patterns: list[URLPattern | URLResolver] = [
     path("", home.home, name="home"),
     path("orgs", home.orgs, name="orgs"),
+    path("orgs/new", organization.create, name="org-create"),
     path("theme", home.theme, name="theme"),
     path("components", components.components, name="components"),
     path("docs", login_not_required(RedirectView.as_view(pattern_name="console:docs", permanent=True))),

@@ -81,6 +81,8 @@ class Run(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="runs")
     project = models.ForeignKey(Project, models.SET_NULL, null=True, blank=True, related_name="runs")
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    # The id of the caller's API token, which the run outlives. Empty: a person in a browser.
+    token_id = models.CharField(max_length=40, blank=True, default="", db_default="")
     profile_id = models.CharField(max_length=80, blank=True)
     profile_name = models.CharField(max_length=63, blank=True)
     provider = models.CharField(max_length=32)

@@ -29,6 +29,13 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     email = models.EmailField(unique=True)
     name = models.CharField(max_length=120, blank=True)
+    # Mails about security are always sent.
+    is_mailed_decisions = models.BooleanField(
+        "is mailed decisions",
+        default=True,
+        db_default=True,
+        help_text="Whether the answers to requests for metered are mailed to the person",
+    )
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
     single_sign_on_issuer = models.CharField(
@@ -79,6 +86,9 @@ class Org(models.Model):
     id = PublicIdField(prefix="org")
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=63, unique=True)
+    mark = models.CharField(
+        "logo letter", max_length=2, blank=True, default="", db_default="", help_text="Empty: the name's first letter"
+    )
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -86,6 +96,11 @@ class Org(models.Model):
 
     def __str__(self) -> str:
         return self.slug
+
+    @property
+    def logo(self) -> str:
+        """The letter, or two, that the pages show as its logo."""
+        return self.mark or self.name[:1].upper()
 
 
 class OrgScopedQuerySet(Lookups, models.QuerySet[M]):

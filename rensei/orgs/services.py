@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from django.conf import settings
 from django.utils import timezone
 
 from rensei.audit.record import record
@@ -21,6 +22,8 @@ from rensei.orgs.models import (
     User,
 )
 from rensei.orgs.shapes import clean_name, clean_slug
+
+MARK_LENGTH = 2
 
 
 class OfOrg(Protocol):
@@ -55,6 +58,45 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
     record(access, "org.created", object_id=org.id, name=name, slug=slug)
     signals.org_created.send(sender=Org, org=org)
     return org
+
+
+def update_org(access: Access, *, name: str, mark: str) -> Org:
+    """
+    Change an organization's name and logo letter. An empty `mark` is the first letter of the name.
+
+    :raises NotPermitted: unless the caller is an owner or admin
+    :raises FieldError: if a value has the wrong form
+    """
+    access.require_org_manager()
+    name = clean_name(name)
+    mark = clean_name(mark, pointer="/mark", length=MARK_LENGTH) if mark.strip() else ""
+    with durable():
+        org = Org.objects.select_for_update().get(pk=access.org.pk)
+        org.name, org.mark = name, mark
+        org.save(update_fields=["name", "mark"])
+        record(access, "org.updated", object_id=org.id, name=name, mark=mark)
+    return org
+
+
+def may_create_org(user: User) -> bool:
+    """Return whether a person may create an organization: an operator, or others up to the number that is set."""
+    owned = Membership.objects.filter(user=user, role=Role.OWNER)
+    return user.is_staff or owned.count() < settings.RENSEI_ORGS_PER_PERSON
+
+
+def create_own_org(user: User, *, name: str, slug: str, address: str | None) -> Org:
+    """
+    Create an organization for a person who asks for it in the pages.
+
+    :raises NotPermitted: if they own as many as one person may
+    :raises AlreadyExists: if the slug is taken
+    """
+    with durable():
+        # Two requests at once are counted one after the other.
+        User.objects.select_for_update().get(pk=user.pk)
+        if not may_create_org(user):
+            raise NotPermitted
+        return insert_org(name=name, slug=slug, owner=user, address=address)
 
 
 # Projects

@@ -9,8 +9,9 @@ from typing import Any
 
 from rensei.core.api import camel
 from rensei.core.effort import Effort
-from rensei.core.errors import json_pointer
+from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
+from rensei.orgs.shapes import clean_name
 from rensei.workflows.reading import Fault, Source, WorkflowInvalid, read_source
 from rensei.workflows.templates import BadReference, Reference, references
 
@@ -18,7 +19,7 @@ NODE_TYPE = "action/llm.inference"
 NODES_MAX = limit(100, "nodes", what="Workflow document: nodes", told="the caller: 422 `WORKFLOW_INVALID`")
 FAULTS_MAX = limit(100, "faults", what="Workflow document: faults told at once", told="the caller: the first of them")
 IMAGES_MAX = limit(100, "images", what="Workflow document: images of a node", told="the caller: 422 `WORKFLOW_INVALID`")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
+NAME_LENGTH = 63
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _WORKFLOW_FIELDS = ("name", "nodes")
 _NODE_FIELDS = ("nodeId", "nodeType", "config", "needs")
@@ -117,9 +118,7 @@ class _Check:
             name = nodes[0].node_id
         else:
             fields = self._fields(root, "", _WORKFLOW_FIELDS)
-            name = self._shaped(
-                fields.get("name"), "/name", NAME, "A workflow's name is letters, digits, spaces, . _ -"
-            )
+            name = self._name(fields.get("name"))
             places, nodes = self._read_nodes(fields.get("nodes"))
         self._stop_at_faults()
         pointers = dict(zip((node.node_id for node in nodes), places, strict=True))
@@ -256,6 +255,13 @@ class _Check:
             self._refuse(f"{pointer}/{name}", f"`{name}` is a text that is not empty.")
             return None
         return value
+
+    def _name(self, value: Any) -> str:
+        try:
+            return clean_name(value if isinstance(value, str) else "", length=NAME_LENGTH)
+        except FieldError:
+            self._refuse("/name", f"A workflow's name has 1 to {NAME_LENGTH} printable characters.")
+            return ""
 
     def _shaped(self, value: Any, pointer: str, shape: re.Pattern[str], rule: str) -> str:
         if isinstance(value, str) and shape.fullmatch(value):

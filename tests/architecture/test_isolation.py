@@ -200,7 +200,7 @@ NEEDS = {
 OPEN_REST = {("GET", "schema"), ("GET", "receipt-keys"), ("POST", "device-codes"), ("POST", "device-codes/token")}
 # Addresses that belong to no organization; each has its own tests.
 OTHERS = re.compile(
-    r"accounts/.*|account(/.*)?|invitations?(/.*)?|api/docs|healthz|readyz|metrics|setup|device|theme|orgs|docs(/.*)?"
+    r"accounts/.*|account(/.*)?|invitations?(/.*)?|api/docs|healthz|readyz|metrics|setup|device|theme|orgs(/new)?|docs(/.*)?"
     r"|components|"
 )
 # A member may leave, and then it is not the member of the row.
@@ -270,7 +270,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     ids = {
         "org": acme.slug, "project_id": project.slug, "integration_id": integration.pk, "run_id": run.pk,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
-        "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03",
+        "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03", "rest": "none",
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk, "node_id": CANARY,
         "member_id": Membership.objects.get(user=other).pk, "invitation_id": invitation.pk,
     }  # fmt: skip

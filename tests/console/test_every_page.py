@@ -55,7 +55,9 @@ POST_ONLY = {
     "member-role",
     "invitation-resend",
 }
-NAMES = [pattern.name for pattern in org_patterns]
+# Every other address below an organization's: no page.
+MISSING = "missing"
+NAMES = [pattern.name for pattern in org_patterns if pattern.name != MISSING]
 PAGES = [name for name in NAMES if name not in POST_ONLY]
 MANAGERS_ONLY = {
     "integration-add",
@@ -153,7 +155,7 @@ class TestGet:
     def test_finds_nothing_of_acme_under_another_organization(self, subtests, address, eve, page_as):
         browser = page_as(eve)
         for pattern in org_patterns:
-            if pattern.name in POST_ONLY:
+            if pattern.name in POST_ONLY | {MISSING}:
                 continue
             with subtests.test(pattern.name):
                 answer = browser.get(address(pattern.name, "evil"))
@@ -205,6 +207,22 @@ class TestGet:
 
                 assert re.search(r"<title>[^<]+ · Acme · Rensei</title>", html)
                 assert len(re.findall(r"<h1", html)) == 1
+
+
+class TestAnAddressWithoutAPage:
+    @pytest.mark.parametrize("path", ["nothing", "settings/nothing", "runs/", "settings/organization/", "%3Cb%3E"])
+    @pytest.mark.parametrize("method", ["get", "post"])
+    def test_is_told_within_the_frame_to_members_only(self, acme, page, eve, page_as, path, method):
+        shown = getattr(page, method)(f"/o/acme/{path}")
+        outside = getattr(page_as(eve), method)(f"/o/acme/{path}")
+
+        assert (shown.status_code, outside.status_code) == (404, 404)
+        assert "Page not found · Acme" in body(shown)
+        assert 'id="rail"' in body(shown)
+        assert "Acme" not in body(outside)
+
+    def test_leads_a_forgotten_slash_to_the_overview(self, page):
+        assert page.get("/o/acme").headers["Location"] == "/o/acme/"
 
 
 class TestPost:

@@ -152,7 +152,7 @@ class TestTheQuestionBeforeDeleting:
 
         html = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
 
-        assert f"<li>{workflow_run.version.workflow.name}</li>" in html
+        assert f"<li>Workflow: {workflow_run.version.workflow.name}</li>" in html
         assert "It had 2 runs in the last 7 days." in html
 
     def test_lists_no_workflow_that_only_writes_its_id(self, page, ada_access, integration, profile):
@@ -164,7 +164,24 @@ class TestTheQuestionBeforeDeleting:
 
         html = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
 
-        assert "These workflows use it" not in html
+        assert "Workflow:" not in html
+
+    def test_names_the_tokens_that_used_it(self, page, integration, profile, api_as, ada):
+        api_as(ada).post("/api/v1/runs", {"profileId": profile.public_id, "input": "Hello"})
+
+        assert "Token, used in the last 7 days: test" in page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+    def test_offers_another_default(self, page, ada_access, profile):
+        services.update_profile(ada_access, profile, is_default=True)
+        other = services.create_profile(
+            ada_access, name="Other", provider="claude", model_id="claude-opus-5-5", auth_modes=["byok"]
+        )
+        asked = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+        page.post(f"{LIST}/{profile.public_id}/delete", {"chosen": other.public_id})
+
+        assert f'<option value="{other.public_id}">Other</option>' in asked
+        assert [one.name for one in ModelProfile.objects.filter(is_default=True)] == ["Other"]
 
 
 class TestAProfileThatIsNotThere:

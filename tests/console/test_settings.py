@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rensei.core.errors import RenseiError
+from rensei.dispatch.models import Run
 from rensei.orgs.models import Membership, Project
 from rensei.tokens.models import ApiToken
 
@@ -12,6 +13,19 @@ SETTINGS = "/o/acme/settings"
 
 
 class TestTokens:
+    def test_shows_what_each_spent_this_month(self, page, ada, api_as, profile, integration):
+        client = api_as(ada)
+        for _ in range(2):
+            client.post("/api/v1/runs", {"profileId": profile.public_id, "input": "Hello"})
+        Run.objects.update(amount_picodollars=1_500_000_000)
+        page.post(f"{SETTINGS}/tokens", {"name": "unused", "scopes": ["read"]})
+
+        html = page.get(f"{SETTINGS}/tokens").content.decode()
+
+        assert "$0.0030" in html
+        assert "2 runs" in html
+        assert "No runs" in html
+
     def test_shows_a_new_token_once(self, page):
         made = page.post(f"{SETTINGS}/tokens", {"name": "ci", "scopes": ["read"], "expires": "30"}).content.decode()
         later = page.get(f"{SETTINGS}/tokens").content.decode()

@@ -24,7 +24,7 @@ class TestTheFirstPerson:
         person.type("Email", "ada@acme.test")
         person.type("Password", PASSWORD)
         person.type("Organization", "Acme")
-        person.type("Its short name in addresses", "acme")
+        person.type("Its ID in addresses", "acme")
         person.click("Create")
 
         person.sees_heading("Three steps to a first answer")

@@ -66,6 +66,8 @@ class TestPublicIdFor:
             ("x-", "prof_x"),
             ("7", "prof_7"),
             ("Z" * 63, "prof_" + "z" * 63),
+            ("Überblick & Co.", "prof_uberblick_co"),
+            ("客户支持", "prof_profile"),
         ],
     )
     def test_is_the_name_in_snake_case(self, name, public_id):
@@ -100,13 +102,24 @@ class TestCreateProfile:
         event = AuditEvent.objects.get(action="profile.created")
         assert (event.org_id, event.actor, event.object_id) == (acme.pk, ada.email, "prof_anthropic_deep_reasoning")
 
-    @pytest.mark.parametrize("name", ["a", "7", "A b_c-d", "x" * 63, " trimmed "])
+    @pytest.mark.parametrize("name", ["a", "7", "A b_c-d", "x" * 63, " trimmed ", "-a", "a/b", "é", "客户支持"])
     def test_takes_a_name(self, access, name):
         assert create_profile(access, **{**DEEP, "name": name}).name == name.strip()
 
-    @pytest.mark.parametrize("name", ["", " ", "-a", "_a", "a/b", "a.b", "é", "x" * 64, "a\nb", "a\tb", "a\0"])
+    @pytest.mark.parametrize("name", ["", " ", "x" * 64, "a\nb", "a\tb", "a\0", "a\u202eb"])
     def test_refuses_a_name_of_another_shape(self, access, name):
         assert _refused_at(access, name=name) == "/name"
+
+    def test_takes_an_id_of_its_own(self, access):
+        assert (
+            create_profile(access, **{**DEEP, "name": "客户支持"}, public_id="prof_support").public_id == "prof_support"
+        )
+
+    @pytest.mark.parametrize(
+        "public_id", ["support", "prof_", "prof_A", "prof__a", "prof_a_", "prof_é", "prof_a b", "prof_" + "a" * 64]
+    )
+    def test_refuses_an_id_of_another_shape(self, access, public_id):
+        assert _refused_at(access, public_id=public_id) == "/id"
 
     @pytest.mark.parametrize(
         "name", ["anthropic-deep-reasoning", "Anthropic Deep Reasoning", "anthropic_deep_reasoning"]
@@ -372,6 +385,24 @@ class TestUpdateProfile:
 
 
 class TestDeleteProfile:
+    def test_makes_another_the_default_in_the_same_step(self, access):
+        first = create_profile(access, **DEEP, is_default=True)
+        second = create_profile(access, **{**DEEP, "name": "second"})
+
+        delete_profile(access, first, next_default=second)
+
+        assert [one.public_id for one in ModelProfile.objects.filter(is_default=True)] == ["prof_second"]
+        assert AuditEvent.objects.filter(action="profile.updated", object_id="prof_second").exists()
+
+    def test_refuses_a_default_of_another_project(self, access, project):
+        first = create_profile(access, **DEEP, is_default=True)
+        other = create_profile(access, **{**DEEP, "name": "second"}, scope="project", project=project)
+
+        with pytest.raises(NotFound):
+            delete_profile(access, first, next_default=other)
+
+        assert ModelProfile.objects.filter(pk=first.pk).exists()
+
     def test_removes_it_and_frees_its_id(self, access):
         delete_profile(access, create_profile(access, **DEEP))
 

@@ -99,9 +99,10 @@ FAULTS = {
     ),
     "duplicate-key": (flow("a:  config:\n    prompt: x\n    prompt: y\n"), 7, None, None, "twice, first on line 6"),
     "duplicate-node": (flow(GOOD, "a:"), 8, "a", "nodeId", "Another node"),
-    "no-name": ("nodes:\n" + NODE.format(id="a"), 1, None, "name", "letters, digits"),
-    "bad-name": ("name: a/b\nnodes:\n" + NODE.format(id="a"), 1, None, "name", "letters, digits"),
-    "name-is-a-number": ("name: 7\nnodes:\n" + NODE.format(id="a"), 1, None, "name", "letters, digits"),
+    "no-name": ("nodes:\n" + NODE.format(id="a"), 1, None, "name", "printable characters"),
+    "bad-name": ('name: "a\\u200bb"\nnodes:\n' + NODE.format(id="a"), 1, None, "name", "printable characters"),
+    "long-name": (f"name: {'x' * 64}\nnodes:\n" + NODE.format(id="a"), 1, None, "name", "printable characters"),
+    "name-is-a-number": ("name: 7\nnodes:\n" + NODE.format(id="a"), 1, None, "name", "printable characters"),
     "no-nodes": ("name: flow\n", 1, None, "nodes", "at least one node"),
     "empty-nodes": ("name: flow\nnodes: []\n", 2, None, "nodes", "at least one node"),
     "nodes-no-list": ("name: flow\nnodes: {a: 1}\n", 2, None, "nodes", "at least one node"),
@@ -221,7 +222,7 @@ BOMBS = {
     "many-values": ("[" + "1," * 100_000 + "]", "more than 10000 values"),
     "many-keys": ("{" + ",".join(f"k{place}" for place in range(30_000)) + "}", "more than 10000 values"),
     "many-nodes": (flow(*(f"n{place}:" for place in range(101))), "at most 100 nodes"),
-    "long-number": ("name: " + "9" * 200_000, "letters, digits"),
+    "long-number": ("name: " + "9" * 200_000, "printable characters"),
     "many-images": (flow("a:  config:\n    images: [" + "x," * 101 + "]\n"), "at most 100 images"),
 }
 

@@ -113,11 +113,14 @@ def create_profile(
         str, typer.Option(help="byok, metered, shared, host-session, separated by commas", show_default=False)
     ],
     options: Options,
+    public_id: Annotated[str | None, typer.Option("--id", help="Id, such as prof_support")] = None,
 ) -> None:
     """Create a profile."""
     if options.project_id:
         _check_project(session, options.project_id)
     body = {"name": name, "provider": provider, "modelId": model_id, "authModes": _modes(auth_modes)}
+    if public_id is not None:
+        body["id"] = public_id
     session.output.details(session.client.post("profiles", body | options.body()), DETAILS)
 
 

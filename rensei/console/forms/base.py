@@ -20,6 +20,26 @@ FIELD_OF_CODE = {
 FIELD_OF_NAME = {"id": "slug", "provider_config": "context_window", "input": "text", "project_id": "project"}
 
 
+def id_field(*, prefix: str = "", separator: str = "-", fallback: str, length: int = 63) -> forms.CharField:
+    """The id of a new object: `rensei.js` proposes it from the name, and without scripts an empty one is made of it."""
+    attrs = {
+        "class": "input--mono",
+        "autocomplete": "off",
+        "spellcheck": "false",
+        "data-id-of": "name",
+        "data-id-prefix": prefix,
+        "data-id-separator": separator,
+        "data-id-fallback": fallback,
+    }
+    return forms.CharField(
+        label="ID",
+        required=False,
+        max_length=length,
+        help_text="Proposed from the name. It never changes, so code can rely on it.",
+        widget=forms.TextInput(attrs=attrs),
+    )
+
+
 class RefusableForm(forms.Form):
     """A form that checks the shape of its values. All other checks are made by the service."""
 

@@ -7,7 +7,7 @@ from django import forms
 from catalog.models import CatalogEntry
 from integrations.models import Integration
 from profiles.models import ModelProfile
-from rensei.console.forms.base import RefusableForm
+from rensei.console.forms.base import RefusableForm, id_field
 from rensei.core.auth_modes import AuthMode
 from rensei.orgs.models import Project
 
@@ -20,6 +20,7 @@ class ProfileForm(RefusableForm):
     """
 
     name = forms.CharField(max_length=63, widget=forms.TextInput(attrs={"placeholder": "deep-reasoning"}))
+    slug = id_field(prefix="prof_", separator="_", fallback="profile", length=68)
     model_id = forms.ChoiceField(label="Model")
     auth_modes = forms.MultipleChoiceField(label="Auth modes")
     effort = forms.ChoiceField(label="Reasoning Effort", required=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from rensei.console.forms.base import RefusableForm
+from rensei.console.forms.base import RefusableForm, id_field
 from rensei.orgs import scopes
 from rensei.orgs.models import Project
 
@@ -15,12 +15,7 @@ class ProjectForm(RefusableForm):
     """A new project."""
 
     name = forms.CharField(max_length=120, widget=forms.TextInput(attrs={"placeholder": "My Project"}))
-    slug = forms.CharField(
-        label="ID",
-        max_length=63,
-        help_text="Programs name it by this. It cannot be changed later.",
-        widget=forms.TextInput(attrs={"placeholder": "my-project", "class": "input--mono", "autocomplete": "off"}),
-    )
+    slug = id_field(fallback="project")
 
 
 class RenameForm(RefusableForm):

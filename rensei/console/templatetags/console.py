@@ -36,6 +36,18 @@ VERDICTS = {
 }
 
 
+# The document that explains a page, by the first word of the page's name.
+HELP = {
+    "runs": "auth-modes", "run": "auth-modes", "compare": "auth-modes", "playground": "auth-modes",
+    "profiles": "auth-modes", "profile": "auth-modes", "projects": "auth-modes", "project": "auth-modes",
+    "workflows": "workflows", "workflow": "workflows", "connect": "gateway", "usage": "ledger",
+    "statements": "ledger", "statement": "ledger", "integrations": "providers/anthropic",
+    "integration": "providers/anthropic", "catalog": "catalog", "members": "people", "member": "people",
+    "invitation": "people", "organization": "people", "audit": "people", "tokens": "tokens", "token": "tokens",
+    "machines": "host-sessions", "machine": "host-sessions", "why": "errors", "metered": "auth-modes",
+}  # fmt: skip
+
+
 @register.simple_tag
 def icon(name: str) -> SafeString:
     """Draw an icon of our own set. It has no meaning by itself, so it is hidden from screen readers."""
@@ -164,6 +176,19 @@ def payer_sentence(mode: str) -> str:
 def errors_page(code: str) -> str:
     """Write the address of the documentation of an error code."""
     return f"{reverse('console:docs-page', args=['errors'])}#{code.lower().replace('_', '-')}"
+
+
+@register.simple_tag(takes_context=True)
+def help_link(context: Context) -> SafeString:
+    """Link to the documentation of the page; with scripts, it opens beside the page."""
+    match = context["request"].resolver_match
+    address = reverse("console:docs-page", args=[HELP.get((match.url_name or "").partition("-")[0], "index")])
+    return format_html(
+        '<a class="button button--quiet button--icon" href="{0}" hx-get="{0}" hx-target="#dialog" '
+        'aria-label="Help" title="Help">{1}</a>',
+        address,
+        icon("help"),
+    )
 
 
 @register.simple_tag(takes_context=True)

@@ -76,6 +76,8 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
     for entry in contents():
         sections.setdefault(entry.section, []).append(entry)
     html = rendered(found.name, (ROOT / f"{found.name}.md").stat().st_mtime)
+    if request.headers.get("HX-Request"):
+        return render(request, "console/docs_drawer.html", {"page": found, "html": html})
     wanted = request.GET.get("q", "").strip()[:SEARCH_LENGTH_MAX]
     context = {
         "page": found,

@@ -15,7 +15,9 @@ from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page
 from rensei.console.context import THEMES
 from rensei.console.payers import month_figures
+from rensei.core.errors import NotFound
 from rensei.dispatch.models import Run
+from rensei.orgs import services
 from rensei.orgs.models import Membership, Org, User
 
 ONE_YEAR_SECONDS = 365 * 24 * 3600
@@ -43,7 +45,21 @@ def orgs(request: HttpRequest) -> HttpResponse:
     assert isinstance(request.user, User)
     found = Org.objects.filter(memberships__in=Membership.objects.live().filter(user=request.user)).order_by("name")
     template = "console/_orgs.html" if request.headers.get("HX-Request") else "console/orgs.html"
-    return render(request, template, {"orgs": found, "here": request.GET.get("here")})
+    return render(
+        request,
+        template,
+        {
+            "orgs": found,
+            "here": request.GET.get("here"),
+            "may_create": services.may_create_org(request.user),
+        },
+    )
+
+
+@page
+def missing(request: PageRequest, rest: str) -> HttpResponse:
+    """Answer an address that no page of the organization has."""
+    raise NotFound
 
 
 @require_safe

@@ -1,6 +1,6 @@
 """Settings → Model Profiles: the list, what a dispatch would do now, and the form."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -33,9 +33,11 @@ from rensei.dispatch.models import Run
 from rensei.layout import MANAGE
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
+from rensei.tokens.services import visible_tokens
 from rensei.workflows import services as workflows
 
 RECENT = timedelta(days=7)
+TOKENS_NAMED_MAX = 20
 Choices = list[tuple[str, list[tuple[str, str]]]]
 
 
@@ -97,33 +99,45 @@ def switch(request: PageRequest, profile_id: str) -> HttpResponse:
 def delete(request: PageRequest, profile_id: str) -> HttpResponse:
     request.access.require_writer()
     stored = services.find_profile(request.access, profile_id)
+    others = [other for other in services.visible_profiles(request.access) if other.project_id == stored.project_id]
+    by_id = {other.public_id: other for other in others if other != stored}
     if request.method == "POST":
+        successor = by_id.get(request.POST.get("chosen", "")) if stored.is_default else None
         return attempt(
             request,
-            lambda: services.delete_profile(request.access, stored),
-            done=f"{stored.name} was deleted.",
+            lambda: services.delete_profile(request.access, stored, next_default=successor),
+            done=f"{stored.name} was deleted." + (f" {successor.name} is the default now." if successor else ""),
             back="profiles",
         )
-    return _ask_to_delete(request, stored)
+    return _ask_to_delete(request, stored, by_id.values())
 
 
-def _ask_to_delete(request: PageRequest, stored: ModelProfile) -> HttpResponse:
-    """Show what uses a profile: workflows by name, and requests by the number of its runs."""
+def _ask_to_delete(request: PageRequest, stored: ModelProfile, others: Iterable[ModelProfile]) -> HttpResponse:
+    """Show what uses a profile: workflows, tokens, and the number of its runs. A default offers its successor."""
     naming = [workflow.name for workflow in workflows.workflows_naming(request.access, stored.public_id)]
     since = database_now() - RECENT
-    recent = Run.objects.for_org(request.access.org).filter(id__gte=first_id_of("run", since))
-    count = recent.filter(profile_id=stored.public_id).count()
+    recent = Run.objects.for_org(request.access.org).filter(
+        id__gte=first_id_of("run", since), profile_id=stored.public_id
+    )
+    count = recent.count()
+    used_with = recent.exclude(token_id="").order_by("token_id").values("token_id").distinct()[:TOKENS_NAMED_MAX]
+    tokens = visible_tokens(request.access).filter(pk__in=[row["token_id"] for row in used_with], revoked_at=None)
     text = f"Requests that name {stored.public_id} will be refused. Its runs and costs are kept."
     if stored.is_default:
-        text += " It is the default, so requests that name no profile will be refused too, until you choose another."
+        text += " It is the default, so requests that name no profile will be refused too, until there is another."
     text += f" It had {count:,} run{'' if count == 1 else 's'} in the last 7 days."
     if naming:
-        text += " These workflows use it. Give their nodes another profile first, or their next runs will fail:"
+        text += " Give the nodes of its workflows another profile first, or their next runs will fail."
+    choices = [(other.public_id, other.name) for other in others] if stored.is_default else []
     return confirm(
         request,
         title=f"Delete {stored.name}?",
         text=text,
-        items=naming,
+        items=[
+            *(f"Workflow: {name}" for name in naming),
+            *(f"Token, used in the last 7 days: {token.name}" for token in tokens),
+        ],
+        choice=("The default from now on", [("", "None"), *choices]) if choices else None,
         action="Delete",
         section="Model Profiles",
         back="profiles",
@@ -152,7 +166,8 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     updating = request.POST.get("action") == "update"
     if request.method == "POST" and not updating and form.is_valid():
         try:
-            saved = _save(access, stored, _values(form, projects=projects, integrations=integrations))
+            values = _values(form, projects=projects, integrations=integrations)
+            saved = _save(access, stored, values, public_id=form.cleaned_data.get("slug", ""))
         except NotFound:
             raise
         except RenseiError as refusal:
@@ -183,9 +198,9 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     return render(request, template, context, status=form.status)
 
 
-def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any]) -> ModelProfile:
+def _save(access: Access, stored: ModelProfile | None, values: dict[str, Any], *, public_id: str) -> ModelProfile:
     if stored is None:
-        return services.create_profile(access, **values)
+        return services.create_profile(access, **values, public_id=public_id)
     # If the change is refused, the list shows the unchanged row.
     return services.update_profile(access, stored, **values)
 

@@ -19,6 +19,7 @@ from rensei.core.errors import RenseiError
 from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project
+from rensei.orgs.shapes import proposed_slug
 from rensei.policies.models import AccessPolicy
 from rensei.policies.services import Matrix
 
@@ -31,7 +32,9 @@ def projects(request: PageRequest) -> HttpResponse:
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            created = services.create_project(request.access, **form.cleaned_data)
+            name = form.cleaned_data["name"]
+            slug = form.cleaned_data["slug"] or proposed_slug(name, fallback="project")
+            created = services.create_project(request.access, slug=slug, name=name)
         except RenseiError as refusal:
             form.refuse(refusal)
         else:

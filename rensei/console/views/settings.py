@@ -11,8 +11,10 @@ from django.views.decorators.http import require_http_methods, require_safe
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
 from rensei.console.forms.settings import TokenForm
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.dispatch.models import Run
+from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
 from rensei.tokens.machines import revoke_host, visible_hosts
 from rensei.tokens.services import create_token, revoke_token, visible_tokens
@@ -46,7 +48,16 @@ def tokens(request: PageRequest) -> HttpResponse:
             fresh = {"token": created, "secret": secret.reveal()}
             form = TokenForm(projects=projects)
     stored = visible_tokens(access).filter(revoked_at=None).order_by("-created_at")
-    context = {"tokens": stored, "form": form, "fresh": fresh, "now": timezone.now()}
+    now = database_now()
+    month = run_figures(access.org, start=now.date().replace(day=1), end=now.date(), by="token")
+    used = month.by_key()
+    context = {
+        "rows": [{"token": token, "used": used.get(token.pk, RunSums())} for token in stored],
+        "since": month.since,
+        "form": form,
+        "fresh": fresh,
+        "now": now,
+    }
     return render(request, "console/tokens.html", context, status=form.status)
 
 

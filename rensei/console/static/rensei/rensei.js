@@ -96,6 +96,21 @@
   document.addEventListener("focusout", (event) => { if (event.target === waiting) waiting.form.requestSubmit(); });
   document.addEventListener("submit", () => { waiting = null; });
 
+  // An id is proposed from the name as it is typed, until it was edited. `proposed_slug` makes the same on the server.
+  function proposedId(name, field) {
+    const { idPrefix, idSeparator, idFallback } = field.dataset;
+    const words = name.normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "").match(/[a-z0-9]+/g) || [];
+    const longest = field.maxLength - idPrefix.length;
+    return idPrefix + (words.join(idSeparator).slice(0, longest).replace(/[-_]+$/, "") || idFallback);
+  }
+  document.addEventListener("input", ({ target }) => {
+    for (const field of target.form?.querySelectorAll(`[data-id-of="${CSS.escape(target.name)}"]`) || []) {
+      const before = proposedId(target.dataset.before ?? target.defaultValue, field);
+      if (!field.value || field.value === before) field.value = proposedId(target.value, field);
+      target.dataset.before = target.value;
+    }
+  });
+
   // A list that narrows as one types. Without JavaScript the field's form asks the server.
   document.addEventListener("input", (event) => {
     const list = event.target.dataset.filter && document.querySelector(event.target.dataset.filter);

@@ -1,0 +1,93 @@
+"""
+Figures that only the runs have: how many there were, who dispatched them, how they ended, and how long they took.
+
+They are counted from the newest runs of a period, up to a limit, so that the work does not grow with the number of
+runs. Amounts that have to be complete come from the ledger.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, timedelta
+from statistics import median, quantiles
+
+from rensei.core.ids import first_id_of
+from rensei.core.periods import start_of
+from rensei.core.token_classes import OF_TOKENS
+from rensei.dispatch.models import Run
+from rensei.orgs.models import Org
+
+RUNS_COUNTED_MAX = 10_000
+# The column of each dimension.
+COLUMNS = {
+    "mode": "auth_mode",
+    "model": "served_model_id",
+    "profile": "profile_id",
+    "project": "project__slug",
+    "person": "created_by",
+    "token": "token_id",
+}
+COUNTS = tuple(one.count for one in OF_TOKENS)
+TENTHS_OF_HALF = 20
+
+
+@dataclass(kw_only=True)
+class RunSums:
+    """The sums of some runs. `milliseconds` has the duration of each that succeeded, from dispatch to end."""
+
+    runs: int = 0
+    errors: int = 0
+    tokens: int = 0
+    amount_picodollars: int = 0
+    milliseconds: list[int] = field(default_factory=list)
+
+    @property
+    def median_milliseconds(self) -> int | None:
+        return round(median(self.milliseconds)) if self.milliseconds else None
+
+    @property
+    def slow_milliseconds(self) -> int | None:
+        """The 95th percentile: one of twenty runs took longer."""
+        if len(self.milliseconds) < 2:
+            return self.median_milliseconds
+        return round(quantiles(self.milliseconds, n=TENTHS_OF_HALF, method="inclusive")[-1])
+
+    def add(self, other: "RunSums") -> None:
+        self.runs += other.runs
+        self.errors += other.errors
+        self.tokens += other.tokens
+        self.amount_picodollars += other.amount_picodollars
+        self.milliseconds += other.milliseconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """The sums by UTC day of the dispatch and key. `since` is the first day counted, if some runs were not."""
+
+    by: Mapping[tuple[date, str], RunSums]
+    since: date | None = None
+
+    def by_key(self) -> dict[str, RunSums]:
+        """Add up the days."""
+        whole: dict[str, RunSums] = {}
+        for (_, key), one in self.by.items():
+            whole.setdefault(key, RunSums()).add(one)
+        return whole
+
+
+def run_figures(org: Org, *, start: date, end: date, by: str) -> RunFigures:
+    """Count the runs dispatched from `start` to `end`, both included, by one of `COLUMNS`, in one query."""
+    until = first_id_of("run", start_of(end + timedelta(days=1)))
+    found = Run.objects.for_org(org).filter(id__gte=first_id_of("run", start_of(start)), id__lt=until)
+    columns = ("created_at", COLUMNS[by], "state", "finished_at", "amount_picodollars", "usage")
+    rows = list(found.order_by("-id").values_list(*columns)[: RUNS_COUNTED_MAX + 1])
+    sums: dict[tuple[date, str], RunSums] = {}
+    for created_at, key, state, finished_at, amount, usage in rows[:RUNS_COUNTED_MAX]:
+        one = sums.setdefault((created_at.astimezone(UTC).date(), str(key or "")), RunSums())
+        one.runs += 1
+        one.errors += state == Run.State.FAILED
+        one.tokens += sum(usage.get(name, 0) for name in COUNTS)
+        one.amount_picodollars += amount or 0
+        if state == Run.State.SUCCEEDED:
+            one.milliseconds.append(round((finished_at - created_at).total_seconds() * 1000))
+    left_out = len(rows) > RUNS_COUNTED_MAX
+    return RunFigures(by=sums, since=rows[RUNS_COUNTED_MAX - 1][0].astimezone(UTC).date() if left_out else None)
