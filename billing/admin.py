@@ -8,9 +8,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from billing.ledger import admin as ledger_admin  # noqa: F401
 from billing.limits import metered_requests
@@ -29,6 +32,12 @@ def _dollars_field(label: str, *, help_text: str, required: bool = False) -> for
     return forms.DecimalField(
         label=label, required=required, min_value=0, max_value=9_000_000, decimal_places=12, help_text=help_text
     )
+
+
+def _action_of(request: HttpRequest) -> str:
+    """The action in the address of a page for one organization."""
+    match = request.resolver_match
+    return str(match.kwargs["action"]) if match else ""
 
 
 class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -84,7 +93,7 @@ class EntitlementForm(DollarsForm):
 class EntitlementAdmin(KeptAdmin):
     form = EntitlementForm
     list_display = [
-        "org", "metered_enabled", "metered_requested_at", "monthly_budget_usd", "shared_runs_per_day", "updated_at"
+        "org", "metered_enabled", "metered_requested_at", "monthly_budget_usd", "shared_runs_per_day", "buttons"
     ]  # fmt: skip
     list_filter = ["metered_enabled", ("metered_requested_at", admin.EmptyFieldListFilter)]
     list_select_related = ["org"]
@@ -100,6 +109,36 @@ class EntitlementAdmin(KeptAdmin):
     @admin.display(description="Monthly budget, USD", ordering="monthly_budget_picodollars")
     def monthly_budget_usd(self, row: Entitlement) -> str | None:
         return dollars(row.monthly_budget_picodollars)
+
+    @admin.display(description="")
+    def buttons(self, row: Entitlement) -> SafeString:
+        """What is done to one organization: the same pages as of the actions."""
+        wanted = [("disable_metered", "Disable…")] if row.metered_enabled else [("enable_metered", "Enable…")]
+        if row.metered_requested_at and not row.metered_enabled:
+            wanted.append(("decline_metered", "Decline…"))
+        ways = [(reverse("admin:billing_entitlement_do", args=[row.pk, name]), label) for name, label in wanted]
+        budget = reverse("admin:billing_entitlement_change", args=[row.pk])
+        closing = reverse("admin:billing_entitlement_do", args=[row.pk, "close_statements"])
+        ways += [(f"{budget}#id_monthly_budget_usd", "Budget"), (closing, "Close statements…")]
+        links = format_html_join(
+            " ", '<a class="quiet-button" href="{}">{}<span class="visually-hidden"> {}</span></a>',
+            ((address, label, row.org) for address, label in ways),
+        )  # fmt: skip
+        return format_html('<span class="row-buttons">{}</span>', links)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.do)
+        return [path("<str:org_id>/do/<str:action>/", view, name="billing_entitlement_do"), *super().get_urls()]
+
+    def do(self, request: HttpRequest, org_id: str, action: str) -> HttpResponse:
+        """Ask for the confirmation of an action for one organization, and carry it out."""
+        one = self.get_queryset(request).filter(pk=org_id)
+        if action not in self.actions or not one.exists():
+            raise Http404
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        answer: HttpResponse | None = getattr(self, action)(request, one)
+        return answer or redirect("admin:billing_entitlement_changelist")
 
     @admin.display(description="Request for metered")
     def metered_request(self, row: Entitlement) -> str:
@@ -156,7 +195,7 @@ class EntitlementAdmin(KeptAdmin):
             "title": title,
             "opts": self.opts,
             "media": self.media,
-            "action": request.POST["action"],
+            "action": request.POST.get("action") or _action_of(request),
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
         return TemplateResponse(request, f"admin/billing/entitlement/{template}.html", context)

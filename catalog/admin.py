@@ -3,44 +3,18 @@
 from decimal import Decimal
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.db.models import ForeignKey
 from django.http import HttpRequest
 from django.utils import timezone
 
+from catalog.admin_forms import EntryForm, PriceForm, current_entries, usd_name
 from catalog.datafile import read_all
-from catalog.facts import check_capabilities, check_effort_levels
 from catalog.models import CatalogEntry, CatalogSetting, Price
-from catalog.providers import PROVIDERS
 from rensei.audit.record import record_operator
-from rensei.core.errors import FieldError
-from rensei.core.token_classes import OF_TOKENS
+from rensei.core.money import dollars
+from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.orgs.audited_admin import operator
-
-
-class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A platform entry that is not in the data files."""
-
-    provider = forms.ChoiceField(choices=lambda: [(spec.id, spec.display_name) for spec in PROVIDERS.values()])
-
-    def clean(self) -> dict[str, Any]:
-        values = super().clean() or {}
-        capabilities, levels = values.get("capabilities") or {}, values.get("effort_levels") or []
-        offered = [mode.value for mode in PROVIDERS[values["provider"]].auth_modes] if "provider" in values else []
-        if unknown := [mode for mode in values.get("auth_modes") or [] if mode not in offered]:
-            self.add_error("auth_modes", f"The provider does not offer {unknown[0]}. It offers {', '.join(offered)}.")
-        try:
-            check_capabilities(capabilities)
-        except FieldError as refusal:
-            self.add_error("capabilities", refusal.detail)
-            return values
-        try:
-            if levels:
-                check_effort_levels(levels, capabilities)
-        except FieldError as refusal:
-            self.add_error("effort_levels", refusal.detail)
-        return values
 
 
 @admin.register(CatalogEntry)
@@ -57,7 +31,12 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_select_related = ("org",)
     search_fields = ("model_id", "display_name", "org__slug")
     ordering = ("provider", "model_id")
-    exclude = ("org", "created_at")
+
+    def get_fields(self, request: HttpRequest, obj: CatalogEntry | None = None) -> Any:
+        """List the form's fields or, for an entry that is only read here, the stored ones."""
+        if obj is None or self.has_change_permission(request, obj):
+            return [*EntryForm.base_fields]
+        return [one.name for one in CatalogEntry._meta.fields if one.name not in {"id", "org", "created_at"}]  # noqa: SLF001
 
     @admin.display(description="lifecycle")
     def lifecycle(self, entry: CatalogEntry) -> str:
@@ -73,32 +52,6 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         super().save_model(request, obj, form, change)
         verb = "updated" if change else "created"
         _record(request, f"catalog_entry.{verb}", obj.model_id, provider=obj.provider, changed=form.changed_data)
-
-
-# 2,000 dollars for a million tokens, and 10 cents for a search. Twenty million of each class, the most that is accepted
-# as a call's usage, then cost less than 2^63 picodollars, including the factors of region and speed.
-TOKEN_PRICE_MAX = 2 * 10**9
-PRICES_MAX = {
-    **dict.fromkeys((one.in_catalog for one in OF_TOKENS), TOKEN_PRICE_MAX),
-    "web_search_picodollars": 10**11,
-}
-
-
-class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A price that begins later, so that it does not contradict runs that are already settled."""
-
-    def clean_effective_from(self) -> Any:
-        moment = self.cleaned_data["effective_from"]
-        if moment <= timezone.now():
-            raise forms.ValidationError("A price begins in the future. Add all its bands before it does.")
-        return moment
-
-    def clean(self) -> dict[str, Any]:
-        given: dict[str, Any] = super().clean() or {}
-        for name, most in PRICES_MAX.items():
-            if (given.get(name) or 0) > most:
-                self.add_error(name, f"At most {most}, so that the amount of every call fits into a ledger line.")
-        return given
 
 
 def _per_million(microdollars: int) -> str:
@@ -125,7 +78,15 @@ class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_select_related = ("entry",)
     search_fields = ("entry__model_id",)
     ordering = ("entry__model_id", "-effective_from", "above_prompt_tokens")
-    exclude = ("created_at",)
+
+    def get_fields(self, request: HttpRequest, obj: Price | None = None) -> Any:
+        fields = ["entry", "effective_from", "above_prompt_tokens"]
+        fields += [usd_name(one.price) for one in TOKEN_CLASSES] + ["source"]
+        return fields if obj else [*fields, "confirmed"]
+
+    @admin.display(description="Web search, $")
+    def web_search_usd(self, row: Price) -> str | None:
+        return dollars(row.web_search_picodollars)
 
     @admin.display(description="Input, $ per M")
     def input_usd(self, row: Price) -> str:
@@ -150,7 +111,7 @@ class PriceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def formfield_for_foreignkey(self, db_field: ForeignKey[Any, Any], request: HttpRequest, **options: Any) -> Any:
         if db_field.name == "entry":
             # An organization's entry has no price, so the platform's keys are never used for it.
-            options["queryset"] = CatalogEntry.objects.filter(org=None).order_by("provider", "model_id")
+            options["queryset"] = current_entries()
         return super().formfield_for_foreignkey(db_field, request, **options)
 
     def has_change_permission(self, request: HttpRequest, obj: Price | None = None) -> bool:

@@ -1,19 +1,22 @@
 """The admin pages of keys and of the operators' key pools. They never show a key, nor sealed bytes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponseRedirect
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 
-from catalog.models import CatalogEntry
+from catalog.admin_forms import current_entries, labelled
 from catalog.providers import PROVIDERS
 from integrations.keys import platform, shapes
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
+from integrations.providers.base import Verdict
 from integrations.vault import kek_providers, vault
 from integrations.vault.errors import VaultFault
 from rensei.core.errors import RenseiError
@@ -26,9 +29,10 @@ def _provider_choices() -> list[tuple[str, str]]:
     return [(spec.id, spec.display_name) for spec in PROVIDERS.values()]
 
 
-def _model_choices() -> list[tuple[str, str]]:
-    entries = CatalogEntry.objects.filter(org=None).order_by("provider", "display_name", "model_id")
-    return [(entry.model_id, f"{entry.display_name} ({entry.model_id})") for entry in entries]
+def _model_choices(kept: Sequence[str]) -> list[tuple[str, str]]:
+    """The current models, and those that the key names already."""
+    current = labelled(current_entries())
+    return [*current, *((model, f"{model} (retired)") for model in kept if model not in dict(current))]
 
 
 class PlatformKeyForm(forms.ModelForm[PlatformKey]):
@@ -37,7 +41,6 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
     provider = forms.ChoiceField(choices=_provider_choices)
     model_ids = forms.MultipleChoiceField(
         label="Models",
-        choices=_model_choices,
         required=False,
         widget=forms.CheckboxSelectMultiple,
         help_text="What the key serves. A shared key names them; a metered key without any serves all.",
@@ -49,12 +52,23 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
         help_text="It is sealed, and never shown again.",
     )
 
+    force = forms.BooleanField(
+        label="Save even if the test fails",
+        required=False,
+        help_text="A key is tested before it is saved, with a call that costs nothing.",
+    )
+    # The result of the test, which was made before the page's transaction. None: no key was entered.
+    verdict: ClassVar[Verdict | None] = None
+
     class Meta:
         model = PlatformKey
         fields = ["provider", "pool", "name", "model_ids", "max_tokens_cap", "weight", "active"]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        models = self.fields["model_ids"]
+        assert isinstance(models, forms.MultipleChoiceField)
+        models.choices = _model_choices(self.instance.model_ids)
         if not self.instance._state.adding:  # noqa: SLF001 - the documented way to tell
             self.fields["api_key"].required = False
             self.fields["api_key"].help_text = "Leave it empty to keep the stored key. Paste another to replace it."
@@ -70,12 +84,28 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
 
     def clean(self) -> dict[str, Any]:
         fields = super().clean() or self.cleaned_data
+        if self.verdict is not None and not self.verdict.ok and not fields.get("force") and "api_key" in fields:
+            self.add_error("api_key", f"{self.verdict.message} {self.verdict.fix}".strip())
         pool = fields.get("pool") or self.instance.pool
         if pool == PlatformKey.Pool.SHARED and not fields.get("model_ids"):
             self.add_error("model_ids", "A shared key names the models that it gives away.")
         if pool == PlatformKey.Pool.SHARED and not fields.get("max_tokens_cap"):
             self.add_error("max_tokens_cap", "A shared key caps the tokens of one answer.")
         return fields
+
+
+def _verdict_of(request: HttpRequest) -> Verdict | None:
+    """Test the key that was entered; None if there is none, or if the form will refuse it anyway."""
+    text = request.POST.get("api_key", "")
+    match = request.resolver_match
+    key = PlatformKey.objects.filter(pk=unquote(match.kwargs.get("object_id", ""))).first() if match else None
+    if not text:
+        return None
+    try:
+        provider = key.provider if key else request.POST.get("provider", "")
+        return platform.check_new_key(provider=provider, api_key=Secret(text))
+    except RenseiError:
+        return None
 
 
 @admin.register(PlatformKey)
@@ -88,7 +118,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     actions = ["test_connection"]
 
     def get_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> Any:
-        shown = ["provider", "pool", "name", "api_key", "model_ids", "max_tokens_cap", "weight", "active"]
+        shown = ["provider", "pool", "name", "api_key", "force", "model_ids", "max_tokens_cap", "weight", "active"]
         return [*shown, *self.get_readonly_fields(request, obj)[2:]] if obj else shown
 
     def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
@@ -115,15 +145,22 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         try:
             if request.method == "POST":
-                vault.fetch_key(org=None)  # This may be a call, and the page is one transaction.
+                # These may be calls, and the page is one transaction.
+                vault.fetch_key(org=None)
+                request.verdict = _verdict_of(request)  # type: ignore[attr-defined]
             return super().changeform_view(request, *args, **options)
         except RenseiError as refusal:
             # The vault may refuse to seal. Nothing was saved: the page's transaction was rolled back.
             self.message_user(request, refusal.detail, messages.ERROR)
             return HttpResponseRedirect(request.path)
 
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
+        form = super().get_form(request, obj, change, **options)
+        form.verdict = getattr(request, "verdict", None)
+        return form
+
     def save_model(self, request: HttpRequest, obj: PlatformKey, form: Any, change: bool) -> None:
-        fields = dict(form.cleaned_data)
+        fields = {name: value for name, value in form.cleaned_data.items() if name != "force"}
         api_key = fields.pop("api_key")
         if change:
             platform.update_platform_key(obj, actor=operator(request), **fields)

@@ -159,12 +159,12 @@ def delete_profile(access: Access, profile: ModelProfile, *, next_default: Model
     _require_reach(access, profile.project)
     with durable():
         _take_turns(access.org)
+        successor = find_profile(access, next_default.public_id) if next_default is not None else None
+        if successor is not None and successor.project_id != profile.project_id:
+            raise NotFound
         record(access, "profile.deleted", object_id=profile.public_id)
         profile.delete()
-        if next_default is not None:
-            successor = find_profile(access, next_default.public_id)
-            if successor.project_id != profile.project_id:
-                raise NotFound
+        if successor is not None:
             _clear_default(access.org, successor.project)
             successor.is_default, successor.updated_at = True, timezone.now()
             successor.save(update_fields=["is_default", "updated_at"])

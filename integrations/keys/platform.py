@@ -125,6 +125,20 @@ def check_platform_key(key: PlatformKey) -> Verdict:
     return verdict
 
 
+def check_new_key(*, provider: str, api_key: Secret) -> Verdict:
+    """
+    Test a key that is not saved. The caller holds no transaction, because this is a call.
+
+    :raises FieldError: if the provider is unknown or the key has the wrong format
+    :raises KeyKindRefused: if it is a key of another kind
+    """
+    shapes.clean_provider(provider)
+    secret = shapes.clean_key(api_key, provider=provider)
+    adapter = ADAPTERS[provider]
+    credential = Credential(id="", version=0, secret=secret, base_url=adapter.default_base_url())
+    return adapter.test_connection(credential=credential)
+
+
 def healthy_key(
     *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
 ) -> PlatformKey | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,9 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from billing.integrity.differences import Difference
+from catalog.admin_forms import current_entries, labelled
+from catalog.providers import PROVIDERS
+from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError
 
 # The import registers the page of runs in the admin.
@@ -39,33 +43,90 @@ class LedgerAuditAdmin(ReadOnlyAdmin):
 
 
 class SystemPolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Edit the system's policy. If it changes the outcome of a profile, it must be sent twice to be saved."""
+    """
+    Edit the system's policy: what is ticked is denied. If it changes a profile's outcome, it must be sent twice.
 
+    An Allow, which only the API can store, has no checkbox and stays as it is, unless its mode is denied here.
+    """
+
+    denied = forms.MultipleChoiceField(
+        label="Denied",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Nothing ticked: everything is allowed. What a change would do to the profiles of all organizations "
+        "is said before it is saved.",
+    )
     confirmed = forms.CharField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = AccessPolicy
-        fields = ["matrix"]
-        help_texts = {
-            "matrix": 'Such as {"*": {"host-session": {"allowed": false}}}. Absent means allowed. What it would do '
-            "to the profiles of all organizations is said before it is saved."
-        }
+        fields = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        matrix: Matrix = self.instance.matrix
+        field = self.fields["denied"]
+        assert isinstance(field, forms.MultipleChoiceField)
+        field.choices = _cells(matrix)
+        self.initial["denied"] = [
+            _cell(row, mode) for row, rules in matrix.items() for mode in rules if _denies(rules[mode])
+        ]
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        matrix = cleaned.get("matrix")
-        if matrix is None or cleaned.get("confirmed") == _fingerprint(matrix):
+        if "denied" not in cleaned:
             return cleaned
-        try:
-            changes = policy_preview.system_changes(matrix)
-            first = list(islice(changes, CHANGES_SHOWN))
-        except FieldError as refusal:
-            self.add_error("matrix", [error["detail"] for error in refusal.errors])
-            return cleaned
-        if first:
-            self.data = {**self.data.dict(), "confirmed": _fingerprint(matrix)}  # type: ignore[attr-defined]
-            self.add_error("matrix", _warnings(first, others=sum(1 for _ in changes)))
+        matrix = _matrix(cleaned["denied"], before=self.instance.matrix)
+        if cleaned.get("confirmed") != _fingerprint(matrix):
+            try:
+                changes = policy_preview.system_changes(matrix)
+                first = list(islice(changes, CHANGES_SHOWN))
+            except FieldError as refusal:
+                self.add_error("denied", [error["detail"] for error in refusal.errors])
+                return cleaned
+            if first:
+                self.data = _with(self.data, confirmed=_fingerprint(matrix))
+                self.add_error("denied", _warnings(first, others=sum(1 for _ in changes)))
+                return cleaned
+        self.instance.matrix = matrix
         return cleaned
+
+
+def _cells(matrix: Matrix) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The checkboxes: a row for all models, for each provider, and for each current model or one that has a rule."""
+    rows = {"*": "All models"} | {spec.id: f"All of {spec.display_name}" for spec in PROVIDERS.values()}
+    rows |= dict(labelled(current_entries()))
+    rows |= {row: row for row in matrix if row not in rows}
+    return [(label, [(_cell(row, mode), mode.label) for mode in AuthMode]) for row, label in rows.items()]
+
+
+def _cell(row: str, mode: str) -> str:
+    return f"{mode}:{row}"
+
+
+def _denies(rule: Mapping[str, bool]) -> bool:
+    return rule.get("allowed") is False
+
+
+def _matrix(denied: Iterable[str], *, before: Matrix) -> Matrix:
+    """The policy that denies these cells, and keeps what is allowed already."""
+    matrix: dict[str, dict[str, dict[str, bool]]] = {}
+    for row, rules in before.items():
+        kept = {mode: dict(rule) for mode, rule in rules.items() if not _denies(rule)}
+        if kept:
+            matrix[row] = kept
+    for cell in denied:
+        mode, _, row = cell.partition(":")
+        matrix.setdefault(row, {})[mode] = {"allowed": False}
+    return matrix
+
+
+def _with(data: Any, **values: str) -> Any:
+    """Copy the values of a form that was sent, with some of them replaced."""
+    copied = data.copy()
+    for name, value in values.items():
+        copied[name] = value
+    return copied
 
 
 def _fingerprint(matrix: Matrix) -> str:
@@ -93,7 +154,7 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
     """Operators set the system's policy. Policies of organizations and projects are read-only here."""
 
     form = SystemPolicyForm
-    fields = ["scope", "org", "project", "matrix", "confirmed", "updated_at"]
+    fields = ["scope", "org", "project", "denied", "confirmed", "updated_at"]
     list_display = ["scope", "org", "project", "updated_at"]
     list_filter = ["scope"]
     list_select_related = ["org", "project"]
@@ -101,9 +162,9 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
     readonly_fields = ["scope", "org", "project", "updated_at"]
 
     def get_fields(self, request: HttpRequest, obj: AccessPolicy | None = None) -> Any:
-        """Leave `confirmed` out for read-only pages: only the form of the system's policy needs it."""
+        """Show the stored document on read-only pages: only the system's policy has a form."""
         editable = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
-        return [name for name in self.fields if editable or name != "confirmed"]
+        return self.fields if editable else ["scope", "org", "project", "matrix", "updated_at"]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._is_operator(request) and not AccessPolicy.objects.filter(scope=AccessPolicy.Scope.SYSTEM).exists()

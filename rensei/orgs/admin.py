@@ -13,12 +13,18 @@ from django.contrib import admin
 from django.contrib.auth import admin as auth_admin
 from django.contrib.auth import forms as auth_forms
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from rensei.core.errors import FieldError
 from rensei.core.limits import MIB
+from rensei.core.proxies import client_address
 from rensei.orgs import entering, storage
 from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator
 from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
@@ -88,6 +94,24 @@ class MembershipInline(ReadOnlyInline):
     exclude = ["created_at"]
 
 
+class ReasonForm(forms.Form):
+    """Why an operator looks at an organization, and for how long."""
+
+    reason = forms.CharField(
+        min_length=10,
+        max_length=400,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="It stands in the organization's audit log, and is mailed to its owners.",
+    )
+    hours = forms.IntegerField(
+        label="Ends after hours",
+        min_value=1,
+        max_value=entering.HOURS_MAX,
+        initial=entering.HOURS_DEFAULT,
+        help_text=f"At most {entering.HOURS_MAX}; the access ends by itself.",
+    )
+
+
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
     """An operator's form for a new membership or a higher role, which is mailed to the owners with its reason."""
 
@@ -124,10 +148,13 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(Org)
 class OrgAdmin(AuditedAdmin):
-    list_display = ["name", "slug", "id", "created_at"]
+    list_display = ["name", "slug", "id", "created_at", "view_as_button"]
     search_fields = ["name", "slug", "id"]
     readonly_fields = ["id", "created_at"]
     inlines = [MembershipInline]
+
+    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
+        return {} if obj else {"slug": ["name"]}
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
         if not change:
@@ -135,7 +162,7 @@ class OrgAdmin(AuditedAdmin):
         return super().get_form(request, obj, change, **options)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return ["id", "name", "slug", "created_at"] if obj else ["name", "slug", "owner"]
+        return ["id", "name", "mark", "slug", "created_at"] if obj else ["name", "slug", "owner"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         # Addresses and programs contain the slug.
@@ -143,6 +170,34 @@ class OrgAdmin(AuditedAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj else []
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.view_as)
+        return [path("<str:org_id>/view-as/", view, name="orgs_org_view_as"), *super().get_urls()]
+
+    @admin.display(description="")
+    def view_as_button(self, org: Org) -> str:
+        address = reverse("admin:orgs_org_view_as", args=[org.pk])
+        return format_html('<a class="quiet-button" href="{}">View as…</a>', address)
+
+    def view_as(self, request: HttpRequest, org_id: str) -> HttpResponse:
+        """Ask for the reason and the hours of a read-only access to an organization, and open its pages."""
+        if not request.user.has_perm("orgs.add_membership"):
+            raise PermissionDenied
+        org = get_object_or_404(Org, pk=org_id)
+        form = ReasonForm(request.POST or None)
+        if form.is_valid():
+            entering.view_as(org, operator=operator(request), address=client_address(request), **form.cleaned_data)
+            return redirect(f"/o/{org.slug}/")
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "title": f"View as {org.name}",
+            "original": org,
+            "form": form,
+        }
+        return TemplateResponse(request, "admin/orgs/org/view_as.html", context, status=400 if form.is_bound else 200)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """The ledger is kept permanently, so an organization is never deleted."""

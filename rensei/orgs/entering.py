@@ -1,16 +1,18 @@
 """Memberships and roles that an operator sets: for a limited time, with a mail to the owners: who, why, until when."""
 
-from datetime import UTC
+from datetime import UTC, timedelta
+from functools import partial
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
-from rensei.audit.record import record_system
+from rensei.audit.record import record_operator, record_system
 from rensei.core import jobs, mails
 from rensei.core.limits import limit
 from rensei.core.transactions import durable
-from rensei.orgs.models import Membership, Role, User
+from rensei.orgs.models import Membership, Org, Role, User
 from rensei.orgs.services import revoke_machines_of
 
 JOB = "end-memberships"
@@ -23,6 +25,38 @@ HOURS_MAX = limit(
 )
 
 logger = structlog.get_logger(__name__)
+
+
+def view_as(org: Org, *, operator: User, reason: str, hours: int, address: str | None) -> Membership:
+    """
+    Give an operator read-only access to an organization, as its auditor, for some hours.
+
+    It is in the organization's audit log with its reason, and mailed to the owners. A membership that the operator
+    has already stays as it is.
+    """
+    with durable():
+        # Two requests of one operator at once give one membership.
+        User.objects.select_for_update().get(pk=operator.pk)
+        found: Membership | None = Membership.objects.live().filter(org=org, user=operator).first()
+        if found is not None:
+            return found
+        Membership.objects.filter(org=org, user=operator).delete()
+        ends_at = timezone.now() + timedelta(hours=hours)
+        membership = Membership.objects.create(org=org, user=operator, role=Role.AUDITOR, ends_at=ends_at)
+        record_operator(
+            operator,
+            "membership.created",
+            object_id=membership.pk,
+            org=org,
+            address=address,
+            name=operator.email,
+            role=membership.role,
+            reason=reason,
+            ends_at=ends_at.isoformat(),
+        )
+        tell = partial(tell_owners, membership, operator=operator, reason=reason)
+        transaction.on_commit(tell, robust=True)
+    return membership
 
 
 def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:

@@ -192,3 +192,44 @@ class TestBillingSetting:
 def totals(page: str) -> list[str]:
     line = page[page.index('class="ledger-totals"') :]
     return re.findall(r"<strong>([\d.]+)</strong>", line[: line.index("</p>")])
+
+
+class TestButtonsOfARow:
+    """Each row has its actions as buttons, which lead to the same pages."""
+
+    ADDRESS = "/admin/billing/entitlement"
+
+    def test_enable_metered_with_a_budget(self, page_as, grace, acme):
+        admin = page_as(grace)
+        shown = admin.get(f"{self.ADDRESS}/").content.decode()
+        address = f"{self.ADDRESS}/{acme.pk}/do/enable_metered/"
+
+        asked = admin.get(address).content.decode()
+        before = Entitlement.objects.get(org=acme).metered_enabled
+        answer = admin.post(address, {"confirmed": "yes", "monthly_budget_usd": "25"})
+
+        assert f'href="{address}"' in shown
+        assert "Acme (acme)" in asked
+        entitlement = Entitlement.objects.get(org=acme)
+        assert (before, entitlement.metered_enabled) == (False, True)
+        assert entitlement.monthly_budget_picodollars == 25 * 10**12
+        assert answer.headers["Location"] == f"{self.ADDRESS}/"
+
+    @pytest.mark.parametrize("action", ["decline_metered", "close_statements", "disable_metered"])
+    def test_ask_first(self, page_as, grace, acme, action):
+        answer = page_as(grace).get(f"{self.ADDRESS}/{acme.pk}/do/{action}/")
+
+        assert answer.status_code == 200
+        assert f'name="action" value="{action}"' in answer.content.decode()
+
+    @pytest.mark.parametrize("path", ["{}/do/delete_selected/", "{}/do/save_model/", "none/do/enable_metered/"])
+    def test_lead_to_nothing_else(self, page_as, grace, acme, path):
+        assert page_as(grace).get(f"{self.ADDRESS}/{path.format(acme.pk)}").status_code == 404
+
+    def test_are_for_operators_who_may_change_it(self, page_as, acme, make_user):
+        reader = make_user("reader@platform.test", is_staff=True)
+
+        answer = page_as(reader).post(f"{self.ADDRESS}/{acme.pk}/do/enable_metered/", {"confirmed": "yes"})
+
+        assert answer.status_code in {403, 404}
+        assert not Entitlement.objects.get(org=acme).metered_enabled

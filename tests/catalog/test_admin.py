@@ -5,25 +5,38 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from catalog.admin import PRICES_MAX
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from rensei.audit.models import AuditEvent
 
 pytestmark = pytest.mark.usefixtures("catalog")
 PRICE = {
     "above_prompt_tokens": 0,
-    "input_microdollars": 1,
-    "output_microdollars": 2,
-    "cache_write_5m_microdollars": 3,
-    "cache_write_1h_microdollars": 4,
-    "cache_read_microdollars": 5,
-    "web_search_picodollars": "",
+    "input_usd": "5",
+    "output_usd": "25.000001",
+    "cache_write_5m_usd": "6.25",
+    "cache_write_1h_usd": "10",
+    "cache_read_usd": "0.5",
+    "web_search_usd": "",
     "source": "Our contract",
 }
 
 
+ADD = "/admin/catalog/price/add/"
+LARGEST = [
+    *((f"{name}_usd", "2000", "2000.000001") for name in ("input", "output", "cache_read", "cache_write_1h")),
+    ("web_search_usd", "0.1", "0.100000000001"),
+]
+
+
 def _begins(moment):
     return {"effective_from_0": f"{moment:%Y-%m-%d}", "effective_from_1": f"{moment:%H:%M:%S}"}
+
+
+def _confirmed(page, body):
+    """Send a price twice, as a person who has read what it will cost."""
+    first = page.post(ADD, body)
+    sent = first.context["adminform"].form.data
+    return first, page.post(ADD, {**body, "confirmed": sent.get("confirmed", "")})
 
 
 class TestPrices:
@@ -31,10 +44,15 @@ class TestPrices:
         entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")
         body = {**PRICE, **_begins(timezone.now() + timedelta(hours=1)), "entry": entry.pk}
 
-        answer = page_as(grace).post("/admin/catalog/price/add/", body)
+        first, answer = _confirmed(page_as(grace), body)
 
         assert answer.status_code == 302, answer.context["errors"]
-        assert entry.prices.filter(source="Our contract").exists()
+        assert "Not saved yet." in first.content.decode()
+        assert "1,000 out to claude-opus-5-5 will cost $0.075000001" in first.content.decode()
+        assert "now." in first.content.decode()
+        price = entry.prices.get(source="Our contract")
+        assert (price.input_microdollars, price.output_microdollars) == (5_000_000, 25_000_001)
+        assert (price.cache_read_microdollars, price.web_search_picodollars) == (500_000, None)
         assert AuditEvent.objects.filter(action="price.created", object_id="claude-opus-5-5", user_id=grace.pk).exists()
 
     def test_do_not_begin_in_the_past(self, page_as, grace):
@@ -46,16 +64,39 @@ class TestPrices:
         assert "A price begins in the future." in answer.content.decode()
         assert not entry.prices.filter(source="Our contract").exists()
 
-    @pytest.mark.parametrize("column", PRICES_MAX)
-    def test_are_no_higher_than_a_line_of_the_ledger_can_hold(self, page_as, grace, column):
+    def test_are_confirmed_as_they_were_shown(self, page_as, grace):
+        entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")
+        body = {**PRICE, **_begins(timezone.now() + timedelta(hours=1)), "entry": entry.pk}
+        page = page_as(grace)
+        confirmed = page.post(ADD, body).context["adminform"].form.data["confirmed"]
+
+        changed = page.post(ADD, {**body, "input_usd": "6", "confirmed": confirmed})
+
+        assert "Not saved yet." in changed.content.decode()
+        assert not entry.prices.filter(source="Our contract").exists()
+
+    def test_are_offered_for_current_models_only(self, page_as, grace):
+        form = page_as(grace).get(ADD).content.decode()
+
+        assert ">claude-opus-5-5</option>" in form
+        assert ">claude-opus-4-1-20250514</option>" not in form
+
+    def test_are_shown_in_dollars(self, page_as, grace):
+        price = Price.objects.filter(entry__model_id="claude-opus-5-5").first()
+
+        assert page_as(grace).get(f"/admin/catalog/price/{price.pk}/change/").status_code == 200
+
+    @pytest.mark.parametrize(("column", "most", "more"), LARGEST)
+    def test_are_no_higher_than_a_line_of_the_ledger_can_hold(self, page_as, grace, column, most, more):
         entry = CatalogEntry.objects.get(model_id="claude-opus-5-5")
         body = {**PRICE, **_begins(timezone.now() + timedelta(hours=1)), "entry": entry.pk}
         page = page_as(grace)
 
-        page.post("/admin/catalog/price/add/", {**body, column: PRICES_MAX[column] + 1})
+        refused = page.post(ADD, {**body, column: more})
+        assert "less than or equal to" in refused.content.decode()
         assert not entry.prices.filter(source="Our contract").exists()
 
-        page.post("/admin/catalog/price/add/", {**body, column: PRICES_MAX[column]})
+        _confirmed(page, {**body, column: most})
         assert entry.prices.filter(source="Our contract").exists()
 
     def test_are_not_given_to_an_organization_s_model(self, page_as, grace, acme):
@@ -98,9 +139,12 @@ class TestEntries:
             "provider": "claude",
             "model_id": "claude-opus-9",
             "display_name": "Opus 9",
-            "capabilities": '{"nativeEffort": true}',
-            "effort_levels": '["low"]',
-            "auth_modes": '["byok"]',
+            "capability_flags": ["nativeEffort", "vision"],
+            "min_cache_tokens": "1024",
+            "thinking_types": ["adaptive"],
+            "thinks_by_default": "on",
+            "effort_levels": ["low", "max"],
+            "auth_modes": ["byok"],
         }
 
         answer = page.post("/admin/catalog/catalogentry/add/", body)
@@ -110,6 +154,15 @@ class TestEntries:
 
         entry.refresh_from_db()
         assert (entry.org, entry.display_name) == (None, "Opus Nine")
+        assert (entry.effort_levels, entry.auth_modes) == (["low", "max"], ["byok"])
+        assert entry.capabilities == {
+            "nativeEffort": True,
+            "vision": True,
+            "minCacheTokens": 1024,
+            "thinking": {"types": ["adaptive"], "onByDefault": True},
+        }
+        form = page.get(f"/admin/catalog/catalogentry/{entry.pk}/change/").context["adminform"].form
+        assert form.initial["capability_flags"] == ["vision", "nativeEffort"]
         assert set(AuditEvent.objects.filter(object_id="claude-opus-9").values_list("action", flat=True)) == {
             "catalog_entry.created",
             "catalog_entry.updated",
@@ -118,13 +171,15 @@ class TestEntries:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            ({"auth_modes": '["local"]'}, "does not offer local"),
-            ({"capabilities": '{"visions": true}'}, "This capability is not known."),
-            ({"effort_levels": '["low"]'}, "Efforts need a model that takes them"),
+            ({"auth_modes": ["local"]}, "does not offer local"),
+            ({"capability_flags": ["visions"]}, "visions is not one of the available choices"),
+            ({"thinks_by_default": "on"}, "at least one kind of thinking"),
+            ({"replaced_by": "claude-none"}, "not one of the available choices"),
+            ({"effort_levels": ["low"]}, "Efforts need a model that takes them"),
         ],
     )
     def test_are_checked(self, page_as, grace, change, sentence):
-        body = {"provider": "claude", "model_id": "m", "display_name": "M", "auth_modes": '["byok"]', **change}
+        body = {"provider": "claude", "model_id": "m", "display_name": "M", "auth_modes": ["byok"], **change}
 
         answer = page_as(grace).post("/admin/catalog/catalogentry/add/", body)
 

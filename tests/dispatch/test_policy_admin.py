@@ -1,6 +1,6 @@
 """The system's access policy in the admin: what it would change is said before it is saved."""
 
-import json
+import random
 import re
 from typing import Any
 
@@ -33,9 +33,9 @@ class TestSystemPolicy:
     ) -> None:
         make_profile()
 
-        shown = admin.post(ADD, {"matrix": json.dumps(DENY_BYOK)}).content.decode()
+        shown = admin.post(ADD, {"denied": ["byok:*"]}).content.decode()
         assert not AccessPolicy.objects.exists()
-        admin.post(ADD, {"matrix": json.dumps(DENY_BYOK), "confirmed": confirmation(shown)})
+        admin.post(ADD, {"denied": ["byok:*"], "confirmed": confirmation(shown)})
 
         assert "Profiles that would change: 1." in shown
         assert "prof_deep: BYOK_NOT_CONFIGURED → AUTHMODES_UNSATISFIABLE" in shown
@@ -45,20 +45,48 @@ class TestSystemPolicy:
         self, admin: Client, ada_access: Access, make_profile: Any
     ) -> None:
         make_profile()
-        shown = admin.post(ADD, {"matrix": json.dumps(DENY_BYOK)}).content.decode()
+        shown = admin.post(ADD, {"denied": ["byok:*"]}).content.decode()
 
-        other = {"claude": {"byok": {"allowed": False}}}
-        admin.post(ADD, {"matrix": json.dumps(other), "confirmed": confirmation(shown)})
+        admin.post(ADD, {"denied": ["byok:claude"], "confirmed": confirmation(shown)})
 
         assert not AccessPolicy.objects.exists()
 
     def test_is_saved_at_once_where_no_profile_changes(self, admin: Client, ada_access: Access) -> None:
-        admin.post(ADD, {"matrix": json.dumps(DENY_BYOK)})
+        admin.post(ADD, {"denied": ["byok:*"]})
 
         assert AccessPolicy.objects.get().matrix == DENY_BYOK
 
-    def test_names_a_row_that_is_no_model(self, admin: Client, ada_access: Access) -> None:
-        answer = admin.post(ADD, {"matrix": '{"claude-opus-9": {}}'}).content.decode()
+    def test_offers_only_rows_and_modes_that_there_are(self, admin: Client, ada_access: Access) -> None:
+        for cell in ("byok:claude-opus-9", "none:*", "byok"):
+            answer = admin.post(ADD, {"denied": [cell]}).content.decode()
 
-        assert "&#x27;claude-opus-9&#x27; is no model of the catalog" in answer
+            assert "is not one of the available choices" in answer
         assert not AccessPolicy.objects.exists()
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_keeps_what_is_allowed_and_what_is_ticked(
+        self, admin: Client, ada_access: Access, catalog: None, seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        rows = ["*", "claude", "claude-opus-5-5", "claude-haiku-5-5"]
+        cells = [(row, mode) for row in rows for mode in ("byok", "metered", "shared")]
+        stored: dict[str, Any] = {}
+        for row, mode in chance.sample(cells, 5):
+            stored.setdefault(row, {})[mode] = {"allowed": chance.random() < 0.5}
+        policy = AccessPolicy.objects.create(scope="system", matrix=stored)
+        address = f"/admin/policies/accesspolicy/{policy.pk}/change/"
+        shown = admin.get(address).context["adminform"].form.initial["denied"]
+        denied = chance.sample(cells, 4)
+
+        admin.post(address, {"denied": [f"{mode}:{row}" for row, mode in denied]})
+
+        before = {(row, mode): rule["allowed"] for row, rules in stored.items() for mode, rule in rules.items()}
+        assert set(shown) == {f"{mode}:{row}" for (row, mode), allowed in before.items() if not allowed}
+        policy.refresh_from_db()
+        after = {(row, mode): rule["allowed"] for row, rules in policy.matrix.items() for mode, rule in rules.items()}
+        assert after == {cell: True for cell, allowed in before.items() if allowed} | dict.fromkeys(denied, False)
+
+    def test_of_an_organization_is_shown_as_its_document(self, admin: Client, ada_access: Access) -> None:
+        policy = AccessPolicy.objects.create(scope="organization", org=ada_access.org, matrix=DENY_BYOK)
+
+        assert "&quot;byok&quot;" in admin.get(f"/admin/policies/accesspolicy/{policy.pk}/change/").content.decode()

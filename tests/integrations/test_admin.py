@@ -13,7 +13,8 @@ from rensei.core.secret import Secret
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, User
 
-pytestmark = pytest.mark.usefixtures("keyring_elsewhere")
+# A key is tested before it is saved.
+pytestmark = pytest.mark.usefixtures("keyring_elsewhere", "simulator")
 
 ADD = "/admin/integrations/platformkey/add/"
 LIST = "/admin/integrations/platformkey/"
@@ -135,10 +136,43 @@ class TestPlatformKey:
         assert "already exists" in page.content.decode()
         assert PlatformKey.objects.get(pk=key.pk).name == "two"
 
-    @pytest.mark.usefixtures("simulator")
+    @pytest.mark.parametrize("word", ["revoked-"])
+    def test_is_tested_before_it_is_saved(self, admin: Client, make_key: Callable[..., str], word: str) -> None:
+        text = make_key(word)
+        refused = admin.post(ADD, form(api_key=text))
+        before = PlatformKey.objects.count()
+
+        admin.post(ADD, form(api_key=text, force="on"))
+
+        assert refused.status_code == 200
+        assert refused.context["adminform"].form.errors["api_key"]
+        assert text not in refused.content.decode()
+        assert (before, PlatformKey.objects.count()) == (0, 1)
+
+    def test_is_tested_before_it_replaces_another(self, admin: Client, make_key: Callable[..., str]) -> None:
+        admin.post(ADD, form(api_key=make_key()))
+        key = PlatformKey.objects.get()
+
+        page = admin.post(f"{LIST}{key.pk}/change/", form(api_key=make_key("revoked-")))
+
+        assert page.context["adminform"].form.errors["api_key"]
+        assert PlatformKey.objects.get().secret_version == 1
+
+    def test_offers_no_retired_model_but_those_it_names(self, admin: Client, make_key: Callable[..., str]) -> None:
+        CatalogEntry.objects.filter(model_id="claude-a").update(retires_on="2020-01-01")
+        admin.post(ADD, form(api_key=make_key()))
+        key = PlatformKey.objects.get()
+
+        before = admin.get(f"{LIST}{key.pk}/change/").content.decode()
+        PlatformKey.objects.update(model_ids=["claude-a"])
+        after = admin.get(f"{LIST}{key.pk}/change/").content.decode()
+
+        assert "claude-a (retired)" not in before
+        assert "claude-a (retired)" in after
+
     @pytest.mark.parametrize(("word", "level"), [("", "success"), ("revoked-", "error")])
     def test_is_tested_from_the_list(self, admin: Client, make_key: Callable[..., str], word: str, level: str) -> None:
-        admin.post(ADD, form(api_key=make_key(word)))
+        admin.post(ADD, form(api_key=make_key(word), force="on"))
         key = PlatformKey.objects.get()
 
         page = admin.post(LIST, {"action": "test_connection", "_selected_action": [key.pk]}, follow=True)

@@ -101,12 +101,12 @@ class TestOrgs:
 
 class TestSystemPolicy:
     def test_is_made_checked_and_logged(self, admin):
-        admin.post("/admin/policies/accesspolicy/add/", {"matrix": '{"*": {"shared": {"allowed": false}}}'})
+        admin.post("/admin/policies/accesspolicy/add/", {"denied": ["shared:*"]})
         policy = AccessPolicy.objects.get()
-        wrong = admin.post(f"/admin/policies/accesspolicy/{policy.pk}/change/", {"matrix": '{"*": {"oauth": {}}}'})
-        admin.post(f"/admin/policies/accesspolicy/{policy.pk}/change/", {"matrix": "{}"})
+        wrong = admin.post(f"/admin/policies/accesspolicy/{policy.pk}/change/", {"denied": ["oauth:*"]})
+        admin.post(f"/admin/policies/accesspolicy/{policy.pk}/change/", {})
 
-        assert "is no auth mode" in wrong.content.decode()
+        assert "is not one of the available choices" in wrong.content.decode()
         assert AccessPolicy.objects.get().matrix == {}
         changes = [event.detail for event in AuditEvent.objects.filter(action="policy.set").order_by("id")]
         assert [change["new"] for change in changes] == [{"*": {"shared": {"allowed": False}}}, {}]
@@ -228,3 +228,61 @@ class TestMemberships:
         membership.refresh_from_db()
         assert membership.role == "member"
         assert not Membership.objects.filter(user=grace).exists()
+
+
+class TestViewAsOrganization:
+    REASON = "Ticket 4712: the owner cannot find a run."
+
+    def address(self, org):
+        return f"/admin/orgs/org/{org.pk}/view-as/"
+
+    def test_reads_the_pages_under_a_banner_and_changes_nothing(
+        self, admin, acme, ada, grace, django_capture_on_commit_callbacks
+    ):
+        with django_capture_on_commit_callbacks(execute=True):
+            answer = admin.post(self.address(acme), {"reason": self.REASON, "hours": "2"})
+        shown = admin.get(answer.headers["Location"]).content.decode()
+
+        membership = Membership.objects.get(user=grace)
+        assert answer.headers["Location"] == "/o/acme/"
+        assert (membership.role, membership.ends_at > timezone.now()) == ("auditor", True)
+        assert "as an operator, read-only" in shown
+        assert admin.post("/o/acme/settings/organization", {"name": "Theirs"}).status_code == 403
+        assert admin.post("/api/v1/projects", {"id": "x", "name": "X"}).status_code == 403
+        [message] = mail.outbox
+        assert message.to == [ada.email]
+        assert self.REASON in message.body
+
+    def test_is_in_the_audit_log_of_the_organization_with_reason_and_end(self, admin, acme, ada, page_as):
+        admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
+
+        log = page_as(ada).get("/o/acme/settings/audit-log").content.decode()
+        assert self.REASON in log
+        assert Membership.objects.get(ends_at__isnull=False).ends_at.isoformat() in log
+
+    @pytest.mark.parametrize(
+        "given", [{}, {"reason": "short", "hours": "1"}, {"reason": REASON}, {"reason": REASON, "hours": "25"}]
+    )
+    def test_needs_a_reason_and_an_end(self, admin, acme, grace, given):
+        assert admin.post(self.address(acme), given).status_code == (400 if given else 200)
+        assert not Membership.objects.filter(user=grace).exists()
+
+    def test_ends_from_the_banner(self, admin, acme, grace):
+        admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
+        membership = Membership.objects.get(user=grace)
+
+        admin.post(f"/o/acme/settings/members/{membership.pk}/remove")
+
+        assert admin.get("/o/acme/").status_code == 404
+
+    def test_keeps_a_membership_that_the_operator_has(self, admin, acme, grace):
+        Membership.objects.create(org=acme, user=grace, role="admin")
+
+        admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
+
+        assert (Membership.objects.get(user=grace).role, mail.outbox) == ("admin", [])
+
+    def test_is_shut_to_owners_and_leads_from_the_organizations_page(self, admin, acme, ada, page_as):
+        assert page_as(ada).get(self.address(acme)).status_code in {302, 403}
+        assert self.address(acme) in admin.get(f"/admin/orgs/org/{acme.pk}/change/").content.decode()
+        assert self.address(acme) in admin.get("/admin/orgs/org/").content.decode()

@@ -246,7 +246,9 @@ class TestChange:
 
         assert {p["name"]: p["isDefault"] for p in api.get(URL).json()["results"]} == {"a": False, "b": True}
 
-    @pytest.mark.parametrize("change", [{"authModes": ["local"]}, {"effort": "ultra"}, {"name": "-"}, {"id": "prof_x"}])
+    @pytest.mark.parametrize(
+        "change", [{"authModes": ["local"]}, {"effort": "ultra"}, {"name": "\u200b"}, {"id": "prof_x"}]
+    )
     def test_refuses_what_creation_would_refuse(self, api_as, ada, change):
         api = api_as(ada)
         before = api.post(URL, WIDE).json()

@@ -62,6 +62,7 @@ def switch_of(thing: Model | None) -> dict[str, Any]:
 
 def _of_org(org: Org) -> list[tuple[str, str]]:
     return [
+        ("View as organization…", reverse("admin:orgs_org_view_as", args=[org.pk])),
         ("Entitlement", reverse("admin:billing_entitlement_change", args=[org.pk])),
         ("Runs", _list("dispatch_run", org__id__exact=org.pk)),
         ("Ledger", _list("billing_costevent", q=org.slug)),
