@@ -11,12 +11,18 @@ from datetime import UTC, date, timedelta
 from statistics import median, quantiles
 
 from rensei.core.ids import first_id_of
+from rensei.core.limits import limit
 from rensei.core.periods import start_of
 from rensei.core.token_classes import OF_TOKENS
 from rensei.dispatch.models import Run
 from rensei.orgs.models import Org
 
-RUNS_COUNTED_MAX = 10_000
+RUNS_COUNTED_MAX = limit(
+    10_000,
+    "runs of the organization, the newest of the period",
+    what="Usage by runs, persons and tokens on a page: what is counted",
+    told="the caller: the page says since which day it counts",
+)
 # The column of each dimension.
 COLUMNS = {
     "mode": "auth_mode",

@@ -7,6 +7,8 @@ from urllib.parse import urldefrag, urljoin
 
 import pytest
 
+from rensei.console.templatetags.console import HELP
+from rensei.console.urls import org_patterns
 from rensei.console.views import docs
 
 
@@ -110,3 +112,28 @@ class TestSearch:
         html = client.get("/docs/?q=<script>alert(1)</script>").content.decode()
 
         assert "<script>alert" not in html
+
+
+@pytest.mark.django_db
+class TestTheDrawer:
+    """The documentation of a page, which opens beside it."""
+
+    def test_is_a_part_with_a_link_to_the_whole_page(self, client):
+        answer = client.get("/docs/ledger", headers={"HX-Request": "true"})
+
+        html = answer.content.decode()
+        assert "<!doctype" not in html.lower()
+        assert 'id="dialog-title"' in html
+        assert 'href="/docs/ledger"' in html
+        assert "The cost ledger" in html
+
+    def test_explains_every_page_by_a_document_that_there_is(self, client, page):
+        names = {one.partition("-")[0] for one in (pattern.name for pattern in org_patterns)}
+
+        assert set(HELP) <= names
+        for document in {*HELP.values(), "index"}:
+            assert client.get(f"/docs/{document}").status_code == 200
+        assert (
+            'href="/docs/ledger" hx-get="/docs/ledger" hx-target="#dialog"'
+            in page.get("/o/acme/usage").content.decode()
+        )

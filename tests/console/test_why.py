@@ -1,6 +1,7 @@
 """Settings → Why was I refused?: the page shows the gates that REST explains."""
 
 import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -47,3 +48,37 @@ class TestWhy:
 
         assert answer.status_code == 422
         assert "Nothing is here under the id in asMember." in answer.content.decode()
+
+
+@pytest.mark.django_db
+class TestTheWayHere:
+    """Refusals lead here with what was asked."""
+
+    def follow(self, browser: Any, html: str) -> Any:
+        address = re.search(r'href="([^"]*/settings/why\?[^"]*)"', html)
+        assert address
+        return browser.get(unescape(address[1]))
+
+    def test_leads_from_the_playground(self, page: Any, profile: Any) -> None:
+        shown = page.get("/o/acme/playground", {"profile": profile.public_id}).content.decode()
+
+        answer = self.follow(page, shown)
+
+        assert answer.status_code == 200
+        assert f'<option value="{profile.public_id}" selected>' in answer.content.decode()
+        assert "Gates" in answer.content.decode()
+
+    def test_leads_from_a_run_as_the_person_who_dispatched_it(self, page: Any, run: Any, ada: Any) -> None:
+        answer = self.follow(page, page.get(f"/o/acme/runs/{run.id}").content.decode())
+
+        assert answer.status_code == 200
+        assert answer.context["form"].data["as_member"] == ada.email
+        assert answer.context["explained"] is not None
+
+    def test_leads_a_member_to_what_they_may_ask(self, page_as: Any, mia: Any, run: Any) -> None:
+        browser = page_as(mia)
+
+        answer = self.follow(browser, browser.get(f"/o/acme/runs/{run.id}").content.decode())
+
+        assert answer.status_code == 200
+        assert "as_member" not in answer.context["form"].data

@@ -23,6 +23,23 @@ START_SECONDS_MAX = 600.0
 SIZE = {"width": 1280, "height": 800}
 # Enough for flat pages, and a third of the size.
 COLOURS = 256
+# The animated picture of a decision.
+QUESTION = "What is an envelope key, in three sentences?"
+ANIMATED = (960, 600)
+ANIMATED_COLOURS = 64
+ASKED_MS, JUDGED_MS, ENDED_MS = 2200, 600, 4500
+# Hides what a run has not decided yet: the modes after the first ones, the answer and the figures.
+SHOW_ONLY = """(judged) => {
+    document.querySelectorAll(".trace__step").forEach((step, place) => {
+        step.style.visibility = place < judged ? "visible" : "hidden";
+    });
+    for (const part of document.querySelectorAll(".figure dd, .prose-text, .page-head .badge")) {
+        part.style.visibility = "hidden";
+    }
+}"""
+SHOW_ALL = """() => {
+    for (const part of document.querySelectorAll("[style]")) part.style.visibility = "";
+}"""
 # What is shown: its name, its address, and its theme.
 SHOWN = (
     ("integrations", "/o/acme/settings/integrations", "light"),
@@ -47,6 +64,7 @@ def main() -> None:
                 page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
                 page.goto(address.format(**ids))
                 _save(page, name)
+            _animate(page, ids)
             browser.close()
 
 
@@ -55,6 +73,34 @@ def _save(page: Page, name: str) -> None:
     path = PICTURES / f"{name}.png"
     picture.quantize(COLOURS).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)} {path.stat().st_size // 1024} kB")
+
+
+def _animate(page: Page, ids: dict[str, str]) -> None:
+    """Take a decision as an animated PNG: what is asked, each mode as it is judged, and the answer with its cost."""
+    page.emulate_media(color_scheme="light")
+    page.goto("/o/acme/playground?profile=prof_anthropic_deep_reasoning")
+    page.get_by_label("Message").fill(QUESTION)
+    frames = [(_frame(page), ASKED_MS)]
+    page.goto(f"/o/acme/runs/{ids['run']}")
+    for judged in range(page.locator(".trace__step").count() + 1):
+        page.evaluate(SHOW_ONLY, judged)
+        frames.append((_frame(page), JUDGED_MS))
+    page.evaluate(SHOW_ALL)
+    frames.append((_frame(page), ENDED_MS))
+    # One palette for all frames, so that what did not change is not stored again.
+    whole = Image.new("RGB", (ANIMATED[0], ANIMATED[1] * len(frames)))
+    for place, (frame, _) in enumerate(frames):
+        whole.paste(frame, (0, place * ANIMATED[1]))
+    palette = whole.quantize(ANIMATED_COLOURS)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame, _ in frames)
+    path = PICTURES / "decision.png"
+    first.save(path, save_all=True, append_images=others, duration=[ms for _, ms in frames], loop=0, optimize=True)
+    print(f"{path.relative_to(ROOT)} {path.stat().st_size // 1024} kB, {len(frames)} frames")
+
+
+def _frame(page: Page) -> Image.Image:
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    return picture.resize(ANIMATED, Image.Resampling.LANCZOS)
 
 
 @contextlib.contextmanager
