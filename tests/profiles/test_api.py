@@ -123,7 +123,7 @@ class TestCreate:
             ({"isDefault": "perhaps"}, 400, "VALIDATION_FAILED", "/isDefault"),
             ({"temperature": 1}, 400, "VALIDATION_FAILED", "/temperature"),
             ({"auth_modes": ["byok"]}, 400, "VALIDATION_FAILED", "/auth_modes"),
-            ({"id": "prof_mine"}, 400, "VALIDATION_FAILED", "/id"),
+            ({"id": "Mine"}, 400, "VALIDATION_FAILED", "/id"),
         ],
     )
     def test_refuses_a_bad_body_and_points_at_it(self, api_as, ada, change, status, code, pointer):

@@ -26,7 +26,7 @@ COLOURS = 256
 # The animated picture of a decision.
 QUESTION = "What is an envelope key, in three sentences?"
 ANIMATED = (960, 600)
-ANIMATED_COLOURS = 64
+ANIMATED_COLOURS = 128
 ASKED_MS, JUDGED_MS, ENDED_MS = 2200, 600, 4500
 # Hides what a run has not decided yet: the modes after the first ones, the answer and the figures.
 SHOW_ONLY = """(judged) => {
