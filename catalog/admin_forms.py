@@ -172,12 +172,10 @@ class EntryForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **options)
         stored = self.instance.capabilities
         thinking = stored.get("thinking") or {}
-        self.initial |= {
-            "capability_flags": [flag for flag in CAPABILITY_FLAGS if stored.get(flag)],
-            "min_cache_tokens": stored.get("minCacheTokens"),
-            "thinking_types": thinking.get("types", []),
-            "thinks_by_default": thinking.get("onByDefault", False),
-        }
+        self.initial["capability_flags"] = [flag for flag in CAPABILITY_FLAGS if stored.get(flag)]
+        self.initial["min_cache_tokens"] = stored.get("minCacheTokens")
+        self.initial["thinking_types"] = thinking.get("types", [])
+        self.initial["thinks_by_default"] = thinking.get("onByDefault", False)
         field = self.fields["replaced_by"]
         assert isinstance(field, forms.ChoiceField)
         current = labelled(current_entries().exclude(pk=self.instance.pk))

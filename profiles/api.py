@@ -13,7 +13,7 @@ from catalog.providers import PROVIDERS
 from catalog.services import EffortNotSupported, ModelNotInCatalog, ModelRetired
 from integrations.keys.services import visible_integrations
 from integrations.models import Integration
-from profiles import services
+from profiles import ids, services
 from profiles.models import ModelProfile
 from profiles.presenters import present
 from rensei.core.api import CamelSerializer, OptionalText
@@ -84,7 +84,7 @@ class ProfileBody(CamelSerializer):
 class NewProfile(ProfileBody):
     """The values of a new profile. Without an `id`, it gets one that is made of its name."""
 
-    id = Text(whole(services.ID_SHAPE.pattern), source="public_id", max_length=services.ID_LENGTH, required=False)
+    id = Text(whole(ids.ID_SHAPE.pattern), source="public_id", max_length=ids.ID_LENGTH, required=False)
 
 
 class ProfileChange(ProfileBody):

@@ -1,6 +1,5 @@
 """Creating, changing and finding model profiles. Saving a profile checks it against its provider and model."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +14,7 @@ from catalog.providers import ProviderSpec
 from catalog.services import check_effort, find_spec, may_create, not_in_catalog, served_entries
 from integrations.models import Integration
 from profiles import stored_bytes
+from profiles.ids import clean_public_id, public_id_for
 from profiles.models import ModelProfile
 from rensei.audit.record import record
 from rensei.core.auth_modes import AuthMode, in_preference_order
@@ -24,11 +24,9 @@ from rensei.core.transactions import durable, unique
 from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
-from rensei.orgs.shapes import clean_name, proposed_slug
+from rensei.orgs.shapes import clean_name
 
 NAME_LENGTH = 63
-ID_SHAPE = re.compile(r"prof_[a-z0-9]+(?:_[a-z0-9]+)*")
-ID_LENGTH = 68
 LARGEST_COLUMN_VALUE = 2**31 - 1
 
 
@@ -94,7 +92,7 @@ def create_profile(
             is_default=is_default,
         ),
     )
-    public_id = _checked_id(public_id) if public_id else public_id_for(draft.name)
+    public_id = clean_public_id(public_id) if public_id else public_id_for(draft.name)
     with durable():
         if draft.is_default:
             _take_turns(access.org)
@@ -218,21 +216,6 @@ def default_profile(org: Org, project: Project | None) -> ModelProfile | None:
         .order_by(F("project").asc(nulls_last=True))
         .first()
     )
-
-
-def public_id_for(name: str) -> str:
-    """Build the id of a new profile: `prof_` and the ASCII letters of the name in snake case."""
-    return "prof_" + proposed_slug(name, fallback="profile", separator="_")
-
-
-def _checked_id(public_id: str) -> str:
-    """:raises FieldError: if a profile may not have this id"""
-    if len(public_id) > ID_LENGTH or not ID_SHAPE.fullmatch(public_id):
-        raise FieldError(
-            pointer="/id",
-            reason="An id is prof_ and up to 63 small letters and digits, with single underscores between them.",
-        )
-    return public_id
 
 
 def _checked(access: Access, draft: _Draft) -> _Draft:

@@ -7,13 +7,13 @@ import pytest
 from catalog.models import CatalogEntry, CatalogSetting
 from catalog.services import EffortNotSupported, ModelNotInCatalog
 from integrations.models import Integration
+from profiles.ids import public_id_for
 from profiles.models import ModelProfile
 from profiles.services import (
     create_profile,
     default_profile,
     delete_profile,
     find_profile,
-    public_id_for,
     update_profile,
     visible_profiles,
 )
