@@ -221,9 +221,6 @@ class TestAnAddressWithoutAPage:
         assert 'id="rail"' in body(shown)
         assert "Acme" not in body(outside)
 
-    def test_leads_a_forgotten_slash_to_the_overview(self, page):
-        assert page.get("/o/acme").headers["Location"] == "/o/acme/"
-
 
 class TestPost:
     def test_is_not_done_by_reading(self, subtests, address, page):
