@@ -155,7 +155,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
             return HttpResponseRedirect(request.path)
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
-        form = super().get_form(request, obj, change, **options)
+        form: Any = super().get_form(request, obj, change, **options)
         form.verdict = getattr(request, "verdict", None)
         return form
 
