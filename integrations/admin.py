@@ -84,8 +84,10 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
 
     def clean(self) -> dict[str, Any]:
         fields = super().clean() or self.cleaned_data
-        if self.verdict is not None and not self.verdict.ok and not fields.get("force") and "api_key" in fields:
-            self.add_error("api_key", f"{self.verdict.message} {self.verdict.fix}".strip())
+        found = self.verdict
+        # A provider that is busy or unreachable says nothing about the key.
+        if found is not None and not found.ok and found.conclusive and not fields.get("force") and "api_key" in fields:
+            self.add_error("api_key", f"{found.message} {found.fix}".strip())
         pool = fields.get("pool") or self.instance.pool
         if pool == PlatformKey.Pool.SHARED and not fields.get("model_ids"):
             self.add_error("model_ids", "A shared key names the models that it gives away.")
@@ -161,6 +163,8 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
 
     def save_model(self, request: HttpRequest, obj: PlatformKey, form: Any, change: bool) -> None:
         fields = {name: value for name, value in form.cleaned_data.items() if name != "force"}
+        if form.verdict is not None and not form.verdict.ok:
+            self.message_user(request, f"Saved although the test failed: {form.verdict.message}", messages.WARNING)
         api_key = fields.pop("api_key")
         if change:
             platform.update_platform_key(obj, actor=operator(request), **fields)
