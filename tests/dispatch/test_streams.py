@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -143,6 +144,60 @@ class TestManyIdleStreams:
 
         assert max(many) <= max(few)
         assert max(many) <= 5
+
+    def test_cost_the_event_loop_nothing_when_others_write(self, make_run: Any, token: Any, monkeypatch: Any) -> None:
+        """
+        Python calls on the event loop in the looks that events of another organization's run cause.
+
+        The loop also forwards the gateway's calls, and a busy installation writes events all the time.
+        """
+        runs, other = [make_run() for _ in range(30)], make_run()
+        looks: list[Any] = []
+        original_tell = event_streams.Poller._tell
+
+        def tell_and_count(self: Any, found: Any) -> None:
+            original_tell(self, found)
+            looks.append(found)
+
+        async def calls_of_looks(streams_open: int) -> float:
+            pieces = [await opened(runs[place // 2], token[1]) for place in range(streams_open)]
+            waiting = [asyncio.ensure_future(anext(each)) for each in pieces]
+            with monkeypatch.context() as patch:
+                patch.setattr(event_streams, "WHOLE_LOOK_SECONDS", 3600.0)
+                patch.setattr(event_streams.Poller, "_tell", tell_and_count)
+                counted = await calls_of_each_look()
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            return counted
+
+        async def calls_of_each_look() -> float:
+            await look_after(other)
+            await look_after(other)
+            calls, before = 0, len(looks)
+
+            def count(frame: Any, event: str, _argument: Any) -> None:
+                nonlocal calls
+                calls += event == "call" and frame.f_code.co_filename in {event_streams.__file__, "<string>"}
+
+            sys.setprofile(count)
+            try:
+                for _ in range(5):
+                    await look_after(other)
+            finally:
+                sys.setprofile(None)
+            return calls / (len(looks) - before)
+
+        async def look_after(run: Run) -> None:
+            begun = len(looks)
+            await sync_to_async(tell)(run, "a")
+            while len(looks) == begun:  # noqa: ASYNC110 - of another task
+                await asyncio.sleep(0.02)
+
+        few = asyncio.run(calls_of_looks(4))
+        many = asyncio.run(calls_of_looks(60))
+
+        assert many <= few + 1
 
     def test_of_one_token_are_limited(self, make_run: Any, token: Any, settings: Any, ada_access: Access) -> None:
         settings.RENSEI_STREAMS_PER_TOKEN = 2

@@ -96,7 +96,8 @@ class Poller:
     """Polls for all streams of this process. It is bound to an event loop while there is a stream."""
 
     def __init__(self) -> None:
-        self._followers: dict[str, set[_Follower]] = {}
+        # By run and caller. One caller may have hundreds of streams, so a poll counts callers, not streams.
+        self._followers: dict[str, dict[Caller, set[_Follower]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._notices = Notices()
         # Both outlive the requests that they serve, so they use separate threads and connections.
@@ -107,7 +108,7 @@ class Poller:
         self._woken = asyncio.Event()
 
     def join(self, follower: _Follower) -> None:
-        self._followers.setdefault(follower.run_id, set()).add(follower)
+        self._followers.setdefault(follower.run_id, {}).setdefault(follower.caller, set()).add(follower)
         self._is_new = True
         if self._task is None or self._task.done():
             self._woken = asyncio.Event()
@@ -115,9 +116,12 @@ class Poller:
         self._woken.set()
 
     def leave(self, follower: _Follower) -> None:
-        followers = self._followers.get(follower.run_id, set())
+        of_run = self._followers.get(follower.run_id, {})
+        followers = of_run.get(follower.caller, set())
         followers.discard(follower)
         if not followers:
+            of_run.pop(follower.caller, None)
+        if not of_run:
             self._followers.pop(follower.run_id, None)
 
     async def read(self, work: Callable[..., Value], *args: object) -> Value:
@@ -139,7 +143,7 @@ class Poller:
                 is_whole = self._is_new or time.monotonic() >= whole_at
                 if is_whole:
                     self._is_new, whole_at = False, time.monotonic() + WHOLE_LOOK_SECONDS
-                callers = {run_id: {one.caller for one in each} for run_id, each in self._followers.items()}
+                callers = {run_id: tuple(of_run) for run_id, of_run in self._followers.items()}
                 self._woken.clear()
                 self._tell(await loop.run_in_executor(self._thread, self._try_to_look, callers, is_whole))
                 await asyncio.sleep(LOOK_SECONDS)
@@ -164,14 +168,16 @@ class Poller:
 
     def _tell(self, found: _Found) -> None:
         for run_id in found.asked:
-            for follower in self._followers.get(run_id, ()):
-                follower.progress = found.progress_of.get(run_id)
-                if follower.progress is None:
-                    follower.refusal = NotFound()
-                if follower.caller in found.refused:
-                    follower.refusal = NotAuthenticated()
-                if follower.is_due:
-                    follower.woken.set()
+            progress = found.progress_of.get(run_id)
+            for caller, followers in self._followers.get(run_id, {}).items():
+                refusal: RenseiError | None = NotFound() if progress is None else None
+                if found.refused and caller in found.refused:
+                    refusal = NotAuthenticated()
+                for follower in followers:
+                    follower.progress = progress
+                    follower.refusal = refusal or follower.refusal
+                    if follower.is_due:
+                        follower.woken.set()
 
     def _try_to_look(self, callers: Mapping[str, Collection[Caller]], is_whole: bool) -> _Found:
         try:
