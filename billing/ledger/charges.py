@@ -43,9 +43,12 @@ class Charge:
     occurred_at: datetime
 
 
-def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
+def write_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     """
-    Write one ledger line for each call, update the roll-ups and the month's use, in the caller's transaction.
+    Write one ledger line for each call, in the caller's transaction.
+
+    The caller adds the lines to the month's use and to the roll-ups, at the end of its transaction: an organization has
+    one row of each, and until the commit all its other settlements wait for them.
 
     The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt in spite
     of it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is rolled back.
@@ -53,8 +56,6 @@ def record_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     assert_open()
     lines = [_charge_line(charge) for charge in charges]
     insert_all(CostEvent, lines)
-    roll_ups.add(lines)
-    budget.add_billed(lines)
     return lines
 
 

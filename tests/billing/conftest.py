@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from billing.ledger.charges import Charge, record_charges
+from billing.ledger.charges import Charge
 from billing.models import CostEvent
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.ids import new_id
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org
+from tests.billing.record import record_charges
 
 NOON = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 # Dollars for a million tokens, in millionths: 5 for input, 25 for output, and so on. A search costs a cent.

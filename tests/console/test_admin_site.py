@@ -6,11 +6,11 @@ import pytest
 from django.contrib import admin
 from django.urls import reverse
 
-from billing.ledger.charges import record_charges
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.operators.site import JOBS
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
+from tests.billing.record import record_charges
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing.ledger.charges import record_charges
 from billing.limits.entitlement import set_metered
 from billing.models import CostEvent
 from integrations.keys import platform
@@ -34,6 +33,7 @@ from rensei.orgs.models import Host, Org, User
 from rensei.policies import documents
 from rensei.tokens.machines import register_host
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
+from tests.billing.record import record_charges
 
 MODES = [AuthMode.BYOK, AuthMode.METERED, AuthMode.SHARED, AuthMode.HOST_SESSION]
 MODEL = "claude-sonnet-5-5"

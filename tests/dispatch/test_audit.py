@@ -14,7 +14,6 @@ from django.test import Client
 from django.utils import timezone
 
 from billing.integrity import anchors, seals
-from billing.ledger import charges as billing
 from billing.models import (
     BudgetHold,
     BudgetUsage,
@@ -44,6 +43,7 @@ from rensei.dispatch.settlement import audit, settle
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.billing.ledger_triggers import triggers_lifted
+from tests.billing.record import record_charges
 from tests.dispatch.losing import lose
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -163,7 +163,7 @@ class TestDifferences:
             usage=Usage(input_tokens=5),
         )
         with durable():
-            billing.record_charges(settle.plan_charges(plan))
+            record_charges(settle.plan_charges(plan))
 
         found = list(audit.differences())
 

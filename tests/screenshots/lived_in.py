@@ -4,7 +4,6 @@ import random
 import time
 from datetime import datetime, timedelta
 
-from billing.ledger import charges as billing
 from billing.ledger.charges import Charge
 from billing.limits.entitlement import set_metered
 from integrations.keys import services as integrations
@@ -29,6 +28,7 @@ from rensei.tokens.machines import register_host
 from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 from tests.billing.conftest import PRICES
+from tests.billing.record import record_charges
 
 OPUS, SONNET, HAIKU, RETIRED = "claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-4-1-20250514"
 RUN_SECONDS_MAX = 60.0
@@ -154,7 +154,7 @@ def _spend(access: Access, *, until: datetime) -> None:
                 usage = Usage(input_tokens=chance.randint(2_000, 60_000), output_tokens=chance.randint(300, 6_000))
                 charges.append(_charge(access, mode, profile, model, usage, moment))
     with durable():
-        billing.record_charges(charges)
+        record_charges(charges)
 
 
 def _charge(access: Access, mode: AuthMode, profile: str, model: str, usage: Usage, moment: datetime) -> Charge:

@@ -16,6 +16,7 @@ from django.db import DatabaseError, IntegrityError, connection
 from django.db.models import F
 
 from billing.ledger import charges as billing
+from billing.ledger import roll_ups
 from billing.limits import budget, quota
 from billing.models import CostEvent
 from catalog import pricing
@@ -144,13 +145,17 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
-        lines = billing.record_charges(charges)
+        lines = billing.write_charges(charges)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
-        stored_bytes.count_ends(runs, sizes=ended)
         _total([settlement.run for settlement in plans], new=lines, late=late)
+        _tell(runs)
+        # Each organization has one row of these, so its other settlements wait from here to the commit. Their order is
+        # that of admission, to prevent deadlocks: stored bytes, budgets, shared limits. Roll-ups are settled only.
+        stored_bytes.count_ends(runs, sizes=ended)
+        budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
-        _tell(runs)
+        roll_ups.add(lines)
     token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
     return runs
 
