@@ -25,14 +25,23 @@ class _Ulids:
         self._last = 0
 
     def make(self) -> str:
+        made = self._following()
+        while made is None:
+            # Drawn without the lock: the system call releases the interpreter, and the event loop would wait for both.
+            made = self._following(drawn=int.from_bytes(os.urandom(_RANDOM_BITS // 8)))
+        return _written(made)
+
+    def _following(self, *, drawn: int | None = None) -> int | None:
+        """Return the next one. None for the first of a millisecond, if no random bits were drawn for it."""
         with self._lock:
             milliseconds = time.time_ns() // 1_000_000
             if self._last >> _RANDOM_BITS == milliseconds:
                 self._last += 1
+            elif drawn is None:
+                return None
             else:
-                self._last = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(_RANDOM_BITS // 8))
-            made = self._last
-        return _written(made)
+                self._last = milliseconds << _RANDOM_BITS | drawn
+            return self._last
 
 
 _ulids = _Ulids()

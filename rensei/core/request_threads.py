@@ -15,9 +15,10 @@ from django.http import HttpRequest, HttpResponseBase
 
 from rensei.core.limits import limit
 
-# More simultaneous requests start more threads.
+# More simultaneous requests start more threads, and the event loop waits until such a thread has started: on a busy
+# machine many milliseconds, so enough of them are kept for all tests of keys that end together.
 KEPT = limit(
-    32,
+    128,
     "threads",
     what="Threads that answer requests and are kept while none uses them, each process; a request holds one",
     told="the caller: none waits for a thread, and one more is started",

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
@@ -44,7 +43,7 @@ from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Route
 from rensei.gateway.short_cache import ShortLivedCache
-from rensei.gateway.threads import BodyThreads
+from rensei.gateway.threads import BodyThreads, LoadThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
 
@@ -65,7 +64,7 @@ class Gateway:
     """The gateway of one event loop: caches, connections, writers. It is created at the first request."""
 
     def __init__(self) -> None:
-        executor = ThreadPoolExecutor(LOADERS, thread_name_prefix="gateway-load")
+        executor = LoadThreads(LOADERS)
         self._callers = Callers(executor)
         self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(executor)
         self._executor = executor

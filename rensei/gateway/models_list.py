@@ -9,8 +9,6 @@ from datetime import date
 from typing import Any
 from urllib.parse import parse_qs
 
-from django.db import close_old_connections
-
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.services import served_entries
@@ -64,7 +62,6 @@ def one(access: Access, model_id: str) -> dict[str, Any]:
 
     :raises NotFound: if it does not exist or the caller may not use it
     """
-    close_old_connections()
     if model_id.startswith(PROFILE_PREFIX):
         profile = profiles.find_profile(access, model_id, project=access.project)
         if profile.provider != PROVIDER:
@@ -77,7 +74,6 @@ def one(access: Access, model_id: str) -> dict[str, Any]:
 
 
 def _models(access: Access, stages: Collection[str]) -> list[dict[str, Any]]:
-    close_old_connections()
     today = database_now().date()
     entries = CatalogEntry.objects.visible_to(access.org).filter(provider=PROVIDER)
     offered = [entry for entry in entries if entry.lifecycle_on(today) in stages]

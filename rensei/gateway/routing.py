@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import close_old_connections
-
 from catalog.pricing import UnitPrices
 from integrations.providers.base import Credential
 from profiles import services as profiles
@@ -73,7 +71,6 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
 
     :param turned_to: another model that may serve the call; the profile is copied with that model and `mode`
     """
-    close_old_connections()
     try:
         return _load(access, model, turned_to=turned_to, mode=mode)
     except RenseiError as refusal:

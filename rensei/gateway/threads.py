@@ -1,13 +1,17 @@
 """Threads for work that would block the event loop: the processing of large bodies, and queries."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 
+from rensei.core.database_pool import PAUSE_SECONDS, check_connection
+from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
@@ -20,7 +24,37 @@ THREADS = limit(
     told="the caller: it waits for its turn",
 )
 
+
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
+_used = threading.local()
+
+
+class LoadThreads(ThreadPoolExecutor):
+    """
+    Threads that load callers and routes, each with a connection that it keeps.
+
+    They must not wait for a connection of the pool: the requests of one organization, such as tests of keys that end
+    together, may use all of them, and the calls of all organizations wait for these threads.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, thread_name_prefix="gateway-load")
+
+    def submit(self, work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
+        return super().submit(_with_kept_connection, work, *args, **kwargs)
+
+
+def _with_kept_connection(work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+    if time.monotonic() - getattr(_used, "at", 0.0) > PAUSE_SECONDS:
+        check_connection()
+    try:
+        return work(*args, **kwargs)
+    except DATABASE_FAULTS:
+        connection.close()
+        raise
+    finally:
+        _used.at = time.monotonic()
 
 
 class BodyThreads:

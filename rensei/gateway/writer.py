@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
-from django.db import close_old_connections, connection
+from django.db import connection
 
+from rensei.core.database_pool import PAUSE_SECONDS, check_connection
 from rensei.core.errors import RenseiError
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.admit import AdmissionPlan
@@ -22,7 +23,6 @@ from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 
 PLANS_MAX = 200
-IDLE_SECONDS = 1.0
 
 Plan = TypeVar("Plan")
 Outcome = RenseiError | Exception | None
@@ -64,9 +64,8 @@ class GroupWriter(Generic[Plan]):
         while not closing:
             began = time.monotonic()
             taken = [self._waiting.get()]
-            if time.monotonic() - began > IDLE_SECONDS:
-                # The database may have been restarted meanwhile: the connection is checked before it is used.
-                close_old_connections()
+            if time.monotonic() - began > PAUSE_SECONDS:
+                check_connection()
             if self._gather_seconds and taken[0] is not None:
                 time.sleep(self._gather_seconds)
             while len(taken) < PLANS_MAX and not self._waiting.empty():

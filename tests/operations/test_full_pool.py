@@ -1,0 +1,99 @@
+"""Requests of one organization hold every connection of the pool that they can get. Others still use the gateway."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from django.db import connection
+
+from integrations.keys import services as integrations
+from profiles import services as profiles
+from rensei.core.secret import Secret
+from rensei.orgs.access import Access
+from rensei.tokens.services import create_token
+from tests.database import database_url
+from tests.gateway.line import MODEL, message
+from tests.journeys import stack as stacks
+from tests.journeys.stack import Stack
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+# The gateway's loads and writes, and the poller of event streams, keep theirs.
+POOL, REQUESTS = 12, 30
+# A caller and a route are loaded again after less than a second.
+ROUNDS, SECONDS_APART = 4, 1.0
+
+
+@pytest.fixture
+def stack(transactional_db: None, catalog: None, tmp_path: Path, simulator: Any, settings: Any) -> Iterator[Stack]:
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    variables = {"DB_POOL_SIZE": str(POOL)}
+    with stacks.start(folder=folder, simulator_url=simulator.url, variables=variables, interface="asgi") as running:
+        settings.RENSEI_VAULT_KEYRING = running.keyring
+        yield running
+
+
+def ask(stack: Stack, method: str, path: str, token: str, body: bytes = b"") -> int:
+    line = http.client.HTTPConnection(urlsplit(stack.url).netloc, timeout=60)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    try:
+        line.request(method, path, body, headers)
+        answer = line.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        line.close()
+
+
+def waiting() -> int:
+    """Count the connections that wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        count: int = cursor.fetchone()[0]
+        return count
+
+
+class TestAFullPool:
+    def test_does_not_stop_the_gateway(self, stack: Stack, ada_access: Access, make_key: Any) -> None:
+        integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
+        profiles.create_profile(
+            ada_access, name="deep", provider="claude", model_id=MODEL, auth_modes=["byok"], is_default=True
+        )
+        _, secret = create_token(ada_access, name="program")
+        token = secret.reveal()
+        body = json.dumps(message()).encode()
+        assert ask(stack, "POST", "/v1/messages", token, body) == 200
+        listed: list[int] = []
+        lists = [
+            threading.Thread(target=lambda: listed.append(ask(stack, "GET", "/api/v1/workflows", token)))
+            for _ in range(REQUESTS)
+        ]
+
+        with psycopg.connect(database_url()) as locked:
+            # The gateway reads no workflows. Requests for them wait, each with a connection.
+            locked.execute("LOCK TABLE workflows_workflow IN ACCESS EXCLUSIVE MODE")
+            for each in lists:
+                each.start()
+            wait_until(
+                lambda: waiting() and ask(stack, "GET", "/readyz", token) == 503, what="the use of all connections"
+            )
+            called = []
+            for _ in range(ROUNDS):
+                called.append(ask(stack, "POST", "/v1/messages", token, body))
+                time.sleep(SECONDS_APART)
+
+            assert called == [200] * ROUNDS
+            assert waiting()
+        for each in lists:
+            each.join()
