@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
@@ -42,14 +43,14 @@ class LoadThreads(ThreadPoolExecutor):
         super().__init__(threads, thread_name_prefix="gateway-load")
 
     def submit(self, work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
-        return super().submit(_with_kept_connection, work, *args, **kwargs)
+        return super().submit(_with_kept_connection, partial(work, *args, **kwargs))
 
 
-def _with_kept_connection(work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+def _with_kept_connection(work: Callable[[], Result]) -> Result:
     if time.monotonic() - getattr(_used, "at", 0.0) > PAUSE_SECONDS:
         check_connection()
     try:
-        return work(*args, **kwargs)
+        return work()
     except DATABASE_FAULTS:
         connection.close()
         raise

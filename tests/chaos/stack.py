@@ -98,7 +98,7 @@ def start(*, database: str, celery: bool, plant: str) -> Iterator[Stack]:
             "DJANGO_SETTINGS_MODULE": "rensei.settings",
             "DATABASE_URL": postgres.url if postgres else f"sqlite:///{folder}/rensei.sqlite3",
             "CELERY_BROKER_URL": broker,
-            "DB_POOL_SIZE": "10",
+            "DB_POOL_SIZE": "12",
             "RENSEI_ANTHROPIC_BASE_URL": simulator.url,
             "RENSEI_DATA_DIR": str(folder),
             "RENSEI_LOG_LEVEL": "WARNING",
