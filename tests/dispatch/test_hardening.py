@@ -1,11 +1,13 @@
 """Defects that a review found, each provoked."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import OperationalError
+from django.db.backends.signals import connection_created
 from rest_framework.test import APIClient
 
 from billing.models import Entitlement
@@ -14,9 +16,10 @@ from integrations.models import PlatformKey
 from rensei.core.secret import Secret
 from rensei.dispatch import retention
 from rensei.dispatch.api import long_polling
-from rensei.dispatch.execution import execute
+from rensei.dispatch.execution import execute, lease_renewal
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement import settle
 from rensei.orgs.models import Project, User
@@ -78,6 +81,31 @@ class TestSettling:
 
 
 class TestKeeper:
+    def test_keeps_its_connection_while_a_run_is_under_way(self, monkeypatch: Any) -> None:
+        """It would wait for another one behind all that wait for the pool, and the leases would expire."""
+        opened, looks, look = [], threading.Semaphore(0), claims.cancelled_among
+
+        def note(**_given: Any) -> None:
+            opened.append(threading.current_thread().name)
+
+        def counted(run_ids: Any) -> Any:
+            looks.release()
+            return look(run_ids)
+
+        monkeypatch.setattr(lease_renewal, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(claims, "cancelled_among", counted)
+        connection_created.connect(note)
+        renewal = LeaseRenewal(owner="test-worker")
+        try:
+            with renewal.watching(LiveRun(Run(id="run_1", epoch=1), seconds_left=60)):
+                for _ in range(5):
+                    assert looks.acquire(timeout=30)
+        finally:
+            renewal.close()
+            connection_created.disconnect(note)
+
+        assert opened.count("lease-renewal") == 1
+
     def test_keeps_two_claims_of_one_run_apart(
         self, simulator: Any, api: APIClient, connect: Any, make_profile: Any
     ) -> None:

@@ -84,6 +84,7 @@ class LeaseRenewal:
             with self._lock:
                 live = list(self._live)
             if not live:
+                close_old_connections()
                 continue
             try:
                 self._signal_cancellations(live)
@@ -97,7 +98,10 @@ class LeaseRenewal:
             except Exception:
                 # A defect in this code. If this thread ended, all runs of the process would lose their leases.
                 logger.exception("lease_renewal_failed")
-            close_old_connections()
+            # The connection is kept while a run is under way. This thread must not wait for one behind requests or
+            # settlements that hold all of the pool: the leases of all runs would expire meanwhile.
+            if not self._needed.is_set():
+                close_old_connections()
         close_old_connections()
 
     def _signal_cancellations(self, live: Sequence[LiveRun]) -> None:
