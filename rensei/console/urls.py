@@ -17,6 +17,7 @@ from rensei.console.views import (
     members,
     metered,
     organization,
+    palette,
     playground,
     profiles,
     projects,
@@ -31,7 +32,11 @@ from rensei.console.views import (
 
 org_patterns = [
     path("", home.org_home, name="org-home"),
+    path("palette", palette.palette, name="palette"),
     path("runs", runs.runs, name="runs"),
+    path("runs.csv", runs.runs_csv, name="runs-csv"),
+    path("runs/newer", runs.newer, name="runs-newer"),
+    path("runs/selected", runs.selected, name="runs-selected"),
     path("runs/compare", compare.compare, name="compare"),
     path("runs/<str:run_id>", runs.run, name="run"),
     path("runs/<str:run_id>/again", runs.again, name="run-again"),

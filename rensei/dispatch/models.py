@@ -48,6 +48,10 @@ class RunQuerySet(OrgScopedQuerySet["Run"]):
         """Defer the fields that no list shows: an output or a trace can be megabytes long."""
         return self.defer("output_text", "output_content", "trace", "prices")
 
+    def for_table(self) -> Self:
+        """Load what a row of a table shows: also the person, the project and, as `excerpt`, the prompt's beginning."""
+        return self.listed().select_related("project", "created_by").annotate(excerpt=F("input__search_entry__excerpt"))
+
 
 # The runs that a server worker may claim, and those that it has claimed. The SQL of `fair_order.py` repeats both.
 _WAITING = Q(state="QUEUED") & ~Q(auth_mode="host-session")
@@ -195,6 +199,21 @@ class RunInput(models.Model):
     body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
     has_images = models.BooleanField(default=False, db_index=True)
     images_dropped_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return str(self.run_id)
+
+
+class SearchEntry(models.Model):
+    """
+    The words of a run's stored input and error, by which it is found, and the beginning of its prompt.
+
+    The row is deleted with the input. The database keeps the index of `words`; see `search.py`.
+    """
+
+    run = models.OneToOneField(RunInput, models.CASCADE, related_name="search_entry")
+    excerpt = models.CharField(max_length=160, blank=True)
+    words = models.TextField()
 
     def __str__(self) -> str:
         return str(self.run_id)

@@ -14,6 +14,7 @@ from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles.models import ModelProfile
+from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run
 from rensei.orgs.access import Access
@@ -595,6 +596,34 @@ class TestListAndDetail:
         assert len(api.get("/api/v1/runs?authMode=byok&profileId=prof_deep").json()["results"]) == 5
         assert api.get("/api/v1/runs?state=DANCING").status_code == 400
         assert api.get("/api/v1/runs?stat=FAILED").json()["errors"][0]["pointer"] == "/query/stat"
+
+    def test_finds_by_words_model_member_and_error(
+        self, simulator: Any, api: APIClient, access: Access, eve: User, api_as: Any, connect: Any, make_profile: Any
+    ) -> None:
+        connect()
+        make_profile()
+        sky = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Why is the sky blue?"}).json()["id"]
+        sea = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Why is the sea blue?"}).json()["id"]
+        Run.objects.filter(id=sea).update(error={"code": "PROVIDER_UNFUNDED", "detail": "", "fix": ""})
+        now = f"{database_now():%Y-%m-%dT%H:%M:%SZ}"
+
+        for query, found in (
+            ("q=blue", [sea, sky]),
+            ("q=sky+ada", [sky]),
+            ("q=sky+mia", []),
+            ("q=", [sea, sky]),
+            ("q=%27%22", []),
+            (f"q=blue&createdAfter={now[:10]}T00:00:00Z", [sea, sky]),
+            ("q=blue&createdBefore=2000-01-01T00:00:00Z", []),
+            ("code=PROVIDER_UNFUNDED", [sea]),
+            (f"memberId={access.membership.id}", [sea, sky]),
+            ("memberId=mbr_other", []),
+            ("servedModel=claude-opus-5-5&q=sea", [sea]),
+            ("servedModel=other", []),
+        ):
+            assert [run["id"] for run in api.get(f"/api/v1/runs?{query}").json()["results"]] == found, query
+        assert api_as(eve, "evil").get("/api/v1/runs?q=blue").json()["results"] == []
+        assert api.get(f"/api/v1/runs?q={'a' * 201}").status_code == 400
 
     def test_hides_a_run_of_another_organization_byte_for_byte(
         self, simulator: Any, api: APIClient, eve: User, api_as: Any, connect: Any, make_profile: Any

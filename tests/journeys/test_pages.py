@@ -256,7 +256,10 @@ class TestTheTable:
             for row in ROWS
         }
         shown = {re.sub(r"<[^>]+>", "*", f"/{route}").replace("/o/*/", "/o/acme/") for route in routes.pages()}
-        verbs = "delete|remove|revoke|rename|switch|default|cancel|again|start|test|message|role|resend|retry/\\*"
+        verbs = (
+            "delete|remove|revoke|rename|switch|default|cancel|again|start|test|message|role|resend|retry/\\*"
+            "|newer|selected|palette"
+        )
         asking = re.compile(rf".*/({verbs})|.*csv")
 
         missing = {route for route in shown - written if not asking.fullmatch(route)}

@@ -60,6 +60,12 @@ def list_runs(
     ] = None,
     auth_mode: Annotated[str | None, typer.Option(help="byok, metered, shared or host-session")] = None,
     profile: Annotated[str | None, typer.Option(help="Only this profile's", autocompletion=completion.profiles)] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Words of the prompt, the error, the person or the model; they may be cut short")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only those that this model served")] = None,
+    member: Annotated[str | None, typer.Option(help="Only this member's: an id from `member list`")] = None,
+    code: Annotated[str | None, typer.Option(help="Only those that failed with this code")] = None,
     since: Annotated[
         str | None,
         typer.Option(metavar="WHEN", help="Not before: 2026-11-01, 2026-11-01T08:00:00Z, or 30m, 2h, 7d ago"),
@@ -73,6 +79,10 @@ def list_runs(
         "authMode": auth_mode.lower() if auth_mode else None,
         "profileId": profile,
         "projectId": session.flags.project,
+        "q": search,
+        "servedModel": model,
+        "memberId": member,
+        "code": code.upper() if code else None,
         "createdAfter": moment(since, flag="--since") if since else None,
         "createdBefore": moment(until, flag="--until", end_of_day=True) if until else None,
     }

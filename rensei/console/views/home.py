@@ -68,7 +68,7 @@ def org_home(request: PageRequest) -> HttpResponse:
     """Show the first steps until they are done, then recent activity."""
     org = request.access.org
     profiles = ModelProfile.objects.for_org(org)
-    runs = list(Run.objects.for_org(org).listed().order_by("-id")[:LATEST_RUNS])
+    runs = list(Run.objects.for_org(org).for_table().order_by("-id")[:LATEST_RUNS])
     connected = Integration.objects.for_org(org).exists()
     # A profile that needs no key of the organization makes the first step optional.
     described = profiles.exists()

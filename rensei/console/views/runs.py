@@ -1,11 +1,14 @@
 """Runs: the list with its filters, and one run with its decision, updated until it ends."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
-from django.http import HttpResponse, QueryDict
+from django.contrib import messages
+from django.http import Http404, HttpResponse, HttpResponseBase, QueryDict, StreamingHttpResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
@@ -13,50 +16,84 @@ from billing.models import CostEvent
 from integrations.providers.base import ADAPTERS
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
-from rensei.core import periods
-from rensei.core.auth_modes import AuthMode
+from rensei.console.run_list import NEWER_MAX, PAGE_SIZE, RunList, filter_choices
+from rensei.core import csv_file
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError
-from rensei.core.ids import first_id_of
 from rensei.core.usage import Usage
+from rensei.dispatch import runs_csv as runs_file
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.repeating import repeatable, repeated_request
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
-from rensei.orgs import services as orgs
-from rensei.orgs.models import Org
 from rensei.workflows.models import NodeRun
-
-PAGE_SIZE = 25
-PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
-PERIOD_LABELS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"}
 
 
 @require_safe
 @page
 def runs(request: PageRequest) -> HttpResponse:
-    """List the runs, newest first. A complete id in the search redirects to its run."""
-    org, query = request.access.org, request.GET
-    wanted = query.get("q", "").strip().lower()
-    found = _filtered(Run.objects.for_org(org), query, wanted)
-    if wanted.startswith("run_") and len(alike := found.values_list("id", flat=True)[:2]) == 1:
-        return redirect("console:run", org.slug, alike[0])
-    rows, older, newer = _window(found, before=query.get("before"), after=query.get("after"))
+    """List the runs that match the filters, newest first. A complete id in the search redirects to its run."""
+    access, wanted = request.access, request.GET.get("q", "").strip().lower()
+    if wanted.startswith("run_") and (exact := Run.objects.for_org(access.org).filter(pk=wanted).first()):
+        return redirect("console:run", access.org.slug, exact.id)
+    listed = RunList(access.org, request.GET)
     context = {
-        "runs": rows,
-        "older": older,
-        "newer": newer,
-        "query": query,
-        "day": _day(query),
-        "filtered": any(query.get(name) for name in ("q", "state", "mode", "profile", "project", "day", "since")),
-        "base_query": _without_cursor(query),
-        "states": Run.State.choices,
-        "modes": [mode.value for mode in AuthMode],
-        "periods": PERIOD_LABELS.items(),
-        "projects": orgs.visible_projects(request.access).order_by("name"),
-        "profile_ids": _profile_ids(org),
+        "listed": listed,
+        "page": listed.page(),
+        "summary": listed.summary(),
+        "query": listed.query,
+        "filtered": bool(listed.filter),
+        "address": listed.written(),
+        **filter_choices(access),
     }
     return render(request, "console/runs.html", context)
+
+
+@require_safe
+@page
+def runs_csv(request: PageRequest) -> StreamingHttpResponse:
+    """Stream the runs that match the same filters as CSV, the newest that a list reads at once."""
+    return _csv(request, RunList(request.access.org, request.GET).found)
+
+
+@require_safe
+@page
+def newer(request: PageRequest) -> HttpResponse:
+    """Count the runs that match the filters and are newer than those on a page."""
+    listed = RunList(request.access.org, request.GET)
+    count = listed.newer_than(request.GET.get("seen", ""))
+    return render(request, "console/_newer_runs.html", {"count": count, "most": NEWER_MAX, "listed": listed})
+
+
+@require_POST
+@page
+def selected(request: PageRequest) -> HttpResponseBase:
+    """Cancel, repeat, compare or export the runs that were ticked in a list."""
+    access, action = request.access, request.POST.get("action")
+    ids = list(dict.fromkeys(request.POST.getlist("run")))[:PAGE_SIZE]
+    found = Run.objects.for_org(access.org).filter(pk__in=ids)
+    back = reverse("console:runs", args=[access.org.slug])
+    if action == "export":
+        return _csv(request, found)
+    if action == "compare":
+        query = QueryDict(mutable=True)
+        query.setlist("run", ids[:2])
+        return redirect(reverse("console:compare", args=[access.org.slug]) + "?" + query.urlencode())
+    access.require_writer()
+    if action == "cancel":
+        done = _each(request, found.exclude(state__in=Run.ENDED), partial(services.cancel_run, access))
+        say = "being cancelled"
+    elif action == "again":
+        done = _each(request, repeatable(found), lambda one: admit.dispatch(access, repeated_request(one)))
+        say = "dispatched again"
+    else:
+        raise Http404
+    if done:
+        messages.success(request, f"{done} run{pluralize(done)} {'is' if done == 1 else 'are'} {say}.")
+    if done < len(ids):
+        rest = len(ids) - done
+        messages.info(request, f"{rest} of the selected runs cannot be. They have ended, or their input is not stored.")
+    return redirect(back)
 
 
 @require_safe
@@ -149,64 +186,23 @@ def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     return turns
 
 
-def _filtered(found: RunQuerySet, query: QueryDict, wanted: str) -> RunQuerySet:
-    if wanted:
-        found = found.filter(id__startswith=wanted if wanted.startswith("run_") else f"run_{wanted}")
-    if query.get("state") in Run.State.values:
-        found = found.filter(state=query["state"])
-    if query.get("mode") in AuthMode.values:
-        found = found.filter(auth_mode=query["mode"])
-    if query.get("profile"):
-        found = found.filter(profile_id=query["profile"])
-    if query.get("project"):
-        found = found.filter(project__slug=query["project"])
-    if (day := _day(query)) is not None:
-        start = periods.start_of(day)
-        found = found.filter(id__gte=first_id_of("run", start), id__lt=first_id_of("run", start + timedelta(days=1)))
-    if period := PERIODS.get(str(query.get("since"))):
-        found = found.filter(created_at__gte=database_now() - period)
-    return found
+def _each(request: PageRequest, found: RunQuerySet, act: Callable[[Run], object]) -> int:
+    """Act on runs one by one until one is refused, which the next page says. Returns how many were not."""
+    done = 0
+    for one in found.order_by("id"):
+        try:
+            act(one)
+        except NotFound:
+            raise
+        except RenseiError as refusal:
+            say_refusal(request, refusal)
+            break
+        done += 1
+    return done
 
 
-def _day(query: QueryDict) -> date | None:
-    """The UTC day of the filter. None for another text, which filters nothing."""
-    try:
-        day = date.fromisoformat(query.get("day", ""))
-    except ValueError:
-        return None
-    return day if day < date.max else None
-
-
-def _window(found: RunQuerySet, *, before: str | None, after: str | None) -> tuple[list[Run], str | None, str | None]:
-    """Select one page by the ids at its ends, so that new runs never shift it. Ids sort by time."""
-    found = found.listed().select_related("project")
-    if after:
-        rows = list(found.filter(id__gt=after).order_by("id")[: PAGE_SIZE + 1])
-        more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE][::-1]
-        return rows, rows[-1].id if rows else None, rows[0].id if rows and more else None
-    if before:
-        found = found.filter(id__lt=before)
-    rows = list(found.order_by("-id")[: PAGE_SIZE + 1])
-    more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
-    return rows, rows[-1].id if more else None, rows[0].id if rows and before else None
-
-
-def _without_cursor(query: QueryDict) -> str:
-    kept = query.copy()
-    kept.pop("before", None)
-    kept.pop("after", None)
-    return kept.urlencode()
-
-
-def _profile_ids(org: Org) -> list[str]:
-    """The profiles by which runs can be filtered, deleted ones included."""
-    return list(
-        Run.objects.for_org(org)
-        .exclude(profile_id="")
-        .values_list("profile_id", flat=True)
-        .distinct()
-        .order_by("profile_id")[:100]
-    )
+def _csv(request: PageRequest, found: RunQuerySet) -> StreamingHttpResponse:
+    return csv_file.answer(request, runs_file.write(found), filename=f"{request.access.org.slug}-runs.csv")
 
 
 def _node_of(found: Run) -> NodeRun | None:

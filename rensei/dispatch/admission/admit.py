@@ -15,11 +15,11 @@ from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
-from rensei.dispatch import context, idempotency, pools, retention, stored_bytes
+from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
+from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput, SearchEntry
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import wake_up
 from rensei.orgs import storage
@@ -159,10 +159,12 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
         _give_room_back([plan for plan in plans if plan.run.id in refused])
         for plan in admitted:
             idempotency.insert(plan.idempotency)
+        inputs = [(plan.run, plan.input) for plan in admitted if plan.input is not None]
         insert_together(
             {
                 Run: [plan.run for plan in admitted],
-                RunInput: [plan.input for plan in admitted if plan.input is not None],
+                RunInput: [given for _, given in inputs],
+                SearchEntry: [search.entry_of(run, given) for run, given in inputs],
                 Attempt: [plan.attempt for plan in admitted if plan.attempt is not None],
             }
         )

@@ -1,9 +1,12 @@
 """REST: dispatch a run, preview a dispatch, list and show runs, cancel them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -17,15 +20,16 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
-from rensei.core.lists import Filters
+from rensei.core.lists import Filters, read_filters
 from rensei.core.rates import headers_of
-from rensei.dispatch import idempotency, services, token_rate
+from rensei.dispatch import idempotency, run_filter, search, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
 from rensei.dispatch.models import Run, RunQuerySet
 from rensei.dispatch.queries import find_run, visible_runs
 from rensei.dispatch.request_forms import MESSAGES, PARTS, SYSTEM
+from rensei.dispatch.run_filter import LOOKUPS
 from rensei.dispatch.wire import ListedRunAnswer, QuoteAnswer, RunAnswer, TraceLineAnswer
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersRead, MembersWrite
@@ -45,7 +49,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     description="The same key with the same body within 24 hours is answered with what the first one made",
 )
 METADATA_BYTES = 16 * 1024
-FILTERS = frozenset({"state", "authMode", "profileId", "projectId", "createdAfter", "createdBefore"})
+CLOCK_DIFFERENCE = timedelta(minutes=1)
 
 
 class RunBody(CamelSerializer):
@@ -74,17 +78,28 @@ class RunFilter(Filters):
     auth_mode = OneOf(AuthMode.values, required=False, allow_blank=True)
     profile_id = serializers.CharField(required=False, allow_blank=True)
     project_id = serializers.CharField(required=False, allow_blank=True)
+    served_model = serializers.CharField(required=False, allow_blank=True)
+    member_id = serializers.CharField(required=False, allow_blank=True, help_text="The member who dispatched it")
+    code = serializers.CharField(required=False, allow_blank=True, help_text="The code of its error")
     created_after = serializers.DateTimeField(required=False, help_text="This moment, or later")
     created_before = serializers.DateTimeField(required=False, help_text="Before this moment")
+    q = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        help_text="Words, or their beginnings, of the prompt, the error, the person or the model: the newest "
+        f"{search.MATCHES:,} runs of the time that have all of them. The gateway stores no prompts",
+    )
 
-    lookups = {
-        "state": "state",
-        "auth_mode": "auth_mode",
-        "profile_id": "profile_id",
-        "project_id": "project__slug",
-        "created_after": "created_at__gte",
-        "created_before": "created_at__lt",
-    }
+    lookups = {**LOOKUPS, "created_after": "created_at__gte", "created_before": "created_at__lt"}
+
+    @classmethod
+    def narrow(cls, rows: QuerySet[Any], request: Request) -> QuerySet[Any]:
+        asked = read_filters(cls, request)
+        found = cls.select(rows, asked)
+        if words := asked.get("q", "").strip():
+            found = found.filter(_matching(caller(request), words, asked))
+        return found
 
 
 class Runs(Listed):
@@ -124,6 +139,13 @@ class Runs(Listed):
             status=status.HTTP_202_ACCEPTED,
             headers={"Location": f"/api/v1/runs/{run.id}", **headers_of("tokens", [left])},
         )
+
+
+def _matching(access: Access, words: str, asked: Mapping[str, Any]) -> Q:
+    """Search in the time of the filter, and a minute around it: ids are made by the servers' clocks."""
+    start, end = asked.get("created_after"), asked.get("created_before")
+    time = run_filter.RunFilter(start=start and start - CLOCK_DIFFERENCE, end=end and end + CLOCK_DIFFERENCE)
+    return search.matching(access.org, words, first=time.first, beyond=time.beyond)
 
 
 def idempotency_key(request: Request) -> str:

@@ -27,7 +27,7 @@ from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import Usage, UsagePart
-from rensei.dispatch import stored_bytes, token_rate
+from rensei.dispatch import search, stored_bytes, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.settlement import own_entries
@@ -147,6 +147,13 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
         lines = billing.write_charges(charges)
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
+        search.add_errors(
+            {
+                plan.run.id: plan.end.error
+                for plan in plans
+                if plan.end is not None and plan.end.error and plan.run.has_events and plan.run.id in ended
+            }
+        )
         _total([settlement.run for settlement in plans], new=lines, late=late)
         _tell(runs)
         # Each organization has one row of these, so its other settlements wait from here to the commit. Their order is

@@ -1,0 +1,83 @@
+"""Filters of runs, which pages, REST and the command share, and the part of a long list that one page reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rensei.core.ids import first_id_of
+from rensei.core.limits import limit
+from rensei.dispatch import search
+from rensei.dispatch.models import RunQuerySet
+from rensei.orgs.models import Org
+
+READ_AT_ONCE = limit(
+    10_000,
+    "runs of the organization, the newest of the time that is asked for",
+    what="List of runs on a page: what a filter, a sort, a sum and a CSV file read",
+    told="the page: how far it has read, with a link to go on from there",
+)
+
+# Ids of runs: before the first, and after those of the next 7,000 years.
+FIRST, LAST = "run_", "run_" + 26 * "z"
+
+# Each filter, and the look-up that it is.
+LOOKUPS = {
+    "state": "state",
+    "auth_mode": "auth_mode",
+    "profile_id": "profile_id",
+    "project_id": "project__slug",
+    "served_model": "served_model_id",
+    "member_id": "created_by__memberships__id",
+    "code": "error__code",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFilter:
+    """What a list of runs is narrowed to: the words of a search, `LOOKUPS` by name, and a time."""
+
+    words: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.words or self.values or self.start or self.end)
+
+    @property
+    def narrows(self) -> bool:
+        """Return whether a run of the time may be left out."""
+        return bool(self.words or self.values)
+
+    def in_time(self, runs: RunQuerySet) -> RunQuerySet:
+        """Select the runs of the time. Their ids sort by it."""
+        return runs.filter(id__gte=self.first, id__lt=self.beyond)
+
+    def of(self, runs: RunQuerySet, *, org: Org) -> RunQuerySet:
+        """Select the runs of an organization that match everything."""
+        found = self.in_time(runs).filter(**{LOOKUPS[name]: value for name, value in self.values.items()})
+        if self.words:
+            found = found.filter(search.matching(org, self.words, first=self.first, beyond=self.beyond))
+        return found
+
+    @property
+    def first(self) -> str:
+        return first_id_of("run", self.start) if self.start else FIRST
+
+    @property
+    def beyond(self) -> str:
+        return first_id_of("run", self.end) if self.end else LAST
+
+
+def edge_of(runs: RunQuerySet, *, newest_first: bool = True) -> str | None:
+    """Return the id of the last run that is read at once; None if there are no more beyond it."""
+    ids = runs.order_by("-id" if newest_first else "id").values_list("id", flat=True)
+    around = list(ids[READ_AT_ONCE - 1 : READ_AT_ONCE + 1])
+    return around[0] if len(around) == 2 else None
+
+
+def up_to(runs: RunQuerySet, edge: str | None, *, newest_first: bool = True) -> RunQuerySet:
+    """Select the runs up to an edge, itself included."""
+    if edge is None:
+        return runs
+    return runs.filter(id__gte=edge) if newest_first else runs.filter(id__lte=edge)
