@@ -147,9 +147,10 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         try:
             if request.method == "POST":
-                # These may be calls, and the page is one transaction.
-                vault.fetch_key(org=None)
+                # These may be calls, and the page is one transaction. The key to seal with is held for a moment only,
+                # so it is fetched after the test, which may take seconds.
                 request.verdict = _verdict_of(request)  # type: ignore[attr-defined]
+                vault.fetch_key(org=None)
             return super().changeform_view(request, *args, **options)
         except RenseiError as refusal:
             # The vault may refuse to seal. Nothing was saved: the page's transaction was rolled back.
