@@ -24,7 +24,7 @@ from rensei.orgs.models import Org
 
 PERIODS = {"7": "7 days", "30": "30 days", "90": "90 days"}
 # Filters of the list of runs, by the dimensions that it has.
-RUNS_FILTERS = {"mode": "mode", "profile": "profile", "project": "project"}
+RUNS_FILTERS = {"mode": "mode", "model": "model", "profile": "profile", "project": "project"}
 
 
 @require_safe
