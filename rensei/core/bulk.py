@@ -91,7 +91,9 @@ def _insertion(models: tuple[type[Model], ...]) -> tuple[list[list[str]], str]:
     """Build the statement that inserts rows of these models, and list the attributes that it takes of each."""
     names_of, inserts = [], []
     for model in models:
-        fields = {field.attname: field for field in model._meta.concrete_fields if not field.db_returning}  # noqa: SLF001
+        # Django also returns columns with a default in the database, but their values are known here.
+        known = (one for one in model._meta.concrete_fields if one.has_db_default() or not one.db_returning)  # noqa: SLF001
+        fields = {field.attname: field for field in known}
         columns = ", ".join(_column(field) for field in fields.values())
         names = ", ".join(f'"{name}"' for name in fields)
         names_of.append(list(fields))
