@@ -87,11 +87,13 @@ class TestMatching:
         assert "gamma" in SearchEntry.objects.get().excerpt
 
     def test_finds_the_words_of_an_error(self, simulator, acme, connect, make_profile, ada_access, work):
-        connect("unfunded")
+        connect()
         profile = make_profile(name="poor", auth_modes=["byok"])
         run = admit.dispatch(
             ada_access,
-            DispatchRequest(profile_id=profile.public_id, messages=messages_from(text="Hello?", messages=None)),
+            DispatchRequest(
+                profile_id=profile.public_id, messages=messages_from(text="[[fault:spendlimit]] Hello?", messages=None)
+            ),
         )
         work()
         run.refresh_from_db()
