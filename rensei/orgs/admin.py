@@ -187,8 +187,12 @@ class OrgAdmin(AuditedAdmin):
         org = get_object_or_404(Org, pk=org_id)
         form = ReasonForm(request.POST or None)
         if form.is_valid():
-            entering.view_as(org, operator=operator(request), address=client_address(request), **form.cleaned_data)
-            return redirect(f"/o/{org.slug}/")
+            try:
+                entering.view_as(org, operator=operator(request), address=client_address(request), **form.cleaned_data)
+            except FieldError as refusal:
+                form.add_error(None, refusal.detail)
+            else:
+                return redirect(f"/o/{org.slug}/")
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

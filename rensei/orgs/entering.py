@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from rensei.audit.record import record_operator, record_system
 from rensei.core import jobs, mails
+from rensei.core.errors import FieldError
 from rensei.core.limits import limit
 from rensei.core.transactions import durable
 from rensei.orgs.models import Membership, Org, Role, User
@@ -31,21 +32,33 @@ def view_as(org: Org, *, operator: User, reason: str, hours: int, address: str |
     """
     Give an operator read-only access to an organization, as its auditor, for some hours.
 
-    It is in the organization's audit log with its reason, and mailed to the owners. A membership that the operator
-    has already stays as it is.
+    It is in the organization's audit log with its reason, and mailed to the owners. Access that the operator already
+    has in this way gets the new end.
+
+    :raises FieldError: if the operator is a member in another way, which gives other rights or has no end
     """
     with durable():
         # Two requests of one operator at once give one membership.
         User.objects.select_for_update().get(pk=operator.pk)
-        found: Membership | None = Membership.objects.live().filter(org=org, user=operator).first()
-        if found is not None:
-            return found
-        Membership.objects.filter(org=org, user=operator).delete()
-        ends_at = timezone.now() + timedelta(hours=hours)
-        membership = Membership.objects.create(org=org, user=operator, role=Role.AUDITOR, ends_at=ends_at)
+        own = Membership.objects.select_related("org", "user").select_for_update(of=("self",))
+        membership: Membership | None = own.filter(org=org, user=operator).first()
+        now = timezone.now()
+        if membership is not None and membership.ends_at is not None and membership.ends_at <= now:
+            _remove(membership)
+            membership = None
+        ends_at = now + timedelta(hours=hours)
+        if membership is None:
+            action = "membership.created"
+            membership = Membership.objects.create(org=org, user=operator, role=Role.AUDITOR, ends_at=ends_at)
+        elif membership.role == Role.AUDITOR and membership.ends_at is not None:
+            action = "membership.extended"
+            membership.ends_at = ends_at
+            membership.save(update_fields=["ends_at"])
+        else:
+            raise FieldError(pointer="", reason=_is_member(membership))
         record_operator(
             operator,
-            "membership.created",
+            action,
             object_id=membership.pk,
             org=org,
             address=address,
@@ -59,6 +72,16 @@ def view_as(org: Org, *, operator: User, reason: str, hours: int, address: str |
     return membership
 
 
+def _is_member(membership: Membership) -> str:
+    ends_at = membership.ends_at
+    until = f"until {ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if ends_at else "without an end"
+    role = membership.get_role_display().lower()
+    return (
+        f"You are a member of {membership.org.name}, as {role}, {until}. Open its pages as that, or end the membership "
+        "first."
+    )
+
+
 def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
     """Mail the owners, once the change is committed. Owners without a mail find it in the audit log."""
     org = membership.org
@@ -70,7 +93,8 @@ def tell_owners(membership: Membership, *, operator: User, reason: str) -> None:
     body = (
         f"{operator.email}, who operates this server, gave {membership.user.email} the role "
         f"'{membership.get_role_display()}' in {org.name}. {until} The reason given is:\n\n{reason}\n\n"
-        "Everything that a member does is in the audit log. You can end the access earlier on the page of members:\n\n"
+        "Changes that a member makes are in the audit log; what is read is not recorded. You can end the access "
+        "earlier on the page of members:\n\n"
         f"{settings.PUBLIC_URL}/o/{org.slug}/settings/members\n"
     )
     for address in to:
@@ -90,15 +114,19 @@ def _end(membership_id: str) -> None:
     with durable():
         found = Membership.objects.select_related("org", "user").filter(pk=membership_id, ends_at__lte=timezone.now())
         membership: Membership | None = found.select_for_update(of=("self",)).first()
-        if membership is None:
-            return
-        revoke_machines_of(membership)
-        record_system(
-            JOB,
-            "membership.ended",
-            object_id=membership.pk,
-            org_id=membership.org_id,
-            email=membership.user.email,
-            role=membership.role,
-        )
-        membership.delete()
+        if membership is not None:
+            _remove(membership)
+
+
+def _remove(membership: Membership) -> None:
+    """Remove a member whose time has ended, with their tokens and machines, within the caller's transaction."""
+    revoke_machines_of(membership)
+    record_system(
+        JOB,
+        "membership.ended",
+        object_id=membership.pk,
+        org_id=membership.org_id,
+        email=membership.user.email,
+        role=membership.role,
+    )
+    membership.delete()

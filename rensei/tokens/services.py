@@ -46,8 +46,11 @@ def create_token(
     ends with it. Without `scopes` it gets the default ones.
 
     :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
-    :raises NotPermitted: if the new token would give more access than the caller's own
+    :raises NotPermitted: if the new token would give more access than the caller's own, or the caller reads for a time
     """
+    if access.membership.ends_at is not None and not access.writes:
+        # An operator who views an organization leaves nothing in it. Auditors who stay make tokens to read with.
+        raise NotPermitted
     name = clean_name(name)
     if expires_at is not None and expires_at <= timezone.now():
         raise FieldError(pointer="/expiresAt", reason="The expiry has already passed. Choose a moment in the future.")

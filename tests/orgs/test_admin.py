@@ -7,7 +7,7 @@ from django.core import mail
 from django.utils import timezone
 
 from rensei.audit.models import AuditEvent
-from rensei.orgs.models import Membership, Org, User
+from rensei.orgs.models import Host, Membership, Org, User
 from rensei.policies.models import AccessPolicy
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token
@@ -249,9 +249,14 @@ class TestViewAsOrganization:
         assert "as an operator, read-only" in shown
         assert admin.post("/o/acme/settings/organization", {"name": "Theirs"}).status_code == 403
         assert admin.post("/api/v1/projects", {"id": "x", "name": "X"}).status_code == 403
+        token = {"name": "kept", "scopes": ["read"], "expires": ""}
+        assert "Your role does not allow this" in admin.post("/o/acme/settings/tokens", token).content.decode()
+        assert admin.post("/api/v1/tokens", {"name": "kept"}, "application/json").status_code == 403
+        assert not ApiToken.objects.exists()
         [message] = mail.outbox
         assert message.to == [ada.email]
         assert self.REASON in message.body
+        assert "what is read is not recorded" in message.body
 
     def test_is_in_the_audit_log_of_the_organization_with_reason_and_end(self, admin, acme, ada, page_as):
         admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
@@ -275,12 +280,55 @@ class TestViewAsOrganization:
 
         assert admin.get("/o/acme/").status_code == 404
 
-    def test_keeps_a_membership_that_the_operator_has(self, admin, acme, grace):
-        Membership.objects.create(org=acme, user=grace, role="admin")
+    @pytest.mark.parametrize(
+        ("role", "hours", "until"),
+        [("admin", None, "without an end"), ("owner", 2, "until 20"), ("auditor", None, "without an end")],
+    )
+    def test_is_refused_to_a_member_with_other_rights_or_without_an_end(self, admin, acme, grace, role, hours, until):
+        ends_at = timezone.now() + timedelta(hours=hours) if hours else None
+        membership = Membership.objects.create(org=acme, user=grace, role=role, ends_at=ends_at)
+
+        answer = admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
+
+        assert answer.status_code == 400
+        assert f"You are a member of Acme, as {role}, {until}" in answer.content.decode()
+        membership.refresh_from_db()
+        assert (membership.role, membership.ends_at, mail.outbox) == (role, ends_at, [])
+
+    def test_is_extended_with_a_line_in_the_audit_log_and_a_mail(
+        self, admin, acme, grace, django_capture_on_commit_callbacks
+    ):
+        admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
+        before = Membership.objects.get(user=grace)
+
+        with django_capture_on_commit_callbacks(execute=True):
+            admin.post(self.address(acme), {"reason": "Ticket 4713: a second run.", "hours": "3"})
+
+        after = Membership.objects.get(user=grace)
+        event = AuditEvent.objects.get(org_id=acme.pk, action="membership.extended")
+        assert (after.pk, after.ends_at > before.ends_at + timedelta(minutes=110)) == (before.pk, True)
+        assert (event.detail["reason"], event.detail["ends_at"]) == (
+            "Ticket 4713: a second run.",
+            after.ends_at.isoformat(),
+        )
+        assert "Ticket 4713" in mail.outbox[-1].body
+
+    def test_has_its_banner_for_operators_only(self, acme, mia, page_as):
+        Membership.objects.filter(user=mia).update(ends_at=timezone.now() + timedelta(hours=1))
+
+        assert "as an operator" not in page_as(mia).get("/o/acme/").content.decode()
+
+    def test_first_ends_what_is_over(self, admin, acme, grace):
+        ended = timezone.now() - timedelta(seconds=1)
+        old = Membership.objects.create(org=acme, user=grace, role="owner", ends_at=ended)
+        host = Host.objects.create(org=acme, owner=grace, name="laptop")
 
         admin.post(self.address(acme), {"reason": self.REASON, "hours": "1"})
 
-        assert (Membership.objects.get(user=grace).role, mail.outbox) == ("admin", [])
+        host.refresh_from_db()
+        assert Membership.objects.get(user=grace).role == "auditor"
+        assert AuditEvent.objects.get(org_id=acme.pk, action="membership.ended").object_id == old.pk
+        assert host.revoked_at is not None
 
     def test_is_shut_to_owners_and_leads_from_the_organizations_page(self, admin, acme, ada, page_as):
         assert page_as(ada).get(self.address(acme)).status_code in {302, 403}
