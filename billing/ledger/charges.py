@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing.ledger import roll_ups
-from billing.limits import budget, shared_spending
 from billing.models import CALL_COLUMNS, CostEvent
 from catalog.pricing import UnitPrices, cost
 from rensei.core.auth_modes import AuthMode, Payer
@@ -47,8 +45,8 @@ def write_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     """
     Write one ledger line for each call, in the caller's transaction.
 
-    The caller adds the lines to the month's use and to the roll-ups, at the end of its transaction: an organization has
-    one row of each, and until the commit all its other settlements wait for them.
+    The caller adds the lines to the month's use, to the shared spending and to the roll-ups, at the end of its
+    transaction: an organization has one row of each, and until the commit all its other settlements wait for them.
 
     The caller guards each attempt by a conditional UPDATE of its state. A second charge of an attempt in spite
     of it is a bug: the unique constraint raises IntegrityError, and the caller's transaction is rolled back.
@@ -59,7 +57,7 @@ def write_charges(charges: Iterable[Charge]) -> list[CostEvent]:
     return lines
 
 
-def record_adjustment(
+def write_adjustment(
     *,
     charge: CostEvent,
     usage: Usage,
@@ -67,15 +65,17 @@ def record_adjustment(
     billed: bool,
     occurred_at: datetime,
     prices: UnitPrices | None = None,
-) -> CostEvent:
+) -> list[CostEvent]:
     """
     Correct a charge to `usage` by a signed line at the charge's own prices, in the caller's transaction.
+
+    As with charges, the caller counts the lines at the end of its transaction.
 
     Afterwards, the charge and its adjustments add up to `usage`. What they bill adds up to their whole amount if
     `billed`, to nothing if not: an estimate that is not billed yet is billed in full at settlement.
     If the real prompt is in another price band than the estimated one, `prices` holds that band: an additional
     line then reverses the amount at the wrong prices. The caller ensures that only one settlement of the attempt
-    calls this function. Returns the line at the final prices.
+    calls this function. The last of the lines is the one at the final prices.
     """
     assert_open()
     written = [charge, *CostEvent.objects.filter(adjusts=charge)]
@@ -94,10 +94,7 @@ def record_adjustment(
     owed = sum(each.amount_picodollars or 0 for each in [*written, *lines]) if billed else 0
     line.billed_picodollars = owed - sum(each.billed_picodollars for each in written)
     CostEvent.objects.bulk_create(lines)
-    roll_ups.add(lines)
-    budget.add_billed(lines)
-    shared_spending.add_adjustments(lines)
-    return line
+    return lines
 
 
 def _charge_line(charge: Charge) -> CostEvent:

@@ -7,7 +7,7 @@ transactions cannot deadlock.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import date
 from functools import cache
 from typing import NamedTuple
 
@@ -58,12 +58,6 @@ def settle(*, day: date, released: Mapping[str, int], spent: Mapping[str, int]) 
         return
     changes = [(org_id, spent.get(org_id, 0), -released.get(org_id, 0)) for org_id in org_ids]
     _change([(PLATFORM, sum(spent.values()), -sum(released.values())), *changes], day=day)
-
-
-def add_adjustments(lines: Sequence[CostEvent]) -> None:
-    """Count the amounts by which later corrections change the cost of a shared call."""
-    if spent := amounts(lines):
-        settle(day=lines[0].occurred_at.astimezone(UTC).date(), released={}, spent=spent)
 
 
 def read(account: str, *, day: date) -> Spending:

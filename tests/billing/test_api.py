@@ -11,13 +11,13 @@ from django.test import AsyncClient
 from rest_framework.test import APIClient
 
 from billing.ledger import ledger_csv
-from billing.ledger.charges import record_adjustment
 from billing.limits.quota import take_shared_run
 from billing.models import CostEvent, Entitlement
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, Project, User
 from tests.billing.conftest import NOON
+from tests.billing.record import record_adjustment
 
 ADDRESSES = ["/api/v1/usage", "/api/v1/cost-events", "/api/v1/cost-events.csv", "/api/v1/entitlements"]
 ApiAs = Callable[..., APIClient]

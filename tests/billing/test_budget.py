@@ -8,7 +8,7 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from rest_framework.test import APIClient
 
-from billing.ledger.charges import Charge, record_adjustment
+from billing.ledger.charges import Charge
 from billing.limits.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement, UsageDaily
 from rensei.audit.models import AuditEvent
@@ -18,7 +18,7 @@ from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User
 from tests.billing.conftest import NOON
-from tests.billing.record import record_charges
+from tests.billing.record import record_adjustment, record_charges
 
 CENT = 10**10
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.ledger.charges import Charge, record_adjustment
+from billing.ledger.charges import Charge
 from billing.models import CostEvent, UsageDaily
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices, band_for, bands_in_force
@@ -20,7 +20,7 @@ from rensei.core.money import dollars
 from rensei.core.usage import Usage
 from tests.billing.conftest import NOON, PRICES
 from tests.billing.ledger_triggers import triggers_lifted
-from tests.billing.record import record_charges
+from tests.billing.record import record_adjustment, record_charges
 from tests.billing.sums import ledger_by_key, roll_ups_by_key
 from tests.drawn import examples
 

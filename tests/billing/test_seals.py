@@ -16,12 +16,12 @@ from django.db import IntegrityError, connection, transaction
 from billing.integrity import anchors, seals, verification
 from billing.integrity.chains import LEDGER, RECORDS, Record
 from billing.integrity.digests import START
-from billing.ledger.charges import record_adjustment
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User
 from tests.billing.ledger_triggers import leave_out_audit_events, triggers_lifted
+from tests.billing.record import record_adjustment
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from rest_framework.test import APIClient
 
-from billing.ledger.charges import Charge, record_adjustment
+from billing.ledger.charges import Charge
 from billing.models import CostEvent, Statement, UsageDaily
 from billing.statements import statements
 from billing.statements.statements import closable, close, read_ledger, statement, summaries
@@ -21,7 +21,7 @@ from rensei.core.errors import NotFound
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, Project, User
 from tests.billing.conftest import NOON, PRICES
-from tests.billing.record import record_charges
+from tests.billing.record import record_adjustment, record_charges
 
 MARCH = date(2026, 3, 1)
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ def double_settlement() -> None:
     The database refuses a second charge of an attempt. So this settles as a careless correction would: one more line
     with the same tokens, and with every sum in step. Only the provider knows better.
     """
-    from billing.ledger import charges as billing
     from billing.models import CostEvent
     from rensei.core.transactions import durable
     from rensei.dispatch.settlement import settle
+    from tests.billing.record import record_adjustment
 
     write, count = settle.write, itertools.count(1)
 
@@ -27,7 +27,7 @@ def double_settlement() -> None:
                 continue
             with durable():
                 charge = CostEvent.objects.get(attempt_id=attempt.id, kind=CostEvent.Kind.CHARGE)
-                billing.record_adjustment(
+                record_adjustment(
                     charge=charge,
                     usage=plan.usage + plan.usage,
                     estimated=False,

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -10,15 +11,16 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing.models import BudgetUsage, Entitlement
+from billing.models import BudgetUsage, CostEvent, Entitlement
 from integrations.keys import platform
 from rensei.core.clock import database_now
+from rensei.core.ids import new_id
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.core.usage import Usage
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
@@ -47,11 +49,12 @@ def under_way(ada_access: Access, make_profile: Any, make_key: Callable[..., str
 
     def begin(mode: str) -> SettlementPlan:
         limits = {"model_ids": ["claude-opus-5-5"], "max_tokens_cap": 1000} if mode == "shared" else {}
+        name = new_id("test")
         platform.add_platform_key(
-            actor=None, provider="claude", pool=mode, name="one", api_key=Secret(make_key()), **limits
+            actor=None, provider="claude", pool=mode, name=name, api_key=Secret(make_key()), **limits
         )
         Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
-        profile = make_profile(auth_modes=[mode], max_tokens=1000, effort="low")
+        profile = make_profile(name=name.lower(), auth_modes=[mode], max_tokens=1000, effort="low")
         messages = messages_from(text="Hi.", messages=None)
         admit.dispatch(ada_access, DispatchRequest(profile_id=profile.public_id, messages=messages))
         claim = claims.claim_next(owner="worker")
@@ -69,19 +72,29 @@ def under_way(ada_access: Access, make_profile: Any, make_key: Callable[..., str
 
 
 class TestASettlement:
+    @pytest.mark.parametrize("is_late", [False, True], ids=["in time", "late"])
     @pytest.mark.parametrize("mode", ["metered", "shared"])
-    def test_changes_the_rows_of_its_organization_last_and_in_one_order(self, under_way: Any, mode: str) -> None:
+    def test_changes_the_rows_of_its_organization_last_and_in_one_order(
+        self, under_way: Any, mode: str, is_late: bool
+    ) -> None:
         """Other settlements of the organization wait from the first of these to the commit, with a connection each."""
         plan = under_way(mode)
+        plans = [plan]
+        if is_late:
+            given_up = Attempt.State.INDETERMINATE
+            settle.write([replace(plan, attempt_state=given_up, estimated=True, end=RunEnd(state=Run.State.FAILED))])
+            more = Usage(input_tokens=40, output_tokens=60)
+            plans = [replace(plan, usage=more, end=None), under_way(mode)]
 
         with CaptureQueriesContext(connection) as captured:
-            settle.write([plan])
+            settle.write(plans)
 
         found = [match[1] for query in captured if (match := _WRITTEN.match(query["sql"]))]
         first = found.index(OF_ORGANIZATIONS[0])
         # A hold is a row of the run.
         after = [table for table in found[first:] if table not in {"billing_hold", "billing_budgethold"}]
         assert not set(found[:first]) & set(OF_ORGANIZATIONS)
+        assert is_late == (CostEvent.objects.filter(kind=CostEvent.Kind.ADJUSTMENT).exists())
         assert "billing_usagedaily" in after
         assert [OF_ORGANIZATIONS.index(table) for table in after] == sorted(map(OF_ORGANIZATIONS.index, after))
 

@@ -143,9 +143,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     with durable():
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
-        charges, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
+        charges, adjusted, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
-        lines = billing.write_charges(charges)
+        lines = [*adjusted, *billing.write_charges(charges)]
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         search.add_errors(
             {
@@ -228,25 +228,29 @@ def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
     return must_be, becomes
 
 
-def _settle_attempts(plans: Sequence[SettlementPlan]) -> tuple[list[billing.Charge], set[str]]:
+def _settle_attempts(
+    plans: Sequence[SettlementPlan],
+) -> tuple[list[billing.Charge], list[CostEvent], set[str]]:
     """
     Close the open attempts. An attempt that the reaper has closed is settled late, by adjustments.
 
-    Returns the charges to write, and the runs whose attempts were settled late.
+    Returns the charges to write, the adjustments, and the runs whose attempts were settled late.
     """
     outcomes = {plan.attempt.id: _outcome(plan) for plan in plans if plan.attempt is not None}
     if not outcomes:
-        return [], set()
+        return [], [], set()
     closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
-    charges, late = [], set()
+    charges, adjusted, late = [], [], set()
     for plan in plans:
         assert plan.attempt is not None
         if plan.attempt.id in closed:
             charges += plan_charges(plan)
         elif plan.attempt_state is Attempt.State.SETTLED:
-            charges += _adjust(plan.attempt.id, plan_charges(plan), outcomes[plan.attempt.id])
+            missing, lines = _adjust(plan.attempt.id, plan_charges(plan), outcomes[plan.attempt.id])
+            charges += missing
+            adjusted += lines
             late.add(plan.run.id)
-    return charges, late
+    return charges, adjusted, late
 
 
 def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
@@ -258,19 +262,23 @@ def _outcome(settlement: SettlementPlan) -> dict[str, Any]:
     }
 
 
-def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str, Any]) -> list[billing.Charge]:
+def _adjust(
+    attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str, Any]
+) -> tuple[list[billing.Charge], list[CostEvent]]:
     """
     Correct the estimate of an attempt that the reaper closed, model by model, unless that was done before.
 
-    The estimate for a model that had no part in it is reversed. Returns the charges of models without an estimate.
+    The estimate for a model that had no part in it is reversed. Returns the charges of models without an estimate, and
+    the adjustments.
     """
     given_up = Attempt.objects.filter(id=attempt_id, state=Attempt.State.INDETERMINATE)
     if not given_up.update(**outcome):
-        return []
+        return [], []
+    adjusted = []
     real = {charge.served_model_id: charge for charge in truth}
     for estimate in CostEvent.objects.filter(attempt_id=attempt_id, kind=CostEvent.Kind.CHARGE).order_by("id"):
         charge = real.pop(estimate.served_model_id, None)
-        billing.record_adjustment(
+        adjusted += billing.write_adjustment(
             charge=estimate,
             usage=charge.usage if charge else NOTHING,
             prices=charge.prices if charge else None,
@@ -278,7 +286,7 @@ def _adjust(attempt_id: str, truth: Sequence[billing.Charge], outcome: dict[str,
             billed=truth[0].billed,
             occurred_at=truth[0].occurred_at,
         )
-    return list(real.values())
+    return list(real.values()), adjusted
 
 
 def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> None:
