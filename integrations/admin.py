@@ -144,14 +144,15 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
             self.message_user(request, f"{key}: {verdict.message} {verdict.fix}".strip(), level)
 
     @method_decorator(sensitive_post_parameters("api_key"))
-    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **options: Any) -> Any:
+        may_save = self.has_change_permission(request) if object_id else self.has_add_permission(request)
         try:
-            if request.method == "POST":
+            if request.method == "POST" and may_save:
                 # These may be calls, and the page is one transaction. The key to seal with is held for a moment only,
                 # so it is fetched after the test, which may take seconds.
                 request.verdict = _verdict_of(request)  # type: ignore[attr-defined]
                 vault.fetch_key(org=None)
-            return super().changeform_view(request, *args, **options)
+            return super().changeform_view(request, object_id, *args, **options)
         except RenseiError as refusal:
             # The vault may refuse to seal. Nothing was saved: the page's transaction was rolled back.
             self.message_user(request, refusal.detail, messages.ERROR)

@@ -98,7 +98,7 @@ RENSEI_STREAMS_PER_ORG = env.limit(
     told="the caller: 429 `TOO_MANY_STREAMS`",
 )
 RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
-# Each organization has a share of the free runs, so only operators create them unless this is raised.
+# How many organizations a person may own before operators have to create further ones. It is not a limit of free runs.
 RENSEI_ORGS_PER_PERSON = env.int("RENSEI_ORGS_PER_PERSON", default=0)
 RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
 RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)

@@ -6,8 +6,12 @@ from integrations.keys import services as integrations
 from integrations.models import Integration
 from profiles import services as profiles
 from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.core.ids import new_id
 from rensei.core.secret import Secret
+from rensei.dispatch.models import Run
 from rensei.orgs.access import Access
+from rensei.orgs.models import Org, User
 
 MODEL = "claude-opus-5-5"
 
@@ -21,3 +25,23 @@ def connect_key(access: Access, key: str, **fields: Any) -> Integration:
 def create_profile(access: Access, **fields: Any) -> ModelProfile:
     defaults = {"name": "deep", "provider": "claude", "model_id": MODEL, "auth_modes": ["byok"]}
     return profiles.create_profile(access, **{**defaults, **fields})
+
+
+def past_run(org: Org, person: User, **fields: Any) -> Run:
+    """A run that has ended just now, as its row says it. No call was made for it."""
+    now = database_now()
+    defaults = {
+        "id": new_id("run"),
+        "provider": "claude",
+        "model_id": MODEL,
+        "served_model_id": MODEL,
+        "auth_mode": "byok",
+        "payer": "organization",
+        "max_tokens": 100,
+        "state": "SUCCEEDED",
+        "usage": {},
+        "deadline_at": now,
+        "created_at": now,
+        "finished_at": now,
+    }
+    return Run.objects.bulk_create([Run(org=org, created_by=person, **{**defaults, **fields})])[0]

@@ -23,7 +23,7 @@ DIMENSIONS = {
 }  # fmt: skip
 NONE = {
     "model": "No model", "profile": "No profile", "project": "No project", "person": "Person whose account is gone",
-    "token": "Without a token: pages and workflows",
+    "token": "Without a token, or before this version",
 }  # fmt: skip
 # The ledger's roll-ups have these; the others are counted from the runs.
 IN_LEDGER = frozenset({"mode", "model", "profile", "project"})
@@ -51,7 +51,6 @@ class Row:
     sums: RunSums
     value: int | None
     calls: int = 0
-    unpriced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +60,28 @@ class Report:
     figure: str
     by: str
     values: Mapping[tuple[date, str], int]
+    # The values of cost omit what has no price. It is counted here.
+    unpriced: Mapping[tuple[date, str], int]
     series: Sequence[Series]
     rows: Sequence[Row]
     more: int
     total: int | None
+    total_unpriced: int
     is_ledger: bool
     since: date | None
 
     def write(self, value: int | None) -> str:
         return WRITERS[self.figure](value)
+
+    @property
+    def written_total(self) -> str:
+        return self.write_with(self.total, self.total_unpriced)
+
+    def write_with(self, value: int | None, unpriced: int) -> str:
+        """Write a value with the number of what it omits for lack of a price. Nothing but that is a dash, never 0."""
+        if not unpriced:
+            return self.write(value)
+        return f"{self.write(value or None)} + {unpriced:,} without a price"
 
 
 def seconds(milliseconds: int | None) -> str:
@@ -102,11 +114,10 @@ def report(access: Access, *, figure: str, by: str, start: date, end: date) -> R
             sums=whole[key],
             value=_value(whole[key], figure),
             calls=calls[key].calls if key in calls else 0,
-            unpriced=key in calls and calls[key].known_picodollars is None,
         )
         for key in order[:ROWS_MAX]
     ]
-    series, values = _series(figure, by, rows, found.by)
+    series, values, unpriced = _series(figure, by, rows, found.by)
     all_of_it = RunSums()
     for one in whole.values():
         all_of_it.add(one)
@@ -114,10 +125,12 @@ def report(access: Access, *, figure: str, by: str, start: date, end: date) -> R
         figure=figure,
         by=by,
         values=values,
+        unpriced=unpriced,
         series=series,
         rows=rows,
         more=max(0, len(order) - ROWS_MAX),
         total=_value(all_of_it, figure) if whole else None,
+        total_unpriced=_unpriced(all_of_it, figure),
         is_ledger=is_ledger,
         since=found.since,
     )
@@ -157,12 +170,12 @@ def _unnamed(by: str, key: str) -> str:
 
 def _sums_of(line: UsageLine) -> RunSums:
     tokens = sum(getattr(line, one.count) for one in OF_TOKENS)
-    return RunSums(runs=line.calls, tokens=tokens, amount_picodollars=line.amount_picodollars)
+    return RunSums(runs=line.calls, unpriced=line.unpriced, tokens=tokens, amount_picodollars=line.amount_picodollars)
 
 
 def _value(sums: RunSums, figure: str) -> int | None:
     return {
-        "cost": sums.amount_picodollars,
+        "cost": sums.known_picodollars,
         "tokens": sums.tokens,
         "runs": sums.runs,
         "errors": sums.errors,
@@ -170,25 +183,35 @@ def _value(sums: RunSums, figure: str) -> int | None:
     }[figure]
 
 
+def _unpriced(sums: RunSums, figure: str) -> int:
+    return sums.unpriced if figure == "cost" else 0
+
+
 def _series(
     figure: str, by: str, rows: Sequence[Row], sums: Mapping[tuple[date, str], RunSums]
-) -> tuple[list[Series], dict[tuple[date, str], int]]:
-    """The pieces of the bars: the largest rows, and the rest together. Medians are not added: they have one piece."""
+) -> tuple[list[Series], dict[tuple[date, str], int], dict[tuple[date, str], int]]:
+    """
+    The pieces of the bars: the largest rows, and the rest together. Medians are not added: they have one piece.
+
+    What has no price is counted beside the pieces.
+    """
     if figure == "latency":
         days: dict[date, RunSums] = {}
         for (day, _), one in sums.items():
             days.setdefault(day, RunSums()).add(one)
-        return [MEDIAN], {(day, "median"): one.median_milliseconds or 0 for day, one in days.items()}
-    shown = [row for row in rows if row.value][:SERIES_MAX]
+        return [MEDIAN], {(day, "median"): one.median_milliseconds or 0 for day, one in days.items()}, {}
+    drawn = [row for row in rows if row.value or _unpriced(row.sums, figure)]
     series = [
         Series(key=row.key, label=row.name.label, css=f"series--{row.key if by == 'mode' else place + 1}")
-        for place, row in enumerate(shown)
+        for place, row in enumerate(drawn[:SERIES_MAX])
     ]
-    if len([row for row in rows if row.value]) > SERIES_MAX:
+    if len(drawn) > SERIES_MAX:
         series.append(Series(key=OTHERS, label="Others", css="series--others"))
     keys = {one.key for one in series}
     values: dict[tuple[date, str], int] = {}
+    unpriced: dict[tuple[date, str], int] = {}
     for (day, key), one in sums.items():
         place = (day, key if key in keys else OTHERS)
         values[place] = values.get(place, 0) + (_value(one, figure) or 0)
-    return series, values
+        unpriced[place] = unpriced.get(place, 0) + _unpriced(one, figure)
+    return series, values, unpriced

@@ -38,13 +38,23 @@ TENTHS_OF_HALF = 20
 
 @dataclass(kw_only=True)
 class RunSums:
-    """The sums of some runs. `milliseconds` has the duration of each that succeeded, from dispatch to end."""
+    """
+    The sums of some runs. `milliseconds` has the duration of each that succeeded, from dispatch to end.
+
+    `unpriced` counts those that used tokens and have no amount. `amount_picodollars` omits them.
+    """
 
     runs: int = 0
+    unpriced: int = 0
     errors: int = 0
     tokens: int = 0
     amount_picodollars: int = 0
     milliseconds: list[int] = field(default_factory=list)
+
+    @property
+    def known_picodollars(self) -> int | None:
+        """The sum of the priced ones; None where there is nothing but unpriced ones: unknown is never 0."""
+        return None if self.unpriced and not self.amount_picodollars else self.amount_picodollars
 
     @property
     def median_milliseconds(self) -> int | None:
@@ -59,6 +69,7 @@ class RunSums:
 
     def add(self, other: "RunSums") -> None:
         self.runs += other.runs
+        self.unpriced += other.unpriced
         self.errors += other.errors
         self.tokens += other.tokens
         self.amount_picodollars += other.amount_picodollars
@@ -91,7 +102,9 @@ def run_figures(org: Org, *, start: date, end: date, by: str) -> RunFigures:
         one = sums.setdefault((created_at.astimezone(UTC).date(), str(key or "")), RunSums())
         one.runs += 1
         one.errors += state == Run.State.FAILED
-        one.tokens += sum(usage.get(name, 0) for name in COUNTS)
+        tokens = sum(usage.get(name, 0) for name in COUNTS)
+        one.tokens += tokens
+        one.unpriced += amount is None and tokens > 0
         one.amount_picodollars += amount or 0
         if state == Run.State.SUCCEEDED:
             one.milliseconds.append(round((finished_at - created_at).total_seconds() * 1000))

@@ -30,7 +30,9 @@ class TestDetails:
         assert "printable characters" in answer.content.decode()
 
     def test_are_a_persons_own(self, client):
-        assert client.post("/account/details", {"name": "Eve"}).status_code == 302
+        answer = client.post("/account/details", {"name": "Eve"})
+
+        assert answer.headers["Location"] == "/accounts/login/?next=/account/details"
 
 
 class TestMailsOfDecisions:

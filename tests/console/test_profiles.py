@@ -7,7 +7,11 @@ import pytest
 from catalog.models import CatalogEntry
 from profiles import services
 from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
+from tests import factories
 
 LIST = "/o/acme/settings/profiles"
 NEW = f"{LIST}/new"
@@ -170,6 +174,29 @@ class TestTheQuestionBeforeDeleting:
         api_as(ada).post("/api/v1/runs", {"profileId": profile.public_id, "input": "Hello"})
 
         assert "Token, used in the last 7 days: test" in page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+    def test_names_some_of_many_tokens_and_none_that_was_revoked(self, page, acme, ada, ada_access, profile):
+        tokens = sorted(
+            (create_token(ada_access, name=f"of-{place}")[0] for place in range(22)), key=lambda one: one.pk
+        )
+        for token in tokens:
+            factories.past_run(acme, ada, profile_id=profile.public_id, token_id=token.pk)
+        many = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+        ApiToken.objects.exclude(pk=tokens[-1].pk).update(revoked_at=database_now())
+
+        one = page.get(f"{LIST}/{profile.public_id}/delete").content.decode()
+
+        assert (many.count("Token, used in"), many.count("More tokens")) == (20, 1)
+        assert (one.count("Token, used in"), one.count("More tokens")) == (1, 0)
+        assert f"Token, used in the last 7 days: {tokens[-1].name}" in one
+
+    def test_is_refused_where_the_next_default_is_gone(self, page, ada_access, profile):
+        services.update_profile(ada_access, profile, is_default=True)
+
+        answer = page.post(f"{LIST}/{profile.public_id}/delete", {"chosen": "prof_gone"})
+
+        assert answer.status_code == 404
+        assert ModelProfile.objects.get().is_default
 
     def test_offers_another_default(self, page, ada_access, profile):
         services.update_profile(ada_access, profile, is_default=True)

@@ -16,6 +16,7 @@ from billing.limits.entitlement import set_metered
 from billing.models import CostEvent
 from profiles.models import ModelProfile
 from rensei.console import usage_report
+from rensei.console.templatetags.console import usd
 from rensei.console.usage_report import DIMENSIONS, FIGURES
 from rensei.core.clock import database_now
 from rensei.core.ids import first_id_of
@@ -165,6 +166,55 @@ class TestReport:
         assert usage_report.names_of(mia_access, "token", keys)[keys[0]].label.startswith(
             "A token that you may not see"
         )
+
+
+class TestUnpriced:
+    """What has no price is never $0: in the row, in the total, on its day and beside its token."""
+
+    UNKNOWN = "— + 1 without a price"
+
+    @pytest.fixture
+    def unpriced(
+        self,
+        charge: Callable[..., CostEvent],  # noqa: F811 - the fixture
+        acme: Org,
+        ada: User,
+        tokens: list[ApiToken],
+    ) -> None:
+        now = database_now()
+        charge(prices=None, occurred_at=now)
+        factories.past_run(acme, ada, token_id=tokens[0].pk, usage={"input_tokens": 10}, amount_picodollars=None)
+        factories.past_run(acme, ada, token_id=tokens[0].pk, state="FAILED", amount_picodollars=None)
+
+    @pytest.mark.parametrize("by", DIMENSIONS)
+    def test_is_a_dash_everywhere(self, unpriced: None, page: Client, by: str) -> None:
+        html = page.get("/o/acme/usage", {"show": "cost", "by": by}).content.decode()
+
+        assert f"<strong>Total {self.UNKNOWN}</strong>" in html
+        assert f'<td class="number">{self.UNKNOWN}</td>' in html
+        assert 'data-label="Cost">—<span class="table__sub">+ 1 without a price</span>' in html
+
+    @pytest.mark.parametrize("by", ["model", "token"])
+    def test_stands_beside_what_is_known(
+        self,
+        unpriced: None,
+        charge: Callable[..., CostEvent],  # noqa: F811 - the fixture
+        acme: Org,
+        ada: User,
+        page: Client,
+        by: str,
+    ) -> None:
+        known = charge(occurred_at=database_now()).amount_picodollars
+        factories.past_run(acme, ada, amount_picodollars=known)
+
+        html = page.get("/o/acme/usage", {"show": "cost", "by": by}).content.decode()
+
+        assert f"<strong>Total {usd(known)} + 1 without a price</strong>" in html
+
+    def test_is_a_dash_beside_its_token(self, unpriced: None, page: Client) -> None:
+        html = page.get("/o/acme/settings/tokens").content.decode()
+
+        assert '—<span class="table__sub">2 runs, 1 without a price</span>' in html
 
 
 class TestPage:

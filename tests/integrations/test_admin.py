@@ -149,6 +149,19 @@ class TestPlatformKey:
         assert text not in refused.content.decode()
         assert (before, PlatformKey.objects.count()) == (0, 1)
 
+    def test_is_not_tested_for_those_who_may_not_save_it(
+        self,
+        make_user: Callable[..., User],
+        page_as: Callable[[User], Client],
+        make_key: Callable[..., str],
+        simulator: Any,
+    ) -> None:
+        page = page_as(make_user("reader@platform.test", name="Reader", is_staff=True))
+
+        assert page.post(ADD, form(api_key=make_key())).status_code == 403
+        assert page.post(f"{LIST}1/change/", form(api_key=make_key())).status_code in {302, 403}
+        assert simulator.requests() == []
+
     def test_is_tested_before_it_replaces_another(self, admin: Client, make_key: Callable[..., str]) -> None:
         admin.post(ADD, form(api_key=make_key()))
         key = PlatformKey.objects.get()

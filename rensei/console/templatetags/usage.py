@@ -7,15 +7,8 @@ from django.template import Context
 from django.urls import reverse
 
 from rensei.console import usage_report
-from rensei.console.usage_report import Report
 
 register = template.Library()
-
-
-@register.filter
-def written_by(value: int | None, report: Report) -> str:
-    """Write a value in the unit of the report's figure."""
-    return report.write(value)
 
 
 @register.filter

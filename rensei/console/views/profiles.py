@@ -102,7 +102,11 @@ def delete(request: PageRequest, profile_id: str) -> HttpResponse:
     others = [other for other in services.visible_profiles(request.access) if other.project_id == stored.project_id]
     by_id = {other.public_id: other for other in others if other != stored}
     if request.method == "POST":
-        successor = by_id.get(request.POST.get("chosen", "")) if stored.is_default else None
+        chosen = request.POST.get("chosen", "") if stored.is_default else ""
+        if chosen and chosen not in by_id:
+            # It was deleted meanwhile. Without this, there would be no default.
+            raise NotFound
+        successor = by_id.get(chosen)
         return attempt(
             request,
             lambda: services.delete_profile(request.access, stored, next_default=successor),
@@ -120,8 +124,11 @@ def _ask_to_delete(request: PageRequest, stored: ModelProfile, others: Iterable[
         id__gte=first_id_of("run", since), profile_id=stored.public_id
     )
     count = recent.count()
-    used_with = recent.exclude(token_id="").order_by("token_id").values("token_id").distinct()[:TOKENS_NAMED_MAX]
-    tokens = visible_tokens(request.access).filter(pk__in=[row["token_id"] for row in used_with], revoked_at=None)
+    used_with = recent.exclude(token_id="").values("token_id")
+    tokens = visible_tokens(request.access).filter(revoked_at=None, pk__in=used_with).order_by("name", "pk")
+    named = [f"Token, used in the last 7 days: {token.name}" for token in tokens[: TOKENS_NAMED_MAX + 1]]
+    if len(named) > TOKENS_NAMED_MAX:
+        named[TOKENS_NAMED_MAX:] = ["More tokens, used in the last 7 days"]
     text = f"Requests that name {stored.public_id} will be refused. Its runs and costs are kept."
     if stored.is_default:
         text += " It is the default, so requests that name no profile will be refused too, until there is another."
@@ -133,10 +140,7 @@ def _ask_to_delete(request: PageRequest, stored: ModelProfile, others: Iterable[
         request,
         title=f"Delete {stored.name}?",
         text=text,
-        items=[
-            *(f"Workflow: {name}" for name in naming),
-            *(f"Token, used in the last 7 days: {token.name}" for token in tokens),
-        ],
+        items=[*(f"Workflow: {name}" for name in naming), *named],
         choice=("The default from now on", [("", "None"), *choices]) if choices else None,
         action="Delete",
         section="Model Profiles",

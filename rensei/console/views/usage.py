@@ -103,13 +103,15 @@ def _charts(days: list[date], found: Report) -> list[charts.Chart]:
 
 
 def _days(days: list[date], found: Report) -> list[dict[str, Any]]:
-    """The rows of the table of the chart: the days with a value, newest first."""
+    """The rows of the table of the chart: the days with a value or something without a price, newest first."""
     rows = []
     for day in days:
-        values = [found.values.get((day, one.key), 0) for one in found.series]
-        if any(values):
-            total = found.write(sum(values))
-            rows.append({"day": day, "values": [found.write(value) for value in values], "total": total})
+        places = [(day, one.key) for one in found.series]
+        values = [found.values.get(place, 0) for place in places]
+        unpriced = [found.unpriced.get(place, 0) for place in places]
+        if any(values) or any(unpriced):
+            written = [found.write_with(*pair) for pair in zip(values, unpriced, strict=True)]
+            rows.append({"day": day, "values": written, "total": found.write_with(sum(values), sum(unpriced))})
     return rows
 
 
