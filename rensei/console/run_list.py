@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from typing import Any
 
 from django.db.models import Count, DurationField, ExpressionWrapper, F, FloatField
@@ -82,8 +83,15 @@ class RunList:
             self.order = NEWEST
         self._runs = Run.objects.for_org(org)
         self._in_time = self.filter.in_time(self._runs)
-        self._found = self.filter.of(self._runs, org=org)
-        self._edge = None if self.filter.words else edge_of(self._in_time)
+        self._org = org
+
+    @cached_property
+    def _found(self) -> RunQuerySet:
+        return self.filter.of(self._runs, org=self._org)
+
+    @cached_property
+    def _edge(self) -> str | None:
+        return None if self.filter.words else edge_of(self._in_time)
 
     @property
     def found(self) -> RunQuerySet:
@@ -112,8 +120,8 @@ class RunList:
 
     def newer_than(self, run_id: str) -> int:
         """Count the runs that have come since a run, up to a few more than a page says."""
-        found = self._found.filter(id__gt=run_id).order_by("id")
-        if self.filter.narrows:
+        found = self.filter.of(self._runs, org=self._org, since=run_id).filter(id__gt=run_id).order_by("id")
+        if self.filter.narrows and not self.filter.words:
             found = up_to(found, edge_of(self._in_time.filter(id__gt=run_id), newest_first=False), newest_first=False)
         return len(found.values_list("id", flat=True)[: NEWER_MAX + 1])
 

@@ -53,8 +53,8 @@ def new_id(prefix: str) -> str:
 
 
 def first_id_of(prefix: str, moment: datetime) -> str:
-    """Return the lowest id that an object created at a moment may have."""
-    return f"{prefix}_{_written(int(moment.timestamp() * 1000) << _RANDOM_BITS)}"
+    """Return the lowest id that an object created at a moment may have; before 1970, the lowest of all."""
+    return f"{prefix}_{_written(max(0, int(moment.timestamp() * 1000)) << _RANDOM_BITS)}"
 
 
 def _written(ulid: int) -> str:

@@ -3,31 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from rensei.core.ids import first_id_of
 from rensei.core.limits import limit
 from rensei.dispatch import search
 from rensei.dispatch.models import RunQuerySet
-from rensei.orgs.models import Org
+from rensei.orgs.models import Membership, Org
 
 READ_AT_ONCE = limit(
     10_000,
     "runs of the organization, the newest of the time that is asked for",
-    what="List of runs on a page: what a filter, a sort, a sum and a CSV file read",
-    told="the page: how far it has read, with a link to go on from there",
+    what="List of runs: what a filter, and on a page a sort, a sum and a CSV file read at once",
+    told="the caller: a link to go on from there, `next` in REST; the page says how far it has read",
 )
 
 # Ids of runs: before the first, and after those of the next 7,000 years.
 FIRST, LAST = "run_", "run_" + 26 * "z"
 
-# Each filter, and the look-up that it is.
+# Each filter, and the look-up that it is. A member is looked up in the organization first.
 LOOKUPS = {
     "state": "state",
     "auth_mode": "auth_mode",
     "profile_id": "profile_id",
     "project_id": "project__slug",
     "served_model": "served_model_id",
-    "member_id": "created_by__memberships__id",
+    "member_id": "created_by__in",
     "code": "error__code",
 }
 
@@ -53,11 +54,15 @@ class RunFilter:
         """Select the runs of the time. Their ids sort by it."""
         return runs.filter(id__gte=self.first, id__lt=self.beyond)
 
-    def of(self, runs: RunQuerySet, *, org: Org) -> RunQuerySet:
-        """Select the runs of an organization that match everything."""
-        found = self.in_time(runs).filter(**{LOOKUPS[name]: value for name, value in self.values.items()})
+    def of(self, runs: RunQuerySet, *, org: Org, since: str = "") -> RunQuerySet:
+        """Select the runs of an organization that match everything, from a run id on. Words are searched at once."""
+        values: dict[str, Any] = dict(self.values)
+        if "member_id" in values:
+            values["member_id"] = Membership.objects.for_org(org).filter(pk=values["member_id"]).values("user_id")
+        found = self.in_time(runs).filter(**{LOOKUPS[name]: value for name, value in values.items()})
         if self.words:
-            found = found.filter(search.matching(org, self.words, first=self.first, beyond=self.beyond))
+            first = max(self.first, since)
+            found = found.filter(search.matching(org, self.words, first=first, beyond=self.beyond))
         return found
 
     @property

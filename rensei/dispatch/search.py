@@ -5,21 +5,25 @@ A run whose input is stored has a row of words, `SearchEntry`, which the databas
 with GIN, SQLite with FTS5 (`migrations/0004_search.py`). Words are cut here, so that both find the same. The row
 belongs to the input and is deleted with it. The gateway stores no prompts, so its runs have no row and cost nothing.
 
-Beside the words, a row has keys for its organization and its person. They hold a `=`, which no word can, so no text
-can pretend to be another organization's. A person is found by their current name, looked up when the search is made.
+Each word is stored behind the key of its organization, as in `k3v9…=sky`, so that a search reads no index of another
+organization. No word holds a `=`, so no text can pretend to be another organization's, or to be the key of a person,
+`k3v9…==7`. A person is found by their current name, looked up when the search is made.
 """
 
 import re
+import time
 import unicodedata
+from base64 import b32encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any
 
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import F, Q, TextField, Value
-from django.db.models.expressions import RawSQL
 from django.db.models.functions import Concat
 
-from rensei.core.errors import StoredError
+from rensei.core.errors import FieldError, StoredError
 from rensei.core.limits import limit
 from rensei.dispatch.models import Run, RunInput, SearchEntry
 from rensei.orgs.models import Org, User
@@ -28,17 +32,37 @@ MATCHES = limit(
     1_000,
     "runs",
     what="Runs that a search finds, the newest that match; filters and sorting apply to these",
-    told="the page and the caller: earlier ones are found with an earlier end of the time",
+    told="the caller: earlier ones are found with an earlier end of the time",
 )
 WORDS_MAX = limit(
     1_000,
     "different words of its first 20,000 characters, each cut at 40",
     what="Prompt of a run that is indexed for the search",
-    told="the member: later words are not found",
+    told="the caller: later words are not found",
 )
+ASKED_WORDS_MAX = limit(
+    8,
+    "words; one of at least 3 characters finds what it begins, a shorter one itself",
+    what="Words of a search",
+    told="the caller: further ones narrow nothing, as the documentation says",
+)
+NAMED_MAX = limit(
+    20,
+    "members",
+    what="Members whose runs one word of a search finds by their names and addresses",
+    told="the caller: the runs of further ones are found with more of the name, or by the member",
+)
+SECONDS_MAX = limit(
+    2,
+    "seconds",
+    what="Search of runs: time of the database",
+    told="the caller: 400 `VALIDATION_FAILED`",
+)
+BEGINNING_LENGTH = 3
+# SQLite compares the time each time that it has carried out so many instructions.
+INSTRUCTIONS = 10_000
 TEXT_LENGTH = 20_000
 WORD_LENGTH = 40
-ASKED_WORDS_MAX = 12
 PEOPLE_MAX = 1_000
 EXCERPT_LENGTH = 160
 ERROR_WORDS_MAX = 60
@@ -61,7 +85,8 @@ _FIND = {
 
 def words_of(text: str) -> Iterator[str]:
     """Cut a text into its words, without case and accents."""
-    folded = unicodedata.normalize("NFKD", text[:TEXT_LENGTH].casefold())
+    # The normalization makes new capitals, as of a trademark sign.
+    folded = unicodedata.normalize("NFKD", text[:TEXT_LENGTH].casefold()).casefold()
     for found in _WORD.finditer("".join(char for char in folded if not unicodedata.combining(char))):
         yield found[0][:WORD_LENGTH]
 
@@ -72,35 +97,44 @@ def entry_of(run: Run, given: RunInput) -> SearchEntry:
     texts = [prompt, run.profile_id, run.profile_name, run.asked_model_id, run.model_id, run.served_model_id]
     texts += reversed(list(_texts(given.body["messages"]))[:-1])
     texts.append(" ".join(_strings(given.body.get("system"))))
+    key = _key_of(run.org_id)
     return SearchEntry(
         run_id=run.id,
         excerpt=" ".join(prompt[: 4 * EXCERPT_LENGTH].split())[:EXCERPT_LENGTH],
-        words=" ".join([_key_of_org(run.org_id), _key_of_person(run.created_by_id), *_distinct(texts)]),
+        words=" ".join([key + _person(run.created_by_id), *(key + word for word in _distinct(texts))]),
     )
 
 
-def add_errors(errors: Mapping[str, StoredError]) -> None:
-    """Add the words of errors to the index rows of their runs, by run id."""
-    for run_id, error in errors.items():
-        text = f"{error['code']} {error['detail']}"
-        words = Value(" " + " ".join(list(dict.fromkeys(words_of(text)))[:ERROR_WORDS_MAX]))
-        SearchEntry.objects.filter(run_id=run_id).update(words=Concat(F("words"), words, output_field=TextField()))
+def words_of_error(run: Run, error: StoredError) -> str:
+    """The words that an error adds to the index row of its run."""
+    found = list(dict.fromkeys(words_of(f"{error['code']} {error['detail']}")))[:ERROR_WORDS_MAX]
+    return "".join(f" {_key_of(run.org_id)}{word}" for word in found)
+
+
+def add_errors(errors: Iterable[tuple[Run, StoredError]]) -> None:
+    """Add the words of errors to the index rows of their runs."""
+    for run, error in errors:
+        words = Concat(F("words"), Value(words_of_error(run, error)), output_field=TextField())
+        SearchEntry.objects.filter(run_id=run.id).update(words=words)
 
 
 def matching(org: Org, text: str, *, first: str, beyond: str) -> Q:
     """
-    Select the newest runs of an organization with all words of a text, or that begin with them.
+    Search the newest runs of an organization with all words of a text, or that begin with them, at once.
 
     `first` and `beyond` are run ids: the first that may be found, and the first after the last one.
+
+    :raises FieldError: if the search takes too long
     """
     asked = list(dict.fromkeys(words_of(text)))[:ASKED_WORDS_MAX]
     if not asked:
         return Q(pk__in=[])
-    people = _people(org)
-    named = {word: [pk for pk, names in people if any(name.startswith(word) for name in names)] for word in asked}
-    parts = [_exact(_key_of_org(org.pk)), *(_either(word, named[word]) for word in asked)]
+    key, people = _key_of(org.pk), _people(org)
+    parts = [_either(word, [pk for pk, names in people if _names(word, names)][:NAMED_MAX], key) for word in asked]
     query = (" & " if connection.vendor == "postgresql" else " AND ").join(parts)
-    return Q(pk__in=RawSQL(_FIND[connection.vendor], [query, first, beyond, MATCHES]))  # noqa: S611 - parameters only
+    with _bounded(), connection.cursor() as cursor:
+        cursor.execute(_FIND[connection.vendor], [query, first, beyond, MATCHES])
+        return Q(org=org.pk, pk__in=[run_id for (run_id,) in cursor.fetchall()])
 
 
 def last_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -142,20 +176,54 @@ def _people(org: Org) -> list[tuple[int, set[str]]]:
     return [(one.pk, set(words_of(f"{one.get_full_name()} {one.email}"))) for one in members]
 
 
-def _either(word: str, people: Sequence[int]) -> str:
-    """Write a condition for a word, as a beginning, or for one of the people, in the database's query language."""
-    begins = f"'{word}':*" if connection.vendor == "postgresql" else f'"{word}"*'
-    choices = [begins, *(_exact(_key_of_person(person)) for person in people)]
-    return "(" + (" | " if connection.vendor == "postgresql" else " OR ").join(choices) + ")"
+def _names(word: str, names: set[str]) -> bool:
+    return word in names or (len(word) >= BEGINNING_LENGTH and any(name.startswith(word) for name in names))
 
 
-def _exact(key: str) -> str:
-    return f"'{key}'" if connection.vendor == "postgresql" else f'"{key}"'
+def _either(word: str, people: Sequence[int], key: str) -> str:
+    """Write a condition for a word, or for one of the people, in the database's query language."""
+    begins = len(word) >= BEGINNING_LENGTH
+    if connection.vendor == "postgresql":
+        choices = [f"'{key}{word}'" + (":*" if begins else ""), *(f"'{key}{_person(person)}'" for person in people)]
+        return "(" + " | ".join(choices) + ")"
+    choices = [f'"{key}{word}"' + ("*" if begins else ""), *(f'"{key}{_person(person)}"' for person in people)]
+    return "(" + " OR ".join(choices) + ")"
 
 
-def _key_of_org(pk: str) -> str:
-    return f"={pk}"
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """
+    End what the database does after a time.
+
+    :raises FieldError: if it was ended
+    """
+    try:
+        if connection.vendor == "postgresql":
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = '{int(SECONDS_MAX * 1000)}ms'")
+                yield
+                # A transaction around this one goes on without it.
+                cursor.execute("SET LOCAL statement_timeout = DEFAULT")
+        else:
+            connection.ensure_connection()
+            end = time.monotonic() + SECONDS_MAX
+            connection.connection.set_progress_handler(lambda: time.monotonic() > end, INSTRUCTIONS)
+            try:
+                yield
+            finally:
+                connection.connection.set_progress_handler(None, 0)
+    except OperationalError as fault:
+        told = getattr(fault.__cause__, "sqlstate", "") or getattr(fault.__cause__, "sqlite_errorname", "")
+        if told not in {"57014", "SQLITE_INTERRUPT"}:
+            raise
+        reason = f"This search took longer than {SECONDS_MAX} s. Use more or longer words, or a shorter time."
+        raise FieldError(pointer="/query/q", reason=reason) from fault
 
 
-def _key_of_person(pk: int | None) -> str:
-    return f"=u{pk or 0}"
+def _key_of(org_id: str) -> str:
+    """The beginning of each word of an organization, as short as it may be: a row stores it up to 1,000 times."""
+    return b32encode(blake2b(org_id.encode(), digest_size=5).digest()).decode().lower() + "="
+
+
+def _person(pk: int | None) -> str:
+    return f"={pk or 0}"

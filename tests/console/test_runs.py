@@ -151,6 +151,9 @@ class TestList:
             ("q=ada+hel", True),
             ("q=goodbye", False),
             ("q=%00%27%22", False),
+            ("q=run_%00", False),
+            ("from=0001-01-01&to=9999-12-30&q=hello", True),
+            ("to=0001-01-01", False),
             ("model=claude-opus-5-5", True),
             ("model=other", False),
             ("member={member}", True),
@@ -234,6 +237,7 @@ class TestList:
         def said(query):
             return page.get(f"{RUNS}/newer?seen={seen}{query}", headers={"HX-Request": "true"}).content.decode()
 
+        assert page.get(f"{RUNS}/newer?seen=%00").status_code == 200
         assert "2 new runs" in said("")
         assert "1 new run<" in said("&q=alpha")
         assert said("&state=FAILED").strip() == ""
@@ -268,6 +272,24 @@ class TestSelected:
         assert Run.objects.count() == 3
         assert "1 run is dispatched again." in html
         assert "1 of the selected runs cannot be." in html
+
+    def test_stop_at_a_profile_that_is_deleted_and_say_so(self, page, make_run):
+        runs = [make_run() for _ in range(3)]
+        Run.objects.filter(id=runs[1].id).update(profile_id="prof_gone")
+
+        answer = page.post(f"{RUNS}/selected", {"action": "again", "run": [run.id for run in runs]}, follow=True)
+
+        html = answer.content.decode()
+        assert answer.status_code == 200
+        assert Run.objects.count() == 4
+        assert "1 run is dispatched again." in html
+        assert "/docs/errors#not-found" in html
+        assert "cannot be" not in html
+
+    def test_take_no_text_that_a_database_refuses(self, page, run):
+        html = page.post(f"{RUNS}/selected", {"action": "cancel", "run": ["\0", run.id]}, follow=True).content.decode()
+
+        assert "1 run is being cancelled." in html
 
     def test_are_compared_and_exported(self, page, make_run):
         ids = [make_run().id for _ in range(2)]

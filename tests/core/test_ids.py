@@ -52,3 +52,10 @@ class TestFirstIdOf:
         assert first.startswith("run_")
         assert first.endswith("0" * 16)
         assert ULID.from_str(first[4:].upper()).milliseconds == int(moment.timestamp() * 1000)
+
+    def test_is_in_order_at_both_ends_of_time(self) -> None:
+        ends = [datetime.min, datetime(1969, 12, 31), datetime(1970, 1, 1), datetime(2026, 1, 1), datetime.max]  # noqa: DTZ001, DTZ901 - zoned below
+        ids = [first_id_of("run", moment.replace(tzinfo=UTC)) for moment in ends]
+
+        assert ids == sorted(ids)
+        assert ids[0] == "run_" + 26 * "0"

@@ -18,7 +18,7 @@ from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run
 from rensei.orgs.access import Access
-from rensei.orgs.models import Host, Project, User
+from rensei.orgs.models import Host, Membership, Org, Project, User
 from rensei.policies import services as policies
 from tests import factories
 
@@ -615,6 +615,10 @@ class TestListAndDetail:
             ("q=%27%22", []),
             (f"q=blue&createdAfter={now[:10]}T00:00:00Z", [sea, sky]),
             ("q=blue&createdBefore=2000-01-01T00:00:00Z", []),
+            ("q=blue&createdAfter=0001-01-01T00:00:00Z", [sea, sky]),
+            ("q=blue&createdBefore=9999-12-31T23:59:59Z", [sea, sky]),
+            ("createdAfter=9999-12-31T23:59:59Z", []),
+            ("createdBefore=0001-01-01T00:00:00Z", []),
             ("code=PROVIDER_UNFUNDED", [sea]),
             (f"memberId={access.membership.id}", [sea, sky]),
             ("memberId=mbr_other", []),
@@ -624,6 +628,42 @@ class TestListAndDetail:
             assert [run["id"] for run in api.get(f"/api/v1/runs?{query}").json()["results"]] == found, query
         assert api_as(eve, "evil").get("/api/v1/runs?q=blue").json()["results"] == []
         assert api.get(f"/api/v1/runs?q={'a' * 201}").status_code == 400
+
+    def test_reads_a_stated_number_of_runs_for_a_page_and_leads_on(
+        self, simulator: Any, api: APIClient, connect: Any, make_profile: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect()
+        make_profile()
+        monkeypatch.setattr("rensei.dispatch.run_filter.READ_AT_ONCE", 3)
+        ids = [api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"] for _ in range(8)]
+        wanted = [ids[6], ids[5], ids[0]]
+        Run.objects.filter(id__in=wanted).update(error={"code": "PROVIDER_UNFUNDED", "detail": "", "fix": ""})
+
+        def walk(address: str | None, link: str) -> list[list[str]]:
+            pages = []
+            while address and len(pages) < 9:
+                page = api.get(address).json()
+                pages.append([run["id"] for run in page["results"]])
+                address, walk.last = page[link], address  # type: ignore[attr-defined]
+            return pages
+
+        assert walk("/api/v1/runs?code=PROVIDER_UNFUNDED", "next") == [wanted[:2], [], wanted[2:]]
+        assert walk(walk.last, "previous") == [wanted[2:], [], wanted[:2], []]  # type: ignore[attr-defined]
+        single = walk("/api/v1/runs?code=PROVIDER_UNFUNDED&pageSize=1", "next")
+        assert [run_id for page in single for run_id in page] == wanted
+        assert walk("/api/v1/runs?pageSize=8", "next") == [ids[::-1]]
+
+    def test_finds_no_member_of_another_organization(
+        self, simulator: Any, api: APIClient, acme: Org, ada: User, eve: User, api_as: Any, connect: Any,
+        make_profile: Any, page_as: Any,
+    ) -> None:  # fmt: skip
+        connect()
+        make_profile()
+        run = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"]
+        other = Membership.objects.create(org=Org.objects.get(slug="evil"), user=ada, role="member")
+
+        assert api.get(f"/api/v1/runs?memberId={other.id}").json()["results"] == []
+        assert run not in page_as(ada).get(f"/o/acme/runs?member={other.id}").content.decode()
 
     def test_hides_a_run_of_another_organization_byte_for_byte(
         self, simulator: Any, api: APIClient, eve: User, api_as: Any, connect: Any, make_profile: Any

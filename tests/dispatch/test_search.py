@@ -1,10 +1,15 @@
 """Search of runs: by the words of prompts and errors, by people and by models, in one organization only."""
 
+import importlib
+
 import pytest
+from django.apps import apps
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rensei.core.errors import FieldError
 from rensei.dispatch import search
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
@@ -40,6 +45,9 @@ class TestWords:
             ("=o12 =u7 a'b\"c\\d:*", ["o12", "u7", "a", "b", "c", "d"]),
             ("snake_case\0and more", ["snake", "case", "and", "more"]),
             ("x" * 100, ["x" * search.WORD_LENGTH]),
+            ("Acme\u2122", ["acmetm"]),
+            ("\u211d", ["r"]),
+            ("\U0001d407", ["h"]),
         ],
     )
     def test_are_cut_without_case_and_accents(self, text, words):
@@ -50,6 +58,7 @@ class TestWords:
     def test_hold_letters_and_digits_only(self, text):
         for word in search.words_of(text):
             assert word.isalnum()
+            assert word == word.casefold()
             assert len(word) <= search.WORD_LENGTH
 
 
@@ -66,6 +75,37 @@ class TestMatching:
         dispatch("Why is the sky blue?")
 
         assert found(acme, asked) == set()
+
+    @pytest.mark.parametrize(
+        ("asked", "is_found"), [("w", False), ("wh", False), ("why", True), ("v2", True), ("客", True)]
+    )
+    def test_finds_a_beginning_of_three_characters_and_a_shorter_word_itself(self, acme, dispatch, asked, is_found):
+        run = dispatch("Why is v2 slow? 客户")
+
+        assert found(acme, asked) == ({run.id} if is_found else set())
+
+    def test_takes_a_bounded_number_of_words_and_people(self, acme, ada, mia, dispatch, monkeypatch):
+        run = dispatch("one two three four five six seven eight nine ten")
+        monkeypatch.setattr(search, "NAMED_MAX", 1)
+
+        assert found(acme, "one two three four five six seven eight absent") == {run.id}
+        assert found(acme, "acme") == {run.id}
+        assert search._either("acme", [1, 2], "k=").count("==") == 2
+
+    def test_is_refused_where_it_takes_too_long(self, acme, dispatch, monkeypatch):
+        run = dispatch("Why is the sky blue?")
+        slow = {
+            "postgresql": "SELECT pg_sleep(60), %s, %s, %s, %s",
+            "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000000000) "
+            "SELECT count(*), %s, %s, %s, %s FROM n",
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(search, "SECONDS_MAX", 0.2)
+            patch.setattr(search, "_FIND", slow)
+            with pytest.raises(FieldError, match="took longer than"):
+                found(acme, "sky")
+
+        assert found(acme, "sky") == {run.id}
 
     def test_finds_by_every_turn_and_inside_tool_results(self, acme, dispatch):
         run = dispatch(
@@ -113,6 +153,7 @@ class TestMatching:
             key,
             f"={key}",
             f"secret ={key}",
+            f"{search._key_of(key)}secret",
             f"secret') | '={key}",
             f'secret" OR "={key}',
         ):
@@ -124,7 +165,7 @@ class TestMatching:
     @given(text=st.text(alphabet="=ou0123456789'\"\\:*|&!()<->ab \0", max_size=40))
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_takes_any_text_as_words(self, db, text):
-        org = Org(pk=1, slug="acme", name="Acme")
+        org = Org(pk="org_1", slug="acme", name="Acme")
 
         assert list(Run.objects.filter(search.matching(org, text, first=FIRST, beyond=LAST))) == []
 
@@ -162,7 +203,26 @@ class TestEntry:
     def test_holds_a_bounded_number_of_words(self, dispatch):
         dispatch(" ".join(f"w{number}" for number in range(20_000)))
 
-        assert len(SearchEntry.objects.get().words.split()) <= search.WORDS_MAX + 2
+        assert len(SearchEntry.objects.get().words.split()) <= search.WORDS_MAX + 1
+
+    def test_has_words_of_its_organization_only(self, acme, dispatch):
+        dispatch("Why is the sky blue?")
+
+        assert all(word.startswith(search._key_of(acme.pk)) for word in SearchEntry.objects.get().words.split())
+
+    def test_of_an_earlier_version_is_made_with_its_error(self, acme, dispatch):
+        """The migration indexes what is stored, in pages."""
+        migration = importlib.import_module("rensei.dispatch.migrations.0004_search")
+        ids = [dispatch(f"Number n{number}").id for number in range(migration.PAGE_SIZE + 1)]
+        Run.objects.filter(id=ids[3]).update(error={"code": "PROVIDER_UNFUNDED", "detail": "No credit.", "fix": ""})
+        SearchEntry.objects.all().delete()
+
+        with CaptureQueriesContext(connection) as queries:
+            migration._index_stored(apps, None)
+
+        assert found(acme, "number") == set(ids)
+        assert found(acme, "provider_unfunded credit") == {ids[3]}
+        assert len(queries) <= 10
 
     def test_is_as_large_for_a_long_prompt_as_for_the_longest(self, dispatch):
         sizes = []

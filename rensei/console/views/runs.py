@@ -33,7 +33,7 @@ from rensei.workflows.models import NodeRun
 @page
 def runs(request: PageRequest) -> HttpResponse:
     """List the runs that match the filters, newest first. A complete id in the search redirects to its run."""
-    access, wanted = request.access, request.GET.get("q", "").strip().lower()
+    access, wanted = request.access, request.GET.get("q", "").replace("\0", "").strip().lower()
     if wanted.startswith("run_") and (exact := Run.objects.for_org(access.org).filter(pk=wanted).first()):
         return redirect("console:run", access.org.slug, exact.id)
     listed = RunList(access.org, request.GET)
@@ -61,7 +61,7 @@ def runs_csv(request: PageRequest) -> StreamingHttpResponse:
 def newer(request: PageRequest) -> HttpResponse:
     """Count the runs that match the filters and are newer than those on a page."""
     listed = RunList(request.access.org, request.GET)
-    count = listed.newer_than(request.GET.get("seen", ""))
+    count = listed.newer_than(listed.query.get("seen", ""))
     return render(request, "console/_newer_runs.html", {"count": count, "most": NEWER_MAX, "listed": listed})
 
 
@@ -70,7 +70,8 @@ def newer(request: PageRequest) -> HttpResponse:
 def selected(request: PageRequest) -> HttpResponseBase:
     """Cancel, repeat, compare or export the runs that were ticked in a list."""
     access, action = request.access, request.POST.get("action")
-    ids = list(dict.fromkeys(request.POST.getlist("run")))[:PAGE_SIZE]
+    asked = [run_id for run_id in request.POST.getlist("run") if "\0" not in run_id]
+    ids = list(dict.fromkeys(asked))[:PAGE_SIZE]
     found = Run.objects.for_org(access.org).filter(pk__in=ids)
     back = reverse("console:runs", args=[access.org.slug])
     if action == "export":
@@ -81,16 +82,16 @@ def selected(request: PageRequest) -> HttpResponseBase:
         return redirect(reverse("console:compare", args=[access.org.slug]) + "?" + query.urlencode())
     access.require_writer()
     if action == "cancel":
-        done = _each(request, found.exclude(state__in=Run.ENDED), partial(services.cancel_run, access))
+        done, refused = _each(request, found.exclude(state__in=Run.ENDED), partial(services.cancel_run, access))
         say = "being cancelled"
     elif action == "again":
-        done = _each(request, repeatable(found), lambda one: admit.dispatch(access, repeated_request(one)))
+        done, refused = _each(request, repeatable(found), lambda one: admit.dispatch(access, repeated_request(one)))
         say = "dispatched again"
     else:
         raise Http404
     if done:
         messages.success(request, f"{done} run{pluralize(done)} {'is' if done == 1 else 'are'} {say}.")
-    if done < len(ids):
+    if done < len(ids) and not refused:
         rest = len(ids) - done
         messages.info(request, f"{rest} of the selected runs cannot be. They have ended, or their input is not stored.")
     return redirect(back)
@@ -186,19 +187,24 @@ def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     return turns
 
 
-def _each(request: PageRequest, found: RunQuerySet, act: Callable[[Run], object]) -> int:
-    """Act on runs one by one until one is refused, which the next page says. Returns how many were not."""
+def _each(request: PageRequest, found: RunQuerySet, act: Callable[[Run], object]) -> tuple[int, bool]:
+    """
+    Act on runs one by one until one is refused, which the next page says.
+
+    Each is loaded when it is due, as an input may be large. Returns the number of those before, and if one was refused.
+    """
     done = 0
-    for one in found.order_by("id"):
+    for run_id in list(found.order_by("id").values_list("id", flat=True)):
+        one = found.filter(pk=run_id).first()
+        if one is None:
+            continue
         try:
             act(one)
-        except NotFound:
-            raise
         except RenseiError as refusal:
             say_refusal(request, refusal)
-            break
+            return done, True
         done += 1
-    return done
+    return done, False
 
 
 def _csv(request: PageRequest, found: RunQuerySet) -> StreamingHttpResponse:

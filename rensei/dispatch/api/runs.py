@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
+from rest_framework.pagination import Cursor
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -20,7 +20,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
-from rensei.core.lists import Filters, read_filters
+from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.rates import headers_of
 from rensei.dispatch import idempotency, run_filter, search, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
@@ -87,26 +87,60 @@ class RunFilter(Filters):
         required=False,
         allow_blank=True,
         max_length=200,
-        help_text="Words, or their beginnings, of the prompt, the error, the person or the model: the newest "
+        help_text="Up to 8 words, or their beginnings of 3 characters or more, of the prompt, the error, the person or "
+        "the model: the newest "
         f"{search.MATCHES:,} runs of the time that have all of them. The gateway stores no prompts",
     )
 
-    lookups = {**LOOKUPS, "created_after": "created_at__gte", "created_before": "created_at__lt"}
+    lookups = {"created_after": "created_at__gte", "created_before": "created_at__lt"}
 
-    @classmethod
-    def narrow(cls, rows: QuerySet[Any], request: Request) -> QuerySet[Any]:
-        asked = read_filters(cls, request)
-        found = cls.select(rows, asked)
-        if words := asked.get("q", "").strip():
-            found = found.filter(_matching(caller(request), words, asked))
-        return found
+
+class RunPages(CursorPages):
+    """
+    Pages of a list that filters narrow. Each reads a bounded number of the runs in `read`.
+
+    Where reading stops before a page is full, its link leads on from there.
+    """
+
+    def __init__(self, *, read: RunQuerySet | None = None) -> None:
+        self._read = read
+        self._edge: str | None = None
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        self._field = queryset.model._meta.pk  # noqa: SLF001 - `decode_cursor` needs it
+        cursor = self.decode_cursor(request)
+        self._backwards = cursor is not None and cursor.reverse
+        if self._read is not None:
+            read = self._read
+            if cursor is not None and cursor.position:
+                read = read.filter(**{"id__gt" if cursor.reverse else "id__lt": cursor.position})
+            self._edge = run_filter.edge_of(read, newest_first=not self._backwards)
+            queryset = run_filter.up_to(queryset, self._edge, newest_first=not self._backwards)
+        return super().paginate_queryset(queryset, request, view)
+
+    def get_next_link(self) -> str | None:
+        if self._edge and not self._backwards and not self.has_next:
+            return self._link_from(self._edge)
+        return super().get_next_link()
+
+    def get_previous_link(self) -> str | None:
+        if self._edge and self._backwards and not self.has_previous:
+            return self._link_from(self._edge)
+        return super().get_previous_link()
+
+    def _link_from(self, place: str) -> str:
+        cursor = Cursor(offset=0, reverse=self._backwards, position=place)  # type: ignore[arg-type]
+        return str(self.encode_cursor(cursor))
 
 
 class Runs(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
     refusals = {"POST": OF_DISPATCH}
-    does = {"GET": "List the runs of the organization, newest first, without outputs and traces."}
+    does = {
+        "GET": "List the runs of the organization, newest first, without outputs and traces. Where filters narrow "
+        f"it, a page reads {run_filter.READ_AT_ONCE:,} runs at most: it may be short or empty, and `next` leads on."
+    }
     body_limit = LARGE_BODY_LIMIT
     Filter = RunFilter
     Answer = ListedRunAnswer
@@ -115,6 +149,14 @@ class Runs(Listed):
     @staticmethod
     def rows(access: Access) -> RunQuerySet:
         return visible_runs(access).listed()
+
+    def get(self, request: Request, **_ids: str) -> Response:
+        access, asked = caller(request), read_filters(RunFilter, request)
+        wanted = _filter_of(asked)
+        found = RunFilter.select(wanted.of(self.rows(access), org=access.org), asked)
+        read = wanted.in_time(self.rows(access)) if wanted.values and not wanted.words else None
+        pages = RunPages(read=read)
+        return pages.get_paginated_response(self.answers(access, pages.paginate_queryset(found, request) or []))
 
     @extend_schema(
         request=RunBody,
@@ -141,11 +183,23 @@ class Runs(Listed):
         )
 
 
-def _matching(access: Access, words: str, asked: Mapping[str, Any]) -> Q:
-    """Search in the time of the filter, and a minute around it: ids are made by the servers' clocks."""
+def _filter_of(asked: Mapping[str, Any]) -> run_filter.RunFilter:
+    """Convert the query, with a minute around its time: ids are made by the servers' clocks."""
     start, end = asked.get("created_after"), asked.get("created_before")
-    time = run_filter.RunFilter(start=start and start - CLOCK_DIFFERENCE, end=end and end + CLOCK_DIFFERENCE)
-    return search.matching(access.org, words, first=time.first, beyond=time.beyond)
+    return run_filter.RunFilter(
+        words=asked.get("q", "").strip(),
+        values={name: asked[name] for name in LOOKUPS if asked.get(name)},
+        start=start and _moved(start, -CLOCK_DIFFERENCE),
+        end=end and _moved(end, CLOCK_DIFFERENCE),
+    )
+
+
+def _moved(moment: datetime, by: timedelta) -> datetime:
+    """Move a moment, except beyond the first and the last that there are."""
+    try:
+        return moment + by
+    except OverflowError:
+        return moment
 
 
 def idempotency_key(request: Request) -> str:

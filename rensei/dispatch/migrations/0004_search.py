@@ -12,11 +12,12 @@ POSTGRESQL = [
     """,
     "CREATE INDEX dispatch_searchentry_vector ON dispatch_searchentry USING gin (vector)",
 ]
-# Words are cut before they are stored, so the tokenizer only has to part them at spaces.
+# Words are cut before they are stored, so the tokenizer only has to part them at spaces. The beginnings that are indexed
+# are the key of an organization, `=`, and three characters.
 SQLITE = [
     """
     CREATE VIRTUAL TABLE dispatch_searchwords USING fts5(
-        words, content='dispatch_searchentry', content_rowid='id', tokenize="ascii tokenchars '=_'", prefix='2 3'
+        words, content='dispatch_searchentry', content_rowid='id', tokenize="ascii tokenchars '=_'", prefix='12'
     )
     """,
     """
@@ -45,7 +46,12 @@ UNDO = {
         "DROP TABLE dispatch_searchwords",
     ],
 }
-PAGE_SIZE = 500
+# An input may have megabytes.
+PAGE_SIZE = 20
+OF_RUN = [
+    *("id", "org_id", "created_by_id", "error"),
+    *("profile_id", "profile_name", "asked_model_id", "model_id", "served_model_id"),
+]
 
 
 def _execute(statements):
@@ -59,12 +65,20 @@ def _execute(statements):
 def _index_stored(apps, schema_editor):
     """Index the inputs in the order of their runs, which the search relies on for the newest first."""
     inputs = apps.get_model("dispatch", "RunInput").objects.select_related("run").order_by("pk")
+    inputs = inputs.only("body", *(f"run__{name}" for name in OF_RUN))
     entries = apps.get_model("dispatch", "SearchEntry").objects
     page = list(inputs[:PAGE_SIZE])
     while page:
         made = [search.entry_of(one.run, one) for one in page]
         entries.bulk_create(
-            [entries.model(run_id=entry.run_id, excerpt=entry.excerpt, words=entry.words) for entry in made]
+            [
+                entries.model(
+                    run_id=entry.run_id,
+                    excerpt=entry.excerpt,
+                    words=entry.words + (search.words_of_error(one.run, one.run.error) if one.run.error else ""),
+                )
+                for one, entry in zip(page, made, strict=True)
+            ]
         )
         page = list(inputs.filter(pk__gt=page[-1].pk)[:PAGE_SIZE])
 

@@ -148,11 +148,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         lines = [*adjusted, *billing.write_charges(charges)]
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         search.add_errors(
-            {
-                plan.run.id: plan.end.error
-                for plan in plans
-                if plan.end is not None and plan.end.error and plan.run.has_events and plan.run.id in ended
-            }
+            (plan.run, plan.end.error)
+            for plan in plans
+            if plan.end is not None and plan.end.error and plan.run.has_events and plan.run.id in ended
         )
         _total([settlement.run for settlement in plans], new=lines, late=late)
         _tell(runs)
