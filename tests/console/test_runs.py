@@ -6,9 +6,12 @@ from html import unescape
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
+from rensei.dispatch import search
 from rensei.dispatch.models import Run, RunChunk, RunInput
+from rensei.dispatch.run_filter import FIRST
 
 RUNS = "/o/acme/runs"
+SEARCH = search.matching
 PLAYGROUND = "/o/acme/playground"
 
 
@@ -241,6 +244,22 @@ class TestList:
         assert "2 new runs" in said("")
         assert "1 new run<" in said("&q=alpha")
         assert said("&state=FAILED").strip() == ""
+
+    def test_searches_once_for_a_page_and_what_is_new_only_from_there(self, page, make_run, monkeypatch):
+        make_run("Alpha")
+        seen = make_run("Alpha").id
+        searches = []
+
+        def matching(org, text, **places):
+            searches.append(places["first"])
+            return SEARCH(org, text, **places)
+
+        monkeypatch.setattr("rensei.dispatch.search.matching", matching)
+
+        page.get(f"{RUNS}?q=alpha")
+        page.get(f"{RUNS}/newer?q=alpha&seen={seen}")
+
+        assert searches == [FIRST, seen]
 
     def test_writes_what_matches_as_csv(self, page, make_run):
         found = make_run("Alpha").id
