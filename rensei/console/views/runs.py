@@ -34,8 +34,8 @@ from rensei.workflows.models import NodeRun
 def runs(request: PageRequest) -> HttpResponse:
     """List the runs that match the filters, newest first. A complete id in the search redirects to its run."""
     access, wanted = request.access, request.GET.get("q", "").replace("\0", "").strip().lower()
-    if wanted.startswith("run_") and (exact := Run.objects.for_org(access.org).filter(pk=wanted).first()):
-        return redirect("console:run", access.org.slug, exact.id)
+    if wanted.startswith("run_") and Run.objects.for_org(access.org).filter(pk=wanted).exists():
+        return redirect("console:run", access.org.slug, wanted)
     listed = RunList(access.org, request.GET)
     context = {
         "listed": listed,
