@@ -1,16 +1,32 @@
 """The connections of this process to PostgreSQL. SQLite has a connection for each thread, and no pool."""
 
+from contextlib import suppress
 from typing import Any
 
 from django.db import connection
 
+from rensei.core.errors import DATABASE_FAULTS
+
 # A connection that was not used for longer may have died with the database, and is checked before it is used.
 PAUSE_SECONDS = 1.0
+# A serving process keeps eight: four that load callers and routes, two that write, one that renews leases, and that of
+# the poller of event streams. The rest are for requests.
+POOL_MIN = 12
+
+
+def open_connection() -> None:
+    """
+    Open this thread's connection before its first use, when requests may hold all of the pool.
+
+    If the database is unavailable, the first use opens it.
+    """
+    with suppress(*DATABASE_FAULTS):
+        connection.ensure_connection()
 
 
 def check_connection() -> None:
     """
-    Close this thread's connection if the database has closed it, after a pause in which it may have been restarted.
+    Close this thread's connection if the database has closed it, after a fault, or a pause with a possible restart.
 
     A connection that works is kept. Returned to the pool, it would be given to the requests that wait for one, and this
     thread would wait behind them.

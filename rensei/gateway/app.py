@@ -61,7 +61,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Gateway:
-    """The gateway of one event loop: caches, connections, writers. It is created at the first request."""
+    """The gateway of one event loop: caches, connections, writers."""
 
     def __init__(self) -> None:
         executor = LoadThreads(LOADERS)
@@ -71,7 +71,7 @@ class Gateway:
         self._limits = Limits()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
-        self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}")
+        self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}", is_kept=True)
         self._admissions = GroupWriter("gateway-admissions", write_admissions)
         self._settlements = GroupWriter(
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
@@ -271,13 +271,15 @@ class Gateway:
 def with_gateway(
     application: Callable[..., Awaitable[None]], *, on_startup: Callable[[], None]
 ) -> Callable[..., Awaitable[None]]:
-    """Combine the gateway with an ASGI application. It starts with the first request and stops with the server."""
+    """Combine the gateway with an ASGI application. It starts and stops with the server."""
     gateway: Gateway | None = None
 
     async def either(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         nonlocal gateway
         if scope["type"] == "lifespan":
             on_startup()
+            # Its threads open their connections before requests may hold all of the pool.
+            gateway = gateway or Gateway()
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             if gateway is not None:

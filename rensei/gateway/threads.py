@@ -9,9 +9,9 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from django.db import close_old_connections, connection
+from django.db import close_old_connections
 
-from rensei.core.database_pool import PAUSE_SECONDS, check_connection
+from rensei.core.database_pool import PAUSE_SECONDS, check_connection, open_connection
 from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
@@ -41,9 +41,18 @@ class LoadThreads(ThreadPoolExecutor):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="gateway-load")
+        # Threads start when they are needed, and would connect then. The barrier starts all of them now.
+        all_started = threading.Barrier(threads)
+        for _ in range(threads):
+            super().submit(_open_together, all_started)
 
     def submit(self, work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
         return super().submit(_with_kept_connection, partial(work, *args, **kwargs))
+
+
+def _open_together(all_started: threading.Barrier) -> None:
+    all_started.wait()
+    open_connection()
 
 
 def _with_kept_connection(work: Callable[[], Result]) -> Result:
@@ -52,7 +61,7 @@ def _with_kept_connection(work: Callable[[], Result]) -> Result:
     try:
         return work()
     except DATABASE_FAULTS:
-        connection.close()
+        check_connection()
         raise
     finally:
         _used.at = time.monotonic()

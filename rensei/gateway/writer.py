@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import structlog
 from django.db import connection
 
-from rensei.core.database_pool import PAUSE_SECONDS, check_connection
+from rensei.core.database_pool import PAUSE_SECONDS, check_connection, open_connection
 from rensei.core.errors import RenseiError
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.admit import AdmissionPlan
@@ -60,6 +60,7 @@ class GroupWriter(Generic[Plan]):
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _work(self) -> None:
+        open_connection()
         closing = False
         while not closing:
             began = time.monotonic()
@@ -84,7 +85,7 @@ def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
     try:
         refused = admit.write(plans)
     except Exception as fault:  # noqa: BLE001 - it is raised again, in the request that it belongs to
-        connection.close()
+        check_connection()
         return [fault] if len(plans) == 1 else [write_admissions([plan])[0] for plan in plans]
     return [refused.get(plan.run.id) for plan in plans]
 
@@ -98,7 +99,7 @@ def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:
     try:
         settle.write_patiently(lambda: plans)
     except Exception as bug:
-        connection.close()
+        check_connection()
         if len(plans) > 1:
             return [write_settlements([plan])[0] for plan in plans]
         logger.exception("settlement_failed", run_id=plans[0].run.id)

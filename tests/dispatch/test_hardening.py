@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.db.backends.signals import connection_created
 from rest_framework.test import APIClient
 
@@ -105,6 +105,43 @@ class TestKeeper:
             connection_created.disconnect(note)
 
         assert opened.count("lease-renewal") == 1
+
+    # SQLite in memory closes no connection.
+    @pytest.mark.parametrize("breaks", [False, pytest.param(True, marks=pytest.mark.postgres)])
+    def test_of_a_gateway_opens_its_connection_at_once_and_another_only_for_a_broken_one(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch, breaks: bool
+    ) -> None:
+        """A call that begins while requests hold all of the pool would wait for a connection for as long as a lease."""
+        opened, looks, look = threading.Semaphore(0), threading.Semaphore(0), claims.cancelled_among
+        broken: list[bool] = []
+
+        def note(**_given: Any) -> None:
+            if threading.current_thread().name == "lease-renewal":
+                opened.release()
+
+        def counted(run_ids: Any) -> Any:
+            if breaks and not broken:
+                broken.append(True)
+                connection.connection.close()
+            found = look(run_ids)
+            looks.release()
+            return found
+
+        monkeypatch.setattr(lease_renewal, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(claims, "cancelled_among", counted)
+        connection_created.connect(note)
+        renewal = LeaseRenewal(owner="test-gateway", is_kept=True)
+        try:
+            assert opened.acquire(timeout=30)
+            for _ in range(2):
+                with renewal.watching(LiveRun(Run(id="run_1", epoch=1), seconds_left=60)):
+                    assert looks.acquire(timeout=30)
+        finally:
+            renewal.close()
+            connection_created.disconnect(note)
+
+        assert opened.acquire(blocking=False) == breaks
+        assert not opened.acquire(blocking=False)
 
     def test_keeps_two_claims_of_one_run_apart(
         self, simulator: Any, api: APIClient, connect: Any, make_profile: Any

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import close_old_connections
 
+from rensei.core.database_pool import check_connection, open_connection
+from rensei.core.errors import DATABASE_FAULTS
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
@@ -47,10 +49,15 @@ class LiveRun:
 
 
 class LeaseRenewal:
-    """Renews the leases and signals the cancellations of the runs of one worker process."""
+    """
+    Renews the leases and signals the cancellations of the runs of one process.
 
-    def __init__(self, *, owner: str) -> None:
+    `is_kept`: the connection is opened at once and kept without runs too, since requests share the pool.
+    """
+
+    def __init__(self, *, owner: str, is_kept: bool = False) -> None:
         self.owner = owner
+        self._is_kept = is_kept
         self._live: set[LiveRun] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -79,30 +86,37 @@ class LeaseRenewal:
         self._thread.join()
 
     def _keep(self) -> None:
+        if self._is_kept:
+            open_connection()
         renewed = time.monotonic()
         while self._needed.wait() and not self._closed.wait(LOOK_SECONDS):
             with self._lock:
                 live = list(self._live)
             if not live:
-                close_old_connections()
+                self._release()
                 continue
             try:
                 self._signal_cancellations(live)
                 if time.monotonic() - renewed >= HEARTBEAT_SECONDS:
                     self._renew(live)
                     renewed = time.monotonic()
-            except DatabaseError as fault:
+            except DATABASE_FAULTS as fault:
                 # The leases outlast a restart of the database, so waiting for it is safe.
                 logger.warning("lease_renewal_database_down", fault=type(fault).__name__)
-                connection.close()
+                check_connection()
             except Exception:
                 # A defect in this code. If this thread ended, all runs of the process would lose their leases.
                 logger.exception("lease_renewal_failed")
+                check_connection()
             # The connection is kept while a run is under way. This thread must not wait for one behind requests or
             # settlements that hold all of the pool: the leases of all runs would expire meanwhile.
             if not self._needed.is_set():
-                close_old_connections()
+                self._release()
         close_old_connections()
+
+    def _release(self) -> None:
+        if not self._is_kept:
+            close_old_connections()
 
     def _signal_cancellations(self, live: Sequence[LiveRun]) -> None:
         cancelled = claims.cancelled_among({run.run_id for run in live})

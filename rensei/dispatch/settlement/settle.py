@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, IntegrityError, connection
+from django.db import DatabaseError, IntegrityError
 from django.db.models import F
 
 from billing.ledger import charges as billing
@@ -23,6 +23,7 @@ from catalog import pricing
 from catalog.providers import PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
+from rensei.core.database_pool import check_connection
 from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
@@ -83,7 +84,6 @@ class SettlementPlan:
 def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
     """
     Build the ledger lines of a call: one for each model that has a part in it. Empty if it was provably never sent.
-
     The catalog is read only if the answer names a model other than the run's served model.
     """
     if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
@@ -180,7 +180,7 @@ def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
             raise
         except DatabaseError as fault:
             logger.warning("settlement_not_written", fault=type(fault).__name__, tries=tries + 1)
-            connection.close()
+            check_connection()
             time.sleep(min(4.0, 0.1 * 2**tries))
         else:
             return
