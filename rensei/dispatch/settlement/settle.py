@@ -84,6 +84,7 @@ class SettlementPlan:
 def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
     """
     Build the ledger lines of a call: one for each model that has a part in it. Empty if it was provably never sent.
+
     The catalog is read only if the answer names a model other than the run's served model.
     """
     if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
