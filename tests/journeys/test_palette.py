@@ -108,6 +108,8 @@ class TestAPerson:
     ) -> None:
         person = open_browser(viewport={"width": 390, "height": 844}, color_scheme="dark")
         person.sign_in(ada)
+        # The page is loaded whole, with the script that the button waits for.
+        person.open("/o/acme/runs")
         person.click("Go to a page, profile, run or document")
         expect(person.page.get_by_role("combobox")).to_be_focused()
 
