@@ -36,6 +36,8 @@ def asked(ada_access: Access, connected: Integration, make_profile: Callable[...
 class TestAPerson:
     def test_goes_everywhere_by_keys(self, person: Person, ada: User, asked: Run) -> None:
         person.sign_in(ada)
+        # The page is loaded whole, with the script of the keys.
+        person.open("/o/acme/runs")
         page, keys = person.page, person.page.keyboard
         field = page.get_by_role("combobox", name="Go to a page, profile, run or document")
 
@@ -108,7 +110,7 @@ class TestAPerson:
     ) -> None:
         person = open_browser(viewport={"width": 390, "height": 844}, color_scheme="dark")
         person.sign_in(ada)
-        # The page is loaded whole, with the script that the button waits for.
+        # The page is loaded whole, with the script of the button.
         person.open("/o/acme/runs")
         person.click("Go to a page, profile, run or document")
         expect(person.page.get_by_role("combobox")).to_be_focused()
