@@ -37,7 +37,7 @@ class TestAPerson:
     def test_goes_everywhere_by_keys(self, person: Person, ada: User, asked: Run) -> None:
         person.sign_in(ada)
         # The page is loaded whole, with the script of the keys.
-        person.open("/o/acme/runs")
+        person.open("/o/acme/")
         page, keys = person.page, person.page.keyboard
         field = page.get_by_role("combobox", name="Go to a page, profile, run or document")
 
