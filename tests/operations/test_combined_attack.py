@@ -218,7 +218,6 @@ class TestOtherCallers:
         figures |= told
         print(json.dumps(figures))
         answered = {tuple(answer.rsplit(" ", 1)) for answer in told["answered"]}
-        assert {kind for kind, _ in answered} == set(KINDS), figures
         # A refusal says why. None failed, and no connection was closed without an answer.
         assert {status for _, status in answered} <= {"200", "400", "429"}, figures
         assert figures["slowRunsAtTheEnd"] == SLOW_RUNS, figures
@@ -226,4 +225,6 @@ class TestOtherCallers:
         assert ledger_of(victim.org)[0] == made
         assert ledger_of(victim.org) == roll_ups_of(victim.org)
         if IS_WHOLE:
+            # The slice ends before some of them are answered.
+            assert {kind for kind, _ in answered} == set(KINDS), figures
             assert percentile(beside, 99) <= 2 * percentile(alone, 99), figures
