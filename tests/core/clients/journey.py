@@ -12,9 +12,9 @@ from rensei_client.models import (
     AuthMode,
     Integration,
     NewIntegration,
+    NewProfile,
     Problem,
     Profile,
-    ProfileBody,
     ProviderEnum,
     Run,
     RunBody,
@@ -27,7 +27,7 @@ integration = integrations_create.sync(
 assert isinstance(integration, Integration), integration
 profile = profiles_create.sync(
     client=client,
-    body=ProfileBody(
+    body=NewProfile(
         name="python", provider=ProviderEnum.CLAUDE, model_id=os.environ["MODEL"], auth_modes=[AuthMode.BYOK]
     ),
 )
