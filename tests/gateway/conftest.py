@@ -154,9 +154,16 @@ def token(make_token: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def client(server: Server, token: str) -> anthropic.Anthropic:
+def sdk() -> Iterator[Callable[..., anthropic.Anthropic]]:
+    """Make clients of the official SDK. They are closed after the test: what is left open is collected in another."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(anthropic.Anthropic(**{"max_retries": 0, **options}))
+
+
+@pytest.fixture
+def client(server: Server, token: str, sdk: Callable[..., anthropic.Anthropic]) -> anthropic.Anthropic:
     """The official SDK, which is told the address and the token and nothing else."""
-    return anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=0)
+    return sdk(base_url=server.url, api_key=token)
 
 
 @pytest.fixture

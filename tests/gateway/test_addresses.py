@@ -62,8 +62,8 @@ class TestAnAddressOfAnthropic:
 
         assert answer.status == 404
 
-    def test_is_read_by_the_sdk(self, server: Any, token: str, wire: Wire) -> None:
-        client = anthropic.Anthropic(base_url=f"{server.url}/v1", api_key=token)
+    def test_is_read_by_the_sdk(self, server: Any, token: str, wire: Wire, sdk: Any) -> None:
+        client = sdk(base_url=f"{server.url}/v1", api_key=token)
 
         with pytest.raises(anthropic.NotFoundError, match="adds /v1/messages"):
             client.messages.create(model=MODEL, max_tokens=9, messages=message()["messages"])

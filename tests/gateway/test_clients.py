@@ -35,8 +35,8 @@ class TestMessages:
         assert "answering as claude-opus-5-5" in answer.content[-1].text  # type: ignore[union-attr]
         assert answer.usage.output_tokens > 0
 
-    def test_are_answered_for_a_bearer_token(self, server: Any, token: str, byok: Any) -> None:
-        client = anthropic.Anthropic(base_url=server.url, auth_token=token, api_key=None, max_retries=0)
+    def test_are_answered_for_a_bearer_token(self, server: Any, token: str, byok: Any, sdk: Any) -> None:
+        client = sdk(base_url=server.url, auth_token=token, api_key=None, max_retries=0)
 
         assert client.messages.create(model=MODEL, max_tokens=500, messages=HELLO).stop_reason == "end_turn"
 
@@ -189,10 +189,10 @@ class TestModels:
             client.models.retrieve("claude-nothing-9")
 
     def test_show_nobody_the_profiles_of_another_organization(
-        self, server: Any, byok: Any, eve: User, access_of: Any, make_token: Callable[..., str]
+        self, server: Any, byok: Any, eve: User, access_of: Any, make_token: Callable[..., str], sdk: Any
     ) -> None:
         token = make_token(access_of(eve, "evil"))
-        client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=0)
+        client = sdk(base_url=server.url, api_key=token, max_retries=0)
 
         assert [model.id for model in client.models.list(limit=1000) if model.id.startswith("prof_")] == []
         with pytest.raises(anthropic.NotFoundError):

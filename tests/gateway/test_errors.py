@@ -111,8 +111,10 @@ class TestTheProvidersErrors:
 
 
 class TestOurRefusals:
-    def test_are_raised_as_permission_denied(self, server: Any, otto: User, access_of: Any, make_token: Any) -> None:
-        client = anthropic.Anthropic(base_url=server.url, api_key=make_token(access_of(otto)), max_retries=0)
+    def test_are_raised_as_permission_denied(
+        self, server: Any, otto: User, access_of: Any, make_token: Any, sdk: Any
+    ) -> None:
+        client = sdk(base_url=server.url, api_key=make_token(access_of(otto)), max_retries=0)
 
         with pytest.raises(anthropic.PermissionDeniedError) as caught:
             client.messages.create(model=MODEL, max_tokens=100, messages=HELLO)
@@ -120,8 +122,10 @@ class TestOurRefusals:
         assert caught.value.body["error"]["code"] == "NOT_PERMITTED"  # type: ignore[index]
 
     @pytest.mark.parametrize("header", [{"api_key": "rsk_live_nobody"}, {"auth_token": "rsk_live_nobody"}], ids=str)
-    def test_are_raised_as_not_authenticated(self, server: Any, byok: Any, wire: Wire, header: dict[str, str]) -> None:
-        client = anthropic.Anthropic(**{"base_url": server.url, "max_retries": 0, **header})
+    def test_are_raised_as_not_authenticated(
+        self, server: Any, byok: Any, wire: Wire, header: dict[str, str], sdk: Any
+    ) -> None:
+        client = sdk(**{"base_url": server.url, "max_retries": 0, **header})
 
         with pytest.raises(anthropic.AuthenticationError):
             client.messages.create(model=MODEL, max_tokens=100, messages=HELLO)
@@ -174,9 +178,11 @@ class TestOurRefusals:
 
         assert answer.status == status
 
-    def test_that_a_retry_would_meet_again_are_not_retried(self, server: Any, token: str, make_profile: Any) -> None:
+    def test_that_a_retry_would_meet_again_are_not_retried(
+        self, server: Any, token: str, make_profile: Any, sdk: Any
+    ) -> None:
         make_profile(is_default=True)
-        client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=3)
+        client = sdk(base_url=server.url, api_key=token, max_retries=3)
 
         began = time.monotonic()
         with pytest.raises(anthropic.PermissionDeniedError) as caught:

@@ -81,9 +81,9 @@ class TestRates:
                     allowed["refused"] -= 1
         rates.forget()
 
-    def test_are_raised_as_a_rate_limit_error(self, start_server: Any, byok: Any, token: str) -> None:
+    def test_are_raised_as_a_rate_limit_error(self, start_server: Any, byok: Any, token: str, sdk: Any) -> None:
         server = start_server(RENSEI_GATEWAY_RATE_TOKEN="1/hour")
-        client = anthropic.Anthropic(base_url=server.url, api_key=token, max_retries=0)
+        client = sdk(base_url=server.url, api_key=token, max_retries=0)
         asked: Any = {"model": MODEL, "max_tokens": 100, "messages": message()["messages"]}
         client.messages.create(**asked)
 

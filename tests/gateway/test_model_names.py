@@ -130,9 +130,9 @@ class TestModels:
         assert (profile.max_input_tokens, profile.line) == (1_000_000, "opus")
 
     def test_agree_with_the_provider_s_own(
-        self, client: anthropic.Anthropic, byok: Any, simulator: Any, make_key: Any
+        self, client: anthropic.Anthropic, byok: Any, simulator: Any, make_key: Any, sdk: Any
     ) -> None:
-        provider = anthropic.Anthropic(base_url=simulator.url, api_key=make_key(), max_retries=0)
+        provider = sdk(base_url=simulator.url, api_key=make_key(), max_retries=0)
         theirs = {model.id: model for model in provider.models.list(limit=1000)}
         ours = {model.id: model for model in client.models.list(limit=1000)}
 
