@@ -78,6 +78,14 @@ class Gateway:
         )
         self._live: set[asyncio.Task[Any]] = set()
 
+    def open_connections(self) -> None:
+        """
+        Open the connections of the threads that load, before requests may hold all of the pool.
+
+        At the start of the server only: a call that waits already would wait twice where the database is away.
+        """
+        self._executor.open_connections()
+
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request, including all errors."""
         caller = Caller(send)
@@ -278,8 +286,8 @@ def with_gateway(
         nonlocal gateway
         if scope["type"] == "lifespan":
             on_startup()
-            # Its threads open their connections before requests may hold all of the pool.
             gateway = gateway or Gateway()
+            gateway.open_connections()
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             if gateway is not None:

@@ -41,9 +41,13 @@ class LoadThreads(ThreadPoolExecutor):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="gateway-load")
-        # Threads start when they are needed, and would connect then. The barrier starts all of them now.
-        all_started = threading.Barrier(threads)
-        for _ in range(threads):
+        self._number = threads
+
+    def open_connections(self) -> None:
+        """Start all threads and open their connections, when requests do not use the pool yet."""
+        # A thread starts when it is needed, and would connect then. The barrier starts all of them now.
+        all_started = threading.Barrier(self._number)
+        for _ in range(self._number):
             super().submit(_open_together, all_started)
 
     def submit(self, work: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
