@@ -120,9 +120,7 @@ class RunList:
 
     def newer_than(self, run_id: str) -> int:
         """Count the runs that have come since a run, up to a few more than a page says."""
-        found = self.filter.of(self._runs, org=self._org, since=run_id).filter(id__gt=run_id).order_by("id")
-        if self.filter.narrows and not self.filter.words:
-            found = up_to(found, edge_of(self._in_time.filter(id__gt=run_id), newest_first=False), newest_first=False)
+        found = self._beyond(run_id, self.filter.of(self._runs, org=self._org, since=run_id))
         return len(found.values_list("id", flat=True)[: NEWER_MAX + 1])
 
     def sorts(self) -> dict[str, Sort]:
@@ -169,16 +167,20 @@ class RunList:
         )
 
     def _after(self, after: str) -> RunPage:
-        found = self._found.filter(id__gt=after)
-        if self.filter.narrows and not self.filter.words:
-            found = up_to(found, edge_of(self._in_time.filter(id__gt=after), newest_first=False), newest_first=False)
-        rows = list(found.for_table().order_by("id")[: PAGE_SIZE + 1])
+        rows = list(self._beyond(after, self._found).for_table()[: PAGE_SIZE + 1])
         more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE][::-1]
         return RunPage(
             rows=rows,
             newer=self.written(after=rows[0].id) if more else "",
             older=self.written(before=rows[-1].id) if rows else self.written(),
         )
+
+    def _beyond(self, run_id: str, found: RunQuerySet) -> RunQuerySet:
+        """Select the runs that are newer than a run, the oldest first, of those that are read at once."""
+        found = found.filter(id__gt=run_id).order_by("id")
+        if not self.filter.narrows or self.filter.words:
+            return found
+        return up_to(found, edge_of(self._in_time.filter(id__gt=run_id), newest_first=False), newest_first=False)
 
 
 def day_of(text: str) -> date | None:

@@ -25,6 +25,14 @@ NONE = {
     "model": "No model", "profile": "No profile", "project": "No project", "person": "Person whose account is gone",
     "token": "Without a token, or before this version",
 }  # fmt: skip
+# The value of each figure, among the sums of some runs.
+VALUES = {
+    "cost": "known_picodollars",
+    "tokens": "tokens",
+    "runs": "runs",
+    "errors": "errors",
+    "latency": "median_milliseconds",
+}
 # The ledger's roll-ups have these; the others are counted from the runs.
 IN_LEDGER = frozenset({"mode", "model", "profile", "project"})
 SERIES_MAX = 5
@@ -96,12 +104,9 @@ WRITERS: dict[str, Callable[[int | None], str]] = {
 def report(access: Access, *, figure: str, by: str, start: date, end: date) -> Report:
     """Answer for the days from `start` to `end`, both included. Costs and tokens come from the ledger where it can."""
     is_ledger = figure in {"cost", "tokens"} and by in IN_LEDGER
-    calls: dict[str, UsageLine] = {}
     if is_ledger:
         lines = lines_by_day(UsageDaily.objects.for_org(access.org), start=start, end=end, group=by)
         found = RunFigures(by={place: _sums_of(line) for place, line in lines.items()})
-        for (_, key), line in lines.items():
-            calls[key] = calls[key] + line if key in calls else line
     else:
         found = run_figures(access.org, start=start, end=end, by=by)
     whole = found.by_key()
@@ -113,7 +118,7 @@ def report(access: Access, *, figure: str, by: str, start: date, end: date) -> R
             name=names[key],
             sums=whole[key],
             value=_value(whole[key], figure),
-            calls=calls[key].calls if key in calls else 0,
+            calls=whole[key].runs if is_ledger else 0,
         )
         for key in order[:ROWS_MAX]
     ]
@@ -174,13 +179,8 @@ def _sums_of(line: UsageLine) -> RunSums:
 
 
 def _value(sums: RunSums, figure: str) -> int | None:
-    return {
-        "cost": sums.known_picodollars,
-        "tokens": sums.tokens,
-        "runs": sums.runs,
-        "errors": sums.errors,
-        "latency": sums.median_milliseconds if figure == "latency" else None,
-    }[figure]
+    value: int | None = getattr(sums, VALUES[figure])
+    return value
 
 
 def _unpriced(sums: RunSums, figure: str) -> int:

@@ -15,7 +15,7 @@ def earlier_receipt_keys(app_configs: Any, **options: Any) -> list[Error]:
     return [
         Error(
             f"Entry {number} of RENSEI_RECEIPT_KEYS_BEFORE is not the `x` of a key as /api/v1/receipt-keys shows it.",
-            id="rensei.E003",
+            id="rensei.E006",
         )
         for number, text in enumerate(settings.RENSEI_RECEIPT_KEYS_BEFORE, start=1)
         if not _is_public_key(text)

@@ -290,8 +290,7 @@ def with_gateway(
             gateway.open_connections()
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
-            if gateway is not None:
-                await gateway.close()
+            await gateway.close()
             await send({"type": "lifespan.shutdown.complete"})
         elif scope["type"] == "http" and addresses.is_gateways(scope["path"]):
             gateway = gateway or Gateway()

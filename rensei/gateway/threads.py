@@ -25,7 +25,6 @@ THREADS = limit(
     told="the caller: it waits for its turn",
 )
 
-
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 _used = threading.local()

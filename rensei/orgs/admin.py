@@ -94,15 +94,19 @@ class MembershipInline(ReadOnlyInline):
     exclude = ["created_at"]
 
 
+def _reason_field(*, rows: int) -> forms.CharField:
+    return forms.CharField(
+        min_length=10,
+        max_length=400,
+        widget=forms.Textarea(attrs={"rows": rows}),
+        help_text="It stands in the organization's audit log, and is mailed to its owners.",
+    )
+
+
 class ReasonForm(forms.Form):
     """Why an operator looks at an organization, and for how long."""
 
-    reason = forms.CharField(
-        min_length=10,
-        max_length=400,
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="It stands in the organization's audit log, and is mailed to its owners.",
-    )
+    reason = _reason_field(rows=3)
     hours = forms.IntegerField(
         label="Ends after hours",
         min_value=1,
@@ -115,13 +119,7 @@ class ReasonForm(forms.Form):
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
     """An operator's form for a new membership or a higher role, which is mailed to the owners with its reason."""
 
-    reason = forms.CharField(
-        min_length=10,
-        max_length=400,
-        widget=forms.Textarea(attrs={"rows": 2}),
-        help_text="It stands in the organization's audit log, and is mailed to its owners.",
-    )
-
+    reason = _reason_field(rows=2)
     hours = forms.IntegerField(
         min_value=1,
         max_value=entering.HOURS_MAX,

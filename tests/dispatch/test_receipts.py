@@ -172,7 +172,7 @@ class TestEarlierKeys:
 
         (found,) = checks.earlier_receipt_keys(None)
 
-        assert found.id == "rensei.E003"
+        assert found.id == "rensei.E006"
         assert "Entry 2 of RENSEI_RECEIPT_KEYS_BEFORE" in found.msg
 
 
