@@ -26,7 +26,8 @@ from rensei.tokens.services import create_token
 
 MOST_QUERIES = 12
 # The playground reads the other names of its profile's model as well, for the policies that are written under them.
-MOST_QUERIES_OF = {"playground": 13}
+# The overview decides for each profile as well, and reads several figures and, in the first 30 days, the next steps.
+MOST_QUERIES_OF = {"playground": 13, "org-home": 20}
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",

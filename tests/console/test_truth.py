@@ -1,6 +1,5 @@
 """What pages say about modes, keys, money and machines is what resolve, the ledger and the key pools say."""
 
-import itertools
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -11,12 +10,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from billing.limits.entitlement import set_metered
 from billing.models import CostEvent
-from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
-from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console.templatetags.console import usd
 from rensei.core.auth_modes import AuthMode
@@ -30,70 +26,17 @@ from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Org, User
-from rensei.policies import documents
 from rensei.tokens.machines import register_host
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
 from tests.billing.record import record_charges
+from tests.console.states import MODES, STATES, STATES_TRIED, SUBSETS
 
-MODES = [AuthMode.BYOK, AuthMode.METERED, AuthMode.SHARED, AuthMode.HOST_SESSION]
-MODEL = "claude-sonnet-5-5"
 LIST = "/o/acme/settings/integrations"
-SUBSETS = [modes for size in range(1, 5) for modes in itertools.combinations(MODES, size)]
-HEALTH = ["none", "healthy", "cooling", "quarantined"]
-KEYS = ["none", "working", "failing"]
-# All 192 take minutes, so each seed tries some of them.
-STATES = list(itertools.product([True, False], HEALTH, HEALTH, KEYS, [True, False]))
-STATES_TRIED = 16
 STEP = re.compile(
     r'trace__mode">([^<]+)</span>\s*<span class="trace__verdict">([^<]+)</span>(?:\s*<a [^>]*><code>(\w+))?'
 )
 # What the pages say of a pool, by the health of its only key.
 SAID = {"none": "The platform has no {} key", "cooling": "are cooling down", "quarantined": "rejects the platform"}
-
-
-def name_of(modes: tuple[AuthMode, ...]) -> str:
-    return "-".join(mode.value for mode in modes)
-
-
-@pytest.fixture
-def every_profile(ada_access: Access) -> list[ModelProfile]:
-    return [
-        profiles.create_profile(
-            ada_access, name=name_of(modes), provider="claude", model_id=MODEL, auth_modes=list(modes)
-        )
-        for modes in SUBSETS
-    ]
-
-
-@pytest.fixture
-def arrange(ada_access: Access, acme: Org, grace: User, make_key: Callable[..., str]) -> Callable[..., None]:
-    """Bring the organization, its key and the key pools into a state."""
-
-    def into(*, entitled: bool, metered: str, shared: str, key: str, byok_denied: bool) -> None:
-        set_metered(org_ids=[acme.pk], enabled=entitled, actor_user=grace)
-        PlatformKey.objects.all().delete()
-        for pool, health in (("metered", metered), ("shared", shared)):
-            if health != "none":
-                pooled = platform.add_platform_key(
-                    actor=None,
-                    provider="claude",
-                    pool=pool,
-                    name="one",
-                    api_key=Secret(make_key()),
-                    model_ids=[MODEL],
-                    max_tokens_cap=1024,
-                )
-                until = timezone.now() + timedelta(days=3) if health == "cooling" else None
-                PlatformKey.objects.filter(pk=pooled.pk).update(health=health, cooling_until=until)
-        Integration.objects.all().delete()
-        if key != "none":
-            own = integrations.add_integration(ada_access, provider="claude", api_key=Secret(make_key()), name="Main")
-            status = Integration.Status.FAILING if key == "failing" else Integration.Status.OK
-            Integration.objects.filter(pk=own.pk).update(status=status)
-        denied = {"claude": {"byok": {"allowed": False}}} if byok_denied else {}
-        documents.set_policy(ada_access, matrix=denied)
-
-    return into
 
 
 def expected_steps(modes: tuple[AuthMode, ...], alone: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:

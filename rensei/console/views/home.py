@@ -11,7 +11,8 @@ from django.views.decorators.http import require_POST, require_safe
 
 from billing.limits.snapshot import snapshot_of
 from integrations.models import Integration
-from profiles.models import ModelProfile
+from profiles import services as profiles
+from rensei.console import overview
 from rensei.console.access import PageRequest, page
 from rensei.console.context import THEMES
 from rensei.console.payers import month_figures
@@ -65,18 +66,27 @@ def missing(request: PageRequest, rest: str) -> HttpResponse:
 @require_safe
 @page
 def org_home(request: PageRequest) -> HttpResponse:
-    """Show the first steps until they are done, then recent activity."""
-    org = request.access.org
-    profiles = ModelProfile.objects.for_org(org)
+    """Show the first steps until there is a run, then what needs attention, the next steps and recent activity."""
+    access, org = request.access, request.access.org
     runs = list(Run.objects.for_org(org).for_table().order_by("-id")[:LATEST_RUNS])
-    connected = Integration.objects.for_org(org).exists()
-    # A profile that needs no key of the organization makes the first step optional.
-    described = profiles.exists()
-    steps: dict[str, Any] = {"connected": connected, "described": described, "dispatched": bool(runs)}
-    context = {"steps": steps, "ready": all(steps.values()), "runs": runs}
+    integrations = list(Integration.objects.for_org(org).defer("sealed_key").order_by("name"))
+    found = list(profiles.visible_profiles(access).order_by("-is_default", "name")[: overview.PROFILES_MAX + 1])
+    shown = found[: overview.PROFILES_MAX]
+    steps = {"connected": bool(integrations), "described": bool(found), "dispatched": bool(runs)}
+    context: dict[str, Any] = {"steps": steps, "ready": bool(runs), "runs": runs}
     if runs:
         snapshot = snapshot_of(org)
-        context |= {"month": month_figures(org, snapshot), "quota": snapshot.shared_quota}
+        attention = overview.needs_attention(access, integrations=integrations, profiles=shown, snapshot=snapshot)
+        context |= {
+            "month": month_figures(org, snapshot),
+            "quota": snapshot.shared_quota,
+            "attention": attention[: overview.LINES_MAX],
+            "more_attention": max(0, len(attention) - overview.LINES_MAX),
+            "profiles_checked": len(shown) if len(found) > len(shown) else 0,
+            "outcomes": overview.outcomes(access, snapshot),
+            "spark": overview.sparkline(access, snapshot.now.date()),
+            "next_steps": overview.next_steps(access, snapshot, profiles=shown),
+        }
     return render(request, "console/home.html", context)
 
 

@@ -160,7 +160,7 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
     form = ProfileForm(
         request.POST or None,
-        initial=_initial(stored, entry),
+        initial=_initial(access, stored, entry),
         groups=_groups(entries, price_lists, today),
         entry=entry,
         served=served,
@@ -249,9 +249,14 @@ def _value(entry: CatalogEntry) -> str:
     return f"{entry.provider}:{entry.model_id}"
 
 
-def _initial(stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]:
+def _initial(access: Access, stored: ModelProfile | None, entry: CatalogEntry) -> dict[str, Any]:
     if stored is None:
-        return {"model_id": _value(entry), "auth_modes": entry.auth_modes[:1], "prompt_caching": "ephemeral"}
+        return {
+            "model_id": _value(entry),
+            "auth_modes": entry.auth_modes[:1],
+            "prompt_caching": "ephemeral",
+            "is_default": services.default_profile(access.org, None) is None,
+        }
     namespace = PROVIDERS[stored.provider].config_namespace
     return {
         "name": stored.name,
