@@ -12,7 +12,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from billing.fields import DollarsField
 from billing.ledger import ledger_csv, reports
@@ -24,8 +23,9 @@ from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
-from rensei.core.lists import NOT_PAGED, CursorPages, Filters, read_filters
+from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.periods import last_of, start_of
+from rensei.core.views import Endpoint
 from rensei.orgs import storage
 from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
@@ -87,12 +87,11 @@ class UsageLineAnswer(CamelSerializer):
     billed_usd = DollarsField(source="billed_picodollars")
 
 
-class UsageReport(APIView):
+class UsageReport(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
     class Filter(Period):
-        read_elsewhere = NOT_PAGED
         group_by = serializers.ChoiceField(choices=list(reports.GROUPS), default="day")
 
     class Answer(Period):
@@ -180,12 +179,11 @@ class CostEventList(Listed):
     rows = staticmethod(reports.visible_lines)
 
 
-class CostEventCsv(APIView):
+class CostEventCsv(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
-    class Filter(CostEventFilter):
-        read_elsewhere = NOT_PAGED
+    Filter = CostEventFilter
 
     @extend_schema(
         operation_id="cost_events_csv", tags=["cost-events"], responses={(200, "text/csv"): OpenApiTypes.STR}
@@ -196,7 +194,7 @@ class CostEventCsv(APIView):
         return csv_file.answer(request, ledger_csv.write(lines), filename="cost-events.csv")
 
 
-class Entitlements(APIView):
+class Entitlements(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -21,7 +21,7 @@ from rensei.core.clock import database_now
 from rensei.core.effort import Effort
 from rensei.core.errors import InUse, NotFound
 from rensei.core.json_fields import NAME, JSONDocument, OneOf, Text, members, one_of, whole
-from rensei.core.lists import CursorPages, Filters, query_of, read_filters
+from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Listed, Resource
@@ -62,8 +62,6 @@ PRICING = {
     "description": "The prices in force, in US cents for a million tokens of each class",
 }
 
-PROVIDER = OpenApiParameter("provider", enum=list(PROVIDERS), description="Models of this provider only")
-
 
 class EffortAnswer(CamelSerializer):
     value = serializers.CharField()
@@ -96,6 +94,11 @@ class EntryAnswer(CamelSerializer):
     scope = serializers.ChoiceField(choices=["platform", "organization"], help_text="`organization`: your own")
 
 
+class ProviderFilter(Filters):
+    provider = OneOf(PROVIDERS, required=False, allow_blank=True, help_text="Models of this provider only")
+    lookups = {"provider": "provider"}
+
+
 class CatalogPages(CursorPages):
     """The catalog in the order of the model ids."""
 
@@ -121,11 +124,8 @@ class Catalog(_Entries, Listed):
     does = {"GET": "List the platform's models and the organization's own, retired ones included."}
     pagination_class = CatalogPages
 
-    class Filter(Filters):
-        provider = OneOf(PROVIDERS, required=False, allow_blank=True, help_text="Models of this provider only")
+    class Filter(ProviderFilter):
         lifecycle = OneOf(CatalogEntry.Lifecycle.values, required=False, allow_blank=True)
-        lookups = {"provider": "provider"}
-        rejects_unknown = False
 
     class Body(CamelSerializer):
         provider = Text(one_of(PROVIDERS), max_length=32)
@@ -144,7 +144,7 @@ class Catalog(_Entries, Listed):
     rows = staticmethod(services.visible_entries)
 
     def narrow(self, rows: Any, request: Request) -> Any:
-        asked = read_filters(self.Filter, request, rejects_unknown=False)
+        asked = read_filters(self.Filter, request)
         if lifecycle := asked.get("lifecycle"):
             rows = rows.in_lifecycle(CatalogEntry.Lifecycle(lifecycle), self.now.date())
         return self.Filter.select(rows, asked)
@@ -163,13 +163,14 @@ class Catalog(_Entries, Listed):
 
 class CatalogModel(_Entries):
     scopes = {"GET": READ_OR_RUNS, "DELETE": MANAGE}
-    refusals = {"DELETE": (InUse,)}
+    refusals = {"DELETE": (InUse, services.ModelOfPlatform)}
+    Filter = ProviderFilter
+    filtered = ("GET", "DELETE")
 
-    @extend_schema(parameters=[PROVIDER], responses=EntryAnswer)
     def get(self, request: Request, model_id: str) -> Response:
         """Show one model, by its id or another of its names."""
         access = caller(request)
-        provider = query_of(request).get("provider")
+        provider = _provider(request)
         try:
             entry = services.find_entry(org=access.org, provider=provider, model_id=model_id)
         except services.ModelNotInCatalog as refusal:
@@ -177,8 +178,12 @@ class CatalogModel(_Entries):
             raise NotFound from refusal
         return Response(self.answer(access, entry))
 
-    @extend_schema(parameters=[PROVIDER], responses={204: None})
     def delete(self, request: Request, model_id: str) -> Response:
         """Delete a model that the organization has added itself."""
-        services.delete_entry(caller(request), provider=query_of(request).get("provider"), model_id=model_id)
+        services.delete_entry(caller(request), provider=_provider(request), model_id=model_id)
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _provider(request: Request) -> str | None:
+    provider: str | None = read_filters(ProviderFilter, request).get("provider")
+    return provider or None

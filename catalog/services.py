@@ -75,6 +75,18 @@ class EffortNotSupported(RenseiError):
     message = Said("Model '{model_id}' does not support effort '{effort}'.", "{fix}")
 
 
+class ModelOfPlatform(RenseiError):
+    """A platform's model cannot be deleted by an organization, whose policy may deny it."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = Said(
+        "'{model_id}' is a model of the platform, and an organization deletes only models that it has added.",
+        "To prevent its use, deny it in the access policy.",
+    )
+
+
 def visible_entries(access: Access) -> CatalogEntryQuerySet:
     """List the models that the caller's organization may name: the platform's and its own."""
     return CatalogEntry.objects.visible_to(access.org)
@@ -252,7 +264,8 @@ def delete_entry(access: Access, *, provider: str | None, model_id: str) -> None
     """
     Remove a model from the organization's own catalog. Its past runs and costs stay.
 
-    :raises NotFound: if the organization has not created an entry with that id
+    :raises ModelOfPlatform: if the name means an entry of the platform
+    :raises NotFound: if the name means no entry
     :raises InUse: if a profile names it
     """
     if not may_create(access):
@@ -261,8 +274,7 @@ def delete_entry(access: Access, *, provider: str | None, model_id: str) -> None
         # Includes an entry that a platform entry of the same name now hides.
         own = CatalogEntry.objects.filter(org=access.org, model_id=model_id.replace("\0", ""))
         entry = (own if provider is None else own.filter(provider=provider)).order_by("provider").first()
-        if entry is None:
-            raise NotFound
+        entry = entry or _own_entry(access.org, provider=provider, model_id=model_id)
         entry_leaves.send(sender=CatalogEntry, entry=entry)
         record(access, "catalog_entry.deleted", object_id=entry.model_id, provider=entry.provider)
         entry.delete()
@@ -279,6 +291,22 @@ def find_spec(provider: str) -> ProviderSpec:
         known = ", ".join(sorted(PROVIDERS))
         raise FieldError(pointer="/provider", reason=f"Provider '{provider}' is not known. Known: {known}.")
     return spec
+
+
+def _own_entry(org: Org, *, provider: str | None, model_id: str) -> CatalogEntry:
+    """
+    Find an organization's own entry by another of its names.
+
+    :raises ModelOfPlatform: if the name means an entry of the platform
+    :raises NotFound: if it means none
+    """
+    try:
+        entry = find_entry(org=org, provider=provider, model_id=model_id)
+    except ModelNotInCatalog as refusal:
+        raise NotFound from refusal
+    if entry.org_id is None:
+        raise ModelOfPlatform(model_id=model_id)
+    return entry
 
 
 def _listed_as(model_id: str, listed: Iterable[str]) -> str:

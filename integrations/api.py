@@ -8,7 +8,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from catalog import providers
 from integrations.keys import services, shapes
@@ -20,6 +19,7 @@ from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse
 from rensei.core.json_fields import Text, one_of, whole
 from rensei.core.secret import Secret
+from rensei.core.views import Endpoint
 from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
@@ -63,7 +63,7 @@ class ProviderPage(CamelSerializer):
     results = ProviderAnswer(many=True)
 
 
-class Providers(APIView):
+class Providers(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
 

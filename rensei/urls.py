@@ -4,7 +4,6 @@ from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
 from django.views.generic import TemplateView
-from drf_spectacular.views import SpectacularJSONAPIView
 
 from billing import urls as billing
 from catalog import urls as catalog
@@ -13,6 +12,7 @@ from profiles import urls as profiles
 from rensei.accounts import urls as accounts
 from rensei.console import urls as console
 from rensei.core import error_pages
+from rensei.core.views import Document
 from rensei.dispatch import urls as dispatch
 from rensei.operators import health
 from rensei.orgs import urls as orgs
@@ -31,8 +31,7 @@ api_patterns = [
     *billing.api_patterns,
     *dispatch.api_patterns,
     *workflows.api_patterns,
-    # Public, and the same for all callers: the schema describes the API, and contains no data.
-    path("schema", SpectacularJSONAPIView.as_view(authentication_classes=[]), name="schema"),
+    path("schema", Document.as_view(), name="schema"),
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),

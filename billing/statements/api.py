@@ -6,13 +6,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from billing.fields import DollarsField
 from billing.statements import statement_csv, statements
 from rensei.core.api import CamelSerializer
 from rensei.core.clock import database_now
 from rensei.core.errors import NotPermitted
+from rensei.core.views import Endpoint
 from rensei.orgs.access import caller
 from rensei.orgs.models import Org
 from rensei.orgs.permissions import MembersRead
@@ -60,7 +60,7 @@ class StatementAnswer(StatementSummaryAnswer):
     adjustments = Adjustment(many=True)
 
 
-class StatementList(APIView):
+class StatementList(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 
@@ -76,7 +76,7 @@ class StatementList(APIView):
         return Response(self.Answer({"next": None, "previous": None, "results": found}).data)
 
 
-class StatementDetail(APIView):
+class StatementDetail(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
     Answer = StatementAnswer
@@ -86,7 +86,7 @@ class StatementDetail(APIView):
         return Response(self.Answer(statements.statement(_org(request), month, now=database_now())).data)
 
 
-class StatementCsv(APIView):
+class StatementCsv(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": BILLING}
 

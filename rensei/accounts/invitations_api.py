@@ -7,12 +7,12 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.accounts import invitations
 from rensei.accounts.invitations import Sent
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists
+from rensei.core.views import Endpoint
 from rensei.orgs.access import caller
 from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite
@@ -64,7 +64,7 @@ class InvitationDetail(Removed):
     remove = staticmethod(invitations.revoke)
 
 
-class InvitationResend(APIView):
+class InvitationResend(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"POST": GRANT}
     throttle_scope = "sensitive"

@@ -76,12 +76,13 @@ class Client:
 
     def list(self, path: str, *, limit: int | None = None, **query: Any) -> dict[str, Any]:
         """Fetch a whole list, or its first rows, in the shape of one page."""
+        query["pageSize"] = min(limit or _PAGE_SIZE, _PAGE_SIZE)
         return self.pages(path, query, limit=limit)
 
     def pages(self, path: str, query: Mapping[str, Any], *, limit: int | None = None) -> dict[str, Any]:
-        """Do the same with any names in the query."""
+        """Do the same with any names in the query: a list that is always one page knows no `pageSize`."""
         rows: list[Any] = []
-        query = {**query, "pageSize": min(limit or _PAGE_SIZE, _PAGE_SIZE)}
+        query = dict(query)
         while True:
             page = self.call("GET", path, query=query)
             if not isinstance(page, dict) or "results" not in page:

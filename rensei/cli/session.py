@@ -123,7 +123,7 @@ class Session:
             known = ", ".join(sorted({context.org for context in self.config.contexts}))
             raise Refused(
                 "ORG_UNKNOWN",
-                f"Nobody has signed in to {self.flags.org} here. Known: {known}.",
+                f"This machine is not signed in to {self.flags.org}. Known: {known}.",
                 fix=f"Run `rensei setup --org {self.flags.org}`.",
             )
         if url is None or token is None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
@@ -62,9 +62,6 @@ class CamelSerializer(serializers.Serializer[Any]):
     Only declared names are converted, so the keys of a caller's own JSON are unchanged.
     """
 
-    # Names that others read from the same query, for the sentence about an unknown one.
-    read_elsewhere: ClassVar[frozenset[str]] = frozenset()
-
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = {}
         for name, field in super().get_fields().items():
@@ -100,7 +97,7 @@ class CamelSerializer(serializers.Serializer[Any]):
 
     @cached_property
     def _unknown(self) -> str:
-        known = {name for name, field in self.fields.items() if not field.read_only} | self.read_elsewhere
+        known = [name for name, field in self.fields.items() if not field.read_only]
         if not known:
             return "This field is not known here, and no other is. Remove it."
         return f"This field is not known here. Known: {', '.join(sorted(known))}."

@@ -13,7 +13,6 @@ from rensei.core.errors import FieldError, json_pointer
 
 # The query parameters of every list.
 PAGING = frozenset({"cursor", "pageSize"})
-NOT_PAGED: frozenset[str] = frozenset()
 
 
 def query_of(request: Request) -> dict[str, str]:
@@ -31,17 +30,14 @@ def query_of(request: Request) -> dict[str, str]:
     return query
 
 
-def read_filters(
-    form: type[serializers.Serializer[Any]], request: Request, *, rejects_unknown: bool = True
-) -> dict[str, Any]:
+def read_filters(form: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
     """
-    Read the filters of a list, checked as strictly as a body. The paging parameters are left out.
+    Read the filters of a list, checked as strictly as a body. The view has refused names that it does not declare.
 
-    :raises ValidationError: if the form does not have a name, or rejects a value
+    :raises ValidationError: if the form rejects a value
     """
     known = form().fields
-    given = {name: value for name, value in query_of(request).items() if name not in PAGING}
-    query = form(data={name: value for name, value in given.items() if rejects_unknown or name in known})
+    query = form(data={name: value for name, value in query_of(request).items() if name in known})
     if not query.is_valid():
         raise serializers.ValidationError({"query": query.errors})
     fields: dict[str, Any] = query.validated_data
@@ -51,14 +47,12 @@ def read_filters(
 class Filters(CamelSerializer):
     """The query of a list. Each parameter in `lookups` that has a value narrows the list by that look-up."""
 
-    read_elsewhere = PAGING
     lookups: ClassVar[Mapping[str, str]] = {}
-    rejects_unknown: ClassVar[bool] = True
 
     @classmethod
     def narrow(cls, rows: QuerySet[Any], request: Request) -> QuerySet[Any]:
-        """:raises ValidationError: if a parameter is unknown or has a wrong value"""
-        return cls.select(rows, read_filters(cls, request, rejects_unknown=cls.rejects_unknown))
+        """:raises ValidationError: if a parameter has a wrong value"""
+        return cls.select(rows, read_filters(cls, request))
 
     @classmethod
     def select(cls, rows: QuerySet[Any], asked: Mapping[str, Any]) -> QuerySet[Any]:

@@ -85,7 +85,8 @@ class Schema(AutoSchema):
 
     def get_override_parameters(self) -> list[Any]:
         query = getattr(self.view, "Filter", None)
-        return [query] if query and self.method == "GET" else super().get_override_parameters()
+        is_filtered = self.method in getattr(self.view, "filtered", ())
+        return [query] if query and is_filtered else super().get_override_parameters()
 
     def get_summary(self) -> str:
         first = (self.get_description() or "").strip().split("\n", 1)[0]

@@ -3,12 +3,12 @@
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei import __version__
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists
 from rensei.core.json_fields import NAME, Text, whole
+from rensei.core.views import Endpoint
 from rensei.orgs import services
 from rensei.orgs.access import Access, caller
 from rensei.orgs.models import Role
@@ -18,7 +18,7 @@ from rensei.orgs.scopes import ANY, MANAGE, READ_OR_RUNS, Scope
 from rensei.orgs.shapes import SLUG_SHAPE
 
 
-class Me(APIView):
+class Me(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": ANY}
 

@@ -12,14 +12,14 @@ from django.db.models import QuerySet
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import read_body
-from rensei.core.lists import CursorPages, Filters
+from rensei.core.lists import CursorPages
+from rensei.core.views import Endpoint
 from rensei.orgs.access import Access, caller
 
 
-class Resource(APIView):
+class Resource(Endpoint):
     """What all of them share. `rows` selects what a caller may see, given the access and the ids of the URL."""
 
     does: ClassVar[Mapping[str, str]] = {}
@@ -44,7 +44,6 @@ class Listed(Resource):
     """A list, in pages."""
 
     pagination_class = CursorPages
-    Filter: ClassVar[type[Filters] | None] = None
 
     def get(self, request: Request, **ids: str) -> Response:
         access, pages = caller(request), self.pagination_class()

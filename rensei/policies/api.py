@@ -4,13 +4,13 @@ from typing import Any
 
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from catalog.providers import PROVIDERS
 from catalog.services import visible_entries
 from rensei.core.api import CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
 from rensei.core.json_fields import JSONDocument, members
+from rensei.core.views import Endpoint
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, caller
 from rensei.orgs.models import Project
@@ -42,7 +42,7 @@ class PolicyAnswer(CamelSerializer):
     effective = JSONDocument("EffectiveAccess", EFFECTIVE)
 
 
-class OrgPolicy(APIView):
+class OrgPolicy(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody
@@ -57,7 +57,7 @@ class OrgPolicy(APIView):
         return Response(_set(request, None))
 
 
-class ProjectPolicy(APIView):
+class ProjectPolicy(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ, "PUT": GRANT}
     Body = PolicyBody

@@ -5,17 +5,17 @@ from rest_framework import serializers, status
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import ANONYMOUS_BODY_LIMIT, CamelSerializer, read_body
 from rensei.core.json_fields import NAME, Text
 from rensei.core.proxies import client_address
 from rensei.core.secret import Secret
+from rensei.core.views import Endpoint
 from rensei.tokens import device_codes
 from rensei.tokens.device_codes import DeviceCodeInvalid, DeviceCodePending
 
 
-class DeviceCodes(APIView):
+class DeviceCodes(Endpoint):
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
@@ -46,7 +46,7 @@ class DeviceCodes(APIView):
         return Response(self.Answer(codes).data, status=status.HTTP_201_CREATED)
 
 
-class DeviceCodeToken(APIView):
+class DeviceCodeToken(Endpoint):
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]

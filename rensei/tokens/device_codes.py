@@ -40,7 +40,7 @@ class DeviceCodePending(RenseiError):
     status = 428
     title = "Waiting for approval"
     message = Said(
-        "Nobody has approved this machine yet.", "Open the address that was shown, and ask again in two seconds."
+        "This machine is not approved yet.", "Open the address that was shown, and ask again in two seconds."
     )
     retryable = True
 

@@ -6,12 +6,12 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer, read_body
 from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
 from rensei.core.lists import Filters
+from rensei.core.views import Endpoint
 from rensei.dispatch.api.runs import IDEMPOTENCY_KEY, idempotency_key
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.orgs.access import Access, caller
@@ -81,7 +81,6 @@ class Workflows(Listed):
         name = serializers.CharField(required=False, allow_blank=True)
         project_id = serializers.CharField(required=False, allow_blank=True)
         lookups = {"name": "name", "project_id": "project__slug"}
-        rejects_unknown = False
 
     @extend_schema(request=ApplyBody, responses={201: WorkflowDetailAnswer, 200: WorkflowDetailAnswer})
     def post(self, request: Request) -> Response:
@@ -156,7 +155,7 @@ class WorkflowRunDetail(Shown):
     rows = staticmethod(services.visible_workflow_runs)
 
 
-class WorkflowRunCancel(APIView):
+class WorkflowRunCancel(Endpoint):
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
     refusals = {"POST": (services.WorkflowRunNotCancellable,)}
@@ -174,7 +173,7 @@ class RetryBody(CamelSerializer):
     node_id = serializers.CharField(max_length=63)
 
 
-class WorkflowRunRetry(APIView):
+class WorkflowRunRetry(Endpoint):
     """Start an ended workflow run again from one of its nodes on."""
 
     permission_classes = [MembersWrite]

@@ -232,11 +232,25 @@ class TestDelete:
         assert not CatalogEntry.objects.filter(pk=own.pk).exists()
         assert api_as(ada).get("/api/v1/catalog/claude-haiku-4-5").json()["scope"] == "platform"
 
-    @pytest.mark.parametrize("model_id", [OPUS, "claude-haiku-4-5", "absent", "a%00b"])
-    def test_does_not_find_what_the_organization_has_not_made(self, api_as, ada, model_id):
+    def test_removes_by_another_name(self, api_as, ada):
+        api = api_as(ada)
+        api.post("/api/v1/catalog", self.NEW)
+
+        assert api.delete("/api/v1/catalog/anthropic/nova").status_code == 204
+        assert api.get("/api/v1/catalog/nova").status_code == 404
+
+    @pytest.mark.parametrize("model_id", ["absent", "a%00b"])
+    def test_does_not_find_what_is_not_there(self, api_as, ada, model_id):
+        assert api_as(ada).delete(f"/api/v1/catalog/{model_id}").status_code == 404
+
+    @pytest.mark.parametrize("model_id", [OPUS, "claude-haiku-4-5", f"anthropic/{OPUS}"])
+    def test_says_that_a_model_is_the_platform_s(self, api_as, ada, model_id):
         before = CatalogEntry.objects.count()
 
-        assert api_as(ada).delete(f"/api/v1/catalog/{model_id}").status_code == 404
+        refused = api_as(ada).delete(f"/api/v1/catalog/{model_id}")
+
+        assert (refused.status_code, refused.json()["code"]) == (403, "NOT_PERMITTED")
+        assert f"'{model_id}' is a model of the platform" in refused.json()["detail"]
         assert CatalogEntry.objects.count() == before
 
     def test_is_refused_while_a_profile_names_it_under_any_name(self, api_as, ada):

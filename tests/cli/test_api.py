@@ -42,6 +42,10 @@ class TestApi:
         assert page["next"]
         assert whole["next"] is None
 
+    @pytest.mark.parametrize("path", ["/statements", "/providers"])
+    def test_reads_a_list_that_is_always_one_page(self, terminal, path):
+        assert terminal.read(f"rensei api {path} --paginate") == terminal.read(f"rensei api {path}")
+
     @pytest.mark.parametrize("name", ["limit", "path", "self", "query"])
     def test_passes_on_every_name_of_a_query(self, terminal, name):
         in_address = terminal.run(f"rensei api '/runs?{name}=1' --paginate --json")

@@ -373,4 +373,5 @@ class TestDeletingAModel:
         refused = terminal.run("rensei catalog delete claude-opus-5-5 --yes")
 
         assert refused.returncode == 1
-        assert refused.stderr.startswith("NOT_FOUND")
+        assert refused.stderr.startswith("NOT_PERMITTED: 'claude-opus-5-5' is a model of the platform")
+        assert "deny it in the access policy" in refused.stderr

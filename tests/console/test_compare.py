@@ -50,6 +50,48 @@ class TestRunAgain:
         assert f"{RUNS}/{run.id}/again" not in page.get(f"{RUNS}/{run.id}").content.decode()
 
 
+class TestRunOfADeletedProfile:
+    """Its input can be run again with another profile."""
+
+    @pytest.fixture
+    def orphan(self, make_run, other, profile):
+        run = make_run("How far?", profile_id=other.public_id)
+        other.delete()
+        Run.objects.update(state=Run.State.SUCCEEDED)
+        return run
+
+    def test_is_not_offered_unchanged(self, page, orphan):
+        html = page.get(f"{RUNS}/{orphan.id}").content.decode()
+
+        assert f"{RUNS}/{orphan.id}/again" not in html
+        assert f"/o/acme/playground?run={orphan.id}" in html
+        assert f"/settings/profiles/{orphan.profile_id}" not in html
+        assert "which was deleted" in html
+
+    def test_leads_to_the_playground_with_another(self, page, orphan, profile):
+        answer = page.post(f"{RUNS}/{orphan.id}/again", follow=True)
+
+        assert answer.redirect_chain == [(f"/o/acme/playground?run={orphan.id}", 302)]
+        assert answer.context["form"].initial["text"] == "How far?"
+        assert answer.context["chosen"] == profile
+        assert f"There is no profile <code>{orphan.profile_id}</code> any more" in answer.content.decode()
+        assert Run.objects.count() == 1
+
+    def test_leads_to_a_new_profile_where_none_is_left(self, page, orphan, profile):
+        profile.delete()
+
+        answer = page.post(f"{RUNS}/{orphan.id}/again", follow=True)
+
+        assert (answer.status_code, answer.context["chosen"]) == (200, None)
+        assert "No profile yet" in answer.content.decode()
+
+    def test_is_told_of_among_selected_runs(self, page, orphan):
+        html = page.post(f"{RUNS}/selected", {"action": "again", "run": orphan.id}, follow=True).content.decode()
+
+        assert f"The profile &#x27;{orphan.profile_id}&#x27; of this run was deleted." in html
+        assert Run.objects.count() == 1
+
+
 class TestEditAndRunAgain:
     def test_fills_the_playground_with_what_was_asked(self, page, make_run):
         first = make_run("How far?", system="Be brief.", max_tokens=2048)

@@ -74,7 +74,9 @@ def list_contexts(session: Session) -> None:
         "Token in": "tokenIn",
     }
     session.output.table(
-        {"next": None, "previous": None, "results": rows}, columns, empty="Nobody has signed in here: `rensei setup`."
+        {"next": None, "previous": None, "results": rows},
+        columns,
+        empty="This machine is not signed in: run `rensei setup`.",
     )
 
 
@@ -85,6 +87,6 @@ def use_context(
     """Make an organization the current one."""
     found = session.config.find(url=session.url, org=org)
     if found is None:
-        raise Refused("ORG_UNKNOWN", f"Nobody has signed in to {org} here.", fix=f"Run `rensei setup --org {org}`.")
+        raise Refused("ORG_UNKNOWN", f"This machine is not signed in to {org}.", fix=f"Run `rensei setup --org {org}`.")
     config.save(session.config.with_current(found))
     session.output.done(None, f"{org} at {found.url} is the current organization.")

@@ -228,7 +228,7 @@ class _Setup:
                 except Refused as refused:
                     if refused.code != "DEVICE_CODE_PENDING" and not refused.is_temporary:
                         raise
-        raise Refused("DEVICE_CODE_INVALID", "Nobody approved the code in time.", fix="Run `rensei setup` again.")
+        raise Refused("DEVICE_CODE_INVALID", "The code was not approved in time.", fix="Run `rensei setup` again.")
 
     def _choose_among(self, found: dict[str, Login]) -> str:
         """Choose a Console login without a question, and the person's own `claude` only with their consent."""

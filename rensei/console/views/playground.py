@@ -42,7 +42,8 @@ def playground(request: PageRequest) -> HttpResponse:
     access = request.access
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     again = _again(access, request.GET.get("run"))
-    chosen = _chosen(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
+    asked_for = request.POST.get("profile") or request.GET.get("profile") or again.get("profile")
+    chosen = _chosen(own, asked_for)
     standing = snapshot_of(access.org)
     entries = _entries(access, chosen)
     hosts = _hosts(access, chosen)
@@ -70,6 +71,8 @@ def playground(request: PageRequest) -> HttpResponse:
                 return _show(request, run, other=_named(own, form.cleaned_data["other"]))
     known = Known(standing=standing, entries=entries, profile=chosen)
     context: dict[str, Any] = {"form": form, "chosen": chosen, "preview": _preview(access, form, known), "snippets": []}
+    if asked_for and _named(own, asked_for) is None:
+        context["deleted_profile"] = asked_for
     if chosen is not None:
         context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen))
     if updating:

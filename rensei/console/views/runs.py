@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Exists, OuterRef
 from django.http import Http404, HttpResponse, HttpResponseBase, QueryDict, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import pluralize
@@ -14,17 +15,17 @@ from django.views.decorators.http import require_POST, require_safe
 
 from billing.models import CostEvent
 from integrations.providers.base import ADAPTERS
+from profiles import services as profiles
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.run_list import NEWER_MAX, PAGE_SIZE, RunList, filter_choices
 from rensei.core import csv_file
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import RenseiError
 from rensei.core.usage import Usage
 from rensei.dispatch import runs_csv as runs_file
 from rensei.dispatch import services
-from rensei.dispatch.admission import admit
-from rensei.dispatch.admission.repeating import repeatable, repeated_request
+from rensei.dispatch.admission.repeating import ProfileDeleted, repeat, repeatable
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
 from rensei.workflows.models import NodeRun
 
@@ -85,7 +86,7 @@ def selected(request: PageRequest) -> HttpResponseBase:
         done, refused = _each(request, found.exclude(state__in=Run.ENDED), partial(services.cancel_run, access))
         say = "being cancelled"
     elif action == "again":
-        done, refused = _each(request, repeatable(found), lambda one: admit.dispatch(access, repeated_request(one)))
+        done, refused = _each(request, repeatable(found), partial(repeat, access))
         say = "dispatched again"
     else:
         raise Http404
@@ -101,9 +102,9 @@ def selected(request: PageRequest) -> HttpResponseBase:
 @page
 def run(request: PageRequest, run_id: str) -> HttpResponse:
     """Show one run; htmx requests only its changing part until it ends."""
-    found = (
-        Run.objects.for_org(request.access.org).select_related("created_by", "project", "host").get_or_404(pk=run_id)
-    )
+    own = profiles.visible_profiles(request.access).filter(public_id=OuterRef("profile_id"))
+    stored = Run.objects.for_org(request.access.org).select_related("created_by", "project", "host")
+    found = stored.annotate(has_profile=Exists(own)).get_or_404(pk=run_id)
     ended = found.state in Run.ENDED
     text = text_of(found)
     usage = found.usage if ended else live_usage(found, text).as_dict()
@@ -125,6 +126,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "repeatable": repeatable(Run.objects.filter(pk=found.pk)).exists(),
         "node": _node_of(found),
         "before": request.GET.get("before", ""),
+        "profile_is_deleted": bool(found.profile_id) and not found.has_profile,  # type: ignore[attr-defined]
     }
     if request.htmx:
         return render(request, "console/_run.html", context)
@@ -141,9 +143,10 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
     access.require_writer()
     found = repeatable(Run.objects.for_org(access.org)).get_or_404(pk=run_id)
     try:
-        repeated = admit.dispatch(access, repeated_request(found))
-    except NotFound:
-        raise
+        repeated = repeat(access, found)
+    except ProfileDeleted:
+        # It says so, and offers the others.
+        return redirect(reverse("console:playground", args=[access.org.slug]) + f"?run={found.id}")
     except RenseiError as refusal:
         say_refusal(request, refusal)
         return redirect("console:run", access.org.slug, found.id)

@@ -1,14 +1,39 @@
 """Repeat a run: rebuild its request so that the provider gets the same input again."""
 
 from catalog.providers import PROVIDERS
+from rensei.core.errors import NotFound, RenseiError, Said
+from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run, RunQuerySet
+from rensei.orgs.access import Access
+
+
+class ProfileDeleted(RenseiError):
+    """The profile of a run that is to be repeated was deleted, alone or with its project."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "The profile was deleted"
+    message = Said("The profile '{profile_id}' of this run was deleted.", "Run its input again with another profile.")
 
 
 def repeatable(runs: RunQuerySet) -> RunQuerySet:
     """Filter runs to those with complete input. The gateway stores no input, and images expire earlier."""
     kept = runs.filter(input__isnull=False, input__images_dropped_at=None)
     return kept.select_related("project", "input")
+
+
+def repeat(access: Access, run: Run) -> Run:
+    """
+    Dispatch the input of a run again, by its profile's modes and the current policies.
+
+    :raises ProfileDeleted: if the run's profile is not there any more
+    :raises RenseiError: as any dispatch
+    """
+    try:
+        return admit.dispatch(access, repeated_request(run))
+    except NotFound as absent:
+        raise ProfileDeleted(profile_id=run.profile_id) from absent
 
 
 def repeated_request(run: Run) -> DispatchRequest:

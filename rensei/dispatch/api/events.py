@@ -13,13 +13,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import problem_page
 from rensei.core.errors import FieldError, RateLimited
 from rensei.core.json_body import read_json
 from rensei.core.limits import limit
 from rensei.core.shares import Share
+from rensei.core.views import Endpoint
 from rensei.dispatch.api import long_polling
 from rensei.dispatch.api.event_streams import Stream
 from rensei.dispatch.api.open_streams import TooManyStreams, stream_places
@@ -122,7 +122,7 @@ class EventStreamRenderer(JSONRenderer):
     format = "events"
 
 
-class Events(APIView):
+class Events(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
     refusals = {"GET": (TooManyStreams,)}

@@ -7,11 +7,11 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, documented_at, read_body
 from rensei.core.auth_modes import PAYER_OF, AuthMode, Payer
 from rensei.core.errors import NotFound
+from rensei.core.views import Endpoint
 from rensei.dispatch.admission import explain
 from rensei.dispatch.admission.explain import Explanation, GateVerdict
 from rensei.dispatch.api.runs import RunBody, dispatch_request
@@ -80,7 +80,7 @@ class ExplanationAnswer(CamelSerializer):
     trace = TraceLineAnswer(many=True)
 
 
-class Explanations(APIView):
+class Explanations(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"POST": READ_OR_RUNS}
     refusals = {"POST": (NotFound, ScopeMissing)}

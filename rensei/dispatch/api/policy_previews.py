@@ -6,10 +6,10 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
+from rensei.core.views import Endpoint
 from rensei.dispatch.admission import policy_preview
 from rensei.orgs import services as orgs
 from rensei.orgs.access import caller
@@ -38,7 +38,7 @@ class PreviewAnswer(CamelSerializer):
     changes = Change(many=True)
 
 
-class OrgPolicyPreview(APIView):
+class OrgPolicyPreview(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
     Body = PolicyBody
@@ -49,7 +49,7 @@ class OrgPolicyPreview(APIView):
         return Response(_preview(request, None))
 
 
-class ProjectPolicyPreview(APIView):
+class ProjectPolicyPreview(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
     Body = PolicyBody

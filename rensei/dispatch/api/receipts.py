@@ -5,11 +5,11 @@ from rest_framework import serializers
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import NotFound
 from rensei.core.json_fields import JSONDocument, anything
+from rensei.core.views import Endpoint
 from rensei.dispatch import receipts
 from rensei.dispatch.queries import find_run
 from rensei.dispatch.receipts import ReceiptDisagrees, ReceiptKeyUnavailable, ReceiptNotReady
@@ -45,7 +45,7 @@ class ReceiptKeysAnswer(CamelSerializer):
     keys = Key(many=True)
 
 
-class RunReceipt(APIView):
+class RunReceipt(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"GET": READ_OR_RUNS}
     refusals = {"GET": (NotFound, ReceiptNotReady, ReceiptDisagrees, ReceiptKeyUnavailable)}
@@ -56,7 +56,7 @@ class RunReceipt(APIView):
         return Response(receipts.receipt_of(find_run(caller(request), run_id)))
 
 
-class ReceiptKeys(APIView):
+class ReceiptKeys(Endpoint):
     authentication_classes = ()
     permission_classes = [AllowAny]
 

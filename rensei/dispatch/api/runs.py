@@ -11,7 +11,6 @@ from rest_framework import serializers, status
 from rest_framework.pagination import Cursor
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from catalog.provider_config import config_form
 from profiles import services as profiles
@@ -22,6 +21,7 @@ from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
 from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.rates import headers_of
+from rensei.core.views import Endpoint
 from rensei.dispatch import idempotency, run_filter, search, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
@@ -219,7 +219,7 @@ class RunDetail(Shown):
     rows = staticmethod(visible_runs)
 
 
-class RunCancel(APIView):
+class RunCancel(Endpoint):
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
     refusals = {"POST": (services.RunNotCancellable,)}
@@ -246,7 +246,7 @@ class ResolveAnswer(CamelSerializer):
     quotes = QuoteAnswer(many=True)
 
 
-class Resolve(APIView):
+class Resolve(Endpoint):
     permission_classes = [MembersRead]
     scopes = {"POST": READ_OR_RUNS}
     refusals = {"POST": OF_DRY_RUN}

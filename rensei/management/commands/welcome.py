@@ -41,7 +41,7 @@ class Command(BaseCommand):
     def _show_setup(self) -> None:
         self.stdout.write(f"\nRensei is ready: {settings.PUBLIC_URL}/")
         if link := setup.link():
-            self.stdout.write(f"Nobody has an account yet. Make yours here; the link works once: {link}")
+            self.stdout.write(f"There is no account yet. Make the first one here; the link works once: {link}")
 
     def _show_demo(self) -> None:
         # In a checkout, the Python of its environment is not the one that a shell finds.

@@ -20,7 +20,7 @@ class Command(BaseCommand):
     def handle(self, *, email: str, **options: Any) -> None:
         user = User.objects.filter(email=email.strip().lower()).first()
         if user is None:
-            raise CommandError(f"Nobody has the address {email}.")
+            raise CommandError(f"No account has the address {email}.")
         if not second_factor.remove(user, actor="manage.py remove_two_step"):
             raise CommandError(f"{user.email} has no two-step sign-in.")
         self.stdout.write(f"{user.email} signs in with the password alone now.")
