@@ -4,16 +4,20 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.servers import LOOPBACK
 
 
 class Proxy:
-    """Carries bytes both ways. What the server says is held back for `delay` seconds, which may change at any time."""
+    """
+    Carries bytes both ways. What the server says is held back for `delay` seconds, which may change at any time, and
+    passes through `rewrite`.
+    """
 
     def __init__(self, *, server_port: int) -> None:
         self.delay = 0.0
+        self.rewrite: Callable[[bytes], bytes] = bytes
         self.held = threading.Event()
         self._server_port = server_port
         self._listener = socket.create_server((LOOPBACK, 0))
@@ -62,7 +66,7 @@ class Proxy:
                 if from_server and self.delay:
                     self.held.set()
                     time.sleep(self.delay)
-                target.sendall(piece)
+                target.sendall(self.rewrite(piece) if from_server else piece)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 

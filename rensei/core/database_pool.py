@@ -9,8 +9,8 @@ from rensei.core.errors import DATABASE_FAULTS
 
 # A connection that was not used for longer may have died with the database, and is checked before it is used.
 PAUSE_SECONDS = 1.0
-# A serving process keeps eight: four that load callers and routes, two that write, one that renews leases, and that of
-# the poller of event streams. The rest are for requests.
+# A serving process keeps nine: four that load callers and routes, one that looks for changes, two that write, one that
+# renews leases, and that of the poller of event streams. The rest are for requests.
 POOL_MIN = 12
 
 

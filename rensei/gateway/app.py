@@ -29,6 +29,7 @@ from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, datab
 from rensei.core.instances import made_like
 from rensei.core.proxies import address_behind_proxies
 from rensei.dispatch.admission.admit import AdmissionPlan
+from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue.claims import LEASE
 from rensei.dispatch.settlement.settle import SettlementPlan
@@ -42,7 +43,7 @@ from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Route
-from rensei.gateway.short_cache import ShortLivedCache
+from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
 from rensei.gateway.threads import BodyThreads, LoadThreads
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
@@ -65,9 +66,14 @@ class Gateway:
 
     def __init__(self) -> None:
         executor = LoadThreads(LOADERS)
-        self._callers = Callers(executor)
-        self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(executor)
-        self._executor = executor
+        self._changes, self._watcher = DecisionChanges(), LoadThreads(1)
+        watch = ChangeWatch(self._changes.any, self._watcher)
+        self._callers = Callers(executor, watch)
+        # A refusal may depend on what is left of a limit, which the watch does not notice.
+        self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(
+            executor, watch, is_kept=lambda found: isinstance(found, Route)
+        )
+        self._executor, self._watch = executor, watch
         self._limits = Limits()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
@@ -85,6 +91,7 @@ class Gateway:
         At the start of the server only: a call that waits already would wait twice where the database is away.
         """
         self._executor.open_connections()
+        self._watcher.open_connections()
 
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request, including all errors."""
@@ -114,6 +121,9 @@ class Gateway:
         await self._settlements.close()
         await self._relay.close()
         await asyncio.get_running_loop().run_in_executor(None, self._renewal.close)
+        self._watch.stop()
+        await asyncio.get_running_loop().run_in_executor(self._watcher, self._changes.close)
+        self._watcher.shutdown()
         self._executor.shutdown()
         self._threads.close()
 

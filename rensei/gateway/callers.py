@@ -6,7 +6,7 @@ from functools import partial
 
 from rensei.core.api import NotAuthenticated
 from rensei.core.secret import token_digest
-from rensei.gateway.short_cache import ShortLivedCache
+from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
 from rensei.orgs.access import Access
 from rensei.orgs.scopes import GATEWAY
 from rensei.tokens.look_up import TOKEN_PREFIX, for_token
@@ -14,10 +14,10 @@ from rensei.tokens.unknown_tokens import unknown_tokens
 
 
 class Callers:
-    """A short-lived cache of recent callers, so that few calls wait for the database."""
+    """The cached callers, so that few calls wait for the database."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._found: ShortLivedCache[Access | None] = ShortLivedCache(executor)
+    def __init__(self, executor: Executor, watch: ChangeWatch) -> None:
+        self._found: ShortLivedCache[Access | None] = ShortLivedCache(executor, watch)
 
     async def authenticate(self, headers: Mapping[str, str], address: str | None) -> Access:
         """
@@ -35,7 +35,9 @@ class Callers:
             raise NotAuthenticated
         digest = token_digest(token)
         access = self._found.kept(digest) or await self._look_up(token, digest, address)
-        # Checked for each request, because a cached access serves callers at several addresses.
+        # Checked for each request, because a cached access may end meanwhile, and serves callers at several addresses.
+        if access.has_ended():
+            raise NotAuthenticated
         access.require_scope(GATEWAY, address=address)
         return access
 

@@ -1,7 +1,7 @@
 """
 Routes of calls: the decision for a profile and a model, and the opened keys that may sign.
 
-A route is made by the same functions as the decision of a dispatch, and cached for less than a second.
+A route is made by the same functions as the decision of a dispatch, and is cached while nothing changes.
 """
 
 import copy
@@ -54,7 +54,7 @@ class Route:
         return self.judgement.facts.profile
 
     def now(self) -> datetime:
-        """Return the database's time, extrapolated from a read less than a second ago."""
+        """Return the database's time, extrapolated from a read at most a minute ago."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
     def choose_credential(self) -> Credential:

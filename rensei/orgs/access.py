@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from django.db.models import OuterRef, Subquery
+from django.utils import timezone
 from rest_framework.request import Request
 
 from rensei.core import networks
@@ -57,6 +58,11 @@ class Access:
         if self.token is not None:
             networks.require(self.token.allowed_networks, address)
             scopes.require(needs, scopes=self.token.scopes, of_machine=self.host is not None)
+
+    def has_ended(self) -> bool:
+        """Return whether the membership or the token has ended since it was read."""
+        ends = self.membership.ends_at, self.token.expires_at if self.token else None
+        return any(end is not None and end <= timezone.now() for end in ends)
 
     @property
     def manages(self) -> bool:

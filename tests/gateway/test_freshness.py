@@ -9,10 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.utils import timezone
 
 from billing.limits.entitlement import set_metered
 from integrations.keys import platform
@@ -113,6 +115,22 @@ class TestAChange:
             revoke_token(ada_access, ApiToken.objects.get(digest=token_digest(token)))
 
         measure("revoked token", revoke)
+
+    def test_of_a_token_that_expires(
+        self, two_processes: Server, transactional_db: None, wire: Wire, make_token: Any, byok: Any
+    ) -> None:
+        token = make_token()
+        expires_at = timezone.now() + timedelta(seconds=3)
+        ApiToken.objects.filter(digest=token_digest(token)).update(expires_at=expires_at)
+        with closing(Caller(two_processes, token, wire)) as caller:
+            admitted = []
+            while not admitted or timezone.now() < expires_at + timedelta(seconds=WATCHED_SECONDS):
+                began = timezone.now()
+                if caller.ask() is not None:
+                    admitted.append(began)
+
+        assert len(admitted) > LINES
+        assert admitted[-1] <= expires_at
 
     def test_of_an_entitlement_that_is_disabled(self, measure: Any, metered: Any, acme: Any, grace: User) -> None:
         set_metered(org_ids=[acme.id], enabled=True, actor_user=grace)

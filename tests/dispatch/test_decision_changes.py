@@ -1,0 +1,193 @@
+"""Every table that a kept decision was made from is watched, on both databases."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpending, SharedUsage
+from catalog.models import CatalogEntry, Identity, Price
+from integrations.keys import platform
+from integrations.models import PlatformKey
+from rensei.core.clock import database_now
+from rensei.core.secret import Secret
+from rensei.dispatch import decision_changes
+from rensei.dispatch.decision_changes import TABLES, DecisionChanges
+from rensei.gateway import routing
+from rensei.gateway.routing import Route
+from rensei.orgs import kill_switches
+from rensei.orgs.access import Access
+from rensei.orgs.models import KillSwitch, Project, StoredBytes, User
+from rensei.policies import services as policies
+from rensei.tokens.look_up import for_token
+from rensei.tokens.machines import register_host
+from rensei.tokens.services import create_token
+from tests.proxy import standing_before
+from tests.waiting import wait_until
+
+# Read for a preview only: a call is held to these limits by the statement that takes its share.
+LIMITS = {model._meta.db_table for model in (SharedUsage, SharedSpending, BudgetUsage)}
+NAMES = [model.__name__ for model in TABLES]
+MODEL = "claude-haiku-4-5-20251001"
+
+
+@pytest.fixture
+def token(ada_access: Access) -> str:
+    _, secret = create_token(ada_access, name="program")
+    return secret.reveal()
+
+
+@pytest.fixture
+def everything(
+    ada_access: Access, project: Project, make_profile: Any, make_key: Any, connect: Any, token: str, grace: User
+) -> dict[str, Any]:
+    """A row in every table, and a profile for each mode that the gateway serves."""
+    org = ada_access.org
+    connect()
+    Entitlement.objects.filter(org=org).update(metered_enabled=True)
+    for pool in ("metered", "shared"):
+        limits = {"model_ids": [MODEL], "max_tokens_cap": 2000} if pool == "shared" else {}
+        platform.add_platform_key(
+            actor=None, provider="claude", pool=pool, name=pool, api_key=Secret(make_key()), **limits
+        )
+    policies.set_policy(ada_access, matrix={"claude": {"host-session": {"allowed": False}}})
+    kill_switches.stop(operator=grace, kind=KillSwitch.Kind.MODEL, target="claude-opus-4-8", reason="A test.")
+    register_host(ada_access, name="laptop")
+    StoredBytes.objects.get_or_create(org=org)
+    BillingSetting.objects.get_or_create(pk=1)
+    Identity.objects.create(org=org, provider="claude", model_id="own", answered_by=MODEL, run_id="run_1")
+    return {mode: make_profile(name=mode, model_id=MODEL, auth_modes=[mode]) for mode in ("byok", "metered", "shared")}
+
+
+@pytest.fixture
+def changes(transactional_db: None) -> Iterator[DecisionChanges]:
+    found = DecisionChanges()
+    yield found
+    found.close()
+
+
+def tables_of(queries: CaptureQueriesContext) -> set[str]:
+    return {name for query in queries for name in re.findall(r'\b(?:FROM|JOIN) "(\w+)"', query["sql"])}
+
+
+@pytest.mark.django_db
+class TestTheTables:
+    @pytest.mark.parametrize("mode", ["byok", "metered", "shared"])
+    def test_are_all_that_a_decision_reads(self, everything: dict[str, Any], token: str, mode: str) -> None:
+        with CaptureQueriesContext(connection) as looking_up:
+            access = for_token(token=token)
+        assert access is not None
+        with CaptureQueriesContext(connection) as deciding:
+            route = routing.load(access, everything[mode].public_id)
+        assert isinstance(route, Route), route
+
+        read = tables_of(looking_up) | tables_of(deciding)
+
+        assert len(read) > 10
+        assert read - LIMITS <= {model._meta.db_table for model in TABLES}
+
+    def test_have_their_triggers(self) -> None:
+        assert decision_changes._wanted(connection).keys() == decision_changes._present(connection)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestAChange:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_each_column_is_noticed(self, everything: dict[str, Any], changes: DecisionChanges, name: str) -> None:
+        model, ignored = next((model, ignored) for model, ignored in TABLES.items() if model.__name__ == name)
+        assert model._base_manager.exists()
+        table = model._meta.db_table
+        changes.any()
+        noticed = {}
+        for field in model._meta.local_concrete_fields:
+            assert not changes.any()
+            with connection.cursor() as cursor:
+                cursor.execute(f'UPDATE {table} SET "{field.column}" = "{field.column}"')
+            noticed[field.name] = changes.any()
+
+        assert noticed == {field.name: field.name not in ignored for field in model._meta.local_concrete_fields}
+
+    @pytest.mark.parametrize("model", [CatalogEntry, PlatformKey, KillSwitch])
+    def test_of_the_rows_is_noticed(self, everything: dict[str, Any], changes: DecisionChanges, model: Any) -> None:
+        found = model._base_manager.order_by("pk").last()
+        changes.any()
+        found.delete()
+
+        assert changes.any()
+        assert not changes.any()
+
+        found.save(force_insert=True)
+
+        assert changes.any()
+        assert not changes.any()
+
+    def test_without_a_write_is_noticed(self, everything: dict[str, Any], changes: DecisionChanges) -> None:
+        newest = Price.objects.order_by("pk").last()
+        assert newest is not None
+        newest.pk, newest.effective_from = None, database_now() + timedelta(seconds=1)
+        newest.save(force_insert=True)
+        assert changes.any()
+        assert not changes.any()
+
+        wait_until(changes.any, what="the beginning of the price")
+
+        assert not changes.any()
+
+    def test_of_a_key_that_has_cooled_down_is_noticed(self, everything: Any, changes: DecisionChanges) -> None:
+        until = database_now() + timedelta(seconds=1)
+        PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=until)
+        assert changes.any()
+        assert not changes.any()
+
+        wait_until(changes.any, what="the end of the pause")
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_anything_may_have_changed_behind_a_pooler(changes: DecisionChanges) -> None:
+    """A pooler that shares connections, such as PgBouncer, tells its clients process numbers of its own."""
+    changes.any()
+    assert not changes.any()
+    direct = connection.settings_dict
+    with standing_before(int(direct["PORT"])) as pooler:
+        pooler.rewrite = partial(re.compile(rb"(?<=K\0\0\0\x0c)....", re.DOTALL).sub, b"\0\0\0\x07")
+        connection.close()
+        connection.settings_dict = {**direct, "PORT": str(pooler.port)}
+        try:
+            found = [changes.any() for _ in range(3)]
+        finally:
+            changes.close()
+            connection.settings_dict = direct
+
+    assert found == [True] * 3
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWithoutTriggers:
+    @pytest.fixture
+    def _incomplete(self, transactional_db: None) -> Iterator[None]:
+        trigger = min(decision_changes._present(connection))
+        with connection.cursor() as cursor:
+            cursor.execute(decision_changes._drop(cursor, trigger, vendor=connection.vendor))
+        yield
+        call_command("migrate", verbosity=0)
+        assert trigger in decision_changes._present(connection)
+
+    @pytest.mark.usefixtures("_incomplete")
+    def test_anything_may_have_changed(self, changes: DecisionChanges) -> None:
+        assert [changes.any() for _ in range(3)] == [True] * 3
+
+    def test_the_next_migration_installs_them(self, transactional_db: None) -> None:
+        with connection.cursor() as cursor:
+            for trigger in decision_changes._present(connection):
+                cursor.execute(decision_changes._drop(cursor, trigger, vendor=connection.vendor))
+
+        call_command("migrate", verbosity=0)
+
+        assert decision_changes._wanted(connection).keys() == decision_changes._present(connection)
