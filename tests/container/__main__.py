@@ -72,8 +72,11 @@ def _previous_commit() -> str:
     tag = _git("describe", "--tags", "--abbrev=0", "HEAD^")
     if tag:
         return tag
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        _say("this clone has no history: the upgrade is one to the same version")
+        return "HEAD"
     commit = _git("log", "-1", "--format=%H", "--diff-filter=MDR", "HEAD", "--", "*/migrations/*.py")
-    assert commit, "The upgrade begins at an earlier commit, and this clone has no history."
+    assert commit, "The upgrade begins at an earlier commit, and there is none that changed a migration."
     return commit
 
 
