@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import Count, DurationField, ExpressionWrapper, F, FloatField
 from django.db.models.functions import Cast
 from django.http import QueryDict
+from django.utils import timezone
 
 from billing.models import UsageDaily
 from profiles import services as profiles
@@ -23,6 +24,7 @@ from rensei.dispatch.run_filter import READ_AT_ONCE, RunFilter, edge_of, up_to
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Org
+from rensei.tokens.services import visible_tokens
 
 PAGE_SIZE = 25
 NEWER_MAX = 99
@@ -38,6 +40,7 @@ NAMES = {
     "model": "served_model",
     "member": "member_id",
     "code": "code",
+    "token": "token_id",
 }
 # A cost as a float is exact enough for an order, and SQLite has no integer beyond 2^63.
 ORDERS: dict[str, Any] = {
@@ -137,6 +140,19 @@ class RunList:
         query.update({name: value for name, value in (kept | changes).items() if value})
         return query.urlencode()
 
+    def to_save(self) -> str:
+        """Write the filters and the order that count, without a place in the list, for a saved view."""
+        days = {name: self.query.get(name, "") for name in ("from", "to", "day")}
+        kept = {name: self.query[name] for name, ours in NAMES.items() if ours in self.filter.values}
+        kept |= {"q": self.filter.words} | {name: text for name, text in days.items() if day_of(text)}
+        if self.query.get("since") in PERIODS:
+            kept["since"] = self.query["since"]
+        if self.order != NEWEST:
+            kept["sort"] = self.order
+        query = QueryDict(mutable=True)
+        query.update({name: text for name, text in kept.items() if text})
+        return query.urlencode()
+
     def _sorted(self) -> RunPage:
         place = self.query.get("page", "1")
         number = int(place) if place.isascii() and place.isdecimal() and len(place) < 5 else 1
@@ -211,7 +227,7 @@ def _filter_of(query: Mapping[str, str]) -> RunFilter:
 def filter_choices(access: Access) -> dict[str, Any]:
     """What the filters offer. A model is offered while the ledger has calls to it in the last 90 days."""
     org = access.org
-    since = database_now().date() - timedelta(days=90)
+    since = timezone.now().date() - timedelta(days=90)
     used = UsageDaily.objects.for_org(org).filter(day__gte=since).order_by("served_model_id")
     members = Membership.objects.for_org(org).select_related("user").order_by("user__name", "id")
     return {
@@ -222,4 +238,5 @@ def filter_choices(access: Access) -> dict[str, Any]:
         "profile_ids": profiles.visible_profiles(access).order_by("public_id").values_list("public_id", flat=True),
         "models": used.values_list("served_model_id", flat=True).distinct()[:CHOICES_MAX],
         "members": members[:CHOICES_MAX],
+        "tokens": visible_tokens(access).order_by("name", "pk")[:CHOICES_MAX],
     }

@@ -2,7 +2,7 @@
 
 import json
 import pprint
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from django.conf import settings
 
@@ -31,6 +31,14 @@ class _Image(NamedTuple):
     file: str
     media_type: str
 
+    @classmethod
+    def numbered(cls, number: int, media_type: str) -> Self:
+        return cls(f"image-{number}.{media_type.rpartition('/')[2]}", media_type)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        return {"type": "image", "source": {"type": "base64", "media_type": self.media_type, "data": self.mark}}
+
     @property
     def mark(self) -> str:
         """The placeholder of the image in the body: a character that cannot be typed, and the name."""
@@ -43,12 +51,10 @@ def of_profile(profile: ModelProfile) -> list[Snippet]:
 
 
 def of_request(profile_id: str, asked: DispatchRequest) -> list[Snippet]:
-    """Write a dispatch of one message as a REST call, a command, a program and a workflow node."""
-    blocks = [block for message in asked.messages for block in message["content"]]
-    text = "\n\n".join(block["text"] for block in blocks if block["type"] == "text")
-    sources = [block["source"] for block in blocks if block["type"] == "image"]
-    types = [source.get("media_type", "image/png") for source in sources]
-    images = [_Image(f"image-{place}.{kind.rpartition('/')[2]}", kind) for place, kind in enumerate(types, start=1)]
+    """Write a dispatch as a REST call and a program; one of a single message also as a command and a workflow node."""
+    images: list[_Image] = []
+    messages = [{**message, "content": _blocks(message["content"], images)} for message in asked.messages]
+    texts = [block["text"] for message in messages for block in message["content"] if block["type"] == "text"]
     options = {
         "projectId": asked.project_id,
         "pool": asked.pool if asked.pool != "local" else None,
@@ -58,7 +64,10 @@ def of_request(profile_id: str, asked: DispatchRequest) -> list[Snippet]:
         "providerConfig": asked.provider_config,
     }
     given = {name: value for name, value in options.items() if value}
-    return _snippets(profile_id, text or ("Describe the image." if images else EXAMPLE), given, images)
+    if len(messages) > 1:
+        return _programs({"profileId": profile_id, "messages": messages, **given}, images)
+    text = "\n\n".join(texts) or ("Describe the image." if images else EXAMPLE)
+    return _snippets(profile_id, text, given, images)
 
 
 def of_gateway(model: str, *, token: str | None) -> list[Snippet]:
@@ -106,23 +115,31 @@ def profile_command(entry: CatalogEntry) -> str:
 
 
 def _snippets(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> list[Snippet]:
-    return [
-        Snippet("curl", "curl", _curl(_body(profile_id, text, options, images), images)),
-        Snippet("cli", "CLI", _command(profile_id, text, options, images)),
-        Snippet("python", "Python", _python(_body(profile_id, text, options, images), images)),
-        Snippet("node", "Workflow node", _node(profile_id, text, options)),
-    ]
+    curl, python = _programs(_body(profile_id, text, options, images), images)
+    command = Snippet("cli", "CLI", _command(profile_id, text, options, images))
+    return [curl, command, python, Snippet("node", "Workflow node", _node(profile_id, text, options))]
+
+
+def _programs(body: dict[str, Any], images: list[_Image]) -> list[Snippet]:
+    return [Snippet("curl", "curl", _curl(body, images)), Snippet("python", "Python", _python(body, images))]
+
+
+def _blocks(content: Any, images: list[_Image]) -> list[dict[str, Any]]:
+    """Copy the blocks of a message, with a placeholder for each image, which is added to `images`."""
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    for place, block in enumerate(blocks):
+        if block["type"] == "image":
+            image = _Image.numbered(len(images) + 1, block["source"].get("media_type", "image/png"))
+            images.append(image)
+            blocks[place] = image.block
+    return blocks
 
 
 def _body(profile_id: str, text: str, options: dict[str, Any], images: list[_Image]) -> dict[str, Any]:
     """The body of the REST call. Each image is a placeholder, which the snippet replaces by the content of its file."""
     if not images:
         return {"profileId": profile_id, "input": text, **options}
-    blocks: list[dict[str, Any]] = [
-        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.mark}}
-        for image in images
-    ]
-    blocks.append({"type": "text", "text": text})
+    blocks = [*(image.block for image in images), {"type": "text", "text": text}]
     return {"profileId": profile_id, "messages": [{"role": "user", "content": blocks}], **options}
 
 

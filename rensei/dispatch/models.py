@@ -12,7 +12,7 @@ from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
 from rensei.core.usage import Usage
 from rensei.core.whole_numbers import WholeNumberField
-from rensei.orgs.models import Host, Org, OrgScopedQuerySet, Project, User
+from rensei.orgs.models import Host, Membership, Org, OrgScopedQuerySet, Project, User
 
 
 class CapacityPool(models.Model):
@@ -217,6 +217,26 @@ class SearchEntry(models.Model):
 
     def __str__(self) -> str:
         return str(self.run_id)
+
+
+class SavedView(models.Model):
+    """A member's own name for filters and an order of the list of runs: the query of the page's address."""
+
+    id = PublicIdField(prefix="view")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_index=False)
+    membership = models.ForeignKey(Membership, models.CASCADE, related_name="saved_views", db_index=False)
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=1000)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["membership", "name"], name="view_name_of_member")]
+        indexes = [models.Index(fields=["org"], name="view_of_org")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Attempt(models.Model):

@@ -30,6 +30,7 @@ LOOKUPS = {
     "served_model": "served_model_id",
     "member_id": "created_by__in",
     "code": "error__code",
+    "token_id": "token_id",
 }
 
 

@@ -19,6 +19,7 @@ from rensei.console.views import integrations as integration_views
 from rensei.core.api import DEFAULT_BODY_LIMIT, RequestTooLarge
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
+from rensei.dispatch.saved_views import save_view
 from rensei.orgs import kill_switches
 from rensei.orgs.models import KillSwitch, Membership
 from rensei.tokens.machines import register_host
@@ -26,11 +27,12 @@ from rensei.tokens.services import create_token
 
 MOST_QUERIES = 12
 # The playground reads the other names of its profile's model as well, for the policies that are written under them.
-# The overview decides for each profile as well, and reads several figures and, in the first 30 days, the next steps.
-MOST_QUERIES_OF = {"playground": 13, "org-home": 20}
+# It also reads the last prompts. The overview decides for each profile, and reads figures and the next steps.
+MOST_QUERIES_OF = {"playground": 14, "org-home": 20}
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",
+    "view_id",
     "integration_id",
     "profile_id",
     "project_id",
@@ -46,6 +48,8 @@ POST_ONLY = {
     "run-cancel",
     "run-again",
     "runs-selected",
+    "runs-view-save",
+    "runs-view-delete",
     "workflow-start",
     "workflow-run-cancel",
     "workflow-run-retry",
@@ -92,6 +96,7 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
     )
     objects = {
         "run_id": run.id,
+        "view_id": save_view(ada_access, name="Failures", query="state=FAILED").id,
         "integration_id": integration.id,
         "profile_id": profile.public_id,
         "project_id": project.slug,

@@ -20,7 +20,7 @@ class TestPlayground:
         answer = page.post(PLAYGROUND, {"profile": profile.public_id, "text": "Hello?", "action": "dispatch"})
 
         run = Run.objects.get()
-        assert answer["Location"] == f"{RUNS}/{run.id}"
+        assert answer["Location"] == f"{PLAYGROUND}?after={run.id}"
         assert (run.auth_mode, run.payer) == ("byok", "organization")
 
     def test_sends_images_with_the_text(self, page, integration, profile, png):

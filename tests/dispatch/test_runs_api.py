@@ -20,6 +20,7 @@ from rensei.dispatch.models import Attempt, IdempotencyKey, Run
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Membership, Org, Project, User
 from rensei.policies import services as policies
+from rensei.tokens.services import create_token
 from tests import factories
 
 OPUS_4_1 = "claude-opus-4-1-20250514"
@@ -605,6 +606,8 @@ class TestListAndDetail:
         sky = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Why is the sky blue?"}).json()["id"]
         sea = api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Why is the sea blue?"}).json()["id"]
         Run.objects.filter(id=sea).update(error={"code": "PROVIDER_UNFUNDED", "detail": "", "fix": ""})
+        token, _ = create_token(access, name="ci")
+        Run.objects.filter(id=sky).update(token_id=token.id)
         now = f"{database_now():%Y-%m-%dT%H:%M:%SZ}"
 
         for query, found in (
@@ -622,6 +625,8 @@ class TestListAndDetail:
             ("code=PROVIDER_UNFUNDED", [sea]),
             (f"memberId={access.membership.id}", [sea, sky]),
             ("memberId=mbr_other", []),
+            (f"tokenId={token.id}", [sky]),
+            ("tokenId=tok_other", []),
             ("servedModel=claude-opus-5-5&q=sea", [sea]),
             ("servedModel=other", []),
         ):

@@ -78,12 +78,19 @@ class Person:
         expect(self.page.get_by_role("heading", name=name).first).to_be_visible()
 
     def reads_the_answer(self) -> str:
-        """Wait for the end of the run whose page is open, and read what the model wrote."""
+        """Wait for the end of the run that the page shows, and read what the model wrote."""
         expect(self.page.get_by_text("Succeeded", exact=True)).to_be_visible()
         return self.section("Answer").locator(".prose-text").inner_text()
 
+    def opens_the_run(self) -> None:
+        """Go from the last answer of a conversation to the page of its run."""
+        self.follow("Run details")
+        expect(self.section("Usage and cost")).to_be_visible()
+
     def cost(self) -> Decimal:
-        """Read what the run whose page is open has cost, in dollars."""
+        """Read what the run that the page shows has cost, in dollars."""
+        if "/playground" in self.page.url:
+            return Decimal(self.section("Answer").locator(".turn__cost").inner_text().removeprefix("$"))
         total = self.section("Usage and cost").get_by_role("row", name="Total")
         return Decimal(total.inner_text().split("$")[1])
 

@@ -42,6 +42,7 @@ class TestAMember:
         person.follow("Playground")
         person.type("Message", f"[[slow 0.15]] [[reply {WORDS} words]] Tell me of the sea.")
         person.click("Dispatch")
+        person.opens_the_run()
 
         tokens, cost, time = (figure(person, name) for name in ("Tokens", "Cost", "Time"))
         expect(tokens).to_have_text(re.compile(r"^≈ [1-9]"))

@@ -111,6 +111,7 @@ class TestANewcomer:
         assert "image/png" in answer
         assert person.clicks <= CLICKS_MAX
 
+        person.opens_the_run()
         person.sees("served by claude-opus-5-5")
         person.sees("Your organization, billed directly by the provider")
         expect(person.section("Why BYOK").get_by_role("listitem")).to_have_count(5)
@@ -132,6 +133,7 @@ class TestANewcomer:
 
         person.click("Dispatch")
         person.reads_the_answer()
+        person.opens_the_run()
         first = person.cost()
         expect(person.section("Usage and cost").get_by_role("row", name="Cache write")).to_be_visible()
         person.click("Run again")

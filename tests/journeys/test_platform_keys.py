@@ -56,6 +56,7 @@ class TestAnOperator:
         dispatch(member, "Who pays for this?")
         member.reads_the_answer()
         cost = member.cost()
+        member.opens_the_run()
         member.sees("Your organization, through Rensei's cost ledger")
         expect(member.section("Ledger entry").get_by_role("row", name="metered.anthropic")).to_be_visible()
         member.follow("Usage")

@@ -80,6 +80,7 @@ class TestAnOwner:
         person.type("Message", "Who pays for this?")
         person.click("Dispatch")
         assert person.reads_the_answer()
+        person.opens_the_run()
         expect(person.section("Why Metered").get_by_role("listitem")).not_to_have_count(0)
         person.sees("Your organization, through Rensei's cost ledger")
         line = person.section("Ledger entry").get_by_role("row", name="metered.anthropic")

@@ -46,7 +46,7 @@ class TestABrowserWithoutScripts:
         person.follow("Try it")
         person.type("Message", "Is anybody there?")
         person.click("Dispatch")
-        person.sees_heading("Answer")
+        person.sees_heading("Conversation")
         again = person.page.get_by_role("link", name="Look again")
         while again.is_visible():
             again.click()

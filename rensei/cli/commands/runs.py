@@ -65,6 +65,7 @@ def list_runs(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only those that this model served")] = None,
     member: Annotated[str | None, typer.Option(help="Only this member's: an id from `member list`")] = None,
+    token: Annotated[str | None, typer.Option(help="Only this API token's: an id from `token list`")] = None,
     code: Annotated[str | None, typer.Option(help="Only those that failed with this code")] = None,
     since: Annotated[
         str | None,
@@ -82,6 +83,7 @@ def list_runs(
         "q": search,
         "servedModel": model,
         "memberId": member,
+        "tokenId": token,
         "code": code.upper() if code else None,
         "createdAfter": moment(since, flag="--since") if since else None,
         "createdBefore": moment(until, flag="--until", end_of_day=True) if until else None,

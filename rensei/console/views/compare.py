@@ -8,8 +8,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from rensei.console.access import PageRequest, page
+from rensei.console.run_texts import asked_of, text_of
 from rensei.console.templatetags.console import count, mode_label, prompt_tokens, usd
-from rensei.console.views.runs import asked_of, text_of
 from rensei.dispatch.models import Run
 
 OFFERED = 15

@@ -1,4 +1,4 @@
-"""Playground: write an input for a profile, show its cost, dispatch, and show the answer as it arrives."""
+"""Playground: write an input for a profile, show its cost, dispatch, show the answer, and go on from there."""
 
 import base64
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console import snippets
 from rensei.console.access import PageRequest, page, say_refusal
+from rensei.console.conversation import METADATA, Conversation, find_conversation, last_prompts
 from rensei.console.forms.playground import DispatchForm
+from rensei.console.run_texts import last_question
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch.admission import admit, dry_run
@@ -38,10 +40,12 @@ HOSTS_MAX = 50
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def playground(request: PageRequest) -> HttpResponse:
-    """Show the form with quotes for its current state, and dispatch it."""
+    """Show the form with quotes for its current state, dispatch it, and show the conversation up to a run."""
     access = request.access
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
-    again = _again(access, request.GET.get("run"))
+    after = request.POST.get("after") or request.GET.get("after")
+    conversation = find_conversation(access, after.replace("\0", "")) if after else None
+    again = _again(access, request.GET.get("run")) if conversation is None else _next(conversation)
     asked_for = request.POST.get("profile") or request.GET.get("profile") or again.get("profile")
     chosen = _chosen(own, asked_for)
     standing = snapshot_of(access.org)
@@ -60,9 +64,9 @@ def playground(request: PageRequest) -> HttpResponse:
     updating = request.POST.get("action") == "update"
     if request.method == "POST" and not updating:
         request.access.require_writer()
-        if form.is_valid():
+        if form.is_valid() and _may_follow(form, conversation):
             try:
-                run = admit.dispatch(access, _dispatch_request(form.cleaned_data, chosen))
+                run = admit.dispatch(access, _dispatch_request(form.cleaned_data, chosen, conversation))
             except NotFound:
                 raise
             except RenseiError as refusal:
@@ -70,13 +74,21 @@ def playground(request: PageRequest) -> HttpResponse:
             else:
                 return _show(request, run, other=_named(own, form.cleaned_data["other"]))
     known = Known(standing=standing, entries=entries, profile=chosen)
-    context: dict[str, Any] = {"form": form, "chosen": chosen, "preview": _preview(access, form, known), "snippets": []}
+    context: dict[str, Any] = {
+        "form": form,
+        "chosen": chosen,
+        "conversation": conversation,
+        "preview": _preview(access, form, known, conversation),
+        "snippets": [],
+    }
     if asked_for and _named(own, asked_for) is None:
         context["deleted_profile"] = asked_for
     if chosen is not None:
-        context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen))
+        context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen, conversation))
     if updating:
         form.errors.clear()
+    elif access.writes:
+        context["last_prompts"] = last_prompts(access)
     template = "console/_playground.html" if request.htmx and updating else "console/playground.html"
     return render(request, template, context, status=form.status)
 
@@ -110,11 +122,20 @@ def _served(access: Access, entries: list[CatalogEntry], standing: BillingSnapsh
     return next(iter(served.values()), None)
 
 
+def _may_follow(form: DispatchForm, conversation: Conversation | None) -> bool:
+    """Check that a follow-up can be sent now, and add the reason to the form if not."""
+    if conversation is not None and not conversation.ended:
+        form.add_error("text", "The last answer is not complete yet. Wait for it, or cancel it under Run details.")
+    elif conversation is not None and conversation.is_full:
+        form.add_error("text", "This conversation is full. Begin a new one.")
+    return form.is_valid()
+
+
 def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> HttpResponse:
-    """Redirect to the run; or dispatch the same to the other profile too, and redirect to the comparison."""
+    """Show the conversation with the run; or dispatch the same to the other profile too, and show the comparison."""
     slug = request.access.org.slug
     if other is None:
-        return redirect("console:run", slug, run.id)
+        return redirect(f"{reverse('console:playground', args=[slug])}?after={run.id}")
     asked = run.input
     same = DispatchRequest(
         profile_id=other.public_id,
@@ -130,32 +151,38 @@ def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> Http
     return redirect(f"{reverse('console:compare', args=[slug])}?run={run.id}&run={second.id}")
 
 
-def _asked(form: DispatchForm, chosen: ModelProfile) -> DispatchRequest:
+def _asked(form: DispatchForm, chosen: ModelProfile, conversation: Conversation | None) -> DispatchRequest:
     """The dispatch of the form's current state, complete or not."""
     if not form.is_bound:
-        return _dispatch_request(form.initial, chosen)
+        return _dispatch_request(form.initial, chosen, conversation)
     form.is_valid()  # Fills in what is valid so far.
-    return _dispatch_request(form.cleaned_data, chosen)
+    return _dispatch_request(form.cleaned_data, chosen, conversation)
 
 
-def _dispatch_request(fields: Mapping[str, Any], chosen: ModelProfile | None) -> DispatchRequest:
+def _dispatch_request(
+    fields: Mapping[str, Any], chosen: ModelProfile | None, conversation: Conversation | None
+) -> DispatchRequest:
     window = fields.get("context_window")
     text = fields.get("text") or ""
     blocks: list[dict[str, Any]] = [_image_block(image) for image in fields.get("images") or []]
     if text.strip():
         blocks.append({"type": "text", "text": text})
+    earlier = conversation.messages if conversation else []
+    # Until there is a message, the form is judged by what was asked last: models refuse to go on from an answer.
+    messages = [*earlier, {"role": "user", "content": blocks}] if blocks else earlier[:-1]
     return DispatchRequest(
         profile_id=chosen.public_id if chosen else None,
         project_id=fields.get("project") or None,
         pool=fields.get("pool") or "local",
         host_id=fields.get("host") or None,
         system=fields.get("system") or None,
-        messages=[{"role": "user", "content": blocks}] if blocks else [],
+        messages=messages,
         effort=fields.get("effort") or None,
         max_tokens=fields.get("max_tokens"),
         provider_config=(
             {PROVIDERS[chosen.provider].config_namespace: {"contextWindow": window}} if window and chosen else {}
         ),
+        metadata={METADATA: conversation.run_ids} if conversation and conversation.run_ids else {},
     )
 
 
@@ -166,40 +193,44 @@ def _image_block(image: Any) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": image.content_type, "data": data}}
 
 
-def _preview(access: Access, form: DispatchForm, known: Known) -> dict[str, Any] | None:
+def _preview(
+    access: Access, form: DispatchForm, known: Known, conversation: Conversation | None
+) -> dict[str, Any] | None:
     """Describe what a dispatch of the form's current state would do and cost."""
     chosen = known.profile
     if chosen is None:
         return None
     try:
-        return dry_run.preview(access, _asked(form, chosen), known=known)
+        return dry_run.preview(access, _asked(form, chosen, conversation), known=known)
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
 
 
 def _again(access: Access, run_id: str | None) -> dict[str, Any]:
-    """Fill the form with the input of an earlier run, without its images."""
+    """Fill the form with the last message and the options of an earlier run, without its images."""
     runs = Run.objects.for_org(access.org).filter(input__isnull=False).select_related("project", "input")
     run = runs.filter(pk=run_id).first() if run_id else None
     if run is None:
         return {}
+    return {**_options(run), "text": last_question(run.input.body)}
+
+
+def _next(conversation: Conversation) -> dict[str, Any]:
+    """Fill the form for a follow-up: with the options of the last run, and its message if that got no answer."""
+    return {**_options(conversation.run), "text": conversation.unanswered}
+
+
+def _options(run: Run) -> dict[str, Any]:
     asked = repeated_request(run)
-    texts = [
-        block["text"]
-        for message in asked.messages
-        if message["role"] == "user" and isinstance(message["content"], list)
-        for block in message["content"]
-        if block["type"] == "text"
-    ]
     return {
         "profile": asked.profile_id,
-        "text": "\n\n".join(texts),
         "system": asked.system if isinstance(asked.system, str) else "",
-        "effort": asked.effort,
-        "max_tokens": asked.max_tokens,
+        "effort": asked.effort if asked.effort_is_asked else "",
+        "max_tokens": asked.max_tokens if asked.max_tokens_is_asked else None,
         "context_window": _chosen_window(run),
         "pool": asked.pool,
         "project": asked.project_id or "",
+        **({"host": asked.host_id} if asked.host_id else {}),
     }
 
 

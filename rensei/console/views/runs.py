@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from django.contrib import messages
 from django.db.models import Exists, OuterRef
@@ -19,12 +18,13 @@ from profiles import services as profiles
 from rensei.console import usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.run_list import NEWER_MAX, PAGE_SIZE, RunList, filter_choices
+from rensei.console.run_texts import asked_of, text_of
 from rensei.core import csv_file
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.usage import Usage
 from rensei.dispatch import runs_csv as runs_file
-from rensei.dispatch import services
+from rensei.dispatch import saved_views, services
 from rensei.dispatch.admission.repeating import ProfileDeleted, repeat, repeatable
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
 from rensei.workflows.models import NodeRun
@@ -45,6 +45,8 @@ def runs(request: PageRequest) -> HttpResponse:
         "query": listed.query,
         "filtered": bool(listed.filter),
         "address": listed.written(),
+        "views": list(saved_views.own_views(access)),
+        "to_save": listed.to_save(),
         **filter_choices(access),
     }
     return render(request, "console/runs.html", context)
@@ -96,6 +98,32 @@ def selected(request: PageRequest) -> HttpResponseBase:
         rest = len(ids) - done
         messages.info(request, f"{rest} of the selected runs cannot be. They have ended, or their input is not stored.")
     return redirect(back)
+
+
+@require_POST
+@page
+def save_view(request: PageRequest) -> HttpResponse:
+    """Save the filters and the order of a list under a name of the member's own, and return to the list."""
+    access = request.access
+    access.require_writer()
+    if "query" not in request.POST:
+        raise Http404
+    query = RunList(access.org, QueryDict(request.POST["query"])).to_save()
+    try:
+        view = saved_views.save_view(access, name=request.POST.get("name", ""), query=query)
+    except RenseiError as refusal:
+        say_refusal(request, refusal)
+    else:
+        messages.success(request, f"The view {view.name} was saved.")
+    return redirect(reverse("console:runs", args=[access.org.slug]) + (f"?{query}" if query else ""))
+
+
+@require_POST
+@page
+def delete_view(request: PageRequest, view_id: str) -> HttpResponse:
+    view = saved_views.delete_view(request.access, view_id)
+    messages.success(request, f"The view {view.name} was deleted.")
+    return redirect("console:runs", request.access.org.slug)
 
 
 @require_safe
@@ -164,30 +192,6 @@ def cancel(request: PageRequest, run_id: str) -> HttpResponse:
         back="run",
         args=(run_id,),
     )
-
-
-def text_of(found: Run) -> str:
-    """The text that the model has written so far."""
-    if found.output_text:
-        return str(found.output_text)
-    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
-    return "".join(data.get("text", "") for data in chunks)
-
-
-def asked_of(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The input of the run, as texts and the number of its images; it contains no HTML."""
-    turns = []
-    for message in body.get("messages", []):
-        content = message["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        turns.append(
-            {
-                "role": message["role"],
-                "text": "\n\n".join(block["text"] for block in blocks if block["type"] == "text"),
-                "images": sum(block["type"] == "image" for block in blocks),
-            }
-        )
-    return turns
 
 
 def _each(request: PageRequest, found: RunQuerySet, act: Callable[[Run], object]) -> tuple[int, bool]:

@@ -54,6 +54,7 @@ def tokens(request: PageRequest) -> HttpResponse:
     context = {
         "rows": [{"token": token, "used": used.get(token.pk, RunSums())} for token in stored],
         "since": month.since,
+        "month": now.date().replace(day=1),
         "form": form,
         "fresh": fresh,
         "now": now,

@@ -81,6 +81,7 @@ class RunFilter(Filters):
     served_model = serializers.CharField(required=False, allow_blank=True)
     member_id = serializers.CharField(required=False, allow_blank=True, help_text="The member who dispatched it")
     code = serializers.CharField(required=False, allow_blank=True, help_text="The code of its error")
+    token_id = serializers.CharField(required=False, allow_blank=True, help_text="The API token that dispatched it")
     created_after = serializers.DateTimeField(required=False, help_text="This moment, or later")
     created_before = serializers.DateTimeField(required=False, help_text="Before this moment")
     q = serializers.CharField(
