@@ -22,6 +22,8 @@ class ProviderSpec:
     category: str
     default_base_url_setting: str
     key_page_url: str
+    # The audience of the identity tokens that the provider exchanges for its own; empty: it takes keys only.
+    federation_audience: str = ""
     config_keys: tuple[str, ...] = ()
     # Prefixes of the ids of models that suit most work. A new profile proposes the newest of them.
     recommended: tuple[str, ...] = ()

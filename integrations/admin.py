@@ -1,6 +1,6 @@
 """The admin pages of keys and of the operators' key pools. They never show a key, nor sealed bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django import forms
@@ -15,8 +15,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from catalog.admin_forms import current_entries, labelled
 from catalog.providers import PROVIDERS
 from integrations.keys import platform, shapes
-from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
-from integrations.providers.base import Verdict
+from integrations.models import DataKey, Integration, IssuerKey, KeyCheck, PlatformKey
+from integrations.providers.base import Federation, Verdict
 from integrations.vault import kek_providers, vault
 from integrations.vault.errors import VaultFault
 from rensei.core.errors import RenseiError
@@ -35,8 +35,19 @@ def _model_choices(kept: Sequence[str]) -> list[tuple[str, str]]:
     return [*current, *((model, f"{model} (retired)") for model in kept if model not in dict(current))]
 
 
+# The fields of a federation, by the names of its ids.
+FEDERATION_FIELDS = {
+    "rule_id": "federation_rule",
+    "organization_id": "federation_organization",
+    "service_account_id": "federation_service_account",
+}
+
+
 class PlatformKeyForm(forms.ModelForm[PlatformKey]):
-    """A key of a pool. The key can be entered but is never shown. If left empty on a change, the stored key is kept."""
+    """
+    A key of a pool, or a federation in its place. The key can be entered but is never shown. If left empty on a change,
+    what is stored is kept.
+    """
 
     provider = forms.ChoiceField(choices=_provider_choices)
     model_ids = forms.MultipleChoiceField(
@@ -48,9 +59,15 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
     api_key = forms.CharField(
         label="API key",
         strip=False,
+        required=False,
         widget=secret_input(),
-        help_text="It is sealed, and never shown again.",
+        help_text="It is sealed, and never shown again. Leave it empty for a federation.",
     )
+    federation_rule = forms.CharField(
+        required=False, help_text="fdrl_…, in place of a key: see /docs/providers/anthropic#without-a-stored-key"
+    )
+    federation_organization = forms.CharField(required=False, help_text="The UUID of the Anthropic organization")
+    federation_service_account = forms.CharField(required=False, help_text="svac_…")
 
     force = forms.BooleanField(
         label="Save even if the test fails",
@@ -62,7 +79,7 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
 
     class Meta:
         model = PlatformKey
-        fields = ["provider", "pool", "name", "model_ids", "max_tokens_cap", "weight", "active"]
+        fields = ["provider", "pool", "name", "workspace_id", "model_ids", "max_tokens_cap", "weight", "active"]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -70,8 +87,10 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
         assert isinstance(models, forms.MultipleChoiceField)
         models.choices = _model_choices(self.instance.model_ids)
         if not self.instance._state.adding:  # noqa: SLF001 - the documented way to tell
-            self.fields["api_key"].required = False
             self.fields["api_key"].help_text = "Leave it empty to keep the stored key. Paste another to replace it."
+            stored = self.instance.federation
+            for name, field in FEDERATION_FIELDS.items():
+                self.fields[field].initial = getattr(Federation.of_wire(stored), name) if stored else ""
 
     def clean_api_key(self) -> Secret | None:
         text = self.cleaned_data["api_key"]
@@ -88,6 +107,7 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
         # A provider that is busy or unreachable says nothing about the key.
         if found is not None and not found.ok and found.conclusive and not fields.get("force") and "api_key" in fields:
             self.add_error("api_key", f"{found.message} {found.fix}".strip())
+        self._require_given(fields)
         pool = fields.get("pool") or self.instance.pool
         if pool == PlatformKey.Pool.SHARED and not fields.get("model_ids"):
             self.add_error("model_ids", "A shared key names the models that it gives away.")
@@ -95,17 +115,53 @@ class PlatformKeyForm(forms.ModelForm[PlatformKey]):
             self.add_error("max_tokens_cap", "A shared key caps the tokens of one answer.")
         return fields
 
+    def _require_given(self, fields: dict[str, Any]) -> None:
+        """Require what a change needs: a new key for a new workspace, and exactly one of a key and a federation."""
+        federation = _federation_of(fields)
+        is_new = self.instance._state.adding  # noqa: SLF001 - the documented way to tell
+        is_changed = is_new or federation != _stored_federation(self.instance) or "workspace_id" in self.changed_data
+        fields["federation"] = federation if is_changed else None
+        if "api_key" not in fields:
+            return
+        if fields["api_key"] is not None and fields["federation"] is not None:
+            self.add_error("api_key", "Enter either a key or a federation, and not both.")
+        elif fields["api_key"] is None and federation is None and is_changed:
+            self.add_error("api_key", "Enter the key, or the three ids of a federation.")
+        elif federation is not None and fields["federation"] is not None:
+            try:
+                shapes.clean_given(federation, provider=fields.get("provider") or self.instance.provider)
+            except RenseiError as refusal:
+                self.add_error("federation_rule", refusal.detail)
+
+
+def _federation_of(fields: Mapping[str, Any]) -> Federation | None:
+    """Read the ids of a federation from a form's values; None if none was entered."""
+    ids = {name: str(fields.get(field) or "").strip() for name, field in FEDERATION_FIELDS.items()}
+    return Federation(**ids) if any(ids.values()) else None
+
+
+def _stored_federation(key: PlatformKey) -> Federation | None:
+    return Federation.of_wire(key.federation) if key.federation else None
+
 
 def _verdict_of(request: HttpRequest) -> Verdict | None:
-    """Test the key that was entered; None if there is none, or if the form will refuse it anyway."""
-    text = request.POST.get("api_key", "")
+    """Test what was entered; None if that is what is stored, or if the form will refuse it anyway."""
+    text, federation = request.POST.get("api_key", ""), _federation_of(request.POST)
     match = request.resolver_match
     key = PlatformKey.objects.filter(pk=unquote(match.kwargs.get("object_id", ""))).first() if match else None
-    if not text:
+    workspace_id = request.POST.get("workspace_id", "")
+    if key and federation == _stored_federation(key) and workspace_id == key.workspace_id:
+        federation = None
+    if not text and federation is None:
         return None
     try:
-        provider = key.provider if key else request.POST.get("provider", "")
-        return platform.check_new_key(provider=provider, api_key=Secret(text))
+        return platform.check_new_key(
+            provider=key.provider if key else request.POST.get("provider", ""),
+            pool=key.pool if key else request.POST.get("pool", ""),
+            api_key=Secret(text) if text else None,
+            federation=federation,
+            workspace_id=workspace_id,
+        )
     except RenseiError:
         return None
 
@@ -120,7 +176,8 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     actions = ["test_connection"]
 
     def get_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> Any:
-        shown = ["provider", "pool", "name", "api_key", "force", "model_ids", "max_tokens_cap", "weight", "active"]
+        given = ["api_key", *FEDERATION_FIELDS.values(), "workspace_id", "force"]
+        shown = ["provider", "pool", "name", *given, "model_ids", "max_tokens_cap", "weight", "active"]
         return [*shown, *self.get_readonly_fields(request, obj)[2:]] if obj else shown
 
     def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
@@ -164,16 +221,19 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
         return form
 
     def save_model(self, request: HttpRequest, obj: PlatformKey, form: Any, change: bool) -> None:
-        fields = {name: value for name, value in form.cleaned_data.items() if name != "force"}
+        besides = {"force", *FEDERATION_FIELDS.values()}
+        fields = {name: value for name, value in form.cleaned_data.items() if name not in besides}
         if form.verdict is not None and not form.verdict.ok:
             self.message_user(request, f"Saved although the test failed: {form.verdict.message}", messages.WARNING)
-        api_key = fields.pop("api_key")
+        given = {name: fields.pop(name) for name in ("api_key", "federation", "workspace_id")}
         if change:
+            # The form has set its workspace on the object, which the stored key is still bound to.
+            obj.workspace_id = form.initial["workspace_id"]
             platform.update_platform_key(obj, actor=operator(request), **fields)
-            if api_key is not None:
-                platform.replace_key(obj, actor=operator(request), api_key=api_key)
+            if given["api_key"] is not None or given["federation"] is not None:
+                platform.replace_key(obj, actor=operator(request), **given)
         else:
-            obj.pk = platform.add_platform_key(actor=operator(request), api_key=api_key, **fields).pk
+            obj.pk = platform.add_platform_key(actor=operator(request), **given, **fields).pk
             obj.refresh_from_db()
 
     def delete_model(self, request: HttpRequest, obj: PlatformKey) -> None:
@@ -194,9 +254,19 @@ class IntegrationAdmin(ReadOnlyAdmin):
     search_fields = ["name", "org__slug"]
     ordering = ["org__slug", "provider", "id"]
     fields = [
-        *("id", "org", "provider", "name", "key_hint", "secret_version", "base_url", "workspace_id", "is_default"),
+        *("id", "org", "provider", "name", "key_hint", "federation", "secret_version", "base_url", "workspace_id"),
+        "is_default",
         *("status", "tested_at", "last_used_at", "created_by", "created_at"),
     ]
+
+
+@admin.register(IssuerKey)
+class IssuerKeyAdmin(ReadOnlyAdmin):
+    """The keys that sign this server's identity, and when each is used."""
+
+    list_display = ["id", "version", "signs_from", "created_at"]
+    ordering = ["-version"]
+    fields = ("id", "version", "signs_from", "created_at")
 
 
 @admin.register(DataKey)

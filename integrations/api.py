@@ -11,9 +11,10 @@ from rest_framework.response import Response
 
 from catalog import providers
 from integrations.keys import services, shapes
+from integrations.keys.identity import identity_of
 from integrations.models import Integration
 from integrations.outbound.destinations import BaseUrlRefused
-from integrations.providers.base import KeyKindRefused
+from integrations.providers.base import Federation, KeyKindRefused
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse
@@ -55,6 +56,15 @@ class ProviderAnswer(CamelSerializer):
     key_page_url = serializers.URLField(help_text="Where people make a key")
 
 
+class IdentityAnswer(CamelSerializer):
+    """Who this server says that the organization is. The provider has to trust it, before it is connected."""
+
+    issuer = serializers.CharField(help_text="`iss` of the identity tokens")
+    jwks_url = serializers.CharField(help_text="The issuer's public keys")
+    subject = serializers.CharField(help_text="`sub`: a rule at the provider must match exactly this")
+    audience = serializers.CharField(help_text="`aud`")
+
+
 class ProviderPage(CamelSerializer):
     """All providers: they fit on one page."""
 
@@ -71,6 +81,36 @@ class Providers(Endpoint):
     def get(self, request: Request) -> Response:
         """List the providers that this server supports."""
         return Response(ProviderPage({"results": list(providers.PROVIDERS.values())}).data)
+
+
+class ProviderIdentity(APIView):
+    permission_classes = [ManagersWrite]
+    scopes = {"GET": MANAGE}
+    refusals = {"GET": (CredentialUnreadable,)}
+
+    @extend_schema(operation_id="providers_identity", responses=IdentityAnswer)
+    def get(self, request: Request, provider: str) -> Response:
+        """Show what has to be entered at a provider, so that it trusts the identity of the organization."""
+        return Response(IdentityAnswer(identity_of(caller(request), provider=provider)).data)
+
+
+class FederationIds(CamelSerializer):
+    """The ids at the provider by which it knows the organization's identity. They take the place of a key."""
+
+    rule_id = Text(whole(r"fdrl_[A-Za-z0-9]{4,80}"), help_text="Id of the federation rule, `fdrl_…`")
+    organization_id = Text(whole(r"[0-9a-fA-F-]{36}"), help_text="UUID of the organization at the provider")
+    service_account_id = Text(whole(r"svac_[A-Za-z0-9]{4,80}"), help_text="Id of the service account, `svac_…`")
+
+    def to_internal_value(self, data: Any) -> Any:
+        return Federation(**super().to_internal_value(data))
+
+
+class ShownFederation(CamelSerializer):
+    """The ids of a federation, as they are stored."""
+
+    ruleId = serializers.CharField()  # noqa: N815 - stored as it is on the wire
+    organizationId = serializers.CharField()  # noqa: N815
+    serviceAccountId = serializers.CharField()  # noqa: N815
 
 
 class ModelName(CamelSerializer):
@@ -95,6 +135,7 @@ class IntegrationAnswer(CamelSerializer):
     provider = serializers.CharField()
     name = serializers.CharField()
     key_hint = serializers.CharField(help_text="The kind of the key and its last four characters")
+    federation = ShownFederation(allow_null=True, help_text="Null: a key is stored")
     status = serializers.ChoiceField(choices=Integration.Status.choices)
     tested_at = serializers.DateTimeField(allow_null=True)
     last_error = LastError(allow_null=True, help_text="For owners and admins; null for others")
@@ -107,11 +148,12 @@ class IntegrationAnswer(CamelSerializer):
 
 
 class NewIntegration(CamelSerializer):
-    """A key to connect."""
+    """A key to connect, or a federation in its place."""
 
     provider = Text(one_of(providers.PROVIDERS), max_length=32)
     name = serializers.CharField(max_length=120, allow_blank=True, default="")
-    api_key = SecretField()
+    api_key = SecretField(required=False)
+    federation = FederationIds(required=False)
     base_url = serializers.CharField(allow_blank=True, default="")
     workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
     is_default = serializers.BooleanField(allow_null=True, default=None)
@@ -128,17 +170,19 @@ class IntegrationChange(CamelSerializer):
 
 
 class NewKey(CamelSerializer):
-    """A key to take the place of the stored one. `force` stores it without a test."""
+    """A key or a federation, to take the place of what is stored. `force` stores it without a test."""
 
-    api_key = SecretField()
+    api_key = SecretField(required=False)
+    federation = FederationIds(required=False)
     force = serializers.BooleanField(default=False)
 
 
 class UnsavedKey(CamelSerializer):
-    """A key to test. It is not stored."""
+    """A key or a federation to test. It is not stored."""
 
     provider = Text(one_of(providers.PROVIDERS), max_length=32)
-    api_key = SecretField()
+    api_key = SecretField(required=False)
+    federation = FederationIds(required=False)
     base_url = serializers.CharField(allow_blank=True, default="")
     workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
 
@@ -173,7 +217,11 @@ class Integrations(_Connected, Listed):
     Body = NewIntegration
 
     def post(self, request: Request) -> Response:
-        """Connect a provider with a key of the organization. The key is sealed, and never shown again."""
+        """
+        Connect a provider with a key of the organization, or without one, by a federation.
+
+        The key is sealed, and never shown again.
+        """
         return self.created(request, services.add_integration(caller(request), **self.fields(request)))
 
 

@@ -65,12 +65,32 @@ class KeyCheck(models.Model):
         return self.kek_id
 
 
+class IssuerKey(models.Model):
+    """
+    A private key with which this server signs identity tokens, as an OIDC issuer. Its id is the `kid` of the tokens.
+
+    The newest one whose `signs_from` has passed signs. The public keys are derived from the sealed private ones and are
+    not stored, so that a row which a writer of the database adds is not published.
+    """
+
+    id = models.CharField(primary_key=True, max_length=43)
+    version = models.PositiveIntegerField(unique=True)
+    sealed_key = models.BinaryField(editable=False)
+    signs_from = models.DateTimeField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.id
+
+
 class Integration(models.Model):
     """
-    A provider connected by an organization with its own key.
+    A provider connected by an organization with its own key, or by an identity that the provider trusts.
 
     `status` is for information and blocks nothing. `model_list` is the provider's own list at the last successful test,
     as `[{"id", "displayName"}]`. `sealed_key` opens only for this row, version, provider, base URL and workspace.
+    Without a stored key, it seals the ids of the federation, and `federation` shows them to people: a person who can
+    only write to the database cannot direct the organization's calls to another account.
     """
 
     class Status(models.TextChoices):
@@ -85,6 +105,9 @@ class Integration(models.Model):
     sealed_key = models.BinaryField()
     secret_version = models.PositiveIntegerField(default=1)
     key_hint = models.CharField(max_length=40)
+    federation: "models.JSONField[dict[str, str] | None, dict[str, str] | None]" = models.JSONField(
+        null=True, blank=True, help_text="The ids at the provider by which it knows this server's identity; no secret"
+    )
     fingerprint = models.CharField(max_length=64)
     base_url = models.CharField(max_length=300, blank=True)
     workspace_id = models.CharField(max_length=120, blank=True)
@@ -138,6 +161,10 @@ class PlatformKey(models.Model):
     sealed_key = models.BinaryField(editable=False)
     secret_version = models.PositiveIntegerField(default=1, editable=False)
     key_hint = models.CharField(max_length=40, editable=False)
+    federation: "models.JSONField[dict[str, str] | None, dict[str, str] | None]" = models.JSONField(
+        null=True, blank=True, editable=False
+    )
+    workspace_id = models.CharField(max_length=120, blank=True)
     weight = models.PositiveSmallIntegerField(default=1)
     active = models.BooleanField(default=True)
     model_ids = models.JSONField(default=list, blank=True, help_text="Models served; empty means all (metered only)")

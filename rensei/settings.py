@@ -57,6 +57,8 @@ RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https:
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
 RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")
+# 0: the key that signs identity tokens is never replaced by itself.
+RENSEI_ISSUER_KEY_DAYS = env.int("RENSEI_ISSUER_KEY_DAYS", default=90)
 # None where it is not known.
 RENSEI_BACKUPS_KEPT_DAYS = env.int("RENSEI_BACKUPS_KEPT_DAYS", default=None)
 RENSEI_LEDGER_ANCHOR_KEY = Path(env.str("RENSEI_LEDGER_ANCHOR_KEY", default=str(DATA_DIR / "ledger_anchor.key")))

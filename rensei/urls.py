@@ -41,6 +41,7 @@ urlpatterns = [
     path("healthz", health.alive, name="healthz"),
     path("readyz", health.ready, name="readyz"),
     path("metrics", health.metrics, name="metrics"),
+    *integrations.public_patterns,
     *accounts.page_patterns,
     *console.urlpatterns,
 ]

@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
 from integrations.providers.base import ADAPTERS
+from integrations.vault import issuer
 from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
@@ -60,6 +61,7 @@ JOBS = [
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due, has_work=entering.ANY_OVER),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
+    Job(name="rotate-issuer-key", every=timedelta(hours=1), run=issuer.keep_fresh),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
 # These take long, and have a thread of their own so that none of the jobs above waits for them.

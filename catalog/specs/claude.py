@@ -14,6 +14,7 @@ SPEC = ProviderSpec(
     category="Cloud",
     default_base_url_setting="RENSEI_ANTHROPIC_BASE_URL",
     key_page_url="https://platform.claude.com/settings/keys",
+    federation_audience="https://api.anthropic.com",
     config_keys=("contextWindow",),
     recommended=("claude-opus-", "claude-sonnet-"),
     model_prefix="anthropic/",

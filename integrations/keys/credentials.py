@@ -4,20 +4,28 @@ from django.utils import timezone
 
 from integrations.keys import shapes
 from integrations.models import Integration
-from integrations.providers.base import ADAPTERS, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
 from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
+from rensei.orgs.models import Org
 
-SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "fingerprint")
+SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "federation", "fingerprint")
 VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
 
-def seal_key(integration: Integration, key: Secret) -> None:
-    """Seal a key into its integration. The version, base URL and id must already be set."""
-    integration.sealed_key = vault.seal(key, context=_context(integration))
-    integration.key_hint = shapes.key_hint(key)
-    integration.fingerprint = vault.fingerprint(key, org_id=integration.org_id, provider=integration.provider)
+def seal_key(integration: Integration, given: Given) -> None:
+    """
+    Seal a key into its integration, or the ids of its federation. The version, base URL, workspace and id must already
+    be set.
+    """
+    integration.federation = given.wire() if isinstance(given, Federation) else None
+    text = given.sealable() if isinstance(given, Federation) else given
+    integration.sealed_key = vault.seal(text, context=_context(integration))
+    integration.key_hint = shapes.hint_of(given)
+    # One rule of a federation may be used in several workspaces.
+    known = text if integration.federation is None else Secret(f"{text.reveal()} {integration.workspace_id}")
+    integration.fingerprint = vault.fingerprint(known, org_id=integration.org_id, provider=integration.provider)
 
 
 def change_workspace(integration: Integration, *, workspace_id: str) -> None:
@@ -26,10 +34,10 @@ def change_workspace(integration: Integration, *, workspace_id: str) -> None:
 
     :raises CredentialUnreadable: if the vault cannot open or seal it now
     """
-    key = vault.open_sealed(integration.sealed_key, context=_context(integration))
+    opened = open_key(integration)
     integration.workspace_id = workspace_id
     integration.secret_version += 1
-    seal_key(integration, key)
+    seal_key(integration, opened.federation or opened.secret)
     forget_verdict(integration)
 
 
@@ -39,19 +47,28 @@ def open_key(integration: Integration) -> Credential:
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return credential(integration, vault.open_sealed(integration.sealed_key, context=_context(integration)))
+    text = vault.open_sealed(integration.sealed_key, context=_context(integration))
+    return credential(integration, text if integration.federation is None else Federation.of_sealed(text))
 
 
-def credential(integration: Integration, secret: Secret) -> Credential:
-    """Return a key with its destination: the integration's own address, else the provider's."""
+def credential(integration: Integration, given: Given) -> Credential:
+    """Return what signs, with its destination: the integration's own address, else the provider's."""
+    federation = given if isinstance(given, Federation) else None
     return Credential(
         id=integration.id,
         version=integration.secret_version,
-        secret=secret,
+        secret=given if isinstance(given, Secret) else Secret(""),
+        federation=federation,
+        subject=subject_of(integration.org) if federation else "",
         base_url=integration.base_url or ADAPTERS[integration.provider].default_base_url(),
         workspace_id=integration.workspace_id,
         org_slug=integration.org.slug if integration.base_url else "",
     )
+
+
+def subject_of(org: Org) -> str:
+    """Name an organization in the identity tokens that are signed for it. A rule at the provider matches this."""
+    return f"rensei:organization:{org.id}"
 
 
 def take_verdict(integration: Integration, verdict: Verdict) -> None:
@@ -79,7 +96,8 @@ def _context(integration: Integration) -> vault.SealContext:
     return vault.SealContext(
         org=integration.org,
         record_id=integration.id,
-        field="api_key",
+        # The kind is bound too, so that neither can be taken for the other.
+        field="api_key" if integration.federation is None else "federation",
         version=integration.secret_version,
         provider=integration.provider,
         destination=integration.base_url or vault.DEFAULT_DESTINATION,

@@ -30,7 +30,7 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
 
     Other failures (an overloaded provider, a broken connection, a bad request) change nothing.
     """
-    verdict = _verdict(failure, now)
+    verdict = _verdict(failure, now, is_federated=credential.federation is not None)
     if verdict is None:
         return
     health, until = verdict
@@ -42,17 +42,18 @@ def note_failure(credential: Credential, failure: ProviderFailure, *, now: datet
         changing = changing.exclude(health=health, cooling_until__gte=until)
     if changing.update(health=health, cooling_until=until, last_error=error):
         logger.warning("pool_key_out", key_id=credential.id, health=health.value, code=failure.code)
-        if health is PlatformKey.Health.QUARANTINED:
-            _alert(judged.first())
+        if failure.code == "PROVIDER_AUTH_FAILED" and failure.status == UNAUTHORIZED:
+            _alert(judged.first(), until)
 
 
 def note_refused(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
     """
     Mark an organization's own key as failing if the provider refused it, and notify its owners and admins once.
 
-    The mark is for information: the next run still uses the key. A new version or a successful test clears it.
+    The mark is for information: the next run still uses the key. A new version or a successful test clears it. A
+    token that the provider ended early says nothing yet: the next call asks for another one.
     """
-    if failure.status != UNAUTHORIZED:
+    if failure.status != UNAUTHORIZED or failure.retryable:
         return
     code = failure.diagnosis or failure.code
     error: StoredError = {"code": code, "detail": failure.message, "fix": failure.fix}
@@ -64,9 +65,14 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
             _tell_managers(integration)
 
 
-def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Health, datetime | None] | None:
+def _verdict(
+    failure: ProviderFailure, now: datetime, *, is_federated: bool
+) -> tuple[PlatformKey.Health, datetime | None] | None:
     if failure.code == "PROVIDER_AUTH_FAILED":
-        if failure.status == UNAUTHORIZED:
+        if failure.retryable:
+            return None
+        # A federation may be refused because the provider could not fetch our public keys, which passes by itself.
+        if failure.status == UNAUTHORIZED and not is_federated:
             return PlatformKey.Health.QUARANTINED, None
         return PlatformKey.Health.COOLING, now + REFUSED_FOR
     if failure.code == "PROVIDER_UNFUNDED":
@@ -77,14 +83,15 @@ def _verdict(failure: ProviderFailure, now: datetime) -> tuple[PlatformKey.Healt
     return None
 
 
-def _alert(key: PlatformKey | None) -> None:
+def _alert(key: PlatformKey | None, until: datetime | None) -> None:
     operators = list(User.objects.filter(is_staff=True, is_active=True).values_list("email", flat=True))
     if key is None or not operators:
         return
     subject = f"Rensei: a {key.pool} key of {key.provider} was refused"
+    back = f" until {until:%H:%M} UTC" if until else ""
     body = (
         f"The provider refused the {key.pool} key '{key.name}' ({key.key_hint}), so it has been taken out of its "
-        f"pool. Replace it here:\n\n{settings.PUBLIC_URL}/admin/integrations/platformkey/{key.pk}/change/\n"
+        f"pool{back}. Replace it here:\n\n{settings.PUBLIC_URL}/admin/integrations/platformkey/{key.pk}/change/\n"
     )
     _mail(subject, body, operators)
 

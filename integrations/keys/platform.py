@@ -9,7 +9,7 @@ from django.db.models import OuterRef, Q, Subquery
 
 from integrations.keys import shapes
 from integrations.models import PlatformKey
-from integrations.providers.base import ADAPTERS, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
 from integrations.vault.sealed import SealedColumn
 from rensei.audit.record import record_operator, record_system
@@ -26,7 +26,9 @@ def add_platform_key(
     provider: str,
     pool: str,
     name: str,
-    api_key: Secret,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
+    workspace_id: str = "",
     model_ids: Sequence[str] = (),
     max_tokens_cap: int | None = None,
     weight: int = 1,
@@ -46,13 +48,14 @@ def add_platform_key(
         provider=provider,
         pool=pool,
         name=clean_name(name),
+        workspace_id=shapes.clean_workspace_id(workspace_id),
         model_ids=list(model_ids),
         max_tokens_cap=max_tokens_cap,
         weight=weight,
         active=active,
     )
     _require_unique(key)
-    _seal(key, shapes.clean_key(api_key, provider=provider))
+    _seal(key, shapes.clean_given(shapes.one_given(api_key, federation), provider=provider))
     # Not durable: the admin calls this within a transaction of its own.
     with transaction.atomic():
         key.save(force_insert=True)
@@ -87,19 +90,28 @@ def update_platform_key(
     return key
 
 
-def replace_key(key: PlatformKey, *, actor: User | None, api_key: Secret) -> PlatformKey:
+def replace_key(
+    key: PlatformKey,
+    *,
+    actor: User | None,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
+    workspace_id: str = "",
+) -> PlatformKey:
     """
-    Replace the sealed key by another, and treat it as healthy until a call fails.
+    Replace the sealed key, or the federation, by either, and treat it as healthy until a call fails.
 
     :raises FieldError: if it has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     key.secret_version += 1
-    _seal(key, shapes.clean_key(api_key, provider=key.provider))
+    key.workspace_id = shapes.clean_workspace_id(workspace_id)
+    _seal(key, shapes.clean_given(shapes.one_given(api_key, federation), provider=key.provider))
     key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
     with transaction.atomic():
-        key.save(update_fields=["sealed_key", "secret_version", "key_hint", "health", "cooling_until", "last_error"])
+        sealed_fields = ["sealed_key", "secret_version", "key_hint", "federation", "workspace_id"]
+        key.save(update_fields=[*sealed_fields, "health", "cooling_until", "last_error"])
         _record(actor, "platform_key.replaced", key)
     return key
 
@@ -125,18 +137,25 @@ def check_platform_key(key: PlatformKey) -> Verdict:
     return verdict
 
 
-def check_new_key(*, provider: str, api_key: Secret) -> Verdict:
+def check_new_key(
+    *,
+    provider: str,
+    pool: str,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
+    workspace_id: str = "",
+) -> Verdict:
     """
-    Test a key that is not saved. The caller holds no transaction, because this is a call.
+    Test what is not saved. The caller holds no transaction, because this is a call.
 
     :raises FieldError: if the provider is unknown or the key has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     """
     shapes.clean_provider(provider)
-    secret = shapes.clean_key(api_key, provider=provider)
-    adapter = ADAPTERS[provider]
-    credential = Credential(id="", version=0, secret=secret, base_url=adapter.default_base_url())
-    return adapter.test_connection(credential=credential)
+    given = shapes.clean_given(shapes.one_given(api_key, federation), provider=provider)
+    unsaved = PlatformKey(provider=provider, pool=pool, workspace_id=shapes.clean_workspace_id(workspace_id))
+    unsaved.id = ""
+    return ADAPTERS[provider].test_connection(credential=_credential(unsaved, given))
 
 
 def healthy_key(
@@ -193,12 +212,13 @@ def open_platform_key(key: PlatformKey) -> Credential:
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return Credential(
-        id=key.id,
-        version=key.secret_version,
-        secret=vault.open_sealed(key.sealed_key, context=_seal_context(key)),
-        base_url=ADAPTERS[key.provider].default_base_url(),
-    )
+    text = vault.open_sealed(key.sealed_key, context=_seal_context(key))
+    return _credential(key, text if key.federation is None else Federation.of_sealed(text))
+
+
+def subject_of(pool: str) -> str:
+    """Name a pool in the identity tokens that are signed for it. A rule at the provider matches this."""
+    return f"rensei:platform:{pool}"
 
 
 def check_pool(*, pool: str, model_ids: Sequence[str], max_tokens_cap: int | None) -> None:
@@ -217,20 +237,36 @@ def _require_unique(key: PlatformKey) -> None:
         raise AlreadyExists(what=f"A {key.pool} key named '{key.name}'")
 
 
-def _seal(key: PlatformKey, secret: Secret) -> None:
-    key.sealed_key = vault.seal(secret, context=_seal_context(key))
-    key.key_hint = shapes.key_hint(secret)
+def _credential(key: PlatformKey, given: Given) -> Credential:
+    federation = given if isinstance(given, Federation) else None
+    return Credential(
+        id=key.id,
+        version=key.secret_version,
+        secret=given if isinstance(given, Secret) else Secret(""),
+        federation=federation,
+        subject=subject_of(key.pool) if federation else "",
+        base_url=ADAPTERS[key.provider].default_base_url(),
+        workspace_id=key.workspace_id,
+    )
+
+
+def _seal(key: PlatformKey, given: Given) -> None:
+    key.federation = given.wire() if isinstance(given, Federation) else None
+    text = given.sealable() if isinstance(given, Federation) else given
+    key.sealed_key = vault.seal(text, context=_seal_context(key))
+    key.key_hint = shapes.hint_of(given)
 
 
 def _seal_context(key: PlatformKey) -> vault.SealContext:
     return vault.SealContext(
         org=None,
         record_id=key.id,
-        field="api_key",
+        field="api_key" if key.federation is None else "federation",
         version=key.secret_version,
         provider=key.provider,
         destination=vault.DEFAULT_DESTINATION,
         pool=key.pool,
+        workspace=key.workspace_id,
     )
 
 
@@ -240,6 +276,8 @@ def _record(actor: User | None, action: str, key: PlatformKey) -> None:
         "pool": key.pool,
         "name": key.name,
         "keyHint": key.key_hint,
+        "federation": key.federation,
+        "workspaceId": key.workspace_id,
         "modelIds": key.model_ids,
         "maxTokensCap": key.max_tokens_cap,
         "weight": key.weight,

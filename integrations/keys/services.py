@@ -8,7 +8,7 @@ from django.db.models import ProtectedError, Q
 from catalog import providers
 from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
-from integrations.providers.base import ADAPTERS, Credential, Verdict
+from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
 from rensei.core.secret import Secret
@@ -56,7 +56,8 @@ def add_integration(
     access: Access,
     *,
     provider: str,
-    api_key: Secret,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
     name: str = "",
     base_url: str = "",
     workspace_id: str = "",
@@ -64,7 +65,7 @@ def add_integration(
     verdict: Verdict | None = None,
 ) -> Integration:
     """
-    Connect a provider with the organization's own key. The first key of a provider is its default.
+    Connect a provider with the organization's own key, or with an identity. The first one of a provider is its default.
 
     `verdict` is the result of a test of this key made just before.
 
@@ -77,7 +78,8 @@ def add_integration(
     access.require_org_manager()
     shapes.clean_provider(provider)
     base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
-    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
+    given = shapes.one_given(api_key, federation)
+    given = shapes.clean_given(given, provider=provider, base_url=base_url)
     integration = Integration(
         org=access.org,
         provider=provider,
@@ -86,7 +88,7 @@ def add_integration(
         workspace_id=shapes.clean_workspace_id(workspace_id),
         created_by=access.user,
     )
-    credentials.seal_key(integration, key)
+    credentials.seal_key(integration, given)
     if verdict is not None:
         credentials.take_verdict(integration, verdict)
 
@@ -150,10 +152,15 @@ def update_integration(
 
 
 def rotate_integration(
-    access: Access, integration: Integration, *, api_key: Secret, force: bool = False
+    access: Access,
+    integration: Integration,
+    *,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
+    force: bool = False,
 ) -> Integration:
     """
-    Replace the key after the new one has passed its test. `force` skips the test.
+    Replace the key, or a federation, by either, after the new one has passed its test. `force` skips the test.
 
     :raises FieldError: if the key has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
@@ -165,13 +172,14 @@ def rotate_integration(
     access.require_org_manager()
     require_own(access, integration)
     version = integration.secret_version
-    key = shapes.clean_key(api_key, provider=integration.provider, base_url=integration.base_url)
-    verdict = None if force else _test(access, integration, key)
+    given = shapes.one_given(api_key, federation)
+    given = shapes.clean_given(given, provider=integration.provider, base_url=integration.base_url)
+    verdict = None if force else _test(access, integration, given)
     if verdict is not None and not verdict.ok:
         raise KeyNotAccepted(verdict)
 
     integration.secret_version += 1
-    credentials.seal_key(integration, key)
+    credentials.seal_key(integration, given)
     credentials.forget_verdict(integration)
     if verdict is not None:
         credentials.take_verdict(integration, verdict)
@@ -215,7 +223,13 @@ def successor_of(others: Sequence[Integration]) -> Integration:
 
 
 def check_connection(
-    access: Access, *, provider: str, api_key: Secret, base_url: str = "", workspace_id: str = ""
+    access: Access,
+    *,
+    provider: str,
+    api_key: Secret | None = None,
+    federation: Federation | None = None,
+    base_url: str = "",
+    workspace_id: str = "",
 ) -> Verdict:
     """
     Test a key without storing anything.
@@ -230,14 +244,15 @@ def check_connection(
     kill_switches.require_not_suspended(access.org)
     shapes.clean_provider(provider)
     base_url = shapes.clean_base_url(base_url, provider=provider, org_slug=access.org.slug)
-    key = shapes.clean_key(api_key, provider=provider, base_url=base_url)
+    given = shapes.one_given(api_key, federation)
+    given = shapes.clean_given(given, provider=provider, base_url=base_url)
     candidate = Integration(
         org=access.org,
         provider=provider,
         base_url=base_url,
         workspace_id=shapes.clean_workspace_id(workspace_id),
     )
-    return _test(access, candidate, key)
+    return _test(access, candidate, given)
 
 
 def check_integration(access: Access, integration: Integration) -> Verdict:
@@ -303,6 +318,10 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
                 pointer="/apiKey", reason="To replace only the key, rotate it: the new one is then tested."
             )
         return False
+    if integration.federation is not None:
+        raise FieldError(
+            pointer="/baseUrl", reason="A federation is exchanged at the provider itself. Leave the base URL empty."
+        )
     if api_key is None:
         raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
     integration.base_url = target
@@ -356,14 +375,15 @@ def _public_facts(integration: Integration) -> dict[str, object]:
         "provider": integration.provider,
         "name": integration.name,
         "keyHint": integration.key_hint,
+        "federation": integration.federation,
         "baseUrl": integration.base_url,
         "workspaceId": integration.workspace_id,
         "isDefault": integration.is_default,
     }
 
 
-def _test(access: Access, integration: Integration, key: Secret) -> Verdict:
-    return _call(access, integration, credentials.credential(integration, key))
+def _test(access: Access, integration: Integration, given: Given) -> Verdict:
+    return _call(access, integration, credentials.credential(integration, given))
 
 
 def _call(access: Access, integration: Integration, credential: Credential) -> Verdict:

@@ -4,7 +4,7 @@ import re
 
 from catalog import providers
 from integrations.outbound.http import check_base_url
-from integrations.providers.base import ADAPTERS
+from integrations.providers.base import ADAPTERS, Federation, Given
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
 
@@ -49,6 +49,38 @@ def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
     key = Secret(text)
     ADAPTERS[provider].check_key(key, base_url=base_url)
     return key
+
+
+def clean_given(given: Given, *, provider: str, base_url: str = "") -> Given:
+    """
+    Check what is given to connect a provider: a key, or the ids of a federation.
+
+    :raises FieldError: if it has the wrong format, or the provider offers no federation, or not at another address
+    :raises KeyKindRefused: if it is a key of another kind
+    """
+    if isinstance(given, Secret):
+        return clean_key(given, provider=provider, base_url=base_url)
+    if not providers.PROVIDERS[provider].federation_audience:
+        raise FieldError(pointer="/federation", reason="This provider offers no federation. Connect a key.")
+    if base_url:
+        raise FieldError(
+            pointer="/baseUrl", reason="A federation is exchanged at the provider itself. Leave the base URL empty."
+        )
+    ADAPTERS[provider].check_federation(given)
+    return given
+
+
+def one_given(api_key: Secret | None, federation: Federation | None) -> Given:
+    """:raises FieldError: if it is not exactly one of them"""
+    given = api_key or federation
+    if given is None or (api_key and federation):
+        raise FieldError(pointer="/apiKey", reason="Give either an API key or a federation, and not both.")
+    return given
+
+
+def hint_of(given: Given) -> str:
+    """Shorten what was given for display."""
+    return key_hint(given) if isinstance(given, Secret) else f"{given.rule_id[:5]}…{given.rule_id[-SHOWN_AT_END:]}"
 
 
 def key_hint(key: Secret) -> str:

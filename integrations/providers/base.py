@@ -1,5 +1,6 @@
 """The interface of an adapter to a provider. Each provider id has one adapter, in its own package."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,11 +13,46 @@ from rensei.core.usage import Usage, UsagePart
 
 
 @dataclass(frozen=True, kw_only=True)
+class Federation:
+    """The ids at a provider by which it knows this server's identity. They take the place of a key; none is secret."""
+
+    rule_id: str
+    organization_id: str
+    service_account_id: str
+
+    def wire(self) -> dict[str, str]:
+        return {
+            "ruleId": self.rule_id,
+            "organizationId": self.organization_id,
+            "serviceAccountId": self.service_account_id,
+        }
+
+    def sealable(self) -> Secret:
+        """Return the text that is sealed in place of a key."""
+        return Secret(json.dumps(self.wire(), sort_keys=True))
+
+    @classmethod
+    def of_wire(cls, ids: Mapping[str, str]) -> "Federation":
+        return cls(
+            rule_id=ids["ruleId"], organization_id=ids["organizationId"], service_account_id=ids["serviceAccountId"]
+        )
+
+    @classmethod
+    def of_sealed(cls, text: Secret) -> "Federation":
+        return cls.of_wire(json.loads(text.reveal()))
+
+
+# What is given to connect a provider: its key, or the federation that takes its place.
+Given = Secret | Federation
+
+
+@dataclass(frozen=True, kw_only=True)
 class Credential:
     """
     An opened key and where it may be sent. Only a local variable of execution holds it.
 
-    `org_slug` names the organization that chose the base URL. It is empty if the operator did.
+    `org_slug` names the organization that chose the base URL. It is empty if the operator did. With a `federation`
+    there is no secret: the adapter obtains a short token for `subject`, which is the identity that this server states.
     """
 
     id: str
@@ -25,6 +61,8 @@ class Credential:
     base_url: str
     workspace_id: str = ""
     org_slug: str = ""
+    federation: Federation | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +251,8 @@ class Adapter(Protocol):
     in the worker before the attempt; it calls `seconds_left` before each and raises `Interrupted` at 0.
     `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls and
     returns its verdict. `fit` adjusts the parameters once the input is counted exactly. `check_key` checks the
-    format of a key that is already stripped of white space. `refusals` are the errors that `check_input`, `build`
+    format of a key that is already stripped of white space. `check_federation` checks the ids of a federation, and is
+    only called where the provider's spec offers it. `refusals` are the errors that `check_input`, `build`
     and `prepare` may raise.
     """
 
@@ -223,6 +262,8 @@ class Adapter(Protocol):
     def warm_up(self) -> None: ...
 
     def check_key(self, key: Secret, *, base_url: str = "") -> None: ...
+
+    def check_federation(self, federation: Federation) -> None: ...
 
     def default_base_url(self) -> str: ...
 

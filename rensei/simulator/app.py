@@ -1,5 +1,6 @@
 """The ASGI application: the routes, and the log of every request."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from rensei.simulator.directives import FaultDirective
 from rensei.simulator.errors import ApiError
 from rensei.simulator.exchange import ClientDisconnected, Exchange, Receive, Send
 from rensei.simulator.faults import refusal_by_key
+from rensei.simulator.federation import Federation
 from rensei.simulator.hostile import HOSTILE, ConnectionCut, StreamEndedEarly, give_hostile_answer
 from rensei.simulator.keys import Account, authenticate
 from rensei.simulator.listing import list_models, show_model
@@ -25,6 +27,7 @@ _METHOD_OF_ROUTE = {
     "models": "GET",
     "models/*": "GET",
     "organizations/me": "GET",
+    "oauth/token": "POST",
 }
 
 
@@ -46,6 +49,7 @@ class Application:
     ) -> None:
         self.log = RequestLog(file=log_file, keep_bodies=keep_bodies)
         self.messages = Messages()
+        self.federation = Federation()
         self.accepted_keys = accepted_keys
         self.instance = instance
 
@@ -90,7 +94,14 @@ class Application:
         headers = {"request-id": logged.request_id}
         try:
             route = _route(exchange)
-            account = authenticate(exchange.headers, accepted=self.accepted_keys)
+            if route == "oauth/token":
+                await exchange.answer_json(200, await self.federation.exchange(raw), headers=headers)
+                return
+            accepted = self.accepted_keys
+            account = authenticate(
+                exchange.headers, accepted=accepted | self.federation.digests if accepted is not None else None
+            )
+            self.federation.check_token(account.key_sha256, exchange.headers)
             headers = response_headers(account, exchange, request_id=logged.request_id)
             call = Call(exchange=exchange, account=account, logged=logged, headers=headers)
             if not await _give_hostile_answer_of_key(call):
@@ -129,6 +140,14 @@ class Application:
                 await exchange.wait(_SETTLE_SECONDS)
                 since = int(exchange.query.get("since", ["0"])[0])
                 await exchange.answer_json(200, {"requests": self.log.since(since)}, headers={})
+            case ("GET", "/__simulator/federation"):
+                await exchange.answer_json(200, {"history": list(self.federation.history)}, headers={})
+            case ("PUT", "/__simulator/federation"):
+                self.federation.register(json.loads(await exchange.read_body()))
+                await exchange.answer_json(200, {}, headers={})
+            case ("DELETE", "/__simulator/federation/tokens"):
+                self.federation.revoke_tokens()
+                await exchange.answer_json(200, {}, headers={})
             case ("DELETE", "/__simulator/requests"):
                 self.log.clear()
                 self.messages.reset()

@@ -79,7 +79,7 @@ class RequestLog:
             body_bytes=len(raw),
             model=body.get("model"),
             stream=body.get("stream") is True,
-            body=body if self.keep_bodies and raw else None,
+            body=_without_assertion(body) if self.keep_bodies and raw else None,
         )
         self._requests.append(request)
         self._append("arrived", request)
@@ -112,6 +112,10 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _without_assertion(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "assertion": "***"} if "assertion" in body else body
 
 
 def _now() -> str:

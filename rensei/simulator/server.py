@@ -49,6 +49,22 @@ class RunningSimulator:
         """Clear the log, the prompt cache and the counts of faults."""
         self._call("DELETE", "/__simulator/requests")
 
+    def trust(
+        self, *, issuer: str, rules: list[dict[str, Any]], keys: list[dict[str, str]] | None = None, cached: float = 60
+    ) -> None:
+        """Register an issuer with its federation rules. Without `keys`, they are fetched from the issuer."""
+        document = {"issuer": issuer, "rules": rules, "keys": keys, "cachedSeconds": cached}
+        self._call("PUT", "/__simulator/federation", document)
+
+    def exchanges(self) -> list[dict[str, Any]]:
+        """Read the history of exchanges, with the reason of each that was denied."""
+        history: list[dict[str, Any]] = self._call("GET", "/__simulator/federation")["history"]
+        return history
+
+    def revoke_tokens(self) -> None:
+        """End all access tokens that were issued, before their time."""
+        self._call("DELETE", "/__simulator/federation/tokens")
+
     def stop(self) -> None:
         if self.process.stdin:
             self.process.stdin.close()
@@ -60,10 +76,10 @@ class RunningSimulator:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def _call(self, method: str, path: str) -> Any:
+    def _call(self, method: str, path: str, document: Any = None) -> Any:
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
         try:
-            connection.request(method, path)
+            connection.request(method, path, body=json.dumps(document) if document is not None else None)
             return json.load(connection.getresponse())
         finally:
             connection.close()

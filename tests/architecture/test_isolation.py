@@ -84,6 +84,7 @@ REST = {
     ("PATCH", "hosts/<host_id>"): Row(set(), {"name": "New"}, object=True),
     ("DELETE", "hosts/<host_id>"): Row(MANAGERS, object=True),
     ("GET", "providers"): Row(EVERYONE),
+    ("GET", "providers/<provider>/identity"): Row(MANAGERS),
     ("GET", "catalog"): Row(EVERYONE),
     ("POST", "catalog"): Row(MANAGERS, {"provider": "claude", "modelId": "new-model", "displayName": "New"}),
     ("GET", "catalog/<model_id>"): Row(EVERYONE, object=True),
@@ -171,6 +172,7 @@ NEEDS = {
     "manage": [
         ("POST", "projects"), ("PATCH", "projects/<project_id>"), ("DELETE", "projects/<project_id>"),
         ("POST", "catalog"), ("DELETE", "catalog/<model_id>"), ("POST", "integrations"), ("POST", "integrations/test"),
+        ("GET", "providers/<provider>/identity"),
         ("PATCH", "integrations/<integration_id>"), ("DELETE", "integrations/<integration_id>"),
         ("POST", "integrations/<integration_id>/test"), ("POST", "integrations/<integration_id>/rotate"),
         ("POST", "profiles"), ("PATCH", "profiles/<profile_id>"), ("DELETE", "profiles/<profile_id>"),
@@ -201,7 +203,7 @@ OPEN_REST = {("GET", "schema"), ("GET", "receipt-keys"), ("POST", "device-codes"
 # Addresses that belong to no organization; each has its own tests.
 OTHERS = re.compile(
     r"accounts/.*|account(/.*)?|invitations?(/.*)?|api/docs|healthz|readyz|metrics|setup|device|theme|orgs(/new)?|docs(/.*)?"
-    r"|components|"
+    r"|components|\.well-known/(openid-configuration|jwks\.json)|"
 )
 # A member may leave, and then it is not the member of the row.
 LEAVING = {("DELETE", "members/<member_id>", MEMBER), ("DELETE", "members/<member_id>", AUDITOR)}

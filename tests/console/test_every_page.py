@@ -68,6 +68,8 @@ PAGES = [name for name in NAMES if name not in POST_ONLY]
 MANAGERS_ONLY = {
     "integration-add",
     "integration-connect",
+    "integration-federate",
+    "integration-identity",
     "integration-edit",
     "integration-rotate",
     "integration-remove",

@@ -67,6 +67,7 @@ CALL_SITES = {
     "rensei/accounts/single_sign_on.py",
     # Goes through outbound.py.
     "integrations/providers/anthropic/connection.py",
+    "integrations/providers/anthropic/federation.py",  # tests/integrations/test_federation.py
     # Names types, exceptions or constants.
     "integrations/providers/anthropic/errors.py",
     "integrations/providers/anthropic/stream.py",

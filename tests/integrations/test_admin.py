@@ -63,7 +63,7 @@ class TestPlatformKey:
     @pytest.mark.parametrize(
         ("fields", "sentence"),
         [
-            ({}, "This field is required"),
+            ({}, "Enter the key, or the three ids of a federation"),
             ({"api_key": "short"}, "20 to 512"),
             ({"api_key": "sk-ant-" + "admin01-" + "x" * 60}, "Admin key"),
             ({"pool": "shared", "max_tokens_cap": "100"}, "names the models"),

@@ -13,7 +13,7 @@ from rensei.orgs.models import Org, Project, User
 INTEGRATIONS = "/api/v1/integrations"
 FIELDS = {
     *("id", "provider", "name", "keyHint", "status", "testedAt", "lastError", "models", "baseUrl", "workspaceId"),
-    *("isDefault", "lastUsedAt", "createdAt"),
+    *("isDefault", "lastUsedAt", "createdAt", "federation"),
 }
 
 

@@ -13,12 +13,14 @@ from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic import images, keys, messages
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import make_failure, parse_object
+from integrations.providers.anthropic.federation import check_federation, exchange
 from integrations.providers.anthropic.messages import check_last_turn, too_long
 from integrations.providers.anthropic.stream import MessageStream
 from integrations.providers.anthropic.tokens import tokens_about, tokens_about_text
 from integrations.providers.base import (
     BuiltRequest,
     Credential,
+    Federation,
     KeyKindRefused,
     ModelRequest,
     ProviderFailure,
@@ -54,6 +56,9 @@ class AnthropicAdapter:
 
     def check_key(self, key: Secret, *, base_url: str = "") -> None:
         keys.check_key(key, base_url=base_url)
+
+    def check_federation(self, federation: Federation) -> None:
+        check_federation(federation)
 
     def default_base_url(self) -> str:
         return str(settings.RENSEI_ANTHROPIC_BASE_URL)
@@ -97,13 +102,16 @@ class AnthropicAdapter:
         return MessageStream(params, credential=credential, attempt_id=attempt_id, timeout_seconds=timeout_seconds)
 
     def test_connection(self, *, credential: Credential) -> Verdict:
-        """Check whether a key is accepted and which models it may call. This is free of charge."""
+        """
+        Check whether a key is accepted and which models it may call. This is free of charge.
+
+        A federated credential is exchanged anew, whether or not a token is in memory.
+        """
         try:
-            keys.check_key(credential.secret, base_url=_own_base_url(credential))
+            secret = _checked_key(credential) if credential.federation is None else exchange(credential).secret
+            models = _list_models(credential, secret)
         except (KeyKindRefused, FieldError) as refused:
             return Verdict(ok=False, code=refused.code, message=refused.detail, fix="Paste another key.")
-        try:
-            models = _list_models(credential)
         except ProviderFailure as failure:
             # A connection failure says nothing about the key, so the key must not be reported as bad.
             unknown = " Whether the key works is not known." if failure.retryable else ""
@@ -124,7 +132,7 @@ class AnthropicAdapter:
         return Verdict(
             ok=True,
             code="OK",
-            message=f"Key works. {len(models)} models available.",
+            message=f"{'Key' if credential.federation is None else 'Identity'} works. {len(models)} models available.",
             fix="This check does not cover credit. Send a test message to confirm it.",
             models=models,
         )
@@ -156,12 +164,18 @@ def _own_base_url(credential: Credential) -> str:
     return "" if credential.base_url in ("", settings.RENSEI_ANTHROPIC_BASE_URL) else credential.base_url
 
 
-def _list_models(credential: Credential) -> list[dict[str, str]]:
+def _checked_key(credential: Credential) -> Secret:
+    """:raises KeyKindRefused, FieldError: if the stored text is no key that a server may use"""
+    keys.check_key(credential.secret, base_url=_own_base_url(credential))
+    return credential.secret
+
+
+def _list_models(credential: Credential, secret: Secret) -> list[dict[str, str]]:
     """List every model that a key may call, page by page."""
     deadline = time.monotonic() + _TEST_SECONDS_MAX
     models: list[dict[str, str]] = []
     query = {"limit": str(_MODELS_PER_PAGE)}
-    with Connection(credential, deadline=deadline, answer_bytes_max=_LIST_BYTES_MAX) as connection:
+    with Connection(credential, deadline=deadline, answer_bytes_max=_LIST_BYTES_MAX, secret=secret) as connection:
         for _ in range(_PAGES_MAX):
             page = parse_object(connection.get("/v1/models", query).content)
             rows = page.get("data")

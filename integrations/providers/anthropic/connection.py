@@ -15,12 +15,15 @@ from integrations.outbound import http as outbound
 from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.errors import failure_of_answer, failure_of_transport, make_failure
+from integrations.providers.anthropic.federation import TOKEN_BETA, tokens
 from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.secret import Secret
 
 if TYPE_CHECKING:
     import anthropic
 
 API_VERSION = "2026-10-21"
+UNAUTHORIZED = 401
 # The headers that HTTP itself needs. Every other header is set here or dropped.
 _OF_HTTP = {"host", "connection", "content-length", "content-type", "transfer-encoding"}
 
@@ -28,6 +31,36 @@ _OF_HTTP = {"host", "connection", "content-length", "content-type", "transfer-en
 def is_operators(credential: Credential, base_url: str) -> bool:
     """Return whether the operator chose a key's destination: no organization did, and all calls go there."""
     return not credential.org_slug and base_url == settings.RENSEI_ANTHROPIC_BASE_URL
+
+
+def signing_headers(credential: Credential, secret: Secret, *, attempt_id: str, betas: str = "") -> dict[str, str]:
+    """
+    Return the headers that sign a call.
+
+    :param betas: the beta names that the call has already
+    :raises ProviderFailure: if the key has a character that no header may have
+    """
+    key = secret.reveal()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # An HTTP client would include it in its error about an illegal header.
+        raise make_failure(d.KEY_REJECTED, sent=False)
+    headers = {"authorization": f"Bearer {key}"}
+    if attempt_id:
+        headers["x-rensei-attempt"] = attempt_id
+    if credential.federation is not None:
+        # The token is one of its workspace already, and such a call must not name one.
+        headers["anthropic-beta"] = f"{betas},{TOKEN_BETA}" if betas else TOKEN_BETA
+    elif credential.workspace_id:
+        headers["anthropic-workspace-id"] = credential.workspace_id
+    return headers
+
+
+def is_token_rejected(credential: Credential, *, status: int) -> bool:
+    """Return whether an answer rejects the token of a federated credential, and drop the token then."""
+    if credential.federation is None or status != UNAUTHORIZED:
+        return False
+    tokens.forget(credential)
+    return True
 
 
 class Connection:
@@ -46,23 +79,20 @@ class Connection:
         answer_bytes_max: int,
         attempt_id: str = "",
         sockets: outbound.Sockets | None = None,
+        secret: Secret | None = None,
     ) -> None:
-        self._key = credential.secret.reveal()
-        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
-            # An HTTP client would include it in its error about an illegal header.
-            raise make_failure(d.KEY_REJECTED, sent=False)
+        """:param secret: the token of a federated credential, if it was just obtained"""
+        self._credential = credential
+        secret = secret or (tokens.get(credential) if credential.federation is not None else credential.secret)
+        self._key = secret.reveal()
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         self._headers = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "anthropic-version": API_VERSION,
-            "authorization": f"Bearer {self._key}",
             "user-agent": "rensei",
+            **signing_headers(credential, secret, attempt_id=attempt_id),
         }
-        if attempt_id:
-            self._headers["x-rensei-attempt"] = attempt_id
-        if credential.workspace_id:
-            self._headers["anthropic-workspace-id"] = credential.workspace_id
         try:
             http_client = outbound.http_client(
                 base_url,
@@ -107,6 +137,8 @@ class Connection:
         try:
             response: httpx2.Response = send()
         except anthropic.APIStatusError as error:
+            if is_token_rejected(self._credential, status=error.status_code):
+                raise make_failure(d.FEDERATION_TOKEN_REJECTED, status=error.status_code) from None
             raise self._without_key(
                 failure_of_answer(status=error.status_code, body=error.response.content, headers=error.response.headers)
             ) from None

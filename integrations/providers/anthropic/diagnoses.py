@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _CONSOLE_KEYS = "https://platform.claude.com/settings/keys"
 _CONSOLE_BILLING = "https://platform.claude.com/settings/billing"
+_CONSOLE_IDENTITY = "https://platform.claude.com/settings/workload-identity-federation"
 _CONSOLE_LIMITS = "https://platform.claude.com/settings/limits"
 
 
@@ -65,6 +66,35 @@ OAUTH_NOT_ALLOWED = _make(
     "PROVIDER_AUTH_FAILED",
     "The Anthropic organization does not allow sign-in tokens.",
     f"Use an API key from {_CONSOLE_KEYS}, or ask an admin of the Anthropic organization to allow them.",
+)
+FEDERATION_INVALID = _make(
+    "FEDERATION_INVALID",
+    "PROVIDER_AUTH_FAILED",
+    "Anthropic does not accept one of the ids of the federation.",
+    f"Copy the rule's id (fdrl_…), the service account's (svac_…), the organization's and the workspace's from "
+    f"{_CONSOLE_IDENTITY} again.",
+)
+FEDERATION_REFUSED = _make(
+    "FEDERATION_REFUSED",
+    "PROVIDER_AUTH_FAILED",
+    "Anthropic did not exchange the identity of this server for a token.",
+    f"Anthropic does not say why, but the Console does, at {_CONSOLE_IDENTITY}?tab=history. Without an entry there, "
+    "the id of the rule is wrong, or the rule is archived.",
+)
+FEDERATION_TOKEN_REJECTED = _make(
+    "FEDERATION_TOKEN_REJECTED",
+    "PROVIDER_AUTH_FAILED",
+    "Anthropic does not accept a token any more that it has issued for this server's identity.",
+    f"The next call asks for another one. If it goes on, look at the rule and its service account at "
+    f"{_CONSOLE_IDENTITY}.",
+    retryable=True,
+)
+IDENTITY_NOT_SIGNED = _make(
+    "IDENTITY_NOT_SIGNED",
+    "PROVIDER_UNAVAILABLE",
+    "This server could not sign its identity, so nothing was sent.",
+    "Try again in a moment. If it goes on, ask the operator to look at the vault's state at /readyz.",
+    retryable=True,
 )
 NO_CREDIT = _make(
     "NO_CREDIT",

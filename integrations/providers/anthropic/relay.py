@@ -7,7 +7,9 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 import asyncio
 import socket
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,7 +19,12 @@ from yarl import URL
 from integrations.outbound import http as outbound
 from integrations.outbound.destinations import BaseUrlRefused, Destination, parse_url
 from integrations.providers.anthropic import diagnoses as d
-from integrations.providers.anthropic.connection import API_VERSION, is_operators
+from integrations.providers.anthropic.connection import (
+    API_VERSION,
+    is_operators,
+    is_token_rejected,
+    signing_headers,
+)
 from integrations.providers.anthropic.errors import (
     diagnose,
     error_of,
@@ -27,8 +34,11 @@ from integrations.providers.anthropic.errors import (
     request_id_of,
 )
 from integrations.providers.anthropic.events import EventReader
+from integrations.providers.anthropic.federation import tokens
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, Credential, ProviderFailure
+from rensei.core.limits import limit
+from rensei.core.secret import Secret
 from rensei.core.usage import Usage, UsagePart, total
 
 # Of the caller's headers, only those that define the protocol are forwarded.
@@ -60,6 +70,12 @@ _URL_CHARACTERS_MAX = 300
 _CONNECTIONS_MAX = 2000
 _TENANTS_MAX = 200
 _ERROR_BYTES_MAX = 256 * 1024
+EXCHANGES = limit(
+    4,
+    "at once",
+    what="Exchanges of this server's identity for access tokens, each gateway process, and one of each organization",
+    told="the caller: it waits for its turn",
+)
 _MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -76,6 +92,8 @@ class Relay:
             total=None, sock_connect=outbound.CONNECT_SECONDS_MAX, sock_read=idle_seconds
         )
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._exchanges = ThreadPoolExecutor(EXCHANGES, thread_name_prefix="token-exchange")
+        self._exchange_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(
         self, path: str, *, credential: Credential, headers: Mapping[str, str], body: bytes, attempt_id: str = ""
@@ -86,18 +104,13 @@ class Relay:
         :param headers: the outgoing headers besides the key, as built by `outgoing_headers`
         :raises ProviderFailure: if there is no answer
         """
-        key = credential.secret.reveal()
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise make_failure(d.KEY_REJECTED, sent=False)
-        own = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
-        if attempt_id:
-            own["x-rensei-attempt"] = attempt_id
-        if credential.workspace_id:
-            own["anthropic-workspace-id"] = credential.workspace_id
+        secret = credential.secret if credential.federation is None else await self._token(credential)
+        own = signing_headers(credential, secret, attempt_id=attempt_id, betas=headers.get("anthropic-beta", ""))
+        own["accept-encoding"] = "identity"
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         try:
             session = self._session(base_url, credential)
-            return await session.post(
+            answer = await session.post(
                 URL(base_url + path, encoded=True), data=body, headers={**headers, **own}, allow_redirects=False
             )
         except BaseUrlRefused:
@@ -105,8 +118,25 @@ class Relay:
         except (aiohttp.ClientError, outbound.AddressRefused, TimeoutError, OSError) as error:
             # `from None`: aiohttp's exceptions contain the request, and with it the key.
             raise _failure_of_transport(error) from None
+        if is_token_rejected(credential, status=answer.status):
+            answer.close()
+            raise make_failure(d.FEDERATION_TOKEN_REJECTED, status=answer.status)
+        return answer
+
+    async def _token(self, credential: Credential) -> Secret:
+        """
+        Return a usable token of a federated credential, without waiting if there is one.
+
+        :raises ProviderFailure: if none is given in exchange for this server's identity
+        """
+        token = tokens.at_hand(credential)
+        if token is not None:
+            return token
+        async with self._exchange_turns.setdefault(credential.subject, asyncio.Lock()):
+            return await asyncio.get_running_loop().run_in_executor(self._exchanges, tokens.obtain, credential)
 
     async def close(self) -> None:
+        self._exchanges.shutdown(wait=False)
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()

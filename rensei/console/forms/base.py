@@ -66,6 +66,6 @@ class RefusableForm(forms.Form):
             self.add_error(name, detail)
 
     def _field_of(self, pointer: str) -> str:
-        first = pointer.strip("/").partition("/")[0]
+        first = pointer.strip("/").removeprefix("federation/").partition("/")[0]
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in first)
         return FIELD_OF_NAME.get(name, name)

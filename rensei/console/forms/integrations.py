@@ -2,6 +2,7 @@
 
 from django import forms
 
+from integrations.providers.base import Federation
 from rensei.console.forms.base import RefusableForm
 from rensei.core.form_fields import secret_input
 
@@ -27,6 +28,57 @@ class ConnectForm(RefusableForm):
         label="Make it the default",
         required=False,
         help_text="Used by profiles that do not name an integration. A provider's first key is always the default.",
+    )
+
+
+class FederationIds(RefusableForm):
+    """The ids at the provider by which it knows the organization's identity."""
+
+    rule_id = forms.CharField(
+        label="Federation rule",
+        help_text="Begins with fdrl_.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono", "placeholder": "fdrl_…"}),
+    )
+    organization_id = forms.CharField(
+        label="Anthropic organization",
+        help_text="A UUID, shown in the Claude Console under Settings, Organization.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono"}),
+    )
+    service_account_id = forms.CharField(
+        label="Service account",
+        help_text="Begins with svac_.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono", "placeholder": "svac_…"}),
+    )
+
+    def federation(self) -> Federation:
+        names = ("rule_id", "organization_id", "service_account_id")
+        return Federation(**{name: self.cleaned_data[name].strip() for name in names})
+
+
+class FederateForm(FederationIds):
+    """Connect a provider without a stored key."""
+
+    workspace_id = forms.CharField(
+        label="Workspace ID",
+        required=False,
+        help_text="Only if the rule is enabled for several workspaces: wrkspc_…, or default.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono"}),
+    )
+    name = forms.CharField(required=False, help_text="A name your team will recognize, such as Production.")
+    is_default = forms.BooleanField(
+        label="Make it the default",
+        required=False,
+        help_text="Used by profiles that do not name an integration. A provider's first key is always the default.",
+    )
+
+
+class ReplaceFederationForm(FederationIds):
+    """Replace the ids of a federation, or a key by a federation."""
+
+    force = forms.BooleanField(
+        label="Store it without a test",
+        required=False,
+        help_text="Use only while the provider is unreachable. What is stored now is deleted immediately.",
     )
 
 

@@ -57,7 +57,7 @@ def add(request: PageRequest) -> HttpResponse:
 def connect(request: PageRequest, provider: str) -> HttpResponse:
     """Accept a key: test it, or save it. The key is passed only to the service."""
     request.access.require_manager()
-    spec = _spec(provider)
+    spec = find_spec(provider)
     form = ConnectForm(request.POST or None)
     verdict: Verdict | None = None
     if request.method == "POST":
@@ -70,8 +70,8 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
                     integration = _save(request.access, provider, form.cleaned_data)
                     messages.success(request, f"{integration.name} is connected.")
                     if request.POST.get("action") == "save-and-send":
-                        return _save_and_send(request, integration)
-                    return _to_list(request, new=integration.id)
+                        return save_and_send(request, integration)
+                    return to_list(request, new=integration.id)
             except NotFound:
                 raise
             except RenseiError as refusal:
@@ -88,7 +88,7 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
 @page
 def test(request: PageRequest, integration_id: str) -> HttpResponse:
     """Test a stored key at the provider, and show its card again."""
-    integration = _find(request.access, integration_id)
+    integration = find(request.access, integration_id)
     refusal: RenseiError | None = None
     try:
         verdict = services.check_integration(request.access, integration)
@@ -106,7 +106,7 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
         messages.success(request, f"{integration.name}: {verdict.message}")
     else:
         messages.error(request, f"{integration.name}: {verdict.message} {verdict.fix}")
-    return _to_list(request)
+    return to_list(request)
 
 
 @require_POST
@@ -114,8 +114,8 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
 @sensitive
 def message(request: PageRequest, integration_id: str) -> HttpResponse:
     """Send a short real message with a stored key, and show in its card what came of it. It is a run like any other."""
-    run = test_message.send(request.access, _find(request.access, integration_id))
-    return _to_list(request, sent=run.id)
+    run = test_message.send(request.access, find(request.access, integration_id))
+    return to_list(request, sent=run.id)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -123,7 +123,7 @@ def message(request: PageRequest, integration_id: str) -> HttpResponse:
 def edit(request: PageRequest, integration_id: str) -> HttpResponse:
     """Rename an integration, or change the address to which its key is sent."""
     request.access.require_manager()
-    integration = _find(request.access, integration_id)
+    integration = find(request.access, integration_id)
     shown = {"name": integration.name, "base_url": integration.base_url, "workspace_id": integration.workspace_id}
     form = EditForm(request.POST or None, initial=shown)
     if request.method == "POST" and form.is_valid():
@@ -141,7 +141,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
             form.refuse(refusal)
         else:
             messages.success(request, f"{integration.name} was saved.")
-            return _to_list(request)
+            return to_list(request)
     context = {
         "form": form,
         "integration": integration,
@@ -156,7 +156,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
 def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
     """Replace a key. The new key is tested before the old one is removed."""
     request.access.require_manager()
-    integration = _find(request.access, integration_id)
+    integration = find(request.access, integration_id)
     form = RotateForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -170,7 +170,7 @@ def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
             form.refuse(refusal)
         else:
             messages.success(request, f"{integration.name} uses the new key.")
-            return _to_list(request)
+            return to_list(request)
     context = {"form": form, "integration": integration, "spec": PROVIDERS[integration.provider]}
     return render(request, "console/integration_rotate.html", context, status=form.status)
 
@@ -178,7 +178,7 @@ def rotate(request: PageRequest, integration_id: str) -> HttpResponse:
 @require_POST
 @page
 def make_default(request: PageRequest, integration_id: str) -> HttpResponse:
-    integration = _find(request.access, integration_id)
+    integration = find(request.access, integration_id)
     return attempt(
         request,
         lambda: services.update_integration(request.access, integration, is_default=True),
@@ -286,12 +286,12 @@ def _own(access: Access) -> Any:
     return Integration.objects.for_org(access.org).defer("sealed_key")
 
 
-def _find(access: Access, integration_id: str) -> Integration:
+def find(access: Access, integration_id: str) -> Integration:
     found: Integration = Integration.objects.for_org(access.org).get_or_404(pk=integration_id)
     return found
 
 
-def _spec(provider: str) -> ProviderSpec:
+def find_spec(provider: str) -> ProviderSpec:
     if provider not in PROVIDERS:
         raise Http404
     return PROVIDERS[provider]
@@ -310,18 +310,18 @@ def _sent(request: PageRequest) -> Run | None:
     return runs.filter(pk=run_id).first() if run_id else None
 
 
-def _save_and_send(request: PageRequest, integration: Integration) -> HttpResponse:
+def save_and_send(request: PageRequest, integration: Integration) -> HttpResponse:
     """Send a test message with a key that was just saved. A refusal does not undo the saving."""
     try:
         spend_sensitive(request.access)
         run = test_message.send(request.access, integration)
     except RenseiError as refusal:
         say_refusal(request, refusal)
-        return _to_list(request, new=integration.id)
-    return _to_list(request, sent=run.id)
+        return to_list(request, new=integration.id)
+    return to_list(request, sent=run.id)
 
 
-def _to_list(request: PageRequest, **shown: str) -> HttpResponse:
+def to_list(request: PageRequest, **shown: str) -> HttpResponse:
     """Go to the list, which shows what was just saved (`new`) or sent (`sent`)."""
     answer = redirect("console:integrations", request.access.org.slug)
     if shown:

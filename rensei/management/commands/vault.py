@@ -12,10 +12,10 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.integrity import receipts
 from billing.integrity.anchors import AnchorKeyUnavailable
 
-# Three of these register what they seal.
+# Four of these register what they seal.
 from integrations.keys import credentials, platform  # noqa: F401
 from integrations.models import DataKey, KeyCheck
-from integrations.vault import destruction, kek_providers, keyring, rotation, sealed
+from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
 from integrations.vault.destruction import NothingToDestroy
 from integrations.vault.errors import VaultFault
 from integrations.vault.rotation import KekInUse, Progress
@@ -42,6 +42,10 @@ class Command(BaseCommand):
         again = actions.add_parser("rotate-data-keys", help="seal all records again, by new data keys")
         again.add_argument("--org", metavar="SLUG", help="only this organization's")
         again.add_argument("--resume", action="store_true", help="make no new data keys, finish earlier calls")
+        issuing = actions.add_parser("rotate-issuer-key", help="make another key that signs this server's identity")
+        issuing.add_argument(
+            "--at-once", action="store_true", help="sign by it now, and remove the others: for a key that others know"
+        )
         actions.add_parser("verify", help="unwrap every data key")
         retire = actions.add_parser("retire", help="say whether an outer key is still needed, and remove it")
         retire.add_argument("kek", metavar="KEK")
@@ -119,6 +123,13 @@ class Command(BaseCommand):
         if failed:
             raise CommandError(f"{len(failed)} record(s) do not open. They are as they were.")
         self.stdout.write(f"Old data keys are deleted by `{MANAGE} vault rotate-data-keys --resume` an hour from now.")
+
+    def _rotate_issuer_key(self, *, at_once: bool, **options: Any) -> None:
+        key = issuer.rotate(actor="command", at_once=at_once)
+        self.stdout.write(
+            f"{key.id} is published at {issuer.issuer_url()}{issuer.KEYS_PATH} and signs from "
+            f"{key.signs_from:%Y-%m-%d %H:%M} UTC on. Where the Console has the keys inline, paste them there before."
+        )
 
     def _verify(self, **options: Any) -> None:
         failed = rotation.verify(tell=lambda count: self.stdout.write(f"{count} unwrapped"))

@@ -276,4 +276,4 @@ class TestTheRegistry:
         registering = {name for name, text in texts.items() if re.search(r"\bsealed\.register\(", text)}
 
         assert sealing == registering
-        assert len(sealing) == 3
+        assert len(sealing) == 4

@@ -1,0 +1,162 @@
+"""
+Short access tokens in the memory of one process, and nowhere else.
+
+A token is renewed before its end, by one caller, while the others use the old one. Simultaneous callers without a
+usable token wait for one exchange. After a failed exchange, the next one is tried a few seconds later.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.limits import limit
+from rensei.core.secret import Secret
+from rensei.core.transactions import leave_database
+
+# As in the `anthropic` SDK: renewed from two minutes before the end, and unusable in the last half minute.
+RENEW_BEFORE_SECONDS = 120.0
+UNUSABLE_BEFORE_SECONDS = 30.0
+FAILED_FOR_SECONDS = 5.0
+TOKENS_MAX = limit(
+    1000,
+    "tokens",
+    what="Access tokens of federated credentials in memory, each process",
+    told="the caller: the oldest one is dropped, and the next call with it waits for an exchange",
+)
+
+
+@dataclass(slots=True)
+class AccessToken:
+    """A token, and until when it is used. From `renew_at` on, one caller renews it, who has until `renewing_until`."""
+
+    secret: Secret
+    renew_at: float
+    usable_until: float
+    renewing_until: float = 0.0
+
+    @classmethod
+    def lasting(cls, secret: Secret, *, seconds: float, since: float) -> "AccessToken":
+        """:param since: the `time.monotonic()` before it was asked for"""
+        # A token of one or two minutes is renewed half-way.
+        return cls(
+            secret=secret,
+            renew_at=since + seconds - min(RENEW_BEFORE_SECONDS, seconds / 2),
+            usable_until=since + seconds - min(UNUSABLE_BEFORE_SECONDS, seconds / 4),
+        )
+
+
+class AccessTokens:
+    """The tokens of credentials. It is thread-safe."""
+
+    def __init__(self, exchange: Callable[[Credential], AccessToken]) -> None:
+        self._exchange = exchange
+        self._lock = threading.Lock()
+        self._tokens: dict[Hashable, AccessToken] = {}
+        self._under_way: dict[Hashable, Future[AccessToken]] = {}
+        self._failed: dict[Hashable, tuple[float, ProviderFailure]] = {}
+
+    def at_hand(self, credential: Credential) -> Secret | None:
+        """Return a usable token without waiting. None: the caller has to `obtain` one; of several, one renews."""
+        name, now = _name(credential), time.monotonic()
+        with self._lock:
+            found = self._tokens.get(name)
+            if found is None or now >= found.usable_until:
+                return None
+            if now >= found.renew_at and now >= found.renewing_until:
+                found.renewing_until = now + FAILED_FOR_SECONDS
+                return None
+            return found.secret
+
+    def get(self, credential: Credential) -> Secret:
+        """:raises ProviderFailure: if there is no token and none is given"""
+        return self.at_hand(credential) or self.obtain(credential)
+
+    def obtain(self, credential: Credential) -> Secret:
+        """
+        Exchange for a token, or wait for the exchange that another caller makes.
+
+        :raises ProviderFailure: if none is given, unless the old one is still usable
+        """
+        name = _name(credential)
+        with self._lock:
+            found, now = self._tokens.get(name), time.monotonic()
+            if found is not None and now < found.renew_at:
+                return found.secret  # Another caller has obtained it since this one looked.
+            future = self._under_way.get(name)
+            is_ours = future is None
+            if future is None:
+                until, failure = self._failed.get(name, (0.0, None))
+                if failure is not None and now < until:
+                    raise failure
+                future = self._under_way[name] = Future()
+        if is_ours:
+            self._exchange_into(future, name, credential)
+        else:
+            leave_database()
+        try:
+            return future.result().secret
+        except ProviderFailure:
+            with self._lock:
+                found = self._tokens.get(name)
+            if found is not None and time.monotonic() < found.usable_until:
+                return found.secret
+            raise
+
+    def forget(self, credential: Credential) -> None:
+        """Drop a token that the provider no longer accepts."""
+        with self._lock:
+            self._tokens.pop(_name(credential), None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._tokens.clear()
+            self._failed.clear()
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def _exchange_into(self, future: "Future[AccessToken]", name: Hashable, credential: Credential) -> None:
+        try:
+            token = self._exchange(credential)
+            self._keep(name, token)
+            future.set_result(token)
+        except BaseException as fault:  # noqa: BLE001 - each of the waiting callers raises it
+            if isinstance(fault, ProviderFailure):
+                self._keep_failure(name, fault)
+            future.set_exception(fault)
+        finally:
+            with self._lock:
+                del self._under_way[name]
+
+    def _keep(self, name: Hashable, token: AccessToken) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._failed.pop(name, None)
+            self._tokens.pop(name, None)
+            self._tokens = {each: held for each, held in self._tokens.items() if now < held.usable_until}
+            while len(self._tokens) >= TOKENS_MAX:
+                del self._tokens[next(iter(self._tokens))]  # The oldest: a dict preserves its order.
+            self._tokens[name] = token
+
+    def _keep_failure(self, name: Hashable, failure: ProviderFailure) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._failed = {each: held for each, held in self._failed.items() if now < held[0]}
+            while len(self._failed) >= TOKENS_MAX:
+                del self._failed[next(iter(self._failed))]
+            self._failed[name] = (now + FAILED_FOR_SECONDS, failure)
+
+
+def _name(credential: Credential) -> Hashable:
+    """A token belongs to one version of a credential, and to all that was sent for it."""
+    return (
+        credential.id,
+        credential.version,
+        credential.subject,
+        credential.federation,
+        credential.workspace_id,
+        credential.base_url,
+    )
