@@ -83,7 +83,7 @@ class Providers(Endpoint):
         return Response(ProviderPage({"results": list(providers.PROVIDERS.values())}).data)
 
 
-class ProviderIdentity(APIView):
+class ProviderIdentity(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"GET": MANAGE}
     refusals = {"GET": (CredentialUnreadable,)}
