@@ -22,6 +22,8 @@ class ProviderSpec:
     category: str
     default_base_url_setting: str
     key_page_url: str
+    # The highest published price of a web search of any of its models.
+    dearest_search_picodollars: int
     # The audience of the identity tokens that the provider exchanges for its own; empty: it takes keys only.
     federation_audience: str = ""
     config_keys: tuple[str, ...] = ()

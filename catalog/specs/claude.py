@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from catalog.providers import ProviderSpec
 from rensei.core.auth_modes import AuthMode
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 
 SPEC = ProviderSpec(
     id="claude",
@@ -14,6 +15,8 @@ SPEC = ProviderSpec(
     category="Cloud",
     default_base_url_setting="RENSEI_ANTHROPIC_BASE_URL",
     key_page_url="https://platform.claude.com/settings/keys",
+    # $10 for 1,000 searches: https://platform.claude.com/docs/en/about-claude/pricing
+    dearest_search_picodollars=PICODOLLARS_PER_DOLLAR // 100,
     federation_audience="https://api.anthropic.com",
     config_keys=("contextWindow",),
     recommended=("claude-opus-", "claude-sonnet-"),

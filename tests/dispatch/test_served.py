@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from billing.models import CostEvent, Entitlement
+from catalog.models import Price
 from integrations.keys import platform
 from rensei.core.clock import database_now
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.core.secret import Secret
 from rensei.core.unknown import take_counts
 from rensei.core.usage import Usage, UsagePart, total
@@ -125,6 +127,16 @@ class TestALateSettlement:
 
         assert owed() == {OPUS: 160_000_000, HAIKU: 9_000_000}
         assert CostEvent.objects.filter(kind="adjustment", adjusts__served_model_id=OPUS).exists()
+        assert list(audit.differences()) == []
+
+    def test_of_searches_without_a_price_has_that_of_the_provider(self, dispatch: Any) -> None:
+        Price.objects.update(web_search_picodollars=None)
+        run = lose(dispatch())
+
+        settle_late(run, UsagePart(usage=Usage(input_tokens=9, web_search_requests=2), price_factor=Fraction(2)))
+
+        assert owed() == {OPUS: 9 * 8_000_000 + 2 * PICODOLLARS_PER_DOLLAR // 100}
+        assert run.estimated
         assert list(audit.differences()) == []
 
     def test_counts_once(self, dispatch: Any) -> None:

@@ -30,6 +30,7 @@ SPEC = ProviderSpec(
     category="Self-hosted",
     default_base_url_setting="RENSEI_ANTHROPIC_BASE_URL",
     key_page_url="https://toy.example/keys",
+    dearest_search_picodollars=0,
 )
 
 

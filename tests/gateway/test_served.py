@@ -9,7 +9,7 @@ import pytest
 from billing.models import BudgetUsage, CostEvent, Entitlement, UsageDaily
 from billing.statements import statements
 from catalog import services as catalog
-from catalog.models import CatalogEntry
+from catalog.models import CatalogEntry, Price
 from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch.models import Run
 from rensei.dispatch.settlement import audit
@@ -113,6 +113,34 @@ class TestFactors:
         taken = ask(message(max_tokens=2_000, inference_geo="global"))
 
         assert (refused.code, taken.status) == ("METERED_BUDGET_EXCEEDED", 200)
+
+
+class TestASearchWithoutAPrice:
+    @pytest.fixture(autouse=True)
+    def _unpriced(self, server: Any) -> None:
+        Price.objects.filter(entry__model_id=MODEL).update(web_search_picodollars=None)
+
+    @pytest.mark.parametrize("counted", ["web_search_requests", "x_requests"])
+    @pytest.mark.parametrize("payer", ["metered", "shared"])
+    def test_has_that_of_the_provider_where_the_platform_signs(
+        self, request: Any, ask: Any, stream: bool, payer: str, counted: str
+    ) -> None:
+        request.getfixturevalue(payer)
+        usage = {"input_tokens": 1_000, "output_tokens": 500, "server_tool_use": {counted: 3}}
+        ask(told(usage, stream=stream))
+
+        line = charge()
+        assert dollars_of(line) == [Decimal("0.044")]
+        assert (line.estimated, line.billed) == (True, payer == "metered")
+        assert Run.objects.get().amount_picodollars == line.amount_picodollars
+        assert list(audit.differences()) == []
+
+    def test_makes_the_line_unpriced_where_the_organization_pays(self, ask: Any, byok: Any, stream: bool) -> None:
+        usage = {"input_tokens": 1_000, "output_tokens": 500, "server_tool_use": {"web_search_requests": 3}}
+        ask(told(usage, stream=stream))
+
+        assert charge().amount_picodollars is None
+        assert list(audit.differences()) == []
 
 
 class TestAnotherModel:

@@ -42,7 +42,7 @@ from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
 from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
-from rensei.dispatch.settlement.served import find_served
+from rensei.dispatch.settlement.served import find_served, with_search_price
 
 PAGE = 500
 # The maximum number of differences stored with the result. `manage.py audit_ledger` lists all of them.
@@ -236,16 +236,16 @@ def _prices_allowed(run: Run, line: CostEvent) -> Iterator[UnitPrices | None]:
     Yield the prices that a line may have: for a charge those of its prompt's band, for an adjustment those of any band,
     unchanged or multiplied by one of the provider's factors. The factor itself is not stored.
 
-    A line whose searches have no price has no prices. A model that was added to the catalog later had no prices, or
+    A line whose searches have no price has no prices, or in a platform mode a substitute for that one. A model that was added to the catalog later had no prices, or
     those of the admitted model.
     """
     served = find_served(run, line.served_model_id)
-    yield from _with_factors(served.bands, line)
+    yield from _with_factors(run, served.bands, line)
     if line.served_model_id != run.served_model_id:
-        yield from _with_factors(find_served(run, "").bands if run.auth_mode in PLATFORM_MODES else [], line)
+        yield from _with_factors(run, find_served(run, "").bands if run.auth_mode in PLATFORM_MODES else [], line)
 
 
-def _with_factors(bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[UnitPrices | None]:
+def _with_factors(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[UnitPrices | None]:
     if not bands:
         yield None
         return
@@ -254,7 +254,10 @@ def _with_factors(bands: Sequence[UnitPrices], line: CostEvent) -> Iterator[Unit
     for factor in sorted(pricing.factors_of(line.provider), key=lambda factor: factor != 1):
         for band in bands:
             has_none = band.web_search is None and line.web_search_requests
-            yield None if has_none else replace(band.times(factor), above_prompt_tokens=0)
+            prices = replace(band.times(factor), above_prompt_tokens=0)
+            yield None if has_none else prices
+            if has_none:
+                yield with_search_price(run, prices)
 
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:

@@ -5,12 +5,13 @@ An answer names the model that made it. It can differ from the served model of t
 provider or a tool that calls another model. Its prices are those at the run's creation, as for the rest of the run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from catalog import pricing
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices
+from catalog.providers import PROVIDERS
 from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Run
 
@@ -49,6 +50,16 @@ def find_served(run: Run, name: str) -> Served:
         return Served(model_id=model_id, bands=admitted, is_known=entry is not None, is_sure=False)
     is_known = entry is not None
     return Served(model_id=model_id, bands=prices.bands if prices else [], is_known=is_known, is_sure=is_known)
+
+
+def with_search_price(run: Run, prices: UnitPrices) -> UnitPrices:
+    """
+    Return the prices of a call that has searched the web. Searches without a price have the provider's highest one in
+    a platform mode, where a call without an amount would not be charged at all.
+    """
+    if prices.web_search is not None or run.auth_mode not in PLATFORM_MODES:
+        return prices
+    return replace(prices, web_search=PROVIDERS[run.provider].dearest_search_picodollars)
 
 
 def _entry(run: Run, name: str) -> CatalogEntry | None:

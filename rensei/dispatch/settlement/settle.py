@@ -32,7 +32,7 @@ from rensei.dispatch import search, stored_bytes, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.settlement import own_entries
-from rensei.dispatch.settlement.served import Served, find_served
+from rensei.dispatch.settlement.served import Served, find_served, with_search_price
 from rensei.dispatch.signals import run_ended
 
 NOTHING = Usage()
@@ -114,6 +114,8 @@ def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: 
     if served.bands:
         band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
         prices = band.times(part.price_factor)
+        if part.usage.web_search_requests and prices.web_search is None:
+            prices, is_sure = with_search_price(run, prices), False
         # A band applies to one prompt. The bands of several prompts are not reported, so the most expensive applies.
         is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
     return billing.Charge(
