@@ -236,8 +236,8 @@ def _prices_allowed(run: Run, line: CostEvent) -> Iterator[UnitPrices | None]:
     Yield the prices that a line may have: for a charge those of its prompt's band, for an adjustment those of any band,
     unchanged or multiplied by one of the provider's factors. The factor itself is not stored.
 
-    A line whose searches have no price has no prices, or in a platform mode a substitute for that one. A model that was added to the catalog later had no prices, or
-    those of the admitted model.
+    A line whose searches have no price has no prices, or in a platform mode a substitute for that one. A model that was
+    added to the catalog later had no prices, or those of the admitted model.
     """
     served = find_served(run, line.served_model_id)
     yield from _with_factors(run, served.bands, line)
