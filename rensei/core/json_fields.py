@@ -54,7 +54,8 @@ class OneOf(Text):
 
     def __init__(self, words: Iterable[str], **options: Any) -> None:
         self.words = sorted(words)
-        super().__init__({"enum": self.words}, **options)
+        blank = [""] if options.get("allow_blank") else []
+        super().__init__({"enum": blank + self.words}, **options)
 
     def to_internal_value(self, data: Any) -> str:
         if data not in self.words:

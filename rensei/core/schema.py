@@ -111,9 +111,11 @@ class Schema(AutoSchema):
         found = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
         if isinstance(field, Text):
             return {**found, **field.described()}
-        is_trimmed = direction == "request" and type(field) is serializers.CharField and field.trim_whitespace
-        if is_trimmed and not field.allow_blank:
-            found.setdefault("pattern", NOT_BLANK)
+        if direction == "request" and type(field) is serializers.CharField and not field.allow_blank:
+            if field.trim_whitespace:
+                found.setdefault("pattern", NOT_BLANK)
+            else:
+                found.setdefault("minLength", 1)
         return found
 
     def _insert_field_validators(self, field: Any, schema: dict[str, Any]) -> None:

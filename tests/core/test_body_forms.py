@@ -65,7 +65,7 @@ def operations() -> Iterator[Operation]:
 
 def is_allowed(form: dict[str, Any], value: Any) -> bool:
     whole = {**form, "components": answers.document()["components"]}
-    return bool(jsonschema_rs.Draft202012Validator(whole).is_valid(value))
+    return bool(jsonschema_rs.Draft202012Validator(whole, validate_formats=True).is_valid(value))
 
 
 def padded(form: dict[str, Any]) -> Iterator[str]:
@@ -127,6 +127,21 @@ class TestEveryOperation:
 
         assert wrong == []
         assert sent > 500
+
+    def test_takes_a_blank_text_where_its_field_allows_one(self, send: Send) -> None:
+        refused, sent = [], 0
+        for operation in operations():
+            for field, form in operation.form["properties"].items():
+                for value in ("", " "):
+                    if not is_allowed(form, value):
+                        continue
+                    answer, sent = send(operation, operation.body_with(field, value)), sent + 1
+                    errors = answer.json().get("errors", []) if answer.status_code == 400 else []
+                    if {"pointer": f"/{field}", "code": "blank"}.items() <= next(iter(errors), {}).items():
+                        refused.append((*operation[:2], field, value))
+
+        assert refused == []
+        assert sent > 10
 
     def test_takes_the_idempotency_keys_that_the_document_allows(self, send: Send) -> None:
         taking = [one for one in operations() if one.key is not None]

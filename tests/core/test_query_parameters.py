@@ -38,9 +38,19 @@ def documented() -> list[tuple[str, str, str]]:
     ]
 
 
+def _may_be_blank(path: str, name: str) -> bool:
+    parameters = answers.document()["paths"][path]["get"]["parameters"]
+    (schema,) = (one["schema"] for one in parameters if one["name"] == name)
+    words, is_text = (
+        schema.get("enum", [""]),
+        schema.get("type") == "string" and schema.get("format") in (None, "cursor"),
+    )
+    return is_text and "" in words and not schema.get("minLength")
+
+
 def _value(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return str(schema["enum"][0])
+        return str(schema["enum"][-1])
     if "$ref" in schema or "allOf" in schema or "oneOf" in schema:
         return "x"
     return FORMATS.get(schema.get("format", ""), VALUES[schema.get("type", "string")])
@@ -71,6 +81,17 @@ class TestQueryParameters:
 
                 expected = {403} if allowed[path] == 403 else {200, 400}
                 assert answer.status_code in expected, answer.content
+
+    def test_may_be_blank_where_the_document_says_so(
+        self, acme: Org, ada: User, catalog: None, api_as: Callable[[User], APIClient], subtests: Any
+    ) -> None:
+        client = api_as(ada)
+
+        for path, name, _ in documented():
+            with subtests.test(f"{path}?{name}="):
+                answer = client.get(path, {name: ""})
+
+                assert answer.status_code == (200 if _may_be_blank(path, name) else 400), answer.content
 
     def test_search_the_audit_log_for_every_word(
         self, acme: Org, ada: User, api_as: Callable[[User], APIClient]
