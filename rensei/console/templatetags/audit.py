@@ -1,6 +1,7 @@
 """Template tags for audit events."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from django import template
@@ -10,8 +11,13 @@ from rensei.audit.models import AuditEvent
 from rensei.orgs.models import Org
 
 register = template.Library()
-# The page of an object, by the noun of its actions. Other objects have no page of their own.
-PAGES = {"run": "run", "profile": "profile", "project": "project-access", "workflow": "workflow"}
+# The pages that an object may have, by the noun of its actions. Other objects have no page of their own.
+PAGES = {
+    "run": ("run",),
+    "profile": ("profile",),
+    "project": ("project-access",),
+    "workflow": ("workflow", "workflow-run"),
+}
 
 
 @register.filter
@@ -30,11 +36,17 @@ def object_name(event: AuditEvent) -> str:
 
 
 @register.simple_tag
-def object_page(event: AuditEvent, org: Org) -> str:
-    """The address of the object's page, if it has one and was not deleted by this event."""
-    noun, _, verb = event.action.partition(".")
-    name = PAGES.get(noun)
-    return "" if name is None or verb == "deleted" else reverse(f"console:{name}", args=[org.slug, event.object_id])
+def object_page(event: AuditEvent, org: Org, present: Collection[tuple[str, str]]) -> str:
+    """
+    The address of the object's page; empty if it has none, or was deleted.
+
+    `present` holds the objects that exist, each with the name of its page.
+    """
+    noun, _, _ = event.action.partition(".")
+    for name in PAGES.get(noun, ()):
+        if (name, event.object_id) in present:
+            return reverse(f"console:{name}", args=[org.slug, event.object_id])
+    return ""
 
 
 @register.filter

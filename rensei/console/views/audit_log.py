@@ -1,15 +1,23 @@
 """The audit log: who did what to which object, for owners, admins and auditors."""
 
+from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
+from django.db.models import F, Value
 from django.http import HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from profiles.models import ModelProfile
+from rensei.audit.models import AuditEvent
 from rensei.console.access import PageRequest, page
 from rensei.core import csv_file
+from rensei.dispatch.models import Run
 from rensei.orgs import audit_log
 from rensei.orgs.audit_log import Filter
+from rensei.orgs.models import Org, OrgScopedQuerySet, Project
+from rensei.workflows.models import Workflow, WorkflowRun
 
 PAGE_SIZE = 50
 FILTERS = ("q", "actor", "action", "object", "from", "to")
@@ -27,6 +35,7 @@ def events(request: PageRequest) -> HttpResponse:
     rows = list(found[: PAGE_SIZE + 1])
     context = {
         "events": rows[:PAGE_SIZE],
+        "present": _present(request.access.org, rows[:PAGE_SIZE]),
         "older": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
         "is_first": not before,
         "query": query,
@@ -45,6 +54,26 @@ def events_csv(request: PageRequest) -> StreamingHttpResponse:
     """Stream the same events as CSV, row by row."""
     parts = audit_log.write_csv(audit_log.events(request.access, _asked(request.GET)))
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-audit-log.csv")
+
+
+def _present(org: Org, events: Sequence[AuditEvent]) -> set[tuple[str, str]]:
+    """Return which objects of the events exist, in one query: the name of each one's page, and its id."""
+    ids = {event.object_id for event in events}
+    kinds: list[tuple[str, OrgScopedQuerySet[Any], str]] = [
+        ("run", Run.objects.for_org(org), "pk"),
+        ("profile", ModelProfile.objects.for_org(org), "public_id"),
+        ("project-access", Project.objects.for_org(org), "slug"),
+        ("workflow", Workflow.objects.for_org(org), "pk"),
+        ("workflow-run", WorkflowRun.objects.for_org(org), "pk"),
+    ]
+    first, *others = (
+        rows.filter(**{f"{key}__in": ids})
+        .order_by()
+        .annotate(page=Value(page), named=F(key))
+        .values_list("page", "named")
+        for page, rows, key in kinds
+    )
+    return set(first.union(*others))
 
 
 def _asked(query: QueryDict) -> Filter:
