@@ -23,7 +23,10 @@ Id = Annotated[
 ]
 Effort = Annotated[
     str | None,
-    typer.Option(help="Reasoning effort: low, medium, high", autocompletion=completion.efforts),
+    typer.Option(
+        help="Reasoning effort, such as high; `rensei catalog show` lists those of a model",
+        autocompletion=completion.efforts,
+    ),
 ]
 Pool = Annotated[str | None, typer.Option(help="Capacity pool", autocompletion=completion.pools)]
 PROJECT_ID = typer.Option(help="Project that the profile belongs to", autocompletion=completion.projects)
