@@ -216,7 +216,8 @@ def _retired(
         verb = "names" if len(those) == 1 else "name"
         yield Line(
             title=f"{_names(those)} {verb} a retired model",
-            detail=f"{model} is served by {served}. Model Profiles has a button that switches to it.",
+            detail=f"{model} is served by {served}."
+            + (" Model Profiles has a button that switches to it." if access.writes else ""),
             address=_to(access, "profiles"),
         )
 

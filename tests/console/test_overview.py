@@ -98,17 +98,26 @@ class TestNeedsAttention:
                 assert failing == (["Main: the key fails"] if key == "failing" else [])
 
     def test_names_a_retired_model_until_the_profile_is_switched(
-        self, page: Client, integration: Integration, make_profile: Callable[..., ModelProfile], run: Run
+        self,
+        page: Client,
+        otto: User,
+        page_as: Callable[[User], Client],
+        integration: Integration,
+        make_profile: Callable[..., ModelProfile],
+        run: Run,
     ) -> None:
         make_profile(name="old", model_id=RETIRED, auth_modes=["metered", "byok"])
 
         before = lines_of(page.get(HOME).content.decode())
+        ((_, read),) = lines_of(page_as(otto).get(HOME).content.decode())
         page.post("/o/acme/settings/profiles/prof_old/switch")
         after = page.get(HOME).content.decode()
 
         ((title, detail),) = before
         assert title == "old names a retired model"
         assert detail.startswith(f"{RETIRED} is served by claude-opus-")
+        # An auditor has no button that switches.
+        assert detail == f"{read} Model Profiles has a button that switches to it."
         assert "Needs attention" not in after
 
     def test_says_how_many_more_there_are(
