@@ -48,7 +48,7 @@ class StarterMayNot(RenseiError):
     status = 403
     title = "Not permitted"
     message = Said(
-        "Whoever started this workflow run may no longer dispatch runs in the organization.",
+        "The person who started this workflow run may no longer dispatch runs in the organization.",
         "Start it again as a member who may.",
     )
 

@@ -33,8 +33,9 @@ from tests.billing.record import record_charges
 OPUS, SONNET, HAIKU, RETIRED = "claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-4-1-20250514"
 RUN_SECONDS_MAX = 60.0
 ANSWER = (
-    "An envelope key is a key that seals another key. The data key seals your secret, and a key that never leaves "
-    "its renewal seals the data key. To change the renewal's key you seal one small thing again, and not every secret."
+    "An envelope key is a key that seals another key. The data key seals your secret, and an outer key, which never "
+    "leaves its key service, seals the data key. To change the outer key, you seal one small thing again, not every "
+    "secret."
 )
 QUESTION = "What is an envelope key, in three sentences?"
 WORKFLOW = """\
@@ -118,7 +119,7 @@ def _run(access: Access) -> dict[str, str]:
     dispatch("prof_billed_by_rensei", "[[reply 80 words]] Write the release notes.", project_id=demo.PROJECT)
     failed = dispatch("prof_first_steps", "[[fault:spendlimit]] Go on.")
     dispatch("prof_legacy_summaries", "[[reply 40 words]] Sum up the minutes.")
-    other = dispatch("prof_first_steps", f"[[echo {ANSWER[:105]}]] {QUESTION}")
+    other = dispatch("prof_first_steps", f"[[echo {ANSWER.partition(' To change')[0]}]] {QUESTION}")
     deep = dispatch("prof_anthropic_deep_reasoning", f"[[echo {ANSWER}]] {QUESTION}", system="Think deeply.")
     waiting = dispatch("prof_on_my_laptop", "What is on my disk?", host_id=_machine(access))
     workflow, _ = workflows.apply_document(access, WORKFLOW)
