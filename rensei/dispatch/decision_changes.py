@@ -1,22 +1,22 @@
 """
 Notice changes of what decisions are made from, so that a decision can be kept for as long as there is none.
 
-Triggers on every table that a decision reads report a change with its commit: PostgreSQL by a notification, SQLite by a
-number that they increment. Columns that are written all the time and decide nothing are left out.
+Triggers on every table that a decision reads report a change with its commit, with the organization that it is about:
+PostgreSQL by a notification, SQLite by a row. Columns that are written all the time and decide nothing are left out.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import psycopg
 from django.db import connection, connections, models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Min
 
 from billing.models import BillingSetting, Entitlement
-from catalog.models import CatalogEntry, Identity, ModelAlias, Price
+from catalog.models import CatalogEntry, CatalogSetting, Identity, ModelAlias, Price
 from integrations.models import DataKey, Integration, PlatformKey
 from profiles.models import ModelProfile
 from rensei.core.clock import moment_of, now_sql
@@ -26,9 +26,13 @@ from rensei.policies.models import AccessPolicy
 from rensei.tokens.models import ApiToken
 
 NAME = "decision_changes"
+# Stands for every organization, among those that a change is about.
+EVERY_ORG = ""
 # The tables, and their columns that do not count.
 TABLES: Mapping[type[models.Model], frozenset[str]] = {
-    User: frozenset({"last_login", "password"}),
+    User: frozenset(
+        {"last_login", "password", "email", "name", "is_mailed_decisions", "single_sign_on_issuer", "date_joined"}
+    ),
     Org: frozenset(),
     Project: frozenset(),
     Membership: frozenset(),
@@ -39,6 +43,7 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     ApiToken: frozenset({"last_used_at", "last_used_address"}),
     AccessPolicy: frozenset(),
     CatalogEntry: frozenset(),
+    CatalogSetting: frozenset(),
     ModelAlias: frozenset(),
     Identity: frozenset(),
     Price: frozenset(),
@@ -49,12 +54,23 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     PlatformKey: frozenset({"last_error"}),
     ModelProfile: frozenset(),
 }
+# SQLite keeps so many changes. A process that has seen none of them takes everything for changed.
+ROWS_MAX = 1000
+# The argument names the column of the organization. A table without one, and TRUNCATE, concern all organizations.
 _FUNCTION = f"""
     CREATE OR REPLACE FUNCTION {NAME}() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM pg_notify('{NAME}', ''); RETURN NULL; END $$
+    BEGIN
+        IF TG_LEVEL = 'ROW' AND TG_NARGS = 1 THEN
+            PERFORM pg_notify('{NAME}', COALESCE(to_jsonb(COALESCE(NEW, OLD)) ->> TG_ARGV[0], ''));
+        ELSE
+            PERFORM pg_notify('{NAME}', '');
+        END IF;
+        RETURN NULL;
+    END $$
 """
+_TABLE = f"CREATE TABLE IF NOT EXISTS {NAME} (id INTEGER PRIMARY KEY AUTOINCREMENT, org_id TEXT NOT NULL)"
 _PRESENT = {
-    "postgresql": f"SELECT tgname FROM pg_trigger WHERE tgname LIKE '{NAME}\\_%' AND tgenabled IN ('O', 'A')",  # noqa: S608
+    "postgresql": f"SELECT tgname FROM pg_trigger WHERE tgname LIKE '{NAME}\\_%' AND tgenabled = 'A'",  # noqa: S608
     "sqlite": f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB '{NAME}_*'",  # noqa: S608
 }
 
@@ -66,19 +82,17 @@ def install_triggers(*, using: str, **_: Any) -> None:
     A migration would not be sufficient: SQLite loses the triggers of a table that it alters, PostgreSQL drops a trigger
     with a column of it, and a trigger does not include columns that are added later.
     """
-    wanted, present = _wanted(connections[using]), _present(connections[using])
-    if wanted.keys() == present:
-        return
-    with connections[using].cursor() as cursor:
-        if connections[using].vendor == "postgresql":
-            cursor.execute(_FUNCTION)
-        else:
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {NAME} (number INTEGER NOT NULL)")
-            cursor.execute(f"INSERT INTO {NAME} SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM {NAME})")  # noqa: S608
+    database = connections[using]
+    with database.cursor() as cursor:
+        wanted, present = wanted_triggers(database.vendor), present_triggers(cursor, database.vendor)
+        if wanted.keys() == present:
+            return
+        cursor.execute(_FUNCTION if database.vendor == "postgresql" else _TABLE)
         for trigger in present - wanted.keys():
-            cursor.execute(_drop(cursor, trigger, vendor=connections[using].vendor))
+            drop_trigger(cursor, trigger, database.vendor)
         for trigger in wanted.keys() - present:
-            cursor.execute(wanted[trigger])
+            for statement in wanted[trigger]:
+                cursor.execute(statement)
 
 
 class DecisionChanges:
@@ -86,29 +100,30 @@ class DecisionChanges:
 
     def __init__(self) -> None:
         self._listening: psycopg.Connection[Any] | None = None
-        self._is_notified = False
-        self._number: int | None = None
+        self._notified: set[str] = set()
+        self._newest: int | None = None
         self._until: datetime | None = None
 
-    def any(self) -> bool:
+    def orgs(self) -> frozenset[str]:
         """
-        Return whether a decision that was made before the last look may be different now.
+        Return the ids of the organizations for which a decision made before the last look may be different now.
 
-        It is True for the first look, and for every look where changes cannot be noticed: triggers are missing, or a
-        proxy between here and PostgreSQL does not keep to one connection.
+        It is `EVERY_ORG` at the first look, and at every look where changes cannot be noticed: triggers are missing, or
+        a proxy between here and PostgreSQL does not keep to one connection.
 
         :raises DatabaseError: if the database is unavailable
         """
+        until, self._until = self._until, None
         connection.ensure_connection()
         with connection.wrap_database_errors:
-            is_changed, now = (
-                self._look_on_postgresql() if connection.vendor == "postgresql" else self._look_on_sqlite()
-            )
-        if not is_changed and self._until is not None and now < self._until:
-            return False
-        is_watched = _present(connection) >= _wanted(connection).keys()
-        self._until = _next_moment(now) if is_watched else None
-        return True
+            changed, now = self._look_on_postgresql() if connection.vendor == "postgresql" else self._look_on_sqlite()
+            present = {name for (name,) in connection.connection.execute(_PRESENT[connection.vendor])}
+        if present < wanted_triggers(connection.vendor).keys():
+            return frozenset({EVERY_ORG})
+        # A change may set another moment.
+        self._until = until if until is not None and now < until and not changed else _next_moment(now)
+        is_due = until is None or now >= until
+        return frozenset({EVERY_ORG}) if is_due else frozenset(changed)
 
     def close(self) -> None:
         """Stop listening, and release the connection, which a pool may give to another thread."""
@@ -119,28 +134,52 @@ class DecisionChanges:
         self._listening = None
         connections.close_all()
 
-    def _look_on_postgresql(self) -> tuple[bool, datetime]:
+    def _look_on_postgresql(self) -> tuple[set[str], datetime]:
         raw = connection.connection
         if self._listening is not raw:
             raw.add_notify_handler(self._note)
             raw.execute(f"LISTEN {NAME}")
-            self._listening, self._is_notified = raw, True
+            self._listening, self._notified = raw, {EVERY_ORG}
         # PostgreSQL sends the notifications so far before the end of its answer. The answer also shows that the
         # connection works, and that it is the same process that listens: a proxy that gives each transaction another
         # connection, such as PgBouncer, tells its clients process numbers of its own.
         process, now = raw.execute(f"SELECT pg_backend_pid(), {now_sql()}").fetchone()
-        is_notified, self._is_notified = self._is_notified, False
-        return is_notified or process != raw.info.backend_pid, moment_of(now)
+        notified, self._notified = self._notified, set()
+        return notified if process == raw.info.backend_pid else {EVERY_ORG}, moment_of(now)
 
     def _note(self, notice: psycopg.Notify) -> None:
         if notice.channel == NAME:
-            self._is_notified = True
+            self._notified.add(notice.payload)
 
-    def _look_on_sqlite(self) -> tuple[bool, datetime]:
-        number, now = connection.connection.execute(f"SELECT number, {now_sql()} FROM {NAME}").fetchone()  # noqa: S608
-        is_changed = number != self._number
-        self._number = number
-        return is_changed, moment_of(now)
+    def _look_on_sqlite(self) -> tuple[set[str], datetime]:
+        raw, seen = connection.connection, self._newest
+        bounds = f"SELECT MIN(id), MAX(id), {now_sql()} FROM {NAME}"  # noqa: S608
+        oldest, newest, now = raw.execute(bounds).fetchone()
+        self._newest = newest or 0
+        if seen is None or (oldest or 0) > seen + 1:
+            return {EVERY_ORG}, moment_of(now)
+        new = f"SELECT DISTINCT org_id FROM {NAME} WHERE id > ? AND id <= ?"  # noqa: S608
+        return {org_id for (org_id,) in raw.execute(new, (seen, self._newest))}, moment_of(now)
+
+
+@cache
+def wanted_triggers(vendor: str) -> dict[str, list[str]]:
+    """Return the statements that create the triggers, by the trigger's name, which contains a digest of the rest."""
+    return {trigger: statements for model in TABLES for trigger, statements in _triggers_of(model, vendor)}
+
+
+def present_triggers(cursor: Any, vendor: str) -> set[str]:
+    cursor.execute(_PRESENT[vendor])
+    return {name for (name,) in cursor.fetchall()}
+
+
+def drop_trigger(cursor: Any, trigger: str, vendor: str) -> None:
+    if vendor != "postgresql":
+        cursor.execute(f"DROP TRIGGER {trigger}")
+        return
+    cursor.execute("SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = %s", [trigger])
+    (table,) = cursor.fetchone()
+    cursor.execute(f"DROP TRIGGER {trigger} ON {table}")
 
 
 def _next_moment(now: datetime) -> datetime:
@@ -153,39 +192,34 @@ def _next_moment(now: datetime) -> datetime:
     return min(moment for moment in moments if moment is not None)
 
 
-def _present(database: BaseDatabaseWrapper) -> set[str]:
-    with database.cursor() as cursor:
-        cursor.execute(_PRESENT[database.vendor])
-        return {name for (name,) in cursor.fetchall()}
-
-
-def _wanted(database: BaseDatabaseWrapper) -> dict[str, str]:
-    """Return the statements that create the triggers, by the trigger's name, which contains a digest of the rest."""
-    wanted = {}
-    for model, ignored in TABLES.items():
-        meta = model._meta  # noqa: SLF001 - Django's documented interface
-        columns = sorted(str(field.column) for field in meta.local_concrete_fields if field.name not in ignored)
-        for when, what in _parts(database.vendor, ", ".join(columns)):
-            rest = f"AFTER {when} ON {meta.db_table} {what}"
-            name = f"{NAME}_{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
-            wanted[name] = f"CREATE TRIGGER {name} {rest}"
-    return wanted
-
-
-def _parts(vendor: str, columns: str) -> Iterator[tuple[str, str]]:
+def _triggers_of(model: type[models.Model], vendor: str) -> Iterator[tuple[str, list[str]]]:
+    meta = model._meta  # noqa: SLF001 - Django's documented interface
+    columns = [str(field.column) for field in meta.local_concrete_fields if field.name not in TABLES[model]]
+    update = f"UPDATE OF {', '.join(sorted(columns))}"
+    of_org = "id" if model is Org else next((column for column in columns if column == "org_id"), None)
     if vendor == "postgresql":
-        yield (
-            f"INSERT OR DELETE OR TRUNCATE OR UPDATE OF {columns}",
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {NAME}()",
-        )
-        return
-    for when in ("INSERT", "DELETE", f"UPDATE OF {columns}"):
-        yield when, f"BEGIN UPDATE {NAME} SET number = number + 1; END"  # noqa: S608
+        column = f"'{of_org}'" if of_org else ""
+        parts = [
+            (f"INSERT OR DELETE OR {update}", f"FOR EACH ROW EXECUTE FUNCTION {NAME}({column})"),
+            ("TRUNCATE", f"FOR EACH STATEMENT EXECUTE FUNCTION {NAME}()"),
+        ]
+    else:
+        parts = [
+            (when, _row_on_sqlite(f"COALESCE({row}.{of_org}, '')" if of_org else "''"))
+            for when, row in (("INSERT", "NEW"), ("DELETE", "OLD"), (update, "NEW"))
+        ]
+    for when, what in parts:
+        rest = f"AFTER {when} ON {meta.db_table} {what}"
+        trigger = f"{NAME}_{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
+        statements = [f"CREATE TRIGGER {trigger} {rest}"]
+        if vendor == "postgresql":
+            # Also for what a replication or a restore writes: https://www.postgresql.org/docs/17/sql-altertable.html
+            statements.append(f"ALTER TABLE {meta.db_table} ENABLE ALWAYS TRIGGER {trigger}")
+        yield trigger, statements
 
 
-def _drop(cursor: Any, trigger: str, *, vendor: str) -> str:
-    if vendor != "postgresql":
-        return f"DROP TRIGGER {trigger}"
-    cursor.execute("SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = %s", [trigger])
-    (table,) = cursor.fetchone()
-    return f"DROP TRIGGER {trigger} ON {table}"
+def _row_on_sqlite(org_id: str) -> str:
+    return (
+        f"BEGIN INSERT INTO {NAME} (org_id) VALUES ({org_id});"  # noqa: S608
+        f" DELETE FROM {NAME} WHERE id <= LAST_INSERT_ROWID() - {ROWS_MAX}; END"
+    )

@@ -42,9 +42,9 @@ from rensei.gateway.callers import Callers
 from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
-from rensei.gateway.routing import Route
+from rensei.gateway.routing import Credentials, Route
 from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
-from rensei.gateway.threads import BodyThreads, LoadThreads
+from rensei.gateway.threads import BodyThreads, LoadThreads, Turns
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
 
@@ -67,14 +67,21 @@ class Gateway:
     def __init__(self) -> None:
         executor = LoadThreads(LOADERS)
         self._changes, self._watcher = DecisionChanges(), LoadThreads(1)
-        watch = ChangeWatch(self._changes.any, self._watcher)
+        watch = ChangeWatch(self._changes.orgs, self._watcher)
         self._callers = Callers(executor, watch)
         # A refusal may depend on what is left of a limit, which the watch does not notice.
         self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(
-            executor, watch, is_kept=lambda found: isinstance(found, Route)
+            executor, watch, org_of=lambda _, found: found.run.org_id if isinstance(found, Route) else None
+        )
+        self._keys: ShortLivedCache[Credentials | RenseiError] = ShortLivedCache(
+            executor,
+            watch,
+            org_of=lambda route, found: None if isinstance(found, RenseiError) else route.run.org_id,
+            holds_secrets=True,
         )
         self._executor, self._watch = executor, watch
         self._limits = Limits()
+        self._turns = Turns()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
         self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}", is_kept=True)
@@ -133,14 +140,14 @@ class Gateway:
         addresses.require_host(headers.get("host") or str((scope.get("server") or [""])[0]))
         addresses.require_served(path, headers)
         access = await self._callers.authenticate(headers, _address(scope, headers))
-        if path.startswith(addresses.MODELS):
-            _require_method(method, "GET")
-            await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
-            return
-        _require_method(method, "POST")
-        if not access.writes:
+        is_models = path.startswith(addresses.MODELS)
+        _require_method(method, "GET" if is_models else "POST")
+        if not (access.writes or is_models):
             raise NotPermitted
         with self._limits.within(access, caller.limit_headers) as live:
+            if is_models:
+                await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
+                return
             sent = await _read_body(headers, receive, live.hold)
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
             body, named = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
@@ -178,12 +185,25 @@ class Gateway:
         # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         assert access.token is not None
         key = (access.token.id, model, turned_to, mode)
-        found = self._routes.kept(key) or await self._routes.get(
-            key, partial(routing.load, access, model, turned_to=turned_to, mode=mode)
-        )
+        found = self._routes.kept(key)
+        if found is None:
+            load = partial(routing.load, access, model, turned_to=turned_to, mode=mode)
+            # One at a time of each organization: refusals are not kept, and names of models can be made up.
+            found = await self._routes.get(key, load, turn=self._turns.of(access.org.id))
         if isinstance(found, RenseiError):
             raise found
         return found
+
+    async def _credential(self, route: Route) -> Credential:
+        """
+        Choose the key that signs a call. It is opened for the first call, and kept while calls use it.
+
+        :raises RenseiError: if the key cannot be opened
+        """
+        found = self._keys.kept(route) or await self._keys.get(route, route.open_credentials)
+        if isinstance(found, RenseiError):
+            raise found
+        return routing.choose_credential(found)
 
     async def _message(
         self,
@@ -199,7 +219,10 @@ class Gateway:
         org_id = route.run.org_id
         prepare = partial(requests.prepare, body, route, others=others, betas=headers.get("anthropic-beta", ""))
         outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
-        admitted, credential = self._plan(route, outgoing, headers)
+        body.forget_values()
+        outgoing.body.forget_values()
+        credential = await self._credential(route)
+        admitted = self._plan(route, credential, outgoing, headers)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None
         task = asyncio.current_task()
@@ -228,9 +251,9 @@ class Gateway:
         self._limits.use(token_id=access.token.id, tokens=tokens_of(plan.usage))
         self._settlements.submit(plan)
 
-    def _plan(self, route: Route, outgoing: Outgoing, headers: dict[str, str]) -> tuple[AdmissionPlan, Credential]:
+    def _plan(self, route: Route, credential: Credential, outgoing: Outgoing, headers: dict[str, str]) -> AdmissionPlan:
         """Build the rows of a call: a run that is RUNNING from the start, and its attempt."""
-        now, credential = route.now(), route.choose_credential()
+        now = route.now()
         session = headers.get("x-claude-code-session-id", "")[:100]
         run = made_like(route.run)
         run.credential_id = credential.id
@@ -250,13 +273,18 @@ class Gateway:
             input_tokens_estimate=outgoing.input_tokens_about,
             started_at=now,
         )
-        return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most), credential
+        return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most)
 
     async def _count(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
         """Have the provider count a prompt. This is free and creates no run."""
         served = route.judgement.entry.model_id
-        outgoing = body if body.values["model"] == served else body.with_values(model=served)
-        credential = route.choose_credential()
+        outgoing = body
+        if body.values["model"] != served:
+            rewrite = partial(body.with_values, model=served)
+            outgoing = await self._threads.run(rewrite, size=len(body.raw), org_id=route.run.org_id)
+        body.forget_values()
+        outgoing.forget_values()
+        credential = await self._credential(route)
         passed: Headers | None = None
         said = b""
         try:
@@ -282,7 +310,8 @@ class Gateway:
     async def _models(self, access: Access, path: str, query: str, caller: Caller) -> None:
         model_id = path.removeprefix(addresses.MODELS).removeprefix("/")
         look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
-        found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
+        async with self._turns.of(access.org.id):
+            found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
         await caller.answer(200, answers.own_headers(caller.request_id), json.dumps(found).encode())
 
 

@@ -56,6 +56,10 @@ class Body:
         pieces.append(text[end:])
         return Body("".join(pieces).encode(), {**self.values, **changed})
 
+    def forget_values(self) -> None:
+        """Keep the bytes alone, while the provider answers: values may take many times as much memory."""
+        self.values = {}
+
     def name_of(self, member: str) -> str:
         """
         Read a member that is a name.

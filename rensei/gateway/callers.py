@@ -17,7 +17,9 @@ class Callers:
     """The cached callers, so that few calls wait for the database."""
 
     def __init__(self, executor: Executor, watch: ChangeWatch) -> None:
-        self._found: ShortLivedCache[Access | None] = ShortLivedCache(executor, watch)
+        self._found: ShortLivedCache[Access | None] = ShortLivedCache(
+            executor, watch, org_of=lambda _, access: access.org.id if access else None
+        )
 
     async def authenticate(self, headers: Mapping[str, str], address: str | None) -> Access:
         """

@@ -1,5 +1,5 @@
 """
-Routes of calls: the decision for a profile and a model, and the opened keys that may sign.
+Routes of calls: the decision for a profile and a model, and the keys that may sign.
 
 A route is made by the same functions as the decision of a dispatch, and is cached while nothing changes.
 """
@@ -7,8 +7,8 @@ A route is made by the same functions as the decision of a dispatch, and is cach
 import copy
 import random
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from catalog.pricing import UnitPrices
@@ -32,7 +32,11 @@ PROFILE_PREFIX = "prof_"
 PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 
-@dataclass(frozen=True, kw_only=True)
+# The opened keys that may sign a call, each with its weight.
+Credentials = Sequence[tuple[int, Credential]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Route:
     """A decision that several calls share. `run` and `attempt` are templates for their rows and are never saved."""
 
@@ -40,7 +44,6 @@ class Route:
     run: Run
     attempt: Attempt
     bands: list[UnitPrices]
-    credentials: list[tuple[int, Credential]]
     max_tokens_cap: int | None
     loaded_at: float
 
@@ -54,15 +57,15 @@ class Route:
         return self.judgement.facts.profile
 
     def now(self) -> datetime:
-        """Return the database's time, extrapolated from a read at most a minute ago."""
+        """Return the database's time, extrapolated from the read of the route."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
-    def choose_credential(self) -> Credential:
-        if len(self.credentials) == 1:
-            return self.credentials[0][1]
-        weights = [weight for weight, _ in self.credentials]
-        _, credential = random.choices(self.credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
-        return credential
+    def open_credentials(self) -> Credentials | RenseiError:
+        """Return the opened keys, or the refusal if one of them cannot be opened."""
+        try:
+            return MODES[self.mode].open_credentials(replace(self.judgement.facts, now=self.now()))
+        except RenseiError as refusal:
+            return refusal
 
 
 def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | None = None) -> Route | RenseiError:
@@ -75,6 +78,15 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
         return _load(access, model, turned_to=turned_to, mode=mode)
     except RenseiError as refusal:
         return refusal
+
+
+def choose_credential(credentials: Credentials) -> Credential:
+    """Choose one of the keys by weight."""
+    if len(credentials) == 1:
+        return credentials[0][1]
+    weights = [weight for weight, _ in credentials]
+    _, credential = random.choices(credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
+    return credential
 
 
 def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: bool) -> None:
@@ -122,7 +134,6 @@ def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) 
         run=_run(access, judgement),
         attempt=Attempt(number=1, epoch=1),
         bands=found.prices_of(judgement.entry),
-        credentials=chosen.open_credentials(found),
         max_tokens_cap=chosen.max_tokens_cap(found),
         loaded_at=began,
     )

@@ -2,46 +2,59 @@
 A cache whose values are less than a second behind the database.
 
 Concurrent requests for the same key share one load. A value in use is reloaded before it expires, so that no request
-waits for it. A value that has expired is never returned, and is dropped: values hold opened keys, which must not stay
-in memory without need.
+waits for it. A value that has expired is never returned. Opened keys are dropped when they expire, and are not kept
+when they are no longer used, because they must not stay in memory without need.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from rensei.core.errors import DATABASE_FAULTS
+from rensei.core.limits import limit
+from rensei.dispatch.decision_changes import EVERY_ORG
 
 # A change takes effect at most 1 s after its commit. The other 0.1 s is for the last request that uses the old value.
 LIFETIME_SECONDS = 0.9
 RENEW_AFTER_SECONDS = 0.6
-# While nothing changes, a value in use is kept for this time.
-KEPT_SECONDS = 60
+# While nothing changes, a value is kept for this time, so that a person's next request does not wait for a load.
+KEPT_SECONDS = 900
 RENEW_KEPT_AFTER_SECONDS = 45
 CHECK_SECONDS = 0.3
-ENTRIES_MAX = 10_000
+ENTRIES_MAX = limit(
+    2_000,
+    "values",
+    what="Callers of tokens, routes of calls and opened keys that the gateway keeps in memory, each process",
+    told="the caller: the value that was loaded first is dropped, and its next call loads it again",
+)
 
 Value = TypeVar("Value")
+
+logger = structlog.get_logger(__name__)
 
 
 class ChangeWatch:
     """
     Checks, while caches hold values, whether what these were loaded from has changed.
 
-    :param has_changed: returns whether something has changed since its last call, and runs in the thread of `executor`
+    :param changed_orgs: returns the ids of the organizations for which something has changed since its last call, or
+        `EVERY_ORG` among them; it runs in the thread of `executor`
     """
 
-    def __init__(self, has_changed: Callable[[], bool], executor: Executor) -> None:
-        self._has_changed = has_changed
+    def __init__(self, changed_orgs: Callable[[], Collection[str]], executor: Executor) -> None:
+        self._changed_orgs = changed_orgs
         self._executor = executor
         self._caches: list[ShortLivedCache[Any]] = []
         self._task: asyncio.Task[None] | None = None
-        # A value whose load began since the last change is as good as loaded at the last check.
-        self.changed_at = math.inf
+        self._is_failing = False
+        self._changed_at: dict[str, float] = {EVERY_ORG: math.inf}
+        # Values that are kept are as good as loaded at this moment.
         self.checked_at = -math.inf
 
     def add(self, cache: "ShortLivedCache[Any]") -> None:
@@ -56,22 +69,41 @@ class ChangeWatch:
         if self._task is not None:
             self._task.cancel()
 
+    def has_changed_since(self, moment: float, org_id: str) -> bool:
+        """Return whether a change for the organization was noticed after a moment."""
+        changed_at = self._changed_at
+        return moment < changed_at[EVERY_ORG] or moment < changed_at.get(org_id, -math.inf)
+
     async def _check(self) -> None:
         loop = asyncio.get_running_loop()
         while any(cache.holds_values for cache in self._caches):
             began = time.monotonic()
             try:
-                has_changed = await loop.run_in_executor(self._executor, self._has_changed)
+                orgs = await loop.run_in_executor(self._executor, self._changed_orgs)
             except DATABASE_FAULTS:
                 # Nothing is known about what was loaded, so it expires now.
-                has_changed = True
-            if has_changed:
-                for cache in self._caches:
-                    cache.note_change()
-                self.changed_at = time.monotonic()
+                orgs = {EVERY_ORG}
+            except Exception:
+                # Everything is loaded anew, as where nothing is watched. The first error of a series is logged.
+                if not self._is_failing:
+                    logger.exception("changes_unknown")
+                self._is_failing, orgs = True, {EVERY_ORG}
             else:
-                self.checked_at = began
+                self._is_failing = False
+            self._note(orgs)
+            self.checked_at = began
             await asyncio.sleep(CHECK_SECONDS)
+
+    def _note(self, orgs: Collection[str]) -> None:
+        """Stop keeping what was loaded before a change, with the time of the check before."""
+        now = time.monotonic()
+        if len(self._changed_at) > ENTRIES_MAX:
+            orgs = {EVERY_ORG}
+        if EVERY_ORG in orgs:
+            self._changed_at.clear()
+        self._changed_at |= dict.fromkeys(orgs, now)
+        for cache in self._caches if orgs else ():
+            cache.note_change(orgs)
 
 
 @dataclass(slots=True)
@@ -81,6 +113,7 @@ class _Entry(Generic[Value]):
     # The last moment at which the value was known to be current, unless the watch knows of a later one.
     current_at: float
     used_at: float
+    org_id: str
     # Whether it may be kept while nothing changes.
     is_kept: bool
 
@@ -90,15 +123,23 @@ class ShortLivedCache(Generic[Value]):
     A cache of values by key. It is bound to one event loop, and loads in threads.
 
     :param watch: notices changes of what is loaded; without one, each value is loaded anew in less than a second
-    :param is_kept: returns whether a value depends on nothing but what the watch notices
+    :param org_of: returns the id of the organization whose changes concern a value with its key, or None for a value
+        that depends on more than the watch notices, and is not kept
+    :param holds_secrets: whether a value is dropped as soon as it expires, or is not used for as long as that takes
     """
 
     def __init__(
-        self, executor: Executor, watch: ChangeWatch | None = None, *, is_kept: Callable[[Value], bool] = bool
+        self,
+        executor: Executor,
+        watch: ChangeWatch | None = None,
+        *,
+        org_of: Callable[[Any, Value], str | None] = lambda key, value: None,
+        holds_secrets: bool = False,
     ) -> None:
         self._executor = executor
         self._watch = watch
-        self._is_kept = is_kept
+        self._org_of = org_of
+        self._holds_secrets = holds_secrets
         self._entries: dict[Hashable, _Entry[Value]] = {}
         self._loads: dict[Hashable, asyncio.Future[Value]] = {}
         if watch is not None:
@@ -117,8 +158,8 @@ class ShortLivedCache(Generic[Value]):
         entry.used_at = now
         return entry.value
 
-    async def get(self, key: Hashable, load: Callable[[], Value]) -> Value:
-        """Return a value that is less than a second old. If there is none, load it in a thread."""
+    async def get(self, key: Hashable, load: Callable[[], Value], *, turn: asyncio.Lock | None = None) -> Value:
+        """Return a value that is less than a second behind. If there is none, load it in a thread, in turn."""
         entry = self._entries.get(key)
         now = time.monotonic()
         if entry is not None and now < self._expires_at(entry):
@@ -127,30 +168,30 @@ class ShortLivedCache(Generic[Value]):
                 self._start(key, load).add_done_callback(lambda done: done.cancelled() or done.exception())
             entry.used_at = now
             return entry.value
+        if turn is not None and key not in self._loads:
+            async with turn:
+                return await self.get(key, load)
         # Shielded: the cancellation of one request must not cancel the load for the others.
         return await asyncio.shield(self._loads.get(key) or self._start(key, load))
 
-    def note_change(self) -> None:
-        """Stop keeping the values loaded so far: each expires as if it had not been kept."""
+    def note_change(self, orgs: Collection[str]) -> None:
+        """Stop keeping the values of these organizations: each expires as if it had not been kept."""
         for entry in self._entries.values():
-            entry.current_at, entry.is_kept = self._current_at(entry), False
+            if entry.is_kept and (entry.org_id in orgs or EVERY_ORG in orgs):
+                entry.current_at, entry.is_kept = self._current_at(entry), False
 
     def _current_at(self, entry: _Entry[Value]) -> float:
-        watch = self._watch
-        if watch is None or not entry.is_kept or entry.loaded_at < watch.changed_at:
+        if self._watch is None or not entry.is_kept:
             return entry.current_at
-        return max(entry.current_at, watch.checked_at)
+        return max(entry.current_at, self._watch.checked_at)
 
     def _is_due(self, entry: _Entry[Value], now: float) -> bool:
         is_old = now - entry.loaded_at > RENEW_KEPT_AFTER_SECONDS
         return is_old or now - self._current_at(entry) > RENEW_AFTER_SECONDS
 
     def _expires_at(self, entry: _Entry[Value]) -> float:
-        return min(
-            entry.loaded_at + KEPT_SECONDS,
-            entry.used_at + LIFETIME_SECONDS,
-            self._current_at(entry) + LIFETIME_SECONDS,
-        )
+        expires_at = min(entry.loaded_at + KEPT_SECONDS, self._current_at(entry) + LIFETIME_SECONDS)
+        return min(expires_at, entry.used_at + LIFETIME_SECONDS) if self._holds_secrets else expires_at
 
     def _start(self, key: Hashable, load: Callable[[], Value]) -> "asyncio.Future[Value]":
         began = time.monotonic()
@@ -160,10 +201,9 @@ class ShortLivedCache(Generic[Value]):
         def keep(done: "asyncio.Future[Value]") -> None:
             self._loads.pop(key, None)
             if not done.cancelled() and done.exception() is None:
-                if len(self._entries) >= ENTRIES_MAX:
-                    self._entries.clear()
-                value = done.result()
-                self._entries[key] = entry = _Entry(value, began, began, time.monotonic(), self._is_kept(value))
+                while len(self._entries) >= ENTRIES_MAX:
+                    del self._entries[next(iter(self._entries))]
+                self._entries[key] = entry = self._entry(key, done.result(), began)
                 self._drop_expired(key, entry)
                 if self._watch is not None:
                     self._watch.start()
@@ -171,12 +211,19 @@ class ShortLivedCache(Generic[Value]):
         future.add_done_callback(keep)
         return future
 
+    def _entry(self, key: Hashable, value: Value, began: float) -> _Entry[Value]:
+        org_id = self._org_of(key, value)
+        is_kept = org_id is not None and self._watch is not None and not self._watch.has_changed_since(began, org_id)
+        return _Entry(value, began, began, time.monotonic(), org_id or EVERY_ORG, is_kept)
+
     def _drop_expired(self, key: Hashable, entry: _Entry[Value]) -> None:
         """Drop an entry if it has expired, otherwise look again when it is due to."""
         if self._entries.get(key) is not entry:
             return
         remaining = self._expires_at(entry) - time.monotonic()
         if remaining > 0:
-            asyncio.get_running_loop().call_later(remaining, self._drop_expired, key, entry)
+            # A timer for each second of each value would be too much where there is nothing to hide.
+            delay = remaining if self._holds_secrets else KEPT_SECONDS
+            asyncio.get_running_loop().call_later(delay, self._drop_expired, key, entry)
         else:
             del self._entries[key]

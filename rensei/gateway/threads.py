@@ -70,19 +70,29 @@ def _with_kept_connection(work: Callable[[], Result]) -> Result:
         _used.at = time.monotonic()
 
 
+class Turns:
+    """One piece of work of each organization at a time."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, org_id: str) -> asyncio.Lock:
+        """Return the lock of an organization. It exists while it is held or waited for."""
+        return self._locks.setdefault(org_id, asyncio.Lock())
+
+
 class BodyThreads:
     """Threads for large bodies. At most one body of each organization is processed at a time."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-body")
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
 
     async def run(self, work: Callable[[], Result], *, size: int, org_id: str) -> Result:
         """Process a body of this size: directly if it is small, in a thread and in turn if it is large."""
         if size <= LARGE_BYTES:
             return work()
-        turn = self._turns.setdefault(org_id, asyncio.Lock())
-        async with turn:
+        async with self._turns.of(org_id):
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def close(self) -> None:

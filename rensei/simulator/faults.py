@@ -6,6 +6,7 @@ Statuses, types and codes: https://platform.claude.com/docs/en/api/errors and th
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from rensei.simulator.directives import FaultDirective
@@ -35,7 +36,11 @@ class Refusal:
         )
 
 
-_RESUMES = "You will regain access on 2026-12-01 at 00:00 UTC."
+def _next_month() -> date:
+    return (datetime.now(UTC).date().replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+_RESUMES = f"You will regain access on {_next_month()} at 00:00 UTC."
 
 REFUSALS: dict[str, Refusal] = {
     "revoked": Refusal(status=401, message="invalid x-api-key"),

@@ -26,7 +26,7 @@ from profiles.models import ModelProfile
 from rensei.accounts import invitations
 from rensei.core.clock import database_now
 from rensei.core.models import WindowCount
-from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.models import CapacityPool, Run, SavedView
 from rensei.orgs import services
 from rensei.orgs.models import Host, Membership, OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
@@ -258,6 +258,9 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     workflow_run = WorkflowRun.objects.create(
         org=acme, version=workflow.versions.get(), created_by=other, input=CANARY, created_at=now
     )
+    view = SavedView.objects.create(
+        org=acme, membership=Membership.objects.get(user=other), name=CANARY, query="state=FAILED"
+    )
     people = {OWNER: ada, ADMIN: alan, MEMBER: mia, AUDITOR: otto}
     clients = {role: api_as(person) for role, person in people.items()}
     clients |= {"foreign": api_as(eve, "evil"), "ex-member": api_as(gone), "anonymous": APIClient()}
@@ -275,6 +278,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03", "rest": "none",
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk, "node_id": CANARY,
         "member_id": Membership.objects.get(user=other).pk, "invitation_id": invitation.pk,
+        "view_id": view.pk,
     }  # fmt: skip
     return Stage(ids, clients, {**clients, **machines}, browsers)
 

@@ -12,18 +12,27 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpending, SharedUsage
-from catalog.models import CatalogEntry, Identity, Price
+from catalog import services as catalog
+from catalog.models import CatalogEntry, CatalogSetting, Identity, Price
 from integrations.keys import platform
 from integrations.models import PlatformKey
+from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
-from rensei.dispatch import decision_changes
-from rensei.dispatch.decision_changes import TABLES, DecisionChanges
+from rensei.dispatch.decision_changes import (
+    EVERY_ORG,
+    TABLES,
+    DecisionChanges,
+    drop_trigger,
+    present_triggers,
+    wanted_triggers,
+)
 from rensei.gateway import routing
 from rensei.gateway.routing import Route
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
-from rensei.orgs.models import KillSwitch, Project, StoredBytes, User
+from rensei.orgs.models import KillSwitch, Org, Project, StoredBytes, User
 from rensei.policies import services as policies
 from rensei.tokens.look_up import for_token
 from rensei.tokens.machines import register_host
@@ -35,6 +44,7 @@ from tests.waiting import wait_until
 LIMITS = {model._meta.db_table for model in (SharedUsage, SharedSpending, BudgetUsage)}
 NAMES = [model.__name__ for model in TABLES]
 MODEL = "claude-haiku-4-5-20251001"
+RETIRED = "claude-opus-4-1"
 
 
 @pytest.fixture
@@ -61,8 +71,12 @@ def everything(
     register_host(ada_access, name="laptop")
     StoredBytes.objects.get_or_create(org=org)
     BillingSetting.objects.get_or_create(pk=1)
+    CatalogSetting.objects.get_or_create(pk=1)
     Identity.objects.create(org=org, provider="claude", model_id="own", answered_by=MODEL, run_id="run_1")
-    return {mode: make_profile(name=mode, model_id=MODEL, auth_modes=[mode]) for mode in ("byok", "metered", "shared")}
+    catalog.create_entry(ada_access, provider="claude", model_id="own", display_name="Own")
+    made = {mode: make_profile(name=mode, model_id=MODEL, auth_modes=[mode]) for mode in ("byok", "metered", "shared")}
+    make_profile(name="all", model_id=MODEL, auth_modes=["byok", "metered", "shared"], is_default=True)
+    return made
 
 
 @pytest.fixture
@@ -70,6 +84,11 @@ def changes(transactional_db: None) -> Iterator[DecisionChanges]:
     found = DecisionChanges()
     yield found
     found.close()
+
+
+def present() -> set[str]:
+    with connection.cursor() as cursor:
+        return present_triggers(cursor, connection.vendor)
 
 
 def tables_of(queries: CaptureQueriesContext) -> set[str]:
@@ -85,7 +104,12 @@ class TestTheTables:
         assert access is not None
         with CaptureQueriesContext(connection) as deciding:
             route = routing.load(access, everything[mode].public_id)
-        assert isinstance(route, Route), route
+            # A retired model, an alias, an entry of the organization's own, and what exists nowhere.
+            for model in (RETIRED, "claude-haiku-4-5", "own", "nothing"):
+                routing.load(access, model)
+                routing.load(access, everything[mode].public_id, turned_to=model, mode=AuthMode(mode))
+            assert isinstance(route, Route), route
+            assert not isinstance(route.open_credentials(), RenseiError)
 
         read = tables_of(looking_up) | tables_of(deciding)
 
@@ -93,7 +117,7 @@ class TestTheTables:
         assert read - LIMITS <= {model._meta.db_table for model in TABLES}
 
     def test_have_their_triggers(self) -> None:
-        assert decision_changes._wanted(connection).keys() == decision_changes._present(connection)
+        assert wanted_triggers(connection.vendor).keys() == present()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -103,91 +127,98 @@ class TestAChange:
         model, ignored = next((model, ignored) for model, ignored in TABLES.items() if model.__name__ == name)
         assert model._base_manager.exists()
         table = model._meta.db_table
-        changes.any()
+        changes.orgs()
         noticed = {}
         for field in model._meta.local_concrete_fields:
-            assert not changes.any()
+            assert not changes.orgs()
             with connection.cursor() as cursor:
                 cursor.execute(f'UPDATE {table} SET "{field.column}" = "{field.column}"')
-            noticed[field.name] = changes.any()
+            noticed[field.name] = changes.orgs()
 
-        assert noticed == {field.name: field.name not in ignored for field in model._meta.local_concrete_fields}
+        assert {name: bool(orgs) for name, orgs in noticed.items()} == {
+            field.name: field.name not in ignored for field in model._meta.local_concrete_fields
+        }
+        # A write that concerns one organization leaves the decisions of others as they are.
+        if model is Org or (
+            hasattr(model, "org") and name not in ("CatalogEntry", "KillSwitch", "DataKey", "AccessPolicy")
+        ):
+            assert frozenset().union(*noticed.values()) == {Org.objects.get().id}
 
     @pytest.mark.parametrize("model", [CatalogEntry, PlatformKey, KillSwitch])
     def test_of_the_rows_is_noticed(self, everything: dict[str, Any], changes: DecisionChanges, model: Any) -> None:
         found = model._base_manager.order_by("pk").last()
-        changes.any()
+        changes.orgs()
         found.delete()
 
-        assert changes.any()
-        assert not changes.any()
+        assert changes.orgs()
+        assert not changes.orgs()
 
         found.save(force_insert=True)
 
-        assert changes.any()
-        assert not changes.any()
+        assert changes.orgs()
+        assert not changes.orgs()
 
     def test_without_a_write_is_noticed(self, everything: dict[str, Any], changes: DecisionChanges) -> None:
         newest = Price.objects.order_by("pk").last()
         assert newest is not None
         newest.pk, newest.effective_from = None, database_now() + timedelta(seconds=1)
         newest.save(force_insert=True)
-        assert changes.any()
-        assert not changes.any()
+        assert changes.orgs()
+        assert not changes.orgs()
 
-        wait_until(changes.any, what="the beginning of the price")
+        wait_until(changes.orgs, what="the beginning of the price")
 
-        assert not changes.any()
+        assert not changes.orgs()
 
     def test_of_a_key_that_has_cooled_down_is_noticed(self, everything: Any, changes: DecisionChanges) -> None:
         until = database_now() + timedelta(seconds=1)
         PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=until)
-        assert changes.any()
-        assert not changes.any()
+        assert changes.orgs()
+        assert not changes.orgs()
 
-        wait_until(changes.any, what="the end of the pause")
+        wait_until(changes.orgs, what="the end of the pause")
 
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_anything_may_have_changed_behind_a_pooler(changes: DecisionChanges) -> None:
     """A pooler that shares connections, such as PgBouncer, tells its clients process numbers of its own."""
-    changes.any()
-    assert not changes.any()
+    changes.orgs()
+    assert not changes.orgs()
     direct = connection.settings_dict
     with standing_before(int(direct["PORT"])) as pooler:
         pooler.rewrite = partial(re.compile(rb"(?<=K\0\0\0\x0c)....", re.DOTALL).sub, b"\0\0\0\x07")
         connection.close()
         connection.settings_dict = {**direct, "PORT": str(pooler.port)}
         try:
-            found = [changes.any() for _ in range(3)]
+            found = [changes.orgs() for _ in range(3)]
         finally:
             changes.close()
             connection.settings_dict = direct
 
-    assert found == [True] * 3
+    assert found == [{EVERY_ORG}] * 3
 
 
 @pytest.mark.django_db(transaction=True)
 class TestWithoutTriggers:
     @pytest.fixture
     def _incomplete(self, transactional_db: None) -> Iterator[None]:
-        trigger = min(decision_changes._present(connection))
+        trigger = min(present())
         with connection.cursor() as cursor:
-            cursor.execute(decision_changes._drop(cursor, trigger, vendor=connection.vendor))
+            drop_trigger(cursor, trigger, connection.vendor)
         yield
         call_command("migrate", verbosity=0)
-        assert trigger in decision_changes._present(connection)
+        assert trigger in present()
 
     @pytest.mark.usefixtures("_incomplete")
     def test_anything_may_have_changed(self, changes: DecisionChanges) -> None:
-        assert [changes.any() for _ in range(3)] == [True] * 3
+        assert [changes.orgs() for _ in range(3)] == [{EVERY_ORG}] * 3
 
     def test_the_next_migration_installs_them(self, transactional_db: None) -> None:
         with connection.cursor() as cursor:
-            for trigger in decision_changes._present(connection):
-                cursor.execute(decision_changes._drop(cursor, trigger, vendor=connection.vendor))
+            for trigger in present():
+                drop_trigger(cursor, trigger, connection.vendor)
 
         call_command("migrate", verbosity=0)
 
-        assert decision_changes._wanted(connection).keys() == decision_changes._present(connection)
+        assert wanted_triggers(connection.vendor).keys() == present()

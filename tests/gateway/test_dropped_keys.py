@@ -120,7 +120,7 @@ class TestFresh:
     def play(self, story: Callable[[ShortLivedCache[Any]], Awaitable[Any]]) -> Any:
         async def with_threads() -> Any:
             with ThreadPoolExecutor(4) as executor:
-                return await story(ShortLivedCache(executor))
+                return await story(ShortLivedCache(executor, holds_secrets=True))
 
         return asyncio.run(with_threads())
 

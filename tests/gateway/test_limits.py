@@ -45,6 +45,14 @@ class TestRates:
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 3600
         assert call(server, second).status == 200
 
+    def test_hold_for_lists_of_models_too(self, start_server: Any, byok: Any, token: str) -> None:
+        server = start_server(RENSEI_GATEWAY_RATE_TOKEN="3/hour")
+        paths = ["/v1/models", f"/v1/models/{MODEL}"] * 2
+
+        answers = [exchange(server, None, path=path, method="GET", headers={"x-api-key": token}) for path in paths]
+
+        assert [answer.status for answer in answers] == [200, 200, 200, 429]
+
     def test_hold_for_each_organization(
         self, start_server: Any, byok: Any, make_token: Any, eve: User, access_of: Any
     ) -> None:
