@@ -19,7 +19,7 @@ import structlog
 from django.conf import settings
 
 from integrations.providers.anthropic import relay
-from integrations.providers.anthropic.other_models import OtherModel, other_models
+from integrations.providers.anthropic.other_models import OtherModel, other_models, provider_chooses
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, RequestTooLarge
@@ -150,14 +150,13 @@ class Gateway:
                 return
             sent = await _read_body(headers, receive, live.hold)
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
-            body, named = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
+            body, named, chooses = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
             others = []
             for other in named:
                 name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
                 others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
-            chooses = not isinstance(body.values.get("fallbacks"), (list, type(None)))
             routing.require_judged(route, [other for _, other in others], provider_chooses=chooses)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path == addresses.COUNT_TOKENS:
@@ -217,7 +216,8 @@ class Gateway:
     ) -> None:
         """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id
-        prepare = partial(requests.prepare, body, route, others=others, betas=headers.get("anthropic-beta", ""))
+        query = address.partition("?")[2]
+        prepare = partial(requests.prepare, body, route, others=others, headers=headers, query=query)
         outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
@@ -345,14 +345,14 @@ def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | 
     return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
 
 
-def _parsed(raw: bytes) -> tuple[Body, list[OtherModel]]:
+def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:
     """
-    Parse a body, and list the other models that it names.
+    Parse a body, and list the other models that it names. Return also whether the provider may choose more.
 
     :raises FieldError: if it is not a JSON object, or an other model has no name
     """
     body = Body.read(raw)
-    return body, other_models(body.values)
+    return body, other_models(body.values), provider_chooses(body.values, body.unknown)
 
 
 def _require_method(method: str, allowed: str) -> None:

@@ -7,9 +7,11 @@ Only necessary changes are made, in place in the text, so that everything else i
 import json
 import re
 from collections.abc import Collection
+from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
+from integrations.providers.anthropic.unknown import Unknown, unknown_in
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.json_body import parse_json
 
@@ -29,6 +31,11 @@ class Body:
     def __init__(self, raw: bytes, values: dict[str, Any]) -> None:
         self.raw = raw
         self.values = values
+
+    @cached_property
+    def unknown(self) -> Unknown:
+        """What it holds that is not known. It is found once for each body."""
+        return unknown_in(self.values)
 
     @classmethod
     def read(cls, raw: bytes) -> "Body":

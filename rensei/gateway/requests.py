@@ -5,7 +5,7 @@ The model becomes the served model, and `max_tokens` is limited to the cap of th
 the profile's effort and prompt caching are added where the caller set none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,16 @@ from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
+from integrations.providers.anthropic.known_headers import LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
 from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import tokens_about_by_part
 from rensei.core.errors import FieldError
+from rensei.core.unknown import NAME_CHARACTERS_MAX, note_unknown
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
 from rensei.gateway.routing import PRICED_MODES, Route
-
-_LONG_WINDOW_BETA = "context-1m"
-_LONG_WINDOW_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +44,24 @@ class Outgoing:
 
 # The additional models that a request names, each with its decision under the same mode.
 Others = Sequence[tuple[OtherModel, Route]]
+Betas = frozenset[str]
+_NO_HEADERS: Mapping[str, str] = {}
 
 
-def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -> Outgoing:
+def prepare(
+    body: Body, route: Route, *, others: Others = (), headers: Mapping[str, str] = _NO_HEADERS, query: str = ""
+) -> Outgoing:
     """
-    Build the body for the provider. `others` are the additional models that it names, and `betas` is the caller's
-    `anthropic-beta` header.
+    Build the body for the provider. `others` are the additional models that it names; `headers` and `query` are the
+    caller's.
 
     :raises FieldError: if a required value is missing, or a limit that bounds the cost of a call in a platform mode
     :raises ModelUnpriced: if a call in a platform mode uses something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
     values, entry = body.values, route.judgement.entry
+    _note_unknown(body, route, headers, query)
+    betas = betas_in(headers)
     changes: dict[str, Any] = {}
     if values["model"] != entry.model_id:
         changes["model"] = entry.model_id
@@ -80,6 +85,21 @@ def prepare(body: Body, route: Route, *, others: Others = (), betas: str = "") -
         at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens, betas=betas),
         input_tokens_about=sum(by_part.values()),
     )
+
+
+def _note_unknown(body: Body, route: Route, headers: Mapping[str, str], query: str) -> None:
+    """
+    Count what is not known in a request.
+
+    :raises ModelUnpriced: in a platform mode, naming one such part, because it may cost more than is held
+    """
+    unknown = [*body.unknown.names, *unknown_headers(headers, query)]
+    for kind, name in unknown:
+        note_unknown(kind, name)
+    if unknown and route.mode in PRICED_MODES:
+        _, name = min(unknown)
+        name = name.encode(errors="replace").decode()[:NAME_CHARACTERS_MAX]
+        raise ModelUnpriced(what=f"'{name}', which this version of Rensei does not know,", mode=route.mode.value)
 
 
 def _max_tokens(values: dict[str, Any]) -> int:
@@ -112,10 +132,18 @@ def _check_cap(others: Others, route: Route) -> None:
             raise FieldError(pointer=f"{other.pointer}/max_tokens", reason=f"Give a `max_tokens` of at most {cap}.")
 
 
-def _window_of(route: Route, betas: str) -> int | None:
+def _window_of(route: Route, betas: Betas) -> int | None:
     """Return the window of the served model, or the larger one that a beta enables on older models."""
-    window = route.judgement.entry.context_window_tokens
-    return max(window, _LONG_WINDOW_TOKENS) if window and _LONG_WINDOW_BETA in betas else window
+    return _larger(route.judgement.entry.context_window_tokens, LONG_WINDOW, betas)
+
+
+def _output_of(route: Route, betas: Betas) -> int | None:
+    """Return the output limit of the served model, or the larger one that a beta enables."""
+    return _larger(route.judgement.entry.max_output_tokens, LONG_OUTPUT, betas)
+
+
+def _larger(limit: int | None, by_beta: Mapping[str, int], betas: Betas) -> int | None:
+    return max([limit, *(by_beta[beta] for beta in by_beta.keys() & betas)]) if limit else limit
 
 
 def _check_window(body: Body, bounds: PromptBounds, route: Route) -> None:
@@ -138,7 +166,7 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
 
 
 def _at_most(
-    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: str
+    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: Betas
 ) -> int | None:
     """
     Return the maximum cost of the call. In a platform mode, everything in the call must have a price and a bound.
@@ -147,8 +175,8 @@ def _at_most(
     """
     if route.mode not in PRICED_MODES:
         return None
-    server_tools.check_limits(bounds.tools)
-    most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=route.judgement.entry.max_output_tokens)
+    server_tools.check_limits(server_tools.placed_tools(values))
+    most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=_output_of(route, betas))
     unpriced = features.unpriced_feature(values, bounds.tools)
     if most.web_searches and any(
         band.web_search is None for each in [route, *(its_route for _, its_route in others)] for band in each.bands
@@ -159,9 +187,8 @@ def _at_most(
     answers = [_answer(values, route, most)]
     for other, its_route in others:
         if not other.consulted:
-            entry = its_route.judgement.entry
             its_most = bounds.for_window(_window_of(its_route, betas)).of_call(
-                max_tokens=max(max_tokens, other.max_tokens or 0), max_output_tokens=entry.max_output_tokens
+                max_tokens=max(max_tokens, other.max_tokens or 0), max_output_tokens=_output_of(its_route, betas)
             )
             fast = {**values, "speed": "fast"} if other.may_be_fast else values
             answers.append(_answer(fast, its_route, its_most))
@@ -180,7 +207,7 @@ def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
     )
 
 
-def _consultations(values: dict[str, Any], other: OtherModel, route: Route, betas: str) -> int:
+def _consultations(values: dict[str, Any], other: OtherModel, route: Route, betas: Betas) -> int:
     """
     Return the maximum cost of consulting a model: each time it may read a full window.
 
@@ -188,7 +215,7 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
     :raises ModelUnpriced: if the size of its window or of its answers is unknown
     """
     entry = route.judgement.entry
-    output = other.max_tokens or entry.max_output_tokens
+    output = other.max_tokens or _output_of(route, betas)
     if other.uses is None:
         raise FieldError(
             pointer=f"{other.pointer}/max_uses",

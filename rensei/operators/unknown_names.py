@@ -13,9 +13,11 @@ from rensei.orgs.models import User
 ADVICE = {
     "usage_field": "The provider counts something that has no price here. Compare its invoice, and update Rensei.",
     "iteration_type": "A call has a part of an unknown kind. Its run is charged and flagged. Update Rensei.",
-    "block_type": "Callers send content of an unknown kind. Its hold is an upper bound. Update Rensei.",
+    "block_type": "Callers send content of an unknown kind. Keys of the platform refuse it. Update Rensei.",
     "model": "A model that the catalog lacks was named or answered. Load a newer catalog, or add its entry.",
-    "header": "Callers send a header that Rensei does not know. Update Rensei if they need it.",
+    "header": "Callers send a header or beta that is not known. Keys of the platform refuse it. Update Rensei.",
+    "member": "Callers send a part of a known block or tool that is not known. Keys of the platform refuse it. Update "
+    "Rensei.",
     "failed_row": "A periodic job passes over this row each time. Look for row_passed_over in the worker's log.",
     "failed_job": "A periodic job failed. Look for job_failed in the worker's log.",
 }

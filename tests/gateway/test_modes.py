@@ -8,10 +8,13 @@ import pytest
 
 from billing.models import BudgetHold, CostEvent, Entitlement, Hold, SharedUsage
 from integrations.models import PlatformKey
+from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Attempt, Run
+from rensei.gateway import requests as gateway_requests
+from rensei.gateway.body import Body
 from rensei.orgs.models import Org
 from tests.dispatch.reconcile import assert_explained
-from tests.gateway.line import Answer, message, settled
+from tests.gateway.line import MODEL, Answer, as_bytes, message, settled
 from tests.gateway.wire import Wire
 from tests.waiting import wait_until
 
@@ -25,6 +28,7 @@ SEARCH_RESULT = {
     "title": "Found",
     "content": [{"type": "text", "text": WORDS}],
 }
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 UNIFIED = "anthropic-ratelimit-unified-"
 
 
@@ -176,8 +180,14 @@ class TestShared:
             {"mcp_servers": [{"type": "url", "name": "x", "url": "https://example.com"}]},
             {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
             {"tools": [{"type": "made_up_20990101", "name": "made_up"}]},
+            {"tools": [{"type": "memory_20990101", "name": "memory"}]},
+            {"made_up": 1},
+            {"service_tier": "dearest"},
+            {"messages": [{"role": "user", "content": [{"type": "tool_set_2027", "x": {"definition": SEARCH}}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi.", "file_id": "file_1"}]}]},
+            {"messages": [{"role": "user", "content": "Hi.", "attachments": [{"url": "https://example.com"}]}]},
         ],
-        ids=["container", "mcp", "code", "unknown"],
+        ids=["container", "mcp", "code", "unknown", "date", "field", "value", "block", "member", "member of a message"],
     )
     @pytest.mark.parametrize("mode", ["shared", "metered"])
     def test_and_metered_refuse_what_has_no_price(
@@ -190,8 +200,44 @@ class TestShared:
         assert (answer.status, answer.code) == (403, "MODEL_UNPRICED")
         assert wire.messages() == []
 
+    @pytest.mark.parametrize(
+        ("headers", "path", "name"),
+        [
+            ({"anthropic_beta": "giant-window-2027-01-01"}, "", "anthropic-beta: giant-window-2027-01-01"),
+            ({"anthropic_spend": "more"}, "", "anthropic-spend"),
+            ({}, "?beta=true&tier=best", "tier"),
+        ],
+        ids=["beta", "header", "query"],
+    )
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_refuse_what_is_asked_for_beside_the_body(
+        self, ask: Any, request: Any, wire: Wire, mode: str, headers: dict[str, str], path: str, name: str
+    ) -> None:
+        request.getfixturevalue(mode)
+
+        answer = ask(message(), path=f"/v1/messages{path}", **headers)
+
+        assert (answer.status, answer.code) == (403, "MODEL_UNPRICED")
+        assert f"'{name}', which this version of Rensei does not know," in answer.json()["error"]["message"]
+        assert wire.messages() == []
+
 
 class TestByok:
+    def test_passes_on_and_counts_what_is_not_known(self, way: Any) -> None:
+        route = way("plain", model_id=MODEL)
+        body = Body.read(as_bytes(message(made_up=1, tools=[{"type": "tool_x"}])) or b"")
+        take_counts()
+
+        outgoing = gateway_requests.prepare(body, route, headers={"anthropic-beta": "giant-2027"}, query="tier=best")
+
+        assert outgoing.body.raw == body.raw
+        assert take_counts() == {
+            ("request_field", "made_up"): 1,
+            ("tool_type", "tool_x"): 1,
+            ("header", "anthropic-beta: giant-2027"): 1,
+            ("query_parameter", "tier"): 1,
+        }
+
     def test_passes_on_what_has_no_price(self, ask: Any, byok: Any, wire: Wire, simulator: Any) -> None:
         answer = ask(message(tools=[{"type": "made_up_20990101", "name": "made_up"}]))
         simulator.reset()

@@ -273,6 +273,7 @@ class TestARequestThatNamesOtherModels:
         [
             ({"fallbacks": [{"model": "made-up-9"}]}, "MODEL_NOT_IN_CATALOG"),
             ({"fallbacks": "default"}, "MODEL_UNPRICED"),
+            ({"fallbacks": [{"model": HAIKU, "fallbacks": [{"model": HAIKU}]}]}, "MODEL_UNPRICED"),
             ({"tools": [{**advisor(max_uses=2), "model": "made-up-9"}]}, "MODEL_NOT_IN_CATALOG"),
             ({"tools": [advisor()]}, "VALIDATION_FAILED"),
             ({"tools": [advisor(max_uses=10**12)]}, "VALIDATION_FAILED"),

@@ -12,9 +12,9 @@ from typing import Any
 
 from catalog.models import CatalogEntry
 from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
-from rensei.core.unknown import note_unknown
 
-# The fields that are known to be accepted together with an effort and cache breakpoints.
+# The fields that are known to be accepted together with an effort and cache breakpoints. `thread` is not one: the
+# provider holds its earlier turns, so it cannot be checked whether an addition fits them.
 _FIELDS = frozenset(
     {
         "cache_control",
@@ -44,8 +44,6 @@ _FIELDS = frozenset(
 )
 # Known fields that conflict with one of the two. A fallback may be a model without such an effort.
 _AGAINST_EFFORT = frozenset({"fallbacks", "output_format"})
-# The provider holds the earlier turns of a thread, so it cannot be checked whether an addition fits them.
-_AGAINST_BOTH = frozenset({"compaction", "thread"})
 _SAMPLING = ("temperature", "top_k", "top_p")
 _FORCES_A_TOOL = ("any", "tool")
 _THINKING = ("thinking", "redacted_thinking")
@@ -80,11 +78,7 @@ def takes_breakpoints(values: Mapping[str, Any]) -> bool:
 
 def _standing_against(values: Mapping[str, Any], fitting: frozenset[str]) -> str:
     """Return the name of a field that rules out additions, or an empty text."""
-    found = sorted(values.keys() - fitting)
-    for name in found:
-        if name not in _AGAINST_EFFORT | _AGAINST_BOTH:
-            note_unknown("request_field", name)
-    return found[0] if found else ""
+    return min(values.keys() - fitting, default="")
 
 
 def _why_not_to_think(values: Mapping[str, Any], *, budget: int) -> str:

@@ -18,14 +18,14 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from integrations.providers.anthropic import server_tools
-from integrations.providers.anthropic.server_tools import KNOWN_TOOLS, Most
+from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS, objects_in, tokens_at_least
-from rensei.core.unknown import note_unknown
+from integrations.providers.anthropic.unknown import Unknown, unknown_in
 
 TOKENS_PER_IMAGE_MAX = 4784
 # If a model's window is unknown: 600 pages of a PDF, the most that a request accepts, with 5,000 tokens each.
@@ -36,35 +36,8 @@ _TOOL_USE_TOKENS_MAX = 2000
 _TOKENS_PER_KNOWN_TOOL_MAX = 2000
 # Instructions added for the schema of a structured answer.
 _FORMAT_TOKENS_MAX = 1000
-# Blocks whose whole content is in their JSON.
-_BLOCKS_OF_TEXT = frozenset(
-    {
-        "text",
-        "thinking",
-        "redacted_thinking",
-        "tool_use",
-        "server_tool_use",
-        "mcp_tool_use",
-        "search_result",
-        "web_search_tool_result",
-        "code_execution_tool_result",
-        "bash_code_execution_tool_result",
-        "text_editor_code_execution_tool_result",
-        "tool_search_tool_result",
-        "tool_reference",
-        "tool_addition",
-        "tool_removal",
-        "mcp_tool_listing",
-        "advisor_tool_result",
-        "compaction",
-        "fallback",
-    }
-)
 # With many backslashes, a search by regular expression is three times as fast as `in`.
 _ESCAPE = re.compile(rb"\\u")
-# Names of members that refer to content outside the request.
-_REFERENCE = re.compile(r"(?:.*_)?(?:ur[il]s?|ids?)|source|media_type")
-_NO_REFERENCES = frozenset({"id", "tool_use_id"})
 
 
 @dataclass(kw_only=True)
@@ -74,7 +47,6 @@ class _Outside:
     images: int = 0
     fills_window: bool = False
     bytes_within: int = 0
-    unknown: set[tuple[str, str]] = field(default_factory=set)
 
 
 class PromptBounds:
@@ -119,6 +91,11 @@ class PromptBounds:
         )
 
     @cached_property
+    def unknown(self) -> Unknown:
+        """What the request holds that is not known."""
+        return unknown_in(self._params)
+
+    @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the request declares, including those defined in its messages."""
         return server_tools.tools_of(self._params)
@@ -133,18 +110,11 @@ class PromptBounds:
         return known + self._described_tokens()
 
     def _outside(self) -> _Outside:
-        outside = _Outside()
-        for name in self._params.keys() - KNOWN_FIELDS:
-            _note(outside, "request_field", name)
+        # What is not known may bring in as much as the window holds.
+        outside = _Outside(fills_window=bool(self._params.keys() - KNOWN_FIELDS or self.unknown.names))
         for message in objects_in(self._params.get("messages")):
             _look_into(message.get("content"), outside)
         _look_into(self._params.get("system"), outside)
-        for tool in self.tools:
-            kind = tool.get("type")
-            if kind is not None and kind != "custom" and not KNOWN_TOOLS.fullmatch(str(kind)):
-                _note(outside, "tool_type", str(kind))
-        for kind, name in outside.unknown:
-            note_unknown(kind, name)
         return outside
 
     def _text_bytes(self) -> int:
@@ -169,29 +139,23 @@ class PromptBounds:
         return tokens
 
 
-def _look_into(content: Any, outside: _Outside) -> None:
+def _look_into(found: Any, outside: _Outside) -> None:
     """Find the images and documents in content, including those in tool results."""
-    if isinstance(content, str):
+    if isinstance(found, str):
         return
-    waiting = [content]
+    waiting = [found]
     while waiting:
         for block in objects_in(waiting.pop()):
             kind = str(block.get("type"))
-            if kind in _BLOCKS_OF_TEXT:
-                continue
             if kind == "image":
                 outside.images += 1
                 outside.bytes_within += _bytes_of_data(block.get("source"))
             elif kind == "document":
                 waiting += _document_content(block.get("source"), outside)
-            elif kind in ("tool_result", "mcp_tool_result"):
-                waiting.append(block.get("content"))
-            elif kind == "web_fetch_tool_result":
-                found = block.get("content")
-                waiting.append([found.get("content")] if isinstance(found, dict) else None)
-            else:
-                outside.unknown.add(("block_type", kind))
-                _look_into_unknown(block, outside)
+            elif kind == "container_upload":
+                outside.fills_window = True
+            elif isinstance(content := block.get("content"), dict | list):
+                waiting.append(content if isinstance(content, list) else [content])
 
 
 def _document_content(source: Any, outside: _Outside) -> list[Any]:
@@ -204,30 +168,11 @@ def _document_content(source: Any, outside: _Outside) -> list[Any]:
     return []
 
 
-def _look_into_unknown(block: dict[str, Any], outside: _Outside) -> None:
-    """Bound a block of an unknown type by its bytes, unless a part of it may refer to longer content."""
-    waiting: list[Any] = [block]
-    while waiting and not outside.fills_window:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            if any(_REFERENCE.fullmatch(name) for name in value if name not in _NO_REFERENCES):
-                outside.fills_window = True
-            waiting += value.values()
-
-
 def _bytes_of_data(source: Any) -> int:
     match source:
         case {"type": "base64", "data": str(data)}:
             return len(data)
     return 0
-
-
-def _note(outside: _Outside, kind: str, name: str) -> None:
-    """Record a part that may add as much as the window holds."""
-    outside.unknown.add((kind, name))
-    outside.fills_window = True
 
 
 def _encoded(text: str) -> bytes:

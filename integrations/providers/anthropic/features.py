@@ -5,18 +5,14 @@ Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 from catalog.providers import PROVIDERS
-from integrations.providers.anthropic.server_tools import KNOWN_TOOLS
+from integrations.providers.anthropic.known import PRICED_TOOLS, VALUES
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
-
-# An advisor is paid by its model's tokens, every other known tool by the call's tokens or by its searches.
-_ADVISOR = re.compile(r"advisor_\d{8}")
 
 
 def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]) -> str:
@@ -33,7 +29,7 @@ def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]
     for tool in tools:
         kind = tool.get("type")
         name = "custom" if kind is None else str(kind)
-        if name != "custom" and not KNOWN_TOOLS.fullmatch(name) and not _ADVISOR.fullmatch(name):
+        if name not in PRICED_TOOLS:
             return name
     return ""
 
@@ -51,8 +47,12 @@ def highest_factor(body: Mapping[str, Any]) -> Fraction:
 
 
 def _known(name: str, asked: object) -> str | None:
-    """Return the requested value if its factor is known. Anything else may be served at the highest factor."""
-    return asked if isinstance(asked, str) and asked in PROVIDERS["claude"].price_factors[name] else None
+    """
+    Return the requested value if its factor is known. Anything else may be served at the highest factor.
+
+    An answer may report values with a factor that a request cannot ask for, such as a region that is not available.
+    """
+    return asked if isinstance(asked, str) and asked in VALUES[name] else None
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from integrations.providers.anthropic.server_tools import Place, placed_tools
+from integrations.providers.anthropic.unknown import Unknown
 from rensei.core.errors import FieldError, json_pointer
 
 OTHERS_MAX = 16
@@ -48,6 +49,11 @@ def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
         reason = f"A request names at most {OTHERS_MAX} models besides its own."
         raise FieldError(pointer=found[OTHERS_MAX].pointer, reason=reason)
     return found
+
+
+def provider_chooses(body: Mapping[str, Any], unknown: Unknown) -> bool:
+    """Return whether the provider may run models for a request that cannot be listed before the call."""
+    return unknown.may_choose_models or not isinstance(body.get("fallbacks"), list | None)
 
 
 def _models_of(placed: Iterable[tuple[Place, Any]], *, consulted: bool) -> Iterator[OtherModel]:

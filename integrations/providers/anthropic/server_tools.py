@@ -5,24 +5,16 @@ Sources: https://platform.claude.com/docs/en/build-with-claude/handling-stop-rea
 …/agents-and-tools/tool-use/web-search-tool, …/web-fetch-tool and …/build-with-claude/compaction
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from integrations.providers.anthropic.known import CLIENT_TOOLS
 from integrations.providers.anthropic.tokens import objects_in
 from rensei.core.errors import FieldError, json_pointer
-from rensei.core.unknown import note_unknown
 
 TURNS_MAX = 10
 USES_MAX = 1000
-KNOWN_TOOLS = re.compile(
-    r"(?:bash|text_editor|computer|memory|web_search|web_fetch)_\d{8}|tool_search_tool_(?:bm25|regex)(?:_\d{8})?"
-)
-# The caller runs these, so their results are part of the next request.
-_CLIENT_TOOLS = re.compile(r"custom|(?:bash|text_editor|computer|memory)_\d{8}")
-# `max_content_tokens` of a fetch is documented as approximate.
-_CONTENT_MARGIN = (5, 4)
 _CHANGES_TOOLS = ("tool_addition", "compaction")
 
 # The steps of a JSON pointer. For a tool defined by a block, it is the pointer of the block.
@@ -59,21 +51,19 @@ def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]
     return tools
 
 
-def check_limits(tools: Sequence[Mapping[str, Any]]) -> None:
+def check_limits(placed: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
     """
-    Check that the use of tools is limited in a call that the platform pays for, or bills.
+    Check that searches, which are charged one by one, are limited in a call that the platform pays for, or bills.
 
     :raises FieldError: naming the missing limit
     """
-    for index, tool in enumerate(tools):
-        name = next((kind for kind in ("web_search", "web_fetch") if _kind_of(tool).startswith(f"{kind}_")), "")
+    for place, tool in placed:
         uses = tool.get("max_uses")
-        is_limited = type(uses) is int and 0 < uses <= USES_MAX
-        if (name == "web_search" or (name and uses is not None)) and not is_limited:
+        if _searches(tool) and not (type(uses) is int and 0 < uses <= USES_MAX):
             raise FieldError(
-                pointer=json_pointer("tools", index, "max_uses"),
-                reason=f"With a key of the platform, `{name}` takes a `max_uses` from 1 to {USES_MAX}, so that what "
-                "the call may cost is known before it is made. Add it, or use byok with a key of your own.",
+                pointer=json_pointer(*place, "max_uses"),
+                reason=f"With a key of the platform, `web_search` takes a `max_uses` from 1 to {USES_MAX}, so that "
+                "what the call may cost is known before it is made. Add it, or use byok with a key of your own.",
             )
 
 
@@ -92,30 +82,24 @@ def most_of_call(
     Every later turn reads the prompt, the output and the tools' results, up to the context window. A turn that may
     summarize its context first reads it twice, and the summary is output in addition to the answer.
     """
-    server_tools = [tool for tool in tools if not _CLIENT_TOOLS.fullmatch(_kind_of(tool))]
+    server_tools = [tool for tool in tools if _kind_of(tool) not in CLIENT_TOOLS]
     turns, prompts = 1, prompt_tokens
     if server_tools:
         turns = TURNS_MAX
-        brought = sum(_content_tokens(tool, window=window) for tool in server_tools)
-        prompts += (turns - 1) * min(window, prompt_tokens + max_tokens + brought)
+        # A tool search brings nothing in: its tools are declared in the request. Any other tool may fill the window:
+        # `max_content_tokens` of a fetch is approximate, and does not limit PDFs.
+        adds_nothing = all(_kind_of(tool).startswith("tool_search_tool_") for tool in server_tools)
+        prompts += (turns - 1) * (min(window, prompt_tokens + max_tokens) if adds_nothing else window)
     output = max_tokens
     if _may_compact(params):
         prompts *= 2
         output += turns * (max_output_tokens or window)
-    searches = sum(_uses(tool) for tool in server_tools if _kind_of(tool).startswith("web_search_"))
+    searches = sum(_uses(tool) for tool in server_tools if _searches(tool))
     return Most(prompt_tokens=prompts, output_tokens=output, web_searches=searches)
 
 
-def _content_tokens(tool: Mapping[str, Any], *, window: int) -> int:
-    """Bound what a tool may add to the prompt. A tool search adds nothing: its tools are declared in the request."""
-    kind = _kind_of(tool)
-    if kind.startswith("tool_search_tool_"):
-        return 0
-    limit = tool.get("max_content_tokens")
-    if kind.startswith("web_fetch_") and type(limit) is int and limit > 0 and tool.get("max_uses") is not None:
-        up, down = _CONTENT_MARGIN
-        return min(window, _uses(tool) * limit * up // down)
-    return window
+def _searches(tool: Mapping[str, Any]) -> bool:
+    return _kind_of(tool).startswith("web_search_")
 
 
 def _uses(tool: Mapping[str, Any]) -> int:
@@ -126,11 +110,7 @@ def _uses(tool: Mapping[str, Any]) -> int:
 def _may_compact(params: Mapping[str, Any]) -> bool:
     management = params.get("context_management")
     edits = objects_in(management.get("edits")) if isinstance(management, dict) else []
-    others = [kind for edit in edits if not (kind := _kind_of(edit)).startswith("clear_")]
-    for kind in others:
-        if not kind.startswith("compact_"):
-            note_unknown("context_edit", kind)
-    return bool(others)
+    return any(not _kind_of(edit).startswith("clear_") for edit in edits)
 
 
 def _kind_of(value: Mapping[str, Any]) -> str:

@@ -88,6 +88,8 @@ made_up_blocks = st.builds(
     objects,
     values | st.lists(user_blocks, max_size=2),
 )
+# What is known, with members that are not.
+added_to_blocks = st.builds(lambda block, members: {**members, **block}, user_blocks, objects)
 history_blocks = st.one_of(
     st.builds(lambda text, more: {"type": "thinking", "thinking": text, "signature": more}, texts, texts),
     st.builds(lambda data: {"type": "redacted_thinking", "data": data}, texts),
@@ -120,7 +122,7 @@ tool_results = st.builds(
     lambda content: {"type": "tool_result", "tool_use_id": "t", "content": content},
     texts | st.lists(user_blocks | made_up_blocks, max_size=3),
 )
-any_blocks = user_blocks | history_blocks | tool_results | made_up_blocks
+any_blocks = user_blocks | history_blocks | tool_results | made_up_blocks | added_to_blocks
 tools = st.one_of(
     st.builds(
         lambda name, text, schema: {"name": name, "description": text, "input_schema": {"type": "object", **schema}},
@@ -132,7 +134,8 @@ tools = st.one_of(
         ),
     ),
     st.builds(
-        lambda kind: {"type": f"{kind}_20250305", "name": kind}, st.sampled_from(["web_search", "bash", "memory"])
+        lambda kind: {"type": kind, "name": kind[:-9]},
+        st.sampled_from(["web_search_20250305", "bash_20250124", "memory_20250818"]),
     ),
 )
 own_tools = tools.filter(lambda tool: "input_schema" in tool)
@@ -176,5 +179,13 @@ valid_bodies = st.builds(
     _messages(user_blocks),
     texts | st.lists(text_blocks, max_size=2),
     st.lists(own_tools, max_size=3),
+    st.none() | formats,
+)
+# What is known, with blocks that the API takes as a part of a conversation only.
+known_bodies = st.builds(
+    _body,
+    _messages(user_blocks | history_blocks.filter(lambda block: block["type"] != "tool_addition")),
+    texts | st.lists(text_blocks, max_size=2),
+    st.lists(tools, max_size=3),
     st.none() | formats,
 )

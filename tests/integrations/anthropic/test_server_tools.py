@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from integrations.providers.anthropic.bounds import PromptBounds
-from integrations.providers.anthropic.server_tools import TURNS_MAX, USES_MAX, Most, check_limits, tools_of
+from integrations.providers.anthropic.server_tools import (
+    TURNS_MAX,
+    USES_MAX,
+    Most,
+    check_limits,
+    placed_tools,
+    tools_of,
+)
 from rensei.core.errors import FieldError
 
 WINDOW = 1_000_000
@@ -41,20 +48,12 @@ class TestMostOfACall:
         assert most.prompt_tokens == _prompt(tool) + (TURNS_MAX - 1) * WINDOW
         assert most.web_searches == 3
 
-    def test_has_the_limit_of_its_content_where_it_names_one(self) -> None:
-        tool = {**FETCH, "max_uses": 2, "max_content_tokens": 1000}
-
-        prompt = _prompt(tool)
-
-        # The limit is approximate, so a quarter is added to it.
-        assert _most(tool).prompt_tokens == prompt + (TURNS_MAX - 1) * (prompt + 100 + 2 * 1250)
-
     @pytest.mark.parametrize(
         "tool",
-        [FETCH, {**FETCH, "max_uses": 2}, {**FETCH, "max_content_tokens": 1000}, {"type": "made_up_20990101"}],
-        ids=["neither", "uses", "content", "unknown"],
+        [FETCH, {**FETCH, "max_uses": 1, "max_content_tokens": 1000}, {"type": "made_up_20990101"}],
+        ids=["fetch", "limited fetch", "unknown"],
     )
-    def test_has_the_whole_window_where_it_does_not(self, tool: dict[str, Any]) -> None:
+    def test_has_the_whole_window_where_a_tool_may_bring_in_anything(self, tool: dict[str, Any]) -> None:
         assert _most(tool).prompt_tokens == _prompt(tool) + (TURNS_MAX - 1) * WINDOW
 
     def test_reads_the_prompt_again_where_tools_are_searched_for(self) -> None:
@@ -85,13 +84,22 @@ class TestMostOfACall:
 class TestLimits:
     @pytest.mark.parametrize("tool", [OWN, {**SEARCH, "max_uses": USES_MAX}, FETCH, {**FETCH, "max_uses": 1}])
     def test_are_enough(self, tool: dict[str, Any]) -> None:
-        check_limits([OWN, tool])
+        check_limits(placed_tools({"tools": [OWN, tool]}))
 
     @pytest.mark.parametrize("uses", [None, 0, -1, True, 1.5, "3", USES_MAX + 1, 10**12])
     def test_are_asked_for(self, uses: Any) -> None:
         tool = SEARCH if uses is None else {**SEARCH, "max_uses": uses}
 
         with pytest.raises(FieldError, match="max_uses") as refused:
-            check_limits([OWN, tool])
+            check_limits(placed_tools({"tools": [OWN, tool]}))
 
         assert refused.value.errors[0]["pointer"] == "/tools/1/max_uses"
+
+    def test_are_asked_for_at_the_block_that_defines_a_tool(self) -> None:
+        change = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": SEARCH}}
+        messages = [{"role": "user", "content": "Hi."}, {"role": "system", "content": [{"type": "text"}, change]}]
+
+        with pytest.raises(FieldError) as refused:
+            check_limits(placed_tools({"tools": [OWN], "messages": messages}))
+
+        assert refused.value.errors[0]["pointer"] == "/messages/1/content/1/max_uses"
