@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from integrations.models import DataKey, Integration
-from rensei.audit.record import record_system
+from rensei.audit.record import record, record_system
 from rensei.core.clock import database_now
-from rensei.core.errors import StoredError
+from rensei.core.errors import RenseiError, StoredError
 from rensei.core.transactions import durable
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org
 
 ACTION = "vault.keys_destroyed"
@@ -19,12 +20,22 @@ DESTROYED: StoredError = {
 }
 
 
-class NothingToDestroy(Exception):
+class NothingToDestroy(RenseiError):
     """The organization has no data key."""
+
+    code = "NOT_FOUND"
+    status = 404
+    title = "No keys to destroy"
+    message = "{slug} has no data key: nothing of it is sealed."
 
 
 def destroy_keys(
-    org: Org, *, actor: str, backups_kept_days: int | None, sign: Callable[[Mapping[str, object]], str]
+    org: Org,
+    *,
+    actor: str,
+    backups_kept_days: int | None,
+    sign: Callable[[Mapping[str, object]], str],
+    access: Access | None = None,
 ) -> dict[str, Any]:
     """
     Delete all data keys of an organization. Its integrations stay, without a key that opens, and may get a new one.
@@ -32,7 +43,8 @@ def destroy_keys(
     The receipt is an event of the audit log, written in the same transaction: it can be neither changed nor removed
     unseen, and stays when the organization is deleted.
 
-    :param actor: who orders it, for the audit log
+    :param actor: who orders it, for the receipt and the audit log
+    :param access: the member who orders it; None if an operator does, by the command
     :param backups_kept_days: how long backups of the database are kept; None if that is not known
     :param sign: signs the receipt; if it raises, nothing is destroyed
     :raises NothingToDestroy: if there is no data key
@@ -42,7 +54,7 @@ def destroy_keys(
         Org.objects.select_for_update().get(pk=org.pk)
         keys = list(DataKey.objects.select_for_update().filter(org=org).order_by("version", "pk"))
         if not keys:
-            raise NothingToDestroy(f"{org.slug} has no data key.")
+            raise NothingToDestroy(slug=org.slug)
         now = database_now()
         integrations = Integration.objects.for_org(org)
         receipt: dict[str, Any] = {
@@ -59,7 +71,10 @@ def destroy_keys(
         receipt["signature"] = sign(receipt)
         DataKey.objects.filter(pk__in=[key.pk for key in keys]).delete()
         integrations.update(status=Integration.Status.FAILING, last_error=DESTROYED)
-        record_system(actor, ACTION, object_id=org.pk, org_id=org.pk, **receipt)
+        if access is not None:
+            record(access, ACTION, object_id=org.pk, **receipt)
+        else:
+            record_system(actor, ACTION, object_id=org.pk, org_id=org.pk, **receipt)
     return receipt
 
 

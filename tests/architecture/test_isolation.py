@@ -97,6 +97,7 @@ REST = {
     ("DELETE", "integrations/<integration_id>"): Row(MANAGERS, object=True),
     ("POST", "integrations/<integration_id>/test"): Row(MANAGERS, {}, object=True),
     ("POST", "integrations/<integration_id>/rotate"): Row(MANAGERS, {"apiKey": "x"}, object=True),
+    ("POST", "data-keys/destroy"): Row({OWNER}, {"confirm": "x"}),
     ("GET", "profiles"): Row(EVERYONE),
     ("POST", "profiles"): Row(WRITERS, PROFILE),
     ("GET", "profiles/<profile_id>"): Row(EVERYONE, object=True),
@@ -184,7 +185,7 @@ NEEDS = {
         ("POST", "invitations"), ("DELETE", "invitations/<invitation_id>"),
         ("POST", "invitations/<invitation_id>/resend"), ("POST", "tokens"), ("DELETE", "tokens/<token_id>"),
         ("POST", "hosts"), ("DELETE", "hosts/<host_id>"), ("PUT", "access-policy"),
-        ("PUT", "projects/<project_id>/access-policy"),
+        ("PUT", "projects/<project_id>/access-policy"), ("POST", "data-keys/destroy"),
     ],
     "billing": [
         ("GET", "usage"), ("GET", "cost-events"), ("GET", "cost-events.csv"), ("GET", "entitlements"),

@@ -77,9 +77,10 @@ MANAGERS_ONLY = {
     "catalog-delete",
     "project-rename",
     "project-delete",
+    "destroy-keys",
 }
 # Not for members, who see no others' doings.
-NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv"}
+NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv", "destroyed-keys"}
 # Ada's own, which only those who see everyone's may open.
 OF_THEIR_OWNER = {"token-revoke", "machine-revoke"}
 FILES = {"usage-ledger", "statement-csv", "audit-log-csv", "runs-csv"}

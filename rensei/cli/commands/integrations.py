@@ -79,6 +79,15 @@ def show_identity(
     session.output.details(session.client.get(at("providers", provider, "identity")), columns)
 
 
+@command(integrations, "destroy-keys")
+def destroy_keys(
+    session: Session,
+    confirm: Annotated[str, typer.Option(metavar="ORG", help="The organization's id, typed again", show_default=False)],
+) -> None:
+    """Make every stored key of the organization unreadable, for good, and print the signed receipt. For owners."""
+    session.output.json(session.client.post("data-keys/destroy", {"confirm": confirm}))
+
+
 @command(integrations, "test")
 def test_integration(session: Session, integration_id: Id) -> None:
     """Test a key by a free call to the provider."""

@@ -1,17 +1,21 @@
 """Settings → Organization: its name and logo letter; and the page that creates another one."""
 
+import json
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
-from rensei.console.access import PageRequest, page
+from rensei.console.access import PageRequest, attempt, page, sensitive
+from rensei.console.answers import confirm
 from rensei.console.forms.organization import NewOrganizationForm, OrganizationForm
 from rensei.core.errors import NotPermitted, RenseiError
 from rensei.core.proxies import client_address
+from rensei.dispatch import key_destruction
 from rensei.orgs import services
-from rensei.orgs.models import User
+from rensei.orgs.models import Role, User
 from rensei.orgs.shapes import proposed_slug
 
 
@@ -31,8 +35,51 @@ def organization(request: PageRequest) -> HttpResponse:
         else:
             messages.success(request, "The organization was saved.")
             return redirect("console:organization", access.org.slug)
-    context = {"form": form, "may_create": services.may_create_org(access.user)}
+    context = {"form": form, "may_create": services.may_create_org(access.user), "is_owner": access.role == Role.OWNER}
     return render(request, "console/organization.html", context, status=form.status)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+@sensitive
+def destroy_keys(request: PageRequest) -> HttpResponse:
+    """Ask an owner to type the organization's id, then destroy its data keys and show the receipt."""
+    access = request.access
+    key_destruction.require_owner(access)
+    typed = request.POST.get("typed", "")
+    if request.method == "POST" and typed == access.org.slug:
+        return attempt(
+            request,
+            lambda: key_destruction.destroy_keys(access, confirm=typed),
+            done="The keys were destroyed. This is the receipt.",
+            back="destroyed-keys",
+        )
+    return confirm(
+        request,
+        title=f"Destroy the keys of {access.org.name}?",
+        text="Every key that is stored for this organization becomes unreadable at once, for good. Its integrations "
+        "stay, and fail until they get a new key. Calls under way end as they are. You get a signed receipt.",
+        action="Destroy keys",
+        section="Organization",
+        back="organization",
+        to_type=access.org.slug,
+    )
+
+
+@require_safe
+@page
+def destroyed_keys(request: PageRequest) -> HttpResponse:
+    """Show the receipt of the latest destruction to owners, admins and auditors."""
+    if not request.access.sees_everyone:
+        raise NotPermitted
+    receipt = key_destruction.latest_receipt(request.access)
+    if receipt is not None and request.GET.get("format") == "json":
+        name = f"destroyed-keys-{request.access.org.slug}.json"
+        return JsonResponse(
+            receipt, json_dumps_params={"indent": 2}, headers={"content-disposition": f'attachment; filename="{name}"'}
+        )
+    text = json.dumps(receipt, indent=2, ensure_ascii=False) if receipt else ""
+    return render(request, "console/destroyed_keys.html", {"receipt": receipt, "text": text})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

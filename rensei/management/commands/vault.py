@@ -16,7 +16,6 @@ from billing.integrity.anchors import AnchorKeyUnavailable
 from integrations.keys import credentials, platform  # noqa: F401
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
-from integrations.vault.destruction import NothingToDestroy
 from integrations.vault.errors import VaultFault
 from integrations.vault.rotation import KekInUse, Progress
 from rensei import mfa_adapter  # noqa: F401
@@ -63,7 +62,7 @@ class Command(BaseCommand):
     def handle(self, *, action: str, **options: Any) -> None:
         try:
             getattr(self, f"_{action.replace('-', '_')}")(**options)
-        except (VaultFault, RenseiError, KekInUse, NothingToDestroy, AnchorKeyUnavailable) as fault:
+        except (VaultFault, RenseiError, KekInUse, AnchorKeyUnavailable) as fault:
             raise CommandError(str(fault)) from None
 
     def _status(self, **options: Any) -> None:

@@ -18,6 +18,7 @@ from integrations.vault.errors import CredentialUnreadable
 from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org, User
+from tests.integrations.federating import make_federation
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +132,94 @@ class TestCheckReceipt:
         file.write_text("[]")
         with pytest.raises(CommandError, match="no receipt"):
             manage("check-receipt", str(file))
+
+
+class TestByAnOwner:
+    """The same from the page, by REST and by the command, for owners only and with the name typed again."""
+
+    PAGE = "/o/acme/settings/organization/destroy-keys"
+    RECEIPT = "/o/acme/settings/organization/destroyed-keys"
+
+    def test_by_rest(self, integration: Integration, api_as: Callable[..., Any], ada: User, tmp_path: Path) -> None:
+        receipt = api_as(ada).post("/api/v1/data-keys/destroy", {"confirm": "acme"})
+
+        assert receipt.status_code == 200, receipt.json()
+        assert not DataKey.objects.filter(org=integration.org_id).exists()
+        assert receipt.json()["orderedBy"] == ada.email
+        event = AuditEvent.objects.get(action="vault.keys_destroyed")
+        assert (event.user_id, event.org_id, event.detail) == (ada.pk, integration.org_id, receipt.json())
+        file = tmp_path / "receipt.json"
+        file.write_text(json.dumps(receipt.json()))
+        assert "genuine" in manage("check-receipt", str(file))
+
+    @pytest.mark.parametrize("typed", ["", "Acme", "acme ", "evil"])
+    def test_needs_the_name(
+        self, integration: Integration, api_as: Callable[..., Any], page_as: Any, ada: User, typed: str
+    ) -> None:
+        answer = api_as(ada).post("/api/v1/data-keys/destroy", {"confirm": typed})
+        # White space around a text is removed, as everywhere in REST.
+        assert answer.status_code == (200 if typed == "acme " else 400)
+        if typed != "acme ":
+            assert page_as(ada).post(self.PAGE, {"typed": typed}).status_code == 422
+            assert DataKey.objects.filter(org=integration.org_id).exists()
+
+    @pytest.mark.parametrize("name", ["alan", "mia", "otto"])
+    def test_is_for_owners(
+        self,
+        request: pytest.FixtureRequest,
+        integration: Integration,
+        api_as: Callable[..., Any],
+        page_as: Any,
+        name: str,
+    ) -> None:
+        person = request.getfixturevalue(name)
+        assert api_as(person).post("/api/v1/data-keys/destroy", {"confirm": "acme"}).status_code == 403
+        assert page_as(person).post(self.PAGE, {"typed": "acme"}).status_code == 403
+        assert page_as(person).get(self.RECEIPT).status_code == (403 if name == "mia" else 200)
+        assert DataKey.objects.filter(org=integration.org_id).exists()
+
+    def test_by_a_token_of_one_project_is_refused(
+        self, integration: Integration, api_as: Callable[..., Any], ada: User, project: Any
+    ) -> None:
+        answer = api_as(ada, project=project).post("/api/v1/data-keys/destroy", {"confirm": "acme"})
+        assert answer.status_code == 403
+        assert DataKey.objects.filter(org=integration.org_id).exists()
+
+    def test_on_the_page(self, integration: Integration, page_as: Any, ada: User) -> None:
+        page = page_as(ada)
+        assert "Destroy keys" in page.get("/o/acme/settings/organization").content.decode()
+        assert "Type" in page.get(self.PAGE).content.decode()
+
+        assert page.post(self.PAGE, {"typed": "acme"})["Location"] == self.RECEIPT
+        assert not DataKey.objects.filter(org=integration.org_id).exists()
+        shown = page.get(self.RECEIPT).content.decode()
+        assert integration.key_hint in shown
+        assert "How long backups are kept is not known" in shown
+        assert page.get(f"{self.RECEIPT}?format=json").json()["orderedBy"] == ada.email
+
+    def test_says_until_when_a_backup_could_open(
+        self, integration: Integration, page_as: Any, ada: User, settings: Any
+    ) -> None:
+        settings.RENSEI_BACKUPS_KEPT_DAYS = 30
+        page_as(ada).post(self.PAGE, {"typed": "acme"})
+        assert "until" in page_as(ada).get(self.RECEIPT).content.decode()
+
+    def test_of_nothing_is_not_found(self, acme: Org, api_as: Callable[..., Any], ada: User) -> None:
+        answer = api_as(ada).post("/api/v1/data-keys/destroy", {"confirm": "acme"})
+        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+
+    def test_without_a_signature_destroys_nothing(
+        self, integration: Integration, api_as: Callable[..., Any], ada: User, settings: Any
+    ) -> None:
+        settings.RENSEI_LEDGER_ANCHOR_KEY.chmod(0o644)
+        answer = api_as(ada).post("/api/v1/data-keys/destroy", {"confirm": "acme"})
+        assert answer.json()["code"] == "RECEIPT_KEY_UNAVAILABLE"
+        assert DataKey.objects.filter(org=integration.org_id).exists()
+
+    def test_ends_a_federation_too(
+        self, simulator: Any, integration: Integration, access: Any, page_as: Any, ada: User
+    ) -> None:
+        found = integrations.add_integration(access, provider="claude", federation=make_federation(), name="F")
+        page_as(ada).post(self.PAGE, {"typed": "acme"})
+        with pytest.raises(CredentialUnreadable):
+            credentials.open_key(Integration.objects.get(pk=found.pk))
