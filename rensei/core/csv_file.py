@@ -7,6 +7,9 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest, StreamingHttpResponse
 from rest_framework.request import Request
 
+from rensei.core.request_threads import leave_thread
+from rensei.core.transactions import leave_database
+
 # A spreadsheet interprets a cell that begins with one of these as a formula:
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -43,6 +46,18 @@ def answer(request: HttpRequest | Request, parts: Iterator[str], *, filename: st
 
 
 async def _async(parts: Iterator[str]) -> AsyncIterator[str]:
-    """Yield the pieces one by one: ASGI would read a plain iterator to its end before it sends a byte."""
-    while (part := await sync_to_async(lambda: next(parts, None))()) is not None:
+    """
+    Yield the pieces one by one: ASGI would read a plain iterator to its end before it sends a byte.
+
+    While a piece is sent, neither a connection nor a thread is held: a reader may take any time for it.
+    """
+    while (part := await sync_to_async(_next)(parts)) is not None:
+        leave_thread()
         yield part
+
+
+def _next(parts: Iterator[str]) -> str | None:
+    try:
+        return next(parts, None)
+    finally:
+        leave_database()

@@ -14,6 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponseBase
 
 from rensei.core.limits import limit
+from rensei.core.transactions import leave_database
 
 # More simultaneous requests start more threads, and the event loop waits until such a thread has started: on a busy
 # machine many milliseconds, so enough of them are kept for all tests of keys that end together.
@@ -90,5 +91,11 @@ class Handler(ASGIHandler):
                 thread.rest()
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await sync_to_async(self.get_response, thread_sensitive=True)(request)
+        response: HttpResponseBase = await sync_to_async(self._answer, thread_sensitive=True)(request)
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer, and release the connection: how long the answer takes to be sent is up to its reader."""
+        response = self.get_response(request)
+        leave_database()
         return response

@@ -2,18 +2,27 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
-from rensei.core import request_threads
+from rensei.core import csv_file, request_threads
 from rensei.core.request_threads import Handler
+from rensei.orgs.models import Org
 from tests.waiting import wait_until
 
 MANY = 20
 answered_in: list[threading.Thread] = []
+# Django sends a longer answer in pieces, and the server waits for its reader before each.
+LONG = 4 * Handler.chunk_size
+# The connections of the threads that have asked the database, and those threads.
+held: set[BaseDatabaseWrapper] = set()
+in_thread: list[threading.Thread] = []
 entered, goes_on = threading.Event(), threading.Event()
 
 
@@ -29,27 +38,59 @@ def slow(request: HttpRequest) -> HttpResponse:
     return HttpResponse("slow")
 
 
+def long(request: HttpRequest) -> HttpResponse:
+    held.add(connections["default"])
+    Org.objects.count()
+    return HttpResponse(b"-" * LONG)
+
+
+def file(request: HttpRequest) -> StreamingHttpResponse:
+    held.add(connections["default"])
+    Org.objects.count()
+    return csv_file.answer(request, parts(), filename="orgs.csv")
+
+
+def parts() -> Iterator[str]:
+    for number in range(MANY):
+        held.add(connections["default"])
+        in_thread.append(threading.current_thread())
+        yield f"{number},{Org.objects.count()}\n"
+
+
 async def on_the_loop(request: HttpRequest) -> HttpResponse:
     answered_in.append(threading.current_thread())
     return HttpResponse("on the loop")
 
 
-quick.login_required = slow.login_required = on_the_loop.login_required = False  # type: ignore[attr-defined]
-urlpatterns = [path("quick", quick), path("slow", slow), path("loop", on_the_loop)]
+for view in (quick, slow, long, file, on_the_loop):
+    view.login_required = False  # type: ignore[attr-defined]
+urlpatterns = [path(view.__name__, view) for view in (quick, slow, long, file, on_the_loop)]
 
 
 @pytest.fixture(autouse=True)
 def _views(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     answered_in.clear()
+    held.clear()
+    in_thread.clear()
     entered.clear()
     goes_on.clear()
     while request_threads._resting:
         request_threads._resting.pop().shutdown()
 
 
-async def ask(application: Handler, address: str, *, leaves: threading.Event | None = None) -> bytes:
-    """Ask for an address, and leave when it is time, without the answer."""
+async def _at_once() -> None:
+    """Take a piece of an answer."""
+
+
+async def ask(
+    application: Handler,
+    address: str,
+    *,
+    leaves: threading.Event | None = None,
+    takes: Callable[[], Awaitable[None]] = _at_once,
+) -> bytes:
+    """Ask for an address, take each piece of the answer, and leave when it is time, without the answer."""
     scope = {
         "type": "http",
         "method": "GET",
@@ -71,6 +112,7 @@ async def ask(application: Handler, address: str, *, leaves: threading.Event | N
 
     async def send(message: Any) -> None:
         nonlocal sent
+        await takes()
         sent += message.get("body", b"")
 
     await application(scope, receive, send)
@@ -118,8 +160,40 @@ class TestARequest:
         assert answered_in[0] not in answered_in[1:]
 
     def test_may_have_a_view_that_runs_on_the_event_loop(self) -> None:
-        assert asyncio.run(ask(Handler(), "/loop")) == b"on the loop"
+        assert asyncio.run(ask(Handler(), "/on_the_loop")) == b"on the loop"
         assert answered_in == [threading.main_thread()]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestAnAnswerThatIsNotRead:
+    @pytest.mark.parametrize("address", ["/long", "/file"])
+    def test_holds_no_connection_to_the_database(self, address: str) -> None:
+        held_while_sent = []
+
+        async def look() -> None:
+            held_while_sent.append(sum(each.connection is not None for each in held))
+
+        sent = asyncio.run(ask(Handler(), address, takes=look))
+
+        assert len(sent) >= (LONG if address == "/long" else MANY)
+        assert held
+        assert len(held_while_sent) >= 4
+        assert not any(held_while_sent)
+
+    def test_holds_no_thread_between_the_pieces_of_a_file(self) -> None:
+        free_while_sent = []
+
+        def is_free(thread: threading.Thread) -> bool:
+            return not thread.is_alive() or any(thread in each._threads for each in request_threads._resting)
+
+        async def look() -> None:
+            if in_thread:
+                await asyncio.to_thread(wait_until, lambda: all(map(is_free, in_thread)))
+                free_while_sent.append(True)
+
+        asyncio.run(ask(Handler(), "/file", takes=look))
+
+        assert len(free_while_sent) >= MANY
 
 
 class TestThreads:
