@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from catalog.models import CatalogEntry
 from rensei.core.errors import RenseiError, StoredError
 from rensei.core.secret import Secret
-from rensei.core.usage import Usage, UsagePart
+from rensei.core.usage import Usage, UsagePart, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +170,10 @@ class ProviderFailure(Exception):
     A failed call to a provider, as translated by the adapter.
 
     `code` is one of the PROVIDER_… codes of the run's error, and `diagnosis` the more specific one that a test of
-    the key shows. `sent` states whether the request may have reached the provider. `usage` is what was
-    reported before the failure, with its output estimated from what had arrived, or None if nothing was reported;
-    `output_seen` whether any byte of an answer had arrived. `message` and `fix` are our own text, and never contain
-    a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached.
+    the key shows. `sent` states whether the request may have reached the provider. `parts` are what was used before
+    the failure, estimated where it was not reported, and `usage` is their total; nothing if no answer had begun.
+    `output_seen` states whether any of an answer's content had arrived. `message` and `fix` are our own text, and never
+    contain a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached.
     """
 
     def __init__(
@@ -191,7 +191,6 @@ class ProviderFailure(Exception):
         diagnosis: str = "",
         provider_code: str = "",
         request_id: str = "",
-        usage: Usage | None = None,
         text: str = "",
         parts: tuple[UsagePart, ...] = (),
     ) -> None:
@@ -208,9 +207,12 @@ class ProviderFailure(Exception):
         self.diagnosis = diagnosis
         self.provider_code = provider_code
         self.request_id = request_id
-        self.usage = usage
         self.text = text
         self.parts = parts
+
+    @property
+    def usage(self) -> Usage | None:
+        return total(self.parts) if self.parts else None
 
     def as_error(self) -> StoredError:
         """Return the failure as a run's error."""
@@ -233,14 +235,14 @@ class ProviderStream(Protocol):
     A call in progress. Iterate it once, to the end; it raises `ProviderFailure`.
 
     Calling `close` from another thread closes the connection at once: the iteration then ends without an `Answer`,
-    and `usage_so_far` returns what was reported until then, with its output estimated, or None.
+    and `parts_so_far` returns what was used until then, estimated where it was not reported. Empty if nothing arrived.
     """
 
     def __iter__(self) -> Iterator[StreamEvent]: ...
 
     def close(self) -> None: ...
 
-    def usage_so_far(self) -> Usage | None: ...
+    def parts_so_far(self) -> tuple[UsagePart, ...]: ...
 
 
 class Adapter(Protocol):

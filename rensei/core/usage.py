@@ -46,13 +46,17 @@ class Usage:
         return cls(**data)
 
 
+NOTHING = Usage()
+
+
 @dataclass(frozen=True, kw_only=True)
 class UsagePart:
     """
     What one model used in a call.
 
     `model_id` is as the answer names it; "" is the requested model. `price_factor` is the factor of the region, the
-    speed and the like on the prices of its tokens. `samplings` is how often the model was run for it.
+    speed and the like on the prices of its tokens. `samplings` is how often the model was run for it. `unreported` is
+    the part of the usage that the provider did not report: it is estimated from what had arrived.
     """
 
     usage: Usage
@@ -60,6 +64,7 @@ class UsagePart:
     price_factor: Fraction = Fraction(1)
     estimated: bool = False
     samplings: int = 1
+    unreported: Usage = NOTHING
 
     def __add__(self, other: "UsagePart") -> "UsagePart":
         """Add two parts of the same model."""
@@ -69,6 +74,7 @@ class UsagePart:
             price_factor=max(self.price_factor, other.price_factor),
             estimated=self.estimated or other.estimated or self.price_factor != other.price_factor,
             samplings=self.samplings + other.samplings,
+            unreported=self.unreported + other.unreported,
         )
 
 

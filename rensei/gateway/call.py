@@ -21,7 +21,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
 from rensei.core.ids import new_id
-from rensei.core.usage import Usage, UsagePart
+from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch.execution.execute import KEYS_MAX
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.models import Attempt, Run
@@ -162,8 +162,9 @@ class GatewayCall:
 
     @property
     def usage(self) -> Usage | None:
-        """The usage that the provider has reported so far."""
-        return self._tap.usage_so_far() if self._tap is not None else None
+        """The total of `parts`, or None if nothing of an answer has arrived."""
+        parts = self.parts
+        return total(parts) if parts else None
 
     @property
     def parts(self) -> tuple[UsagePart, ...]:

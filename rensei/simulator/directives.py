@@ -42,6 +42,7 @@ class Directives:
     tool: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     serves: str | None = None
+    more_blocks: list[dict[str, Any]] = field(default_factory=list)
     more_deltas: list[dict[str, Any]] = field(default_factory=list)
     encoding: str | None = None
     line_end: LineEnd = "lf"
@@ -90,6 +91,8 @@ def _apply(directives: Directives, *, name: str, rest: str) -> None:
             directives.usage |= _object(rest)
         case "serve":
             directives.serves = rest
+        case "block":
+            directives.more_blocks.append(_object(rest))
         case "delta":
             directives.more_deltas.append(_object(rest))
         case "encode":

@@ -106,7 +106,7 @@ class Messages:
             "type": "message",
             "role": "assistant",
             "model": directives.serves or model.id,
-            "content": reply.content,
+            "content": [*directives.more_blocks, *reply.content],
             "stop_reason": reply.stop_reason,
             "stop_sequence": reply.stop_sequence,
             "stop_details": _stop_details(reply.stop_reason),

@@ -89,13 +89,18 @@ def _block_events(block: dict[str, Any], *, index: int) -> Iterator[Event]:
             start = {**block, "thinking": "", "signature": ""}
             pieces = [{"type": "thinking_delta", "thinking": piece} for piece in _pieces(block["thinking"])]
             pieces.append({"type": "signature_delta", "signature": block["signature"]})
-        case "tool_use":
+        case "tool_use" | "server_tool_use":
             start = {**block, "input": {}}
             pieces = [{"type": "input_json_delta", "partial_json": piece} for piece in _json_pieces(block["input"])]
-        case _:
+        case "compaction":
+            start = {**block, "content": None}
+            pieces = [{"type": "compaction_delta", "content": block["content"]}]
+        case "text":
             start = {**block, "text": "", **({"citations": []} if "citations" in block else {})}
             pieces = [{"type": "text_delta", "text": piece} for piece in _pieces(block["text"])]
             pieces += [{"type": "citations_delta", "citation": citation} for citation in block.get("citations", [])]
+        case _:
+            start, pieces = block, []
 
     yield Event(
         name="content_block_start", data={"type": "content_block_start", "index": index, "content_block": start}

@@ -15,7 +15,7 @@ from integrations.providers.base import Answer, BuiltRequest, Credential, ModelR
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch.models import Run
 from rensei.orgs.models import User
 
@@ -49,8 +49,8 @@ class ToyStream:
 
     def close(self) -> None: ...
 
-    def usage_so_far(self) -> Usage | None:
-        return None
+    def parts_so_far(self) -> tuple[UsagePart, ...]:
+        return ()
 
 
 class ToyAdapter:

@@ -1,6 +1,7 @@
 """What a call costs by what served it: its parts and their models, its region, its speed and its tier."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,9 @@ from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch.models import Run
 from rensei.dispatch.settlement import audit
 from rensei.policies import documents
+from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, message, settled
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -141,6 +144,62 @@ class TestASearchWithoutAPrice:
 
         assert charge().amount_picodollars is None
         assert list(audit.differences()) == []
+
+
+def searched(times: int) -> str:
+    """So many searches of the web, each with its result, as the answer shows them."""
+    use = json.dumps({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}})
+    result = json.dumps({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": "x" * 300})
+    return f"[[block {use}]] [[block {result}]] " * times
+
+
+class TestACallThatIsNotReportedToItsEnd:
+    """The searches and the later prompts of an answer are told by its last report alone."""
+
+    def begin(self, ask: Any, text: str, *, how: str, api: Any, wire: Any, **fields: Any) -> None:
+        usage = {"input_tokens": 1_000, "cache_creation": None, "cache_creation_input_tokens": 0}
+        asked = f"[[usage {json.dumps(usage)}]] {text} [[reply 60 words]]"
+        if how == "broken":
+            ask(message(f"{asked} [[fault:cut after=18]]", stream=True, **fields))
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                calling = pool.submit(ask, message(f"{asked} [[stall after=18]]", stream=True, **fields))
+                wait_until(lambda: any(b"text_delta" in passed.answer for passed in wire.messages()), what="the text")
+                assert api.post(f"/api/v1/runs/{Run.objects.get().id}/cancel", {}).status_code in {200, 202}
+                calling.result(timeout=60)
+        settled()
+
+    @pytest.fixture
+    def api(self, api_as: Any, ada: Any) -> Any:
+        return api_as(ada)
+
+    @pytest.mark.parametrize("how", ["broken", "cancelled"])
+    @pytest.mark.parametrize("payer", ["metered", "shared", "byok"])
+    def test_is_charged_for_what_was_seen_to_begin(
+        self, request: Any, ask: Any, api: Any, wire: Any, simulator: Any, payer: str, how: str
+    ) -> None:
+        request.getfixturevalue(payer)
+        self.begin(ask, searched(2), how=how, api=api, wire=wire, max_tokens=2_000)
+
+        line = charge()
+        assert (line.web_search_requests, line.input_tokens, line.estimated) == (2, 3 * 1_000 + 2 * 100, True)
+        assert 10 < line.output_tokens < 60
+        assert line.billed is (payer == "metered")
+        assert line.amount_picodollars > 2 * PICODOLLARS_PER_DOLLAR // 100
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize("how", ["broken", "cancelled"])
+    def test_costs_no_more_than_was_held_unless_the_provider_says_so(
+        self, ask: Any, api: Any, wire: Any, acme: Any, metered: Any, simulator: Any, how: str
+    ) -> None:
+        budget = 3 * PICODOLLARS_PER_DOLLAR // 100
+        Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=budget)
+        self.begin(ask, searched(5), how=how, api=api, wire=wire, max_tokens=100)
+
+        line = charge()
+        assert 4_000_000_000 <= line.amount_picodollars <= budget
+        assert line.estimated
+        assert_explained(simulator)
 
 
 class TestAnotherModel:

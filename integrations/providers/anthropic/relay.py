@@ -39,7 +39,7 @@ from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, Credential, ProviderFailure
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
-from rensei.core.usage import Usage, UsagePart, total
+from rensei.core.usage import UsagePart, total
 
 # Of the caller's headers, only those that define the protocol are forwarded.
 _FORWARDED_PREFIX = "anthropic-"
@@ -204,11 +204,9 @@ class Tap:
             else:
                 self._reply.take(document)
 
-    def usage_so_far(self) -> Usage | None:
-        return self._reply.usage() if self._reply.has_usage else None
-
     def parts_so_far(self) -> tuple[UsagePart, ...]:
-        return self._reply.parts() if self._reply.has_usage else ()
+        """Return the usage of each model so far, estimated where it is not reported. Empty if nothing has arrived."""
+        return self._reply.parts_so_far()
 
     @property
     def has_error(self) -> bool:
@@ -255,7 +253,6 @@ class Tap:
             maybe_billed=True,
             output_seen=self._reply.output_seen,
             request_id=request_id,
-            usage=self.usage_so_far(),
             parts=self.parts_so_far(),
         )
 

@@ -6,10 +6,10 @@ Source of the events: https://platform.claude.com/docs/en/build-with-claude/stre
 
 from typing import Any, TypeGuard
 
-from integrations.providers.anthropic.tokens import tokens_about_bytes
 from integrations.providers.anthropic.usage import UsageReader
 from rensei.core.texts import read_storable
-from rensei.core.usage import Usage, UsagePart, total
+from rensei.core.unknown import note_unknown
+from rensei.core.usage import UsagePart
 
 _TEXT_PARTS = {
     "text_delta": "text",
@@ -18,25 +18,33 @@ _TEXT_PARTS = {
 }
 
 
+# Events without content or usage.
+_EMPTY_EVENTS = frozenset({"content_block_stop", "error", "ping"})
+# Where an event may have a usage report, besides the two events that have one by their definition.
+_HOLDERS = ("message", "content_block", "delta")
+
+
 class Reply:
     """What has arrived of an answer so far: its content, its usage, and whether the usage is plausible."""
 
     def __init__(self, *, input_tokens_about: int, keeps_content: bool = True) -> None:
         self.stop_reason = ""
         self.is_complete = False
+        # Whether anything of a message has arrived, and whether any of its content has.
+        self.has_begun = False
         self.output_seen = False
         self._input_tokens_about = input_tokens_about
         self._keeps_content = keeps_content
-        self._output_bytes = 0
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json_parts: dict[int, list[str]] = {}
         self._text_parts: dict[tuple[int, str], list[str]] = {}
         self._usage = UsageReader()
 
     def take(self, event: dict[str, Any]) -> str:
-        """Add an event, and return the text that it contains. Unknown kinds are skipped."""
-        match event.get("type"):
+        """Add an event, and return the text that it contains. Unknown kinds are counted, with any usage in them."""
+        match kind := event.get("type"):
             case "message_start":
+                self.has_begun = True
                 if isinstance(message := event.get("message"), dict):
                     self._usage.take_model(message.get("model"))
                     self._usage.take(message.get("usage"), at_start=True)
@@ -49,16 +57,20 @@ class Reply:
                 self._take_end(delta if isinstance(delta, dict) else {}, usage=event.get("usage"))
             case "message_stop":
                 self.is_complete = True
+            case _ if kind not in _EMPTY_EVENTS:
+                note_unknown("event_type", str(kind))
+                for holder in (event, *(event.get(name) for name in _HOLDERS)):
+                    if isinstance(holder, dict):
+                        self._usage.take_unexpected(holder.get("usage"))
         return ""
 
     def take_message(self, message: dict[str, Any]) -> None:
         """Take an answer that was not streamed."""
+        self.has_begun = True
         self._usage.take_model(message.get("model"))
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):
             self._start_block(index, block)
-            if isinstance(block, dict):
-                self._count(str(block.get("text") or block.get("thinking") or ""))
         self._take_end(message, usage=message.get("usage"))
         self.is_complete = message.get("type") == "message"
 
@@ -79,25 +91,15 @@ class Reply:
             blocks.append(block)
         return blocks
 
-    @property
-    def has_usage(self) -> bool:
-        """Return whether the provider has reported the size of the prompt."""
-        return self._usage.knows_prompt and not self._usage.absurd
-
-    @property
-    def usage_estimated(self) -> bool:
-        return any(part.estimated for part in self.parts())
-
-    def usage(self) -> Usage:
-        """Return the usage of all models together."""
-        return total(self.parts())
+    def parts_so_far(self) -> tuple[UsagePart, ...]:
+        """Return the usage of each model in an answer that may be incomplete. Empty if nothing has arrived."""
+        return self.parts() if self.has_begun else ()
 
     def parts(self) -> tuple[UsagePart, ...]:
         """Return the usage of each model. The answering model is the first."""
         refused = self.stop_reason == "refusal" and not self._blocks
         parts = self._usage.parts(
             input_tokens_about=self._input_tokens_about,
-            output_tokens_about=tokens_about_bytes(self._output_bytes),
             refused=refused,
         )
         return tuple(parts)
@@ -109,7 +111,8 @@ class Reply:
     def _start_block(self, index: object, block: object) -> str:
         if not _is_index(index) or not isinstance(block, dict):
             return ""
-        self.output_seen = True
+        self.has_begun = self.output_seen = True
+        self._usage.begun.take_block(block)
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict):
             self._usage.take_model(block["to"].get("model"), fell_back=True)
         self._blocks[index] = block if self._keeps_content else {}
@@ -120,24 +123,22 @@ class Reply:
         if not _is_index(index) or index not in self._blocks or not isinstance(delta, dict):
             return ""
         self.output_seen = True
+        self._usage.begun.take_delta(delta)
+        if "usage" in delta:
+            self._usage.take_unexpected(delta["usage"])
         kind = delta.get("type")
         if not self._keeps_content:
-            self._count(str(delta.get("text") or delta.get("partial_json") or delta.get("thinking") or ""))
-        elif kind == "input_json_delta":
+            return ""
+        if kind == "input_json_delta":
             part = str(delta.get("partial_json") or "")
-            self._count(part)
             self._json_parts.setdefault(index, []).append(part)
         elif kind == "citations_delta":
             self._blocks[index].setdefault("citations", []).append(delta.get("citation"))
         elif isinstance(kind, str) and kind in _TEXT_PARTS:
             part = str(delta.get(_TEXT_PARTS[kind]) or "")
-            self._count(part)
             self._text_parts.setdefault((index, _TEXT_PARTS[kind]), []).append(part)
             return part if kind == "text_delta" else ""
         return ""
-
-    def _count(self, part: str) -> None:
-        self._output_bytes += len(part.encode(errors="replace"))
 
 
 def _is_index(value: object) -> TypeGuard[int]:

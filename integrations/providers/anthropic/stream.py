@@ -14,7 +14,7 @@ from integrations.providers.anthropic.events import read_events
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
-from rensei.core.usage import Usage, total
+from rensei.core.usage import UsagePart, total
 
 # The longest possible answer has 128,000 tokens, with an event for every few tokens.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -42,9 +42,9 @@ class MessageStream:
         """Close the connection, from any thread. The iteration ends at once."""
         self._sockets.hang_up()
 
-    def usage_so_far(self) -> Usage | None:
-        """Return the usage reported so far, with its output estimated until it is final, or None."""
-        return self._reply.usage() if self._reply.has_usage else None
+    def parts_so_far(self) -> tuple[UsagePart, ...]:
+        """Return the usage of each model so far, estimated where it is not reported. Empty if nothing has arrived."""
+        return self._reply.parts_so_far()
 
     def __iter__(self) -> Iterator[StreamEvent]:
         try:
@@ -71,8 +71,9 @@ class MessageStream:
                 self._reply.take_message(parse_object(response.content))
                 if not self._reply.is_complete:
                     raise make_failure(d.NOT_THE_API, status=response.status_code, maybe_billed=True)
-                yield UsageReport(usage=self._reply.usage(), request_id=self._request_id)
-                yield self._answer()
+                answer = self._answer()
+                yield UsageReport(usage=answer.usage, parts=answer.parts, request_id=self._request_id)
+                yield answer
                 return
             response = connection.post("/v1/messages", {**self._params, "stream": True}, stream=True)
             self._request_id = request_id_of(response.headers)
@@ -98,7 +99,7 @@ class MessageStream:
                 raise self._failed(diagnose(status=200, error=error), error=error)
             if text := self._reply.take(document):
                 yield TextDelta(text=text)
-            if document.get("type") in ("message_start", "message_delta") and self._reply.has_usage:
+            if document.get("type") in ("message_start", "message_delta"):
                 parts = self._reply.parts()
                 yield UsageReport(usage=total(parts), parts=parts, request_id=self._request_id)
             if self._reply.is_complete:
@@ -130,8 +131,7 @@ class MessageStream:
             maybe_billed=True,
             output_seen=self._reply.output_seen,
             request_id=self._request_id,
-            usage=self.usage_so_far(),
-            parts=self._reply.parts() if self._reply.has_usage else (),
+            parts=self._reply.parts_so_far(),
             text=self._reply.text,
             **facts,
         )

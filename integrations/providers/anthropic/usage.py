@@ -6,34 +6,22 @@ Only this module uses the fields of `usage`. Source: the types `BetaUsage`, `Bet
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, TypeGuard
 
 from catalog.providers import PROVIDERS
+from integrations.providers.anthropic.begun import Begun
+from integrations.providers.anthropic.usage_counts import COUNTED, TOKENS_MAX, bounded, usage_of
 from rensei.core.unknown import note_unknown
-from rensei.core.usage import Usage, UsagePart, merged
+from rensei.core.usage import NOTHING, Usage, UsagePart, merged
 
-# Far above what any model accepts or produces, and far below what would overflow a ledger.
-TOKENS_MAX = 20_000_000
 ITERATIONS_MAX = 10_000
 MODELS_MAX = 32
 MODEL_CHARACTERS_MAX = 128
 
 # Objects in `usage` whose members are counts. The members are named `object.member` here.
 _OBJECTS = ("cache_creation", "output_tokens_details", "server_tool_use")
-_COUNTED = frozenset(
-    {
-        "input_tokens",
-        "output_tokens",
-        "cache_read_input_tokens",
-        "cache_creation_input_tokens",
-        "cache_creation.ephemeral_5m_input_tokens",
-        "cache_creation.ephemeral_1h_input_tokens",
-        "output_tokens_details.thinking_tokens",
-        "server_tool_use.web_search_requests",
-    }
-)
 # Known fields that cost nothing, with the reason.
 _FREE = {
     "server_tool_use.web_fetch_requests": "a fetch costs the tokens that it brings, and nothing else",
@@ -65,9 +53,13 @@ class UsageReader:
         self.absurd = False
         # True if something has no known price, so that the charge is an upper bound.
         self.uncertain = False
+        # What has been seen since the output was last reported.
+        self.begun = Begun()
         self._fell_back = False
         self._at_start: dict[str, int] = {}
         self._since: dict[str, int] = {}
+        # Counts by unknown names in iterations whose known counts are in those of the answer.
+        self._inside: Counter[str] = Counter()
         self._beside: dict[str, Counter[str]] = {}
         self._absurd_beside: dict[str, int] = {}
         self._samplings: dict[str, int] = {}
@@ -88,6 +80,14 @@ class UsageReader:
         if isinstance(model, str) and (name := _printable(model)):
             self.model = name
             self._fell_back |= fell_back
+        elif not fell_back:
+            note_unknown("model", "(not named)")
+
+    def take_unexpected(self, usage: object) -> None:
+        """Process usage in a place where none is known: it may be a part of the other reports, or come in addition."""
+        if isinstance(usage, dict):
+            self.uncertain = True
+            self.take(usage, at_start=False)
 
     def take(self, usage: object, *, at_start: bool) -> None:
         """Process a usage report."""
@@ -99,12 +99,14 @@ class UsageReader:
         for name, count in found.items():
             if not (at_start and name == "output_tokens") and count >= counts.get(name, 0):
                 counts[name] = count
+        if not at_start and "output_tokens" in found:
+            self.begun = Begun()
         if (iterations := usage.get("iterations")) is not None:
             self._take_iterations(iterations)
 
-    def parts(self, *, input_tokens_about: int, output_tokens_about: int, refused: bool) -> list[UsagePart]:
+    def parts(self, *, input_tokens_about: int, refused: bool) -> list[UsagePart]:
         """
-        Return what each model used: as reported, or estimated where the report is missing or implausible.
+        Return what each model used: as reported, and estimated where the report is missing or implausible.
 
         The first part is the answering model's. A refusal before any output reports counts that are not billed:
         https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals
@@ -113,30 +115,28 @@ class UsageReader:
         for each in self._factors.values():
             if each is not _ONE:
                 factor *= each
-        if self.absurd or not self.knows_prompt:
-            used = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
-        elif refused:
-            used = Usage()
-        else:
-            counts = self._own_counts()
-            if not self.knows_output:
-                counts["output_tokens"] = output_tokens_about
-            used = _bounded(_usage_of(counts))
+        used, unreported = Usage(), NOTHING
+        if not refused or self.absurd or not self.knows_prompt:
+            used = bounded(usage_of(self._own_counts()))
+            if self.absurd or not self.knows_prompt or not self.knows_output or self.begun.is_anything:
+                unreported = self._unreported(used, input_tokens_about=input_tokens_about)
+                used += unreported
         estimated = self.uncertain or self.absurd or not self.knows_prompt or not self.knows_output
         answered = UsagePart(
             model_id=self.model,
             usage=used,
             price_factor=factor,
-            estimated=estimated,
-            samplings=self._samplings.get(self.model, 1),
+            estimated=estimated or unreported is not NOTHING or not self.model,
+            samplings=self._samplings.get(self.model, 1) + self.begun.turns,
+            unreported=unreported,
         )
         if not self._beside:
             return [answered]
-        guess = Usage(input_tokens=input_tokens_about, output_tokens=output_tokens_about)
+        guess = Usage(input_tokens=input_tokens_about, output_tokens=self.begun.output_tokens)
         beside = [
             UsagePart(
                 model_id=model or self.model,
-                usage=_bounded(sum([guess] * self._absurd_beside.get(model, 0), start=_usage_of(counts))),
+                usage=bounded(sum([guess] * self._absurd_beside.get(model, 0), start=usage_of(counts))),
                 price_factor=factor,
                 # Whether another model ran at the same speed is not reported.
                 estimated=estimated or (model not in {"", self.model} and self._factors.get("speed", 1) != 1),
@@ -146,13 +146,33 @@ class UsageReader:
         ]
         return merged([answered, *(part for part in beside if part.usage != Usage())])
 
+    def _unreported(self, reported: Usage, *, input_tokens_about: int) -> Usage:
+        """
+        Estimate what the answer has used beyond its reports.
+
+        A prompt whose size is not known has at least the estimated one. Each turn that began after the last report
+        reads the prompt again, with what the tools have brought.
+        """
+        missing = 0
+        if self.absurd or not self.knows_prompt:
+            missing = max(0, input_tokens_about - reported.prompt_tokens)
+        prompts = missing + self.begun.turns * (reported.prompt_tokens + missing)
+        return bounded(
+            Usage(
+                input_tokens=prompts + self.begun.result_tokens,
+                output_tokens=self.begun.output_tokens,
+                web_search_requests=self.begun.searches,
+            )
+        )
+
     def _own_counts(self) -> dict[str, int]:
         """The counts of the answer. After a fallback, those at the start belonged to the model that declined."""
-        if self._fell_back and "input_tokens" in self._since:
-            return dict(self._since)
-        counts = self._at_start | self._since
-        for name in self._at_start.keys() & self._since.keys():
-            counts[name] = max(self._at_start[name], self._since[name])
+        counts = dict(self._since)
+        if not (self._fell_back and "input_tokens" in self._since):
+            for name, count in self._at_start.items():
+                counts[name] = max(count, counts.get(name, 0))
+        for name, count in self._inside.items():
+            counts[name] = max(count, counts.get(name, 0))
         return counts
 
     def _take_iterations(self, iterations: object) -> None:
@@ -162,40 +182,57 @@ class UsageReader:
         # Lists are cumulative, so an incomplete one does not show which model answered in the end.
         is_whole = len(iterations) >= self._iterations_told
         self._iterations_told = max(self._iterations_told, len(iterations))
+        inside: Counter[str] = Counter()
         beside: dict[str, Counter[str]] = {}
         absurd: Counter[str] = Counter()
         samplings: Counter[str] = Counter()
-        for iteration in iterations:
-            if not isinstance(iteration, dict):
-                self._note_uncertain("iteration_type", type(iteration).__name__)
-                continue
+        for iteration in self._objects_in(iterations):
             kind = str(iteration.get("type"))
             model = _printable(iteration.get("model") or "")
             if kind == "fallback_message" and is_whole:
                 self.take_model(model, fell_back=True)
+            found, is_believable = self._counts(iteration, is_iteration=True)
+            self.uncertain |= not is_believable
             if kind in _INSIDE:
                 samplings[model or self.model] += 1
+                inside.update({name: count for name, count in found.items() if name not in COUNTED})
                 continue
             if kind not in _BESIDE:
                 # Its tokens may be in the counts of the answer. For an upper bound, they are assumed not to be.
                 self._note_uncertain("iteration_type", kind)
+            elif kind == "advisor_message" and not model:
+                self._note_uncertain("iteration_type", f"{kind} without a model")
             if model not in self._beside and model not in beside and len(self._beside) + len(beside) >= MODELS_MAX:
                 # Each model would have its own ledger line.
                 self.uncertain, model = True, ""
             samplings[model] += 1
-            found, is_believable = self._counts(iteration)
             beside.setdefault(model, Counter()).update(found)
             if not is_believable:
-                self.uncertain = True
                 absurd[model] += 1
         for model, counts in beside.items():
             self.uncertain |= any(count > TOKENS_MAX for count in counts.values())
             # A later report repeats the iterations of an earlier one, but may be incomplete.
             self._beside[model] = self._beside.get(model, Counter()) | counts
+        self._inside = self._inside | inside
         self._absurd_beside = Counter(self._absurd_beside) | absurd
         self._samplings = Counter(self._samplings) | samplings
 
-    def _counts(self, usage: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
+    def _objects_in(self, iterations: list[Any]) -> Iterator[dict[str, Any]]:
+        """Walk the iterations of a report, and those inside of others, which no known report has."""
+        waiting, count = list(reversed(iterations)), 0
+        while waiting:
+            iteration = waiting.pop()
+            if not isinstance(iteration, dict):
+                self._note_uncertain("iteration_type", type(iteration).__name__)
+                continue
+            count += 1
+            if inner := iteration.get("iterations"):
+                self._note_uncertain("usage_field", "iterations.iterations")
+                if isinstance(inner, list) and count + len(waiting) + len(inner) <= ITERATIONS_MAX:
+                    waiting += reversed(inner)
+            yield iteration
+
+    def _counts(self, usage: Mapping[str, Any], *, is_iteration: bool = False) -> tuple[dict[str, int], bool]:
         """
         List the counts of a report by name, including unknown ones, and record all other fields.
 
@@ -204,13 +241,16 @@ class UsageReader:
         counts: dict[str, int] = {}
         is_believable = True
         for name, value in _flat(usage):
-            if name in _COUNTED:
+            if name in COUNTED:
                 if _is_count(value):
                     counts[name] = value
                 elif value is not None:
                     is_believable = False
             elif name in _FACTORS:
                 self._take_factor(name, value)
+                if is_iteration and value is not None:
+                    # No known iteration has one. Applied to the whole answer, it is an upper bound.
+                    self._note_uncertain("usage_field", f"iterations.{name}")
             elif name not in _FREE:
                 note_unknown("usage_field", name)
                 if not value or name.startswith("output_tokens_details."):
@@ -253,45 +293,6 @@ def _flat(usage: Mapping[str, Any]) -> list[tuple[str, Any]]:
         elif value is not None:
             flat.append((name, value))
     return flat
-
-
-def _usage_of(counts: Mapping[str, int]) -> Usage:
-    """Sort counts into priced classes. An unknown count goes to the most expensive class that it may belong to."""
-    five = counts.get("cache_creation.ephemeral_5m_input_tokens", 0)
-    hour = counts.get("cache_creation.ephemeral_1h_input_tokens", 0)
-    split = five + hour
-    others: dict[str, int] = {}
-    for name in counts.keys() - _COUNTED:
-        token_class = _dearest_class(name)
-        others[token_class] = others.get(token_class, 0) + counts[name]
-        split += counts[name] if name.startswith("cache_creation.") else 0
-    rest = max(0, counts.get("cache_creation_input_tokens", 0) - split)
-    output = counts.get("output_tokens", 0) + others.get("output_tokens", 0)
-    return Usage(
-        input_tokens=counts.get("input_tokens", 0),
-        output_tokens=output,
-        cache_read_tokens=counts.get("cache_read_input_tokens", 0),
-        # Tokens without a lifetime have the default of five minutes, unless an hour was requested.
-        cache_write_5m_tokens=five + (0 if hour else rest),
-        cache_write_1h_tokens=hour + (rest if hour else 0) + others.get("cache_write_1h_tokens", 0),
-        thinking_tokens=min(counts.get("output_tokens_details.thinking_tokens", 0), output),
-        web_search_requests=counts.get("server_tool_use.web_search_requests", 0) + others.get("web_search_requests", 0),
-    )
-
-
-def _bounded(usage: Usage) -> Usage:
-    """Limit sums of many iterations or fields to plausible values."""
-    if max(vars(usage).values()) <= TOKENS_MAX:
-        return usage
-    return Usage(**{name: min(count, TOKENS_MAX) for name, count in usage.as_dict().items()})
-
-
-def _dearest_class(name: str) -> str:
-    if "request" in name:
-        return "web_search_requests"
-    if "output" not in name and any(word in name for word in ("input", "cache", "prompt")):
-        return "cache_write_1h_tokens"
-    return "output_tokens"
 
 
 def _printable(name: object) -> str:

@@ -12,7 +12,7 @@ from django.db import DatabaseError
 
 from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
 from rensei.core.transactions import leave_database
-from rensei.core.usage import Usage, UsagePart
+from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.queue import claims
@@ -56,7 +56,8 @@ class ProviderCall:
             return None
         finally:
             stream.close()
-            self.usage = self.usage and stream.usage_so_far()
+            if parts := stream.parts_so_far():
+                self.usage, self.parts = total(parts), parts
 
     def _take(self, event: StreamEvent | None) -> None:
         if isinstance(event, TextDelta):

@@ -357,6 +357,6 @@ def _failure(host: Host, report: Report) -> ProviderFailure:
         maybe_billed=code in MAYBE_BILLED,
         output_seen=bool(report.text),
         request_id=report.request_id,
-        usage=report.usage,
+        parts=(UsagePart(usage=report.usage),) if report.usage is not None else (),
         text=report.text,
     )

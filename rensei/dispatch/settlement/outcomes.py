@@ -181,7 +181,8 @@ def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart
     if not parts or usage == Usage():
         return ()
     first, *others = parts
-    return (replace(first, usage=first.usage + (usage - total(parts))), *others)
+    more = usage - total(parts)
+    return (replace(first, usage=first.usage + more, unreported=first.unreported + more), *others)
 
 
 def refusal_error(refusal: RenseiError) -> StoredError:

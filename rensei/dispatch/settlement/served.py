@@ -12,6 +12,7 @@ from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices
 from catalog.providers import PROVIDERS
+from rensei.core.usage import UsagePart
 from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Run
 
@@ -50,6 +51,20 @@ def find_served(run: Run, name: str) -> Served:
         return Served(model_id=model_id, bands=admitted, is_known=entry is not None, is_sure=False)
     is_known = entry is not None
     return Served(model_id=model_id, bands=prices.bands if prices else [], is_known=is_known, is_sure=is_known)
+
+
+def prices_for(run: Run, served: Served, part: UsagePart) -> tuple[UnitPrices | None, bool]:
+    """Return the prices of a part of a call, None if it has none, and whether its amount is certain."""
+    is_sure = served.is_sure and not part.estimated
+    if not served.bands:
+        return None, is_sure
+    band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
+    prices = band.times(part.price_factor)
+    # A band applies to one prompt. The bands of several prompts are not reported, so the most expensive applies.
+    is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
+    if part.usage.web_search_requests and prices.web_search is None:
+        return with_search_price(run, prices), False
+    return prices, is_sure
 
 
 def with_search_price(run: Run, prices: UnitPrices) -> UnitPrices:

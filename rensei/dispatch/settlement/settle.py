@@ -19,7 +19,6 @@ from billing.ledger import charges as billing
 from billing.ledger import roll_ups
 from billing.limits import budget, quota
 from billing.models import CostEvent
-from catalog import pricing
 from catalog.providers import PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
@@ -27,15 +26,15 @@ from rensei.core.database_pool import check_connection
 from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
-from rensei.core.usage import Usage, UsagePart
+from rensei.core.usage import NOTHING, Usage, UsagePart
 from rensei.dispatch import search, stored_bytes, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.settlement import own_entries
-from rensei.dispatch.settlement.served import Served, find_served, with_search_price
+from rensei.dispatch.settlement.served import Served, find_served, prices_for
+from rensei.dispatch.settlement.unreported import read_holds, within_hold
 from rensei.dispatch.signals import run_ended
 
-NOTHING = Usage()
 TRIES = 8
 _ALL = Run.objects.all()
 _LIVE = Run.objects.exclude(state__in=Run.ENDED)
@@ -81,23 +80,32 @@ class SettlementPlan:
     expired_before: datetime | None = None
 
 
-def plan_charges(settlement: SettlementPlan) -> list[billing.Charge]:
+def plan_charges(settlement: SettlementPlan, *, hold: int | None = None) -> list[billing.Charge]:
     """
     Build the ledger lines of a call: one for each model that has a part in it. Empty if it was provably never sent.
+
+    What the provider did not report costs at most the rest of the `hold`, if there is one.
 
     The catalog is read only if the answer names a model other than the run's served model.
     """
     if settlement.attempt is None or settlement.attempt_state is Attempt.State.VOID:
         return []
     found: dict[str, tuple[Served, UsagePart]] = {}
-    for part in settlement.parts or [UsagePart(usage=settlement.usage)]:
+    for part in _parts(settlement):
         served = find_served(settlement.run, part.model_id)
         if not served.is_known:
             note_unknown("model", part.model_id)
         # Two names may refer to one model.
         _, before = found.get(served.model_id, (served, None))
         found[served.model_id] = served, (before + part if before is not None else part)
-    return [_charge(settlement, settlement.attempt, served, part) for served, part in found.values()]
+    parts = list(found.values()) if hold is None else within_hold(settlement.run, list(found.values()), hold=hold)
+    return [_charge(settlement, settlement.attempt, served, part) for served, part in parts]
+
+
+def _parts(settlement: SettlementPlan) -> Sequence[UsagePart]:
+    """Return the parts of a call. If they are not told apart, the run's served model has the only one."""
+    unreported = settlement.usage if settlement.estimated else NOTHING
+    return settlement.parts or [UsagePart(usage=settlement.usage, unreported=unreported)]
 
 
 def _answered_name(settlement: SettlementPlan) -> str:
@@ -109,15 +117,7 @@ def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: 
     run = settlement.run
     mode = MODES[AuthMode(run.auth_mode)]
     spec = PROVIDERS[run.provider]
-    prices = None
-    is_sure = served.is_sure and not part.estimated
-    if served.bands:
-        band = pricing.band_for(served.bands, prompt_tokens=part.usage.prompt_tokens)
-        prices = band.times(part.price_factor)
-        if part.usage.web_search_requests and prices.web_search is None:
-            prices, is_sure = with_search_price(run, prices), False
-        # A band applies to one prompt. The bands of several prompts are not reported, so the most expensive applies.
-        is_sure &= part.samplings == 1 or band.above_prompt_tokens == 0
+    prices, is_sure = prices_for(run, served, part)
     return billing.Charge(
         org_id=run.org_id,
         run_id=run.id,
@@ -242,12 +242,15 @@ def _settle_attempts(
         return [], [], set()
     closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
     charges, adjusted, late = [], [], set()
+    holds = read_holds((plan.run, _parts(plan)) for plan in plans)
     for plan in plans:
         assert plan.attempt is not None
         if plan.attempt.id in closed:
-            charges += plan_charges(plan)
+            charges += plan_charges(plan, hold=holds.get(plan.run.id))
         elif plan.attempt_state is Attempt.State.SETTLED:
-            missing, lines = _adjust(plan.attempt.id, plan_charges(plan), outcomes[plan.attempt.id])
+            missing, lines = _adjust(
+                plan.attempt.id, plan_charges(plan, hold=holds.get(plan.run.id)), outcomes[plan.attempt.id]
+            )
             charges += missing
             adjusted += lines
             late.add(plan.run.id)

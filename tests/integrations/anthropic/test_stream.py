@@ -355,8 +355,8 @@ class TestClose:
         _read(stream)
 
         hang_up.join()
-        usage = stream.usage_so_far()
-        assert usage is not None
+        (part,) = stream.parts_so_far()
+        usage = part.usage
         assert usage.input_tokens > 0
         assert usage.output_tokens > 5
 
@@ -374,7 +374,7 @@ class TestClose:
         stream.close()
 
         assert _read(stream) == ([], None)
-        assert stream.usage_so_far() is None
+        assert stream.parts_so_far() == ()
         assert simulator.requests() == []
 
 
