@@ -152,11 +152,12 @@ def load(
     replacements = catalog.served_entries(requested.values(), org=org, today=now.date())
     called = {entry for entry in [*requested.values(), *replacements.values()] if entry is not None}
     prefetch_related_objects(list(called), "aliases")
-    answered_by = identities.answered_by(called)
     known_prices = known.price_lists if known else None
     prices = pricing.price_lists(called, moment=now) if known_prices is None else known_prices
     project_ids = {profile.project_id for profile in profiles if profile.project_id is not None}
     stored = policies.applying_policies(org, project_ids=project_ids | ({project.pk} if project else set()))
+    # A platform entry is looked up only where a policy may deny what has answered for it.
+    answered_by = identities.answered_by(called, org=org if stored else None)
     integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []
     keys = platform.healthy_keys(now=now) if modes & PLATFORM_MODES else []
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")

@@ -24,8 +24,10 @@ from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
+from rensei.orgs import kill_switches
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
+from rensei.orgs.kill_switches import Kind
 from rensei.orgs.models import Project, User
 from rensei.policies import services as policies
 from rensei.policies.models import AccessPolicy
@@ -156,6 +158,48 @@ class TestAnAnswerOfADeniedModel:
         assert elsewhere.org_id != ada_access.org.pk
 
 
+class TestAWaitingRun:
+    def test_whose_id_becomes_a_name_of_a_denied_model_makes_no_call(
+        self, api: APIClient, own: str, work: Any, ada_access: Access, simulator: Any
+    ) -> None:
+        policies.set_policy(ada_access, matrix={HAIKU: DENY})
+        assert dispatch(api).status_code == 202
+        ModelAlias.objects.create(entry=CatalogEntry.objects.get(org=None, model_id=HAIKU), provider="claude", name=own)
+
+        (run,) = work()
+
+        assert run.error is not None
+        assert run.error["code"] == "MODEL_NOT_ALLOWED_BY_POLICY"
+        assert f"'{own}' is a name of '{HAIKU}'" in run.error["detail"]
+        assert not [call for call in simulator.requests() if call["path"] == "/v1/messages"]
+
+    def test_whose_id_becomes_a_name_of_an_allowed_model_is_called(
+        self, api: APIClient, own: str, work: Any, ada_access: Access
+    ) -> None:
+        assert dispatch(api).status_code == 202
+        ModelAlias.objects.create(entry=CatalogEntry.objects.get(org=None, model_id=HAIKU), provider="claude", name=own)
+
+        (run,) = work()
+
+        assert run.state == Run.State.SUCCEEDED
+
+    def test_makes_no_call_once_the_model_that_answers_is_paused(
+        self, api: APIClient, own: str, work: Any, grace: User, simulator: Any
+    ) -> None:
+        assert dispatch(api).status_code == 202
+        work()
+        assert dispatch(api).status_code == 202
+        kill_switches.stop(operator=grace, kind=Kind.MODEL, target=HAIKU, reason="It is wrong.")
+
+        refused = dispatch(api)
+        work()
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "PAUSED_BY_OPERATOR")
+        codes = [run.error and run.error["code"] for run in Run.objects.order_by("created_at")]
+        assert codes == [None, "PAUSED_BY_OPERATOR"]
+        assert len([call for call in simulator.requests() if call["path"] == "/v1/messages"]) == 1
+
+
 class TestAnAnswerOfAnAllowedModel:
     def test_is_noted_once_and_changes_nothing(self, api: APIClient, own: str, work: Any) -> None:
         for _ in range(2):
@@ -188,6 +232,55 @@ class TestAPlatformModel:
 
         assert Run.objects.get().state == Run.State.SUCCEEDED
         assert "catalog_identity" not in str(queries.captured_queries)
+
+    def test_that_a_denied_model_answers_for_is_blocked_and_told(
+        self, api: APIClient, connect: Any, make_profile: Any, work: Any, ada_access: Access, simulator: Any
+    ) -> None:
+        connect()
+        make_profile(model_id=NEWEST)
+        policies.set_policy(ada_access, matrix={HAIKU: DENY})
+        body = {"profileId": "prof_deep", "input": f"[[serve {HAIKU}]] Hi."}
+        assert api.post("/api/v1/runs", body).status_code == 202
+
+        (run,) = work()
+        refused = api.post("/api/v1/runs", body)
+
+        assert (run.state, CostEvent.objects.get().served_model_id) == (Run.State.SUCCEEDED, HAIKU)
+        event = AuditEvent.objects.get(action="catalog_entry.blocked")
+        assert (event.object_id, event.detail["answeredBy"], event.detail["row"]) == (NEWEST, HAIKU, HAIKU)
+        assert (refused.status_code, refused.json()["code"]) == (403, "MODEL_NOT_ALLOWED_BY_POLICY")
+        assert len([call for call in simulator.requests() if call["path"] == "/v1/messages"]) == 1
+        policies.set_policy(ada_access, matrix={})
+        assert api.post("/api/v1/runs", body).status_code == 202
+
+    def test_that_an_allowed_model_answers_for_is_not_recorded(
+        self, api: APIClient, connect: Any, make_profile: Any, work: Any, ada_access: Access, simulator: Any
+    ) -> None:
+        connect()
+        make_profile(model_id=NEWEST)
+        policies.set_policy(ada_access, matrix={OPUS: DENY})
+
+        for _ in range(2):
+            body = {"profileId": "prof_deep", "input": f"[[serve {HAIKU}]] Hi."}
+            assert api.post("/api/v1/runs", body).status_code == 202
+            work()
+
+        assert not Identity.objects.exists()
+
+
+class TestAnAnswerThatReportsNoUsage:
+    @pytest.mark.parametrize("fault", ["nousage", "negativeusage", "truncate after=5", "cut after=5"])
+    def test_still_tells_which_model_it_is(
+        self, api: APIClient, own: str, work: Any, ada_access: Access, fault: str
+    ) -> None:
+        policies.set_policy(ada_access, matrix={HAIKU: DENY})
+        body = {"profileId": "prof_deep", "input": f"Hi. [[reply 90 words]] [[fault:{fault} times=9]]"}
+        assert api.post("/api/v1/runs", body).status_code == 202
+
+        work()
+
+        assert AuditEvent.objects.filter(action="catalog_entry.blocked").exists()
+        assert dispatch(api).json()["code"] == "MODEL_NOT_ALLOWED_BY_POLICY"
 
 
 # Which names mean which model, as the provider has it. The catalog knows all but those in UNKNOWN.

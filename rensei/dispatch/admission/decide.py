@@ -178,10 +178,16 @@ def _require_not_paused(mode: AuthMode, found: DispatchContext, at_most: int | N
 def _uses(found: DispatchContext, mode: AuthMode) -> dict[str, Any]:
     """What the kill switches compare."""
     served = found.served(mode)
+    answered_by = found.answered_by.get(served.pk, ()) if served else ()
     return {
         "org_id": found.org.id,
         "provider": found.profile.provider,
-        "model_ids": {found.profile.model_id, found.requested.model_id, *({served.model_id} if served else ())},
+        "model_ids": {
+            found.profile.model_id,
+            found.requested.model_id,
+            *({served.model_id} if served else ()),
+            *(entry.model_id for entry in answered_by),
+        },
         "mode": mode,
         "integration_id": MODES[mode].credential_id(found),
     }

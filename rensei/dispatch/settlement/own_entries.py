@@ -1,5 +1,5 @@
 """
-Catalog entries of organizations: apply policies to the models that actually answer requests for them.
+Apply policies and kill switches to the models that actually answer requests for catalog entries.
 
 An answer is settled under the model that made it. If a policy denies that model, the next call is refused.
 """
@@ -13,6 +13,7 @@ from rensei.audit.record import record_system
 from rensei.core.auth_modes import AuthMode
 from rensei.dispatch.context import offered_model
 from rensei.dispatch.models import Run
+from rensei.orgs import kill_switches
 from rensei.policies import services as policies
 from rensei.policies.documents import as_policies
 from rensei.policies.resolver import Denial, ModelNotAllowedByPolicy, find_denial
@@ -25,30 +26,43 @@ def note_answers(answers: Iterable[tuple[Run, str]]) -> None:
     If a model answers under its own id, nothing is read.
     """
     by_run = {run.id: (run, name) for run, name in answers if name not in {"", run.served_model_id}}
-    noted = identities.note(
-        [
-            Answered(org=run.org, provider=run.provider, model_id=run.served_model_id, name=name, run_id=run.id)
-            for run, name in by_run.values()
-        ]
-    )
-    for answer, entry in noted:
+    answered = [
+        Answered(org=run.org, provider=run.provider, model_id=run.served_model_id, name=name, run_id=run.id)
+        for run, name in by_run.values()
+    ]
+    for answer, entry, is_own in identities.answerers(answered):
         run, _ = by_run[answer.run_id]
-        _record(run, entry, _denial(run, [entry]))
+        # Models that a request names have been judged, so this is none of them, or a policy denies it since.
+        denial = _denial(run, [entry])
+        if (is_own or denial is not None) and identities.note(answer, entry):
+            _record(run, entry, denial)
 
 
 def require_allowed(run: Run, entry: CatalogEntry) -> None:
     """
-    Check the policies again before the call: answers to other runs may have shown which model the entry really calls.
+    Check the policies and the kill switches again before the call: answers to other runs may have shown which model an
+    own entry really calls, and its name may have become a name of another entry.
 
-    :raises ModelNotAllowedByPolicy: if a policy denies a model that has answered requests for the entry
+    :raises ModelNotAllowedByPolicy: if a policy denies a model that the name means now, or that has answered for it
+    :raises PausedByOperator: if an operator has paused it
     """
-    answered_by = identities.answered_by([entry]).get(entry.pk)
-    denial = _denial(run, answered_by) if answered_by else None
-    if denial is not None:
-        reason = (
-            f"'{entry.model_id}' has been answered by '{denial.model_id}', and {denial.of(AuthMode(run.auth_mode))}"
-        )
+    answered_by = identities.answered_by([entry]).get(entry.pk, [])
+    is_renamed = entry.model_id != run.served_model_id
+    really_called = [entry, *answered_by] if is_renamed else answered_by
+    if not really_called:
+        return
+    if denial := _denial(run, really_called):
+        is_entry = is_renamed and denial.model_id == entry.model_id
+        what = "is a name of" if is_entry else "has been answered by"
+        reason = f"'{run.served_model_id}' {what} '{denial.model_id}', and {denial.of(AuthMode(run.auth_mode))}"
         raise ModelNotAllowedByPolicy(reasons=reason)
+    kill_switches.stopped_for(run.org).require_running(
+        org_id=run.org_id,
+        provider=run.provider,
+        model_ids={each.model_id for each in really_called},
+        mode=run.auth_mode,
+        integration_id=run.credential_id,
+    )
 
 
 def _denial(run: Run, entries: Iterable[CatalogEntry]) -> Denial | None:
