@@ -10,7 +10,7 @@ from integrations.providers.base import ProviderFailure
 
 USAGE = {"input_tokens": 11, "output_tokens": 1}
 EVENTS: list[dict[str, Any]] = [
-    {"type": "message_start", "message": {"usage": USAGE}},
+    {"type": "message_start", "message": {"model": "m", "usage": USAGE}},
     {"type": "ping"},
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word " * 40}},

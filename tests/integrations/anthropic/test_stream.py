@@ -13,7 +13,7 @@ from integrations.providers.anthropic import ADAPTER
 from integrations.providers.anthropic.messages import ContextWindowExceeded
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import Answer, ProviderFailure, StreamEvent, TextDelta, UsageReport
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, total
 from tests.integrations.anthropic.conftest import make_entry, make_request
 from tests.waiting import wait_until
 
@@ -126,7 +126,7 @@ class TestAnswer:
         reply.take({"type": "message_start", "message": {"usage": {"input_tokens": 100, "output_tokens": 1}}})
         reply.take({"type": "message_delta", "delta": {"stop_reason": "refusal"}, "usage": {"output_tokens": 1}})
 
-        assert reply.usage() == Usage()
+        assert total(reply.parts()) == Usage()
 
 
 class TestRequest:
