@@ -22,6 +22,7 @@ from django.db import connection
 from django.db.models import BigIntegerField, F, Value
 from django.db.models.functions import Cast, Coalesce
 
+from rensei.core import jobs
 from rensei.core.errors import RenseiError, Said
 from rensei.core.limits import MIB
 from rensei.core.transactions import assert_open, durable, snapshot
@@ -137,15 +138,19 @@ def reconcile(sources: Iterable[Sums]) -> dict[str, tuple[int, int]]:
                 before = stored.get(org_id, (0, 0))
                 stored[org_id] = before[0] + used, before[1] + held
     differences = {}
-    for org_id in sorted(counted.keys() | stored.keys()):
+
+    def correct(org_id: str) -> None:
         is_now, was = stored.get(org_id, (0, 0)), counted.get(org_id, (0, 0))
-        if is_now != was:
-            differences[org_id] = is_now[0] - was[0], is_now[1] - was[1]
-    for org_id, (used, held) in differences.items():
+        if is_now == was:
+            return
+        used, held = is_now[0] - was[0], is_now[1] - was[1]
         logger.warning("stored_bytes_differ", org_id=org_id, used=used, held=held)
         note_unknown("stored_bytes", org_id)
-    with durable():
-        change(differences)
+        with durable():
+            change({org_id: (used, held)})
+        differences[org_id] = used, held
+
+    jobs.for_each(sorted(counted.keys() | stored.keys()), correct, job="count-stored-bytes")
     return differences
 
 

@@ -11,6 +11,7 @@ from django.db import connection
 from billing.integrity import seals
 from billing.models import CostEvent, LedgerSeal, LineToSeal
 from integrations.models import Integration
+from rensei import worker
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.unknown import note_unknown, take_counts
@@ -22,6 +23,7 @@ from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import audit
 from rensei.orgs.access import Access
+from rensei.orgs.models import Org, StoredBytes, User
 from tests.billing.ledger_triggers import triggers_lifted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -191,3 +193,20 @@ class TestTheAudit:
         kinds = {each["kind"] for each in result.first_differences}
         assert not result.ok
         assert {"stored-type", "unreadable"} <= kinds
+
+
+class TestTheCountOfStoredBytes:
+    @pytest.mark.skipif(connection.vendor == "postgresql", reason="A column of whole numbers takes nothing else there.")
+    def test_passes_over_an_organization_whose_count_cannot_be_read(
+        self, passed_over: Counter[tuple[str, str]], dispatch: Callable[[], Run], ada_access: Access, eve: User
+    ) -> None:
+        dispatch()
+        bad, good = ada_access.org, Org.objects.get(slug="evil")
+        StoredBytes.objects.update_or_create(org=good, defaults={"used": 7})
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE orgs_storedbytes SET used = 'many' WHERE org_id = %s", [bad.pk])
+
+        assert good.pk in worker.count_stored_bytes()
+
+        assert passed_over["failed_row", f"count-stored-bytes {bad.pk}"] == 1
+        assert StoredBytes.objects.get(org=good).used == 0
