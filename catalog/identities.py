@@ -32,7 +32,8 @@ def answered_by(entries: Iterable[CatalogEntry], *, org: Org | None = None) -> d
 
     :param org: the organization whose calls to platform entries are included; None: only own entries are looked up
     """
-    looked_up = {entry: entry.org_id or org.pk for entry in entries if entry.org_id or org}
+    caller = org.pk if org is not None else None
+    looked_up = {entry: org_id for entry in entries if (org_id := entry.org_id or caller)}
     if not looked_up:
         return {}
     rows = Identity.objects.filter(
