@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from catalog.pricing import UnitPrices
+from catalog.services import ModelNotInCatalog
 from integrations.providers.base import Credential
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, RenseiError
+from rensei.core.unknown import note_unknown
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import admit, decide
 from rensei.dispatch.admission.decide import DispatchDecision, ProfileRequired
@@ -76,6 +78,9 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
     """
     try:
         return _load(access, model, turned_to=turned_to, mode=mode)
+    except ModelNotInCatalog as refusal:
+        note_unknown("model", turned_to or model)
+        return refusal
     except RenseiError as refusal:
         return refusal
 
@@ -113,7 +118,9 @@ def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: b
 
 def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:
     began = time.monotonic()
-    profile = _profile(access, model)
+    profile = copy.copy(_profile(access, model))
+    # A body has its own, so that of the profile is no part of the decision.
+    profile.max_tokens = None
     if mode is not None:
         profile = _turned(profile, turned_to)
         profile.auth_modes = [mode.value]

@@ -9,7 +9,11 @@ from anthropic.types import ModelInfo
 
 from billing.models import CostEvent
 from catalog.models import CatalogEntry
+from catalog.services import ModelNotInCatalog
+from rensei.core.auth_modes import AuthMode
+from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Run
+from rensei.gateway import routing
 from rensei.orgs.models import User
 from rensei.policies import services as policies
 from tests.gateway.line import MODEL, message, settled
@@ -48,6 +52,29 @@ class TestACall:
             "claude-opus-4-1-20250805",
             MODEL,
         )
+
+    def test_that_the_catalog_does_not_have_is_counted(self, byok: Any, token_access: Any) -> None:
+        take_counts()
+
+        found = [
+            routing.load(token_access, "made-up-9"),
+            routing.load(token_access, MODEL, turned_to="made-up-8", mode=AuthMode.BYOK),
+        ]
+
+        assert all(isinstance(each, ModelNotInCatalog) for each in found)
+        assert take_counts() == {("model", "made-up-9"): 1, ("model", "made-up-8"): 1}
+
+    def test_of_a_profile_with_a_higher_limit_than_its_model_is_made(
+        self, ask: Any, byok: Any, make_profile: Any
+    ) -> None:
+        make_profile(name="talker", model_id=MODEL, max_tokens=100_000)
+        CatalogEntry.objects.filter(model_id=MODEL).update(max_output_tokens=50_000)
+
+        answer = ask({**message(), "model": "prof_talker"})
+
+        assert answer.status == 200, answer.body
+        settled()
+        assert Run.objects.get().max_tokens == 1000
 
     def test_for_the_large_window_is_made_where_the_model_has_it(self, ask: Any, byok: Any) -> None:
         assert ask(message(model=f"{MODEL}[1m]")).status == 200
