@@ -25,6 +25,8 @@ CLASSES = {
     "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
     "web_search_requests": "web_search_requests",
 }
+CLASSES_OF_A_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+ALL_CLASSES = (*CLASSES_OF_A_PROMPT, "output_tokens")
 FACTORS = {
     "inference_geo": {"us": Fraction(11, 10), "global": Fraction(1), "mars": Fraction(11, 10)},
     "speed": {"fast": Fraction(2), "standard": Fraction(1), "warp": Fraction(2)},
@@ -306,7 +308,26 @@ class TestKnownFields:
         assert kinds == usage_module._INSIDE | usage_module._BESIDE
 
 
+absurd = st.sampled_from([-1, 2**62, "many", 1.5, True, [5]])
+
+
 class TestAbsurdFigures:
+    @settings(max_examples=500, deadline=None)
+    @given(believed=some(dict.fromkeys(CLASSES_OF_A_PROMPT, counts)), name=st.sampled_from(ALL_CLASSES), wrong=absurd)
+    def test_leave_the_other_counts_as_they_are_and_no_prompt_below_the_estimate(
+        self, believed: dict[str, int], name: str, wrong: Any
+    ) -> None:
+        believed = {"output_tokens": 40, **believed}
+
+        (part,) = read({}, [{**believed, name: wrong}])
+
+        told = {each: count for each, count in believed.items() if each != name}
+        prompt = sum(told.get(each, 0) for each in CLASSES_OF_A_PROMPT)
+        assert part.estimated
+        assert part.usage.prompt_tokens == max(7, prompt)
+        assert part.usage.output_tokens == told.get("output_tokens", 0)
+        assert part.usage.cache_read_tokens == told.get("cache_read_input_tokens", 0)
+
     def test_of_an_iteration_leave_the_answers_own_as_they_are(self) -> None:
         iteration = {"type": "advisor_message", "model": "m", "input_tokens": 2**62, "output_tokens": -1}
 
