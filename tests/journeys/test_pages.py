@@ -258,7 +258,7 @@ class TestTheTable:
         shown = {re.sub(r"<[^>]+>", "*", f"/{route}").replace("/o/*/", "/o/acme/") for route in routes.pages()}
         verbs = (
             "delete|remove|revoke|rename|switch|default|cancel|again|start|test|message|role|resend|retry/\\*"
-            "|newer|selected|palette|views"
+            "|newer|selected|palette|views|destroy-keys"
         )
         asking = re.compile(rf".*/({verbs})|.*csv")
 
