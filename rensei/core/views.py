@@ -3,8 +3,10 @@
 import difflib
 from collections.abc import Collection
 from itertools import islice
+from threading import Lock
 from typing import Any, ClassVar
 
+from django.http import HttpResponse
 from drf_spectacular.views import SpectacularJSONAPIView
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -32,6 +34,8 @@ ELSEWHERE = {
     "until": ("to", "createdBefore"),
     "end": ("to", "createdBefore"),
 }
+_generating = Lock()
+_generated: list[str | bytes] = []
 # A longer name is not compared with those that are known.
 COMPARED_LENGTH_MAX = 40
 
@@ -66,6 +70,14 @@ class Document(Endpoint, SpectacularJSONAPIView):
     """The OpenAPI document. It is public, and the same for all callers: it describes the API, and contains no data."""
 
     authentication_classes = ()
+
+    def _get_schema_response(self, request: Request) -> HttpResponse:
+        """Generate it once in a process: it takes more than a second of CPU, and needs no login."""
+        with _generating:
+            if not _generated:
+                answer = super()._get_schema_response(request)  # type: ignore[no-untyped-call]
+                _generated.append(self.renderer_classes[0]().render(answer.data))
+        return HttpResponse(_generated[0], content_type=self.renderer_classes[0].media_type)
 
 
 def _require_known(request: Request, known: Collection[str]) -> None:

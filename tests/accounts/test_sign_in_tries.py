@@ -10,8 +10,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from rensei.accounts import sign_in_tries
+from rensei.accounts.models import Invitation
 from rensei.accounts.throttling import SignInThrottle
 from rensei.core.later import later
+from rensei.orgs.models import Membership, User
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong horse battery"
@@ -162,6 +164,15 @@ class TestThePerson:
         assert len(mail.outbox) == sign_in_tries.RESET_MAILS_MAX
 
 
+def test_of_a_reset_page_are_those_of_a_whole_network(acme):
+    asked = [
+        browser(f"2001:db8::{place:x}").post("/accounts/password/reset/", {"email": UNKNOWN}).status_code
+        for place in range(1, 22)
+    ]
+
+    assert asked == [302] * 20 + [429]
+
+
 class Counting(MD5PasswordHasher):
     """The hasher of the tests, which counts."""
 
@@ -216,6 +227,23 @@ class TestEqualWork:
         for email in people:
             assert found[email] == found[UNKNOWN], email
         assert mail.outbox == []
+
+    def test_invites_no_account_as_it_invites_one(self, people):
+        # Who is a member already is known to the organization.
+        Membership.objects.exclude(user__email=people[0]).delete()
+        owner = browser()
+        owner.force_login(User.objects.get(email=people[0]))
+
+        def invite(email):
+            return work(lambda: owner.post("/o/acme/settings/members", {"email": email, "role": "member"}))
+
+        invite("first@acme.test")
+        found = {email: invite(email) for email in [*people[1:], UNKNOWN]}
+
+        assert found[UNKNOWN][:2] == (302, 0)
+        assert Invitation.objects.count() == 1 + len(found)
+        for email in people[1:]:
+            assert found[email] == found[UNKNOWN], email
 
     def test_refuses_further_tries_alike(self, people):
         found = {}

@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
 
+from rensei.core import views
 from rensei.core.api import PROBLEM, CamelSerializer
 from rensei.core.schema import EXAMPLES_FILE
 from rensei.orgs.models import Org, User
@@ -21,6 +22,26 @@ from tests.examples import SECRETS
 @pytest.fixture(scope="module")
 def document() -> Any:
     return answers.document()
+
+
+@pytest.mark.django_db
+def test_is_generated_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    generate = views.Document.generator_class.get_schema
+    monkeypatch.setattr(views, "_generated", [])
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(args)
+        return generate(*args, **options)
+
+    monkeypatch.setattr(views.Document.generator_class, "get_schema", counted)
+
+    received = [APIClient().get("/api/v1/schema") for _ in range(3)]
+
+    assert len(made) == 1
+    assert received[0].status_code == 200
+    assert received[0].json()["openapi"] == "3.1.0"
+    assert len({answer.content for answer in received}) == 1
 
 
 def operations(document: Any) -> Iterator[tuple[str, str, Any]]:

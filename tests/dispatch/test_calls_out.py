@@ -62,6 +62,7 @@ CALL_SITES = {
     "integrations/outbound/http.py",
     "integrations/vault/key_services/rest.py",  # tests/integrations/vault/key_services, behind the circuit
     "integrations/providers/anthropic/relay.py",  # on the event loop, whose thread can hold no connection
+    "integrations/providers/anthropic/resolving.py",  # through outbound.py, in threads that read no database
     "rensei/core/mails.py",
     "rensei/dispatch/queue/broker.py",
     "rensei/accounts/single_sign_on.py",

@@ -77,6 +77,14 @@ class TestWhatIsNoAnswer:
 
 
 class TestItsHeaders:
+    @pytest.mark.parametrize("word", ["two-types", "two-types-400"])
+    def test_have_the_content_type_that_was_checked_and_no_second_one(self, call: Any, word: str) -> None:
+        answer = call(word)
+
+        assert answer.status == HOSTILE[word].status
+        assert answer.body == HOSTILE[word].body
+        assert answer.headers["content-type"] == "application/json"
+
     @pytest.mark.parametrize("word", ["smuggled", "smuggled-400"])
     def test_are_those_of_a_provider_and_no_others(self, call: Any, word: str) -> None:
         answer = call(word)

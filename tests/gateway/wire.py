@@ -56,6 +56,8 @@ class Hostile:
     status: int
     headers: dict[str, str]
     body: bytes = b""
+    # Headers that come beside others of the same name.
+    repeated: tuple[tuple[str, str], ...] = ()
 
 
 _ELSEWHERE = {"location": "https://attacker.example/v1/messages", "content-type": "application/json"}
@@ -98,6 +100,18 @@ HOSTILE = {
     "page-429": Hostile(status=429, headers={"content-type": "text/html", "retry-after": "7"}, body=_PAGE),
     "sign-in": Hostile(
         status=407, headers={"content-type": "application/json", "proxy-authenticate": "Basic"}, body=b"{}"
+    ),
+    "two-types": Hostile(
+        status=200,
+        headers={"content-type": "application/json"},
+        body=_MESSAGE,
+        repeated=(("content-type", "text/html"),),
+    ),
+    "two-types-400": Hostile(
+        status=400,
+        headers={"content-type": "application/json"},
+        body=b'{"type": "error", "error": {"type": "invalid_request_error", "message": "No."}}',
+        repeated=(("content-type", "text/html"),),
     ),
     "smuggled": Hostile(status=200, headers=_SMUGGLED, body=_MESSAGE),
     "smuggled-400": Hostile(
@@ -187,7 +201,7 @@ def _pass(handler: BaseHTTPRequestHandler, wire: Wire) -> None:
 def _answer(handler: BaseHTTPRequestHandler, passed: Passed, answer: Hostile) -> None:
     passed.status, passed.answer = answer.status, bytearray(answer.body)
     handler.send_response_only(answer.status)
-    for name, value in answer.headers.items():
+    for name, value in [*answer.headers.items(), *answer.repeated]:
         handler.send_header(name, value)
     handler.send_header("content-length", str(len(answer.body)))
     handler.end_headers()

@@ -5,19 +5,17 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 """
 
 import asyncio
-import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakValueDictionary
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
 from yarl import URL
 
 from integrations.outbound import http as outbound
-from integrations.outbound.destinations import BaseUrlRefused, Destination, parse_url
+from integrations.outbound.destinations import BaseUrlRefused, parse_url
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import (
     API_VERSION,
@@ -36,6 +34,7 @@ from integrations.providers.anthropic.errors import (
 from integrations.providers.anthropic.events import EventReader
 from integrations.providers.anthropic.federation import tokens
 from integrations.providers.anthropic.reply import Reply
+from integrations.providers.anthropic.resolving import CheckedResolver
 from integrations.providers.base import Answer, Credential, ProviderFailure
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
@@ -157,7 +156,7 @@ class Relay:
                 _forget(self._sessions.pop(next(iter(self._sessions))))
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    resolver=_CheckedResolver(destination),
+                    resolver=CheckedResolver(destination, org="" if shared else credential.org_slug),
                     limit=_CONNECTIONS_MAX,
                     ssl=outbound.ssl_context(),
                     keepalive_timeout=30,
@@ -269,13 +268,25 @@ def outgoing_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> list[tuple[bytes, bytes]]:
-    """Select the answer's headers that are returned to the caller, and add those that every answer has."""
-    return [
-        (lower, value)
-        for name, value in answer.raw_headers
-        if ((lower := name.lower()) in _PASSED or lower.startswith(_PASSED_PREFIX))
-        and not (platform_key and lower.startswith(_OF_THE_ACCOUNT))
-    ] + _OWN
+    """
+    Select the answer's headers that are returned to the caller, and add those that every answer has.
+
+    Of several content types only the first is returned, which is the one that was checked.
+    """
+    passed = []
+    has_type = False
+    for name, value in answer.raw_headers:
+        lower = name.lower()
+        if lower not in _PASSED and not lower.startswith(_PASSED_PREFIX):
+            continue
+        if platform_key and lower.startswith(_OF_THE_ACCOUNT):
+            continue
+        if lower == b"content-type":
+            if has_type:
+                continue
+            has_type = True
+        passed.append((lower, value))
+    return passed + _OWN
 
 
 def is_answer(answer: aiohttp.ClientResponse) -> bool:
@@ -338,35 +349,6 @@ def _decoded(answer: aiohttp.ClientResponse, body: bytes) -> bytes:
 
 def request_id(answer: aiohttp.ClientResponse) -> str:
     return request_id_of(answer.headers)
-
-
-class _CheckedResolver(AbstractResolver):
-    """Returns the addresses of one host, all of which may be called, so that no connection goes elsewhere."""
-
-    def __init__(self, destination: Destination) -> None:
-        self._destination = destination
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        if host != self._destination.host:
-            raise outbound.AddressRefused("This client calls one host only.")
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, outbound.checked_addresses, self._destination)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in found
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to close."""
 
 
 def _is_number(host: str) -> bool:

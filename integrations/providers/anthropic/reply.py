@@ -37,7 +37,7 @@ class Reply:
         self._keeps_content = keeps_content
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json_parts: dict[int, list[str]] = {}
-        self._text_parts: dict[tuple[int, str], list[str]] = {}
+        self._text_parts: dict[int, dict[str, list[str]]] = {}
         self._usage = UsageReader()
 
     def take(self, event: dict[str, Any]) -> str:
@@ -83,9 +83,8 @@ class Reply:
         blocks = []
         for index in sorted(self._blocks):
             block = dict(self._blocks[index])
-            for (owner, name), parts in self._text_parts.items():
-                if owner == index:
-                    block[name] = str(block.get(name) or "") + "".join(parts)
+            for name, parts in self._text_parts.get(index, {}).items():
+                block[name] = str(block.get(name) or "") + "".join(parts)
             if index in self._json_parts:
                 block["input"] = _parse_input("".join(self._json_parts[index]), otherwise=block.get("input"))
             blocks.append(block)
@@ -136,7 +135,7 @@ class Reply:
             self._blocks[index].setdefault("citations", []).append(delta.get("citation"))
         elif isinstance(kind, str) and kind in _TEXT_PARTS:
             part = str(delta.get(_TEXT_PARTS[kind]) or "")
-            self._text_parts.setdefault((index, _TEXT_PARTS[kind]), []).append(part)
+            self._text_parts.setdefault(index, {}).setdefault(_TEXT_PARTS[kind], []).append(part)
             return part if kind == "text_delta" else ""
         return ""
 

@@ -30,12 +30,17 @@ class ProviderCall:
         self.run = run
         self.live = live
         self.attempt = attempt
-        self.text = ""
         self.usage: Usage | None = None
         self.parts: tuple[UsagePart, ...] = ()
         self.request_id = ""
+        self._texts: list[str] = []
         self._pending = ""
         self._flushed_at = time.monotonic()
+
+    @property
+    def text(self) -> str:
+        """The output so far. It is joined when it is read: added to one text, each piece would copy all before it."""
+        return "".join(self._texts)
 
     def follow(self, stream: ProviderStream) -> Answer | None:
         """
@@ -61,7 +66,7 @@ class ProviderCall:
 
     def _take(self, event: StreamEvent | None) -> None:
         if isinstance(event, TextDelta):
-            self.text += event.text
+            self._texts.append(event.text)
             self._pending += event.text
         elif isinstance(event, UsageReport):
             if self.usage is None:
