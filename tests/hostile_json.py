@@ -2,14 +2,6 @@
 
 import random
 from collections.abc import Callable
-from contextlib import suppress
-
-from rensei.core.errors import FieldError
-from rensei.core.json_body import read_json
-from rensei.core.texts import read_storable
-from rensei.gateway.body import Body
-from rensei.workflows.documents import read_document
-from rensei.workflows.reading import WorkflowInvalid
 
 # `#` stands for a number that is another one in each repetition, and `%` for one of eight.
 _FRAGMENTS = (
@@ -70,32 +62,4 @@ WORST: dict[str, Callable[[int], bytes]] = {
     "brackets": lambda size: b"[" * size,
     "half characters": lambda size: b'"' + b"\\ud800" * (size // 6) + b'"',
     "escaped colons": lambda size: _repeated(b'{"\\u003a":0}', size),
-}
-
-
-def at_the_gateway(body: bytes) -> None:
-    with suppress(FieldError):
-        Body.read(body).with_values(model="another", added=[1])
-
-
-def at_rest(body: bytes) -> None:
-    with suppress(FieldError):
-        read_json(body)
-
-
-def from_a_provider(body: bytes) -> None:
-    with suppress(ValueError, RecursionError):
-        read_storable(body)
-
-
-def as_a_workflow(body: bytes) -> None:
-    with suppress(WorkflowInvalid):
-        read_document(body.decode())
-
-
-READERS: dict[str, Callable[[bytes], None]] = {
-    "gateway": at_the_gateway,
-    "REST": at_rest,
-    "provider": from_a_provider,
-    "workflow": as_a_workflow,
 }

@@ -12,7 +12,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
 from tests.attacks import resident_peak  # noqa: E402
-from tests.hostile_json import READERS, WORST, hostile_body  # noqa: E402
+from tests.core.json_readers import READERS  # noqa: E402
+from tests.hostile_json import WORST, hostile_body  # noqa: E402
 
 
 def main() -> None:

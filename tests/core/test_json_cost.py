@@ -15,7 +15,8 @@ from rensei.workflows.documents import read_document
 from rensei.workflows.reading import BYTES_MAX, WorkflowInvalid
 from tests.architecture.modules import ROOT
 from tests.attacks import cpu_seconds, grows_linearly, peak_bytes, sized
-from tests.hostile_json import READERS, WORST, hostile_body
+from tests.core.json_readers import READERS
+from tests.hostile_json import WORST, hostile_body
 
 pytestmark = pytest.mark.attack
 MEGABYTE = 1024 * 1024
