@@ -129,11 +129,12 @@ $(CLIENTS)/schema/.installed: tests/core/clients/package.json tests/core/clients
 	$(call install_from_npm,ci,$(CLIENTS)/schema,$^)
 	@touch $@
 
-$(CLIENTS)/schema-python/.installed: tests/core/clients/schema-python.txt
+$(CLIENTS)/schema-python/.installed: tests/core/clients/schema-python.txt | $(INSTALLED_DEV)
 	$(call install_from_pypi,$(CLIENTS)/schema-python,$<)
 	@touch $@
 
-$(CLIENTS)/%/.installed: tests/gateway/clients/%.txt
+# With the Python of .venv, which has to be there, however many jobs run at the same time.
+$(CLIENTS)/%/.installed: tests/gateway/clients/%.txt | $(INSTALLED_DEV)
 	$(call install_from_pypi,$(CLIENTS)/$*,$<)
 	@touch $@
 
