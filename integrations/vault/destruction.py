@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import F
+
 from integrations.models import DataKey, Integration
 from rensei.audit.record import record, record_system
 from rensei.core.clock import database_now
@@ -70,7 +72,10 @@ def destroy_keys(
         }
         receipt["signature"] = sign(receipt)
         DataKey.objects.filter(pk__in=[key.pk for key in keys]).delete()
-        integrations.update(status=Integration.Status.FAILING, last_error=DESTROYED)
+        # The version changes, so that what has read the key before cannot seal it again.
+        integrations.update(
+            status=Integration.Status.FAILING, last_error=DESTROYED, secret_version=F("secret_version") + 1
+        )
         if access is not None:
             record(access, ACTION, object_id=org.pk, **receipt)
         else:

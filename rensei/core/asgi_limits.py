@@ -7,6 +7,7 @@ Views set the finer limits. The server bounds what precedes a body, and the time
 import asyncio
 import json
 import resource
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -14,13 +15,22 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 
-from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, PROBLEM, RequestTooLarge, problem_body
-from rensei.core.errors import RenseiError, Said
+from rensei.core.api import (
+    ANONYMOUS_BODY_LIMIT,
+    DEFAULT_BODY_LIMIT,
+    LARGE_BODY_LIMIT,
+    PROBLEM,
+    RequestTooLarge,
+    problem_body,
+)
+from rensei.core.errors import RateLimited, RenseiError, Said
 from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
+from rensei.core.networks import counted_address
+from rensei.core.proxies import address_behind_proxies
 
-BODY_LIMIT = LARGE_BODY_LIMIT + 1024 * 1024
+_MIB = 1024 * 1024
 BODY_SECONDS = limit(
     30,
     "seconds, and one more for every 4 KiB that have come",
@@ -28,6 +38,18 @@ BODY_SECONDS = limit(
     told="the caller: 408 `REQUEST_TOO_SLOW`, and the connection is closed",
 )
 BODY_BYTES_PER_SECOND = 4 * 1024
+BODIES_OF_ADDRESS = limit(
+    256,
+    "MiB",
+    what="Bodies of the requests under way to REST and pages, together, each address (IPv6: /64) and process",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`, and the connection is closed",
+)
+BODIES = limit(
+    1024,
+    "MiB",
+    what="Bodies of the requests under way to REST and pages, together, each process",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`, and the connection is closed",
+)
 HEADER_SECONDS = limit(
     30,
     "seconds",
@@ -51,6 +73,7 @@ SERVER_OPTIONS = (
 # A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 _CREDENTIALS = (b"authorization", b"x-api-key")
+FORWARDED = b"x-forwarded-for"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -76,39 +99,75 @@ class BodyTooSlow(RenseiError):
     retryable = True
 
 
-class _BodyTooLarge(Exception):
+class _Refused(Exception):
     """Aborts the application, which otherwise reads the whole body before it answers."""
+
+    def __init__(self, refusal: RenseiError) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+class _Bodies:
+    """The bytes of the bodies that are being received or used, by the network of their senders."""
+
+    def __init__(self) -> None:
+        self._of: Counter[str] = Counter()
+        self._total = 0
+
+    def take(self, sender: str, size: int) -> bool:
+        """Count bytes, unless the sender or all senders together have too many under way."""
+        if self._of[sender] + size > BODIES_OF_ADDRESS * _MIB or self._total + size > BODIES * _MIB:
+            return False
+        self._of[sender] += size
+        self._total += size
+        return True
+
+    def leave(self, sender: str, size: int) -> None:
+        self._total -= size
+        self._of[sender] -= size
+        if not self._of[sender]:
+            del self._of[sender]
 
 
 def limit_bodies(application: Application) -> Application:
     """
-    Wrap an ASGI application so that it never receives more than `BODY_LIMIT` bytes, announced or not.
+    Wrap an ASGI application so that it never receives more bytes than its view takes, announced or not.
 
-    Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`.
+    Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`. Credentials are checked when
+    the body is there, so what all bodies of one address take together is limited too.
     """
+    bodies = _Bodies()
 
     async def limited(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
-        most = _most_bytes(scope)
+        allowed = _allowed_bytes(scope)
+        # Views refuse what is a little too large themselves.
+        most = allowed if allowed == ANONYMOUS_BODY_LIMIT else allowed + _MIB
         if _announced(scope) > most:
-            await _refuse(send, RequestTooLarge(limit=min(most, LARGE_BODY_LIMIT)))
+            await _refuse(send, RequestTooLarge(limit=allowed))
             return
+        sender = _sender(scope)
         received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise _BodyTooLarge
+            size = len(message.get("body", b""))
+            if received + size > most:
+                raise _Refused(RequestTooLarge(limit=allowed))
+            if not bodies.take(sender, size):
+                raise _Refused(RateLimited(seconds=1, extra={"retryAfter": 1}))
+            received += size
             return message
 
         try:
             await application(scope, counted, send)
-        except _BodyTooLarge:
-            await _refuse(send, RequestTooLarge(limit=min(most, LARGE_BODY_LIMIT)))
+        except _Refused as refused:
+            await _refuse(send, refused.refusal)
+        finally:
+            bodies.leave(sender, received)
 
     return limited
 
@@ -159,7 +218,7 @@ def pace_bodies(application: Application) -> Application:
     return paced
 
 
-def _most_bytes(scope: MutableMapping[str, Any]) -> int:
+def _allowed_bytes(scope: MutableMapping[str, Any]) -> int:
     """Return how long a body may be, by its sender and its target. The login is checked later."""
     if scope["method"] in {"GET", "HEAD", "OPTIONS"} or not _has_credential(scope):
         return ANONYMOUS_BODY_LIMIT
@@ -168,8 +227,16 @@ def _most_bytes(scope: MutableMapping[str, Any]) -> int:
     except Resolver404:
         return ANONYMOUS_BODY_LIMIT
     rest = getattr(view, "cls", None)
-    needs_login = bool(rest.authentication_classes) if rest else getattr(view, "login_required", True)
-    return BODY_LIMIT if needs_login else ANONYMOUS_BODY_LIMIT
+    if rest is not None:
+        own: int = getattr(rest, "body_limit", DEFAULT_BODY_LIMIT)
+        return own if rest.authentication_classes else ANONYMOUS_BODY_LIMIT
+    return LARGE_BODY_LIMIT if getattr(view, "login_required", True) else ANONYMOUS_BODY_LIMIT
+
+
+def _sender(scope: MutableMapping[str, Any]) -> str:
+    peer = scope.get("client")
+    forwarded = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == FORWARDED), "")
+    return counted_address(address_behind_proxies((peer[0] or None) if peer else None, forwarded=forwarded))
 
 
 def _has_credential(scope: MutableMapping[str, Any]) -> bool:
@@ -206,6 +273,8 @@ async def _refuse(send: Send, refusal: RenseiError) -> None:
         HEADER: request.id,  # type: ignore[attr-defined]
         **transport_headers(),
     }
+    if "retryAfter" in refusal.extra:
+        headers["Retry-After"] = str(refusal.extra["retryAfter"])
     await send(
         {
             "type": "http.response.start",

@@ -69,7 +69,8 @@ ERROR_WORDS_MAX = 60
 
 # Scripts without spaces are cut into single characters; other text into runs of letters and digits.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+# The ranges of scripts without spaces contain code points that are no letters, or not assigned.
+_WORD = re.compile(f"(?=[^\\W_])[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 _FIND = {
     "postgresql": (
         "SELECT run_id FROM dispatch_searchentry WHERE vector @@ %s::tsquery "

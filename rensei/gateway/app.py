@@ -107,6 +107,8 @@ class Gateway:
         try:
             await self._answer(scope, upload, caller)
         except RenseiError as refusal:
+            # A refusal may be cached, and its traceback would keep the body of this request as long.
+            refusal.__traceback__ = None
             await upload.drop_rest()
             await caller.answer(*answers.refusal_answer(refusal, request_id=caller.request_id))
         except DATABASE_FAULTS as fault:
@@ -242,7 +244,7 @@ class Gateway:
                 caller=caller,
             )
             with self._renewal.watching(live), closing(live):
-                await call.carry(self._relay, path=address, headers=relay.outgoing_headers(headers))
+                await call.carry(self._relay, path=address, headers=_outgoing_headers(route, headers))
         finally:
             self._live.discard(task)
 
@@ -289,7 +291,7 @@ class Gateway:
         said = b""
         try:
             answer = await self._relay.send(
-                address, credential=credential, headers=relay.outgoing_headers(headers), body=outgoing.raw
+                address, credential=credential, headers=_outgoing_headers(route, headers), body=outgoing.raw
             )
             passed = relay.incoming_headers(answer, platform_key=route.mode in routing.PRICED_MODES)
             if relay.is_answer(answer):
@@ -343,6 +345,10 @@ def with_gateway(
 def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
     peer = scope.get("client")
     return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
+
+
+def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
+    return relay.outgoing_headers(headers, platform_key=route.mode in routing.PRICED_MODES)
 
 
 def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:

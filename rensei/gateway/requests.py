@@ -14,7 +14,7 @@ from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
-from integrations.providers.anthropic.known_headers import LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
+from integrations.providers.anthropic.known_headers import BETAS, LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
 from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
@@ -91,15 +91,32 @@ def _note_unknown(body: Body, route: Route, headers: Mapping[str, str], query: s
     """
     Count what is not known in a request.
 
-    :raises ModelUnpriced: in a platform mode, naming one such part, because it may cost more than is held
+    :raises FieldError: in a platform mode, naming a beta that is not known
+    :raises ModelUnpriced: in a platform mode, naming one other such part, because it may cost more than is held
     """
     unknown = [*body.unknown.names, *unknown_headers(headers, query)]
     for kind, name in unknown:
         note_unknown(kind, name)
-    if unknown and route.mode in PRICED_MODES:
+    if route.mode not in PRICED_MODES:
+        return
+    if betas := sorted(betas_in(headers) - BETAS):
+        # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
+        name = _printable(betas[0])
+        reason = (
+            f"Unexpected value `{name}` for the `anthropic-beta` header. This version of Rensei does not know it, so "
+            f"the platform's keys do not sign it (capability_rejected: beta_header:{name})."
+        )
+        raise FieldError(pointer="/anthropic-beta", reason=reason)
+    # Unknown headers are not forwarded with a platform key, so they cost nothing.
+    unknown = [each for each in unknown if each[0] != "header" or each[1].startswith("anthropic-version")]
+    if unknown:
         _, name = min(unknown)
-        name = name.encode(errors="replace").decode()[:NAME_CHARACTERS_MAX]
+        name = _printable(name)
         raise ModelUnpriced(what=f"'{name}', which this version of Rensei does not know,", mode=route.mode.value)
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="replace").decode()[:NAME_CHARACTERS_MAX]
 
 
 def _max_tokens(values: dict[str, Any]) -> int:

@@ -117,7 +117,7 @@ PLACES: dict[str, Place] = {
 
 
 # Codes that are final as a rule, and that say `retryable` where their cause may pass within seconds.
-PASSING = {"CREDENTIAL_UNREADABLE": BUSY}
+PASSING = {"CREDENTIAL_UNREADABLE": BUSY, "PROVIDER_AUTH_FAILED": BUSY}
 
 
 def place_of(code: str, *, repeats: bool = True, passes: bool = False) -> Place:

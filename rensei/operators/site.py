@@ -21,7 +21,7 @@ JOBS = {
         "BillingSetting",
     ],
     "Models": ["CatalogEntry", "Price", "CatalogSetting"],
-    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck"],
+    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "IssuerKey"],
     "Safety": ["KillSwitch", "AccessPolicy", "AuditEvent", "LedgerAudit", "UnknownName"],
     "Data": ["Run", "StoredBytes"],
 }  # fmt: skip

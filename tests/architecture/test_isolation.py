@@ -26,6 +26,7 @@ from profiles.models import ModelProfile
 from rensei.accounts import invitations
 from rensei.core.clock import database_now
 from rensei.core.models import WindowCount
+from rensei.dispatch import decision_changes
 from rensei.dispatch.models import CapacityPool, Run, SavedView
 from rensei.orgs import services
 from rensei.orgs.models import Host, Membership, OrgScopedQuerySet, Project
@@ -311,8 +312,8 @@ TIMES_OF_USE = {"last_used_at", "last_used_address", "last_login"}
 
 
 def rows_of_everything():
-    """Take a picture of all that organizations own, but for times of use, sessions and the counts of rate limits."""
-    not_owned = {Session._meta.db_table, UserSession._meta.db_table, WindowCount._meta.db_table}
+    """Take a picture of all that organizations own: no times of use, sessions, counts and reported changes."""
+    not_owned = {Session._meta.db_table, UserSession._meta.db_table, WindowCount._meta.db_table, decision_changes.NAME}
     tables = sorted(set(connection.introspection.table_names()) - not_owned)
     picture = {}
     with connection.cursor() as cursor:

@@ -214,7 +214,7 @@ class TestUnpriced:
     def test_is_a_dash_beside_its_token(self, unpriced: None, page: Client) -> None:
         html = page.get("/o/acme/settings/tokens").content.decode()
 
-        assert '—<span class="table__sub">2 runs, 1 without a price</span>' in html
+        assert re.search(r'—<span class="table__sub"><a [^>]+>2 runs</a>, 1 without a price</span>', html)
 
 
 class TestPage:

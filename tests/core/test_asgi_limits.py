@@ -9,12 +9,14 @@ import sys
 import pytest
 
 from rensei.core import asgi_limits
-from rensei.core.api import ANONYMOUS_BODY_LIMIT
-from rensei.core.asgi_limits import BODY_LIMIT, limit_bodies, pace_bodies
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT
+from rensei.core.asgi_limits import limit_bodies, pace_bodies
 from tests.architecture.routes import patterns
 
 LOGIN = (b"authorization", b"Bearer rsk_live_x")
 CHUNK = b"x" * 1024 * 1024
+# Views refuse what is a little too large themselves.
+BODY_LIMIT = LARGE_BODY_LIMIT + len(CHUNK)
 
 
 async def read_everything(scope, receive, send):
@@ -104,8 +106,73 @@ class TestTheLimitWithoutALogin:
 
     @pytest.mark.parametrize("login", [LOGIN, SESSION], ids=["token", "session"])
     def test_is_not_that_of_others(self, login):
-        for path in ("/api/v1/runs", "/api/v1/workflows", "/o/acme/playground"):
+        for path in ("/api/v1/runs", "/o/acme/playground"):
             assert ask(chunks=30, headers=[login], path=path)[0] == 200
+
+    @pytest.mark.parametrize("login", [LOGIN, SESSION], ids=["token", "session"])
+    def test_is_that_of_the_view(self, login):
+        status, _, body, taken = ask(chunks=30, headers=[login], path="/api/v1/profiles")
+
+        assert (status, taken) == (413, 3)
+        assert b"REQUEST_TOO_LARGE" in body
+
+
+class TestAllBodiesOfAnAddress:
+    @pytest.fixture(autouse=True)
+    def _few(self, monkeypatch):
+        monkeypatch.setattr(asgi_limits, "BODIES_OF_ADDRESS", 3)
+        monkeypatch.setattr(asgi_limits, "BODIES", 5)
+
+    def play(self, callers):
+        """Have several send two megabytes each, and wait with the rest; tell the status that each got, and then end."""
+
+        async def story():
+            application = limit_bodies(read_everything)
+            may_end = asyncio.Event()
+            statuses = []
+
+            async def call(address):
+                taken, sent = 0, []
+
+                async def receive():
+                    nonlocal taken
+                    taken += 1
+                    if taken > 2:
+                        await may_end.wait()
+                    return {"type": "http.request", "body": CHUNK if taken <= 2 else b"", "more_body": taken <= 2}
+
+                async def send(message):
+                    sent.append(message)
+
+                to = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": [LOGIN]}
+                await application({**to, "client": (address, 1)}, receive, send)
+                statuses.append((address, sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")))
+
+            tasks = [asyncio.ensure_future(call(address)) for address in callers]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            refused = list(statuses)
+            may_end.set()
+            await asyncio.gather(*tasks)
+            assert [status for _, status, _ in statuses[len(refused) :]] == [200] * (len(callers) - len(refused))
+            # What they held is free again.
+            await call("10.0.0.1")
+            assert statuses[-1][1] == 200
+            return refused
+
+        return asyncio.run(story())
+
+    def test_are_limited_together(self):
+        assert self.play(["10.0.0.1", "10.0.0.1"]) == [("10.0.0.1", 429, b"1")]
+
+    def test_of_one_network_count_as_one(self):
+        assert self.play(["2001:db8::1", "2001:db8::2"]) == [("2001:db8::2", 429, b"1")]
+
+    def test_leave_room_for_others(self):
+        assert self.play(["10.0.0.1", "10.0.0.2"]) == []
+
+    def test_of_all_addresses_are_limited_too(self):
+        assert self.play(["10.0.0.1", "10.0.0.2", "10.0.0.3"]) == [("10.0.0.3", 429, b"1")]
 
 
 class TestPaceBodies:

@@ -15,6 +15,7 @@ from django.db import connections
 from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration, PlatformKey
+from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
 from rensei.gateway import app, short_cache
 from rensei.gateway.short_cache import ShortLivedCache
@@ -43,9 +44,9 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(wait_until, condition, what="the end of a value")
 
 
-async def status_of(gateway: app.Gateway, token: str) -> int:
+async def status_of(gateway: app.Gateway, token: str, model: str = "prof_deep") -> int:
     """Have a prompt counted by a gateway of this process, and tell the status."""
-    body = as_bytes({"model": "prof_deep", "messages": message()["messages"]})
+    body = as_bytes({"model": model, "messages": message()["messages"]})
     headers = {**STANDARD_HEADERS, "host": "localhost", "x-api-key": token}
     said: list[Any] = []
 
@@ -105,6 +106,30 @@ class TestAKey:
         key = platform.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(canary))
 
         self.forgets(token, canary, lambda: PlatformKey.objects.filter(pk=key.pk).delete())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("_interpreter_as_before", "simulator", "catalog")
+def test_a_refusal_that_is_cached_keeps_no_request(
+    ada_access: Access, make_profile: Any, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_profile(is_default=True)
+    monkeypatch.setattr(app, "LOADERS", 1)
+
+    async def play() -> tuple[list[int], list[Any]]:
+        gateway = app.Gateway()
+        try:
+            statuses = [await status_of(gateway, token, model="made-up") for _ in range(2)]
+            kept = [entry.value for entry in gateway._routes._entries.values()]
+        finally:
+            await asyncio.get_running_loop().run_in_executor(gateway._executor, connections.close_all)
+            await gateway.close()
+        return statuses, kept
+
+    statuses, kept = asyncio.run(play())
+
+    assert statuses == [404, 404]
+    assert [isinstance(each, RenseiError) and each.__traceback__ is None for each in kept] == [True]
 
 
 def _then_disconnect(act: Callable[[], object]) -> None:

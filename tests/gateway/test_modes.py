@@ -203,11 +203,10 @@ class TestShared:
     @pytest.mark.parametrize(
         ("headers", "path", "name"),
         [
-            ({"anthropic_beta": "giant-window-2027-01-01"}, "", "anthropic-beta: giant-window-2027-01-01"),
-            ({"anthropic_spend": "more"}, "", "anthropic-spend"),
+            ({"anthropic_version": "2027-01-01"}, "", "anthropic-version: 2027-01-01"),
             ({}, "?beta=true&tier=best", "tier"),
         ],
-        ids=["beta", "header", "query"],
+        ids=["version", "query"],
     )
     @pytest.mark.parametrize("mode", ["shared", "metered"])
     def test_and_metered_refuse_what_is_asked_for_beside_the_body(
@@ -220,6 +219,29 @@ class TestShared:
         assert (answer.status, answer.code) == (403, "MODEL_UNPRICED")
         assert f"'{name}', which this version of Rensei does not know," in answer.json()["error"]["message"]
         assert wire.messages() == []
+
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_name_a_beta_that_a_client_can_leave_out(
+        self, ask: Any, request: Any, wire: Wire, mode: str
+    ) -> None:
+        request.getfixturevalue(mode)
+
+        answer = ask(message(), anthropic_beta="web-fetch-2025-09-10,giant-window-2027-01-01")
+
+        assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert "capability_rejected: beta_header:giant-window-2027-01-01" in answer.json()["error"]["message"]
+        assert wire.messages() == []
+
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_do_not_forward_unknown_headers(self, ask: Any, request: Any, wire: Wire, mode: str) -> None:
+        request.getfixturevalue(mode)
+
+        answer = ask(message(), anthropic_spend="more", anthropic_client_platform="desktop")
+
+        assert answer.status == 200
+        (sent,) = wire.messages()
+        assert "anthropic-spend" not in sent.headers
+        assert sent.headers["anthropic-client-platform"] == "desktop"
 
 
 class TestByok:

@@ -82,7 +82,7 @@ class TestAPerson:
         keys.type("Can you see / and ? and g r?")
         person.sees("Runs as byok")
         keys.press("Control+Enter")
-        person.sees_heading("deep")
+        person.opens_the_run()
         assert Run.objects.count() == 2
 
     def test_closes_the_palette_and_turns_letters_off(self, person: Person, ada: User, asked: Run) -> None:

@@ -233,7 +233,7 @@ class TestAFailure:
         assert ended["state"] == "FAILED"
         assert states(begun) == {"a": "SUCCEEDED", "b": "FAILED", "c": "SKIPPED"}
         assert ended["nodes"]["b"]["error"]["code"] == "NOT_PERMITTED"
-        assert "Whoever started" in ended["nodes"]["b"]["error"]["detail"]
+        assert "The person who started" in ended["nodes"]["b"]["error"]["detail"]
         assert Run.objects.count() == 1
 
     def test_of_a_text_that_grew_too_long_is_a_refusal(

@@ -90,7 +90,9 @@ class AccessTokens:
             if future is None:
                 until, failure = self._failed.get(name, (0.0, None))
                 if failure is not None and now < until:
-                    raise failure
+                    if found is not None and now < found.usable_until:
+                        return found.secret
+                    raise _again(failure, seconds=until - now)
                 future = self._under_way[name] = Future()
         if is_ours:
             self._exchange_into(future, name, credential)
@@ -98,12 +100,12 @@ class AccessTokens:
             leave_database()
         try:
             return future.result().secret
-        except ProviderFailure:
+        except ProviderFailure as failure:
             with self._lock:
                 found = self._tokens.get(name)
             if found is not None and time.monotonic() < found.usable_until:
                 return found.secret
-            raise
+            raise _again(failure, seconds=FAILED_FOR_SECONDS) from None
 
     def forget(self, credential: Credential) -> None:
         """Drop a token that the provider no longer accepts."""
@@ -147,7 +149,20 @@ class AccessTokens:
             self._failed = {each: held for each, held in self._failed.items() if now < held[0]}
             while len(self._failed) >= TOKENS_MAX:
                 del self._failed[next(iter(self._failed))]
-            self._failed[name] = (now + FAILED_FOR_SECONDS, failure)
+            # A copy that is never raised itself, so that it keeps nothing of the caller.
+            self._failed[name] = (now + FAILED_FOR_SECONDS, ProviderFailure(**vars(failure)))
+
+
+def _again(failure: ProviderFailure, *, seconds: float) -> ProviderFailure:
+    """
+    Copy a failure, to be raised to one caller: a traceback would keep that caller's request while the failure is kept.
+
+    :param seconds: the time after which the next exchange is made
+    """
+    copied = ProviderFailure(**vars(failure))
+    if copied.retryable and copied.retry_after_seconds is None:
+        copied.retry_after_seconds = seconds
+    return copied
 
 
 def _name(credential: Credential) -> Hashable:

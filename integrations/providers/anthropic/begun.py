@@ -87,20 +87,20 @@ class Begun:
 
     def take_block(self, block: Mapping[str, Any]) -> None:
         """Count a content block, which in a stream has only begun."""
-        kind = block.get("type")
+        kind, name = (value if isinstance(value := block.get(member), str) else "" for member in ("type", "name"))
         if kind in RESULTS:
             self._result_bytes += _bytes_in(block.get("content"))
             return
         is_known = self._take(block, unknown="answer_block_type")
-        is_tool = kind == "server_tool_use" or (not is_known and str(kind).endswith("tool_use"))
+        is_tool = kind == "server_tool_use" or (not is_known and kind.endswith("tool_use"))
         self.turns += is_tool or kind in _NEXT_TURN
-        self.searches += is_tool and block.get("name") not in FREE_TOOLS
+        self.searches += is_tool and name not in FREE_TOOLS
 
     def _take(self, part: Mapping[str, Any], *, unknown: str) -> bool:
         kind = part.get("type")
         members = _OUTPUT.get(kind) if isinstance(kind, str) else None
         if members is None:
-            note_unknown(unknown, str(kind))
+            note_unknown(unknown, kind if isinstance(kind, str) else "(no name)")
             self._output_bytes += sum(_bytes_in(value) for name, value in part.items() if name != "type")
             return False
         for member in members:

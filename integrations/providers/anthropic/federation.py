@@ -170,6 +170,9 @@ def _token_of(answer: httpx2.Response, *, began: float) -> AccessToken:
 def _never_sent(failure: ProviderFailure) -> ProviderFailure:
     """Mark a failure of the exchange: no model was called, whatever became of the exchange itself."""
     failure.sent = failure.maybe_billed = False
+    if failure.provider_code == "deadline":
+        # The deadline of the exchange is not that of the run.
+        failure.provider_code, failure.retryable = "", True
     return failure
 
 

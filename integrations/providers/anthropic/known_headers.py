@@ -1,7 +1,8 @@
 """
 The headers and betas that are known, with their effect on the cost of a call.
 
-The betas are those of the `anthropic` SDK 2.14.0, and those that Claude Code 2.1.332 sends besides.
+The betas are those of the `anthropic` SDK 2.12.0, and those that Claude Code 2.1.332, LangChain, LiteLLM, pydantic-ai
+and Vercel's SDK add by themselves.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ VERSIONS = frozenset({"2023-01-01", "2023-06-01", "2026-10-21"})
 HEADERS = frozenset(
     {
         "anthropic-beta",
+        "anthropic-client-platform",
+        "anthropic-client-version",
         "anthropic-dangerous-direct-browser-access",
         "anthropic-user-profile-id",
         "anthropic-version",
@@ -38,6 +41,8 @@ BETAS = frozenset(
         "claude-code-20250219",
         "claude-code-side-query-2026-09-29",
         "code-execution-2025-05-22",
+        "code-execution-2025-08-25",
+        "code-execution-web-tools-2026-02-09",
         "compact-2026-01-12",
         "compact-2026-09-04",
         "computer-use-2024-10-22",
@@ -104,12 +109,14 @@ BETAS = frozenset(
         "timing-2026-09-09",
         "token-counting-2024-11-01",
         "token-efficient-tools-2025-02-19",
+        "tool-examples-2025-10-29",
         "tool-provenance-2026-10-26",
         "tool-search-tool-2025-10-19",
         "user-profiles-2026-03-24",
         "user-profiles-2026-08-18",
         "user-profiles-2026-09-04",
         "user-profiles-billing-2026-10-01",
+        "web-fetch-2025-09-10",
         "web-search-2025-03-05",
         "web-search-results-only-2026-11-15",
         "webhooks-2026-10-07",
@@ -132,7 +139,7 @@ def unknown_headers(headers: Mapping[str, str], query: str) -> Iterator[tuple[st
         yield "header", f"anthropic-version: {version}"
     for beta in betas_in(headers) - BETAS:
         yield "header", f"anthropic-beta: {beta}"
-    for part in query.split("&") if query else ():
+    for part in filter(None, query.split("&")):
         if (name := part.partition("=")[0]) not in QUERY:
             yield "query_parameter", name
 

@@ -33,6 +33,7 @@ from integrations.providers.anthropic.errors import (
 )
 from integrations.providers.anthropic.events import EventReader
 from integrations.providers.anthropic.federation import tokens
+from integrations.providers.anthropic.known_headers import HEADERS
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.resolving import CheckedResolver
 from integrations.providers.base import Answer, Credential, ProviderFailure
@@ -256,12 +257,17 @@ class Tap:
         )
 
 
-def outgoing_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included."""
+def outgoing_headers(headers: Mapping[str, str], *, platform_key: bool = False) -> dict[str, str]:
+    """
+    Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included.
+
+    With a platform key, unknown ones are not: they could change what a call costs.
+    """
     chosen = {
         name: value
         for name, value in headers.items()
-        if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK) or name in _FORWARDED
+        if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK and (name in HEADERS or not platform_key))
+        or name in _FORWARDED
     }
     # Every Anthropic client sends these. A person with curl need not set them.
     return {"anthropic-version": API_VERSION, "content-type": _JSON, **chosen}

@@ -57,8 +57,8 @@ class Reply:
                 self._take_end(delta if isinstance(delta, dict) else {}, usage=event.get("usage"))
             case "message_stop":
                 self.is_complete = True
-            case _ if kind not in _EMPTY_EVENTS:
-                note_unknown("event_type", str(kind))
+            case _ if not isinstance(kind, str) or kind not in _EMPTY_EVENTS:
+                note_unknown("event_type", kind if isinstance(kind, str) else "(no name)")
                 for holder in (event, *(event.get(name) for name in _HOLDERS)):
                     if isinstance(holder, dict):
                         self._usage.take_unexpected(holder.get("usage"))

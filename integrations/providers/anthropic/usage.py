@@ -18,6 +18,7 @@ from rensei.core.usage import NOTHING, Usage, UsagePart, merged
 
 ITERATIONS_MAX = 10_000
 MODELS_MAX = 32
+NAMES_MAX = 256
 MODEL_CHARACTERS_MAX = 128
 
 # Objects in `usage` whose members are counts. The members are named `object.member` here.
@@ -212,10 +213,17 @@ class UsageReader:
         for model, counts in beside.items():
             self.uncertain |= any(count > TOKENS_MAX for count in counts.values())
             # A later report repeats the iterations of an earlier one, but may be incomplete.
-            self._beside[model] = self._beside.get(model, Counter()) | counts
-        self._inside = self._inside | inside
-        self._absurd_beside = Counter(self._absurd_beside) | absurd
-        self._samplings = Counter(self._samplings) | samplings
+            self._raise(self._beside.setdefault(model, Counter()), counts)
+        self._raise(self._inside, inside)
+        self._raise(self._absurd_beside, absurd)
+        self._raise(self._samplings, samplings)
+
+    def _raise(self, known: dict[str, int], counts: Mapping[str, int]) -> None:
+        """Raise known counts to those of a report. Of more names than any real answer has, the highest counts."""
+        for name, count in counts.items():
+            if name not in known and len(known) >= NAMES_MAX:
+                self.uncertain, name = True, next(reversed(known))
+            known[name] = max(count, known.get(name, 0))
 
     def _objects_in(self, iterations: list[Any]) -> Iterator[dict[str, Any]]:
         """Walk the iterations of a report, and those inside of others, which no known report has."""
@@ -267,7 +275,7 @@ class UsageReader:
             return
         factor = _FACTORS[name].get(value) if isinstance(value, str) else None
         if factor is None:
-            self._note_uncertain(name, str(value))
+            self._note_uncertain(name, value if isinstance(value, str) else "(not a text)")
             factor = max(_FACTORS[name].values())
         told = self._factors.get(name)
         if told is None or (factor is not told and factor > told):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from integrations.providers.anthropic.begun import FREE_TOOLS, RESULTS
 from integrations.providers.anthropic.reply import Reply
+from integrations.providers.anthropic.usage import MODELS_MAX, NAMES_MAX
 from rensei.core.unknown import take_counts
 from rensei.core.usage import Usage, UsagePart
 from tests.drawn import examples
@@ -46,6 +47,27 @@ blocks = st.one_of(
     ),
     st.fixed_dictionaries({"type": st.sampled_from(sorted(RESULTS)), "content": texts}),
     st.fixed_dictionaries({"type": st.sampled_from(["made_up", "fallback"]), "anything": texts}),
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+KINDS = [
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "message_delta",
+    "server_tool_use",
+    "text",
+    "ping",
+]
+parts_of_any_shape = st.fixed_dictionaries(
+    {}, optional={"type": st.sampled_from(KINDS) | anything, "name": anything, "index": anything, "usage": anything}
+)
+members = ("message", "content_block", "delta", "index", "usage", "error", "iterations")
+events_of_any_shape = st.fixed_dictionaries(
+    {"type": st.sampled_from(KINDS) | anything}, optional=dict.fromkeys(members, parts_of_any_shape | anything)
 )
 pieces = st.lists(st.tuples(blocks, st.lists(deltas | uncounted, max_size=3)), max_size=6)
 
@@ -172,3 +194,27 @@ class TestAnAnswerWithoutAModel:
 
         assert [part.estimated for part in reply.parts()] == [True]
         assert take_counts() == {("model", "(not named)"): 1}
+
+
+class TestAnyShape:
+    @given(st.lists(events_of_any_shape, max_size=8))
+    @settings(max_examples=examples(500))
+    def test_is_read_without_an_error(self, events: list[dict[str, Any]]) -> None:
+        reply = Reply(input_tokens_about=7)
+        for event in events:
+            reply.take(event)
+
+        assert reply.parts()
+
+    def test_of_many_names_is_kept_within_bounds(self) -> None:
+        reply = Reply(input_tokens_about=7)
+        for number in range(1000):
+            iteration = {"type": "message", "model": f"m{number}", f"made_up_{number}_tokens": number}
+            reply.take({"type": "message_delta", "usage": {"output_tokens": 1, "iterations": [iteration]}})
+
+        (answered, *beside) = reply.parts()
+
+        assert answered.estimated
+        assert len(beside) <= MODELS_MAX
+        assert len(reply._usage._inside) <= NAMES_MAX
+        assert len(reply._usage._samplings) <= NAMES_MAX

@@ -392,6 +392,43 @@ def endpoint(settings: Any, federated: Callable[..., Credential]) -> Iterator[Ca
 GOOD = {"access_token": "sk-ant-oat01-" + "x" * 20, "token_type": "Bearer", "expires_in": 600}
 
 
+class TestAFailedExchange:
+    CREDENTIAL = Credential(id="int_1", version=1, secret=Secret(""), base_url="https://api.example")
+
+    def test_is_told_to_each_caller_by_an_exception_of_its_own(self) -> None:
+        """A traceback would keep the request of one caller for as long as the failure is kept."""
+        made = make_failure(d.NO_ANSWER, sent=False)
+
+        def fail(_: Credential) -> AccessToken:
+            raise made
+
+        held = AccessTokens(fail)
+        told = []
+        for _ in range(3):
+            with pytest.raises(ProviderFailure) as failure:
+                held.obtain(self.CREDENTIAL)
+            told.append(failure.value)
+
+        assert len({id(each) for each in [made, *told]}) == 4
+        assert {(each.code, each.diagnosis) for each in told} == {(made.code, made.diagnosis)}
+        # The next exchange is made when the others have failed for some seconds.
+        assert all(each.retry_after_seconds is not None and 0 < each.retry_after_seconds <= 5 for each in told)
+
+    def test_leaves_a_token_that_is_still_usable(self) -> None:
+        outcomes = iter([Secret("t" * 20)])
+
+        def renew(_: Credential) -> AccessToken:
+            secret = next(outcomes, None)
+            if secret is None:
+                raise make_failure(d.NO_ANSWER, sent=False)
+            now = time.monotonic()
+            return AccessToken(secret=secret, renew_at=now - 1, usable_until=now + 60)
+
+        held = AccessTokens(renew)
+
+        assert {held.obtain(self.CREDENTIAL).reveal() for _ in range(4)} == {"t" * 20}
+
+
 class TestOtherAnswers:
     @pytest.mark.parametrize(
         ("status", "body", "diagnosis", "retryable"),
