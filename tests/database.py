@@ -57,8 +57,19 @@ def django_db_setup(
             _migrate()
     yield
     with django_db_blocker.unblock():
+        _end_other_sessions()
         connection.close()
         creation._destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
+
+
+def _end_other_sessions() -> None:
+    """End the sessions of programs that a test has killed. PostgreSQL drops no database that is in use."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
 
 
 def _migrate() -> str:
