@@ -28,7 +28,7 @@ from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
 from rensei.core.networks import counted_address
-from rensei.core.proxies import address_behind_proxies
+from rensei.core.proxies import address_of
 
 _MIB = 1024 * 1024
 BODY_SECONDS = limit(
@@ -73,7 +73,7 @@ SERVER_OPTIONS = (
 # A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 _CREDENTIALS = (b"authorization", b"x-api-key")
-FORWARDED = b"x-forwarded-for"
+_FORWARDED = b"x-forwarded-for"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -234,9 +234,8 @@ def _allowed_bytes(scope: MutableMapping[str, Any]) -> int:
 
 
 def _sender(scope: MutableMapping[str, Any]) -> str:
-    peer = scope.get("client")
-    forwarded = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == FORWARDED), "")
-    return counted_address(address_behind_proxies((peer[0] or None) if peer else None, forwarded=forwarded))
+    forwarded = b",".join(value for name, value in scope["headers"] if name.lower() == _FORWARDED)
+    return counted_address(address_of(scope, forwarded=forwarded.decode("latin-1")))
 
 
 def _has_credential(scope: MutableMapping[str, Any]) -> bool:

@@ -1,7 +1,9 @@
 """Which peers are proxies of the operator's, and which address a request comes from."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -18,6 +20,16 @@ def client_address(request: Request | HttpRequest) -> str | None:
     return address_behind_proxies(
         request.META.get("REMOTE_ADDR") or None, forwarded=str(request.META.get("HTTP_X_FORWARDED_FOR", ""))
     )
+
+
+def address_of(scope: Mapping[str, Any], *, forwarded: str) -> str | None:
+    """
+    Read the caller's address from an ASGI scope, as `client_address` does from a request.
+
+    :param forwarded: all lines of `X-Forwarded-For`, joined by commas
+    """
+    peer = scope.get("client")
+    return address_behind_proxies((peer[0] or None) if peer else None, forwarded=forwarded)
 
 
 def address_behind_proxies(peer: str | None, *, forwarded: str) -> str | None:

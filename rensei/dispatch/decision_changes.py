@@ -117,8 +117,9 @@ class DecisionChanges:
         connection.ensure_connection()
         with connection.wrap_database_errors:
             changed, now = self._look_on_postgresql() if connection.vendor == "postgresql" else self._look_on_sqlite()
-            present = {name for (name,) in connection.connection.execute(_PRESENT[connection.vendor])}
-        if present < wanted_triggers(connection.vendor).keys():
+        with connection.cursor() as cursor:
+            present = present_triggers(cursor, connection.vendor)
+        if not present >= wanted_triggers(connection.vendor).keys():
             return frozenset({EVERY_ORG})
         # A change may set another moment.
         self._until = until if until is not None and now < until and not changed else _next_moment(now)
@@ -196,7 +197,7 @@ def _triggers_of(model: type[models.Model], vendor: str) -> Iterator[tuple[str, 
     meta = model._meta  # noqa: SLF001 - Django's documented interface
     columns = [str(field.column) for field in meta.local_concrete_fields if field.name not in TABLES[model]]
     update = f"UPDATE OF {', '.join(sorted(columns))}"
-    of_org = "id" if model is Org else next((column for column in columns if column == "org_id"), None)
+    of_org = "id" if model is Org else "org_id" if "org_id" in columns else None
     if vendor == "postgresql":
         column = f"'{of_org}'" if of_org else ""
         parts = [

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,12 +22,11 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.other_models import OtherModel, other_models, provider_chooses
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
-from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed, RequestTooLarge
-from rensei.core.asgi_limits import BodyTooSlow
+from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.instances import made_like
-from rensei.core.proxies import address_behind_proxies
+from rensei.core.proxies import address_of
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
@@ -45,17 +44,14 @@ from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Credentials, Route
 from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
 from rensei.gateway.threads import BodyThreads, LoadThreads, Turns
+from rensei.gateway.uploads import Receive, Upload, read_body
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
 
 LOADERS = 4
 # No caller waits for a settlement, so settlements are gathered. Admissions are not: they wait for a running write only.
 SETTLEMENTS_GATHER_SECONDS = 0.1
-BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
-DROP_SECONDS_MAX = 10
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Any], Awaitable[None]]
 
 logger = structlog.get_logger(__name__)
@@ -103,7 +99,7 @@ class Gateway:
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request, including all errors."""
         caller = Caller(send)
-        upload = _Upload(receive)
+        upload = Upload(receive)
         try:
             await self._answer(scope, upload, caller)
         except RenseiError as refusal:
@@ -141,7 +137,9 @@ class Gateway:
         headers = read_headers(scope["headers"])
         addresses.require_host(headers.get("host") or str((scope.get("server") or [""])[0]))
         addresses.require_served(path, headers)
-        access = await self._callers.authenticate(headers, _address(scope, headers))
+        access = await self._callers.authenticate(
+            headers, address_of(scope, forwarded=headers.get("x-forwarded-for", ""))
+        )
         is_models = path.startswith(addresses.MODELS)
         _require_method(method, "GET" if is_models else "POST")
         if not (access.writes or is_models):
@@ -150,7 +148,7 @@ class Gateway:
             if is_models:
                 await self._models(access, path, scope["query_string"].decode("latin-1"), caller)
                 return
-            sent = await _read_body(headers, receive, live.hold)
+            sent = await read_body(headers, receive, live.hold)
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
             body, named, chooses = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
@@ -342,11 +340,6 @@ def with_gateway(
     return either
 
 
-def _address(scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
-    peer = scope.get("client")
-    return address_behind_proxies((peer[0] or None) if peer else None, forwarded=headers.get("x-forwarded-for", ""))
-
-
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
     return relay.outgoing_headers(headers, platform_key=route.mode in routing.PRICED_MODES)
 
@@ -364,47 +357,3 @@ def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:
 def _require_method(method: str, allowed: str) -> None:
     if method != allowed:
         raise MethodNotAllowed
-
-
-class _Upload:
-    """The caller's upload. The rest of an unread body is dropped: a client that still sends would miss the response."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._size = 0
-        self._is_whole = False
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        self._is_whole = not message.get("more_body")
-        return message
-
-    async def drop_rest(self) -> None:
-        """Read and drop the rest, within limits of time and size. Beyond these, the connection is closed."""
-        with suppress(TimeoutError, BodyTooSlow):
-            async with asyncio.timeout(DROP_SECONDS_MAX):
-                while not self._is_whole and self._size <= BODY_DROPPED_MAX:
-                    await self()
-
-
-async def _read_body(headers: dict[str, str], receive: Receive, hold: Callable[[int], None]) -> bytes:
-    """
-    Read a body, and count its bytes as they arrive.
-
-    :raises RequestTooLarge: if the announced or received size exceeds the limit
-    """
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > LARGE_BODY_LIMIT:
-        raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
-    size = 0
-    pieces: list[bytes] = []
-    message: Message = {"more_body": True}
-    while message.get("more_body"):
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > LARGE_BODY_LIMIT:
-            raise RequestTooLarge(limit=LARGE_BODY_LIMIT)
-        hold(len(pieces[-1]))
-    return b"".join(pieces)

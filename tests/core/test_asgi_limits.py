@@ -123,7 +123,7 @@ class TestAllBodiesOfAnAddress:
         monkeypatch.setattr(asgi_limits, "BODIES_OF_ADDRESS", 3)
         monkeypatch.setattr(asgi_limits, "BODIES", 5)
 
-    def play(self, callers):
+    def play(self, callers, *, lines=lambda place: []):
         """Have several send two megabytes each, and wait with the rest; tell the status that each got, and then end."""
 
         async def story():
@@ -131,7 +131,7 @@ class TestAllBodiesOfAnAddress:
             may_end = asyncio.Event()
             statuses = []
 
-            async def call(address):
+            async def call(address, place=-1):
                 taken, sent = 0, []
 
                 async def receive():
@@ -144,11 +144,11 @@ class TestAllBodiesOfAnAddress:
                 async def send(message):
                     sent.append(message)
 
-                to = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": [LOGIN]}
+                to = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": [LOGIN, *lines(place)]}
                 await application({**to, "client": (address, 1)}, receive, send)
                 statuses.append((address, sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")))
 
-            tasks = [asyncio.ensure_future(call(address)) for address in callers]
+            tasks = [asyncio.ensure_future(call(address, place)) for place, address in enumerate(callers)]
             for _ in range(20):
                 await asyncio.sleep(0)
             refused = list(statuses)
@@ -167,6 +167,15 @@ class TestAllBodiesOfAnAddress:
 
     def test_of_one_network_count_as_one(self):
         assert self.play(["2001:db8::1", "2001:db8::2"]) == [("2001:db8::2", 429, b"1")]
+
+    def test_are_those_of_the_line_that_the_proxy_has_added(self, settings):
+        settings.RENSEI_TRUSTED_PROXIES = ["10.9.9.9"]
+
+        def lines(place):
+            made_up = f"10.0.1.{place + 10}".encode()
+            return [(b"X-Forwarded-For", made_up), (b"x-forwarded-for", b"10.0.0.7")]
+
+        assert self.play(["10.9.9.9", "10.9.9.9"], lines=lines) == [("10.9.9.9", 429, b"1")]
 
     def test_leave_room_for_others(self):
         assert self.play(["10.0.0.1", "10.0.0.2"]) == []
