@@ -319,9 +319,7 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
             )
         return False
     if integration.federation is not None:
-        raise FieldError(
-            pointer="/baseUrl", reason="A federation is exchanged at the provider itself. Leave the base URL empty."
-        )
+        shapes.require_no_base_url(target)
     if api_key is None:
         raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
     integration.base_url = target

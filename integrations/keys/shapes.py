@@ -51,6 +51,14 @@ def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
     return key
 
 
+def require_no_base_url(base_url: str) -> None:
+    """:raises FieldError: if a federation is given a base URL of its own"""
+    if base_url:
+        raise FieldError(
+            pointer="/baseUrl", reason="A federation is exchanged at the provider itself. Leave the base URL empty."
+        )
+
+
 def clean_given(given: Given, *, provider: str, base_url: str = "") -> Given:
     """
     Check what is given to connect a provider: a key, or the ids of a federation.
@@ -62,10 +70,7 @@ def clean_given(given: Given, *, provider: str, base_url: str = "") -> Given:
         return clean_key(given, provider=provider, base_url=base_url)
     if not providers.PROVIDERS[provider].federation_audience:
         raise FieldError(pointer="/federation", reason="This provider offers no federation. Connect a key.")
-    if base_url:
-        raise FieldError(
-            pointer="/baseUrl", reason="A federation is exchanged at the provider itself. Leave the base URL empty."
-        )
+    require_no_base_url(base_url)
     ADAPTERS[provider].check_federation(given)
     return given
 

@@ -38,7 +38,7 @@ def issuer_url() -> str:
 
 
 def discovery() -> dict[str, Any]:
-    """Return the discovery document. The issuer signs nobody in, so it has no other endpoint."""
+    """Return the discovery document. Nothing signs in with this issuer, so it has no other endpoint."""
     return {
         "issuer": issuer_url(),
         "jwks_uri": f"{issuer_url()}{KEYS_PATH}",

@@ -70,7 +70,7 @@ def prepare(
         _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
         changes["max_tokens"] = max_tokens = route.max_tokens_cap
     _check_cap(others, route)
-    bounds = PromptBounds(values, raw=body.raw, window=_window_of(route, betas))
+    bounds = PromptBounds(values, raw=body.raw, unknown=body.unknown, window=_window_of(route, betas))
     _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
     applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)

@@ -1,8 +1,8 @@
 """
 Workload identity federation: `POST /v1/oauth/token` exchanges a JWT of a registered issuer for a short access token.
 
-What is registered here takes the place of the Console's pages. A refused assertion gets one message whatever is wrong
-with it, as the API answers it, and the reason is in the history only.
+What is registered here takes the place of the Console's pages. Every refused assertion gets the same message, as from
+the API, and the reason is in the history only.
 Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
 

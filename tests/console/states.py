@@ -1,6 +1,7 @@
 """The states that the pages are compared in: each set of modes, and the states of an organization and the key pools."""
 
 import itertools
+from typing import Any
 
 from rensei.core.auth_modes import AuthMode
 
@@ -10,7 +11,10 @@ SUBSETS = [modes for size in range(1, 5) for modes in itertools.combinations(MOD
 HEALTH = ["none", "healthy", "cooling", "quarantined"]
 KEYS = ["none", "working", "failing"]
 # All 192 take minutes, so each seed tries some of them.
-STATES = list(itertools.product([True, False], HEALTH, HEALTH, KEYS, [True, False]))
+STATES: list[dict[str, Any]] = [
+    dict(zip(("entitled", "metered", "shared", "key", "byok_denied"), each, strict=True))
+    for each in itertools.product([True, False], HEALTH, HEALTH, KEYS, [True, False])
+]
 STATES_TRIED = 16
 
 

@@ -68,14 +68,7 @@ class TestNeedsAttention:
         monkeypatch.setattr(overview, "NAMES_MAX", 50)
         factories.past_run(acme, ada)
         chance = random.Random(seed)
-        for entitled, metered, shared, key, byok_denied in chance.sample(STATES, STATES_TRIED):
-            state = {
-                "entitled": entitled,
-                "metered": metered,
-                "shared": shared,
-                "key": key,
-                "byok_denied": byok_denied,
-            }
+        for state in chance.sample(STATES, STATES_TRIED):
             with subtests.test(**state):
                 arrange(**state)
 
@@ -95,7 +88,7 @@ class TestNeedsAttention:
                 }
                 assert named == refused
                 failing = [title for title, _ in said if title.endswith("the key fails")]
-                assert failing == (["Main: the key fails"] if key == "failing" else [])
+                assert failing == (["Main: the key fails"] if state["key"] == "failing" else [])
 
     def test_names_a_retired_model_until_the_profile_is_switched(
         self,

@@ -71,14 +71,7 @@ class TestAProfile:
         seed: int,
     ) -> None:
         chance = random.Random(seed)
-        for entitled, metered, shared, key, byok_denied in chance.sample(STATES, STATES_TRIED):
-            state = {
-                "entitled": entitled,
-                "metered": metered,
-                "shared": shared,
-                "key": key,
-                "byok_denied": byok_denied,
-            }
+        for state in chance.sample(STATES, STATES_TRIED):
             with subtests.test(**state):
                 arrange(**state)
                 said = dry_run.previews(ada_access, every_profile)
@@ -88,12 +81,14 @@ class TestAProfile:
                     html = page.get(f"/o/acme/{path}{profile.public_id}").content.decode()
 
                     assert STEP.findall(html) == list(expected_steps(modes, alone))
-                    self.tells_of_the_pool(html, said[profile.public_id], metered=metered, shared=shared)
+                    self.tells_of_the_pool(
+                        html, said[profile.public_id], metered=state["metered"], shared=state["shared"]
+                    )
 
                 html = page.get(LIST).content.decode()
 
                 signed = sum(preview["authMode"] == "byok" for preview in said.values())
-                if key != "none":
+                if state["key"] != "none":
                     assert f"<dd>{signed} profile{'' if signed == 1 else 's'}</dd>" in html
 
     def tells_of_the_pool(self, html: str, preview: dict[str, Any], *, metered: str, shared: str) -> None:

@@ -9,6 +9,7 @@ Source: the types `BetaContentBlock` and `BetaRawContentBlockDelta` of the `anth
 from collections.abc import Mapping
 from typing import Any
 
+from integrations.providers.anthropic.known import SERVER_RESULTS
 from integrations.providers.anthropic.tokens import tokens_about_bytes
 from rensei.core.unknown import note_unknown
 
@@ -32,18 +33,7 @@ _OUTPUT: dict[object, tuple[str, ...]] = {
     "mcp_tool_listing": (),
 }
 # Content that a tool of the provider adds to the prompt of the next turn.
-RESULTS = frozenset(
-    {
-        "advisor_tool_result",
-        "bash_code_execution_tool_result",
-        "code_execution_tool_result",
-        "mcp_tool_result",
-        "text_editor_code_execution_tool_result",
-        "tool_search_tool_result",
-        "web_fetch_tool_result",
-        "web_search_tool_result",
-    }
-)
+RESULTS = SERVER_RESULTS | {"mcp_tool_result"}
 # After each of these, the model reads the prompt again.
 _NEXT_TURN = frozenset({"compaction", "mcp_tool_use", "server_tool_use"})
 # The tools of the provider that cost nothing except for tokens.

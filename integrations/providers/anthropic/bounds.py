@@ -54,12 +54,21 @@ class PromptBounds:
     Lower and upper bounds of a request's prompt tokens, each counted on first use.
 
     :param raw: the request's JSON as it is sent; without it, the parameters are serialized again
+    :param unknown: what the request holds that is not known; without it, it is looked for
     :param window: the context window of the serving model, in tokens; None if it is unknown
     """
 
-    def __init__(self, params: Mapping[str, Any], *, raw: bytes | None = None, window: int | None) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        *,
+        raw: bytes | None = None,
+        unknown: Unknown | None = None,
+        window: int | None,
+    ) -> None:
         self._params = params
         self._raw = raw
+        self._unknown = unknown
         self._window = window or WINDOW_UNKNOWN_TOKENS
 
     @cached_property
@@ -91,11 +100,6 @@ class PromptBounds:
         )
 
     @cached_property
-    def unknown(self) -> Unknown:
-        """What the request holds that is not known."""
-        return unknown_in(self._params)
-
-    @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the request declares, including those defined in its messages."""
         return server_tools.tools_of(self._params)
@@ -110,8 +114,9 @@ class PromptBounds:
         return known + self._described_tokens()
 
     def _outside(self) -> _Outside:
+        unknown = self._unknown or unknown_in(self._params)
         # What is not known may bring in as much as the window holds.
-        outside = _Outside(fills_window=bool(self._params.keys() - KNOWN_FIELDS or self.unknown.names))
+        outside = _Outside(fills_window=bool(self._params.keys() - KNOWN_FIELDS or unknown.names))
         for message in objects_in(self._params.get("messages")):
             _look_into(message.get("content"), outside)
         _look_into(self._params.get("system"), outside)

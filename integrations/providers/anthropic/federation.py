@@ -168,7 +168,7 @@ def _token_of(answer: httpx2.Response, *, began: float) -> AccessToken:
 
 
 def _never_sent(failure: ProviderFailure) -> ProviderFailure:
-    """Mark a failure of the exchange: no model was called, whatever became of the exchange itself."""
+    """Mark a failure of the exchange: no model was called, and the outcome of the exchange may be unknown."""
     failure.sent = failure.maybe_billed = False
     if failure.provider_code == "deadline":
         # The deadline of the exchange is not that of the run.

@@ -100,7 +100,17 @@ RESULTS = _table(
 CHANGES = _table(
     "block_type", _CHANGES := {"tool_addition": "cache_control tool", "tool_removal": "cache_control tool"}
 )
-_SERVER_RESULT = "cache_control caller content tool_use_id"
+SERVER_RESULTS = frozenset(
+    {
+        "advisor_tool_result",
+        "bash_code_execution_tool_result",
+        "code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "web_fetch_tool_result",
+        "web_search_tool_result",
+    }
+)
 BLOCKS = _table(
     "block_type",
     {
@@ -114,13 +124,7 @@ BLOCKS = _table(
         "mcp_tool_use": "cache_control id input name server_name",
         "mcp_tool_result": "cache_control content is_error tool_use_id",
         "mcp_tool_listing": "mcp_server_name tools",
-        "advisor_tool_result": _SERVER_RESULT,
-        "bash_code_execution_tool_result": _SERVER_RESULT,
-        "code_execution_tool_result": _SERVER_RESULT,
-        "text_editor_code_execution_tool_result": _SERVER_RESULT,
-        "tool_search_tool_result": _SERVER_RESULT,
-        "web_fetch_tool_result": _SERVER_RESULT,
-        "web_search_tool_result": _SERVER_RESULT,
+        **dict.fromkeys(SERVER_RESULTS, "cache_control caller content tool_use_id"),
         "container_upload": "cache_control file_id",
         "compaction": "cache_control content encrypted_content signature tool_changes",
         "fallback": "from to trigger",

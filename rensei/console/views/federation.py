@@ -8,12 +8,12 @@ from django.views.decorators.http import require_http_methods
 from integrations.keys import services
 from integrations.keys.identity import identity_of
 from integrations.models import Integration
-from integrations.providers.base import Federation, Verdict
+from integrations.providers.base import Federation
 from rensei.console.access import PageRequest, page
 from rensei.console.forms.integrations import FederateForm, ReplaceFederationForm
-from rensei.console.views.integrations import find, find_spec, save_and_send, to_list
-from rensei.core.errors import NotFound, RenseiError
-from rensei.dispatch.admission import key_use
+from rensei.console.views.integrations import answer_connection, find, find_spec, to_list
+from rensei.core.errors import RenseiError
+from rensei.orgs.access import Access
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -25,37 +25,21 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
     if not spec.federation_audience:
         raise Http404
     form = FederateForm(request.POST or None)
-    verdict: Verdict | None = None
-    if request.method == "POST":
-        testing = request.POST.get("action") == "test"
-        if form.is_valid():
-            try:
-                if testing:
-                    verdict = services.check_connection(
-                        request.access,
-                        provider=provider,
-                        federation=form.federation(),
-                        workspace_id=form.cleaned_data["workspace_id"],
-                    )
-                else:
-                    integration = _save(request, provider, form)
-                    if request.POST.get("action") == "save-and-send":
-                        return save_and_send(request, integration)
-                    return to_list(request, new=integration.id)
-            except NotFound:
-                raise
-            except RenseiError as refusal:
-                form.refuse(refusal)
-        if testing and request.htmx:
-            return render(
-                request, "console/_verdict.html", {"form": form, "verdict": verdict, "spec": spec, "is_kept": True}
-            )
-    unsaved = Integration(org=request.access.org, provider=provider)
-    (use,) = key_use.of_keys(request.access, [unsaved], []).values()
-    identity = identity_of(request.access, provider=provider)
-    context: dict[str, object] = {"form": form, "spec": spec, "verdict": verdict, "is_kept": True}
-    context |= {"use": use, "identity": identity}
-    return render(request, "console/integration_federate.html", context, status=form.status)
+    return answer_connection(
+        request,
+        form,
+        spec,
+        check=lambda: services.check_connection(
+            request.access,
+            provider=provider,
+            federation=form.federation(),
+            workspace_id=form.cleaned_data["workspace_id"],
+        ),
+        save=lambda: _save(request.access, provider, form),
+        template="console/integration_federate.html",
+        is_kept=True,
+        more=lambda: {"identity": identity_of(request.access, provider=provider)},
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -84,15 +68,13 @@ def replace(request: PageRequest, integration_id: str) -> HttpResponse:
     return render(request, "console/integration_identity.html", context, status=form.status)
 
 
-def _save(request: PageRequest, provider: str, form: FederateForm) -> Integration:
+def _save(access: Access, provider: str, form: FederateForm) -> Integration:
     fields = form.cleaned_data
-    integration = services.add_integration(
-        request.access,
+    return services.add_integration(
+        access,
         provider=provider,
         federation=form.federation(),
         name=fields["name"],
         workspace_id=fields["workspace_id"],
         is_default=fields["is_default"] or None,
     )
-    messages.success(request, f"{integration.name} is connected.")
-    return integration

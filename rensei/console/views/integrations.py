@@ -1,6 +1,6 @@
 """Settings → Integrations: connect a provider, test it, change it, remove it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.contrib import messages
@@ -17,6 +17,7 @@ from profiles.models import ModelProfile
 from profiles.services import visible_profiles
 from rensei.console.access import PageRequest, attempt, page, say_refusal, sensitive
 from rensei.console.answers import confirm
+from rensei.console.forms.base import RefusableForm
 from rensei.console.forms.integrations import ConnectForm, EditForm, RotateForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.secret import Secret
@@ -59,15 +60,42 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
     request.access.require_manager()
     spec = find_spec(provider)
     form = ConnectForm(request.POST or None)
+    return answer_connection(
+        request,
+        form,
+        spec,
+        check=lambda: _test(request, provider, form.cleaned_data),
+        save=lambda: _save(request.access, provider, form.cleaned_data),
+        template="console/integration_connect.html",
+    )
+
+
+def answer_connection(
+    request: PageRequest,
+    form: RefusableForm,
+    spec: ProviderSpec,
+    *,
+    check: Callable[[], Verdict],
+    save: Callable[[], Integration],
+    template: str,
+    is_kept: bool = False,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> HttpResponse:
+    """
+    Show a form that connects a provider, or test or save what was entered.
+
+    :param is_kept: whether the page keeps what was entered, which it does if no secret is among it
+    :param more: returns what the template needs besides, and is called only if the page is shown
+    """
     verdict: Verdict | None = None
     if request.method == "POST":
         testing = request.POST.get("action") == "test"
         if form.is_valid():
             try:
                 if testing:
-                    verdict = _test(request, provider, form.cleaned_data)
+                    verdict = check()
                 else:
-                    integration = _save(request.access, provider, form.cleaned_data)
+                    integration = save()
                     messages.success(request, f"{integration.name} is connected.")
                     if request.POST.get("action") == "save-and-send":
                         return save_and_send(request, integration)
@@ -77,11 +105,12 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
             except RenseiError as refusal:
                 form.refuse(refusal)
         if testing and request.htmx:
-            return render(request, "console/_verdict.html", {"form": form, "verdict": verdict, "spec": spec})
-    unsaved = Integration(org=request.access.org, provider=provider)
+            tested = {"form": form, "verdict": verdict, "spec": spec, "is_kept": is_kept}
+            return render(request, "console/_verdict.html", tested)
+    unsaved = Integration(org=request.access.org, provider=spec.id)
     (use,) = key_use.of_keys(request.access, [unsaved], []).values()
-    context = {"form": form, "spec": spec, "verdict": verdict, "use": use}
-    return render(request, "console/integration_connect.html", context, status=form.status)
+    context = {"form": form, "spec": spec, "verdict": verdict, "use": use, "is_kept": is_kept, **more()}
+    return render(request, template, context, status=form.status)
 
 
 @require_POST
