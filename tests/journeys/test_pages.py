@@ -56,6 +56,7 @@ FIND_MISFITS = """() => {
     for (const element of document.querySelectorAll("main *")) {
         const box = element.getBoundingClientRect();
         if (!box.width || !box.height || element.closest(".visually-hidden")) continue;
+        if (element.matches(".button--small") && box.height > 44) found.push(`broken into lines: ${name(element)}`);
         if (box.right > window.innerWidth + 1 && !scrolls(element)) found.push(`beyond the screen: ${name(element)}`);
         const holds = element.matches(".badge, .tag, .button, th, dt, .figure dd, .notice__body, .table__sub");
         if (holds && element.scrollWidth > element.clientWidth + 1) found.push(`cut: ${name(element)}`);

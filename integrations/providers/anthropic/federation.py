@@ -35,12 +35,18 @@ _ANSWER_BYTES_MAX = 64 * 1024
 _TOKEN_SHAPE = re.compile(r"[\x21-\x7e]{16,8192}")
 _TOKEN_SECONDS_MAX = 24 * 3600
 _SHAPES = {
-    "ruleId": (re.compile(r"fdrl_[A-Za-z0-9]{4,80}"), "The id of a federation rule begins with fdrl_."),
+    "ruleId": (
+        re.compile(r"fdrl_[A-Za-z0-9]{4,80}"),
+        "The id of a federation rule begins with fdrl_, and letters and digits follow.",
+    ),
     "organizationId": (
         re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"),
         "The id of the Anthropic organization is a UUID. The Console shows it under Settings, Organization.",
     ),
-    "serviceAccountId": (re.compile(r"svac_[A-Za-z0-9]{4,80}"), "The id of a service account begins with svac_."),
+    "serviceAccountId": (
+        re.compile(r"svac_[A-Za-z0-9]{4,80}"),
+        "The id of a service account begins with svac_, and letters and digits follow.",
+    ),
 }
 
 
