@@ -417,6 +417,8 @@ class LedgerAnchor(models.Model):
     An anchor with an organization covers that organization's ledger, one without covers the audit log.
     All anchors form one chain, across those chains: `counter` is the number of an anchor, and `previous` is the
     digest of the previous anchor. Anchors signed before this chain was introduced have neither.
+
+    `next_key` is the id of the key that signs from the next anchor on, where this one hands over to another key.
     """
 
     counter = models.PositiveBigIntegerField(null=True, unique=True)
@@ -426,13 +428,17 @@ class LedgerAnchor(models.Model):
     digest = models.CharField(max_length=64)
     anchored_at = models.DateTimeField()
     signature = models.CharField(max_length=64)
+    next_key = models.CharField(max_length=32, blank=True)
 
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["org", "seq"], name="one_anchor_per_place"),
-            models.UniqueConstraint(fields=["seq"], condition=Q(org=None), name="one_audit_anchor_per_place"),
+            # A hand-over is one more anchor at a place.
+            models.UniqueConstraint(
+                fields=["seq"], condition=Q(org=None, next_key=""), name="one_audit_anchor_per_place"
+            ),
         ]
 
     def __str__(self) -> str:

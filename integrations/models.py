@@ -1,5 +1,7 @@
 """Connected providers, the platform's key pools, and the wrapped data keys that seal both."""
 
+from collections.abc import Collection
+
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -109,6 +111,8 @@ class Integration(models.Model):
         null=True, blank=True, help_text="The ids at the provider by which it knows this server's identity; no secret"
     )
     fingerprint = models.CharField(max_length=64)
+    # The version of the fingerprints' key.
+    fingerprint_version = models.PositiveIntegerField(default=1)
     base_url = models.CharField(max_length=300, blank=True)
     workspace_id = models.CharField(max_length=120, blank=True)
     is_default = models.BooleanField(default=False)
@@ -123,6 +127,9 @@ class Integration(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = OrgScopedQuerySet.as_manager()
+
+    # The fingerprints of a key that was sealed just now, by each version of their key: set by `credentials.seal_key`.
+    fingerprints: Collection[str] = ()
 
     class Meta:
         constraints = [

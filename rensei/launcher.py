@@ -58,6 +58,27 @@ def create_secret_key(path: Path) -> None:
             private_files.create(path, secrets.token_urlsafe(64))
 
 
+def rotate_secret_key(path: Path, *, keep_old: bool) -> None:
+    """
+    Put another `SECRET_KEY` into its file, before the old one, which still verifies what it has signed.
+
+    :raises OSError: if the file cannot be read or written
+    """
+    with private_files.locked(path):
+        old = path.read_text().split() if keep_old else []
+        private_files.replace(path, "".join(f"{key}\n" for key in (secrets.token_urlsafe(64), *old)))
+
+
+def forget_old_secret_keys(path: Path) -> None:
+    """
+    Leave only the newest `SECRET_KEY` in its file.
+
+    :raises OSError: if the file cannot be read or written
+    """
+    with private_files.locked(path):
+        private_files.replace(path, f"{path.read_text().split()[0]}\n")
+
+
 def wait_until_ready(*, port: int, token: str, seconds_max: float) -> str:
     """
     Wait until `/readyz` reports that everything is present.

@@ -45,8 +45,10 @@ _https = _public.scheme == "https"
 
 DEBUG = env.bool("RENSEI_DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
+# Keys before it, which verify what they have signed.
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 if not SECRET_KEY and (DATA_DIR / "secret_key").exists():
-    SECRET_KEY = (DATA_DIR / "secret_key").read_text().strip()
+    SECRET_KEY, *SECRET_KEY_FALLBACKS = (DATA_DIR / "secret_key").read_text().split() or [""]
 # The health checks of containers ask for 127.0.0.1 and localhost, whatever other names there are.
 ALLOWED_HOSTS = [*env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1"]), "127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]

@@ -79,6 +79,7 @@ def content_of(anchor: LedgerAnchor) -> dict[str, Any]:
         "lines": anchor.seq,
         "digest": anchor.digest,
         "anchoredAt": text_of(anchor.anchored_at),
+        **({"nextKey": anchor.next_key} if anchor.next_key else {}),
         "signature": anchor.signature,
     }
 
@@ -96,6 +97,7 @@ def parse(line: bytes) -> LedgerAnchor | None:
             seq=told.seq,
             digest=told.digest,
             anchored_at=datetime.fromisoformat(told.anchored_at),
+            next_key=told.next_key,
             signature=told.signature,
         )
     except (NotAnExport, AttributeError, ValueError, TypeError, KeyError):

@@ -9,34 +9,29 @@ mark beside the key, the anchors' file, and the witnesses that an operator has c
 import hashlib
 import hmac
 import json
-import os
-import secrets
-import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from django.conf import settings
+from django.db import IntegrityError
 from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
-from billing.integrity import anchor_files, digests
-from billing.integrity.anchor_files import text_of
+from billing.integrity import anchor_files, anchor_keys, digests, seals
+from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.digests import START
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
+from rensei.audit.record import record_system
 from rensei.core import private_files
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
 
-KEY_BYTES = 32
+KEY_ROTATED = "ledger.anchor_key_rotated"
+TRIES = 3
 
 logger = structlog.get_logger(__name__)
-
-
-class AnchorKeyUnavailable(Exception):
-    """The key file is missing although anchors exist, or its content is not in Rensei's format."""
 
 
 class AnchorsCut(Exception):
@@ -60,30 +55,53 @@ def anchor() -> None:
     """
     heads = _grown_chains()
     if heads:
-        _sign_heads(heads, _ensure_key())
+        _sign_heads(heads, _ensure_keys())
     newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
     if newest is not None:
-        key = load_key()
-        require_mark(key)
+        keys = anchor_keys.load()
+        key = keys.active
+        require_mark(keys)
         _write_mark(newest, key)
     anchor_files.add_new(settings.RENSEI_LEDGER_ANCHORS)
     if settings.RENSEI_LEDGER_WITNESS_FILE:
         anchor_files.add_new(Path(settings.RENSEI_LEDGER_WITNESS_FILE))
 
 
-def sign(anchor: LedgerAnchor, key: bytes) -> str:
-    """Sign the content of an anchor."""
-    return hmac.new(key, json.dumps(_said(anchor)).encode(), hashlib.sha256).hexdigest()
+def hand_over(*, actor: str, known: bool = False) -> str:
+    """
+    Have the key that signs sign the id of the next one in its file, and sign by that one from now on. Returns its id.
 
+    The hand-over is an anchor like the others: everything that the old key has signed is part of the chain that the new
+    one continues, so somebody who learns the old key later can change none of it.
 
-def is_signed(anchor: LedgerAnchor, key: bytes) -> bool:
-    """Return whether the signature of an anchor was made with the key."""
-    return hmac.compare_digest(sign(anchor, key).encode(), anchor.signature.encode())
+    :param known: others know the old key. Its receipts are not accepted any more
+    :raises AnchorKeyUnavailable: if the file has no next key, or cannot be read
+    :raises AnchorsCut: if the newest anchors are missing from the database
+    """
+    keys = anchor_keys.load()
+    if not keys.staged:
+        raise AnchorKeyUnavailable("it has no next key")
+    old, new = keys.active_id, keys.staged[-1]
+    with durable():
+        record_system(actor, KEY_ROTATED, object_id=new, before=old, known=known)
+    seals.seal()
+    for left in reversed(range(TRIES)):
+        try:
+            _sign_heads(_grown_chains(), keys, next_key=new)
+            break
+        except IntegrityError:
+            # A worker has signed at the same moment.
+            if not left:
+                raise
+    if known:
+        anchor_keys.mark_known(settings.RENSEI_LEDGER_ANCHOR_KEY, old)
+    anchor()
+    return new
 
 
 def digest_of(anchor: LedgerAnchor) -> str:
     """Return the digest of an anchor, which the next anchor holds."""
-    return digests.of_anchor(_said(anchor), anchor.signature)
+    return digests.of_anchor(anchor_keys.content_of(anchor), anchor.signature)
 
 
 def mark_path() -> Path:
@@ -92,12 +110,16 @@ def mark_path() -> Path:
     return path.with_name(f"{path.name}.mark")
 
 
-def read_mark(key: bytes | None) -> Mark | None:
+def read_mark(keys: Keys | None) -> Mark | None:
     """Read the mark. Return None if there is none yet."""
     try:
         content = json.loads(mark_path().read_text())
         counter, digest = int(content["counter"]), str(content["digest"])
-        signed = key is not None and hmac.compare_digest(_sign_mark(counter, digest, key), str(content["signature"]))
+        signature = str(content["signature"]).encode()
+        # The mark of the key before is replaced right after a hand-over.
+        signed = keys is not None and any(
+            hmac.compare_digest(_sign_mark(counter, digest, key).encode(), signature) for key in keys.by_id.values()
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -105,9 +127,9 @@ def read_mark(key: bytes | None) -> Mark | None:
     return Mark(counter=counter, digest=digest, signed=signed)
 
 
-def require_mark(key: bytes) -> None:
+def require_mark(keys: Keys) -> None:
     """:raises AnchorsCut: if the anchor that the mark records is missing or was replaced"""
-    mark = read_mark(key)
+    mark = read_mark(keys)
     if mark is None:
         return
     marked = LedgerAnchor.objects.filter(counter=mark.counter).first()
@@ -115,54 +137,34 @@ def require_mark(key: bytes) -> None:
         raise AnchorsCut(f"the mark {mark_path()} knows of anchor {mark.counter}, which is not in the database")
 
 
-def load_key() -> bytes:
-    """
-    Read the signing key.
-
-    :raises AnchorKeyUnavailable: if it is missing, readable by others, or damaged
-    """
-    path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
-    try:
-        with path.open() as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = bytes.fromhex(file.read().strip())
-    except OSError as fault:
-        raise AnchorKeyUnavailable(f"it cannot be read ({fault.strerror})") from None
-    except ValueError:
-        # The cause would contain the text of the file, so it is dropped.
-        raise AnchorKeyUnavailable("it is damaged") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise AnchorKeyUnavailable("it is open to other users of the machine: run `chmod 600` on it")
-    if len(key) != KEY_BYTES:
-        raise AnchorKeyUnavailable("it is damaged")
-    return key
-
-
-def _said(anchor: LedgerAnchor) -> Sequence[object]:
-    return digests.said_by_anchor(
-        counter=anchor.counter,
-        previous=anchor.previous,
-        org=anchor.org_id,
-        seq=anchor.seq,
-        digest=anchor.digest,
-        anchored_at=text_of(anchor.anchored_at),
-    )
-
-
-def _sign_heads(heads: list[tuple[str | None, int, str]], key: bytes) -> None:
+def _sign_heads(heads: list[tuple[str | None, int, str]], keys: Keys, *, next_key: str = "") -> None:
+    """Sign the ends of chains. A hand-over is one more anchor, at the end of the audit log."""
     with durable():
-        require_mark(key)
+        key = keys.active
+        require_mark(keys)
         now = database_now()
         before = LedgerAnchor.objects.order_by(F("counter").desc(nulls_last=True), "-pk").first()
         counter = (before.counter or 0) if before else 0
         previous = digest_of(before) if before else START
+        places = [(*head, "") for head in heads]
+        if next_key:
+            last = AuditSeal.objects.order_by("-seq").values_list("seq", "digest").first()
+            if last is None:
+                raise AnchorKeyUnavailable("nothing is sealed yet: repeat this when a worker runs")
+            places.append((None, *last, next_key))
         new = []
-        for org_id, seq, digest in heads:
+        for org_id, seq, digest, named in places:
             counter += 1
             each = LedgerAnchor(
-                counter=counter, previous=previous, org_id=org_id, seq=seq, digest=digest, anchored_at=now
+                counter=counter,
+                previous=previous,
+                org_id=org_id,
+                seq=seq,
+                digest=digest,
+                anchored_at=now,
+                next_key=named,
             )
-            each.signature = sign(each, key)
+            each.signature = anchor_keys.sign(each, key)
             previous = digest_of(each)
             new.append(each)
         # Two concurrent runs would use the same numbers. The unique constraint rejects the second.
@@ -202,15 +204,10 @@ def _grown_chains() -> list[tuple[str | None, int, str]]:
     return heads
 
 
-def _ensure_key() -> bytes:
-    """Read the key. Create it if nothing has been signed yet: a new key would not match older anchors."""
+def _ensure_keys() -> Keys:
+    """Read the keys. Create one if nothing has been signed yet: a new key would not match older anchors."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     signed_before = LedgerAnchor.objects.exists() or anchor_files.size_of(settings.RENSEI_LEDGER_ANCHORS)
     if not path.exists() and not signed_before and not mark_path().exists():
-        create_key(path)
-    return load_key()
-
-
-def create_key(path: Path) -> None:
-    """Write a random key. The file is written atomically and never replaces an existing one."""
-    private_files.create(path, secrets.token_hex(KEY_BYTES) + "\n")
+        anchor_keys.create(path)
+    return anchor_keys.load()

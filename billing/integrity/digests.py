@@ -20,12 +20,20 @@ def of_row(content: Mapping[str, Any], *, chain: str, seq: int, previous: str) -
 
 
 def said_by_anchor(
-    *, counter: int | None, previous: str, org: str | None, seq: int, digest: str, anchored_at: str
+    *,
+    counter: int | None,
+    previous: str,
+    org: str | None,
+    seq: int,
+    digest: str,
+    anchored_at: str,
+    next_key: str = "",
 ) -> Sequence[object]:
     """List the content of an anchor that its signature covers."""
     said = [org, seq, digest, anchored_at]
     # Anchors from before the chain of anchors existed were signed without it.
-    return said if counter is None else [counter, previous, *said]
+    whole = said if counter is None else [counter, previous, *said]
+    return [*whole, next_key] if next_key else whole
 
 
 def of_anchor(said: Sequence[object], signature: str) -> str:

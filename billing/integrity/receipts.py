@@ -9,7 +9,7 @@ import hmac
 import json
 from collections.abc import Mapping
 
-from billing.integrity import anchors
+from billing.integrity import anchor_keys
 
 
 def sign(content: Mapping[str, object]) -> str:
@@ -18,11 +18,21 @@ def sign(content: Mapping[str, object]) -> str:
 
     :raises AnchorKeyUnavailable: if the key is missing, readable by others, or damaged
     """
-    # A list with a name first is no anchor and no mark, so none of them can be taken for another.
-    text = json.dumps(["receipt", content], sort_keys=True)
-    return hmac.new(anchors.load_key(), text.encode(), hashlib.sha256).hexdigest()
+    return _sign(content, anchor_keys.active())
 
 
 def is_signed(content: Mapping[str, object], signature: str) -> bool:
-    """:raises AnchorKeyUnavailable: if the key is missing, readable by others, or damaged"""
-    return hmac.compare_digest(sign(content).encode(), signature.encode())
+    """
+    Return whether a receipt was signed with the key, or with one before it that others do not know.
+
+    :raises AnchorKeyUnavailable: if the key is missing, readable by others, or damaged
+    """
+    keys = anchor_keys.load()
+    accepted = [keys.active, *keys.replaced.values()]
+    return any(hmac.compare_digest(_sign(content, key).encode(), signature.encode()) for key in accepted)
+
+
+def _sign(content: Mapping[str, object], key: bytes) -> str:
+    # A list with a name first is no anchor and no mark, so none of them can be taken for another.
+    text = json.dumps(["receipt", content], sort_keys=True)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

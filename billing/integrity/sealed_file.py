@@ -37,6 +37,8 @@ class Anchor:
     digest: str
     anchored_at: str
     signature: str
+    # The id of the key that signs after this anchor, where it hands over to another one.
+    next_key: str = ""
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> "Anchor":
@@ -51,6 +53,7 @@ class Anchor:
                 digest=str(content["digest"]),
                 anchored_at=str(content["anchoredAt"]),
                 signature=str(content["signature"]),
+                next_key=str(content.get("nextKey", "")),
             )
         except (KeyError, TypeError, ValueError):
             raise NotAnExport("a line is not an anchor") from None
@@ -64,6 +67,7 @@ class Anchor:
             seq=self.seq,
             digest=self.digest,
             anchored_at=self.anchored_at,
+            next_key=self.next_key,
         )
         return digests.of_anchor(said, self.signature)
 

@@ -13,8 +13,9 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
-from billing.integrity import anchor_files, anchors
+from billing.integrity import anchor_files, anchor_keys, anchors
 from billing.integrity.anchor_files import named
+from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.chains import AUDIT, RECORDS, Record, chain_ids
 from billing.integrity.differences import Difference
 from billing.integrity.digests import START
@@ -40,20 +41,22 @@ def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
     sizes = {path: anchor_files.size_of(path) for path in [*files(), *kept_elsewhere]}
     has_mark = anchors.mark_path().exists()
     with snapshot():
-        key = None
+        keys = None
         if any(sizes.values()) or has_mark or LedgerAnchor.objects.exists():
             try:
-                key = anchors.load_key()
-            except anchors.AnchorKeyUnavailable as fault:
+                found = anchor_keys.load()
+                found.require_all()
+                keys = found
+            except AnchorKeyUnavailable as fault:
                 yield Difference(kind="anchor-key", org="", object="", expected="a key", found=str(fault))
         if has_mark:
-            yield from _mark(key)
+            yield from _mark(keys)
         for path, size in sizes.items():
-            yield from _file(path, size, key)
+            yield from _file(path, size, keys)
         yield from islice(_chain_of_anchors(), 1)
         for record in RECORDS:
             for org_id in chain_ids(record):
-                yield from islice(_chain(record, org_id, key), 1)
+                yield from islice(_chain(record, org_id, keys), 1)
             yield from _unsealed(record)
 
 
@@ -63,10 +66,10 @@ def files() -> list[Path]:
     return [settings.RENSEI_LEDGER_ANCHORS, *([Path(witness)] if witness else [])]
 
 
-def _mark(key: bytes | None) -> Iterator[Difference]:
+def _mark(keys: Keys | None) -> Iterator[Difference]:
     """Check that the newest anchor in the mark exists: truncating everything else does not hide the loss."""
-    mark = anchors.read_mark(key)
-    if mark is None or key is None:
+    mark = anchors.read_mark(keys)
+    if mark is None or keys is None:
         return
     place = "the mark beside the key"
     if not mark.signed:
@@ -98,7 +101,7 @@ def _chain_of_anchors() -> Iterator[Difference]:
         previous = anchors.digest_of(each)
 
 
-def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
+def _file(path: Path, size: int, keys: Keys | None) -> Iterator[Difference]:
     """Check that each anchor of a file is signed, and is the same in the database."""
     name = "the anchors' file" if path == settings.RENSEI_LEDGER_ANCHORS else str(path)
     lines = anchor_files.read(path, size)
@@ -109,7 +112,7 @@ def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
             if line.anchor is None:
                 yield Difference(kind="anchor", org="", object=place, expected="an anchor", found="something else")
                 continue
-            if key is not None and not anchors.is_signed(line.anchor, key):
+            if keys is not None and not anchor_keys.is_signed(line.anchor, keys):
                 yield _forged(line.anchor, place)
                 continue
             twin = stored.get(line.anchor.pk)
@@ -121,9 +124,9 @@ def _file(path: Path, size: int, key: bytes | None) -> Iterator[Difference]:
                 )
 
 
-def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Difference]:
+def _chain(record: Record, org_id: str | None, keys: Keys | None) -> Iterator[Difference]:
     """Check the seals of one chain against its rows and its anchors."""
-    signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq").iterator(chunk_size=BATCH))
+    signed = iter(LedgerAnchor.objects.filter(org_id=org_id).order_by("seq", "pk").iterator(chunk_size=BATCH))
     anchor = next(signed, None)
     seq, signed_seq, previous = 0, 0, START
     latest: datetime | None = None
@@ -136,7 +139,7 @@ def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Di
             yield from _out_of_order(row, latest)
             latest = max(filter(None, [latest, row.occurred_at]))
         while anchor is not None and anchor.seq <= seq:
-            if key is not None and not anchors.is_signed(anchor, key):
+            if keys is not None and not anchor_keys.is_signed(anchor, keys):
                 yield _forged(anchor, f"anchor {anchor.pk}")
             if anchor.digest != seal.digest:
                 # The chain is consistent in itself: it was recomputed, starting after the last signed end.
@@ -148,7 +151,7 @@ def _chain(record: Record, org_id: str | None, key: bytes | None) -> Iterator[Di
             anchor = next(signed, None)
         previous = seal.digest
     for late in chain(filter(None, [anchor]), signed):
-        if key is not None and not anchors.is_signed(late, key):
+        if keys is not None and not anchor_keys.is_signed(late, keys):
             yield _forged(late, f"anchor {late.pk}")
         when = f"{late.anchored_at:%Y-%m-%d %H:%M:%S}"
         expected = f"{late.seq} {record.noun}(s), as signed at {when}"
@@ -196,7 +199,7 @@ def _unsealed(record: Record) -> Iterator[Difference]:
 def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
     return (
         *(anchor.counter, anchor.previous),
-        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.signature),
+        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.next_key, anchor.signature),
     )
 
 

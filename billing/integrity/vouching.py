@@ -5,7 +5,7 @@ from pathlib import Path
 
 from django.db.models import Max, QuerySet, Sum
 
-from billing.integrity import anchor_files, anchors
+from billing.integrity import anchor_files, anchor_keys, anchors
 from billing.integrity.anchor_files import named
 from billing.integrity.verification import files
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal, LedgerWitness
@@ -18,8 +18,8 @@ def sentences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[str]:
         yield f"The newest anchor is {named(newest)}: {_covered(newest.counter)}."
         yield from _not_signed()
     try:
-        mark = anchors.read_mark(anchors.load_key())
-    except anchors.AnchorKeyUnavailable:
+        mark = anchors.read_mark(anchor_keys.load())
+    except anchor_keys.AnchorKeyUnavailable:
         mark = None
     yield (
         f"The mark beside the key vouches up to anchor {mark.counter}: {_covered(mark.counter)}."

@@ -10,7 +10,7 @@ from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
-SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "federation", "fingerprint")
+SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "federation", "fingerprint", "fingerprint_version")
 VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
 
@@ -23,9 +23,20 @@ def seal_key(integration: Integration, given: Given) -> None:
     text = given.sealable() if isinstance(given, Federation) else given
     integration.sealed_key = vault.seal(text, context=_context(integration))
     integration.key_hint = shapes.hint_of(given)
+    prints = fingerprints_of(integration, text)
+    integration.fingerprint_version, integration.fingerprint = next(iter(prints.items()))
+    integration.fingerprints = prints.values()
+
+
+def fingerprints_of(integration: Integration, text: Secret) -> dict[int, str]:
+    """
+    Return the fingerprints of an integration's sealed text by the version of their key, the newest first.
+
+    :raises CredentialUnreadable: if the vault has no key for them now
+    """
     # One rule of a federation may be used in several workspaces.
     known = text if integration.federation is None else Secret(f"{text.reveal()} {integration.workspace_id}")
-    integration.fingerprint = vault.fingerprint(known, org_id=integration.org_id, provider=integration.provider)
+    return vault.fingerprints(known, org_id=integration.org_id, provider=integration.provider)
 
 
 def change_workspace(integration: Integration, *, workspace_id: str) -> None:
@@ -47,8 +58,17 @@ def open_key(integration: Integration) -> Credential:
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    text = vault.open_sealed(integration.sealed_key, context=_context(integration))
+    text = open_text(integration)
     return credential(integration, text if integration.federation is None else Federation.of_sealed(text))
+
+
+def open_text(integration: Integration) -> Secret:
+    """
+    Open what is sealed: a key, or the ids of a federation.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    return vault.open_sealed(integration.sealed_key, context=_context(integration))
 
 
 def credential(integration: Integration, given: Given) -> Credential:

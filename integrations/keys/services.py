@@ -350,7 +350,7 @@ def _require_unchanged(integration: Integration, version: int) -> None:
 
 def _require_unique(integration: Integration, others: list[Integration]) -> None:
     for other in others:
-        if other.fingerprint == integration.fingerprint:
+        if other.fingerprint in (integration.fingerprint, *integration.fingerprints):
             raise AlreadyExists(what=f"An integration with this key, '{other.name}' ({other.id}),")
         if other.name == integration.name:
             raise AlreadyExists(what=f"An integration named '{other.name}'")

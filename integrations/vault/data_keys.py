@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock, Timer
 
+from django.db.models import Max
+
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import kek_providers
 from integrations.vault.envelope import KEY_BYTES
@@ -118,6 +120,28 @@ def current_key(*, org: Org | None, purpose: DataKey.Purpose = DataKey.Purpose.S
     return row.id, _unwrap(row)
 
 
+def versions_of(*, org: Org | None, purpose: DataKey.Purpose) -> dict[int, bytes]:
+    """
+    Return all versions of a data key, the newest first. The first use creates one.
+
+    :raises VaultFault: if one cannot be unwrapped
+    """
+    current_key(org=org, purpose=purpose)
+    rows = DataKey.objects.filter(org=org, purpose=purpose).order_by("-version")
+    return {row.version: _unwrap(row) for row in list(rows)}
+
+
+def add_version(*, org: Org | None, purpose: DataKey.Purpose) -> None:
+    """
+    Add a version of a data key. Of two simultaneous calls, the unique constraint accepts one.
+
+    :raises VaultFault: if it cannot be wrapped
+    """
+    newest = DataKey.objects.filter(org=org, purpose=purpose).aggregate(newest=Max("version"))["newest"] or 0
+    row = _make(org=org, purpose=purpose, version=newest + 1)
+    DataKey.objects.bulk_create([row], ignore_conflicts=True)
+
+
 def key_by_id(key_id: uuid.UUID, *, org: Org | None) -> bytes:
     """
     Return one data key of the given owner.
@@ -180,9 +204,9 @@ def note_first_use(kek_id: str) -> None:
     check_kek(kek_id)
 
 
-def _make(*, org: Org | None, purpose: DataKey.Purpose) -> DataKey:
+def _make(*, org: Org | None, purpose: DataKey.Purpose, version: int = 1) -> DataKey:
     note_first_use(kek_providers.current().current_id())
-    row = DataKey(id=uuid.uuid4(), org=org, purpose=purpose, version=1)
+    row = DataKey(id=uuid.uuid4(), org=org, purpose=purpose, version=version)
     wrap(row, secrets.token_bytes(KEY_BYTES))
     return row
 

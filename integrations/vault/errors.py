@@ -79,7 +79,8 @@ class CredentialUnreadable(RenseiError):
     def __init__(self, *, reason: VaultFault) -> None:
         super().__init__(reason=reason)
         self.retryable = isinstance(reason, KeyServiceSilent)
-        if isinstance(reason, DataKeyNotFound):
+        self.is_gone = isinstance(reason, DataKeyNotFound)
+        if self.is_gone:
             self.fix = (
                 "Its data key is not in the database: it was destroyed, or a backup without it was restored. Save "
                 "the key anew, or ask the operator to restore a backup that has it."

@@ -169,6 +169,7 @@ def _weakness(key: bytes) -> str:
 
 def _derived_from_secret_key() -> set[bytes]:
     """List the keys that people commonly derive from one secret instead of creating a second one."""
-    secret = settings.SECRET_KEY.encode()
+    known = [key.encode() for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
     digests = (hashlib.sha256, hashlib.sha512, hashlib.sha3_256, hashlib.blake2b, hashlib.blake2s)
-    return {secret[:KEY_BYTES].ljust(KEY_BYTES, b"\0"), *(digest(secret).digest()[:KEY_BYTES] for digest in digests)}
+    digested = {digest(secret).digest()[:KEY_BYTES] for digest in digests for secret in known}
+    return digested | {secret[:KEY_BYTES].ljust(KEY_BYTES, b"\0") for secret in known}

@@ -4,7 +4,6 @@ Everything that is sealed: each kind of record is registered by the module that 
 So a new data key can seal all records of its owner again. A test fails where a column is sealed and not registered.
 """
 
-import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any, Protocol
 
-from django.db.models import Max, Model
+from django.db.models import Model
 
 from integrations.models import DataKey
-from integrations.vault import data_keys, envelope, kek_providers
-from integrations.vault.envelope import KEY_BYTES
+from integrations.vault import data_keys, envelope
 from integrations.vault.errors import CredentialUnreadable, VaultFault
 from integrations.vault.vault import SealContext
 from rensei.core.clock import database_now
@@ -109,7 +107,7 @@ def rotate_data_key(org: Org | None) -> Resealed:
     if not old.exists():
         return Resealed(records=0, keys_deleted=0, failed={})
     try:
-        _add_key(org, version=(old.aggregate(newest=Max("version"))["newest"] or 0) + 1)
+        data_keys.add_version(org=org, purpose=DataKey.Purpose.SEAL)
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
     return reseal(org)
@@ -157,11 +155,3 @@ def _reseal_one(record: Record, newest: uuid.UUID, key: bytes, *, org: Org | Non
         return True
     needed.add(key_id)  # It was changed meanwhile, perhaps by the old key; the next call looks again.
     return False
-
-
-def _add_key(org: Org | None, *, version: int) -> None:
-    """Add a version of a data key. Of two simultaneous calls, the unique constraint accepts one."""
-    data_keys.note_first_use(kek_providers.current().current_id())
-    row = DataKey(id=uuid.uuid4(), org=org, purpose=DataKey.Purpose.SEAL, version=version)
-    data_keys.wrap(row, secrets.token_bytes(KEY_BYTES))
-    DataKey.objects.bulk_create([row], ignore_conflicts=True)

@@ -101,19 +101,21 @@ def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
         raise CredentialUnreadable(reason=fault) from None
 
 
-def fingerprint(secret: Secret, *, org_id: str, provider: str) -> str:
+def fingerprints(secret: Secret, *, org_id: str, provider: str) -> dict[int, str]:
     """
     Return a value that is equal for the same key in the same organization, and reveals nothing else about it.
 
+    There is one for each version of its key, the newest first: while that key is replaced, stored ones are of either.
     Its key is wrapped like a data key but is not one, so fingerprints stay valid when data keys change.
 
     :raises CredentialUnreadable: if that key is not available
     """
     try:
-        _, pepper = data_keys.current_key(org=None, purpose=DataKey.Purpose.FINGERPRINT)
+        peppers = data_keys.versions_of(org=None, purpose=DataKey.Purpose.FINGERPRINT)
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
-    return hmac.new(pepper, length_prefixed(org_id, provider, secret.reveal()), hashlib.sha256).hexdigest()
+    text = length_prefixed(org_id, provider, secret.reveal())
+    return {version: hmac.new(pepper, text, hashlib.sha256).hexdigest() for version, pepper in peppers.items()}
 
 
 def health() -> VaultHealth:

@@ -10,7 +10,8 @@ import secrets
 from django.conf import settings
 from django.core import signing
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.crypto import salted_hmac
+
+from rensei.core.secret import keyed_digests
 
 SALT = "rensei.orgs.known-browser"
 # Browsers keep cookies for 400 days at most: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
@@ -20,20 +21,20 @@ ACCOUNTS_MAX = 5
 
 def account_of(email: str) -> str:
     """Return an identifier of an account, existing or not, without its address."""
-    return salted_hmac(SALT, email.strip().lower(), algorithm="sha256").hexdigest()[:32]
+    return _accounts_of(email)[0]
 
 
-def browser_of(request: HttpRequest, account: str) -> str | None:
+def browser_of(request: HttpRequest, *, email: str) -> str | None:
     """Identify this browser, if its person has signed in to the account with it before."""
     browser, accounts = _read(request)
-    return browser if account in accounts else None
+    return browser if set(_accounts_of(email)) & set(accounts) else None
 
 
 def remember(request: HttpRequest, response: HttpResponseBase, *, email: str) -> None:
     """Store in the browser that its person has signed in."""
     browser, accounts = _read(request)
-    account = account_of(email)
-    kept = [account, *(other for other in accounts if other != account)][:ACCOUNTS_MAX]
+    ids = _accounts_of(email)
+    kept = [ids[0], *(other for other in accounts if other not in ids)][:ACCOUNTS_MAX]
     response.set_cookie(
         _name(),
         signing.dumps([browser or secrets.token_hex(8), kept], salt=SALT),
@@ -42,6 +43,10 @@ def remember(request: HttpRequest, response: HttpResponseBase, *, email: str) ->
         httponly=True,
         samesite="Lax",
     )
+
+
+def _accounts_of(email: str) -> list[str]:
+    return [digest[:32] for digest in keyed_digests(email.strip().lower(), salt=SALT)]
 
 
 def _read(request: HttpRequest) -> tuple[str | None, list[str]]:

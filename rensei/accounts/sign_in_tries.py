@@ -57,11 +57,11 @@ class Try:
 def begin(request: HttpRequest, *, email: str) -> Try:
     """Count a try before the password is checked, so that simultaneous tries are all counted."""
     account = account_of(email)
-    here, everywhere = _keys(request, account)
+    here, everywhere = _keys(request, email)
     tries = rates.count_exactly(here, seconds=TRIES_SECONDS).total
     if tries <= TRIES_MAX:
         all_tries = rates.count_exactly(everywhere, seconds=EVERYWHERE_SECONDS).total
-        is_known = browser_of(request, account) is not None
+        is_known = browser_of(request, email=email) is not None
         if tries == 1 or is_known or all_tries <= EVERYWHERE_MAX:
             return Try(is_allowed=True, keys=(here, everywhere))
     if rates.count_exactly(f"sign-in-told:{account}", seconds=MAIL_SECONDS).total == 1:
@@ -78,7 +78,7 @@ def take_back(tried: Try) -> None:
 
 def forgive(request: HttpRequest, *, email: str) -> None:
     """Reset the count for a person who has set a new password, at the address where it was set."""
-    here, _ = _keys(request, account_of(email))
+    here, _ = _keys(request, email)
     rates.clear(here)
 
 
@@ -88,8 +88,8 @@ def may_mail_reset(email: str) -> bool:
     return window.total <= RESET_MAILS_MAX
 
 
-def _keys(request: HttpRequest, account: str) -> tuple[str, str]:
-    browser = browser_of(request, account)
+def _keys(request: HttpRequest, email: str) -> tuple[str, str]:
+    account, browser = account_of(email), browser_of(request, email=email)
     source = f"browser:{browser}" if browser else counted_address(client_address(request))
     return f"sign-in-try:{account}:{source}", f"sign-in-tries:{account}"
 

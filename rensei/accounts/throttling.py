@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from rest_framework.request import Request
 
-from rensei.accounts.known_browsers import account_of, browser_of
+from rensei.accounts.known_browsers import browser_of
 from rensei.core.networks import counted_address
 from rensei.core.proxies import client_address
 from rensei.core.throttling import WindowThrottle
@@ -32,7 +32,7 @@ class SignInThrottle(WindowThrottle):
     is_exact = True
 
     def get_cache_key(self, request: Request, view: "APIView | None") -> str:
-        browser = browser_of(request, account_of(request.POST.get("login", "")))
+        browser = browser_of(request, email=request.POST.get("login", ""))
         return f"{self.scope}:{browser or counted_address(client_address(request))}"
 
 

@@ -3,6 +3,9 @@
 import hashlib
 from typing import NoReturn
 
+from django.conf import settings
+from django.utils.crypto import salted_hmac
+
 
 class Secret:
     """
@@ -35,3 +38,13 @@ class Secret:
 def token_digest(token: str) -> str:
     """Hash a whole token for look-up, so that no two tokens can collide."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def keyed_digests(text: str, *, salt: str) -> list[str]:
+    """
+    Hash a text that could be guessed by SECRET_KEY, and by each key before it that is still accepted.
+
+    The first one is stored; a look-up accepts all of them, so that a new SECRET_KEY invalidates nothing.
+    """
+    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return [salted_hmac(salt, text, secret=key, algorithm="sha256").hexdigest() for key in keys]

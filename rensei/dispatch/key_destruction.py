@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 
 from billing.integrity import receipts
-from billing.integrity.anchors import AnchorKeyUnavailable
+from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from integrations.vault import destruction
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import FieldError, NotPermitted

@@ -15,8 +15,8 @@ from typing import Any
 
 from django.conf import settings
 
-from billing.integrity import anchor_files, anchors
-from billing.integrity.anchors import AnchorKeyUnavailable
+from billing.integrity import anchor_files, anchor_keys
+from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.chains import LEDGER
 from billing.integrity.digests import START
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal
@@ -85,7 +85,7 @@ def receipt_of(run: Run) -> dict[str, Any]:
     lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
     seals = _seals_of(run, lines)
     anchor = _proving_anchor(run, lines, seals)
-    secret = _secret()
+    secret = _keys().active
     for line in lines:
         # A run's row is not sealed, its lines are.
         if (line.auth_mode, line.payer, line.provider) != (run.auth_mode, run.payer, run.provider):
@@ -122,10 +122,13 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 
 def public_keys() -> list[dict[str, str]]:
     """List the public keys that verify receipts: the one in use, and those that operators have replaced."""
-    keys = [_published(decoded(text), status="replaced") for text in settings.RENSEI_RECEIPT_KEYS_BEFORE]
+    before = [decoded(text) for text in settings.RENSEI_RECEIPT_KEYS_BEFORE]
+    found = []
     with suppress(ReceiptKeyUnavailable):
-        keys.insert(0, _published(signing.public_key(_secret(), purpose=PURPOSE), status="active"))
-    return keys
+        keys = _keys()
+        found.append(_published(signing.public_key(keys.active, purpose=PURPOSE), status="active"))
+        before = [*(signing.public_key(key, purpose=PURPOSE) for key in keys.replaced.values()), *before]
+    return [*found, *(_published(public, status="replaced") for public in dict.fromkeys(before))]
 
 
 def kid_of(public: bytes) -> str:
@@ -149,11 +152,14 @@ def _published(public: bytes, *, status: str) -> dict[str, str]:
     return {**key, "kid": kid_of(public), "status": status}
 
 
-def _secret() -> bytes:
+def _keys() -> Keys:
+    """:raises ReceiptKeyUnavailable: if the key that signs cannot be read"""
     try:
-        return anchors.load_key()
+        keys = anchor_keys.load()
+        keys.require_all()
     except AnchorKeyUnavailable as fault:
         raise ReceiptKeyUnavailable from fault
+    return keys
 
 
 def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
@@ -187,7 +193,7 @@ def _proving_anchor(run: Run, lines: Sequence[CostEvent], seals: Mapping[str, Le
         anchor = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=first).order_by("seq").first()
         if anchor is None:
             raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
-        if not anchors.is_signed(anchor, _secret()) or _chain_digest(run, first, anchor.seq) != anchor.digest:
+        if not anchor_keys.is_signed(anchor, _keys()) or _chain_digest(run, first, anchor.seq) != anchor.digest:
             raise ReceiptDisagrees(line=line.id)
     return anchor
 

@@ -10,13 +10,12 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db.models import QuerySet
-from django.utils.crypto import salted_hmac
 
 from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError, Said
 from rensei.core.rates import rates
-from rensei.core.secret import Secret, token_digest
+from rensei.core.secret import Secret, keyed_digests, token_digest
 from rensei.core.transactions import durable
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import WRITERS, Host, Membership, User
@@ -98,7 +97,7 @@ def ask(*, host_name: str, address: str | None) -> DeviceCodePair:
         DeviceCode.objects.filter(expires_at__lt=now - KEPT).delete()
         DeviceCode.objects.create(
             device_digest=token_digest(device_code),
-            user_digest=_user_digest(user_code),
+            user_digest=_user_digests(user_code)[0],
             host_name=host_name,
             address=address,
             created_at=now,
@@ -116,7 +115,7 @@ def find_waiting(user: User, *, user_code: str) -> DeviceCode:
     """
     _require_tries_left(user)
     waiting = DeviceCode.objects.filter(state=DeviceCode.State.PENDING, expires_at__gt=database_now())
-    found: DeviceCode | None = waiting.filter(user_digest=_user_digest(user_code)).first()
+    found: DeviceCode | None = waiting.filter(user_digest__in=_user_digests(user_code)).first()
     if found is None:
         _count_wrong_code(user)
         raise NotFound
@@ -185,10 +184,10 @@ def _answer(device: DeviceCode, **answer: object) -> None:
         raise NotFound
 
 
-def _user_digest(user_code: str) -> str:
+def _user_digests(user_code: str) -> list[str]:
     """Hash a user code with the server's secret: it is short, so a plain hash could be brute-forced."""
     letters = "".join(letter for letter in user_code.upper() if letter.isalpha())
-    return salted_hmac("rensei.orgs.device-code", letters, algorithm="sha256").hexdigest()
+    return keyed_digests(letters, salt="rensei.orgs.device-code")
 
 
 def _require_tries_left(user: User) -> None:

@@ -18,7 +18,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from billing.integrity import anchors
+from billing.integrity import anchor_keys
 from billing.models import Statement
 from catalog.models import CatalogEntry
 from integrations.models import Integration
@@ -252,7 +252,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         lines=[{"provider": "claude", "served_model_id": CANARY, "token_class": "input", "count": 7,
                 "unit_picodollars": 1}],
     )  # fmt: skip
-    anchors.create_key(settings.RENSEI_LEDGER_ANCHOR_KEY)
+    anchor_keys.create(settings.RENSEI_LEDGER_ANCHOR_KEY)
     host, _, _ = register_host(access_of(other), name=CANARY)
     token, _ = create_token(access_of(other), name=CANARY)
     invitation = invitations.invite(access_of(ada), email=f"{CANARY}@acme.test", role="member").invitation

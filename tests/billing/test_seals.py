@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import IntegrityError, connection, transaction
 
-from billing.integrity import anchors, seals, verification
+from billing.integrity import anchor_keys, anchors, seals, verification
 from billing.integrity.chains import LEDGER, RECORDS, Record
 from billing.integrity.digests import START
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal
@@ -242,7 +242,7 @@ class TestAnchor:
         charge()
         seals.seal()
 
-        with pytest.raises(anchors.AnchorKeyUnavailable):
+        with pytest.raises(anchor_keys.AnchorKeyUnavailable):
             anchors.anchor()
 
         assert not settings.RENSEI_LEDGER_ANCHOR_KEY.exists()
@@ -254,7 +254,7 @@ class TestAnchor:
         charge()
         seals.seal()
 
-        with pytest.raises(anchors.AnchorKeyUnavailable, match="chmod 600"):
+        with pytest.raises(anchor_keys.AnchorKeyUnavailable, match="chmod 600"):
             anchors.anchor()
 
 
@@ -347,7 +347,7 @@ class TestTampering:
         compute_anew(acme)
         for anchor in LedgerAnchor.objects.all():
             anchor.digest = LedgerSeal.objects.get(seq=anchor.seq).digest
-            signature = anchors.sign(anchor, os.urandom(32))
+            signature = anchor_keys.sign(anchor, os.urandom(32))
             sql(
                 "UPDATE billing_ledgeranchor SET digest = %s, signature = %s WHERE id = %s",
                 anchor.digest,

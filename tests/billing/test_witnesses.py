@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing.integrity import anchors, seals, verification, witnesses
+from billing.integrity import anchor_keys, anchors, seals, verification, witnesses
 from billing.integrity.anchor_files import content_of
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LedgerWitness
 from rensei.orgs.models import Org, User
@@ -121,10 +121,10 @@ class TestTheChainOfAnchors:
     @pytest.mark.parametrize("column", ["counter", "previous"])
     def test_is_signed(self, history: list[CostEvent], column: str) -> None:
         (last,) = LedgerAnchor.objects.filter(counter=5)
-        before = anchors.sign(last, anchors.load_key())
+        before = anchor_keys.sign(last, anchor_keys.active())
         setattr(last, column, 9 if column == "counter" else "x")
 
-        assert anchors.sign(last, anchors.load_key()) != before
+        assert anchor_keys.sign(last, anchor_keys.active()) != before
 
     def test_lacks_no_anchor_in_the_middle(self, history: list[CostEvent], settings: Any) -> None:
         with triggers_lifted(), connection.cursor() as cursor:
@@ -137,11 +137,11 @@ class TestTheChainOfAnchors:
 
     def test_goes_on_after_anchors_of_before_it(self, charge: Callable[..., CostEvent], settings: Any) -> None:
         _keep(charge())
-        key = anchors.load_key()
+        key = anchor_keys.active()
         with triggers_lifted():
             old = LedgerAnchor.objects.get()
             old.counter, old.previous = None, ""
-            old.signature = anchors.sign(old, key)
+            old.signature = anchor_keys.sign(old, key)
             old.save()
         anchors.mark_path().unlink()
         settings.RENSEI_LEDGER_ANCHORS.unlink()
@@ -154,11 +154,11 @@ class TestTheChainOfAnchors:
     def test_is_not_forked_by_two_workers(self, history: list[CostEvent], charge: Callable[..., CostEvent]) -> None:
         charge()
         seals.seal()
-        heads, key = anchors._grown_chains(), anchors.load_key()
-        anchors._sign_heads(heads, key)
+        heads, keys = anchors._grown_chains(), anchor_keys.load()
+        anchors._sign_heads(heads, keys)
 
         with pytest.raises(IntegrityError):
-            anchors._sign_heads(heads, key)
+            anchors._sign_heads(heads, keys)
 
 
 class TestCuttingTheEnd:

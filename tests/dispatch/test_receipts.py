@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from billing.integrity import anchors, seals
+from billing.integrity import anchor_keys, anchors, seals
 from billing.integrity.chains import LEDGER
 from billing.integrity.digests import START
 from billing.models import CostEvent, LedgerAnchor, LedgerSeal
@@ -155,7 +155,7 @@ class TestReceipt:
         document = api.get(f"/api/v1/runs/{ended.id}/receipt").json()
         (earlier,) = receipts.public_keys()
         settings.RENSEI_LEDGER_ANCHOR_KEY = tmp_path / "next.key"
-        anchors.create_key(settings.RENSEI_LEDGER_ANCHOR_KEY)
+        anchor_keys.create(settings.RENSEI_LEDGER_ANCHOR_KEY)
 
         with pytest.raises(Refused, match="not among those given"):
             verifier.verify(document, {"keys": receipts.public_keys()})

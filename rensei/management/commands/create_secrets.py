@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing.integrity import anchors
+from billing.integrity import anchor_keys
 from integrations.vault import keyring
 from rensei import launcher
 from rensei.core import private_files
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         password = secrets.token_urlsafe(32)
         launcher.create_secret_key(folder / "secret_key")
         keyring.create(folder / "keyring.json")
-        anchors.create_key(folder / "ledger_anchor.key")
+        anchor_keys.create(folder / "ledger_anchor.key")
         private_files.create(folder / "postgres_password", password)
         private_files.create(
             folder / "database_url", f"postgres://rensei:{quote(password)}@{database_host}:5432/rensei"

@@ -96,6 +96,7 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
     if demo:
         closed = {
             "SECRET_KEY": "",
+            "SECRET_KEY_FALLBACKS": "",
             "DATABASE_URL": f"sqlite:///{data_dir / 'rensei.sqlite3'}",
             "CELERY_BROKER_URL": "",
             "EMAIL_URL": "consolemail://",

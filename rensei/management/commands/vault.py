@@ -9,16 +9,17 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from billing.integrity import receipts
-from billing.integrity.anchors import AnchorKeyUnavailable
+from billing.integrity import anchor_keys, anchors, receipts
+from billing.integrity.anchor_keys import AnchorKeyUnavailable
+from billing.integrity.anchors import AnchorsCut
 
 # Four of these register what they seal.
-from integrations.keys import credentials, platform  # noqa: F401
+from integrations.keys import credentials, fingerprints, platform  # noqa: F401
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
 from integrations.vault.errors import VaultFault
 from integrations.vault.rotation import KekInUse, Progress
-from rensei import mfa_adapter  # noqa: F401
+from rensei import launcher, mfa_adapter  # noqa: F401
 from rensei.core.errors import RenseiError
 from rensei.core.querysets import pages
 from rensei.layout import MANAGE
@@ -45,6 +46,18 @@ class Command(BaseCommand):
         issuing.add_argument(
             "--at-once", action="store_true", help="sign by it now, and remove the others: for a key that others know"
         )
+        printing = actions.add_parser("rotate-fingerprint-key", help="make the fingerprints of all keys anew")
+        printing.add_argument("--resume", action="store_true", help="make no new key, finish earlier calls")
+        secret = actions.add_parser("rotate-secret-key", help="sign sessions and links by another SECRET_KEY")
+        secret.add_argument(
+            "--at-once", action="store_true", help="refuse what the old one has signed: for a key that others know"
+        )
+        secret.add_argument("--finish", action="store_true", help="make no new key, and forget the old ones")
+        anchoring = actions.add_parser("rotate-anchor-key", help="sign the ledger's anchors by another key")
+        anchoring.add_argument("--staged", action="store_true", help="only add the key to its file, to be copied")
+        anchoring.add_argument(
+            "--known-to-others", action="store_true", help="accept no receipt of the old key any more"
+        )
         actions.add_parser("verify", help="unwrap every data key")
         retire = actions.add_parser("retire", help="say whether an outer key is still needed, and remove it")
         retire.add_argument("kek", metavar="KEK")
@@ -62,7 +75,9 @@ class Command(BaseCommand):
     def handle(self, *, action: str, **options: Any) -> None:
         try:
             getattr(self, f"_{action.replace('-', '_')}")(**options)
-        except (VaultFault, RenseiError, KekInUse, AnchorKeyUnavailable) as fault:
+        except AnchorKeyUnavailable as fault:
+            raise CommandError(f"The anchors' key cannot be used: {fault}.") from None
+        except (VaultFault, RenseiError, KekInUse, AnchorsCut) as fault:
             raise CommandError(str(fault)) from None
 
     def _status(self, **options: Any) -> None:
@@ -74,6 +89,18 @@ class Command(BaseCommand):
             marked = "current" if (held.kek_id, held.version) == current else ""
             self.stdout.write(f"{held.count:>10} data keys  {held.kek_id} {held.version} {marked}".rstrip())
         self.stdout.write(f"{rotation.outdated().count():>10} to re-wrap")
+        self._other_keys()
+
+    def _other_keys(self) -> None:
+        self.stdout.write(f"SECRET_KEY: {len(settings.SECRET_KEY_FALLBACKS)} before it are accepted")
+        self.stdout.write(f"fingerprints: key {fingerprints.version()}, {fingerprints.outdated().count()} to make anew")
+        self.stdout.write(f"identity: {len(issuer.key_ids())} key(s) published")
+        try:
+            keys = anchor_keys.load()
+        except AnchorKeyUnavailable as fault:
+            self.stdout.write(f"anchors: the key cannot be used: {fault}")
+        else:
+            self.stdout.write(f"anchors: {keys.active_id}, after {len(keys.handovers)} hand-over(s)")
 
     def _new_key(self, *, staged: bool, **options: Any) -> None:
         kek_id = keyring.add_key(_keyring(), current=not staged)
@@ -128,6 +155,52 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{key.id} is published at {issuer.issuer_url()}{issuer.KEYS_PATH} and signs from "
             f"{key.signs_from:%Y-%m-%d %H:%M} UTC on. Where the Console has the keys inline, paste them there before."
+        )
+
+    def _rotate_fingerprint_key(self, *, resume: bool, **options: Any) -> None:
+        if not resume:
+            fingerprints.add_key()
+        done = fingerprints.recompute(tell=lambda done: self.stdout.write(f"{done.count} made anew"))
+        for integration, reason in done.failed.items():
+            self.stderr.write(f"{integration}: {reason}")
+        self.stdout.write(f"Made {done.count} fingerprint(s) anew, and deleted {done.keys_deleted} old key(s).")
+        if done.failed:
+            raise CommandError(f"{len(done.failed)} fingerprint(s) are as they were.")
+        self.stdout.write(f"Old keys are deleted by `{MANAGE} vault rotate-fingerprint-key --resume` an hour from now.")
+
+    def _rotate_secret_key(self, *, at_once: bool, finish: bool, **options: Any) -> None:
+        path = settings.DATA_DIR / "secret_key"
+        if not path.exists() or settings.SECRET_KEY not in path.read_text().split():
+            raise CommandError(
+                "SECRET_KEY comes from the environment. Move its value to SECRET_KEY_FALLBACKS, give it another one "
+                "everywhere, and restart. Empty SECRET_KEY_FALLBACKS after 14 days; at once if others know the old key."
+            )
+        try:
+            if finish:
+                launcher.forget_old_secret_keys(path)
+            else:
+                launcher.rotate_secret_key(path, keep_old=not at_once)
+        except OSError as fault:
+            raise CommandError(f"{path} cannot be changed ({fault.strerror}).") from None
+        if finish or at_once:
+            self.stdout.write("Restart the server. What the old key has signed is refused then: people sign in again.")
+        else:
+            self.stdout.write(
+                "Restart the server: it signs by the new key, and still accepts the old one. After 14 days, when the "
+                f"last session has ended or was signed again: {MANAGE} vault rotate-secret-key --finish"
+            )
+
+    def _rotate_anchor_key(self, *, staged: bool, known_to_others: bool, **options: Any) -> None:
+        path = settings.RENSEI_LEDGER_ANCHOR_KEY
+        if staged or not anchor_keys.load().staged:
+            added = anchor_keys.add(path)
+            self.stdout.write(f"Added {added} to {path}. Copy the file to every machine and to its backup.")
+        if staged:
+            self.stdout.write(f"Then: {MANAGE} vault rotate-anchor-key")
+            return
+        key_id = anchors.hand_over(actor="command", known=known_to_others)
+        self.stdout.write(
+            f"{key_id} signs from now on. The file keeps the keys before it, which verify older anchors and receipts."
         )
 
     def _verify(self, **options: Any) -> None:

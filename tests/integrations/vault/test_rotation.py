@@ -55,7 +55,7 @@ def ring(settings: Any) -> Path:
 @pytest.fixture
 def records(acme: Org) -> list[tuple[Org | None, bytes]]:
     """Sealed records of five owners, the platform included, and a fingerprint's key."""
-    vault.fingerprint(Secret("x"), org_id=acme.pk, provider="claude")
+    vault.fingerprints(Secret("x"), org_id=acme.pk, provider="claude")
     others = Org.objects.bulk_create([Org(name=f"Org {number}", slug=f"org-{number}") for number in range(3)])
     return [(org, vault.seal(Secret("text"), context=place(org))) for org in (acme, None, *others)]
 

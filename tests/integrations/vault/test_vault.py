@@ -277,13 +277,13 @@ class TestUnwrappedKeys:
 
 class TestFingerprint:
     def test_is_the_same_for_the_same_key(self, acme: Org, text: str) -> None:
-        first, second = (vault.fingerprint(Secret(text), org_id=acme.id, provider="claude") for _ in range(2))
+        first, second = (vault.fingerprints(Secret(text), org_id=acme.id, provider="claude") for _ in range(2))
 
         assert first == second
 
     def test_differs_by_key_organization_and_provider(self, db: None, text: str) -> None:
         prints = {
-            vault.fingerprint(Secret(key), org_id=org_id, provider=provider)
+            vault.fingerprints(Secret(key), org_id=org_id, provider=provider)[1]
             for key in (text, text + "x")
             for org_id in ("org_1", "org_2")
             for provider in ("claude", "toy")
@@ -292,14 +292,14 @@ class TestFingerprint:
         assert len(prints) == 8
 
     def test_stays_the_same_when_the_keys_that_seal_change(self, acme: Org, text: str) -> None:
-        before = vault.fingerprint(Secret(text), org_id=acme.id, provider="claude")
+        before = vault.fingerprints(Secret(text), org_id=acme.id, provider="claude")
         DataKey.objects.filter(purpose=DataKey.Purpose.SEAL).delete()
         vault.seal(Secret("x"), context=place(None))
 
-        assert vault.fingerprint(Secret(text), org_id=acme.id, provider="claude") == before
+        assert vault.fingerprints(Secret(text), org_id=acme.id, provider="claude") == before
 
     def test_never_lends_its_key_to_a_record(self, db: None, text: str) -> None:
-        vault.fingerprint(Secret(text), org_id="org_1", provider="claude")
+        vault.fingerprints(Secret(text), org_id="org_1", provider="claude")
         sealed = vault.seal(Secret(text), context=place(None))
 
         pepper = DataKey.objects.get(purpose=DataKey.Purpose.FINGERPRINT)
