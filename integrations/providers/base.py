@@ -72,7 +72,8 @@ class ModelRequest:
 
     `messages` and `system` are in the format of the Messages API. `max_tokens` is what the caller or the
     profile requested, or None. `context_window_tokens` is the caller's limit, or None. An effort that was set by
-    the profile or the catalog, not by the caller, yields to what the caller requested.
+    the profile or the catalog, not by the caller, yields to what the caller requested. `max_tokens_cap` is the most
+    that the key pool allows for one answer, thinking included.
     """
 
     system: str | list[dict[str, Any]] | None
@@ -83,6 +84,7 @@ class ModelRequest:
     context_window_tokens: int | None
     effort_is_asked: bool = True
     max_tokens_is_asked: bool = True
+    max_tokens_cap: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ class BuiltRequest:
     omitted. `input_tokens_at_least` is a local estimate that is never above the true count. `input_tokens_about` is
     close to it, to decide whether the provider should count exactly before the attempt.
     `input_tokens_at_most` is never below it, for what a call may cost. `price_factor_at_most` is an upper
-    bound of the factor on its token prices.
+    bound of the factor on its token prices, and `cache_writes` states which cache writes it may cause, as
+    `prompt_caching` does: those of its own breakpoints, whoever has set them.
     """
 
     params: dict[str, Any]
@@ -106,6 +109,7 @@ class BuiltRequest:
     input_tokens_about: int
     input_tokens_at_most: int
     price_factor_at_most: Fraction = Fraction(1)
+    cache_writes: str = "static"
 
 
 @dataclass(frozen=True, kw_only=True)

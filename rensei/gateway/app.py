@@ -166,8 +166,8 @@ class Gateway:
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
-        encoding = headers.get("content-encoding", "identity")
-        if encoding.lower() == "identity":
+        encoding = headers.get("content-encoding", "").strip()
+        if encoding.lower() in {"", "identity"}:
             return raw
         decoded = await self._threads.run(
             partial(encoded.read, raw, encoding=encoding), size=LARGE_BODY_LIMIT, org_id=org_id

@@ -101,7 +101,7 @@ def _stages(given: list[str]) -> list[str]:
 
 
 def _limit(given: str) -> int:
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given) <= PAGE_MAX):
+    if not (given.isascii() and given.isdecimal() and len(given) <= 4 and 1 <= int(given) <= PAGE_MAX):
         raise FieldError(pointer="/query/limit", reason=f"`limit` is a number from 1 to {PAGE_MAX}.")
     return int(given)
 

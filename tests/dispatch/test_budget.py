@@ -97,6 +97,27 @@ class TestAMeteredRun:
         assert_nothing_is_held()
         assert_explained(simulator)
 
+    @pytest.mark.parametrize("caching", ["off", "ephemeral", "static"])
+    @pytest.mark.parametrize("ttl", ["5m", "1h"])
+    def test_holds_the_writes_of_the_callers_own_breakpoints(
+        self, metered: Any, ada_access: Access, caching: str, ttl: str
+    ) -> None:
+        metered()
+        text = "word " * 5000
+        mark = {"type": "ephemeral", "ttl": ttl}
+        block = {"type": "text", "text": text, "cache_control": mark}
+        request = DispatchRequest(
+            profile_id="prof_deep",
+            messages=[{"role": "user", "content": [block]}],
+            prompt_caching=caching,
+        )
+
+        run = admit.dispatch(ada_access, request)
+
+        (band, *_) = [UnitPrices.from_dict(band) for band in run.prices]
+        price = band.cache_write_1h if ttl == "1h" else band.cache_write_5m
+        assert BudgetHold.objects.get().picodollars >= len(text) * price + run.max_tokens * band.output
+
     def test_is_refused_when_it_may_cost_more_than_is_left(
         self, metered: Any, dispatch: Any, work: Any, simulator: Any
     ) -> None:

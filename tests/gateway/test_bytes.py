@@ -242,6 +242,12 @@ class TestTheRequest:
         assert wire.messages()[0].body == body
         assert "content-encoding" not in wire.messages()[0].headers
 
+    @pytest.mark.parametrize("encoding", ["", " ", "identity", " Identity "])
+    def test_that_names_no_coding_is_read_as_it_is(self, ask: Any, wire: Wire, byok: Any, encoding: str) -> None:
+        answer = ask(message(), content_encoding=encoding)
+
+        assert answer.status == 200, answer.body
+
     @pytest.mark.parametrize("encoding", ["compress", "gzip, br", "made-up"])
     def test_in_a_coding_that_is_not_read_is_refused_with_its_name(
         self, ask: Any, wire: Wire, byok: Any, encoding: str

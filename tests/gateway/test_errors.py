@@ -297,6 +297,7 @@ class TestAnAddressThatIsNotThere:
             ("GET", "/v1/models?limit=0", 400),
             ("GET", "/v1/models?limit=1001", 400),
             ("GET", "/v1/models?limit=x", 400),
+            ("GET", f"/v1/models?limit={'9' * 5000}", 400),
             ("GET", "/v1/models?after_id=nothing", 400),
             ("GET", "/v1/models?after_id=claude-opus-5-5&before_id=claude-opus-5-5", 400),
             ("GET", "/v1/models/%00", 404),

@@ -76,6 +76,14 @@ def is_marked(params: Mapping[str, Any]) -> bool:
     return params.get("cache_control") is not None or next(_marked(params), None) is not None
 
 
+def cache_writes_of(params: Mapping[str, Any]) -> str:
+    """Return which cache writes a request may cause, as `prompt_caching` of a profile: those of its breakpoints."""
+    lifetimes = {mark.get("ttl") for _, block in _marked(params) if isinstance(mark := block["cache_control"], dict)}
+    if not lifetimes:
+        return "off"
+    return "static" if lifetimes - {None, "5m"} else "ephemeral"
+
+
 def _with_own(params: Mapping[str, Any]) -> dict[str, Any]:
     """:raises FieldError: if there are too many, or one has an unknown type"""
     marked = copy.deepcopy(dict(params))

@@ -12,7 +12,7 @@ from catalog.services import check_effort
 from integrations.providers.anthropic import features
 from integrations.providers.anthropic.additions import effort_for
 from integrations.providers.anthropic.bounds import PromptBounds
-from integrations.providers.anthropic.caching import with_cache_breakpoints
+from integrations.providers.anthropic.caching import cache_writes_of, with_cache_breakpoints
 from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import BuiltRequest, ModelRequest
@@ -85,6 +85,7 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         input_tokens_about=tokens_about(params, high_resolution_vision=bool(entry.capabilities.get("highResVision"))),
         input_tokens_at_most=bounds.at_most,
         price_factor_at_most=features.highest_factor(params),
+        cache_writes=cache_writes_of(params),
     )
 
 
@@ -110,18 +111,29 @@ def _effort_of(
     Convert an effort to the model's parameters. An effort not set by the caller yields to what the caller set.
 
     :param left: what the prompt leaves of the context window, or None if that is unknown
-    :raises FieldError: if the caller requests both thinking and the continuation of a prefilled answer
+    :raises FieldError: if the caller requests thinking with something that rules it out, or has no room for it
     """
     if not request.effort_is_asked:
-        limits = [
-            limit for limit in (left, request.max_tokens if request.max_tokens_is_asked else None) if limit is not None
-        ]
+        asked = request.max_tokens if request.max_tokens_is_asked else None
+        limits = [limit for limit in (left, asked, request.max_tokens_cap) if limit is not None]
         values: dict[str, Any] = {"messages": request.messages}
         if limits:
             values["max_tokens"] = max(0, min(limits))
         return effort_for(values, effort or "", entry=entry)
     params = effort_params(effort, entry=entry)
-    if budget_of(params) and request.messages and request.messages[-1]["role"] == "assistant":
+    if request.max_tokens == 0 and budget_of(params):
+        raise FieldError(
+            pointer="/effort",
+            reason="`maxTokens` 0 only fills the cache, so there is nothing to think about. Leave out the effort.",
+        )
+    budget, cap = budget_of(params), request.max_tokens_cap
+    if budget and cap is not None and cap < budget + _answer_tokens_of(request):
+        raise FieldError(
+            pointer="/effort",
+            reason=f"The platform's keys allow an answer of at most {cap} tokens, thinking included, and this effort "
+            f"takes {budget} for thinking. Choose a lower effort, or leave it out.",
+        )
+    if budget and request.messages and request.messages[-1]["role"] == "assistant":
         raise FieldError(
             pointer="/effort",
             reason=f"{entry.display_name} does not think while it continues an answer that was begun for it. "
@@ -134,8 +146,19 @@ def _max_tokens(request: ModelRequest, *, budget: int, entry: CatalogEntry) -> i
     """
     Choose max tokens: the requested number plus the thinking budget; or the default, thinking included.
 
-    Nothing is added to a caller's own number for an effort that the caller did not request.
+    Nothing is added to a caller's own number for an effort that the caller did not request. No number exceeds the cap
+    of the key pool.
     """
+    wanted = _wanted_tokens(request, budget=budget, entry=entry)
+    return wanted if request.max_tokens_cap is None else min(wanted, request.max_tokens_cap)
+
+
+def _answer_tokens_of(request: ModelRequest) -> int:
+    """Return what a thinking budget must leave for the answer: what was requested for it, up to the minimum."""
+    return ANSWER_TOKENS_MIN if request.max_tokens is None else min(ANSWER_TOKENS_MIN, request.max_tokens)
+
+
+def _wanted_tokens(request: ModelRequest, *, budget: int, entry: CatalogEntry) -> int:
     limit, requested = entry.max_output_tokens, request.max_tokens
     if requested is not None and requested < 0:
         raise FieldError(pointer="/maxTokens", reason="maxTokens must be at least 0.")
@@ -148,7 +171,7 @@ def _max_tokens(request: ModelRequest, *, budget: int, entry: CatalogEntry) -> i
         return min(MAX_TOKENS_DEFAULT, limit) if limit else MAX_TOKENS_DEFAULT
     if not budget or (request.max_tokens_is_asked and not request.effort_is_asked):
         return requested
-    needed = budget + max(ANSWER_TOKENS_MIN, requested)
+    needed = budget + requested
     if limit is not None and needed > limit:
         raise FieldError(
             pointer="/maxTokens",
@@ -174,7 +197,7 @@ def _window(requested: int | None, *, entry: CatalogEntry) -> int | None:
 def _fitted(params: Mapping[str, Any], *, input_tokens: int, window: int, counted: str) -> dict[str, Any]:
     budget = budget_of(params)
     left = window - input_tokens
-    if left < (budget + ANSWER_TOKENS_MIN if budget else min(1, params["max_tokens"])):
+    if left < min(params["max_tokens"], budget + ANSWER_TOKENS_MIN if budget else 1):
         raise too_long(input_tokens=input_tokens, window=window, counted=counted, budget=budget)
     return {**params, "max_tokens": min(params["max_tokens"], left)}
 

@@ -108,12 +108,13 @@ def plan(
         "effortIsAsked": judgement.request.effort_is_asked,
         "maxTokens": judgement.request.max_tokens,
         "maxTokensIsAsked": judgement.request.max_tokens_is_asked,
+        "maxTokensCap": judgement.request.max_tokens_cap,
         "promptCaching": judgement.request.prompt_caching,
     }
     return AdmissionPlan(
         run=run,
         input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
-        at_most=decide.max_cost(found, mode, judgement.request, built),
+        at_most=decide.max_cost(found, mode, built),
         idempotency=idempotency.new(access, idempotency_key, digest=body_digest, run_id=run.id, now=found.now),
     )
 

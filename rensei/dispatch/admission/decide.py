@@ -110,8 +110,9 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
         messages=asked.messages,
         effort=asked.effort,
         effort_is_asked=request.effort_is_asked and bool(request.effort),
-        max_tokens=_max_tokens(found, decision, asked),
+        max_tokens=_max_tokens(decision, asked),
         max_tokens_is_asked=request.max_tokens_is_asked and request.max_tokens is not None,
+        max_tokens_cap=MODES[decision.mode].max_tokens_cap(found) if decision.mode else None,
         prompt_caching=asked.prompt_caching or profile.prompt_caching,
         context_window_tokens=_window(found, entry, window),
     )
@@ -123,7 +124,7 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
         decision = decision.noted(built.effort_left_out)
         if decision.mode is None:
             raise decision.refusal()
-        gate(found, decision.mode, at_most=max_cost(found, decision.mode, model_request, built))
+        gate(found, decision.mode, at_most=max_cost(found, decision.mode, built))
     except RenseiError as caught:
         refusal = caught
         if decision.mode is not None and built is not None:
@@ -216,7 +217,7 @@ def require_running(run: Run) -> None:
     )
 
 
-def max_cost(found: DispatchContext, mode: AuthMode, request: ModelRequest, built: BuiltRequest | None) -> int | None:
+def max_cost(found: DispatchContext, mode: AuthMode, built: BuiltRequest | None) -> int | None:
     """Return the maximum cost of the call under a mode, in picodollars, or None if it is unknown."""
     entry = found.served(mode)
     prices = found.prices_of(entry) if entry else []
@@ -226,7 +227,7 @@ def max_cost(found: DispatchContext, mode: AuthMode, request: ModelRequest, buil
         [band.times(built.price_factor_at_most) for band in prices],
         prompt_tokens=built.input_tokens_at_most,
         max_tokens=built.max_tokens,
-        prompt_caching=request.prompt_caching,
+        prompt_caching=built.cache_writes,
     )
 
 
@@ -276,12 +277,9 @@ def _window(found: DispatchContext, entry: CatalogEntry, override: int | None) -
     return min(known) if known else None
 
 
-def _max_tokens(found: DispatchContext, decision: Decision, request: DispatchRequest) -> int | None:
+def _max_tokens(decision: Decision, request: DispatchRequest) -> int | None:
     """:raises FieldError: if a machine is to only fill the cache; its programs support only streaming"""
     asked = request.max_tokens
     if asked == 0 and decision.mode is AuthMode.HOST_SESSION:
         raise FieldError(pointer="/maxTokens", reason="A machine's login takes no request that only fills the cache.")
-    cap = MODES[decision.mode].max_tokens_cap(found) if decision.mode else None
-    if cap is None:
-        return asked
-    return cap if asked is None else min(asked, cap)
+    return asked

@@ -52,7 +52,7 @@ def _preview_body(judgement: DispatchDecision) -> dict[str, Any]:
     decision, refusal, found = judgement.decision, judgement.refusal, judgement.facts
     quotes = []
     for mode in _candidates(judgement):
-        at_most = decide.max_cost(found, mode, judgement.request, judgement.built)
+        at_most = decide.max_cost(found, mode, judgement.built)
         refused = _refusal_of(found, mode, at_most=at_most)
         quotes.append(_quote(judgement, mode, refused, at_most=at_most))
         if refused is not None and mode is not decision.mode:

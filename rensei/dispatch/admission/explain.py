@@ -165,7 +165,7 @@ def _gates_of(judgement: DispatchDecision) -> list[GateResult]:
     gates.append(_result("policy", denied, evidence.of("policy", judgement)))
     if mode is None:
         return gates
-    at_most = decide.max_cost(judgement.facts, mode, judgement.request, judgement.built)
+    at_most = decide.max_cost(judgement.facts, mode, judgement.built)
     for gate in decide.gates_of(mode):
         seen = evidence.of(gate.name, judgement, at_most=at_most)
         gates.append(_check(gate.name, partial(gate.check, judgement.facts, at_most), seen))

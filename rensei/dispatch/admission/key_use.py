@@ -56,4 +56,4 @@ def _test_cost(found: DispatchContext | RenseiError) -> int | None:
     if isinstance(found, RenseiError):
         return None
     judged = decide.decide(found, test_message.REQUEST)
-    return decide.max_cost(found, AuthMode.BYOK, judged.request, judged.built)
+    return decide.max_cost(found, AuthMode.BYOK, judged.built)

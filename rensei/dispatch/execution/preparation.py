@@ -28,6 +28,8 @@ def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], floa
         effort_is_asked=asked.get("effortIsAsked", True),
         max_tokens=asked["maxTokens"],
         max_tokens_is_asked=asked.get("maxTokensIsAsked", True),
+        # Of runs dispatched before it was stored, the number itself was capped.
+        max_tokens_cap=asked.get("maxTokensCap"),
         prompt_caching=asked["promptCaching"],
         context_window_tokens=run.context_window_tokens,
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from integrations.providers.anthropic.caching import with_cache_breakpoints
+from integrations.providers.anthropic.caching import cache_writes_of, with_cache_breakpoints
 from integrations.providers.anthropic.tokens import tokens_about
 from rensei.core.errors import FieldError
 
@@ -192,6 +192,31 @@ _turns = st.lists(
 _params = st.fixed_dictionaries(
     {"messages": _turns}, optional={"system": _texts | _blocks, "tools": st.lists(st.builds(_tool), max_size=2)}
 )
+
+
+class TestCacheWritesOf:
+    @pytest.mark.parametrize(
+        ("marks", "writes"),
+        [
+            ([], "off"),
+            ([None], "off"),
+            ([{"type": "ephemeral"}], "ephemeral"),
+            ([{"type": "ephemeral", "ttl": "5m"}], "ephemeral"),
+            ([{"type": "ephemeral", "ttl": "1h"}], "static"),
+            ([{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}], "static"),
+        ],
+    )
+    def test_are_those_of_the_breakpoints(self, marks, writes):
+        blocks = [{"type": "text", "text": "a", "cache_control": mark} for mark in marks]
+        tool = {**_tool(), "input_schema": {"cache_control": {"type": "ephemeral", "ttl": "1h"}}}
+
+        assert cache_writes_of({"tools": [tool], "messages": [{"role": "user", "content": blocks}]}) == writes
+
+    @pytest.mark.parametrize("caching", ["off", "ephemeral", "static"])
+    def test_are_those_that_rensei_adds(self, caching):
+        marked = _mark({"system": LONG, "messages": [_user("1")]}, caching=caching)
+
+        assert cache_writes_of(marked) == caching
 
 
 class TestEveryRequest:

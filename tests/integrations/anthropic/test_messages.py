@@ -1,5 +1,6 @@
 """Requests in the shape of the Messages API. The expected ones stand in `requests.json`, to be read by people."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class TestMaxTokens:
             ("claude-opus-4-1-20250514", "low", 4096, 4096 + 1024),
             ("claude-opus-4-1-20250514", "medium", 4096, 4096 + 2048),
             ("claude-opus-4-1-20250514", "high", 4096, 4096 + 4096),
-            ("claude-opus-4-1-20250514", "high", 16, 1024 + 4096),
+            ("claude-opus-4-1-20250514", "high", 16, 16 + 4096),
             ("claude-opus-4-1-20250514", "high", 32000 - 4096, 32000),
         ],
     )
@@ -152,7 +153,43 @@ class TestMaxTokens:
         built = build(make_request(effort=effort, max_tokens=requested), entry=make_entry("claude-opus-4-1-20250514"))
 
         answer = built.max_tokens - built.params["thinking"]["budget_tokens"]
-        assert answer >= max(1024, requested or 0)
+        assert answer == requested if requested else answer >= 1024
+
+    @pytest.mark.parametrize("effort", [None, "low", "high"])
+    def test_of_a_prompt_for_the_cache_stays_none(self, effort):
+        request = make_request(effort=effort, effort_is_asked=effort is not None, max_tokens=0)
+
+        assert build(request, entry=make_entry("claude-opus-5-5")).max_tokens == 0
+        if effort is None:
+            assert build(request, entry=make_entry("claude-haiku-4-5-20251001")).max_tokens == 0
+        else:
+            with pytest.raises(FieldError) as refused:
+                build(request, entry=make_entry("claude-haiku-4-5-20251001"))
+            assert refused.value.errors[0]["pointer"] == "/effort"
+
+    @pytest.mark.parametrize("model_id", ["claude-haiku-4-5-20251001", "claude-opus-4-6", "claude-opus-5-5"])
+    @pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
+    @pytest.mark.parametrize("effort_is_asked", [False, True], ids=["of the profile", "asked"])
+    def test_never_exceed_the_cap_of_the_platforms_keys(self, model_id, effort, effort_is_asked):
+        for requested, cap in itertools.product([None, 0, 1, 1000, 3000, 20_000], [1, 1000, 2048, 4096, 6000, 30_000]):
+            request = make_request(
+                effort=effort,
+                effort_is_asked=effort_is_asked and effort is not None,
+                max_tokens=requested,
+                max_tokens_is_asked=requested is not None,
+                max_tokens_cap=cap,
+            )
+            try:
+                built = build(request, entry=make_entry(model_id))
+            except FieldError:
+                # The profile's own effort never causes a refusal: it is left out.
+                assert request.effort_is_asked
+                continue
+
+            budget = built.params.get("thinking", {}).get("budget_tokens", 0)
+            assert built.max_tokens <= cap
+            assert not budget or built.max_tokens > budget
+            assert requested is None or built.max_tokens <= requested + budget
 
 
 class TestContextWindow:
