@@ -67,6 +67,62 @@ class KeyCheck(models.Model):
         return self.kek_id
 
 
+class Rotation(models.Model):
+    """
+    A rotation of keys that workers carry out in batches: what it is, how far it is, and what could not be done.
+
+    `left` was counted after the last batch, and `seconds` are those of all batches. `failed` names rows with the reason
+    of each. A process has it until `leased_until`. There is one at a time, and no key is in any column.
+    """
+
+    class Kind(models.TextChoices):
+        REWRAP = "re-wrap", "Re-wrap the data keys by the current outer key"
+        VERIFY = "verify", "Unwrap every data key"
+        FINGERPRINTS = "fingerprints", "Make the fingerprints anew, by a new key"
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Under way"
+        DONE = "done", "Done"
+        FAILED = "failed", "Done, with failures"
+        STOPPED = "stopped", "Stopped"
+
+    id = PublicIdField(prefix="rot")
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.RUNNING)
+    started_by = models.CharField(max_length=254)
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    done = models.PositiveIntegerField(default=0)
+    left = models.PositiveIntegerField(default=0)
+    seconds = models.FloatField(default=0)
+    failed: "models.JSONField[dict[str, str], dict[str, str]]" = models.JSONField(default=dict, blank=True)
+    position = models.CharField(max_length=64, blank=True)
+    waiting = models.CharField(max_length=200, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+
+    # Why it waits, in the process that found out.
+    fault: Exception | None = None
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["state"], condition=Q(state="running"), name="one_rotation_at_a_time")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}, {self.started_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def rate(self) -> float:
+        """How many were done in a second of work."""
+        return self.done / max(self.seconds, 1e-6)
+
+    @property
+    def percent(self) -> int:
+        """How much of it is done."""
+        total = self.done + self.left
+        return 100 * self.done // total if total else 100
+
+
 class IssuerKey(models.Model):
     """
     A private key with which this server signs identity tokens, as an OIDC issuer. Its id is the `kid` of the tokens.

@@ -17,6 +17,7 @@ from django.db import DatabaseError, connection
 from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
+from integrations.keys import rotations
 from integrations.providers.base import ADAPTERS
 from integrations.vault import issuer
 from profiles import stored_bytes as profiles_stored
@@ -68,6 +69,13 @@ JOBS = [
 SLOW_JOBS = [
     Job(name="count-stored-bytes", every=timedelta(hours=6), run=count_stored_bytes, lease=timedelta(hours=2)),
     Job(name="tell-witnesses", every=timedelta(minutes=1), run=witnesses.tell),
+    Job(
+        name="rotate-keys",
+        every=timedelta(seconds=10),
+        run=rotations.carry_on,
+        lease=timedelta(minutes=2),
+        has_work=rotations.ANY_UNDER_WAY,
+    ),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
 # How often the queue is checked while runs wait that may not start yet, and while none waits.

@@ -6,8 +6,7 @@ is left, and a killed job resumes by starting again.
 """
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Collection
 
 from django.db import IntegrityError, transaction
 from django.db.models import Max, QuerySet
@@ -16,21 +15,12 @@ from integrations.keys import credentials
 from integrations.models import DataKey, Integration
 from integrations.vault import data_keys, sealed
 from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.vault.rotation import Batch
 from rensei.core.clock import database_now
-from rensei.core.querysets import pages
 
 PURPOSE = DataKey.Purpose.FINGERPRINT
 FINGERPRINT_BYTES = 32
 TWICE = "the same key is connected twice in its organization: remove one of them"
-
-
-@dataclass(kw_only=True)
-class Recomputed:
-    """What was done. `failed` names the integrations whose fingerprints are still of an older key, and why."""
-
-    count: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    keys_deleted: int = 0
 
 
 def add_key() -> None:
@@ -56,26 +46,34 @@ def outdated() -> "QuerySet[Integration]":
     return Integration.objects.filter(fingerprint_version__lt=version()).select_related("org")
 
 
-def recompute(*, tell: Callable[[Recomputed], object] = lambda done: None) -> Recomputed:
+def recompute_batch(skipped: Collection[str] = ()) -> Batch:
     """
-    Make every fingerprint of an older key anew, and delete older keys that are not needed.
+    Make some of the fingerprints of an older key anew.
 
+    :param skipped: the ids of the integrations that could not be recomputed before
     :raises CredentialUnreadable: if a key service does not answer. What is done stays done
     """
-    done = Recomputed()
-    for page in pages(outdated(), size=sealed.BATCH):
-        for integration in page:
-            try:
-                done.count += _recompute_one(integration)
-            except CredentialUnreadable as fault:
-                if fault.retryable:
-                    raise
-                done.failed[integration.pk] = str(fault)
-            except IntegrityError:
-                done.failed[integration.pk] = TWICE
-        tell(done)
-    done.keys_deleted = _delete_unneeded_keys()
-    return done
+    rows = list(outdated().exclude(pk__in=list(skipped)).order_by("pk")[: sealed.BATCH])
+    count, failed = 0, {}
+    for integration in rows:
+        try:
+            count += _recompute_one(integration)
+        except CredentialUnreadable as fault:
+            if fault.retryable:
+                raise
+            failed[integration.pk] = str(fault)
+        except IntegrityError:
+            failed[integration.pk] = TWICE
+    return Batch(done=count, failed=failed, is_last=not rows)
+
+
+def delete_unneeded_keys() -> int:
+    """Delete older keys when no fingerprint names them, and none that is being stored now can."""
+    newest = DataKey.objects.filter(org=None, purpose=PURPOSE).order_by("-version").first()
+    if newest is None or newest.created_at > database_now() - sealed.OLD_KEYS_FOR or outdated().exists():
+        return 0
+    count, _ = DataKey.objects.filter(org=None, purpose=PURPOSE, version__lt=newest.version).delete()
+    return count
 
 
 def _recompute_one(integration: Integration) -> bool:
@@ -92,13 +90,3 @@ def _recompute_one(integration: Integration) -> bool:
     # Inside a caller's transaction, as in tests, a refused row must not end it.
     with transaction.atomic():
         return bool(same.update(fingerprint=fingerprint, fingerprint_version=newest))
-
-
-def _delete_unneeded_keys() -> int:
-    """Delete older keys when no fingerprint names them, and none that is being stored now can."""
-    newest = DataKey.objects.filter(org=None, purpose=PURPOSE).order_by("-version").first()
-    if newest is None or newest.created_at > database_now() - sealed.OLD_KEYS_FOR or outdated().exists():
-        return 0
-    older = DataKey.objects.filter(org=None, purpose=PURPOSE, version__lt=newest.version)
-    count, _ = older.delete()
-    return count

@@ -6,45 +6,39 @@ again. A row is written only if it is still what was read, after the new wrappin
 """
 
 import hmac
-import time
-from collections.abc import Callable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import Count, Q, QuerySet
 
 from integrations.models import DataKey, KeyCheck
-from integrations.vault import data_keys, kek_providers
+from integrations.vault import data_keys, kek_providers, keyring
 from integrations.vault.errors import KekUnavailable, KeyServiceSilent, VaultFault, WrapInvalid
-from integrations.vault.key_services.circuit import OPEN_SECONDS
 from rensei.core.clock import database_now
-from rensei.core.querysets import pages
-from rensei.core.transactions import durable, leave_database
+from rensei.core.transactions import durable
 
 BATCH = 200
 # Calls to a key service at the same time. The keyring is no call.
 AT_ONCE = 8
-# After so many data keys that cannot be re-wrapped, the cause is not theirs.
-FAILED_MAX = 500
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What a rotation has done. `failed` names the data keys that could not be re-wrapped, and why."""
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """
+    A part of a rotation. `failed` names what could not be done, and why; it is the last one if nothing is left.
 
-    rewrapped: int = 0
-    left: int = 0
-    began: float = field(default_factory=time.monotonic)
-    failed: dict[str, str] = field(default_factory=dict)
-    is_waiting: bool = False
+    `position` is where the next one begins, if it does not look for what is left.
+    """
 
-    @property
-    def rate(self) -> float:
-        """Data keys re-wrapped in a second."""
-        return self.rewrapped / max(time.monotonic() - self.began, 1e-6)
+    done: int
+    failed: dict[str, str]
+    is_last: bool
+    position: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,52 +68,65 @@ def outdated() -> "QuerySet[DataKey]":
     return DataKey.objects.exclude(Q(kek_id=provider.current_id()) & Q(kek_version=provider.current_version()))
 
 
-def rewrap(*, tell: Callable[[Progress], object] = lambda progress: None) -> Progress:
+def renew_check() -> None:
     """
-    Re-wrap every data key that needs it. While the key service does not answer, it waits and goes on.
+    Check the current outer key, and make its check value by its current version: older ones may be retired.
+
+    :raises VaultFault: if the current outer key is not available
+    """
+    provider = kek_providers.current()
+    kek_id = provider.current_id()
+    data_keys.note_first_use(kek_id)
+    if provider.current_version():
+        KeyCheck.objects.filter(pk=kek_id).update(value=provider.check_value(kek_id), emptied_at=None)
+    else:
+        KeyCheck.objects.filter(pk=kek_id).update(emptied_at=None)
+
+
+def rewrap_batch(skipped: Collection[str] = ()) -> Batch:
+    """
+    Re-wrap some of the data keys that need it.
 
     New data keys may be made meanwhile, by processes that still have another current key; they are found as well.
 
-    :raises VaultFault: if the current outer key is not available at the start
+    :param skipped: the ids of those that could not be re-wrapped before
+    :raises KeyServiceSilent: if a key service does not answer; nothing of the batch is written
+    :raises VaultFault: if the current outer key is not available
     """
-    _renew_check()
-    progress = Progress(left=outdated().count())
-    tell(progress)
-    while len(progress.failed) < FAILED_MAX:
-        try:
-            progress.is_waiting = False
-            rows = list(outdated().exclude(pk__in=list(progress.failed)).order_by("pk")[:BATCH])
-            if not rows:
-                break
-            progress.rewrapped += _rewrap_batch(rows, progress)
-            progress.left = outdated().count()
-        except KeyServiceSilent:
-            progress.is_waiting = True
-        tell(progress)
-        if progress.is_waiting:
-            leave_database()
-            time.sleep(OPEN_SECONDS)
-    _note_emptied()
-    return progress
+    rows = list(outdated().exclude(pk__in=list(skipped)).order_by("pk")[:BATCH])
+    if not rows:
+        return Batch(done=0, failed={}, is_last=True)
+    count, failed = _rewrap(rows)
+    return Batch(done=count, failed=failed, is_last=False)
 
 
-def verify(*, tell: Callable[[int], object] = lambda count: None) -> dict[str, str]:
+def verify_batch(after: str) -> Batch:
     """
-    Unwrap every data key, past the cache. Returns those that do not unwrap, and why.
+    Unwrap some data keys, past the cache.
 
+    :param after: the id of the last one of the batch before
     :raises KeyServiceSilent: if a key service does not answer, which says nothing about the keys
     """
-    failed: dict[str, str] = {}
-    for count, row in enumerate(chain.from_iterable(pages(DataKey.objects.all(), size=BATCH)), start=1):
+    rows = list(_after(after).order_by("pk")[:BATCH])
+    failed = {}
+    for row in rows:
         try:
             data_keys.unwrap(row)
         except KeyServiceSilent:
             raise
         except VaultFault as fault:
             failed[str(row.pk)] = str(fault)
-        if count % BATCH == 0:
-            tell(count)
-    return failed
+    position = str(rows[-1].pk) if rows else after
+    return Batch(done=len(rows) - len(failed), failed=failed, is_last=len(rows) < BATCH, position=position)
+
+
+def count_after(after: str) -> int:
+    """Count the data keys that come after one in a verification."""
+    return _after(after).count()
+
+
+def _after(after: str) -> "QuerySet[DataKey]":
+    return DataKey.objects.filter(pk__gt=after) if after else DataKey.objects.all()
 
 
 class KekInUse(Exception):
@@ -135,9 +142,55 @@ def require_unused(kek_id: str) -> None:
         raise KekInUse(f"{count} data key(s) need {kek_id}. Run `vault rotate` first.")
 
 
-def _rewrap_batch(rows: list[DataKey], progress: Progress) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Backups:
+    """Which backups of the database need an outer key: those made before a time, and when the last one is deleted."""
+
+    made_before: datetime | None
+    kept_until: datetime | None
+
+    def __str__(self) -> str:
+        before = f"{self.made_before:%Y-%m-%d %H:%M} UTC" if self.made_before else "the last rotation"
+        until = (
+            f"The last of them is kept until {self.kept_until:%Y-%m-%d %H:%M} UTC."
+            if self.kept_until
+            else "How long they are kept is not known here: set RENSEI_BACKUPS_KEPT_DAYS."
+        )
+        return f"Backups of the database from before {before} need it. {until}"
+
+
+def backups_needing(check: KeyCheck) -> Backups:
+    """State which backups need an outer key that no data key needs."""
+    days = settings.RENSEI_BACKUPS_KEPT_DAYS
+    until = check.emptied_at + timedelta(days=days) if check.emptied_at and days is not None else None
+    return Backups(made_before=check.emptied_at, kept_until=until)
+
+
+def retire(check: KeyCheck) -> None:
     """
-    Re-wrap some rows, with no transaction open, and write them in one.
+    Forget an outer key, and remove it from the keyring, for good. One in a key service is destroyed there.
+
+    :raises KekInUse: if a data key needs it, or the next one will
+    :raises KekUnavailable: if it is in the keyring, and that cannot be changed
+    """
+    require_unused(check.kek_id)
+    path = next(kek_providers.keyring_paths(), None)
+    if check.kek_id.startswith(keyring.ID_PREFIX) and path is not None:
+        ring = keyring.load(path)
+        if check.kek_id != ring.current:
+            keyring.remove_key(path, check.kek_id)
+    check.delete()
+
+
+def note_emptied() -> None:
+    """Note when the last data key left an outer key: an older backup of the database still needs it."""
+    used = DataKey.objects.order_by().values("kek_id").distinct()
+    KeyCheck.objects.filter(emptied_at=None).exclude(kek_id__in=used).update(emptied_at=database_now())
+
+
+def _rewrap(rows: list[DataKey]) -> tuple[int, dict[str, str]]:
+    """
+    Re-wrap some rows, with no transaction open, and write them in one. Returns how many, and which could not be.
 
     :raises KeyServiceSilent: if a key service does not answer; nothing of the batch is written
     """
@@ -149,11 +202,12 @@ def _rewrap_batch(rows: list[DataKey], progress: Progress) -> int:
     else:
         results = [_rewrapped(row) for row in rows]
     new: dict[object, DataKey] = {}
+    failed: dict[str, str] = {}
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, KeyServiceSilent):
             raise result
         if isinstance(result, VaultFault):
-            progress.failed[str(row.pk)] = str(result)
+            failed[str(row.pk)] = str(result)
         else:
             new[row.pk] = result
     with durable():
@@ -164,7 +218,7 @@ def _rewrap_batch(rows: list[DataKey], progress: Progress) -> int:
         unchanged = [new[pk] for pk, wrapped in stored if bytes(wrapped) == before[pk]]
         # Backups of the database need an outer key until the last data key has left it, which is noted anew.
         KeyCheck.objects.filter(pk__in={row.kek_id for row in rows}).update(emptied_at=None)
-        return DataKey.objects.bulk_update(unchanged, ["kek_id", "kek_version", "wrapped"])
+        return DataKey.objects.bulk_update(unchanged, ["kek_id", "kek_version", "wrapped"]), failed
 
 
 def _rewrapped_in_thread(row: DataKey) -> DataKey | VaultFault:
@@ -186,20 +240,3 @@ def _rewrapped(row: DataKey) -> DataKey | VaultFault:
     except VaultFault as fault:
         return fault
     return new
-
-
-def _renew_check() -> None:
-    """Check the current outer key, and make its check value by its current version: older ones may be retired."""
-    provider = kek_providers.current()
-    kek_id = provider.current_id()
-    data_keys.note_first_use(kek_id)
-    if provider.current_version():
-        KeyCheck.objects.filter(pk=kek_id).update(value=provider.check_value(kek_id), emptied_at=None)
-    else:
-        KeyCheck.objects.filter(pk=kek_id).update(emptied_at=None)
-
-
-def _note_emptied() -> None:
-    """Note when the last data key left an outer key: an older backup of the database still needs it."""
-    used = DataKey.objects.order_by().values("kek_id").distinct()
-    KeyCheck.objects.filter(emptied_at=None).exclude(kek_id__in=used).update(emptied_at=database_now())

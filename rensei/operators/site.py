@@ -21,7 +21,7 @@ JOBS = {
         "BillingSetting",
     ],
     "Models": ["CatalogEntry", "Price", "CatalogSetting"],
-    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "IssuerKey"],
+    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey"],
     "Safety": ["KillSwitch", "AccessPolicy", "AuditEvent", "LedgerAudit", "UnknownName"],
     "Data": ["Run", "StoredBytes"],
 }  # fmt: skip

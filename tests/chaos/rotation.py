@@ -24,12 +24,16 @@ from tests import servers
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import django; django.setup()
+from datetime import timedelta
+from integrations.keys import rotations
+from integrations.models import Rotation
 from integrations.vault import rotation
 rotation.BATCH = int({batch})
+# The claim of a process that was killed ends at once.
+rotations.LEASE = timedelta(0)
 print("ready", flush=True)
-progress = rotation.rewrap()
-assert not progress.failed, progress.failed
-print(progress.rewrapped, f"{{progress.rate:.0f}}", flush=True)
+row = rotations.live() or rotations.start(Rotation.Kind.REWRAP, actor="chaos")
+assert not rotations.follow(row).failed
 """
 
 
@@ -38,7 +42,8 @@ class Verdict:
     kills: int = 0
     opened: int = 0
     left: int = 0
-    rate: str = ""
+    # Data keys re-wrapped in a second of work.
+    rate: int = 0
     failed: list[str] = field(default_factory=list)
 
 
@@ -64,6 +69,8 @@ def carry_out(*, kills: int, batch: int, seconds: float, environment: dict[str, 
 
     :param seconds: a process is killed within this time after it is ready
     """
+    from integrations.keys import rotations
+    from integrations.models import Rotation
     from integrations.vault import rotation
 
     verdict, stop = Verdict(), threading.Event()
@@ -78,10 +85,12 @@ def carry_out(*, kills: int, batch: int, seconds: float, environment: dict[str, 
             process.kill()
             process.communicate()
             verdict.kills += 1
-        said, _ = _start(batch, environment).communicate()
-        verdict.rate = said.split()[-1]
+        _start(batch, environment).communicate()
+        rows = list(Rotation.objects.all())
+        verdict.rate = round(sum(row.done for row in rows) / sum(row.seconds for row in rows))
         verdict.left = rotation.outdated().count()
-        verdict.failed += [f"{key}: {reason}" for key, reason in rotation.verify().items()]
+        checked = rotations.follow(rotations.start(Rotation.Kind.VERIFY, actor="chaos"))
+        verdict.failed += [f"{key}: {reason}" for key, reason in checked.failed.items()]
     finally:
         stop.set()
         opener.join()

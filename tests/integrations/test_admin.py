@@ -5,9 +5,9 @@ import pytest
 from django.test import Client
 
 from catalog.models import CatalogEntry
-from integrations.keys import platform, services
-from integrations.models import DataKey, Integration, PlatformKey
-from integrations.vault import keyring, rotation
+from integrations.keys import platform, rotations, services
+from integrations.models import DataKey, Integration, PlatformKey, Rotation
+from integrations.vault import keyring
 from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
@@ -235,7 +235,7 @@ class TestReadOnly:
         keyring.add_key(settings.RENSEI_VAULT_KEYRING, current=True)
 
         before = admin.get("/admin/integrations/keycheck/").content.decode()
-        rotation.rewrap()
+        rotations.follow(rotations.start(Rotation.Kind.REWRAP, actor="test"))
         after = admin.get("/admin/integrations/keycheck/").content.decode()
 
         assert old in before

@@ -14,11 +14,11 @@ from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.integrity.anchors import AnchorsCut
 
 # Four of these register what they seal.
-from integrations.keys import credentials, fingerprints, platform  # noqa: F401
-from integrations.models import DataKey, KeyCheck
+from integrations.keys import credentials, fingerprints, platform, rotations  # noqa: F401
+from integrations.models import DataKey, KeyCheck, Rotation
 from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
 from integrations.vault.errors import VaultFault
-from integrations.vault.rotation import KekInUse, Progress
+from integrations.vault.rotation import KekInUse
 from rensei import launcher, mfa_adapter  # noqa: F401
 from rensei.core.errors import RenseiError
 from rensei.core.querysets import pages
@@ -89,6 +89,9 @@ class Command(BaseCommand):
             marked = "current" if (held.kek_id, held.version) == current else ""
             self.stdout.write(f"{held.count:>10} data keys  {held.kek_id} {held.version} {marked}".rstrip())
         self.stdout.write(f"{rotation.outdated().count():>10} to re-wrap")
+        if row := rotations.live():
+            self.stdout.write(f"Under way: {row.get_kind_display()}, since {row.started_at:%Y-%m-%d %H:%M} UTC")
+            self._tell(row)
         self._other_keys()
 
     def _other_keys(self) -> None:
@@ -117,18 +120,26 @@ class Command(BaseCommand):
             return
         if to:
             keyring.make_current(_keyring(), to)
-        progress = rotation.rewrap(tell=self._tell)
-        for key_id, reason in progress.failed.items():
-            self.stderr.write(f"{key_id}: {reason}")
-        if progress.failed:
-            raise CommandError(f"{len(progress.failed)} data key(s) were not re-wrapped. They are as they were.")
-        self.stdout.write(
-            f"Re-wrapped {progress.rewrapped} data key(s), {progress.rate:.0f} in a second. None is left."
-        )
+        row = self._carry_out(Rotation.Kind.REWRAP)
+        if row.failed:
+            raise CommandError(f"{len(row.failed)} data key(s) were not re-wrapped. They are as they were.")
+        self.stdout.write(f"Re-wrapped {row.done} data key(s), {row.rate:.0f} in a second. None is left.")
 
-    def _tell(self, progress: Progress) -> None:
-        waiting = " The key service does not answer; waiting." if progress.is_waiting else ""
-        self.stdout.write(f"{progress.rewrapped} re-wrapped, {progress.left} left, {progress.rate:.0f}/s.{waiting}")
+    def _carry_out(self, kind: Rotation.Kind, *, resume: bool = False) -> Rotation:
+        """Do what a worker does in the background, or show what it does. One that is under way is taken up."""
+        row = rotations.live()
+        if row is None or row.kind != kind:
+            row = rotations.start(kind, actor="command", resume=resume)
+        row = rotations.follow(row, tell=self._tell)
+        for name, reason in row.failed.items():
+            self.stderr.write(f"{name}: {reason}")
+        if row.state == Rotation.State.STOPPED:
+            raise CommandError("An operator has stopped it. Start it again: it goes on where it was.")
+        return row
+
+    def _tell(self, row: Rotation) -> None:
+        waiting = f" Waiting: {row.waiting}." if row.waiting else ""
+        self.stdout.write(f"{row.done} done, {row.left} left, {row.rate:.0f}/s.{waiting}")
         self.stdout.flush()
 
     def _rotate_data_keys(self, *, org: str | None, resume: bool, **options: Any) -> None:
@@ -158,14 +169,10 @@ class Command(BaseCommand):
         )
 
     def _rotate_fingerprint_key(self, *, resume: bool, **options: Any) -> None:
-        if not resume:
-            fingerprints.add_key()
-        done = fingerprints.recompute(tell=lambda done: self.stdout.write(f"{done.count} made anew"))
-        for integration, reason in done.failed.items():
-            self.stderr.write(f"{integration}: {reason}")
-        self.stdout.write(f"Made {done.count} fingerprint(s) anew, and deleted {done.keys_deleted} old key(s).")
-        if done.failed:
-            raise CommandError(f"{len(done.failed)} fingerprint(s) are as they were.")
+        row = self._carry_out(Rotation.Kind.FINGERPRINTS, resume=resume)
+        self.stdout.write(f"Made {row.done} fingerprint(s) anew.")
+        if row.failed:
+            raise CommandError(f"{len(row.failed)} fingerprint(s) are as they were.")
         self.stdout.write(f"Old keys are deleted by `{MANAGE} vault rotate-fingerprint-key --resume` an hour from now.")
 
     def _rotate_secret_key(self, *, at_once: bool, finish: bool, **options: Any) -> None:
@@ -204,11 +211,9 @@ class Command(BaseCommand):
         )
 
     def _verify(self, **options: Any) -> None:
-        failed = rotation.verify(tell=lambda count: self.stdout.write(f"{count} unwrapped"))
-        for key_id, reason in failed.items():
-            self.stderr.write(f"{key_id}: {reason}")
-        if failed:
-            raise CommandError(f"{len(failed)} data key(s) do not unwrap.")
+        row = self._carry_out(Rotation.Kind.VERIFY)
+        if row.failed:
+            raise CommandError(f"{len(row.failed)} data key(s) do not unwrap.")
         self.stdout.write("Every data key unwraps.")
 
     def _retire(self, *, kek: str, no_backup_needs_it: bool, **options: Any) -> None:
@@ -216,17 +221,13 @@ class Command(BaseCommand):
         check = KeyCheck.objects.filter(pk=kek).first()
         if check is None:
             raise CommandError(f"{kek} has never wrapped a data key.")
-        when = f"{check.emptied_at:%Y-%m-%d %H:%M} UTC" if check.emptied_at else "the last rotation"
         if not no_backup_needs_it:
             self.stdout.write(
-                f"No data key needs {kek}. A backup of the database from before {when} does. When no such backup is "
-                "left, run this again with --no-backup-needs-it."
+                f"No data key needs {kek}. {rotation.backups_needing(check)} When no such backup is left, run this "
+                "again with --no-backup-needs-it."
             )
             return
-        path = next(kek_providers.keyring_paths(), None)
-        if kek.startswith(keyring.ID_PREFIX) and path is not None and kek != keyring.load(path).current:
-            keyring.remove_key(path, kek)
-        check.delete()
+        rotation.retire(check)
         self.stdout.write(
             f"{kek} is retired. If it was in a key service, or the current key of a keyring that no longer wraps, take "
             "that out of RENSEI_KEK_URL, and then destroy the key or the keyring's file."

@@ -128,7 +128,7 @@ class TestRotate:
             manage("retire", old, "--no-backup-needs-it")
         manage("rotate")
 
-        assert "A backup of the database from before" in manage("retire", old)
+        assert "Backups of the database from before" in manage("retire", old)
         assert old in keyring.load(ring).keys
         manage("retire", old, "--no-backup-needs-it")
 

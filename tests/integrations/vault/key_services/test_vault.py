@@ -9,8 +9,9 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from integrations.models import DataKey
-from integrations.vault import data_keys, kek_providers, rotation, vault
+from integrations.keys import rotations
+from integrations.models import DataKey, Rotation
+from integrations.vault import data_keys, kek_providers, vault
 from integrations.vault.errors import CredentialUnreadable
 from integrations.vault.key_services import circuit
 from rensei.core.clock import database_now
@@ -217,6 +218,10 @@ class TestAnOutage:
         assert not DataKey.objects.filter(org=other).exists()
 
 
+def rewrap() -> Rotation:
+    return rotations.follow(rotations.start(Rotation.Kind.REWRAP, actor="test"))
+
+
 class TestMoving:
     def test_to_a_service_and_to_its_next_version_and_back(
         self, transit: Stage, use: Callable[..., None], acme: Org
@@ -225,19 +230,19 @@ class TestMoving:
         service = service_of(transit)
 
         use(transit.url, "file:")
-        assert rotation.rewrap().rewrapped == 1
+        assert rewrap().done == 1
         use(transit.url)
         assert vault.open_sealed(sealed, context=place(acme)).reveal() == "text"
 
         service.rotate()
-        assert rotation.rewrap().rewrapped == 1
+        assert rewrap().done == 1
         service.disabled = {1}
         use(transit.url)
         assert vault.open_sealed(sealed, context=place(acme)).reveal() == "text"
         assert vault.health().ok, "the check value was made by the new version"
 
         use("file:", transit.url)
-        assert rotation.rewrap().rewrapped == 1
+        assert rewrap().done == 1
         use("file:")
         assert vault.open_sealed(sealed, context=place(acme)).reveal() == "text"
 
@@ -246,16 +251,19 @@ class TestMoving:
     ) -> None:
         monkeypatch.setattr(circuit, "BACKOFF_SECONDS", 0.001)
         monkeypatch.setattr(circuit, "OPEN_SECONDS", 0.01)
-        monkeypatch.setattr(rotation, "OPEN_SECONDS", 0.02)
+        monkeypatch.setattr(rotations, "OPEN_SECONDS", 0.02)
         vault.seal(Secret("text"), context=place(acme))
         use(transit.url, "file:")
         service, waited = service_of(transit), []
 
-        def tell(progress: rotation.Progress) -> None:
-            service.down = not waited
-            waited.extend([True] if progress.is_waiting else [])
+        row = rotations.start(Rotation.Kind.REWRAP, actor="test")
+        service.down = True
 
-        progress = rotation.rewrap(tell=tell)
+        def tell(row: Rotation) -> None:
+            waited.append(row.waiting)
+            service.down = False
 
-        assert waited
-        assert (progress.rewrapped, progress.left, progress.failed) == (1, 0, {})
+        rotations.follow(row, tell=tell)
+
+        assert "does not answer" in waited[0]
+        assert (row.state, row.done, row.left, row.failed, row.waiting) == ("done", 1, 0, {}, "")
