@@ -11,21 +11,30 @@ CACHED_SECONDS = 60
 
 
 class _PublishedKeys:
-    """The public keys, which are opened once, so that an anonymous request costs no more than one query."""
+    """
+    The public keys, each opened once, so that an anonymous request costs no more than one query.
+
+    While the vault cannot open a new one, those that were opened before are published: the new one does not sign yet.
+    """
 
     def __init__(self) -> None:
-        self._opened: tuple[list[str], list[dict[str, str]]] = ([], [])
+        self._opened: dict[str, dict[str, str]] = {}
 
     def get(self) -> list[dict[str, str]]:
-        """:raises CredentialUnreadable: if the vault cannot open the keys now"""
+        """:raises CredentialUnreadable: if the vault cannot open any of the keys now"""
         ids = issuer.key_ids()
-        if ids != self._opened[0]:
-            found = issuer.published_keys()
-            self._opened = ([key["kid"] for key in found], found)
-        return self._opened[1]
+        known = self._opened
+        try:
+            for key_id in ids:
+                known = known if key_id in known else {**known, key_id: issuer.public_key(key_id)}
+        except CredentialUnreadable:
+            if not known.keys() & set(ids):
+                raise
+        self._opened = {key_id: known[key_id] for key_id in ids if key_id in known}
+        return list(self._opened.values())
 
     def clear(self) -> None:
-        self._opened = ([], [])
+        self._opened = {}
 
 
 published = _PublishedKeys()

@@ -68,6 +68,13 @@ def destroy_keys(
             "integrations": [
                 {"id": pk, "keyHint": hint} for pk, hint in integrations.order_by("pk").values_list("pk", "key_hint")
             ],
+            # What pages show of federations is a copy, which is no secret and is not sealed.
+            "stillReadable": [
+                {"integration": pk, **(ids or {})}
+                for pk, ids in integrations.filter(federation__isnull=False)
+                .order_by("pk")
+                .values_list("pk", "federation")
+            ],
             "backups": _about_backups(now, backups_kept_days),
         }
         receipt["signature"] = sign(receipt)

@@ -26,6 +26,7 @@ from rensei.core.transactions import durable
 ALGORITHM = "ES256"
 IDENTITY_SECONDS = 300
 # Verifiers cache the published keys. Anthropic asks for 15 minutes before a new key signs.
+VERIFIERS_CACHE = timedelta(minutes=15)
 PUBLISHED_BEFORE_USE = timedelta(hours=1)
 PUBLISHED_AFTER_USE = timedelta(hours=1)
 DISCOVERY_PATH = "/.well-known/openid-configuration"
@@ -54,13 +55,13 @@ def key_ids() -> list[str]:
     return list(IssuerKey.objects.order_by("-version").values_list("id", flat=True))
 
 
-def published_keys() -> list[dict[str, str]]:
+def public_key(key_id: str) -> dict[str, str]:
     """
-    List the public keys: of the key that signs, of the one that will, and of those that have signed a short time ago.
+    Derive a public key from the sealed private one, to be published.
 
-    :raises CredentialUnreadable: if the vault cannot open them now
+    :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return [signing.es256_public(_open(row).reveal()) for row in IssuerKey.objects.order_by("-version")]
+    return signing.es256_public(_open(IssuerKey.objects.get(pk=key_id)).reveal())
 
 
 def require_key() -> None:
@@ -100,11 +101,17 @@ def identity_token(*, subject: str, audience: str, claims: Mapping[str, str]) ->
     return Secret(f"{signed}.{signing.base64url(signature)}")
 
 
+def signs_by_a_new_key() -> bool:
+    """Return whether another key was replaced at once, so lately that verifiers may not have fetched the new one."""
+    row = _signing_key()
+    return row is not None and row.version > 1 and row.created_at > database_now() - VERIFIERS_CACHE
+
+
 def rotate(*, actor: str, now: datetime | None = None, at_once: bool = False) -> IssuerKey:
     """
     Make another signing key. It is published now and signs in an hour, or at once, which removes all older ones.
 
-    :param at_once: for a key that others know. Exchanges may be refused for a minute, until verifiers know the new one
+    :param at_once: for a key that others know. Exchanges may be refused until verifiers have fetched the new one
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     now = now or database_now()

@@ -153,6 +153,9 @@ class Gateway:
             body, named, chooses = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
+            if route.is_federated and await self._fetch_tokens(route):
+                # The key may have been removed meanwhile, so the call is decided again.
+                route = await self._route(access, model)
             others = []
             for other in named:
                 name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
@@ -199,10 +202,23 @@ class Gateway:
 
         :raises RenseiError: if the key cannot be opened
         """
+        return routing.choose_credential(await self._keys_of(route))
+
+    async def _keys_of(self, route: Route) -> routing.Credentials:
+        """:raises RenseiError: if a key cannot be opened"""
         found = self._keys.kept(route) or await self._keys.get(route, route.open_credentials)
         if isinstance(found, RenseiError):
             raise found
-        return routing.choose_credential(found)
+        return found
+
+    async def _fetch_tokens(self, route: Route) -> bool:
+        """Obtain the tokens with which a call may be signed, and return whether that took a while."""
+        try:
+            found = await self._keys_of(route)
+        except RenseiError:
+            return False  # The call is refused with it.
+        federated = [credential for _, credential in found if credential.federation is not None]
+        return any([await self._relay.fetch_token(credential) for credential in federated])
 
     async def _message(
         self,

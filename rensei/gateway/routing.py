@@ -58,6 +58,13 @@ class Route:
     def profile(self) -> ModelProfile:
         return self.judgement.facts.profile
 
+    @property
+    def is_federated(self) -> bool:
+        """Whether a key that may sign is none, but an identity, whose token may have to be waited for."""
+        facts = self.judgement.facts
+        keys = [facts.integration] if self.mode is AuthMode.BYOK else facts.platform_keys
+        return any(key is not None and key.federation is not None for key in keys)
+
     def now(self) -> datetime:
         """Return the database's time, extrapolated from the read of the route."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)

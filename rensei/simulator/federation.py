@@ -53,6 +53,7 @@ class Rule:
     token_seconds: int = 600
     archived: bool = False
     words: str = "federated"
+    delay_seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -119,6 +120,7 @@ class Federation:
             entry["claims"] = claims
             _match(rule, claims, request)
             self._require_unused(claims)
+            await asyncio.sleep(rule.delay_seconds)
         except Denied as denied:
             entry["reason"] = str(denied)
             raise ApiError(401, "Authentication failed") from None

@@ -12,12 +12,14 @@ from billing.models import CostEvent, Entitlement
 from integrations.keys import credentials, platform
 from integrations.keys import services as integrations
 from integrations.models import Integration
+from integrations.providers.base import Federation
 from rensei.dispatch.models import Attempt
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, message, settled
 from tests.gateway.server import Server
 from tests.integrations.federating import make_federation, rule_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 EXCHANGE = "/v1/oauth/token"
@@ -91,6 +93,27 @@ def test_a_refused_exchange_costs_nothing_and_is_explained(
     assert federated.last_error is not None
     assert federated.last_error["code"] == "FEDERATION_REFUSED"
     assert server.url in federated.last_error["fix"]
+
+
+def test_a_call_that_waited_for_a_token_is_decided_again(
+    ask: Any, federated: Integration, simulator: Any, server: Server, ada_access: Access
+) -> None:
+    """Its integration is removed while the exchange takes longer than a second."""
+    rule = rule_for(
+        Federation.of_wire(federated.federation or {}),
+        subject=credentials.subject_of(ada_access.org),
+        delay_seconds=1.5,
+    )
+    simulator.trust(issuer=server.url, rules=[rule], cached=0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, message())
+        wait_until(lambda: exchanged(simulator))
+        integrations.remove_integration(ada_access, federated)
+        answer = waiting.result()
+
+    assert (answer.status, answer.code) == (403, "BYOK_NOT_CONFIGURED")
+    assert not [request for request in simulator.requests() if request["path"] == "/v1/messages"]
+    assert not Attempt.objects.exists()
 
 
 def test_the_prompts_are_counted_with_the_token(ask: Any, federated: Integration) -> None:

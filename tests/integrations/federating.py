@@ -12,6 +12,10 @@ from rensei.orgs.models import Org
 AUDIENCE = "https://api.anthropic.com"
 
 
+def published_keys() -> list[dict[str, str]]:
+    return [issuer.public_key(key_id) for key_id in issuer.key_ids()]
+
+
 def make_federation() -> Federation:
     return Federation(
         rule_id=f"fdrl_{secrets.token_hex(12)}",
@@ -38,6 +42,6 @@ def trust(simulator: Any, org: Org, federation: Federation, **changes: Any) -> N
     issuer.require_key()
     simulator.trust(
         issuer=changes.pop("issuer", issuer.issuer_url()),
-        keys=changes.pop("keys", None) or issuer.published_keys(),
+        keys=changes.pop("keys", None) or published_keys(),
         rules=[rule_for(federation, **{"subject": credentials.subject_of(org), **changes})],
     )

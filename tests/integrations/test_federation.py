@@ -198,6 +198,40 @@ def test_a_token_that_ended_early_is_asked_for_again_within_the_run(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_token_that_is_always_rejected_marks_the_integration(
+    ada_access: Access,
+    federated: Integration,
+    federation: Federation,
+    simulator: Any,
+    make_profile: Callable[..., Any],
+    api_as: Callable[..., APIClient],
+    ada: User,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[], list[Run]],  # noqa: F811
+) -> None:
+    trust(simulator, ada_access.org, federation)
+    obtain = tokens.get
+
+    def obtain_one_that_is_rejected(credential: Any) -> Secret:
+        secret = obtain(credential)
+        simulator.revoke_tokens()
+        return secret
+
+    monkeypatch.setattr(tokens, "get", obtain_one_that_is_rejected)
+    profile = make_profile()
+    for _ in range(3):
+        api_as(ada).post("/api/v1/runs", {"profileId": profile.public_id, "input": "Hello."})
+
+    assert {run.state for run in work()} == {"FAILED"}
+    assert sum(call["path"] == "/v1/oauth/token" for call in simulator.requests()) == 3
+    stored = Integration.objects.get()
+    assert stored.status == Integration.Status.FAILING
+    assert stored.last_error is not None
+    assert stored.last_error["code"] == "FEDERATION_TOKENS_REJECTED"
+    assert not CostEvent.objects.filter(output_tokens__gt=0).exists()
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_refused_exchange_ends_the_run_at_no_cost(
     ada_access: Access,
     federated: Integration,

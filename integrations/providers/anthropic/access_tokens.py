@@ -20,6 +20,11 @@ from rensei.core.transactions import leave_database
 RENEW_BEFORE_SECONDS = 120.0
 UNUSABLE_BEFORE_SECONDS = 30.0
 FAILED_FOR_SECONDS = 5.0
+# So many tokens that are rejected within this time have not ended early: the account rejects each. Then there is one
+# exchange in a minute.
+REJECTED_MAX = 3
+REJECTED_WITHIN_SECONDS = 300.0
+REJECTED_FOR_SECONDS = 60.0
 TOKENS_MAX = limit(
     1000,
     "tokens",
@@ -57,6 +62,7 @@ class AccessTokens:
         self._tokens: dict[Hashable, AccessToken] = {}
         self._under_way: dict[Hashable, Future[AccessToken]] = {}
         self._failed: dict[Hashable, tuple[float, ProviderFailure]] = {}
+        self._rejected: dict[Hashable, list[float]] = {}
 
     def at_hand(self, credential: Credential) -> Secret | None:
         """Return a usable token without waiting. None: the caller has to `obtain` one; of several, one renews."""
@@ -107,15 +113,33 @@ class AccessTokens:
                 return found.secret
             raise _again(failure, seconds=FAILED_FOR_SECONDS) from None
 
-    def forget(self, credential: Credential) -> None:
-        """Drop a token that the provider no longer accepts."""
+    def reject(self, credential: Credential, secret: Secret, *, always: ProviderFailure) -> bool:
+        """
+        Drop a token that the provider does not accept, unless a newer one is in its place.
+
+        :param always: the failure of calls without an exchange, where each token is rejected
+        :return: whether each is
+        """
+        name, now = _name(credential), time.monotonic()
         with self._lock:
-            self._tokens.pop(_name(credential), None)
+            found = self._tokens.get(name)
+            if found is None or found.secret is not secret:
+                return False
+            del self._tokens[name]
+            rejected = [at for at in self._rejected.pop(name, []) if now - at < REJECTED_WITHIN_SECONDS]
+            while len(self._rejected) >= TOKENS_MAX:
+                del self._rejected[next(iter(self._rejected))]
+            self._rejected[name] = [*rejected, now][-REJECTED_MAX:]
+            is_each = len(self._rejected[name]) == REJECTED_MAX
+        if is_each:
+            self._keep_failure(name, always, seconds=REJECTED_FOR_SECONDS)
+        return is_each
 
     def clear(self) -> None:
         with self._lock:
             self._tokens.clear()
             self._failed.clear()
+            self._rejected.clear()
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -143,14 +167,14 @@ class AccessTokens:
                 del self._tokens[next(iter(self._tokens))]  # The oldest: a dict preserves its order.
             self._tokens[name] = token
 
-    def _keep_failure(self, name: Hashable, failure: ProviderFailure) -> None:
+    def _keep_failure(self, name: Hashable, failure: ProviderFailure, *, seconds: float = FAILED_FOR_SECONDS) -> None:
         now = time.monotonic()
         with self._lock:
             self._failed = {each: held for each, held in self._failed.items() if now < held[0]}
             while len(self._failed) >= TOKENS_MAX:
                 del self._failed[next(iter(self._failed))]
             # A copy that is never raised itself, so that it keeps nothing of the caller.
-            self._failed[name] = (now + FAILED_FOR_SECONDS, ProviderFailure(**vars(failure)))
+            self._failed[name] = (now + seconds, ProviderFailure(**vars(failure)))
 
 
 def _again(failure: ProviderFailure, *, seconds: float) -> ProviderFailure:

@@ -55,12 +55,17 @@ def signing_headers(credential: Credential, secret: Secret, *, attempt_id: str, 
     return headers
 
 
-def is_token_rejected(credential: Credential, *, status: int) -> bool:
-    """Return whether an answer rejects the token of a federated credential, and drop the token then."""
+def rejection_of(credential: Credential, secret: Secret, *, status: int) -> ProviderFailure | None:
+    """
+    Return the failure of an answer that rejects the token of a federated credential, and drop the token.
+
+    :param secret: the token that signed the call; by now another one may be in use
+    """
     if credential.federation is None or status != UNAUTHORIZED:
-        return False
-    tokens.forget(credential)
-    return True
+        return None
+    always = make_failure(d.FEDERATION_TOKENS_REJECTED, status=status, sent=False)
+    is_each = tokens.reject(credential, secret, always=always)
+    return make_failure(d.FEDERATION_TOKENS_REJECTED if is_each else d.FEDERATION_TOKEN_REJECTED, status=status)
 
 
 class Connection:
@@ -84,7 +89,7 @@ class Connection:
         """:param secret: the token of a federated credential, if it was just obtained"""
         self._credential = credential
         secret = secret or (tokens.get(credential) if credential.federation is not None else credential.secret)
-        self._key = secret.reveal()
+        self._secret, self._key = secret, secret.reveal()
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         self._headers = {
             "accept": "application/json",
@@ -137,8 +142,8 @@ class Connection:
         try:
             response: httpx2.Response = send()
         except anthropic.APIStatusError as error:
-            if is_token_rejected(self._credential, status=error.status_code):
-                raise make_failure(d.FEDERATION_TOKEN_REJECTED, status=error.status_code) from None
+            if rejection := rejection_of(self._credential, self._secret, status=error.status_code):
+                raise rejection from None
             raise self._without_key(
                 failure_of_answer(status=error.status_code, body=error.response.content, headers=error.response.headers)
             ) from None

@@ -89,6 +89,20 @@ FEDERATION_TOKEN_REJECTED = _make(
     f"{_CONSOLE_IDENTITY}.",
     retryable=True,
 )
+FEDERATION_TOKENS_REJECTED = _make(
+    "FEDERATION_TOKENS_REJECTED",
+    "PROVIDER_AUTH_FAILED",
+    "Anthropic rejects each token that it has just issued for this server's identity.",
+    f"Look at the service account, its workspaces and the rule at {_CONSOLE_IDENTITY}. Another token is asked for "
+    "once a minute at most.",
+)
+FEDERATION_KEY_NEW = _make(
+    "FEDERATION_KEY_NEW",
+    "PROVIDER_AUTH_FAILED",
+    "Anthropic did not accept this server's identity, perhaps because it has not fetched its new signing key yet.",
+    "It does so within 15 minutes. If its keys are pasted into the Console (inline), paste the new one there.",
+    retryable=True,
+)
 IDENTITY_NOT_SIGNED = _make(
     "IDENTITY_NOT_SIGNED",
     "PROVIDER_UNAVAILABLE",

@@ -128,6 +128,8 @@ def _refusal(credential: Credential, answer: httpx2.Response) -> ProviderFailure
     match answer.status_code:
         case 400 | 422:
             return make_failure(d.FEDERATION_INVALID, error=said, status=400, sent=False)
+        case 401 | 403 if _signs_by_a_new_key():
+            return make_failure(d.FEDERATION_KEY_NEW, error=said, status=401, sent=False)
         case 401 | 403:
             failure = make_failure(d.FEDERATION_REFUSED, error=said, status=401, sent=False)
             failure.fix = f"{failure.fix} {_to_compare(credential)}"
@@ -135,6 +137,15 @@ def _refusal(credential: Credential, answer: httpx2.Response) -> ProviderFailure
         case 404 | 405:
             return make_failure(d.NOT_THE_API, status=answer.status_code, sent=False)
     return _never_sent(failure_of_answer(status=answer.status_code, body=answer.content, headers=answer.headers))
+
+
+def _signs_by_a_new_key() -> bool:
+    try:
+        return issuer.signs_by_a_new_key()
+    except DATABASE_FAULTS:
+        return False
+    finally:
+        leave_database()
 
 
 def _to_compare(credential: Credential) -> str:

@@ -7,6 +7,7 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,7 +21,7 @@ from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import (
     API_VERSION,
     is_operators,
-    is_token_rejected,
+    rejection_of,
     signing_headers,
 )
 from integrations.providers.anthropic.errors import (
@@ -118,10 +119,22 @@ class Relay:
         except (aiohttp.ClientError, outbound.AddressRefused, TimeoutError, OSError) as error:
             # `from None`: aiohttp's exceptions contain the request, and with it the key.
             raise _failure_of_transport(error) from None
-        if is_token_rejected(credential, status=answer.status):
+        if rejection := rejection_of(credential, secret, status=answer.status):
             answer.close()
-            raise make_failure(d.FEDERATION_TOKEN_REJECTED, status=answer.status)
+            raise rejection
         return answer
+
+    async def fetch_token(self, credential: Credential) -> bool:
+        """
+        Obtain the token of a federated credential before a call, and return whether that took a while.
+
+        A failure is that of the call, which is sent right afterwards.
+        """
+        if tokens.at_hand(credential) is not None:
+            return False
+        with suppress(ProviderFailure):
+            await self._token(credential)
+        return True
 
     async def _token(self, credential: Credential) -> Secret:
         """

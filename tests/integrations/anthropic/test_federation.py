@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, Thread
 from typing import Any
@@ -14,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.keys import credentials
+from integrations.models import IssuerKey
 from integrations.providers.anthropic import ADAPTER, access_tokens
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.access_tokens import AccessToken, AccessTokens
+from integrations.providers.anthropic.connection import rejection_of
 from integrations.providers.anthropic.errors import make_failure
 from integrations.providers.anthropic.federation import EXCHANGE_PATH, exchange, tokens
 from integrations.providers.base import Credential, Federation, ProviderFailure
 from integrations.vault import issuer, signing
+from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 from tests.integrations.federating import AUDIENCE, make_federation, rule_for, trust
@@ -253,6 +257,70 @@ class TestTokens:
         assert (caught.value.diagnosis, caught.value.retryable) == ("FEDERATION_TOKEN_REJECTED", True)
         assert ADAPTER.count_input_tokens(PARAMS, credential=federated(), context_window_tokens=1000) > 0
         assert tokens.get(federated()).reveal() != old.reveal()
+
+    def test_a_token_is_not_dropped_for_a_late_answer_about_the_one_before(
+        self, federated: Callable[..., Credential], simulator: Any
+    ) -> None:
+        old = tokens.get(federated())
+        assert rejection_of(federated(), old, status=401)
+        new = tokens.get(federated())
+
+        for _ in range(5):
+            late = rejection_of(federated(), old, status=401)
+            assert late is not None
+            assert late.diagnosis == "FEDERATION_TOKEN_REJECTED"
+
+        assert tokens.get(federated()) is new
+        assert exchanges(simulator) == 2
+
+    def test_of_an_account_that_rejects_each_are_asked_for_once_a_minute(
+        self, federated: Callable[..., Credential], simulator: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock()
+        monkeypatch.setattr(access_tokens, "time", clock)
+        said = []
+        for _ in range(12):
+            try:
+                failure = rejection_of(federated(), tokens.get(federated()), status=401)
+            except ProviderFailure as fault:
+                failure = fault
+            assert failure is not None
+            said.append((failure.diagnosis, failure.retryable, failure.status))
+            clock.now += 0.1
+
+        assert said == [
+            *[("FEDERATION_TOKEN_REJECTED", True, 401)] * 2,
+            *[("FEDERATION_TOKENS_REJECTED", False, 401)] * 10,
+        ]
+        assert exchanges(simulator) == 3
+        clock.now += access_tokens.REJECTED_FOR_SECONDS
+        tokens.get(federated())
+        assert exchanges(simulator) == 4
+
+    def test_that_end_early_now_and_then_are_replaced_each_time(
+        self, federated: Callable[..., Credential], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock()
+        monkeypatch.setattr(access_tokens, "time", clock)
+        for _ in range(6):
+            failure = rejection_of(federated(), tokens.get(federated()), status=401)
+            assert failure is not None
+            assert failure.retryable
+            clock.now += access_tokens.REJECTED_WITHIN_SECONDS / 2
+
+    def test_of_a_key_that_was_replaced_at_once_may_be_refused_for_a_while(
+        self, acme: Org, federated: Callable[..., Credential], federation: Federation, simulator: Any
+    ) -> None:
+        trust(simulator, acme, federation)
+        issuer.rotate(actor="test", at_once=True)  # The stand-in has the keys of before.
+
+        with pytest.raises(ProviderFailure) as caught:
+            exchange(federated())
+        assert (caught.value.diagnosis, caught.value.retryable) == ("FEDERATION_KEY_NEW", True)
+        IssuerKey.objects.update(created_at=database_now() - timedelta(minutes=16))
+        with pytest.raises(ProviderFailure) as caught:
+            exchange(federated())
+        assert (caught.value.diagnosis, caught.value.retryable) == ("FEDERATION_REFUSED", False)
 
     def test_nothing_secret_is_in_a_failure(
         self, acme: Org, federated: Callable[..., Credential], federation: Federation, simulator: Any

@@ -60,6 +60,15 @@ class TestDestroyKeys:
         stored = Integration.objects.get(pk=integration.pk)
         assert (stored.status, stored.last_error and stored.last_error["code"]) == ("failing", "CREDENTIAL_UNREADABLE")
 
+    def test_lists_the_federations_whose_ids_stay_readable(
+        self, integration: Integration, ada: User, access_of: Any
+    ) -> None:
+        federation = make_federation()
+        added = integrations.add_integration(access_of(ada), provider="claude", federation=federation, name="Other")
+
+        assert destroy()["stillReadable"] == [{"integration": added.pk, **federation.wire()}]
+        assert Integration.objects.get(pk=added.pk).federation == federation.wire()
+
     def test_takes_a_new_key_afterwards(
         self, integration: Integration, ada: User, access_of: Any, make_key: Callable[..., str]
     ) -> None:
@@ -80,6 +89,7 @@ class TestDestroyKeys:
 
         assert receipt["dataKeys"] == [{"id": str(key.pk), "version": 1, "wrappedBy": key.kek_id}]
         assert receipt["integrations"] == [{"id": integration.pk, "keyHint": integration.key_hint}]
+        assert receipt["stillReadable"] == []
         assert receipt["backups"]["madeBefore"] == receipt["destroyedAt"] < receipt["backups"]["keptUntil"]
         event = AuditEvent.objects.get(action="vault.keys_destroyed")
         assert (event.detail, event.actor) == (receipt, "grace@platform.test")

@@ -1,6 +1,7 @@
 import json
 from datetime import timedelta
 from threading import Barrier, Thread
+from typing import Any
 
 import jwt
 import pytest
@@ -10,9 +11,10 @@ from django.test import Client
 from integrations import issuer_pages
 from integrations.models import DataKey, IssuerKey
 from integrations.vault import issuer, sealed, signing
-from integrations.vault.errors import CredentialUnreadable
+from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent
 from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
+from tests.integrations.federating import published_keys
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +36,7 @@ def kid_of(token: str) -> str:
 
 def verified(token: str) -> dict[str, object]:
     """Verify a token by the published keys, as a provider does, with a library that is not ours."""
-    keys = {key["kid"]: key for key in issuer.published_keys()}
+    keys = {key["kid"]: key for key in published_keys()}
     found: dict[str, object] = jwt.decode(
         token,
         jwt.PyJWK(keys[kid_of(token)]),
@@ -94,7 +96,7 @@ class TestPublishedKeys:
         )
 
         with pytest.raises(CredentialUnreadable):
-            issuer.published_keys()
+            published_keys()
 
     def test_a_sealed_key_does_not_open_in_another_row(self) -> None:
         make_token()
@@ -103,7 +105,7 @@ class TestPublishedKeys:
         IssuerKey.objects.create(id=other, version=2, sealed_key=first.sealed_key, signs_from=database_now())
 
         with pytest.raises(CredentialUnreadable):
-            issuer.published_keys()
+            published_keys()
 
     def test_are_opened_once_however_many_ask(self, client: Client, django_assert_num_queries: object) -> None:
         make_token()
@@ -127,6 +129,32 @@ class TestPublishedKeys:
         assert answer.status_code == 503
         assert answer["retry-after"]
 
+    def test_goes_on_with_those_that_it_knows_while_the_vault_is_silent(self, client: Client, monkeypatch: Any) -> None:
+        make_token()
+        before = client.get(issuer.KEYS_PATH).json()["keys"]
+        issuer.rotate(actor="test")
+
+        def silent(*arguments: object, **named: object) -> None:
+            raise CredentialUnreadable(reason=KeyServiceSilent("the key service does not answer (timeout)"))
+
+        monkeypatch.setattr(issuer, "_open", silent)
+        assert client.get(issuer.KEYS_PATH).json()["keys"] == before
+        monkeypatch.undo()
+        assert len(client.get(issuer.KEYS_PATH).json()["keys"]) == 2
+
+    def test_publishes_no_key_that_was_removed_while_the_vault_is_silent(
+        self, client: Client, monkeypatch: Any
+    ) -> None:
+        make_token()
+        client.get(issuer.KEYS_PATH)
+        issuer.rotate(actor="test", at_once=True)
+
+        def silent(*arguments: object, **named: object) -> None:
+            raise CredentialUnreadable(reason=KeyServiceSilent("the key service does not answer (timeout)"))
+
+        monkeypatch.setattr(issuer, "_open", silent)
+        assert client.get(issuer.KEYS_PATH).status_code == 503
+
     def test_without_a_key_the_set_is_empty(self, client: Client) -> None:
         assert client.get(issuer.KEYS_PATH).json() == {"keys": []}
 
@@ -143,7 +171,7 @@ class TestRotation:
         first = make_token()
         new = issuer.rotate(actor="test")
         assert kid_of(make_token()) == kid_of(first) != new.id
-        assert {key["kid"] for key in issuer.published_keys()} == {kid_of(first), new.id}
+        assert {key["kid"] for key in published_keys()} == {kid_of(first), new.id}
 
         advance(issuer.PUBLISHED_BEFORE_USE.total_seconds() + 1)
         issuer.keep_fresh()
@@ -152,14 +180,14 @@ class TestRotation:
 
         advance(issuer.PUBLISHED_AFTER_USE.total_seconds())
         issuer.keep_fresh()
-        assert [key["kid"] for key in issuer.published_keys()] == [new.id]
+        assert [key["kid"] for key in published_keys()] == [new.id]
 
     def test_at_once_removes_the_others(self) -> None:
         old = make_token()
         new = issuer.rotate(actor="test", at_once=True)
 
         assert kid_of(make_token()) == new.id
-        assert [key["kid"] for key in issuer.published_keys()] == [new.id]
+        assert [key["kid"] for key in published_keys()] == [new.id]
         assert kid_of(old) != new.id
         assert AuditEvent.objects.get(action=issuer.ROTATED).detail["atOnce"] is True
 
@@ -213,4 +241,4 @@ def test_no_private_part_is_stored_or_shown(client: Client) -> None:
     private = issuer._open(row).reveal()
 
     assert private.encode() not in bytes(row.sealed_key)
-    assert private not in json.dumps(issuer.published_keys())
+    assert private not in json.dumps(published_keys())
