@@ -25,6 +25,7 @@ from billing.statements import statements
 from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.orgs.audited_admin import KeptAdmin, ReadOnlyAdmin, operator, usd
+from rensei.orgs.models import SpendCap
 
 
 def _dollars_field(label: str, *, help_text: str, required: bool = False) -> forms.DecimalField:
@@ -288,6 +289,18 @@ class BudgetUsageAdmin(ReadOnlyAdmin):
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["org__slug"]
+
+
+@admin.register(SpendCap)
+class SpendCapAdmin(ReadOnlyAdmin):
+    """The caps of API tokens, what their runs cost in the newest month, and the most that live runs may still cost."""
+
+    list_display = [
+        "org", "scope_id", usd("Cap, USD", "picodollars"), "period", usd("Used, USD", "used"), usd("Held, USD", "held")
+    ]  # fmt: skip
+    list_select_related = ["org"]
+    search_fields = ["org__slug", "scope_id"]
+    ordering = ["org__slug", "scope_id"]
 
 
 @admin.register(SharedUsage)

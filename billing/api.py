@@ -13,7 +13,6 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.fields import DollarsField
 from billing.ledger import ledger_csv, reports
 from billing.limits import budget, quota
 from billing.limits.entitlement import is_metered_enabled
@@ -22,6 +21,7 @@ from rensei.core import csv_file
 from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.clock import database_now
+from rensei.core.dollars_field import DollarsField
 from rensei.core.errors import FieldError
 from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.periods import last_of, start_of

@@ -157,6 +157,20 @@ class BudgetHold(models.Model):
         return self.run_id
 
 
+class CapHold(models.Model):
+    """The most that a live run may cost, held of each cap that the run names. Deleted when the run ends."""
+
+    run_id = models.CharField(max_length=40, primary_key=True)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="cap_holds")
+    picodollars = WholeNumberField()
+    created_at = models.DateTimeField()
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.run_id
+
+
 # The fields of a ledger line that describe the call.
 CALL_COLUMNS = (
     "org_id",

@@ -1,7 +1,7 @@
 """Consistency checks of the money: each line and each call, the sums over them, and the holds."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,7 @@ from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedSpend
 from billing.statements import statements
 from rensei.core.token_classes import COUNTS, PRICE_COLUMNS
 from rensei.core.usage import Usage
-from rensei.orgs.models import Org
+from rensei.orgs.models import Org, SpendCap
 
 BATCH = 1000
 COUNTED = tuple(name for name in SUMS if name not in {"calls", "unpriced"})
@@ -101,6 +101,13 @@ def budget_differences() -> Iterator[Difference]:
     for org_id in sorted({*held, *found}):
         if found.get(org_id, 0) != held[org_id]:
             yield _difference("budget-held", org_id, "budget", held[org_id], found.get(org_id, 0))
+
+
+def cap_differences(held: Mapping[str, int]) -> Iterator[Difference]:
+    """Compare what each cap records as held with the holds of live runs, in picodollars by the cap's id."""
+    for cap in SpendCap.objects.order_by("pk"):
+        if cap.held != held.get(cap.pk, 0):
+            yield _difference("cap-held", cap.org_id, cap.pk, held.get(cap.pk, 0), cap.held)
 
 
 def _roll_ups(org_id: str, by_key: dict[tuple[Any, ...], dict[str, int]]) -> Iterator[Difference]:

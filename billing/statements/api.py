@@ -7,10 +7,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.fields import DollarsField
 from billing.statements import statement_csv, statements
 from rensei.core.api import CamelSerializer
 from rensei.core.clock import database_now
+from rensei.core.dollars_field import DollarsField
 from rensei.core.errors import NotPermitted
 from rensei.core.views import Endpoint
 from rensei.orgs.access import caller

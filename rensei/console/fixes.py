@@ -39,6 +39,7 @@ FIXES = {
     "PAUSED_BY_OPERATOR": OPERATOR,
     "METERED_KEY_NOT_CONFIGURED": OPERATOR,
     "METERED_BUDGET_EXCEEDED": Fix("See the budget", "usage", "#budget"),
+    "SPEND_CAP_EXCEEDED": Fix("See the tokens' caps", "tokens"),
     "SHARED_KEY_NOT_CONFIGURED": Fix("Choose another model or mode", "profiles"),
     "SHARED_QUOTA_EXCEEDED": Fix("See when it resets", "usage", "#shared"),
     "STORAGE_LIMIT_REACHED": Fix("See what is stored", "usage", "#stored"),

@@ -99,6 +99,7 @@ org_patterns = [
     path("settings/audit-log", audit_log.events, name="audit-log"),
     path("settings/audit-log.csv", audit_log.events_csv, name="audit-log-csv"),
     path("settings/tokens", settings.tokens, name="tokens"),
+    path("settings/tokens/<str:token_id>/cap", settings.token_cap, name="token-cap"),
     path("settings/tokens/<str:token_id>/revoke", settings.token_revoke, name="token-revoke"),
     path("settings/machines", settings.machines, name="machines"),
     path("settings/machines/<str:machine_id>/revoke", settings.machine_revoke, name="machine-revoke"),

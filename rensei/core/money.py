@@ -5,10 +5,13 @@ Amounts are integer picodollars. Prices are integer microdollars per million tok
 same number as picodollars per token: tokens times price is a whole amount, and nothing is rounded.
 """
 
+import re
 from decimal import Decimal
 
 PICODOLLARS_PER_DOLLAR = 10**12
 MICRODOLLARS_PER_CENT = 10_000
+# As written by people and in JSON. A column holds at most 2^63 picodollars, which is above nine million dollars.
+AMOUNT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?")
 
 
 def dollars(picodollars: int | None) -> str | None:
@@ -18,6 +21,17 @@ def dollars(picodollars: int | None) -> str | None:
     text = f"{Decimal(picodollars) / PICODOLLARS_PER_DOLLAR:f}"
     whole, _, fraction = text.partition(".")
     return f"{whole}.{fraction.rstrip('0').ljust(6, '0')}"
+
+
+def picodollars(amount: str) -> int:
+    """
+    Read an amount of dollars, such as 12.50.
+
+    :raises ValueError: if it is not a decimal number below a million, or is finer than a picodollar
+    """
+    if not AMOUNT.fullmatch(amount):
+        raise ValueError(f"{amount[:40]!r} is not an amount of dollars")
+    return int(Decimal(amount) * PICODOLLARS_PER_DOLLAR)
 
 
 def cents_per_mtok(microdollars: int) -> int | float:

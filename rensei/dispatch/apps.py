@@ -10,7 +10,10 @@ class DispatchConfig(AppConfig):
 
     def ready(self) -> None:
         from rensei.dispatch.decision_changes import install_triggers
+        from rensei.dispatch.token_spending import count_before
+        from rensei.tokens.signals import cap_made
 
+        cap_made.connect(count_before, dispatch_uid="dispatch.count_before")
         # The import registers its checks.
         import_module("rensei.dispatch.checks")
         post_migrate.connect(install_triggers, sender=self, dispatch_uid="dispatch.install_triggers")

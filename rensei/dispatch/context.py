@@ -26,7 +26,7 @@ from rensei.core.errors import RenseiError
 from rensei.dispatch.pools import Pool
 from rensei.orgs.access import Access
 from rensei.orgs.kill_switches import Stopped
-from rensei.orgs.models import Host, Org, Project
+from rensei.orgs.models import Host, Org, Project, SpendCap
 from rensei.orgs.storage import Storage
 from rensei.policies import services as policies
 from rensei.policies.resolver import OfferedModel, Policy
@@ -39,7 +39,7 @@ class DispatchContext:
     """
     The state of one profile at one moment: the model, the policies, the keys, the prices.
 
-    The last four are what a preview compares with. A dispatch checks them in conditional UPDATEs when it writes.
+    The last five are what a preview compares with. A dispatch checks them in conditional UPDATEs when it writes.
     """
 
     org: Org
@@ -64,6 +64,9 @@ class DispatchContext:
     shared_quota: SharedQuota | None
     budget: Budget | None
     shared_spending: Sequence[Spending] = ()
+    # Whether a cap holds for the caller's token. The preview has loaded them.
+    is_capped: bool = False
+    caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
@@ -160,6 +163,7 @@ def load(
     answered_by = identities.answered_by(called, org=org if stored else None)
     integrations = _integrations(org, profiles, known) if AuthMode.BYOK in modes else []
     keys = platform.healthy_keys(now=now) if modes & PLATFORM_MODES else []
+    caps = list(SpendCap.objects.filter(pk__in=access.caps).order_by("pk")) if with_quota and access.caps else []
     host, host_missing = _host(access, host_id) if AuthMode.HOST_SESSION in modes else (None, "")
 
     def facts_of(profile: ModelProfile) -> "DispatchContext | RenseiError":
@@ -199,6 +203,8 @@ def load(
             shared_quota=standing.shared_quota if with_quota else None,
             budget=standing.budget if with_quota else None,
             storage=standing.storage,
+            is_capped=bool(access.caps),
+            caps=caps,
         )
         if all(facts.served(AuthMode(mode)) is None for mode in profile.auth_modes):
             return catalog.retired(entry)

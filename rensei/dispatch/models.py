@@ -87,6 +87,8 @@ class Run(models.Model):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
     # The id of the caller's API token, which the run outlives. Empty: a person in a browser.
     token_id = models.CharField(max_length=40, blank=True, default="", db_default="")
+    # The ids of the caps that hold for the run. Some of them may have been removed since.
+    caps = models.JSONField(default=list, db_default=Value([], models.JSONField()))
     profile_id = models.CharField(max_length=80, blank=True)
     profile_name = models.CharField(max_length=63, blank=True)
     provider = models.CharField(max_length=32)

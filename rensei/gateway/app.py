@@ -186,7 +186,8 @@ class Gateway:
         """
         # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         assert access.token is not None
-        key = (access.token.id, model, turned_to, mode)
+        # The caps are those of the caller as last read: a route that is made for an older one must not be kept for it.
+        key = (access.token.id, tuple(access.caps), model, turned_to, mode)
         found = self._routes.kept(key)
         if found is None:
             load = partial(routing.load, access, model, turned_to=turned_to, mode=mode)
@@ -357,7 +358,7 @@ def with_gateway(
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
-    return relay.outgoing_headers(headers, platform_key=route.mode in routing.PRICED_MODES)
+    return relay.outgoing_headers(headers, known_only=route.is_bounded)
 
 
 def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from billing.limits import caps
 from integrations.outbound.http import AnswerRefused
 from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay, Tap
@@ -298,7 +299,13 @@ class GatewayCall:
         if credential is None or self.run.attempt_count >= KEYS_MAX or self._live.stop is not None:
             return None
         error = mode.error_of(self.run, failure)
-        settle.write([outcomes.failed(self, failure, error=error, again=True, now=database_now())])
+        now = database_now()
+        settle.write([outcomes.failed(self, failure, error=error, again=True, now=now)])
+        try:
+            caps.require_another_attempt(self.run.caps, now=now)
+        except caps.SpendCapExceeded as refusal:
+            logger.warning("no_other_attempt", code=refusal.code)
+            return None
         attempt = claims.open_attempt(
             self.run,
             credential_id=credential.id,

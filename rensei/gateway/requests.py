@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from billing.limits.caps import CostNotBounded
 from catalog import pricing
 from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
@@ -19,7 +20,7 @@ from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import tokens_about_by_part
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, RenseiError
 from rensei.core.unknown import NAME_CHARACTERS_MAX, note_unknown
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.gateway.body import Body
@@ -55,8 +56,8 @@ def prepare(
     Build the body for the provider. `others` are the additional models that it names; `headers` and `query` are the
     caller's.
 
-    :raises FieldError: if a required value is missing, or a limit that bounds the cost of a call in a platform mode
-    :raises ModelUnpriced: if a call in a platform mode uses something that has no price
+    :raises FieldError: if a required value is missing, or a limit that bounds the cost of a call where it is held
+    :raises ModelUnpriced, CostNotBounded: if such a call uses something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
     values, entry = body.values, route.judgement.entry
@@ -91,28 +92,40 @@ def _note_unknown(body: Body, route: Route, headers: Mapping[str, str], query: s
     """
     Count what is not known in a request.
 
-    :raises FieldError: in a platform mode, naming a beta that is not known
-    :raises ModelUnpriced: in a platform mode, naming one other such part, because it may cost more than is held
+    :raises FieldError: where the cost is held, naming a beta that is not known
+    :raises ModelUnpriced, CostNotBounded: there, naming one other such part, because it may cost more than is held
     """
     unknown = [*body.unknown.names, *unknown_headers(headers, query)]
     for kind, name in unknown:
         note_unknown(kind, name)
-    if route.mode not in PRICED_MODES:
+    if not route.is_bounded:
         return
     if betas := sorted(betas_in(headers) - BETAS):
         # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
         name = _printable(betas[0])
+        because = (
+            "the platform's keys do not sign it"
+            if route.mode in PRICED_MODES
+            else "what it may cost cannot be held of the API token's cap"
+        )
         reason = (
             f"Unexpected value `{name}` for the `anthropic-beta` header. This version of Rensei does not know it, so "
-            f"the platform's keys do not sign it (capability_rejected: beta_header:{name})."
+            f"{because} (capability_rejected: beta_header:{name})."
         )
         raise FieldError(pointer="/anthropic-beta", reason=reason)
-    # Unknown headers are not forwarded with a platform key, so they cost nothing.
+    # Unknown headers are not forwarded then, so they cost nothing.
     unknown = [each for each in unknown if each[0] != "header" or each[1].startswith("anthropic-version")]
     if unknown:
         _, name = min(unknown)
         name = _printable(name)
-        raise ModelUnpriced(what=f"'{name}', which this version of Rensei does not know,", mode=route.mode.value)
+        raise _unpriced(f"'{name}', which this version of Rensei does not know,", route)
+
+
+def _unpriced(what: str, route: Route) -> RenseiError:
+    """Build the refusal of something without a price, in a platform mode or under a cap."""
+    if route.mode in PRICED_MODES:
+        return ModelUnpriced(what=what, mode=route.mode.value)
+    return CostNotBounded(what=what)
 
 
 def _printable(name: str) -> str:
@@ -186,11 +199,11 @@ def _at_most(
     values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: Betas
 ) -> int | None:
     """
-    Return the maximum cost of the call. In a platform mode, everything in the call must have a price and a bound.
+    Return the maximum cost of the call. Where it is held, everything in the call must have a price and a bound.
 
     One model answers: the most expensive possible one is assumed. The cost of consulted models is added.
     """
-    if route.mode not in PRICED_MODES:
+    if not route.is_bounded:
         return None
     server_tools.check_limits(server_tools.placed_tools(values))
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=_output_of(route, betas))
@@ -200,7 +213,7 @@ def _at_most(
     ):
         unpriced = unpriced or f"{route.judgement.entry.model_id} as this request asks for it"
     if unpriced:
-        raise ModelUnpriced(what=f"'{unpriced}'", mode=route.mode.value)
+        raise _unpriced(f"'{unpriced}'", route)
     answers = [_answer(values, route, most)]
     for other, its_route in others:
         if not other.consulted:
@@ -229,19 +242,20 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
     Return the maximum cost of consulting a model: each time it may read a full window.
 
     :raises FieldError: if the request does not limit how often the model may be consulted
-    :raises ModelUnpriced: if the size of its window or of its answers is unknown
+    :raises ModelUnpriced, CostNotBounded: if the size of its window or of its answers is unknown
     """
     entry = route.judgement.entry
     output = other.max_tokens or _output_of(route, betas)
     if other.uses is None:
         raise FieldError(
             pointer=f"{other.pointer}/max_uses",
-            reason=f"With a key of the platform, a tool that consults a model takes a `max_uses` from 1 to {USES_MAX}, "
-            "so that what the call may cost is known before it is made. Add it, or use byok with a key of your own.",
+            reason="Where the cost of a call is held, a tool that consults a model takes a `max_uses` from 1 to "
+            f"{USES_MAX}, so that what the call may cost is known before it is made. Add it, or use byok without a "
+            "cap.",
         )
     window = _window_of(route, betas)
     if window is None or output is None:
-        raise ModelUnpriced(what=f"'{entry.model_id}', whose limits are not known,", mode=route.mode.value)
+        raise _unpriced(f"'{entry.model_id}', whose limits are not known,", route)
     factor = features.highest_factor(values)
     prices = [band.times(factor) for band in route.bands]
     return other.uses * pricing.worst_case(prices, prompt_tokens=window, max_tokens=output)

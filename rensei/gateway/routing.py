@@ -55,6 +55,11 @@ class Route:
         return self.judgement.decision.mode
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
+        return self.mode in PRICED_MODES or bool(self.run.caps)
+
+    @property
     def profile(self) -> ModelProfile:
         return self.judgement.facts.profile
 

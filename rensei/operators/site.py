@@ -18,7 +18,7 @@ JOBS = {
     "Customers": ["Org", "Membership", "User", "Project", "ModelProfile", "ApiToken"],
     "Billing": [
         "Entitlement", "CostEvent", "UsageDaily", "Statement", "BudgetUsage", "SharedUsage", "SharedSpending",
-        "BillingSetting",
+        "SpendCap", "BillingSetting",
     ],
     "Models": ["CatalogEntry", "Price", "CatalogSetting"],
     "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey"],

@@ -1,5 +1,6 @@
 """The only source of a request's organization, and of its caller's rights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -39,6 +40,8 @@ class Access:
     host: Host | None = None
     token: CallerToken | None = None
     address: str | None = None
+    # The caps that hold for the runs of the token, and of those that it started.
+    caps: Sequence[str] = ()
     # Why the operators have suspended the organization, for the pages to show. Dispatches check it themselves.
     suspended_because: str | None = None
 

@@ -1,5 +1,6 @@
 """People, organizations, projects, roles and machines, kill switches and storage counts."""
 
+from datetime import date
 from typing import Any, ClassVar, Self, TypeVar
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
@@ -9,6 +10,7 @@ from django.utils import timezone
 
 from rensei.core.ids import PublicIdField
 from rensei.core.querysets import Lookups
+from rensei.core.whole_numbers import WholeNumberField
 
 M = TypeVar("M", bound=models.Model)
 
@@ -225,3 +227,41 @@ class StoredBytes(models.Model):
 
     def __str__(self) -> str:
         return str(self.org_id)
+
+
+class SpendCap(models.Model):
+    """
+    The most that the runs of one API token may cost in a UTC month, what they cost so far, and what live ones may.
+
+    `used` counts all auth modes, whoever pays, and is reset each month. `held` carries over, because a run that is
+    live over midnight of the last day is counted in the new month. Other scopes and windows are later values.
+    """
+
+    class Scope(models.TextChoices):
+        TOKEN = "token", "API token"
+
+    class Window(models.TextChoices):
+        MONTH = "month", "Month"
+
+    id = PublicIdField(prefix="cap")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="spend_caps")
+    scope = models.CharField(max_length=16, choices=Scope.choices)
+    scope_id = models.CharField(max_length=40)
+    window = models.CharField(max_length=8, choices=Window.choices, default=Window.MONTH)
+    picodollars = WholeNumberField()
+    period = models.DateField(help_text="The first day of the month that is counted")
+    used = WholeNumberField(default=0)
+    held = WholeNumberField(default=0)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["scope", "scope_id"], name="one_cap_of_scope")]
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.scope_id}"
+
+    def used_in(self, period: date) -> int:
+        """What is used in a period, in picodollars. Zero if the row belongs to an older one."""
+        return self.used if self.period >= period else 0

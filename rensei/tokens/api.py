@@ -1,21 +1,49 @@
 """REST: the organization's API tokens and machines."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from rensei.core.api import CamelSerializer
+from rensei.core.dollars_field import DollarsField, LimitField
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import NAME, Text
 from rensei.core.networks import NETWORKS_MAX
-from rensei.orgs.access import caller
-from rensei.orgs.models import Host
+from rensei.orgs.access import Access, caller
+from rensei.orgs.models import Host, SpendCap
 from rensei.orgs.permissions import MembersRead, MembersWrite
-from rensei.orgs.resources import Changed, Listed, Removed
+from rensei.orgs.resources import Changed, Listed, Removed, Resource
 from rensei.orgs.scopes import GRANT, MANAGE_OR_LEASES, READ, READ_OR_LEASES, Scope
 from rensei.orgs.services import find_project
+from rensei.tokens import caps
 from rensei.tokens.machines import register_host, revoke_host, update_host, visible_hosts
-from rensei.tokens.services import create_token, revoke_token, visible_tokens
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token, revoke_token, update_token, visible_tokens
+
+
+class CapAnswer(CamelSerializer):
+    """The most that the token's runs may cost in a month, to all payers. `held` is what live runs may still cost."""
+
+    class Scope(CamelSerializer):
+        type = serializers.ChoiceField(choices=SpendCap.Scope.choices)
+        id = serializers.CharField()
+
+    scope = Scope()
+    window = serializers.ChoiceField(choices=SpendCap.Window.choices)
+    amount_usd = DollarsField(source="amount")
+    used_usd = DollarsField(source="used")
+    held_usd = DollarsField(source="held")
+    resets_at = serializers.DateTimeField()
+
+
+class CapBody(CamelSerializer):
+    """A limit in dollars for each UTC month."""
+
+    window = serializers.ChoiceField(choices=SpendCap.Window.choices, default=SpendCap.Window.MONTH)
+    amount_usd = LimitField(source="amount")
 
 
 class TokenAnswer(CamelSerializer):
@@ -30,6 +58,7 @@ class TokenAnswer(CamelSerializer):
     made_by = serializers.CharField(
         source="made_by_id", allow_null=True, help_text="The token that made this one, with which it ends"
     )
+    cap = CapAnswer(allow_null=True, help_text="Null: no cap of its own")
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField(allow_null=True)
     last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute")
@@ -37,13 +66,25 @@ class TokenAnswer(CamelSerializer):
     revoked_at = serializers.DateTimeField(allow_null=True)
 
 
-class Tokens(Listed):
+class TokenResource(Resource):
+    """Tokens, each with its cap."""
+
+    Answer = TokenAnswer
+
+    def answers(self, access: Access, found: Sequence[ApiToken]) -> Any:
+        of_tokens = caps.of_tokens([token.pk for token in found])
+        for token in found:
+            cap = of_tokens.get(token.pk)
+            token.cap = caps.described(cap) if cap is not None else None  # type: ignore[attr-defined]
+        return super().answers(access, found)
+
+
+class Tokens(TokenResource, Listed):
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "POST": GRANT}
     refusals = {"POST": (NotFound,)}
     does = {"GET": "List API tokens: the caller's own, or everyone's for those who manage or audit."}
     throttle_scope = "sensitive"
-    Answer = TokenAnswer
     rows = staticmethod(visible_tokens)
 
     class Body(CamelSerializer):
@@ -59,6 +100,7 @@ class Tokens(Listed):
             help_text="In CIDR notation",
         )
         expires_at = serializers.DateTimeField(allow_null=True, default=None)
+        cap = CapBody(allow_null=True, default=None)
 
     class Created(TokenAnswer):
         token = serializers.CharField(help_text="Shown only now")
@@ -66,24 +108,31 @@ class Tokens(Listed):
     def post(self, request: Request) -> Response:
         """Create an API token, which is shown once."""
         fields = self.fields(request)
-        slug = fields.pop("project_id")
+        slug, cap = fields.pop("project_id"), fields.pop("cap")
         with named_in("/projectId"):
             project = find_project(caller(request), slug) if slug is not None else None
-        token, secret = create_token(caller(request), project=project, **fields)
+        token, secret = create_token(caller(request), project=project, cap=cap["amount"] if cap else None, **fields)
         return self.created(request, token, token=secret.reveal())
 
 
-class TokenDetail(Removed):
+class TokenDetail(TokenResource, Changed, Removed):
     permission_classes = [MembersRead]
-    scopes = {"GET": READ, "DELETE": GRANT}
+    scopes = {"GET": READ, "PATCH": GRANT, "DELETE": GRANT}
     does = {
         "GET": "Show one API token, without its secret.",
+        "PATCH": "Set, change or remove the cap of an API token.",
         "DELETE": "Revoke an API token at once. Its row stays, so that the audit log can name it.",
     }
     throttle_scope = "sensitive"
-    Answer = TokenAnswer
     rows = staticmethod(visible_tokens)
     remove = staticmethod(revoke_token)
+
+    class Body(CamelSerializer):
+        cap = CapBody(allow_null=True, help_text="Null removes it")
+
+    @staticmethod
+    def change(access: Access, token: ApiToken, *, cap: dict[str, Any] | None) -> ApiToken:
+        return update_token(access, token, cap=cap["amount"] if cap else None)
 
 
 class HostAnswer(CamelSerializer):

@@ -32,6 +32,7 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
         host=found.host,
         token=found,
         address=address,
+        caps=found.caps,
     )
 
 

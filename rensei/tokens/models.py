@@ -1,4 +1,5 @@
 from django.db import models
+from django.db.models import Value
 from django.utils import timezone
 
 from rensei.core.ids import PublicIdField
@@ -24,6 +25,8 @@ class ApiToken(models.Model):
     hint = models.CharField(max_length=8, editable=False)
     scopes = models.JSONField(default=list)
     allowed_networks = models.JSONField(default=list, blank=True)
+    # The ids of the caps that hold for the token's runs: its own, and those of the tokens that it was made with.
+    caps = models.JSONField(default=list, blank=True, editable=False, db_default=Value([], models.JSONField()))
     made_by = models.ForeignKey("self", models.CASCADE, null=True, blank=True, related_name="made")
     generation = models.PositiveSmallIntegerField(default=0, editable=False)
     created_at = models.DateTimeField(default=timezone.now)

@@ -9,6 +9,7 @@ from django.utils import timezone
 from rensei.audit.record import record, record_operator
 from rensei.core import networks
 from rensei.core.errors import FieldError, NotFound, NotPermitted
+from rensei.core.money import dollars
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.orgs import scopes as token_scopes
@@ -16,7 +17,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Host, OrgScopedQuerySet, Project, User
 from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
-from rensei.tokens import tree
+from rensei.tokens import caps, tree
 from rensei.tokens.look_up import TOKEN_PREFIX
 from rensei.tokens.models import ApiToken
 
@@ -38,12 +39,14 @@ def create_token(
     scopes: Collection[str] | None = None,
     allowed_networks: Sequence[str] = (),
     expires_at: datetime | None = None,
+    cap: int | None = None,
 ) -> tuple[ApiToken, Secret]:
     """
     Create a token for the caller, never for another member. The secret can be read only now.
 
     A token made with a token gives no more access than that one, in scopes, networks, project, machine and time, and
-    ends with it. Without `scopes` it gets the default ones.
+    ends with it. Without `scopes` it gets the default ones. `cap` is the most that its runs may cost in a month, in
+    picodollars; the caps of the token that makes it hold for it too.
 
     :raises FieldError: if the expiry has passed, or a scope or network is not one that the caller may give
     :raises NotPermitted: if the new token would give more access than the caller's own, or the caller reads for a time
@@ -78,17 +81,38 @@ def create_token(
             scopes=token.scopes,
             networks=token.allowed_networks,
             expires=expires_at.isoformat() if expires_at else None,
+            cap=dollars(cap),
         )
+        if cap is not None:
+            caps.begin(token, picodollars=cap)
     return token, secret
+
+
+def update_token(access: Access, token: ApiToken, *, cap: int | None) -> ApiToken:
+    """
+    Set, change or remove a token's cap, in picodollars. Members change that of their own, owners and admins any.
+
+    :raises NotPermitted: if the caller may not
+    :raises CapOfCaller: if the cap would hold for the caller's own token
+    """
+    _require_change(access, token)
+    with durable():
+        before = caps.change(token, picodollars=cap, caller_id=access.token.id if access.token else "")
+        record(
+            access,
+            "token.cap_changed",
+            object_id=token.id,
+            name=token.name,
+            old={"cap": dollars(before)},
+            new={"cap": dollars(cap)},
+        )
+    token.refresh_from_db(fields=["caps"])
+    return token
 
 
 def revoke_token(access: Access, token: ApiToken) -> None:
     """Revoke a token with all that was made with it. Members revoke their own, owners and admins any."""
-    require_own(access, token)
-    if token.membership_id != access.membership.pk:
-        access.require_manager()
-    if access.project is None or token.project_id != access.project.pk:
-        access.require_whole_org()
+    _require_change(access, token)
     with durable():
         ended = tree.revoke([token.pk], now=timezone.now())
         if token.pk in ended:
@@ -136,10 +160,20 @@ def insert_token(
         scopes=token_scopes.clean(scopes, maker=maker.scopes if maker else None, of_machine=host is not None),
         allowed_networks=networks.clean(allowed_networks, maker=maker.allowed_networks if maker else ()),
         made_by=maker,
+        caps=maker.caps if maker else [],
         generation=tree.next_generation(maker),
         expires_at=expires_at,
     )
     return token, Secret(plain)
+
+
+def _require_change(access: Access, token: ApiToken) -> None:
+    """:raises NotPermitted: if the token is another member's or not of the caller's project, and the caller is bound"""
+    require_own(access, token)
+    if token.membership_id != access.membership.pk:
+        access.require_manager()
+    if access.project is None or token.project_id != access.project.pk:
+        access.require_whole_org()
 
 
 def _require_no_wider(access: Access, project: Project | None, host: Host | None, expires_at: datetime | None) -> None:

@@ -1,6 +1,6 @@
 """What was made with a token ends with it: tokens, machines, and the invitations that are still open."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from rensei.core.errors import NotPermitted, RenseiError, Said
@@ -49,6 +49,20 @@ def next_generation(maker: ApiToken | None) -> int:
     if generation > GENERATIONS_MAX:
         raise TokenChainTooLong
     return generation
+
+
+def generations(token_ids: Iterable[str]) -> Iterator[list[ApiToken]]:
+    """
+    Yield tokens, those that they made, and so on, each generation locked until commit.
+
+    A generation is locked before the next one is read: making a token locks its maker, so none is missed.
+    """
+    assert_open()
+    named = list(token_ids)
+    while named:
+        tokens = ApiToken.objects.select_for_update(no_key=True).filter(pk__in=named).order_by("pk")
+        yield list(tokens)
+        named = list(ApiToken.objects.filter(made_by__in=named).values_list("pk", flat=True))
 
 
 def revoke(token_ids: Iterable[str], *, now: datetime) -> list[str]:

@@ -176,7 +176,7 @@ class _Look:
         access = _access_of(workflow_run.created_by, workflow_run)
         if access is None or (workflow_run.bound_to_project and workflow_run.project is None):
             raise StarterMayNot
-        return replace(access, project=workflow_run.project, host=workflow_run.host)
+        return replace(access, project=workflow_run.project, host=workflow_run.host, caps=workflow_run.caps)
 
     def _hang_up(self) -> None:
         """Cancel the pending nodes and the live runs."""

@@ -84,6 +84,8 @@ class WorkflowRun(models.Model):
     bound_to_project = models.BooleanField(default=False)
     host = models.ForeignKey(Host, models.SET_NULL, null=True, related_name="+")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    # The ids of the caps of the token that started it, which hold for the runs of its nodes.
+    caps = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
     input = models.JSONField(null=True)
     stored_bytes = models.PositiveBigIntegerField(default=0)
     state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)

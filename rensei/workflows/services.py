@@ -297,6 +297,7 @@ def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -
         bound_to_project=bool(workflow.project or access.project),
         host=access.host,
         created_by=access.user,
+        caps=access.caps,
         input=given,
         stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(version.nodes)),
         created_at=database_now(),

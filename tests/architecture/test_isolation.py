@@ -78,6 +78,7 @@ REST = {
     ("GET", "tokens"): Row(EVERYONE),
     ("POST", "tokens"): Row(EVERYONE, {"name": "New"}),
     ("GET", "tokens/<token_id>"): Row(MANAGERS | {AUDITOR}, object=True),
+    ("PATCH", "tokens/<token_id>"): Row(MANAGERS, {"cap": None}, object=True),
     ("DELETE", "tokens/<token_id>"): Row(MANAGERS, object=True),
     ("GET", "hosts"): Row(EVERYONE),
     ("POST", "hosts"): Row(WRITERS, {"name": "New"}),
@@ -184,7 +185,8 @@ NEEDS = {
     "grant": [
         ("POST", "members"), ("PATCH", "members/<member_id>"), ("DELETE", "members/<member_id>"),
         ("POST", "invitations"), ("DELETE", "invitations/<invitation_id>"),
-        ("POST", "invitations/<invitation_id>/resend"), ("POST", "tokens"), ("DELETE", "tokens/<token_id>"),
+        ("POST", "invitations/<invitation_id>/resend"), ("POST", "tokens"), ("PATCH", "tokens/<token_id>"),
+        ("DELETE", "tokens/<token_id>"),
         ("POST", "hosts"), ("DELETE", "hosts/<host_id>"), ("PUT", "access-policy"),
         ("PUT", "projects/<project_id>/access-policy"), ("POST", "data-keys/destroy"),
     ],

@@ -123,7 +123,7 @@ def addresses(
     make_profile(name="a profile with a name of sixty-three characters and four words", auth_modes=["metered"])
     make_profile(name="paid", auth_modes=["metered"])
     make_profile(name="mine", auth_modes=["host-session"])
-    create_token(ada_access, name="ci")
+    token, _ = create_token(ada_access, name="ci", cap=25 * 10**12)
     host, _, _ = register_host(ada_access, name="a-machine-with-a-rather-long-name")
 
     def dispatch(profile_id: str, text: str, **fields: str) -> str:
@@ -139,6 +139,7 @@ def addresses(
         "workflow": workflow.id,
         "workflow_run": workflows.start(ada_access, workflow, given={"notes": "None."}).id,
         "integration": connected.id,
+        "token": token.id,
     }
 
 

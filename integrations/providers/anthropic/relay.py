@@ -270,16 +270,16 @@ class Tap:
         )
 
 
-def outgoing_headers(headers: Mapping[str, str], *, platform_key: bool = False) -> dict[str, str]:
+def outgoing_headers(headers: Mapping[str, str], *, known_only: bool = False) -> dict[str, str]:
     """
     Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included.
 
-    With a platform key, unknown ones are not: they could change what a call costs.
+    Unknown ones could change what a call costs, so they are not where that is held before it.
     """
     chosen = {
         name: value
         for name, value in headers.items()
-        if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK and (name in HEADERS or not platform_key))
+        if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK and (name in HEADERS or not known_only))
         or name in _FORWARDED
     }
     # Every Anthropic client sends these. A person with curl need not set them.

@@ -53,7 +53,7 @@ def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]
 
 def check_limits(placed: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
     """
-    Check that searches, which are charged one by one, are limited in a call that the platform pays for, or bills.
+    Check that searches, which are charged one by one, are limited in a call whose cost is held before it.
 
     :raises FieldError: naming the missing limit
     """
@@ -62,8 +62,8 @@ def check_limits(placed: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
         if _searches(tool) and not (type(uses) is int and 0 < uses <= USES_MAX):
             raise FieldError(
                 pointer=json_pointer(*place, "max_uses"),
-                reason=f"With a key of the platform, `web_search` takes a `max_uses` from 1 to {USES_MAX}, so that "
-                "what the call may cost is known before it is made. Add it, or use byok with a key of your own.",
+                reason=f"Where the cost of a call is held, `web_search` takes a `max_uses` from 1 to {USES_MAX}, so "
+                "that what the call may cost is known before it is made. Add it, or use byok without a cap.",
             )
 
 

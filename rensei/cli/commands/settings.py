@@ -1,7 +1,7 @@
 """Tokens, machines, capacity pools and usage: the settings besides keys and profiles."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,8 @@ TOKENS: Columns = {
     "Machine": "hostId",
     "Scopes": "scopes",
     "Networks": "allowedNetworks",
+    "Cap $": "cap.amountUsd",
+    "Spent $": "cap.usedUsd",
     "Expires": "expiresAt",
     "Last used": "lastUsedAt",
     "Revoked": "revokedAt",
@@ -95,17 +97,41 @@ def create_token(
     network: Annotated[
         list[str] | None, typer.Option(help="From where it may be used, such as 192.0.2.0/24; may be repeated")
     ] = None,
+    cap: Annotated[
+        str | None, typer.Option(metavar="USD", help="The most that its runs may cost in a month, such as 25.00")
+    ] = None,
 ) -> None:
     """Make a token. It is written to standard output, only now. Without --scope it gets all that yours has."""
-    body = {"name": name, "projectId": project_id, "expiresAt": expires_at, "allowedNetworks": network or []}
+    body: dict[str, Any] = {
+        "name": name,
+        "projectId": project_id,
+        "expiresAt": expires_at,
+        "allowedNetworks": network or [],
+    }
     if scope:
         body["scopes"] = scope
+    if cap is not None:
+        body["cap"] = {"amountUsd": cap}
     token = session.client.post("tokens", body)
     if session.output.as_json:
         session.output.json(token)
     else:
         print(token["token"])
         session.output.note(f"{token['id']} is shown only now. Keep it like a password.")
+
+
+@command(tokens, "cap")
+def cap_token(
+    session: Session,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token", show_default=False)],
+    amount: Annotated[str, typer.Argument(metavar="USD", help="Such as 25.00, or none", show_default=False)],
+) -> None:
+    """Set the most that the runs of a token may cost in a month, or remove it with none."""
+    body = {"cap": None if amount == "none" else {"amountUsd": amount}}
+    token = session.client.patch(at("tokens", token_id), body)
+    cap = token["cap"]
+    done = f"Runs of {token_id} may cost ${cap['amountUsd']} in a month." if cap else f"{token_id} has no cap now."
+    session.output.done(token, done)
 
 
 @command(tokens, "revoke")

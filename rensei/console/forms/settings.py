@@ -30,6 +30,26 @@ class AppTokenForm(RefusableForm):
     name = forms.CharField(max_length=120, initial="my-app", help_text="What will use it.")
 
 
+def cap_field() -> forms.DecimalField:
+    """The most that the runs of a token may cost in a month, in dollars."""
+    return forms.DecimalField(
+        label="Cap, USD per month",
+        required=False,
+        min_value=0,
+        max_digits=18,
+        max_value=999_999,
+        decimal_places=12,
+        help_text="The most that its runs may cost in a UTC month, whoever pays. Empty means no cap.",
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal", "placeholder": "25.00"}),
+    )
+
+
+class TokenCapForm(RefusableForm):
+    """The cap of a token."""
+
+    cap = cap_field()
+
+
 class TokenForm(RefusableForm):
     """A new API token of the viewer's own."""
 
@@ -42,6 +62,7 @@ class TokenForm(RefusableForm):
         initial=[scope.value for scope in scopes.DEFAULT],
         error_messages={"required": "Choose at least one."},
     )
+    cap = cap_field()
     allowed_networks = forms.CharField(
         required=False,
         max_length=2000,

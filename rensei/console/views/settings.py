@@ -1,23 +1,29 @@
 """The plain lists of Settings: API tokens and machines."""
 
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
+from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
-from rensei.console.forms.settings import TokenForm
+from rensei.console.forms.settings import TokenCapForm, TokenForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch.models import Run
 from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
+from rensei.orgs.models import SpendCap
+from rensei.tokens import caps
 from rensei.tokens.machines import revoke_host, visible_hosts
-from rensei.tokens.services import create_token, revoke_token, visible_tokens
+from rensei.tokens.services import create_token, revoke_token, update_token, visible_tokens
 
 # API tokens
 
@@ -41,6 +47,7 @@ def tokens(request: PageRequest) -> HttpResponse:
                 scopes=fields["scopes"],
                 allowed_networks=fields["allowed_networks"].replace(",", " ").split(),
                 expires_at=timezone.now() + timedelta(days=int(fields["expires"])) if fields["expires"] else None,
+                cap=_picodollars(fields["cap"]),
             )
         except RenseiError as refusal:
             form.refuse(refusal)
@@ -51,8 +58,12 @@ def tokens(request: PageRequest) -> HttpResponse:
     now = database_now()
     month = run_figures(access.org, start=now.date().replace(day=1), end=now.date(), by="token")
     used = month.by_key()
+    capped = caps.of_tokens([token.pk for token in stored])
     context = {
-        "rows": [{"token": token, "used": used.get(token.pk, RunSums())} for token in stored],
+        "rows": [
+            {"token": token, "used": used.get(token.pk, RunSums()), "cap": _shown(capped.get(token.pk), now)}
+            for token in stored
+        ],
         "since": month.since,
         "month": now.date().replace(day=1),
         "form": form,
@@ -80,6 +91,43 @@ def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
     return confirm(
         request, title=f"Revoke {token.name}?", text=text, action="Revoke", section="API Tokens", back="tokens"
     )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def token_cap(request: PageRequest, token_id: str) -> HttpResponse:
+    """Set, change or remove the cap of a token."""
+    access = request.access
+    token = visible_tokens(access).get_or_404(pk=token_id)
+    now = database_now()
+    cap = caps.of_tokens([token.pk]).get(token.pk)
+    is_now = None if cap is None else Decimal(cap.picodollars) / PICODOLLARS_PER_DOLLAR
+    form = TokenCapForm(request.POST or None, initial={"cap": is_now})
+    if request.method == "POST" and form.is_valid():
+        amount = _picodollars(form.cleaned_data["cap"])
+        try:
+            update_token(access, token, cap=amount)
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            done = f"{token.name} has no cap now." if amount is None else f"The cap of {token.name} was saved."
+            messages.success(request, done)
+            return redirect("console:tokens", access.org.slug)
+    context = {"token": token, "cap": _shown(cap, now), "form": form}
+    return render(request, "console/token_cap.html", context, status=form.status)
+
+
+def _shown(cap: SpendCap | None, now: datetime) -> dict[str, Any] | None:
+    """The figures of a cap for the pages."""
+    if cap is None:
+        return None
+    figures = caps.described(cap)
+    taken = figures["used"] + figures["held"]
+    return {**figures, "percent": min(100, taken * 100 // cap.picodollars) if cap.picodollars else 100}
+
+
+def _picodollars(amount: Decimal | None) -> int | None:
+    return None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
 
 
 # Machines

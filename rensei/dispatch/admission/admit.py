@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from billing.limits import caps
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_together
@@ -128,6 +129,7 @@ def common_run_fields(access: Access, judgement: DispatchDecision) -> dict[str, 
         "project": found.project,
         "created_by": access.user,
         "token_id": access.token.id if access.token else "",
+        "caps": list(access.caps),
         "profile_id": found.profile.public_id,
         "profile_name": found.profile.name,
         "provider": found.profile.provider,
@@ -151,13 +153,14 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     """
     with durable():
         refused = _take_room(plans)
+        refused |= _hold_of_caps([plan for plan in plans if plan.run.id not in refused])
         refused |= _hold([plan for plan in plans if plan.run.id not in refused])
         admitted = [plan for plan in plans if plan.run.id not in refused]
         if not admitted:
             # A hold may have created a row for its counter.
             transaction.set_rollback(True)
             return refused
-        _give_room_back([plan for plan in plans if plan.run.id in refused])
+        _give_back([plan.run for plan in plans if plan.run.id in refused])
         for plan in admitted:
             idempotency.insert(plan.idempotency)
         inputs = [(plan.run, plan.input) for plan in admitted if plan.input is not None]
@@ -190,11 +193,22 @@ def _take_room(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     return refused
 
 
-def _give_room_back(plans: Sequence[AdmissionPlan]) -> None:
-    """Release the storage counted for runs whose hold was refused while others in the batch were admitted."""
+def _give_back(refused: Sequence[Run]) -> None:
+    """Release what was counted and held for runs that were refused while others in the batch were admitted."""
+    for run in refused:
+        if run.stored_bytes:
+            storage.change({run.org_id: (-run.stored_bytes, -stored_bytes.held(run))})
+    caps.release({run.id: run.caps for run in refused if run.caps})
+
+
+def _hold_of_caps(plans: Sequence[AdmissionPlan]) -> Mapping[str, RenseiError]:
+    """Hold the maximum costs of the runs for which caps hold."""
+    wanted = {}
     for plan in plans:
-        if plan.run.stored_bytes:
-            storage.change({plan.run.org_id: (-plan.run.stored_bytes, -stored_bytes.held(plan.run))})
+        if plan.run.caps:
+            assert plan.at_most is not None, "A run whose cost is not known was refused by the gate"
+            wanted[plan.run.id] = caps.Wanted(org_id=plan.run.org_id, caps=plan.run.caps, picodollars=plan.at_most)
+    return caps.hold(wanted, now=max(plan.run.created_at for plan in plans)) if wanted else {}
 
 
 def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+from billing.limits import caps
+from billing.limits.caps import CostNotBounded
 from catalog import pricing
 from catalog.models import CatalogEntry
 from catalog.provider_config import context_window_of, validate_provider_config
@@ -153,7 +155,7 @@ def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None
 @cache
 def gates_of(mode: AuthMode) -> tuple[Gate, ...]:
     """
-    List the gates of a mode: the kill switches, the mode's own, the pool, the storage limit, and the mode's limits.
+    List the gates of a mode: kill switches, the mode's own, the pool, the storage limit, caps, and the mode's limits.
 
     This is the order in which a dispatch meets them: the limits are decided last, in the transaction that saves it.
     """
@@ -162,6 +164,7 @@ def gates_of(mode: AuthMode) -> tuple[Gate, ...]:
         *MODES[mode].gates,
         Gate("driver", _require_driver),
         Gate("storage", _require_storage),
+        Gate("cap", partial(_require_cap, mode)),
         *MODES[mode].limits,
     )
 
@@ -200,6 +203,17 @@ def _require_driver(found: DispatchContext, at_most: int | None) -> None:
 
 def _require_storage(found: DispatchContext, at_most: int | None) -> None:
     found.storage.require_room(found.bytes_to_store)
+
+
+def _require_cap(mode: AuthMode, found: DispatchContext, at_most: int | None) -> None:
+    """:raises CostNotBounded, SpendCapExceeded: if a cap holds for the run and it cannot be held of it"""
+    if not found.is_capped:
+        return
+    entry = found.served(mode)
+    # What answers for an organization's own entry may cost more than the entry says.
+    if at_most is None or entry is None or entry.org_id is not None:
+        raise CostNotBounded(what=f"Model '{found.requested.model_id}'")
+    caps.require_room(found.caps, picodollars=at_most, now=found.now)
 
 
 def require_running(run: Run) -> None:

@@ -10,6 +10,7 @@ from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.limits import MIB
 from rensei.core.money import dollars
+from rensei.core.periods import end_of, month_of
 from rensei.dispatch import token_rate
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
@@ -182,6 +183,24 @@ def _storage(judgement: DispatchDecision, _: int | None) -> list[Seen]:
     ]
 
 
+def _caps(judgement: DispatchDecision, at_most: int | None) -> list[Seen]:
+    facts = judgement.facts
+    if not facts.is_capped:
+        return [Seen("Cap", "None holds for this caller")]
+    month = month_of(facts.now)
+    return [
+        *(
+            Seen(
+                f"This month, token {cap.scope_id}",
+                f"${dollars(cap.used_in(month))} used and ${dollars(cap.held)} held, of ${dollars(cap.picodollars)}",
+            )
+            for cap in facts.caps
+        ),
+        Seen("This run", _at_most(at_most)),
+        Seen("Resets", _moment(end_of(month))),
+    ]
+
+
 def _spending(judgement: DispatchDecision, at_most: int | None) -> list[Seen]:
     own = [account for account in judgement.facts.shared_spending if account.account != PLATFORM]
     return [
@@ -234,6 +253,7 @@ _SEEN: dict[str, Callable[[DispatchDecision, int | None], list[Seen]]] = {
     "price": _price,
     "driver": _pool,
     "storage": _storage,
+    "cap": _caps,
     "spending": _spending,
     "quota": _quota,
     "budget": _budget,

@@ -41,6 +41,7 @@ TITLES = {
     "price": "The model has a price",
     "driver": "This server has a driver for the pool",
     "storage": "The organization has storage left",
+    "cap": "The run's cost fits into the cap of the API token",
     "spending": "The run's cost fits into today's free runs",
     "quota": "A free run is left for today",
     "budget": "The run's cost fits into the month's budget",

@@ -1,5 +1,6 @@
 """The refusals of a dispatch, besides those of every request. The OpenAPI document lists them."""
 
+from billing.limits.caps import CostNotBounded, SpendCapExceeded
 from catalog.services import ModelNotInCatalog, ModelRetired
 from integrations.providers.base import ADAPTERS
 from integrations.vault.errors import CredentialUnreadable
@@ -24,6 +25,8 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     OrgSuspended,
     PausedByOperator,
     StorageLimitReached,
+    SpendCapExceeded,
+    CostNotBounded,
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),

@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 from django.db import connection
 
+from billing.limits import caps
 from integrations.keys import services as integrations
 from integrations.providers.base import ADAPTERS, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
@@ -71,6 +72,11 @@ def _carry(run: Run, live: LiveRun) -> None:
         if again is None:
             return
         credential = again.credential
+        try:
+            caps.require_another_attempt(run.caps, now=database_now())
+        except caps.SpendCapExceeded as refusal:
+            _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
+            return
         _pause(live, again.after_seconds)
     _settle(partial(outcomes.stopped_without_call, run, live.stop))
 

@@ -23,6 +23,7 @@ from billing.ledger import charges
 from billing.models import (
     BudgetHold,
     BudgetUsage,
+    CapHold,
     CostEvent,
     Hold,
     LedgerAnchor,
@@ -43,6 +44,7 @@ from rensei.core.usage import Usage
 from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
 from rensei.dispatch.settlement.served import find_served, with_search_price
+from rensei.orgs.models import SpendCap
 
 PAGE = 500
 # The maximum number of differences stored with the result. `manage.py audit_ledger` lists all of them.
@@ -58,6 +60,7 @@ RUN_COLUMNS = (
     "payer",
     "prices",
     "state",
+    "caps",
     "usage",
     "amount_picodollars",
     "attempt_count",
@@ -69,6 +72,8 @@ COUNTED = (
     UsageDaily,
     BudgetUsage,
     BudgetHold,
+    CapHold,
+    SpendCap,
     SharedSpending,
     SharedUsage,
     Statement,
@@ -130,21 +135,28 @@ def differences() -> Iterator[Difference]:
         yield from _stored_types()
         shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
         budget_holds = {hold.run_id: hold for hold in BudgetHold.objects.all()}
+        cap_holds = {hold.run_id: hold for hold in CapHold.objects.all()}
+        held_of_caps: Counter[str] = Counter()
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         for page in _pages():
             for run, attempts, lines in page:
                 yield from _readable(run, attempts, lines)
                 yield from _shared_hold(run, shared_holds.pop(run.id, None))
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
+                cap_hold = cap_holds.pop(run.id, None)
+                yield from _cap_hold(run, cap_hold)
+                if cap_hold is not None:
+                    held_of_caps.update(dict.fromkeys(run.caps, cap_hold.picodollars))
                 if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
                     shared_runs_used[run.org_id, _day(run)] += 1
-        strays: list[Any] = [*shared_holds.values(), *budget_holds.values()]
+        strays: list[Any] = [*shared_holds.values(), *budget_holds.values(), *cap_holds.values()]
         for stray in strays:
             yield _difference("hold", stray.org_id, stray.run_id, "a run", "none")
         yield from _lines_without_run()
         yield from reconciliation.shared_differences(shared_runs_used)
         yield from reconciliation.budget_differences()
         yield from reconciliation.spending_differences()
+        yield from reconciliation.cap_differences(held_of_caps)
         yield from reconciliation.sum_differences()
 
 
@@ -287,6 +299,13 @@ def _budget_hold(run: Run, hold: BudgetHold | None) -> Iterator[Difference]:
     expected = _is_live(run, AuthMode.METERED)
     if (hold is not None) != expected:
         yield _difference("hold", run.org_id, run.id, "a part of the budget" if expected else "none", hold or "none")
+
+
+def _cap_hold(run: Run, hold: CapHold | None) -> Iterator[Difference]:
+    """Check that a live run for which caps hold, and no other, holds its maximum cost."""
+    expected = bool(run.caps) and run.state not in Run.ENDED
+    if (hold is not None) != expected:
+        yield _difference("hold", run.org_id, run.id, "a part of its caps" if expected else "none", hold or "none")
 
 
 def _is_live(run: Run, mode: AuthMode) -> bool:

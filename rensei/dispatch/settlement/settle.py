@@ -17,7 +17,7 @@ from django.db.models import F
 
 from billing.ledger import charges as billing
 from billing.ledger import roll_ups
-from billing.limits import budget, quota
+from billing.limits import budget, caps, quota
 from billing.models import CostEvent
 from catalog.providers import PROVIDERS
 from rensei.core.auth_modes import AuthMode, Payer
@@ -158,8 +158,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         _total([settlement.run for settlement in plans], new=lines, late=late)
         _tell(runs)
         # Each organization has one row of these, so its other settlements wait from here to the commit. Their order is
-        # that of admission, to prevent deadlocks: stored bytes, budgets, shared limits. Roll-ups are settled only.
+        # that of admission, to prevent deadlocks: stored bytes, caps, budgets, shared limits. Roll-ups come last.
         stored_bytes.count_ends(runs, sizes=ended)
+        _settle_caps(plans, runs, lines=lines)
         budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
@@ -319,6 +320,16 @@ def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
         "estimated": any(newest.values()),
         "billed": any(line.billed for line in lines),
     }
+
+
+def _settle_caps(plans: Sequence[SettlementPlan], runs: Sequence[Run], *, lines: Sequence[CostEvent]) -> None:
+    """Count the new lines of runs for which caps hold, and release what those that ended have held."""
+    caps_of = {plan.run.id: plan.run.caps for plan in plans if plan.run.caps}
+    if caps_of:
+        caps.settle(
+            ended={run.id: run.caps for run in runs if run.caps},
+            lines=[(line, caps_of[line.run_id]) for line in lines if line.run_id in caps_of],
+        )
 
 
 def _release_holds(runs: Sequence[Run], *, called: set[str], lines: Sequence[CostEvent], now: datetime) -> None:

@@ -25,7 +25,7 @@ def read_holds(calls: Iterable[tuple[Run, Sequence[UsagePart]]]) -> dict[str, in
     run_ids = [
         run.id
         for run, parts in calls
-        if run.auth_mode in PLATFORM_MODES and any(part.unreported != NOTHING for part in parts)
+        if (run.caps or run.auth_mode in PLATFORM_MODES) and any(part.unreported != NOTHING for part in parts)
     ]
     return held_for(run_ids) if run_ids else {}
 
