@@ -82,7 +82,7 @@ MANAGERS_ONLY = {
 # Not for members, who see no others' doings.
 NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv", "destroyed-keys"}
 # Ada's own, which only those who see everyone's may open.
-OF_THEIR_OWNER = {"token-revoke", "machine-revoke"}
+OF_THEIR_OWNER = {"token-cap", "token-revoke", "machine-revoke"}
 FILES = {"usage-ledger", "statement-csv", "audit-log-csv", "runs-csv"}
 # What htmx puts into a page.
 PARTS = {"runs-newer", "palette"}

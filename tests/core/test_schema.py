@@ -130,7 +130,7 @@ class TestDocument:
             if not status.startswith("2")
         }
 
-        assert found["402"] == {"METERED_BUDGET_EXCEEDED"}
+        assert found["402"] == {"METERED_BUDGET_EXCEEDED", "SPEND_CAP_EXCEEDED"}
         assert "SHARED_QUOTA_EXCEEDED" in found["429"]
         assert {"BYOK_NOT_CONFIGURED", "HOST_SESSION_WRONG_MACHINE", "MODEL_UNPRICED"} <= found["409"]
         assert {"EFFORT_NOT_SUPPORTED", "INVALID_IMAGE", "CONTEXT_WINDOW_EXCEEDED"} <= found["422"]
