@@ -39,6 +39,7 @@ _LIMIT_OF_EVERY_BODY = {**NUMBER_LIMIT, int: INTEGER_MAX}
 NAME_CHARACTERS_MAX = 100
 # Every value but the outermost comes after one of these marks, and takes at least a byte.
 _NO_MARKS = bytes(set(range(256)) - set(b"[{,"))
+_NO_MARKS_NOR_LINES = bytes(set(range(256)) - set(b"[{,\n\r"))
 _BYTES_PER_VALUE_MIN = 2
 # A smaller document holds too few values for the garbage collector to matter.
 _COLLECTED_BYTES = 8 * 1024
@@ -101,6 +102,11 @@ def check_values(document: bytes | str) -> None:
         return
     if sum(1 for _ in islice(_UP_TO_MARK.finditer(document), _MATCHES_MAX + 1)) > _MATCHES_MAX:
         raise TooManyValues(f"The document holds more than {VALUES_MAX} values.")
+
+
+def marks_in(text: bytes) -> int:
+    """Count at most as many values and lines as JSON or an event stream holds, by the bytes before or after each."""
+    return len(text.translate(None, _NO_MARKS_NOR_LINES))
 
 
 def uncollected(build: Callable[[AnyDocument], Any], document: AnyDocument) -> Any:

@@ -43,7 +43,7 @@ from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Credentials, Route
 from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
-from rensei.gateway.threads import BodyThreads, LoadThreads, Turns
+from rensei.gateway.threads import BodyThreads, LoadThreads, Turns, work_of
 from rensei.gateway.uploads import Receive, Upload, read_body
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access
@@ -150,7 +150,8 @@ class Gateway:
                 return
             sent = await read_body(headers, receive, live.hold)
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
-            body, named, chooses = await self._threads.run(partial(_parsed, raw), size=len(raw), org_id=access.org.id)
+            size = work_of(raw)
+            body, named, chooses = await self._threads.run(partial(_parsed, raw), size=size, org_id=access.org.id)
             model = body.name_of("model")
             route = await self._route(access, model)
             if route.is_federated and await self._fetch_tokens(route):
@@ -163,9 +164,9 @@ class Gateway:
             routing.require_judged(route, [other for _, other in others], provider_chooses=chooses)
             address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
             if path == addresses.COUNT_TOKENS:
-                await self._count(route, body, address, headers, caller)
+                await self._count(route, body, size, address, headers, caller)
             else:
-                await self._message(access, route, body, others, address, headers, caller)
+                await self._message(access, route, body, size, others, address, headers, caller)
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
@@ -226,6 +227,7 @@ class Gateway:
         access: Access,
         route: Route,
         body: Body,
+        size: int,
         others: Others,
         address: str,
         headers: dict[str, str],
@@ -235,7 +237,7 @@ class Gateway:
         org_id = route.run.org_id
         query = address.partition("?")[2]
         prepare = partial(requests.prepare, body, route, others=others, headers=headers, query=query)
-        outgoing = await self._threads.run(prepare, size=len(body.raw), org_id=org_id)
+        outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
         credential = await self._credential(route)
@@ -257,6 +259,7 @@ class Gateway:
                 live=live,
                 settle=partial(self._settle, access),
                 caller=caller,
+                threads=self._threads,
             )
             with self._renewal.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=_outgoing_headers(route, headers))
@@ -292,13 +295,15 @@ class Gateway:
         )
         return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most)
 
-    async def _count(self, route: Route, body: Body, address: str, headers: dict[str, str], caller: Caller) -> None:
+    async def _count(
+        self, route: Route, body: Body, size: int, address: str, headers: dict[str, str], caller: Caller
+    ) -> None:
         """Have the provider count a prompt. This is free and creates no run."""
         served = route.judgement.entry.model_id
         outgoing = body
         if body.values["model"] != served:
             rewrite = partial(body.with_values, model=served)
-            outgoing = await self._threads.run(rewrite, size=len(body.raw), org_id=route.run.org_id)
+            outgoing = await self._threads.run(rewrite, size=size, org_id=route.run.org_id)
         body.forget_values()
         outgoing.forget_values()
         credential = await self._credential(route)

@@ -35,7 +35,7 @@ from rensei.gateway import answers
 from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Outgoing
 from rensei.gateway.routing import PRICED_MODES, Route
-from rensei.gateway.threads import in_thread
+from rensei.gateway.threads import BodyThreads, in_thread, work_of
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -148,6 +148,7 @@ class GatewayCall:
         live: LiveRun,
         settle: Callable[[SettlementPlan], object],
         caller: Caller,
+        threads: BodyThreads,
     ) -> None:
         self.run = run
         self.attempt = attempt
@@ -158,6 +159,7 @@ class GatewayCall:
         self._live = live
         self._settle = settle
         self._caller = caller
+        self._threads = threads
         self._settled = False
         self._tap: Tap | None = None
 
@@ -228,17 +230,21 @@ class GatewayCall:
             answer.close()
             await self._say(await self._fail(failure), failure)
             return
+        whole = b""
         try:
             if streams:
                 await self._caller.begin(answer.status, self._headers(answer))
                 while chunk := await answer.content.readany():
-                    tap.take(chunk)
+                    await self._threads.run(
+                        partial(tap.take, chunk), size=tap.waiting + work_of(chunk), org_id=self.run.org_id
+                    )
                     await self._caller.pass_on(chunk)
             else:
                 # The provider sends it only when it is complete, so it is read as a whole.
                 whole = await relay.read_whole(answer)
-                tap.take(whole)
-            self._end(outcomes.succeeded(self, tap.answer(request_id=self.request_id), now=self._route.now()))
+            read = partial(tap.answer, whole, request_id=self.request_id)
+            answered = await self._threads.run(read, size=max(tap.waiting, work_of(whole)), org_id=self.run.org_id)
+            self._end(outcomes.succeeded(self, answered, now=self._route.now()))
         except (aiohttp.ClientError, TimeoutError, AnswerRefused):
             answer.close()
             broken = tap.broken(request_id=self.request_id)

@@ -1,4 +1,4 @@
-"""Threads for work that would block the event loop: the processing of large bodies, and queries."""
+"""Threads for work that would block the event loop: the processing of large bodies and answers, and queries."""
 
 import asyncio
 import threading
@@ -13,15 +13,19 @@ from django.db import close_old_connections
 
 from rensei.core.database_pool import PAUSE_SECONDS, check_connection, open_connection
 from rensei.core.errors import DATABASE_FAULTS
+from rensei.core.json_body import marks_in
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
-# In the worst case, a body of this size takes a few milliseconds on the event loop.
+# Work of this size takes a few milliseconds on the event loop. A value or a line costs as much as this many bytes of
+# text: a body of 64 KiB may hold 20,000 empty objects, each of which is checked, counted and priced.
 LARGE_BYTES = 64 * 1024
+BYTES_PER_MARK = 64
 THREADS = limit(
     2,
     "at once",
-    what="Gateway bodies over 64 KiB that are read, each process, and one at a time of each organization",
+    what="Gateway bodies and answers over 64 KiB, or about 1,000 values or events, that are read, each process, and "
+    "one at a time of each organization",
     told="the caller: it waits for its turn",
 )
 
@@ -81,19 +85,32 @@ class Turns:
         return self._locks.setdefault(org_id, asyncio.Lock())
 
 
+def work_of(text: bytes) -> int:
+    """Estimate the work that reading a text takes, in bytes of plain text."""
+    return max(len(text), BYTES_PER_MARK * marks_in(text))
+
+
 class BodyThreads:
-    """Threads for large bodies. At most one body of each organization is processed at a time."""
+    """Threads for large bodies and answers. At most one of each organization is processed at a time."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-body")
         self._turns = Turns()
 
     async def run(self, work: Callable[[], Result], *, size: int, org_id: str) -> Result:
-        """Process a body of this size: directly if it is small, in a thread and in turn if it is large."""
+        """Process what takes this much work: directly if it is little, in a thread and in turn if it is much."""
         if size <= LARGE_BYTES:
             return work()
         async with self._turns.of(org_id):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            done = asyncio.get_running_loop().run_in_executor(self._executor, work)
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:
+                # The thread goes on, so the turn ends with it. What it works on must not be used meanwhile.
+                await asyncio.wait([done])
+                # An error that nobody asks for would be logged.
+                done.cancelled() or done.exception()
+                raise
 
     def close(self) -> None:
         self._executor.shutdown()

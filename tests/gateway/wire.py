@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-FLOOD_MEGABYTES = 64
+FLOOD_MEGABYTES = 60
 _MEGABYTE = 1024 * 1024
 
 

@@ -5,12 +5,14 @@ The SDK's reader joins an unfinished line with every new piece, so a line of som
 a worker for minutes. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from integrations.outbound.http import AnswerRefused
 
 _EVENT_BYTES_MAX = 8 * 1024 * 1024
+_EMPTY_LINES = re.compile(rb"\n{3,}")
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
@@ -36,6 +38,11 @@ class EventReader:
         self._size = 0
         self._has_begun = False
         self._after_return = False
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the event that is not complete yet."""
+        return self._size + self._pieces_size
 
     def feed(self, chunk: bytes) -> Iterator[tuple[str, str]]:
         """
@@ -81,6 +88,8 @@ class EventReader:
         if b"\r" in chunk:
             self._after_return = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        # Empty lines beyond the one that ends an event mean nothing, and cost the sender a byte each.
+        chunk = _EMPTY_LINES.sub(b"\n\n", chunk)
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
             if self._pieces_size:

@@ -196,16 +196,26 @@ class Tap:
             raise make_failure(d.ENCODING_UNKNOWN, maybe_billed=True) from None
         self._reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False)
         self._reader = EventReader() if streams else None
-        self._message = bytearray()
+        self._message = b""
         self._error: dict[str, Any] | None = None
+        self._bytes_left = _MESSAGE_BYTES_MAX
+
+    @property
+    def waiting(self) -> int:
+        """Return how many bytes the next piece completes, at most: an event is parsed when its last line arrives."""
+        if self._decode is not None:
+            return _MESSAGE_BYTES_MAX
+        return self._reader.size if self._reader is not None else len(self._message)
 
     def take(self, chunk: bytes) -> None:
         """:raises AnswerRefused: if it exceeds the size limit, or cannot be decompressed"""
         if self._decode is not None:
             chunk = self._decode(chunk)
+        self._bytes_left -= len(chunk)
+        if self._bytes_left < 0:
+            raise outbound.AnswerRefused("The answer is larger than any that there is.")
         if self._reader is None:
-            if len(self._message) < _MESSAGE_BYTES_MAX:
-                self._message += chunk
+            self._message += chunk
             return
         self._take_events(self._reader.feed(chunk))
 
@@ -226,14 +236,16 @@ class Tap:
         """Return whether the provider itself reported an error."""
         return self._error is not None
 
-    def answer(self, *, request_id: str) -> Answer:
+    def answer(self, rest: bytes = b"", *, request_id: str) -> Answer:
         """
-        Return the result of the whole answer.
+        Return the result of the whole answer, of which the rest is given here.
 
         :raises ProviderFailure: if it was cut off, or ended with an error
         """
+        if rest:
+            self.take(rest)
         if self._reader is None:
-            self._reply.take_message(parse_object(bytes(self._message)))
+            self._reply.take_message(parse_object(self._message))
         else:
             self._take_events(self._reader.close())
         if self._error is not None:
