@@ -12,6 +12,7 @@ django.setup(set_prefix=False)
 
 # These read the settings while they are imported.
 from integrations.providers.base import ADAPTERS  # noqa: E402
+from rensei.accounts.senders import sender_of  # noqa: E402
 from rensei.core.asgi_limits import limit_bodies, pace_bodies, take_file_handles  # noqa: E402
 from rensei.core.rates import start_exchanging  # noqa: E402
 from rensei.core.request_threads import Handler  # noqa: E402
@@ -44,4 +45,4 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-application = pace_bodies(with_gateway(limit_bodies(Handler()), on_startup=_start))
+application = pace_bodies(with_gateway(limit_bodies(Handler(), sender_of=sender_of), on_startup=_start))

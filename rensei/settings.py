@@ -126,7 +126,8 @@ RENSEI_GATEWAY_BODY_MIB = env.limit(
     "RENSEI_GATEWAY_BODY_MIB",
     1024,
     "MiB",
-    what="Gateway bodies of the calls under way, together, each process",
+    what="Gateway bodies of the calls under way, together, each process; "
+    "one organization holds at most half as much as is free",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
 RENSEI_GATEWAY_RATES = {

@@ -119,6 +119,11 @@ def end_other_sessions(request: HttpRequest, user: User) -> int:
     return len(others)
 
 
+def digest_of(session_key: str | None) -> str:
+    """Return what is remembered of a session's key, to look up an unknown one only once."""
+    return hashlib.sha256(f"session:{session_key}".encode()).hexdigest()
+
+
 def device_of(user_agent: str) -> str:
     """Describe a browser and its system in words: `Firefox on Linux`."""
     browser = next((name for mark, name in BROWSERS.items() if mark in user_agent), None)
@@ -146,7 +151,7 @@ def _look_up(request: HttpRequest) -> bool:
     Look up the cookie's session under the limits of tokens: an unknown one costs one query, and counts towards its
     address's limit for both. Without a look-up the request has no session, and its cookie is not deleted.
     """
-    digest = hashlib.sha256(f"session:{request.session.session_key}".encode()).hexdigest()
+    digest = digest_of(request.session.session_key)
     address = client_address(request)
     try:
         unknown_tokens.require_look_up(digest, address=address)

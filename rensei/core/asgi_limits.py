@@ -7,10 +7,10 @@ Views set the finer limits. The server bounds what precedes a body, and the time
 import asyncio
 import json
 import resource
-from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest
 from django.urls import Resolver404, resolve
@@ -22,32 +22,35 @@ from rensei.core.api import (
     PROBLEM,
     RequestTooLarge,
     problem_body,
+    refusal_headers,
 )
-from rensei.core.errors import RateLimited, RenseiError, Said
+from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
-from rensei.core.networks import counted_address
-from rensei.core.proxies import address_of
+from rensei.core.shares import ByteShares
+from rensei.core.transactions import leave_database
 
 _MIB = 1024 * 1024
 BODY_SECONDS = limit(
     30,
-    "seconds, and one more for every 4 KiB that have come",
+    "seconds, and one more for every 4 KiB that have come; no 30 seconds pass without 64 KiB more",
     what="Time in which a request's body comes",
     told="the caller: 408 `REQUEST_TOO_SLOW`, and the connection is closed",
 )
 BODY_BYTES_PER_SECOND = 4 * 1024
-BODIES_OF_ADDRESS = limit(
+BODY_BYTES_STEP = 64 * 1024
+BODIES_OF_ORG = limit(
     256,
     "MiB",
-    what="Bodies of the requests under way to REST and pages, together, each address (IPv6: /64) and process",
+    what="Bodies over 16 KiB of the requests under way to REST and pages, together, each organization and process",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`, and the connection is closed",
 )
 BODIES = limit(
     1024,
     "MiB",
-    what="Bodies of the requests under way to REST and pages, together, each process",
+    what="Bodies over 16 KiB of the requests under way to REST and pages, together, each process; one organization "
+    "holds at most half as much as is free",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`, and the connection is closed",
 )
 HEADER_SECONDS = limit(
@@ -73,8 +76,8 @@ SERVER_OPTIONS = (
 # A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 _CREDENTIALS = (b"authorization", b"x-api-key")
-_FORWARDED = b"x-forwarded-for"
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -107,38 +110,20 @@ class _Refused(Exception):
         self.refusal = refusal
 
 
-class _Bodies:
-    """The bytes of the bodies that are being received or used, by the network of their senders."""
-
-    def __init__(self) -> None:
-        self._of: Counter[str] = Counter()
-        self._total = 0
-
-    def take(self, sender: str, size: int) -> bool:
-        """Count bytes, unless the sender or all senders together have too many under way."""
-        if self._of[sender] + size > BODIES_OF_ADDRESS * _MIB or self._total + size > BODIES * _MIB:
-            return False
-        self._of[sender] += size
-        self._total += size
-        return True
-
-    def leave(self, sender: str, size: int) -> None:
-        self._total -= size
-        self._of[sender] -= size
-        if not self._of[sender]:
-            del self._of[sender]
-
-
-def limit_bodies(application: Application) -> Application:
+def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str]) -> Application:
     """
     Wrap an ASGI application so that it never receives more bytes than its view takes, announced or not.
 
-    Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`. Credentials are checked when
-    the body is there, so what all bodies of one address take together is limited too.
-    """
-    bodies = _Bodies()
+    Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`. Before more is received,
+    credentials are looked up: what all larger bodies take together is limited for each organization, and a caller
+    without a login can take no part of it.
 
-    async def limited(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    :param sender_of: finds the organization that sends a request, in a thread; it raises a `RenseiError` if there is
+        none
+    """
+    bodies = ByteShares()
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
@@ -148,18 +133,20 @@ def limit_bodies(application: Application) -> Application:
         if _announced(scope) > most:
             await _refuse(send, RequestTooLarge(limit=allowed))
             return
-        sender = _sender(scope)
-        received = 0
+        sender = ""
+        received = held = 0
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal sender, received, held
             message = await receive()
-            size = len(message.get("body", b""))
-            if received + size > most:
+            received += len(message.get("body", b""))
+            if received > most:
                 raise _Refused(RequestTooLarge(limit=allowed))
-            if not bodies.take(sender, size):
-                raise _Refused(RateLimited(seconds=1, extra={"retryAfter": 1}))
-            received += size
+            if received > ANONYMOUS_BODY_LIMIT:
+                sender = sender or await sync_to_async(_known)(sender_of, scope)
+                if not bodies.take(sender, received - held, most=BODIES_OF_ORG * _MIB, of_all=BODIES * _MIB):
+                    raise _Refused(RateLimited(seconds=1, extra={"retryAfter": 1}))
+                held = received
             return message
 
         try:
@@ -167,22 +154,38 @@ def limit_bodies(application: Application) -> Application:
         except _Refused as refused:
             await _refuse(send, refused.refusal)
         finally:
-            bodies.leave(sender, received)
+            bodies.leave(sender, held)
 
     return limited
 
 
-def pace_bodies(application: Application) -> Application:
-    """Wrap an ASGI application so that it waits for a body no longer than `BODY_SECONDS` plus a time for its bytes."""
+def _known(sender_of: Callable[[Scope], str], scope: Scope) -> str:
+    """Find the sender of a body, and hold no connection while the rest of it comes."""
+    try:
+        return sender_of(scope)
+    except RenseiError as refusal:
+        raise _Refused(refusal) from None
+    except DATABASE_FAULTS as fault:
+        raise _Refused(database_refusal(fault)) from None
+    finally:
+        leave_database()
 
-    async def paced(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+
+def pace_bodies(application: Application) -> Application:
+    """
+    Wrap an ASGI application so that it waits for a body no longer than `BODY_SECONDS` plus a time for its bytes.
+
+    Of a large body, the time for its bytes is hours, so no `BODY_SECONDS` may pass without `BODY_BYTES_STEP` of it.
+    """
+
+    async def paced(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        began = loop.time()
-        received = 0
+        began = stepped_at = loop.time()
+        received = stepped = 0
         is_whole = is_late = False
 
         def interrupt() -> None:
@@ -191,12 +194,13 @@ def pace_bodies(application: Application) -> Application:
             task.cancel()
 
         async def timed() -> Message:
-            nonlocal received, is_whole
+            nonlocal received, stepped, stepped_at, is_whole
             if is_whole:
                 # The next message is that the caller has disconnected, which has no time limit.
                 return await receive()
             # As `asyncio.timeout_at`, which takes five times as long, for every call.
-            timer = loop.call_at(began + BODY_SECONDS + received / BODY_BYTES_PER_SECOND, interrupt)
+            ends_at = min(began + received / BODY_BYTES_PER_SECOND, stepped_at) + BODY_SECONDS
+            timer = loop.call_at(ends_at, interrupt)
             try:
                 message = await receive()
             except asyncio.CancelledError:
@@ -207,6 +211,8 @@ def pace_bodies(application: Application) -> Application:
             finally:
                 timer.cancel()
             received += len(message.get("body", b""))
+            if received - stepped >= BODY_BYTES_STEP:
+                stepped, stepped_at = received, loop.time()
             is_whole = not message.get("more_body")
             return message
 
@@ -218,7 +224,7 @@ def pace_bodies(application: Application) -> Application:
     return paced
 
 
-def _allowed_bytes(scope: MutableMapping[str, Any]) -> int:
+def _allowed_bytes(scope: Scope) -> int:
     """Return how long a body may be, by its sender and its target. The login is checked later."""
     if scope["method"] in {"GET", "HEAD", "OPTIONS"} or not _has_credential(scope):
         return ANONYMOUS_BODY_LIMIT
@@ -233,12 +239,7 @@ def _allowed_bytes(scope: MutableMapping[str, Any]) -> int:
     return LARGE_BODY_LIMIT if getattr(view, "login_required", True) else ANONYMOUS_BODY_LIMIT
 
 
-def _sender(scope: MutableMapping[str, Any]) -> str:
-    forwarded = b",".join(value for name, value in scope["headers"] if name.lower() == _FORWARDED)
-    return counted_address(address_of(scope, forwarded=forwarded.decode("latin-1")))
-
-
-def _has_credential(scope: MutableMapping[str, Any]) -> bool:
+def _has_credential(scope: Scope) -> bool:
     session = f"{settings.SESSION_COOKIE_NAME}=".encode()
     return any(
         name.lower() in _CREDENTIALS or (name.lower() == b"cookie" and session in value)
@@ -246,7 +247,7 @@ def _has_credential(scope: MutableMapping[str, Any]) -> bool:
     )
 
 
-def _announced(scope: MutableMapping[str, Any]) -> int:
+def _announced(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and value.isdigit():
             return int(value)
@@ -271,9 +272,8 @@ async def _refuse(send: Send, refusal: RenseiError) -> None:
         "X-Content-Type-Options": "nosniff",
         HEADER: request.id,  # type: ignore[attr-defined]
         **transport_headers(),
+        **refusal_headers(refusal),
     }
-    if "retryAfter" in refusal.extra:
-        headers["Retry-After"] = str(refusal.extra["retryAfter"])
     await send(
         {
             "type": "http.response.start",

@@ -6,6 +6,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class ByteShares:
+    """
+    Counts the bytes that each organization holds in this process. It belongs to one event loop.
+
+    One holds at most half as much as is free, so that a few of them never leave nothing to the others.
+    """
+
+    def __init__(self) -> None:
+        self.held: Counter[str] = Counter()
+        self.total = 0
+
+    def take(self, org_id: str, size: int, *, most: int, of_all: int) -> bool:
+        """Count bytes, unless the organization would then hold more than `most`, or more than its share of all."""
+        held, total = self.held[org_id] + size, self.total + size
+        if held > most or 2 * held > of_all - total:
+            return False
+        self.held[org_id], self.total = held, total
+        return True
+
+    def leave(self, org_id: str, size: int) -> None:
+        self.total -= size
+        self.held[org_id] -= size
+        if not self.held[org_id]:
+            del self.held[org_id]
+
+
 class Share:
     """Counts what is under way for each organization in this process. It is thread-safe."""
 

@@ -12,6 +12,7 @@ from rest_framework.throttling import SimpleRateThrottle
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
 from rensei.core.rates import LimitUsage, headers_of, rates
+from rensei.core.shares import ByteShares
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
@@ -29,8 +30,7 @@ class Limits:
             rate.most for rate in (self._calls_of_token, self._calls_of_org, self._tokens_of_token, self._tokens_of_org)
         ]
         self.live: Counter[str] = Counter()
-        self.bodies: Counter[str] = Counter()
-        self.body_bytes = 0
+        self.bodies = ByteShares()
 
     def within(self, access: Access, headers: Headers) -> "LiveLimits":
         """
@@ -95,11 +95,9 @@ class LiveLimits:
         """
         limits, org_id = self._limits, self._org_id
         most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
-        if limits.bodies[org_id] + size > most or limits.body_bytes + size > of_all:
+        if not limits.bodies.take(org_id, size, most=most, of_all=of_all):
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
         self._held += size
-        limits.bodies[org_id] += size
-        limits.body_bytes += size
 
     def __enter__(self) -> Self:
         self._limits.live[self._org_id] += 1
@@ -109,11 +107,10 @@ class LiveLimits:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         limits, org_id = self._limits, self._org_id
-        limits.body_bytes -= self._held
-        for counter, number in ((limits.live, 1), (limits.bodies, self._held)):
-            counter[org_id] -= number
-            if not counter[org_id]:
-                del counter[org_id]
+        limits.bodies.leave(org_id, self._held)
+        limits.live[org_id] -= 1
+        if not limits.live[org_id]:
+            del limits.live[org_id]
 
 
 class _Rate:

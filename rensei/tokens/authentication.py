@@ -24,18 +24,9 @@ class TokenAuthentication(BaseAuthentication):
     refusals = (NotAuthenticated, ScopeMissing, NetworkNotAllowed)
 
     def authenticate(self, request: Request) -> tuple[User, Access] | None:
-        scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        token = token.strip()
-        if not token.startswith(TOKEN_PREFIX):
-            raise AuthenticationFailed
-        digest, address = token_digest(token), client_address(request)
-        unknown_tokens.require_look_up(digest, address=address)
-        access = for_token(token=token, address=address)
-        unknown_tokens.note(digest, found=access is not None, address=address)
+        access = access_of(get_authorization_header(request).decode("latin-1"), address=client_address(request))
         if access is None:
-            raise AuthenticationFailed
+            return None
         access.require_scope(_needs(request), address=access.address)
         return access.user, access
 
@@ -74,6 +65,28 @@ class BrowserAuthentication(SessionAuthentication):
             super().enforce_csrf(request)
         except PermissionDenied as fault:
             raise CsrfFailed from fault
+
+
+def access_of(authorization: str, *, address: str | None) -> Access | None:
+    """
+    Look up the API token in a header. Return None if there is none.
+
+    :raises NotAuthenticated: if it is not a valid one
+    :raises RateLimited: if this address sent too many unknown tokens
+    """
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = token.strip()
+    if not token.startswith(TOKEN_PREFIX):
+        raise NotAuthenticated
+    digest = token_digest(token)
+    unknown_tokens.require_look_up(digest, address=address)
+    access = for_token(token=token, address=address)
+    unknown_tokens.note(digest, found=access is not None, address=address)
+    if access is None:
+        raise NotAuthenticated
+    return access
 
 
 def _needs(request: Request) -> Needs | None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from django.db import OperationalError
 
 from rensei.core import asgi_limits
-from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, NotAuthenticated
 from rensei.core.asgi_limits import limit_bodies, pace_bodies
 from tests.architecture.routes import patterns
 
@@ -29,6 +30,11 @@ async def read_everything(scope, receive, send):
     await send({"type": "http.response.body", "body": b"read"})
 
 
+def sender_in(scope):
+    """Take a header for the organization that a token belongs to."""
+    return dict(scope["headers"]).get(b"x-org", b"acme").decode()
+
+
 def ask(*, chunks, headers=(LOGIN,), path="/api/v1/runs"):
     """Send a body in chunks of a megabyte, and tell what came back and how many were taken."""
     sent, taken = [], 0
@@ -42,7 +48,7 @@ def ask(*, chunks, headers=(LOGIN,), path="/api/v1/runs"):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
-    asyncio.run(limit_bodies(read_everything)(scope, receive, send))
+    asyncio.run(limit_bodies(read_everything, sender_of=sender_in)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"], taken
 
 
@@ -73,7 +79,7 @@ class TestLimitBodies:
         async def application(scope, receive, send):
             seen.append(scope["type"])
 
-        asyncio.run(limit_bodies(application)({"type": kind}, None, None))
+        asyncio.run(limit_bodies(application, sender_of=sender_in)({"type": kind}, None, None))
 
         assert seen == [kind]
 
@@ -117,71 +123,86 @@ class TestTheLimitWithoutALogin:
         assert b"REQUEST_TOO_LARGE" in body
 
 
-class TestAllBodiesOfAnAddress:
+class TestAllBodiesOfAnOrganization:
     @pytest.fixture(autouse=True)
     def _few(self, monkeypatch):
-        monkeypatch.setattr(asgi_limits, "BODIES_OF_ADDRESS", 3)
-        monkeypatch.setattr(asgi_limits, "BODIES", 5)
+        monkeypatch.setattr(asgi_limits, "BODIES_OF_ORG", 3)
+        monkeypatch.setattr(asgi_limits, "BODIES", 12)
 
-    def play(self, callers, *, lines=lambda place: []):
-        """Have several send two megabytes each, and wait with the rest; tell the status that each got, and then end."""
+    def play(self, callers, *, piece=CHUNK, sender_of=sender_in):
+        """Have several send two pieces each, and wait with the rest; tell the status that each got, and then end."""
 
         async def story():
-            application = limit_bodies(read_everything)
+            application = limit_bodies(read_everything, sender_of=sender_of)
             may_end = asyncio.Event()
             statuses = []
+            waiting = 0
 
-            async def call(address, place=-1):
+            async def call(org, piece=piece):
                 taken, sent = 0, []
 
                 async def receive():
-                    nonlocal taken
+                    nonlocal taken, waiting
                     taken += 1
                     if taken > 2:
+                        waiting += 1
                         await may_end.wait()
-                    return {"type": "http.request", "body": CHUNK if taken <= 2 else b"", "more_body": taken <= 2}
+                    return {"type": "http.request", "body": piece if taken <= 2 else b"", "more_body": taken <= 2}
 
                 async def send(message):
                     sent.append(message)
 
-                to = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": [LOGIN, *lines(place)]}
-                await application({**to, "client": (address, 1)}, receive, send)
-                statuses.append((address, sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")))
+                headers = [LOGIN, (b"x-org", org.encode())]
+                to = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": headers}
+                await application(to, receive, send)
+                statuses.append((org, sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")))
 
-            tasks = [asyncio.ensure_future(call(address, place)) for place, address in enumerate(callers)]
-            for _ in range(20):
-                await asyncio.sleep(0)
+            tasks = [asyncio.ensure_future(call(org)) for org in callers]
+            # Each looks its sender up in a thread.
+            while waiting + len(statuses) < len(tasks):  # noqa: ASYNC110 - these are two counts
+                await asyncio.sleep(0.001)
             refused = list(statuses)
+            small = asyncio.ensure_future(call("small", piece=b"x" * 200))
             may_end.set()
-            await asyncio.gather(*tasks)
-            assert [status for _, status, _ in statuses[len(refused) :]] == [200] * (len(callers) - len(refused))
-            # What they held is free again.
-            await call("10.0.0.1")
-            assert statuses[-1][1] == 200
+            await asyncio.gather(small, *tasks)
+            assert ("small", 200, None) in statuses
+            if sender_of is sender_in:
+                # What they held is free again.
+                await call("acme", piece=CHUNK)
+                assert statuses[-1][1] == 200
             return refused
 
         return asyncio.run(story())
 
     def test_are_limited_together(self):
-        assert self.play(["10.0.0.1", "10.0.0.1"]) == [("10.0.0.1", 429, b"1")]
-
-    def test_of_one_network_count_as_one(self):
-        assert self.play(["2001:db8::1", "2001:db8::2"]) == [("2001:db8::2", 429, b"1")]
-
-    def test_are_those_of_the_line_that_the_proxy_has_added(self, settings):
-        settings.RENSEI_TRUSTED_PROXIES = ["10.9.9.9"]
-
-        def lines(place):
-            made_up = f"10.0.1.{place + 10}".encode()
-            return [(b"X-Forwarded-For", made_up), (b"x-forwarded-for", b"10.0.0.7")]
-
-        assert self.play(["10.9.9.9", "10.9.9.9"], lines=lines) == [("10.9.9.9", 429, b"1")]
+        assert self.play(["acme", "acme"]) == [("acme", 429, b"1")]
 
     def test_leave_room_for_others(self):
-        assert self.play(["10.0.0.1", "10.0.0.2"]) == []
+        assert self.play(["acme", "evil"]) == []
 
-    def test_of_all_addresses_are_limited_too(self):
-        assert self.play(["10.0.0.1", "10.0.0.2", "10.0.0.3"]) == [("10.0.0.3", 429, b"1")]
+    def test_are_looked_up_before_they_hold_anything(self):
+        asked = []
+
+        def unknown(scope):
+            asked.append(scope)
+            raise NotAuthenticated
+
+        refused = self.play(["nobody"] * 40, piece=b"x" * 17 * 1024, sender_of=unknown)
+
+        assert {status for _, status, _ in refused} == {401}
+        assert len(refused) == len(asked) == 40
+
+    def test_that_are_small_are_not_looked_up(self):
+        def never(scope):
+            raise AssertionError
+
+        assert self.play(["nobody"] * 40, piece=b"x" * 8 * 1024, sender_of=never) == []
+
+    def test_answer_that_the_database_is_away(self):
+        def away(scope):
+            raise OperationalError
+
+        assert {status for _, status, _ in self.play(["acme"], sender_of=away)} == {503}
 
 
 class TestPaceBodies:
@@ -211,6 +232,11 @@ class TestPaceBodies:
 
         assert status == 408
         assert json.loads(body)["code"] == "REQUEST_TOO_SLOW"
+
+    def test_ends_a_large_body_of_which_nothing_more_comes(self):
+        most = [{"type": "http.request", "body": CHUNK, "more_body": True}] * 32
+
+        assert self.ask(most)[0] == 408
 
     def test_lets_a_whole_body_through(self):
         assert self.ask([{"type": "http.request", "body": b"x", "more_body": False}]) == (200, b"read")
