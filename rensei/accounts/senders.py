@@ -29,7 +29,7 @@ def sender_of(scope: Mapping[str, Any]) -> str:
     address = address_of(scope, forwarded=",".join(headers.get("x-forwarded-for", [])))
     access = access_of(headers.get("authorization", [""])[0], address=address)
     if access is not None:
-        return access.org.id
+        return str(access.org.id)
     cookies = parse_cookie("; ".join(headers.get("cookie", [])))
     return _of_session(cookies.get(settings.SESSION_COOKIE_NAME, ""), address)
 

@@ -31,7 +31,7 @@ ENTRIES_MAX = limit(
     2_000,
     "values",
     what="Callers of tokens, routes of calls and opened keys that the gateway keeps in memory, each process",
-    told="the caller: the value that was loaded first is dropped, and its next call loads it again",
+    told="the caller: the first one of the organization with the most is dropped, and its next call loads it again",
 )
 
 Value = TypeVar("Value")
@@ -116,6 +116,8 @@ class _Entry(Generic[Value]):
     org_id: str
     # Whether it may be kept while nothing changes.
     is_kept: bool
+    # Drops it when it has expired. It holds the entry, so it is cancelled with it.
+    timer: asyncio.TimerHandle | None = None
 
 
 class ShortLivedCache(Generic[Value]):
@@ -141,6 +143,8 @@ class ShortLivedCache(Generic[Value]):
         self._org_of = org_of
         self._holds_secrets = holds_secrets
         self._entries: dict[Hashable, _Entry[Value]] = {}
+        # The keys of each organization, in the order of their loads.
+        self._keys_of: dict[str, dict[Hashable, None]] = {}
         self._loads: dict[Hashable, asyncio.Future[Value]] = {}
         if watch is not None:
             watch.add(self)
@@ -201,10 +205,7 @@ class ShortLivedCache(Generic[Value]):
         def keep(done: "asyncio.Future[Value]") -> None:
             self._loads.pop(key, None)
             if not done.cancelled() and done.exception() is None:
-                while len(self._entries) >= ENTRIES_MAX:
-                    del self._entries[next(iter(self._entries))]
-                self._entries[key] = entry = self._entry(key, done.result(), began)
-                self._drop_expired(key, entry)
+                self._add(key, self._entry(key, done.result(), began))
                 if self._watch is not None:
                     self._watch.start()
 
@@ -216,14 +217,33 @@ class ShortLivedCache(Generic[Value]):
         is_kept = org_id is not None and self._watch is not None and not self._watch.has_changed_since(began, org_id)
         return _Entry(value, began, began, time.monotonic(), org_id or EVERY_ORG, is_kept)
 
+    def _add(self, key: Hashable, entry: _Entry[Value]) -> None:
+        self._drop(key)
+        while len(self._entries) >= ENTRIES_MAX:
+            # One organization can make any number of keys, with names of models for example.
+            most = max(self._keys_of.values(), key=len)
+            self._drop(next(iter(most)))
+        self._entries[key] = entry
+        self._keys_of.setdefault(entry.org_id, {})[key] = None
+        self._drop_expired(key, entry)
+
+    def _drop(self, key: Hashable) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        if entry.timer is not None:
+            entry.timer.cancel()
+        keys = self._keys_of[entry.org_id]
+        del keys[key]
+        if not keys:
+            del self._keys_of[entry.org_id]
+
     def _drop_expired(self, key: Hashable, entry: _Entry[Value]) -> None:
         """Drop an entry if it has expired, otherwise look again when it is due to."""
-        if self._entries.get(key) is not entry:
-            return
         remaining = self._expires_at(entry) - time.monotonic()
         if remaining > 0:
             # A timer for each second of each value would be too much where there is nothing to hide.
             delay = remaining if self._holds_secrets else KEPT_SECONDS
-            asyncio.get_running_loop().call_later(delay, self._drop_expired, key, entry)
+            entry.timer = asyncio.get_running_loop().call_later(delay, self._drop_expired, key, entry)
         else:
-            del self._entries[key]
+            self._drop(key)

@@ -1,8 +1,10 @@
 """A cached value is kept while nothing changes, and is behind the database for less than a second."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -168,6 +170,40 @@ class TestAValue:
 
         assert play(story) == [2, 3, 4]
 
+    def test_makes_no_room_for_those_of_an_organization_that_has_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(short_cache, "ENTRIES_MAX", 10)
+
+        async def story(cache: ShortLivedCache[Any], source: Source) -> list[Any]:
+            for key in [("org_other", 0), *(("org_acme", number) for number in range(30)), ("org_new", 0)]:
+                await cache.get(key, source.load)
+            return list(cache._entries)
+
+        kept = play(story, org_of=lambda key, _: key[0])
+
+        assert kept == [("org_other", 0), *(("org_acme", number) for number in range(22, 30)), ("org_new", 0)]
+
+    @pytest.mark.parametrize("keys", [1, 100], ids=["renewed", "made up"])
+    def test_that_is_dropped_is_held_by_nothing(self, monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
+        monkeypatch.setattr(short_cache, "ENTRIES_MAX", 10)
+
+        class Loaded:
+            """What a route is: it holds a decision, a profile and prices."""
+
+        async def story(cache: ShortLivedCache[Any], source: Source) -> int:
+            alive: weakref.WeakSet[Loaded] = weakref.WeakSet()
+
+            def load() -> Loaded:
+                alive.add(loaded := Loaded())
+                return loaded
+
+            for number in range(100):
+                key = number % keys
+                await asyncio.shield(cache._start(key, load))
+            gc.collect()
+            return len(alive)
+
+        assert play(story) <= 10
+
     def test_is_kept_for_a_bounded_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(short_cache, "KEPT_SECONDS", 0.2)
 
@@ -202,7 +238,7 @@ class TestAValue:
     def test_is_watched_only_while_it_is_there(self) -> None:
         async def story(cache: ShortLivedCache[Any], source: Source) -> bool:
             await cache.get("a", source.load)
-            cache._entries.clear()
+            cache._drop("a")
             task = cache._watch._task  # type: ignore[union-attr]
             await until(lambda: task is not None and task.done())
             await cache.get("a", source.load)

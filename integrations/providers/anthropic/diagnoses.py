@@ -267,6 +267,13 @@ UNREACHABLE = _make(
     "Check the network, the DNS and the base URL.",
     retryable=True,
 )
+TOO_MANY_ADDRESSES = _make(
+    "TOO_MANY_ADDRESSES",
+    "PROVIDER_UNAVAILABLE",
+    "Calls to too many different base URLs of this organization are under way, so nothing was sent.",
+    "Wait until some have ended, or use fewer base URLs.",
+    retryable=True,
+)
 ADDRESS_REFUSED = _make(
     "ADDRESS_REFUSED",
     "PROVIDER_UNAVAILABLE",

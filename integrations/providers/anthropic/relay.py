@@ -16,11 +16,10 @@ from django.conf import settings
 from yarl import URL
 
 from integrations.outbound import http as outbound
-from integrations.outbound.destinations import BaseUrlRefused, parse_url
+from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.connection import (
     API_VERSION,
-    is_operators,
     rejection_of,
     signing_headers,
 )
@@ -36,7 +35,7 @@ from integrations.providers.anthropic.events import EventReader
 from integrations.providers.anthropic.federation import tokens
 from integrations.providers.anthropic.known_headers import HEADERS
 from integrations.providers.anthropic.reply import Reply
-from integrations.providers.anthropic.resolving import CheckedResolver
+from integrations.providers.anthropic.upstreams import Upstreams
 from integrations.providers.base import Answer, Credential, ProviderFailure
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
@@ -67,9 +66,6 @@ _OF_THE_ACCOUNT = (
     b"anthropic-priority-",
     b"anthropic-fast-",
 )
-_URL_CHARACTERS_MAX = 300
-_CONNECTIONS_MAX = 2000
-_TENANTS_MAX = 200
 _ERROR_BYTES_MAX = 256 * 1024
 EXCHANGES = limit(
     4,
@@ -81,18 +77,10 @@ _MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Relay:
-    """
-    The connections of one server process to Anthropic.
-
-    Those to the default address are shared. An organization's own address has separate connections, so that a server
-    run by an organization never affects another organization's call.
-    """
+    """Sends the calls of one server process to Anthropic."""
 
     def __init__(self, *, idle_seconds: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=outbound.CONNECT_SECONDS_MAX, sock_read=idle_seconds
-        )
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._upstreams = Upstreams(idle_seconds=idle_seconds)
         self._exchanges = ThreadPoolExecutor(EXCHANGES, thread_name_prefix="token-exchange")
         self._exchange_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -110,8 +98,7 @@ class Relay:
         own["accept-encoding"] = "identity"
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         try:
-            session = self._session(base_url, credential)
-            answer = await session.post(
+            answer = await self._upstreams.of(credential).post(
                 URL(base_url + path, encoded=True), data=body, headers={**headers, **own}, allow_redirects=False
             )
         except BaseUrlRefused:
@@ -150,39 +137,7 @@ class Relay:
 
     async def close(self) -> None:
         self._exchanges.shutdown(wait=False)
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
-
-    def _session(self, base_url: str, credential: Credential) -> aiohttp.ClientSession:
-        shared = is_operators(credential, base_url)
-        name = "" if shared else f"{credential.id} {base_url}"
-        session = self._sessions.pop(name, None)
-        if session is None:
-            destination = parse_url(
-                base_url, characters_max=_URL_CHARACTERS_MAX, org_slug=credential.org_slug, is_operators=shared
-            )
-            if _is_number(destination.host):
-                # A host that is an IP address is not resolved, so it is checked here.
-                outbound.checked_addresses(destination)
-            if len(self._sessions) >= _TENANTS_MAX:
-                # The least recently used one. Calls in progress on it are read to their end first.
-                _forget(self._sessions.pop(next(iter(self._sessions))))
-            session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=CheckedResolver(destination, org="" if shared else credential.org_slug),
-                    limit=_CONNECTIONS_MAX,
-                    ssl=outbound.ssl_context(),
-                    keepalive_timeout=30,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-                trust_env=False,
-                auto_decompress=False,
-                skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
-            )
-        self._sessions[name] = session
-        return session
+        await self._upstreams.close()
 
 
 class Tap:
@@ -382,10 +337,6 @@ def request_id(answer: aiohttp.ClientResponse) -> str:
     return request_id_of(answer.headers)
 
 
-def _is_number(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
-
-
 def _failure_of_transport(error: Exception) -> ProviderFailure:
     """Translate a call that received no answer."""
     match error:
@@ -397,13 +348,3 @@ def _failure_of_transport(error: Exception) -> ProviderFailure:
             return make_failure(d.NO_ANSWER, maybe_billed=True)
         case _:
             return make_failure(d.CONNECTION_LOST, maybe_billed=True)
-
-
-def _forget(session: aiohttp.ClientSession) -> None:
-    task = asyncio.get_running_loop().create_task(session.close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-# A task without a reference may be garbage-collected before it has run.
-_closing: set[asyncio.Task[None]] = set()
