@@ -8,6 +8,7 @@ import threading
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rensei.settings")
+os.environ.setdefault("DB_STATEMENT_SECONDS", "30")
 django.setup(set_prefix=False)
 
 # These read the settings while they are imported.

@@ -271,13 +271,15 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         ),
     }
 else:
+    # The web server sets it, since requests wait for the connection of a slow query. A worker may take its time.
+    DB_STATEMENT_SECONDS = env.int("DB_STATEMENT_SECONDS", 0)
     # A process that is frozen inside a transaction holds its locks and blocks others: PostgreSQL ends the transaction.
     DATABASES["default"]["OPTIONS"] = {
         **DATABASES["default"].get("OPTIONS", {}),
         # Attempts to connect are ever further apart. Given up soon, the next request makes the next one at once, and a
         # database that is back after a minute is used at once, not a minute later.
         "pool": {"min_size": 1, "max_size": env.int("DB_POOL_SIZE", 20), "reconnect_timeout": 5},
-        "options": "-c idle_in_transaction_session_timeout=30s",
+        "options": f"-c idle_in_transaction_session_timeout=30s -c statement_timeout={DB_STATEMENT_SECONDS}s",
     }
     # A pooled connection may have died with the database, which is back: it is checked before it is used again.
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True

@@ -11,19 +11,18 @@ organization. No word holds a `=`, so no text can pretend to be another organiza
 """
 
 import re
-import time
 import unicodedata
 from base64 import b32encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
-from django.db import OperationalError, connection, transaction
+from django.db import connection
 from django.db.models import F, Q, TextField, Value
 from django.db.models.functions import Concat
 
-from rensei.core.errors import FieldError, StoredError
+from rensei.core.bounded_queries import bounded_search
+from rensei.core.errors import StoredError
 from rensei.core.limits import limit
 from rensei.dispatch.models import Run, RunInput, SearchEntry
 from rensei.orgs.models import Org, User
@@ -52,15 +51,7 @@ NAMED_MAX = limit(
     what="Members whose runs one word of a search finds by their names and addresses",
     told="the caller: the runs of further ones are found with more of the name, or by the member",
 )
-SECONDS_MAX = limit(
-    2,
-    "seconds",
-    what="Search of runs: time of the database",
-    told="the caller: 400 `VALIDATION_FAILED`",
-)
 BEGINNING_LENGTH = 3
-# SQLite compares the time each time that it has carried out so many instructions.
-INSTRUCTIONS = 10_000
 TEXT_LENGTH = 20_000
 WORD_LENGTH = 40
 PEOPLE_MAX = 1_000
@@ -133,7 +124,7 @@ def matching(org: Org, text: str, *, first: str, beyond: str) -> Q:
     key, people = _key_of(org.pk), _people(org)
     parts = [_either(word, [pk for pk, names in people if _names(word, names)][:NAMED_MAX], key) for word in asked]
     query = (" & " if connection.vendor == "postgresql" else " AND ").join(parts)
-    with _bounded(), connection.cursor() as cursor:
+    with bounded_search(), connection.cursor() as cursor:
         cursor.execute(_FIND[connection.vendor], [query, first, beyond, MATCHES])
         return Q(org=org.pk, pk__in=[run_id for (run_id,) in cursor.fetchall()])
 
@@ -189,36 +180,6 @@ def _either(word: str, people: Sequence[int], key: str) -> str:
         return "(" + " | ".join(choices) + ")"
     choices = [f'"{key}{word}"' + ("*" if begins else ""), *(f'"{key}{_person(person)}"' for person in people)]
     return "(" + " OR ".join(choices) + ")"
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """
-    End what the database does after a time.
-
-    :raises FieldError: if it was ended
-    """
-    try:
-        if connection.vendor == "postgresql":
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL statement_timeout = '{int(SECONDS_MAX * 1000)}ms'")
-                yield
-                # A transaction around this one goes on without it.
-                cursor.execute("SET LOCAL statement_timeout = DEFAULT")
-        else:
-            connection.ensure_connection()
-            end = time.monotonic() + SECONDS_MAX
-            connection.connection.set_progress_handler(lambda: time.monotonic() > end, INSTRUCTIONS)
-            try:
-                yield
-            finally:
-                connection.connection.set_progress_handler(None, 0)
-    except OperationalError as fault:
-        told = getattr(fault.__cause__, "sqlstate", "") or getattr(fault.__cause__, "sqlite_errorname", "")
-        if told not in {"57014", "SQLITE_INTERRUPT"}:
-            raise
-        reason = f"This search took longer than {SECONDS_MAX} s. Use more or longer words, or a shorter time."
-        raise FieldError(pointer="/query/q", reason=reason) from fault
 
 
 def _key_of(org_id: str) -> str:

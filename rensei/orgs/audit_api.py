@@ -23,7 +23,10 @@ class AuditEventFilter(Filters):
     action = serializers.CharField(required=False, help_text="Such as integration.rotated")
     object_id = serializers.CharField(required=False)
     words = serializers.CharField(
-        required=False, source="words", help_text="Each word occurs in the actor, action, object id or detail"
+        required=False,
+        source="words",
+        max_length=audit_log.WORDS_CHARACTERS,
+        help_text=f"Each of its first {audit_log.WORDS_MAX} words occurs in the actor, action, object id or detail",
     )
     first_day = serializers.DateField(required=False, source="first_day", help_text="The first day, in UTC")
     last_day = serializers.DateField(required=False, source="last_day", help_text="The last day, in UTC")

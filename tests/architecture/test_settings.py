@@ -32,6 +32,24 @@ class TestVariables:
         assert f"`{name}`" in (ROOT / "docs/settings.md").read_text()
 
 
+class TestTheTimeOfAStatement:
+    @pytest.mark.parametrize(("module", "seconds"), [("rensei.asgi", 30), ("rensei.settings", 0)])
+    def test_is_bounded_in_the_web_server_alone(self, tmp_path, module, seconds):
+        program = f"import {module}; from django.conf import settings; print(settings.DATABASES['default']['OPTIONS'])"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "DJANGO_SETTINGS_MODULE": "rensei.settings",
+            "SECRET_KEY": "x",
+            "RENSEI_DATA_DIR": str(tmp_path),
+            "DATABASE_URL": "postgres://rensei:secret@db:5432/rensei",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+        assert f"statement_timeout={seconds}s" in done.stdout, done.stderr
+
+
 class TestFiles:
     def read(self, name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Have a process print a setting."""

@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from rensei.audit.models import AuditEvent
+from rensei.core import bounded_queries
 from rensei.core.secret import Secret
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
@@ -98,6 +101,23 @@ class TestThePage:
 
         assert shown in html
         assert hidden not in html
+
+    def test_searches_for_a_bounded_number_of_words(self, page: Client, integration: Integration) -> None:
+        def asked(words: int) -> int:
+            with CaptureQueriesContext(connection) as queries:
+                html_of(page, f"?q={'+'.join(['e'] * words)}")
+            return sum(query["sql"].count("LIKE") for query in queries)
+
+        assert asked(9) == asked(18) == asked(800)
+
+    @pytest.mark.sqlite
+    def test_says_that_a_search_took_too_long(self, page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bounded_queries, "SEARCH_SECONDS", 0)
+        monkeypatch.setattr(bounded_queries, "INSTRUCTIONS", 1)
+
+        answer = page.get(f"{URL}?q=sky", follow=True)
+
+        assert "took longer than" in answer.content.decode()
 
     def test_comes_in_pages_that_new_events_do_not_shift(self, page: Client, ada_access: Access) -> None:
         for number in range(60):
@@ -199,7 +219,9 @@ class TestRest:
         assert (event["actor"], event["objectId"]) == ("ada@acme.test", integration.id)
         assert event["detail"]["name"] == "Production"
 
-    @pytest.mark.parametrize("query", ["who=x", "from=yesterday", "from=2026-02-01&to=2026-01-01"])
+    @pytest.mark.parametrize(
+        "query", ["who=x", "from=yesterday", "from=2026-02-01&to=2026-01-01", f"q={'e+' * 400}"], ids=range(4)
+    )
     def test_refuses_what_it_does_not_know(self, ada: User, ada_access: Access, api_as: Any, query: str) -> None:
         answer = api_as(ada).get(f"/api/v1/audit-events?{query}")
 

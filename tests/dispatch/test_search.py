@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rensei.core import bounded_queries
 from rensei.core.errors import FieldError
 from rensei.dispatch import search
 from rensei.dispatch.admission import admit
@@ -100,7 +101,7 @@ class TestMatching:
             "SELECT count(*), %s, %s, %s, %s FROM n",
         }
         with monkeypatch.context() as patch:
-            patch.setattr(search, "SECONDS_MAX", 0.2)
+            patch.setattr(bounded_queries, "SEARCH_SECONDS", 0.2)
             patch.setattr(search, "_FIND", slow)
             with pytest.raises(FieldError, match="took longer than"):
                 found(acme, "sky")
