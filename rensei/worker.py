@@ -172,7 +172,9 @@ class Worker:
             return False
         started = False
         try:
-            claim = claims.claim_next(owner=self.name)
+            # The last free thread is for an organization that holds none, so that a few of them never hold all.
+            is_last = len(self._threads) + 1 >= settings.RENSEI_WORKER_THREADS
+            claim = claims.claim_next(owner=self.name, is_last_thread=is_last)
             if claim is not None:
                 self._start(claim, renewal)
                 started = True

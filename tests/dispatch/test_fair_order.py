@@ -314,17 +314,18 @@ def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
 
 
 class TestAWorker:
+    @pytest.mark.parametrize("attackers", [["slow"], ["slow", "slower"]], ids=["one", "two"])
     def test_starts_the_runs_of_twenty_while_all_slow_ones_of_another_are_under_way(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch, attackers: list[str]
     ) -> None:
         """None of the slow runs ends, so each of the twenty starts in a thread that was left free for them."""
         settings.RENSEI_WORKER_THREADS, settings.RENSEI_WORKER_THREADS_PER_ORG = 4, 3
-        slow = wait_in_line(organization("slow"), 400)
+        slow = [run_id for slug in attackers for run_id in wait_in_line(organization(slug), 400 // len(attackers))]
         release = threading.Event()
         ended = []
 
         def execute(claim: claims.Claim, renewal: Any) -> None:
-            if claim.run.org.slug == "slow":
+            if claim.run.org.slug in attackers:
                 release.wait(120)
             else:
                 ended.append(claim.run.id)

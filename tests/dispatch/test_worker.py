@@ -54,11 +54,11 @@ class TestABugInItsLook:
         run = dispatch("Hi.")
         claim_next, looks, told = claims.claim_next, [], []
 
-        def buggy(*, owner: str) -> claims.Claim | None:
+        def buggy(*, owner: str, **options: Any) -> claims.Claim | None:
             looks.append(time.monotonic())
             if len(looks) <= 3:
                 raise ValueError("a bug")
-            return claim_next(owner=owner)
+            return claim_next(owner=owner, **options)
 
         monkeypatch.setattr(worker, "FAILED_LOOK_SECONDS", 0.2)
         monkeypatch.setattr(worker.logger, "exception", lambda event, **fields: told.append(event))

@@ -51,7 +51,8 @@ class TestABody:
             work = threads.run(partial(_parsed, raw), size=work_of(raw), org_id=ACME)
             return lines(partial(asyncio.run, work), of=".py")
 
-        assert read(60_000) <= read(30_000) * 1.1
+        # Asyncio takes some hundred lines, more or less. The body has 10,000 more objects.
+        assert read(60_000) - read(30_000) < 1_000
 
     async def thread_of(self, threads: BodyThreads, raw: bytes) -> str:
         return await threads.run(lambda: threading.current_thread().name, size=work_of(raw), org_id=ACME)

@@ -51,14 +51,18 @@ class Claim:
     claimed_at: datetime
 
 
-def claim_next(*, owner: str) -> Claim | None:
-    """Claim the next queued run in fair order. Returns None if no run may be started by a server worker now."""
+def claim_next(*, owner: str, is_last_thread: bool = False) -> Claim | None:
+    """
+    Claim the next queued run in fair order. Returns None if no run may be started by a server worker now.
+
+    :param is_last_thread: whether the owner has no other free thread, which goes to an organization that holds none
+    """
     for _ in range(_UNREADABLE_MAX):
         choice = None
         try:
             with durable():
                 now = database_now()
-                choice = fair_order.choose(owner=owner, now=now)
+                choice = fair_order.choose(owner=owner, is_last_thread=is_last_thread, now=now)
                 return None if choice is None else _take_chosen(choice, owner=owner, now=now)
         except Exception as fault:
             if choice is None or (isinstance(fault, Error) and not connection.is_usable()):

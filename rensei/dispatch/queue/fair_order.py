@@ -3,7 +3,8 @@ Choose the run to claim next: organizations take turns, and within an organizati
 
 Among the organizations with queued runs, the order is: fewest executing runs, then oldest last claim, then longest
 wait. The same order applies among the projects of an organization. Two limits bound an organization: its number of
-executing runs (set by operators), and the threads of one worker that its runs may hold.
+executing runs (set by operators), and the threads of one worker that its runs may hold. A worker's last free thread
+goes to an organization that holds none, so that no few of them hold all.
 
 Each step from one organization or project to the next is one lookup in an index of the queued runs, so a choice costs
 the same for 10 queued runs of an organization as for 10,000.
@@ -19,7 +20,7 @@ from django.db import connection
 from rensei.core.limits import limit
 
 limit(
-    "two thirds of them, rounded up",
+    "two thirds of them, rounded up, and the last free one only where it holds none",
     what="Threads of one worker process that runs of one organization hold",
     told="the run: it stays queued until one of them ends",
     setting="RENSEI_WORKER_THREADS_PER_ORG",
@@ -100,9 +101,11 @@ class Choice:
     project_number: int
 
 
-def choose(*, owner: str, now: datetime) -> Choice | None:
+def choose(*, owner: str, now: datetime, is_last_thread: bool = False) -> Choice | None:
     """
     Choose the run that this lease owner claims next, inside the transaction that claims it.
+
+    :param is_last_thread: whether the owner has no other free thread
 
     Returns None if no queued run may start, or if all such runs belong to an organization for which another worker is
     claiming at this moment.
@@ -110,7 +113,7 @@ def choose(*, owner: str, now: datetime) -> Choice | None:
     values = {
         "now": connection.ops.adapt_datetimefield_value(now),
         "owner": owner,
-        "threads": settings.RENSEI_WORKER_THREADS_PER_ORG,
+        "threads": 1 if is_last_thread else settings.RENSEI_WORKER_THREADS_PER_ORG,
         "runs_at_once": settings.RENSEI_ORG_RUNS_AT_ONCE,
     }
     skips_locked = connection.features.has_select_for_update_skip_locked
