@@ -1,6 +1,7 @@
 """The admin pages of keys and of the operators' key pools. They never show a key, nor sealed bytes."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any, ClassVar
 
 from django import forms
@@ -9,7 +10,10 @@ from django.contrib.admin.utils import unquote
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
+from django.utils.html import format_html
 from django.views.decorators.debug import sensitive_post_parameters
 
 from catalog.admin_forms import current_entries, labelled
@@ -17,7 +21,7 @@ from catalog.providers import PROVIDERS
 from integrations.keys import platform, shapes
 from integrations.models import DataKey, Integration, IssuerKey, KeyCheck, PlatformKey
 from integrations.providers.base import Federation, Verdict
-from integrations.vault import kek_providers, vault
+from integrations.vault import kek_providers, openings_kept, vault
 from integrations.vault.errors import VaultFault
 from rensei.core.errors import RenseiError
 from rensei.core.form_fields import secret_input
@@ -166,8 +170,25 @@ def _verdict_of(request: HttpRequest) -> Verdict | None:
         return None
 
 
+class ShowsOpenings:
+    """The page of a key, with the record of its openings."""
+
+    @admin.display(description="Openings")
+    def openings(self, key: Integration | PlatformKey) -> str:
+        openings_kept.add_to([key], now=timezone.now())
+        if key.last_opened_at is None:
+            return "Never opened"
+        return format_html(
+            'Last {} UTC, {} this month: <a href="{}?record_id={}">all that are recorded</a>',
+            key.last_opened_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            key.opened_this_month,
+            reverse("admin:integrations_keyopening_changelist"),
+            key.id,
+        )
+
+
 @admin.register(PlatformKey)
-class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
+class PlatformKeyAdmin(ShowsOpenings, admin.ModelAdmin[PlatformKey]):
     form = PlatformKeyForm
     list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "health", "last_test"]
     list_filter = ["provider", "pool", "active", "health"]
@@ -182,7 +203,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
 
     def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
         """A key is sealed for its provider and pool, so these two cannot change. The server sets the rest."""
-        found = ["key_hint", "secret_version", "health", "cooling_until", "last_test", "created_at"]
+        found = ["key_hint", "secret_version", "health", "cooling_until", "last_test", "openings", "created_at"]
         return ["provider", "pool", *found] if obj else []
 
     @admin.display(description="Last problem")
@@ -193,7 +214,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
     def test_connection(self, request: HttpRequest, queryset: QuerySet[PlatformKey]) -> None:
         for key in queryset.order_by("id"):
             try:
-                verdict = platform.check_platform_key(key)
+                verdict = platform.check_platform_key(key, actor=operator(request))
             except RenseiError as refusal:
                 self.message_user(request, f"{key}: {refusal.detail}", messages.ERROR)
                 continue
@@ -245,7 +266,7 @@ class PlatformKeyAdmin(admin.ModelAdmin[PlatformKey]):
 
 
 @admin.register(Integration)
-class IntegrationAdmin(ReadOnlyAdmin):
+class IntegrationAdmin(ShowsOpenings, ReadOnlyAdmin):
     """Organizations' own keys: operators can check that they exist, and their status."""
 
     list_display = ["org", "provider", "name", "key_hint", "status", "tested_at", "is_default", "last_used_at"]
@@ -256,7 +277,7 @@ class IntegrationAdmin(ReadOnlyAdmin):
     fields = [
         *("id", "org", "provider", "name", "key_hint", "federation", "secret_version", "base_url", "workspace_id"),
         "is_default",
-        *("status", "tested_at", "last_used_at", "created_by", "created_at"),
+        *("status", "tested_at", "last_used_at", "openings", "created_by", "created_at"),
     ]
 
 

@@ -15,6 +15,7 @@ from integrations.keys.identity import identity_of
 from integrations.models import Integration
 from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.base import Federation, KeyKindRefused
+from integrations.vault import openings_kept
 from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists, InUse
@@ -144,6 +145,10 @@ class IntegrationAnswer(CamelSerializer):
     workspace_id = serializers.CharField()
     is_default = serializers.BooleanField()
     last_used_at = serializers.DateTimeField(allow_null=True)
+    last_opened_at = serializers.DateTimeField(
+        allow_null=True, help_text="When the stored key was last opened, for a call, a test or another reason"
+    )
+    opened_this_month = serializers.IntegerField(help_text="How often, in this month (UTC)")
     created_at = serializers.DateTimeField()
 
 
@@ -206,6 +211,7 @@ class _Connected(Resource):
     rows = staticmethod(services.visible_integrations)
 
     def answers(self, access: Access, found: Sequence[Integration]) -> Any:
+        openings_kept.add_to(found, now=timezone.now())
         answers = super().answers(access, found)
         return answers if access.manages else [{**one, "lastError": None} for one in answers]
 

@@ -1,6 +1,7 @@
 """Connected providers, the platform's key pools, and the wrapped data keys that seal both."""
 
 from collections.abc import Collection
+from datetime import datetime
 
 from django.db import models
 from django.db.models import Q
@@ -182,6 +183,10 @@ class Integration(models.Model):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
+    # Set by `openings_kept.add_to`.
+    last_opened_at: datetime | None
+    opened_this_month: int
+
     objects = OrgScopedQuerySet.as_manager()
 
     # The fingerprints of a key that was sealed just now, by each version of their key: set by `credentials.seal_key`.
@@ -241,9 +246,82 @@ class PlatformKey(models.Model):
 
     # The reason of an operator's pause, or None: from the kill switch, set by `platform_keys.healthy_keys`.
     paused_because: str | None
+    # Set by `openings_kept.add_to`.
+    last_opened_at: datetime | None
+    opened_this_month: int
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["provider", "pool", "name"], name="platform_key_name_in_pool")]
 
     def __str__(self) -> str:
         return f"{self.provider} {self.pool}: {self.name} ({self.key_hint})"
+
+
+class KeyOpeningQuerySet(models.QuerySet["KeyOpening"]):
+    """Reads the openings for an organization through `for_org`."""
+
+    def for_org(self, org: Org) -> "KeyOpeningQuerySet":
+        return self.filter(org_id=org.pk)
+
+
+class KeyOpening(models.Model):
+    """
+    One opening of a sealed record: a key, an issuer's key or a secret of two-step sign-in.
+
+    Rows are added and never changed, and are deleted only by age. `org_id` is the organization whose record it is, or
+    for which a record of the platform was opened. Ids are plain, and remain when what they name is deleted.
+    """
+
+    class Reason(models.TextChoices):
+        DISPATCH = "dispatch", "A run of the queue"
+        GATEWAY = "gateway", "A call through the gateway"
+        COUNT = "count", "Counting tokens at the gateway"
+        TEST = "test", "Test Connection"
+        CHANGE = "change", "A change of its settings"
+        ROTATION = "rotation", "A new data key"
+        MOVE = "move", "A move to another database"
+        IDENTITY = "identity", "Signing an identity token"
+        PUBLISHING = "publishing", "Publishing the public keys"
+        SIGN_IN = "sign-in", "Two-step sign-in"
+        FINGERPRINT = "fingerprint", "Making its fingerprint"
+        UNKNOWN = "unknown", "Not explained"
+
+    id = PublicIdField(prefix="open")
+    opened_at = models.DateTimeField()
+    record_id = models.CharField(max_length=64, help_text="Id of the integration, platform key or other record")
+    version = models.PositiveIntegerField()
+    org_id = models.CharField(max_length=40, null=True, blank=True)  # noqa: DJ001 – null: no organization's
+    reason = models.CharField(max_length=16, choices=Reason.choices)
+    run_id = models.CharField(max_length=40, blank=True)
+    actor = models.CharField(max_length=254, blank=True, help_text="Email of a person, or the command or job")
+    token_id = models.CharField(max_length=40, blank=True)
+    process = models.CharField(max_length=120)
+
+    objects = KeyOpeningQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["record_id", "opened_at"], name="opening_of_record"),
+            models.Index(fields=["org_id", "opened_at"], name="opening_by_org"),
+            models.Index(fields=["opened_at"], name="opening_by_time"),
+            models.Index(fields=["opened_at"], condition=Q(reason="unknown"), name="opening_unexplained"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.opened_at:%Y-%m-%d %H:%M:%S}"
+
+
+class KeyOpeningDay(models.Model):
+    """How often a record was opened on a day (UTC) that is over. It outlives the openings that it counts."""
+
+    record_id = models.CharField(max_length=64)
+    day = models.DateField()
+    count = models.PositiveIntegerField()
+    last_opened_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["record_id", "day"], name="openings_of_day")]
+        indexes = [models.Index(fields=["last_opened_at"], name="openings_counted_to")]
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.day}"

@@ -30,6 +30,7 @@ from billing.models import EventToSeal, LineToSeal
 from integrations.keys import credentials, platform
 from integrations.models import Integration, PlatformKey
 from integrations.vault import vault
+from integrations.vault.openings import Reason, Why
 from rensei.core.errors import RenseiError
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch.models import Run
@@ -270,10 +271,11 @@ def _open_keys(moved: Moved) -> None:
     health = vault.health()
     if not health.ok:
         raise MoveRefused(f"The vault is shut: {health.detail}")
+    why = Why(reason=Reason.MOVE, actor="move_database")
     for integration in Integration.objects.select_related("org").order_by("pk"):
-        _try(moved, f"{integration.org.slug}: {integration.name}", partial(credentials.open_key, integration))
+        _try(moved, f"{integration.org.slug}: {integration.name}", partial(credentials.open_key, integration, why=why))
     for key in PlatformKey.objects.order_by("pk"):
-        _try(moved, str(key), partial(platform.open_platform_key, key))
+        _try(moved, str(key), partial(platform.open_platform_key, key, why=why))
 
 
 def _try(moved: Moved, name: str, open_it: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ from django.http.response import HttpResponseBase
 
 from integrations.vault import sealed, vault
 from integrations.vault.errors import CredentialUnreadable
+from integrations.vault.openings import Reason, Why
 from integrations.vault.sealed import Record
 from integrations.vault.vault import SealContext
 from rensei.accounts import second_factor
@@ -95,7 +96,8 @@ class SealedMfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         assert isinstance(encrypted_text, SealedText), "Only what a row holds is opened"
         _require_key()
         sealed = base64.b64decode(encrypted_text)
-        return vault.open_sealed(sealed, context=_place_of(encrypted_text.user_id)).reveal()
+        why = Why(reason=Reason.SIGN_IN, actor=f"person {encrypted_text.user_id}")
+        return vault.open_sealed(sealed, context=_place_of(encrypted_text.user_id), why=why).reveal()
 
     def can_delete_authenticator(self, authenticator: Authenticator) -> bool:
         return not second_factor.is_required(authenticator.user)

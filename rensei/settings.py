@@ -63,6 +63,8 @@ RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")
 RENSEI_ISSUER_KEY_DAYS = env.int("RENSEI_ISSUER_KEY_DAYS", default=90)
 # None where it is not known.
 RENSEI_BACKUPS_KEPT_DAYS = env.int("RENSEI_BACKUPS_KEPT_DAYS", default=None)
+# The database refuses to delete an opening that is younger than 30 days.
+RENSEI_OPENINGS_KEPT_DAYS = max(30, env.int("RENSEI_OPENINGS_KEPT_DAYS", default=90))
 RENSEI_LEDGER_ANCHOR_KEY = Path(env.str("RENSEI_LEDGER_ANCHOR_KEY", default=str(DATA_DIR / "ledger_anchor.key")))
 RENSEI_LEDGER_ANCHORS = Path(env.str("RENSEI_LEDGER_ANCHORS", default=str(DATA_DIR / "ledger_anchors.jsonl")))
 RENSEI_LEDGER_WITNESS_FILE = env.str("RENSEI_LEDGER_WITNESS_FILE", default="")

@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from billing.integrity import anchors, seals, witnesses
 from integrations.keys import rotations
 from integrations.providers.base import ADAPTERS
-from integrations.vault import issuer
+from integrations.vault import issuer, openings_kept
 from profiles import stored_bytes as profiles_stored
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
@@ -76,6 +76,7 @@ SLOW_JOBS = [
         lease=timedelta(minutes=2),
         has_work=rotations.ANY_UNDER_WAY,
     ),
+    Job(name="count-key-openings", every=timedelta(hours=1), run=openings_kept.count_and_forget),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
 # How often the queue is checked while runs wait that may not start yet, and while none waits.

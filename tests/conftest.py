@@ -12,7 +12,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from integrations.models import Integration
-from integrations.vault import keyring
+from integrations.vault import keyring, openings
 from integrations.vault.kek import LocalKeyring
 from profiles.models import ModelProfile
 from rensei.core.later import later
@@ -71,6 +71,15 @@ def _nothing_counted() -> Iterator[None]:
     caches["process"].clear()
     yield
     later.wait()
+
+
+@pytest.fixture(autouse=True)
+def _openings_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No thread writes to the database of a test by itself: a test calls `openings.write` when it looks."""
+    monkeypatch.setattr(openings, "start_writing", lambda pid: None)
+    openings.forget_all()
+    yield
+    openings.forget_all()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from integrations.keys import shapes
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
+from integrations.vault.openings import UNEXPLAINED, Reason, Why
 from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
@@ -39,36 +40,36 @@ def fingerprints_of(integration: Integration, text: Secret) -> dict[int, str]:
     return vault.fingerprints(known, org_id=integration.org_id, provider=integration.provider)
 
 
-def change_workspace(integration: Integration, *, workspace_id: str) -> None:
+def change_workspace(integration: Integration, *, workspace_id: str, actor: str) -> None:
     """
     Change a key's workspace. The key is sealed again, because a sealed key opens for one workspace only.
 
     :raises CredentialUnreadable: if the vault cannot open or seal it now
     """
-    opened = open_key(integration)
+    opened = open_key(integration, why=Why(reason=Reason.CHANGE, actor=actor))
     integration.workspace_id = workspace_id
     integration.secret_version += 1
     seal_key(integration, opened.federation or opened.secret)
     forget_verdict(integration)
 
 
-def open_key(integration: Integration) -> Credential:
+def open_key(integration: Integration, *, why: Why = UNEXPLAINED) -> Credential:
     """
     Open a key for one call.
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    text = open_text(integration)
+    text = open_text(integration, why=why)
     return credential(integration, text if integration.federation is None else Federation.of_sealed(text))
 
 
-def open_text(integration: Integration) -> Secret:
+def open_text(integration: Integration, *, why: Why) -> Secret:
     """
     Open what is sealed: a key, or the ids of a federation.
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return vault.open_sealed(integration.sealed_key, context=_context(integration))
+    return vault.open_sealed(integration.sealed_key, context=_context(integration), why=why)
 
 
 def credential(integration: Integration, given: Given) -> Credential:

@@ -15,6 +15,7 @@ from integrations.keys import credentials
 from integrations.models import DataKey, Integration
 from integrations.vault import data_keys, sealed
 from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.vault.openings import Reason, Why
 from integrations.vault.rotation import Batch
 from rensei.core.clock import database_now
 
@@ -79,7 +80,8 @@ def delete_unneeded_keys() -> int:
 def _recompute_one(integration: Integration) -> bool:
     """Replace a fingerprint, unless the key was replaced meanwhile. A key that was destroyed is recognised no more."""
     try:
-        text = credentials.open_text(integration)
+        why = Why(reason=Reason.FINGERPRINT, actor="rotate-fingerprint-key")
+        text = credentials.open_text(integration, why=why)
     except CredentialUnreadable as fault:
         if not fault.is_gone:
             raise

@@ -11,6 +11,7 @@ from integrations.keys import shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
+from integrations.vault.openings import UNEXPLAINED, Reason, Why
 from integrations.vault.sealed import SealedColumn
 from rensei.audit.record import record_operator, record_system
 from rensei.core.errors import AlreadyExists, FieldError
@@ -123,13 +124,14 @@ def remove_platform_key(key: PlatformKey, *, actor: User | None) -> None:
         key.delete()
 
 
-def check_platform_key(key: PlatformKey) -> Verdict:
+def check_platform_key(key: PlatformKey, *, actor: User) -> Verdict:
     """
     Test a key of a pool, and store the result for the operators.
 
     :raises CredentialUnreadable: if the vault cannot open the key now
     """
-    verdict = ADAPTERS[key.provider].test_connection(credential=open_platform_key(key))
+    opened = open_platform_key(key, why=Why(reason=Reason.TEST, actor=actor.email))
+    verdict = ADAPTERS[key.provider].test_connection(credential=opened)
     key.last_error = None if verdict.ok else verdict.as_error()
     # The result does not apply to a key that was replaced during the test.
     tested = PlatformKey.objects.filter(pk=key.pk, secret_version=key.secret_version)
@@ -206,13 +208,13 @@ def serves(key: PlatformKey, model_id: str) -> bool:
     return model_id in key.model_ids or (not key.model_ids and key.pool == PlatformKey.Pool.METERED)
 
 
-def open_platform_key(key: PlatformKey) -> Credential:
+def open_platform_key(key: PlatformKey, *, why: Why = UNEXPLAINED) -> Credential:
     """
     Open a key of a pool for one call. It is sent only to the provider's own address.
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    text = vault.open_sealed(key.sealed_key, context=_seal_context(key))
+    text = vault.open_sealed(key.sealed_key, context=_seal_context(key), why=why)
     return _credential(key, text if key.federation is None else Federation.of_sealed(text))
 
 

@@ -9,6 +9,7 @@ from catalog import providers
 from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
 from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
+from integrations.vault.openings import UNEXPLAINED, Reason, Why
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
 from rensei.core.secret import Secret
@@ -133,7 +134,8 @@ def update_integration(
     if _move(integration, base_url=base_url, api_key=api_key):
         changed.update({"base_url"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
     if workspace_id is not None and workspace_id != integration.workspace_id:
-        credentials.change_workspace(integration, workspace_id=shapes.clean_workspace_id(workspace_id))
+        workspace_id = shapes.clean_workspace_id(workspace_id)
+        credentials.change_workspace(integration, workspace_id=workspace_id, actor=access.user.email)
         changed.update({"workspace_id"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
 
     with durable():
@@ -267,7 +269,9 @@ def check_integration(access: Access, integration: Integration) -> Verdict:
     require_own(access, integration)
     kill_switches.require_not_suspended(access.org)
     version = integration.secret_version
-    verdict = _call(access, integration, open_integration(integration))
+    token_id = access.token.id if access.token else ""
+    why = Why(reason=Reason.TEST, actor=access.user.email, token_id=token_id)
+    verdict = _call(access, integration, open_integration(integration, why=why))
     credentials.take_verdict(integration, verdict)
     with durable():
         # The result does not apply to a key that was replaced during the test.
@@ -285,13 +289,13 @@ def visible_integrations(access: Access) -> OrgScopedQuerySet[Integration]:
     return Integration.objects.for_org(access.org).select_related("org")
 
 
-def open_integration(integration: Integration) -> Credential:
+def open_integration(integration: Integration, *, why: Why = UNEXPLAINED) -> Credential:
     """
     Open a key for one call.
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return credentials.open_key(integration)
+    return credentials.open_key(integration, why=why)
 
 
 def note_used(integration_id: str, when: datetime) -> None:

@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 
 from integrations.models import IssuerKey
 from integrations.vault import sealed, signing, vault
+from integrations.vault.openings import Reason, Why
 from integrations.vault.sealed import SealedColumn
 from rensei.audit.record import record_system
 from rensei.core.clock import database_now
@@ -61,7 +62,8 @@ def public_key(key_id: str) -> dict[str, str]:
 
     :raises CredentialUnreadable: if the vault cannot open it now
     """
-    return signing.es256_public(_open(IssuerKey.objects.get(pk=key_id)).reveal())
+    why = Why(reason=Reason.PUBLISHING, actor=KEYS_PATH)
+    return signing.es256_public(_open(IssuerKey.objects.get(pk=key_id), why).reveal())
 
 
 def require_key() -> None:
@@ -97,7 +99,8 @@ def identity_token(*, subject: str, audience: str, claims: Mapping[str, str]) ->
         "jti": secrets.token_urlsafe(16),
     }
     signed = f"{_encoded({'alg': ALGORITHM, 'kid': row.id, 'typ': 'JWT'})}.{_encoded(content)}"
-    signature = signing.es256_sign(signed.encode(), _open(row).reveal())
+    why = Why(reason=Reason.IDENTITY, actor=subject)
+    signature = signing.es256_sign(signed.encode(), _open(row, why).reveal())
     return Secret(f"{signed}.{signing.base64url(signature)}")
 
 
@@ -149,8 +152,8 @@ def _make(*, version: int, signs_from: datetime) -> IssuerKey:
     return row
 
 
-def _open(row: IssuerKey) -> Secret:
-    return vault.open_sealed(row.sealed_key, context=_context(row))
+def _open(row: IssuerKey, why: Why) -> Secret:
+    return vault.open_sealed(row.sealed_key, context=_context(row), why=why)
 
 
 def _context(row: IssuerKey) -> vault.SealContext:

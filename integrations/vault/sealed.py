@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from django.db.models import Model
 
 from integrations.models import DataKey
-from integrations.vault import data_keys, envelope
+from integrations.vault import data_keys, envelope, openings
 from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.vault.openings import Reason, Why
 from integrations.vault.vault import SealContext
 from rensei.core.clock import database_now
 from rensei.core.querysets import pages
@@ -149,6 +150,12 @@ def _reseal_one(record: Record, newest: uuid.UUID, key: bytes, *, org: Org | Non
         return False
     plaintext = envelope.open_sealed(
         record.sealed, key=data_keys.key_by_id(key_id, org=org), context=record.context.parts()
+    )
+    openings.note(
+        record_id=record.context.record_id,
+        version=record.context.version,
+        org_id=org.id if org else None,
+        why=Why(reason=Reason.ROTATION, actor="rotate-data-keys"),
     )
     new = envelope.seal(plaintext, key=key, key_id=newest, context=record.context.parts())
     if record.replace(new):

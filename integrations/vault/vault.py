@@ -5,9 +5,10 @@ import hmac
 from dataclasses import dataclass
 
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
-from integrations.vault import data_keys, envelope, kek_providers
+from integrations.vault import data_keys, envelope, kek_providers, openings
 from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent, VaultFault
 from integrations.vault.framing import length_prefixed
+from integrations.vault.openings import UNEXPLAINED, Why
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
@@ -87,18 +88,21 @@ def fetch_key(*, org: Org | None) -> None:
         raise CredentialUnreadable(reason=fault) from None
 
 
-def open_sealed(sealed: bytes | memoryview, *, context: SealContext) -> Secret:
+def open_sealed(sealed: bytes | memoryview, *, context: SealContext, why: Why = UNEXPLAINED) -> Secret:
     """
-    Open a credential. It must have been sealed for exactly this place.
+    Open a credential. It must have been sealed for exactly this place. The opening is recorded with its cause.
 
     :raises CredentialUnreadable: if the key is missing or wrong, or the record was altered or moved
     """
     record = bytes(sealed)  # PostgreSQL returns a memoryview.
     try:
         key = data_keys.key_by_id(envelope.key_id_of(record), org=context.org)
-        return Secret(envelope.open_sealed(record, key=key, context=context.parts()).decode())
+        opened = Secret(envelope.open_sealed(record, key=key, context=context.parts()).decode())
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
+    org_id = context.org.id if context.org is not None else None
+    openings.note(record_id=context.record_id, version=context.version, org_id=org_id, why=why)
+    return opened
 
 
 def fingerprints(secret: Secret, *, org_id: str, provider: str) -> dict[int, str]:

@@ -26,6 +26,27 @@ POSTGRESQL = [
     "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_no_change",
     "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_no_truncate",
 ]
+# Rows of an age may be deleted, by retention.
+DELETE_OLD_SQLITE = [
+    "CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, '{refusal}'); END",
+    """
+    CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+    WHEN OLD.{dated} > STRFTIME('%Y-%m-%d %H:%M:%S', 'now', '-{days} days')
+    BEGIN SELECT RAISE(ABORT, '{refusal}'); END
+    """,
+]
+DELETE_OLD_POSTGRESQL = [
+    """
+    CREATE FUNCTION {table}_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'DELETE' THEN
+            IF OLD.{dated} <= STATEMENT_TIMESTAMP() - INTERVAL '{days} days' THEN RETURN OLD; END IF;
+        END IF;
+        RAISE EXCEPTION '{refusal}' USING ERRCODE = 'integrity_constraint_violation';
+    END $$
+    """,
+    *POSTGRESQL[1:],
+]
 WAIT_SQLITE = [
     """
     CREATE TRIGGER {table}_waits_for_seal AFTER INSERT ON {table}
@@ -48,6 +69,15 @@ WAIT_POSTGRESQL = [
 def refuse_changes(editor: BaseDatabaseSchemaEditor, table: str, *, refusal: str) -> None:
     """Reject each change and deletion of a row. On SQLite, a migration that rebuilds the table calls this again."""
     _execute(editor, SQLITE, POSTGRESQL, table=table, refusal=refusal)
+
+
+def refuse_changes_but_deletion(
+    editor: BaseDatabaseSchemaEditor, table: str, *, refusal: str, dated: str, days: int
+) -> None:
+    """As `refuse_changes`, but a row may be deleted when the time in its column `dated` is so many days ago."""
+    _execute(
+        editor, DELETE_OLD_SQLITE, DELETE_OLD_POSTGRESQL, table=table, refusal=refusal, dated=dated, days=str(days)
+    )
 
 
 def put_on_list(editor: BaseDatabaseSchemaEditor, table: str, *, waiting: str) -> None:

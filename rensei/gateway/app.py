@@ -22,9 +22,12 @@ from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.other_models import OtherModel, other_models, provider_chooses
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
+from integrations.vault import openings
+from integrations.vault.openings import Reason, Why
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
+from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.core.proxies import address_of
 from rensei.dispatch.admission.admit import AdmissionPlan
@@ -129,6 +132,8 @@ class Gateway:
         self._watch.stop()
         await asyncio.get_running_loop().run_in_executor(self._watcher, self._changes.close)
         self._watcher.shutdown()
+        # Server processes that are forked end without what is registered for their exit.
+        await asyncio.get_running_loop().run_in_executor(self._executor, openings.write_at_exit)
         self._executor.shutdown()
         self._threads.close()
 
@@ -198,17 +203,19 @@ class Gateway:
             raise found
         return found
 
-    async def _credential(self, route: Route) -> Credential:
+    async def _credential(self, route: Route, why: Why) -> Credential:
         """
         Choose the key that signs a call. It is opened for the first call, and kept while calls use it.
 
+        :param why: this call, which the opening is recorded with if it causes one
+
         :raises RenseiError: if the key cannot be opened
         """
-        return routing.choose_credential(await self._keys_of(route))
+        return routing.choose_credential(await self._keys_of(route, why))
 
-    async def _keys_of(self, route: Route) -> routing.Credentials:
+    async def _keys_of(self, route: Route, why: Why) -> routing.Credentials:
         """:raises RenseiError: if a key cannot be opened"""
-        found = self._keys.kept(route) or await self._keys.get(route, route.open_credentials)
+        found = self._keys.kept(route) or await self._keys.get(route, partial(route.open_credentials, why=why))
         if isinstance(found, RenseiError):
             raise found
         return found
@@ -216,7 +223,8 @@ class Gateway:
     async def _fetch_tokens(self, route: Route) -> bool:
         """Obtain the tokens with which a call may be signed, and return whether that took a while."""
         try:
-            found = await self._keys_of(route)
+            why = Why(reason=Reason.IDENTITY, token_id=route.run.token_id, org_id=route.run.org_id)
+            found = await self._keys_of(route, why)
         except RenseiError:
             return False  # The call is refused with it.
         federated = [credential for _, credential in found if credential.federation is not None]
@@ -240,8 +248,10 @@ class Gateway:
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
-        credential = await self._credential(route)
-        admitted = self._plan(route, credential, outgoing, headers)
+        run_id = new_id("run")
+        why = Why(reason=Reason.GATEWAY, run_id=run_id, token_id=route.run.token_id, org_id=org_id)
+        credential = await self._credential(route, why)
+        admitted = self._plan(route, credential, outgoing, headers, run_id=run_id)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None
         task = asyncio.current_task()
@@ -271,11 +281,13 @@ class Gateway:
         self._limits.use(token_id=access.token.id, tokens=tokens_of(plan.usage))
         self._settlements.submit(plan)
 
-    def _plan(self, route: Route, credential: Credential, outgoing: Outgoing, headers: dict[str, str]) -> AdmissionPlan:
+    def _plan(
+        self, route: Route, credential: Credential, outgoing: Outgoing, headers: dict[str, str], *, run_id: str
+    ) -> AdmissionPlan:
         """Build the rows of a call: a run that is RUNNING from the start, and its attempt."""
         now = route.now()
         session = headers.get("x-claude-code-session-id", "")[:100]
-        run = made_like(route.run)
+        run = made_like(route.run, id=run_id)
         run.credential_id = credential.id
         run.effort, run.effort_applied = outgoing.effort, outgoing.effort_applied
         if outgoing.left_out:
@@ -306,7 +318,8 @@ class Gateway:
             outgoing = await self._threads.run(rewrite, size=size, org_id=route.run.org_id)
         body.forget_values()
         outgoing.forget_values()
-        credential = await self._credential(route)
+        why = Why(reason=Reason.COUNT, token_id=route.run.token_id, org_id=route.run.org_id)
+        credential = await self._credential(route, why)
         passed: Headers | None = None
         said = b""
         try:

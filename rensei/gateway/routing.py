@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from catalog.pricing import UnitPrices
 from catalog.services import ModelNotInCatalog
 from integrations.providers.base import Credential
+from integrations.vault.openings import UNEXPLAINED, Why
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
@@ -74,10 +75,10 @@ class Route:
         """Return the database's time, extrapolated from the read of the route."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
-    def open_credentials(self) -> Credentials | RenseiError:
+    def open_credentials(self, *, why: Why = UNEXPLAINED) -> Credentials | RenseiError:
         """Return the opened keys, or the refusal if one of them cannot be opened."""
         try:
-            return MODES[self.mode].open_credentials(replace(self.judgement.facts, now=self.now()))
+            return MODES[self.mode].open_credentials(replace(self.judgement.facts, now=self.now()), why=why)
         except RenseiError as refusal:
             return refusal
 

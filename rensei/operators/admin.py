@@ -12,7 +12,7 @@ from django.urls import URLPattern, path
 from rensei.core.errors import RenseiError
 
 # The imports register the pages in the admin.
-from rensei.operators import audit_admin, stoppable, unknown_admin, vault_admin  # noqa: F401
+from rensei.operators import audit_admin, openings_admin, stoppable, unknown_admin, vault_admin  # noqa: F401
 from rensei.orgs import kill_switches
 from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 from rensei.orgs.models import KillSwitch, User

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from billing.models import SharedUsage
 from catalog.models import CatalogEntry
-from integrations.vault import vault
+from integrations.vault import openings_kept, vault
 from integrations.vault.vault import VaultHealth
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
@@ -184,6 +184,11 @@ class _Figures(Collector):
         yield from self._shared(now)
         yield from self._audit(now)
         yield self._unknown()
+        yield GaugeMetricFamily(
+            "rensei_key_openings_unexplained",
+            "Openings of sealed keys in the last 7 days that no run, person, command or job explains",
+            value=openings_kept.unexplained(now=now),
+        )
         yield GaugeMetricFamily("rensei_vault_ok", "Whether sealed keys can be opened", value=float(vault.health().ok))
 
     def _runs(self, now: datetime) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ from billing.limits import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
 from catalog.models import CatalogEntry
 from integrations.models import PlatformKey
-from integrations.vault import vault
+from integrations.vault import openings_kept, vault
 from integrations.vault.vault import VaultHealth
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
@@ -83,6 +83,7 @@ class Overview:
     requests: list[Entitlement]
     switches: list[KillSwitch]
     unknown: Unmarked
+    unexplained_openings: int
 
     @property
     def runs(self) -> int:
@@ -119,6 +120,7 @@ def overview() -> Overview:
         requests=list(metered_requests.waiting()[:SHOWN]),
         switches=list(KillSwitch.objects.select_related("org").order_by("-set_at")),
         unknown=unknown_names.unmarked(),
+        unexplained_openings=openings_kept.unexplained(now=now),
     )
 
 

@@ -21,7 +21,7 @@ JOBS = {
         "SpendCap", "BillingSetting",
     ],
     "Models": ["CatalogEntry", "Price", "CatalogSetting"],
-    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey"],
+    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey", "KeyOpening"],
     "Safety": ["KillSwitch", "AccessPolicy", "AuditEvent", "LedgerAudit", "UnknownName"],
     "Data": ["Run", "StoredBytes"],
 }  # fmt: skip

@@ -1,4 +1,8 @@
-"""Ledger, audit log and seals refuse every change. Tests that need one lift the triggers for as long as it takes."""
+"""
+Ledger, audit log, seals and the record of openings refuse every change.
+
+Tests that need one lift the triggers for as long as it takes.
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -13,6 +17,7 @@ TABLES = (
     "billing_ledgerseal",
     "billing_statement",
     "audit_auditevent",
+    "integrations_keyopening",
 )
 POSTGRESQL_TRIGGERS = ("no_change", "no_truncate")
 

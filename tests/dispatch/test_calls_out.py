@@ -136,7 +136,7 @@ class TestEveryCallSite:
         key = platform.add_platform_key(
             actor=grace, provider="claude", pool="metered", name="Pool", api_key=Secret(make_key())
         )
-        assert platform.check_platform_key(key).ok
+        assert platform.check_platform_key(key, actor=grace).ok
 
         assert len([place for place in calls_out.made if "socket.connect " in place]) == 4
 

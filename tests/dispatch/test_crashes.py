@@ -7,6 +7,7 @@ import pytest
 
 from billing.models import Entitlement
 from integrations.keys import platform
+from integrations.models import KeyOpening
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
 from rensei.dispatch.admission import admit
@@ -72,6 +73,9 @@ class TestAWorkerThatIsKilled:
         run = admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked))
 
         die_at(point, plant=plant_death)
+        # A key that may have signed is recorded as opened, whatever kills the worker.
+        opened_for = list(KeyOpening.objects.values_list("run_id", "reason"))
+        assert opened_for == [(run.id, "dispatch")] * Attempt.objects.filter(run=run).count()
         let_leases_run_out()
         reaper.reap()
         work()

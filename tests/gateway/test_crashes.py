@@ -3,12 +3,14 @@
 import http.client
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from billing.models import CostEvent, Entitlement
+from integrations.models import KeyOpening
 from rensei.core.clock import database_now
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.models import Attempt, Run
@@ -64,6 +66,31 @@ class TestKilled:
         assert Attempt.objects.filter(state=Attempt.State.INDETERMINATE).count() >= STREAMS - 1
         assert CostEvent.objects.filter(estimated=True).count() >= STREAMS - 1
         assert_explained(simulator)
+
+
+@pytest.mark.timeout(300)
+class TestOpenings:
+    def test_of_a_killed_process_are_recorded_but_for_its_last_second(
+        self, start_server: Any, byok: Any, token: str, simulator: Any
+    ) -> None:
+        server = start_server()
+        answer = call(server, token, "Hello.")
+        assert answer is not None
+        # The bound that the documents state.
+        time.sleep(1)
+        server.kill()
+
+        opening = KeyOpening.objects.get()
+        assert (opening.reason, opening.run_id) == ("gateway", answer.headers["x-rensei-run-id"])
+
+    def test_of_a_process_that_is_told_to_stop_are_all_recorded(
+        self, start_server: Any, byok: Any, token: str, simulator: Any
+    ) -> None:
+        server = start_server()
+        assert call(server, token, "Hello.")
+        server.terminate()
+
+        assert KeyOpening.objects.exists()
 
 
 @pytest.mark.timeout(300)

@@ -14,6 +14,7 @@ INTEGRATIONS = "/api/v1/integrations"
 FIELDS = {
     *("id", "provider", "name", "keyHint", "status", "testedAt", "lastError", "models", "baseUrl", "workspaceId"),
     *("isDefault", "lastUsedAt", "createdAt", "federation"),
+    *("lastOpenedAt", "openedThisMonth"),
 }
 
 
@@ -176,7 +177,7 @@ class TestGet:
             connect()
         api.get(INTEGRATIONS)
 
-        with django_assert_num_queries(2):  # The token, the page.
+        with django_assert_num_queries(3):  # The token, the page, and the openings of its keys.
             api.get(INTEGRATIONS)
 
     @pytest.mark.usefixtures("simulator")

@@ -156,13 +156,13 @@ class TestHealthyKey:
 @pytest.mark.usefixtures("simulator")
 class TestCheckPlatformKey:
     def test_stores_what_is_wrong_and_clears_it_when_it_is_right(
-        self, add: Callable[..., PlatformKey], make_key: Callable[..., str]
+        self, add: Callable[..., PlatformKey], make_key: Callable[..., str], grace: User
     ) -> None:
         key = add("revoked-")
 
-        assert not platform.check_platform_key(key).ok
+        assert not platform.check_platform_key(key, actor=grace).ok
         assert PlatformKey.objects.get().last_error["detail"]
 
         platform.replace_key(key, actor=None, api_key=Secret(make_key()))
-        assert platform.check_platform_key(key).ok
+        assert platform.check_platform_key(key, actor=grace).ok
         assert PlatformKey.objects.get().last_error is None

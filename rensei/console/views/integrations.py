@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -13,6 +14,7 @@ from catalog.providers import PROVIDERS, ProviderSpec
 from integrations.keys import services
 from integrations.models import Integration
 from integrations.providers.base import Verdict
+from integrations.vault import openings_kept
 from profiles.models import ModelProfile
 from profiles.services import visible_profiles
 from rensei.console.access import PageRequest, attempt, page, say_refusal, sensitive
@@ -33,6 +35,7 @@ from rensei.tokens.throttling import spend_sensitive
 def integrations(request: PageRequest) -> HttpResponse:
     """Show every integration with the last result from its provider."""
     found = list(_own(request.access).order_by("-is_default", "name"))
+    openings_kept.add_to(found, now=timezone.now())
     context = {
         "integrations": found,
         "uses": _uses(request.access, found),
@@ -126,6 +129,7 @@ def test(request: PageRequest, integration_id: str) -> HttpResponse:
     except RenseiError as caught:
         refusal = caught
     if request.htmx:
+        openings_kept.add_to([integration], now=timezone.now())
         uses = _uses(request.access, [integration])
         context = {"integration": integration, "uses": uses, "specs": PROVIDERS, "refusal": refusal, "tested": True}
         return render(request, "console/_integration.html", context)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from integrations.providers.base import Credential, ProviderFailure
+from integrations.vault.openings import Reason, Why
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.dispatch.context import DispatchContext
@@ -74,7 +75,7 @@ class Mode(Protocol):
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
 
-    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]: ...
+    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 
@@ -83,6 +84,12 @@ class Mode(Protocol):
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError: ...
 
     def pool_id(self, provider: str) -> str: ...
+
+
+def why_of(run: Run) -> Why:
+    """State for the record of openings that a run opens a key."""
+    reason = Reason.GATEWAY if run.via == Run.Via.GATEWAY else Reason.DISPATCH
+    return Why(reason=reason, run_id=run.id, token_id=run.token_id, org_id=run.org_id)
 
 
 def require_price(facts: DispatchContext, mode: AuthMode) -> None:

@@ -9,12 +9,13 @@ from integrations.keys import health
 from integrations.keys import services as integrations
 from integrations.models import Integration
 from integrations.providers.base import Credential, ProviderFailure
+from integrations.vault.openings import Why
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, OneKey
+from rensei.dispatch.modes.base import Gate, OneKey, why_of
 
 
 class ByokNotConfigured(RenseiError):
@@ -52,10 +53,10 @@ class Byok(OneKey):
         """Place no hold: the organization pays the provider directly."""
         return {}
 
-    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
         assert facts.integration is not None, "The gate has refused it"
         integrations.note_used(facts.integration.id, facts.now)
-        return [(1, integrations.open_integration(facts.integration))]
+        return [(1, integrations.open_integration(facts.integration, why=why))]
 
     def open_credential(self, run: Run) -> Credential:
         """
@@ -67,7 +68,7 @@ class Byok(OneKey):
         integration = Integration.objects.for_org(run.org).filter(id=run.credential_id).first()
         if integration is None:
             raise ByokNotConfigured(provider=run.provider)
-        return integrations.open_integration(integration)
+        return integrations.open_integration(integration, why=why_of(run))
 
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         """Record that the key was refused. There is no other key to try."""

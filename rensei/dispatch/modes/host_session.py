@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from integrations.providers.base import Credential
+from integrations.vault.openings import Why
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
@@ -67,7 +68,7 @@ class HostSession(OneKey):
         """Place no hold: the account on the machine pays."""
         return {}
 
-    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
         """:raises WrongMachine: always, because the gateway calls from the server and the login is on the machine"""
         raise WrongMachine(reason="The gateway calls from the server.")
 

@@ -6,12 +6,13 @@ from typing import ClassVar
 from integrations.keys import health, platform
 from integrations.models import PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
+from integrations.vault.openings import Why
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.modes.base import require_price
+from rensei.dispatch.modes.base import require_price, why_of
 
 # Errors about a platform key are not shown to the organization.
 ABOUT_THE_KEY = frozenset({"PROVIDER_AUTH_FAILED", "PROVIDER_UNFUNDED"})
@@ -42,9 +43,9 @@ class PlatformPool:
     def require_price(self, facts: DispatchContext, at_most: int | None) -> None:
         require_price(facts, self.mode)
 
-    def open_credentials(self, facts: DispatchContext) -> list[tuple[int, Credential]]:
+    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
         keys = platform.running(facts.pool_keys(self.pool, self.mode))
-        return [(max(1, key.weight), platform.open_platform_key(key)) for key in keys]
+        return [(max(1, key.weight), platform.open_platform_key(key, why=why)) for key in keys]
 
     def open_credential(self, run: Run) -> Credential:
         """
@@ -94,4 +95,4 @@ class PlatformPool:
             now=database_now(),
             besides=besides,
         )
-        return platform.open_platform_key(key) if key else None
+        return platform.open_platform_key(key, why=why_of(run)) if key else None

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import Error, connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
+from integrations.vault import openings
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.jobs import report_row
@@ -150,6 +151,8 @@ def open_attempt(run: Run, *, credential_id: str, credential_version: int, input
     """
     Write the attempt of the next call in a separate transaction, and renew the lease with it.
 
+    It also records that the key was opened, so that no key signs a call before that is known.
+
     Returns None if the lease is lost: then no call may be made.
     """
     with durable():
@@ -157,6 +160,7 @@ def open_attempt(run: Run, *, credential_id: str, credential_version: int, input
         held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING, cancel_requested_at=None)
         if not held.update(lease_until=now + LEASE, attempt_count=F("attempt_count") + 1, credential_id=credential_id):
             return None
+        openings.write_of(run.id)
         run.attempt_count += 1
         return _new_attempt(
             run, credential_id=credential_id, credential_version=credential_version, input_tokens=input_tokens, now=now

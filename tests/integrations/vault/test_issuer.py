@@ -12,6 +12,7 @@ from integrations import issuer_pages
 from integrations.models import DataKey, IssuerKey
 from integrations.vault import issuer, sealed, signing
 from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent
+from integrations.vault.openings import UNEXPLAINED
 from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from tests.integrations.federating import published_keys
@@ -238,7 +239,7 @@ def test_two_first_uses_at_once_make_one_key() -> None:
 def test_no_private_part_is_stored_or_shown(client: Client) -> None:
     make_token()
     row = IssuerKey.objects.get()
-    private = issuer._open(row).reveal()
+    private = issuer._open(row, UNEXPLAINED).reveal()
 
     assert private.encode() not in bytes(row.sealed_key)
     assert private not in json.dumps(published_keys())
