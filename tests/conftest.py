@@ -69,17 +69,17 @@ def _nothing_counted() -> Iterator[None]:
     rates.forget()
     unknown_tokens.forget()
     caches["process"].clear()
+    openings.forget_all()
     yield
     later.wait()
 
 
-@pytest.fixture(autouse=True)
-def _openings_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="session", autouse=True)
+def _openings_wait() -> Iterator[None]:
     """No thread writes to the database of a test by itself: a test calls `openings.write` when it looks."""
-    monkeypatch.setattr(openings, "start_writing", lambda pid: None)
-    openings.forget_all()
-    yield
-    openings.forget_all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openings, "start_writing", lambda pid: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

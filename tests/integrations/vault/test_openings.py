@@ -86,7 +86,7 @@ class TestOpening:
 
     def test_for_an_identity_names_its_subject(self, db: None) -> None:
         issuer.identity_token(subject="rensei:organization:org_1", audience="there", claims={})
-        issuer.published_keys()
+        issuer.public_key(issuer.key_ids()[0])
 
         signing, publishing = recorded()
         assert (signing.reason, signing.actor) == ("identity", "rensei:organization:org_1")
