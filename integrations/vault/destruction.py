@@ -1,12 +1,15 @@
 """Destroying an organization's data keys, so that nothing that they sealed opens again, with a receipt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import F
 
 from integrations.models import DataKey, Integration
+from integrations.vault import kek_providers
+from integrations.vault.errors import CredentialUnreadable, VaultFault
+from integrations.vault.kek import DestroyedKey, KekProvider
 from rensei.audit.record import record, record_system
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
@@ -50,7 +53,12 @@ def destroy_keys(
     :param backups_kept_days: how long backups of the database are kept; None if that is not known
     :param sign: signs the receipt; if it raises, nothing is destroyed
     :raises NothingToDestroy: if there is no data key
+    :raises CredentialUnreadable: if a key service does not destroy the organization's own key; no data key is then
     """
+    if not DataKey.objects.filter(org=org).exists():
+        raise NothingToDestroy(slug=org.slug)
+    sign({})  # If nothing can be signed, nothing is destroyed.
+    outer = _destroy_outer_keys(org)
     with durable():
         # Data keys refer to the organization's row, so none is added until this has been committed.
         Org.objects.select_for_update().get(pk=org.pk)
@@ -75,7 +83,8 @@ def destroy_keys(
                 .order_by("pk")
                 .values_list("pk", "federation")
             ],
-            "backups": _about_backups(now, backups_kept_days),
+            "outerKeys": [{"id": key.name, "finalAt": key.final_at.isoformat()} for key in outer.values()],
+            "backups": _about_backups(now, backups_kept_days, keys, outer),
         }
         receipt["signature"] = sign(receipt)
         DataKey.objects.filter(pk__in=[key.pk for key in keys]).delete()
@@ -90,7 +99,32 @@ def destroy_keys(
     return receipt
 
 
-def _about_backups(now: datetime, kept_days: int | None) -> dict[str, Any]:
-    """State which backups still open what was sealed: those of the database, together with the outer key."""
+def _destroy_outer_keys(org: Org) -> dict[KekProvider, DestroyedKey]:
+    """
+    Destroy the keys that key services hold for an organization alone. It is a call, and is made in no transaction.
+
+    :raises CredentialUnreadable: if a service refuses, or does not answer. What it has destroyed stays so
+    """
+    found = {}
+    try:
+        for provider in kek_providers.configured():
+            destroyed = provider.destroy_key_of(org.pk)
+            if destroyed is not None:
+                found[provider] = destroyed
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
+    return found
+
+
+def _about_backups(
+    now: datetime, kept_days: int | None, keys: Sequence[DataKey], outer: Mapping[KekProvider, DestroyedKey]
+) -> dict[str, Any]:
+    """
+    State which backups still open what was sealed: those of the database, together with the outer key.
+
+    Where each data key was wrapped by a key of the organization alone, none does from the end of that on.
+    """
     until = None if kept_days is None else (now + timedelta(days=kept_days)).isoformat()
-    return {"madeBefore": now.isoformat(), "keptUntil": until}
+    is_covered = all(any(provider.holds(key.kek_id) for provider in outer) for key in keys)
+    final = max(key.final_at for key in outer.values()).isoformat() if outer and is_covered else until
+    return {"madeBefore": now.isoformat(), "keptUntil": until, "openUntil": final}

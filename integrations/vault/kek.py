@@ -5,6 +5,7 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,14 @@ class Wrapped:
 
     blob: bytes = field(repr=False)
     version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestroyedKey:
+    """An outer key of one organization that was destroyed in its key service, and from when on nobody can undo that."""
+
+    name: str
+    final_at: datetime
 
 
 class KekProvider(Protocol):
@@ -64,6 +73,13 @@ class KekProvider(Protocol):
 
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes: ...
 
+    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+        """
+        Destroy the key that the provider holds for one organization alone. None if it holds none for it.
+
+        A key that was destroyed before counts as none.
+        """
+
 
 class LocalKeyring:
     """The keys in a file on this machine. It is read each time, so a restored keyring works at once."""
@@ -97,6 +113,9 @@ class LocalKeyring:
 
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
         return decrypt(wrapped.blob, key=self._key(kek_id), bound_to=length_prefixed(*context.values()))
+
+    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+        return None
 
     def _key(self, kek_id: str) -> bytes:
         keys = keyring.load(self._path).keys

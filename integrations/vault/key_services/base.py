@@ -2,6 +2,7 @@
 
 import hmac
 import importlib
+import re
 from abc import ABC, abstractmethod
 from types import ModuleType
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -17,12 +18,13 @@ from integrations.vault.errors import (
     WrapInvalid,
 )
 from integrations.vault.framing import length_prefixed
-from integrations.vault.kek import Context, Wrapped
+from integrations.vault.kek import Context, DestroyedKey, Wrapped
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEK_ID_LENGTH_MAX = 255
 # Public: recognising a key by it takes the use of that key.
 _CHECKED = b"rensei.kcv".ljust(32, b".")
+ORG_ID = re.compile(r"org_[0-9a-z]{26}")
 
 
 class AddressInvalid(ValueError):
@@ -65,6 +67,9 @@ class KeyService(ABC):
             found = b""
         if not hmac.compare_digest(found, _CHECKED):
             raise KekChanged("the key in the key service is not the one that sealed")
+
+    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+        return None
 
     @abstractmethod
     def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped: ...
@@ -123,6 +128,23 @@ def options(address: SplitResult, *known: str) -> dict[str, str]:
         if name not in known or len(values) != 1:
             raise AddressInvalid(f"the option '{name}' is not one of {', '.join(known) or 'any'}, given once")
     return {name: values[0] for name, values in found.items()}
+
+
+def is_per_org(chosen: dict[str, str]) -> bool:
+    """
+    Read whether a service holds a key for each organization.
+
+    :raises AddressInvalid: if the option is another word than `yes`
+    """
+    if chosen.get("per-org", "yes") != "yes":
+        raise AddressInvalid("per-org is `yes`, or is left out")
+    return "per-org" in chosen
+
+
+def own_key_of(context: Context) -> str:
+    """Return the organization whose own key wraps in a context; empty for the platform and for check values."""
+    owner = context.get("owner", "")
+    return owner if ORG_ID.fullmatch(owner) else ""
 
 
 def require_safe(url: str) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from integrations.vault.errors import KeyServiceSilent, VaultFault
-from integrations.vault.kek import Context, Wrapped
+from integrations.vault.kek import Context, DestroyedKey, Wrapped
 from integrations.vault.key_services.base import KeyService
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
@@ -81,6 +81,9 @@ class Circuit:
 
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
         return self._call(lambda: self._service.unwrap(wrapped, kek_id=kek_id, context=context))
+
+    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+        return self._call(lambda: self._service.destroy_key_of(owner))
 
     def _call(self, work: Callable[[], Result]) -> Result:
         leave_database()

@@ -12,6 +12,7 @@ from integrations.vault.key_services.base import silent, unexpected
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 ANSWER_BYTES_MAX = 256 * 1024
+NO_CONTENT = 204
 TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
 
@@ -47,7 +48,7 @@ class Rest:
             raise silent(f"status {answer.status_code}")
         if len(answer.content) > ANSWER_BYTES_MAX:
             raise unexpected("a long answer")
-        return answer.status_code, _document(answer)
+        return answer.status_code, {} if answer.status_code == NO_CONTENT else _document(answer)
 
     def close(self) -> None:
         """Close the connections. The next call opens another one."""

@@ -6,6 +6,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from integrations.vault.destruction import NothingToDestroy
+from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer
 from rensei.dispatch import key_destruction
 from rensei.dispatch.receipts import ReceiptKeyUnavailable
@@ -34,9 +35,22 @@ class DestructionReceipt(CamelSerializer):
         id = serializers.CharField()
         key_hint = serializers.CharField()
 
+    class Readable(CamelSerializer):
+        integration = serializers.CharField()
+        rule_id = serializers.CharField()
+        organization_id = serializers.CharField()
+        service_account_id = serializers.CharField()
+
+    class OuterKey(CamelSerializer):
+        id = serializers.CharField(help_text="A key of this organization alone, in a key service")
+        final_at = serializers.DateTimeField(help_text="When its destruction can no longer be undone there")
+
     class Backups(CamelSerializer):
         made_before = serializers.DateTimeField()
         kept_until = serializers.DateTimeField(allow_null=True, help_text="Null: how long they are kept is not known")
+        open_until = serializers.DateTimeField(
+            allow_null=True, help_text="Until when one could open something; with an outer key of its own, its end"
+        )
 
     organization = serializers.CharField()
     slug = serializers.CharField()
@@ -44,6 +58,8 @@ class DestructionReceipt(CamelSerializer):
     ordered_by = serializers.CharField()
     data_keys = DataKey(many=True)
     integrations = Connected(many=True)
+    still_readable = Readable(many=True, help_text="Ids of federations, which are no secret and are not sealed")
+    outer_keys = OuterKey(many=True)
     backups = Backups()
     signature = serializers.CharField(help_text="`manage.py vault check-receipt` says whether it is genuine")
 
@@ -51,7 +67,7 @@ class DestructionReceipt(CamelSerializer):
 class DestroyKeys(Resource):
     permission_classes = [ManagersWrite]
     scopes = {"POST": GRANT}
-    refusals = {"POST": (NothingToDestroy, ReceiptKeyUnavailable)}
+    refusals = {"POST": (NothingToDestroy, ReceiptKeyUnavailable, CredentialUnreadable)}
     Body = Destruction
     Answer = DestructionReceipt
 

@@ -71,10 +71,18 @@ class Service:
 class TransitService(Service):
     """Vault's and OpenBao's transit engine: https://developer.hashicorp.com/vault/api-docs/secret/transit"""
 
+    deletable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: dict[str, TransitService] = {}
+
     def route(self, method: str, address: str, headers: Any, body: bytes) -> Answer:
         if headers["x-vault-token"] != self.token or headers["x-vault-namespace"] != "team":
             raise self.error(403, "permission denied")
         operation, _, key = address.removeprefix("/v1/transit/").partition("/")
+        if key.startswith("rensei-"):
+            return self.route_own(method, operation, key, body)
         if key != "rensei" or operation not in ("keys", "encrypt", "decrypt"):
             raise self.error(404)
         if not self.exists:
@@ -86,6 +94,32 @@ class TransitService(Service):
             return 200, {"data": {"type": "aes256-gcm96", "latest_version": len(self.keys)}}
         request = json.loads(body)
         return 200, {"data": self.encrypt(request) if operation == "encrypt" else self.decrypt(request)}
+
+    def route_own(self, method: str, operation: str, name: str, body: bytes) -> Answer:
+        """The keys that are made for one organization each: made, used, and deleted once that is allowed."""
+        name, _, part = name.partition("/")
+        own = self.own.get(name)
+        request = json.loads(body) if body else {}
+        self.calls.append(f"{method} {operation} {name} {part}".strip())
+        match method, operation, part:
+            case "POST", "keys", "":
+                self.own.setdefault(name, TransitService())
+                return 200, {"data": {"type": request["type"], "latest_version": 1}}
+            case "POST", "keys", "config":
+                if own is None:
+                    raise self.error(400, f"no existing key named {name} could be found")
+                own.deletable = request["deletion_allowed"]
+                return 204, {}
+            case "DELETE", "keys", "":
+                if own is None or not own.deletable:
+                    raise self.error(400, "error deleting policy: deletion is not allowed for this key")
+                del self.own[name]
+                return 204, {}
+            case "POST", ("encrypt" | "decrypt"), "":
+                if own is None:
+                    raise self.error(400, "encryption key not found")
+                return 200, {"data": own.encrypt(request) if operation == "encrypt" else own.decrypt(request)}
+        raise self.error(404)
 
     def encrypt(self, request: dict[str, Any]) -> dict[str, Any]:
         plaintext, bound = self.decode(request["plaintext"]), self.decode(request["associated_data"])
@@ -300,14 +334,14 @@ def _handler(answer: Callable[[str, str, Any, bytes], Answer]) -> type[BaseHTTPR
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"] or 0))
             status, document = answer(self.command, self.path, self.headers, body)
-            content = json.dumps(document).encode()
+            content = b"" if status == 204 else json.dumps(document).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = handle_any  # noqa: N815 - the library finds them by these names
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - the library finds them by these names
 
         def log_message(self, *args: Any) -> None:
             pass
