@@ -153,6 +153,8 @@ class Sockets:
     def __init__(self) -> None:
         self._open: list[socket.socket] = []
         self.hung_up = False
+        # Whether anything of a request was sent.
+        self.has_sent = False
 
     def add(self, connection: socket.socket) -> None:
         self._open.append(connection)
@@ -344,6 +346,7 @@ class _WatchedStream(httpcore2.NetworkStream):
         return self._stream.read(max_bytes, timeout=self._until_deadline(timeout, httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._sockets.has_sent = True
         self._stream.write(buffer, timeout=self._until_deadline(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:

@@ -177,7 +177,8 @@ class ProviderFailure(Exception):
     the key shows. `sent` states whether the request may have reached the provider. `parts` are what was used before
     the failure, estimated where it was not reported, and `usage` is their total; nothing if no answer had begun.
     `output_seen` states whether any of an answer's content had arrived. `message` and `fix` are our own text, and never
-    contain a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached.
+    contain a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached, and
+    `gave_up` is True if we stopped waiting for a provider that may still be answering.
     """
 
     def __init__(
@@ -190,6 +191,7 @@ class ProviderFailure(Exception):
         sent: bool = True,
         maybe_billed: bool = False,
         output_seen: bool = False,
+        gave_up: bool = False,
         retry_after_seconds: float | None = None,
         status: int | None = None,
         diagnosis: str = "",
@@ -206,6 +208,7 @@ class ProviderFailure(Exception):
         self.sent = sent
         self.maybe_billed = maybe_billed
         self.output_seen = output_seen
+        self.gave_up = gave_up
         self.retry_after_seconds = retry_after_seconds
         self.status = status
         self.diagnosis = diagnosis
@@ -240,7 +243,11 @@ class ProviderStream(Protocol):
 
     Calling `close` from another thread closes the connection at once: the iteration then ends without an `Answer`,
     and `parts_so_far` returns what was used until then, estimated where it was not reported. Empty if nothing arrived.
+    `is_under_way` tells whether any of the request was sent, and the provider has not refused it.
     """
+
+    @property
+    def is_under_way(self) -> bool: ...
 
     def __iter__(self) -> Iterator[StreamEvent]: ...
 

@@ -8,11 +8,14 @@ committed, and only then sent.
 import asyncio
 import json
 import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -33,7 +36,7 @@ from rensei.core.proxies import address_of
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
-from rensei.dispatch.queue.claims import LEASE
+from rensei.dispatch.queue.claims import LEASE, Stop
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
@@ -54,6 +57,8 @@ from rensei.orgs.access import Access
 LOADERS = 4
 # No caller waits for a settlement, so settlements are gathered. Admissions are not: they wait for a running write only.
 SETTLEMENTS_GATHER_SECONDS = 0.1
+# For the end of the calls that are stopped at a shutdown: their callers may read slowly.
+STOP_SECONDS_MAX = 5
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -88,7 +93,8 @@ class Gateway:
         self._settlements = GroupWriter(
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
         )
-        self._live: set[asyncio.Task[Any]] = set()
+        # The calls under way. One whose rows are still being written has nothing to stop yet.
+        self._live: dict[asyncio.Task[Any], LiveCall | None] = {}
 
     def open_connections(self) -> None:
         """
@@ -98,6 +104,28 @@ class Gateway:
         """
         self._executor.open_connections()
         self._watcher.open_connections()
+
+    def stop_calls_after(self, number: int) -> None:
+        """
+        Stop the calls under way some time after a signal.
+
+        A server that is told to stop waits for all connections, and is killed before it closes the gateway if a call
+        takes too long. The handler of the event loop is called as well: it is told by the wakeup file descriptor.
+        """
+        loop = asyncio.get_running_loop()
+        former = signal.getsignal(number)
+
+        def begin(signum: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(loop.call_later, settings.RENSEI_GATEWAY_DRAIN_SECONDS, self._stop_calls)
+            if callable(former):
+                former(signum, frame)
+
+        signal.signal(number, begin)
+
+    def _stop_calls(self) -> None:
+        """Each call is settled by what has arrived of it, and its caller is told."""
+        for live in filter(None, self._live.values()):
+            live.order(Stop.SHUTDOWN)
 
     async def answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request, including all errors."""
@@ -125,6 +153,9 @@ class Gateway:
         """Wait for the calls in progress, settle them, and release all resources."""
         if self._live:
             await asyncio.wait(self._live, timeout=settings.RENSEI_GATEWAY_DRAIN_SECONDS)
+        self._stop_calls()
+        if self._live:
+            await asyncio.wait(self._live, timeout=STOP_SECONDS_MAX)
         await self._admissions.close()
         await self._settlements.close()
         await self._relay.close()
@@ -256,10 +287,10 @@ class Gateway:
         assert attempt is not None
         task = asyncio.current_task()
         assert task is not None
-        self._live.add(task)
+        self._live[task] = None
         try:
             await self._admissions.submit(admitted)
-            live = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
+            live = self._live[task] = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
             call = GatewayCall(
                 run=run,
                 attempt=attempt,
@@ -274,7 +305,7 @@ class Gateway:
             with self._renewal.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=_outgoing_headers(route, headers))
         finally:
-            self._live.discard(task)
+            del self._live[task]
 
     def _settle(self, access: Access, plan: SettlementPlan) -> None:
         assert access.token is not None
@@ -362,6 +393,8 @@ def with_gateway(
             on_startup()
             gateway = gateway or Gateway()
             gateway.open_connections()
+            if threading.current_thread() is threading.main_thread():
+                gateway.stop_calls_after(signal.SIGTERM)
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
             await gateway.close()

@@ -54,6 +54,9 @@ class RunCancelled(RenseiError):
     )
 
 
+_STOPPED: dict[Stop, type[RenseiError]] = {Stop.CANCELLED: RunCancelled, Stop.SHUTDOWN: outcomes.RunInterrupted}
+
+
 class Caller:
     """The connection to the caller. After a disconnect nothing more is sent, but the provider is still read."""
 
@@ -161,6 +164,8 @@ class GatewayCall:
         self._caller = caller
         self._threads = threads
         self._settled = False
+        # Whether any of the current attempt was sent, and the provider has not refused it.
+        self._is_under_way = False
         self._tap: Tap | None = None
 
     @property
@@ -173,19 +178,28 @@ class GatewayCall:
     def parts(self) -> tuple[UsagePart, ...]:
         return self._tap.parts_so_far() if self._tap is not None else ()
 
+    @property
+    def unheard(self) -> Usage | None:
+        """An answer that is not streamed may be as good as done when nothing of it has arrived."""
+        if not self._is_under_way:
+            return None
+        output_tokens = 0 if self._outgoing.streams else self._outgoing.max_tokens
+        return Usage(input_tokens=self.attempt.input_tokens_estimate, output_tokens=output_tokens)
+
     async def carry(self, sessions: Relay, *, path: str, headers: Mapping[str, str]) -> None:
         """Send the request, pass the response on, and settle."""
         try:
             await self._carry(sessions, path=path, headers=headers)
         except asyncio.CancelledError:
-            if self._live.stop is None:
-                # The server is shutting down. The reaper settles the call.
+            stop = self._live.stop
+            # Without an order to stop, the server itself ends the task.
+            self._end(outcomes.stopped(self, stop or Stop.SHUTDOWN, now=self._route.now()))
+            if stop is None:
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
-            self._end(outcomes.stopped(self, self._live.stop, now=self._route.now()))
-            refusal = RunCancelled() if self._live.stop is Stop.CANCELLED else outcomes.RunTimeout()
+            refusal = _STOPPED.get(stop, outcomes.RunTimeout)()
             if self._caller.has_begun:
                 await self._caller.break_off(outcomes.refusal_error(refusal))
             else:
@@ -201,6 +215,7 @@ class GatewayCall:
                     headers=headers,
                     body=self._outgoing.body.raw,
                     attempt_id=self.attempt.id,
+                    on_sent=self._note_sent,
                 )
             except ProviderFailure as failure:
                 if not await self._try_again(failure):
@@ -210,6 +225,7 @@ class GatewayCall:
             if relay.is_answer(answer):
                 await self._pass_on(answer)
                 return
+            self._is_under_way = False
             body, refused = await relay.read_failure(answer)
             self.request_id = refused.request_id
             if not await self._try_again(refused):
@@ -245,9 +261,9 @@ class GatewayCall:
             read = partial(tap.answer, whole, request_id=self.request_id)
             answered = await self._threads.run(read, size=max(tap.waiting, work_of(whole)), org_id=self.run.org_id)
             self._end(outcomes.succeeded(self, answered, now=self._route.now()))
-        except (aiohttp.ClientError, TimeoutError, AnswerRefused):
+        except (aiohttp.ClientError, TimeoutError, AnswerRefused) as fault:
             answer.close()
-            broken = tap.broken(request_id=self.request_id)
+            broken = tap.broken(request_id=self.request_id, gave_up=isinstance(fault, TimeoutError))
             error = await self._fail(broken)
             if streams:
                 await self._caller.break_off(error)
@@ -256,10 +272,14 @@ class GatewayCall:
             return
         except ProviderFailure as failure:
             error = await self._fail(failure)
-            if streams and not tap.has_error:
+            if not streams:
+                # What cannot be read cannot be charged as reported, so it is not given away.
+                await self._say(error, failure)
+                return
+            if not tap.has_error:
                 await self._caller.break_off(error)
                 return
-            # It ended with the provider's own error event, or is not a valid response: both are passed on unchanged.
+            # It ended with the provider's own error event, which is passed on unchanged.
         except asyncio.CancelledError:
             answer.close()
             raise
@@ -293,6 +313,7 @@ class GatewayCall:
         if again is None:
             return False
         self.attempt, self._credential = again
+        self._is_under_way = False
         return True
 
     def _next_attempt(self, failure: ProviderFailure) -> tuple[Attempt, Credential] | None:
@@ -329,6 +350,9 @@ class GatewayCall:
             error = outcomes.refusal_error(database_refusal(fault, run_id=self.run.id))
         self._end(outcomes.failed(self, failure, error=error, again=False, now=self._route.now()))
         return error
+
+    def _note_sent(self) -> None:
+        self._is_under_way = True
 
     def _end(self, plan: SettlementPlan) -> None:
         if not self._settled:

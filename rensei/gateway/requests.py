@@ -41,6 +41,7 @@ class Outgoing:
     left_out: str
     at_most: int | None
     input_tokens_about: int
+    streams: bool
 
 
 # The additional models that a request names, each with its decision under the same mode.
@@ -85,6 +86,7 @@ def prepare(
         left_out=left_out,
         at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens, betas=betas),
         input_tokens_about=sum(by_part.values()),
+        streams=values.get("stream") is True,
     )
 
 

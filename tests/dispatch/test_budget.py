@@ -32,6 +32,7 @@ from tests.dispatch.dying_worker import plant_death
 from tests.dispatch.reconcile import assert_explained
 from tests.dispatch.test_crashes import let_leases_run_out
 from tests.dying import die_at
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -117,6 +118,33 @@ class TestAMeteredRun:
         (band, *_) = [UnitPrices.from_dict(band) for band in run.prices]
         price = band.cache_write_1h if ttl == "1h" else band.cache_write_5m
         assert BudgetHold.objects.get().picodollars >= len(text) * price + run.max_tokens * band.output
+
+    @pytest.mark.parametrize("fields", [{}, {"max_tokens": 0}], ids=["stream", "cache"])
+    def test_pays_for_its_prompt_if_it_is_cancelled_before_the_first_event(
+        self, metered: Any, ada_access: Access, work: Any, simulator: Any, fields: dict[str, Any]
+    ) -> None:
+        metered(budget=DOLLAR)
+        messages = messages_from(text="[[stall]]", messages=None)
+        run = admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=messages, **fields))
+
+        def work_elsewhere() -> list[Run]:
+            try:
+                return list(work())
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work_elsewhere)
+            wait_until(lambda: bool(simulator.requests()), what="the call")
+            services.cancel_run(ada_access, run)
+            (ended,) = working.result()
+
+        line = CostEvent.objects.get()
+        assert ended.state == Run.State.CANCELLED
+        assert Attempt.objects.get().state == Attempt.State.SETTLED
+        assert (line.estimated, line.output_tokens) == (True, 0)
+        assert usage() == (line.billed_picodollars, 0)
+        assert line.billed_picodollars > 0
 
     def test_is_refused_when_it_may_cost_more_than_is_left(
         self, metered: Any, dispatch: Any, work: Any, simulator: Any

@@ -47,6 +47,8 @@ class ToyStream:
         yield TextDelta(text=f"{len(models)} models")
         yield Answer(text=f"{len(models)} models", content=[], stop_reason="end", usage=usage, request_id="toy-1")
 
+    is_under_way = True
+
     def close(self) -> None: ...
 
     def parts_so_far(self) -> tuple[UsagePart, ...]:

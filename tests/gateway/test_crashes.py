@@ -115,3 +115,26 @@ class TestToldToStop:
         assert {run.state for run in Run.objects.all()} == {Run.State.SUCCEEDED}
         assert not CostEvent.objects.filter(estimated=True).exists()
         assert_explained(simulator)
+
+    @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+    def test_ends_late_calls_and_charges_what_has_arrived_of_them(
+        self, start_server: Any, metered: Any, token: str, wire: Wire, simulator: Any, stream: bool
+    ) -> None:
+        server = start_server(RENSEI_GATEWAY_DRAIN_SECONDS="1")
+
+        with ThreadPoolExecutor(1) as pool:
+            text = "[[reply 300 words]] [[slow 0.2]]" if stream else "[[stall]]"
+            calling = pool.submit(call, server, token, text, stream=stream)
+            wait_until(lambda: any(passed.answer or not stream for passed in wire.messages()), what="the call")
+            server.terminate()
+            answer = calling.result(timeout=30)
+
+        run, line = Run.objects.get(), CostEvent.objects.get()
+        assert (run.state, (run.error or {})["code"]) == (Run.State.FAILED, "RUN_INTERRUPTED")
+        assert answer is not None
+        assert b"permission_error" in answer.body
+        assert line.estimated
+        # Of a whole answer nothing has arrived, and its caller has not ended it.
+        assert line.billed is stream
+        assert bool(line.output_tokens) is stream
+        assert_explained(simulator)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from billing.models import CostEvent
+from billing.models import BudgetUsage, CostEvent
 from rensei.dispatch.models import Attempt, Run
 from tests.gateway.line import Answer, message, settled
 from tests.gateway.wire import HOSTILE, Wire
@@ -74,6 +74,29 @@ class TestWhatIsNoAnswer:
         assert "proxy-authenticate" not in answer.headers
         if status == 429:
             assert answer.headers["retry-after"] == "7"
+
+
+class TestAWholeAnswerThatNoReaderBuilds:
+    @pytest.mark.parametrize("word", ["deep", "many", "digits"])
+    def test_is_charged_as_reported(self, ask: Any, metered: Any, word: str) -> None:
+        answer = ask(message(f"[[wire:{word}]]"))
+
+        settled()
+        line = CostEvent.objects.get()
+        assert (answer.status, answer.body) == (200, HOSTILE[word].body)
+        assert (line.input_tokens, line.output_tokens) == (1000, 90_000)
+        assert Run.objects.get().state == Run.State.SUCCEEDED
+        assert BudgetUsage.objects.get().used == line.billed_picodollars > 0
+
+    def test_is_kept_back_and_charged_by_its_bytes_if_its_usage_cannot_be_read(self, ask: Any, metered: Any) -> None:
+        answer = ask(message("[[wire:nothing]]"))
+
+        settled()
+        line = CostEvent.objects.get()
+        assert (answer.status, answer.code) == (502, "PROVIDER_STREAM_BROKEN")
+        assert line.estimated
+        assert line.output_tokens >= len(HOSTILE["nothing"].body) // 4
+        assert BudgetUsage.objects.get().used == line.billed_picodollars > 0
 
 
 class TestItsHeaders:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from billing.models import CostEvent
+from billing.models import BudgetHold, BudgetUsage, CostEvent
 from rensei.dispatch.models import Attempt, Run
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
@@ -203,6 +203,49 @@ class TestACancellation:
         else:
             assert (answer.status, answer.code) == (403, "RUN_CANCELLED")
             assert answer.headers["x-should-retry"] == "false"
+        assert_explained(simulator)
+
+
+class TestACallOfWhichNothingHasComeBack:
+    """Its prompt is billed by the provider, and so may be an answer that is not streamed."""
+
+    def assert_charged(self, *, stream: bool) -> None:
+        settled()
+        line = CostEvent.objects.get()
+        assert Attempt.objects.get().state == Attempt.State.SETTLED
+        assert line.estimated
+        assert line.input_tokens > 0
+        assert line.output_tokens == (0 if stream else 1000)
+        assert line.billed
+        assert BudgetUsage.objects.get().used == line.billed_picodollars > 0
+        assert not BudgetHold.objects.exists()
+
+    @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+    def test_is_charged_when_it_is_cancelled(
+        self, ask: Any, metered: Any, ada: User, api_as: Any, simulator: Any, wire: Wire, stream: bool
+    ) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(ask, message("[[stall]]", stream=stream))
+            wait_until(lambda: bool(wire.messages()), what="the call")
+            assert api_as(ada).post(f"/api/v1/runs/{Run.objects.get().id}/cancel", {}).status_code in {200, 202}
+            answer = calling.result(timeout=30)
+
+        assert (b"RUN_CANCELLED" in answer.body) is True
+        self.assert_charged(stream=stream)
+        assert_explained(simulator)
+
+    @pytest.mark.parametrize("limit", ["DEADLINE", "IDLE"])
+    def test_is_charged_when_it_takes_too_long(
+        self, start_server: Any, token: str, metered: Any, simulator: Any, limit: str
+    ) -> None:
+        server = start_server(**{f"RENSEI_GATEWAY_{limit}_SECONDS": "2"})
+
+        answer = exchange(
+            server, message("[[stall]]"), path="/v1/messages", method="POST", headers={"x-api-key": token}
+        )
+
+        assert answer.status >= 400
+        self.assert_charged(stream=False)
         assert_explained(simulator)
 
 

@@ -65,6 +65,8 @@ _MESSAGE = (
     b'{"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-5-5", "content": '
     b'[{"type": "text", "text": "Hi."}], "stop_reason": "end_turn", "usage": {"input_tokens": 9, "output_tokens": 2}}'
 )
+_REPORT = b'"usage": {"input_tokens": 1000, "output_tokens": 90000}}'
+_ODD = b'{"type": "message", "model": "claude-opus-5-5", "content": [%s], "stop_reason": "tool_use", ' + _REPORT
 _SMUGGLED = {
     "content-type": "application/json",
     "request-id": "req_of_the_provider",
@@ -92,6 +94,15 @@ HOSTILE = {
     },
     "page": Hostile(status=200, headers={"content-type": "text/html"}, body=_PAGE),
     "script": Hostile(status=200, headers={"content-type": "text/javascript"}, body=b"alert(1)"),
+    **{
+        word: Hostile(status=200, headers={"content-type": "application/json"}, body=body)
+        for word, body in {
+            "deep": _ODD % (b"[" * 1500 + b"]" * 1500),
+            "many": _ODD % (b'{"type": "tool_use", "input": [' + b"1," * 300_000 + b"1]}"),
+            "digits": _ODD % (b'{"type": "tool_use", "input": ' + b"9" * 5000 + b"}"),
+            "nothing": b'{"type": "message", "content": ' + b"[" * 3000,
+        }.items()
+    },
     "nameless": Hostile(status=200, headers={}, body=_MESSAGE),
     "created": Hostile(status=201, headers={"content-type": "application/json"}, body=_MESSAGE),
     "empty": Hostile(status=204, headers={}),

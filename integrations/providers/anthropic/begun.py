@@ -72,6 +72,9 @@ class Begun:
     def is_anything(self) -> bool:
         return bool(self._output_bytes or self._result_bytes or self.turns)
 
+    def take_unread(self, size: int) -> None:
+        self._output_bytes += size
+
     def take_delta(self, delta: Mapping[str, Any]) -> None:
         self._take(delta, unknown="delta_type")
 

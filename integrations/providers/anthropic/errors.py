@@ -156,6 +156,7 @@ def make_failure(
         message=message,
         fix=diagnosis.fix,
         retryable=facts.pop("retryable", diagnosis.retryable),
+        gave_up=facts.pop("gave_up", diagnosis is d.NO_ANSWER),
         diagnosis=diagnosis.name,
         provider_code=code if _NAME.fullmatch(code) else "",
         **facts,

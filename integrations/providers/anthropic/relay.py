@@ -5,13 +5,14 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from django.conf import settings
 from yarl import URL
 
@@ -85,12 +86,20 @@ class Relay:
         self._exchange_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(
-        self, path: str, *, credential: Credential, headers: Mapping[str, str], body: bytes, attempt_id: str = ""
+        self,
+        path: str,
+        *,
+        credential: Credential,
+        headers: Mapping[str, str],
+        body: bytes,
+        attempt_id: str = "",
+        on_sent: Callable[[], None] | None = None,
     ) -> aiohttp.ClientResponse:
         """
         Send a request, and return the answer as soon as its headers arrive.
 
         :param headers: the outgoing headers besides the key, as built by `outgoing_headers`
+        :param on_sent: is called before the first byte is sent
         :raises ProviderFailure: if there is no answer
         """
         secret = credential.secret if credential.federation is None else await self._token(credential)
@@ -99,7 +108,10 @@ class Relay:
         base_url = credential.base_url or settings.RENSEI_ANTHROPIC_BASE_URL
         try:
             answer = await self._upstreams.of(credential).post(
-                URL(base_url + path, encoded=True), data=body, headers={**headers, **own}, allow_redirects=False
+                URL(base_url + path, encoded=True),
+                data=_Watched(body, on_sent),
+                headers={**headers, **own},
+                allow_redirects=False,
             )
         except BaseUrlRefused:
             raise make_failure(d.ADDRESS_REFUSED, sent=False) from None
@@ -138,6 +150,19 @@ class Relay:
     async def close(self) -> None:
         self._exchanges.shutdown(wait=False)
         await self._upstreams.close()
+
+
+class _Watched(aiohttp.BytesPayload):
+    """A body that tells when it is sent. The headers are sent together with its first bytes."""
+
+    def __init__(self, body: bytes, on_sent: Callable[[], None] | None) -> None:
+        super().__init__(body)
+        self._on_sent = on_sent
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if self._on_sent is not None:
+            self._on_sent()
+        await super().write_with_length(writer, content_length)
 
 
 class Tap:
@@ -182,6 +207,14 @@ class Tap:
             else:
                 self._reply.take(document)
 
+    def _take_message(self, raw: bytes) -> None:
+        """Read an answer that was not streamed, or its report alone if its content cannot be built."""
+        if message := parse_object(raw):
+            self._error = error_of(message) if message.get("type") == "error" else None
+            self._reply.take_message(message)
+        else:
+            self._reply.take_message(_without_content(raw), unread_bytes=len(raw))
+
     def parts_so_far(self) -> tuple[UsagePart, ...]:
         """Return the usage of each model so far, estimated where it is not reported. Empty if nothing has arrived."""
         return self._reply.parts_so_far()
@@ -200,7 +233,7 @@ class Tap:
         if rest:
             self.take(rest)
         if self._reader is None:
-            self._reply.take_message(parse_object(self._message))
+            self._take_message(self._message)
         else:
             self._take_events(self._reader.close())
         if self._error is not None:
@@ -218,15 +251,21 @@ class Tap:
             usage_estimated=any(part.estimated for part in parts),
         )
 
-    def broken(self, *, request_id: str) -> ProviderFailure:
+    def broken(self, *, request_id: str, gave_up: bool = False) -> ProviderFailure:
         """Build the failure of an answer that is incomplete."""
-        return self._failed(d.STREAM_BROKEN, request_id=request_id)
+        return self._failed(d.STREAM_BROKEN, request_id=request_id, gave_up=gave_up)
 
     def _failed(
-        self, diagnosis: d.Diagnosis, *, request_id: str, error: Mapping[str, Any] | None = None
+        self,
+        diagnosis: d.Diagnosis,
+        *,
+        request_id: str,
+        error: Mapping[str, Any] | None = None,
+        gave_up: bool = False,
     ) -> ProviderFailure:
         return make_failure(
             diagnosis,
+            gave_up=gave_up,
             error=error,
             status=200,
             retryable=diagnosis.retryable and not self._reply.output_seen,
@@ -235,6 +274,21 @@ class Tap:
             request_id=request_id,
             parts=self.parts_so_far(),
         )
+
+
+def _without_content(raw: bytes) -> dict[str, Any]:
+    """
+    Read the members of an answer before and after its content, which is nested too deeply or has too many values.
+
+    What begins at a member's name and is a whole object to the end of the document is a part of the outermost object.
+    """
+    head, _, rest = raw.partition(b'"content"')
+    message = parse_object(head.rstrip(b", \t\r\n") + b"}")
+    for name in (b'"stop_reason"', b'"usage"'):
+        place = rest.rfind(name)
+        if place >= 0 and "usage" in (tail := parse_object(b"{" + rest[place:])):
+            return message | tail
+    return {}
 
 
 def outgoing_headers(headers: Mapping[str, str], *, known_only: bool = False) -> dict[str, str]:

@@ -64,9 +64,16 @@ class Reply:
                         self._usage.take_unexpected(holder.get("usage"))
         return ""
 
-    def take_message(self, message: dict[str, Any]) -> None:
-        """Take an answer that was not streamed."""
+    def take_message(self, message: dict[str, Any], *, unread_bytes: int = 0) -> None:
+        """
+        Take an answer that was not streamed.
+
+        :param unread_bytes: its size, if its content is missing in `message` because it could not be built
+        """
         self.has_begun = True
+        if unread_bytes:
+            self.output_seen = True
+            self._usage.take_unread(unread_bytes)
         self._usage.take_model(message.get("model"))
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):

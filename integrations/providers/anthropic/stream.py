@@ -37,6 +37,11 @@ class MessageStream:
         self._sockets = Sockets()
         self._reply = Reply(input_tokens_about=tokens_about(params))
         self._request_id = ""
+        self._refused = False
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._sockets.has_sent and not self._refused
 
     def close(self) -> None:
         """Close the connection, from any thread. The iteration ends at once."""
@@ -49,7 +54,8 @@ class MessageStream:
     def __iter__(self) -> Iterator[StreamEvent]:
         try:
             yield from self._events()
-        except ProviderFailure:
+        except ProviderFailure as failure:
+            self._refused = failure.status is not None and not self._reply.has_begun
             # A failure after we closed the connection is not a failure of the provider.
             if not self._sockets.hung_up:
                 raise

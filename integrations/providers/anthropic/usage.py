@@ -84,6 +84,11 @@ class UsageReader:
         elif not fell_back:
             note_unknown("model", "(not named)")
 
+    def take_unread(self, size: int) -> None:
+        """Count what could not be read as output. What it told beside, such as another model, is lost."""
+        self._note_uncertain("answer", "(not readable)")
+        self.begun.take_unread(size)
+
     def take_unexpected(self, usage: object) -> None:
         """Process usage in a place where none is known: it may be a part of the other reports, or come in addition."""
         if isinstance(usage, dict):

@@ -33,6 +33,7 @@ class ProviderCall:
         self.usage: Usage | None = None
         self.parts: tuple[UsagePart, ...] = ()
         self.request_id = ""
+        self.unheard: Usage | None = None
         self._texts: list[str] = []
         self._pending = ""
         self._flushed_at = time.monotonic()
@@ -63,6 +64,9 @@ class ProviderCall:
             stream.close()
             if parts := stream.parts_so_far():
                 self.usage, self.parts = total(parts), parts
+            elif stream.is_under_way:
+                # It is streamed, or only fills the cache: without an event there is no output.
+                self.unheard = Usage(input_tokens=self.attempt.input_tokens_estimate)
 
     def _take(self, event: StreamEvent | None) -> None:
         if isinstance(event, TextDelta):

@@ -307,6 +307,7 @@ class _ReportedCall:
     request_id: str
     # A machine reports the usage of one model only: the one that it was sent.
     parts: tuple[UsagePart, ...] = ()
+    unheard: Usage | None = None
 
 
 def _plan(run: Run, attempt: Attempt, host: Host, report: Report, *, now: datetime) -> SettlementPlan:

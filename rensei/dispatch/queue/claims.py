@@ -42,6 +42,7 @@ class Stop(StrEnum):
     CANCELLED = "cancelled"
     LEASE_LOST = "lease-lost"
     DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
 
 
 @dataclass(frozen=True, kw_only=True)

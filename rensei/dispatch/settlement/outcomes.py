@@ -7,6 +7,7 @@ from typing import Protocol
 from integrations.providers.base import Answer, ProviderFailure
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.usage import Usage, UsagePart, total
+from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
@@ -32,6 +33,10 @@ class SettledCall(Protocol):
 
     @property
     def request_id(self) -> str: ...
+
+    @property
+    def unheard(self) -> Usage | None:
+        """The most that a request has used of which nothing has come back. None if nothing of it was sent."""
 
 
 class RunTimeout(RenseiError):
@@ -63,6 +68,11 @@ class RunInterrupted(RenseiError):
     retryable = True
 
 
+# Where the caller, or the limit on its time, ended a call.
+_OF_THE_CALLER = frozenset({Stop.CANCELLED, Stop.DEADLINE})
+_REFUSALS: dict[Stop, type[RenseiError]] = {Stop.DEADLINE: RunTimeout, Stop.SHUTDOWN: RunInterrupted}
+
+
 def succeeded(call: SettledCall, answer: Answer, *, now: datetime) -> SettlementPlan:
     """Settle a call with the usage that the provider reported at its end."""
     end = RunEnd(state=Run.State.SUCCEEDED, text=answer.text, content=answer.content, stop_reason=answer.stop_reason)
@@ -83,15 +93,18 @@ def stopped(call: SettledCall, stop: Stop, *, now: datetime) -> SettlementPlan:
     """
     Settle a call that was aborted, with an estimate from the reported usage and the received output.
 
-    A call without any output or usage may not even have been sent, so it is indeterminate and not owed.
+    A call of which nothing has arrived is indeterminate and not owed, unless its own caller stopped it after it was
+    sent: the provider bills it.
     """
     was_heard = call.usage is not None or bool(call.text)
-    usage = estimated_usage(call.usage, call.attempt, call.text)
+    unheard = _owed_unheard(call) if not was_heard and stop in _OF_THE_CALLER else None
+    usage = unheard or estimated_usage(call.usage, call.attempt, call.text)
+    is_owed = was_heard or unheard is not None
     return SettlementPlan(
         run=call.run,
         now=now,
         attempt=call.attempt,
-        attempt_state=Attempt.State.SETTLED if was_heard else Attempt.State.INDETERMINATE,
+        attempt_state=Attempt.State.SETTLED if is_owed else Attempt.State.INDETERMINATE,
         usage=usage,
         parts=_adding_up_to(usage, call.parts),
         estimated=True,
@@ -120,6 +133,9 @@ def failed(
     state, usage, estimated = Attempt.State.SETTLED, Usage(), False
     if not failure.sent:
         state = Attempt.State.VOID
+    elif failure.gave_up and failure.usage is None and (unheard := _owed_unheard(call)) is not None:
+        # The provider may still be answering. Whoever asks for what takes longer than we wait would pay nothing.
+        usage, estimated = unheard, True
     elif failure.output_seen:
         usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
     elif failure.usage is not None or failure.maybe_billed:
@@ -176,6 +192,14 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
     return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
 
 
+def _owed_unheard(call: SettledCall) -> Usage | None:
+    """
+    Return what is owed for a request of which nothing has come back: nothing, unless its cost was held before it, for
+    a key of the platform or a cap.
+    """
+    return call.unheard if call.run.caps or call.run.auth_mode in PLATFORM_MODES else None
+
+
 def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart, ...]:
     """Add the usage that is estimated beyond the parts to the first part, that of the answering model."""
     if not parts or usage == Usage():
@@ -199,4 +223,5 @@ def _stopped_end(stop: Stop, text: str) -> RunEnd | None:
 
 
 def _stop_error(stop: Stop) -> StoredError | None:
-    return refusal_error(RunTimeout()) if stop is Stop.DEADLINE else None
+    refusal = _REFUSALS.get(stop)
+    return refusal_error(refusal()) if refusal else None

@@ -91,6 +91,8 @@ def _environment(*, data_dir: Path, port: int, demo: bool) -> dict[str, str]:
     """Make the environment of the children. A demo's is isolated: it gets no setting of the real installation."""
     environment = {**os.environ, "RENSEI_DATA_DIR": str(data_dir)}
     environment.setdefault("RENSEI_PUBLIC_URL", f"http://{LOOPBACK}:{port}")
+    # Calls are ended and settled before the server is killed, which is soon: Ctrl-C should not take long.
+    environment.setdefault("RENSEI_GATEWAY_DRAIN_SECONDS", str(STREAM_GRACE_SECONDS - 2))
     # `welcome` requests what is missing, which the server returns only for this token.
     environment["RENSEI_METRICS_TOKEN"] = settings.RENSEI_METRICS_TOKEN or secrets.token_urlsafe(32)
     if demo:

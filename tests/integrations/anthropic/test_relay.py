@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from integrations.providers.anthropic.relay import Tap, outgoing_headers
 from integrations.providers.base import ProviderFailure
@@ -22,6 +24,19 @@ EVENTS: list[dict[str, Any]] = [
 
 def stream(events: list[dict[str, Any]]) -> bytes:
     return b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events)
+
+
+def odd_inputs() -> st.SearchStrategy[str]:
+    """Make JSON that a model may write, or be made to write, and that no reader of ours builds."""
+    values = st.sampled_from(
+        ["1", '"usage"', '"a\\"usage\\": {}"', '{"output_tokens": 0}', "NaN", "1e400", "9" * 5000, '"\\u0000"', "null"]
+    )
+    return st.builds(
+        lambda value, depth, count: "[" * depth + ", ".join([value] * count) + "]" * depth,
+        values,
+        st.sampled_from([1, 3, 200, 1500]),
+        st.sampled_from([1, 2, 130_000]),
+    ).filter(lambda text: len(text) < 3_000_000)
 
 
 class TestOutgoingHeaders:
@@ -66,6 +81,32 @@ class TestATap:
         answer = tap.answer(request_id="req_1")
 
         assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 40)
+
+    @given(inputs=odd_inputs(), stop=st.sampled_from(['"tool_use"', '"x\\"usage\\": {}"', "null"]))
+    def test_charges_a_whole_answer_as_reported_however_odd_its_content_is(self, inputs: str, stop: str) -> None:
+        tap = Tap(input_tokens_about=5, streams=False)
+        block = f'{{"type": "tool_use", "id": "toolu_1", "name": "look", "input": {{"usage": {inputs}}}}}'
+        tap.take(
+            f'{{"id": "msg_1", "type": "message", "model": "m", "content": [{block}], "stop_reason": {stop}, '
+            '"usage": {"input_tokens": 11, "output_tokens": 40}, "container": null}'.encode()
+        )
+
+        answer = tap.answer(request_id="req_1")
+
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 40)
+        assert answer.parts[0].model_id == "m"
+
+    @pytest.mark.parametrize("raw", [b"", b"[]", b"<html>", b'{"type": "message", "content": ' + b"[" * 3000])
+    def test_counts_the_bytes_of_what_is_no_answer(self, raw: bytes) -> None:
+        tap = Tap(input_tokens_about=5, streams=False)
+        tap.take(raw)
+
+        with pytest.raises(ProviderFailure) as caught:
+            tap.answer(request_id="req_1")
+
+        assert caught.value.usage is not None
+        assert caught.value.usage.output_tokens >= len(raw) // 4
+        assert caught.value.output_seen is bool(raw)
 
     def test_estimates_a_stream_that_broke_off_from_what_went_by(self) -> None:
         tap = Tap(input_tokens_about=5, streams=True)
