@@ -190,7 +190,7 @@ class ShowsOpenings:
 @admin.register(PlatformKey)
 class PlatformKeyAdmin(ShowsOpenings, admin.ModelAdmin[PlatformKey]):
     form = PlatformKeyForm
-    list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "health", "last_test"]
+    list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "health", "key_age", "last_test"]
     list_filter = ["provider", "pool", "active", "health"]
     search_fields = ["name"]
     ordering = ["provider", "pool", "id"]
@@ -203,8 +203,21 @@ class PlatformKeyAdmin(ShowsOpenings, admin.ModelAdmin[PlatformKey]):
 
     def get_readonly_fields(self, request: HttpRequest, obj: PlatformKey | None = None) -> list[str]:
         """A key is sealed for its provider and pool, so these two cannot change. The server sets the rest."""
-        found = ["key_hint", "secret_version", "health", "cooling_until", "last_test", "openings", "created_at"]
+        found = [
+            "key_hint",
+            "secret_version",
+            "health",
+            "cooling_until",
+            "last_test",
+            "openings",
+            "key_age",
+            "created_at",
+        ]
         return ["provider", "pool", *found] if obj else []
+
+    @admin.display(description="Key age", ordering="key_created_at")
+    def key_age(self, key: PlatformKey) -> str:
+        return "" if key.key_age_days is None else f"{key.key_age_days} days"
 
     @admin.display(description="Last problem")
     def last_test(self, key: PlatformKey) -> str:
@@ -277,7 +290,8 @@ class IntegrationAdmin(ShowsOpenings, ReadOnlyAdmin):
     fields = [
         *("id", "org", "provider", "name", "key_hint", "federation", "secret_version", "base_url", "workspace_id"),
         "is_default",
-        *("status", "tested_at", "last_used_at", "openings", "created_by", "created_at"),
+        *("status", "tested_at", "last_used_at", "openings", "key_created_at", "remind_after_days", "reminded_at"),
+        *("created_by", "created_at"),
     ]
 
 

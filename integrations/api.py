@@ -45,6 +45,13 @@ class SecretField(Text):
         return Secret(super().run_validation(data))
 
 
+class Reminder(serializers.IntegerField):
+    """The age of a key in days at which its owners are reminded. Null: never."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=1, max_value=shapes.REMIND_AFTER_DAYS_MAX, allow_null=True, **options)
+
+
 class ProviderAnswer(CamelSerializer):
     """A provider that keys can be connected for."""
 
@@ -148,6 +155,13 @@ class IntegrationAnswer(CamelSerializer):
     last_opened_at = serializers.DateTimeField(
         allow_null=True, help_text="When the stored key was last opened, for a call, a test or another reason"
     )
+    key_created_at = serializers.DateTimeField(
+        source="key_stored_at", allow_null=True, help_text="When the present key was stored; null without one"
+    )
+    key_age_days = serializers.IntegerField(allow_null=True, help_text="Null without a stored key")
+    remind_after_days = serializers.IntegerField(
+        allow_null=True, help_text="The age of the key at which owners and admins are reminded, once; null: never"
+    )
     opened_this_month = serializers.IntegerField(help_text="How often, in this month (UTC)")
     created_at = serializers.DateTimeField()
 
@@ -162,6 +176,7 @@ class NewIntegration(CamelSerializer):
     base_url = serializers.CharField(allow_blank=True, default="")
     workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
     is_default = serializers.BooleanField(allow_null=True, default=None)
+    remind_after_days = Reminder(default=None)
 
 
 class IntegrationChange(CamelSerializer):
@@ -172,6 +187,7 @@ class IntegrationChange(CamelSerializer):
     api_key = SecretField(required=False)
     workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, required=False)
     is_default = serializers.BooleanField(required=False)
+    remind_after_days = Reminder(required=False)
 
 
 class NewKey(CamelSerializer):

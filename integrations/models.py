@@ -182,6 +182,11 @@ class Integration(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
+    # When the present key was stored. Its owners are reminded of its age once, at `remind_at`.
+    key_created_at = models.DateTimeField(default=timezone.now)
+    remind_after_days = models.PositiveSmallIntegerField(null=True, blank=True)
+    remind_at = models.DateTimeField(null=True, blank=True)
+    reminded_at = models.DateTimeField(null=True, blank=True)
 
     # Set by `openings_kept.add_to`.
     last_opened_at: datetime | None
@@ -200,9 +205,27 @@ class Integration(models.Model):
                 fields=["org", "provider"], condition=Q(is_default=True), name="one_default_integration"
             ),
         ]
+        indexes = [
+            models.Index(fields=["remind_at"], condition=Q(reminded_at=None), name="integration_to_remind_of"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.key_hint})"
+
+    @property
+    def key_stored_at(self) -> datetime | None:
+        """When the key was stored; None if there is a federation in its place."""
+        return self.key_created_at if self.federation is None else None
+
+    @property
+    def key_age_days(self) -> int | None:
+        """The age of the key in whole days; None if none is stored."""
+        return None if self.federation is not None else (timezone.now() - self.key_created_at).days
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the key has reached the age at which its owners want to be reminded."""
+        return self.federation is None and self.remind_at is not None and self.remind_at <= timezone.now()
 
     @property
     def listed_ids(self) -> list[str]:
@@ -243,6 +266,7 @@ class PlatformKey(models.Model):
         null=True, blank=True, editable=False
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    key_created_at = models.DateTimeField("key stored at", default=timezone.now, editable=False)
 
     # The reason of an operator's pause, or None: from the kill switch, set by `platform_keys.healthy_keys`.
     paused_because: str | None
@@ -255,6 +279,11 @@ class PlatformKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} {self.pool}: {self.name} ({self.key_hint})"
+
+    @property
+    def key_age_days(self) -> int | None:
+        """The age of the key in whole days; None if none is stored."""
+        return None if self.federation is not None else (timezone.now() - self.key_created_at).days
 
 
 class KeyOpeningQuerySet(models.QuerySet["KeyOpening"]):

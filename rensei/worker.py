@@ -17,7 +17,7 @@ from django.db import DatabaseError, connection
 from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
-from integrations.keys import rotations
+from integrations.keys import reminders, rotations
 from integrations.providers.base import ADAPTERS
 from integrations.vault import issuer, openings_kept
 from profiles import stored_bytes as profiles_stored
@@ -63,6 +63,7 @@ JOBS = [
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
     Job(name="rotate-issuer-key", every=timedelta(hours=1), run=issuer.keep_fresh),
+    Job(name="remind-of-old-keys", every=timedelta(hours=1), run=reminders.remind),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
 # These take long, and have a thread of their own so that none of the jobs above waits for them.

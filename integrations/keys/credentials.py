@@ -1,5 +1,7 @@
 """An integration's key: sealing it, opening it for a call, and its test results. Nothing here saves to the database."""
 
+from datetime import timedelta
+
 from django.utils import timezone
 
 from integrations.keys import shapes
@@ -11,6 +13,7 @@ from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
+AGE_FIELDS = ("key_created_at", "remind_at", "reminded_at")
 SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "federation", "fingerprint", "fingerprint_version")
 VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
@@ -38,6 +41,22 @@ def fingerprints_of(integration: Integration, text: Secret) -> dict[int, str]:
     # One rule of a federation may be used in several workspaces.
     known = text if integration.federation is None else Secret(f"{text.reveal()} {integration.workspace_id}")
     return vault.fingerprints(known, org_id=integration.org_id, provider=integration.provider)
+
+
+def replace_key(integration: Integration, given: Given) -> None:
+    """Seal another key, as a new version. Its age begins now, and it has not been tested."""
+    integration.secret_version += 1
+    seal_key(integration, given)
+    integration.key_created_at = timezone.now()
+    remind_after(integration, days=integration.remind_after_days)
+    forget_verdict(integration)
+
+
+def remind_after(integration: Integration, *, days: int | None) -> None:
+    """Set the age of the key at which its owners are reminded; None: never."""
+    integration.remind_after_days = days
+    integration.remind_at = None if days is None else integration.key_created_at + timedelta(days=days)
+    integration.reminded_at = None
 
 
 def change_workspace(integration: Integration, *, workspace_id: str, actor: str) -> None:

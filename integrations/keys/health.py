@@ -15,7 +15,7 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core import mails
 from rensei.core.errors import StoredError
 from rensei.core.periods import end_of, month_of
-from rensei.orgs.models import MANAGERS, Membership, User
+from rensei.orgs.models import MANAGERS, Membership, Org, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
 REFUSED_FOR = timedelta(minutes=10)
@@ -97,13 +97,18 @@ def _alert(key: PlatformKey | None, until: datetime | None) -> None:
 
 
 def _tell_managers(integration: Integration) -> None:
-    managers = Membership.objects.filter(org=integration.org, role__in=MANAGERS, user__is_active=True)
     subject = f"Rensei: the key '{integration.name}' of {integration.org.name} was refused"
     body = (
         f"The provider refused the key '{integration.name}' ({integration.key_hint}), and the run that used it failed. "
         "Runs are not moved to another key or payer. Test or replace it here:\n\n"
         f"{settings.PUBLIC_URL}/o/{integration.org.slug}/settings/integrations\n"
     )
+    mail_managers(integration.org, subject, body)
+
+
+def mail_managers(org: Org, subject: str, body: str) -> None:
+    """Mail the owners and admins of an organization. A fault of the mail server is logged."""
+    managers = Membership.objects.filter(org=org, role__in=MANAGERS, user__is_active=True)
     _mail(subject, body, list(managers.order_by("user__email").values_list("user__email", flat=True)))
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from django.db import transaction
 from django.db.models import OuterRef, Q, Subquery
+from django.utils import timezone
 
 from integrations.keys import shapes
 from integrations.models import PlatformKey
@@ -109,9 +110,10 @@ def replace_key(
     key.secret_version += 1
     key.workspace_id = shapes.clean_workspace_id(workspace_id)
     _seal(key, shapes.clean_given(shapes.one_given(api_key, federation), provider=key.provider))
+    key.key_created_at = timezone.now()
     key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
     with transaction.atomic():
-        sealed_fields = ["sealed_key", "secret_version", "key_hint", "federation", "workspace_id"]
+        sealed_fields = ["sealed_key", "secret_version", "key_hint", "federation", "workspace_id", "key_created_at"]
         key.save(update_fields=[*sealed_fields, "health", "cooling_until", "last_error"])
         _record(actor, "platform_key.replaced", key)
     return key

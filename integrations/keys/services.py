@@ -21,6 +21,9 @@ from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
 from rensei.tokens.throttling import spend_sensitive
 
+# A reminder may be removed, which is None.
+UNCHANGED = -1
+REPLACED_FIELDS = (*credentials.SEALED_FIELDS, *credentials.VERDICT_FIELDS, *credentials.AGE_FIELDS)
 LAST_USED_EVERY = timedelta(minutes=1)
 
 
@@ -63,6 +66,7 @@ def add_integration(
     base_url: str = "",
     workspace_id: str = "",
     is_default: bool | None = None,
+    remind_after_days: int | None = None,
     verdict: Verdict | None = None,
 ) -> Integration:
     """
@@ -90,6 +94,7 @@ def add_integration(
         created_by=access.user,
     )
     credentials.seal_key(integration, given)
+    credentials.remind_after(integration, days=shapes.clean_reminder(remind_after_days))
     if verdict is not None:
         credentials.take_verdict(integration, verdict)
 
@@ -114,6 +119,7 @@ def update_integration(
     api_key: Secret | None = None,
     workspace_id: str | None = None,
     is_default: bool | None = None,
+    remind_after_days: int | None = UNCHANGED,
 ) -> Integration:
     """
     Change the given values. A new base URL requires the key again, because the sealed one is bound to the old URL.
@@ -132,11 +138,14 @@ def update_integration(
     if name is not None:
         integration.name = clean_name(name)
     if _move(integration, base_url=base_url, api_key=api_key):
-        changed.update({"base_url"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
+        changed.update({"base_url"}, REPLACED_FIELDS)
     if workspace_id is not None and workspace_id != integration.workspace_id:
         workspace_id = shapes.clean_workspace_id(workspace_id)
         credentials.change_workspace(integration, workspace_id=workspace_id, actor=access.user.email)
         changed.update({"workspace_id"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
+    if remind_after_days != UNCHANGED:
+        credentials.remind_after(integration, days=shapes.clean_reminder(remind_after_days))
+        changed.update({"remind_after_days"}, credentials.AGE_FIELDS)
 
     with durable():
         others = _lock_others(access, integration)
@@ -180,16 +189,14 @@ def rotate_integration(
     if verdict is not None and not verdict.ok:
         raise KeyNotAccepted(verdict)
 
-    integration.secret_version += 1
-    credentials.seal_key(integration, given)
-    credentials.forget_verdict(integration)
+    credentials.replace_key(integration, given)
     if verdict is not None:
         credentials.take_verdict(integration, verdict)
     with durable():
         others = _lock_others(access, integration)
         _require_unchanged(integration, version)
         _require_unique(integration, others)
-        integration.save(update_fields=[*credentials.SEALED_FIELDS, *credentials.VERDICT_FIELDS])
+        integration.save(update_fields=REPLACED_FIELDS)
         record(access, "integration.rotated", object_id=integration.id, tested=not force, keyHint=integration.key_hint)
     return integration
 
@@ -327,9 +334,7 @@ def _move(integration: Integration, *, base_url: str | None, api_key: Secret | N
     if api_key is None:
         raise FieldError(pointer="/apiKey", reason="A new base URL needs the key again. Send both together.")
     integration.base_url = target
-    integration.secret_version += 1
-    credentials.seal_key(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
-    credentials.forget_verdict(integration)
+    credentials.replace_key(integration, shapes.clean_key(api_key, provider=provider, base_url=target))
     return True
 
 
@@ -381,6 +386,7 @@ def _public_facts(integration: Integration) -> dict[str, object]:
         "baseUrl": integration.base_url,
         "workspaceId": integration.workspace_id,
         "isDefault": integration.is_default,
+        "remindAfterDays": integration.remind_after_days,
     }
 
 

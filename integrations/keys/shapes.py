@@ -14,6 +14,7 @@ MASK_MARKS = ("…", "...", "•", "**")
 # The part of a key that names its kind and is the same in all keys, such as the first three words of `sk-ant-api03-`.
 PUBLIC_PREFIX = re.compile(r"(?:[a-z]{2,8}-){1,2}[a-z]{2,8}\d{2}-")
 SHOWN_AT_END = 4
+REMIND_AFTER_DAYS_MAX = 3650
 WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
 
 
@@ -107,6 +108,13 @@ def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
     if providers.PROVIDERS[provider].requires_endpoint:
         raise FieldError(pointer="/baseUrl", reason="This provider has no address of its own. Give the base URL.")
     return ""
+
+
+def clean_reminder(days: int | None) -> int | None:
+    """:raises FieldError: if it is no age at which a person may be reminded"""
+    if days is not None and not 1 <= days <= REMIND_AFTER_DAYS_MAX:
+        raise FieldError(pointer="/remindAfterDays", reason=f"It is from 1 to {REMIND_AFTER_DAYS_MAX} days.")
+    return days
 
 
 def clean_workspace_id(workspace_id: str) -> str:

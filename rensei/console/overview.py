@@ -77,8 +77,8 @@ class Sparkline:
 def needs_attention(
     access: Access, *, integrations: Sequence[Integration], profiles: Sequence[ModelProfile], snapshot: BillingSnapshot
 ) -> list[Line]:
-    """List failing keys first, then profiles that a dispatch would refuse, then those with a retired model."""
-    failing = [
+    """List failing and old keys first, then profiles that a dispatch would refuse, then those with a retired model."""
+    keys = [
         Line(
             title=f"{one.name}: the key fails",
             detail=one.last_error["detail"] if one.last_error else "The last test did not succeed.",
@@ -87,12 +87,21 @@ def needs_attention(
         for one in integrations
         if one.status == Integration.Status.FAILING
     ]
+    keys += [
+        Line(
+            title=f"{one.name}: the key is {one.key_age_days} days old",
+            detail=f"You wanted to be reminded after {one.remind_after_days} days. Store another key.",
+            address=_to(access, "integration-rotate", one.id),
+        )
+        for one in integrations
+        if one.is_old
+    ]
     if not profiles:
-        return failing
+        return keys
     entries = list(find_named([(one.provider, one.model_id) for one in profiles], org=access.org).values())
     known = Known(standing=snapshot, entries=entries, integrations=integrations)
     previews = dry_run.previews(access, profiles, known=known)
-    return [*failing, *_refused(access, profiles, previews), *_retired(access, profiles, previews)]
+    return [*keys, *_refused(access, profiles, previews), *_retired(access, profiles, previews)]
 
 
 def outcomes(access: Access, snapshot: BillingSnapshot) -> Outcomes:

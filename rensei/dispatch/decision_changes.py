@@ -50,8 +50,10 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     BillingSetting: frozenset(),
     Entitlement: frozenset(),
     DataKey: frozenset(),
-    Integration: frozenset({"last_used_at", "tested_at"}),
-    PlatformKey: frozenset({"last_error"}),
+    Integration: frozenset(
+        {"last_used_at", "tested_at", "key_created_at", "remind_after_days", "remind_at", "reminded_at"}
+    ),
+    PlatformKey: frozenset({"last_error", "key_created_at"}),
     ModelProfile: frozenset(),
 }
 # SQLite keeps so many changes. A process that has seen none of them takes everything for changed.

@@ -14,7 +14,7 @@ INTEGRATIONS = "/api/v1/integrations"
 FIELDS = {
     *("id", "provider", "name", "keyHint", "status", "testedAt", "lastError", "models", "baseUrl", "workspaceId"),
     *("isDefault", "lastUsedAt", "createdAt", "federation"),
-    *("lastOpenedAt", "openedThisMonth"),
+    *("lastOpenedAt", "openedThisMonth", "keyCreatedAt", "keyAgeDays", "remindAfterDays"),
 }
 
 

@@ -27,6 +27,7 @@ COLUMNS: Columns = {
     "Status": "status",
     "Tested": "testedAt",
     "Default": "isDefault",
+    "Age in days": "keyAgeDays",
     "Last used": "lastUsedAt",
 }
 
@@ -109,6 +110,18 @@ def rotate_integration(
     body = {**given, "force": force}
     integration = session.client.post(at("integrations", integration_id, "rotate"), body, timeout_seconds=90)
     session.output.details(integration, COLUMNS)
+
+
+@command(integrations, "remind")
+def remind_of_integration(
+    session: Session,
+    integration_id: Id,
+    after_days: Annotated[int, typer.Option(help="Age of the key; 0: no reminder", show_default=False)],
+) -> None:
+    """Have owners and admins reminded by mail, once, when a key has an age. Rotating it begins anew."""
+    body = {"remindAfterDays": after_days or None}
+    integration = session.client.patch(at("integrations", integration_id), body)
+    session.output.details(integration, {**COLUMNS, "Reminder after days": "remindAfterDays"})
 
 
 @command(integrations, "remove")

@@ -2,6 +2,7 @@
 
 from django import forms
 
+from integrations.keys import shapes
 from integrations.providers.base import Federation
 from rensei.console.forms.base import RefusableForm
 from rensei.core.form_fields import secret_input
@@ -93,6 +94,13 @@ class EditForm(ConnectForm):
     )
     name = forms.CharField()
     is_default = None  # type: ignore[assignment]
+    remind_after_days = forms.IntegerField(
+        label="Remind us after days",
+        required=False,
+        min_value=1,
+        max_value=shapes.REMIND_AFTER_DAYS_MAX,
+        help_text="When the key is this old, owners and admins get a mail. Leave it empty for no reminder.",
+    )
 
 
 class RotateForm(RefusableForm):

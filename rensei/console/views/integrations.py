@@ -157,10 +157,13 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
     """Rename an integration, or change the address to which its key is sent."""
     request.access.require_manager()
     integration = find(request.access, integration_id)
-    shown = {"name": integration.name, "base_url": integration.base_url, "workspace_id": integration.workspace_id}
+    names = ("name", "base_url", "workspace_id", "remind_after_days")
+    shown = {name: getattr(integration, name) for name in names}
     form = EditForm(request.POST or None, initial=shown)
     if request.method == "POST" and form.is_valid():
         fields = form.cleaned_data
+        # An age that is set again would remind again.
+        is_same = fields["remind_after_days"] == shown["remind_after_days"]
         try:
             services.update_integration(
                 request.access,
@@ -169,6 +172,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
                 base_url=fields["base_url"],
                 workspace_id=fields["workspace_id"],
                 api_key=Secret(fields["api_key"]) if fields["api_key"] else None,
+                remind_after_days=services.UNCHANGED if is_same else fields["remind_after_days"],
             )
         except RenseiError as refusal:
             form.refuse(refusal)
