@@ -230,25 +230,30 @@ def start_exchanging() -> None:
 
 def headers_of(kind: str, usages: Iterable[LimitUsage]) -> dict[str, str]:
     """Return the headers that report a caller's use of the narrowest of some limits."""
+    return {name.decode(): value.decode() for name, value in header_lines(kind, usages)}
+
+
+def header_lines(kind: str, usages: Iterable[LimitUsage]) -> list[tuple[bytes, bytes]]:
+    """Return the same headers as ASGI sends them."""
     narrowest = min(usages, key=attrgetter("remaining"))
     limit_name, remaining_name, reset_name = _header_names(kind)
-    return {
-        limit_name: str(narrowest.limit),
-        remaining_name: str(narrowest.remaining),
-        reset_name: _written(narrowest.window.ends_at),
-    }
+    return [
+        (limit_name, b"%d" % narrowest.limit),
+        (remaining_name, b"%d" % narrowest.remaining),
+        (reset_name, _written(narrowest.window.ends_at)),
+    ]
 
 
 @functools.cache
-def _header_names(kind: str) -> tuple[str, str, str]:
-    prefix = f"rensei-ratelimit-{kind}"
-    return f"{prefix}-limit", f"{prefix}-remaining", f"{prefix}-reset"
+def _header_names(kind: str) -> tuple[bytes, bytes, bytes]:
+    prefix = b"rensei-ratelimit-" + kind.encode()
+    return prefix + b"-limit", prefix + b"-remaining", prefix + b"-reset"
 
 
 @functools.lru_cache(maxsize=1024)
-def _written(moment: float) -> str:
+def _written(moment: float) -> bytes:
     """Write a moment as RFC 3339. All answers of a window have the same one."""
-    return periods.written(datetime.fromtimestamp(moment, UTC), timespec="seconds")
+    return periods.written(datetime.fromtimestamp(moment, UTC), timespec="seconds").encode()
 
 
 @functools.cache

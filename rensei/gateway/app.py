@@ -55,8 +55,10 @@ from rensei.gateway.writer import GroupWriter, write_admissions, write_settlemen
 from rensei.orgs.access import Access
 
 LOADERS = 4
-# No caller waits for a settlement, so settlements are gathered. Admissions are not: they wait for a running write only.
+# No caller waits for a settlement, so settlements are gathered. Callers wait for admissions, which are gathered for a
+# moment while calls arrive side by side, as by PostgreSQL's `commit_delay` and `commit_siblings`.
 SETTLEMENTS_GATHER_SECONDS = 0.1
+ADMISSIONS_GATHER_SECONDS = 0.002
 # For the end of the calls that are stopped at a shutdown: their callers may read slowly.
 STOP_SECONDS_MAX = 5
 
@@ -89,7 +91,9 @@ class Gateway:
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
         self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}", is_kept=True)
-        self._admissions = GroupWriter("gateway-admissions", write_admissions)
+        self._admissions = GroupWriter(
+            "gateway-admissions", write_admissions, gather_under_load_seconds=ADMISSIONS_GATHER_SECONDS
+        )
         self._settlements = GroupWriter(
             "gateway-settlements", write_settlements, gather_seconds=SETTLEMENTS_GATHER_SECONDS
         )
@@ -419,7 +423,7 @@ def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:
     :raises FieldError: if it is not a JSON object, or an other model has no name
     """
     body = Body.read(raw)
-    return body, other_models(body.values), provider_chooses(body.values, body.unknown)
+    return body, other_models(body.values, body.tools), provider_chooses(body.values, body.unknown)
 
 
 def _require_method(method: str, allowed: str) -> None:

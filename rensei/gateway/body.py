@@ -11,6 +11,9 @@ from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
+import orjson
+
+from integrations.providers.anthropic.server_tools import PlacedTools, placed_tools
 from integrations.providers.anthropic.unknown import Unknown, unknown_in
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.json_body import parse_json
@@ -22,7 +25,7 @@ _BEFORE_NAME = re.compile(r'[ \t\n\r]*[{,][ \t\n\r]*"')
 _BEFORE_VALUE = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _WHITE_SPACE = " \t\n\r"
 _scan_value = json.JSONDecoder().raw_decode
-_encode = json.JSONEncoder(allow_nan=False).encode
+_encode_exactly = json.JSONEncoder(allow_nan=False).encode
 
 
 class Body:
@@ -36,6 +39,15 @@ class Body:
     def unknown(self) -> Unknown:
         """What it holds that is not known. It is found once for each body."""
         return unknown_in(self.values)
+
+    @cached_property
+    def tools(self) -> PlacedTools:
+        """The tools that it declares, including those defined in its messages, each with its place."""
+        return placed_tools(self.values)
+
+    def may_hold(self, name: bytes) -> bool:
+        """Return whether a member may have this name, at any depth. False is certain."""
+        return name in self.raw or b"\\u" in self.raw
 
     @classmethod
     def read(cls, raw: bytes) -> "Body":
@@ -58,7 +70,7 @@ class Body:
         separator = ", " if self.values else ""
         for name in changed:
             if name not in spans:
-                pieces.append(f"{separator}{json.dumps(name)}: {_encode(changed[name])}")
+                pieces.append(f"{separator}{_encode(name)}: {_encode(changed[name])}")
                 separator = ", "
         pieces.append(text[end:])
         return Body("".join(pieces).encode(), {**self.values, **changed})
@@ -81,6 +93,14 @@ def checked_name(value: object, *, pointer: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX or not value.isprintable():
         raise FieldError(pointer=pointer, reason=f"`{pointer.rpartition('/')[2]}` is required, and is a name.")
     return value
+
+
+def _encode(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # It takes no lone surrogates, and no integers of more than 64 bits.
+        return _encode_exactly(value)
 
 
 def _find_members(text: str, names: Collection[str]) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
-from rensei.core.rates import LimitUsage, headers_of, rates
+from rensei.core.rates import LimitUsage, header_lines, rates
 from rensei.core.shares import ByteShares
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
@@ -45,13 +45,13 @@ class Limits:
         token_id, org_id = access.token.id, access.org.id
         # The usage of a call is unknown in advance, so only the tokens of ended calls are checked.
         of_token, of_org, *tokens = self._count(token_id, org_id, calls=1)
-        headers += _headers("tokens", tokens)
+        headers += header_lines("tokens", tokens)
         over = [usage for usage in tokens if not usage.remaining]
         is_busy = self.live[org_id] >= settings.RENSEI_GATEWAY_CALLS_AT_ONCE
         if over or is_busy:
             self._count(token_id, org_id, calls=-1)
             raise _refusal(over) if over else RateLimited(seconds=1, extra={"retryAfter": 1})
-        headers += _headers("requests", [of_token, of_org])
+        headers += header_lines("requests", [of_token, of_org])
         if of_token.is_over:
             # A call refused for one token must not count for its organization.
             rates.count_each([self._calls_of_org.counted(org_id, -1)])
@@ -124,10 +124,6 @@ class _Rate:
 
     def counted(self, caller: str, by: int) -> tuple[str, float, int]:
         return f"{self._kind}:{caller}", self._seconds, by
-
-
-def _headers(kind: str, usages: list[LimitUsage]) -> Headers:
-    return [(name.encode(), value.encode()) for name, value in headers_of(kind, usages).items()]
 
 
 def _refusal(over: list[LimitUsage]) -> RateLimited:

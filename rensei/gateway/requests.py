@@ -72,11 +72,11 @@ def prepare(
         _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
         changes["max_tokens"] = max_tokens = route.max_tokens_cap
     _check_cap(others, route)
-    bounds = PromptBounds(values, raw=body.raw, unknown=body.unknown, window=_window_of(route, betas))
+    bounds = PromptBounds(values, raw=body.raw, unknown=body.unknown, tools=body.tools, window=_window_of(route, betas))
     _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
     applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)
-    additions = {**applied, **_caching(values, route, by_part)}
+    additions = {**applied, **_caching(body, route, by_part)}
     outgoing = body.with_values(**changes, **additions) if changes or additions else body
     return Outgoing(
         body=outgoing,
@@ -84,7 +84,7 @@ def prepare(
         effort=route.profile.effort if applied else "",
         effort_applied=applied,
         left_out=left_out,
-        at_most=_at_most(values, route, others, bounds, max_tokens=max_tokens, betas=betas),
+        at_most=_at_most(body, route, others, bounds, max_tokens=max_tokens, betas=betas),
         input_tokens_about=sum(by_part.values()),
         streams=values.get("stream") is True,
     )
@@ -185,11 +185,13 @@ def _check_window(body: Body, bounds: PromptBounds, route: Route) -> None:
         raise too_long(input_tokens=bounds.at_least, window=window, counted="at least")
 
 
-def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> dict[str, Any]:
+def _caching(body: Body, route: Route, by_part: dict[str, int]) -> dict[str, Any]:
     """Return the members that get breakpoints. A body that is too short, or has its own breakpoints, is unchanged."""
-    capabilities = route.judgement.entry.capabilities
+    values, capabilities = body.values, route.judgement.entry.capabilities
     too_short = sum(by_part.values()) < capabilities.get("minCacheTokens", 0)
-    if too_short or is_marked(values) or not takes_breakpoints(values) or not _is_regular(values):
+    if too_short or (body.may_hold(b"cache_control") and is_marked(values)):
+        return {}
+    if not takes_breakpoints(values) or not _is_regular(values):
         return {}
     marked = with_breakpoints_of_ours(
         values, by_part, prompt_caching=route.profile.prompt_caching, capabilities=capabilities
@@ -198,7 +200,7 @@ def _caching(values: dict[str, Any], route: Route, by_part: dict[str, int]) -> d
 
 
 def _at_most(
-    values: dict[str, Any], route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: Betas
+    body: Body, route: Route, others: Others, bounds: PromptBounds, *, max_tokens: int, betas: Betas
 ) -> int | None:
     """
     Return the maximum cost of the call. Where it is held, everything in the call must have a price and a bound.
@@ -207,7 +209,8 @@ def _at_most(
     """
     if not route.is_bounded:
         return None
-    server_tools.check_limits(server_tools.placed_tools(values))
+    values = body.values
+    server_tools.check_limits(body.tools)
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=_output_of(route, betas))
     unpriced = features.unpriced_feature(values, bounds.tools)
     if most.web_searches and any(

@@ -34,15 +34,22 @@ class GroupWriter(Generic[Plan]):
     """
     A thread that writes plans in groups. A failing plan does not affect the others of its group.
 
-    If no request waits for the plans, the first plan of a group may wait `gather_seconds` for others, since a statement
-    costs about the same for one row and for ten.
+    A statement costs about the same for one row and for ten, so the first plan of a group may wait for others: always,
+    for `gather_seconds`, if no request waits for the plans; else for `gather_under_load_seconds`, and only after a
+    group of several. A call that is alone does not wait.
     """
 
     def __init__(
-        self, name: str, write: Callable[[Sequence[Plan]], Sequence[Outcome]], *, gather_seconds: float = 0
+        self,
+        name: str,
+        write: Callable[[Sequence[Plan]], Sequence[Outcome]],
+        *,
+        gather_seconds: float = 0,
+        gather_under_load_seconds: float = 0,
     ) -> None:
         self._write = write
         self._gather_seconds = gather_seconds
+        self._gather_under_load_seconds = max(gather_seconds, gather_under_load_seconds)
         self._waiting: queue.SimpleQueue[tuple[Plan, asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -62,17 +69,20 @@ class GroupWriter(Generic[Plan]):
     def _work(self) -> None:
         open_connection()
         closing = False
+        size = 0
         while not closing:
             began = time.monotonic()
             taken = [self._waiting.get()]
             if time.monotonic() - began > PAUSE_SECONDS:
                 check_connection()
-            if self._gather_seconds and taken[0] is not None:
-                time.sleep(self._gather_seconds)
+            seconds = self._gather_under_load_seconds if size > 1 else self._gather_seconds
+            if seconds and taken[0] is not None:
+                time.sleep(seconds)
             while len(taken) < PLANS_MAX and not self._waiting.empty():
                 taken.append(self._waiting.get())
             closing = None in taken
             group = [each for each in taken if each is not None]
+            size = len(group)
             if not group:
                 continue
             outcomes = self._write([plan for plan, _ in group])

@@ -64,9 +64,16 @@ def start_upstream(folder: Path, *, seed: int, slow_event_seconds: float = 0.25)
 
 @contextlib.contextmanager
 def start_rensei(folder: Path, *, environment: dict[str, str], token: str) -> Iterator[Contender]:
-    """Start the web server as `manage.py start` does, with one worker process."""
+    """Start the web server as `manage.py start` does, with one worker process. Django is set up."""
+    from rensei.core.asgi_limits import SERVER_OPTIONS
+
     port = servers.free_port()
-    command = [*_granian(port), "--workers-kill-timeout=3", "rensei.asgi:application"]
+    command = [
+        *_granian(port, interface="asgi"),
+        *SERVER_OPTIONS,
+        "--workers-kill-timeout=3",
+        "rensei.asgi:application",
+    ]
     url = f"{LOOPBACK}:{port}"
     with processes.running(
         command, environment=environment, log=folder / "rensei.log", answers_at=f"{url}/healthz"
@@ -86,7 +93,7 @@ def start_worker(folder: Path, *, environment: dict[str, str]) -> Iterator[int]:
 def start_passthrough(folder: Path, *, upstream: str) -> Iterator[Contender]:
     port = servers.free_port()
     environment = {**os.environ, "BENCH_UPSTREAM": upstream, "BENCH_UPSTREAM_KEY": others_key()}
-    command = [*_granian(port), "tests.benchmarks.passthrough:application"]
+    command = [*_granian(port, interface="asginl"), "tests.benchmarks.passthrough:application"]
     url = f"{LOOPBACK}:{port}"
     with processes.running(
         command, environment=environment, log=folder / "passthrough.log", answers_at=f"{url}/v1/models"
@@ -155,8 +162,9 @@ def start_portkey(folder: Path, *, upstream: str) -> Iterator[Contender]:
         yield Contender(name="portkey", url=url, pid=pid, headers=headers)
 
 
-def _granian(port: int) -> list[str]:
-    options = ["--interface=asginl", "--host=127.0.0.1", f"--port={port}", "--workers=1", "--log-level=warning"]
+def _granian(port: int, *, interface: str) -> list[str]:
+    """Write the command of a server. Only with the interface `asgi` does it tell its application that it starts."""
+    options = [f"--interface={interface}", "--host=127.0.0.1", f"--port={port}", "--workers=1", "--log-level=warning"]
     return [sys.executable, "-m", "granian", *options, "--no-ws"]
 
 

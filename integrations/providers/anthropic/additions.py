@@ -42,8 +42,8 @@ _FIELDS = frozenset(
         "top_p",
     }
 )
-# Known fields that conflict with one of the two. A fallback may be a model without such an effort.
-_AGAINST_EFFORT = frozenset({"fallbacks", "output_format"})
+# Breakpoints fit more fields than an effort does. A fallback may be a model without such an effort.
+_WITH_BREAKPOINTS = _FIELDS | {"fallbacks", "output_format"}
 _SAMPLING = ("temperature", "top_k", "top_p")
 _FORCES_A_TOOL = ("any", "tool")
 _THINKING = ("thinking", "redacted_thinking")
@@ -73,7 +73,7 @@ def effort_for(values: Mapping[str, Any], effort: str, *, entry: CatalogEntry) -
 
 def takes_breakpoints(values: Mapping[str, Any]) -> bool:
     """Return whether cache breakpoints may be added to a request that has none."""
-    return not _standing_against(values, _FIELDS | _AGAINST_EFFORT)
+    return not _standing_against(values, _WITH_BREAKPOINTS)
 
 
 def _standing_against(values: Mapping[str, Any], fitting: frozenset[str]) -> str:

@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from integrations.providers.anthropic import server_tools
-from integrations.providers.anthropic.server_tools import Most
+from integrations.providers.anthropic.server_tools import Most, PlacedTools, placed_tools
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS, objects_in, tokens_at_least
 from integrations.providers.anthropic.unknown import Unknown, unknown_in
 
@@ -54,7 +54,8 @@ class PromptBounds:
     Lower and upper bounds of a request's prompt tokens, each counted on first use.
 
     :param raw: the request's JSON as it is sent; without it, the parameters are serialized again
-    :param unknown: what the request holds that is not known; without it, it is looked for
+    :param unknown, tools: what the request holds that is not known, and the tools that it declares; without them,
+        they are looked for
     :param window: the context window of the serving model, in tokens; None if it is unknown
     """
 
@@ -64,11 +65,13 @@ class PromptBounds:
         *,
         raw: bytes | None = None,
         unknown: Unknown | None = None,
+        tools: PlacedTools | None = None,
         window: int | None,
     ) -> None:
         self._params = params
         self._raw = raw
         self._unknown = unknown
+        self._placed_tools = tools
         self._window = window or WINDOW_UNKNOWN_TOKENS
 
     @cached_property
@@ -102,7 +105,8 @@ class PromptBounds:
     @cached_property
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the request declares, including those defined in its messages."""
-        return server_tools.tools_of(self._params)
+        placed = placed_tools(self._params) if self._placed_tools is None else self._placed_tools
+        return [tool for _, tool in placed]
 
     @cached_property
     def _held(self) -> int | None:

@@ -19,7 +19,7 @@ def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]
     """
     Return the name of a requested feature that has no price, or an empty text.
 
-    :param tools: the tools that the request declares, as listed by `server_tools.tools_of`
+    :param tools: the tools that the request declares, as listed by `server_tools.placed_tools`
     """
     for name in sorted(body.keys() - KNOWN_FIELDS):
         # Named models are checked individually. Models chosen by the provider cannot be.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from integrations.providers.anthropic.server_tools import Place, placed_tools
+from integrations.providers.anthropic.server_tools import Place, PlacedTools
 from integrations.providers.anthropic.unknown import Unknown
 from rensei.core.errors import FieldError, json_pointer
 
@@ -33,9 +33,11 @@ class OtherModel:
     may_be_fast: bool
 
 
-def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
+def other_models(body: Mapping[str, Any], tools: PlacedTools) -> list[OtherModel]:
     """
     List the other models that a request names.
+
+    :param tools: the tools that it declares, as listed by `server_tools.placed_tools`
 
     :raises FieldError: if there are more than the limit, as each is checked individually, or if one has no name
     """
@@ -43,7 +45,7 @@ def other_models(body: Mapping[str, Any]) -> list[OtherModel]:
     instead: list[tuple[Place, Any]] = []
     if isinstance(fallbacks, list):
         instead += ((("fallbacks", index), value) for index, value in enumerate(fallbacks))
-    beside = ((place, tool) for place, tool in placed_tools(body) if "model" in tool)
+    beside = ((place, tool) for place, tool in tools if "model" in tool)
     found = [*_models_of(instead, consulted=False), *_models_of(beside, consulted=True)]
     if len(found) > OTHERS_MAX:
         reason = f"A request names at most {OTHERS_MAX} models besides its own."

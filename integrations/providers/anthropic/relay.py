@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -317,9 +318,7 @@ def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> l
     has_type = False
     for name, value in answer.raw_headers:
         lower = name.lower()
-        if lower not in _PASSED and not lower.startswith(_PASSED_PREFIX):
-            continue
-        if platform_key and lower.startswith(_OF_THE_ACCOUNT):
+        if not _is_passed(lower, platform_key=platform_key):
             continue
         if lower == b"content-type":
             if has_type:
@@ -327,6 +326,13 @@ def incoming_headers(answer: aiohttp.ClientResponse, *, platform_key: bool) -> l
             has_type = True
         passed.append((lower, value))
     return passed + _OWN
+
+
+@lru_cache(maxsize=1024)
+def _is_passed(name: bytes, *, platform_key: bool) -> bool:
+    if platform_key and name.startswith(_OF_THE_ACCOUNT):
+        return False
+    return name in _PASSED or name.startswith(_PASSED_PREFIX)
 
 
 def is_answer(answer: aiohttp.ClientResponse) -> bool:

@@ -19,6 +19,7 @@ _CHANGES_TOOLS = ("tool_addition", "compaction")
 
 # The steps of a JSON pointer. For a tool defined by a block, it is the pointer of the block.
 Place = tuple[str | int, ...]
+PlacedTools = list[tuple[Place, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,9 @@ class Most:
     web_searches: int
 
 
-def tools_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the tools that a request declares, including those defined in its messages."""
-    return [tool for _, tool in placed_tools(params)]
-
-
-def placed_tools(params: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]]:
+def placed_tools(params: Mapping[str, Any]) -> PlacedTools:
     """List the tools that a request declares, including those defined in its messages, each with its place."""
-    tools: list[tuple[Place, dict[str, Any]]] = [
-        (("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))
-    ]
+    tools: PlacedTools = [(("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))]
     for turn, message in enumerate(objects_in(params.get("messages"))):
         content = message.get("content")
         if isinstance(content, str):

@@ -157,14 +157,15 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         )
         _total([settlement.run for settlement in plans], new=lines, late=late)
         _tell(runs)
-        # Each organization has one row of these, so its other settlements wait from here to the commit. Their order is
-        # that of admission, to prevent deadlocks: stored bytes, caps, budgets, shared limits. Roll-ups come last.
+        # Each organization has one row of these, so its other settlements wait from here to the commit, and from the
+        # roll-ups on its admissions. The order is that of admission, to prevent deadlocks: stored bytes, caps, budgets,
+        # and last the shared limits, where all organizations wait for the platform's row.
+        roll_ups.add(lines)
         stored_bytes.count_ends(runs, sizes=ended)
         _settle_caps(plans, runs, lines=lines)
         budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
-        roll_ups.add(lines)
     token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
     return runs
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from integrations.providers.anthropic import features
-from integrations.providers.anthropic.server_tools import tools_of
+from integrations.providers.anthropic.server_tools import placed_tools
 
 
 class TestUnpricedFeature:
@@ -42,7 +42,7 @@ class TestUnpricedFeature:
         ],
     )
     def test_names_what_has_no_price(self, body: dict[str, Any], found: str) -> None:
-        assert features.unpriced_feature(body, tools_of(body)) == found
+        assert features.unpriced_feature(body, [tool for _, tool in placed_tools(body)]) == found
 
 
 class TestHighestFactor:

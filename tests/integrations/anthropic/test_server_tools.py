@@ -11,7 +11,6 @@ from integrations.providers.anthropic.server_tools import (
     Most,
     check_limits,
     placed_tools,
-    tools_of,
 )
 from rensei.core.errors import FieldError
 
@@ -77,7 +76,7 @@ class TestMostOfACall:
         change = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {**SEARCH, "max_uses": 3}}}
         body = {"messages": [{"role": "user", "content": [change]}]}
 
-        assert tools_of(body) == [{**SEARCH, "max_uses": 3}]
+        assert [tool for _, tool in placed_tools(body)] == [{**SEARCH, "max_uses": 3}]
         assert PromptBounds(body, window=WINDOW).of_call(max_tokens=1, max_output_tokens=1).web_searches == 3
 
 
