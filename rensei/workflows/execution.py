@@ -16,7 +16,7 @@ from django.db.models import F, Q
 
 from rensei.core import jobs
 from rensei.core.clock import database_now
-from rensei.core.errors import NotFound, RenseiError, Said, StoredError
+from rensei.core.errors import NotFound, RateLimited, RenseiError, Said, StoredError
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -34,6 +34,8 @@ LEASE = timedelta(seconds=30)
 DUE_AT_ONCE = 100
 # So many dispatches finish well before the lease expires, even when slow. Then the lease is renewed.
 BATCH = 20
+# How long a workflow run that waits for its organization's rate rests, at most. A cancellation waits as long.
+WAIT_SECONDS_MAX = 10
 # The metadata of a node's run, by which its end is matched to the workflow run.
 WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
 UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
@@ -96,7 +98,12 @@ def advance(workflow_run_id: str) -> None:
         found = held.select_related("org", "project", "host", "created_by", "cancelled_by", "version").first()
         if found is None:
             return
-        more = found.state not in WorkflowRun.ENDED and _Look(found).go_on()
+        look = _Look(found)
+        more = found.state not in WorkflowRun.ENDED and look.go_on()
+        if look.waits_seconds:
+            # The periodic job looks again when this lease has ended.
+            held.update(changes=F("changes") + 1, leased_until=database_now() + timedelta(seconds=look.waits_seconds))
+            return
         if not more and held.filter(changes=found.changes).update(advanced=found.changes, leased_until=None):
             return
         # There is more to do, or something has changed in the meantime, so another pass follows.
@@ -116,6 +123,8 @@ class _Look:
         }
         self._now = database_now()
         self._dispatches = 0
+        # How long nodes wait that could be dispatched, but for a limit.
+        self.waits_seconds = 0
 
     def go_on(self) -> bool:
         """Do what can be done now. True if a batch was full, so there may be more."""
@@ -126,10 +135,10 @@ class _Look:
         else:
             # Each node comes after those that it needs, so one pass is enough.
             for node in self._nodes.values():
-                if node.state == NodeRun.State.PENDING and self._dispatches < BATCH:
+                if node.state == NodeRun.State.PENDING and self._dispatches < BATCH and not self.waits_seconds:
                     self._begin(node)
         self._finish()
-        return self._dispatches == BATCH
+        return self._dispatches == BATCH and not self.waits_seconds
 
     def _collect(self, node: NodeRun) -> None:
         """Copy the result of a node's ended run to the node."""
@@ -150,11 +159,14 @@ class _Look:
         self._dispatches += 1
         try:
             run = self._dispatch(node, described, outputs={one.node_id: _output(one) for one in needed})
+        except RateLimited as refusal:
+            # Not the node's fault: it waits until the organization has tokens left again.
+            self.waits_seconds = max(self.waits_seconds, min(refusal.extra.get("retryAfter", 1), WAIT_SECONDS_MAX))
         except RenseiError as refusal:
             _change(node, NodeRun.State.FAILED, error=refusal_error(refusal))
-            return
-        self._mark_started()
-        _change(node, NodeRun.State.RUNNING, run=run)
+        else:
+            self._mark_started()
+            _change(node, NodeRun.State.RUNNING, run=run)
 
     def _dispatch(self, node: NodeRun, described: Node, *, outputs: Mapping[str, str]) -> Run:
         """:raises RenseiError: as any dispatch, or because the workflow run's member may no longer dispatch"""

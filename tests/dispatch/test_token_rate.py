@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from rensei.core.errors import RateLimited
 from rensei.core.rates import rates
 from rensei.core.usage import Usage
 from rensei.dispatch import token_rate
+from rensei.dispatch.admission import admit, repeating, test_message
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
 
 RUNS = "/api/v1/runs"
@@ -32,6 +35,25 @@ class TestDispatches:
         assert rates.known(token_rate.key_of(acme.id)).total == used > 5
         assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMITED")
         assert 1 <= int(refused.headers["Retry-After"]) <= 3600
+        assert Run.objects.count() == 1
+
+    def test_are_refused_wherever_they_come_from(
+        self, ada_access: Any, connect: Any, make_profile: Any, work: Any, settings: Any
+    ) -> None:
+        integration = connect()
+        make_profile()
+        request = DispatchRequest(messages=messages_from(text="Hello.", messages=None), profile_id="prof_deep")
+        admit.dispatch(ada_access, request)
+        (run,) = work()
+        settings.RENSEI_GATEWAY_TOKENS = {**settings.RENSEI_GATEWAY_TOKENS, "org": "1/hour"}
+
+        for dispatch in (
+            lambda: admit.dispatch(ada_access, request),
+            lambda: repeating.repeat(ada_access, Run.objects.select_related("input").get(id=run.id)),
+            lambda: test_message.send(ada_access, integration),
+        ):
+            with pytest.raises(RateLimited):
+                dispatch()
         assert Run.objects.count() == 1
 
     def test_tell_how_the_caller_stands(self, ada: Any, acme: Any, api_as: Any) -> None:

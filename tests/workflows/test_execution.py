@@ -11,6 +11,8 @@ from PIL import Image
 
 from profiles import services as profiles
 from rensei.core.clock import database_now
+from rensei.core.rates import rates
+from rensei.dispatch import token_rate
 from rensei.dispatch.models import Attempt, Run
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -298,6 +300,23 @@ class TestAdvance:
 
         assert states(begun) == {"a": "RUNNING", "b": "PENDING", "c": "PENDING"}
         assert WorkflowRun.objects.get().changes > WorkflowRun.objects.get().advanced
+
+    def test_waits_while_the_organization_has_no_tokens_left(
+        self, ready: Any, begin: Any, work: Any, settings: Any, ada_access: Access
+    ) -> None:
+        settings.RENSEI_GATEWAY_TOKENS = {**settings.RENSEI_GATEWAY_TOKENS, "org": "1/hour"}
+        key = token_rate.key_of(ada_access.org.id)
+        rates.count(key, seconds=3600)
+
+        begun = begin(*CHAIN)
+        execution.advance_due()
+        waiting = states(begun)
+        rates.forget(key)
+        WorkflowRun.objects.update(leased_until=None)
+        execution.advance_due()
+
+        assert waiting == {"a": "PENDING", "b": "PENDING", "c": "PENDING"}
+        assert states(begun) == {"a": "RUNNING", "b": "PENDING", "c": "PENDING"}
 
     def test_dispatches_no_node_twice(self, ready: Any, begin: Any, work: Any) -> None:
         begun = begin(*CHAIN)

@@ -16,7 +16,7 @@ from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
-from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes
+from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes, token_rate
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -48,10 +48,11 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
     """
     Admit a run and queue it, or return the existing run of the same Idempotency-Key.
 
-    :raises RenseiError: if the dispatch is refused; nothing is written, called or spent
+    :raises RenseiError: if the dispatch is refused, as over the rate of tokens; nothing is written, called or spent
     """
     if known := _known_run(access, idempotency_key, body_digest):
         return known
+    token_rate.require_left(access.org.id)
     judgement = decide.decide(decide.load(access, request), request)
     if judgement.refusal is not None:
         raise judgement.refusal
@@ -69,6 +70,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
 
 def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchRequest) -> Run:
     """Admit a run with a profile that is not stored, such as for a test message."""
+    token_rate.require_left(access.org.id)
     (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
     judgement = decide.decide(decide.require(found), request)
     if judgement.refusal is not None:

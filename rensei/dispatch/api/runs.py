@@ -170,13 +170,13 @@ class Runs(Listed):
     def post(self, request: Request) -> Response:
         """Dispatch a run. With `Prefer: wait=N` the answer is the ended run, if it ends within so many seconds."""
         key = idempotency_key(request)
-        left = token_rate.require_left(caller(request).org.id)
         run = admit.dispatch(
             caller(request),
             dispatch_request(request),
             idempotency_key=key,
             body_digest=_digest(caller(request), request.data) if key else "",
         )
+        left = token_rate.usage_of(caller(request).org.id)
         return Response(
             RunAnswer(run).data,
             status=status.HTTP_202_ACCEPTED,
