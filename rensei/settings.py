@@ -103,13 +103,33 @@ RENSEI_STREAMS_PER_ORG = env.limit(
     what="Event streams open at a time, each organization and process",
     told="the caller: 429 `TOO_MANY_STREAMS`",
 )
-RENSEI_RUN_DEADLINE_SECONDS = env.int("RENSEI_RUN_DEADLINE_SECONDS", default=600)
+RENSEI_RUN_DEADLINE_SECONDS = env.limit(
+    "RENSEI_RUN_DEADLINE_SECONDS",
+    600,
+    "seconds",
+    what="Time of a run, its wait in the queue included",
+    told="the run: it ends with `RUN_TIMEOUT`",
+)
 # How many organizations a person may own before operators have to create further ones. It is not a limit of free runs.
 RENSEI_ORGS_PER_PERSON = env.int("RENSEI_ORGS_PER_PERSON", default=0)
 RENSEI_IMAGE_RETENTION_DAYS = env.int("RENSEI_IMAGE_RETENTION_DAYS", default=7)
-RENSEI_GATEWAY_IDLE_SECONDS = env.int("RENSEI_GATEWAY_IDLE_SECONDS", default=600)
-RENSEI_GATEWAY_DEADLINE_SECONDS = env.int("RENSEI_GATEWAY_DEADLINE_SECONDS", default=3600)
-RENSEI_GATEWAY_DRAIN_SECONDS = env.int("RENSEI_GATEWAY_DRAIN_SECONDS", default=30)
+RENSEI_GATEWAY_IDLE_SECONDS = env.limit(
+    "RENSEI_GATEWAY_IDLE_SECONDS",
+    600,
+    "seconds",
+    what="Time that a gateway call waits for more of the provider's answer",
+    told="the caller: `PROVIDER_STREAM_BROKEN` or `PROVIDER_UNAVAILABLE`",
+)
+RENSEI_GATEWAY_DEADLINE_SECONDS = env.limit(
+    "RENSEI_GATEWAY_DEADLINE_SECONDS", 3600, "seconds", what="Time of a gateway call", told="the caller: `RUN_TIMEOUT`"
+)
+RENSEI_GATEWAY_DRAIN_SECONDS = env.limit(
+    "RENSEI_GATEWAY_DRAIN_SECONDS",
+    30,
+    "seconds",
+    what="Time that a process which is told to stop waits for its gateway calls",
+    told="the caller: the connection is closed",
+)
 RENSEI_GATEWAY_CALLS_AT_ONCE = env.limit(
     "RENSEI_GATEWAY_CALLS_AT_ONCE",
     1000,
@@ -445,10 +465,30 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "rensei.core.schema.Schema",
     "DEFAULT_THROTTLE_CLASSES": ["rensei.tokens.throttling.ApiThrottle", "rensei.tokens.throttling.SensitiveThrottle"],
     "DEFAULT_THROTTLE_RATES": {
-        "api": env.str("RENSEI_RATE_API", default="600/min"),
-        "org": env.str("RENSEI_RATE_ORG", default="6000/min"),
-        "sign-in": env.str("RENSEI_RATE_SIGN_IN", default="20/min"),
-        "sensitive": env.str("RENSEI_RATE_SENSITIVE", default="10/min"),
+        "api": env.limit(
+            "RENSEI_RATE_API",
+            "600/min",
+            what="REST requests of one token, of one person in a browser, and of one address without a login",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        ),
+        "org": env.limit(
+            "RENSEI_RATE_ORG",
+            "6000/min",
+            what="REST requests of all tokens and members of one organization",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        ),
+        "sign-in": env.limit(
+            "RENSEI_RATE_SIGN_IN",
+            "20/min",
+            what="Requests to sign in, of one address",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        ),
+        "sensitive": env.limit(
+            "RENSEI_RATE_SENSITIVE",
+            "10/min",
+            what="Requests that cost much or reach out, such as tests of keys, of one caller",
+            told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+        ),
     },
     "EXCEPTION_HANDLER": "rensei.core.api.problem_handler",
     "UNAUTHENTICATED_USER": None,

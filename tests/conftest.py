@@ -17,6 +17,7 @@ from integrations.vault.kek import LocalKeyring
 from profiles.models import ModelProfile
 from rensei.core.later import later
 from rensei.core.rates import rates
+from rensei.operators.health import readiness
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
@@ -68,6 +69,7 @@ def _nothing_counted() -> Iterator[None]:
     """A process counts in memory, and the tests share theirs."""
     rates.forget()
     unknown_tokens.forget()
+    readiness.forget()
     caches["process"].clear()
     openings.forget_all()
     yield

@@ -21,6 +21,7 @@ from integrations.vault.rotation import Batch
 from rensei.audit.record import record_operator, record_system
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
+from rensei.core.limits import limit
 from rensei.core.transactions import durable, leave_database, unique
 from rensei.orgs.models import User
 
@@ -31,7 +32,12 @@ TURN_SECONDS = 60
 # A batch of a key service takes a few seconds at most, or the service counts as silent.
 LEASE = timedelta(seconds=15)
 # After so many that fail, the cause is not theirs.
-FAILED_MAX = 500
+FAILED_MAX = limit(
+    500,
+    "integrations",
+    what="Rotation of many keys: failures, after which it ends",
+    told="operators: the rotation is shown as failed",
+)
 LOOK_SECONDS = 1.0
 REASON_LENGTH = 200
 

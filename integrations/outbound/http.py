@@ -25,14 +25,26 @@ from integrations.outbound.destinations import (
     parse_url,
 )
 from rensei.core import encodings
+from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
-CONNECT_SECONDS_MAX = 5.0
-IDLE_SECONDS_MAX = 60.0
-IMAGE_BYTES_MAX = 20 * 1024 * 1024
-_IMAGE_SECONDS_MAX = 20.0
+CONNECT_SECONDS_MAX = limit(
+    5.0, "seconds", what="Time in which an upstream accepts a connection", told="the caller: 503 `PROVIDER_UNAVAILABLE`"
+)
+IDLE_SECONDS_MAX = limit(
+    60.0,
+    "seconds",
+    what="Time that a run waits for more of a provider's answer",
+    told="the run: `PROVIDER_STREAM_BROKEN`, or it is tried again",
+)
+IMAGE_BYTES_MAX = limit(20 * 1024 * 1024, "bytes", what="Picture at an address", told="the run: 422 `INVALID_IMAGE`")
+_IMAGE_SECONDS_MAX = limit(
+    20.0, "seconds", what="Time in which a picture at an address is fetched", told="the run: 422 `INVALID_IMAGE`"
+)
 _URL_CHARACTERS_MAX = 300
-_IMAGE_URL_CHARACTERS_MAX = 4000
+_IMAGE_URL_CHARACTERS_MAX = limit(
+    4000, "characters", what="Address of a picture", told="the caller: 422 `INVALID_IMAGE`"
+)
 
 
 class AddressRefused(httpx2.ConnectError):

@@ -11,12 +11,18 @@ from django.conf import settings
 from django.core import signing
 from django.http import HttpRequest, HttpResponseBase
 
+from rensei.core.limits import limit
 from rensei.core.secret import keyed_digests
 
 SALT = "rensei.orgs.known-browser"
 # Browsers keep cookies for 400 days at most: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
 SECONDS = 400 * 24 * 3600
-ACCOUNTS_MAX = 5
+ACCOUNTS_MAX = limit(
+    5,
+    "accounts",
+    what="Accounts of which a browser is remembered to have signed in",
+    told="the caller: the sign-in to the one longest ago counts as one from an unknown browser",
+)
 
 
 def account_of(email: str) -> str:

@@ -17,6 +17,7 @@ from rensei.console.sorting import Sort, sort_of
 from rensei.core import periods
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
+from rensei.core.limits import limit
 from rensei.core.whole_numbers import WholeSum
 from rensei.dispatch import search
 from rensei.dispatch.models import Run, RunQuerySet
@@ -30,7 +31,12 @@ PAGE_SIZE = 25
 NEWER_MAX = 99
 PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 PERIOD_LABELS = {"1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"}
-CHOICES_MAX = 200
+CHOICES_MAX = limit(
+    200,
+    "values",
+    what="Values that a filter of the list of runs offers",
+    told="the caller: others are asked for in the address",
+)
 # The filters of the page, by their names in its address, as those of `RunFilter`.
 NAMES = {
     "state": "state",

@@ -54,7 +54,12 @@ NAMED_MAX = limit(
 BEGINNING_LENGTH = 3
 TEXT_LENGTH = 20_000
 WORD_LENGTH = 40
-PEOPLE_MAX = 1_000
+PEOPLE_MAX = limit(
+    1_000,
+    "members",
+    what="Members whose names a search of runs compares",
+    told="the caller: the runs of later members are found with the filter of members",
+)
 EXCERPT_LENGTH = 160
 ERROR_WORDS_MAX = 60
 

@@ -16,13 +16,16 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound
+from rensei.core.limits import limit
 from rensei.gateway import model_info
 from rensei.gateway.routing import PROFILE_PREFIX, PROVIDER
 from rensei.orgs.access import Access
 
 _Lifecycle = CatalogEntry.Lifecycle
 PAGE = 20
-PAGE_MAX = 1000
+PAGE_MAX = limit(
+    1000, "models", what="Models of one page of `GET /v1/models`", told="the caller: `has_more`, and the next page"
+)
 
 
 def page(access: Access, query: str) -> dict[str, Any]:

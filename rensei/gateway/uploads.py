@@ -7,9 +7,20 @@ from typing import Any
 
 from rensei.core.api import LARGE_BODY_LIMIT, RequestTooLarge
 from rensei.core.asgi_limits import BodyTooSlow
+from rensei.core.limits import limit
 
-BODY_DROPPED_MAX = 4 * LARGE_BODY_LIMIT
-DROP_SECONDS_MAX = 10
+BODY_DROPPED_MAX = limit(
+    4 * LARGE_BODY_LIMIT,
+    "bytes",
+    what="Gateway: rest of a refused body that is read, so that the caller sees the answer",
+    told="the caller: the connection is closed",
+)
+DROP_SECONDS_MAX = limit(
+    10,
+    "seconds",
+    what="Gateway: time for which the rest of a refused body is read",
+    told="the caller: the connection is closed",
+)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

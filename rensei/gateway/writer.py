@@ -17,12 +17,18 @@ from django.db import connection
 
 from rensei.core.database_pool import PAUSE_SECONDS, check_connection, open_connection
 from rensei.core.errors import RenseiError
+from rensei.core.limits import limit
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 
-PLANS_MAX = 200
+PLANS_MAX = limit(
+    200,
+    "calls",
+    what="Gateway calls that are written in one transaction",
+    told="the caller: it is written with the next ones",
+)
 
 Plan = TypeVar("Plan")
 Outcome = RenseiError | Exception | None

@@ -1,10 +1,12 @@
 """Health checks and metrics: is the server alive, is it ready, and how busy is it."""
 
 import hmac
+import math
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -26,6 +28,7 @@ from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.database_pool import waiting_for_connections
 from rensei.core.errors import DATABASE_FAULTS
+from rensei.core.limits import limit
 from rensei.core.models import UnknownName, WorkerHeartbeat
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import wake_up
@@ -35,6 +38,12 @@ from rensei.layout import MANAGE
 WORKER_SILENT_AFTER = timedelta(seconds=30)
 # From this duration on, readiness and metrics send the database only one query.
 SLOW_SECONDS = 1.0
+READY_SECONDS = limit(
+    1,
+    "seconds apart",
+    what="Readiness: looks into the database for all requests without the token, each process",
+    told="the caller: it gets the last answer",
+)
 
 
 @login_not_required
@@ -52,11 +61,12 @@ def ready(request: HttpRequest) -> HttpResponse:
 
     A degraded service is still ready: otherwise a load balancer would turn it into an outage.
     """
+    if not _knows_token(request):
+        is_ready = readiness.is_ready()
+        return JsonResponse({"ready": is_ready}, status=200 if is_ready else 503)
     database = _database()
     missing = list(_missing(database))
-    answer: dict[str, Any] = {"ready": not missing}
-    if _knows_token(request):
-        answer |= {"missing": missing, "degraded": list(_degraded(database))}
+    answer = {"ready": not missing, "missing": missing, "degraded": list(_degraded(database))}
     return JsonResponse(answer, status=503 if missing else 200)
 
 
@@ -104,6 +114,38 @@ def _database() -> _Database:
     return _Database(now, time.monotonic() - began, waiting)
 
 
+class Readiness:
+    """The answer to all requests without the token, which anyone can send: looked for once in a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_ready = False
+        self._looked_at = -math.inf
+        self._is_migrated = False
+
+    def is_ready(self) -> bool:
+        with self._lock:
+            if time.monotonic() - self._looked_at >= READY_SECONDS:
+                self._is_ready = not any(_missing(_database()))
+                self._looked_at = time.monotonic()
+            return self._is_ready
+
+    def unapplied_migrations(self) -> int:
+        """Count the migrations of this version that are not applied. Their graph is large, and none is undone."""
+        if self._is_migrated:
+            return 0
+        executor = MigrationExecutor(connection)
+        count = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+        self._is_migrated = count == 0
+        return count
+
+    def forget(self) -> None:
+        self._looked_at, self._is_migrated = -math.inf, False
+
+
+readiness = Readiness()
+
+
 def _degraded(database: _Database) -> Iterator[str]:
     if database.now is not None and database.is_slow:
         yield f"The database takes {database.seconds:.1f} s for an answer. What else it holds was not looked at."
@@ -132,7 +174,7 @@ def _missing(database: _Database) -> Iterator[str]:
         # Each further query would take as long, and a load balancer would not wait for it.
         return
     try:
-        waiting = _unapplied_migrations()
+        waiting = readiness.unapplied_migrations()
         if waiting:
             yield f"The database lacks {waiting} migration(s). Run `{MANAGE} migrate`."
             return
@@ -150,11 +192,6 @@ def _missing(database: _Database) -> Iterator[str]:
         yield f"No worker has started yet. Run `{MANAGE} worker`."
     elif database.now - last_seen > WORKER_SILENT_AFTER:
         yield f"No worker has been seen for {int((database.now - last_seen).total_seconds())} s."
-
-
-def _unapplied_migrations() -> int:
-    executor = MigrationExecutor(connection)
-    return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
 class _Figures(Collector):

@@ -20,7 +20,9 @@ from rensei.orgs.access import Access
 
 CSV_PAGE = 1000
 CSV_HEADER = ("occurred_at", "actor", "token_id", "action", "object_id", "detail", "address")
-CHOICES_MOST = 200
+CHOICES_MOST = limit(
+    200, "values", what="Values that a filter of the audit log offers", told="the caller: others are found by a search"
+)
 WORDS_CHARACTERS = 200
 WORDS_MAX = limit(
     8,

@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import NotFound, RenseiError, Said
+from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.core.secret import Secret, keyed_digests, token_digest
 from rensei.core.transactions import durable
@@ -28,7 +29,12 @@ POLL_SECONDS = 2
 # Consonants only, as RFC 8628, section 6.1, advises: easy to type, and they form no words.
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 CODE_LENGTH = 8
-WRONG_CODES_MAX = 10
+WRONG_CODES_MAX = limit(
+    10,
+    "codes",
+    what="Wrong codes of machines that a person enters within the time of one",
+    told="the caller: 429 `RATE_LIMITED`",
+)
 KEPT = timedelta(hours=1)
 
 

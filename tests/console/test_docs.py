@@ -10,6 +10,7 @@ import pytest
 from rensei.console.templatetags.console import HELP
 from rensei.console.urls import org_patterns
 from rensei.console.views import docs
+from tests.integrations.anthropic.test_growth import lines
 
 
 class Reader(HTMLParser):
@@ -137,3 +138,24 @@ class TestTheDrawer:
             'href="/docs/ledger" hx-get="/docs/ledger" hx-target="#dialog"'
             in page.get("/o/acme/usage").content.decode()
         )
+
+
+class TestTheWork:
+    def test_of_a_second_page_opens_no_file_for_the_contents(self, client, monkeypatch):
+        docs.contents()
+        opened = []
+        monkeypatch.setattr(docs, "_title", opened.append)
+
+        docs.contents()
+
+        assert opened == []
+
+    def test_of_a_search_is_the_same_for_eight_words_and_for_forty(self):
+        docs.search("a")
+
+        few, many = (
+            lines(lambda n=n: docs.search(" ".join(f"e{i}" if i else "e" for i in range(n))), of="views/docs.py")
+            for n in (8, 40)
+        )
+
+        assert few == many

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import OperationalError
+from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 from prometheus_client.parser import text_string_to_metric_families
 
 from rensei.core.clock import database_now
@@ -57,10 +58,28 @@ class TestReady:
 
         ready = client.get("/readyz", headers=known)
         WorkerHeartbeat.objects.all().delete()
+        health.readiness.forget()
         missing = client.get("/readyz", headers=known)
 
         assert (ready.status_code, ready.json()) == (200, {"ready": True})
         assert (missing.status_code, missing.json()) == (503, {"ready": False})
+
+    def test_costs_as_much_for_twenty_requests_as_for_one_without_the_token(self, client, healthy, monkeypatch):
+        monkeypatch.setattr(health, "READY_SECONDS", 60)
+        client.get("/readyz")
+
+        with CaptureQueriesContext(connection) as queries:
+            answers = [client.get("/readyz").status_code for _ in range(20)]
+
+        assert set(answers) == {200}
+        assert len(queries) == 0
+
+    def test_builds_no_graph_of_migrations_once_all_are_applied(self, client, healthy, monkeypatch):
+        client.get("/readyz", headers=KNOWN)
+
+        monkeypatch.setattr(health, "MigrationExecutor", None)
+
+        assert client.get("/readyz", headers=KNOWN).status_code == 200
 
     def test_is_ready_and_degraded_without_the_broker(self, client, healthy, settings):
         with ringing_through(f"redis://127.0.0.1:{servers.free_port()}/0", settings):

@@ -27,13 +27,23 @@ from integrations.providers.base import (
     Verdict,
 )
 from rensei.core.errors import FieldError, RenseiError
+from rensei.core.limits import limit
 from rensei.core.secret import Secret
 
-_TEST_SECONDS_MAX = 20.0
+_TEST_SECONDS_MAX = limit(
+    20.0, "seconds", what="Test of a key", told="the caller: the fault that the page and REST show"
+)
 _COUNT_SECONDS_MAX = 30.0
-_LIST_BYTES_MAX = 8 * 1024 * 1024
+_LIST_BYTES_MAX = limit(
+    8 * 1024 * 1024,
+    "bytes",
+    what="Page of a provider's list of models",
+    told="the caller: the fault that the test of the key shows",
+)
 _COUNT_BYTES_MAX = 1024 * 1024
-_PAGES_MAX = 20
+_PAGES_MAX = limit(
+    20, "pages", what="Pages of a provider's list of models", told="the caller: models beyond them are not listed"
+)
 _MODELS_PER_PAGE = 1000
 _NAME_CHARACTERS_MAX = 128
 _TOO_LONG_TO_COUNT = (d.TOO_LARGE.name, d.PROMPT_TOO_LONG.name)

@@ -10,10 +10,13 @@ from integrations.outbound.http import AddressRefused, AnswerRefused, DeadlinePa
 from integrations.providers.anthropic import diagnoses as d
 from integrations.providers.anthropic.diagnoses import Diagnosis
 from integrations.providers.base import ProviderFailure
+from rensei.core.limits import limit
 from rensei.core.texts import read_storable
 
 _PROVIDER_MESSAGE_CHARACTERS_MAX = 300
-_RETRY_AFTER_SECONDS_MAX = 24 * 3600
+_RETRY_AFTER_SECONDS_MAX = limit(
+    24 * 3600, "seconds", what="Pause that a provider may ask for", told="the caller: a longer one counts as none"
+)
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # Matches anything that looks like a credential, including ours, in text from others.

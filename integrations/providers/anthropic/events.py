@@ -10,8 +10,14 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 from integrations.outbound.http import AnswerRefused
+from rensei.core.limits import limit
 
-_EVENT_BYTES_MAX = 8 * 1024 * 1024
+_EVENT_BYTES_MAX = limit(
+    8 * 1024 * 1024,
+    "bytes",
+    what="Event of a provider's answer",
+    told="the caller: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
+)
 _EMPTY_LINES = re.compile(rb"\n{3,}")
 
 

@@ -22,13 +22,24 @@ from integrations.providers.anthropic.picture_process import FAULTS
 from integrations.providers.anthropic.pictures import PIXELS_MAX, PictureRefused, Unpacker
 from integrations.providers.base import Interrupted
 from rensei.core.errors import RenseiError, Said
+from rensei.core.limits import limit
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
-_REQUEST_BYTES_MAX = 31 * 1024 * 1024
+_REQUEST_BYTES_MAX = limit(
+    31 * 1024 * 1024,
+    "bytes",
+    what="Request of a run to the provider, its pictures included",
+    told="the run: 422 `INVALID_IMAGE`",
+)
 _SIDE_PIXELS_MAX = 8000
 _SIDE_PIXELS_MAX_OF_MANY = 2000
 _MANY = 20
-_IMAGES_MAX = 600
+_IMAGES_MAX = limit(
+    600,
+    "pictures",
+    what="Pictures of a run; fewer for a model with a small window",
+    told="the caller: 422 `INVALID_IMAGE`",
+)
 _IMAGES_MAX_OF_SMALL_WINDOW = 100
 _SMALL_WINDOW_TOKENS = 200_000
 _WHITE_SPACE = b" \t\n\r\f\v"

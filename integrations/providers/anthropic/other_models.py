@@ -11,9 +11,17 @@ from typing import Any
 from integrations.providers.anthropic.server_tools import Place, PlacedTools
 from integrations.providers.anthropic.unknown import Unknown
 from rensei.core.errors import FieldError, json_pointer
+from rensei.core.limits import limit
 
-OTHERS_MAX = 16
-USES_MAX = 1000
+OTHERS_MAX = limit(
+    16, "models", what="Models that a gateway call names besides its own", told="the caller: 400 `VALIDATION_FAILED`"
+)
+USES_MAX = limit(
+    1000,
+    "times",
+    what="How often a gateway call whose cost is held may consult another model",
+    told="the caller: 400 `VALIDATION_FAILED`",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

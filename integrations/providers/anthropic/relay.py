@@ -68,14 +68,24 @@ _OF_THE_ACCOUNT = (
     b"anthropic-priority-",
     b"anthropic-fast-",
 )
-_ERROR_BYTES_MAX = 256 * 1024
+_ERROR_BYTES_MAX = limit(
+    256 * 1024,
+    "bytes",
+    what="Provider's error that the gateway reads",
+    told="the caller: the error is told by its status alone",
+)
 EXCHANGES = limit(
     4,
     "at once",
     what="Exchanges of this server's identity for access tokens, each gateway process, and one of each organization",
     told="the caller: it waits for its turn",
 )
-_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+_MESSAGE_BYTES_MAX = limit(
+    64 * 1024 * 1024,
+    "bytes",
+    what="Provider's answer to a gateway call",
+    told="the caller: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
+)
 
 
 class Relay:

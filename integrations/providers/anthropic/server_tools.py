@@ -12,9 +12,15 @@ from typing import Any
 from integrations.providers.anthropic.known import CLIENT_TOOLS
 from integrations.providers.anthropic.tokens import objects_in
 from rensei.core.errors import FieldError, json_pointer
+from rensei.core.limits import limit
 
 TURNS_MAX = 10
-USES_MAX = 1000
+USES_MAX = limit(
+    1000,
+    "times",
+    what="How often `web_search` may be used in a gateway call whose cost is held",
+    told="the caller: 400 `VALIDATION_FAILED`",
+)
 _CHANGES_TOOLS = ("tool_addition", "compaction")
 
 # The steps of a JSON pointer. For a tool defined by a block, it is the pointer of the block.

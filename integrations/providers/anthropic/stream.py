@@ -14,10 +14,16 @@ from integrations.providers.anthropic.events import read_events
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.tokens import tokens_about
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
+from rensei.core.limits import limit
 from rensei.core.usage import UsagePart, total
 
 # The longest possible answer has 128,000 tokens, with an event for every few tokens.
-_ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_ANSWER_BYTES_MAX = limit(
+    64 * 1024 * 1024,
+    "bytes",
+    what="Provider's answer to a run",
+    told="the run: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
+)
 
 
 class MessageStream:

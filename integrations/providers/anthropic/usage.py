@@ -13,10 +13,16 @@ from typing import Any, TypeGuard
 from catalog.providers import PROVIDERS
 from integrations.providers.anthropic.begun import Begun
 from integrations.providers.anthropic.usage_counts import COUNTED, TOKENS_MAX, bounded, usage_of
+from rensei.core.limits import limit
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import NOTHING, Usage, UsagePart, merged
 
-ITERATIONS_MAX = 10_000
+ITERATIONS_MAX = limit(
+    10_000,
+    "steps",
+    what="Steps of an answer whose usage is read one by one",
+    told="operators: the usage is marked as estimated",
+)
 MODELS_MAX = 32
 NAMES_MAX = 256
 MODEL_CHARACTERS_MAX = 128

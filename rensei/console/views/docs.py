@@ -1,7 +1,7 @@
 """The project's documentation, served by the app, so that every error can link to its explanation."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,17 @@ from django.views.decorators.http import require_safe
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from rensei.core.limits import limit
+
 ROOT = Path(settings.ROOT) / "docs"
 PICTURE_SECONDS = 3600
 SEARCH_LENGTH_MAX = 80
+WORDS_MAX = limit(
+    8,
+    "words, in 80 characters",
+    what="Search of the documentation",
+    told="the caller: further ones narrow nothing",
+)
 # By the reader's purpose: pages of each group, or whole folders. The others are for contributors.
 GROUPS = {
     "Use": [
@@ -104,8 +112,14 @@ def picture(request: HttpRequest, name: str) -> FileResponse:
 
 def contents() -> list[Page]:
     """List all pages by group, in the order of the groups; the decisions come last."""
+    paths = sorted(ROOT.rglob("*.md"))
+    return _contents(tuple(paths), max((path.stat().st_mtime for path in paths), default=0.0))
+
+
+@lru_cache(maxsize=1)
+def _contents(paths: tuple[Path, ...], changed_at: float) -> list[Page]:
     pages = []
-    for path in ROOT.rglob("*.md"):
+    for path in paths:
         name = path.relative_to(ROOT).with_suffix("").as_posix()
         pages.append(Page(name=name, title=_title(path), section=_group(name)))
     order = [*GROUPS, CONTRIBUTE]
@@ -114,11 +128,11 @@ def contents() -> list[Page]:
 
 def search(wanted: str) -> list[Found]:
     """Find the pages that contain all words of a search, those with the words in their title first."""
-    words = wanted.casefold().split()
+    words = list(dict.fromkeys(wanted.casefold().split()))[:WORDS_MAX]
     found = []
     for entry in contents():
-        text = _plain(entry.name, (ROOT / f"{entry.name}.md").stat().st_mtime)
-        if all(word in text.casefold() for word in words):
+        text, folded = _plain(entry.name, (ROOT / f"{entry.name}.md").stat().st_mtime)
+        if all(word in folded for word in words):
             line = next((line for line in text.splitlines() if words[0] in line.casefold()), "")
             found.append(Found(page=entry, line=line.strip(" #|*-")[:160]))
     return sorted(found, key=lambda one: words[0] not in one.page.title.casefold())
@@ -141,10 +155,13 @@ def _place(entry: Page) -> int:
 
 
 @cache
-def _plain(name: str, changed_at: float) -> str:
-    """The text of a page for the search, without the marks of code and links, read again when it has changed."""
-    text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
-    return re.sub(r"[`*]|\]\([^)]*\)|\[", "", text)
+def _plain(name: str, changed_at: float) -> tuple[str, str]:
+    """
+    The text of a page for the search, without the marks of code and links, read again when it has changed. The second
+    is without case.
+    """
+    text = re.sub(r"[`*]|\]\([^)]*\)|\[", "", (ROOT / f"{name}.md").read_text(encoding="utf-8"))
+    return text, text.casefold()
 
 
 @cache

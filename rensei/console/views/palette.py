@@ -7,8 +7,14 @@ from django.views.decorators.http import require_safe
 from profiles import services as profiles
 from rensei.console.access import PageRequest, page
 from rensei.console.views import docs
+from rensei.core.limits import limit
 
-PROFILES_MAX = 500
+PROFILES_MAX = limit(
+    500,
+    "profiles",
+    what="Profiles that the command palette lists",
+    told="the caller: others are found on their own page",
+)
 
 
 @require_safe

@@ -42,7 +42,9 @@ LOOK_SECONDS = limit(
 WHOLE_LOOK_SECONDS = 1.0
 COMMENT_SECONDS = 15.0
 COMMENT = b": still here\n\n"
-EVENTS_AT_ONCE = 500
+EVENTS_AT_ONCE = limit(
+    500, "events", what="Event stream: events that are read at once", told="the caller: further ones follow"
+)
 CHARACTERS_AT_ONCE = limit(
     64_000,
     "characters",

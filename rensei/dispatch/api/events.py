@@ -33,7 +33,9 @@ from rensei.orgs.scopes import READ_OR_RUNS
 from rensei.tokens.still_open import Caller
 
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:,|;|$)")
-WAIT_SECONDS_MAX = 60
+WAIT_SECONDS_MAX = limit(
+    60, "seconds", what="Time that `Prefer: wait` waits for the end of a run", told="the caller: the run as it is then"
+)
 # Two workers of a machine may wake up for one run. The worker that did not get it pauses before the next attempt.
 REST_SECONDS = 0.5
 

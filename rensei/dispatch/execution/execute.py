@@ -21,6 +21,7 @@ from integrations.providers.base import ADAPTERS, Adapter, BuiltRequest, Credent
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
+from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
@@ -32,8 +33,12 @@ from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 
-ATTEMPTS_MAX = 3
-KEYS_MAX = 10
+ATTEMPTS_MAX = limit(
+    3, "attempts", what="Attempts of a run with one key", told="the run: it ends with the last one's error"
+)
+KEYS_MAX = limit(
+    10, "keys", what="Keys of one payer that a run or a call tries", told="the run: it ends with the last one's error"
+)
 BACKOFF_SECONDS = 0.5
 COUNT_EXACTLY_FROM = 0.8
 

@@ -11,6 +11,7 @@ from integrations.providers.base import ADAPTERS
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
+from rensei.core.limits import limit
 from rensei.core.usage import Usage
 from rensei.dispatch.host_sessions import leases
 from rensei.dispatch.host_sessions.leases import LeaseLost, Report
@@ -26,7 +27,9 @@ from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.resources import Resource
 from rensei.orgs.scopes import LEASES
 
-WAIT_SECONDS_MAX = 25
+WAIT_SECONDS_MAX = limit(
+    25, "seconds", what="Time that a machine waits for a run in one request", told="the caller: 204, and it asks again"
+)
 REPORTED = (
     "HOST_LOGIN_MISSING",
     "HOST_PLAN_EXHAUSTED",

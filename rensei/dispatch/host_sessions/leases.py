@@ -16,6 +16,7 @@ from integrations.providers.base import ADAPTERS, Answer, BuiltRequest, Interrup
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError, Said
+from rensei.core.limits import limit
 from rensei.core.logs import KEY_SHAPE
 from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import stored_bytes
@@ -34,8 +35,15 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Host
 
 SEEN_EVERY = timedelta(seconds=30)
-TRIES_MAX = 20
-BUILD_SECONDS_MAX = 30.0
+TRIES_MAX = limit(
+    20, "runs", what="Runs that a machine's request tries to take", told="the caller: 204, and it asks again"
+)
+BUILD_SECONDS_MAX = limit(
+    30.0,
+    "seconds",
+    what="Time in which the request of a machine's run is built, its pictures included",
+    told="the run: it stays queued",
+)
 CLOUD = frozenset(CapacityPool.Provider.values) - {CapacityPool.Provider.LOCAL}
 TRY_AGAIN = frozenset(
     {
