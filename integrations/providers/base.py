@@ -285,7 +285,7 @@ class Adapter(Protocol):
     def build(self, request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest: ...
 
     def prepare(
-        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+        self, messages: list[dict[str, Any]], *, org_id: str, entry: CatalogEntry, seconds_left: Callable[[], float]
     ) -> list[dict[str, Any]]: ...
 
     def count_input_tokens(

@@ -71,6 +71,7 @@ NO_LIMITS = {
         "providers/anthropic/caching.py": {"BREAKPOINTS_MAX"},
         "providers/anthropic/federation.py": {"_EXCHANGE_SECONDS_MAX", "_ANSWER_BYTES_MAX", "_TOKEN_SECONDS_MAX"},
         "providers/anthropic/images.py": {"_SIDE_PIXELS_MAX"},
+        "providers/anthropic/picture_process.py": {"ENCODED_BYTES_MAX"},
         "providers/anthropic/server_tools.py": {"TURNS_MAX"},
         "providers/anthropic/tokens.py": {"_BYTES_PER_TOKEN_MAX"},
         "providers/anthropic/usage_counts.py": {"TOKENS_MAX"},

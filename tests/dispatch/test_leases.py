@@ -1,6 +1,8 @@
 """Host sessions, the server's half, with a machine that is a plain REST client and holds its own key."""
 
 import asyncio
+import base64
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +14,14 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection, connections
 from django.test import AsyncClient
+from PIL import Image
 from rest_framework.test import APIClient
 
 from billing.models import CostEvent
+from integrations.providers.anthropic import pictures
 from rensei.core.clock import database_now
 from rensei.dispatch.execution import reaper
+from rensei.dispatch.host_sessions import leases
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
@@ -377,6 +382,23 @@ class TestLeaseOfARunThatCannotBeCarriedOut:
         assert (broken.state, error_code(broken)) == ("FAILED", "INVALID_IMAGE")
         assert not broken.attempts.exists()
         assert_explained(simulator)
+
+    def test_waits_in_the_queue_while_the_pictures_of_others_are_unpacked(
+        self, machine: Machine, dispatch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pixels = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(pixels, "PNG")
+        data = base64.b64encode(pixels.getvalue()).decode()
+        image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+        run = dispatch(messages=[{"role": "user", "content": [image]}])
+
+        with monkeypatch.context() as patch, pictures._one_at_a_time:
+            patch.setattr(leases, "BUILD_SECONDS_MAX", 0.2)
+            waited = machine.lease()
+
+        run.refresh_from_db()
+        assert (waited.status_code, run.state) == (204, Run.State.QUEUED)
+        assert machine.lease().status_code == 200
 
     def test_times_out_where_no_machine_comes(
         self, simulator: Any, machine: Machine, dispatch: Callable[..., Run]

@@ -69,7 +69,7 @@ class ToyAdapter:
     def check_input(self, *, messages: list[dict[str, Any]], entry: CatalogEntry) -> None: ...
 
     def prepare(
-        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+        self, messages: list[dict[str, Any]], *, org_id: str, entry: CatalogEntry, seconds_left: Callable[[], float]
     ) -> list[dict[str, Any]]:
         return messages
 

@@ -81,9 +81,9 @@ class AnthropicAdapter:
         return messages.build(request, entry=entry)
 
     def prepare(
-        self, messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+        self, messages: list[dict[str, Any]], *, org_id: str, entry: CatalogEntry, seconds_left: Callable[[], float]
     ) -> list[dict[str, Any]]:
-        return images.prepare_images(messages, entry=entry, seconds_left=seconds_left)
+        return images.prepare_images(messages, org_id=org_id, entry=entry, seconds_left=seconds_left)
 
     def fit(self, params: Mapping[str, Any], *, input_tokens: int, context_window_tokens: int) -> dict[str, Any]:
         return messages.fit(params, input_tokens=input_tokens, context_window_tokens=context_window_tokens)

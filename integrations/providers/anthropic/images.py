@@ -99,7 +99,7 @@ def check_images(messages: list[dict[str, Any]], *, entry: CatalogEntry) -> None
 
 
 def prepare_images(
-    messages: list[dict[str, Any]], *, entry: CatalogEntry, seconds_left: Callable[[], float]
+    messages: list[dict[str, Any]], *, org_id: str, entry: CatalogEntry, seconds_left: Callable[[], float]
 ) -> list[dict[str, Any]]:
     """
     Return the messages with every image in an accepted form: fetched, with its true type, small enough, base64.
@@ -114,7 +114,7 @@ def prepare_images(
     _check_number(len(blocks), entry=entry)
     side_max = _SIDE_PIXELS_MAX_OF_MANY if len(blocks) > _MANY else _SIDE_PIXELS_MAX
     total = 0
-    with Unpacker() as unpacker:
+    with Unpacker(org_id=org_id) as unpacker:
         for number, block in enumerate(blocks, start=1):
             seconds = seconds_left()
             if seconds <= 0:

@@ -15,16 +15,9 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-from rensei.core.limits import limit
-
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 # Anthropic's limit. https://platform.claude.com/docs/en/build-with-claude/vision
-ENCODED_BYTES_MAX = limit(
-    10_000_000,
-    "bytes",
-    what="Picture of a run as it is sent to the provider, in base64",
-    told="the run: it is scaled down",
-)
+ENCODED_BYTES_MAX = 10_000_000
 # A request: the picture's size in bytes, the maximum pixels of a side, the maximum memory in bytes.
 REQUEST = struct.Struct("!IIQ")
 # A reply: the result, the picture's format, its sides, the size of the data that follows.

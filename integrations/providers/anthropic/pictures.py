@@ -4,10 +4,13 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from weakref import WeakValueDictionary
 
 from integrations.providers.anthropic import picture_process
 from integrations.providers.anthropic.picture_process import ENCODED_BYTES_MAX, KEPT, REPLY, REQUEST, SCALED, TOO_LARGE
@@ -28,6 +31,9 @@ SECONDS_MAX = limit(
 )
 _PROGRAM = Path(picture_process.__file__)
 _one_at_a_time = threading.Lock()
+# One of each organization waits for it, so organizations take turns.
+_turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+_turns_lock = threading.Lock()
 
 
 def _read(replies: IO[bytes], size: int) -> bytes:
@@ -39,6 +45,17 @@ def _read(replies: IO[bytes], size: int) -> bytes:
     if size > ENCODED_BYTES_MAX or len(found := replies.read(size)) != size:
         raise EOFError
     return found
+
+
+@contextlib.contextmanager
+def _held(lock: threading.Lock, *, until: float) -> Iterator[None]:
+    """:raises Interrupted: if it is not free in time"""
+    if not lock.acquire(timeout=max(0.0, until - time.monotonic())):
+        raise Interrupted
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class PictureRefused(Exception):
@@ -62,7 +79,9 @@ class Unpacker:
     Its memory never holds pictures of another run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, org_id: str) -> None:
+        with _turns_lock:
+            self._turn = _turns.setdefault(org_id, threading.Lock())
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -80,12 +99,9 @@ class Unpacker:
         :raises PictureRefused: if it is damaged, or its process ended for any reason
         :raises Interrupted: if the time is over before decoding starts
         """
-        if not _one_at_a_time.acquire(timeout=max(0.0, seconds_left)):
-            raise Interrupted
-        try:
-            return self._fit(data, side_max=side_max, seconds=min(seconds_left, SECONDS_MAX))
-        finally:
-            _one_at_a_time.release()
+        until = time.monotonic() + seconds_left
+        with _held(self._turn, until=until), _held(_one_at_a_time, until=until):
+            return self._fit(data, side_max=side_max, seconds=min(until - time.monotonic(), SECONDS_MAX))
 
     def _fit(self, data: bytes, *, side_max: int, seconds: float) -> Fitted | None:
         process = self._process or self._start()

@@ -22,7 +22,7 @@ def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], floa
     asked = run.input.body
     request = ModelRequest(
         system=asked["system"],
-        messages=adapter.prepare(asked["messages"], entry=entry, seconds_left=seconds_left),
+        messages=adapter.prepare(asked["messages"], org_id=run.org_id, entry=entry, seconds_left=seconds_left),
         # The input has the requested effort. Runs dispatched before it was stored there have only the applied one.
         effort=asked.get("effort", run.effort or None),
         effort_is_asked=asked.get("effortIsAsked", True),

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from integrations.providers.base import ADAPTERS, Answer, BuiltRequest, Interrupted, ProviderFailure
+from integrations.providers.base import ADAPTERS, Answer, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError, Said
@@ -154,7 +154,7 @@ def take(access: Access, run: Run) -> Lease | None:
     host = _machine(access)
     _require_its_machine(run, host)
     _note_seen(host)
-    return _lease(run, host) if run.state == Run.State.QUEUED else None
+    return _lease(run, host, until=_end_of_building()) if run.state == Run.State.QUEUED else None
 
 
 def take_next(access: Access) -> Lease | None:
@@ -164,9 +164,10 @@ def take_next(access: Access) -> Lease | None:
     waiting = claims.waiting_for_host(host.id, now=database_now())
     if access.project is not None:
         waiting = waiting.filter(project=access.project)
+    until = _end_of_building()
     for run_id in waiting.order_by("id").values_list("id", flat=True)[:TRIES_MAX]:
         try:
-            lease = _lease(Run.objects.select_related("org", "project").get(id=run_id), host)
+            lease = _lease(Run.objects.select_related("org", "project").get(id=run_id), host, until=until)
         except RenseiError:
             # The error is stored in the run, where its caller can read it.
             continue
@@ -256,12 +257,22 @@ def _note_seen(host: Host) -> None:
     Host.objects.filter(long_ago, pk=host.pk).update(last_seen_at=now)
 
 
-def _lease(run: Run, host: Host) -> Lease | None:
-    """Build the request first and then claim the run: building may fetch images, and no lease must expire meanwhile."""
+def _end_of_building() -> float:
+    return time.monotonic() + BUILD_SECONDS_MAX
+
+
+def _lease(run: Run, host: Host, *, until: float) -> Lease | None:
+    """
+    Build the request first and then claim the run: building may fetch images, and no lease must expire meanwhile.
+
+    Returns None if the images take too long: those of others may have their turn, and the run stays queued until then.
+    """
     try:
         decide.require_running(run)
         _require_local(run)
-        built = _build(run)
+        built = preparation.build_request(run, ADAPTERS[run.provider], seconds_left=lambda: until - time.monotonic())
+    except Interrupted:
+        return None
     except RenseiError as refusal:
         settle.write([outcomes.without_call(run, outcomes.refusal_error(refusal), now=database_now())])
         run.refresh_from_db()
@@ -269,19 +280,6 @@ def _lease(run: Run, host: Host) -> Lease | None:
         raise
     attempt = claims.claim_for_host(run.id, host_id=host.id, input_tokens=built.input_tokens_about)
     return Lease(run=attempt.run, attempt=attempt, params=built.params) if attempt else None
-
-
-def _build(run: Run) -> BuiltRequest:
-    """
-    Build the request within the time that a machine waits for a response.
-
-    :raises RenseiError: if an image cannot be fetched in time, or the prompt does not fit
-    """
-    until = time.monotonic() + BUILD_SECONDS_MAX
-    try:
-        return preparation.build_request(run, ADAPTERS[run.provider], seconds_left=lambda: until - time.monotonic())
-    except Interrupted:
-        raise outcomes.RunTimeout from None
 
 
 def _require_local(run: Run) -> None:

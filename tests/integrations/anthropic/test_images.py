@@ -5,6 +5,7 @@ import contextlib
 import io
 import random
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ from integrations.providers.anthropic.images import ImagesNotSupported, InvalidI
 from integrations.providers.base import Interrupted
 from tests.attacks import resident_peak, sized
 from tests.integrations.anthropic.conftest import make_entry, make_request
+from tests.waiting import wait_until
 
+ACME = "org_acme"
 OPUS = make_entry("claude-opus-5-5")
 SMALL = make_entry("claude-haiku-4-5-20251001")
 
@@ -46,7 +49,9 @@ def _turn(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _prepared(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = prepare_images(_turn(*blocks), entry=OPUS, seconds_left=lambda: 60)[0]["content"]
+    content: list[dict[str, Any]] = prepare_images(_turn(*blocks), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)[0][
+        "content"
+    ]
     return content[:-1]
 
 
@@ -151,7 +156,7 @@ class TestCheckImages:
         info.add_text("comment", "x" * 50_000_000, zip=True)
 
         with pytest.raises(InvalidImage):
-            prepare_images(_turn(_base64(_draw(pnginfo=info))), entry=OPUS, seconds_left=lambda: 60)
+            prepare_images(_turn(_base64(_draw(pnginfo=info))), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -167,7 +172,7 @@ class TestCheckImages:
         # Anything but a refusal fails the test.
         with contextlib.suppress(InvalidImage):
             check_images(_turn(_base64(bytes(data))), entry=OPUS)
-            prepare_images(_turn(_base64(bytes(data))), entry=OPUS, seconds_left=lambda: 60)
+            prepare_images(_turn(_base64(bytes(data))), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
 
 class TestPrepareImages:
@@ -223,6 +228,7 @@ class TestPrepareImages:
         with pytest.raises(Interrupted):
             prepare_images(
                 _turn(*[_url(f"https://example.com/{number}.gif") for number in range(100)]),
+                org_id=ACME,
                 entry=OPUS,
                 seconds_left=lambda: next(left),
             )
@@ -297,7 +303,7 @@ class TestPrepareImages:
         )
         before = repr(given)
 
-        after = prepare_images(given, entry=OPUS, seconds_left=lambda: 60)
+        after = prepare_images(given, org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
         assert after[0]["content"][0]["cache_control"] == {"type": "ephemeral"}
         assert after[0]["content"][1] == given[0]["content"][1]
@@ -305,7 +311,7 @@ class TestPrepareImages:
 
     def test_is_what_the_model_sees(self, simulator, credential):
         messages = prepare_images(
-            _turn(_base64(_draw("WEBP", (41, 31)), "image/png")), entry=OPUS, seconds_left=lambda: 60
+            _turn(_base64(_draw("WEBP", (41, 31)), "image/png")), org_id=ACME, entry=OPUS, seconds_left=lambda: 60
         )
         params = ADAPTER.build(make_request(messages=messages), entry=OPUS).params
 
@@ -339,13 +345,13 @@ def _transparent_png(side: int) -> bytes:
 class TestUnpacker:
     def test_unpacks_a_picture_that_is_too_large_nowhere(self):
         with pytest.raises(InvalidImage, match="more pixels"):
-            prepare_images(_turn(_base64(_transparent_png(8001))), entry=OPUS, seconds_left=lambda: 60)
+            prepare_images(_turn(_base64(_transparent_png(8001))), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
     def test_takes_little_memory_of_the_worker(self):
         """What a picture unpacks to, 36 or 256 MB, is never in this process."""
         turn = _turn(*[_base64(_transparent_png(sized(3000, 8000)))] * 25)
 
-        taken = resident_peak(lambda: prepare_images(turn, entry=OPUS, seconds_left=lambda: 600))
+        taken = resident_peak(lambda: prepare_images(turn, org_id=ACME, entry=OPUS, seconds_left=lambda: 600))
 
         assert taken < 20_000_000
 
@@ -353,17 +359,17 @@ class TestUnpacker:
         monkeypatch.setattr(pictures, "MEMORY_MAX", 100 * 1024 * 1024)
 
         with pytest.raises(InvalidImage, match="damaged"):
-            prepare_images(_turn(_base64(_transparent_png(6000))), entry=OPUS, seconds_left=lambda: 60)
+            prepare_images(_turn(_base64(_transparent_png(6000))), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
     def test_is_held_to_its_time(self, monkeypatch):
         monkeypatch.setattr(pictures, "SECONDS_MAX", 0.01)
 
         with pytest.raises(InvalidImage, match="too much memory or time"):
-            prepare_images(_turn(_base64(_transparent_png(6000))), entry=OPUS, seconds_left=lambda: 60)
+            prepare_images(_turn(_base64(_transparent_png(6000))), org_id=ACME, entry=OPUS, seconds_left=lambda: 60)
 
     def test_that_dies_is_a_bad_image_and_the_next_one_works(self):
         picture = _draw()
-        with pictures.Unpacker() as unpacker:
+        with pictures.Unpacker(org_id=ACME) as unpacker:
             assert unpacker.fit(picture, side_max=8000, seconds_left=60) is None
             assert unpacker._process is not None
             unpacker._process.kill()
@@ -377,7 +383,7 @@ class TestUnpacker:
         assert process.poll() is not None
 
     def test_knows_nothing_of_ours(self):
-        with pictures.Unpacker() as unpacker:
+        with pictures.Unpacker(org_id=ACME) as unpacker:
             unpacker.fit(_draw(), side_max=8000, seconds_left=60)
             assert unpacker._process is not None
             environment = Path(f"/proc/{unpacker._process.pid}/environ").read_bytes()
@@ -386,5 +392,24 @@ class TestUnpacker:
         assert b"RENSEI" not in environment
 
     def test_waits_for_its_turn_no_longer_than_its_run_has(self):
-        with pictures._one_at_a_time, pictures.Unpacker() as unpacker, pytest.raises(Interrupted):
+        with pictures._one_at_a_time, pictures.Unpacker(org_id=ACME) as unpacker, pytest.raises(Interrupted):
             unpacker.fit(_draw(), side_max=8000, seconds_left=0.01)
+
+    def test_of_organizations_take_turns(self, monkeypatch):
+        order = []
+        monkeypatch.setattr(pictures.Unpacker, "_fit", lambda self, data, **options: order.append(data.decode()))
+
+        def wait(org):
+            pictures.Unpacker(org_id=org).fit(org.encode(), side_max=8000, seconds_left=60)
+
+        threads = [threading.Thread(target=wait, args=[org]) for org in ["many"] * 5 + ["one"]]
+        with pictures._one_at_a_time:
+            for thread in threads:
+                thread.start()
+            # One of each organization waits for the process, and the others behind it.
+            wait_until(lambda: all(thread.is_alive() for thread in threads))
+            wait_until(lambda: pictures._turns["one"].locked())
+        for thread in threads:
+            thread.join(timeout=60)
+
+        assert "one" in order[:2]
