@@ -210,15 +210,16 @@ def _rewrap(rows: list[DataKey]) -> tuple[int, dict[str, str]]:
             failed[str(row.pk)] = str(result)
         else:
             new[row.pk] = result
+    done = 0
     with durable():
-        stored = (
-            DataKey.objects.select_for_update().filter(pk__in=list(new)).order_by("pk").values_list("pk", "wrapped")
-        )
-        before = {row.pk: bytes(row.wrapped) for row in rows}
-        unchanged = [new[pk] for pk, wrapped in stored if bytes(wrapped) == before[pk]]
         # Backups of the database need an outer key until the last data key has left it, which is noted anew.
         KeyCheck.objects.filter(pk__in={row.kek_id for row in rows}).update(emptied_at=None)
-        return DataKey.objects.bulk_update(unchanged, ["kek_id", "kek_version", "wrapped"]), failed
+        for row in rows:
+            if row.pk in new:
+                made = new[row.pk]
+                same = DataKey.objects.filter(pk=row.pk, wrapped=bytes(row.wrapped))
+                done += same.update(kek_id=made.kek_id, kek_version=made.kek_version, wrapped=made.wrapped)
+    return done, failed
 
 
 def _rewrapped_in_thread(row: DataKey) -> DataKey | VaultFault:
