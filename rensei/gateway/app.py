@@ -33,7 +33,9 @@ from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, datab
 from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.core.proxies import address_of
+from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.admit import AdmissionPlan
+from rensei.dispatch.admission.unknown_parts import Names
 from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue.claims import LEASE, Stop
@@ -42,7 +44,7 @@ from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body, checked_name
-from rensei.gateway.call import Caller, GatewayCall, LiveCall, error_of
+from rensei.gateway.call import Caller, GatewayCall, LiveCall, Named, error_of
 from rensei.gateway.callers import Callers
 from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
@@ -192,6 +194,8 @@ class Gateway:
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
             size = work_of(raw)
             body, named, chooses = await self._threads.run(partial(_parsed, raw), size=size, org_id=access.org.id)
+            query = scope["query_string"].decode("latin-1")
+            unknown = requests.unknown_in(body, headers, query)
             model = body.name_of("model")
             route = await self._route(access, model)
             if route.is_federated and await self._fetch_tokens(route):
@@ -201,12 +205,20 @@ class Gateway:
             for other in named:
                 name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
                 others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
-            routing.require_judged(route, [other for _, other in others], provider_chooses=chooses)
-            address = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
+            unknown_parts.require_judged(
+                route.judgement.facts.policies,
+                route.mode,
+                own_models=[
+                    entry.model_id for _, other in others if (entry := other.judgement.entry).org_id is not None
+                ],
+                provider_chooses=chooses,
+            )
+            address = path + ("?" + query if query else "")
             if path == addresses.COUNT_TOKENS:
+                requests.require_known(unknown, headers, route)
                 await self._count(route, body, size, address, headers, caller)
             else:
-                await self._message(access, route, body, size, others, address, headers, caller)
+                await self._message(access, route, body, size, others, address, headers, unknown, caller)
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
@@ -238,15 +250,16 @@ class Gateway:
             raise found
         return found
 
-    async def _credential(self, route: Route, why: Why) -> Credential:
+    async def _credentials(self, route: Route, why: Why, *, others: Others = ()) -> Credentials:
         """
-        Choose the key that signs a call. It is opened for the first call, and kept while calls use it.
+        List the keys that may sign a call. They are opened for the first call, and kept while calls use them.
 
         :param why: this call, which the opening is recorded with if it causes one
-
-        :raises RenseiError: if the key cannot be opened
+        :param others: what the call names besides: a key of the platform signs for the models that it serves only
+        :raises RenseiError: if a key cannot be opened, or none serves all of the models
         """
-        return routing.choose_credential(await self._keys_of(route, why))
+        found = await self._keys_of(route, why)
+        return routing.serving_all(found, route, [other for _, other in others]) if others else found
 
     async def _keys_of(self, route: Route, why: Why) -> routing.Credentials:
         """:raises RenseiError: if a key cannot be opened"""
@@ -274,18 +287,19 @@ class Gateway:
         others: Others,
         address: str,
         headers: dict[str, str],
+        unknown: Names,
         caller: Caller,
     ) -> None:
         """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id
-        query = address.partition("?")[2]
-        prepare = partial(requests.prepare, body, route, others=others, headers=headers, query=query)
+        prepare = partial(requests.prepare, body, route, others=others, headers=headers, unknown=unknown)
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
         run_id = new_id("run")
         why = Why(reason=Reason.GATEWAY, run_id=run_id, token_id=route.run.token_id, org_id=org_id)
-        credential = await self._credential(route, why)
+        credentials = await self._credentials(route, why, others=others)
+        credential = routing.choose_credential(credentials)
         admitted = self._plan(route, credential, outgoing, headers, run_id=run_id)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None
@@ -305,6 +319,7 @@ class Gateway:
                 settle=partial(self._settle, access),
                 caller=caller,
                 threads=self._threads,
+                named=Named.of(others, credentials),
             )
             with self._renewal.watching(live), closing(live):
                 await call.carry(self._relay, path=address, headers=_outgoing_headers(route, headers))
@@ -354,7 +369,7 @@ class Gateway:
         body.forget_values()
         outgoing.forget_values()
         why = Why(reason=Reason.COUNT, token_id=route.run.token_id, org_id=route.run.org_id)
-        credential = await self._credential(route, why)
+        credential = routing.choose_credential(await self._credentials(route, why))
         passed: Headers | None = None
         said = b""
         try:
@@ -413,7 +428,7 @@ def with_gateway(
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
-    return relay.outgoing_headers(headers, known_only=route.is_bounded)
+    return relay.outgoing_headers(headers, known_only=route.is_bounded, platform_key=route.mode in routing.PRICED_MODES)
 
 
 def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:

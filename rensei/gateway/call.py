@@ -7,6 +7,7 @@ cancellation or the run's deadline aborts the call.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -33,8 +34,8 @@ from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.gateway import answers
 from rensei.gateway.answers import Headers
-from rensei.gateway.requests import Outgoing
-from rensei.gateway.routing import PRICED_MODES, Route
+from rensei.gateway.requests import Others, Outgoing
+from rensei.gateway.routing import PRICED_MODES, Credentials, Route
 from rensei.gateway.threads import BodyThreads, in_thread, work_of
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -109,6 +110,24 @@ class Caller:
             self._gone = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a call names besides its model: the ids of those models, and of the keys that may sign for all of them."""
+
+    models: frozenset[str] = frozenset()
+    keys: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, others: Others, credentials: Credentials) -> "Named":
+        if not others:
+            return cls()
+        models = frozenset(route.judgement.entry.model_id for _, route in others)
+        return cls(models=models, keys=frozenset(credential.id for _, credential in credentials))
+
+    def is_served_by(self, credential: Credential) -> bool:
+        return self.keys is None or credential.id in self.keys
+
+
 class LiveCall(LiveRun):
     """
     A gateway run in progress. An order to stop, from the lease renewal's thread or at the deadline, interrupts its
@@ -152,6 +171,7 @@ class GatewayCall:
         settle: Callable[[SettlementPlan], object],
         caller: Caller,
         threads: BodyThreads,
+        named: Named,
     ) -> None:
         self.run = run
         self.attempt = attempt
@@ -163,6 +183,7 @@ class GatewayCall:
         self._settle = settle
         self._caller = caller
         self._threads = threads
+        self._named = named
         self._settled = False
         # Whether any of the current attempt was sent, and the provider has not refused it.
         self._is_under_way = False
@@ -325,6 +346,8 @@ class GatewayCall:
             return None
         if credential is None or self.run.attempt_count >= KEYS_MAX or self._live.stop is not None:
             return None
+        if not self._named.is_served_by(credential):
+            return None
         error = mode.error_of(self.run, failure)
         now = database_now()
         settle.write([outcomes.failed(self, failure, error=error, again=True, now=now)])
@@ -357,7 +380,7 @@ class GatewayCall:
     def _end(self, plan: SettlementPlan) -> None:
         if not self._settled:
             self._settled = True
-            self._settle(plan)
+            self._settle(replace(plan, named=self._named.models))
 
     def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
         passed = relay.incoming_headers(answer, platform_key=self._route.mode in PRICED_MODES)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from billing.limits.caps import CostNotBounded
 from catalog import pricing
 from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
@@ -20,9 +19,10 @@ from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import tokens_about_by_part
-from rensei.core.errors import FieldError, RenseiError
-from rensei.core.unknown import NAME_CHARACTERS_MAX, note_unknown
-from rensei.dispatch.modes.base import ModelUnpriced
+from rensei.core.errors import FieldError
+from rensei.core.unknown import note_unknown
+from rensei.dispatch.admission import unknown_parts
+from rensei.dispatch.admission.unknown_parts import Names, printable, unpriced
 from rensei.gateway.body import Body
 from rensei.gateway.routing import PRICED_MODES, Route
 
@@ -51,27 +51,28 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 def prepare(
-    body: Body, route: Route, *, others: Others = (), headers: Mapping[str, str] = _NO_HEADERS, query: str = ""
+    body: Body, route: Route, *, others: Others = (), headers: Mapping[str, str] = _NO_HEADERS, unknown: Names = ()
 ) -> Outgoing:
     """
-    Build the body for the provider. `others` are the additional models that it names; `headers` and `query` are the
-    caller's.
+    Build the body for the provider. `others` are the additional models that it names, `headers` are the caller's, and
+    `unknown` is what is not known of them and of the body.
 
     :raises FieldError: if a required value is missing, or a limit that bounds the cost of a call where it is held
     :raises ModelUnpriced, CostNotBounded: if such a call uses something that has no price
     :raises ContextWindowExceeded: if the prompt cannot fit into the profile's window
     """
     values, entry = body.values, route.judgement.entry
-    _note_unknown(body, route, headers, query)
+    require_known(unknown, headers, route)
     betas = betas_in(headers)
     changes: dict[str, Any] = {}
     if values["model"] != entry.model_id:
         changes["model"] = entry.model_id
     max_tokens = _max_tokens(values)
-    if route.max_tokens_cap is not None and max_tokens > route.max_tokens_cap:
-        _check_budget(values, max_tokens=max_tokens, cap=route.max_tokens_cap)
-        changes["max_tokens"] = max_tokens = route.max_tokens_cap
-    _check_cap(others, route)
+    cap = min((each.max_tokens_cap for each in (route, *_routes(others)) if each.max_tokens_cap), default=None)
+    if cap is not None and max_tokens > cap:
+        _check_budget(values, max_tokens=max_tokens, cap=cap)
+        changes["max_tokens"] = max_tokens = cap
+    _check_cap(others, cap)
     bounds = PromptBounds(values, raw=body.raw, unknown=body.unknown, tools=body.tools, window=_window_of(route, betas))
     _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
@@ -90,48 +91,41 @@ def prepare(
     )
 
 
-def _note_unknown(body: Body, route: Route, headers: Mapping[str, str], query: str) -> None:
-    """
-    Count what is not known in a request.
-
-    :raises FieldError: where the cost is held, naming a beta that is not known
-    :raises ModelUnpriced, CostNotBounded: there, naming one other such part, because it may cost more than is held
-    """
+def unknown_in(body: Body, headers: Mapping[str, str], query: str) -> Names:
+    """List what is not known in a request, and count it by its name, whether it is refused or not."""
     unknown = [*body.unknown.names, *unknown_headers(headers, query)]
     for kind, name in unknown:
         note_unknown(kind, name)
-    if not route.is_bounded:
+    return unknown
+
+
+def require_known(names: Names, headers: Mapping[str, str], route: Route) -> None:
+    """
+    Refuse what is not known where the cost of a call is held before it; an unknown beta also where a policy denies some
+    models, because it may make the provider run one.
+
+    :raises FieldError: naming a beta
+    :raises ModelUnpriced, CostNotBounded: naming one other part, because it may cost more than is held
+    """
+    if not (names and (route.is_bounded or route.is_judged)):
         return
     if betas := sorted(betas_in(headers) - BETAS):
         # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
-        name = _printable(betas[0])
-        because = (
-            "the platform's keys do not sign it"
-            if route.mode in PRICED_MODES
-            else "what it may cost cannot be held of the API token's cap"
-        )
+        name = printable(betas[0])
+        because = "what it may cost cannot be held of the API token's cap"
+        if route.mode in PRICED_MODES:
+            because = "the platform's keys do not sign it"
+        elif not route.is_bounded:
+            because = f"it could reach a model that an access policy denies to {route.mode.value}"
         reason = (
             f"Unexpected value `{name}` for the `anthropic-beta` header. This version of Rensei does not know it, so "
             f"{because} (capability_rejected: beta_header:{name})."
         )
         raise FieldError(pointer="/anthropic-beta", reason=reason)
-    # Unknown headers are not forwarded then, so they cost nothing.
-    unknown = [each for each in unknown if each[0] != "header" or each[1].startswith("anthropic-version")]
-    if unknown:
-        _, name = min(unknown)
-        name = _printable(name)
-        raise _unpriced(f"'{name}', which this version of Rensei does not know,", route)
-
-
-def _unpriced(what: str, route: Route) -> RenseiError:
-    """Build the refusal of something without a price, in a platform mode or under a cap."""
-    if route.mode in PRICED_MODES:
-        return ModelUnpriced(what=what, mode=route.mode.value)
-    return CostNotBounded(what=what)
-
-
-def _printable(name: str) -> str:
-    return name.encode(errors="replace").decode()[:NAME_CHARACTERS_MAX]
+    if route.is_bounded:
+        # Unknown headers are not forwarded then, so they cost nothing.
+        costly = [each for each in names if each[0] != "header" or each[1].startswith("anthropic-version")]
+        unknown_parts.require_known(costly, mode=route.mode)
 
 
 def _max_tokens(values: dict[str, Any]) -> int:
@@ -154,9 +148,12 @@ def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
         )
 
 
-def _check_cap(others: Others, route: Route) -> None:
+def _routes(others: Others) -> list[Route]:
+    return [route for _, route in others]
+
+
+def _check_cap(others: Others, cap: int | None) -> None:
     """:raises FieldError: if an additional model could write more than the cap of the key pool"""
-    cap = route.max_tokens_cap
     for other, _ in others:
         asked = other.max_tokens
         # A fallback without its own limit has the limit of the request.
@@ -212,13 +209,13 @@ def _at_most(
     values = body.values
     server_tools.check_limits(body.tools)
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=_output_of(route, betas))
-    unpriced = features.unpriced_feature(values, bounds.tools)
+    feature = features.unpriced_feature(values, bounds.tools)
     if most.web_searches and any(
         band.web_search is None for each in [route, *(its_route for _, its_route in others)] for band in each.bands
     ):
-        unpriced = unpriced or f"{route.judgement.entry.model_id} as this request asks for it"
-    if unpriced:
-        raise _unpriced(f"'{unpriced}'", route)
+        feature = feature or f"{route.judgement.entry.model_id} as this request asks for it"
+    if feature:
+        raise unpriced(f"'{feature}'", mode=route.mode)
     answers = [_answer(values, route, most)]
     for other, its_route in others:
         if not other.consulted:
@@ -260,7 +257,7 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
         )
     window = _window_of(route, betas)
     if window is None or output is None:
-        raise _unpriced(f"'{entry.model_id}', whose limits are not known,", route)
+        raise unpriced(f"'{entry.model_id}', whose limits are not known,", mode=route.mode)
     factor = features.highest_factor(values)
     prices = [band.times(factor) for band in route.bands]
     return other.uses * pricing.worst_case(prices, prompt_tokens=window, max_tokens=output)

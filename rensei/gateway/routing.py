@@ -7,7 +7,7 @@ A route is made by the same functions as the decision of a dispatch, and is cach
 import copy
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -24,15 +24,15 @@ from rensei.dispatch import context, pools
 from rensei.dispatch.admission import admit, decide
 from rensei.dispatch.admission.decide import DispatchDecision, ProfileRequired
 from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
 from rensei.orgs.access import Access
-from rensei.policies.resolver import ModelNotAllowedByPolicy
 
 PROVIDER = "claude"
 PROFILE_PREFIX = "prof_"
 # In these modes the platform pays, or bills the organization: platform keys sign, and unpriced models are refused.
-PRICED_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
+PRICED_MODES = PLATFORM_MODES
 
 
 # The opened keys that may sign a call, each with its weight.
@@ -59,6 +59,11 @@ class Route:
     def is_bounded(self) -> bool:
         """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
         return self.mode in PRICED_MODES or bool(self.run.caps)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a policy denies the mode to some models, so that each one that a call may reach must be known."""
+        return any(policy.denies_some(self.mode) for policy in self.judgement.facts.policies)
 
     @property
     def profile(self) -> ModelProfile:
@@ -98,6 +103,15 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
         return refusal
 
 
+def serving_all(found: Credentials, route: Route, others: Sequence[Route]) -> Credentials:
+    """
+    List the keys of a call that may also sign for the other models that it names.
+
+    :raises RenseiError: if there is none
+    """
+    return MODES[route.mode].serving_all(found, [each.judgement.facts for each in (route, *others)])
+
+
 def choose_credential(credentials: Credentials) -> Credential:
     """Choose one of the keys by weight."""
     if len(credentials) == 1:
@@ -105,28 +119,6 @@ def choose_credential(credentials: Credentials) -> Credential:
     weights = [weight for weight, _ in credentials]
     _, credential = random.choices(credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
     return credential
-
-
-def require_judged(route: Route, others: Iterable[Route], *, provider_chooses: bool) -> None:
-    """
-    Refuse additional models that policies cannot be applied to, if any policy denies some models.
-
-    An organization's own entry can be served by any model, and in a call with several models the answer does not show
-    by which one. A model that the provider chooses is unknown before the call.
-
-    :raises ModelNotAllowedByPolicy: with the model and the scope of the policy
-    """
-    own = [other.judgement.entry for other in others if other.judgement.entry.org_id is not None]
-    if not own and not provider_chooses:
-        return
-    scopes = [policy.scope for policy in route.judgement.facts.policies if policy.denies_some(route.mode)]
-    if scopes:
-        what = f"'{own[0].model_id}' is an entry of the organization's own" if own else "the provider would choose"
-        reason = (
-            f"the {scopes[0]}'s access policy denies {route.mode.value} to some models, and whether the request's "
-            f"fallbacks or tools would run one of these cannot be known, because {what}"
-        )
-        raise ModelNotAllowedByPolicy(reasons=reason)
 
 
 def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:

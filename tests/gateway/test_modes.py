@@ -1,5 +1,6 @@
 """Who signs and who pays: quota, budget, pools and prices hold at the gateway as they do in the queue."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import pytest
 
 from billing.models import BudgetHold, CostEvent, Entitlement, Hold, SharedUsage
+from integrations.keys import platform
 from integrations.models import PlatformKey
+from rensei.core.secret import Secret
 from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Attempt, Run
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
+from rensei.orgs.access import Access
 from rensei.orgs.models import Org
+from rensei.policies import services as policies
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL, Answer, as_bytes, message, settled
 from tests.gateway.wire import Wire
@@ -233,14 +238,30 @@ class TestShared:
         assert wire.messages() == []
 
     @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_count_no_tokens_with_an_unknown_beta(
+        self, ask: Any, request: Any, wire: Wire, mode: str
+    ) -> None:
+        request.getfixturevalue(mode)
+        body = {name: message()[name] for name in ("model", "messages")}
+
+        beta = ask(body, path="/v1/messages/count_tokens", anthropic_beta="giant-window-2027-01-01")
+        tier = ask(body, path="/v1/messages/count_tokens?tier=best")
+
+        assert "beta_header:giant-window-2027-01-01" in beta.json()["error"]["message"]
+        assert (tier.status, tier.code) == (403, "MODEL_UNPRICED")
+        assert wire.passed == []
+
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
     def test_and_metered_do_not_forward_unknown_headers(self, ask: Any, request: Any, wire: Wire, mode: str) -> None:
         request.getfixturevalue(mode)
 
-        answer = ask(message(), anthropic_spend="more", anthropic_client_platform="desktop")
+        profile = {"anthropic_user_profile_id": "someone"}
+        answer = ask(message(), anthropic_spend="more", anthropic_client_platform="desktop", **profile)
 
         assert answer.status == 200
         (sent,) = wire.messages()
         assert "anthropic-spend" not in sent.headers
+        assert "anthropic-user-profile-id" not in sent.headers
         assert sent.headers["anthropic-client-platform"] == "desktop"
 
 
@@ -250,7 +271,9 @@ class TestByok:
         body = Body.read(as_bytes(message(made_up=1, tools=[{"type": "tool_x"}])) or b"")
         take_counts()
 
-        outgoing = gateway_requests.prepare(body, route, headers={"anthropic-beta": "giant-2027"}, query="tier=best")
+        headers = {"anthropic-beta": "giant-2027"}
+        unknown = gateway_requests.unknown_in(body, headers, "tier=best")
+        outgoing = gateway_requests.prepare(body, route, headers=headers, unknown=unknown)
 
         assert outgoing.body.raw == body.raw
         assert take_counts() == {
@@ -259,6 +282,26 @@ class TestByok:
             ("header", "anthropic-beta: giant-2027"): 1,
             ("query_parameter", "tier"): 1,
         }
+
+    @pytest.mark.parametrize(
+        ("fields", "headers", "status", "said"),
+        [
+            ({"tools": [{"type": "subagent_20270101", "name": "s"}]}, {}, 403, "the provider would choose"),
+            ({}, {"anthropic_beta": "review-2027-01-01"}, 400, "capability_rejected: beta_header:review-2027-01-01"),
+        ],
+        ids=["tool", "beta"],
+    )
+    def test_refuses_what_may_run_any_model_where_a_policy_denies_some(
+        self, ask: Any, byok: Any, wire: Wire, ada_access: Access, fields: Any, headers: Any, status: int, said: str
+    ) -> None:
+        take_counts()
+        policies.set_policy(ada_access, matrix={"claude-haiku-4-5-20251001": {"byok": {"allowed": False}}})
+
+        answer = ask(message(**fields), **headers)
+
+        assert answer.status == status
+        assert said in answer.json()["error"]["message"]
+        assert wire.messages() == []
 
     def test_passes_on_what_has_no_price(self, ask: Any, byok: Any, wire: Wire, simulator: Any) -> None:
         answer = ask(message(tools=[{"type": "made_up_20990101", "name": "made_up"}]))
@@ -270,6 +313,40 @@ class TestByok:
 
 
 class TestAPool:
+    @pytest.mark.parametrize("is_there", [True, False], ids=["one key", "no key"])
+    def test_signs_with_a_key_that_serves_every_model_of_a_call(
+        self, ask: Any, shared: Any, make_key: Any, wire: Wire, simulator: Any, is_there: bool
+    ) -> None:
+        haiku = "claude-haiku-4-5-20251001"
+        named = {"fallbacks": [{"model": haiku}]}
+        betas = {"anthropic_beta": "server-side-fallback-2026-07-01"}
+
+        def add(name: str, *model_ids: str, cap: int) -> PlatformKey:
+            return platform.add_platform_key(
+                actor=None,
+                provider="claude",
+                pool="shared",
+                name=name,
+                api_key=Secret(make_key()),
+                model_ids=list(model_ids),
+                max_tokens_cap=cap,
+            )
+
+        small = add("small", haiku, cap=500)
+        both = add("both", MODEL, haiku, cap=400) if is_there else None
+        answers = []
+        for _ in range(3):
+            answers.append(ask(message(**named), **betas))
+            settled()
+
+        if both is None:
+            assert {answer.code for answer in answers} == {"SHARED_KEY_NOT_CONFIGURED"}
+            assert f"'{MODEL} and {haiku}'" in answers[0].json()["error"]["message"]
+        else:
+            assert {answer.status for answer in answers} == {200}
+            assert {run.credential_id for run in Run.objects.all()} == {both.id} != {small.id}
+            assert sent_max_tokens(wire) == 400
+
     @pytest.mark.parametrize("word", ["revoked", "ratelimited", "nocredit"])
     @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
     def test_goes_on_with_its_next_key_each_try_its_own_attempt(
@@ -322,3 +399,8 @@ class TestCountTokens:
         assert answer.json()["input_tokens"] > 0
         assert not Run.objects.exists()
         assert not SharedUsage.objects.exclude(used=0, held=0).exists()
+
+
+def sent_max_tokens(wire: Wire) -> int:
+    found: int = json.loads(wire.messages()[-1].body)["max_tokens"]
+    return found

@@ -10,7 +10,8 @@ import pytest
 from billing.models import BudgetUsage, CostEvent, Entitlement, UsageDaily
 from billing.statements import statements
 from catalog import services as catalog
-from catalog.models import CatalogEntry, Price
+from catalog.models import CatalogEntry, Identity, Price
+from rensei.audit.models import AuditEvent
 from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch.models import Run
 from rensei.dispatch.settlement import audit
@@ -297,6 +298,36 @@ class TestAnotherModel:
 
 
 class TestAKindOfIterationThatIsNotKnown:
+    def test_reaches_a_denied_model_once(self, ask: Any, byok: Any, ada_access: Any) -> None:
+        documents.set_policy(ada_access, matrix={HAIKU: {"byok": {"allowed": False}}})
+        usage = {"input_tokens": 9, "output_tokens": 9, "iterations": [iteration("subagent", 1_000, 100, model=HAIKU)]}
+
+        first = ask(told(usage))
+        settled()
+        wait_until(lambda: ask(told(usage)).status == 403, what="the refusal")
+
+        assert first.status == 200
+        assert ask(told(usage)).code == "MODEL_NOT_ALLOWED_BY_POLICY"
+        event = AuditEvent.objects.get(action="catalog_entry.blocked")
+        assert (event.object_id, event.detail["answeredBy"]) == (MODEL, HAIKU)
+
+    def test_of_a_model_that_the_request_names_blocks_nothing_when_a_policy_begins_to_deny_it(
+        self, ask: Any, byok: Any, ada_access: Any, wire: Any
+    ) -> None:
+        usage = {"input_tokens": 9, "output_tokens": 9}
+        body = told(usage, serves=HAIKU)
+        body["messages"][0]["content"] += " [[slow 1]]"
+
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(ask, {**body, "fallbacks": [{"model": HAIKU}]}, **BETAS)
+            wait_until(lambda: bool(wire.messages()), what="the call")
+            documents.set_policy(ada_access, matrix={HAIKU: {"byok": {"allowed": False}}})
+            assert calling.result().status == 200
+
+        settled()
+        assert CostEvent.objects.get().served_model_id == HAIKU
+        assert not Identity.objects.exists()
+
     def test_is_charged_beside_the_rest_and_flagged(self, ask: Any, metered: Any, stream: bool) -> None:
         iterations = [iteration("made_up", 1_000, 100)]
         ask(told({"input_tokens": 1_000, "output_tokens": 500, "iterations": iterations}, stream=stream))

@@ -14,7 +14,9 @@ from integrations.providers.anthropic.additions import effort_for
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import cache_writes_of, with_cache_breakpoints
 from integrations.providers.anthropic.effort import ANSWER_TOKENS_MIN, budget_of, effort_params
+from integrations.providers.anthropic.other_models import provider_chooses
 from integrations.providers.anthropic.tokens import tokens_about
+from integrations.providers.anthropic.unknown import unknown_in
 from integrations.providers.base import BuiltRequest, ModelRequest
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, RenseiError, Said
@@ -63,7 +65,8 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
     params: dict[str, Any] = {"model": entry.model_id, "max_tokens": 0, "messages": request.messages}
     if request.system:
         params["system"] = request.system
-    bounds = PromptBounds(params, window=entry.context_window_tokens)
+    unknown = unknown_in(params)
+    bounds = PromptBounds(params, unknown=unknown, window=entry.context_window_tokens)
     window = _window(request.context_window_tokens, entry=entry)
 
     effort = _effort_to_use(request.effort, entry=entry)
@@ -86,6 +89,8 @@ def build(request: ModelRequest, *, entry: CatalogEntry) -> BuiltRequest:
         input_tokens_at_most=bounds.at_most,
         price_factor_at_most=features.highest_factor(params),
         cache_writes=cache_writes_of(params),
+        unknown=frozenset(unknown.names),
+        provider_chooses=provider_chooses(params, unknown),
     )
 
 

@@ -48,6 +48,8 @@ _FORWARDED_PREFIX = "anthropic-"
 _FORWARDED = frozenset({"content-type", "user-agent"})
 # Rensei decides which workspace pays.
 _KEPT_BACK = frozenset({"anthropic-workspace-id"})
+# A caller must not name the users of the platform's account.
+_OF_THE_PLATFORM = frozenset({"anthropic-user-profile-id"})
 # The headers returned to a caller besides Anthropic's own. All others belong to the connection or to other hosts.
 _PASSED = frozenset(
     {b"content-type", b"content-encoding", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry"}
@@ -302,16 +304,19 @@ def _without_content(raw: bytes) -> dict[str, Any]:
     return {}
 
 
-def outgoing_headers(headers: Mapping[str, str], *, known_only: bool = False) -> dict[str, str]:
+def outgoing_headers(
+    headers: Mapping[str, str], *, known_only: bool = False, platform_key: bool = False
+) -> dict[str, str]:
     """
     Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included.
 
     Unknown ones could change what a call costs, so they are not where that is held before it.
     """
+    kept_back = _KEPT_BACK | _OF_THE_PLATFORM if platform_key else _KEPT_BACK
     chosen = {
         name: value
         for name, value in headers.items()
-        if (name.startswith(_FORWARDED_PREFIX) and name not in _KEPT_BACK and (name in HEADERS or not known_only))
+        if (name.startswith(_FORWARDED_PREFIX) and name not in kept_back and (name in HEADERS or not known_only))
         or name in _FORWARDED
     }
     # Every Anthropic client sends these. A person with curl need not set them.

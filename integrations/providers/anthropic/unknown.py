@@ -17,6 +17,8 @@ from rensei.core.unknown import NAME_CHARACTERS_MAX
 # A request is refused for one name, so the others need no complete list.
 NAMES_MAX = 20
 _NAMES_OF_MODELS = ("claude-", "anthropic/", "anthropic.")
+# A field, a tool or a block may make the provider run any model, without a name of one.
+_MAY_RUN_MODELS = frozenset({"request_field", "tool_type", "block_type"})
 _WITH_TEXTS = frozenset({known.BLOCKS, known.RESULTS, known.TEXTS})
 # A value, the objects that may stand there, and the member that holds it.
 _Place = tuple[Any, Table, str]
@@ -30,7 +32,7 @@ class Unknown:
     may_choose_models: bool = False
 
     def add(self, kind: str, name: str, value: Any) -> None:
-        self.may_choose_models = self.may_choose_models or kind == "request_field" or _names_a_model(value)
+        self.may_choose_models = self.may_choose_models or kind in _MAY_RUN_MODELS or _names_a_model(value)
         if len(self.names) < NAMES_MAX:
             self.names.add((kind, name[:NAME_CHARACTERS_MAX]))
 

@@ -16,10 +16,12 @@ from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
+from rensei.core.unknown import note_unknown
 from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes, token_rate
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput, SearchEntry
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import wake_up
@@ -53,9 +55,7 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
     if known := _known_run(access, idempotency_key, body_digest):
         return known
     token_rate.require_left(access.org.id)
-    judgement = decide.decide(decide.load(access, request), request)
-    if judgement.refusal is not None:
-        raise judgement.refusal
+    judgement = _judge(decide.load(access, request), request)
     run = plan(access, judgement, request, idempotency_key=idempotency_key, body_digest=body_digest)
     try:
         refused = write([run])
@@ -72,12 +72,20 @@ def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchReq
     """Admit a run with a profile that is not stored, such as for a test message."""
     token_rate.require_left(access.org.id)
     (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
-    judgement = decide.decide(decide.require(found), request)
-    if judgement.refusal is not None:
-        raise judgement.refusal
+    judgement = _judge(decide.require(found), request)
     admitted = plan(access, judgement, request)
     _raise_of(write([admitted]))
     return admitted.run
+
+
+def _judge(found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
+    """Decide a dispatch, and count what is not known in it, whether it is refused or not."""
+    judgement = decide.decide(found, request)
+    for kind, name in judgement.built.unknown if judgement.built else ():
+        note_unknown(kind, name)
+    if judgement.refusal is not None:
+        raise judgement.refusal
+    return judgement
 
 
 def plan(

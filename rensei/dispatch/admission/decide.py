@@ -19,8 +19,9 @@ from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import context, pools
+from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import DispatchContext, Known
+from rensei.dispatch.context import PLATFORM_MODES, DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.modes.base import Gate
@@ -126,6 +127,7 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
         decision = decision.noted(built.effort_left_out)
         if decision.mode is None:
             raise decision.refusal()
+        _require_known(found, decision.mode, built)
         gate(found, decision.mode, at_most=max_cost(found, decision.mode, built))
     except RenseiError as caught:
         refusal = caught
@@ -140,6 +142,18 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
         built=built,
         refusal=refusal,
     )
+
+
+def _require_known(found: DispatchContext, mode: AuthMode, built: BuiltRequest) -> None:
+    """
+    Check what the request holds that is not known, as the gateway does.
+
+    :raises ModelNotAllowedByPolicy: if it may run a model that a policy denies
+    :raises ModelUnpriced, CostNotBounded: if it may cost more than is held
+    """
+    unknown_parts.require_judged(found.policies, mode, provider_chooses=built.provider_chooses)
+    if found.is_capped or mode in PLATFORM_MODES:
+        unknown_parts.require_known(built.unknown, mode=mode)
 
 
 def gate(found: DispatchContext, mode: AuthMode, *, at_most: int | None) -> None:

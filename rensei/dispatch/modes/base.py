@@ -1,6 +1,6 @@
 """The interface of an auth mode. One file implements each mode."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Protocol
@@ -40,6 +40,11 @@ class Gate:
 class OneKey:
     """A mode with one credential: there is no other to try, and its failures are shown to the organization."""
 
+    def serving_all(
+        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+    ) -> Sequence[tuple[int, Credential]]:
+        return credentials
+
     def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
         return None
 
@@ -53,7 +58,8 @@ class Mode(Protocol):
     what `hold` decides, from the balances that a preview has loaded, in the same order; without balances they pass.
     `hold` places the holds of runs of one organization, in the transaction that saves them, and returns the refusals
     by run id. It receives the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all
-    credentials that may sign such a call, with their weights, for a call that follows immediately. `open_credential`
+    credentials that may sign such a call, with their weights, for a call that follows immediately. `serving_all`
+    keeps those that may sign for the models of all the contexts, of which the first is the call's. `open_credential`
     runs in the worker, after the claim. `next_credential` runs after a failed call and returns another key of the same
     payer, if any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the
     platform.
@@ -76,6 +82,10 @@ class Mode(Protocol):
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
 
     def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]: ...
+
+    def serving_all(
+        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+    ) -> Sequence[tuple[int, Credential]]: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 

@@ -1,6 +1,6 @@
 """The common base of metered and shared: a key of the platform's key pool signs."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from integrations.keys import health, platform
@@ -46,6 +46,18 @@ class PlatformPool:
     def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
         keys = platform.running(facts.pool_keys(self.pool, self.mode))
         return [(max(1, key.weight), platform.open_platform_key(key, why=why)) for key in keys]
+
+    def serving_all(
+        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+    ) -> Sequence[tuple[int, Credential]]:
+        """:raises RenseiError: if no key serves all of the models"""
+        for each in facts:
+            ids = {key.id for key in platform.running(each.pool_keys(self.pool, self.mode))}
+            credentials = [(weight, credential) for weight, credential in credentials if credential.id in ids]
+        if not credentials:
+            models = " and ".join(each.requested.model_id for each in facts)
+            raise self._no_key(facts[0].profile.provider, models, facts[0].platform_keys)
+        return credentials
 
     def open_credential(self, run: Run) -> Credential:
         """

@@ -4,7 +4,8 @@ Apply policies and kill switches to the models that actually answer requests for
 An answer is settled under the model that made it. If a policy denies that model, the next call is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from catalog import identities
 from catalog.identities import Answered
@@ -19,23 +20,40 @@ from rensei.policies.documents import as_policies
 from rensei.policies.resolver import Denial, ModelNotAllowedByPolicy, find_denial
 
 
-def note_answers(answers: Iterable[tuple[Run, str]]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Told:
     """
-    Record which models answered runs, by the name in each answer, within the transaction that settles them.
+    What an answer tells of the models that made it: their names, that of the answering model first.
+
+    `named` are the models that the request itself names besides its own, which policies allowed at its admission.
+    """
+
+    run: Run
+    names: Sequence[str]
+    named: Collection[str] = ()
+
+
+def note_answers(answers: Iterable[Told]) -> None:
+    """
+    Record which models answered runs, or had a part in an answer, within the transaction that settles them.
 
     If a model answers under its own id, nothing is read.
     """
-    by_run = {run.id: (run, name) for run, name in answers if name not in {"", run.served_model_id}}
-    answered = [
+    told = {answer.run.id: answer for answer in answers}
+    found = [
         Answered(org=run.org, provider=run.provider, model_id=run.served_model_id, name=name, run_id=run.id)
-        for run, name in by_run.values()
+        for run, each in ((each.run, each) for each in told.values())
+        for name in sorted(set(each.names) - {"", run.served_model_id, *each.named})
     ]
-    for answer, entry, is_own in identities.answerers(answered):
-        run, _ = by_run[answer.run_id]
-        # Models that a request names have been judged, so this is none of them, or a policy denies it since.
-        denial = _denial(run, [entry])
-        if (is_own or denial is not None) and identities.note(answer, entry):
-            _record(run, entry, denial)
+    for answer, entry, is_own in identities.answerers(found):
+        each = told[answer.run_id]
+        if entry.model_id in each.named:
+            continue
+        denial = _denial(each.run, [entry])
+        # An own entry is what answers to it. A model that it only consulted tells nothing of it, unless it is denied.
+        is_it = is_own and answer.name == each.names[0]
+        if (is_it or denial is not None) and identities.note(answer, entry):
+            _record(each.run, entry, denial)
 
 
 def require_allowed(run: Run, entry: CatalogEntry) -> None:

@@ -31,6 +31,7 @@ from rensei.dispatch import search, stored_bytes, token_rate
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.settlement import own_entries
+from rensei.dispatch.settlement.own_entries import Told
 from rensei.dispatch.settlement.served import Served, find_served, prices_for
 from rensei.dispatch.settlement.unreported import read_holds, within_hold
 from rensei.dispatch.signals import run_ended
@@ -78,6 +79,8 @@ class SettlementPlan:
     error: StoredError | None = None
     end: RunEnd | None = None
     expired_before: datetime | None = None
+    # The models that the request names besides its own. Policies allowed them at its admission.
+    named: Collection[str] = ()
 
 
 def plan_charges(settlement: SettlementPlan, *, hold: int | None = None) -> list[billing.Charge]:
@@ -106,11 +109,6 @@ def _parts(settlement: SettlementPlan) -> Sequence[UsagePart]:
     """Return the parts of a call. If they are not told apart, the run's served model has the only one."""
     unreported = settlement.usage if settlement.estimated else NOTHING
     return settlement.parts or [UsagePart(usage=settlement.usage, unreported=unreported)]
-
-
-def _answered_name(settlement: SettlementPlan) -> str:
-    """Return the name in the answer of the model that made it, or "" if there is no answer."""
-    return settlement.parts[0].model_id if settlement.parts else ""
 
 
 def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: UsagePart) -> billing.Charge:
@@ -147,7 +145,11 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, adjusted, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
-        own_entries.note_answers((plan.run, _answered_name(plan)) for plan in standing if plan.attempt is not None)
+        own_entries.note_answers(
+            Told(run=plan.run, names=[part.model_id for part in plan.parts], named=plan.named)
+            for plan in standing
+            if plan.attempt is not None
+        )
         lines = [*adjusted, *billing.write_charges(charges)]
         runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
         search.add_errors(
