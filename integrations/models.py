@@ -68,6 +68,52 @@ class KeyCheck(models.Model):
         return self.kek_id
 
 
+class DefaultAddress(models.Model):
+    """The address to which a provider's keys without a base URL of their own may be sent, as operators approved it."""
+
+    provider = models.CharField(max_length=32, primary_key=True)
+    base_url = models.CharField(max_length=300)
+    approved_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name_plural = "default addresses"
+
+    def __str__(self) -> str:
+        return f"{self.provider}: {self.base_url}"
+
+
+class BreakGlass(models.Model):
+    """
+    What one operator asks for, and another one has to approve: an export of a key, or another default address.
+
+    `target` is the id of the key, or the address. A request is used once; it never holds a key.
+    """
+
+    class Kind(models.TextChoices):
+        EXPORT = "export", "Export a key"
+        ADDRESS = "address", "Change the default address"
+
+    id = PublicIdField(prefix="glass")
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    target = models.CharField(max_length=300)
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="+")
+    provider = models.CharField(max_length=32)
+    reason = models.CharField(max_length=500)
+    asked_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    asked_at = models.DateTimeField()
+    approved_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    approved_at = models.DateTimeField(null=True, blank=True)
+    used_at = models.DateTimeField(null=True, blank=True)
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "break-glass request"
+        indexes = [models.Index(fields=["-asked_at"], name="break_glass_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.target}"
+
+
 class Rotation(models.Model):
     """
     A rotation of keys that workers carry out in batches: what it is, how far it is, and what could not be done.
@@ -313,6 +359,7 @@ class KeyOpening(models.Model):
         PUBLISHING = "publishing", "Publishing the public keys"
         SIGN_IN = "sign-in", "Two-step sign-in"
         FINGERPRINT = "fingerprint", "Making its fingerprint"
+        EXPORT = "export", "An export that two operators agreed on"
         UNKNOWN = "unknown", "Not explained"
 
     id = PublicIdField(prefix="open")

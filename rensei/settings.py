@@ -61,6 +61,8 @@ RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR
 RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")
 # 0: the key that signs identity tokens is never replaced by itself.
 RENSEI_ISSUER_KEY_DAYS = env.int("RENSEI_ISSUER_KEY_DAYS", default=90)
+# One person approves what they asked for themselves. The front page of the admin says so.
+RENSEI_SINGLE_OPERATOR = env.bool("RENSEI_SINGLE_OPERATOR", default=False)
 # None where it is not known.
 RENSEI_BACKUPS_KEPT_DAYS = env.int("RENSEI_BACKUPS_KEPT_DAYS", default=None)
 # The database refuses to delete an opening that is younger than 30 days.

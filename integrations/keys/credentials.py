@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from integrations.keys import shapes
+from integrations.keys import default_address, shapes
 from integrations.models import Integration
-from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
+from integrations.providers.base import Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
 from integrations.vault.openings import UNEXPLAINED, Reason, Why
 from integrations.vault.sealed import SealedColumn
@@ -92,7 +92,11 @@ def open_text(integration: Integration, *, why: Why) -> Secret:
 
 
 def credential(integration: Integration, given: Given) -> Credential:
-    """Return what signs, with its destination: the integration's own address, else the provider's."""
+    """
+    Return what signs, with its destination: the integration's own address, else the provider's.
+
+    :raises CredentialUnreadable: if the provider's was changed, and no second operator has approved that
+    """
     federation = given if isinstance(given, Federation) else None
     return Credential(
         id=integration.id,
@@ -100,7 +104,7 @@ def credential(integration: Integration, given: Given) -> Credential:
         secret=given if isinstance(given, Secret) else Secret(""),
         federation=federation,
         subject=subject_of(integration.org) if federation else "",
-        base_url=integration.base_url or ADAPTERS[integration.provider].default_base_url(),
+        base_url=integration.base_url or default_address.require_approved(integration.provider),
         workspace_id=integration.workspace_id,
         org_slug=integration.org.slug if integration.base_url else "",
     )

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
-from integrations.keys import shapes
+from integrations.keys import default_address, shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
 from integrations.vault import sealed, vault
@@ -249,7 +249,7 @@ def _credential(key: PlatformKey, given: Given) -> Credential:
         secret=given if isinstance(given, Secret) else Secret(""),
         federation=federation,
         subject=subject_of(key.pool) if federation else "",
-        base_url=ADAPTERS[key.provider].default_base_url(),
+        base_url=default_address.require_approved(key.provider),
         workspace_id=key.workspace_id,
     )
 

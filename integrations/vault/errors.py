@@ -10,7 +10,8 @@ All errors of the vault: a closed set.
     ├── KekChanged             it is another key under the same id
     ├── WrapInvalid            the wrapped data key does not open: it was altered, or belongs elsewhere
     ├── DataKeyNotFound        the record names a data key that this owner does not have
-    └── RecordInvalid          the record does not open: it was altered, cut, or belongs elsewhere
+    ├── RecordInvalid          the record does not open: it was altered, cut, or belongs elsewhere
+    └── AddressChanged         it would be sent to another address than operators have approved
 
     CredentialUnreadable       raised to callers outside the vault for all of these
 """
@@ -58,6 +59,10 @@ class RecordInvalid(VaultFault):
     pass
 
 
+class AddressChanged(VaultFault):
+    pass
+
+
 class CredentialUnreadable(RenseiError):
     """
     A sealed credential cannot be opened, or a new one cannot be sealed. Nothing was overwritten.
@@ -80,6 +85,11 @@ class CredentialUnreadable(RenseiError):
         super().__init__(reason=reason)
         self.retryable = isinstance(reason, KeyServiceSilent)
         self.is_gone = isinstance(reason, DataKeyNotFound)
+        if isinstance(reason, AddressChanged):
+            self.fix = (
+                "Ask the operator: a second one approves the new address in the admin, under Break-glass, or the "
+                "former one is set again."
+            )
         if self.is_gone:
             self.fix = (
                 "Its data key is not in the database: it was destroyed, or a backup without it was restored. Save "

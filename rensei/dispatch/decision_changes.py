@@ -17,7 +17,7 @@ from django.db.models import Min
 
 from billing.models import BillingSetting, Entitlement
 from catalog.models import CatalogEntry, CatalogSetting, Identity, ModelAlias, Price
-from integrations.models import DataKey, Integration, PlatformKey
+from integrations.models import DataKey, DefaultAddress, Integration, PlatformKey
 from profiles.models import ModelProfile
 from rensei.core.clock import moment_of, now_sql
 from rensei.core.periods import start_of
@@ -50,6 +50,7 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     BillingSetting: frozenset(),
     Entitlement: frozenset(),
     DataKey: frozenset(),
+    DefaultAddress: frozenset(),
     Integration: frozenset(
         {"last_used_at", "tested_at", "key_created_at", "remind_after_days", "remind_at", "reminded_at"}
     ),

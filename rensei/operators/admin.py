@@ -12,7 +12,14 @@ from django.urls import URLPattern, path
 from rensei.core.errors import RenseiError
 
 # The imports register the pages in the admin.
-from rensei.operators import audit_admin, openings_admin, stoppable, unknown_admin, vault_admin  # noqa: F401
+from rensei.operators import (  # noqa: F401
+    audit_admin,
+    break_glass_admin,
+    openings_admin,
+    stoppable,
+    unknown_admin,
+    vault_admin,
+)
 from rensei.orgs import kill_switches
 from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
 from rensei.orgs.models import KillSwitch, User

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Cast
 
 from billing.limits import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
 from catalog.models import CatalogEntry
-from integrations.models import PlatformKey
+from integrations.keys import break_glass, default_address
+from integrations.models import BreakGlass, PlatformKey
 from integrations.vault import openings_kept, vault
 from integrations.vault.vault import VaultHealth
 from rensei.core.auth_modes import AuthMode
@@ -84,6 +86,9 @@ class Overview:
     switches: list[KillSwitch]
     unknown: Unmarked
     unexplained_openings: int
+    asked: list[BreakGlass]
+    unapproved: list[tuple[str, str]]
+    has_single_operator: bool
 
     @property
     def runs(self) -> int:
@@ -121,6 +126,9 @@ def overview() -> Overview:
         switches=list(KillSwitch.objects.select_related("org").order_by("-set_at")),
         unknown=unknown_names.unmarked(),
         unexplained_openings=openings_kept.unexplained(now=now),
+        asked=break_glass.waiting(),
+        unapproved=default_address.unapproved(),
+        has_single_operator=settings.RENSEI_SINGLE_OPERATOR,
     )
 
 

@@ -21,7 +21,9 @@ JOBS = {
         "SpendCap", "BillingSetting",
     ],
     "Models": ["CatalogEntry", "Price", "CatalogSetting"],
-    "Keys": ["PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey", "KeyOpening"],
+    "Keys": [
+        "PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey", "KeyOpening", "BreakGlass",
+    ],
     "Safety": ["KillSwitch", "AccessPolicy", "AuditEvent", "LedgerAudit", "UnknownName"],
     "Data": ["Run", "StoredBytes"],
 }  # fmt: skip

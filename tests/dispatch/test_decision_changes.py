@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -15,7 +16,7 @@ from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpend
 from catalog import services as catalog
 from catalog.models import CatalogEntry, CatalogSetting, Identity, Price
 from integrations.keys import platform
-from integrations.models import PlatformKey
+from integrations.models import DefaultAddress, PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
@@ -71,6 +72,7 @@ def everything(
     kill_switches.stop(operator=grace, kind=KillSwitch.Kind.MODEL, target="claude-opus-4-8", reason="A test.")
     register_host(ada_access, name="laptop")
     StoredBytes.objects.get_or_create(org=org)
+    DefaultAddress.objects.get_or_create(provider="claude", base_url=settings.RENSEI_ANTHROPIC_BASE_URL)
     BillingSetting.objects.get_or_create(pk=1)
     CatalogSetting.objects.get_or_create(pk=1)
     Identity.objects.create(org=org, provider="claude", model_id="own", answered_by=MODEL, run_id="run_1")

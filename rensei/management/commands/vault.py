@@ -14,7 +14,7 @@ from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.integrity.anchors import AnchorsCut
 
 # Four of these register what they seal.
-from integrations.keys import credentials, fingerprints, platform, rotations  # noqa: F401
+from integrations.keys import break_glass, credentials, fingerprints, platform, rotations  # noqa: F401
 from integrations.models import DataKey, KeyCheck, Rotation
 from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
 from integrations.vault.errors import VaultFault
@@ -65,6 +65,8 @@ class Command(BaseCommand):
             "--no-backup-needs-it", action="store_true", help="remove the key from the keyring, for good"
         )
 
+        export = actions.add_parser("export-key", help="print a key whose export two operators have agreed on, once")
+        export.add_argument("request", metavar="REQUEST", help="the id of the break-glass request")
         destroy = actions.add_parser("destroy-keys", help="destroy an organization's data keys, for good")
         destroy.add_argument("--org", metavar="SLUG", required=True)
         destroy.add_argument("--confirm", metavar="SLUG", help="the same name again; asked for if left out")
@@ -232,6 +234,9 @@ class Command(BaseCommand):
             f"{kek} is retired. If it was in a key service, or the current key of a keyring that no longer wraps, take "
             "that out of RENSEI_KEK_URL, and then destroy the key or the keyring's file."
         )
+
+    def _export_key(self, *, request: str, **options: Any) -> None:
+        self.stdout.write(break_glass.export(request).reveal())
 
     def _destroy_keys(self, *, org: str, confirm: str | None, by: str, **options: Any) -> None:
         owner = Org.objects.filter(slug=org).first()
