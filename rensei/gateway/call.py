@@ -262,6 +262,7 @@ class GatewayCall:
                 input_tokens_about=self._outgoing.input_tokens_about,
                 streams=streams,
                 encoding=answer.headers.get("content-encoding", ""),
+                asked=self._outgoing.asked,
             )
         except ProviderFailure as failure:
             answer.close()

@@ -19,6 +19,7 @@ from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
 from integrations.providers.anthropic.tokens import tokens_about_by_part
+from integrations.providers.anthropic.usage import asked_factors
 from rensei.core.errors import FieldError
 from rensei.core.unknown import note_unknown
 from rensei.dispatch.admission import unknown_parts
@@ -42,6 +43,7 @@ class Outgoing:
     at_most: int | None
     input_tokens_about: int
     streams: bool
+    asked: Mapping[str, object]
 
 
 # The additional models that a request names, each with its decision under the same mode.
@@ -88,6 +90,7 @@ def prepare(
         at_most=_at_most(body, route, others, bounds, max_tokens=max_tokens, betas=betas),
         input_tokens_about=sum(by_part.values()),
         streams=values.get("stream") is True,
+        asked=asked_factors(values),
     )
 
 

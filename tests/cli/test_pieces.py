@@ -89,6 +89,26 @@ class TestAnswer:
             "cacheWrite5mTokens": 3,
         }
 
+    def test_keeps_what_a_later_report_tells_less_of(self):
+        answer = Answer()
+        for event in [
+            {"type": "message_start", "message": {"usage": {"input_tokens": 1000, "output_tokens": 1}}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": 0}},
+            {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 500}},
+            {"type": "message_delta", "usage": {"output_tokens": 0}},
+            {"type": "message_delta", "delta": None, "usage": None},
+        ]:
+            answer.take(event)
+
+        assert answer.stop_reason == "end_turn"
+        assert answer.usage()["inputTokens"] == 1000
+        assert answer.usage()["outputTokens"] == 500
+
+    @pytest.mark.parametrize("kind", ["message_start", "message_delta", "content_block_start", "content_block_delta"])
+    @pytest.mark.parametrize("members", [{}, {"message": 1, "delta": [], "usage": "x", "content_block": 2, "index": 0}])
+    def test_takes_any_event(self, kind, members):
+        assert Answer().take({"type": kind, **members}) == ""
+
     def test_puts_a_first_try_aside(self):
         answer = Answer()
         for event in [*list(self.events())[:6], *self.events()]:

@@ -15,14 +15,17 @@ from catalog import pricing
 from catalog.pricing import UnitPrices
 from integrations.keys import platform
 from integrations.models import PlatformKey
+from integrations.providers.base import Credential, ProviderFailure
+from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.secret import Secret
-from rensei.core.usage import Usage
+from rensei.core.usage import Usage, UsagePart
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.execution import reaper
+from rensei.dispatch.execution import execute, reaper
 from rensei.dispatch.models import Attempt, IdempotencyKey, Run, RunInput
+from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import SettlementPlan
@@ -118,6 +121,22 @@ class TestAMeteredRun:
         (band, *_) = [UnitPrices.from_dict(band) for band in run.prices]
         price = band.cache_write_1h if ttl == "1h" else band.cache_write_5m
         assert BudgetHold.objects.get().picodollars >= len(text) * price + run.max_tokens * band.output
+
+    @pytest.mark.parametrize("reported", [False, True], ids=["nothing reported", "a prompt reported"])
+    @pytest.mark.parametrize("mode", [AuthMode.METERED, AuthMode.SHARED, AuthMode.BYOK])
+    def test_is_not_called_again_on_one_hold_once_a_prompt_was_reported(
+        self, ada_access: Access, mode: AuthMode, reported: bool
+    ) -> None:
+        parts = (UsagePart(usage=Usage(input_tokens=900_000)),) if reported else ()
+        failure = ProviderFailure(
+            code="PROVIDER_OVERLOADED", message="Busy.", fix="", retryable=True, maybe_billed=True, parts=parts
+        )
+        key = Credential(id="key_1", version=1, secret=Secret("x"), base_url="")
+        run = Run(org=ada_access.org, auth_mode=mode, attempt_count=1, caps=[])
+
+        again = execute._try_again(run, MODES[mode], key, failure)
+
+        assert (again is None) is (reported and mode is not AuthMode.BYOK)
 
     @pytest.mark.parametrize("fields", [{}, {"max_tokens": 0}], ids=["stream", "cache"])
     def test_pays_for_its_prompt_if_it_is_cancelled_before_the_first_event(

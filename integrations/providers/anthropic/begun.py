@@ -11,6 +11,7 @@ from typing import Any
 
 from integrations.providers.anthropic.known import SERVER_RESULTS
 from integrations.providers.anthropic.tokens import tokens_about_bytes
+from integrations.providers.anthropic.usage_counts import TOKENS_MAX
 from rensei.core.unknown import note_unknown
 
 # The members of blocks and of deltas that are output of the model. Those of a kind that is not listed are all counted.
@@ -59,10 +60,12 @@ class Begun:
         self.searches = 0
         self._output_bytes = 0
         self._result_bytes = 0
+        # Of thinking that is not shown.
+        self._thinking_tokens = 0
 
     @property
     def output_tokens(self) -> int:
-        return tokens_about_bytes(self._output_bytes)
+        return tokens_about_bytes(self._output_bytes) + self._thinking_tokens
 
     @property
     def result_tokens(self) -> int:
@@ -70,12 +73,15 @@ class Begun:
 
     @property
     def is_anything(self) -> bool:
-        return bool(self._output_bytes or self._result_bytes or self.turns)
+        return bool(self._output_bytes or self._thinking_tokens or self._result_bytes or self.turns)
 
     def take_unread(self, size: int) -> None:
         self._output_bytes += size
 
     def take_delta(self, delta: Mapping[str, Any]) -> None:
+        more = delta.get("estimated_tokens")
+        if type(more) is int and more > 0:
+            self._thinking_tokens = min(TOKENS_MAX, self._thinking_tokens + more)
         self._take(delta, unknown="delta_type")
 
     def take_block(self, block: Mapping[str, Any]) -> None:

@@ -181,13 +181,15 @@ class _Watched(aiohttp.BytesPayload):
 class Tap:
     """Reads an answer as it passes, for its usage and how it ended. It stores none of its text."""
 
-    def __init__(self, *, input_tokens_about: int, streams: bool, encoding: str = "") -> None:
+    def __init__(
+        self, *, input_tokens_about: int, streams: bool, encoding: str = "", asked: Mapping[str, object] | None = None
+    ) -> None:
         """:raises ProviderFailure: if the answer uses an unsupported compression"""
         try:
             self._decode = outbound.decoder(encoding, bytes_max=_MESSAGE_BYTES_MAX)
         except outbound.EncodingRefused:
             raise make_failure(d.ENCODING_UNKNOWN, maybe_billed=True) from None
-        self._reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False)
+        self._reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False, asked=asked or {})
         self._reader = EventReader() if streams else None
         self._message = b""
         self._error: dict[str, Any] | None = None

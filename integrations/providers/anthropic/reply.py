@@ -4,6 +4,7 @@ An answer assembled from the events of a stream, all of which are validated.
 Source of the events: https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from integrations.providers.anthropic.usage import UsageReader
@@ -24,10 +25,16 @@ _EMPTY_EVENTS = frozenset({"content_block_stop", "error", "ping"})
 _HOLDERS = ("message", "content_block", "delta")
 
 
+_NOTHING_ASKED: Mapping[str, object] = {}
+
+
 class Reply:
     """What has arrived of an answer so far: its content, its usage, and whether the usage is plausible."""
 
-    def __init__(self, *, input_tokens_about: int, keeps_content: bool = True) -> None:
+    def __init__(
+        self, *, input_tokens_about: int, keeps_content: bool = True, asked: Mapping[str, object] = _NOTHING_ASKED
+    ) -> None:
+        """:param asked: the values with a factor on prices that the request asks for, by their names"""
         self.stop_reason = ""
         self.is_complete = False
         # Whether anything of a message has arrived, and whether any of its content has.
@@ -38,16 +45,20 @@ class Reply:
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json_parts: dict[int, list[str]] = {}
         self._text_parts: dict[int, dict[str, list[str]]] = {}
-        self._usage = UsageReader()
+        self._usage = UsageReader(asked=asked)
 
     def take(self, event: dict[str, Any]) -> str:
         """Add an event, and return the text that it contains. Unknown kinds are counted, with any usage in them."""
-        match kind := event.get("type"):
+        kind = event.get("type")
+        if "usage" in event and kind != "message_delta":
+            self._usage.take_unexpected(event["usage"], place=str(kind))
+        match kind:
             case "message_start":
                 self.has_begun = True
                 if isinstance(message := event.get("message"), dict):
                     self._usage.take_model(message.get("model"))
                     self._usage.take(message.get("usage"), at_start=True)
+                    self._take_beside(message, place="message_start")
             case "content_block_start":
                 return self._start_block(event.get("index"), event.get("content_block"))
             case "content_block_delta":
@@ -55,13 +66,16 @@ class Reply:
             case "message_delta":
                 delta = event.get("delta")
                 self._take_end(delta if isinstance(delta, dict) else {}, usage=event.get("usage"))
+                self._take_beside(event, place="message_delta")
+                if isinstance(delta, dict) and "usage" in delta:
+                    self._usage.take_unexpected(delta["usage"], place="message_delta.delta")
             case "message_stop":
                 self.is_complete = True
             case _ if not isinstance(kind, str) or kind not in _EMPTY_EVENTS:
                 note_unknown("event_type", kind if isinstance(kind, str) else "(no name)")
-                for holder in (event, *(event.get(name) for name in _HOLDERS)):
-                    if isinstance(holder, dict):
-                        self._usage.take_unexpected(holder.get("usage"))
+                for name in _HOLDERS:
+                    if isinstance(holder := event.get(name), dict):
+                        self._usage.take_unexpected(holder.get("usage"), place=f"{kind}.{name}")
         return ""
 
     def take_message(self, message: dict[str, Any], *, unread_bytes: int = 0) -> None:
@@ -79,6 +93,7 @@ class Reply:
         for index, block in enumerate(content if isinstance(content, list) else []):
             self._start_block(index, block)
         self._take_end(message, usage=message.get("usage"))
+        self._take_beside(message, place="message")
         self.is_complete = message.get("type") == "message"
 
     @property
@@ -110,6 +125,13 @@ class Reply:
         )
         return tuple(parts)
 
+    def _take_beside(self, holder: dict[str, Any], *, place: str) -> None:
+        """Take what is called a usage beside the known one."""
+        for name in holder:
+            if "usage" in name and name != "usage":
+                note_unknown("usage_field", name)
+                self._usage.take_unexpected(holder[name], place=f"{place}.{name}")
+
     def _take_end(self, end: dict[str, Any], *, usage: object) -> None:
         self.stop_reason = str(end.get("stop_reason") or "") or self.stop_reason
         self._usage.take(usage, at_start=False)
@@ -119,6 +141,8 @@ class Reply:
             return ""
         self.has_begun = self.output_seen = True
         self._usage.begun.take_block(block)
+        if "usage" in block:
+            self._usage.take_unexpected(block["usage"], place=f"content_block {index}")
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict):
             self._usage.take_model(block["to"].get("model"), fell_back=True)
         self._blocks[index] = block if self._keeps_content else {}
@@ -131,7 +155,7 @@ class Reply:
         self.output_seen = True
         self._usage.begun.take_delta(delta)
         if "usage" in delta:
-            self._usage.take_unexpected(delta["usage"])
+            self._usage.take_unexpected(delta["usage"], place="content_block_delta")
         kind = delta.get("type")
         if not self._keeps_content:
             return ""

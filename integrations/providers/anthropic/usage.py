@@ -25,6 +25,7 @@ ITERATIONS_MAX = limit(
 )
 MODELS_MAX = 32
 NAMES_MAX = 256
+PLACES_MAX = 256
 MODEL_CHARACTERS_MAX = 128
 
 # Objects in `usage` whose members are counts. The members are named `object.member` here.
@@ -48,6 +49,9 @@ _INSIDE = frozenset({"message", "fallback_message"})
 _BESIDE = frozenset({"compaction", "advisor_message"})
 
 
+_NOTHING_ASKED: Mapping[str, object] = {}
+
+
 class UsageReader:
     """
     Reads the usage reports of one answer. There is one, or several in a stream.
@@ -55,7 +59,8 @@ class UsageReader:
     Counts are cumulative, so the highest reported value of each is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, asked: Mapping[str, object] = _NOTHING_ASKED) -> None:
+        """:param asked: the values with a factor that the request asks for, by their names"""
         self.model = ""
         self.absurd = False
         # True if something has no known price, so that the charge is an upper bound.
@@ -70,7 +75,9 @@ class UsageReader:
         self._beside: dict[str, Counter[str]] = {}
         self._absurd_beside: dict[str, int] = {}
         self._samplings: dict[str, int] = {}
+        self._unexpected: dict[str, dict[str, int]] = {}
         self._iterations_told = 0
+        self._asked = asked
         self._factors: dict[str, Fraction] = {}
 
     @property
@@ -95,11 +102,20 @@ class UsageReader:
         self._note_uncertain("answer", "(not readable)")
         self.begun.take_unread(size)
 
-    def take_unexpected(self, usage: object) -> None:
-        """Process usage in a place where none is known: it may be a part of the other reports, or come in addition."""
-        if isinstance(usage, dict):
-            self.uncertain = True
-            self.take(usage, at_start=False)
+    def take_unexpected(self, usage: object, *, place: str) -> None:
+        """
+        Process usage in a place where none is known. It may be a part of the other reports, or come in addition: for an
+        upper bound, it is added to them. Of one place, the highest report counts.
+        """
+        if not isinstance(usage, dict):
+            return
+        self.uncertain = True
+        found, is_believable = self._counts(usage)
+        self.absurd |= not is_believable
+        place = place if place in self._unexpected or len(self._unexpected) < PLACES_MAX else ""
+        self._raise(self._unexpected.setdefault(place, {}), found)
+        if (iterations := usage.get("iterations")) is not None:
+            self._take_iterations(iterations)
 
     def take(self, usage: object, *, at_start: bool) -> None:
         """Process a usage report."""
@@ -127,6 +143,11 @@ class UsageReader:
         for each in self._factors.values():
             if each is not _ONE:
                 factor *= each
+        for name, value in self._asked.items():
+            # What was asked for and is not reported was given, for all that is known.
+            if name not in self._factors and (each := _factor_of(name, value)) is not _ONE:
+                factor *= each
+                self.uncertain = True
         used, unreported = Usage(), NOTHING
         if not refused or self.absurd or not self.knows_prompt:
             used = bounded(usage_of(self._own_counts()))
@@ -142,6 +163,14 @@ class UsageReader:
             samplings=self._samplings.get(self.model, 1) + self.begun.turns,
             unreported=unreported,
         )
+        if self._unexpected:
+            answered += UsagePart(
+                model_id=self.model,
+                usage=bounded(sum(map(usage_of, self._unexpected.values()), start=NOTHING)),
+                price_factor=factor,
+                estimated=True,
+                samplings=0,
+            )
         if not self._beside:
             return [answered]
         guess = Usage(input_tokens=input_tokens_about, output_tokens=self.begun.output_tokens)
@@ -295,6 +324,16 @@ class UsageReader:
     def _note_uncertain(self, kind: str, name: str) -> None:
         note_unknown(kind, name)
         self.uncertain = True
+
+
+def asked_factors(params: Mapping[str, Any]) -> dict[str, object]:
+    """List the values with a factor on prices that a request asks for, by their names. Most ask for none."""
+    return {name: params[name] for name in _FACTORS.keys() & params.keys()}
+
+
+def _factor_of(name: str, value: object) -> Fraction:
+    """Return the factor of a value that was asked for; 1 if it has none, as the provider refuses such a value."""
+    return _FACTORS[name].get(value, _ONE) if isinstance(value, str) else _ONE
 
 
 def _is_count(value: object) -> TypeGuard[int]:

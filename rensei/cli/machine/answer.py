@@ -33,15 +33,15 @@ class Answer:
             case "message_start":
                 self.__init__()  # type: ignore[misc]
                 self.is_begun = True
-                self._count(event["message"].get("usage") or {})
-            case "content_block_start":
-                self._blocks[event["index"]] = dict(event["content_block"])
-                return str(event["content_block"].get("text") or "")
-            case "content_block_delta":
-                return self._add(event["index"], event["delta"])
+                self._count(_object(_object(event.get("message")).get("usage")))
+            case "content_block_start" if type(event.get("index")) is int:
+                block = self._blocks[event["index"]] = dict(_object(event.get("content_block")))
+                return str(block.get("text") or "")
+            case "content_block_delta" if type(event.get("index")) is int:
+                return self._add(event["index"], _object(event.get("delta")))
             case "message_delta":
-                self.stop_reason = str(event["delta"].get("stop_reason") or "")
-                self._count(event.get("usage") or {})
+                self.stop_reason = str(_object(event.get("delta")).get("stop_reason") or "") or self.stop_reason
+                self._count(_object(event.get("usage")))
             case "message_stop":
                 self.is_complete = True
         return ""
@@ -83,8 +83,14 @@ class Answer:
         return ""
 
     def _count(self, usage: dict[str, Any]) -> None:
-        """Update the counts. A count that is absent or null keeps its value."""
+        """Update the counts. They are cumulative, so the highest report of each is kept."""
         found = dict(usage)
         for part in ("cache_creation", "output_tokens_details"):
-            found.update(usage.get(part) or {})
-        self._counts |= {name: value for name, value in found.items() if type(value) is int}
+            found.update(_object(usage.get(part)))
+        for name, value in found.items():
+            if type(value) is int:
+                self._counts[name] = max(value, self._counts.get(name, 0))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

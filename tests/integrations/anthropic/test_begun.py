@@ -118,6 +118,16 @@ def expected(seen: list[tuple[Any, list[Any]]]) -> tuple[Usage, int]:
     return usage, slack
 
 
+class TestThinkingThatIsNotShown:
+    def test_is_counted_by_the_providers_estimate_until_it_is_reported(self) -> None:
+        deltas = [{"type": "thinking_delta", "thinking": "", "estimated_tokens": 400}] * 3
+        seen = [({"type": "thinking", "thinking": ""}, deltas)]
+
+        assert read(seen).usage.output_tokens == 1200
+        reported = read(seen, {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 900}})
+        assert reported.usage.output_tokens == 900
+
+
 class TestAnAnswerThatBreaksOff:
     @settings(max_examples=examples(600), deadline=None)
     @given(seen=pieces)
@@ -163,9 +173,48 @@ class TestAnEventThatIsNotKnown:
 
         part = read([], {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 3}}, event)
 
-        assert part.usage == Usage(input_tokens=9_000, cache_read_tokens=20, output_tokens=75)
+        # It may come in addition.
+        assert part.usage == Usage(input_tokens=9_500, cache_read_tokens=20, output_tokens=78)
         assert part.estimated
         assert take_counts()["event_type", "made_up"] == 1
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"type": "message_stop"},
+            {"type": "ping"},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+            {"type": "made_up"},
+        ],
+        ids=lambda event: event["type"],
+    )
+    def test_nor_is_usage_in_a_known_one_dropped(self, event: dict[str, Any]) -> None:
+        usage = {"input_tokens": 90_000, "output_tokens": 9_000}
+        held = (
+            {**event, "content_block": {**event["content_block"], "usage": usage}} if "content_block" in event else {}
+        )
+        told = held or {**event, "usage": usage}
+
+        part = read([], {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 3}}, told, told)
+
+        assert part.usage == Usage(input_tokens=90_500, cache_read_tokens=20, output_tokens=9_003)
+        assert part.estimated
+
+    def test_nor_is_usage_beside_the_known_one(self) -> None:
+        more = {"input_tokens": 50_000, "output_tokens": 2_000}
+        end = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 500}, "extra_usage": more}
+
+        part = read([], end)
+
+        assert part.usage == Usage(input_tokens=50_500, cache_read_tokens=20, output_tokens=2_500)
+
+    def test_does_not_make_what_had_begun_less(self) -> None:
+        text = [({"type": "text", "text": "word " * 3000}, [])]
+
+        part = read(text, {"type": "made_up", "usage": {"output_tokens": 1}})
+
+        assert part.usage.output_tokens >= 5_000
 
     def test_without_usage_is_counted_alone(self) -> None:
         take_counts()
@@ -181,7 +230,7 @@ class TestAnEventThatIsNotKnown:
 
         part = read([({"type": "text", "text": ""}, [delta])])
 
-        assert part.usage.input_tokens == 9_000
+        assert part.usage.input_tokens == 9_500
         assert part.estimated
 
 

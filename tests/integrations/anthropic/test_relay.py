@@ -1,6 +1,7 @@
 """Whose headers go where, and what an answer that goes by tells of itself."""
 
 import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.providers.anthropic.relay import Tap, outgoing_headers
+from integrations.providers.anthropic.usage import asked_factors
 from integrations.providers.base import ProviderFailure
 
 USAGE = {"input_tokens": 11, "output_tokens": 1}
@@ -81,6 +83,29 @@ class TestATap:
         answer = tap.answer(request_id="req_1")
 
         assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 40)
+
+    @pytest.mark.parametrize(
+        ("asked", "reported", "factor", "is_sure"),
+        [
+            ({"speed": "fast"}, {}, Fraction(2), False),
+            ({"inference_geo": "us"}, {}, Fraction(11, 10), False),
+            ({"speed": "fast", "inference_geo": "us"}, {"speed": "standard"}, Fraction(11, 10), False),
+            ({"speed": "fast"}, {"speed": "standard"}, Fraction(1), True),
+            ({"speed": "standard", "service_tier": "auto", "inference_geo": None}, {}, Fraction(1), True),
+            ({"speed": ["fast"], "inference_geo": "mars"}, {}, Fraction(1), True),
+        ],
+    )
+    def test_takes_what_was_asked_for_as_given_where_it_is_not_reported(
+        self, asked: dict[str, Any], reported: dict[str, Any], factor: Fraction, is_sure: bool
+    ) -> None:
+        tap = Tap(input_tokens_about=5, streams=False, asked=asked_factors({"model": "m", **asked}))
+        usage = {"input_tokens": 11, "output_tokens": 40, **reported}
+        answer = {"type": "message", "model": "m", "content": [], "stop_reason": "end_turn", "usage": usage}
+        tap.take(json.dumps(answer).encode())
+
+        (part,) = tap.answer(request_id="req_1").parts
+
+        assert (part.price_factor, part.estimated) == (factor, not is_sure)
 
     @given(inputs=odd_inputs(), stop=st.sampled_from(['"tool_use"', '"x\\"usage\\": {}"', "null"]))
     def test_charges_a_whole_answer_as_reported_however_odd_its_content_is(self, inputs: str, stop: str) -> None:
