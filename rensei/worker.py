@@ -21,6 +21,7 @@ from integrations.keys import reminders, rotations
 from integrations.providers.base import ADAPTERS
 from integrations.vault import issuer, openings_kept
 from profiles import stored_bytes as profiles_stored
+from rensei.accounts import sessions
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
 from rensei.core.jobs import Job, Schedule
@@ -62,6 +63,7 @@ JOBS = [
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due, has_work=entering.ANY_OVER),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),
+    Job(name="forget-sessions", every=timedelta(hours=1), run=sessions.forget_ended),
     Job(name="rotate-issuer-key", every=timedelta(hours=1), run=issuer.keep_fresh),
     Job(name="remind-of-old-keys", every=timedelta(hours=1), run=reminders.remind),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),

@@ -23,6 +23,8 @@ ACTIONS = {Authenticator.Type.TOTP: "two_step", Authenticator.Type.RECOVERY_CODE
 
 @receiver(user_logged_in)
 def _person_signed_in(request: HttpRequest, user: User, **rest: Any) -> None:
+    # It may have begun before somebody signed in.
+    request.session.set_expiry(None)
     logger.info("signed_in", user_id=user.pk, address=client_address(request))
 
 

@@ -14,6 +14,7 @@ from rensei.accounts import invitations, known_browsers
 from rensei.accounts.forms import NewAccountForm
 from rensei.accounts.invitations import InvitationInvalid
 from rensei.accounts.models import Invitation
+from rensei.accounts.sessions import keep_for_a_while
 from rensei.accounts.throttling import limit_sign_in
 from rensei.core.errors import RenseiError
 from rensei.core.proxies import client_address
@@ -34,6 +35,7 @@ def open_link(request: HttpRequest, secret: str) -> HttpResponse:
     The session stores its hash while the person signs in. There is no look-up yet, so all links give the same answer.
     """
     request.session[SESSION_KEY] = token_digest(secret)
+    keep_for_a_while(request)
     return redirect("invitation")
 
 

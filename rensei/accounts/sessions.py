@@ -11,12 +11,14 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 
 from rensei.audit.record import record_person
 from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RateLimited
+from rensei.core.limits import limit
 from rensei.core.proxies import client_address
 from rensei.core.transactions import durable
 from rensei.orgs.models import User
@@ -26,6 +28,14 @@ NOTED_EVERY_SECONDS = 300
 # A person signs in again after so long without use, and in any case after `AGE_MAX`. `note_sessions` checks both.
 UNUSED_MAX = timedelta(days=7)
 AGE_MAX = timedelta(days=14)
+# Of a browser in which no person is signed in, such as one that followed a link: anyone can make such sessions.
+UNKNOWN_SECONDS = limit(
+    3_600,
+    "seconds without use",
+    what="Session of a browser in which nobody is signed in",
+    told="the caller: the sign-in or the invitation is begun again",
+)
+FORGOTTEN_AT_ONCE = 1_000
 # Marks of a browser in its `User-Agent`, the more specific first: Chrome also says Safari, and Edge says Chrome.
 BROWSERS = {
     "Edg": "Edge",
@@ -122,6 +132,23 @@ def end_other_sessions(request: HttpRequest, user: User) -> int:
 def digest_of(session_key: str | None) -> str:
     """Return what is remembered of a session's key, to look up an unknown one only once."""
     return hashlib.sha256(f"session:{session_key}".encode()).hexdigest()
+
+
+def keep_for_a_while(request: HttpRequest) -> None:
+    """Let the session end soon unless somebody signs in."""
+    if not request.user.is_authenticated:
+        request.session.set_expiry(UNKNOWN_SECONDS)
+
+
+def forget_ended() -> None:
+    """Delete the sessions that have ended, and what is known of their browsers."""
+    ended = Session.objects.filter(expire_date__lt=timezone.now()).order_by("expire_date")
+    while keys := list(ended.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+        Session.objects.filter(pk__in=keys, expire_date__lt=timezone.now()).delete()
+    alive = Session.objects.filter(session_key=OuterRef("session_key"))
+    lost = UserSession.objects.filter(~Exists(alive)).order_by("pk")
+    while ids := list(lost.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+        UserSession.objects.filter(pk__in=ids).delete()
 
 
 def device_of(user_agent: str) -> str:

@@ -27,6 +27,7 @@ from django.views.decorators.http import require_safe
 from requests import RequestException, Session
 
 from rensei.accounts import invitations, people, second_factor
+from rensei.accounts.sessions import keep_for_a_while
 from rensei.accounts.throttling import limit_sign_in
 from rensei.core.proxies import client_address
 from rensei.core.transactions import durable, leave_database
@@ -177,6 +178,7 @@ def begin(request: HttpRequest, provider_id: str) -> HttpResponse:
     except SocialApp.DoesNotExist as absent:
         raise Http404 from absent
     nonce = secrets.token_urlsafe(32)
+    keep_for_a_while(request)
     try:
         answer: HttpResponse = provider.redirect(
             request,

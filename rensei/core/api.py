@@ -28,8 +28,10 @@ from rensei.core.errors import (
     json_pointer,
     note_refused,
 )
-from rensei.core.json_body import read_json
+from rensei.core.json_body import LARGE_WORK, read_json, work_of
 from rensei.core.limits import limit
+from rensei.core.shares import ThreadTurns
+from rensei.core.transactions import leave_database
 
 PROBLEM = "application/problem+json"
 DEFAULT_BODY_LIMIT = limit(
@@ -178,17 +180,33 @@ class RequestTooLarge(RenseiError):
         super().__init__(size=f"{kilobytes // 1024} MB" if kilobytes >= 1024 else f"{kilobytes} kB")
 
 
+large_bodies = ThreadTurns(
+    limit(
+        2,
+        "at once",
+        what="REST bodies over 64 KiB, or about 1,000 values, that are read, each process, and one at a time of each "
+        "organization",
+        told="the caller: it waits for its turn",
+    )
+)
+
+
 class JSONBodyParser(parsers.BaseParser):
     """Reads a JSON body up to the view's `body_limit`, and no further."""
 
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        limit = getattr((parser_context or {}).get("view"), "body_limit", DEFAULT_BODY_LIMIT)
-        body = stream.read(limit + 1)
-        if len(body) > limit:
-            raise RequestTooLarge(limit=limit)
-        return read_json(body)
+        most = getattr((parser_context or {}).get("view"), "body_limit", DEFAULT_BODY_LIMIT)
+        body = stream.read(most + 1)
+        if len(body) > most:
+            raise RequestTooLarge(limit=most)
+        if work_of(body) <= LARGE_WORK:
+            return read_json(body)
+        leave_database()
+        org = getattr(getattr((parser_context or {}).get("request"), "auth", None), "org", None)
+        with large_bodies.of(org.pk if org is not None else ""):
+            return read_json(body)
 
 
 def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | None:

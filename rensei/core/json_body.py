@@ -37,6 +37,10 @@ NUMBER_LIMIT = {bool: 1, int: 2**63 - 1, float: sys.float_info.max}
 _LIMIT_OF_EVERY_BODY = {**NUMBER_LIMIT, int: INTEGER_MAX}
 # The part of a name that an error message repeats.
 NAME_CHARACTERS_MAX = 100
+# Work of this size takes a few milliseconds. A value or a line costs as much as this many bytes of text: a body of
+# 64 KiB may hold 20,000 empty objects, each of which is checked, counted and priced.
+LARGE_WORK = 64 * 1024
+BYTES_PER_MARK = 64
 # Every value but the outermost comes after one of these marks, and takes at least a byte.
 _NO_MARKS = bytes(set(range(256)) - set(b"[{,"))
 _NO_MARKS_NOR_LINES = bytes(set(range(256)) - set(b"[{,\n\r"))
@@ -107,6 +111,11 @@ def check_values(document: bytes | str) -> None:
 def marks_in(text: bytes) -> int:
     """Count at most as many values and lines as JSON or an event stream holds, by the bytes before or after each."""
     return len(text.translate(None, _NO_MARKS_NOR_LINES))
+
+
+def work_of(text: bytes) -> int:
+    """Estimate the work that reading a text takes, in bytes of plain text."""
+    return max(len(text), BYTES_PER_MARK * marks_in(text))
 
 
 def uncollected(build: Callable[[AnyDocument], Any], document: AnyDocument) -> Any:

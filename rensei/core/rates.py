@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,11 +31,14 @@ EXCHANGE_SECONDS = 0.25
 SWEEP_SECONDS = 1.0
 WARN_SECONDS = 60.0
 COUNTERS_MAX = limit(
-    100_000,
+    20_000,
     "counters",
-    what="Counters of rate limits that a process keeps; further callers of a kind share one until others end",
+    what="Counters of one kind of rate limit that a process keeps; further callers of it share one until others end",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
+
+# Callers of one limit may be of these kinds.
+_CALLERS = frozenset({"address", "token", "person"})
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +67,13 @@ class LimitUsage(NamedTuple):
         return self.window.total > self.limit
 
 
+def kind_of(key: str) -> str:
+    """Return the kind of a counter, with the kind of its caller where it has one: `api:address` is not `api:token`."""
+    kind, _, caller = key.partition(":")
+    of, separator, _ = caller.partition(":")
+    return f"{kind}:{of}" if separator and of in _CALLERS else kind
+
+
 class Rates:
     """The counters of one process. It is thread-safe."""
 
@@ -70,6 +81,8 @@ class Rates:
         self.timer = timer
         self._lock = threading.Lock()
         self._counters: dict[str, _Counter] = {}
+        # How many there are of each kind. Anyone can make keys of addresses, which must not fill those of tokens.
+        self._numbers: Counter[str] = Counter()
         self._changed: set[str] = set()
         self._has_changed = threading.Event()
         self._swept_at = 0.0
@@ -137,9 +150,11 @@ class Rates:
         with self._lock:
             if key is None:
                 self._counters.clear()
+                self._numbers.clear()
                 self._changed.clear()
             else:
-                self._counters.pop(key, None)
+                if self._counters.pop(key, None) is not None:
+                    self._numbers[kind_of(key)] -= 1
                 self._changed.discard(key)
 
     def exchange(self) -> None:
@@ -180,13 +195,14 @@ class Rates:
 
     def _counter(self, key: str, *, now: float, ends_at: float) -> tuple[str, _Counter]:
         counter = self._counters.get(key)
-        if counter is None and len(self._counters) >= COUNTERS_MAX:
+        if counter is None and self._numbers[kind := kind_of(key)] >= COUNTERS_MAX:
             self._sweep(now)
-            if len(self._counters) >= COUNTERS_MAX:
-                key = key.partition(":")[0] + ":(others)"
+            if self._numbers[kind] >= COUNTERS_MAX:
+                key = f"{kind}:(others)"
                 counter = self._counters.get(key)
         if counter is None:
             counter = self._counters[key] = _Counter(0, 0, ends_at)
+            self._numbers[kind_of(key)] += 1
         elif counter.ends_at <= now:
             counter.shared, counter.pending, counter.ends_at = 0, 0, ends_at
         return key, counter
@@ -196,6 +212,7 @@ class Rates:
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._counters = {key: counter for key, counter in self._counters.items() if counter.ends_at > now}
+            self._numbers = Counter(map(kind_of, self._counters))
 
     def _take_back(self, told: dict[str, Window]) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 
 class ByteShares:
@@ -30,6 +31,22 @@ class ByteShares:
         self.held[org_id] -= size
         if not self.held[org_id]:
             del self.held[org_id]
+
+
+class ThreadTurns:
+    """Work of threads that waits: one piece of each organization at a time, and a few of all together."""
+
+    def __init__(self, at_once: int) -> None:
+        self._lock = threading.Lock()
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        self._places = threading.BoundedSemaphore(at_once)
+
+    @contextmanager
+    def of(self, org_id: str) -> Iterator[None]:
+        with self._lock:
+            turn = self._turns.setdefault(org_id, threading.Lock())
+        with turn, self._places:
+            yield
 
 
 class Share:

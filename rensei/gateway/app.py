@@ -32,6 +32,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.instances import made_like
+from rensei.core.json_body import work_of
 from rensei.core.proxies import address_of
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.admit import AdmissionPlan
@@ -51,7 +52,7 @@ from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import Credentials, Route
 from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
-from rensei.gateway.threads import BodyThreads, LoadThreads, Turns, work_of
+from rensei.gateway.threads import BodyThreads, LoadThreads, Turns
 from rensei.gateway.uploads import Receive, Upload, read_body
 from rensei.gateway.writer import GroupWriter, write_admissions, write_settlements
 from rensei.orgs.access import Access

@@ -23,6 +23,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
 from rensei.core.ids import new_id
+from rensei.core.json_body import work_of
 from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch.execution.execute import KEYS_MAX
 from rensei.dispatch.execution.lease_renewal import LiveRun
@@ -36,7 +37,7 @@ from rensei.gateway import answers
 from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Others, Outgoing
 from rensei.gateway.routing import PRICED_MODES, Credentials, Route
-from rensei.gateway.threads import BodyThreads, in_thread, work_of
+from rensei.gateway.threads import BodyThreads, in_thread
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 

@@ -13,14 +13,10 @@ from django.db import close_old_connections
 
 from rensei.core.database_pool import PAUSE_SECONDS, check_connection, open_connection
 from rensei.core.errors import DATABASE_FAULTS
-from rensei.core.json_body import marks_in
+from rensei.core.json_body import LARGE_WORK
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
-# Work of this size takes a few milliseconds on the event loop. A value or a line costs as much as this many bytes of
-# text: a body of 64 KiB may hold 20,000 empty objects, each of which is checked, counted and priced.
-LARGE_BYTES = 64 * 1024
-BYTES_PER_MARK = 64
 THREADS = limit(
     2,
     "at once",
@@ -85,11 +81,6 @@ class Turns:
         return self._locks.setdefault(org_id, asyncio.Lock())
 
 
-def work_of(text: bytes) -> int:
-    """Estimate the work that reading a text takes, in bytes of plain text."""
-    return max(len(text), BYTES_PER_MARK * marks_in(text))
-
-
 class BodyThreads:
     """Threads for large bodies and answers. At most one of each organization is processed at a time."""
 
@@ -99,7 +90,7 @@ class BodyThreads:
 
     async def run(self, work: Callable[[], Result], *, size: int, org_id: str) -> Result:
         """Process what takes this much work: directly if it is little, in a thread and in turn if it is much."""
-        if size <= LARGE_BYTES:
+        if size <= LARGE_WORK:
             return work()
         async with self._turns.of(org_id):
             done = asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -132,6 +132,25 @@ class TestMemory:
 
         assert (shared, kept, later) == ([1, 2, 3], 2, [1, 1, 1])
 
+    def test_that_addresses_fill_leaves_each_token_its_own_counter(self, monkeypatch):
+        monkeypatch.setattr("rensei.core.rates.COUNTERS_MAX", 100)
+        process = Rates(timer=lambda: 1000.0)
+        for place in range(300):
+            process.count(f"api:address:2001:db8:{place}::/64", seconds=60)
+            process.count(f"sign-in:2001:db8:{place}::/64", seconds=60)
+
+        for kind in ("gateway-token", "gateway-org", "api:token", "org"):
+            assert [process.count(f"{kind}:{name}", seconds=60).total for name in ("victim", "other")] == [1, 1]
+
+    def test_of_a_window_that_was_forgotten_makes_room(self, monkeypatch):
+        monkeypatch.setattr("rensei.core.rates.COUNTERS_MAX", 2)
+        process = Rates(timer=lambda: 1000.0)
+        for name in "ab":
+            process.count(f"api:token:{name}", seconds=60)
+        process.forget("api:token:a")
+
+        assert [process.count(f"api:token:{name}", seconds=60).total for name in "cc"] == [1, 2]
+
 
 @pytest.mark.django_db
 class TestWithoutTheDatabase:

@@ -2,6 +2,7 @@
 
 import random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.db import connection
@@ -9,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from integrations.keys import platform
 from profiles import services as profiles
+from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, NotPermitted
@@ -22,6 +24,7 @@ from rensei.policies import services as policies
 from rensei.policies.models import AccessPolicy
 from rensei.tokens.look_up import for_token
 from rensei.tokens.services import create_token
+from tests.integrations.anthropic.test_growth import lines
 
 DENY_BYOK = {"*": {"byok": {"allowed": False}}}
 DENY_METERED = {"*": {"metered": {"allowed": False}}}
@@ -95,6 +98,31 @@ class TestChanges:
         found = policy_preview.changes(ada_access, matrix=DENY_BYOK, project=project)
 
         assert [(change.profile.name, change.project) for change in found] == [("deep", project), ("inside", project)]
+
+    def test_of_too_many_profiles_and_projects_are_refused_before_any_is_loaded(
+        self, ada_access: Access, project: Any, make_profile: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_profile()
+        policies.set_policy(ada_access, matrix=DENY_BYOK, project=project)
+        monkeypatch.setattr(policy_preview, "OUTCOMES_MAX", 1)
+        monkeypatch.setattr(policy_preview.context, "load", None)
+
+        with pytest.raises(FieldError, match="Preview it for a project"):
+            policy_preview.changes(ada_access, matrix=DENY_METERED)
+
+    def test_count_the_recent_runs_of_many_with_work_that_grows_with_them(self, ada_access: Access) -> None:
+        def work(number: int) -> int:
+            outcome = policy_preview.Outcome(mode=None, code=None, detail=None)
+            profiles_of = [ModelProfile(org=ada_access.org, public_id=f"prof_{n}") for n in range(number)]
+            predictions = [
+                policy_preview.Prediction(profile=one, project=None, before=outcome, after=outcome)
+                for one in profiles_of
+            ]
+            rows = [(one.public_id, None, 1) for one in profiles_of]
+            with patch.object(policy_preview, "_counted", lambda *_: rows):
+                return lines(lambda: policy_preview.recent_runs(ada_access, predictions), of="policy_preview.py")
+
+        assert work(400) <= 2.2 * work(200)
 
     def test_write_nothing(self, ada_access: Access, make_profile: Any) -> None:
         make_profile()

@@ -12,10 +12,11 @@ from aiohttp import StreamReader
 
 from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.events import EventReader
+from rensei.core.json_body import work_of
 from rensei.dispatch.settlement import outcomes
 from rensei.gateway.app import _parsed
 from rensei.gateway.call import Caller, GatewayCall
-from rensei.gateway.threads import BodyThreads, work_of
+from rensei.gateway.threads import BodyThreads
 from tests.integrations.anthropic.test_growth import lines
 
 TEXT = b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}'
@@ -122,7 +123,7 @@ class TestAnAnswer:
             content = StreamReader(Mock(_reading_paused=False), limit=2**20)
             answer = Mock(content_type=content_type, status=200, raw_headers=[], content=content)
             answer.headers = {"content-encoding": encoding}
-            nothing = dict.fromkeys(("attempt", "credential", "route", "outgoing", "live", "settle"), Mock())
+            nothing = dict.fromkeys(("attempt", "credential", "route", "outgoing", "live", "settle", "named"), Mock())
             nothing["outgoing"] = Mock(input_tokens_about=1)
             caller = Caller(AsyncMock())
             call = GatewayCall(

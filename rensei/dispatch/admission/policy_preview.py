@@ -1,6 +1,7 @@
 """Preview how a change of an access policy affects profiles, before it is saved. Nothing here writes."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -11,8 +12,9 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import RenseiError
+from rensei.core.errors import FieldError, RenseiError
 from rensei.core.ids import first_id_of
+from rensei.core.limits import limit
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -26,6 +28,12 @@ from rensei.policies.models import AccessPolicy
 from rensei.policies.resolver import Policy
 from rensei.policies.services import Matrix
 
+OUTCOMES_MAX = limit(
+    5_000,
+    "profiles of each project",
+    what="Preview of a policy: what it looks at",
+    told="the caller: 400 `VALIDATION_FAILED`, and a preview for one project",
+)
 # The days whose runs show how much a change would affect.
 RECENT = timedelta(days=7)
 SYSTEM, ORGANIZATION, PROJECT = AccessPolicy.Scope.SYSTEM, AccessPolicy.Scope.ORGANIZATION, AccessPolicy.Scope.PROJECT
@@ -96,6 +104,8 @@ def predict(access: Access, *, matrix: Matrix, project: Project | None = None) -
     Predict the outcome of every profile that a proposed policy of the organization or a project applies to.
 
     It takes a fixed number of queries. The gates are evaluated for the caller, on the local pool, at this time.
+
+    :raises FieldError: if it applies to too many profiles and projects
     """
     return _predict(access, scope=PROJECT if project else ORGANIZATION, matrix=matrix, project=project)
 
@@ -106,17 +116,26 @@ def recent_runs(access: Access, predictions: Sequence[Prediction]) -> list[int]:
 
     A prediction outside projects applies to the runs of all projects that have no prediction of their own.
     """
-    recent = Run.objects.for_org(access.org).filter(id__gte=first_id_of("run", database_now() - RECENT))
-    named = {found.profile.public_id for found in predictions}
-    rows = recent.filter(profile_id__in=named).values_list("profile_id", "project_id").annotate(Count("id")).order_by()
+    rows = _counted(access, {found.profile.public_id for found in predictions})
     counts = {(profile_id, project_id): count for profile_id, project_id, count in rows}
     apart = {(found.profile.public_id, found.project.pk) for found in predictions if found.project is not None}
+    together: Counter[str] = Counter()
+    for key, count in counts.items():
+        if key not in apart:
+            together[key[0]] += count
     return [
         counts.get((found.profile.public_id, found.project.pk), 0)
         if found.project is not None
-        else sum(count for key, count in counts.items() if key[0] == found.profile.public_id and key not in apart)
+        else together[found.profile.public_id]
         for found in predictions
     ]
+
+
+def _counted(access: Access, profile_ids: set[str]) -> Iterable[tuple[str, int | None, int]]:
+    """Count the recent runs of profiles, by profile and project."""
+    recent = Run.objects.for_org(access.org).filter(id__gte=first_id_of("run", database_now() - RECENT))
+    named = recent.filter(profile_id__in=profile_ids)
+    return named.values_list("profile_id", "project_id").annotate(Count("id")).order_by()
 
 
 def system_changes(matrix: Matrix) -> Iterator[Prediction]:
@@ -150,6 +169,10 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
         for profile in profiles.visible_profiles(access).order_by("created_at", "public_id")
         if project is None or profile.project in (None, project)
     ]
+    places = [_places(profile, project, projects) for profile in applied]
+    if scope != SYSTEM and sum(map(len, places)) > OUTCOMES_MAX:
+        reason = f"The policy applies to more than {OUTCOMES_MAX} profiles of projects. Preview it for a project."
+        raise FieldError(pointer="/matrix", reason=reason)
     pool = pools.find_pool(access.org, "local")
     loaded = context.load(access, applied, project=None, pool=pool, with_quota=True)
     return [
@@ -159,8 +182,8 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
             before=_outcome(found, within, _applying(stored, within)),
             after=_outcome(found, within, _applying(proposed, within)),
         )
-        for profile, found in zip(applied, loaded, strict=True)
-        for within in _places(profile, project, projects)
+        for profile, found, within_each in zip(applied, loaded, places, strict=True)
+        for within in within_each
     ]
 
 

@@ -41,6 +41,7 @@ class PreviewAnswer(CamelSerializer):
 class OrgPolicyPreview(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
+    throttle_scope = "sensitive"
     Body = PolicyBody
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
@@ -52,6 +53,7 @@ class OrgPolicyPreview(Endpoint):
 class ProjectPolicyPreview(Endpoint):
     permission_classes = [ManagersWrite]
     scopes = {"POST": READ}
+    throttle_scope = "sensitive"
     Body = PolicyBody
 
     @extend_schema(request=PolicyBody, responses=PreviewAnswer)
