@@ -25,7 +25,6 @@ ITERATIONS_MAX = limit(
 )
 MODELS_MAX = 32
 NAMES_MAX = 256
-PLACES_MAX = 256
 MODEL_CHARACTERS_MAX = 128
 
 # Objects in `usage` whose members are counts. The members are named `object.member` here.
@@ -112,7 +111,7 @@ class UsageReader:
         self.uncertain = True
         found, is_believable = self._counts(usage)
         self.absurd |= not is_believable
-        place = place if place in self._unexpected or len(self._unexpected) < PLACES_MAX else ""
+        place = place if place in self._unexpected or len(self._unexpected) < NAMES_MAX else ""
         self._raise(self._unexpected.setdefault(place, {}), found)
         if (iterations := usage.get("iterations")) is not None:
             self._take_iterations(iterations)
