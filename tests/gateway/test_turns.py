@@ -124,7 +124,7 @@ class TestAnAnswer:
             answer = Mock(content_type=content_type, status=200, raw_headers=[], content=content)
             answer.headers = {"content-encoding": encoding}
             nothing = dict.fromkeys(("attempt", "credential", "route", "outgoing", "live", "settle", "named"), Mock())
-            nothing["outgoing"] = Mock(input_tokens_about=1)
+            nothing["outgoing"] = Mock(input_tokens_about=1, asked={})
             caller = Caller(AsyncMock())
             call = GatewayCall(
                 **nothing, run=Mock(org_id=ACME, id="run_1", auth_mode="byok"), caller=caller, threads=threads
