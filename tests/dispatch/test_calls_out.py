@@ -61,7 +61,8 @@ CALL_SITES = {
     "billing/integrity/witnesses.py",  # tests/billing/test_witnesses.py
     "integrations/outbound/http.py",
     "integrations/vault/key_services/rest.py",  # tests/integrations/vault/key_services, behind the circuit
-    "integrations/providers/anthropic/relay.py",  # on the event loop, whose thread can hold no connection
+    "integrations/providers/anthropic/relay.py",
+    "integrations/providers/anthropic/upstreams.py",  # on the event loop, whose thread can hold no connection
     "integrations/providers/anthropic/resolving.py",  # through outbound.py, in threads that read no database
     "rensei/core/mails.py",
     "rensei/dispatch/queue/broker.py",

@@ -18,11 +18,12 @@ def full_disk() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("VACUUM")
         cursor.execute("PRAGMA max_page_count = 1")
-        usual = 1073741823
-        try:
-            yield
-        finally:
-            cursor.execute(f"PRAGMA max_page_count = {usual}")
+    try:
+        yield
+    finally:
+        # The limit belongs to the connection, which a refused write may have closed.
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA max_page_count = 1073741823")
 
 
 class TestAFullDisk:

@@ -214,7 +214,7 @@ class TestAnIdleWorker:
     def test_looks_often_while_a_run_waits_that_may_not_start(self, monkeypatch, dispatch, idle, renewal):
         waits: list[float] = []
         monkeypatch.setattr(QueueWatch, "wait", lambda self, seconds: waits.append(seconds))
-        monkeypatch.setattr(claims, "claim_next", lambda *, owner: None)
+        monkeypatch.setattr(claims, "claim_next", lambda *, owner, is_last_thread: None)
         dispatch()
 
         for _ in range(TICKS):
