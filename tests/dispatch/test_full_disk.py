@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.backends.signals import connection_created
 
 from rensei.dispatch.models import IdempotencyKey, Run, RunInput
 
@@ -17,13 +18,22 @@ def full_disk() -> Iterator[None]:
     """https://www.sqlite.org/pragma.html#pragma_max_page_count"""
     with connection.cursor() as cursor:
         cursor.execute("VACUUM")
-        cursor.execute("PRAGMA max_page_count = 1")
+
+    def limit(pages: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA max_page_count = {pages}")
+
+    def limit_new_connection(**_: Any) -> None:
+        limit(1)
+
+    # The limit belongs to a connection, and a refused write may close it.
+    connection_created.connect(limit_new_connection)
     try:
+        limit(1)
         yield
     finally:
-        # The limit belongs to the connection, which a refused write may have closed.
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA max_page_count = 1073741823")
+        connection_created.disconnect(limit_new_connection)
+        limit(1073741823)
 
 
 class TestAFullDisk:
