@@ -23,8 +23,8 @@ from billing.limits.entitlement import change_entitlement, change_setting, set_m
 from billing.models import BillingSetting, BudgetUsage, Entitlement, SharedSpending, SharedUsage, Statement
 from billing.statements import statements
 from rensei.core.clock import database_now
-from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
-from rensei.orgs.audited_admin import KeptAdmin, ReadOnlyAdmin, operator, usd
+from rensei.core.money import dollars, in_picodollars
+from rensei.orgs.audited_admin import KeptAdmin, ReadOnlyAdmin, operator, page_context, usd
 from rensei.orgs.models import SpendCap
 
 
@@ -58,7 +58,7 @@ class DollarsForm(forms.ModelForm):  # type: ignore[type-arg]
         for name, column in self.in_dollars.items():
             if name in changed:
                 amount: Decimal | None = changed.pop(name)
-                changed[column] = None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
+                changed[column] = in_picodollars(amount)
         return changed
 
 
@@ -192,10 +192,7 @@ class EntitlementAdmin(KeptAdmin):
     def _confirm(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
         """Answer with the page that asks for a confirmation of the action."""
         context |= {
-            **self.admin_site.each_context(request),
-            "title": title,
-            "opts": self.opts,
-            "media": self.media,
+            **page_context(self, request, title),
             "action": request.POST.get("action") or _action_of(request),
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
         }
@@ -209,7 +206,7 @@ class EntitlementAdmin(KeptAdmin):
             return self._ask(request, queryset, form, enabled=enabled)
         org_ids = list(queryset.values_list("org_id", flat=True))
         amount: Decimal | None = form.cleaned_data["monthly_budget_usd"] if enabled else None
-        budget = None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
+        budget = in_picodollars(amount)
         changed = set_metered(org_ids=org_ids, enabled=enabled, actor_user=operator(request), budget=budget)
         verb = "enabled" if enabled else "disabled"
         already = len(org_ids) - len(changed)

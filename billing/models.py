@@ -454,6 +454,8 @@ class LedgerAnchor(models.Model):
                 fields=["seq"], condition=Q(org=None, next_key=""), name="one_audit_anchor_per_place"
             ),
         ]
+        # Which key signs is read for each receipt, and hand-overs are few among many anchors.
+        indexes = [models.Index(fields=["next_key", "counter"], name="anchor_hand_over")]
 
     def __str__(self) -> str:
         return f"{self.org_id or 'audit'} {self.seq}"

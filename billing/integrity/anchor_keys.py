@@ -91,7 +91,7 @@ def load() -> Keys:
     :raises AnchorKeyUnavailable: if the file is missing, readable by others, or damaged
     """
     keys = _read(settings.RENSEI_LEDGER_ANCHOR_KEY)
-    for anchor in LedgerAnchor.objects.exclude(next_key="").exclude(counter=None).order_by("counter"):
+    for anchor in LedgerAnchor.objects.filter(next_key__gt="").exclude(counter=None).order_by("counter"):
         if is_signed(anchor, keys):
             assert anchor.counter is not None
             handovers = [*keys.handovers, (anchor.counter, anchor.next_key)]

@@ -72,7 +72,7 @@ def hand_over(*, actor: str, known: bool = False) -> str:
     Have the key that signs sign the id of the next one in its file, and sign by that one from now on. Returns its id.
 
     The hand-over is an anchor like the others: everything that the old key has signed is part of the chain that the new
-    one continues, so somebody who learns the old key later can change none of it.
+    one continues, so a person who learns the old key later can change none of it.
 
     :param known: others know the old key. Its receipts are not accepted any more
     :raises AnchorKeyUnavailable: if the file has no next key, or cannot be read

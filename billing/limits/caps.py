@@ -1,5 +1,5 @@
 """
-Caps: the most that the runs of an API token may cost in one UTC month, in all auth modes and whoever pays.
+Caps: the most that the runs of an API token may cost in one UTC month, in all auth modes and for every payer.
 
 A cap is held and settled as a monthly budget is. All caps that hold for a run hold its maximum cost. The rows of caps
 are locked in the order of their ids, after that of stored bytes and before those of budgets and shared limits.

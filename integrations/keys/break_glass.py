@@ -23,6 +23,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, NotFound, RenseiError, Said
 from rensei.core.later import later
 from rensei.core.limits import limit
+from rensei.core.networks import LOOPBACK
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
 from rensei.orgs.models import Membership, Role, User
@@ -45,7 +46,6 @@ USED_WITHIN = timedelta(
     )
 )
 REASON_LENGTH = 500
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class SecondOperatorNeeded(RenseiError):

@@ -28,7 +28,7 @@ def require_approved(provider: str) -> str:
     if (provider, address) not in _approved and not settings.RENSEI_SIMULATED:
         if not _is_noted(provider, address):
             raise CredentialUnreadable(
-                reason=AddressChanged("the provider's address was changed on this server, which nobody has approved")
+                reason=AddressChanged("the provider's address was changed on this server without an approval")
             )
         _approved.add((provider, address))
     return address
@@ -56,7 +56,7 @@ def _is_noted(provider: str, address: str) -> bool:
         DefaultAddress.objects.bulk_create([DefaultAddress(provider=provider, base_url=address)], ignore_conflicts=True)
         noted = DefaultAddress.objects.values_list("base_url", flat=True).get(provider=provider)
     if noted != address and settings.RENSEI_SINGLE_OPERATOR:
-        # There is nobody else to ask. The change is in the audit log all the same.
+        # There is no other operator to ask. The change is in the audit log all the same.
         DefaultAddress.objects.filter(provider=provider).update(base_url=address, approved_at=database_now())
         record_system("setting", CHANGED, object_id=provider, before=noted, after=address)
         return True

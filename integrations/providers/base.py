@@ -97,7 +97,7 @@ class BuiltRequest:
     close to it, to decide whether the provider should count exactly before the attempt.
     `input_tokens_at_most` is never below it, for what a call may cost. `price_factor_at_most` is an upper
     bound of the factor on its token prices, and `cache_writes` states which cache writes it may cause, as
-    `prompt_caching` does: those of its own breakpoints, whoever has set them. `unknown` are the kinds and names of what
+    `prompt_caching` does: those of its breakpoints, the caller's and ours. `unknown` are the kinds and names of what
     it holds and the adapter does not know, and `provider_chooses` is True if any of it may run another model.
     """
 

@@ -33,7 +33,7 @@ class Wrapped:
 
 @dataclass(frozen=True, kw_only=True)
 class DestroyedKey:
-    """An outer key of one organization that was destroyed in its key service, and from when on nobody can undo that."""
+    """An outer key of one organization that was destroyed in its key service, and when that becomes final."""
 
     name: str
     final_at: datetime

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import Error, register
 
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+from rensei.core.networks import LOOPBACK
 
 
 @register

@@ -23,7 +23,7 @@ ACTIONS = {Authenticator.Type.TOTP: "two_step", Authenticator.Type.RECOVERY_CODE
 
 @receiver(user_logged_in)
 def _person_signed_in(request: HttpRequest, user: User, **rest: Any) -> None:
-    # It may have begun before somebody signed in.
+    # It may have begun before the sign-in, with a shorter time.
     request.session.set_expiry(None)
     logger.info("signed_in", user_id=user.pk, address=client_address(request))
 

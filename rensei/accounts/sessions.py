@@ -32,7 +32,7 @@ AGE_MAX = timedelta(days=14)
 UNKNOWN_SECONDS = limit(
     3_600,
     "seconds without use",
-    what="Session of a browser in which nobody is signed in",
+    what="Session of a browser in which no person is signed in",
     told="the caller: the sign-in or the invitation is begun again",
 )
 FORGOTTEN_AT_ONCE = 1_000
@@ -135,7 +135,7 @@ def digest_of(session_key: str | None) -> str:
 
 
 def keep_for_a_while(request: HttpRequest) -> None:
-    """Let the session end soon unless somebody signs in."""
+    """Let the session end soon unless a person signs in."""
     if not request.user.is_authenticated:
         request.session.set_expiry(UNKNOWN_SECONDS)
 

@@ -30,6 +30,8 @@ PAYER_OF = {
     AuthMode.HOST_SESSION: Payer.HOST_ACCOUNT,
     AuthMode.LOCAL: Payer.SELF_HOSTED,
 }
+# In these, keys of the platform sign: it pays, or bills the organization.
+PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 PREFERENCE = {mode: place for place, mode in enumerate(AuthMode)}
 
 

@@ -17,11 +17,8 @@ class DollarsField(serializers.Field[Any, Any, Any, Any]):
 
 
 @extend_schema_field({"type": "string", "pattern": f"^{AMOUNT.pattern}$", "example": "25.00"})
-class LimitField(serializers.Field[Any, Any, Any, Any]):
+class LimitField(DollarsField):
     """A decimal string of dollars, such as 25.00, that a caller sets as a limit."""
-
-    def to_representation(self, value: int) -> str | None:
-        return dollars(value)
 
     def to_internal_value(self, data: object) -> int:
         """:raises ValidationError: if it is not an amount"""

@@ -34,6 +34,11 @@ def picodollars(amount: str) -> int:
     return int(Decimal(amount) * PICODOLLARS_PER_DOLLAR)
 
 
+def in_picodollars(amount: Decimal | None) -> int | None:
+    """Convert the dollars of a form. None stays None."""
+    return None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
+
+
 def cents_per_mtok(microdollars: int) -> int | float:
     """Write a price in US cents per million tokens, as an integer if it is whole, otherwise such as 12.5."""
     cents, rest = divmod(microdollars, MICRODOLLARS_PER_CENT)

@@ -1,4 +1,4 @@
-"""The networks from which a token may be used, in CIDR notation. An empty list allows any."""
+"""The networks from which a token may be used, in CIDR notation, where an empty list allows any; and this machine."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -8,6 +8,8 @@ from rensei.core.limits import limit
 
 NETWORKS_MAX = limit(20, "networks", what="Allowed networks of a token", told="the caller: 400 `VALIDATION_FAILED`")
 Network = IPv4Network | IPv6Network
+# The names of this machine in an address, to which nothing travels over a network.
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class NetworkNotAllowed(RenseiError):

@@ -21,7 +21,7 @@ from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import ADAPTERS, Adapter
 from profiles.models import ModelProfile
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.errors import RenseiError
 from rensei.dispatch.pools import Pool
 from rensei.orgs.access import Access
@@ -30,8 +30,6 @@ from rensei.orgs.models import Host, Org, Project, SpendCap
 from rensei.orgs.storage import Storage
 from rensei.policies import services as policies
 from rensei.policies.resolver import OfferedModel, Policy
-
-PLATFORM_MODES = frozenset({AuthMode.METERED, AuthMode.SHARED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,10 @@ class DispatchContext:
     is_capped: bool = False
     caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
+
+    def is_cost_held(self, mode: AuthMode) -> bool:
+        """Whether the cost of a run under this mode would be held, as `Run.is_cost_held` says of one that exists."""
+        return mode in PLATFORM_MODES or self.is_capped
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """

@@ -7,7 +7,7 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode, Payer
 from rensei.core.errors import StoredError
 from rensei.core.ids import PublicIdField
 from rensei.core.usage import Usage
@@ -155,6 +155,11 @@ class Run(models.Model):
     def has_events(self) -> bool:
         """Whether the run's events are stored. A gateway run streams to its caller and stores none."""
         return self.via == self.Via.QUEUE
+
+    @property
+    def is_cost_held(self) -> bool:
+        """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
+        return self.auth_mode in PLATFORM_MODES or bool(self.caps)
 
     @property
     def asked_name(self) -> str:

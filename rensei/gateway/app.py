@@ -377,7 +377,7 @@ class Gateway:
             answer = await self._relay.send(
                 address, credential=credential, headers=_outgoing_headers(route, headers), body=outgoing.raw
             )
-            passed = relay.incoming_headers(answer, platform_key=route.mode in routing.PRICED_MODES)
+            passed = relay.incoming_headers(answer, platform_key=route.is_by_platform_key)
             if relay.is_answer(answer):
                 await caller.answer(answer.status, passed, await relay.read_count(answer))
                 return
@@ -429,7 +429,7 @@ def with_gateway(
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
-    return relay.outgoing_headers(headers, known_only=route.is_bounded, platform_key=route.mode in routing.PRICED_MODES)
+    return relay.outgoing_headers(headers, known_only=route.run.is_cost_held, platform_key=route.is_by_platform_key)
 
 
 def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:

@@ -36,7 +36,7 @@ from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.gateway import answers
 from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Others, Outgoing
-from rensei.gateway.routing import PRICED_MODES, Credentials, Route
+from rensei.gateway.routing import Credentials, Route
 from rensei.gateway.threads import BodyThreads, in_thread
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -385,7 +385,7 @@ class GatewayCall:
             self._settle(replace(plan, named=self._named.models))
 
     def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
-        passed = relay.incoming_headers(answer, platform_key=self._route.mode in PRICED_MODES)
+        passed = relay.incoming_headers(answer, platform_key=self._route.is_by_platform_key)
         return [*passed, *run_headers(self.run)]
 
 

@@ -25,7 +25,7 @@ from rensei.core.unknown import note_unknown
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.unknown_parts import Names, printable, unpriced
 from rensei.gateway.body import Body
-from rensei.gateway.routing import PRICED_MODES, Route
+from rensei.gateway.routing import Route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +110,22 @@ def require_known(names: Names, headers: Mapping[str, str], route: Route) -> Non
     :raises FieldError: naming a beta
     :raises ModelUnpriced, CostNotBounded: naming one other part, because it may cost more than is held
     """
-    if not (names and (route.is_bounded or route.is_judged)):
+    if not (names and (route.run.is_cost_held or route.is_judged)):
         return
     if betas := sorted(betas_in(headers) - BETAS):
         # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
         name = printable(betas[0])
         because = "what it may cost cannot be held of the API token's cap"
-        if route.mode in PRICED_MODES:
+        if route.is_by_platform_key:
             because = "the platform's keys do not sign it"
-        elif not route.is_bounded:
+        elif not route.run.is_cost_held:
             because = f"it could reach a model that an access policy denies to {route.mode.value}"
         reason = (
             f"Unexpected value `{name}` for the `anthropic-beta` header. This version of Rensei does not know it, so "
             f"{because} (capability_rejected: beta_header:{name})."
         )
         raise FieldError(pointer="/anthropic-beta", reason=reason)
-    if route.is_bounded:
+    if route.run.is_cost_held:
         # Unknown headers are not forwarded then, so they cost nothing.
         costly = [each for each in names if each[0] != "header" or each[1].startswith("anthropic-version")]
         unknown_parts.require_known(costly, mode=route.mode)
@@ -207,15 +207,13 @@ def _at_most(
 
     One model answers: the most expensive possible one is assumed. The cost of consulted models is added.
     """
-    if not route.is_bounded:
+    if not route.run.is_cost_held:
         return None
     values = body.values
     server_tools.check_limits(body.tools)
     most = bounds.of_call(max_tokens=max_tokens, max_output_tokens=_output_of(route, betas))
     feature = features.unpriced_feature(values, bounds.tools)
-    if most.web_searches and any(
-        band.web_search is None for each in [route, *(its_route for _, its_route in others)] for band in each.bands
-    ):
+    if most.web_searches and any(band.web_search is None for each in (route, *_routes(others)) for band in each.bands):
         feature = feature or f"{route.judgement.entry.model_id} as this request asks for it"
     if feature:
         raise unpriced(f"'{feature}'", mode=route.mode)

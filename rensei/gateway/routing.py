@@ -17,22 +17,19 @@ from integrations.providers.base import Credential
 from integrations.vault.openings import UNEXPLAINED, Why
 from profiles import services as profiles
 from profiles.models import ModelProfile
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.unknown import note_unknown
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import admit, decide
 from rensei.dispatch.admission.decide import DispatchDecision, ProfileRequired
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
 from rensei.orgs.access import Access
 
 PROVIDER = "claude"
 PROFILE_PREFIX = "prof_"
-# In these modes the platform pays, or bills the organization: platform keys sign, and unpriced models are refused.
-PRICED_MODES = PLATFORM_MODES
 
 
 # The opened keys that may sign a call, each with its weight.
@@ -56,9 +53,8 @@ class Route:
         return self.judgement.decision.mode
 
     @property
-    def is_bounded(self) -> bool:
-        """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
-        return self.mode in PRICED_MODES or bool(self.run.caps)
+    def is_by_platform_key(self) -> bool:
+        return self.mode in PLATFORM_MODES
 
     @property
     def is_judged(self) -> bool:

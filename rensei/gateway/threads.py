@@ -99,7 +99,7 @@ class BodyThreads:
             except asyncio.CancelledError:
                 # The thread goes on, so the turn ends with it. What it works on must not be used meanwhile.
                 await asyncio.wait([done])
-                # An error that nobody asks for would be logged.
+                # An error that is not retrieved would be logged.
                 done.cancelled() or done.exception()
                 raise
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -21,9 +20,10 @@ from rensei.operators import (  # noqa: F401
     vault_admin,
 )
 from rensei.orgs import kill_switches
-from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
-from rensei.orgs.models import KillSwitch, User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, may, page_context, require_operator
+from rensei.orgs.models import KillSwitch
 
+PERMISSION = "orgs.add_killswitch"
 CHANGELIST = "admin:orgs_killswitch_changelist"
 
 
@@ -49,25 +49,25 @@ class KillSwitchAdmin(ReadOnlyAdmin):
         switches = KillSwitch.objects.select_related("org").order_by("-set_at")
         context = {
             "title": "Kill switches",
-            "may_stop": _may_stop(request),
+            "may_stop": may(request, PERMISSION),
             "switches": [(switch, stoppable.find(switch.kind, switch.target)) for switch in switches],
         }
         return super().changelist_view(request, context)
 
     def choose(self, request: HttpRequest) -> HttpResponse:
         """List what can be stopped for all organizations. A single one and its keys have pages of their own."""
-        _require_operator(request)
+        require_operator(request, permission=PERMISSION)
         stopped = set(KillSwitch.objects.values_list("kind", "target"))
         groups = [
             (title, [(target, (target.kind.value, target.id) in stopped) for target in targets])
             for title, targets in stoppable.choices()
         ]
-        context = {**self._context(request, "What do you want to pause?"), "groups": groups}
+        context = {**page_context(self, request, "What do you want to pause?"), "groups": groups}
         return TemplateResponse(request, "admin/orgs/killswitch/choose.html", context)
 
     def stop(self, request: HttpRequest, kind: str, target: str) -> HttpResponse:
         """Explain the effect of stopping, request the reason for refused callers, and stop it."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         found = stoppable.find(kind, target)
         if found is None:
             raise Http404
@@ -83,7 +83,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
                 return redirect(CHANGELIST)
         waiting, running = stoppable.live_runs(found)
         context = {
-            **self._context(request, f"{found.verb} {found.name}"),
+            **page_context(self, request, f"{found.verb} {found.name}"),
             "found": found,
             "reason": reason,
             "reason_length": kill_switches.REASON_LENGTH,
@@ -97,7 +97,7 @@ class KillSwitchAdmin(ReadOnlyAdmin):
 
     def resume(self, request: HttpRequest, switch_id: int) -> HttpResponse:
         """Request a confirmation, and resume it."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         switch = get_object_or_404(KillSwitch.objects.select_related("org"), pk=switch_id)
         found = stoppable.find(switch.kind, switch.target)
         name = found.name if found else switch.target
@@ -105,19 +105,5 @@ class KillSwitchAdmin(ReadOnlyAdmin):
             kill_switches.resume(switch, operator=actor)
             self.message_user(request, f"{name} goes on from now on.", messages.SUCCESS)
             return redirect(CHANGELIST)
-        context = {**self._context(request, f"Resume {name}"), "switch": switch, "name": name}
+        context = {**page_context(self, request, f"Resume {name}"), "switch": switch, "name": name}
         return TemplateResponse(request, "admin/orgs/killswitch/resume.html", context)
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, "title": title}
-
-
-def _may_stop(request: HttpRequest) -> bool:
-    return request.user.is_active and request.user.has_perm("orgs.add_killswitch")
-
-
-def _require_operator(request: HttpRequest) -> User:
-    """:raises PermissionDenied: unless the operator may set kill switches"""
-    if not _may_stop(request):
-        raise PermissionDenied
-    return operator(request)

@@ -14,9 +14,9 @@ from integrations.keys import break_glass, default_address
 from integrations.models import BreakGlass, DefaultAddress
 from rensei.core.errors import RenseiError
 from rensei.layout import MANAGE
-from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, may, page_context, require_operator
 
+PERMISSION = "integrations.add_breakglass"
 CHANGELIST = "admin:integrations_breakglass_changelist"
 SHOWN = 20
 
@@ -42,18 +42,18 @@ class BreakGlassAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         rows = BreakGlass.objects.select_related("org", "asked_by", "approved_by").order_by("-asked_at")[:SHOWN]
         context = {
-            **self._context(request, "Break-glass"),
+            **page_context(self, request, "Break-glass"),
             "requests": [(row, break_glass.state_of(row)) for row in rows],
             "addresses": DefaultAddress.objects.order_by("provider"),
             "unapproved": default_address.unapproved(),
-            "may_ask": _may_ask(request),
+            "may_ask": may(request, PERMISSION),
             "manage": MANAGE,
         }
         return TemplateResponse(request, "admin/integrations/breakglass/change_list.html", context)
 
     def ask(self, request: HttpRequest, kind: str) -> HttpResponse:
         """Ask for an export, or for another default address."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         refusal: RenseiError | None = None
         given = {name: request.POST.get(name, request.GET.get(name, "")) for name in ("target", "reason")}
         if request.method == "POST":
@@ -79,7 +79,7 @@ class BreakGlassAdmin(ReadOnlyAdmin):
     def _decide(
         self, request: HttpRequest, request_id: str, verb: str, decide: Callable[..., None], done: str
     ) -> HttpResponse:
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         row = get_object_or_404(BreakGlass.objects.select_related("org", "asked_by"), pk=request_id)
         refusal: RenseiError | None = None
         if request.method == "POST":
@@ -96,20 +96,6 @@ class BreakGlassAdmin(ReadOnlyAdmin):
     def _answer(
         self, request: HttpRequest, name: str, title: str, context: dict[str, Any], refusal: RenseiError | None
     ) -> HttpResponse:
-        whole = {**self._context(request, title), **context, "refusal": refusal}
+        whole = {**page_context(self, request, title), **context, "refusal": refusal}
         template = f"admin/integrations/breakglass/{name}.html"
         return TemplateResponse(request, template, whole, status=refusal.status if refusal else 200)
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, "title": title}
-
-
-def _may_ask(request: HttpRequest) -> bool:
-    return request.user.is_active and request.user.has_perm("integrations.add_breakglass")
-
-
-def _require_operator(request: HttpRequest) -> User:
-    """:raises PermissionDenied: unless the operator may ask and approve"""
-    if not _may_ask(request):
-        raise PermissionDenied
-    return operator(request)

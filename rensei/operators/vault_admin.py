@@ -21,9 +21,9 @@ from rensei.audit.record import record_operator
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.layout import MANAGE
-from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
-from rensei.orgs.models import User
+from rensei.orgs.audited_admin import ReadOnlyAdmin, may, page_context, require_operator
 
+PERMISSION = "integrations.add_rotation"
 CHANGELIST = "admin:integrations_rotation_changelist"
 SHOWN = 10
 
@@ -69,20 +69,20 @@ class RotationAdmin(ReadOnlyAdmin):
         live = rotations.live()
         keys, fault = _outer_keys()
         context = {
-            **self._context(request, "Rotation of keys"),
+            **page_context(self, request, "Rotation of keys"),
             "keys": keys,
             "fault": fault,
             "live": live,
             "ended": Rotation.objects.exclude(state=Rotation.State.RUNNING).order_by("-started_at")[:SHOWN],
             "kinds": list(Rotation.Kind),
-            "may_rotate": _may_rotate(request),
+            "may_rotate": may(request, PERMISSION),
             "manage": MANAGE,
         }
         return TemplateResponse(request, "admin/integrations/rotation/change_list.html", context)
 
     def start(self, request: HttpRequest, kind: str) -> HttpResponse:
         """Say what a rotation would do, which is its dry run, and start it."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         if kind not in Rotation.Kind.values:
             raise Http404
         chosen, refusal, left = Rotation.Kind(kind), "", None
@@ -97,7 +97,7 @@ class RotationAdmin(ReadOnlyAdmin):
         except VaultFault as fault:
             refusal = f"It cannot be started now: {fault}."
         context = {
-            **self._context(request, chosen.label),
+            **page_context(self, request, chosen.label),
             "kind": kind,
             "left": left,
             "refusal": refusal,
@@ -107,17 +107,17 @@ class RotationAdmin(ReadOnlyAdmin):
 
     def stop(self, request: HttpRequest, rotation_id: str) -> HttpResponse:
         """Request a confirmation, and stop a rotation."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         row = get_object_or_404(Rotation, pk=rotation_id)
         if request.method == "POST":
             stopped = rotations.stop(row, actor=actor)
             self.message_user(request, "Stopped." if stopped else "It had ended before.", messages.SUCCESS)
             return redirect(CHANGELIST)
-        return self._ask(request, "stop", {**self._context(request, "Stop the rotation"), "rotation": row})
+        return self._ask(request, "stop", {**page_context(self, request, "Stop the rotation"), "rotation": row})
 
     def retire(self, request: HttpRequest, kek_id: str) -> HttpResponse:
         """Say which backups still need an outer key, and forget it when an operator says that none is left."""
-        actor = _require_operator(request)
+        actor = require_operator(request, permission=PERMISSION)
         check = get_object_or_404(KeyCheck, pk=kek_id)
         refusal = ""
         try:
@@ -134,15 +134,17 @@ class RotationAdmin(ReadOnlyAdmin):
         except (KekInUse, VaultFault) as fault:
             refusal = str(fault)
         backups = rotation.backups_needing(check)
-        context = {**self._context(request, f"Retire {kek_id}"), "check": check, "backups": backups, "refusal": refusal}
+        context = {
+            **page_context(self, request, f"Retire {kek_id}"),
+            "check": check,
+            "backups": backups,
+            "refusal": refusal,
+        }
         return self._ask(request, "retire", context, refusal=refusal)
 
     def _ask(self, request: HttpRequest, name: str, context: dict[str, Any], *, refusal: str = "") -> HttpResponse:
         template = f"admin/integrations/rotation/{name}.html"
         return TemplateResponse(request, template, context, status=409 if refusal else 200)
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, "title": title}
 
 
 def _outer_keys() -> tuple[list[OuterKey], str]:
@@ -201,14 +203,3 @@ def _told(find: Callable[[], str]) -> str:
         return find()
     except VaultFault as fault:
         return str(fault)
-
-
-def _may_rotate(request: HttpRequest) -> bool:
-    return request.user.is_active and request.user.has_perm("integrations.add_rotation")
-
-
-def _require_operator(request: HttpRequest) -> User:
-    """:raises PermissionDenied: unless the operator may rotate keys"""
-    if not _may_rotate(request):
-        raise PermissionDenied
-    return operator(request)

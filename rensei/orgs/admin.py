@@ -26,7 +26,7 @@ from rensei.core.errors import FieldError
 from rensei.core.limits import MIB
 from rensei.core.proxies import client_address
 from rensei.orgs import entering, storage
-from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator
+from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator, page_context
 from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
 from rensei.orgs.services import insert_org, is_last_owner
 from rensei.orgs.shapes import clean_slug
@@ -192,10 +192,7 @@ class OrgAdmin(AuditedAdmin):
             else:
                 return redirect(f"/o/{org.slug}/")
         context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "title": f"View as {org.name}",
+            **page_context(self, request, f"View as {org.name}"),
             "original": org,
             "form": form,
         }

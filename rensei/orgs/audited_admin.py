@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import FloatField, Model
 from django.db.models.functions import Cast
 from django.http import HttpRequest
@@ -75,6 +76,23 @@ def operator(request: HttpRequest) -> User:
     """Return the authenticated operator."""
     assert isinstance(request.user, User)
     return request.user
+
+
+def may(request: HttpRequest, permission: str) -> bool:
+    """Return whether the operator has a permission, such as `orgs.add_killswitch`."""
+    return request.user.is_active and request.user.has_perm(permission)
+
+
+def require_operator(request: HttpRequest, *, permission: str) -> User:
+    """:raises PermissionDenied: unless the operator has the permission"""
+    if not may(request, permission):
+        raise PermissionDenied
+    return operator(request)
+
+
+def page_context(page: admin.ModelAdmin[Any], request: HttpRequest, title: str) -> dict[str, Any]:
+    """Return what Django's templates need on a page that is added to those of a model."""
+    return {**page.admin_site.each_context(request), "opts": page.opts, "media": page.media, "title": title}
 
 
 def usd(label: str, field: str) -> Callable[[Any], Any]:

@@ -233,7 +233,7 @@ class SpendCap(models.Model):
     """
     The most that the runs of one API token may cost in a UTC month, what they cost so far, and what live ones may.
 
-    `used` counts all auth modes, whoever pays, and is reset each month. `held` carries over, because a run that is
+    `used` counts all auth modes, for every payer, and is reset each month. `held` carries over, because a run that is
     live over midnight of the last day is counted in the new month. Other scopes and windows are later values.
     """
 

@@ -6,6 +6,7 @@ makers beside its own. The caps are held and settled by `billing.limits.caps`.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from django.utils import timezone
@@ -34,8 +35,11 @@ class CapOfCaller(RenseiError):
 def begin(token: ApiToken, *, picodollars: int) -> None:
     """Give a token a cap, in the caller's transaction. It counts what the token has used in this month so far."""
     assert_open()
+    _begin(token, _line_of(token), picodollars=picodollars)
+
+
+def _begin(token: ApiToken, line: Sequence[ApiToken], *, picodollars: int) -> None:
     now = timezone.now()
-    lines = list(tree.generations([token.pk]))
     cap = SpendCap(
         org_id=token.org_id,
         scope=SpendCap.Scope.TOKEN,
@@ -44,10 +48,9 @@ def begin(token: ApiToken, *, picodollars: int) -> None:
         period=month_of(now),
         created_at=now,
     )
-    tokens = [one for generation in lines for one in generation]
-    cap_made.send(sender=SpendCap, cap=cap, token_ids=[one.pk for one in tokens])
+    cap_made.send(sender=SpendCap, cap=cap, token_ids=[one.pk for one in line])
     cap.save(force_insert=True)
-    for one in tokens:
+    for one in line:
         _set(one, [*one.caps, cap.pk])
 
 
@@ -58,13 +61,13 @@ def change(token: ApiToken, *, picodollars: int | None, caller_id: str) -> int |
     :raises CapOfCaller: if the caller is a token that the cap would hold for
     """
     assert_open()
-    tokens = [one for generation in tree.generations([token.pk]) for one in generation]
+    tokens = _line_of(token)
     if caller_id in {one.pk for one in tokens}:
         raise CapOfCaller
     cap = of_tokens([token.pk]).get(token.pk)
     before = cap.picodollars if cap else None
     if cap is None and picodollars is not None:
-        begin(token, picodollars=picodollars)
+        _begin(token, tokens, picodollars=picodollars)
     elif cap is not None and picodollars is None:
         SpendCap.objects.filter(pk=cap.pk).delete()
         for one in tokens:
@@ -91,6 +94,11 @@ def described(cap: SpendCap) -> dict[str, Any]:
         "held": cap.held,
         "resets_at": end_of(month),
     }
+
+
+def _line_of(token: ApiToken) -> list[ApiToken]:
+    """List a token with all that was made with it, each locked until commit."""
+    return list(chain.from_iterable(tree.generations([token.pk])))
 
 
 def _set(token: ApiToken, cap_ids: list[str]) -> None:

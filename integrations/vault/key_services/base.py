@@ -19,8 +19,8 @@ from integrations.vault.errors import (
 )
 from integrations.vault.framing import length_prefixed
 from integrations.vault.kek import Context, DestroyedKey, Wrapped
+from rensei.core.networks import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEK_ID_LENGTH_MAX = 255
 # Public: recognising a key by it takes the use of that key.
 _CHECKED = b"rensei.kcv".ljust(32, b".")

@@ -39,7 +39,7 @@ def cap_field() -> forms.DecimalField:
         max_digits=18,
         max_value=999_999,
         decimal_places=12,
-        help_text="The most that its runs may cost in a UTC month, whoever pays. Empty means no cap.",
+        help_text="The most that its runs may cost in a UTC month, for every payer. Empty means no cap.",
         widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal", "placeholder": "25.00"}),
     )
 

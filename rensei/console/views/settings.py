@@ -16,7 +16,7 @@ from rensei.console.answers import confirm
 from rensei.console.forms.settings import TokenCapForm, TokenForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
-from rensei.core.money import PICODOLLARS_PER_DOLLAR
+from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
 from rensei.dispatch.models import Run
 from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
@@ -47,7 +47,7 @@ def tokens(request: PageRequest) -> HttpResponse:
                 scopes=fields["scopes"],
                 allowed_networks=fields["allowed_networks"].replace(",", " ").split(),
                 expires_at=timezone.now() + timedelta(days=int(fields["expires"])) if fields["expires"] else None,
-                cap=_picodollars(fields["cap"]),
+                cap=in_picodollars(fields["cap"]),
             )
         except RenseiError as refusal:
             form.refuse(refusal)
@@ -104,7 +104,7 @@ def token_cap(request: PageRequest, token_id: str) -> HttpResponse:
     is_now = None if cap is None else Decimal(cap.picodollars) / PICODOLLARS_PER_DOLLAR
     form = TokenCapForm(request.POST or None, initial={"cap": is_now})
     if request.method == "POST" and form.is_valid():
-        amount = _picodollars(form.cleaned_data["cap"])
+        amount = in_picodollars(form.cleaned_data["cap"])
         try:
             update_token(access, token, cap=amount)
         except RenseiError as refusal:
@@ -124,10 +124,6 @@ def _shown(cap: SpendCap | None, now: datetime) -> dict[str, Any] | None:
     figures = caps.described(cap)
     taken = figures["used"] + figures["held"]
     return {**figures, "percent": min(100, taken * 100 // cap.picodollars) if cap.picodollars else 100}
-
-
-def _picodollars(amount: Decimal | None) -> int | None:
-    return None if amount is None else int(amount * PICODOLLARS_PER_DOLLAR)
 
 
 # Machines

@@ -21,7 +21,7 @@ from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import PLATFORM_MODES, DispatchContext, Known
+from rensei.dispatch.context import DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.modes.base import Gate
@@ -152,7 +152,7 @@ def _require_known(found: DispatchContext, mode: AuthMode, built: BuiltRequest) 
     :raises ModelUnpriced, CostNotBounded: if it may cost more than is held
     """
     unknown_parts.require_judged(found.policies, mode, provider_chooses=built.provider_chooses)
-    if found.is_capped or mode in PLATFORM_MODES:
+    if found.is_cost_held(mode):
         unknown_parts.require_known(built.unknown, mode=mode)
 
 

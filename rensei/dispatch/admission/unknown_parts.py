@@ -8,10 +8,9 @@ that a policy denies.
 from collections.abc import Iterable, Sequence
 
 from billing.limits.caps import CostNotBounded
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.errors import RenseiError
 from rensei.core.unknown import NAME_CHARACTERS_MAX
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.modes.base import ModelUnpriced
 from rensei.policies.resolver import ModelNotAllowedByPolicy, Policy
 

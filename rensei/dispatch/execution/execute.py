@@ -24,7 +24,6 @@ from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 from rensei.dispatch.admission import decide
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.execution import preparation
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.execution.provider_call import ProviderCall
@@ -170,8 +169,7 @@ def _try_again(run: Run, mode: Mode, credential: Credential, failure: ProviderFa
     if another is not None and run.attempt_count < KEYS_MAX:
         return _Again(credential=another, after_seconds=0.0)
     # A prompt that the provider has reported is charged. The hold is for one call, and would be passed by a second one.
-    is_held = bool(run.caps) or run.auth_mode in PLATFORM_MODES
-    if is_held and failure.usage is not None:
+    if run.is_cost_held and failure.usage is not None:
         return None
     if failure.retryable and not failure.output_seen and run.attempt_count < ATTEMPTS_MAX:
         return _Again(credential=credential, after_seconds=_backoff_seconds(run, failure))

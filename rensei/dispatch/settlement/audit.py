@@ -35,13 +35,12 @@ from billing.models import (
 )
 from catalog import pricing
 from catalog.pricing import UnitPrices
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.clock import database_now
 from rensei.core.querysets import pages
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, LedgerAudit, Run
 from rensei.dispatch.settlement.served import find_served, with_search_price
 from rensei.orgs.models import SpendCap

@@ -7,7 +7,6 @@ from typing import Protocol
 from integrations.providers.base import Answer, ProviderFailure
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.usage import Usage, UsagePart, total
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
@@ -134,7 +133,7 @@ def failed(
     if not failure.sent:
         state = Attempt.State.VOID
     elif failure.gave_up and failure.usage is None and (unheard := _owed_unheard(call)) is not None:
-        # The provider may still be answering. Whoever asks for what takes longer than we wait would pay nothing.
+        # The provider may still be answering. Otherwise, a request that takes longer than we wait would cost nothing.
         usage, estimated = unheard, True
     elif failure.output_seen:
         usage, estimated = estimated_usage(failure.usage, call.attempt, call.text), True
@@ -197,7 +196,7 @@ def _owed_unheard(call: SettledCall) -> Usage | None:
     Return what is owed for a request of which nothing has come back: nothing, unless its cost was held before it, for
     a key of the platform or a cap.
     """
-    return call.unheard if call.run.caps or call.run.auth_mode in PLATFORM_MODES else None
+    return call.unheard if call.run.is_cost_held else None
 
 
 def _adding_up_to(usage: Usage, parts: tuple[UsagePart, ...]) -> tuple[UsagePart, ...]:

@@ -12,8 +12,8 @@ from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.pricing import UnitPrices
 from catalog.providers import PROVIDERS
+from rensei.core.auth_modes import PLATFORM_MODES
 from rensei.core.usage import UsagePart
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Run
 
 

@@ -11,7 +11,6 @@ from billing.limits.held import held_for
 from catalog.pricing import cost
 from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import NOTHING, Usage, UsagePart
-from rensei.dispatch.context import PLATFORM_MODES
 from rensei.dispatch.models import Run
 from rensei.dispatch.settlement.served import Served, prices_for
 
@@ -22,11 +21,7 @@ def read_holds(calls: Iterable[tuple[Run, Sequence[UsagePart]]]) -> dict[str, in
 
     There is nothing for a call that is settled after its run has ended: its hold is released.
     """
-    run_ids = [
-        run.id
-        for run, parts in calls
-        if (run.caps or run.auth_mode in PLATFORM_MODES) and any(part.unreported != NOTHING for part in parts)
-    ]
+    run_ids = [run.id for run, parts in calls if run.is_cost_held and any(part.unreported != NOTHING for part in parts)]
     return held_for(run_ids) if run_ids else {}
 
 
