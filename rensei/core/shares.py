@@ -1,6 +1,7 @@
 """The share of an organization in what a process does at the same time."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,19 +35,63 @@ class ByteShares:
 
 
 class ThreadTurns:
-    """Work of threads that waits: one piece of each organization at a time, and a few of all together."""
+    """
+    Work of threads that waits: one piece of each organization at a time, and a few of all together.
+
+    At most one piece of each organization waits for a place, and those that wait get one in the order in which they
+    came. A semaphore would let a thread that is running go before them.
+    """
 
     def __init__(self, at_once: int) -> None:
-        self._lock = threading.Lock()
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
-        self._places = threading.BoundedSemaphore(at_once)
+        self._changed = threading.Condition()
+        self._free = at_once
+        self._line: list[object] = []
 
     @contextmanager
-    def of(self, org_id: str) -> Iterator[None]:
-        with self._lock:
+    def of(self, org_id: str, *, seconds: float | None = None) -> Iterator[None]:
+        """
+        Wait for the organization's turn, and for a place.
+
+        :param seconds: how long for both together; None: as long as it takes
+        :raises TimeoutError: if it takes longer
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        with self._changed:
             turn = self._turns.setdefault(org_id, threading.Lock())
-        with turn, self._places:
-            yield
+        if not turn.acquire(timeout=_left(until)):
+            raise TimeoutError
+        try:
+            self._take_place(until)
+            try:
+                yield
+            finally:
+                self._leave_place()
+        finally:
+            turn.release()
+
+    def _take_place(self, until: float | None) -> None:
+        """:raises TimeoutError: if none is free in time"""
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+            timeout = None if until is None else _left(until)
+            is_next = self._changed.wait_for(lambda: self._free and self._line[0] is ticket, timeout)
+            self._line.remove(ticket)
+            self._changed.notify_all()
+            if not is_next:
+                raise TimeoutError
+            self._free -= 1
+
+    def _leave_place(self) -> None:
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
+
+
+def _left(until: float | None) -> float:
+    """Return the seconds that are left, as a lock takes them: -1 is for ever."""
+    return -1 if until is None else max(0.0, until - time.monotonic())
 
 
 class Share:

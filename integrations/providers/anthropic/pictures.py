@@ -5,17 +5,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
-from weakref import WeakValueDictionary
 
 from integrations.providers.anthropic import picture_process
 from integrations.providers.anthropic.picture_process import ENCODED_BYTES_MAX, KEPT, REPLY, REQUEST, SCALED, TOO_LARGE
 from integrations.providers.base import Interrupted
 from rensei.core.limits import limit
+from rensei.core.shares import ThreadTurns
 
 PIXELS_MAX = limit(
     64_000_000, "pixels", what="Picture of a run", told="the caller: 422 `INVALID_IMAGE`, at once or as the run's error"
@@ -30,10 +29,7 @@ SECONDS_MAX = limit(
     30, "seconds", what="Picture of a run: time in which it is unpacked", told="the run: 422 `INVALID_IMAGE`"
 )
 _PROGRAM = Path(picture_process.__file__)
-_one_at_a_time = threading.Lock()
-# One of each organization waits for it, so organizations take turns.
-_turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
-_turns_lock = threading.Lock()
+turns = ThreadTurns(1)
 
 
 def _read(replies: IO[bytes], size: int) -> bytes:
@@ -45,17 +41,6 @@ def _read(replies: IO[bytes], size: int) -> bytes:
     if size > ENCODED_BYTES_MAX or len(found := replies.read(size)) != size:
         raise EOFError
     return found
-
-
-@contextlib.contextmanager
-def _held(lock: threading.Lock, *, until: float) -> Iterator[None]:
-    """:raises Interrupted: if it is not free in time"""
-    if not lock.acquire(timeout=max(0.0, until - time.monotonic())):
-        raise Interrupted
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class PictureRefused(Exception):
@@ -80,8 +65,7 @@ class Unpacker:
     """
 
     def __init__(self, *, org_id: str) -> None:
-        with _turns_lock:
-            self._turn = _turns.setdefault(org_id, threading.Lock())
+        self._org_id = org_id
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -100,7 +84,11 @@ class Unpacker:
         :raises Interrupted: if the time is over before decoding starts
         """
         until = time.monotonic() + seconds_left
-        with _held(self._turn, until=until), _held(_one_at_a_time, until=until):
+        with contextlib.ExitStack() as turn:
+            try:
+                turn.enter_context(turns.of(self._org_id, seconds=seconds_left))
+            except TimeoutError:
+                raise Interrupted from None
             return self._fit(data, side_max=side_max, seconds=min(until - time.monotonic(), SECONDS_MAX))
 
     def _fit(self, data: bytes, *, side_max: int, seconds: float) -> Fitted | None:

@@ -392,7 +392,7 @@ class TestUnpacker:
         assert b"RENSEI" not in environment
 
     def test_waits_for_its_turn_no_longer_than_its_run_has(self):
-        with pictures._one_at_a_time, pictures.Unpacker(org_id=ACME) as unpacker, pytest.raises(Interrupted):
+        with pictures.turns.of("other"), pictures.Unpacker(org_id=ACME) as unpacker, pytest.raises(Interrupted):
             unpacker.fit(_draw(), side_max=8000, seconds_left=0.01)
 
     def test_of_organizations_take_turns(self, monkeypatch):
@@ -403,12 +403,12 @@ class TestUnpacker:
             pictures.Unpacker(org_id=org).fit(org.encode(), side_max=8000, seconds_left=60)
 
         threads = [threading.Thread(target=wait, args=[org]) for org in ["many"] * 5 + ["one"]]
-        with pictures._one_at_a_time:
+        with pictures.turns.of("other"):
             for thread in threads:
                 thread.start()
             # One of each organization waits for the process, and the others behind it.
             wait_until(lambda: all(thread.is_alive() for thread in threads))
-            wait_until(lambda: pictures._turns["one"].locked())
+            wait_until(lambda: len(pictures.turns._line) == 2)
         for thread in threads:
             thread.join(timeout=60)
 
