@@ -392,7 +392,7 @@ class TestLeaseOfARunThatCannotBeCarriedOut:
         image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
         run = dispatch(messages=[{"role": "user", "content": [image]}])
 
-        with monkeypatch.context() as patch, pictures._one_at_a_time:
+        with monkeypatch.context() as patch, pictures.turns.of("other"):
             patch.setattr(leases, "BUILD_SECONDS_MAX", 0.2)
             waited = machine.lease()
 
