@@ -143,6 +143,10 @@ class Output:
         """Write a message that is not part of the result."""
         print(clean(sentence), file=sys.stderr, flush=True)
 
+    def note_from_signal(self, sentence: str) -> None:
+        """As `note`, for a signal handler, which may have interrupted a write of the buffered stream."""
+        os.write(sys.stderr.fileno(), f"{clean(sentence)}\n".encode())
+
     def refusal(self, refused: Refused) -> None:
         if self.as_json:
             print(json.dumps(refused.document, indent=2, ensure_ascii=False), file=sys.stderr)

@@ -1,13 +1,19 @@
 """The pieces that need no server."""
 
+import io
+import os
+import signal
+import sys
+
 import pytest
 
+from rensei.cli.commands.worker import _Stop
 from rensei.cli.errors import Refused
 from rensei.cli.events import read_events
 from rensei.cli.machine import claude_code
 from rensei.cli.machine.answer import Answer
 from rensei.cli.machine.runners import CallFailed
-from rensei.cli.output import clean, show
+from rensei.cli.output import Output, clean, show
 from rensei.cli.session import check_url
 
 pytestmark = pytest.mark.outside
@@ -38,6 +44,44 @@ class TestShow:
     )
     def test_writes_values_for_people(self, value, shown):
         assert show(value) == shown
+
+
+class InterruptedWrite(io.RawIOBase):
+    """A file descriptor whose write is interrupted by Ctrl-C."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return os.write(self._descriptor, data)
+
+
+class TestStop:
+    def test_answers_ctrl_c_in_the_middle_of_a_message(self, monkeypatch):
+        reader, writer = os.pipe()
+        earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        output = Output(as_json=False)
+        try:
+            stop = _Stop(output)
+            stderr = io.TextIOWrapper(io.BufferedWriter(InterruptedWrite(writer)))
+            monkeypatch.setattr(sys, "stderr", stderr)
+            output.note("The run has ended.")
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+            monkeypatch.undo()
+        stderr.detach()
+        os.close(writer)
+        with os.fdopen(reader) as written:
+            assert sorted(written.read().splitlines()) == ["Stopping, which takes a few seconds.", "The run has ended."]
+        assert stop.asked
 
 
 class TestCheckUrl:

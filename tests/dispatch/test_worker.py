@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 
 from rensei import worker
 from rensei.dispatch.admission import admit
@@ -113,6 +114,24 @@ class TestStart:
 
 
 class TestAWorkerThatIsAskedToStop:
+    @pytest.mark.timeout(30)
+    def test_stops_if_the_signal_arrives_while_it_holds_the_lock_of_its_own_event(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(ours: worker.Worker) -> None:
+            with ours._stopped._cond:  # type: ignore[attr-defined]
+                signal.raise_signal(signal.SIGTERM)
+            assert ours._stopped.wait(WAIT_SECONDS_MAX)
+            ours._watch.close()
+
+        monkeypatch.setattr(worker.Worker, "run", run)
+        earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            call_command("worker")
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
     def test_takes_no_more_and_leaves_what_outlasts_its_time_to_the_reaper(
         self, simulator: Any, dispatch: Callable[[str], Run], work: Callable[[], list[Run]]
     ) -> None:

@@ -97,6 +97,6 @@ class _Stop:
             raise KeyboardInterrupt
         self.asked = True
         if self.busy:
-            self._output.note("Finishing the run under way. Ctrl-C again gives it up.")
+            self._output.note_from_signal("Finishing the run under way. Ctrl-C again gives it up.")
         else:
-            self._output.note("Stopping, which takes a few seconds.")
+            self._output.note_from_signal("Stopping, which takes a few seconds.")

@@ -1,6 +1,7 @@
 """`manage.py worker`: execute queued runs and the periodic jobs until stopped."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,8 @@ class Command(BaseCommand):
         worker = Worker()
 
         def stop(number: int, frame: FrameType | None) -> None:
-            worker.stop()
+            # Not in this thread: the code that the signal interrupts may hold the lock of an event that `stop` sets.
+            threading.Thread(target=worker.stop).start()
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
