@@ -542,6 +542,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "hosts", "description": "Members' machines that carry out host-session runs."},
         {"name": "integrations", "description": "The organization's own keys for providers."},
         {"name": "data-keys", "description": "The keys that seal everything that is stored for the organization."},
+        {"name": "orgs", "description": "The organization itself."},
         {"name": "invitations", "description": "Invitations that are not yet accepted."},
         {"name": "me", "description": "The caller, its organization, role and scopes."},
         {"name": "members", "description": "The people of the organization and their roles."},

@@ -28,7 +28,7 @@ from rensei.core.jobs import Job, Schedule
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import idempotency, retention
+from rensei.dispatch import idempotency, org_deletion, retention
 from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
@@ -58,6 +58,7 @@ JOBS = [
         lease=workflows.LEASE,
         has_work=workflows.ANY_DUE,
     ),
+    Job(name="delete-orgs", every=timedelta(seconds=10), run=org_deletion.go_on, has_work=org_deletion.ANY_DUE),
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT, has_work=seals.ANY_WAITING),
     Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due, has_work=entering.ANY_OVER),

@@ -62,6 +62,7 @@ org_patterns = [
     path("usage/statements/<str:month>", statements.statement, name="statement"),
     path("settings/organization", organization.organization, name="organization"),
     path("settings/organization/destroy-keys", organization.destroy_keys, name="destroy-keys"),
+    path("settings/organization/delete", organization.delete, name="org-delete"),
     path("settings/organization/destroyed-keys", organization.destroyed_keys, name="destroyed-keys"),
     path("settings/integrations", integrations.integrations, name="integrations"),
     path("settings/integrations/add", integrations.add, name="integration-add"),

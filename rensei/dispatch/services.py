@@ -32,18 +32,22 @@ def cancel_run(access: Access, run: Run) -> Run:
     access.require_writer()
     if run.state in Run.ENDED:
         raise RunNotCancellable(state=run.state)
+    request_cancel(run, by=access)
+    run.refresh_from_db()
+    return run
+
+
+def request_cancel(run: Run, *, by: Access | None = None) -> None:
+    """Cancel a live run: for a member, in the audit log, or because its organization is deleted."""
     now = database_now()
     was_queued = run.state == Run.State.QUEUED
     if was_queued:
         settle.write([SettlementPlan(run=run, now=now, end=RunEnd(state=Run.State.CANCELLED))])
     with durable():
-        running = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.RUNNING, cancel_requested_at=None)
         # A run that was requeued meanwhile is cancelled at its next claim.
-        queued = Run.objects.for_org(access.org).filter(id=run.id, state=Run.State.QUEUED, cancel_requested_at=None)
-        if running.update(cancel_requested_at=now) or queued.update(cancel_requested_at=now) or was_queued:
-            record(access, "run.cancelled", object_id=run.id)
-    run.refresh_from_db()
-    return run
+        live = Run.objects.filter(id=run.id, state__in=[Run.State.RUNNING, Run.State.QUEUED], cancel_requested_at=None)
+        if (live.update(cancel_requested_at=now) or was_queued) and by is not None:
+            record(by, "run.cancelled", object_id=run.id)
 
 
 def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str, object]) -> CapacityPool:

@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from rensei.dispatch.api import destroyed_keys, events, explanations, policy_previews, pools, receipts, runs
+from rensei.dispatch.api import (
+    destroyed_keys,
+    events,
+    explanations,
+    org_deletion,
+    policy_previews,
+    pools,
+    receipts,
+    runs,
+)
 from rensei.dispatch.host_sessions import api as leases_api
 
 api_patterns = [
@@ -11,6 +20,7 @@ api_patterns = [
     path("runs/<str:run_id>/receipt", receipts.RunReceipt.as_view(), name="api-run-receipt"),
     path("receipt-keys", receipts.ReceiptKeys.as_view(), name="api-receipt-keys"),
     path("data-keys/destroy", destroyed_keys.DestroyKeys.as_view(), name="api-data-keys-destroy"),
+    path("orgs/<str:org_id>", org_deletion.OrgDetail.as_view(), name="api-org"),
     path("runs/<str:run_id>/events", events.Events.as_view(), name="api-run-events"),
     path("runs/<str:run_id>/cancel", runs.RunCancel.as_view(), name="api-run-cancel"),
     path("hosts/<str:host_id>/lease", events.lease, name="api-host-lease"),

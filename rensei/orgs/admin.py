@@ -137,6 +137,9 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         user, hours = cleaned.get("user"), cleaned.get("hours")
+        org = cleaned.get("org")
+        if org and org.deleting_at is not None:
+            self.add_error("org", f"{org.name} was deleted.")
         if user and user.is_staff and not hours and "hours" not in self.errors:
             self.add_error("hours", f"{user.email} operates this server, so the access needs an end.")
         if hours and self.instance.pk and is_last_owner(self.instance):
@@ -146,7 +149,8 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(Org)
 class OrgAdmin(AuditedAdmin):
-    list_display = ["name", "slug", "id", "created_at", "view_as_button"]
+    list_display = ["name", "slug", "id", "created_at", "state", "view_as_button"]
+    list_filter = [("deleting_at", admin.EmptyFieldListFilter)]
     search_fields = ["name", "slug", "id"]
     readonly_fields = ["id", "created_at"]
     inlines = [MembershipInline]
@@ -160,11 +164,15 @@ class OrgAdmin(AuditedAdmin):
         return super().get_form(request, obj, change, **options)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return ["id", "name", "mark", "slug", "created_at"] if obj else ["name", "slug", "owner"]
+        return (
+            ["id", "name", "mark", "slug", "created_at", "deleting_at", "deleted_at"]
+            if obj
+            else ["name", "slug", "owner"]
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         # Addresses and programs contain the slug.
-        return ["id", "slug", "created_at"] if obj else []
+        return ["id", "slug", "created_at", "deleting_at", "deleted_at"] if obj else []
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj else []
@@ -173,8 +181,16 @@ class OrgAdmin(AuditedAdmin):
         view = self.admin_site.admin_view(self.view_as)
         return [path("<str:org_id>/view-as/", view, name="orgs_org_view_as"), *super().get_urls()]
 
+    @admin.display(ordering="deleting_at")
+    def state(self, org: Org) -> str:
+        if org.deleted_at is not None:
+            return f"Deleted {org.deleted_at:%Y-%m-%d}"
+        return "Being deleted" if org.deleting_at is not None else "Active"
+
     @admin.display(description="")
     def view_as_button(self, org: Org) -> str:
+        if org.deleting_at is not None:
+            return ""
         address = reverse("admin:orgs_org_view_as", args=[org.pk])
         return format_html('<a class="quiet-button" href="{}">View as…</a>', address)
 

@@ -37,6 +37,8 @@ def view_as(org: Org, *, operator: User, reason: str, hours: int, address: str |
 
     :raises FieldError: if the operator is a member in another way, which gives other rights or has no end
     """
+    if org.deleting_at is not None:
+        raise FieldError(pointer="", reason=f"{org.name} was deleted, so there is nothing to view.")
     with durable():
         # Two requests of one operator at once give one membership.
         User.objects.select_for_update().get(pk=operator.pk)

@@ -92,6 +92,11 @@ class Org(models.Model):
         "logo letter", max_length=2, blank=True, default="", db_default="", help_text="Empty: the name's first letter"
     )
     created_at = models.DateTimeField(default=timezone.now)
+    # Set together with the end of all access to it. A periodic job deletes what it holds, and sets the second one.
+    deleting_at = models.DateTimeField(null=True, blank=True, editable=False)
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The last run whose texts were deleted.
+    deleted_to = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
 
     class Meta:
         verbose_name = "organization"

@@ -100,6 +100,7 @@ REST = {
     ("POST", "integrations/<integration_id>/test"): Row(MANAGERS, {}, object=True),
     ("POST", "integrations/<integration_id>/rotate"): Row(MANAGERS, {"apiKey": "x"}, object=True),
     ("POST", "data-keys/destroy"): Row({OWNER}, {"confirm": "x"}),
+    ("DELETE", "orgs/<org_id>"): Row({OWNER}, object=True),
     ("GET", "profiles"): Row(EVERYONE),
     ("POST", "profiles"): Row(WRITERS, PROFILE),
     ("GET", "profiles/<profile_id>"): Row(EVERYONE, object=True),
@@ -189,6 +190,7 @@ NEEDS = {
         ("DELETE", "tokens/<token_id>"),
         ("POST", "hosts"), ("DELETE", "hosts/<host_id>"), ("PUT", "access-policy"),
         ("PUT", "projects/<project_id>/access-policy"), ("POST", "data-keys/destroy"),
+        ("DELETE", "orgs/<org_id>"),
     ],
     "billing": [
         ("GET", "usage"), ("GET", "cost-events"), ("GET", "cost-events.csv"), ("GET", "entitlements"),
@@ -277,7 +279,8 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         client.raise_request_exception = False
     services.remove_member(access_of(ada), Membership.objects.get(user=gone))
     ids = {
-        "org": acme.slug, "project_id": project.slug, "integration_id": integration.pk, "run_id": run.pk,
+        "org": acme.slug, "org_id": acme.pk, "project_id": project.slug, "integration_id": integration.pk,
+        "run_id": run.pk,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
         "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03", "rest": "none",
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk, "node_id": CANARY,

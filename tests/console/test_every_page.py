@@ -79,6 +79,7 @@ MANAGERS_ONLY = {
     "project-rename",
     "project-delete",
     "destroy-keys",
+    "org-delete",
 }
 # Not for members, who see no others' doings.
 NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv", "destroyed-keys"}

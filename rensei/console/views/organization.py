@@ -13,9 +13,9 @@ from rensei.console.answers import confirm
 from rensei.console.forms.organization import NewOrganizationForm, OrganizationForm
 from rensei.core.errors import NotPermitted, RenseiError
 from rensei.core.proxies import client_address
-from rensei.dispatch import key_destruction
+from rensei.dispatch import key_destruction, org_deletion
 from rensei.orgs import services
-from rensei.orgs.models import Role, User
+from rensei.orgs.models import Membership, Role, User
 from rensei.orgs.shapes import proposed_slug
 
 
@@ -60,6 +60,31 @@ def destroy_keys(request: PageRequest) -> HttpResponse:
         text="Every key that is stored for this organization becomes unreadable at once, for good. Its integrations "
         "stay, and fail until they get a new key. Calls under way end as they are. You get a signed receipt.",
         action="Destroy keys",
+        section="Organization",
+        back="organization",
+        to_type=access.org.slug,
+    )
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+@sensitive
+def delete(request: PageRequest) -> HttpResponse:
+    """Ask an owner to type the organization's id, then delete it."""
+    access = request.access
+    key_destruction.require_owner(access)
+    typed = request.POST.get("typed", "")
+    if request.method == "POST" and typed == access.org.slug:
+        org_deletion.delete_org(access, confirm=typed)
+        messages.success(request, f"{access.org.name} was deleted.")
+        has_others = Membership.objects.live().filter(user=access.user).exists()
+        return redirect("console:home" if has_others else "console:org-create")
+    return confirm(
+        request,
+        title=f"Delete {access.org.name}?",
+        text="This cannot be undone, and ends all access at once. All members are told by mail.",
+        items=org_deletion.CONSEQUENCES,
+        action="Delete organization",
         section="Organization",
         back="organization",
         to_type=access.org.slug,

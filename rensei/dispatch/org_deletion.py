@@ -1,0 +1,206 @@
+"""
+Deleting an organization by one of its owners.
+
+One transaction ends all access: members, tokens, machines and invitations. Then its keys are destroyed, with a signed
+receipt, its runs are cancelled, and what it stores is deleted, in batches that a periodic job continues after a crash.
+
+What it owes and what was done in it stays, as for every organization: the ledger with its statements and seals, the
+audit log, and a row of figures for each run, without its texts. So the row of the organization stays too, and its ID is
+not given to another one.
+"""
+
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from django.apps import apps
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q, Sum
+
+from billing.integrity import receipts
+from billing.integrity.anchor_keys import AnchorKeyUnavailable
+from billing.models import (
+    BudgetHold,
+    BudgetUsage,
+    CapHold,
+    CostEvent,
+    Entitlement,
+    Hold,
+    LedgerAnchor,
+    LedgerSeal,
+    SharedSpending,
+    SharedUsage,
+    Statement,
+    UsageDaily,
+)
+from integrations.models import Integration
+from integrations.vault import destruction
+from profiles.models import ModelProfile
+from rensei.accounts.models import Invitation
+from rensei.audit.record import record, record_system
+from rensei.core import jobs, mails
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError
+from rensei.core.later import later
+from rensei.core.transactions import durable
+from rensei.dispatch import services
+from rensei.dispatch.key_destruction import require_owner
+from rensei.dispatch.models import Run, RunChunk, RunInput
+from rensei.orgs import storage
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, Membership, Org, StoredBytes
+from rensei.tokens.models import DeviceCode
+
+# The condition, for a periodic job, that an organization is being deleted.
+ANY_DUE = "EXISTS (SELECT 1 FROM orgs_org WHERE deleting_at IS NOT NULL AND deleted_at IS NULL)"
+BATCH = 500
+# Until then every process knows that the organization has ended, so no run is added behind the deletion.
+KNOWN_TO_ALL = timedelta(seconds=5)
+# The rows of an organization that stay. All others go, those of tables that are added later as well.
+STAYING: frozenset[type[models.Model]] = frozenset(
+    {
+        CostEvent, UsageDaily, Statement, LedgerSeal, LedgerAnchor, Entitlement, BudgetUsage, SharedUsage,
+        SharedSpending, Hold, BudgetHold, CapHold, StoredBytes, Run,
+    }
+)  # fmt: skip
+# Those that others of the organization refer to come last.
+LAST = (Integration,)
+
+# What an owner reads before.
+CONSEQUENCES = (
+    "All members lose access, and all tokens and machines are revoked, at once.",
+    "Stored keys are destroyed, with a signed receipt in the audit log.",
+    "Queued and running runs are cancelled. What a call has used until then is charged.",
+    "Prompts, answers, profiles, policies, projects and workflows are deleted.",
+    "The ledger, its statements, a row of figures for each run, and the audit log stay with the operator.",
+    "The ID stays taken, so that no other organization can be mistaken for this one.",
+)
+
+logger = structlog.get_logger(__name__)
+
+
+def delete_org(access: Access, *, confirm: str) -> Org:
+    """
+    End all access to the caller's organization at once, and begin to delete what it holds.
+
+    :param confirm: the ID of the organization, typed again
+    :raises NotPermitted: unless the caller is an owner of the whole organization
+    :raises FieldError: if another name was typed
+    """
+    require_owner(access)
+    if confirm != access.org.slug:
+        raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to delete it.")
+    with durable():
+        org = Org.objects.select_for_update().get(pk=access.org.pk)
+        members = Membership.objects.for_org(org).order_by("user__email")
+        told = list(members.filter(user__is_active=True).values_list("user__email", flat=True))
+        record(access, "org.deletion_started", object_id=org.pk, name=org.name, slug=org.slug, members=len(told))
+        org.deleting_at = database_now()
+        org.save(update_fields=["deleting_at"])
+        Host.objects.for_org(org).filter(revoked_at=None).update(revoked_at=org.deleting_at)
+        for model in (Invitation, DeviceCode):
+            model.objects.filter(org=org).delete()
+        # With them go their tokens and saved views.
+        members.delete()
+        transaction.on_commit(partial(_tell, org, by=access.user.email, to=told), robust=True)
+        transaction.on_commit(partial(later.do, partial(_go_on, org.pk), what="delete-org"), robust=True)
+    return org
+
+
+def go_on() -> None:
+    """Continue all deletions that have begun. The failure of one does not affect the others."""
+    due = Org.objects.filter(deleting_at__isnull=False, deleted_at=None).order_by("deleting_at")
+    jobs.for_each(due.values_list("pk", flat=True)[:BATCH], _go_on, job="delete-orgs")
+
+
+def _go_on(org_id: str) -> None:
+    """
+    Delete what an organization holds, as far as that is possible now. Each step may be repeated.
+
+    :raises AnchorKeyUnavailable: if the receipt of its keys cannot be signed; the next time tries again
+    """
+    org = Org.objects.get(pk=org_id)
+    is_live = _cancel_runs(org)
+    _destroy_keys(org)
+    if is_live or org.deleting_at is None or database_now() < org.deleting_at + KNOWN_TO_ALL:
+        return
+    while _empty_runs(org):
+        pass
+    _delete_rest(org)
+    with durable():
+        if Org.objects.filter(pk=org.pk, deleted_at=None).update(deleted_at=database_now()):
+            record_system("delete-orgs", "org.deleted", object_id=org.pk, org_id=org.pk, slug=org.slug)
+
+
+def _destroy_keys(org: Org) -> None:
+    try:
+        destruction.destroy_keys(
+            org, actor="delete-orgs", backups_kept_days=settings.RENSEI_BACKUPS_KEPT_DAYS, sign=receipts.sign
+        )
+    except destruction.NothingToDestroy:
+        return
+    except AnchorKeyUnavailable:
+        logger.warning("org_deletion_waits_for_the_anchor_key", org_id=org.pk)
+        raise
+
+
+def _cancel_runs(org: Org) -> bool:
+    """Cancel what is queued or under way. Returns whether calls are still under way."""
+    live = Run.objects.for_org(org).filter(state__in=[Run.State.QUEUED, Run.State.RUNNING])
+    # One that lost its worker before its call is queued again, with the request.
+    for run in live.filter(Q(cancel_requested_at=None) | Q(state=Run.State.QUEUED)).order_by("id")[:BATCH]:
+        services.request_cancel(run)
+    return live.exists()
+
+
+def _empty_runs(org: Org) -> bool:
+    """Delete the texts of some runs. Their figures stay, because ledger lines refer to them."""
+    with durable():
+        org = Org.objects.select_for_update().get(pk=org.pk)
+        runs = Run.objects.for_org(org).filter(id__gt=org.deleted_to).order_by("id")
+        ids = list(runs.values_list("id", flat=True)[:BATCH])
+        if not ids:
+            return False
+        batch = Run.objects.filter(id__in=ids)
+        freed = batch.aggregate(size=Sum("stored_bytes"))["size"] or 0
+        RunInput.objects.filter(run__in=ids).delete()
+        RunChunk.objects.filter(run__in=ids).delete()
+        batch.update(
+            output_text="", output_content=[], metadata={}, trace=[], error=None, stored_bytes=0, event_bytes=0
+        )
+        storage.change({org.pk: (-freed, 0)})
+        org.deleted_to = ids[-1]
+        org.save(update_fields=["deleted_to"])
+    return True
+
+
+def _delete_rest(org: Org) -> None:
+    """Delete the rows of all other tables, in batches."""
+    held: list[type[Any]] = sorted(
+        {
+            field.related_model
+            for field in Org._meta.get_fields(include_hidden=True)  # noqa: SLF001 - Django's documented interface
+            if field.auto_created and field.related_model and field.related_model not in STAYING
+        },
+        key=lambda model: (model in LAST, model is not ModelProfile, model._meta.label),  # noqa: SLF001
+    )
+    for model in held:
+        rows = apps.get_model(model._meta.label)._default_manager.filter(org=org)  # noqa: SLF001
+        while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH]):
+            with durable():
+                rows.filter(pk__in=keys).delete()
+
+
+def _tell(org: Org, *, by: str, to: list[str]) -> None:
+    """Mail those who were members, one by one, after the answer."""
+    subject = f"Rensei: {org.name} was deleted"
+    body = (
+        f"{by} deleted the organization {org.name} ({org.slug}). All access to it has ended: its tokens and "
+        "machines were revoked, its keys are destroyed and its runs are cancelled. Prompts, answers, profiles and "
+        "workflows are deleted. The ledger of what its runs cost and the audit log stay with the operator of the "
+        "server.\n"
+    )
+    for email in to:
+        later.do(partial(mails.send, subject, body, [email]), what="org-deleted")

@@ -1,0 +1,291 @@
+"""Deleting an organization: who may, what ends at once, what goes and what stays, and after a crash in between."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.test import Client
+from rest_framework.test import APIClient
+
+from billing.integrity import anchor_keys
+from billing.models import CostEvent
+from integrations.models import DataKey, Integration
+from profiles.models import ModelProfile
+from rensei import worker
+from rensei.accounts import invitations
+from rensei.accounts.models import Invitation
+from rensei.audit.models import AuditEvent
+from rensei.core.clock import database_now
+from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.ids import new_id
+from rensei.core.later import later
+from rensei.dispatch import org_deletion
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.models import Run, RunChunk, RunInput, SearchEntry
+from rensei.dispatch.settlement import audit
+from rensei.orgs import entering, services
+from rensei.orgs.access import Access
+from rensei.orgs.models import Host, Membership, Org, Project, StoredBytes, User
+from rensei.policies.models import AccessPolicy
+from rensei.tokens.look_up import for_token
+from rensei.tokens.machines import register_host
+from rensei.tokens.models import ApiToken
+from rensei.tokens.services import create_token
+from rensei.workflows import services as workflows
+from rensei.workflows.models import Workflow, WorkflowRun
+from tests.dispatch.reconcile import assert_explained
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NODE = {"nodeId": "a", "nodeType": "action/llm.inference", "config": {"profileId": "prof_deep", "prompt": "Hi."}}
+
+
+@pytest.fixture(autouse=True)
+def _anchor_key(settings: Any, _anchors: None) -> None:
+    anchor_keys.create(settings.RENSEI_LEDGER_ANCHOR_KEY)
+
+
+@pytest.fixture(autouse=True)
+def _known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(org_deletion, "KNOWN_TO_ALL", timedelta())
+
+
+@pytest.fixture
+def lived_in(
+    ada_access: Access,
+    mia: User,
+    connected: Integration,
+    make_profile: Any,
+    project: Project,
+    work: Any,
+    simulator: Any,
+) -> Run:
+    """Acme with what an organization has, and a run that has ended."""
+    make_profile(auth_modes=["byok"], max_tokens=1000, effort="low", integration=connected)
+    AccessPolicy.objects.create(scope="organization", org=ada_access.org, matrix={"*": {"shared": {"allowed": False}}})
+    invitations.invite(ada_access, email="zoe@acme.test", role="member")
+    workflow, _ = workflows.apply_document(ada_access, {"name": "one", "nodes": [NODE]})
+    workflows.start(ada_access, workflow)
+    run = dispatch(ada_access, "A secret of the sea.")
+    work()
+    return run
+
+
+def dispatch(access: Access, text: str = "Hi.") -> Run:
+    request = DispatchRequest(profile_id="prof_deep", messages=messages_from(text=text, messages=None))
+    return admit.dispatch(access, request)
+
+
+def delete(access: Access) -> None:
+    org_deletion.delete_org(access, confirm="acme")
+    later.wait()
+
+
+class TestAnOwner:
+    def test_ends_all_access_at_once(
+        self, lived_in: Run, ada_access: Access, ada: User, page_as: Callable[[User], Client]
+    ) -> None:
+        _, secret = create_token(ada_access, name="ci")
+        host, _, of_host = register_host(ada_access, name="laptop")
+        page = page_as(ada)
+
+        answer = page.post("/o/acme/settings/organization/delete", {"typed": "acme"})
+
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/orgs/new")
+        assert page.get("/o/acme/").status_code == 404
+        assert for_token(token=secret.reveal()) is None
+        assert for_token(token=of_host.reveal()) is None
+        assert not Membership.objects.exists()
+        assert not ApiToken.objects.exists()
+        assert not Invitation.objects.exists()
+        assert not Host.objects.filter(pk=host.pk, revoked_at=None).exists()
+        later.wait()
+
+    def test_deletes_what_it_holds_and_keeps_the_ledger(
+        self, lived_in: Run, ada_access: Access, simulator: Any
+    ) -> None:
+        before = list(CostEvent.objects.order_by("pk").values())
+
+        delete(ada_access)
+
+        org = Org.objects.get()
+        assert org.deleted_at is not None
+        for model in (
+            Integration, ModelProfile, Project, AccessPolicy, Workflow, WorkflowRun, RunInput, RunChunk,
+            SearchEntry, Host,
+        ):  # fmt: skip
+            assert not model._default_manager.exists(), model
+        assert not DataKey.objects.filter(org=org).exists()
+        assert list(CostEvent.objects.order_by("pk").values()) == before
+        run = Run.objects.get(pk=lived_in.pk)
+        assert (run.output_text, run.output_content, run.metadata, run.trace, run.error) == ("", [], {}, [], None)
+        assert run.amount_picodollars
+        assert run.usage["output_tokens"]
+        row = StoredBytes.objects.get()
+        assert (row.used, row.held) == (0, 0)
+        assert worker.count_stored_bytes() == {}
+        assert [str(one) for one in audit.differences()] == []
+        assert_explained(simulator)
+
+    def test_gets_a_signed_receipt_of_the_keys_in_the_audit_log(self, lived_in: Run, ada_access: Access) -> None:
+        delete(ada_access)
+
+        receipt = AuditEvent.objects.get(action="vault.keys_destroyed").detail
+        assert receipt["signature"]
+        assert receipt["organization"] == ada_access.org.pk
+        started, ended = AuditEvent.objects.filter(action__startswith="org.delet").order_by("pk")
+        assert (started.action, started.actor) == ("org.deletion_started", "ada@acme.test")
+        assert ended.action == "org.deleted"
+
+    def test_has_the_members_told(self, lived_in: Run, ada_access: Access) -> None:
+        later.wait()
+        mail.outbox.clear()
+
+        delete(ada_access)
+        later.wait()
+
+        assert sorted(address for one in mail.outbox for address in one.to) == ["ada@acme.test", "mia@acme.test"]
+        assert "Acme was deleted" in mail.outbox[0].subject
+
+    def test_cancels_what_waits_and_what_runs(self, lived_in: Run, ada_access: Access, work: Any) -> None:
+        waiting = dispatch(ada_access)
+        running = dispatch(ada_access)
+        lease = database_now() + timedelta(minutes=1)
+        Run.objects.filter(pk=running.pk).update(state=Run.State.RUNNING, lease_until=lease, lease_owner="other")
+
+        delete(ada_access)
+
+        assert Run.objects.get(pk=waiting.pk).state == Run.State.CANCELLED
+        assert Run.objects.get(pk=running.pk).cancel_requested_at is not None
+        # What a call has used is settled before anything of it is deleted.
+        assert Org.objects.get().deleted_at is None
+        assert RunInput.objects.filter(run=running).exists()
+        Run.objects.filter(pk=running.pk).update(lease_until=database_now() - timedelta(minutes=1))
+        worker.reaper.reap()
+        org_deletion.go_on()
+        assert Run.objects.get(pk=running.pk).state == Run.State.CANCELLED
+        assert Org.objects.get().deleted_at is not None
+
+    def test_deletes_a_run_that_another_process_adds_at_the_same_moment(
+        self, lived_in: Run, ada_access: Access, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(org_deletion, "KNOWN_TO_ALL", timedelta(hours=1))
+        delete(ada_access)
+        late = Run.objects.get(pk=lived_in.pk)
+        late.pk, late.state = new_id("run"), Run.State.QUEUED
+        late.save(force_insert=True)
+        RunInput.objects.create(run=late, body={"system": None, "messages": []})
+        assert Org.objects.get().deleted_at is None
+
+        monkeypatch.setattr(org_deletion, "KNOWN_TO_ALL", timedelta())
+        org_deletion.go_on()
+
+        assert Run.objects.get(pk=late.pk).state == Run.State.CANCELLED
+        assert not RunInput.objects.exists()
+        assert Org.objects.get().deleted_at is not None
+
+    def test_leaves_the_id_taken(self, lived_in: Run, ada_access: Access, eve: User) -> None:
+        delete(ada_access)
+
+        with pytest.raises(services.AlreadyExists):
+            services.create_org(name="Acme", slug="acme", owner=eve)
+
+    def test_leaves_others_alone(self, lived_in: Run, ada_access: Access, eve: User, page_as: Any) -> None:
+        delete(ada_access)
+
+        assert page_as(eve).get("/o/evil/").status_code == 200
+
+
+class TestACrash:
+    @pytest.mark.parametrize("step", ["_destroy_keys", "_cancel_runs", "_empty_runs", "_delete_rest"])
+    def test_leaves_a_rest_that_the_periodic_job_deletes(
+        self, lived_in: Run, ada_access: Access, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(org_deletion, step, lambda org: 1 / 0)
+            delete(ada_access)
+            assert Org.objects.get().deleted_at is None
+
+        org_deletion.go_on()
+        org_deletion.go_on()
+
+        assert Org.objects.get().deleted_at is not None
+        assert not Integration.objects.exists()
+        assert not RunInput.objects.exists()
+        assert AuditEvent.objects.filter(action="org.deleted").count() == 1
+        assert AuditEvent.objects.filter(action="vault.keys_destroyed").count() == 1
+
+    def test_is_noticed_by_the_workers(self, lived_in: Run, ada_access: Access) -> None:
+        assert org_deletion.ANY_DUE in {job.has_work for job in worker.JOBS}
+
+
+class TestOthers:
+    @pytest.mark.parametrize("person", ["alan", "mia", "otto"])
+    def test_may_not(
+        self, request: Any, acme: Org, page_as: Callable[..., Client], api_as: Callable[..., APIClient], person: str
+    ) -> None:
+        user = request.getfixturevalue(person)
+        page = page_as(user)
+
+        shown = page.get("/o/acme/settings/organization")
+        asked = page.post("/o/acme/settings/organization/delete", {"typed": "acme"})
+        by_rest = api_as(user).delete(f"/api/v1/orgs/{acme.pk}?confirm=acme")
+
+        assert "Only an owner can." in shown.content.decode()
+        assert (asked.status_code, by_rest.status_code) == (403, 403)
+        assert Org.objects.get().deleting_at is None
+
+    def test_may_not_with_a_token_of_a_project(self, ada_access: Access, project: Project) -> None:
+        _, secret = create_token(ada_access, name="ci", project=project)
+        bound = for_token(token=secret.reveal())
+        assert bound is not None
+
+        with pytest.raises(NotPermitted):
+            org_deletion.delete_org(bound, confirm="acme")
+
+    def test_are_not_deleted_by_another_id(self, acme: Org, ada: User, eve: User, api_as: Callable[..., Any]) -> None:
+        theirs = Org.objects.get(slug="evil")
+
+        answer = api_as(ada).delete(f"/api/v1/orgs/{theirs.pk}?confirm=evil")
+
+        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+
+    def test_view_nothing_of_it(self, ada_access: Access, grace: User) -> None:
+        delete(ada_access)
+
+        with pytest.raises(FieldError):
+            entering.view_as(Org.objects.get(), operator=grace, reason="x", hours=1, address=None)
+
+
+class TestTheConfirmation:
+    def test_asks_for_the_id(self, ada_access: Access, ada: User, page_as: Callable[..., Client]) -> None:
+        page = page_as(ada)
+
+        asked = page.get("/o/acme/settings/organization/delete").content.decode()
+        refused = page.post("/o/acme/settings/organization/delete", {"typed": "Acme"})
+
+        assert all(sentence in asked for sentence in org_deletion.CONSEQUENCES)
+        assert refused.status_code == 422
+        with pytest.raises(FieldError):
+            org_deletion.delete_org(ada_access, confirm="other")
+        assert Org.objects.get().deleting_at is None
+
+
+class TestRest:
+    def test_deletes_it(self, acme: Org, ada: User, api_as: Callable[..., APIClient]) -> None:
+        answer = api_as(ada).delete(f"/api/v1/orgs/{acme.pk}?confirm=acme")
+
+        later.wait()
+        assert answer.status_code == 204
+        assert Org.objects.get().deleted_at is not None
+
+
+def test_every_table_of_an_organization_goes_or_is_named() -> None:
+    """A table that is added later goes with its organization, unless it is named here as one that stays."""
+    assert {model.__name__ for model in org_deletion.STAYING} == {
+        "BudgetHold", "BudgetUsage", "CapHold", "CostEvent", "Entitlement", "Hold", "LedgerAnchor", "LedgerSeal",
+        "Run", "SharedSpending", "SharedUsage", "Statement", "StoredBytes", "UsageDaily",
+    }  # fmt: skip
