@@ -233,6 +233,8 @@ class Integration(models.Model):
     remind_after_days = models.PositiveSmallIntegerField(null=True, blank=True)
     remind_at = models.DateTimeField(null=True, blank=True)
     reminded_at = models.DateTimeField(null=True, blank=True)
+    # When the present key was first found in a run's input or output.
+    leaked_at = models.DateTimeField(null=True, blank=True)
 
     # Set by `openings_kept.add_to`.
     last_opened_at: datetime | None

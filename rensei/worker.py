@@ -28,7 +28,7 @@ from rensei.core.jobs import Job, Schedule
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.rates import rates
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import idempotency, org_deletion, retention
+from rensei.dispatch import idempotency, org_deletion, retention, withheld
 from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
@@ -67,6 +67,7 @@ JOBS = [
     Job(name="forget-sessions", every=timedelta(hours=1), run=sessions.forget_ended),
     Job(name="rotate-issuer-key", every=timedelta(hours=1), run=issuer.keep_fresh),
     Job(name="remind-of-old-keys", every=timedelta(hours=1), run=reminders.remind),
+    Job(name="drop-withheld-inputs", every=timedelta(minutes=10), run=withheld.drop_of_ended_runs),
     Job(name="drop-old-images", every=timedelta(hours=1), run=retention.drop_old_images),
 ]
 # These take long, and have a thread of their own so that none of the jobs above waits for them.

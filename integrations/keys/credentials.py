@@ -13,7 +13,7 @@ from integrations.vault.sealed import SealedColumn
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 
-AGE_FIELDS = ("key_created_at", "remind_at", "reminded_at")
+AGE_FIELDS = ("key_created_at", "remind_at", "reminded_at", "leaked_at")
 SEALED_FIELDS = ("sealed_key", "secret_version", "key_hint", "federation", "fingerprint", "fingerprint_version")
 VERDICT_FIELDS = ("status", "tested_at", "last_error", "model_list")
 
@@ -47,7 +47,7 @@ def replace_key(integration: Integration, given: Given) -> None:
     """Seal another key, as a new version. Its age begins now, and it has not been tested."""
     integration.secret_version += 1
     seal_key(integration, given)
-    integration.key_created_at = timezone.now()
+    integration.key_created_at, integration.leaked_at = timezone.now(), None
     remind_after(integration, days=integration.remind_after_days)
     forget_verdict(integration)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from integrations.models import DataKey, Integration, KeyCheck, PlatformKey
@@ -114,12 +115,24 @@ def fingerprints(secret: Secret, *, org_id: str, provider: str) -> dict[int, str
 
     :raises CredentialUnreadable: if that key is not available
     """
+    return fingerprints_of_each([secret], org_id=org_id, provider=provider)[0]
+
+
+def fingerprints_of_each(texts: Sequence[Secret], *, org_id: str, provider: str) -> list[dict[int, str]]:
+    """
+    Return the `fingerprints` of each of many texts. Their key is read once.
+
+    :raises CredentialUnreadable: if that key is not available
+    """
     try:
         peppers = data_keys.versions_of(org=None, purpose=DataKey.Purpose.FINGERPRINT)
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
-    text = length_prefixed(org_id, provider, secret.reveal())
-    return {version: hmac.new(pepper, text, hashlib.sha256).hexdigest() for version, pepper in peppers.items()}
+    framed = [length_prefixed(org_id, provider, text.reveal()) for text in texts]
+    return [
+        {version: hmac.new(pepper, text, hashlib.sha256).hexdigest() for version, pepper in peppers.items()}
+        for text in framed
+    ]
 
 
 def health() -> VaultHealth:

@@ -87,6 +87,7 @@ def needs_attention(
         for one in integrations
         if one.status == Integration.Status.FAILING
     ]
+    keys += _leaked(access, integrations)
     keys += [
         Line(
             title=f"{one.name}: the key is {one.key_age_days} days old",
@@ -197,6 +198,17 @@ def _of_organization(access: Access, snapshot: BillingSnapshot, profiles: Sequen
             )
         )
     return steps
+
+
+def _leaked(access: Access, integrations: Sequence[Integration]) -> Iterable[Line]:
+    """One line for each key or token that was found in a run."""
+    detail = "It is blotted out here, but others may have seen it. Replace it."
+    for one in integrations:
+        if one.leaked_at is not None:
+            address = _to(access, "integration-rotate", one.id)
+            yield Line(title=f"{one.name}: the key appeared in a run", detail=detail, address=address)
+    for token in visible_tokens(access).filter(leaked_at__isnull=False, revoked_at=None)[:LINES_MAX]:
+        yield Line(title=f"{token.name}: the token appeared in a run", detail=detail, address=_to(access, "tokens"))
 
 
 def _refused(

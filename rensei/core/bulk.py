@@ -141,10 +141,15 @@ def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> li
 
 def _document(objects: list[Mapping[str, Any]]) -> str:
     try:
-        return orjson.dumps(objects, default=str).decode()
+        return orjson.dumps(objects, default=_text_of).decode()
     except TypeError:
         # An integer of more than 64 bits, which is rare, and which only the slower writer accepts.
-        return json.dumps(objects, default=str)
+        return json.dumps(objects, default=_text_of)
+
+
+def _text_of(value: Any) -> str:
+    """Write what JSON has no form for as PostgreSQL reads it: https://www.postgresql.org/docs/17/datatype-binary.html"""
+    return rf"\x{value.hex()}" if isinstance(value, bytes) else str(value)
 
 
 def _recordset(fields: "Mapping[str, Field[Any, Any]]") -> str:

@@ -40,7 +40,7 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     KillSwitch: frozenset(),
     # What is stored changes with each run. It is checked once more when a decision is made anew.
     StoredBytes: frozenset({"used", "held"}),
-    ApiToken: frozenset({"last_used_at", "last_used_address"}),
+    ApiToken: frozenset({"last_used_at", "last_used_address", "leaked_at"}),
     AccessPolicy: frozenset(),
     CatalogEntry: frozenset(),
     CatalogSetting: frozenset(),
@@ -52,7 +52,7 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     DataKey: frozenset(),
     DefaultAddress: frozenset(),
     Integration: frozenset(
-        {"last_used_at", "tested_at", "key_created_at", "remind_after_days", "remind_at", "reminded_at"}
+        {"last_used_at", "tested_at", "key_created_at", "remind_after_days", "remind_at", "reminded_at", "leaked_at"}
     ),
     PlatformKey: frozenset({"last_error", "key_created_at"}),
     ModelProfile: frozenset(),

@@ -206,6 +206,11 @@ class RunInput(models.Model):
     body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
     has_images = models.BooleanField(default=False, db_index=True)
     images_dropped_at = models.DateTimeField(null=True)
+    # The sealed original of an input in which a key was blotted out, until 10 minutes after the run: see `withheld.py`.
+    original = models.BinaryField(null=True, editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["run"], condition=Q(original__isnull=False), name="input_withheld")]
 
     def __str__(self) -> str:
         return str(self.run_id)

@@ -40,7 +40,9 @@ COPIES = 3
 def at_admission(run: Run, given: RunInput | None) -> int:
     """Return the bytes written at the admission of a run: its rows, the trace of its decision, and its input."""
     told = storage.size_of(run.trace, run.metadata, run.prices, run.effort_applied)
-    return storage.ROW_BYTES + told + (storage.size_of(given.body) if given is not None else 0)
+    if given is None:
+        return storage.ROW_BYTES + told
+    return storage.ROW_BYTES + told + storage.size_of(given.body) + len(given.original or b"")
 
 
 def of_event(data: dict[str, Any]) -> int:

@@ -34,6 +34,8 @@ class ApiToken(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True)
     last_used_address = models.GenericIPAddressField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    # When it was first found in a run's input or output.
+    leaked_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = OrgScopedQuerySet.as_manager()
 

@@ -8,6 +8,7 @@ from django.db.models import F, Q
 
 from catalog import services as catalog
 from catalog.provider_config import validate_provider_config
+from integrations.keys import leaks
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.record import record
@@ -290,6 +291,8 @@ def _begin(
 
 def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -> WorkflowRun:
     workflow = version.workflow
+    # A workflow's prompts are composed here, of what is kept.
+    given = leaks.find_or_blot(given, org=access.org).blot(given)
     return WorkflowRun(
         org=access.org,
         version=version,

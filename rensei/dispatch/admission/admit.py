@@ -11,13 +11,15 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from billing.limits import caps
+from integrations.keys import leaks
+from integrations.keys.leaks import Leaks
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PAYER_OF, PREFERENCE, AuthMode
 from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes, token_rate
+from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes, token_rate, withheld
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -44,6 +46,7 @@ class AdmissionPlan:
     input: RunInput | None = None
     attempt: Attempt | None = None
     idempotency: IdempotencyKey | None = None
+    leaks: Leaks = leaks.NOTHING
 
 
 def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str = "", body_digest: str = "") -> Run:
@@ -122,9 +125,12 @@ def plan(
         "maxTokensCap": judgement.request.max_tokens_cap,
         "promptCaching": judgement.request.prompt_caching,
     }
+    given, leaked = withheld.without_keys(run, asked)
+    given.has_images = retention.holds_images(request.messages)
     return AdmissionPlan(
         run=run,
-        input=RunInput(run=run, body=asked, has_images=retention.holds_images(request.messages)),
+        input=given,
+        leaks=leaked,
         at_most=decide.max_cost(found, mode, built),
         idempotency=idempotency.new(access, idempotency_key, digest=body_digest, run_id=run.id, now=found.now),
     )
@@ -183,6 +189,8 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
             }
         )
         for plan in admitted:
+            if plan.leaks:
+                leaks.note(plan.leaks, place="input")
             if plan.run.state == Run.State.QUEUED:
                 transaction.on_commit(partial(wake_up.notify_workers, plan.run.id))
     return refused

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from catalog.services import find_entry
 from integrations.providers.base import Adapter, BuiltRequest, ModelRequest
+from rensei.dispatch import withheld
 from rensei.dispatch.models import Run
 from rensei.dispatch.settlement.own_entries import require_allowed
 
@@ -13,13 +14,13 @@ def build_request(run: Run, adapter: Adapter, *, seconds_left: Callable[[], floa
     Build the provider's parameters, and fetch the images that the messages refer to.
 
     :raises RenseiError: if the model is no longer in the catalog or is found to be a denied one, if an image cannot
-        be fetched, or the prompt does not fit
+        be fetched, or the prompt does not fit, or the vault cannot open an input with a key in it
     :raises Interrupted: if there is no time left to fetch
     """
     # The model may have been removed from the catalog while the run was queued.
     entry = find_entry(org=run.org, provider=run.provider, model_id=run.served_model_id)
     require_allowed(run, entry)
-    asked = run.input.body
+    asked = withheld.body_of(run)
     request = ModelRequest(
         system=asked["system"],
         messages=adapter.prepare(asked["messages"], org_id=run.org_id, entry=entry, seconds_left=seconds_left),

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from django.db import DatabaseError
 
+from integrations.keys import leaks
 from integrations.providers.base import Answer, ProviderStream, StreamEvent, TextDelta, UsageReport
 from rensei.core.transactions import leave_database
 from rensei.core.usage import Usage, UsagePart, total
@@ -54,7 +55,7 @@ class ProviderCall:
             with closing(_events(stream)) as events:
                 for event in events:
                     if isinstance(event, Answer):
-                        self._flush()
+                        self._flush(is_end=True)
                         return event
                     if self.live.stop is not None:
                         return None
@@ -80,10 +81,12 @@ class ProviderCall:
         if due or len(self._pending.encode()) >= FLUSH_BYTES:
             self._flush()
 
-    def _flush(self) -> None:
-        if self._pending:
-            self._add(RunChunk.Kind.DELTA, {"text": self._pending})
-            self._pending = ""
+    def _flush(self, *, is_end: bool = False) -> None:
+        """Write the text that has arrived, but for an end that may be the beginning of a key."""
+        text, self._pending = (self._pending, "") if is_end else leaks.split_unfinished(self._pending)
+        if text:
+            found = leaks.find_or_blot(text, org=self.run.org)
+            self._add(RunChunk.Kind.DELTA, {"text": found.blot(text)})
         self._flushed_at = time.monotonic()
 
     def _add(self, kind: RunChunk.Kind, data: dict[str, Any]) -> None:

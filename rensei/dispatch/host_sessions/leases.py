@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Right
 
+from integrations.keys import leaks
 from integrations.providers.base import ADAPTERS, Answer, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
@@ -43,6 +46,12 @@ BUILD_SECONDS_MAX = limit(
     "seconds",
     what="Time in which the request of a machine's run is built, its pictures included",
     told="the run: it stays queued",
+)
+PIECES_BEFORE = limit(
+    32,
+    "pieces",
+    what="Earlier pieces of a machine's answer in which the beginning of a key is looked for",
+    told="the run: the key is blotted out in its output, and not in its events",
 )
 CLOUD = frozenset(CapacityPool.Provider.values) - {CapacityPool.Provider.LOCAL}
 TRY_AGAIN = frozenset(
@@ -204,7 +213,7 @@ def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage 
     state = heartbeat(access, run, epoch=epoch)
     events: list[tuple[RunChunk.Kind, dict[str, Any]]] = []
     if text:
-        events.append((RunChunk.Kind.DELTA, {"text": text}))
+        events.append((RunChunk.Kind.DELTA, {"text": _without_keys(run, text)}))
     if usage is not None:
         events.append((RunChunk.Kind.USAGE, usage.as_dict()))
     for kind, data in events:
@@ -287,6 +296,29 @@ def _require_local(run: Run) -> None:
     pool = CapacityPool.objects.for_org(run.org).filter(name=run.pool).first()
     if (pool.provider_id if pool else run.pool) in CLOUD:
         raise RequiresLocalCapacity(pool=run.pool)
+
+
+def _without_keys(run: Run, text: str) -> str:
+    """Blot out known keys in new output. Of one that began in the output before, the beginning is removed there."""
+    earlier = run.chunks.filter(kind=RunChunk.Kind.DELTA).order_by("-seq")
+    ends = earlier.annotate(end=Right(KeyTextTransform("text", "data"), leaks.LONGEST)).values_list("end", flat=True)
+    _, begun = leaks.split_unfinished("".join(reversed(ends[:PIECES_BEFORE])))
+    found = leaks.find_or_blot(begun + text, org=run.org)
+    start, _ = next(found.places(begun + text), (len(begun), ""))
+    if start < len(begun):
+        _remove_end(earlier, length=len(begun) - start)
+    return str(found.blot(begun + text))[min(start, len(begun)) :]
+
+
+def _remove_end(earlier: QuerySet[RunChunk], *, length: int) -> None:
+    """Remove the last characters of a run's output, which may be in several events."""
+    for chunk in earlier[:PIECES_BEFORE]:
+        text = chunk.data["text"]
+        kept = text[: max(len(text) - length, 0)]
+        RunChunk.objects.filter(pk=chunk.pk).update(data={**chunk.data, "text": kept})
+        length -= len(text) - len(kept)
+        if not length:
+            return
 
 
 def _lost(run: Run) -> LeaseLost:

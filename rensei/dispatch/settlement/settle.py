@@ -7,7 +7,7 @@ the call settles it even after it lost the lease. The attempt's state ensures th
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from billing.ledger import roll_ups
 from billing.limits import budget, caps, quota
 from billing.models import CostEvent
 from catalog.providers import PROVIDERS
+from integrations.keys import leaks
+from integrations.keys.leaks import Leaks
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.bulk import Row, update_each
 from rensei.core.database_pool import check_connection
@@ -140,7 +142,13 @@ def _charge(settlement: SettlementPlan, attempt: Attempt, served: Served, part: 
 
 
 def write(plans: Sequence[SettlementPlan]) -> list[Run]:
-    """Write settlements in one transaction, and return the runs that ended with it."""
+    """
+    Write settlements in one transaction, and return the runs that ended with it.
+
+    Known keys are blotted out in the outputs, and their owners are told.
+    """
+    found = {plan.run.id: _leaks_of(plan) for plan in plans if plan.end is not None and plan.run.has_events}
+    plans = [_without(found.get(plan.run.id, leaks.NOTHING), plan) for plan in plans]
     with durable():
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
@@ -168,8 +176,22 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
+        for run in runs:
+            if found.get(run.id):
+                leaks.note(found[run.id], place="output")
     token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
     return runs
+
+
+def _leaks_of(plan: SettlementPlan) -> Leaks:
+    assert plan.end is not None
+    return leaks.find_or_blot([plan.end.text, plan.end.content], org=plan.run.org)
+
+
+def _without(found: Leaks, plan: SettlementPlan) -> SettlementPlan:
+    if not found or plan.end is None:
+        return plan
+    return replace(plan, end=replace(plan.end, text=found.blot(plan.end.text), content=found.blot(plan.end.content)))
 
 
 def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:

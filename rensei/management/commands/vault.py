@@ -13,7 +13,7 @@ from billing.integrity import anchor_keys, anchors, receipts
 from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.integrity.anchors import AnchorsCut
 
-# Four of these register what they seal.
+# Five of these register what they seal.
 from integrations.keys import break_glass, credentials, fingerprints, platform, rotations  # noqa: F401
 from integrations.models import DataKey, KeyCheck, Rotation
 from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
@@ -22,6 +22,7 @@ from integrations.vault.rotation import KekInUse
 from rensei import launcher, mfa_adapter  # noqa: F401
 from rensei.core.errors import RenseiError
 from rensei.core.querysets import pages
+from rensei.dispatch import withheld  # noqa: F401
 from rensei.layout import MANAGE
 from rensei.orgs.models import Org
 
