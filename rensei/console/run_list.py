@@ -1,13 +1,24 @@
 """One page of the list of runs: its filters, its order, its sum, and its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from typing import Any
 
-from django.db.models import Count, DurationField, ExpressionWrapper, F, FloatField
-from django.db.models.functions import Cast
+from django.db.models import (
+    Case,
+    Count,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    FloatField,
+    QuerySet,
+    TextField,
+    Value,
+    When,
+)
+from django.db.models.functions import Cast, Concat
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -19,9 +30,9 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.limits import limit
 from rensei.core.whole_numbers import WholeSum
-from rensei.dispatch import search
+from rensei.dispatch import run_filter, search
 from rensei.dispatch.models import Run, RunQuerySet
-from rensei.dispatch.run_filter import READ_AT_ONCE, RunFilter, edge_of, up_to
+from rensei.dispatch.run_filter import READ_AT_ONCE, RunFilter, edge_of
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Org
@@ -79,6 +90,25 @@ class Summary:
     read: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A filter that offers values with their labels."""
+
+    name: str
+    chosen: str
+    offered: Sequence[tuple[str, str]]
+
+    @property
+    def label(self) -> str:
+        return "API token" if self.name == "token" else self.name.capitalize()
+
+    @property
+    def values(self) -> list[tuple[str, str]]:
+        """What is offered, with what is chosen even if it is not: its calls may still be listed."""
+        is_offered = not self.chosen or any(value == self.chosen for value, _ in self.offered)
+        return [*self.offered] if is_offered else [(self.chosen, self.chosen), *self.offered]
+
+
 class RunList:
     """The list that the query of an address asks for."""
 
@@ -91,21 +121,20 @@ class RunList:
         if self.order.removeprefix("-") not in ORDERS:
             self.order = NEWEST
         self._runs = Run.objects.for_org(org)
-        self._in_time = self.filter.in_time(self._runs)
         self._org = org
 
     @cached_property
-    def _found(self) -> RunQuerySet:
-        return self.filter.of(self._runs, org=self._org)
+    def _matching(self) -> RunQuerySet:
+        return self.filter.matching(self._runs, org=self._org)
 
     @cached_property
     def _edge(self) -> str | None:
-        return None if self.filter.words else edge_of(self._in_time)
+        return None if self.filter.words else edge_of(self.filter.in_time(self._runs))
 
     @property
     def found(self) -> RunQuerySet:
         """The runs that match, of those that are read at once."""
-        return up_to(self._found, self._edge)
+        return self.filter.in_time(self._matching, low=self._edge or "")
 
     def summary(self) -> Summary:
         sums = self.found.order_by().aggregate(
@@ -129,7 +158,7 @@ class RunList:
 
     def newer_than(self, run_id: str) -> int:
         """Count the runs that have come since a run, up to a few more than a page says."""
-        found = self._beyond(run_id, self.filter.of(self._runs, org=self._org, since=run_id))
+        found = self._beyond(run_id, self.filter.matching(self._runs, org=self._org, since=run_id))
         return len(found.values_list("id", flat=True)[: NEWER_MAX + 1])
 
     def sorts(self) -> dict[str, Sort]:
@@ -165,7 +194,7 @@ class RunList:
         name, skipped = self.order.removeprefix("-"), max(0, number - 1) * PAGE_SIZE
         field = ORDERS[name]
         first = field.desc(nulls_last=True) if self.order.startswith("-") else field.asc(nulls_last=True)
-        rows = list(self.found.for_table().order_by(first, "-id")[skipped : skipped + PAGE_SIZE + 1])
+        rows = self._rows(self.found, first, "-id", skipped=skipped)
         return RunPage(
             rows=rows[:PAGE_SIZE],
             newer=self.written(page=str(number - 1)) if number > 1 else "",
@@ -174,12 +203,14 @@ class RunList:
 
     def _before(self, before: str) -> RunPage:
         """Select one page by the ids at its ends, so that new runs never shift it."""
-        found, edge = self._found, self._edge
+        edge = self._edge
         if before:
-            found = found.filter(id__lt=before)
-            edge = edge_of(self._in_time.filter(id__lt=before)) if edge and self.filter.narrows else None
+            below = self.filter.in_time(self._runs, high=before)
+            edge = edge_of(below) if edge and self.filter.narrows else None
         # Without a filter, each run that is read is shown, so the page itself is the bound.
-        rows = list(up_to(found, edge if self.filter.narrows else None).for_table().order_by("-id")[: PAGE_SIZE + 1])
+        low = edge if edge and self.filter.narrows else ""
+        found = self.filter.in_time(self._matching, low=low, high=before)
+        rows = self._rows(found, "-id")
         more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE]
         return RunPage(
             rows=rows,
@@ -189,7 +220,7 @@ class RunList:
         )
 
     def _after(self, after: str) -> RunPage:
-        rows = list(self._beyond(after, self._found).for_table()[: PAGE_SIZE + 1])
+        rows = self._rows(self._beyond(after, self._matching), "id")
         more, rows = len(rows) > PAGE_SIZE, rows[:PAGE_SIZE][::-1]
         return RunPage(
             rows=rows,
@@ -197,12 +228,22 @@ class RunList:
             older=self.written(before=rows[-1].id) if rows else self.written(),
         )
 
-    def _beyond(self, run_id: str, found: RunQuerySet) -> RunQuerySet:
+    def _rows(self, found: RunQuerySet, *order: Any, skipped: int = 0) -> list[Run]:
+        """
+        Load what the table shows of one page, and of one run more.
+
+        The page is selected by its ids first. PostgreSQL joined the prompts of all runs up to a page in the middle.
+        """
+        ids = found.order_by(*order).values("id")[skipped : skipped + PAGE_SIZE + 1]
+        return list(self._runs.filter(id__in=ids).for_table().order_by(*order))
+
+    def _beyond(self, run_id: str, matching: RunQuerySet) -> RunQuerySet:
         """Select the runs that are newer than a run, the oldest first, of those that are read at once."""
-        found = found.filter(id__gt=run_id).order_by("id")
-        if not self.filter.narrows or self.filter.words:
-            return found
-        return up_to(found, edge_of(self._in_time.filter(id__gt=run_id), newest_first=False), newest_first=False)
+        low, edge = run_filter.after(run_id), None
+        if self.filter.narrows and not self.filter.words:
+            edge = edge_of(self.filter.in_time(self._runs, low=low), newest_first=False)
+        high = run_filter.after(edge) if edge else ""
+        return self.filter.in_time(matching, low=low, high=high).order_by("id")
 
 
 def day_of(text: str) -> date | None:
@@ -230,19 +271,47 @@ def _filter_of(query: Mapping[str, str]) -> RunFilter:
     return RunFilter(words=query.get("q", ""), values=values, start=start, end=end)
 
 
-def filter_choices(access: Access) -> dict[str, Any]:
-    """What the filters offer. A model is offered while the ledger has calls to it in the last 90 days."""
-    org = access.org
-    since = timezone.now().date() - timedelta(days=90)
-    used = UsageDaily.objects.for_org(org).filter(day__gte=since).order_by("served_model_id")
-    members = Membership.objects.for_org(org).select_related("user").order_by("user__name", "id")
+def filter_choices(access: Access, query: Mapping[str, str]) -> dict[str, Any]:
+    """What the filters offer, and what is chosen even if it is no longer offered."""
     return {
         "states": Run.State.choices,
         "modes": [mode.value for mode in AuthMode],
         "periods": PERIOD_LABELS.items(),
-        "projects": orgs.visible_projects(access).order_by("name")[:CHOICES_MAX],
-        "profile_ids": profiles.visible_profiles(access).order_by("public_id").values_list("public_id", flat=True),
-        "models": used.values_list("served_model_id", flat=True).distinct()[:CHOICES_MAX],
-        "members": members[:CHOICES_MAX],
-        "tokens": visible_tokens(access).order_by("name", "pk")[:CHOICES_MAX],
+        "choices": [
+            Choice(name=name, chosen=query.get(name, ""), offered=offered)
+            for name, offered in {**_named_choices(access), "model": _models(access.org)}.items()
+        ],
     }
+
+
+def _models(org: Org) -> list[tuple[str, str]]:
+    """List the models to which the ledger has calls in the last 90 days."""
+    since = timezone.now().date() - timedelta(days=90)
+    used = UsageDaily.objects.for_org(org).filter(day__gte=since).order_by("served_model_id")
+    return [(one, one) for one in used.values_list("served_model_id", flat=True).distinct()[:CHOICES_MAX]]
+
+
+def _named_choices(access: Access) -> dict[str, list[tuple[str, str]]]:
+    """List the values and labels of the filters for rows that have names, in one query."""
+    person = Case(When(user__name="", then="user__email"), default="user__name", output_field=TextField())
+    revoked = Case(When(revoked_at=None, then=Value("")), default=Value(", revoked"))
+    token = Concat("name", Value(" (…"), "hint", Value(")"), revoked, output_field=TextField())
+    kinds: dict[str, tuple[QuerySet[Any], str, Any]] = {
+        "profile": (profiles.visible_profiles(access), "public_id", F("public_id")),
+        "project": (orgs.visible_projects(access), "slug", F("name")),
+        "member": (Membership.objects.for_org(access.org), "pk", person),
+        "token": (visible_tokens(access), "pk", token),
+    }
+    first, *others = (_named(kind, *of_kind) for kind, of_kind in kinds.items())
+    choices: dict[str, list[tuple[str, str]]] = {kind: [] for kind in kinds}
+    for label, kind, value in sorted(first.union(*others, all=True)):
+        choices[kind].append((value, label))
+    return choices
+
+
+def _named(kind: str, rows: QuerySet[Any], value: str, label: Any) -> QuerySet[Any]:
+    # SQLite limits no part of a union, but a subquery in it.
+    offered = rows.select_related(None).order_by(label, "pk").values("pk")[:CHOICES_MAX]
+    columns = (Cast(label, TextField()), Value(kind, TextField()), Cast(value, TextField()))
+    named: QuerySet[Any] = rows.model._default_manager.filter(pk__in=offered)  # noqa: SLF001
+    return named.order_by().values_list(*columns)

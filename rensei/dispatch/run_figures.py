@@ -5,10 +5,14 @@ They are counted from the newest runs of a period, up to a limit, so that the wo
 runs. Amounts that have to be complete come from the ledger.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import date, timedelta
 from statistics import median, quantiles
+from typing import Any
+
+from django.db.models import BigIntegerField, Case, Func, When
 
 from rensei.core.ids import first_id_of
 from rensei.core.limits import limit
@@ -91,22 +95,39 @@ class RunFigures:
         return whole
 
 
+class _Milliseconds(Func):
+    """The time between two moments, as a number: a moment takes Python much longer to read, 10,000 times over."""
+
+    template = "ROUND(EXTRACT(EPOCH FROM (%(expressions)s)) * 1000)::bigint"
+    arg_joiner = " - "
+    output_field = BigIntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "CAST(ROUND((JULIANDAY(%(expressions)s)) * 86400000) AS INTEGER)"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=") - JULIANDAY(", **context)
+
+
 def run_figures(org: Org, *, start: date, end: date, by: str) -> RunFigures:
     """Count the runs dispatched from `start` to `end`, both included, by one of `COLUMNS`, in one query."""
-    until = first_id_of("run", start_of(end + timedelta(days=1)))
-    found = Run.objects.for_org(org).filter(id__gte=first_id_of("run", start_of(start)), id__lt=until)
-    columns = ("created_at", COLUMNS[by], "state", "finished_at", "amount_picodollars", "usage")
-    rows = list(found.order_by("-id").values_list(*columns)[: RUNS_COUNTED_MAX + 1])
+    days = [start + timedelta(days=number) for number in range((end - start).days + 2)]
+    # The ids of runs sort by the time of their dispatch.
+    firsts = [first_id_of("run", start_of(day)) for day in days]
+    found = Run.objects.for_org(org).filter(id__gte=firsts[0], id__lt=firsts[-1]).order_by("-id")
+    took = Case(When(state=Run.State.SUCCEEDED, then=_Milliseconds("finished_at", "created_at")))
+    rows = list(
+        found.values_list("id", COLUMNS[by], "state", took, "amount_picodollars", "usage")[: RUNS_COUNTED_MAX + 1]
+    )
     sums: dict[tuple[date, str], RunSums] = {}
-    for created_at, key, state, finished_at, amount, usage in rows[:RUNS_COUNTED_MAX]:
-        one = sums.setdefault((created_at.astimezone(UTC).date(), str(key or "")), RunSums())
+    for run_id, key, state, milliseconds, amount, usage in rows[:RUNS_COUNTED_MAX]:
+        day = days[bisect_right(firsts, run_id) - 1]
+        one = sums.setdefault((day, str(key or "")), RunSums())
         one.runs += 1
         one.errors += state == Run.State.FAILED
         tokens = sum(usage.get(name, 0) for name in COUNTS)
         one.tokens += tokens
         one.unpriced += amount is None and tokens > 0
         one.amount_picodollars += amount or 0
-        if state == Run.State.SUCCEEDED:
-            one.milliseconds.append(round((finished_at - created_at).total_seconds() * 1000))
+        if milliseconds is not None:
+            one.milliseconds.append(milliseconds)
     left_out = len(rows) > RUNS_COUNTED_MAX
-    return RunFigures(by=sums, since=rows[RUNS_COUNTED_MAX - 1][0].astimezone(UTC).date() if left_out else None)
+    return RunFigures(by=sums, since=min(day for day, _ in sums) if left_out else None)

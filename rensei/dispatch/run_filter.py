@@ -51,16 +51,23 @@ class RunFilter:
         """Return whether a run of the time may be left out."""
         return bool(self.words or self.values)
 
-    def in_time(self, runs: RunQuerySet) -> RunQuerySet:
-        """Select the runs of the time. Their ids sort by it."""
-        return runs.filter(id__gte=self.first, id__lt=self.beyond)
+    def in_time(self, runs: RunQuerySet, *, low: str = "", high: str = "") -> RunQuerySet:
+        """
+        Select the runs of the time, whose ids sort by it, from an id on and before another one.
 
-    def of(self, runs: RunQuerySet, *, org: Org, since: str = "") -> RunQuerySet:
-        """Select the runs of an organization that match everything, from a run id on. Words are searched at once."""
+        Each end is one condition: of two on one column SQLite takes the first for its index, whichever reads less.
+        """
+        low, high = max(self.first, low), min(self.beyond, high or LAST)
+        if low > FIRST:
+            runs = runs.filter(id__gte=low)
+        return runs.filter(id__lt=high) if high < LAST else runs
+
+    def matching(self, runs: RunQuerySet, *, org: Org, since: str = "") -> RunQuerySet:
+        """Select the runs of an organization that match all but the time, from a run id on. Words are searched now."""
         values: dict[str, Any] = dict(self.values)
         if "member_id" in values:
             values["member_id"] = Membership.objects.for_org(org).filter(pk=values["member_id"]).values("user_id")
-        found = self.in_time(runs).filter(**{LOOKUPS[name]: value for name, value in values.items()})
+        found = runs.filter(**{LOOKUPS[name]: value for name, value in values.items()})
         if self.words:
             first = max(self.first, since)
             found = found.filter(search.matching(org, self.words, first=first, beyond=self.beyond))
@@ -82,8 +89,6 @@ def edge_of(runs: RunQuerySet, *, newest_first: bool = True) -> str | None:
     return around[0] if len(around) == 2 else None
 
 
-def up_to(runs: RunQuerySet, edge: str | None, *, newest_first: bool = True) -> RunQuerySet:
-    """Select the runs up to an edge, itself included."""
-    if edge is None:
-        return runs
-    return runs.filter(id__gte=edge) if newest_first else runs.filter(id__lte=edge)
+def after(run_id: str) -> str:
+    """Return the lowest id that is above a run's: all ids have the same length."""
+    return run_id + "0"

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Model
 
 from billing.ledger.roll_ups import KEY, SUMS
 from billing.models import CostEvent, UsageDaily
@@ -27,7 +28,7 @@ def fill_ledger(org: Org, *, lines: int, until: datetime) -> None:
     events = (_event(org, number, until - step * (lines - 1 - number)) for number in range(lines))
     while batch := list(islice(events, BATCH)):
         with transaction.atomic():
-            _insert(batch)
+            insert_rows(CostEvent, batch)
         for event in batch:
             key = tuple(event.occurred_at.date() if name == "day" else getattr(event, name) for name in KEY)
             for name in SUMS:
@@ -39,16 +40,16 @@ def fill_ledger(org: Org, *, lines: int, until: datetime) -> None:
         cursor.execute("ANALYZE")
 
 
-def _insert(events: Sequence[CostEvent]) -> None:
+def insert_rows(model: type[Model], instances: Sequence[Model]) -> None:
     """Insert row by row in one call, which is many times faster on SQLite than the statements of a bulk insert."""
-    fields = CostEvent._meta.concrete_fields
+    fields = model._meta.concrete_fields
     columns, places = ", ".join(str(field.column) for field in fields), ", ".join(["%s"] * len(fields))
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {CostEvent._meta.db_table} ({columns}) VALUES ({places})",
+            f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ({places})",
             [
-                [field.get_db_prep_save(getattr(event, field.attname), connection) for field in fields]
-                for event in events
+                [field.get_db_prep_save(getattr(one, field.attname), connection) for field in fields]
+                for one in instances
             ],
         )
 

@@ -47,7 +47,7 @@ def runs(request: PageRequest) -> HttpResponse:
         "address": listed.written(),
         "views": list(saved_views.own_views(access)),
         "to_save": listed.to_save(),
-        **filter_choices(access),
+        **filter_choices(access, listed.query),
     }
     return render(request, "console/runs.html", context)
 

@@ -98,26 +98,30 @@ class RunFilter(Filters):
 
 class RunPages(CursorPages):
     """
-    Pages of a list that filters narrow. Each reads a bounded number of the runs in `read`.
+    Pages of the runs of a time. Where filters narrow the list, each reads a bounded number of the runs in `read`.
 
     Where reading stops before a page is full, its link leads on from there.
     """
 
-    def __init__(self, *, read: RunQuerySet | None = None) -> None:
-        self._read = read
+    def __init__(self, wanted: run_filter.RunFilter, *, read: RunQuerySet) -> None:
+        self._wanted, self._read = wanted, read
         self._edge: str | None = None
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
         self._field = queryset.model._meta.pk  # noqa: SLF001 - `decode_cursor` needs it
         cursor = self.decode_cursor(request)
         self._backwards = cursor is not None and cursor.reverse
-        if self._read is not None:
-            read = self._read
-            if cursor is not None and cursor.position:
-                read = read.filter(**{"id__gt" if cursor.reverse else "id__lt": cursor.position})
-            self._edge = run_filter.edge_of(read, newest_first=not self._backwards)
-            queryset = run_filter.up_to(queryset, self._edge, newest_first=not self._backwards)
-        return super().paginate_queryset(queryset, request, view)
+        low = high = ""
+        if cursor is not None and cursor.position:
+            low, high = (run_filter.after(cursor.position), "") if cursor.reverse else ("", cursor.position)
+        if self._wanted.values and not self._wanted.words:
+            read = self._wanted.in_time(self._read, low=low, high=high)
+            self._edge = edge = run_filter.edge_of(read, newest_first=not self._backwards)
+            if edge and self._backwards:
+                high = run_filter.after(edge)
+            elif edge:
+                low = edge
+        return super().paginate_queryset(self._wanted.in_time(queryset, low=low, high=high), request, view)
 
     def get_next_link(self) -> str | None:
         if self._edge and not self._backwards and not self.has_next:
@@ -154,9 +158,8 @@ class Runs(Listed):
     def get(self, request: Request, **_ids: str) -> Response:
         access, asked = caller(request), read_filters(RunFilter, request)
         wanted = _filter_of(asked)
-        found = RunFilter.select(wanted.of(self.rows(access), org=access.org), asked)
-        read = wanted.in_time(self.rows(access)) if wanted.values and not wanted.words else None
-        pages = RunPages(read=read)
+        found = RunFilter.select(wanted.matching(self.rows(access), org=access.org), asked)
+        pages = RunPages(wanted, read=self.rows(access))
         return pages.get_paginated_response(self.answers(access, pages.paginate_queryset(found, request) or []))
 
     @extend_schema(
