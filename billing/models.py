@@ -432,7 +432,8 @@ class LedgerAnchor(models.Model):
     All anchors form one chain, across those chains: `counter` is the number of an anchor, and `previous` is the
     digest of the previous anchor. Anchors signed before this chain was introduced have neither.
 
-    `next_key` is the id of the key that signs from the next anchor on, where this one hands over to another key.
+    `next_key` is the id of the key that signs from the next anchor on, where this one hands over to another key, and
+    `old_key_known` says that others know the key that signed this one.
     """
 
     counter = models.PositiveBigIntegerField(null=True, unique=True)
@@ -443,6 +444,7 @@ class LedgerAnchor(models.Model):
     anchored_at = models.DateTimeField()
     signature = models.CharField(max_length=64)
     next_key = models.CharField(max_length=32, blank=True)
+    old_key_known = models.BooleanField(default=False, editable=False)
 
     objects = OrgScopedQuerySet.as_manager()
 

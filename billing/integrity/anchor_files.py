@@ -80,6 +80,7 @@ def content_of(anchor: LedgerAnchor) -> dict[str, Any]:
         "digest": anchor.digest,
         "anchoredAt": text_of(anchor.anchored_at),
         **({"nextKey": anchor.next_key} if anchor.next_key else {}),
+        **({"oldKeyKnown": True} if anchor.old_key_known else {}),
         "signature": anchor.signature,
     }
 
@@ -98,6 +99,7 @@ def parse(line: bytes) -> LedgerAnchor | None:
             digest=told.digest,
             anchored_at=datetime.fromisoformat(told.anchored_at),
             next_key=told.next_key,
+            old_key_known=told.old_key_known,
             signature=told.signature,
         )
     except (NotAnExport, AttributeError, ValueError, TypeError, KeyError):

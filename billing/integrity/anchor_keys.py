@@ -2,8 +2,9 @@
 The keys of the anchors: a file with one key a line, in hexadecimal digits, and which of them signs.
 
 The first line signs until it has signed the id of the next one, in an anchor. Replaced keys stay in the file, because
-older anchors and receipts are verified with them. The word `known` before a replaced key says that others know it:
-it still verifies anchors, which the chain protects, but no receipt.
+older anchors and receipts are verified with them. A hand-over may say that others know the old key: it still verifies
+anchors, which the chain protects, but no receipt. Each machine then notes the word `known` before that key in its file,
+so that a database from before the hand-over does not have it sign again.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ import secrets
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from django.conf import settings
@@ -38,20 +40,25 @@ class Keys:
     """
     The keys of the file by id, in its order, and the anchors that handed over to another key, by number.
 
-    `known` are the ids of keys that others know.
+    `known` are the ids of keys that others know, by a hand-over or by the file, and `noted` those that the file names.
     """
 
     by_id: Mapping[str, bytes] = field(repr=False)
+    noted: frozenset[str]
     known: frozenset[str]
     handovers: Sequence[tuple[int, str]] = ()
 
     @property
+    def first_id(self) -> str:
+        return next(iter(self.by_id))
+
+    @property
     def active_id(self) -> str:
-        return self.handovers[-1][1] if self.handovers else next(iter(self.by_id))
+        return self.handovers[-1][1] if self.handovers else self.first_id
 
     @property
     def active(self) -> bytes:
-        """:raises AnchorKeyUnavailable: if the file lacks the key that the anchors were handed over to"""
+        """:raises AnchorKeyUnavailable: if the file lacks the key that signs now, or others know it"""
         self.require_all()
         return self.by_id[self.active_id]
 
@@ -64,16 +71,21 @@ class Keys:
     @property
     def replaced(self) -> dict[str, bytes]:
         """The keys that signed before, without those that others know."""
-        apart = {self.active_id, *self.staged, *self.known}
-        return {name: key for name, key in self.by_id.items() if name not in apart}
+        signed = {self.first_id, *(name for _, name in self.handovers)} - {self.active_id} - self.known
+        return {name: key for name, key in self.by_id.items() if name in signed}
 
     def require_all(self) -> None:
-        """:raises AnchorKeyUnavailable: if the file lacks a key that anchors were handed over to"""
+        """:raises AnchorKeyUnavailable: if the file lacks a key that has signed, or others know the one that signs"""
         for _, name in self.handovers:
             if name not in self.by_id:
                 raise AnchorKeyUnavailable(
                     f"it lacks the key {name}, which the anchors were handed over to: copy the file to every machine"
                 )
+        if self.active_id in self.known:
+            raise AnchorKeyUnavailable(
+                f"it says that others know the key {self.active_id}, and the database has no hand-over to another one: "
+                "the database is older than the file, or its newest anchors were removed. Run verify_ledger"
+            )
 
     def of(self, counter: int | None) -> Iterable[bytes]:
         """Return the keys that may have signed an anchor: before the first hand-over any that none of them names."""
@@ -94,8 +106,9 @@ def load() -> Keys:
     for anchor in LedgerAnchor.objects.filter(next_key__gt="").exclude(counter=None).order_by("counter"):
         if is_signed(anchor, keys):
             assert anchor.counter is not None
+            known = {keys.active_id} if anchor.old_key_known else set()
             handovers = [*keys.handovers, (anchor.counter, anchor.next_key)]
-            keys = Keys(by_id=keys.by_id, known=keys.known, handovers=handovers)
+            keys = replace(keys, known=keys.known | known, handovers=handovers)
     return keys
 
 
@@ -129,6 +142,7 @@ def content_of(anchor: LedgerAnchor) -> Sequence[object]:
         digest=anchor.digest,
         anchored_at=text_of(anchor.anchored_at),
         next_key=anchor.next_key,
+        old_key_known=anchor.old_key_known,
     )
 
 
@@ -153,19 +167,16 @@ def add(path: Path) -> str:
     return id_of(key)
 
 
-def mark_known(path: Path, name: str) -> None:
-    """
-    Note in the file that others know a key.
+def note_known(keys: Keys) -> None:
+    """Note in the file which keys others know, by the hand-overs. A file that cannot be changed stays as it is."""
 
-    :raises AnchorKeyUnavailable: if the file cannot be read or written
-    """
-    _change(
-        path,
-        lambda lines: [
-            f"{KNOWN} {line}" if not line.startswith(KNOWN) and id_of(bytes.fromhex(line)) == name else line
-            for line in lines
-        ],
-    )
+    def change(lines: list[str]) -> list[str]:
+        return [f"{KNOWN} {line}" if line in known else line for line in lines]
+
+    known = {keys.by_id[name].hex() for name in keys.known - keys.noted if name in keys.by_id}
+    if known:
+        with suppress(AnchorKeyUnavailable):
+            _change(settings.RENSEI_LEDGER_ANCHOR_KEY, change)
 
 
 def _change(path: Path, change: Callable[[list[str]], list[str]]) -> None:
@@ -207,4 +218,4 @@ def _read(path: Path) -> Keys:
             known.add(id_of(key))
     if not by_id:
         raise AnchorKeyUnavailable("it is damaged")
-    return Keys(by_id=by_id, known=frozenset(known))
+    return Keys(by_id=by_id, noted=frozenset(known), known=frozenset(known))

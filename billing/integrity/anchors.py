@@ -47,6 +47,16 @@ class Mark:
     signed: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeyChange:
+    """A hand-over from one key to another, by their ids. `known` says that others know the old one."""
+
+    actor: str
+    old: str
+    new: str
+    known: bool
+
+
 def anchor() -> None:
     """
     Sign the end of every chain that has grown, and update the mark and the files.
@@ -55,13 +65,15 @@ def anchor() -> None:
     """
     heads = _grown_chains()
     if heads:
-        _sign_heads(heads, _ensure_keys())
+        _ensure_keys()
+        _sign_heads(heads)
     newest = LedgerAnchor.objects.exclude(counter=None).order_by("-counter").first()
     if newest is not None:
         keys = anchor_keys.load()
-        key = keys.active
+        keys.require_all()
         require_mark(keys)
-        _write_mark(newest, key)
+        _write_mark(newest, keys)
+        anchor_keys.note_known(keys)
     anchor_files.add_new(settings.RENSEI_LEDGER_ANCHORS)
     if settings.RENSEI_LEDGER_WITNESS_FILE:
         anchor_files.add_new(Path(settings.RENSEI_LEDGER_WITNESS_FILE))
@@ -74,29 +86,25 @@ def hand_over(*, actor: str, known: bool = False) -> str:
     The hand-over is an anchor like the others: everything that the old key has signed is part of the chain that the new
     one continues, so a person who learns the old key later can change none of it.
 
-    :param known: others know the old key. Its receipts are not accepted any more
-    :raises AnchorKeyUnavailable: if the file has no next key, or cannot be read
+    :param known: others know the old key. The hand-over says so, and no machine accepts its receipts any more
+    :raises AnchorKeyUnavailable: if the file has no next key, or cannot be read, or another command did this meanwhile
     :raises AnchorsCut: if the newest anchors are missing from the database
     """
     keys = anchor_keys.load()
     if not keys.staged:
         raise AnchorKeyUnavailable("it has no next key")
-    old, new = keys.active_id, keys.staged[-1]
-    with durable():
-        record_system(actor, KEY_ROTATED, object_id=new, before=old, known=known)
+    change = KeyChange(actor=actor, old=keys.active_id, new=keys.staged[-1], known=known)
     seals.seal()
     for left in reversed(range(TRIES)):
         try:
-            _sign_heads(_grown_chains(), keys, next_key=new)
+            _sign_heads(_grown_chains(), change)
             break
         except IntegrityError:
             # A worker has signed at the same moment.
             if not left:
                 raise
-    if known:
-        anchor_keys.mark_known(settings.RENSEI_LEDGER_ANCHOR_KEY, old)
     anchor()
-    return new
+    return change.new
 
 
 def digest_of(anchor: LedgerAnchor) -> str:
@@ -116,9 +124,10 @@ def read_mark(keys: Keys | None) -> Mark | None:
         content = json.loads(mark_path().read_text())
         counter, digest = int(content["counter"]), str(content["digest"])
         signature = str(content["signature"]).encode()
-        # The mark of the key before is replaced right after a hand-over.
+        # A replaced key, which others may know, has signed no mark of a later anchor.
         signed = keys is not None and any(
-            hmac.compare_digest(_sign_mark(counter, digest, key).encode(), signature) for key in keys.by_id.values()
+            hmac.compare_digest(_sign_mark(counter, digest, key).encode(), signature)
+            for key in (*keys.of(counter), *keys.of(counter + 1))
         )
     except FileNotFoundError:
         return None
@@ -137,23 +146,33 @@ def require_mark(keys: Keys) -> None:
         raise AnchorsCut(f"the mark {mark_path()} knows of anchor {mark.counter}, which is not in the database")
 
 
-def _sign_heads(heads: list[tuple[str | None, int, str]], keys: Keys, *, next_key: str = "") -> None:
-    """Sign the ends of chains. A hand-over is one more anchor, at the end of the audit log."""
+def _sign_heads(heads: list[tuple[str | None, int, str]], change: KeyChange | None = None) -> None:
+    """
+    Sign the ends of chains. A hand-over is one more anchor, at the end of the audit log.
+
+    :raises AnchorKeyUnavailable: if the file cannot be read, or the key that hands over does not sign any more
+    :raises AnchorsCut: if the newest anchors are missing from the database
+    """
     with durable():
-        key = keys.active
-        require_mark(keys)
         now = database_now()
         before = LedgerAnchor.objects.order_by(F("counter").desc(nulls_last=True), "-pk").first()
+        # The keys are read after it: a hand-over that is committed later has the number of the first anchor below.
+        keys = anchor_keys.load()
+        key = keys.active
+        require_mark(keys)
+        if change is not None and keys.active_id != change.old:
+            raise AnchorKeyUnavailable("another command has replaced it at the same moment")
         counter = (before.counter or 0) if before else 0
         previous = digest_of(before) if before else START
-        places = [(*head, "") for head in heads]
-        if next_key:
+        places: list[tuple[str | None, int, str, KeyChange | None]] = [(*head, None) for head in heads]
+        if change is not None:
             last = AuditSeal.objects.order_by("-seq").values_list("seq", "digest").first()
             if last is None:
                 raise AnchorKeyUnavailable("nothing is sealed yet: repeat this when a worker runs")
-            places.append((None, *last, next_key))
+            places.append((None, *last, change))
+            record_system(change.actor, KEY_ROTATED, object_id=change.new, before=change.old, known=change.known)
         new = []
-        for org_id, seq, digest, named in places:
+        for org_id, seq, digest, change_here in places:
             counter += 1
             each = LedgerAnchor(
                 counter=counter,
@@ -162,7 +181,8 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], keys: Keys, *, next_ke
                 seq=seq,
                 digest=digest,
                 anchored_at=now,
-                next_key=named,
+                next_key=change_here.new if change_here else "",
+                old_key_known=change_here is not None and change_here.known,
             )
             each.signature = anchor_keys.sign(each, key)
             previous = digest_of(each)
@@ -171,10 +191,12 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], keys: Keys, *, next_ke
         LedgerAnchor.objects.bulk_create(new)
 
 
-def _write_mark(newest: LedgerAnchor, key: bytes) -> None:
+def _write_mark(newest: LedgerAnchor, keys: Keys) -> None:
     """Replace the mark. If the key's folder is not writable, there is no mark, and that is logged."""
     path, digest = mark_path(), digest_of(newest)
     assert newest.counter is not None
+    # That of the next anchor. The keys were read later, and may have been replaced again since.
+    key = next(iter(keys.of(newest.counter + 1)))
     content = {"counter": newest.counter, "digest": digest, "signature": _sign_mark(newest.counter, digest, key)}
     try:
         private_files.replace(path, json.dumps(content) + "\n")
@@ -204,10 +226,9 @@ def _grown_chains() -> list[tuple[str | None, int, str]]:
     return heads
 
 
-def _ensure_keys() -> Keys:
-    """Read the keys. Create one if nothing has been signed yet: a new key would not match older anchors."""
+def _ensure_keys() -> None:
+    """Create a key if nothing has been signed yet: a new one would not match older anchors."""
     path: Path = settings.RENSEI_LEDGER_ANCHOR_KEY
     signed_before = LedgerAnchor.objects.exists() or anchor_files.size_of(settings.RENSEI_LEDGER_ANCHORS)
     if not path.exists() and not signed_before and not mark_path().exists():
         anchor_keys.create(path)
-    return anchor_keys.load()

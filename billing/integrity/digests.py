@@ -28,12 +28,13 @@ def said_by_anchor(
     digest: str,
     anchored_at: str,
     next_key: str = "",
+    old_key_known: bool = False,
 ) -> Sequence[object]:
     """List the content of an anchor that its signature covers."""
     said = [org, seq, digest, anchored_at]
     # Anchors from before the chain of anchors existed were signed without it.
     whole = said if counter is None else [counter, previous, *said]
-    return [*whole, next_key] if next_key else whole
+    return [*whole, *([next_key] if next_key else []), *([True] if old_key_known else [])]
 
 
 def of_anchor(said: Sequence[object], signature: str) -> str:

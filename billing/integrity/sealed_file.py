@@ -39,6 +39,8 @@ class Anchor:
     signature: str
     # The id of the key that signs after this anchor, where it hands over to another one.
     next_key: str = ""
+    # Whether others know the key that it hands over from.
+    old_key_known: bool = False
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> "Anchor":
@@ -54,6 +56,7 @@ class Anchor:
                 anchored_at=str(content["anchoredAt"]),
                 signature=str(content["signature"]),
                 next_key=str(content.get("nextKey", "")),
+                old_key_known=bool(content.get("oldKeyKnown", False)),
             )
         except (KeyError, TypeError, ValueError):
             raise NotAnExport("a line is not an anchor") from None
@@ -68,6 +71,7 @@ class Anchor:
             digest=self.digest,
             anchored_at=self.anchored_at,
             next_key=self.next_key,
+            old_key_known=self.old_key_known,
         )
         return digests.of_anchor(said, self.signature)
 

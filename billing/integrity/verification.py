@@ -199,7 +199,8 @@ def _unsealed(record: Record) -> Iterator[Difference]:
 def _said(anchor: LedgerAnchor) -> tuple[object, ...]:
     return (
         *(anchor.counter, anchor.previous),
-        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.next_key, anchor.signature),
+        *(anchor.org_id, anchor.seq, anchor.digest, anchor.anchored_at, anchor.next_key, anchor.old_key_known),
+        anchor.signature,
     )
 
 

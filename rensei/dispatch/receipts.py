@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
-from billing.integrity import anchor_files, anchor_keys
+from billing.integrity import anchor_files, anchor_keys, receipts
 from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.chains import LEDGER
 from billing.integrity.digests import START
@@ -84,8 +84,8 @@ def receipt_of(run: Run) -> dict[str, Any]:
         raise ReceiptNotReady(reason="The run has not ended, or its last call is not settled.")
     lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
     seals = _seals_of(run, lines)
-    anchor = _proving_anchor(run, lines, seals)
-    secret = _keys().active
+    keys = _keys()
+    anchor = _proving_anchor(run, lines, seals, keys)
     for line in lines:
         # A run's row is not sealed, its lines are.
         if (line.auth_mode, line.payer, line.provider) != (run.auth_mode, run.payer, run.provider):
@@ -93,7 +93,7 @@ def receipt_of(run: Run) -> dict[str, Any]:
     document = {
         "format": FORMAT,
         "alg": "EdDSA",
-        "kid": kid_of(signing.public_key(secret, purpose=PURPOSE)),
+        "kid": kid_of(signing.public_key(keys.active, purpose=PURPOSE)),
         "receipt": {
             "issuer": settings.PUBLIC_URL,
             "issuedAt": _moment(database_now()),
@@ -106,7 +106,7 @@ def receipt_of(run: Run) -> dict[str, Any]:
             "ledger": {"chain": run.org_id, "anchor": _anchor(anchor)},
         },
     }
-    signature = signing.sign(canonical(document), secret, purpose=PURPOSE)
+    signature = signing.sign(canonical(document), keys.active, purpose=PURPOSE)
     return {**document, "signature": encoded(signature)}
 
 
@@ -155,11 +155,9 @@ def _published(public: bytes, *, status: str) -> dict[str, str]:
 def _keys() -> Keys:
     """:raises ReceiptKeyUnavailable: if the key that signs cannot be read"""
     try:
-        keys = anchor_keys.load()
-        keys.require_all()
+        return receipts.keys_now()
     except AnchorKeyUnavailable as fault:
         raise ReceiptKeyUnavailable from fault
-    return keys
 
 
 def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
@@ -175,7 +173,9 @@ def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
     return found
 
 
-def _proving_anchor(run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal]) -> LedgerAnchor | None:
+def _proving_anchor(
+    run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal], keys: Keys
+) -> LedgerAnchor | None:
     """
     Compare the chain from each line to the first signed anchor after it, and return the last of these anchors.
 
@@ -193,7 +193,7 @@ def _proving_anchor(run: Run, lines: Sequence[CostEvent], seals: Mapping[str, Le
         anchor = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=first).order_by("seq").first()
         if anchor is None:
             raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
-        if not anchor_keys.is_signed(anchor, _keys()) or _chain_digest(run, first, anchor.seq) != anchor.digest:
+        if not anchor_keys.is_signed(anchor, keys) or _chain_digest(run, first, anchor.seq) != anchor.digest:
             raise ReceiptDisagrees(line=line.id)
     return anchor
 

@@ -15,6 +15,8 @@ from billing.integrity import anchor_keys, anchors, receipts, sealed_file, seals
 from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.models import CostEvent, LedgerAnchor
 from rensei.audit.models import AuditEvent
+from rensei.core import private_files
+from rensei.dispatch import receipts as run_receipts
 from tests.billing.ledger_triggers import triggers_lifted
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -155,6 +157,56 @@ class TestHandOver:
         keep(charge())
         assert found() == []
 
+    def test_is_not_followed_by_an_anchor_of_a_worker_that_read_the_keys_before(
+        self, charge: Callable[..., CostEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(charge())
+        charge()
+        seals.seal()
+        ensure = anchors._ensure_keys
+
+        def ensure_and_lose_the_turn() -> Any:
+            found = ensure()
+            monkeypatch.setattr(anchors, "_ensure_keys", ensure)
+            charge()
+            manage("rotate-anchor-key")
+            return found
+
+        monkeypatch.setattr(anchors, "_ensure_keys", ensure_and_lose_the_turn)
+        anchors.anchor()
+
+        assert found() == []
+
+    def test_of_two_at_once_is_one(
+        self, charge: Callable[..., CostEvent], monkeypatch: pytest.MonkeyPatch, path: Path
+    ) -> None:
+        keep(charge())
+        manage("rotate-anchor-key", "--staged")
+        seal = seals.seal
+
+        def seal_and_lose_the_turn() -> None:
+            monkeypatch.setattr(seals, "seal", seal)
+            manage("rotate-anchor-key")
+            seal()
+
+        monkeypatch.setattr(seals, "seal", seal_and_lose_the_turn)
+        with pytest.raises(CommandError, match="another command"):
+            manage("rotate-anchor-key")
+
+        keep(charge())
+        assert found() == []
+        assert AuditEvent.objects.filter(action=anchors.KEY_ROTATED).count() == 1
+
+    def test_leaves_keys_that_never_signed_without_a_say(self, charge: Callable[..., CostEvent]) -> None:
+        keep(charge())
+        manage("rotate-anchor-key", "--staged")
+        manage("rotate-anchor-key", "--staged")
+        skipped = list(anchor_keys.load().by_id.values())[1]
+        manage("rotate-anchor-key")
+
+        assert skipped not in anchor_keys.load().replaced.values()
+        assert not receipts.is_signed({"what": "keys"}, receipts._sign({"what": "keys"}, skipped))
+
     def test_that_cannot_write_the_file_says_what_to_do(self, charge: Any, path: Path, monkeypatch: Any) -> None:
         keep(charge())
 
@@ -174,6 +226,101 @@ class TestHandOver:
 
         with pytest.raises(AnchorKeyUnavailable, match="damaged"):
             anchor_keys.load()
+
+
+class TestAKeyThatOthersKnow:
+    @pytest.fixture
+    def forged(self, charge: Callable[..., CostEvent]) -> str:
+        """A receipt that somebody signs with the first key."""
+        keep(charge())
+        return receipts.sign({"what": "forged"})
+
+    def test_is_distrusted_on_every_machine(self, forged: str, path: Path) -> None:
+        manage("rotate-anchor-key", "--staged")
+        copied = path.read_text()
+        manage("rotate-anchor-key", "--known-to-others")
+
+        assert "known" in path.read_text()
+        path.write_text(copied)
+
+        assert not receipts.is_signed({"what": "forged"}, forged)
+        assert "known" not in [key["status"] for key in run_receipts.public_keys()]
+        assert len(run_receipts.public_keys()) == 1
+        anchors.anchor()
+        assert path.read_text().startswith("known ")
+
+    def test_is_distrusted_if_the_command_is_killed_after_the_hand_over(
+        self, forged: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        change = anchor_keys._change
+        calls = []
+
+        def die(*arguments: Any) -> None:
+            calls.append(arguments)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            change(*arguments)
+
+        monkeypatch.setattr(anchor_keys, "_change", die)
+        with pytest.raises(KeyboardInterrupt):
+            manage("rotate-anchor-key", "--known-to-others")
+
+        assert not receipts.is_signed({"what": "forged"}, forged)
+
+    def test_is_distrusted_where_the_file_cannot_be_changed(
+        self, forged: str, monkeypatch: pytest.MonkeyPatch, path: Path
+    ) -> None:
+        manage("rotate-anchor-key", "--staged")
+        replace = private_files.replace
+
+        def refuse(target: Path, text: str) -> None:
+            if target == path:
+                raise PermissionError(30, "Read-only file system")
+            replace(target, text)
+
+        monkeypatch.setattr(private_files, "replace", refuse)
+
+        assert f"write `known ` before {ids()[0]}" in manage("rotate-anchor-key", "--known-to-others")
+        assert not receipts.is_signed({"what": "forged"}, forged)
+
+    @pytest.mark.parametrize("has_mark", [True, False])
+    def test_does_not_sign_again_with_an_older_database(
+        self, forged: str, charge: Callable[..., CostEvent], has_mark: bool, path: Path
+    ) -> None:
+        """As a restored backup is, or one from which somebody has removed the hand-over."""
+        arguments = [] if has_mark else ["--known-to-others"]
+        manage("rotate-anchor-key", *arguments)
+        keep(charge())
+        remove_hand_over()
+        if not has_mark:
+            anchors.mark_path().unlink()
+
+        for use in (receipts.sign, lambda content: receipts.is_signed(content, forged)):
+            with pytest.raises(AnchorKeyUnavailable):
+                use({"what": "forged"})
+        assert run_receipts.public_keys() == []
+        charge()
+        seals.seal()
+        with pytest.raises((AnchorKeyUnavailable, anchors.AnchorsCut)):
+            anchors.anchor()
+        assert found()
+
+    def test_signs_no_mark_of_later_anchors(self, forged: str, charge: Callable[..., CostEvent]) -> None:
+        old = anchor_keys.active()
+        manage("rotate-anchor-key", "--known-to-others")
+        keep(charge())
+        newest = LedgerAnchor.objects.latest("counter")
+        signature = anchors._sign_mark(newest.counter, anchors.digest_of(newest), old)
+        content = {"counter": newest.counter, "digest": anchors.digest_of(newest), "signature": signature}
+        anchors.mark_path().write_text(json.dumps(content))
+
+        assert any("a mark by our key" in line for line in found())
+
+
+def remove_hand_over() -> None:
+    with triggers_lifted():
+        counter = LedgerAnchor.objects.exclude(next_key="").earliest("counter").counter
+        LedgerAnchor.objects.filter(counter__gte=counter).delete()
 
 
 def settings_text(path: Path) -> str:

@@ -212,6 +212,9 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{key_id} signs from now on. The file keeps the keys before it, which verify older anchors and receipts."
         )
+        keys = anchor_keys.load()
+        if unnoted := keys.known - keys.noted:
+            self.stdout.write(f"{path} cannot be changed. In every copy, write `known ` before {', '.join(unnoted)}.")
 
     def _verify(self, **options: Any) -> None:
         row = self._carry_out(Rotation.Kind.VERIFY)
