@@ -16,7 +16,8 @@ class DataKey(models.Model):
     """
     A data-encryption key, wrapped by the key-encryption key. Without an organization, it is the platform's.
 
-    `kek_version` is the version of the key-encryption key where its provider tells it.
+    `kek_version` is the version of the key-encryption key where its provider tells it. Where it is not the one under
+    which the data key was made, `rewrapped_at` is when that changed last: older backups have it under another one.
 
     The newest version of an owner seals; every version opens what it sealed. The platform's fingerprint key
     detects a key that is already connected, and seals nothing.
@@ -34,6 +35,7 @@ class DataKey(models.Model):
     kek_version = models.CharField(max_length=64, blank=True)
     wrapped = models.BinaryField()
     created_at = models.DateTimeField(default=timezone.now)
+    rewrapped_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [

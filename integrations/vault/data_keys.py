@@ -7,14 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock, Timer
 
-from django.db.models import Max
-
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import kek_providers
 from integrations.vault.envelope import KEY_BYTES
 from integrations.vault.errors import DataKeyNotFound, WrapInvalid
 from integrations.vault.kek import Context, Wrapped
-from rensei.core.transactions import leave_database
+from rensei.core.transactions import durable, leave_database
 from rensei.orgs.models import Org
 
 CACHE_SECONDS = 120
@@ -135,11 +133,18 @@ def add_version(*, org: Org | None, purpose: DataKey.Purpose) -> None:
     """
     Add a version of a data key. Of two simultaneous calls, the unique constraint accepts one.
 
-    :raises VaultFault: if it cannot be wrapped
+    :raises VaultFault: if it cannot be wrapped, or the keys of the organization are destroyed meanwhile
     """
-    newest = DataKey.objects.filter(org=org, purpose=purpose).aggregate(newest=Max("version"))["newest"] or 0
-    row = _make(org=org, purpose=purpose, version=newest + 1)
-    DataKey.objects.bulk_create([row], ignore_conflicts=True)
+    versions = DataKey.objects.filter(org=org, purpose=purpose).order_by("-version")
+    before = versions.first()
+    row = _make(org=org, purpose=purpose, version=before.version + 1 if before else 1)
+    with durable():
+        if org is not None:
+            # A destruction holds this lock until the data keys are deleted.
+            Org.objects.select_for_update(no_key=True).get(pk=org.pk)
+        if before is not None and not versions.filter(pk=before.pk).exists():
+            raise DataKeyNotFound("the data keys were destroyed meanwhile")
+        DataKey.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def key_by_id(key_id: uuid.UUID, *, org: Org | None) -> bytes:

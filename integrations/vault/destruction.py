@@ -1,6 +1,7 @@
 """Destroying an organization's data keys, so that nothing that they sealed opens again, with a receipt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,8 @@ from django.db.models import F
 from integrations.models import DataKey, Integration
 from integrations.vault import kek_providers
 from integrations.vault.errors import CredentialUnreadable, VaultFault
-from integrations.vault.kek import DestroyedKey, KekProvider
+from integrations.vault.kek import DestroyedKey
+from rensei.audit.models import AuditEvent
 from rensei.audit.record import record, record_system
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
@@ -18,6 +20,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org
 
 ACTION = "vault.keys_destroyed"
+OUTER_ACTION = "vault.outer_key_destroyed"
 DESTROYED: StoredError = {
     "code": "CREDENTIAL_UNREADABLE",
     "detail": "The organization's data keys were destroyed, and this key with them.",
@@ -56,15 +59,20 @@ def destroy_keys(
     :raises CredentialUnreadable: if a key service does not destroy the organization's own key; no data key is then
     """
     if not DataKey.objects.filter(org=org).exists():
+        # A destruction that was killed at its end has left names that point to destroyed keys.
+        _forget_outer_keys(org)
         raise NothingToDestroy(slug=org.slug)
     sign({})  # If nothing can be signed, nothing is destroyed.
-    outer = _destroy_outer_keys(org)
+    _destroy_outer_keys(org, actor=actor, access=access)
     with durable():
         # Data keys refer to the organization's row, so none is added until this has been committed.
         Org.objects.select_for_update().get(pk=org.pk)
-        keys = list(DataKey.objects.select_for_update().filter(org=org).order_by("version", "pk"))
+        # In the order in which a rotation locks them.
+        keys = list(DataKey.objects.select_for_update().filter(org=org).order_by("pk"))
         if not keys:
             raise NothingToDestroy(slug=org.slug)
+        keys.sort(key=lambda key: key.version)
+        outer = _destroyed_outer_keys(org, keys)
         now = database_now()
         integrations = Integration.objects.for_org(org)
         receipt: dict[str, Any] = {
@@ -83,7 +91,7 @@ def destroy_keys(
                 .order_by("pk")
                 .values_list("pk", "federation")
             ],
-            "outerKeys": [{"id": key.name, "finalAt": key.final_at.isoformat()} for key in outer.values()],
+            "outerKeys": [{"id": key.name, "finalAt": key.final_at.isoformat()} for _, key in outer],
             "backups": _about_backups(now, backups_kept_days, keys, outer),
         }
         receipt["signature"] = sign(receipt)
@@ -92,39 +100,91 @@ def destroy_keys(
         integrations.update(
             status=Integration.Status.FAILING, last_error=DESTROYED, secret_version=F("secret_version") + 1
         )
-        if access is not None:
-            record(access, ACTION, object_id=org.pk, **receipt)
-        else:
-            record_system(actor, ACTION, object_id=org.pk, org_id=org.pk, **receipt)
+        _record(ACTION, receipt, org=org, actor=actor, access=access)
+    with suppress(CredentialUnreadable):
+        # The keys are destroyed. Only a new key waits until their names are free.
+        _forget_outer_keys(org)
     return receipt
 
 
-def _destroy_outer_keys(org: Org) -> dict[KekProvider, DestroyedKey]:
+def _destroy_outer_keys(org: Org, *, actor: str, access: Access | None) -> None:
     """
     Destroy the keys that key services hold for an organization alone. It is a call, and is made in no transaction.
 
+    Each one is recorded right after, since it stays destroyed whatever follows.
+
     :raises CredentialUnreadable: if a service refuses, or does not answer. What it has destroyed stays so
     """
-    found = {}
+    used = set(DataKey.objects.filter(org=org).values_list("kek_id", flat=True))
     try:
         for provider in kek_providers.configured():
-            destroyed = provider.destroy_key_of(org.pk)
+            has_wrapped = any(map(provider.holds, used))
+            destroyed = provider.destroy_key_of(org.pk, has_wrapped=has_wrapped)
             if destroyed is not None:
-                found[provider] = destroyed
+                detail = {
+                    "id": destroyed.name,
+                    "finalAt": destroyed.final_at.isoformat(),
+                    "kek": provider.current_id(),
+                }
+                with durable():
+                    _record(OUTER_ACTION, detail, org=org, actor=actor, access=access)
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
-    return found
+
+
+def _forget_outer_keys(org: Org) -> None:
+    """:raises CredentialUnreadable: if a service refuses, or does not answer"""
+    try:
+        for provider in kek_providers.configured():
+            provider.forget_key_of(org.pk)
+    except VaultFault as fault:
+        raise CredentialUnreadable(reason=fault) from None
+
+
+def _destroyed_outer_keys(org: Org, keys: Iterable[DataKey]) -> list[tuple[str, DestroyedKey]]:
+    """List the outer keys of the organization that were destroyed since its oldest data key, each with its id here."""
+    since = min(key.created_at for key in keys)
+    events = AuditEvent.objects.filter(org_id=org.pk, action=OUTER_ACTION, occurred_at__gte=since).order_by("pk")
+    found: dict[str, tuple[str, DestroyedKey]] = {}
+    for told in events.values_list("detail", flat=True):
+        key = DestroyedKey(name=told["id"], final_at=datetime.fromisoformat(told["finalAt"]))
+        # One that is found again, destroyed, was so since the first time.
+        found.setdefault(key.name, (told["kek"], key))
+    return list(found.values())
 
 
 def _about_backups(
-    now: datetime, kept_days: int | None, keys: Sequence[DataKey], outer: Mapping[KekProvider, DestroyedKey]
+    now: datetime, kept_days: int | None, keys: Sequence[DataKey], outer: Sequence[tuple[str, DestroyedKey]]
 ) -> dict[str, Any]:
     """
     State which backups still open what was sealed: those of the database, together with the outer key.
 
-    Where each data key was wrapped by a key of the organization alone, none does from the end of that on.
+    Where a data key was made under a key of the organization alone, none does from the end of that on. Where it was
+    re-wrapped by it, older backups have it under another outer key. So they may where a rotation has deleted data keys.
     """
-    until = None if kept_days is None else (now + timedelta(days=kept_days)).isoformat()
-    is_covered = all(any(provider.holds(key.kek_id) for provider in outer) for key in keys)
-    final = max(key.final_at for key in outer.values()).isoformat() if outer and is_covered else until
-    return {"madeBefore": now.isoformat(), "keptUntil": until, "openUntil": final}
+
+    def backups_of(moment: datetime) -> datetime | None:
+        return None if kept_days is None else moment + timedelta(days=kept_days)
+
+    final = {kek_id: key.final_at for kek_id, key in outer}
+    ends: list[datetime | None] = []
+    for key in keys:
+        ends.append(final[key.kek_id] if key.kek_id in final else backups_of(now))
+        if key.rewrapped_at is not None:
+            ends.append(backups_of(key.rewrapped_at))
+    if len(keys) < keys[-1].version:
+        ends.append(backups_of(now))
+    known = [end for end in ends if end is not None]
+    until, kept_until = (max(known) if len(known) == len(ends) else None), backups_of(now)
+    return {
+        "madeBefore": now.isoformat(),
+        "keptUntil": kept_until.isoformat() if kept_until else None,
+        "openUntil": until.isoformat() if until else None,
+    }
+
+
+def _record(action: str, detail: dict[str, Any], *, org: Org, actor: str, access: Access | None) -> None:
+    if access is not None:
+        record(access, action, object_id=org.pk, **detail)
+    else:
+        record_system(actor, action, object_id=org.pk, org_id=org.pk, **detail)

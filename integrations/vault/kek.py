@@ -73,12 +73,17 @@ class KekProvider(Protocol):
 
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes: ...
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         """
         Destroy the key that the provider holds for one organization alone. None if it holds none for it.
 
-        A key that was destroyed before counts as none.
+        It may be repeated, as after an answer that was lost. Its name stays taken until `forget_key_of`.
+
+        :param has_wrapped: it wraps data keys, so one that is not found was destroyed before
         """
+
+    def forget_key_of(self, owner: str) -> None:
+        """Free the name of a destroyed key, so that the organization can have another one."""
 
 
 class LocalKeyring:
@@ -114,8 +119,11 @@ class LocalKeyring:
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
         return decrypt(wrapped.blob, key=self._key(kek_id), bound_to=length_prefixed(*context.values()))
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         return None
+
+    def forget_key_of(self, owner: str) -> None:
+        pass
 
     def _key(self, kek_id: str) -> bytes:
         keys = keyring.load(self._path).keys

@@ -210,7 +210,7 @@ def _rewrap(rows: list[DataKey]) -> tuple[int, dict[str, str]]:
             failed[str(row.pk)] = str(result)
         else:
             new[row.pk] = result
-    done = 0
+    done, now = 0, database_now()
     with durable():
         # Backups of the database need an outer key until the last data key has left it, which is noted anew.
         KeyCheck.objects.filter(pk__in={row.kek_id for row in rows}).update(emptied_at=None)
@@ -218,7 +218,9 @@ def _rewrap(rows: list[DataKey]) -> tuple[int, dict[str, str]]:
             if row.pk in new:
                 made = new[row.pk]
                 same = DataKey.objects.filter(pk=row.pk, wrapped=bytes(row.wrapped))
-                done += same.update(kek_id=made.kek_id, kek_version=made.kek_version, wrapped=made.wrapped)
+                done += same.update(
+                    kek_id=made.kek_id, kek_version=made.kek_version, wrapped=made.wrapped, rewrapped_at=now
+                )
     return done, failed
 
 

@@ -84,8 +84,8 @@ def receipt_of(run: Run) -> dict[str, Any]:
         raise ReceiptNotReady(reason="The run has not ended, or its last call is not settled.")
     lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
     seals = _seals_of(run, lines)
+    anchor = _proving_anchor(run, lines, seals)
     keys = _keys()
-    anchor = _proving_anchor(run, lines, seals, keys)
     for line in lines:
         # A run's row is not sealed, its lines are.
         if (line.auth_mode, line.payer, line.provider) != (run.auth_mode, run.payer, run.provider):
@@ -173,9 +173,7 @@ def _seals_of(run: Run, lines: Sequence[CostEvent]) -> dict[str, LedgerSeal]:
     return found
 
 
-def _proving_anchor(
-    run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal], keys: Keys
-) -> LedgerAnchor | None:
+def _proving_anchor(run: Run, lines: Sequence[CostEvent], seals: Mapping[str, LedgerSeal]) -> LedgerAnchor | None:
     """
     Compare the chain from each line to the first signed anchor after it, and return the last of these anchors.
 
@@ -193,7 +191,7 @@ def _proving_anchor(
         anchor = LedgerAnchor.objects.for_org(run.org).filter(seq__gte=first).order_by("seq").first()
         if anchor is None:
             raise ReceiptNotReady(reason="Its ledger lines are sealed, and not signed yet.")
-        if not anchor_keys.is_signed(anchor, keys) or _chain_digest(run, first, anchor.seq) != anchor.digest:
+        if not anchor_keys.is_signed(anchor, _keys()) or _chain_digest(run, first, anchor.seq) != anchor.digest:
             raise ReceiptDisagrees(line=line.id)
     return anchor
 

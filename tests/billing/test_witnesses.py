@@ -154,11 +154,11 @@ class TestTheChainOfAnchors:
     def test_is_not_forked_by_two_workers(self, history: list[CostEvent], charge: Callable[..., CostEvent]) -> None:
         charge()
         seals.seal()
-        heads, keys = anchors._grown_chains(), anchor_keys.load()
-        anchors._sign_heads(heads, keys)
+        heads = anchors._grown_chains()
+        anchors._sign_heads(heads)
 
         with pytest.raises(IntegrityError):
-            anchors._sign_heads(heads, keys)
+            anchors._sign_heads(heads)
 
 
 class TestCuttingTheEnd:

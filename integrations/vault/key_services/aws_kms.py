@@ -15,6 +15,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import SplitResult
 
+import structlog
+
 from integrations.vault.errors import KekNotFound, VaultFault
 from integrations.vault.kek import Context, DestroyedKey, Wrapped
 from integrations.vault.key_services.base import (
@@ -39,6 +41,8 @@ from integrations.vault.key_services.rest import ANSWER_SECONDS, CONNECT_SECONDS
 KEY_ID = re.compile(r"mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 PENDING_DAYS = 7
+
+logger = structlog.get_logger(__name__)
 
 
 class _AliasTaken(VaultFault):
@@ -102,32 +106,52 @@ class AwsKms(KeyService):
         plaintext: bytes = answer["Plaintext"]
         return plaintext
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         """AWS lets a key be destroyed after seven days at the earliest. Until then it cannot be used."""
-        if not self._is_per_org:
-            return None
-        alias = self._alias(owner)
-        try:
-            found = self._call("describe_key", KeyId=alias)["KeyMetadata"]
-        except KekNotFound:
+        found = self._found(owner)
+        if not found:
             return None
         final_at = found.get("DeletionDate")
         if found.get("KeyState") != "PendingDeletion" or final_at is None:
             final_at = self._destroy(found["KeyId"])
-        self._call("delete_alias", AliasName=alias)
         return DestroyedKey(name=f"awskms:{found['KeyId']}", final_at=final_at)
+
+    def forget_key_of(self, owner: str) -> None:
+        if self._found(owner).get("KeyState") == "PendingDeletion":
+            self._call("delete_alias", AliasName=self._alias(owner))
+
+    def _found(self, owner: str) -> dict[str, Any]:
+        """Describe the key of an organization; empty if there is none."""
+        if not self._is_per_org:
+            return {}
+        try:
+            found: dict[str, Any] = self._call("describe_key", KeyId=self._alias(owner))["KeyMetadata"]
+        except KekNotFound:
+            return {}
+        return found
 
     def _alias(self, owner: str) -> str:
         return f"alias/rensei/{self._key}/{owner}"
 
     def _make_key_of(self, owner: str) -> None:
-        """Make the key of an organization. Of two processes that do so at once, the alias takes one."""
+        """
+        Make the key of an organization. Of two processes that do so at once, the alias takes one.
+
+        A key without an alias would stay and cost, unseen, so it is destroyed. If the service is silent then, the log
+        names it.
+        """
         tags = [{"TagKey": "rensei-organization", "TagValue": owner}]
         made = self._call("create_key", Description=f"Rensei, organization {owner}", Tags=tags)["KeyMetadata"]["KeyId"]
         try:
             self._call("create_alias", AliasName=self._alias(owner), TargetKeyId=made)
-        except _AliasTaken:
+        except VaultFault as fault:
+            logger.warning("key_without_alias", key=made, fault=str(fault))
+            # An answer may have been lost after the alias was made.
+            if self._found(owner).get("KeyId") == made:
+                return
             self._destroy(made)
+            if not isinstance(fault, _AliasTaken):
+                raise
 
     def _destroy(self, key: str) -> datetime:
         answer = self._call("schedule_key_deletion", KeyId=key, PendingWindowInDays=PENDING_DAYS)

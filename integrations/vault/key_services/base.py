@@ -68,8 +68,11 @@ class KeyService(ABC):
         if not hmac.compare_digest(found, _CHECKED):
             raise KekChanged("the key in the key service is not the one that sealed")
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         return None
+
+    def forget_key_of(self, owner: str) -> None:  # noqa: B027 - most have no names to free
+        pass
 
     @abstractmethod
     def wrap(self, key: bytes, *, kek_id: str, context: Context) -> Wrapped: ...

@@ -82,8 +82,11 @@ class Circuit:
     def unwrap(self, wrapped: Wrapped, *, kek_id: str, context: Context) -> bytes:
         return self._call(lambda: self._service.unwrap(wrapped, kek_id=kek_id, context=context))
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
-        return self._call(lambda: self._service.destroy_key_of(owner))
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
+        return self._call(lambda: self._service.destroy_key_of(owner, has_wrapped=has_wrapped))
+
+    def forget_key_of(self, owner: str) -> None:
+        self._call(lambda: self._service.forget_key_of(owner))
 
     def _call(self, work: Callable[[], Result]) -> Result:
         leave_database()

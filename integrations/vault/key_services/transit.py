@@ -90,7 +90,7 @@ class Transit(KeyService):
         except (KeyError, binascii.Error):
             raise unexpected("no plaintext") from None
 
-    def destroy_key_of(self, owner: str) -> DestroyedKey | None:
+    def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         if not self._is_per_org:
             return None
         name = self._own_key(owner)
@@ -98,7 +98,8 @@ class Transit(KeyService):
             self._call("POST", "keys", f"{name}/config", {"deletion_allowed": True})
             self._call("DELETE", "keys", name)
         except KekNotFound:
-            return None
+            if not has_wrapped:
+                return None
         return DestroyedKey(name=f"vault:{self._mount}/{name}", final_at=datetime.now(UTC))
 
     def _key_for(self, context: Context) -> str:

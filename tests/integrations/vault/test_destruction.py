@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from integrations.keys import credentials
 from integrations.keys import services as integrations
 from integrations.models import DataKey, Integration
-from integrations.vault import data_keys
+from integrations.vault import data_keys, sealed
 from integrations.vault.errors import CredentialUnreadable
 from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
@@ -119,6 +121,32 @@ class TestDestroyKeys:
         data_keys.unwrapped.clear()
         assert credentials.open_key(Integration.objects.get())
         assert not AuditEvent.objects.filter(action="vault.keys_destroyed").exists()
+
+    def test_leaves_no_key_that_a_rotation_makes_meanwhile(
+        self, integration: Integration, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was wrapped before, perhaps by an outer key that is destroyed too, and is stored after."""
+        make = data_keys._make
+
+        def make_late(**options: Any) -> DataKey:
+            row = make(**options)
+            destroy()
+            return row
+
+        monkeypatch.setattr(data_keys, "_make", make_late)
+        with pytest.raises(CredentialUnreadable, match="destroyed meanwhile"):
+            sealed.rotate_data_key(integration.org)
+
+        assert not DataKey.objects.filter(org=integration.org).exists()
+
+    def test_locks_data_keys_in_the_order_of_a_rotation(self, integration: Integration) -> None:
+        """Both lock several rows of one organization, so another order can be a deadlock."""
+        with CaptureQueriesContext(connection) as queries:
+            destroy()
+
+        locking = [q["sql"] for q in queries if 'FROM "integrations_datakey"' in q["sql"] and "ORDER BY" in q["sql"]]
+        assert locking
+        assert all(sql.partition("ORDER BY ")[2].startswith('"integrations_datakey"."id"') for sql in locking)
 
     def test_says_that_there_is_nothing(self, acme: Org) -> None:
         with pytest.raises(CommandError, match="has no data key"):

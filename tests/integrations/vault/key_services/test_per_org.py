@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -12,10 +12,14 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from integrations.models import DataKey
-from integrations.vault import data_keys, kek_providers, rotation, vault
-from integrations.vault.errors import CredentialUnreadable
+from integrations.vault import data_keys, destruction, kek_providers, rotation, vault
+from integrations.vault.errors import CredentialUnreadable, VaultFault
 from integrations.vault.kek import LocalKeyring
 from integrations.vault.key_services import circuit
+from integrations.vault.key_services.aws_kms import AwsKms
+from integrations.vault.key_services.base import denied, silent
+from integrations.vault.key_services.transit import Transit
+from rensei.audit.models import AuditEvent
 from rensei.core.secret import Secret
 from rensei.orgs.models import Org
 from tests.integrations.vault.key_services.conftest import Stage
@@ -141,6 +145,107 @@ class TestDestroying:
         assert receipt["outerKeys"] == []
         assert receipt["backups"]["openUntil"] == receipt["backups"]["keptUntil"] is not None
 
+    @pytest.mark.parametrize("kept", [None, 35])
+    def test_that_was_under_a_shared_key_before_leaves_older_backups_to_their_end(
+        self,
+        per_org: Stage,
+        use: Callable[..., None],
+        acme: Org,
+        settings: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        kept: int | None,
+    ) -> None:
+        """Re-wrapping keeps the data key, so a backup from before has it under the key that was left."""
+        monkeypatch.setattr(circuit.Circuit, "is_remote", False)
+        settings.RENSEI_BACKUPS_KEPT_DAYS = kept
+        vault.seal(Secret("text"), context=place(acme))
+        use(per_org.url, "file:")
+        assert rotation.rewrap_batch().done == 1
+        moved_at = DataKey.objects.get(org=acme).rewrapped_at
+
+        receipt = destroy()
+
+        assert len(receipt["outerKeys"]) == 1
+        assert moved_at is not None
+        expected = (moved_at + timedelta(days=kept)).isoformat() if kept else None
+        assert receipt["backups"]["openUntil"] == expected
+
+    def test_after_a_new_data_key_leaves_backups_with_the_older_one_to_their_end(
+        self, per_org: Stage, use: Callable[..., None], acme: Org, settings: Any
+    ) -> None:
+        settings.RENSEI_BACKUPS_KEPT_DAYS = 35
+        use(per_org.url)
+        vault.seal(Secret("text"), context=place(acme))
+        data_keys.add_version(org=acme, purpose=DataKey.Purpose.SEAL)
+        DataKey.objects.filter(version=1).delete()
+
+        backups = destroy()["backups"]
+
+        assert backups["openUntil"] == backups["keptUntil"]
+
+    def test_is_in_the_receipt_of_the_next_try_and_in_the_audit_log(
+        self, per_org: Stage, use: Callable[..., None], acme: Org, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed after the outer key was destroyed, before the data keys are."""
+        use(per_org.url)
+        vault.seal(Secret("text"), context=place(acme))
+
+        def die(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(destruction, "_about_backups", die)
+            with pytest.raises(KeyboardInterrupt):
+                destroy()
+        event = AuditEvent.objects.get(action="vault.outer_key_destroyed")
+
+        receipt = destroy()
+
+        (key,) = receipt["outerKeys"]
+        assert (key["id"], key["finalAt"]) == (event.detail["id"], event.detail["finalAt"])
+        assert receipt["backups"]["openUntil"] == key["finalAt"]
+
+    def test_is_in_the_receipt_if_an_answer_was_lost(
+        self, transit: Stage, use: Callable[..., None], acme: Org, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(circuit, "BACKOFF_SECONDS", 0.001)
+        use(f"{transit.url}&per-org=yes")
+        vault.seal(Secret("text"), context=place(acme))
+        call, lost = Transit._call, []
+
+        def lose(self: Transit, method: str, *arguments: Any) -> Any:
+            found = call(self, method, *arguments)
+            if method == "DELETE" and not lost:
+                lost.append(method)
+                raise silent("timeout")
+            return found
+
+        monkeypatch.setattr(Transit, "_call", lose)
+
+        assert len(destroy()["outerKeys"]) == 1
+        assert lost
+
+    def test_frees_its_name_in_the_next_try(
+        self, aws: Stage, use: Callable[..., None], acme: Org, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use(f"{aws.url}&per-org=yes")
+        vault.seal(Secret("text"), context=place(acme))
+
+        def die(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(AwsKms, "forget_key_of", die)
+            with pytest.raises(KeyboardInterrupt):
+                destroy()
+        first = AuditEvent.objects.get(action="vault.outer_key_destroyed").detail["id"]
+
+        with pytest.raises(CommandError, match="has no data key"):
+            destroy()
+
+        vault.seal(Secret("new"), context=place(acme))
+        assert destroy()["outerKeys"][0]["id"] != first
+
     def test_destroys_nothing_while_the_service_is_silent(
         self, transit: Stage, use: Callable[..., None], acme: Org, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -183,6 +288,73 @@ class TestDestroying:
         assert destroy()["outerKeys"] == []
         assert transit.service is not None
         assert not [call for call in transit.service.calls if "DELETE" in call]
+
+
+class TestMakingAKey:
+    @pytest.fixture
+    def keys(self, aws: Stage, moto: str) -> Iterator[Callable[[], set[str]]]:
+        """The keys at AWS that are not destroyed."""
+        import boto3
+
+        client = boto3.session.Session().client("kms", region_name="eu-central-1", endpoint_url=moto)
+        found = (key["KeyId"] for page in client.get_paginator("list_keys").paginate() for key in page["Keys"])
+        before = set(found)
+
+        def living() -> set[str]:
+            pages = client.get_paginator("list_keys").paginate()
+            new = {key["KeyId"] for page in pages for key in page["Keys"]} - before
+            states = {key: client.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] for key in new}
+            return {key for key, state in states.items() if state != "PendingDeletion"}
+
+        yield living
+        client.close()
+
+    @pytest.mark.parametrize("fault", [denied(), silent("timeout")])
+    def test_leaves_none_behind_if_it_gets_no_alias(
+        self,
+        aws: Stage,
+        keys: Callable[[], set[str]],
+        use: Callable[..., None],
+        acme: Org,
+        fault: VaultFault,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(circuit, "BACKOFF_SECONDS", 0.001)
+        use(f"{aws.url}&per-org=yes")
+        call = AwsKms._call
+
+        def refuse(self: AwsKms, operation: str, **request: Any) -> Any:
+            if operation == "create_alias":
+                raise fault
+            return call(self, operation, **request)
+
+        monkeypatch.setattr(AwsKms, "_call", refuse)
+        with pytest.raises(CredentialUnreadable):
+            vault.seal(Secret("text"), context=place(acme))
+
+        assert keys() == set()
+
+    def test_keeps_one_whose_alias_was_made_without_an_answer(
+        self,
+        aws: Stage,
+        keys: Callable[[], set[str]],
+        use: Callable[..., None],
+        acme: Org,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        use(f"{aws.url}&per-org=yes")
+        call = AwsKms._call
+
+        def lose(self: AwsKms, operation: str, **request: Any) -> Any:
+            found = call(self, operation, **request)
+            if operation == "create_alias":
+                raise silent("timeout")
+            return found
+
+        monkeypatch.setattr(AwsKms, "_call", lose)
+
+        assert vault.seal(Secret("text"), context=place(acme))
+        assert len(keys()) == 1
 
 
 @pytest.mark.parametrize("value", ["", "no", "true"])
