@@ -17,10 +17,11 @@ from django.db import DatabaseError, connection
 from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
-from integrations.keys import reminders, rotations
+from integrations.keys import fingerprints, reminders, rotations
 from integrations.providers.base import ADAPTERS
-from integrations.vault import issuer, openings_kept
+from integrations.vault import issuer, openings_kept, rotation
 from profiles import stored_bytes as profiles_stored
+from rensei import sealing
 from rensei.accounts import sessions
 from rensei.core import jobs, rate_store, unknown_names
 from rensei.core.clock import database_now
@@ -44,6 +45,13 @@ from rensei.workflows import stored_bytes as workflows_stored
 def count_stored_bytes() -> dict[str, tuple[int, int]]:
     """Correct the counts of stored bytes if they differ from what is stored, and return the differences."""
     return storage.reconcile([runs_stored.by_org, workflows_stored.by_org, profiles_stored.by_org])
+
+
+def finish_key_rotations() -> None:
+    """Note which outer keys are not needed any more, and delete older data keys and keys of fingerprints."""
+    rotation.note_emptied()
+    fingerprints.delete_unneeded_keys()
+    sealing.finish_rotations()
 
 
 # A killed worker holds its job until the lease ends, and these jobs must not wait for long.
@@ -81,6 +89,7 @@ SLOW_JOBS = [
         lease=timedelta(minutes=2),
         has_work=rotations.ANY_UNDER_WAY,
     ),
+    Job(name="finish-key-rotations", every=timedelta(hours=1), run=finish_key_rotations, lease=timedelta(hours=1)),
     Job(name="count-key-openings", every=timedelta(hours=1), run=openings_kept.count_and_forget),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]

@@ -16,7 +16,7 @@ from integrations.models import DataKey, Integration
 from integrations.vault import data_keys, sealed
 from integrations.vault.errors import CredentialUnreadable, VaultFault
 from integrations.vault.openings import Reason, Why
-from integrations.vault.rotation import Batch
+from integrations.vault.rotation import Batch, next_rows
 from rensei.core.clock import database_now
 
 PURPOSE = DataKey.Purpose.FINGERPRINT
@@ -47,14 +47,15 @@ def outdated() -> "QuerySet[Integration]":
     return Integration.objects.filter(fingerprint_version__lt=version()).select_related("org")
 
 
-def recompute_batch(skipped: Collection[str] = ()) -> Batch:
+def recompute_batch(after: str = "", skipped: Collection[str] = ()) -> Batch:
     """
-    Make some of the fingerprints of an older key anew.
+    Make some of the fingerprints of an older key anew, and then those before the position.
 
+    :param after: the id of the last integration of the batch before
     :param skipped: the ids of the integrations that could not be recomputed before
     :raises CredentialUnreadable: if a key service does not answer. What is done stays done
     """
-    rows = list(outdated().exclude(pk__in=list(skipped)).order_by("pk")[: sealed.BATCH])
+    rows = next_rows(outdated().exclude(pk__in=list(skipped)), after)
     count, failed = 0, {}
     for integration in rows:
         try:
@@ -65,7 +66,7 @@ def recompute_batch(skipped: Collection[str] = ()) -> Batch:
             failed[integration.pk] = str(fault)
         except IntegrityError:
             failed[integration.pk] = TWICE
-    return Batch(done=count, failed=failed, is_last=not rows)
+    return Batch(done=count, failed=failed, is_last=not rows, position=rows[-1].pk if rows else after)
 
 
 def delete_unneeded_keys() -> int:

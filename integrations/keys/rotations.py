@@ -14,7 +14,7 @@ from django.db.models import F, Q
 
 from integrations.keys import fingerprints
 from integrations.models import Integration, Rotation
-from integrations.vault import rotation
+from integrations.vault import kek_providers, rotation
 from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent, VaultFault
 from integrations.vault.key_services.circuit import OPEN_SECONDS
 from integrations.vault.rotation import Batch
@@ -29,8 +29,9 @@ from rensei.orgs.models import User
 ANY_UNDER_WAY = "EXISTS (SELECT 1 FROM integrations_rotation WHERE state = 'running')"
 # A worker carries a rotation on for so long, and then does other work of its thread.
 TURN_SECONDS = 60
-# A batch of a key service takes a few seconds at most, or the service counts as silent.
 LEASE = timedelta(seconds=15)
+# A batch makes 75 calls to a key service, one after another, and a slow one takes seconds.
+LEASE_WITH_CALLS = timedelta(minutes=2)
 # After so many that fail, the cause is not theirs.
 FAILED_MAX = limit(
     500,
@@ -56,7 +57,8 @@ class Work:
     """
     A kind of rotation. `batch` does the next part: of what comes after a position, without those that have failed.
 
-    `count` returns how much there is to do. `begin` and `end` are carried out once; `renew` at the start of each turn.
+    The position is where the one before ended that failed, so each comes to rows that it did not. `count` returns how
+    much there is to do. `begin` and `end` are carried out once; `renew` at the start of each turn.
     """
 
     count: Callable[[str], int]
@@ -69,14 +71,14 @@ class Work:
 WORK = {
     Rotation.Kind.REWRAP: Work(
         count=lambda _: rotation.outdated().count(),
-        batch=lambda _, failed: rotation.rewrap_batch(failed),
+        batch=lambda after, failed: rotation.rewrap_batch(after, failed),
         renew=rotation.renew_check,
         end=rotation.note_emptied,
     ),
     Rotation.Kind.VERIFY: Work(count=rotation.count_after, batch=lambda after, _: rotation.verify_batch(after)),
     Rotation.Kind.FINGERPRINTS: Work(
         count=lambda _: fingerprints.outdated().count(),
-        batch=lambda _, failed: fingerprints.recompute_batch(failed),
+        batch=lambda after, failed: fingerprints.recompute_batch(after, failed),
         begin=fingerprints.add_key,
         end=fingerprints.delete_unneeded_keys,
     ),
@@ -115,12 +117,20 @@ def start(kind: Rotation.Kind, *, actor: User | str, resume: bool = False) -> Ro
     under_way = live()
     if under_way is not None:
         raise RotationUnderWay(kind=under_way.get_kind_display().lower())
-    if not resume:
-        WORK[kind].begin()
-    name = actor.email if isinstance(actor, User) else actor
-    row = Rotation(kind=kind, started_by=name, left=left_of(kind), started_at=database_now())
+    name, now = actor.email if isinstance(actor, User) else actor, database_now()
+    # Ours until it has begun.
+    row = Rotation(kind=kind, started_by=name, started_at=now, position=_position(kind), leased_until=now + _lease())
     with unique(RotationUnderWay(kind=row.get_kind_display().lower()), durable=True):
         row.save(force_insert=True)
+    try:
+        if not resume:
+            WORK[kind].begin()
+        row.left, row.leased_until = left_of(kind), None
+    except BaseException:
+        Rotation.objects.filter(pk=row.pk).delete()
+        raise
+    with durable():
+        row.save(update_fields=["left", "leased_until"])
         _record(actor, "vault.rotation_started", row, left=row.left)
     return row
 
@@ -184,19 +194,32 @@ def follow(row: Rotation, *, tell: Callable[[Rotation], object] = lambda row: No
             time.sleep(OPEN_SECONDS if row.waiting else LOOK_SECONDS)
 
 
+def _position(kind: Rotation.Kind) -> str:
+    """Return where a rotation begins: where the last one of its kind has ended, if too much of it failed."""
+    before = Rotation.objects.filter(kind=kind).exclude(state=Rotation.State.RUNNING).order_by("-started_at").first()
+    goes_around = before is not None and before.state == Rotation.State.FAILED and kind != Rotation.Kind.VERIFY
+    return before.position if before is not None and goes_around else ""
+
+
+def _lease() -> timedelta:
+    is_remote = any(provider.is_remote for provider in kek_providers.configured())
+    return LEASE_WITH_CALLS if is_remote else LEASE
+
+
 def _claim(ours: datetime | None = None) -> Rotation | None:
     """Claim the rotation that is under way, or renew our claim. None if another process has it."""
     now = database_now()
     running = Rotation.objects.filter(state=Rotation.State.RUNNING)
     free = running.filter(Q(leased_until=None) | Q(leased_until__lte=now) | Q(leased_until=ours))
-    if not free.update(leased_until=now + LEASE):
+    until = now + _lease()
+    if not free.update(leased_until=until):
         return None
-    return running.filter(leased_until=now + LEASE).first()
+    return running.filter(leased_until=until).first()
 
 
 def _do_batch(row: Rotation) -> None:
     """
-    Do the next batch, and note it.
+    Do the next batch, and note it, unless another process has taken the rotation up meanwhile: that did it too.
 
     :raises VaultFault: if a key service does not answer, or the outer key is not available
     :raises CredentialUnreadable: if a key service does not answer
@@ -209,7 +232,7 @@ def _do_batch(row: Rotation) -> None:
     row.left = work.count(row.position)
     row.waiting = ""
     row.seconds += time.monotonic() - began
-    Rotation.objects.filter(pk=row.pk).update(
+    noted = Rotation.objects.filter(pk=row.pk, leased_until=row.leased_until).update(
         done=F("done") + batch.done,
         seconds=row.seconds,
         position=row.position,
@@ -217,6 +240,8 @@ def _do_batch(row: Rotation) -> None:
         left=row.left,
         waiting="",
     )
+    if not noted:
+        return
     if batch.is_last or len(row.failed) >= FAILED_MAX:
         work.end()
         with durable():

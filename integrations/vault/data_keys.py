@@ -10,11 +10,13 @@ from threading import Lock, Timer
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import kek_providers
 from integrations.vault.envelope import KEY_BYTES
-from integrations.vault.errors import DataKeyNotFound, WrapInvalid
+from integrations.vault.errors import DataKeyNotFound, KekUnavailable, WrapInvalid
 from integrations.vault.kek import Context, Wrapped
+from rensei.audit.models import AuditEvent
 from rensei.core.transactions import durable, leave_database
 from rensei.orgs.models import Org
 
+RETIRED = "vault.outer_key_retired"
 CACHE_SECONDS = 120
 CACHE_SIZE = 1000
 
@@ -197,13 +199,21 @@ def unwrap(row: DataKey) -> bytes:
         raise
 
 
+def audited_name(kek_id: str) -> str:
+    """Shorten the id of a key-encryption key to what the audit log holds."""
+    return kek_id[:128]
+
+
 def note_first_use(kek_id: str) -> None:
     """
     Store the check value of a key-encryption key at its first use, and check it from then on.
 
-    :raises VaultFault: if the key is not available, or is another one
+    :raises VaultFault: if the key is not available, is another one, or was retired
     """
     if not KeyCheck.objects.filter(pk=kek_id).exists():
+        if AuditEvent.objects.filter(org_id=None, action=RETIRED, object_id=audited_name(kek_id)).exists():
+            # This machine has an older copy of the keyring.
+            raise KekUnavailable(f"the key {kek_id} was retired: copy the keyring to this machine again")
         value = kek_providers.holding(kek_id).check_value(kek_id)
         KeyCheck.objects.bulk_create([KeyCheck(kek_id=kek_id, value=value)], ignore_conflicts=True)
     check_kek(kek_id)

@@ -11,18 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Model, Q, QuerySet
 
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import data_keys, kek_providers, keyring
 from integrations.vault.errors import KekUnavailable, KeyServiceSilent, VaultFault, WrapInvalid
+from rensei.audit.record import record_operator, record_system
 from rensei.core.clock import database_now
 from rensei.core.transactions import durable
+from rensei.orgs.models import User
+
+Row = TypeVar("Row", bound=Model)
 
 BATCH = 200
+# A data key that was being wrapped when the last one left an outer key is stored within this time.
+IN_USE_FOR = timedelta(hours=1)
 # Calls to a key service at the same time. The keyring is no call.
 AT_ONCE = 8
 
@@ -32,7 +39,7 @@ class Batch:
     """
     A part of a rotation. `failed` names what could not be done, and why; it is the last one if nothing is left.
 
-    `position` is where the next one begins, if it does not look for what is left.
+    `position` is where the next one begins.
     """
 
     done: int
@@ -83,21 +90,28 @@ def renew_check() -> None:
         KeyCheck.objects.filter(pk=kek_id).update(emptied_at=None)
 
 
-def rewrap_batch(skipped: Collection[str] = ()) -> Batch:
+def rewrap_batch(after: str = "", skipped: Collection[str] = ()) -> Batch:
     """
-    Re-wrap some of the data keys that need it.
+    Re-wrap some of the data keys that need it, and then those before the position.
 
     New data keys may be made meanwhile, by processes that still have another current key; they are found as well.
 
+    :param after: the id of the last one of the batch before
     :param skipped: the ids of those that could not be re-wrapped before
     :raises KeyServiceSilent: if a key service does not answer; nothing of the batch is written
     :raises VaultFault: if the current outer key is not available
     """
-    rows = list(outdated().exclude(pk__in=list(skipped)).order_by("pk")[:BATCH])
+    rows = next_rows(outdated().exclude(pk__in=list(skipped)), after)
     if not rows:
-        return Batch(done=0, failed={}, is_last=True)
+        return Batch(done=0, failed={}, is_last=True, position=after)
     count, failed = _rewrap(rows)
-    return Batch(done=count, failed=failed, is_last=False)
+    return Batch(done=count, failed=failed, is_last=False, position=str(rows[-1].pk))
+
+
+def next_rows(left: "QuerySet[Row]", after: str) -> "list[Row]":
+    """Read a batch of rows that are left: those after a position, and when there are none, from the first one on."""
+    ordered = left.order_by("pk")
+    return (list(ordered.filter(pk__gt=after)[:BATCH]) if after else []) or list(ordered[:BATCH])
 
 
 def verify_batch(after: str) -> Batch:
@@ -134,12 +148,18 @@ class KekInUse(Exception):
 
 
 def require_unused(kek_id: str) -> None:
-    """:raises KekInUse: if a data key needs the outer key, or the next one will"""
+    """:raises KekInUse: if a data key needs the outer key, or the next one will, or one may that is being made now"""
     if kek_providers.current().current_id() == kek_id:
         raise KekInUse(f"{kek_id} is the current key: new data keys will need it.")
     count = DataKey.objects.filter(kek_id=kek_id).count()
     if count:
         raise KekInUse(f"{count} data key(s) need {kek_id}. Run `vault rotate` first.")
+    emptied_at = KeyCheck.objects.filter(pk=kek_id).values_list("emptied_at", flat=True).first()
+    if emptied_at is None:
+        raise KekInUse(f"It is not noted yet since when no data key needs {kek_id}. Run `vault rotate`.")
+    if database_now() < emptied_at + IN_USE_FOR:
+        until = emptied_at + IN_USE_FOR
+        raise KekInUse(f"A process may be wrapping by {kek_id} still. Try again after {until:%Y-%m-%d %H:%M} UTC.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +186,23 @@ def backups_needing(check: KeyCheck) -> Backups:
     return Backups(made_before=check.emptied_at, kept_until=until)
 
 
-def retire(check: KeyCheck) -> None:
+def retire(check: KeyCheck, *, actor: User | str) -> None:
     """
     Forget an outer key, and remove it from the keyring, for good. One in a key service is destroyed there.
 
+    It is recorded before, since it cannot be undone. From then on, no machine begins to use the key.
+
+    :param actor: the operator, or the name of the command
     :raises KekInUse: if a data key needs it, or the next one will
     :raises KekUnavailable: if it is in the keyring, and that cannot be changed
     """
+    require_unused(check.kek_id)
+    name = data_keys.audited_name(check.kek_id)
+    with durable():
+        if isinstance(actor, User):
+            record_operator(actor, data_keys.RETIRED, object_id=name)
+        else:
+            record_system(actor, data_keys.RETIRED, object_id=name)
     require_unused(check.kek_id)
     path = next(kek_providers.keyring_paths(), None)
     if check.kek_id.startswith(keyring.ID_PREFIX) and path is not None:
@@ -185,6 +215,7 @@ def retire(check: KeyCheck) -> None:
 def note_emptied() -> None:
     """Note when the last data key left an outer key: an older backup of the database still needs it."""
     used = DataKey.objects.order_by().values("kek_id").distinct()
+    KeyCheck.objects.filter(emptied_at__isnull=False, kek_id__in=used).update(emptied_at=None)
     KeyCheck.objects.filter(emptied_at=None).exclude(kek_id__in=used).update(emptied_at=database_now())
 
 

@@ -11,13 +11,14 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any, Protocol
 
-from django.db.models import Model
+from django.db.models import Exists, Model, OuterRef
 
 from integrations.models import DataKey
 from integrations.vault import data_keys, envelope, openings
 from integrations.vault.errors import CredentialUnreadable, VaultFault
 from integrations.vault.openings import Reason, Why
 from integrations.vault.vault import SealContext
+from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.querysets import pages
 from rensei.orgs.models import Org
@@ -25,6 +26,7 @@ from rensei.orgs.models import Org
 # A record that is being sealed while the data key changes is stored within this time.
 OLD_KEYS_FOR = timedelta(hours=1)
 BATCH = 200
+OWNERS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,19 @@ def rotate_data_key(org: Org | None) -> Resealed:
     except VaultFault as fault:
         raise CredentialUnreadable(reason=fault) from None
     return reseal(org)
+
+
+def finish_rotations() -> None:
+    """Delete older data keys that no record names any more, and seal again what a rotation has left."""
+    kept_since = database_now() - OLD_KEYS_FOR
+    older = DataKey.objects.filter(purpose=DataKey.Purpose.SEAL, version__gt=1, created_at__lt=kept_since)
+    due = older.filter(Exists(DataKey.objects.filter(org=OuterRef("org"), version__lt=OuterRef("version"))))
+    owners = due.filter(org__isnull=False).order_by("org_id").values_list("org_id", flat=True).distinct()
+    jobs.for_each(
+        owners[:OWNERS_AT_ONCE], lambda org_id: reseal(Org.objects.get(pk=org_id)), job="finish-key-rotations"
+    )
+    if DataKey.objects.filter(org=None, purpose=DataKey.Purpose.SEAL).count() > 1:
+        reseal(None)
 
 
 def reseal(org: Org | None) -> Resealed:

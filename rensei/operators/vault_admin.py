@@ -12,14 +12,12 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
-from integrations.keys import rotations
+from integrations.keys import fingerprints, rotations
 from integrations.models import DataKey, KeyCheck, Rotation
 from integrations.vault import kek_providers, rotation
 from integrations.vault.errors import VaultFault
 from integrations.vault.rotation import KekInUse
-from rensei.audit.record import record_operator
 from rensei.core.errors import RenseiError
-from rensei.core.transactions import durable
 from rensei.layout import MANAGE
 from rensei.orgs.audited_admin import ReadOnlyAdmin, may, page_context, require_operator
 
@@ -88,7 +86,7 @@ class RotationAdmin(ReadOnlyAdmin):
         chosen, refusal, left = Rotation.Kind(kind), "", None
         try:
             if request.method == "POST":
-                rotations.start(chosen, actor=actor)
+                rotations.start(chosen, actor=actor, resume=_is_resumed(chosen))
                 self.message_user(request, "Started. A worker takes it up within seconds.", messages.SUCCESS)
                 return redirect(CHANGELIST)
             left = _count(chosen)
@@ -126,9 +124,7 @@ class RotationAdmin(ReadOnlyAdmin):
                 if request.POST.get("no_backup") != "on":
                     refusal = "Confirm that no backup needs it, or keep the key."
                 else:
-                    rotation.retire(check)
-                    with durable():
-                        record_operator(actor, "vault.outer_key_retired", object_id=kek_id[:128])
+                    rotation.retire(check, actor=actor)
                     self.message_user(request, f"{kek_id} is retired.", messages.SUCCESS)
                     return redirect(CHANGELIST)
         except (KekInUse, VaultFault) as fault:
@@ -189,13 +185,18 @@ def _current_key() -> str:
 
 def _count(kind: Rotation.Kind) -> int:
     """
-    Count what a rotation would do. The one of fingerprints makes a new key first, so it concerns all.
+    Count what a rotation would do. One of fingerprints that begins makes a new key first, so it concerns all.
 
     :raises VaultFault: if the current outer key is not available
     """
-    if kind == Rotation.Kind.FINGERPRINTS:
+    if kind == Rotation.Kind.FINGERPRINTS and not _is_resumed(kind):
         return rotations.count_fingerprints()
     return rotations.left_of(kind)
+
+
+def _is_resumed(kind: Rotation.Kind) -> bool:
+    """Whether fingerprints of an older key are left, as after a stop: they are done first, without another key."""
+    return kind == Rotation.Kind.FINGERPRINTS and fingerprints.outdated().exists()
 
 
 def _told(find: Callable[[], str]) -> str:

@@ -133,7 +133,10 @@ class TestThePage:
         assert "1 data key(s) need" in refused.content.decode()
         rotations.follow(rotations.start(Rotation.Kind.REWRAP, actor="test"))
 
-        until = database_now() + timedelta(days=7)
+        assert admin.post(page, {"no_backup": "on"}).status_code == 409, "a process may be wrapping by it"
+        KeyCheck.objects.update(emptied_at=database_now() - timedelta(hours=1))
+
+        until = database_now() + timedelta(days=7, hours=-1)
         assert f"kept until {until:%Y-%m-%d}" in text_of(admin, page)
         assert admin.post(page).status_code == 409
         assert KeyCheck.objects.filter(pk=old).exists()
@@ -143,6 +146,19 @@ class TestThePage:
         assert not KeyCheck.objects.filter(pk=old).exists()
         assert AuditEvent.objects.filter(action="vault.outer_key_retired", object_id=old).exists()
         assert text_of(admin, page, status=404)
+
+    def test_resumes_fingerprints_that_were_stopped(
+        self, admin: Client, old: str, simulator: Any, connect: Any
+    ) -> None:
+        connect()
+        admin.post(f"{PAGE}start/fingerprints/")
+        admin.post(f"{PAGE}{Rotation.objects.get().pk}/stop/")
+
+        admin.post(f"{PAGE}start/fingerprints/")
+        rotations.carry_on()
+
+        assert DataKey.objects.filter(purpose="fingerprint").count() == 2
+        assert Rotation.objects.get(state="done").done == 1
 
     def test_is_up_while_the_keyring_is_missing(self, admin: Client, old: str, ring: Path) -> None:
         ring.unlink()

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 
 from integrations.keys import rotations
 from integrations.keys.rotations import RotationUnderWay
-from integrations.models import DataKey, Rotation
+from integrations.models import DataKey, KeyCheck, Rotation
 from integrations.vault import data_keys, keyring, rotation, vault
 from integrations.vault.errors import KeyServiceSilent
 from integrations.vault.kek import LocalKeyring
@@ -99,7 +99,7 @@ class TestCarryOn:
     def test_waits_for_a_silent_key_service_and_says_so(self, outdated: str, monkeypatch: Any) -> None:
         row = work()
 
-        def silent(skipped: object) -> None:
+        def silent(*arguments: object) -> None:
             raise KeyServiceSilent("the key service does not answer (timeout)")
 
         with monkeypatch.context() as patched:
@@ -170,8 +170,70 @@ class TestCarryOn:
         stored = f"{list(events.values_list('detail'))} {vars(Rotation.objects.get())}"
         assert not any(text in stored for text in path.read_text().split('"') if len(text) == 44)
 
+    def test_that_fails_too_often_lets_the_next_one_come_to_the_others(self, outdated: str, monkeypatch: Any) -> None:
+        monkeypatch.setattr(rotations, "FAILED_MAX", 2)
+        first = list(DataKey.objects.order_by("pk").values_list("pk", flat=True)[:3])
+        DataKey.objects.filter(pk__in=first).update(wrapped=bytes(60))
+
+        assert [rotations.follow(work()).done for _ in range(2)] == [0, 2]
+        assert set(DataKey.objects.filter(kek_id=outdated).values_list("pk", flat=True)) == set(first)
+
+    def test_notes_nothing_when_another_process_has_taken_it_up(self, outdated: str, monkeypatch: Any) -> None:
+        """Its batch took longer than its claim."""
+        row = work()
+        rewrap = rotation.rewrap_batch
+
+        def rewrap_slowly(*arguments: Any) -> Any:
+            monkeypatch.setattr(rotation, "rewrap_batch", rewrap)
+            batch = rewrap(*arguments)
+            Rotation.objects.update(leased_until=database_now() - timedelta(seconds=1))
+            rotations.carry_on()
+            return batch
+
+        monkeypatch.setattr(rotation, "rewrap_batch", rewrap_slowly)
+        rotations.carry_on()
+
+        row.refresh_from_db()
+        assert (row.state, row.done, row.failed) == ("done", 3, {})
+
+    def test_that_is_refused_makes_no_key_for_fingerprints(self, outdated: str) -> None:
+        vault.fingerprints(Secret("x"), org_id="org_1", provider="claude")
+        work("fingerprints")
+        before = DataKey.objects.filter(purpose="fingerprint").count()
+        held = rotations.live
+
+        try:
+            rotations.live = lambda: None  # Two starts at once: neither sees the other.
+            with pytest.raises(RotationUnderWay):
+                work("fingerprints")
+        finally:
+            rotations.live = held
+
+        assert DataKey.objects.filter(purpose="fingerprint").count() == before == 2
+
+    def test_claims_it_for_longer_where_batches_are_calls(self, outdated: str, monkeypatch: Any) -> None:
+        monkeypatch.setattr(LocalKeyring, "is_remote", True)
+
+        assert rotations._lease() == rotations.LEASE_WITH_CALLS
+
 
 class TestWorker:
+    def test_deletes_keys_that_a_rotation_has_left(self, acme: Org, path: Path) -> None:
+        vault.fingerprints(Secret("x"), org_id=acme.pk, provider="claude")
+        for org in (acme, None):
+            data_keys.current_key(org=org)
+            data_keys.add_version(org=org, purpose=DataKey.Purpose.SEAL)
+        rotations.follow(work("fingerprints"))
+        assert DataKey.objects.count() == 6
+
+        worker.finish_key_rotations()
+        assert DataKey.objects.count() == 6, "a record may be on its way into the database"
+        DataKey.objects.update(created_at=database_now() - timedelta(hours=2))
+        worker.finish_key_rotations()
+
+        assert set(DataKey.objects.values_list("version", flat=True)) == {2}
+        assert DataKey.objects.count() == 3
+
     def test_takes_up_a_rotation_and_makes_no_query_of_its_own_without_one(self, outdated: str) -> None:
         (job,) = [job for job in worker.SLOW_JOBS if job.name == "rotate-keys"]
         schedule = Schedule([job])
@@ -221,10 +283,11 @@ class TestCommand:
         settings.RENSEI_BACKUPS_KEPT_DAYS = 35
         call_command("vault", "rotate", stdout=StringIO())
         said = StringIO()
+        KeyCheck.objects.update(emptied_at=database_now() - timedelta(hours=1))
 
         call_command("vault", "retire", outdated, stdout=said)
 
-        until = database_now() + timedelta(days=35)
+        until = database_now() + timedelta(days=35, hours=-1)
         assert f"The last of them is kept until {until:%Y-%m-%d}" in said.getvalue()
 
 

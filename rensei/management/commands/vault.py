@@ -12,17 +12,16 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.integrity import anchor_keys, anchors, receipts
 from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.integrity.anchors import AnchorsCut
-
-# Five of these register what they seal.
-from integrations.keys import break_glass, credentials, fingerprints, platform, rotations  # noqa: F401
+from integrations.keys import break_glass, fingerprints, rotations
 from integrations.models import DataKey, KeyCheck, Rotation
-from integrations.vault import destruction, issuer, kek_providers, keyring, rotation, sealed
+from integrations.vault import data_keys, destruction, issuer, kek_providers, keyring, rotation, sealed
 from integrations.vault.errors import VaultFault
 from integrations.vault.rotation import KekInUse
-from rensei import launcher, mfa_adapter  # noqa: F401
+from rensei import launcher, sealing
+from rensei.audit.record import record_system
 from rensei.core.errors import RenseiError
 from rensei.core.querysets import pages
-from rensei.dispatch import withheld  # noqa: F401
+from rensei.core.transactions import durable
 from rensei.layout import MANAGE
 from rensei.orgs.models import Org
 
@@ -110,6 +109,7 @@ class Command(BaseCommand):
 
     def _new_key(self, *, staged: bool, **options: Any) -> None:
         kek_id = keyring.add_key(_keyring(), current=not staged)
+        _record("vault.outer_key_added", kek_id, current=not staged)
         self.stdout.write(f"Added {kek_id}. Copy the keyring to every machine and to its backup.")
         then = f"vault rotate --to {kek_id}" if staged else "vault rotate"
         self.stdout.write(f"Then: {MANAGE} {then}")
@@ -123,6 +123,7 @@ class Command(BaseCommand):
             return
         if to:
             keyring.make_current(_keyring(), to)
+            _record("vault.outer_key_chosen", to)
         row = self._carry_out(Rotation.Kind.REWRAP)
         if row.failed:
             raise CommandError(f"{len(row.failed)} data key(s) were not re-wrapped. They are as they were.")
@@ -151,7 +152,8 @@ class Command(BaseCommand):
             owners = owners.filter(slug=org)
             if not owners.exists():
                 raise CommandError(f"No organization '{org}' has a data key.")
-        work = sealed.reseal if resume else sealed.rotate_data_key
+        _record("vault.data_keys_rotated", org or "all", resumed=resume)
+        work = sealing.reseal if resume else sealing.rotate_data_key
         records = deleted = 0
         failed: dict[str, str] = {}
         for owner in [*chain.from_iterable(pages(owners, size=sealed.BATCH)), *([] if org else [None])]:
@@ -185,6 +187,7 @@ class Command(BaseCommand):
                 "SECRET_KEY comes from the environment. Move its value to SECRET_KEY_FALLBACKS, give it another one "
                 "everywhere, and restart. Empty SECRET_KEY_FALLBACKS after 14 days; at once if others know the old key."
             )
+        _record("vault.secret_key_rotated", "SECRET_KEY", finished=finish, at_once=at_once)
         try:
             if finish:
                 launcher.forget_old_secret_keys(path)
@@ -233,7 +236,7 @@ class Command(BaseCommand):
                 "again with --no-backup-needs-it."
             )
             return
-        rotation.retire(check)
+        rotation.retire(check, actor="command")
         self.stdout.write(
             f"{kek} is retired. If it was in a key service, or the current key of a keyring that no longer wraps, take "
             "that out of RENSEI_KEK_URL, and then destroy the key or the keyring's file."
@@ -267,6 +270,12 @@ class Command(BaseCommand):
         if remaining:
             raise CommandError(f"The receipt is genuine, but {remaining} of its data keys are in this database.")
         self.stdout.write("The receipt is genuine, and this database has none of its data keys.")
+
+
+def _record(action: str, name: str, **what: bool) -> None:
+    """Record what the command does. What cannot be undone is recorded before."""
+    with durable():
+        record_system("command", action, object_id=data_keys.audited_name(name), what=what)
 
 
 def _keyring() -> Path:
