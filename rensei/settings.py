@@ -77,6 +77,13 @@ RENSEI_RECEIPT_KEYS_BEFORE = env.list("RENSEI_RECEIPT_KEYS_BEFORE", default=[])
 RENSEI_SUPPORT_EMAIL = env.str("RENSEI_SUPPORT_EMAIL", default="")
 RENSEI_WORKER_THREADS = env.int("RENSEI_WORKER_THREADS", default=12)
 RENSEI_WORKER_THREADS_PER_ORG = env.int("RENSEI_WORKER_THREADS_PER_ORG", default=-(-RENSEI_WORKER_THREADS * 2 // 3))
+RENSEI_SANDBOXES_AT_ONCE = env.limit(
+    "RENSEI_SANDBOXES_AT_ONCE",
+    20,
+    "sandboxes",
+    what="Sandboxes of one worker; an organization has two thirds, and the last free one only where it holds none",
+    told="the run: it stays queued until one of them ends",
+)
 RENSEI_ORG_RUNS_AT_ONCE = env.limit(
     "RENSEI_ORG_RUNS_AT_ONCE",
     200,

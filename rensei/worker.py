@@ -34,6 +34,7 @@ from rensei.dispatch import stored_bytes as runs_stored
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.execution.execute import execute
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
+from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.queue import claims, wake_up
 from rensei.dispatch.queue.watch import QueueWatch
 from rensei.dispatch.settlement import audit
@@ -119,6 +120,7 @@ class Worker:
         self._slots = threading.Semaphore(settings.RENSEI_WORKER_THREADS)
         self._threads: set[threading.Thread] = set()
         self._watch = QueueWatch()
+        self._sandboxes = Sandboxes(owner=f"{self.name}:sandboxes", on_end=self._note_ended)
         self._found_none = False
         self._was_notified = self._notifications_arrive = True
         # Set when a run has ended, whose counts are due for exchange, and by `stop`.
@@ -134,6 +136,7 @@ class Worker:
         # Before the first heartbeat, which tells readiness checks and people that a queued run will start at once.
         for adapter in ADAPTERS.values():
             adapter.warm_up()
+        self._sandboxes.open()
         renewal = LeaseRenewal(owner=self.name)
         jobs_thread = threading.Thread(target=self._run_jobs, name="jobs")
         jobs_thread.start()
@@ -153,7 +156,8 @@ class Worker:
         try:
             if settings.CELERY_BROKER_URL and not wake_up.is_broker_away():
                 self._watch.pause()
-                self._stopped.wait(BROKER_LOOK_SECONDS)
+                if not self._sandboxes.start_next():
+                    self._stopped.wait(BROKER_LOOK_SECONDS)
             else:
                 self._look_into_queue(renewal)
         except DatabaseError as fault:
@@ -168,22 +172,25 @@ class Worker:
         """Start the next run, or wait until there may be one. An idle worker reads the queue first: a claim locks."""
         self._watch.begin()
         if self._found_none:
-            if not claims.is_waiting():
+            if not claims.is_waiting() and not self._sandboxes.can_start():
                 look_seconds = IDLE_LOOK_SECONDS if self._notifications_arrive else UNNOTIFIED_LOOK_SECONDS
                 self._was_notified = self._watch.wait(look_seconds)
                 return
             self._notifications_arrive = self._was_notified
-        self._found_none = not self._start_next(renewal)
+        in_sandbox = self._sandboxes.start_next()
+        self._found_none = (
+            not self._start_next(renewal, wait_seconds=0 if in_sandbox else LOOK_SECONDS) and not in_sandbox
+        )
         if self._found_none:
             self._watch.wait(LOOK_SECONDS)
 
-    def _start_next(self, renewal: LeaseRenewal) -> bool:
+    def _start_next(self, renewal: LeaseRenewal, *, wait_seconds: float) -> bool:
         """
         Claim a run and execute it in a thread. False if there is none to claim.
 
         :raises DatabaseError: if the database does not answer
         """
-        if not self._slots.acquire(timeout=LOOK_SECONDS):
+        if not self._slots.acquire(timeout=wait_seconds):
             return False
         started = False
         try:
@@ -217,13 +224,18 @@ class Worker:
         finally:
             self._threads.discard(threading.current_thread())
             self._slots.release()
-            self._watch.wake()
-            self._jobs_wanted.set()
+            self._note_ended()
+
+    def _note_ended(self) -> None:
+        """Look into the queue now: there is room for another run."""
+        self._watch.wake()
+        self._jobs_wanted.set()
 
     def _drain(self) -> None:
         until = time.monotonic() + DRAIN_SECONDS
         for thread in list(self._threads):
             thread.join(timeout=max(0.0, until - time.monotonic()))
+        self._sandboxes.close(seconds=max(0.0, until - time.monotonic()))
         if self._threads:
             logger.warning("worker_left_runs", count=len(self._threads))
 
@@ -253,8 +265,10 @@ class Worker:
         connection.close()
 
     def _beat(self) -> None:
-        if not WorkerHeartbeat.objects.filter(worker=self.name).update(seen_at=Now()):
-            WorkerHeartbeat.objects.create(worker=self.name, seen_at=database_now())
+        refusal = self._sandboxes.refusal
+        offer = {"offers_sandboxes": not refusal, "sandbox_refusal": refusal}
+        if not WorkerHeartbeat.objects.filter(worker=self.name).update(seen_at=Now(), **offer):
+            WorkerHeartbeat.objects.create(worker=self.name, seen_at=database_now(), **offer)
 
     def _wait_for_jobs(self, seconds: float) -> None:
         """Wait until jobs are due, together with those due right after them, or until a run has ended."""

@@ -19,6 +19,7 @@ from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue import claims
 from tests.database import database_url
 
+PLACES = ("RENSEI_VAULT_KEYRING", "RENSEI_ANTHROPIC_BASE_URL", "PUBLIC_URL", "DATA_DIR")
 _SECONDS_MAX = 90
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.prepared"])
@@ -40,10 +41,16 @@ def die_after(function: Callable[..., Any]) -> Callable[..., Any]:
     return dying
 
 
-def die_at(point: str, *, plant: Callable[[str], None]) -> None:
+def work_off_the_queue() -> None:
+    renewal = LeaseRenewal(owner="dying-worker")
+    while (claim := claims.claim_next(owner=renewal.owner)) is not None:
+        execute.execute(claim, renewal)
+
+
+def die_at(point: str, *, plant: Callable[[str], None], work: Callable[[], None] = work_off_the_queue) -> None:
     """Run a worker in a process of its own until it is killed at the point where `plant` puts its death."""
-    places = {name: getattr(settings, name) for name in ("RENSEI_VAULT_KEYRING", "RENSEI_ANTHROPIC_BASE_URL")}
-    worker = _CONTEXT.Process(target=_work, args=(plant, point, places))
+    places = {name: getattr(settings, name) for name in PLACES}
+    worker = _CONTEXT.Process(target=_work, args=(plant, point, places, work))
     # The process that is forked from reads its environment once, when it begins.
     with mock.patch.dict(os.environ, DATABASE_URL=database_url()):
         worker.start()
@@ -51,11 +58,9 @@ def die_at(point: str, *, plant: Callable[[str], None]) -> None:
     assert worker.exitcode == -signal.SIGKILL, worker.exitcode
 
 
-def _work(plant: Callable[[str], None], point: str, places: dict[str, Any]) -> None:
+def _work(plant: Callable[[str], None], point: str, places: dict[str, Any], work: Callable[[], None]) -> None:
     for name, value in places.items():
         setattr(settings, name, value)
     plant(point)
-    renewal = LeaseRenewal(owner="dying-worker")
-    while (claim := claims.claim_next(owner=renewal.owner)) is not None:
-        execute.execute(claim, renewal)
+    work()
     sys.exit("nothing killed this worker")

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 INTERNAL, UNAVAILABLE = 500, 503
-KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_)[A-Za-z0-9_-]+")
+KEY_SHAPE = re.compile(r"(sk-ant-[a-z]+\d\d-|rsk_live_|rsr_)[A-Za-z0-9_-]+")
 
 
 class ShortRefusals(logging.Filter):

@@ -15,10 +15,16 @@ class DueJob(models.Model):
 
 
 class WorkerHeartbeat(models.Model):
-    """The last heartbeat of a worker process, for `/readyz` and the operators' front page."""
+    """
+    The last heartbeat of a worker process, for `/readyz` and the operators' front page.
+
+    `sandbox_refusal` is the reason why the process starts no sandboxes, if it has found one.
+    """
 
     worker = models.CharField(max_length=64, primary_key=True)
     seen_at = models.DateTimeField()
+    offers_sandboxes = models.BooleanField(default=False, db_default=False)
+    sandbox_refusal = models.TextField(default="", db_default="")
 
     def __str__(self) -> str:
         return self.worker

@@ -20,6 +20,7 @@ class CapacityPool(models.Model):
 
     class Provider(models.TextChoices):
         LOCAL = "local", "Local"
+        SANDBOX = "sandbox", "Sandbox"
         E2B = "e2b", "E2B"
         VERCEL = "vercel", "Vercel"
         MODAL = "modal", "Modal"
@@ -100,6 +101,8 @@ class Run(models.Model):
     payer = models.CharField(max_length=32, choices=Payer.choices)
     credential_id = models.CharField(max_length=40, blank=True)
     pool = models.CharField(max_length=63, default="local")
+    # Whether a sandbox carries it out. Those and the other runs are claimed separately.
+    in_sandbox = models.BooleanField(default=False, db_default=False)
     via = models.CharField(max_length=8, choices=Via.choices, default=Via.QUEUE)
     host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs")
     effort = models.CharField(max_length=8, blank=True)
@@ -141,9 +144,15 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["org", "-id"], name="run_by_org"),
             models.Index(fields=["state", "id"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="run_queue"),
-            models.Index(F("org"), F("deadline_at"), condition=_WAITING, name="run_waiting_in_org"),
+            models.Index(F("in_sandbox"), F("org"), F("deadline_at"), condition=_WAITING, name="run_waiting_in_org"),
             models.Index(
-                F("org"), _PROJECT_NUMBER, F("deadline_at"), F("id"), condition=_WAITING, name="run_waiting_in_project"
+                F("in_sandbox"),
+                F("org"),
+                _PROJECT_NUMBER,
+                F("deadline_at"),
+                F("id"),
+                condition=_WAITING,
+                name="run_waiting_in_project",
             ),
             models.Index(F("org"), _PROJECT_NUMBER, condition=_UNDER_WAY, name="run_under_way"),
         ]
@@ -282,6 +291,37 @@ class Attempt(models.Model):
             models.UniqueConstraint(fields=["run", "number"], name="attempt_number_in_run"),
             models.UniqueConstraint(fields=["run"], condition=Q(state="OPEN"), name="one_open_attempt_per_run"),
         ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Sandbox(models.Model):
+    """
+    The sandbox of one claim of a run, and the run token with which it calls.
+
+    The row is committed before the sandbox is created, so that no sandbox is without one. The token is valid while the
+    run is under way in the same epoch. Only its SHA-256 is stored, and that of the one request that it may send.
+    """
+
+    id = PublicIdField(prefix="box")
+    org = models.ForeignKey(Org, models.CASCADE, related_name="sandboxes")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="sandboxes")
+    epoch = models.PositiveIntegerField()
+    pool = models.CharField(max_length=63)
+    provider_id = models.CharField(max_length=16, choices=CapacityPool.Provider.choices)
+    token_digest = models.CharField(max_length=64, unique=True, editable=False)
+    request_digest = models.CharField(max_length=64, editable=False)
+    calls_left = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    objects = OrgScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "sandboxes"
+        constraints = [models.UniqueConstraint(fields=["run", "epoch"], name="sandbox_of_claim")]
+        indexes = [models.Index(fields=["id"], condition=Q(ended_at=None), name="sandbox_not_ended")]
 
     def __str__(self) -> str:
         return str(self.id)

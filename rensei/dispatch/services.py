@@ -62,6 +62,8 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
         raise FieldError(pointer="/name", reason="A pool's name is lower-case letters, digits and dashes.")
     if provider_id not in CapacityPool.Provider.values:
         raise FieldError(pointer="/providerId", reason=f"One of {', '.join(CapacityPool.Provider.values)}.")
+    if provider_id == CapacityPool.Provider.SANDBOX and config:
+        raise FieldError(pointer="/config", reason="A pool of the provider 'sandbox' has no settings.")
     if name in CapacityPool.Provider.values:
         raise AlreadyExists(what=f"A built-in pool '{name}'")
     with unique(AlreadyExists(what=f"A pool '{name}'"), durable=True):

@@ -6,6 +6,7 @@ committed, and only then sent.
 """
 
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from django.conf import settings
@@ -40,6 +42,7 @@ from rensei.dispatch.admission.unknown_parts import Names
 from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue.claims import LEASE, Stop
+from rensei.dispatch.run_tokens import RunToken
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
@@ -66,6 +69,7 @@ ADMISSIONS_GATHER_SECONDS = 0.002
 STOP_SECONDS_MAX = 5
 
 Send = Callable[[Any], Awaitable[None]]
+Result = TypeVar("Result")
 
 logger = structlog.get_logger(__name__)
 
@@ -185,7 +189,7 @@ class Gateway:
         )
         is_models = path.startswith(addresses.MODELS)
         _require_method(method, "GET" if is_models else "POST")
-        if not (access.writes or is_models):
+        if not (access.writes or is_models) or (isinstance(access.token, RunToken) and path != addresses.MESSAGES):
             raise NotPermitted
         with self._limits.within(access, caller.limit_headers) as live:
             if is_models:
@@ -193,6 +197,8 @@ class Gateway:
                 return
             sent = await read_body(headers, receive, live.hold)
             raw = await self._decoded(headers, sent, live.hold, org_id=access.org.id)
+            if isinstance(access.token, RunToken):
+                access.token.require_request(raw)
             size = work_of(raw)
             body, named, chooses = await self._threads.run(partial(_parsed, raw), size=size, org_id=access.org.id)
             query = scope["query_string"].decode("latin-1")
@@ -238,8 +244,12 @@ class Gateway:
 
         :raises RenseiError: if the call is refused
         """
-        # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         assert access.token is not None
+        if isinstance(access.token, RunToken) and not turned_to:
+            # It makes one call, so nothing is kept.
+            async with self._turns.of(access.org.id):
+                return await self._loaded(partial(routing.load_of_run, access, access.token.run))
+        # By token, not organization: a token may be bound to a project, and members have different visible profiles.
         # The caps are those of the caller as last read: a route that is made for an older one must not be kept for it.
         key = (access.token.id, tuple(access.caps), model, turned_to, mode)
         found = self._routes.kept(key)
@@ -269,6 +279,9 @@ class Gateway:
             raise found
         return found
 
+    async def _loaded(self, load: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, load)
+
     async def _fetch_tokens(self, route: Route) -> bool:
         """Obtain the tokens with which a call may be signed, and return whether that took a while."""
         try:
@@ -297,11 +310,18 @@ class Gateway:
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
-        run_id = new_id("run")
+        of_run = access.token if isinstance(access.token, RunToken) else None
+        run_id = of_run.run.id if of_run else new_id("run")
         why = Why(reason=Reason.GATEWAY, run_id=run_id, token_id=route.run.token_id, org_id=org_id)
-        credentials = await self._credentials(route, why, others=others)
+        if of_run is not None:
+            credentials = await self._loaded(partial(routing.open_key_of, of_run.run))
+        else:
+            credentials = await self._credentials(route, why, others=others)
         credential = routing.choose_credential(credentials)
-        admitted = self._plan(route, credential, outgoing, headers, run_id=run_id)
+        if of_run is not None:
+            admitted = _plan_of_run(of_run, route, credential, outgoing)
+        else:
+            admitted = self._plan(route, credential, outgoing, headers, run_id=run_id)
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None
         task = asyncio.current_task()
@@ -309,7 +329,9 @@ class Gateway:
         self._live[task] = None
         try:
             await self._admissions.submit(admitted)
-            live = self._live[task] = LiveCall(run, seconds_left=settings.RENSEI_GATEWAY_DEADLINE_SECONDS)
+            run.attempt_count = attempt.number
+            seconds_left = (run.deadline_at - route.now()).total_seconds()
+            live = self._live[task] = LiveCall(run, seconds_left=seconds_left)
             call = GatewayCall(
                 run=run,
                 attempt=attempt,
@@ -329,8 +351,9 @@ class Gateway:
 
     def _settle(self, access: Access, plan: SettlementPlan) -> None:
         assert access.token is not None
-        self._limits.use(token_id=access.token.id, tokens=tokens_of(plan.usage))
-        self._settlements.submit(plan)
+        self._limits.use(access, tokens=tokens_of(plan.usage))
+        # The worker ends a run whose call a sandbox makes.
+        self._settlements.submit(replace(plan, end=None) if isinstance(access.token, RunToken) else plan)
 
     def _plan(
         self, route: Route, credential: Credential, outgoing: Outgoing, headers: dict[str, str], *, run_id: str
@@ -397,7 +420,7 @@ class Gateway:
         model_id = path.removeprefix(addresses.MODELS).removeprefix("/")
         look = partial(models_list.one, access, model_id) if model_id else partial(models_list.page, access, query)
         async with self._turns.of(access.org.id):
-            found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
+            found = await self._loaded(look)
         await caller.answer(200, answers.own_headers(caller.request_id), json.dumps(found).encode())
 
 
@@ -426,6 +449,18 @@ def with_gateway(
             await application(scope, receive, send)
 
     return either
+
+
+def _plan_of_run(token: RunToken, route: Route, credential: Credential, outgoing: Outgoing) -> AdmissionPlan:
+    """Build the attempt of a run's call from its sandbox. The run was admitted before, and holds what it may cost."""
+    attempt = made_like(
+        route.attempt,
+        credential_id=credential.id,
+        credential_version=credential.version,
+        input_tokens_estimate=outgoing.input_tokens_about,
+        started_at=route.now(),
+    )
+    return AdmissionPlan(run=copy.copy(token.run), attempt=attempt, at_most=None, sandbox_id=token.id)
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:

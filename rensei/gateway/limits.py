@@ -13,6 +13,7 @@ from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
 from rensei.core.rates import LimitUsage, header_lines, rates
 from rensei.core.shares import ByteShares
+from rensei.dispatch.run_tokens import RunToken
 from rensei.gateway.answers import Headers
 from rensei.orgs.access import Access
 
@@ -42,6 +43,9 @@ class Limits:
             or the organization has too many calls in progress
         """
         assert access.token is not None
+        if isinstance(access.token, RunToken):
+            # The limits of its run hold for a queued run: none is refused for what its organization calls directly.
+            return LiveLimits(self, access.org.id, is_counted=False)
         token_id, org_id = access.token.id, access.org.id
         # The usage of a call is unknown in advance, so only the tokens of ended calls are checked.
         of_token, of_org, *tokens = self._count(token_id, org_id, calls=1)
@@ -72,18 +76,20 @@ class Limits:
         )
         return [LimitUsage(most, window) for most, window in zip(self._most, windows, strict=True)]
 
-    def use(self, *, token_id: str, tokens: int) -> None:
+    def use(self, access: Access, *, tokens: int) -> None:
         """Count the usage of a call for its API token. For the organization, the settlement counts it."""
-        rates.count_each([self._tokens_of_token.counted(token_id, tokens)])
+        assert access.token is not None
+        if not isinstance(access.token, RunToken):
+            rates.count_each([self._tokens_of_token.counted(access.token.id, tokens)])
 
 
 class LiveLimits:
     """A call in progress, and the bytes of its body, until the context ends."""
 
-    __slots__ = ("_held", "_limits", "_org_id")
+    __slots__ = ("_held", "_is_counted", "_limits", "_org_id")
 
-    def __init__(self, limits: Limits, org_id: str) -> None:
-        self._limits, self._org_id = limits, org_id
+    def __init__(self, limits: Limits, org_id: str, *, is_counted: bool = True) -> None:
+        self._limits, self._org_id, self._is_counted = limits, org_id, is_counted
         self._held = 0
 
     def hold(self, size: int) -> None:
@@ -100,7 +106,7 @@ class LiveLimits:
         self._held += size
 
     def __enter__(self) -> Self:
-        self._limits.live[self._org_id] += 1
+        self._limits.live[self._org_id] += self._is_counted
         return self
 
     def __exit__(
@@ -108,7 +114,7 @@ class LiveLimits:
     ) -> None:
         limits, org_id = self._limits, self._org_id
         limits.bodies.leave(org_id, self._held)
-        limits.live[org_id] -= 1
+        limits.live[org_id] -= self._is_counted
         if not limits.live[org_id]:
             del limits.live[org_id]
 

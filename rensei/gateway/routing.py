@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from catalog.pricing import UnitPrices
-from catalog.services import ModelNotInCatalog
+from catalog.services import ModelNotInCatalog, find_entry
 from integrations.providers.base import Credential
 from integrations.vault.openings import UNEXPLAINED, Why
 from profiles import services as profiles
@@ -90,13 +90,62 @@ def load(access: Access, model: str, *, turned_to: str = "", mode: AuthMode | No
 
     :param turned_to: another model that may serve the call; the profile is copied with that model and `mode`
     """
+    began = time.monotonic()
     try:
-        return _load(access, model, turned_to=turned_to, mode=mode)
+        profile = copy.copy(_profile(access, model))
+        if mode is not None:
+            profile = _turned(profile, turned_to)
+            profile.auth_modes = [mode.value]
+        if profile.provider != PROVIDER:
+            said = f"The gateway speaks Anthropic's language, and '{model}' is of another provider."
+            raise FieldError(pointer="/model", reason=said)
+        return _load(access, profile, began=began)
     except ModelNotInCatalog as refusal:
         note_unknown("model", turned_to or model)
         return refusal
     except RenseiError as refusal:
         return refusal
+
+
+def load_of_run(access: Access, run: Run) -> Route:
+    """
+    Return the route of a run's own call from its sandbox.
+
+    The request was built for the run, so nothing of the profile is added to it, which may have changed or be deleted.
+    Mode, model, prices and key are the run's.
+
+    :raises RenseiError: if the call is refused by now
+    """
+    began = time.monotonic()
+    mode = AuthMode(run.auth_mode)
+    profile = ModelProfile(
+        org=access.org,
+        project=run.project,
+        provider=run.provider,
+        model_id=run.asked_name,
+        auth_modes=[mode.value],
+        prompt_caching=ModelProfile.PromptCaching.OFF,
+        integration_id=run.credential_id if mode is AuthMode.BYOK else None,
+    )
+    route = _load(access, profile, began=began)
+    # The model may have been retired since the dispatch. What the run holds, and its request, are for the former one.
+    entry = find_entry(org=access.org, provider=run.provider, model_id=run.served_model_id)
+    return replace(
+        route,
+        judgement=replace(route.judgement, entry=entry),
+        run=run,
+        attempt=Attempt(run_id=run.id, number=0, epoch=run.epoch),
+        max_tokens_cap=None,
+    )
+
+
+def open_key_of(run: Run) -> Credentials:
+    """
+    Open the key of a run, as on a local pool.
+
+    :raises RenseiError: if there is none by now, or it cannot be opened
+    """
+    return [(1, MODES[AuthMode(run.auth_mode)].open_credential(run))]
 
 
 def serving_all(found: Credentials, route: Route, others: Sequence[Route]) -> Credentials:
@@ -117,18 +166,9 @@ def choose_credential(credentials: Credentials) -> Credential:
     return credential
 
 
-def _load(access: Access, model: str, *, turned_to: str, mode: AuthMode | None) -> Route:
-    began = time.monotonic()
-    profile = copy.copy(_profile(access, model))
+def _load(access: Access, profile: ModelProfile, *, began: float) -> Route:
     # A body has its own, so that of the profile is no part of the decision.
     profile.max_tokens = None
-    if mode is not None:
-        profile = _turned(profile, turned_to)
-        profile.auth_modes = [mode.value]
-    if profile.provider != PROVIDER:
-        raise FieldError(
-            pointer="/model", reason=f"The gateway speaks Anthropic's language, and '{model}' is of another provider."
-        )
     pool = pools.find_pool(access.org, "local")
     (loaded,) = context.load(access, [profile], project=access.project, pool=pool)
     found = decide.require(loaded)

@@ -103,7 +103,7 @@ def write_admissions(plans: Sequence[AdmissionPlan]) -> list[Outcome]:
     except Exception as fault:  # noqa: BLE001 - it is raised again, in the request that it belongs to
         check_connection()
         return [fault] if len(plans) == 1 else [write_admissions([plan])[0] for plan in plans]
-    return [refused.get(plan.run.id) for plan in plans]
+    return [refused.get(plan.id) for plan in plans]
 
 
 def write_settlements(plans: Sequence[SettlementPlan]) -> list[Outcome]:

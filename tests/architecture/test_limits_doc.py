@@ -53,6 +53,7 @@ NO_LIMITS = {
         "core/texts.py": {"_DIGITS_MAX"},
         "core/unknown.py": {"NAME_CHARACTERS_MAX"},
         "core/views.py": {"COMPARED_LENGTH_MAX"},
+        "dispatch/execution/sandboxes.py": {"OTHER_CHARACTERS_MAX"},
         "gateway/body.py": {"NAME_CHARACTERS_MAX"},
         "gateway/encoded.py": {"NAME_CHARACTERS_MAX"},
         "outbound/destinations.py": {"PORT_MAX"},

@@ -292,7 +292,7 @@ def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
             return 0
 
         connection.connection.set_progress_handler(count, 10)
-        assert fair_order.choose(owner="a-worker", now=database_now()) is not None
+        assert fair_order.choose(owner="a-worker", now=database_now(), in_sandbox=False, held_at_most=8) is not None
         connection.connection.set_progress_handler(None, 0)
         return steps
     pages = 0
@@ -309,7 +309,7 @@ def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fair_order, "_first", explained)
-        assert fair_order.choose(owner="a-worker", now=database_now()) is not None
+        assert fair_order.choose(owner="a-worker", now=database_now(), in_sandbox=False, held_at_most=8) is not None
     return pages
 
 

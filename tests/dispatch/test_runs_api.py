@@ -370,7 +370,7 @@ class TestRefusals:
         assert body["resetsAt"].endswith("T00:00:00Z")
         assert 0 < int(answer["Retry-After"]) <= 86_400
 
-    @pytest.mark.parametrize("pool", ["e2b", "vercel", "modal"])
+    @pytest.mark.parametrize("pool", ["sandbox", "e2b", "vercel", "modal"])
     def test_a_host_session_in_the_cloud(self, simulator: Any, api: APIClient, make_profile: Any, pool: str) -> None:
         make_profile(auth_modes=["host-session"])
 

@@ -169,7 +169,7 @@ def list_pools(session: Session) -> None:
 def create_pool(
     session: Session,
     name: Annotated[str, typer.Option(help="Name that dispatches use", show_default=False)],
-    provider: Annotated[str, typer.Option(help="local, e2b, vercel or modal", show_default=False)],
+    provider: Annotated[str, typer.Option(help="local, sandbox, e2b, vercel or modal", show_default=False)],
     config: Annotated[str, typer.Option(metavar="JSON", help="Settings of the provider")] = "{}",
 ) -> None:
     """Create a pool."""

@@ -19,7 +19,17 @@ from rensei.core.bulk import insert_together
 from rensei.core.errors import RenseiError
 from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
-from rensei.dispatch import context, idempotency, pools, retention, search, stored_bytes, token_rate, withheld
+from rensei.dispatch import (
+    context,
+    idempotency,
+    pools,
+    retention,
+    run_tokens,
+    search,
+    stored_bytes,
+    token_rate,
+    withheld,
+)
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
 from rensei.dispatch.admission.requests import DispatchRequest
@@ -38,15 +48,23 @@ class AdmissionPlan:
     """
     The rows to write for one admitted run, and the maximum cost of its call in picodollars (`at_most`).
 
-    A queued run has `input`. A run whose call follows immediately has `attempt`.
+    A queued run has `input`. A run whose call follows immediately has `attempt`. With `sandbox_id`, the run exists and
+    holds what the call may cost: a sandbox makes the call for it.
     """
 
     run: Run
     at_most: int | None
     input: RunInput | None = None
     attempt: Attempt | None = None
+    sandbox_id: str = ""
     idempotency: IdempotencyKey | None = None
     leaks: Leaks = leaks.NOTHING
+
+    @property
+    def id(self) -> str:
+        """The id by which it is refused. Sandboxes may make several calls for one run."""
+        named: Run | Attempt = self.attempt if self.sandbox_id and self.attempt is not None else self.run
+        return str(named.id)
 
 
 def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str = "", body_digest: str = "") -> Run:
@@ -112,6 +130,7 @@ def plan(
         max_tokens=built.max_tokens,
         context_window_tokens=judgement.request.context_window_tokens,
         metadata=request.metadata,
+        in_sandbox=found.pool.is_sandbox,
         deadline_at=found.now + _deadline(mode),
         created_at=found.now,
     )
@@ -164,25 +183,30 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
     """
     Save admitted runs and their holds in one transaction, and notify workers after the commit.
 
-    Returns the refusals by run id, for example for the day's shared quota, the month's budget or the storage limit.
-    Nothing of a refused run is saved. The other runs are not affected.
+    Returns the refusals by the ids of the plans, for example for the day's shared quota, the month's budget or the
+    storage limit. Nothing of a refused run is saved. The other runs are not affected.
     """
     with durable():
-        refused = _take_room(plans)
-        refused |= _hold_of_caps([plan for plan in plans if plan.run.id not in refused])
-        refused |= _hold([plan for plan in plans if plan.run.id not in refused])
-        admitted = [plan for plan in plans if plan.run.id not in refused]
+        # Settlements lock the rows of runs before those of limits.
+        refused = run_tokens.count_calls(
+            (plan.sandbox_id, plan.attempt) for plan in plans if plan.sandbox_id and plan.attempt is not None
+        )
+        new = [plan for plan in plans if not plan.sandbox_id]
+        refused |= _take_room(new)
+        refused |= _hold_of_caps([plan for plan in new if plan.id not in refused])
+        refused |= _hold([plan for plan in new if plan.id not in refused])
+        admitted = [plan for plan in plans if plan.id not in refused]
         if not admitted:
             # A hold may have created a row for its counter.
             transaction.set_rollback(True)
             return refused
-        _give_back([plan.run for plan in plans if plan.run.id in refused])
+        _give_back([plan.run for plan in new if plan.id in refused])
         for plan in admitted:
             idempotency.insert(plan.idempotency)
         inputs = [(plan.run, plan.input) for plan in admitted if plan.input is not None]
         insert_together(
             {
-                Run: [plan.run for plan in admitted],
+                Run: [plan.run for plan in admitted if not plan.sandbox_id],
                 RunInput: [given for _, given in inputs],
                 SearchEntry: [search.entry_of(run, given) for run, given in inputs],
                 Attempt: [plan.attempt for plan in admitted if plan.attempt is not None],

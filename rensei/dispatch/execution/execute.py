@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from django.db import connection
@@ -42,6 +43,8 @@ KEYS_MAX = limit(
 BACKOFF_SECONDS = 0.5
 COUNT_EXACTLY_FROM = 0.8
 
+Result = TypeVar("Result")
+
 logger = structlog.get_logger(__name__)
 
 
@@ -56,22 +59,54 @@ def execute(claim: claims.Claim, renewal: LeaseRenewal) -> None:
         connection.close()
 
 
-def _carry(run: Run, live: LiveRun) -> None:
-    adapter = ADAPTERS[run.provider]
+@dataclass(frozen=True, kw_only=True)
+class ReadyRun:
+    """A run whose call can be made: the opened key, and the request."""
+
+    credential: Credential
+    built: BuiltRequest
+
+
+def build_for_sandbox(run: Run, live: LiveRun) -> BuiltRequest | None:
+    """
+    Build the request of a run whose call a sandbox makes. None if the run has ended here.
+
+    The gateway signs that call, so the key is opened only if the provider has to count the prompt.
+    """
+    return _until_refused(run, live, lambda mode: _prepare(run, live, partial(mode.open_credential, run)))
+
+
+def _make_ready(run: Run, live: LiveRun) -> ReadyRun | None:
+    """Open the key of a run, and build its request. None if the run has ended here."""
+
+    def prepare(mode: Mode) -> ReadyRun:
+        credential = mode.open_credential(run)
+        return ReadyRun(credential=credential, built=_prepare(run, live, lambda: credential))
+
+    return _until_refused(run, live, prepare)
+
+
+def _until_refused(run: Run, live: LiveRun, prepare: Callable[[Mode], Result]) -> Result | None:
+    """Prepare a call, or end the run that cannot make it: None is returned then."""
     mode = MODES[AuthMode(run.auth_mode)]
     try:
         decide.require_running(run)
-        credential = mode.open_credential(run)
-        built = _prepare(run, live, adapter, credential)
+        return prepare(mode)
     except Interrupted:
         _settle(partial(outcomes.stopped_without_call, run, live.stop or claims.Stop.DEADLINE))
-        return
     except RenseiError as refusal:
         _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
-        return
     except ProviderFailure as failure:
         _settle(partial(_never_called, run, failure, mode=mode))
+    return None
+
+
+def _carry(run: Run, live: LiveRun) -> None:
+    ready = _make_ready(run, live)
+    if ready is None:
         return
+    adapter, mode = ADAPTERS[run.provider], MODES[AuthMode(run.auth_mode)]
+    credential, built = ready.credential, ready.built
     while live.stop is None:
         again = _attempt(run, live, adapter, mode, credential, built)
         if again is None:
@@ -86,7 +121,7 @@ def _carry(run: Run, live: LiveRun) -> None:
     _settle(partial(outcomes.stopped_without_call, run, live.stop))
 
 
-def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) -> BuiltRequest:
+def _prepare(run: Run, live: LiveRun, open_credential: Callable[[], Credential]) -> BuiltRequest:
     """
     Build the request. Near the limit of the window, the provider's free endpoint counts the prompt exactly.
 
@@ -94,13 +129,14 @@ def _prepare(run: Run, live: LiveRun, adapter: Adapter, credential: Credential) 
     :raises ProviderFailure: if the provider fails to count
     :raises Interrupted: if the run is stopped meanwhile
     """
+    adapter = ADAPTERS[run.provider]
     built = preparation.build_request(
         run, adapter, seconds_left=lambda: live.seconds_left if live.stop is None else 0.0
     )
     window = run.context_window_tokens
     if window is None or built.input_tokens_about < window * COUNT_EXACTLY_FROM:
         return built
-    exact = adapter.count_input_tokens(built.params, credential=credential, context_window_tokens=window)
+    exact = adapter.count_input_tokens(built.params, credential=open_credential(), context_window_tokens=window)
     params = adapter.fit(built.params, input_tokens=exact, context_window_tokens=window)
     return replace(built, params=params, input_tokens_at_least=exact, input_tokens_about=exact)
 

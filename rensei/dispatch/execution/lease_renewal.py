@@ -30,6 +30,9 @@ class LiveRun:
     def __init__(self, run: Run, *, seconds_left: float) -> None:
         self.run_id = run.id
         self.epoch = run.epoch
+        # The gateway makes the calls of runs that a worker holds, and renews its lease meanwhile: a worker that dies
+        # must not release what a call still costs.
+        self.owner = run.lease_owner
         self.deadline = time.monotonic() + seconds_left
         self._stop: Stop | None = None
 
@@ -125,9 +128,11 @@ class LeaseRenewal:
                 run.order(Stop.CANCELLED)
 
     def _renew(self, live: Sequence[LiveRun]) -> None:
-        # After a pause of the whole process one run may be listed twice; only the later claim can be valid.
-        epochs = {run.run_id: run.epoch for run in sorted(live, key=lambda run: run.epoch)}
-        lost = claims.extend_leases(epochs, owner=self.owner)
-        for run in live:
-            if run.run_id in lost or run.epoch < epochs[run.run_id]:
-                run.order(Stop.LEASE_LOST)
+        for owner in {run.owner for run in live}:
+            held = [run for run in live if run.owner == owner]
+            # After a pause of the whole process one run may be listed twice; only the later claim can be valid.
+            epochs = {run.run_id: run.epoch for run in sorted(held, key=lambda run: run.epoch)}
+            lost = claims.extend_leases(epochs, owner=owner)
+            for run in held:
+                if run.run_id in lost or run.epoch < epochs[run.run_id]:
+                    run.order(Stop.LEASE_LOST)

@@ -36,7 +36,7 @@ class ProviderCall:
         self.request_id = ""
         self.unheard: Usage | None = None
         self._texts: list[str] = []
-        self._pending = ""
+        self._events = TextEvents(run, live)
         self._flushed_at = time.monotonic()
 
     @property
@@ -72,31 +72,44 @@ class ProviderCall:
     def _take(self, event: StreamEvent | None) -> None:
         if isinstance(event, TextDelta):
             self._texts.append(event.text)
-            self._pending += event.text
+            self._events.pending += event.text
         elif isinstance(event, UsageReport):
             if self.usage is None:
-                self._add(RunChunk.Kind.USAGE, event.usage.as_dict())
+                note_event(self.run, self.live, kind=RunChunk.Kind.USAGE, data=event.usage.as_dict())
             self.usage, self.parts, self.request_id = event.usage, event.parts, event.request_id
         due = time.monotonic() - self._flushed_at >= FLUSH_SECONDS
-        if due or len(self._pending.encode()) >= FLUSH_BYTES:
+        if due or len(self._events.pending.encode()) >= FLUSH_BYTES:
             self._flush()
 
     def _flush(self, *, is_end: bool = False) -> None:
-        """Write the text that has arrived, but for an end that may be the beginning of a key."""
-        text, self._pending = (self._pending, "") if is_end else leaks.split_unfinished(self._pending)
-        if text:
-            found = leaks.find_or_blot(text, org=self.run.org)
-            self._add(RunChunk.Kind.DELTA, {"text": found.blot(text)})
+        self._events.write(is_end=is_end)
         self._flushed_at = time.monotonic()
 
-    def _add(self, kind: RunChunk.Kind, data: dict[str, Any]) -> None:
-        try:
-            if not claims.add_chunk(self.run, kind=kind, data=data):
-                self.live.order(claims.why_lost(self.run))
-        except DatabaseError as fault:
-            # Event streams miss a piece while the database is down; the whole output is written at the end.
-            logger.warning("chunk_not_written", fault=type(fault).__name__)
-        leave_database()
+
+class TextEvents:
+    """The text of a run's answer as events. `pending` has arrived and is not yet written."""
+
+    def __init__(self, run: Run, live: LiveRun) -> None:
+        self.pending = ""
+        self._run, self._live = run, live
+
+    def write(self, *, is_end: bool = False) -> None:
+        """Write the text that has arrived, but for an end that may be the beginning of a key."""
+        text, self.pending = (self.pending, "") if is_end else leaks.split_unfinished(self.pending)
+        if text:
+            found = leaks.find_or_blot(text, org=self._run.org)
+            note_event(self._run, self._live, kind=RunChunk.Kind.DELTA, data={"text": found.blot(text)})
+
+
+def note_event(run: Run, live: LiveRun, *, kind: RunChunk.Kind, data: dict[str, Any]) -> None:
+    """Append an event of a run, and order its stop if the lease is lost."""
+    try:
+        if not claims.add_chunk(run, kind=kind, data=data):
+            live.order(claims.why_lost(run))
+    except DatabaseError as fault:
+        # Event streams miss a piece while the database is down; the whole output is written at the end.
+        logger.warning("chunk_not_written", fault=type(fault).__name__)
+    leave_database()
 
 
 def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:

@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 from rensei.core import jobs
 from rensei.core.clock import database_now
 from rensei.core.usage import Usage
+from rensei.dispatch.execution import sandboxes
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.queue import claims, wake_up
 from rensei.dispatch.settlement import outcomes, settle
@@ -28,6 +29,7 @@ def reap() -> None:
     abandoned = claims.abandoned(now=now)
     run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
     jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")
+    sandboxes.note_dead()
     jobs.for_each(claims.unanswered(now=now), wake_up.notify_workers, job="wake-up")
 
 

@@ -15,7 +15,7 @@ from rensei.dispatch.modes.base import Gate, OneKey
 
 
 class RequiresLocalCapacity(RenseiError):
-    """A host session exists on one machine only, so a cloud sandbox cannot use it."""
+    """A host session exists on one machine only, so a sandbox cannot use it."""
 
     code = "AUTH_MODE_REQUIRES_LOCAL_CAPACITY"
     status = 409

@@ -1,13 +1,17 @@
 """Capacity pools by name, and the capacity providers that have a driver on this server."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
+from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch.models import CapacityPool
-from rensei.dispatch.pools import local
 from rensei.orgs.models import Org
 
-DRIVERS = {driver.PROVIDER_ID: driver for driver in (local,)}
+LOCAL, SANDBOX = CapacityPool.Provider.LOCAL.value, CapacityPool.Provider.SANDBOX.value
+# Workers send a heartbeat every 5 seconds.
+HEARD_WITHIN = timedelta(seconds=30)
 
 
 class NoEligiblePool(RenseiError):
@@ -21,19 +25,24 @@ class NoEligiblePool(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A capacity pool in the form that a dispatch uses."""
+    """A capacity pool in the form that a dispatch uses. `refusal` is the reason why this server cannot use it now."""
 
     name: str
     provider_id: str
+    refusal: str = ""
 
     @property
     def is_local(self) -> bool:
-        return self.provider_id == local.PROVIDER_ID
+        return self.provider_id == LOCAL
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.provider_id == SANDBOX
 
     def require_driver(self) -> None:
-        """:raises NoEligiblePool: if this server has no driver for the pool's provider"""
-        if self.provider_id not in DRIVERS:
-            raise NoEligiblePool(reason=f"There is no {self.provider_id} driver on this server.")
+        """:raises NoEligiblePool: if this server has no driver for the pool's provider, or cannot use it now"""
+        if self.refusal:
+            raise NoEligiblePool(reason=self.refusal)
 
 
 def find_pool(org: Org, name: str) -> Pool:
@@ -42,13 +51,26 @@ def find_pool(org: Org, name: str) -> Pool:
 
     :raises NoEligiblePool: if the pool is unknown or inactive
     """
-    if name == local.PROVIDER_ID:
+    if name == LOCAL:
         return Pool(name=name, provider_id=name)
     row = CapacityPool.objects.for_org(org).filter(name=name).first()
     if row is not None and not row.active:
         raise NoEligiblePool(reason=f"The pool '{name}' is not active.")
-    if row is not None:
-        return Pool(name=row.name, provider_id=row.provider_id)
-    if name in CapacityPool.Provider.values:
-        return Pool(name=name, provider_id=name)
-    raise NoEligiblePool(reason=f"There is no pool '{name}'.")
+    if row is None and name not in CapacityPool.Provider.values:
+        raise NoEligiblePool(reason=f"There is no pool '{name}'.")
+    provider_id = row.provider_id if row is not None else name
+    return Pool(name=name, provider_id=provider_id, refusal=refusal_of(provider_id))
+
+
+def refusal_of(provider_id: str) -> str:
+    """Return the reason why this server cannot use a capacity provider now, or ""."""
+    if provider_id == LOCAL:
+        return ""
+    if provider_id != SANDBOX:
+        return f"There is no {provider_id} driver on this server."
+    heard = WorkerHeartbeat.objects.filter(seen_at__gt=database_now() - HEARD_WITHIN)
+    offers = heard.order_by("-offers_sandboxes", "-seen_at").values_list("offers_sandboxes", "sandbox_refusal").first()
+    if offers is None:
+        return "No worker process is running that could start a sandbox."
+    is_offered, reason = offers
+    return "" if is_offered else f"This server starts no sandboxes: {reason or 'its workers have not said why.'}"

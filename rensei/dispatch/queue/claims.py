@@ -59,12 +59,27 @@ def claim_next(*, owner: str, is_last_thread: bool = False) -> Claim | None:
 
     :param is_last_thread: whether the owner has no other free thread, which goes to an organization that holds none
     """
+    held_at_most = 1 if is_last_thread else settings.RENSEI_WORKER_THREADS_PER_ORG
+    return _claim_next(owner=owner, in_sandbox=False, held_at_most=held_at_most)
+
+
+def claim_next_for_sandbox(*, owner: str, is_last: bool = False) -> Claim | None:
+    """
+    Claim the next queued run that a sandbox carries out. The order is the same.
+
+    :param is_last: whether the owner has room for one more sandbox only
+    """
+    held_at_most = 1 if is_last else -(-settings.RENSEI_SANDBOXES_AT_ONCE * 2 // 3)
+    return _claim_next(owner=owner, in_sandbox=True, held_at_most=held_at_most)
+
+
+def _claim_next(*, owner: str, in_sandbox: bool, held_at_most: int) -> Claim | None:
     for _ in range(_UNREADABLE_MAX):
         choice = None
         try:
             with durable():
                 now = database_now()
-                choice = fair_order.choose(owner=owner, is_last_thread=is_last_thread, now=now)
+                choice = fair_order.choose(owner=owner, now=now, in_sandbox=in_sandbox, held_at_most=held_at_most)
                 return None if choice is None else _take_chosen(choice, owner=owner, now=now)
         except Exception as fault:
             if choice is None or (isinstance(fault, Error) and not connection.is_usable()):
@@ -77,9 +92,9 @@ def claim_next(*, owner: str, is_last_thread: bool = False) -> Claim | None:
     return None
 
 
-def is_waiting() -> bool:
+def is_waiting(*, in_sandbox: bool = False) -> bool:
     """Return whether a run is queued for a server worker, even if none may start it now. It takes no lock."""
-    return fair_order.is_any_waiting()
+    return fair_order.is_any_waiting(in_sandbox=in_sandbox)
 
 
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:
@@ -193,9 +208,14 @@ def why_lost(run: Run) -> Stop:
 
 
 def requeue_unsent(*, now: datetime) -> int:
-    """Requeue the runs whose worker died before it wrote an attempt: nothing was sent, so nothing is lost."""
+    """
+    Requeue the runs whose worker died before it wrote an attempt: nothing was sent, so nothing is lost.
+
+    The attempts of a run in a sandbox are written and settled by the gateway, so it may have been answered already.
+    """
     dead = Run.objects.filter(via=Run.Via.QUEUE, state=Run.State.RUNNING, lease_until__lt=now, deadline_at__gt=now)
     unsent = dead.filter(~Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN)))
+    unsent = unsent.exclude(in_sandbox=True, attempt_count__gt=0)
     return unsent.update(state=Run.State.QUEUED, lease_owner="", lease_until=None)
 
 
@@ -206,7 +226,8 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
     A gateway run is abandoned when its process dies, because the connection to its caller is lost too.
     """
     calling = Exists(Attempt.objects.filter(run=OuterRef("pk"), state=Attempt.State.OPEN))
-    over = Q(calling) | Q(deadline_at__lte=now) | Q(via=Run.Via.GATEWAY)
+    has_called = Q(calling) | Q(in_sandbox=True, attempt_count__gt=0)
+    over = has_called | Q(deadline_at__lte=now) | Q(via=Run.Via.GATEWAY)
     dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & over
     late = Q(state=Run.State.QUEUED, deadline_at__lte=now)
     return Run.objects.select_related("project").filter(dead | late).order_by("id")
@@ -215,9 +236,8 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
 def unanswered(*, now: datetime) -> list[str]:
     """Return queued runs whose wake-up was lost or could not start them, at most `_WAKE_UPS_MAX`."""
     quiet = now - timedelta(seconds=5)
-    return list(
-        _claimable(now).filter(created_at__lt=quiet).order_by("id").values_list("id", flat=True)[:_WAKE_UPS_MAX]
-    )
+    quiet_ones = _claimable(now).filter(in_sandbox=False, created_at__lt=quiet).order_by("id")
+    return list(quiet_ones.values_list("id", flat=True)[:_WAKE_UPS_MAX])
 
 
 def _claimable(now: datetime) -> Any:

@@ -3,8 +3,9 @@ Choose the run to claim next: organizations take turns, and within an organizati
 
 Among the organizations with queued runs, the order is: fewest executing runs, then oldest last claim, then longest
 wait. The same order applies among the projects of an organization. Two limits bound an organization: its number of
-executing runs (set by operators), and the threads of one worker that its runs may hold. A worker's last free thread
-goes to an organization that holds none, so that no few of them hold all.
+executing runs (set by operators), and the threads or sandboxes of one worker that its runs may hold. A worker's last
+free one goes to an organization that holds none, so that no few of them hold all. Runs in sandboxes and other runs wait
+separately, in the same order.
 
 Each step from one organization or project to the next is one lookup in an index of the queued runs, so a choice costs
 the same for 10 queued runs of an organization as for 10,000.
@@ -27,7 +28,7 @@ limit(
 )
 
 # The conditions of the partial indexes in `models.py`, in the same form: SQLite compares them term by term.
-_WAITING = "run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
+_WAITING = "run.in_sandbox = %(in_sandbox)s AND run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
 # A run whose worker died has an expired lease. It is not counted, so it does not block other runs.
 _UNDER_WAY = """
     SELECT COUNT(*) FROM dispatch_run run
@@ -55,7 +56,7 @@ JOIN orgs_org org ON org.id = standing.org_id
 LEFT JOIN billing_entitlement entitlement ON entitlement.org_id = org.id
 WHERE standing.first_deadline IS NOT NULL
     AND standing.under_way < COALESCE(entitlement.runs_at_once, %(runs_at_once)s)
-    AND standing.held_by_owner < %(threads)s
+    AND standing.held_by_owner < %(held_at_most)s
 ORDER BY standing.under_way, standing.claimed_at NULLS FIRST, standing.first_deadline
 LIMIT 1
 """  # noqa: S608 - it is made of constants alone
@@ -101,11 +102,11 @@ class Choice:
     project_number: int
 
 
-def choose(*, owner: str, now: datetime, is_last_thread: bool = False) -> Choice | None:
+def choose(*, owner: str, now: datetime, in_sandbox: bool, held_at_most: int) -> Choice | None:
     """
     Choose the run that this lease owner claims next, inside the transaction that claims it.
 
-    :param is_last_thread: whether the owner has no other free thread
+    :param held_at_most: how many of the owner's threads or sandboxes the runs of one organization hold afterwards
 
     Returns None if no queued run may start, or if all such runs belong to an organization for which another worker is
     claiming at this moment.
@@ -113,7 +114,8 @@ def choose(*, owner: str, now: datetime, is_last_thread: bool = False) -> Choice
     values = {
         "now": connection.ops.adapt_datetimefield_value(now),
         "owner": owner,
-        "threads": 1 if is_last_thread else settings.RENSEI_WORKER_THREADS_PER_ORG,
+        "held_at_most": held_at_most,
+        "in_sandbox": in_sandbox,
         "runs_at_once": settings.RENSEI_ORG_RUNS_AT_ONCE,
     }
     skips_locked = connection.features.has_select_for_update_skip_locked
@@ -125,9 +127,9 @@ def choose(*, owner: str, now: datetime, is_last_thread: bool = False) -> Choice
     return None if found is None else Choice(run_id=found[0], org_id=org_id, project_number=found[1])
 
 
-def is_any_waiting() -> bool:
+def is_any_waiting(*, in_sandbox: bool) -> bool:
     """Return whether a run is queued for a server worker. Idle workers ask often, so it is plain SQL."""
-    return _first(_ANY, {}) is not None
+    return _first(_ANY, {"in_sandbox": in_sandbox}) is not None
 
 
 def _first(sql: str, values: dict[str, Any]) -> tuple[Any, ...] | None:

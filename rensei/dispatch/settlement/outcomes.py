@@ -109,7 +109,7 @@ def stopped(call: SettledCall, stop: Stop, *, now: datetime) -> SettlementPlan:
         estimated=True,
         request_id=call.request_id,
         error=_stop_error(stop),
-        end=_stopped_end(stop, call.text),
+        end=stopped_end(stop, call.text),
     )
 
 
@@ -121,7 +121,7 @@ def stopped_before_sending(call: SettledCall, stop: Stop, *, now: datetime) -> S
         attempt=call.attempt,
         attempt_state=Attempt.State.VOID,
         error=_stop_error(stop),
-        end=_stopped_end(stop, ""),
+        end=stopped_end(stop, ""),
     )
 
 
@@ -161,12 +161,35 @@ def without_call(run: Run, error: StoredError, *, now: datetime) -> SettlementPl
 
 def stopped_without_call(run: Run, stop: Stop, *, now: datetime) -> SettlementPlan:
     """End a run that was stopped before a call or between two calls."""
-    return SettlementPlan(run=run, now=now, end=_stopped_end(stop, ""))
+    return SettlementPlan(run=run, now=now, end=stopped_end(stop, ""))
+
+
+def sandbox_ended(
+    run: Run, open_attempt: Attempt | None, *, end: RunEnd, text: str, now: datetime
+) -> list[SettlementPlan]:
+    """
+    End a run whose sandbox has ended. The gateway settles its calls; the end of one that is still open is not known.
+    """
+    plans = [SettlementPlan(run=run, now=now, end=end)]
+    if open_attempt is not None:
+        unknown = SettlementPlan(
+            run=run,
+            now=now,
+            attempt=open_attempt,
+            attempt_state=Attempt.State.INDETERMINATE,
+            usage=estimated_usage(None, open_attempt, text),
+            estimated=True,
+            error=end.error,
+        )
+        plans.insert(0, unknown)
+    return plans
 
 
 def given_up(run: Run, attempt: Attempt | None, *, reported: Usage | None, text: str, now: datetime) -> SettlementPlan:
     """End a run whose worker died, or whose deadline passed: an open call becomes indeterminate."""
-    refusal: RenseiError | None = RunInterrupted() if attempt is not None else RunTimeout()
+    # A sandbox's call may have been settled by the gateway.
+    has_called = attempt is not None or (run.in_sandbox and run.attempt_count > 0)
+    refusal: RenseiError | None = RunInterrupted() if has_called else RunTimeout()
     state = Run.State.FAILED
     if run.cancel_requested_at is not None:
         refusal, state = None, Run.State.CANCELLED
@@ -213,7 +236,7 @@ def refusal_error(refusal: RenseiError) -> StoredError:
     return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": refusal.retryable}
 
 
-def _stopped_end(stop: Stop, text: str) -> RunEnd | None:
+def stopped_end(stop: Stop, text: str) -> RunEnd | None:
     """Return the end of a stopped run, or None if its lease was lost: then another process ends it."""
     if stop is Stop.LEASE_LOST:
         return None

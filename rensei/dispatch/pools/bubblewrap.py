@@ -1,0 +1,317 @@
+"""
+The pool `sandbox`: sandboxes on the machine of the worker, made of namespaces by bubblewrap.
+
+A sandbox has its own users, processes, network and files, and no network but the relay's socket. It ends with the
+worker: the kernel kills its first process with the thread that started it. https://github.com/containers/bubblewrap
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+from django.conf import settings
+
+from rensei.core.limits import MIB, limit
+from rensei.core.secret import Secret
+from rensei.dispatch.models import CapacityPool
+from rensei.dispatch.pools import seccomp
+from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.relay import Relay
+
+# Where a sandbox finds what was written for it, and the socket of the relay.
+INSIDE = "/run/rensei"
+PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
+PROBE_SECONDS = 10.0
+NOT_STARTED = "The sandbox could not be started."
+# What a worker that is killed leaves of a probe is removed when no probe can be so old.
+PROBE_LEFT_SECONDS = 600.0
+MEMORY_MIB = limit(
+    512, "MiB", what="Memory of each process in a sandbox", told="the run: its program gets no more, and usually ends"
+)
+PROCESSES_MAX = limit(16, "processes", what="Processes of a sandbox", told="the run: its program can start no more")
+FILES_MIB = {"/tmp": 16, "/workspace": 64, "/dev/shm": 16}  # noqa: S108 - inside the sandbox
+CPU_SECONDS_MAX = limit(
+    300, "seconds", what="Processor time of each process in a sandbox", told="the run: its program is killed"
+)
+_LIMITS = {
+    "as": MEMORY_MIB * MIB,
+    "nproc": PROCESSES_MAX,
+    "cpu": CPU_SECONDS_MAX,
+    "fsize": max(FILES_MIB.values()) * MIB,
+    "nofile": 64,
+    "core": 0,
+}
+# As root, the worker gives each sandbox a user of its own, far from those that a system gives out.
+FIRST_UID, UIDS = 0x70000000, 0x10000
+_UID, _TAIL_LINES = 1000, 5
+_FILES = {
+    "passwd": b"agent:x:%d:%d::/workspace:/bin/sh\n" % (_UID, _UID),
+    "group": b"agent:x:%d:\n" % _UID,
+    "hosts": b"127.0.0.1 localhost\n",
+    "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+}
+
+logger = structlog.get_logger(__name__)
+
+
+class Bubblewrap:
+    """
+    The driver. It is bound to the event loop of its worker.
+
+    `probe` returns the reason why it cannot be used, or "". `list` returns the ids of the sandboxes that exist, and
+    `destroy` removes one by its id, if it exists.
+    """
+
+    provider_id = CapacityPool.Provider.SANDBOX.value
+
+    def __init__(self) -> None:
+        # A connection that was kept may be closed by then, and what was sent on it may not be repeated.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def probe(self) -> str:
+        """Start a sandbox that does nothing, and return the reason why this fails, or ""."""
+        if not seccomp.is_supported():
+            return f"sandboxes are offered on {seccomp.MACHINE} only."
+        if shutil.which("bwrap") is None:
+            return "bubblewrap is not installed (the package `bubblewrap`, version 0.8 or later)."
+        if shutil.which("prlimit") is None:
+            return "prlimit is not installed (the package `util-linux`)."
+        if _python() is None:
+            return f"a sandbox needs Python, as {' or '.join(PYTHONS)}."
+        folder = Path(tempfile.gettempdir(), f"{_prefix('probe')}{secrets.token_hex(4)}")
+        box = LocalBox(folder, self._relay(Secret(""), request_bytes_max=1), lines_bytes_max=MIB)
+        try:
+            await box.start(["/usr/bin/true"], files={})
+            said = await asyncio.wait_for(_all_of(box.follow()), PROBE_SECONDS)
+        except SandboxFault as fault:
+            return fault.detail or fault.reason
+        except TimeoutError:
+            return "a sandbox did not start in time."
+        finally:
+            await box.destroy()
+        return "" if box.exit_code == 0 else f"bubblewrap says: {said or 'nothing'}"
+
+    async def create(self, box_id: str, *, token: Secret, request_bytes_max: int, lines_bytes_max: int) -> "LocalBox":
+        relay = self._relay(token, request_bytes_max=request_bytes_max)
+        return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max)
+
+    async def list(self) -> Collection[str]:
+        """List the sandboxes of this installation on this machine by their folders."""
+        for left in _folders("probe"):
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < time.time() - PROBE_LEFT_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+        return [folder.name.removeprefix(_prefix("box")) for folder in _folders("box")]
+
+    async def destroy(self, box_id: str) -> None:
+        """Remove what a worker that died has left of a sandbox. Its processes died with the worker."""
+        shutil.rmtree(_folder_of(box_id), ignore_errors=True)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _relay(self, token: Secret, *, request_bytes_max: int) -> Relay:
+        return Relay(self._session, server_url=settings.PUBLIC_URL, token=token, request_bytes_max=request_bytes_max)
+
+
+class LocalBox:
+    """A sandbox: its relay, the folder of the relay's socket, and its first process once it has started."""
+
+    def __init__(self, folder: Path, relay: Relay, *, lines_bytes_max: int) -> None:
+        self.relay = relay
+        self._folder = folder
+        self._lines_bytes_max = lines_bytes_max
+        is_root = os.geteuid() == 0
+        self._uid = FIRST_UID + secrets.randbelow(UIDS) if is_root else os.geteuid()
+        # A process that is not root can give its sandboxes no other user, and need not.
+        self._user: dict[str, Any] = {"user": self._uid, "group": self._uid, "extra_groups": ()} if is_root else {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll() if self._process is not None else None
+
+    async def start(self, arguments: Sequence[str], *, files: Mapping[str, bytes]) -> None:
+        """
+        Start a program. It finds the files and the relay's socket in `INSIDE`.
+
+        It must be called in the loop's thread, with which the sandbox ends.
+
+        :raises SandboxFault: if that fails
+        """
+        try:
+            self._folder.mkdir(mode=0o700)
+            await self.relay.open(self._folder / "relay.sock")
+            self._give_away()
+            self._process = self._start(arguments, files)
+        except OSError as fault:
+            raise SandboxFault(Fault.NOT_CREATED, NOT_STARTED, detail=f"{NOT_STARTED} {fault}") from fault
+
+    def _give_away(self) -> None:
+        """Make the folder and the socket those of the sandbox's user, and of no other."""
+        socket = self._folder / "relay.sock"
+        socket.chmod(0o600)
+        for path in (socket, self._folder):
+            os.chown(path, self._uid, -1)
+
+    def _start(self, arguments: Sequence[str], files: Mapping[str, bytes]) -> "subprocess.Popen[bytes]":
+        with contextlib.ExitStack() as opened:
+            # They are never on a disk: a prompt would stay there after a worker that was killed.
+            inside = {f"{INSIDE}/{name}": opened.enter_context(_in_memory(content)) for name, content in files.items()}
+            inside |= {f"/etc/{name}": opened.enter_context(_in_memory(content)) for name, content in _FILES.items()}
+            rules = opened.enter_context(_in_memory(seccomp.filter_program()))
+            options = _options(self._folder / "relay.sock", files=inside, rules=rules)
+            given = opened.enter_context(_in_memory("\0".join(options).encode()))
+            limited = ["prlimit", *(f"--{name}={most}" for name, most in _LIMITS.items()), *arguments]
+            command = [*_expendable(), "bwrap", "--args", str(given), "--", *limited]
+            # The environment of bubblewrap itself can be read inside.
+            return subprocess.Popen(  # noqa: S603 - the arguments are ours
+                command,
+                env={"PATH": os.defpath},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[*inside.values(), rules, given],
+                start_new_session=True,
+                **self._user,
+            )
+
+    async def follow(self) -> AsyncIterator[bytes]:
+        """
+        Yield the lines of the program until it has ended.
+
+        :raises SandboxFault: if it writes too much
+        """
+        assert self._process is not None
+        assert self._process.stdout is not None
+        reader = asyncio.StreamReader(limit=self._lines_bytes_max)
+        loop = asyncio.get_running_loop()
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
+        written = 0
+        try:
+            while line := await reader.readline():
+                written += len(line)
+                if written > self._lines_bytes_max:
+                    raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
+                yield line
+        except ValueError as fault:
+            raise SandboxFault(Fault.DEAD, "Its program wrote too long a line.") from fault
+        finally:
+            pipe.close()
+
+    async def destroy(self) -> None:
+        """Kill everything in the sandbox, and remove its folder. What fails of it is logged, and swept later."""
+        try:
+            if self._process is not None:
+                if self._process.poll() is None:
+                    self._process.send_signal(signal.SIGKILL)
+                await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+                assert self._process.stdout is not None
+                self._process.stdout.close()
+            await self.relay.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        except OSError:
+            logger.exception("sandbox_not_removed")
+
+
+def program_of(file: str) -> Sequence[str]:
+    """The command that starts one of the files of a sandbox as a Python program."""
+    python = _python()
+    assert python is not None, "The probe has found it"
+    return [python, "-I", f"{INSIDE}/{file}"]
+
+
+def _options(socket: Path, *, files: Mapping[str, int], rules: int) -> list[str]:
+    """The arguments of bubblewrap. They are passed by a file, so that no list of processes shows them."""
+    options = ["--unshare-user", "--unshare-all", "--disable-userns", "--uid", str(_UID), "--gid", str(_UID)]
+    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    options += ["--ro-bind", "/usr", "/usr", *_without_local()]
+    # Distributions place these differently: as links into /usr, or as folders.
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            options += ["--ro-bind", str(path), str(path)]
+    options += ["--dir", "/etc", "--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
+    options += ["--proc", "/proc", "--dev", "/dev"]
+    for path_inside, mib in FILES_MIB.items():
+        options += ["--size", str(mib * MIB), "--tmpfs", path_inside]
+    options += ["--remount-ro", "/dev", "--dir", INSIDE, "--ro-bind", str(socket), f"{INSIDE}/relay.sock"]
+    for place, file in files.items():
+        options += ["--ro-bind-data", str(file), place]
+    options += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/workspace"]
+    return [*options, "--chdir", "/workspace", "--remount-ro", "/", "--seccomp", str(rules)]
+
+
+def _without_local() -> list[str]:
+    """Hide what an administrator has put into /usr: a server may be installed there, with its configuration."""
+    options = []
+    for name in ("/usr/local", "/usr/src"):
+        path = Path(name)
+        if path.is_dir() and not path.is_symlink():
+            options += ["--tmpfs", name]
+    python = _python() or ""
+    if python.startswith("/usr/local/"):
+        for name in ("/usr/local/bin", "/usr/local/lib"):
+            options += ["--ro-bind", name, name]
+    return options
+
+
+def _expendable() -> Sequence[str]:
+    """The command before one that the kernel should kill first where memory ends, rather than the server."""
+    return ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    """Give a file that is in no folder."""
+    file = os.memfd_create("sandbox")
+    try:
+        with open(file, "wb", closefd=False) as writing:
+            writing.write(content)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _folder_of(box_id: str) -> Path:
+    return Path(tempfile.gettempdir(), _prefix("box") + box_id)
+
+
+def _folders(kind: str) -> Collection[Path]:
+    return list(Path(tempfile.gettempdir()).glob(_prefix(kind) + "*"))
+
+
+def _prefix(kind: str) -> str:
+    """Name the folders of this installation, since several may use one machine."""
+    database = settings.DATABASES["default"]
+    place = ":".join(str(part) for part in (settings.DATA_DIR, *map(database.get, ("HOST", "PORT", "NAME"))))
+    return f"rensei-{hashlib.sha256(place.encode()).hexdigest()[:8]}-{kind}-"
+
+
+def _python() -> str | None:
+    return next((path for path in PYTHONS if os.access(path, os.X_OK)), None)
+
+
+async def _all_of(lines: AsyncIterator[bytes]) -> str:
+    said = [line.decode(errors="replace").strip() async for line in lines]
+    return " ".join(said[-_TAIL_LINES:])

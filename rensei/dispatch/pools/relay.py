@@ -1,0 +1,191 @@
+"""
+The only way out of a sandbox of this installation: HTTP over a UNIX socket, to the gateway of this server.
+
+One address is served, for one request at a time. The relay adds the token of the run, so that the sandbox holds no
+credential. What a program inside can make it hold is bounded: connections, and the bytes of a request.
+"""
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from rensei.core.limits import limit
+from rensei.core.secret import Secret
+
+PATH = "/v1/messages"
+CONNECTIONS_MAX = limit(
+    8,
+    "connections",
+    what="Connections of a sandbox to the gateway at once",
+    told="the run: its program finds further ones closed",
+)
+REACH_SECONDS_MAX = limit(
+    60,
+    "seconds",
+    what="Wait of a sandbox for a gateway that is away or refuses for a moment",
+    told="the run: it ends with `POOL_CANNOT_REACH_SERVER`, or the gateway's refusal",
+)
+# A call whose connection broke is under way in the gateway, settled, or died with the gateway.
+SECONDS_AFTER_CUT = 10.0
+RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 30.0
+# Without the id of a run, the answer is from before the call: of a busy gateway, or of a proxy before it.
+CALLED = "x-rensei-run-id"
+_PASSING = frozenset({429, 502, 503, 504})
+_OK = 200
+_PASSED_IN = ("content-type", "accept", "anthropic-version")
+_PASSED_OUT = ("content-type", "retry-after", "x-should-retry", "request-id")
+
+
+class Relay:
+    """
+    The relay of one sandbox.
+
+    `is_unreachable`: the gateway did not answer to the last. `is_cut`: a connection to it broke, so that a call may
+    have died with it. `refusal` is the gateway's error, if it refused the last request before a call.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, server_url: str, token: Secret, request_bytes_max: int
+    ) -> None:
+        self.is_unreachable = self.is_cut = False
+        self.refusal: dict[str, Any] | None = None
+        self._session = session
+        self._url = server_url + PATH
+        self._token = token
+        self._is_calling = False
+        application = web.Application(client_max_size=request_bytes_max)
+        application.router.add_post(PATH, self._pass_on)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        self._listener: asyncio.Server | None = None
+
+    async def open(self, path: Path) -> None:
+        """Listen on a socket."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_unix_server(self._connected, str(path), backlog=CONNECTIONS_MAX)
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        await self._runner.cleanup()
+
+    def _connected(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None, "It was set up before"
+        return server() if len(server.connections) < CONNECTIONS_MAX else _Refused()
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        if self._is_calling:
+            return _error(429, "rate_limit_error", "A sandbox makes one call at a time.")
+        self._is_calling = True
+        try:
+            headers = {name: request.headers[name] for name in _PASSED_IN if name in request.headers}
+            headers["authorization"] = f"Bearer {self._token.reveal()}"
+            # A proxy may compress, and the program inside does not decompress.
+            headers["accept-encoding"] = "identity"
+            answer = await self._call(await request.read(), headers)
+            return await self._answer(request, answer)
+        finally:
+            self._is_calling = False
+
+    async def _call(self, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
+        """
+        Send the request until the gateway has an answer to it. None if there is none in time.
+
+        A request whose connection broke is repeated too: the gateway refuses it if it makes the call already.
+        """
+        until = time.monotonic() + REACH_SECONDS_MAX
+        while True:
+            answer, seconds = None, RETRY_SECONDS
+            try:
+                answer = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+            except aiohttp.ClientConnectorError:
+                self.is_unreachable = True
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                self.is_unreachable = self.is_cut = True
+                until = min(until, time.monotonic() + SECONDS_AFTER_CUT)
+            else:
+                self.is_unreachable = False
+                if not _is_passing(answer):
+                    return answer
+                seconds = _seconds_asked(answer)
+            if time.monotonic() + seconds > until:
+                return answer
+            if answer is not None:
+                answer.close()
+            await asyncio.sleep(seconds)
+
+    async def _answer(self, request: web.Request, answer: aiohttp.ClientResponse | None) -> web.StreamResponse:
+        if answer is None:
+            return _error(503, "api_error", "The gateway does not answer.")
+        async with answer:
+            passed = {name: answer.headers[name] for name in _PASSED_OUT if name in answer.headers}
+            self.refusal = None
+            if answer.status != _OK:
+                body = await _whole(answer)
+                if CALLED not in answer.headers:
+                    self.refusal = _refusal(body)
+                    self.is_unreachable = self.refusal is None
+                return web.Response(status=answer.status, headers=passed, body=body)
+            response = web.StreamResponse(status=answer.status, headers=passed)
+            # The program may leave after what it wants, or be killed. The gateway reads the answer to its end.
+            with suppress(ConnectionResetError):
+                await response.prepare(request)
+                while piece := await self._next(answer):
+                    await response.write(piece)
+                await response.write_eof()
+            return response
+
+    async def _next(self, answer: aiohttp.ClientResponse) -> bytes:
+        """Read the next piece of an answer; empty at its end, or where it breaks off."""
+        try:
+            return await answer.content.readany()
+        except aiohttp.ClientError:
+            self.is_cut = True
+            return b""
+
+
+class _Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.abort()
+
+
+def _is_passing(answer: aiohttp.ClientResponse) -> bool:
+    """Return whether the gateway refused for a moment and has made no call."""
+    told = answer.headers.get("x-should-retry") != "false"
+    return answer.status in _PASSING and CALLED not in answer.headers and told
+
+
+def _seconds_asked(answer: aiohttp.ClientResponse) -> float:
+    asked = answer.headers.get("retry-after", "")
+    return min(float(asked) if asked.isdigit() else RETRY_SECONDS, RETRY_SECONDS_MAX)
+
+
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await answer.read()
+    except aiohttp.ClientError:
+        return b""
+
+
+def _refusal(body: bytes) -> dict[str, Any] | None:
+    """Return the gateway's own error, or None for an answer of something else."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return error if isinstance(error, dict) and isinstance(error.get("code"), str) else None
+
+
+def _error(status: int, kind: str, message: str) -> web.Response:
+    error = {"type": "error", "error": {"type": kind, "message": message}}
+    return web.Response(status=status, text=json.dumps(error), content_type="application/json")

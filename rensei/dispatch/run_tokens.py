@@ -1,0 +1,184 @@
+"""
+The token of a run in a sandbox: the call of that run through the gateway, and nothing else.
+
+It is valid while the run is under way in the same epoch, for the one request that the worker has prepared, until an
+answer has cost something. No REST route accepts it.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db.models import Exists, F, OuterRef, Q
+
+from billing.limits import caps
+from billing.models import CostEvent
+from integrations.vault import openings
+from rensei.core.clock import database_now
+from rensei.core.errors import RateLimited, RenseiError, Said
+from rensei.core.limits import limit
+from rensei.core.secret import Secret, token_digest
+from rensei.core.transactions import assert_open, durable
+from rensei.core.usage import NOTHING
+from rensei.dispatch.models import Attempt, Run, Sandbox
+from rensei.orgs.access import Access
+from rensei.orgs.models import Membership, Role
+from rensei.orgs.scopes import Scope
+
+TOKEN_PREFIX = "rsr_"  # noqa: S105 - public on purpose: secret scanners match it
+# The first call and two repetitions, as on a local pool. A repetition follows only an error of the provider.
+CALLS_MAX = limit(
+    3, "calls", what="Calls with the token of a run in a sandbox", told="the run: it ends with the last one's error"
+)
+_PAID = CostEvent.objects.filter(attempt_id=OuterRef("pk")).exclude(**NOTHING.as_dict())
+
+
+class RunTokenUsedUp(RenseiError):
+    """The run has ended, or the token has made its call."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = Said("The token of {run} makes no further call: {reason}.", "Dispatch another run.")
+
+
+@dataclass(kw_only=True)
+class RunToken:
+    """A run token as the caller's token of an access. It has the scope of the gateway only."""
+
+    id: str
+    pk: str
+    run: Run
+    request_digest: str
+    project_id: int | None
+    expires_at: datetime | None
+    host_id: str | None = None
+    scopes: list[str] = field(default_factory=lambda: [Scope.GATEWAY.value])
+    allowed_networks: list[str] = field(default_factory=list)
+
+    def require_request(self, body: bytes) -> None:
+        """:raises RunTokenUsedUp: if it is not the request that was prepared for the run"""
+        if request_digest(body) != self.request_digest:
+            raise RunTokenUsedUp(run=self.run.id, reason="this is not the request of the run")
+
+
+def request_digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def issue(run: Run, *, provider_id: str, request: bytes) -> tuple[Sandbox, Secret] | None:
+    """
+    Write the row of a run's sandbox, with a token for it, before the sandbox is created.
+
+    Returns None if the worker no longer holds the run.
+    """
+    token = Secret(TOKEN_PREFIX + secrets.token_hex(32))
+    with durable():
+        if not Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING).exists():
+            return None
+        openings.write_of(run.id)
+        sandbox = Sandbox.objects.create(
+            org_id=run.org_id,
+            run=run,
+            epoch=run.epoch,
+            pool=run.pool,
+            provider_id=provider_id,
+            token_digest=token_digest(token.reveal()),
+            request_digest=request_digest(request),
+            calls_left=CALLS_MAX,
+            created_at=database_now(),
+        )
+    return sandbox, token
+
+
+def for_token(*, token: str, address: str | None = None) -> Access | None:
+    """Look up the access of a run token; None for an unknown one, and for one whose run is no longer under way."""
+    found = (
+        Sandbox.objects.filter(token_digest=token_digest(token), run__state=Run.State.RUNNING, run__epoch=F("epoch"))
+        .select_related("run__org", "run__project")
+        .first()
+    )
+    if found is None:
+        return None
+    membership = (
+        Membership.objects.live()
+        .filter(org=found.run.org, user=found.run.created_by_id, user__is_active=True)
+        .select_related("user")
+        .first()
+    )
+    if membership is None:
+        return None
+    return Access(
+        user=membership.user,
+        org=found.run.org,
+        role=Role(membership.role),
+        membership=membership,
+        project=found.run.project,
+        token=RunToken(
+            id=found.id,
+            pk=found.id,
+            run=found.run,
+            request_digest=found.request_digest,
+            project_id=found.run.project_id,
+            expires_at=found.run.deadline_at,
+        ),
+        address=address,
+    )
+
+
+def count_calls(calls: Iterable[tuple[str, Attempt]]) -> dict[str, RenseiError]:
+    """
+    Number the attempts of calls from sandboxes, given with the sandbox's id, in the transaction that saves them.
+
+    A call is made only while its run is under way, one at a time, and none after one that was answered.
+    Returns the refusals by attempt id.
+    """
+    assert_open()
+    calls = list(calls)
+    if not calls:
+        return {}
+    # The locks order the calls of a run. Each statement below sees what was committed before.
+    locked = Run.objects.select_for_update().filter(id__in={attempt.run_id for _, attempt in calls}).order_by("id")
+    runs = {run.id: run for run in locked.only("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps")}
+    refused: dict[str, RenseiError] = {}
+    calling: set[str] = set()
+    for sandbox_id, attempt in calls:
+        try:
+            _count_call(runs.get(attempt.run_id), attempt, sandbox_id, is_calling=attempt.run_id in calling)
+            calling.add(attempt.run_id)
+        except RenseiError as refusal:
+            refused[attempt.id] = refusal
+    return refused
+
+
+def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_calling: bool) -> None:
+    """
+    Count one call and number its attempt.
+
+    :raises RunTokenUsedUp: if the run has ended, or the token has made its calls
+    :raises RateLimited: if the run is making a call, or one that failed is being settled
+    :raises SpendCapExceeded: if what the run holds for a cap no longer covers another call
+    """
+    is_under_way = run is not None and run.state == Run.State.RUNNING and run.epoch == attempt.epoch
+    if run is None or not is_under_way or run.cancel_requested_at is not None:
+        raise RunTokenUsedUp(run=attempt.run_id, reason="the run has ended")
+    attempts = Attempt.objects.filter(run=run)
+    if is_calling or attempts.filter(state=Attempt.State.OPEN).exists():
+        raise RateLimited(seconds=1, extra={"retryAfter": 1})
+    is_answered = Q(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED)
+    # The answer had begun, so that the provider may bill it.
+    is_lost = Q(state=Attempt.State.INDETERMINATE) & ~Q(provider_request_id="")
+    if attempts.filter(is_answered | is_lost).exists():
+        raise RunTokenUsedUp(run=run.id, reason="its request has been answered")
+    if run.attempt_count:
+        caps.require_another_attempt(run.caps, now=attempt.started_at)
+    if not Sandbox.objects.filter(id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
+        raise RunTokenUsedUp(run=run.id, reason=f"it has made {CALLS_MAX} calls")
+    run.attempt_count += 1
+    run.credential_id = attempt.credential_id
+    run.save(update_fields=["attempt_count", "credential_id"])
+    attempt.number = run.attempt_count
+    # No key signs a call before it is known that it was opened for it.
+    openings.write_of(run.id)
