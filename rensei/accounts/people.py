@@ -1,11 +1,14 @@
 """Accounts of people: operators make them, since there is no self-service sign-up."""
 
 from allauth.account.models import EmailAddress
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
+from django.db.models import Q
 from django.utils import timezone
 
 from rensei.audit.record import record_person
+from rensei.core import mails
 from rensei.core.errors import AlreadyExists, FieldError
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable, unique
@@ -76,6 +79,36 @@ def prove_address(user: User, *, address: str | None) -> None:
         if EmailAddress.objects.filter(user=user, email=user.email, verified=False).update(verified=True):
             record_person(user, "address.verified", address=address)
             end_programs(user)
+
+
+def change_address(user: User, *, email: str, actor: str) -> None:
+    """
+    Change the address with which a person signs in, and mail the earlier one about it.
+
+    The new one is verified by the first link that reaches it. The mail is sent first: a change of which the person
+    could not be told is not made.
+
+    :raises FieldError: if it is not an address
+    :raises AlreadyExists: if it has an account
+    :raises OSError: if the earlier address cannot be mailed
+    """
+    new, old = clean_email(email), user.email
+    taken = AlreadyExists(what=f"An account for {new}")
+    if User.objects.filter(email=new).exists():
+        raise taken
+    mails.send(
+        "Rensei: the address of your account changes",
+        f"An operator of {settings.PUBLIC_URL} changes the address of your account from {old} to {new}. If you did "
+        "not ask for this, tell the operator and the owners of your organizations at once.\n",
+        [old],
+    )
+    with durable():
+        with unique(taken):
+            User.objects.filter(pk=user.pk).update(email=new)
+        # Links to reset the password go to every address that is stored here.
+        EmailAddress.objects.filter(Q(user=user) | Q(email__iexact=new)).delete()
+        EmailAddress.objects.create(user=user, email=new, primary=True, verified=False)
+        record_person(user, "address.changed", address=None, actor=actor, old={"email": old}, new={"email": new})
 
 
 def end_programs(user: User) -> None:

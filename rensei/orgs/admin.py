@@ -9,12 +9,11 @@ from allauth.mfa.admin import Authenticator
 from allauth.socialaccount.admin import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.admin import UserSession
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth import admin as auth_admin
-from django.contrib.auth import forms as auth_forms
-from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -27,48 +26,58 @@ from rensei.core.limits import MIB
 from rensei.core.proxies import client_address
 from rensei.orgs import entering, storage
 from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator, page_context
-from rensei.orgs.models import Membership, Org, Project, StoredBytes, User
-from rensei.orgs.services import insert_org, is_last_owner
+from rensei.orgs.models import Membership, Org, Project, Role, StoredBytes, User
+from rensei.orgs.services import has_owner, insert_org, is_last_owner, left_without_owner
 from rensei.orgs.shapes import clean_slug
 
 # Memberships give roles, and operators are staff; groups would be a third way that no code reads.
-admin.site.unregister(Group)
+admin.site.unregister(auth_admin.Group)  # type: ignore[attr-defined]
 # The library's tables hold session keys and sealed secrets, which operators must not edit. They are imported
 # from where they are registered, so that this runs afterwards.
 for model in (EmailAddress, SocialApp, SocialAccount, SocialToken, Authenticator, UserSession):
     admin.site.unregister(model)
 
 
-class NewUserForm(auth_forms.AdminUserCreationForm):  # type: ignore[type-arg]
-    class Meta:
-        model = User
-        fields = ("email", "name")
-
-
-class UserForm(auth_forms.UserChangeForm):  # type: ignore[type-arg]
-    class Meta:
-        model = User
-        fields = "__all__"
-
-
 @admin.register(User)
-class UserAdmin(AuditedAdmin, auth_admin.UserAdmin):  # type: ignore[type-arg]
-    form = UserForm
-    add_form = NewUserForm
+class UserAdmin(AuditedAdmin):
+    """
+    People. Operators set neither a password nor the address of an account that exists.
+
+    With either, an operator could sign in as a member, in whose name the audit log would then record what they do.
+    """
+
     ordering = ["email"]
     list_display = ["email", "name", "is_active", "is_staff", "last_login"]
     list_filter = ["is_active", "is_staff"]
     search_fields = ["email", "name"]
-    readonly_fields = ["last_login", "date_joined"]
-    filter_horizontal = []
     fieldsets = [
-        (None, {"fields": ["email", "name", "password"]}),
+        (None, {"fields": ["email", "name"]}),
         ("Rights", {"fields": ["is_active", "is_staff", "is_superuser", "single_sign_on_issuer"]}),
         ("Dates", {"fields": ["last_login", "date_joined"]}),
     ]
-    add_fieldsets = [
-        (None, {"classes": ["wide"], "fields": ["email", "name", "usable_password", "password1", "password2"]})
-    ]
+    add_fieldsets = [(None, {"fields": ["email", "name"]})]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fieldsets if obj else self.add_fieldsets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["email", "last_login", "date_joined"] if obj else []
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Refuse filters by the password, which would find out its hash letter by letter."""
+        return not lookup.startswith("password") and super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        return _with_owners_kept(super().get_deleted_objects(objs, request), Membership.objects.filter(user__in=objs))
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if not change:
+            obj.set_unusable_password()
+        super().save_model(request, obj, form, change)
+        if not change:
+            messages.info(
+                request, f"{obj.email} has no password yet, and sets one by Reset password on the page of sign-in."
+            )
 
 
 class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -126,8 +135,8 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
         initial=entering.HOURS_DEFAULT,
         required=False,
         label="Ends after hours",
-        help_text=f"At most {entering.HOURS_MAX}; the access ends by itself. Only a member who does not operate this "
-        "server may stay without an end: leave it empty.",
+        help_text=f"At most {entering.HOURS_MAX}; the access ends by itself. Leave it empty only for a member "
+        "without an end, who does not operate this server, or for the owner of an organization that has none.",
     )
 
     class Meta:
@@ -136,15 +145,29 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        user, hours = cleaned.get("user"), cleaned.get("hours")
-        org = cleaned.get("org")
+        # The person and the organization of a membership do not change.
+        is_new, member = self.instance._state.adding, self.instance  # noqa: SLF001 – ids are set before the first save
+        user = cleaned.get("user") if is_new else member.user
+        org = cleaned.get("org") if is_new else member.org
         if org and org.deleting_at is not None:
-            self.add_error("org", f"{org.name} was deleted.")
-        if user and user.is_staff and not hours and "hours" not in self.errors:
-            self.add_error("hours", f"{user.email} operates this server, so the access needs an end.")
-        if hours and self.instance.pk and is_last_owner(self.instance):
-            self.add_error("hours", "This is the organization's last owner, whose membership has no end.")
+            self.add_error("org" if is_new else None, f"{org.name} was deleted.")
+        if user and org and not cleaned.get("hours") and "hours" not in self.errors:
+            self._require_lasting(user, org, cleaned.get("role"), is_new=is_new)
+        if not is_new and (cleaned.get("hours") or cleaned.get("role") != Role.OWNER) and is_last_owner(member):
+            field = "hours" if cleaned.get("hours") else "role"
+            self.add_error(field, "This is the organization's last owner, who stays its owner without an end.")
         return cleaned
+
+    def _require_lasting(self, user: User, org: Org, role: str | None, *, is_new: bool) -> None:
+        """Refuse a membership without an end, except to those who have one and to the owner of an org without one."""
+        if user.is_staff:
+            self.add_error("hours", f"{user.email} operates this server, so the access needs an end.")
+        elif not is_new and self.instance.ends_at is None:
+            return
+        elif role != Role.OWNER or has_owner(org):
+            self.add_error(
+                "hours", f"Operators give access with an end. An owner or admin of {org.name} invites a member to stay."
+            )
 
 
 @admin.register(Org)
@@ -258,8 +281,16 @@ class MembershipAdmin(AuditedAdmin):
     list_select_related = ["user", "org"]
     search_fields = ["user__email", "org__slug"]
     autocomplete_fields = ["user", "org"]
-    readonly_fields = ["created_at", "ends_at"]
     form = MembershipForm
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        # Another person with the same membership would have joined without an invitation.
+        return ["user", "org", "created_at", "ends_at"] if obj else ["created_at", "ends_at"]
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        return _with_owners_kept(
+            super().get_deleted_objects(objs, request), Membership.objects.filter(pk__in=[row.pk for row in objs])
+        )
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
         """Add the reason and the end to the change, for the audit log."""
@@ -282,3 +313,10 @@ class ProjectAdmin(AuditedAdmin):
     search_fields = ["slug", "name", "org__slug"]
     autocomplete_fields = ["org"]
     readonly_fields = ["created_at"]
+
+
+def _with_owners_kept(found: tuple[Any, Any, Any, list[str]], leaving: QuerySet[Membership]) -> Any:
+    """Add to what a deletion must not delete the last owners: an operator could make themselves the next one."""
+    objects, counts, missing, protected = found
+    kept = [f"The last owner of {org.name}" for org in left_without_owner(leaving)]
+    return objects, counts, missing, [*protected, *kept]

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from rensei.audit.record import record
@@ -213,6 +214,18 @@ def is_last_owner(membership: Membership) -> bool:
     """Check whether an organization would have no owner without this one. Owners with an end do not count."""
     lasting = Membership.objects.filter(org_id=membership.org_id, role=Role.OWNER, ends_at=None)
     return list(lasting.values_list("pk", flat=True)[:2]) == [membership.pk]
+
+
+def has_owner(org: Org) -> bool:
+    """Check whether an organization has an owner without an end."""
+    return Membership.objects.for_org(org).filter(role=Role.OWNER, ends_at=None).exists()
+
+
+def left_without_owner(leaving: QuerySet[Membership]) -> list[Org]:
+    """List the organizations, except deleted ones, whose last owners are among some memberships."""
+    lasting = Membership.objects.filter(role=Role.OWNER, ends_at=None)
+    theirs = Org.objects.filter(deleting_at=None, memberships__in=lasting.filter(pk__in=leaving.values("pk")))
+    return list(theirs.exclude(memberships__in=lasting.exclude(pk__in=leaving.values("pk"))).distinct())
 
 
 def revoke_machines_of(membership: Membership) -> None:

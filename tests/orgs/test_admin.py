@@ -1,5 +1,6 @@
 """What operators see and change."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -7,6 +8,7 @@ from django.core import mail
 from django.utils import timezone
 
 from rensei.audit.models import AuditEvent
+from rensei.core.later import later
 from rensei.orgs.models import Host, Membership, Org, User
 from rensei.policies.models import AccessPolicy
 from rensei.tokens.models import ApiToken
@@ -45,32 +47,27 @@ class TestAdmin:
 
 
 class TestUsers:
-    def test_are_made_with_an_email(self, admin):
+    @pytest.mark.django_db(transaction=True)
+    def test_are_made_without_a_password_which_they_set_by_mail(self, admin, client):
         answer = admin.post(
-            "/admin/orgs/user/add/",
-            {
-                "email": "New@Acme.test",
-                "name": "New",
-                "usable_password": "true",
-                "password1": "correct horse battery",
-                "password2": "correct horse battery",
-            },
+            "/admin/orgs/user/add/", {"email": "New@Acme.test", "name": "New", "password": "a-chosen-one"}
         )
+        client.post("/accounts/password/reset/", {"email": "new@acme.test"})
+        later.wait()
 
         assert answer.status_code == 302, answer.context["errors"]
-        assert User.objects.get(email="new@acme.test").check_password("correct horse battery")
         assert AuditEvent.objects.get(action="user.created").actor == "grace@platform.test"
+        assert not User.objects.get(email="new@acme.test").has_usable_password()
+        [message] = mail.outbox
+        link = re.search(r"https?://[^/]+(/accounts/password/reset/key/\S+)", message.body)[1]
+        form = client.get(link, follow=True)
+        client.post(
+            form.redirect_chain[-1][0], {"password1": "correct horse battery", "password2": "correct horse battery"}
+        )
+        assert User.objects.get(email="new@acme.test").check_password("correct horse battery")
 
     def test_are_one_however_the_address_is_written(self, admin, ada):
-        answer = admin.post(
-            "/admin/orgs/user/add/",
-            {
-                "email": "ADA@acme.test",
-                "usable_password": "true",
-                "password1": "correct horse battery",
-                "password2": "correct horse battery",
-            },
-        )
+        answer = admin.post("/admin/orgs/user/add/", {"email": "ADA@acme.test"})
 
         assert answer.status_code == 200
         assert User.objects.filter(email__iexact="ada@acme.test").count() == 1
@@ -80,6 +77,42 @@ class TestUsers:
 
         assert answer.status_code == 200
         assert ada.password not in answer.content.decode()
+
+    def test_keep_the_password_that_they_have(self, admin, ada):
+        chosen = {"password1": "chosen by an operator", "password2": "chosen by an operator", "usable_password": "true"}
+
+        answers = [
+            admin.post(
+                f"/admin/orgs/user/{ada.pk}/{path}", {"email": ada.email, "password": "!", **chosen}, follow=True
+            )
+            for path in ("password/", "change/")
+        ]
+
+        after = User.objects.get(pk=ada.pk)
+        assert after.password == ada.password
+        assert not [answer for answer in answers if b"chosen by an operator" in answer.content]
+
+    def test_keep_the_address_that_they_have(self, admin, ada):
+        admin.post(
+            f"/admin/orgs/user/{ada.pk}/change/", {"email": "grace@platform.test.x", "name": "A", "is_active": "on"}
+        )
+
+        after = User.objects.get(pk=ada.pk)
+        assert (after.email, after.name) == (ada.email, "A")
+
+    def test_are_not_found_by_their_hashes(self, admin, ada):
+        assert admin.get("/admin/orgs/user/?password__startswith=a").status_code == 400
+
+    def test_are_not_deleted_while_they_are_the_last_owner(self, admin, acme, ada, mia):
+        for path, given in [
+            (f"{ada.pk}/delete/", {"post": "yes"}),
+            ("", {"action": "delete_selected", "_selected_action": [ada.pk, mia.pk], "post": "yes"}),
+        ]:
+            answer = admin.post(f"/admin/orgs/user/{path}", given)
+
+            assert "The last owner of Acme" in answer.content.decode()
+        admin.post(f"/admin/orgs/user/{mia.pk}/delete/", {"post": "yes"})
+        assert list(User.objects.filter(pk__in=[ada.pk, mia.pk])) == [ada]
 
 
 class TestOrgs:
@@ -183,6 +216,60 @@ class TestMemberships:
 
         assert "hours" in answer.context["adminform"].form.errors
         assert not Membership.objects.filter(user=grace).exists()
+
+    def test_of_people_who_are_no_members_need_an_end(self, admin, acme, make_user):
+        """An operator's second account, which has just been made, is such a person."""
+        second = make_user("second@platform.test")
+        made = {"user": second.pk, "org": acme.pk, "role": "owner", "reason": self.REASON}
+
+        refused = admin.post("/admin/orgs/membership/add/", made)
+        admin.post("/admin/orgs/membership/add/", {**made, "hours": "1"})
+        limited = Membership.objects.get(user=second)
+        extended = admin.post(f"/admin/orgs/membership/{limited.pk}/change/", {"role": "owner", "reason": self.REASON})
+
+        for answer in (refused, extended):
+            assert "An owner or admin of Acme invites" in str(answer.context["adminform"].form.errors["hours"])
+        limited.refresh_from_db()
+        assert limited.ends_at is not None
+
+    def test_are_not_given_to_another_person_or_organization(self, admin, acme, mia, eve, make_user):
+        membership = Membership.objects.get(user=mia, org=acme)
+        second = make_user("second@platform.test")
+        evil = Org.objects.get(slug="evil")
+        changed = {"user": second.pk, "org": evil.pk, "role": "member", "reason": self.REASON}
+
+        admin.post(f"/admin/orgs/membership/{membership.pk}/change/", changed)
+
+        membership.refresh_from_db()
+        assert (membership.user, membership.org) == (mia, acme)
+
+    def test_without_an_end_are_given_to_the_owner_of_an_organization_that_has_none(self, admin, acme, ada, make_user):
+        Membership.objects.filter(org=acme).delete()
+        heir = make_user("heir@acme.test")
+        made = {"user": heir.pk, "org": acme.pk, "reason": self.REASON}
+
+        refused = admin.post("/admin/orgs/membership/add/", {**made, "role": "admin"})
+        admin.post("/admin/orgs/membership/add/", {**made, "role": "owner"})
+
+        assert "hours" in refused.context["adminform"].form.errors
+        assert Membership.objects.get(org=acme).user == heir
+
+    def test_of_the_last_owner_are_neither_deleted_nor_lowered(self, admin, acme, ada, alan):
+        membership = Membership.objects.get(user=ada, org=acme)
+        both = list(Membership.objects.filter(org=acme).values_list("pk", flat=True))
+
+        answers = [
+            admin.post(f"/admin/orgs/membership/{membership.pk}/delete/", {"post": "yes"}),
+            admin.post(
+                "/admin/orgs/membership/", {"action": "delete_selected", "_selected_action": both, "post": "yes"}
+            ),
+            admin.post(f"/admin/orgs/membership/{membership.pk}/change/", {"role": "member", "reason": self.REASON}),
+        ]
+
+        assert ["last owner" in answer.content.decode() for answer in answers] == [True] * 3
+        membership.refresh_from_db()
+        assert membership.role == "owner"
+        assert Membership.objects.filter(pk__in=both).count() == 2
 
     def test_never_end_that_of_the_last_owner(self, admin, acme, ada):
         membership = Membership.objects.get(user=ada, org=acme)
