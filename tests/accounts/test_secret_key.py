@@ -85,6 +85,7 @@ class TestRotation:
         assert device_codes.find_waiting(ada, user_code=asked.user_code).host_name == "laptop"
 
 
+@pytest.mark.django_db
 class TestCommand:
     def manage(self, *arguments: str) -> str:
         said = StringIO()
