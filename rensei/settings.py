@@ -150,15 +150,16 @@ RENSEI_GATEWAY_BODY_MIB_ORG = env.limit(
     "RENSEI_GATEWAY_BODY_MIB_ORG",
     256,
     "MiB",
-    what="Gateway bodies of the calls under way, together, each organization and process",
+    what="Gateway bodies of the calls under way, and of each answer what follows its first MiB, together, "
+    "each organization and process",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
 RENSEI_GATEWAY_BODY_MIB = env.limit(
     "RENSEI_GATEWAY_BODY_MIB",
     1024,
     "MiB",
-    what="Gateway bodies of the calls under way, together, each process; "
-    "one organization holds at most half as much as is free",
+    what="Gateway bodies of the calls under way, and of each answer what follows its first MiB, together, each "
+    "process; one organization holds at most half as much as is free",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`",
 )
 RENSEI_GATEWAY_RATES = {

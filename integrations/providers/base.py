@@ -181,7 +181,7 @@ class ProviderFailure(Exception):
     the failure, estimated where it was not reported, and `usage` is their total; nothing if no answer had begun.
     `output_seen` states whether any of an answer's content had arrived. `message` and `fix` are our own text, and never
     contain a header or a key. `provider_code` is `deadline` if the time limit of the whole call was reached, and
-    `gave_up` is True if we stopped waiting for a provider that may still be answering.
+    `gave_up` is True if we stopped waiting for, or reading, an answer that the provider may complete.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from integrations.providers.anthropic.relay import Relay, Tap
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, StoredError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.json_body import work_of
 from rensei.core.usage import Usage, UsagePart, total
@@ -42,6 +42,9 @@ from rensei.gateway.threads import BodyThreads, in_thread
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 logger = structlog.get_logger(__name__)
+
+# We stop reading an answer that is late or too large, or cannot be decompressed. The provider bills it nevertheless.
+_STOPPED_BY_US = (TimeoutError, AnswerRefused, RateLimited)
 
 
 class RunCancelled(RenseiError):
@@ -173,6 +176,7 @@ class GatewayCall:
         caller: Caller,
         threads: BodyThreads,
         named: Named,
+        hold: Callable[[int], None],
     ) -> None:
         self.run = run
         self.attempt = attempt
@@ -185,6 +189,7 @@ class GatewayCall:
         self._caller = caller
         self._threads = threads
         self._named = named
+        self._hold = hold
         self._settled = False
         # Whether any of the current attempt was sent, and the provider has not refused it.
         self._is_under_way = False
@@ -264,6 +269,7 @@ class GatewayCall:
                 streams=streams,
                 encoding=answer.headers.get("content-encoding", ""),
                 asked=self._outgoing.asked,
+                bytes_max=self._outgoing.answer_bytes_max,
             )
         except ProviderFailure as failure:
             answer.close()
@@ -280,13 +286,13 @@ class GatewayCall:
                     await self._caller.pass_on(chunk)
             else:
                 # The provider sends it only when it is complete, so it is read as a whole.
-                whole = await relay.read_whole(answer)
+                whole = await relay.read_whole(answer, bytes_max=self._outgoing.answer_bytes_max, hold=self._hold)
             read = partial(tap.answer, whole, request_id=self.request_id)
             answered = await self._threads.run(read, size=max(tap.waiting, work_of(whole)), org_id=self.run.org_id)
             self._end(outcomes.succeeded(self, answered, now=self._route.now()))
-        except (aiohttp.ClientError, TimeoutError, AnswerRefused) as fault:
+        except (aiohttp.ClientError, *_STOPPED_BY_US) as fault:
             answer.close()
-            broken = tap.broken(request_id=self.request_id, gave_up=isinstance(fault, TimeoutError))
+            broken = tap.broken(request_id=self.request_id, gave_up=isinstance(fault, _STOPPED_BY_US))
             error = await self._fail(broken)
             if streams:
                 await self._caller.break_off(error)

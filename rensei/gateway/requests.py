@@ -12,6 +12,7 @@ from typing import Any
 from catalog import pricing
 from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
+from integrations.providers.anthropic.answer_size import answer_bytes_max
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.known_headers import BETAS, LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
@@ -44,6 +45,7 @@ class Outgoing:
     input_tokens_about: int
     streams: bool
     asked: Mapping[str, object]
+    answer_bytes_max: int
 
 
 # The additional models that a request names, each with its decision under the same mode.
@@ -91,6 +93,9 @@ def prepare(
         input_tokens_about=sum(by_part.values()),
         streams=values.get("stream") is True,
         asked=asked_factors(values),
+        answer_bytes_max=answer_bytes_max(
+            values, [tool for _, tool in body.tools], max_tokens=max_tokens, has_unknown=bool(unknown)
+        ),
     )
 
 

@@ -99,6 +99,29 @@ class TestAWholeAnswerThatNoReaderBuilds:
         assert BudgetUsage.objects.get().used == line.billed_picodollars > 0
 
 
+class TestAWholeAnswerThatIsLargerThanItsTokensNeed:
+    def test_is_kept_back_and_charged_as_a_broken_one(self, ask: Any, metered: Any) -> None:
+        answer = ask(message("[[wire:large]]"))
+
+        settled()
+        line = CostEvent.objects.get()
+        assert (answer.status, answer.code) == (502, "PROVIDER_STREAM_BROKEN")
+        assert line.estimated
+        assert BudgetUsage.objects.get().used == line.billed_picodollars > 0
+
+    def test_is_passed_on_if_the_provider_may_have_fetched_it(self, ask: Any, byok: Any) -> None:
+        answer = ask(message("[[wire:large]]", tools=[{"type": "web_fetch_20250910", "name": "web_fetch"}]))
+
+        assert (answer.status, answer.body) == (200, HOSTILE["large"].body)
+
+    def test_is_refused_as_a_count_of_tokens(self, ask: Any, byok: Any) -> None:
+        body = message("[[wire:large]]")
+        counted = ask({name: body[name] for name in ("model", "messages")}, path="/v1/messages/count_tokens")
+
+        assert (counted.status, counted.code) == (503, "PROVIDER_UNAVAILABLE")
+        assert len(counted.body) < 10_000
+
+
 class TestItsHeaders:
     @pytest.mark.parametrize("word", ["two-types", "two-types-400"])
     def test_have_the_content_type_that_was_checked_and_no_second_one(self, call: Any, word: str) -> None:

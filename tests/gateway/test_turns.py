@@ -123,8 +123,10 @@ class TestAnAnswer:
             content = StreamReader(Mock(_reading_paused=False), limit=2**20)
             answer = Mock(content_type=content_type, status=200, raw_headers=[], content=content)
             answer.headers = {"content-encoding": encoding}
-            nothing = dict.fromkeys(("attempt", "credential", "route", "outgoing", "live", "settle", "named"), Mock())
-            nothing["outgoing"] = Mock(input_tokens_about=1, asked={})
+            nothing = dict.fromkeys(
+                ("attempt", "credential", "route", "outgoing", "live", "settle", "named", "hold"), Mock()
+            )
+            nothing["outgoing"] = Mock(input_tokens_about=1, asked={}, answer_bytes_max=2**20)
             caller = Caller(AsyncMock())
             call = GatewayCall(
                 **nothing, run=Mock(org_id=ACME, id="run_1", auth_mode="byok"), caller=caller, threads=threads
@@ -157,9 +159,8 @@ class TestEvents:
 
 class TestAnEndlessAnswer:
     @pytest.mark.parametrize("streams", [True, False])
-    def test_is_refused_although_it_is_not_compressed(self, monkeypatch: pytest.MonkeyPatch, streams: bool) -> None:
-        monkeypatch.setattr(relay, "_MESSAGE_BYTES_MAX", 10_000)
-        tap = relay.Tap(input_tokens_about=1, streams=streams)
+    def test_is_refused_although_it_is_not_compressed(self, streams: bool) -> None:
+        tap = relay.Tap(input_tokens_about=1, streams=streams, bytes_max=10_000)
         tap.take(b"data: {}\n\n" * 900)
 
         with pytest.raises(relay.outbound.AnswerRefused):

@@ -100,6 +100,8 @@ HOSTILE = {
             "deep": _ODD % (b"[" * 1500 + b"]" * 1500),
             "many": _ODD % (b'{"type": "tool_use", "input": [' + b"1," * 300_000 + b"1]}"),
             "digits": _ODD % (b'{"type": "tool_use", "input": ' + b"9" * 5000 + b"}"),
+            "large": b'{"type": "message", "model": "claude-opus-5-5", "stop_reason": "end_turn", "content": '
+            b'[{"type": "text", "text": "' + b"x" * 5 * _MEGABYTE + b'"}], ' + _REPORT,
             "nothing": b'{"type": "message", "content": ' + b"[" * 3000,
         }.items()
     },

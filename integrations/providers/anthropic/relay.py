@@ -20,6 +20,7 @@ from yarl import URL
 from integrations.outbound import http as outbound
 from integrations.outbound.destinations import BaseUrlRefused
 from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic.answer_size import ANSWER_BYTES_FIXED, ANSWER_BYTES_MAX
 from integrations.providers.anthropic.connection import (
     API_VERSION,
     rejection_of,
@@ -82,12 +83,8 @@ EXCHANGES = limit(
     what="Exchanges of this server's identity for access tokens, each gateway process, and one of each organization",
     told="the caller: it waits for its turn",
 )
-_MESSAGE_BYTES_MAX = limit(
-    64 * 1024 * 1024,
-    "bytes",
-    what="Provider's answer to a gateway call",
-    told="the caller: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
-)
+# Almost every answer is smaller. What follows is counted with the bodies of the calls under way.
+HELD_FROM = 1024 * 1024
 
 
 class Relay:
@@ -182,24 +179,30 @@ class Tap:
     """Reads an answer as it passes, for its usage and how it ended. It stores none of its text."""
 
     def __init__(
-        self, *, input_tokens_about: int, streams: bool, encoding: str = "", asked: Mapping[str, object] | None = None
+        self,
+        *,
+        input_tokens_about: int,
+        streams: bool,
+        encoding: str = "",
+        asked: Mapping[str, object] | None = None,
+        bytes_max: int = ANSWER_BYTES_MAX,
     ) -> None:
         """:raises ProviderFailure: if the answer uses an unsupported compression"""
+        self._bytes_max = self._bytes_left = bytes_max
         try:
-            self._decode = outbound.decoder(encoding, bytes_max=_MESSAGE_BYTES_MAX)
+            self._decode = outbound.decoder(encoding, bytes_max=bytes_max)
         except outbound.EncodingRefused:
             raise make_failure(d.ENCODING_UNKNOWN, maybe_billed=True) from None
         self._reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False, asked=asked or {})
         self._reader = EventReader() if streams else None
         self._message = b""
         self._error: dict[str, Any] | None = None
-        self._bytes_left = _MESSAGE_BYTES_MAX
 
     @property
     def waiting(self) -> int:
         """Return how many bytes the next piece completes, at most: an event is parsed when its last line arrives."""
         if self._decode is not None:
-            return _MESSAGE_BYTES_MAX
+            return self._bytes_max
         return self._reader.size if self._reader is not None else len(self._message)
 
     def take(self, chunk: bytes) -> None:
@@ -362,26 +365,32 @@ def is_refusal(answer: aiohttp.ClientResponse) -> bool:
     return 400 <= answer.status < 600 and answer.status not in _ABOUT_OUR_KEY and answer.content_type == _JSON
 
 
-async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
+async def read_whole(
+    answer: aiohttp.ClientResponse, *, bytes_max: int, hold: Callable[[int], None] = lambda size: None
+) -> bytes:
     """
     Read an answer that is not streamed.
 
+    :param hold: called for what arrives after the first `HELD_FROM` bytes, with its size
     :raises aiohttp.ClientError, TimeoutError: if it is incomplete
     :raises outbound.AnswerRefused: if it exceeds the size limit
     """
-    body = bytearray()
+    pieces, size = [], 0
     while chunk := await answer.content.readany():
-        body += chunk
-        if len(body) > _MESSAGE_BYTES_MAX:
+        pieces.append(chunk)
+        if (over := size + len(chunk) - HELD_FROM) > 0:
+            hold(min(over, len(chunk)))
+        size += len(chunk)
+        if size > bytes_max:
             answer.close()
             raise outbound.AnswerRefused("The answer is larger than any that there is.")
-    return bytes(body)
+    return b"".join(pieces)
 
 
 async def read_count(answer: aiohttp.ClientResponse) -> bytes:
     """:raises ProviderFailure: if an answer that is free of charge cannot be read completely"""
     try:
-        return await read_whole(answer)
+        return await read_whole(answer, bytes_max=ANSWER_BYTES_FIXED)
     except (aiohttp.ClientError, outbound.AnswerRefused, TimeoutError, OSError) as error:
         raise _failure_of_transport(error) from None
 

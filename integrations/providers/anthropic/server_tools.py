@@ -82,7 +82,7 @@ def most_of_call(
     Every later turn reads the prompt, the output and the tools' results, up to the context window. A turn that may
     summarize its context first reads it twice, and the summary is output in addition to the answer.
     """
-    server_tools = [tool for tool in tools if _kind_of(tool) not in CLIENT_TOOLS]
+    server_tools = [tool for tool in tools if not is_of_client(tool)]
     turns, prompts = 1, prompt_tokens
     if server_tools:
         turns = TURNS_MAX
@@ -96,6 +96,11 @@ def most_of_call(
         output += turns * (max_output_tokens or window)
     searches = sum(_uses(tool) for tool in server_tools if _searches(tool))
     return Most(prompt_tokens=prompts, output_tokens=output, web_searches=searches)
+
+
+def is_of_client(tool: Mapping[str, Any]) -> bool:
+    """Return whether the caller runs a tool. All others, known or not, are run by the provider."""
+    return _kind_of(tool) in CLIENT_TOOLS
 
 
 def _searches(tool: Mapping[str, Any]) -> bool:

@@ -8,22 +8,16 @@ import httpx2
 
 from integrations.outbound.http import Sockets
 from integrations.providers.anthropic import diagnoses as d
+from integrations.providers.anthropic.answer_size import answer_bytes_max
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import diagnose, error_of, make_failure, parse_object, request_id_of
 from integrations.providers.anthropic.events import read_events
 from integrations.providers.anthropic.reply import Reply
+from integrations.providers.anthropic.server_tools import placed_tools
 from integrations.providers.anthropic.tokens import tokens_about
+from integrations.providers.anthropic.unknown import unknown_in
 from integrations.providers.base import Answer, Credential, ProviderFailure, StreamEvent, TextDelta, UsageReport
-from rensei.core.limits import limit
 from rensei.core.usage import UsagePart, total
-
-# The longest possible answer has 128,000 tokens, with an event for every few tokens.
-_ANSWER_BYTES_MAX = limit(
-    64 * 1024 * 1024,
-    "bytes",
-    what="Provider's answer to a run",
-    told="the run: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
-)
 
 
 class MessageStream:
@@ -72,7 +66,7 @@ class MessageStream:
         with Connection(
             self._credential,
             deadline=self._deadline,
-            answer_bytes_max=_ANSWER_BYTES_MAX,
+            answer_bytes_max=self._answer_bytes_max(),
             attempt_id=self._attempt_id,
             sockets=self._sockets,
         ) as connection:
@@ -98,6 +92,13 @@ class MessageStream:
             if not self._reply.is_complete:
                 raise self._broken(None)
         yield self._answer()
+
+    def _answer_bytes_max(self) -> int:
+        tools = [tool for _, tool in placed_tools(self._params)]
+        has_unknown = bool(unknown_in(self._params).names)
+        return answer_bytes_max(
+            self._params, tools, max_tokens=self._params.get("max_tokens", 0), has_unknown=has_unknown
+        )
 
     def _read(self, events: Iterator[tuple[str, str]]) -> Iterator[StreamEvent]:
         for name, data in events:

@@ -1,13 +1,19 @@
 """Whose headers go where, and what an answer that goes by tells of itself."""
 
+import asyncio
 import json
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.answer_size import ANSWER_BYTES_MAX, answer_bytes_max
 from integrations.providers.anthropic.relay import Tap, outgoing_headers
 from integrations.providers.anthropic.usage import asked_factors
 from integrations.providers.base import ProviderFailure
@@ -165,3 +171,47 @@ class TestATap:
 
         with pytest.raises(ProviderFailure):
             tap.answer(request_id="")
+
+
+class TestReadWhole:
+    @pytest.mark.parametrize(("pieces", "held"), [(8, 0), (9, 1), (24, 16)])
+    def test_holds_what_follows_the_first_part(self, pieces: int, held: int) -> None:
+        piece = b"x" * (relay.HELD_FROM // 8)
+
+        async def read() -> tuple[bytes, list[int]]:
+            answer = SimpleNamespace(content=aiohttp.StreamReader(Mock(), 2**16), close=lambda: None)
+            holds: list[int] = []
+            for _ in range(pieces):
+                answer.content.feed_data(piece)
+            answer.content.feed_eof()
+            whole = await relay.read_whole(answer, bytes_max=pieces * len(piece), hold=holds.append)  # type: ignore[arg-type]
+            return whole, holds
+
+        whole, holds = asyncio.run(read())
+
+        assert whole == piece * pieces
+        assert sum(holds) == held * len(piece)
+
+
+class TestAnswerBytesMax:
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
+            {"tools": [{"type": "made_up_20300101", "name": "made_up"}]},
+            {"mcp_servers": [{"type": "url", "url": "https://tools.example"}]},
+            {"context_management": {"edits": []}},
+            {"container": "container_1"},
+        ],
+    )
+    def test_is_the_largest_where_others_write_into_an_answer(self, changed: dict[str, Any]) -> None:
+        tools = changed.get("tools", [])
+
+        assert answer_bytes_max(changed, tools, max_tokens=1, has_unknown=False) == ANSWER_BYTES_MAX
+
+    @pytest.mark.parametrize("tools", [[], [{"name": "look_up"}], [{"type": "bash_20250124", "name": "bash"}]])
+    def test_grows_with_the_tokens(self, tools: list[dict[str, Any]]) -> None:
+        sizes = [answer_bytes_max({}, tools, max_tokens=tokens, has_unknown=False) for tokens in (0, 1000, 10**9)]
+
+        assert sizes[0] < sizes[1] < sizes[2] == ANSWER_BYTES_MAX
+        assert answer_bytes_max({}, tools, max_tokens=1, has_unknown=True) == ANSWER_BYTES_MAX
