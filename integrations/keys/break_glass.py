@@ -46,6 +46,7 @@ USED_WITHIN = timedelta(
     )
 )
 REASON_LENGTH = 500
+WAITING = "waiting for its approval"
 
 
 class SecondOperatorNeeded(RenseiError):
@@ -111,7 +112,7 @@ def approve(row: BreakGlass, *, operator: User) -> None:
     :raises SecondOperatorNeeded: if the operator has asked for it
     :raises RequestOver: if it was approved or withdrawn, or its time is over
     """
-    if row.asked_by_id == operator.pk and not settings.RENSEI_SINGLE_OPERATOR:
+    if not may_approve(row, operator=operator):
         raise SecondOperatorNeeded
     with durable():
         now = database_now()
@@ -129,6 +130,11 @@ def approve(row: BreakGlass, *, operator: User) -> None:
         _record(operator, "break_glass.approved", row, single=row.asked_by_id == operator.pk)
     default_address.forget()
     _mail_owners(row, f"{operator.email} has approved that {_asker(row)} may {_said(row)}.")
+
+
+def may_approve(row: BreakGlass, *, operator: User) -> bool:
+    """Return whether an operator is another one than the one who asked."""
+    return row.asked_by_id != operator.pk or settings.RENSEI_SINGLE_OPERATOR
 
 
 def withdraw(row: BreakGlass, *, operator: User) -> None:
@@ -182,9 +188,7 @@ def state_of(row: BreakGlass) -> str:
         return "used"
     if row.approved_at:
         return "approved" if row.approved_at > now - USED_WITHIN else "over, because it was not used in time"
-    return (
-        "waiting for its approval" if row.asked_at > now - APPROVED_WITHIN else "over, because nobody approved in time"
-    )
+    return WAITING if row.asked_at > now - APPROVED_WITHIN else "over, because it was not approved in time"
 
 
 def _over(row: BreakGlass) -> RequestOver:
@@ -196,6 +200,18 @@ def waiting() -> "list[BreakGlass]":
     """List the requests that wait for an approval."""
     rows = BreakGlass.objects.filter(approved_at=None, withdrawn_at=None, asked_at__gt=database_now() - APPROVED_WITHIN)
     return list(rows.select_related("org", "asked_by").order_by("asked_at"))
+
+
+def named(row: BreakGlass) -> str:
+    """Name the key of a request, with its end and whose it is, so that its id is not all that an operator sees."""
+    if row.kind != Kind.EXPORT:
+        return ""
+    try:
+        key = _find(row.target)
+    except FieldError:
+        return "a key that was removed"
+    whose = key.org.name if isinstance(key, Integration) else f"the pool {key.pool}"
+    return f"{key.name} of {whose}" + (f", {key.key_hint}" if key.key_hint else "")
 
 
 def _find(target: str) -> Integration | PlatformKey:

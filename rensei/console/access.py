@@ -15,8 +15,8 @@ from django.views.decorators.cache import never_cache
 from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
 from rensei.core.proxies import client_address
-from rensei.orgs.access import Access, for_member
-from rensei.orgs.models import User
+from rensei.orgs.access import Access, OwnersOnly, for_member
+from rensei.orgs.models import Membership, Role, User
 from rensei.tokens.throttling import SensitiveThrottle
 
 P = ParamSpec("P")
@@ -66,7 +66,11 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
     """Show a refusal as a separate page, with the refusal's status."""
-    page = render(request, "console/refused.html", {"refusal": refusal}, status=refusal.status)
+    owners = None
+    if isinstance(refusal, OwnersOnly):
+        owners = Membership.objects.for_org(request.access.org).filter(role=Role.OWNER).select_related("user")
+    context = {"refusal": refusal, "owners": owners}
+    page = render(request, "console/refused.html", context, status=refusal.status)
     return set_words(page, title=refusal.title, detail=refusal.detail)
 
 

@@ -8,17 +8,9 @@ from billing.integrity import receipts
 from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from integrations.vault import destruction
 from rensei.audit.models import AuditEvent
-from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.errors import FieldError
 from rensei.dispatch.receipts import ReceiptKeyUnavailable
 from rensei.orgs.access import Access
-from rensei.orgs.models import Role
-
-
-def require_owner(access: Access) -> None:
-    """:raises NotPermitted: unless the caller is an owner of the whole organization"""
-    access.require_whole_org()
-    if access.role != Role.OWNER:
-        raise NotPermitted
 
 
 def destroy_keys(access: Access, *, confirm: str) -> dict[str, Any]:
@@ -26,12 +18,12 @@ def destroy_keys(access: Access, *, confirm: str) -> dict[str, Any]:
     Destroy all data keys of the caller's organization, and return the receipt.
 
     :param confirm: the id of the organization, typed again
-    :raises NotPermitted: unless the caller is an owner
+    :raises OwnersOnly: unless the caller is an owner
     :raises FieldError: if another name was typed
     :raises NothingToDestroy: if there is no data key
     :raises ReceiptKeyUnavailable: if the receipt cannot be signed; nothing is destroyed then
     """
-    require_owner(access)
+    access.require_owner()
     if confirm != access.org.slug:
         raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to destroy.")
     try:

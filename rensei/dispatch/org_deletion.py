@@ -46,7 +46,6 @@ from rensei.core.errors import FieldError
 from rensei.core.later import later
 from rensei.core.transactions import durable
 from rensei.dispatch import services
-from rensei.dispatch.key_destruction import require_owner
 from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.orgs import storage
 from rensei.orgs.access import Access
@@ -86,10 +85,10 @@ def delete_org(access: Access, *, confirm: str) -> Org:
     End all access to the caller's organization at once, and begin to delete what it holds.
 
     :param confirm: the ID of the organization, typed again
-    :raises NotPermitted: unless the caller is an owner of the whole organization
+    :raises OwnersOnly: unless the caller is an owner
     :raises FieldError: if another name was typed
     """
-    require_owner(access)
+    access.require_owner()
     if confirm != access.org.slug:
         raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to delete it.")
     with durable():

@@ -43,7 +43,7 @@ class BreakGlassAdmin(ReadOnlyAdmin):
         rows = BreakGlass.objects.select_related("org", "asked_by", "approved_by").order_by("-asked_at")[:SHOWN]
         context = {
             **page_context(self, request, "Break-glass"),
-            "requests": [(row, break_glass.state_of(row)) for row in rows],
+            "requests": [self._shown(row, operator=request.user) for row in rows],
             "addresses": DefaultAddress.objects.order_by("provider"),
             "unapproved": default_address.unapproved(),
             "may_ask": may(request, PERMISSION),
@@ -90,8 +90,18 @@ class BreakGlassAdmin(ReadOnlyAdmin):
             else:
                 self.message_user(request, done, messages.SUCCESS)
                 return redirect(CHANGELIST)
-        title = f"{verb.capitalize()} the request"
-        return self._answer(request, "decide", title, {"row": row, "verb": verb, "manage": MANAGE}, refusal)
+        may_decide = verb != "approve" or break_glass.may_approve(row, operator=actor)
+        if not may_decide and refusal is None:
+            refusal = break_glass.SecondOperatorNeeded()
+        context = {
+            "row": row, "named": break_glass.named(row), "verb": verb, "may_decide": may_decide, "manage": MANAGE
+        }  # fmt: skip
+        return self._answer(request, "decide", f"{verb.capitalize()} the request", context, refusal)
+
+    def _shown(self, row: BreakGlass, *, operator: Any) -> tuple[BreakGlass, str, str, bool]:
+        state = break_glass.state_of(row)
+        is_waiting = state == break_glass.WAITING
+        return row, state, break_glass.named(row), is_waiting and break_glass.may_approve(row, operator=operator)
 
     def _answer(
         self, request: HttpRequest, name: str, title: str, context: dict[str, Any], refusal: RenseiError | None

@@ -10,10 +10,19 @@ from django.utils import timezone
 from rest_framework.request import Request
 
 from rensei.core import networks
-from rensei.core.errors import NotFound, NotPermitted
+from rensei.core.errors import NotFound, NotPermitted, RenseiError, Said
 from rensei.orgs import scopes
 from rensei.orgs.models import MANAGERS, WRITERS, Host, KillSwitch, Membership, Org, Project, Role, User
 from rensei.orgs.scopes import Needs, Scope
+
+
+class OwnersOnly(RenseiError):
+    """The caller is not an owner, and only an owner may do this."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = Said("Only an owner may do this.", "Ask an owner of the organization.")
 
 
 class CallerToken(Protocol):
@@ -93,6 +102,15 @@ class Access:
     def require_org_manager(self) -> None:
         """:raises NotPermitted: unless the caller is an owner or admin of the whole organization"""
         self.require_manager()
+        self.require_whole_org()
+
+    def require_owner(self) -> None:
+        """
+        :raises OwnersOnly: unless the caller is an owner
+        :raises NotPermitted: if the caller uses a token of one project
+        """
+        if self.role != Role.OWNER:
+            raise OwnersOnly
         self.require_whole_org()
 
     def require_writer(self) -> None:

@@ -170,10 +170,27 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
             )
 
 
+class DeletionFilter(admin.SimpleListFilter):
+    """Organizations by whether an owner has deleted them."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("active", "Active"), ("deleting", "Being deleted"), ("deleted", "Deleted")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "active":
+            return queryset.filter(deleting_at=None)
+        if self.value() == "deleting":
+            return queryset.filter(deleted_at=None).exclude(deleting_at=None)
+        return queryset.exclude(deleted_at=None) if self.value() == "deleted" else queryset
+
+
 @admin.register(Org)
 class OrgAdmin(AuditedAdmin):
     list_display = ["name", "slug", "id", "created_at", "state", "view_as_button"]
-    list_filter = [("deleting_at", admin.EmptyFieldListFilter)]
+    list_filter = [DeletionFilter]
     search_fields = ["name", "slug", "id"]
     readonly_fields = ["id", "created_at"]
     inlines = [MembershipInline]
@@ -210,7 +227,7 @@ class OrgAdmin(AuditedAdmin):
             return f"Deleted {org.deleted_at:%Y-%m-%d}"
         return "Being deleted" if org.deleting_at is not None else "Active"
 
-    @admin.display(description="")
+    @admin.display(description="", empty_value="")
     def view_as_button(self, org: Org) -> str:
         if org.deleting_at is not None:
             return ""

@@ -41,3 +41,14 @@ class ManagersWrite(MembersRead):
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return super().has_permission(request, view) and (request.method in SAFE_METHODS or caller(request).manages)
+
+
+class OwnersWrite(MembersRead):
+    """Every member reads; owners change."""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        if not super().has_permission(request, view):
+            return False
+        if request.method not in SAFE_METHODS:
+            caller(request).require_owner()
+        return True

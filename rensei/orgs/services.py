@@ -10,7 +10,7 @@ from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs import signals
-from rensei.orgs.access import Access
+from rensei.orgs.access import Access, OwnersOnly
 from rensei.orgs.models import (
     Host,
     Membership,
@@ -251,9 +251,9 @@ def require_own(access: Access, thing: OfOrg) -> None:
 
 
 def require_owner_for_owners(access: Access, *roles: str) -> None:
-    """:raises NotPermitted: if one of the roles is the owner's, and the caller is not an owner"""
+    """:raises OwnersOnly: if one of the roles is the owner's, and the caller is not an owner"""
     if Role.OWNER in roles and access.role != Role.OWNER:
-        raise NotPermitted
+        raise OwnersOnly
 
 
 def _locked_membership(access: Access, membership: Membership) -> Membership:

@@ -72,12 +72,17 @@ def update_host(access: Access, host: Host, *, name: str | None = None, login: s
     return host
 
 
-def revoke_host(access: Access, host: Host) -> None:
-    """Revoke a machine together with its tokens. Members revoke their own, owners and admins any."""
+def require_revoke(access: Access, host: Host) -> None:
+    """:raises NotPermitted: if the machine is another member's and the caller is bound, or uses a project's token"""
     require_own(access, host)
     if host.owner_id != access.user.pk:
         access.require_manager()
     access.require_whole_org()
+
+
+def revoke_host(access: Access, host: Host) -> None:
+    """Revoke a machine together with its tokens. Members revoke their own, owners and admins any."""
+    require_revoke(access, host)
     now = timezone.now()
     with durable():
         revoked = Host.objects.filter(pk=host.pk, revoked_at=None).update(revoked_at=now)

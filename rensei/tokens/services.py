@@ -95,7 +95,7 @@ def update_token(access: Access, token: ApiToken, *, cap: int | None) -> ApiToke
     :raises NotPermitted: if the caller may not
     :raises CapOfCaller: if the cap would hold for the caller's own token
     """
-    _require_change(access, token)
+    require_change(access, token)
     with durable():
         before = caps.change(token, picodollars=cap, caller_id=access.token.id if access.token else "")
         record(
@@ -112,7 +112,7 @@ def update_token(access: Access, token: ApiToken, *, cap: int | None) -> ApiToke
 
 def revoke_token(access: Access, token: ApiToken) -> None:
     """Revoke a token with all that was made with it. Members revoke their own, owners and admins any."""
-    _require_change(access, token)
+    require_change(access, token)
     with durable():
         ended = tree.revoke([token.pk], now=timezone.now())
         if token.pk in ended:
@@ -167,7 +167,7 @@ def insert_token(
     return token, Secret(plain)
 
 
-def _require_change(access: Access, token: ApiToken) -> None:
+def require_change(access: Access, token: ApiToken) -> None:
     """:raises NotPermitted: if the token is another member's or not of the caller's project, and the caller is bound"""
     require_own(access, token)
     if token.membership_id != access.membership.pk:

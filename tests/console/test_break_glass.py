@@ -93,6 +93,28 @@ class TestExport:
         stored = f"{list(AuditEvent.objects.values_list('detail'))}{vars(row)}"
         assert key not in pages + mails + stored
 
+    def test_is_offered_to_others_only(self, admin: Client, second: Client, asked: BreakGlass) -> None:
+        address = f"{PAGE}{asked.pk}/approve/"
+
+        own = admin.get(address)
+
+        assert own.status_code == 403
+        assert "You asked for this yourself." in own.content.decode()
+        assert 'value="Approve"' not in own.content.decode()
+        assert 'value="Approve"' in second.get(address).content.decode()
+        for page in (PAGE, "/admin/"):
+            assert address not in admin.get(page).content.decode()
+            assert address in second.get(page).content.decode()
+        assert "Waits for another operator" in admin.get("/admin/").content.decode()
+
+    def test_names_the_key(self, second: Client, asked: BreakGlass, connected: Integration, acme: Org) -> None:
+        named = f"{connected.name} of {acme.name}, {connected.key_hint}"
+
+        assert named in second.get(PAGE).content.decode()
+        assert named in second.get(f"{PAGE}{asked.pk}/approve/").content.decode()
+        connected.delete()
+        assert "a key that was removed" in second.get(PAGE).content.decode()
+
     def test_is_refused_to_the_one_who_asked(self, admin: Client, asked: BreakGlass, grace: User) -> None:
         answer = admin.post(f"{PAGE}{asked.pk}/approve/")
 
@@ -118,7 +140,7 @@ class TestExport:
     @pytest.mark.parametrize(
         ("changes", "state"),
         [
-            ({"asked_at": timedelta(hours=25)}, "nobody approved in time"),
+            ({"asked_at": timedelta(hours=25)}, "it was not approved in time"),
             ({"withdrawn_at": timedelta()}, "withdrawn"),
             ({"approved_at": timedelta()}, "approved"),
         ],

@@ -52,6 +52,20 @@ class TestPages:
         assert (first.detail["old"], first.detail["new"]) == ({"cap": "1.000000"}, {"cap": "2.000000"})
         assert second.detail["new"] == {"cap": None}
 
+    def test_offer_an_auditor_no_change_of_another_member_s_token(
+        self, acme: Org, ada_access: Access, alan: User, otto: User, page_as: Callable[..., Client]
+    ) -> None:
+        token, _ = create_token(ada_access, name="ci", cap=DOLLAR)
+        page, admin = page_as(otto), page_as(alan)
+        changes = [f"/o/acme/settings/tokens/{token.pk}/{verb}" for verb in ("cap", "revoke")]
+
+        seen = page.get("/o/acme/settings/tokens").content.decode()
+
+        assert "$0.00 of $1.00" in seen
+        assert [change in seen for change in changes] == [False, False]
+        assert [page.get(change).status_code for change in changes] == [403, 403]
+        assert all(change in admin.get("/o/acme/settings/tokens").content.decode() for change in changes)
+
     @pytest.mark.parametrize("typed", ["-1", "1000000", "0.0000000000001", "much"])
     def test_refuse_what_is_no_amount(
         self, acme: Org, ada_access: Access, ada: User, page_as: Callable[..., Client], typed: str

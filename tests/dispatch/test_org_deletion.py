@@ -236,6 +236,9 @@ class TestOthers:
 
         assert "Only an owner can." in shown.content.decode()
         assert (asked.status_code, by_rest.status_code) == (403, 403)
+        assert "This is up to an owner: " in asked.content.decode()
+        assert "admin:" not in asked.content.decode()
+        assert "Only an owner may do this." in by_rest.json()["detail"]
         assert Org.objects.get().deleting_at is None
 
     def test_may_not_with_a_token_of_a_project(self, ada_access: Access, project: Project) -> None:

@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from integrations.keys import break_glass
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.dispatch.admission import admit
@@ -272,11 +273,25 @@ class TestTheTable:
 
 class TestAnOperator:
     @pytest.mark.parametrize("theme", ["light", "dark"])
-    def test_fits_every_screen(self, open_browser: Callable[..., Person], grace: User, acme: Org, theme: str) -> None:
+    def test_fits_every_screen(
+        self,
+        open_browser: Callable[..., Person],
+        make_user: Callable[..., User],
+        grace: User,
+        connected: Integration,
+        theme: str,
+    ) -> None:
+        hugo = make_user("hugo@platform.test", is_staff=True, is_superuser=True)
+        break_glass.ask("export", target=connected.pk, reason="The provider asks for it " * 5, operator=hugo)
+        break_glass.ask("address", target="https://a-proxy-with-a-name.example/v1", reason="It moves", operator=grace)
+        keys = "/admin/integrations"
         person = open_browser(color_scheme=theme)
         person.sign_in(grace)
         problems: list[str] = []
-        for path in ("/admin/", "/admin/billing/entitlement/", "/admin/integrations/platformkey/"):
+        for path in (
+            "/admin/", "/admin/billing/entitlement/", "/admin/orgs/org/", f"{keys}/platformkey/", f"{keys}/breakglass/",
+            f"{keys}/breakglass/ask/export/", f"{keys}/rotation/",
+        ):  # fmt: skip
             person.open(path)
             expect(person.page.get_by_role("heading", level=1).first).to_be_visible()
             problems += misfits(person)

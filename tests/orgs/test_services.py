@@ -9,7 +9,7 @@ from rensei.audit.models import AuditEvent
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.secret import token_digest
 from rensei.orgs import services
-from rensei.orgs.access import for_member
+from rensei.orgs.access import OwnersOnly, for_member
 from rensei.orgs.models import Host, Membership, Org, Project, Role
 from rensei.orgs.signals import org_created
 from rensei.tokens.look_up import for_token
@@ -125,7 +125,7 @@ class TestChangeRole:
 
     def test_does_not_let_an_admin_rise_or_unmake_an_owner(self, acme, ada, alan, access_of):
         for person, role in ((alan, "owner"), (ada, "member")):
-            with pytest.raises(NotPermitted):
+            with pytest.raises(OwnersOnly):
                 services.change_role(access_of(alan), membership_of(person, acme), role=role)
 
     def test_finds_no_foreign_member(self, acme, mia, eve, access_of):

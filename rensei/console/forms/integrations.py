@@ -95,7 +95,7 @@ class EditForm(ConnectForm):
     name = forms.CharField()
     is_default = None  # type: ignore[assignment]
     remind_after_days = forms.IntegerField(
-        label="Remind us after days",
+        label="Remind us after this many days",
         required=False,
         min_value=1,
         max_value=shapes.REMIND_AFTER_DAYS_MAX,

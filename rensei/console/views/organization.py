@@ -45,7 +45,7 @@ def organization(request: PageRequest) -> HttpResponse:
 def destroy_keys(request: PageRequest) -> HttpResponse:
     """Ask an owner to type the organization's id, then destroy its data keys and show the receipt."""
     access = request.access
-    key_destruction.require_owner(access)
+    access.require_owner()
     typed = request.POST.get("typed", "")
     if request.method == "POST" and typed == access.org.slug:
         return attempt(
@@ -72,7 +72,7 @@ def destroy_keys(request: PageRequest) -> HttpResponse:
 def delete(request: PageRequest) -> HttpResponse:
     """Ask an owner to type the organization's id, then delete it."""
     access = request.access
-    key_destruction.require_owner(access)
+    access.require_owner()
     typed = request.POST.get("typed", "")
     if request.method == "POST" and typed == access.org.slug:
         org_deletion.delete_org(access, confirm=typed)

@@ -22,8 +22,8 @@ from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
 from rensei.orgs.models import SpendCap
 from rensei.tokens import caps
-from rensei.tokens.machines import revoke_host, visible_hosts
-from rensei.tokens.services import create_token, revoke_token, update_token, visible_tokens
+from rensei.tokens.machines import require_revoke, revoke_host, visible_hosts
+from rensei.tokens.services import create_token, require_change, revoke_token, update_token, visible_tokens
 
 # API tokens
 
@@ -61,7 +61,12 @@ def tokens(request: PageRequest) -> HttpResponse:
     capped = caps.of_tokens([token.pk for token in stored])
     context = {
         "rows": [
-            {"token": token, "used": used.get(token.pk, RunSums()), "cap": _shown(capped.get(token.pk), now)}
+            {
+                "token": token,
+                "used": used.get(token.pk, RunSums()),
+                "cap": _shown(capped.get(token.pk), now),
+                "may_change": access.manages or token.membership_id == access.membership.pk,
+            }
             for token in stored
         ],
         "since": month.since,
@@ -77,6 +82,7 @@ def tokens(request: PageRequest) -> HttpResponse:
 @page
 def token_revoke(request: PageRequest, token_id: str) -> HttpResponse:
     token = visible_tokens(request.access).get_or_404(pk=token_id)
+    require_change(request.access, token)
     if request.method == "POST":
         return attempt(
             request,
@@ -99,6 +105,7 @@ def token_cap(request: PageRequest, token_id: str) -> HttpResponse:
     """Set, change or remove the cap of a token."""
     access = request.access
     token = visible_tokens(access).get_or_404(pk=token_id)
+    require_change(access, token)
     now = database_now()
     cap = caps.of_tokens([token.pk]).get(token.pk)
     is_now = None if cap is None else Decimal(cap.picodollars) / PICODOLLARS_PER_DOLLAR
@@ -142,6 +149,7 @@ def machines(request: PageRequest) -> HttpResponse:
 @page
 def machine_revoke(request: PageRequest, machine_id: str) -> HttpResponse:
     host = visible_hosts(request.access).get_or_404(pk=machine_id)
+    require_revoke(request.access, host)
     if request.method == "POST":
         return attempt(
             request,

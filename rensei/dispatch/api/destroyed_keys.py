@@ -11,7 +11,7 @@ from rensei.core.api import CamelSerializer
 from rensei.dispatch import key_destruction
 from rensei.dispatch.receipts import ReceiptKeyUnavailable
 from rensei.orgs.access import caller
-from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.permissions import OwnersWrite
 from rensei.orgs.resources import Resource
 from rensei.orgs.scopes import GRANT
 from rensei.tokens.throttling import spend_sensitive
@@ -65,7 +65,7 @@ class DestructionReceipt(CamelSerializer):
 
 
 class DestroyKeys(Resource):
-    permission_classes = [ManagersWrite]
+    permission_classes = [OwnersWrite]
     scopes = {"POST": GRANT}
     refusals = {"POST": (NothingToDestroy, ReceiptKeyUnavailable, CredentialUnreadable)}
     Body = Destruction
@@ -75,6 +75,5 @@ class DestroyKeys(Resource):
     def post(self, request: Request) -> Response:
         """Destroy the organization's data keys, for good. Only an owner may. Every stored key becomes unreadable."""
         access = caller(request)
-        key_destruction.require_owner(access)
         spend_sensitive(access)
         return Response(key_destruction.destroy_keys(access, **self.fields(request)))

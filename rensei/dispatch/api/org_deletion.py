@@ -9,9 +9,8 @@ from rensei.core.errors import NotFound
 from rensei.core.lists import Filters, read_filters
 from rensei.core.views import Endpoint
 from rensei.dispatch import org_deletion
-from rensei.dispatch.key_destruction import require_owner
 from rensei.orgs.access import caller
-from rensei.orgs.permissions import ManagersWrite
+from rensei.orgs.permissions import OwnersWrite
 from rensei.orgs.scopes import GRANT
 from rensei.tokens.throttling import spend_sensitive
 
@@ -23,7 +22,7 @@ class Deletion(Filters):
 
 
 class OrgDetail(Endpoint):
-    permission_classes = [ManagersWrite]
+    permission_classes = [OwnersWrite]
     scopes = {"DELETE": GRANT}
     refusals = {"DELETE": (NotFound,)}
     does = {"DELETE": "End all access to the organization, and delete what it holds, for good. Only an owner may."}
@@ -35,7 +34,6 @@ class OrgDetail(Endpoint):
         access = caller(request)
         if org_id != access.org.pk:
             raise NotFound
-        require_owner(access)
         spend_sensitive(access)
         asked = read_filters(Deletion, request)
         org_deletion.delete_org(access, confirm=asked["confirm"])
