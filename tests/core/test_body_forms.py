@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jsonschema_rs
@@ -64,8 +65,13 @@ def operations() -> Iterator[Operation]:
 
 
 def is_allowed(form: dict[str, Any], value: Any) -> bool:
-    whole = {**form, "components": answers.document()["components"]}
-    return bool(jsonschema_rs.Draft202012Validator(whole, validate_formats=True).is_valid(value))
+    return bool(_validator(json.dumps(form)).is_valid(value))
+
+
+@cache
+def _validator(form: str) -> jsonschema_rs.Draft202012Validator:
+    whole = {**json.loads(form), "components": answers.document()["components"]}
+    return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
 
 
 def padded(form: dict[str, Any]) -> Iterator[str]:
