@@ -190,7 +190,7 @@ class ShowsOpenings:
 @admin.register(PlatformKey)
 class PlatformKeyAdmin(ShowsOpenings, admin.ModelAdmin[PlatformKey]):
     form = PlatformKeyForm
-    list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "health", "key_age", "last_test"]
+    list_display = ["name", "provider", "pool", "key_hint", "active", "weight", "state", "key_age", "last_test"]
     list_filter = ["provider", "pool", "active", "health"]
     search_fields = ["name"]
     ordering = ["provider", "pool", "id"]
@@ -206,14 +206,23 @@ class PlatformKeyAdmin(ShowsOpenings, admin.ModelAdmin[PlatformKey]):
         found = [
             "key_hint",
             "secret_version",
-            "health",
-            "cooling_until",
+            "state",
             "last_test",
             "openings",
             "key_age",
             "created_at",
         ]
         return ["provider", "pool", *found] if obj else []
+
+    @admin.display(description="Health", ordering="health")
+    def state(self, key: PlatformKey) -> str:
+        if key.health == PlatformKey.Health.QUARANTINED:
+            return key.get_health_display()
+        pauses = [
+            f"{limit or 'all models'} until {end.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            for limit, end in key.coolings(timezone.now()).items()
+        ]
+        return f"Cooling down: {', '.join(pauses)}" if pauses else PlatformKey.Health.HEALTHY.label
 
     @admin.display(description="Key age", ordering="key_created_at")
     def key_age(self, key: PlatformKey) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.utils import timezone
 
 from rensei.core.errors import StoredError
@@ -284,7 +284,13 @@ class Integration(models.Model):
 
 
 class PlatformKey(models.Model):
-    """A key of the operators' key pools. A shared pool's key names the models it serves and a cap on max tokens."""
+    """
+    A key of the operators' key pools. A shared pool's key names the models it serves and a cap on max tokens.
+
+    `health` and `cooling_until` are about the whole key. `cooling_models` says until when the provider's limit for one
+    model is reached, by the name of the limit; the key signs for other models meanwhile. `refused` holds, by the same
+    names, the organization whose call was refused last, and when: one organization alone is no verdict about a key.
+    """
 
     class Pool(models.TextChoices):
         METERED = "metered", "Metered"
@@ -312,6 +318,12 @@ class PlatformKey(models.Model):
     max_tokens_cap = models.PositiveIntegerField(null=True, blank=True)
     health = models.CharField(max_length=16, choices=Health.choices, default=Health.HEALTHY, editable=False)
     cooling_until = models.DateTimeField(null=True, blank=True, editable=False)
+    cooling_models: "models.JSONField[dict[str, str], dict[str, str]]" = models.JSONField(
+        default=dict, db_default=Value({}, models.JSONField()), blank=True, editable=False
+    )
+    refused: "models.JSONField[dict[str, list[str]], dict[str, list[str]]]" = models.JSONField(
+        default=dict, db_default=Value({}, models.JSONField()), blank=True, editable=False
+    )
     last_error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(
         null=True, blank=True, editable=False
     )
@@ -329,6 +341,18 @@ class PlatformKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} {self.pool}: {self.name} ({self.key_hint})"
+
+    def coolings(self, now: datetime) -> dict[str, datetime]:
+        """Return until when the key may not sign, by the name of the provider's limit. `""` is the whole key."""
+        ends = {limit: datetime.fromisoformat(end) for limit, end in self.cooling_models.items()}
+        if self.health == self.Health.COOLING and self.cooling_until is not None:
+            ends[""] = self.cooling_until
+        return {limit: end for limit, end in sorted(ends.items()) if end > now}
+
+    def cools_until(self, rate_limit: str, now: datetime) -> datetime | None:
+        """Return the end of the pause for calls under one of the provider's limits, or None if there is no pause."""
+        ends = self.coolings(now)
+        return max((ends[limit] for limit in ("", rate_limit) if limit in ends), default=None)
 
     @property
     def key_age_days(self) -> int | None:

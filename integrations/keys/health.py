@@ -1,14 +1,20 @@
 """
 What a failed call means for its key, and who is notified: operators for a pool's key, else the organization.
 
-A pool's key that the provider refuses is quarantined until an operator replaces it. A key that is rate limited or
-out of funds cools down. The state belongs to the version of the key: a new key starts healthy.
+A pool's key that the provider rejects is quarantined until an operator replaces it. A key out of funds cools down. One
+that is rate limited cools down for the limit that the call counted in, because the provider limits each model by
+itself. One that may not do what a call asked for cools down for that limit once two organizations have met the
+refusal, with no success between: what one organization asks for does not take the key from the others. The state
+belongs to the version of the key: a new key starts healthy.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
@@ -18,32 +24,41 @@ from rensei.core.periods import end_of, month_of
 from rensei.orgs.models import MANAGERS, Membership, Org, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
+RATE_LIMITED_AT_LEAST = timedelta(seconds=1)
 REFUSED_FOR = timedelta(minutes=10)
 UNAUTHORIZED = 401
+FORBIDDEN = 403
 
 logger = structlog.get_logger(__name__)
 
 
-def note_failure(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FailedCall:
     """
-    Remove a key from its pool if the failure concerns the key, and notify the operators once.
+    A call that failed under a key of a pool: whose it was, and the name of the provider's limit that it counted in.
+
+    `succeeded_at` tells when a call of the same model last succeeded under the key since a moment, or None.
+    """
+
+    credential: Credential
+    org_id: str
+    rate_limit: str
+    succeeded_at: Callable[[datetime], datetime | None]
+
+
+def note_failure(call: FailedCall, failure: ProviderFailure, *, now: datetime) -> None:
+    """
+    Remove a key from its pool, or for one model, if the failure concerns the key, and notify the operators once.
 
     Other failures (an overloaded provider, a broken connection, a bad request) change nothing.
     """
-    verdict = _verdict(failure, now, is_federated=credential.federation is not None)
-    if verdict is None:
-        return
-    health, until = verdict
-    error: StoredError = {"code": failure.code, "detail": failure.message, "fix": failure.fix}
-    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
-    # Quarantine takes precedence over a cool-down. Each change of state is notified once, however many calls detect it.
-    changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
-    if health is PlatformKey.Health.COOLING:
-        changing = changing.exclude(health=health, cooling_until__gte=until)
-    if changing.update(health=health, cooling_until=until, last_error=error):
-        logger.warning("pool_key_out", key_id=credential.id, health=health.value, code=failure.code)
-        if failure.code == "PROVIDER_AUTH_FAILED" and failure.status == UNAUTHORIZED:
-            _alert(judged.first(), until)
+    if failure.code == "PROVIDER_RATE_LIMITED":
+        wait = failure.retry_after_seconds
+        _cool(call, failure, RATE_LIMITED_FOR if wait is None else timedelta(seconds=wait), now=now)
+    elif failure.code == "PROVIDER_AUTH_FAILED" and failure.status == FORBIDDEN and not failure.retryable:
+        _note_forbidden(call, failure, now=now)
+    else:
+        _note_verdict(call, failure, now=now)
 
 
 def note_refused(credential: Credential, failure: ProviderFailure, *, now: datetime) -> None:
@@ -55,14 +70,79 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
     """
     if failure.status != UNAUTHORIZED or failure.retryable:
         return
-    code = failure.diagnosis or failure.code
-    error: StoredError = {"code": code, "detail": failure.message, "fix": failure.fix}
+    error: StoredError = {**_error_of(failure), "code": failure.diagnosis or failure.code}
     judged = Integration.objects.filter(id=credential.id, secret_version=credential.version)
     working = judged.exclude(status=Integration.Status.FAILING)
     if working.update(status=Integration.Status.FAILING, tested_at=now, last_error=error):
         logger.warning("integration_refused", integration_id=credential.id, code=failure.code)
         for integration in judged.select_related("org"):
             _tell_managers(integration)
+
+
+def _cool(call: FailedCall, failure: ProviderFailure, wait: timedelta, *, now: datetime) -> None:
+    """Stop using the key for one of the provider's limits. Calls that find it cooling change nothing more."""
+    with transaction.atomic():
+        key = _locked(call.credential)
+        if key is None or key.cools_until(call.rate_limit, now) is not None:
+            return
+        until = now + max(wait, RATE_LIMITED_AT_LEAST)
+        pauses = {limit: end for limit, end in key.coolings(now).items() if limit}
+        ends = {limit: end.isoformat() for limit, end in {**pauses, call.rate_limit: until}.items()}
+        refused = {limit: last for limit, last in key.refused.items() if limit != call.rate_limit}
+        PlatformKey.objects.filter(pk=key.pk).update(
+            cooling_models=ends, refused=refused, last_error=_error_of(failure)
+        )
+    logger.warning("pool_key_cools", key_id=key.pk, limit=call.rate_limit, code=failure.code)
+
+
+def _note_forbidden(call: FailedCall, failure: ProviderFailure, *, now: datetime) -> None:
+    """Cool the key for the limit if another organization was refused before, and no call has succeeded since."""
+    with transaction.atomic():
+        key = _locked(call.credential)
+        if key is None:
+            return
+        refused = {limit: last for limit, last in key.refused.items() if now - _moment(last) < REFUSED_FOR}
+        last = refused.get(call.rate_limit)
+        if last is not None and last[0] == call.org_id:
+            return
+        succeeded_at = call.succeeded_at(_moment(last)) if last is not None else None
+        if last is None or succeeded_at is not None:
+            refused[call.rate_limit] = [call.org_id, now.isoformat()]
+            PlatformKey.objects.filter(pk=key.pk).update(refused=refused, last_error=_error_of(failure))
+            return
+    _cool(call, failure, REFUSED_FOR, now=now)
+
+
+def _locked(credential: Credential) -> PlatformKey | None:
+    """Load the judged version of the key, unless it is quarantined, and lock its row: its JSON is written whole."""
+    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
+    in_use = judged.exclude(health=PlatformKey.Health.QUARANTINED)
+    return in_use.defer("sealed_key").select_for_update().first()
+
+
+def _moment(last: list[str]) -> datetime:
+    return datetime.fromisoformat(last[1])
+
+
+def _error_of(failure: ProviderFailure) -> StoredError:
+    return {"code": failure.code, "detail": failure.message, "fix": failure.fix}
+
+
+def _note_verdict(call: FailedCall, failure: ProviderFailure, *, now: datetime) -> None:
+    credential = call.credential
+    verdict = _verdict(failure, now, is_federated=credential.federation is not None)
+    if verdict is None:
+        return
+    health, until = verdict
+    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
+    # Quarantine takes precedence over a cool-down. Each change of state is notified once, however many calls detect it.
+    changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
+    if health is PlatformKey.Health.COOLING:
+        changing = changing.exclude(health=health, cooling_until__gte=until)
+    if changing.update(health=health, cooling_until=until, last_error=_error_of(failure)):
+        logger.warning("pool_key_out", key_id=credential.id, health=health.value, code=failure.code)
+        if failure.code == "PROVIDER_AUTH_FAILED" and failure.status == UNAUTHORIZED:
+            _alert(judged.first(), until)
 
 
 def _verdict(
@@ -77,9 +157,6 @@ def _verdict(
         return PlatformKey.Health.COOLING, now + REFUSED_FOR
     if failure.code == "PROVIDER_UNFUNDED":
         return PlatformKey.Health.COOLING, end_of(month_of(now))
-    if failure.code == "PROVIDER_RATE_LIMITED":
-        wait = failure.retry_after_seconds
-        return PlatformKey.Health.COOLING, now + (RATE_LIMITED_FOR if wait is None else timedelta(seconds=wait))
     return None
 
 

@@ -36,13 +36,8 @@ def outage_of(keys: Iterable[PlatformKey], *, provider: str, pool: str, model_id
     serving = [key for key in active if serves(key, model_id)]
     if not serving:
         return Outage(cause=Cause.NOT_SERVED)
-    if any(_is_healthy(key, now) for key in serving):
-        return None
-    ends = [key.cooling_until for key in serving if key.health == PlatformKey.Health.COOLING and key.cooling_until]
-    return Outage(cause=Cause.COOLING, until=min(ends)) if ends else Outage(cause=Cause.QUARANTINED)
-
-
-def _is_healthy(key: PlatformKey, now: datetime) -> bool:
-    if key.health == PlatformKey.Health.HEALTHY:
-        return True
-    return key.health == PlatformKey.Health.COOLING and key.cooling_until is not None and key.cooling_until <= now
+    ends = [key.cools_until(model_id, now) for key in serving if key.health != PlatformKey.Health.QUARANTINED]
+    if not ends:
+        return Outage(cause=Cause.QUARANTINED)
+    cooling = [end for end in ends if end is not None]
+    return Outage(cause=Cause.COOLING, until=min(cooling)) if len(cooling) == len(ends) else None

@@ -112,9 +112,11 @@ def replace_key(
     _seal(key, shapes.clean_given(shapes.one_given(api_key, federation), provider=key.provider))
     key.key_created_at = timezone.now()
     key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
+    key.cooling_models, key.refused = {}, {}
     with transaction.atomic():
         sealed_fields = ["sealed_key", "secret_version", "key_hint", "federation", "workspace_id", "key_created_at"]
-        key.save(update_fields=[*sealed_fields, "health", "cooling_until", "last_error"])
+        judged = ["health", "cooling_until", "cooling_models", "refused", "last_error"]
+        key.save(update_fields=[*sealed_fields, *judged])
         _record(actor, "platform_key.replaced", key)
     return key
 
@@ -163,17 +165,18 @@ def check_new_key(
 
 
 def healthy_key(
-    *, provider: str, pool: str, model_id: str, now: datetime, besides: Collection[str] = ()
+    *, provider: str, pool: str, model_id: str, now: datetime, rate_limit: str = "", besides: Collection[str] = ()
 ) -> PlatformKey | None:
     """
     Choose a healthy key of a pool that serves a model, by weight. None if there is none except the excluded ones.
 
+    :param rate_limit: the provider's limit that the call counts in, if it is not the model's usual one
     :raises PausedByOperator: if there are some, and an operator has paused all of them
     """
     serving = [
         key
         for key in healthy_keys(now=now, provider=provider, pool=pool)
-        if serves(key, model_id) and key.id not in besides
+        if serves(key, model_id) and key.cools_until(rate_limit or model_id, now) is None and key.id not in besides
     ]
     keys = running(serving)
     if not keys:
@@ -183,7 +186,11 @@ def healthy_key(
 
 
 def healthy_keys(*, now: datetime, **filters: str) -> list[PlatformKey]:
-    """List the healthy keys, and those that have cooled down. `paused_because` is set on keys that may not sign."""
+    """
+    List the healthy keys, and those that have cooled down. One of them may be cooling for some models.
+
+    `paused_because` is set on keys that may not sign.
+    """
     switches = KillSwitch.objects.filter(kind=KillSwitch.Kind.PLATFORM_KEY, target=OuterRef("pk"))
     healthy = Q(health=PlatformKey.Health.HEALTHY)
     cooled = Q(health=PlatformKey.Health.COOLING, cooling_until__lte=now)

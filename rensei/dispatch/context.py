@@ -99,15 +99,21 @@ class DispatchContext:
     def prices_of(self, entry: CatalogEntry) -> list[UnitPrices]:
         return self.prices.get(entry.pk, [])
 
-    def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode) -> list[PlatformKey]:
-        """Return the healthy keys of a pool that serve the mode's model, including paused keys."""
+    def pool_keys(self, pool: PlatformKey.Pool, mode: AuthMode, *, rate_limit: str = "") -> list[PlatformKey]:
+        """
+        Return the keys of a pool that may sign for the mode's model now, including paused keys.
+
+        :param rate_limit: the provider's limit that a call counts in, if it is not the model's usual one
+        """
         entry = self.served(mode)
         if entry is None:
             return []
         return [
             key
             for key in self.platform_keys
-            if key.pool == pool and key.provider == entry.provider and platform.serves(key, entry.model_id)
+            if (key.pool, key.provider) == (pool, entry.provider)
+            and platform.serves(key, entry.model_id)
+            and key.cools_until(rate_limit or entry.model_id, self.now) is None
         ]
 
 

@@ -54,7 +54,7 @@ TABLES: Mapping[type[models.Model], frozenset[str]] = {
     Integration: frozenset(
         {"last_used_at", "tested_at", "key_created_at", "remind_after_days", "remind_at", "reminded_at", "leaked_at"}
     ),
-    PlatformKey: frozenset({"last_error", "key_created_at"}),
+    PlatformKey: frozenset({"last_error", "refused", "key_created_at"}),
     ModelProfile: frozenset(),
 }
 # SQLite keeps so many changes. A process that has seen none of them takes everything for changed.
@@ -190,7 +190,8 @@ def _next_moment(now: datetime) -> datetime:
     """Return when decisions change without a write: a price begins, a key has cooled down, a model is a day older."""
     moments: list[datetime | None] = [
         Price.objects.filter(effective_from__gt=now).aggregate(at=Min("effective_from"))["at"],
-        PlatformKey.objects.filter(cooling_until__gt=now).aggregate(at=Min("cooling_until"))["at"],
+        # The keys of the platform are few.
+        *(end for key in PlatformKey.objects.defer("sealed_key") for end in key.coolings(now).values()),
         start_of(now.date() + timedelta(days=1)),
     ]
     return min(moment for moment in moments if moment is not None)

@@ -261,16 +261,19 @@ class Gateway:
             raise found
         return found
 
-    async def _credentials(self, route: Route, why: Why, *, others: Others = ()) -> Credentials:
+    async def _credentials(self, route: Route, why: Why, *, others: Others = (), rate_limit: str = "") -> Credentials:
         """
         List the keys that may sign a call. They are opened for the first call, and kept while calls use them.
 
         :param why: this call, which the opening is recorded with if it causes one
         :param others: what the call names besides: a key of the platform signs for the models that it serves only
+        :param rate_limit: the provider's limit that the call counts in, if it is not the model's usual one
         :raises RenseiError: if a key cannot be opened, or none serves all of the models
         """
         found = await self._keys_of(route, why)
-        return routing.serving_all(found, route, [other for _, other in others]) if others else found
+        if not others and not rate_limit:
+            return found
+        return routing.serving_all(found, route, [other for _, other in others], rate_limit=rate_limit)
 
     async def _keys_of(self, route: Route, why: Why) -> routing.Credentials:
         """:raises RenseiError: if a key cannot be opened"""
@@ -317,7 +320,7 @@ class Gateway:
         if of_run is not None:
             credentials = await self._loaded(partial(routing.open_key_of, of_run.run))
         else:
-            credentials = await self._credentials(route, why, others=others)
+            credentials = await self._credentials(route, why, others=others, rate_limit=outgoing.rate_limit)
         credential = routing.choose_credential(credentials)
         if of_run is not None:
             admitted = _plan_of_run(of_run, route, credential, outgoing)

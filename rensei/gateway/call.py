@@ -348,7 +348,7 @@ class GatewayCall:
     def _next_attempt(self, failure: ProviderFailure) -> tuple[Attempt, Credential] | None:
         mode = MODES[AuthMode(self.run.auth_mode)]
         try:
-            credential = mode.next_credential(self.run, self._credential, failure)
+            credential = mode.next_credential(self.run, self._credential, failure, rate_limit=self._outgoing.rate_limit)
         except RenseiError as refusal:
             logger.warning("no_other_key", code=refusal.code)
             return None

@@ -33,7 +33,8 @@ from rensei.gateway.routing import Route
 class Outgoing:
     """
     A body for the provider, and the values decided for it. `at_most` is in picodollars, None if unknown.
-    `left_out` describes what was not added and why; it may be empty.
+    `left_out` describes what was not added and why; it may be empty. `rate_limit` names the provider's limit that the
+    call counts in; it is empty if that is the served model's usual one.
     """
 
     body: Body
@@ -46,6 +47,7 @@ class Outgoing:
     streams: bool
     asked: Mapping[str, object]
     answer_bytes_max: int
+    rate_limit: str
 
 
 # The additional models that a request names, each with its decision under the same mode.
@@ -96,6 +98,7 @@ def prepare(
         answer_bytes_max=answer_bytes_max(
             values, [tool for _, tool in body.tools], max_tokens=max_tokens, has_unknown=bool(unknown)
         ),
+        rate_limit=features.own_rate_limit(entry.model_id, values, betas),
     )
 
 

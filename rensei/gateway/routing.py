@@ -148,13 +148,14 @@ def open_key_of(run: Run) -> Credentials:
     return [(1, MODES[AuthMode(run.auth_mode)].open_credential(run))]
 
 
-def serving_all(found: Credentials, route: Route, others: Sequence[Route]) -> Credentials:
+def serving_all(found: Credentials, route: Route, others: Sequence[Route], *, rate_limit: str) -> Credentials:
     """
-    List the keys of a call that may also sign for the other models that it names.
+    List the keys of a call that may also sign for the other models that it names, and under the provider's limit.
 
     :raises RenseiError: if there is none
     """
-    return MODES[route.mode].serving_all(found, [each.judgement.facts for each in (route, *others)])
+    facts = [each.judgement.facts for each in (route, *others)]
+    return MODES[route.mode].serving_all(found, facts, rate_limit=rate_limit)
 
 
 def choose_credential(credentials: Credentials) -> Credential:

@@ -69,6 +69,14 @@ class NearLimit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyOut:
+    """A key that may not sign, or not for some models: until when, by the name of the limit (`""`: for any)."""
+
+    key: PlatformKey
+    coolings: dict[str, datetime]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overview:
     now: datetime
     modes: list[ModeToday]
@@ -76,7 +84,7 @@ class Overview:
     workers: list[WorkerHeartbeat]
     workers_alive: int
     keys: list[PlatformKey]
-    keys_out: list[PlatformKey]
+    keys_out: list[KeyOut]
     audit: LedgerAudit | None
     audit_is_old: bool
     vault: VaultHealth
@@ -116,7 +124,7 @@ def overview() -> Overview:
         workers=workers,
         workers_alive=sum(now - worker.seen_at <= WORKER_SILENT_AFTER for worker in workers),
         keys=keys,
-        keys_out=[key for key in keys if _is_out(key, now)],
+        keys_out=_keys_out(keys, now),
         audit=audit,
         audit_is_old=audit is None or now - audit.ran_at > AUDIT_OLD_AFTER,
         vault=vault.health(),
@@ -176,9 +184,9 @@ def _queue(now: datetime) -> Queue:
     return Queue(**found, is_slow=oldest is not None and now - oldest > QUEUE_SLOW_AFTER)
 
 
-def _is_out(key: PlatformKey, now: datetime) -> bool:
-    cooling = key.health == PlatformKey.Health.COOLING and key.cooling_until is not None and key.cooling_until > now
-    return key.active and (key.health == PlatformKey.Health.QUARANTINED or cooling)
+def _keys_out(keys: Iterable[PlatformKey], now: datetime) -> list[KeyOut]:
+    found = [KeyOut(key=key, coolings=key.coolings(now)) for key in keys if key.active]
+    return [out for out in found if out.coolings or out.key.health == PlatformKey.Health.QUARANTINED]
 
 
 def _near_quota(now: datetime) -> Iterable[NearLimit]:

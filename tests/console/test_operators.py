@@ -1,7 +1,7 @@
 """The operators' pages: the front page with what needs somebody, kill switches, runs, and the ways between them."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,6 +31,10 @@ STOP = "/admin/orgs/killswitch/stop"
 LIST = "/admin/orgs/killswitch/"
 WHY = "Elevated errors <at> Anthropic"
 MOST_QUERIES = 30
+
+
+def in_an_hour() -> datetime:
+    return database_now() + timedelta(hours=1)
 
 
 @pytest.fixture
@@ -96,14 +100,15 @@ class TestTheFrontPage:
         [
             ({}, "All well"),
             ({"health": "quarantined", "last_error": {"detail": "Refused.", "fix": ""}}, "Quarantined"),
-            ({"health": "cooling", "cooling_until": database_now}, "Cooling until"),
+            ({"health": "cooling", "cooling_until": in_an_hour}, "Cooling until"),
+            ({"cooling_models": lambda: {"claude-a": in_an_hour().isoformat()}}, "Cooling for claude-a until"),
         ],
-        ids=["well", "quarantined", "cooling"],
+        ids=["well", "quarantined", "cooling", "cooling-for-a-model"],
     )
     def test_shows_how_the_pool_keys_are(
         self, admin: Client, pool_key: PlatformKey, fields: dict[str, Any], mark: str
     ) -> None:
-        values = {name: value() + timedelta(hours=1) if callable(value) else value for name, value in fields.items()}
+        values = {name: value() if callable(value) else value for name, value in fields.items()}
         PlatformKey.objects.filter(pk=pool_key.pk).update(**values)
 
         html = html_of(admin)

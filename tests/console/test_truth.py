@@ -29,7 +29,7 @@ from rensei.orgs.models import Host, Org, User
 from rensei.tokens.machines import register_host
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
 from tests.billing.record import record_charges
-from tests.console.states import MODES, STATES, STATES_TRIED, SUBSETS
+from tests.console.states import MODEL, MODES, STATES, STATES_TRIED, SUBSETS
 
 LIST = "/o/acme/settings/integrations"
 STEP = re.compile(
@@ -118,6 +118,19 @@ class TestTheKeyPool:
 
         assert "Open the key pool" not in before
         assert "Open the key pool" in after
+
+    @pytest.mark.parametrize("limited", [MODEL, "another"])
+    def test_cools_for_one_model(
+        self, page: Client, every_profile: list[ModelProfile], arrange: Callable[..., None], limited: str
+    ) -> None:
+        arrange(entitled=True, metered="healthy", shared="none", key="none", byok_denied=False)
+        until = timezone.now() + timedelta(days=3)
+        PlatformKey.objects.update(cooling_models={limited: until.isoformat()})
+
+        html = page.get("/o/acme/playground?profile=prof_metered").content.decode()
+
+        assert (SAID["cooling"] in html) is (limited == MODEL)
+        assert (f'datetime="{until.isoformat()}"' in html) is (limited == MODEL)
 
     def test_has_a_date_in_the_admin(
         self, every_profile: list[ModelProfile], arrange: Callable[..., None], grace: User, page_as: Any

@@ -174,8 +174,8 @@ class TestAChange:
         assert not changes.orgs()
 
     def test_of_a_key_that_has_cooled_down_is_noticed(self, everything: Any, changes: DecisionChanges) -> None:
-        until = database_now() + timedelta(seconds=1)
-        PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=until)
+        until = (database_now() + timedelta(seconds=1)).isoformat()
+        PlatformKey.objects.update(cooling_models={"claude-opus-5-5": until})
         assert changes.orgs()
         assert not changes.orgs()
 

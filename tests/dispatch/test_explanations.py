@@ -126,6 +126,10 @@ class World:
             if self.rarely():
                 key.health = PlatformKey.Health.COOLING
                 key.cooling_until = database_now() + timedelta(minutes=self.dice.choice([-5, 5]))
+            key.cooling_models = {}
+            if self.rarely():
+                end = database_now() + timedelta(minutes=self.dice.choice([-5, 5]))
+                key.cooling_models = {self.dice.choice(["claude-opus-5-5", "another"]): end.isoformat()}
             key.save()
 
     def _draw_limits(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.dispatch.reconcile import assert_explained
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
+MODEL = "claude-opus-5-5"
 
 
 @pytest.fixture
@@ -51,11 +53,17 @@ def dispatch(ada_access: Access, make_profile: Any) -> Callable[[], Run]:
 
 class TestAPoolKeyThatFails:
     @pytest.mark.parametrize(
-        ("word", "health"),
-        [("revoked", "quarantined"), ("forbidden", "cooling"), ("tiercap", "cooling"), ("ratelimited", "cooling")],
+        ("word", "health", "limits"),
+        [
+            ("revoked", "quarantined", []),
+            ("tiercap", "cooling", []),
+            # What one organization may not do is no verdict.
+            ("forbidden", "healthy", []),
+            ("ratelimited", "healthy", [MODEL]),
+        ],
     )
     def test_makes_room_for_the_next_key_of_the_pool_each_try_its_own_attempt(
-        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any, word: str, health: str
+        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any, word: str, health: str, limits: list[str]
     ) -> None:
         bad, good = add(word), add()
         dispatch()
@@ -65,7 +73,7 @@ class TestAPoolKeyThatFails:
         assert run.state == Run.State.SUCCEEDED, run.error
         assert [attempt.credential_id for attempt in run.attempts.order_by("number")] == [bad.id, good.id]
         bad.refresh_from_db()
-        assert bad.health == health
+        assert (bad.health, list(bad.cooling_models)) == (health, limits)
         assert {charge.payer for charge in CostEvent.objects.all()} == {"organization-via-rensei"}
         assert run.billed
         assert_explained(simulator)
@@ -113,17 +121,72 @@ class TestAQueuedRun:
 
 
 class TestNoteFailure:
-    def note(self, key: PlatformKey, **failure: Any) -> PlatformKey:
-        credential = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
+    def note(
+        self,
+        key: PlatformKey,
+        *,
+        org_id: str = "org_one",
+        rate_limit: str = MODEL,
+        at: datetime = NOW,
+        succeeded_at: datetime | None = None,
+        **failure: Any,
+    ) -> PlatformKey:
+        call = health.FailedCall(
+            credential=Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url=""),
+            org_id=org_id,
+            rate_limit=rate_limit,
+            succeeded_at=lambda since: succeeded_at,
+        )
         defaults = {"message": "m", "fix": "f", "retryable": False}
-        health.note_failure(credential, ProviderFailure(**{**defaults, **failure}), now=NOW)
+        health.note_failure(call, ProviderFailure(**{**defaults, **failure}), now=at)
         key.refresh_from_db()
         return key
 
-    def test_cools_a_limited_key_for_as_long_as_the_provider_says(self, add: Any, catalog: None) -> None:
-        key = self.note(add(), code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=7.0)
+    @pytest.mark.parametrize(("wait", "seconds"), [(7.0, 7), (None, 60), (0.0, 1)])
+    def test_cools_a_limited_key_for_the_model_and_as_long_as_the_provider_says(
+        self, add: Any, catalog: None, wait: float | None, seconds: int
+    ) -> None:
+        key = self.note(add(), code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=wait)
 
-        assert (key.health, key.cooling_until) == ("cooling", NOW + timedelta(seconds=7))
+        assert key.coolings(NOW) == {MODEL: NOW + timedelta(seconds=seconds)}
+        assert key.cools_until("another", NOW) is None
+        assert key.last_error is not None
+
+    def test_keeps_one_pause_for_each_limit_and_forgets_what_is_over(self, add: Any, catalog: None) -> None:
+        limited = {"code": "PROVIDER_RATE_LIMITED", "status": 429, "retry_after_seconds": 5.0}
+        key = add()
+        later, after = NOW + timedelta(seconds=2), NOW + timedelta(seconds=6)
+
+        self.note(key, rate_limit="a", **limited)
+        self.note(key, rate_limit="b", at=later, **limited)
+        both = self.note(key, rate_limit="a", at=later, **limited).coolings(later)
+        self.note(key, rate_limit="c", at=after, **limited)
+
+        # A call that was under way when the pause began does not prolong it.
+        assert both == {"a": NOW + timedelta(seconds=5), "b": NOW + timedelta(seconds=7)}
+        assert key.cooling_models.keys() == {"b", "c"}
+
+    def test_takes_what_one_organization_may_not_do_for_no_verdict(self, add: Any, catalog: None) -> None:
+        forbidden = {"code": "PROVIDER_AUTH_FAILED", "status": 403}
+        key = add()
+
+        for second in range(3):
+            self.note(key, at=NOW + timedelta(seconds=second), **forbidden)
+
+        assert (key.health, key.coolings(NOW)) == ("healthy", {})
+        assert key.last_error is not None
+
+    @pytest.mark.parametrize(("minutes", "succeeds", "cools"), [(1, False, True), (1, True, False), (11, False, False)])
+    def test_cools_a_key_that_two_organizations_may_not_use_for_a_model(
+        self, add: Any, catalog: None, minutes: int, succeeds: bool, cools: bool
+    ) -> None:
+        forbidden = {"code": "PROVIDER_AUTH_FAILED", "status": 403}
+        key, then = add(), NOW + timedelta(minutes=minutes)
+        self.note(key, **forbidden)
+
+        self.note(key, org_id="org_two", at=then, succeeded_at=then if succeeds else None, **forbidden)
+
+        assert key.coolings(then) == ({MODEL: then + timedelta(minutes=10)} if cools else {})
 
     def test_rests_a_key_out_of_money_until_the_next_month(self, add: Any, catalog: None) -> None:
         key = self.note(add(), code="PROVIDER_UNFUNDED", status=429)
@@ -138,14 +201,14 @@ class TestNoteFailure:
         self, add: Any, make_key: Callable[..., str], catalog: None
     ) -> None:
         key = add()
-        before = Credential(id=key.id, version=key.secret_version, secret=Secret(""), base_url="")
+        before = PlatformKey.objects.get(pk=key.pk)
         platform.replace_key(key, actor=None, api_key=Secret(make_key()))
+        old_version = SimpleNamespace(id=key.id, secret_version=1, refresh_from_db=before.refresh_from_db)
 
-        failure = ProviderFailure(code="PROVIDER_AUTH_FAILED", message="", fix="", retryable=False, status=401)
-        health.note_failure(before, failure, now=NOW)
+        self.note(old_version, code="PROVIDER_AUTH_FAILED", status=401)
+        self.note(old_version, code="PROVIDER_RATE_LIMITED", status=429)
 
-        key.refresh_from_db()
-        assert key.health == "healthy"
+        assert (before.health, before.secret_version, before.cooling_models) == ("healthy", 2, {})
 
     def test_keeps_a_quarantined_key_out_whatever_comes_late(self, grace: User, add: Any, catalog: None) -> None:
         key = add()
@@ -153,5 +216,5 @@ class TestNoteFailure:
 
         self.note(key, code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=1.0)
 
-        assert key.health == "quarantined"
+        assert (key.health, key.cooling_models) == ("quarantined", {})
         assert len(mail.outbox) == 1

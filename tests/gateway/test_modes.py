@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from rensei.dispatch.models import Attempt, Run
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org
+from rensei.orgs.models import Org, User
 from rensei.policies import services as policies
 from tests.dispatch.reconcile import assert_explained
+from tests.factories import create_profile
 from tests.gateway.line import MODEL, Answer, as_bytes, message, settled
 from tests.gateway.wire import Wire
 from tests.waiting import wait_until
@@ -363,7 +365,7 @@ class TestAPool:
         attempts = run.attempts.order_by("number")
         assert [attempt.credential_id for attempt in attempts] == [bad.id, good.id]
         bad.refresh_from_db()
-        assert bad.health != PlatformKey.Health.HEALTHY
+        assert bad.cools_until(MODEL, run.created_at) or bad.health == PlatformKey.Health.QUARANTINED
         assert answer.headers["x-rensei-run-id"] == run.id
         assert_explained(simulator)
 
@@ -388,6 +390,71 @@ class TestAPool:
         assert answer.status == 529
         assert answer.body == bytes(wire.messages()[0].answer)
         assert len(wire.messages()) == 1
+
+
+class TestAKeyThatTwoOrganizationsShare:
+    """What one organization asks for does not take the key from the other."""
+
+    HAIKU = "claude-haiku-4-5-20251001"
+    # A model that has fast mode, and one that has a long window by a beta.
+    FAST = "claude-opus-4-8"
+    LONG = "claude-sonnet-4-5-20250929"
+
+    @pytest.fixture
+    def others(self, ask: Any, metered: Any, eve: User, access_of: Any, make_token: Any) -> Any:
+        access = access_of(eve, "evil")
+        Entitlement.objects.filter(org=access.org).update(metered_enabled=True)
+        create_profile(access, auth_modes=["metered"], is_default=True)
+        return partial(ask, x_api_key=make_token(access))
+
+    def test_is_limited_for_the_model_of_the_call_only(self, ask: Any, others: Any) -> None:
+        assert others(message("[[fault:429]]")).status == 429
+
+        assert ask(message(model=self.HAIKU)).status == 200
+        assert ask(message()).code == "METERED_KEY_NOT_CONFIGURED"
+        settled()
+        (limit,) = PlatformKey.objects.get().cooling_models
+        assert limit == MODEL
+
+    def test_is_limited_in_fast_mode_apart(self, ask: Any, others: Any) -> None:
+        fast = {"model": self.FAST, "speed": "fast"}
+        beta = {"anthropic_beta": "fast-mode-2026-02-01"}
+        assert others(message("[[fault:429]]", **fast), **beta).status == 429
+
+        assert ask(message(model=self.FAST)).status == 200
+        assert ask(message(**fast), **beta).code == "METERED_KEY_NOT_CONFIGURED"
+        settled()
+
+    def test_is_limited_for_long_windows_apart(self, ask: Any, others: Any) -> None:
+        beta = {"anthropic_beta": "context-1m-2025-08-07"}
+        assert others(message("[[fault:429]]", model=self.LONG), **beta).status == 429
+
+        assert ask(message(model=self.LONG)).status == 200
+        assert ask(message(model=self.LONG), **beta).code == "METERED_KEY_NOT_CONFIGURED"
+        settled()
+
+    def test_is_not_judged_by_what_one_of_them_may_not_do(self, ask: Any, others: Any) -> None:
+        for _ in range(4):
+            assert others(message("[[fault:403]]")).code == "METERED_KEY_NOT_CONFIGURED"
+
+        assert ask(message()).status == 200
+        settled()
+
+    def test_is_judged_by_both_if_no_call_succeeds_between(self, ask: Any, others: Any) -> None:
+        ask(message("[[fault:403]]"))
+        assert ask(message()).status == 200
+        settled()
+        others(message("[[fault:403]]"))
+        assert others(message()).status == 200
+        settled()
+
+        ask(message("[[fault:403]]"))
+        others(message("[[fault:403]]"))
+
+        settled()
+        wait_until(lambda: others(message()).status == 403, what="the notice of the change")
+        assert others(message(model=self.HAIKU)).status == 200
+        settled()
 
 
 class TestCountTokens:

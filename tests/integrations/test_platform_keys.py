@@ -82,6 +82,7 @@ class TestReplaceKey:
     ) -> None:
         key = add()
         key.health = PlatformKey.Health.QUARANTINED
+        key.cooling_models, key.refused = {"claude-a": NOW.isoformat()}, {"claude-a": ["org_one", NOW.isoformat()]}
         key.save()
         text = make_key()
 
@@ -90,6 +91,7 @@ class TestReplaceKey:
         stored = PlatformKey.objects.get()
         assert platform.open_platform_key(stored).secret.reveal() == text
         assert (stored.secret_version, stored.health) == (2, "healthy")
+        assert (stored.cooling_models, stored.refused) == ({}, {})
 
 
 class TestOpenPlatformKey:
@@ -125,6 +127,15 @@ class TestHealthyKey:
         PlatformKey.objects.update(health=PlatformKey.Health.COOLING, cooling_until=NOW)
 
         assert platform.healthy_key(provider="claude", pool="metered", model_id="any", now=NOW) == key
+
+    def test_leaves_out_a_key_for_the_model_that_it_cools_for(self, add: Callable[..., PlatformKey]) -> None:
+        key = add()
+        PlatformKey.objects.update(cooling_models={"claude-a": (NOW + timedelta(seconds=1)).isoformat()})
+
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="claude-a", now=NOW) is None
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="claude-b", now=NOW) == key
+        later = NOW + timedelta(seconds=1)
+        assert platform.healthy_key(provider="claude", pool="metered", model_id="claude-a", now=later) == key
 
     def test_chooses_by_weight(self, add: Callable[..., PlatformKey]) -> None:
         heavy, light = add(name="heavy", weight=9), add(name="light", weight=1)

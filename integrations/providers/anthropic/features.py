@@ -5,13 +5,14 @@ Sources: https://platform.claude.com/docs/en/about-claude/pricing and …/agents
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 from catalog.providers import PROVIDERS
 from integrations.providers.anthropic.known import PRICED_TOOLS, VALUES
+from integrations.providers.anthropic.known_headers import LONG_WINDOW
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
 
@@ -44,6 +45,18 @@ def highest_factor(body: Mapping[str, Any]) -> Fraction:
         region=_known("inference_geo", body.get("inference_geo")),
         speed=_known("speed", body.get("speed") or "standard"),
     )
+
+
+def own_rate_limit(model_id: str, body: Mapping[str, Any], betas: Collection[str]) -> str:
+    """
+    Name the limit that a request counts in where it is not the model's usual one. Empty if it is.
+
+    Anthropic counts fast mode, and the long windows of older models, apart: https://platform.claude.com/docs/en/api/rate-limits
+    """
+    asked = ["fast mode"] if body.get("speed") == "fast" else []
+    if not LONG_WINDOW.keys().isdisjoint(betas):
+        asked.append("a 1M window")
+    return f"{model_id} with {' and '.join(asked)}" if asked else ""
 
 
 def _known(name: str, asked: object) -> str | None:

@@ -152,15 +152,17 @@ def _platform_keys(judgement: DispatchDecision) -> list[Seen]:
     facts, mode = judgement.facts, judgement.decision.mode
     pool = PlatformKey.Pool(mode.value) if mode is not None else PlatformKey.Pool.METERED
     keys = PlatformKey.objects.filter(pool=pool, provider=judgement.entry.provider, active=True)
-    keys = keys.filter(health__in=[PlatformKey.Health.COOLING, PlatformKey.Health.QUARANTINED]).order_by("id")
     serving = facts.pool_keys(pool, AuthMode(pool.value))
     seen = [Seen("Keys that can sign for this model", str(sum(key.paused_because is None for key in serving)))]
-    for key in keys[:KEYS_SHOWN]:
-        if key.health == PlatformKey.Health.COOLING and key.cooling_until and key.cooling_until > facts.now:
-            seen.append(Seen("A key of the pool", f"Cools down until {_moment(key.cooling_until)}"))
-        elif key.health == PlatformKey.Health.QUARANTINED:
-            seen.append(Seen("A key of the pool", "Quarantined: the provider rejects it"))
-    return seen
+    states = [_state_of(key, judgement.entry.model_id, facts.now) for key in keys.defer("sealed_key").order_by("id")]
+    return [*seen, *(Seen("A key of the pool", state) for state in [*filter(None, states)][:KEYS_SHOWN])]
+
+
+def _state_of(key: PlatformKey, model_id: str, now: datetime) -> str:
+    if key.health == PlatformKey.Health.QUARANTINED:
+        return "Quarantined: the provider rejects it"
+    until = key.cools_until(model_id, now)
+    return f"Cools down until {_moment(until)}" if until else ""
 
 
 def _price(judgement: DispatchDecision, at_most: int | None) -> list[Seen]:

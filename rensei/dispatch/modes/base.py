@@ -41,11 +41,17 @@ class OneKey:
     """A mode with one credential: there is no other to try, and its failures are shown to the organization."""
 
     def serving_all(
-        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+        self,
+        credentials: Sequence[tuple[int, Credential]],
+        facts: Sequence[DispatchContext],
+        *,
+        rate_limit: str = "",
     ) -> Sequence[tuple[int, Credential]]:
         return credentials
 
-    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+    def next_credential(
+        self, run: Run, failed: Credential, failure: ProviderFailure, *, rate_limit: str = ""
+    ) -> Credential | None:
         return None
 
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
@@ -59,7 +65,8 @@ class Mode(Protocol):
     `hold` places the holds of runs of one organization, in the transaction that saves them, and returns the refusals
     by run id. It receives the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all
     credentials that may sign such a call, with their weights, for a call that follows immediately. `serving_all`
-    keeps those that may sign for the models of all the contexts, of which the first is the call's. `open_credential`
+    keeps those that may sign for the models of all the contexts, of which the first is the call's. `rate_limit` names
+    the provider's limit that the call counts in, if it is not the served model's usual one. `open_credential`
     runs in the worker, after the claim. `next_credential` runs after a failed call and returns another key of the same
     payer, if any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the
     platform.
@@ -84,12 +91,18 @@ class Mode(Protocol):
     def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]: ...
 
     def serving_all(
-        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+        self,
+        credentials: Sequence[tuple[int, Credential]],
+        facts: Sequence[DispatchContext],
+        *,
+        rate_limit: str = "",
     ) -> Sequence[tuple[int, Credential]]: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 
-    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None: ...
+    def next_credential(
+        self, run: Run, failed: Credential, failure: ProviderFailure, *, rate_limit: str = ""
+    ) -> Credential | None: ...
 
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError: ...
 

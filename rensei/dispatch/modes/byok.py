@@ -70,7 +70,9 @@ class Byok(OneKey):
             raise ByokNotConfigured(provider=run.provider)
         return integrations.open_integration(integration, why=why_of(run))
 
-    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+    def next_credential(
+        self, run: Run, failed: Credential, failure: ProviderFailure, *, rate_limit: str = ""
+    ) -> Credential | None:
         """Record that the key was refused. There is no other key to try."""
         health.note_refused(failed, failure, now=database_now())
         return None

@@ -1,6 +1,8 @@
 """The common base of metered and shared: a key of the platform's key pool signs."""
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from functools import partial
 from typing import ClassVar
 
 from integrations.keys import health, platform
@@ -10,6 +12,7 @@ from integrations.vault.openings import Why
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, StoredError
+from rensei.core.ids import first_id_of
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes.base import require_price, why_of
@@ -38,7 +41,7 @@ class PlatformPool:
 
     def require_key(self, facts: DispatchContext, at_most: int | None) -> None:
         if not platform.running(facts.pool_keys(self.pool, self.mode)):
-            raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys)
+            raise self._no_key(facts.profile.provider, facts.requested.model_id, facts.platform_keys, now=facts.now)
 
     def require_price(self, facts: DispatchContext, at_most: int | None) -> None:
         require_price(facts, self.mode)
@@ -48,15 +51,20 @@ class PlatformPool:
         return [(max(1, key.weight), platform.open_platform_key(key, why=why)) for key in keys]
 
     def serving_all(
-        self, credentials: Sequence[tuple[int, Credential]], facts: Sequence[DispatchContext]
+        self,
+        credentials: Sequence[tuple[int, Credential]],
+        facts: Sequence[DispatchContext],
+        *,
+        rate_limit: str = "",
     ) -> Sequence[tuple[int, Credential]]:
         """:raises RenseiError: if no key serves all of the models"""
         for each in facts:
-            ids = {key.id for key in platform.running(each.pool_keys(self.pool, self.mode))}
+            its_limit = rate_limit if each is facts[0] else ""
+            ids = {key.id for key in platform.running(each.pool_keys(self.pool, self.mode, rate_limit=its_limit))}
             credentials = [(weight, credential) for weight, credential in credentials if credential.id in ids]
         if not credentials:
             models = " and ".join(each.requested.model_id for each in facts)
-            raise self._no_key(facts[0].profile.provider, models, facts[0].platform_keys)
+            raise self._no_key(facts[0].profile.provider, models, facts[0].platform_keys, now=facts[0].now)
         return credentials
 
     def open_credential(self, run: Run) -> Credential:
@@ -68,43 +76,67 @@ class PlatformPool:
         """
         credential = self._open(run)
         if credential is None:
-            raise self._no_key(run.provider, run.model_id, self._healthy_keys(run))
+            raise self._no_key_for(run)
         return credential
 
-    def next_credential(self, run: Run, failed: Credential, failure: ProviderFailure) -> Credential | None:
+    def next_credential(
+        self, run: Run, failed: Credential, failure: ProviderFailure, *, rate_limit: str = ""
+    ) -> Credential | None:
         """Record the failure for its key. If the key caused it, open a key that this run has not tried yet."""
-        health.note_failure(failed, failure, now=database_now())
+        call = health.FailedCall(
+            credential=failed,
+            org_id=run.org_id,
+            rate_limit=rate_limit or run.served_model_id,
+            succeeded_at=partial(_succeeded_at, failed, run.served_model_id),
+        )
+        health.note_failure(call, failure, now=database_now())
         if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
             return None
         tried = Attempt.objects.filter(run=run).values_list("credential_id", flat=True)
-        return self._open(run, besides=set(tried))
+        return self._open(run, rate_limit=rate_limit, besides=set(tried))
 
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
         if failure.code not in ABOUT_THE_KEY:
             return failure.as_error()
-        refusal = self._no_key(run.provider, run.model_id, self._healthy_keys(run))
+        refusal = self._no_key_for(run)
         return {"code": refusal.code, "detail": refusal.cause, "fix": refusal.fix, "retryable": True}
 
     def pool_id(self, provider: str) -> str:
         return f"{self.pool}_pool_{provider}"
 
-    def _no_key(self, provider: str, model_id: str, keys: Iterable[PlatformKey]) -> RenseiError:
-        """Build the refusal that no key serves a model. It lists the models that the key pool serves."""
+    def _no_key(self, provider: str, model_id: str, keys: Iterable[PlatformKey], *, now: datetime) -> RenseiError:
+        """Build the refusal that no key serves a model. It lists the models that the key pool serves now."""
         running = [
             key for key in keys if (key.pool, key.provider) == (self.pool, provider) and key.paused_because is None
         ]
-        served = sorted({model for key in running for model in key.model_ids})
+        served = sorted({model for key in running for model in key.model_ids if key.cools_until(model, now) is None})
         return self.no_key(provider=provider, model_id=model_id, served=", ".join(served) or "none now")
 
-    def _healthy_keys(self, run: Run) -> Iterable[PlatformKey]:
-        return platform.healthy_keys(now=database_now(), provider=run.provider, pool=self.pool)
+    def _no_key_for(self, run: Run) -> RenseiError:
+        now = database_now()
+        keys = platform.healthy_keys(now=now, provider=run.provider, pool=self.pool)
+        return self._no_key(run.provider, run.model_id, keys, now=now)
 
-    def _open(self, run: Run, *, besides: Collection[str] = ()) -> Credential | None:
+    def _open(self, run: Run, *, rate_limit: str = "", besides: Collection[str] = ()) -> Credential | None:
         key = platform.healthy_key(
             provider=run.provider,
             pool=self.pool,
             model_id=run.served_model_id,
             now=database_now(),
+            rate_limit=rate_limit,
             besides=besides,
         )
         return platform.open_platform_key(key, why=why_of(run)) if key else None
+
+
+def _succeeded_at(credential: Credential, model_id: str, since: datetime) -> datetime | None:
+    """Return when the newest call of a model that began since a moment succeeded under a key. Ids sort by time."""
+    succeeded = Attempt.objects.filter(
+        id__gte=first_id_of("att", since),
+        credential_id=credential.id,
+        credential_version=credential.version,
+        state=Attempt.State.SETTLED,
+        error__isnull=True,
+        run__served_model_id=model_id,
+    )
+    return succeeded.order_by("-id").values_list("finished_at", flat=True).first()
