@@ -25,6 +25,7 @@ from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Listed, Resource
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 
 CAPABILITIES = members(
@@ -121,6 +122,7 @@ class _Entries(Resource):
 
 class Catalog(_Entries, Listed):
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
+    refusals = {"POST": (LimitReached,)}
     does = {"GET": "List the platform's models and the organization's own, retired ones included."}
     pagination_class = CatalogPages
 

@@ -22,6 +22,7 @@ from catalog.signals import entry_leaves
 from rensei.audit.record import record
 from rensei.core.errors import FieldError, NotFound, NotPermitted, RenseiError, Said
 from rensei.core.transactions import durable
+from rensei.orgs import row_limits
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org
 from rensei.orgs.shapes import clean_name
@@ -210,6 +211,7 @@ def create_entry(
     unknown. The entry has no price, so the platform's keys do not serve it.
 
     :raises FieldError: if a value is wrong
+    :raises LimitReached: if the organization has added as many models as it may
     """
     if not may_create(access):
         raise NotPermitted
@@ -235,6 +237,7 @@ def create_entry(
         if known:
             return known[provider, model_id], False
 
+        row_limits.require_room(access.org, CatalogEntry.objects.filter(org=access.org), row_limits.OWN_MODELS)
         given = {
             "context_window_tokens": context_window_tokens,
             "max_output_tokens": max_output_tokens,

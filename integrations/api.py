@@ -26,6 +26,7 @@ from rensei.orgs.access import Access, caller
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.resources import Changed, Listed, Removed, Resource
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ, READ_OR_RUNS
 
 
@@ -234,7 +235,7 @@ class _Connected(Resource):
 
 class Integrations(_Connected, Listed):
     scopes = {"GET": READ, "POST": MANAGE}
-    refusals = {"POST": (AlreadyExists, KeyKindRefused, BaseUrlRefused, CredentialUnreadable)}
+    refusals = {"POST": (AlreadyExists, LimitReached, KeyKindRefused, BaseUrlRefused, CredentialUnreadable)}
     does = {"GET": "List the providers that the organization connected with its own keys."}
     Body = NewIntegration
 

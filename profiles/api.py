@@ -24,6 +24,7 @@ from rensei.core.json_fields import NAME, JSONDocument, Text, one_of, whole
 from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import MembersWrite
 from rensei.orgs.resources import Listed, Removed, Resource
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 from rensei.orgs.services import find_project
 from rensei.orgs.storage import StorageLimitReached
@@ -110,7 +111,7 @@ class _Profiles(Resource):
 
 class Profiles(_Profiles, Listed):
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
-    refusals = {"POST": (NotFound, *OF_VALUES)}
+    refusals = {"POST": (NotFound, LimitReached, *OF_VALUES)}
     does = {"GET": "List the profiles that the caller may see, newest first."}
     Body = NewProfile
 

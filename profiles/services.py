@@ -21,7 +21,7 @@ from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import durable, unique
-from rensei.orgs import storage
+from rensei.orgs import row_limits, storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 from rensei.orgs.shapes import clean_name
@@ -94,8 +94,7 @@ def create_profile(
     )
     public_id = clean_public_id(public_id) if public_id else public_id_for(draft.name)
     with durable():
-        if draft.is_default:
-            _take_turns(access.org)
+        row_limits.require_room(access.org, ModelProfile.objects.for_org(access.org), row_limits.PROFILES)
         stored = stored_bytes.of_profile(system=draft.system, provider_config=draft.provider_config)
         storage.take(access.org.pk, stored=stored)
         if draft.is_default:

@@ -14,7 +14,7 @@ from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
-from rensei.orgs import kill_switches
+from rensei.orgs import kill_switches, row_limits
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, OrgScopedQuerySet
 from rensei.orgs.services import require_own
@@ -78,6 +78,7 @@ def add_integration(
     :raises KeyKindRefused: if it is a key of another kind
     :raises BaseUrlRefused: if keys must not be sent to that address
     :raises AlreadyExists: if the name is in use, or the key is already connected
+    :raises LimitReached: if the organization has as many integrations as it may
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     access.require_org_manager()
@@ -99,6 +100,7 @@ def add_integration(
         credentials.take_verdict(integration, verdict)
 
     with durable():
+        row_limits.require_room(access.org, Integration.objects.for_org(access.org), row_limits.INTEGRATIONS)
         others = _lock_others(access, integration)
         integration.name = integration.name or _free_name(others, provider=provider)
         _require_unique(integration, others)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import prefetch_related_objects
+from django.db.models import Q, prefetch_related_objects
 
 from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
@@ -228,8 +228,11 @@ def _lists(integration: Integration, entry: CatalogEntry) -> bool:
 def _integrations(org: Org, profiles: Iterable[ModelProfile], known: Known | None) -> Sequence[Integration]:
     if known is not None and known.integrations is not None:
         return known.integrations
-    providers = {profile.provider for profile in profiles}
-    return list(Integration.objects.for_org(org).filter(provider__in=providers).order_by("-is_default", "id"))
+    profiles = list(profiles)
+    # An organization may have many keys, each with its list of models: only those that may sign are read.
+    named = Q(pk__in={profile.integration_id for profile in profiles} - {None})
+    defaults = Q(is_default=True, provider__in={profile.provider for profile in profiles})
+    return list(Integration.objects.for_org(org).filter(named | defaults))
 
 
 def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) -> Integration | None:
@@ -247,13 +250,12 @@ def _integration_of(profile: ModelProfile, integrations: Iterable[Integration]) 
 
 def _host(access: Access, host_id: str | None) -> tuple[Host | None, str]:
     """Return the machine of a host session: the named one, else the API token's, else the caller's only one."""
-    own = list(Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None).order_by("id")[:50])
+    own = Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None)
     if host_id is not None:
-        named = next((host for host in own if host.id == host_id), None)
-        return named, f"'{host_id}' is not a machine of yours."
+        return own.filter(pk=host_id).first(), f"'{host_id}' is not a machine of yours."
     if access.host is not None:
-        bound = next((host for host in own if host.id == access.host.id), None)
-        return bound, "The token's machine is no longer registered."
-    if len(own) == 1:
-        return own[0], ""
-    return None, "No machine of yours is registered." if not own else "You have several machines."
+        return own.filter(pk=access.host.pk).first(), "The token's machine is no longer registered."
+    found = list(own[:2])
+    if len(found) == 1:
+        return found[0], ""
+    return None, "No machine of yours is registered." if not found else "You have several machines."

@@ -24,7 +24,7 @@ from django.utils.html import format_html
 from rensei.core.errors import FieldError
 from rensei.core.limits import MIB
 from rensei.core.proxies import client_address
-from rensei.orgs import entering, storage
+from rensei.orgs import entering, row_limits, storage
 from rensei.orgs.audited_admin import AuditedAdmin, KeptAdmin, ReadOnlyInline, operator, page_context
 from rensei.orgs.models import Membership, Org, Project, Role, StoredBytes, User
 from rensei.orgs.services import has_owner, insert_org, is_last_owner, left_without_owner
@@ -323,6 +323,24 @@ class MembershipAdmin(AuditedAdmin):
         transaction.on_commit(tell, robust=True)
 
 
+class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]
+    """An operator's form for a project, which is within the organization's limit too."""
+
+    class Meta:
+        model = Project
+        fields = ["org", "slug", "name"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        org = cleaned.get("org")
+        if org is not None and "org" in self.changed_data:
+            try:
+                row_limits.require_room(org, Project.objects.for_org(org), row_limits.PROJECTS)
+            except row_limits.LimitReached as refusal:
+                self.add_error("org", refusal.detail)
+        return cleaned
+
+
 @admin.register(Project)
 class ProjectAdmin(AuditedAdmin):
     list_display = ["slug", "name", "org", "created_at"]
@@ -330,6 +348,7 @@ class ProjectAdmin(AuditedAdmin):
     search_fields = ["slug", "name", "org__slug"]
     autocomplete_fields = ["org"]
     readonly_fields = ["created_at"]
+    form = ProjectForm
 
 
 def _with_owners_kept(found: tuple[Any, Any, Any, list[str]], leaving: QuerySet[Membership]) -> Any:

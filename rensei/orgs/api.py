@@ -14,6 +14,7 @@ from rensei.orgs.access import Access, caller
 from rensei.orgs.models import Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.resources import Changed, Listed, Removed
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import ANY, MANAGE, READ_OR_RUNS, Scope
 from rensei.orgs.shapes import SLUG_SHAPE
 
@@ -62,7 +63,7 @@ class ProjectAnswer(CamelSerializer):
 class Projects(Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
-    refusals = {"POST": (AlreadyExists,)}
+    refusals = {"POST": (AlreadyExists, LimitReached)}
     does = {"GET": "List the projects that the caller may see."}
     Answer = ProjectAnswer
     rows = staticmethod(services.visible_projects)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import assert_open, durable, unique
-from rensei.orgs import signals
+from rensei.orgs import row_limits, signals
 from rensei.orgs.access import Access, OwnersOnly
 from rensei.orgs.models import (
     Host,
@@ -123,10 +123,12 @@ def create_project(access: Access, *, slug: str, name: str) -> Project:
     Create a project. Its id is its slug, permanently.
 
     :raises AlreadyExists: if the organization has a project with that slug
+    :raises LimitReached: if it has as many projects as it may
     """
     access.require_org_manager()
     name, slug = clean_name(name), clean_slug(slug, pointer="/id")
     with durable():
+        row_limits.require_room(access.org, Project.objects.for_org(access.org), row_limits.PROJECTS)
         with unique(AlreadyExists(what=f"A project with the id '{slug}'")):
             project = Project.objects.create(org=access.org, slug=slug, name=name)
         record(access, "project.created", object_id=slug, name=name)

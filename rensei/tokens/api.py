@@ -16,6 +16,7 @@ from rensei.orgs.access import Access, caller
 from rensei.orgs.models import Host, SpendCap
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.resources import Changed, Listed, Removed, Resource
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import GRANT, MANAGE_OR_LEASES, READ, READ_OR_LEASES, Scope
 from rensei.orgs.services import find_project
 from rensei.tokens import caps
@@ -82,7 +83,7 @@ class TokenResource(Resource):
 class Tokens(TokenResource, Listed):
     permission_classes = [MembersRead]
     scopes = {"GET": READ, "POST": GRANT}
-    refusals = {"POST": (NotFound,)}
+    refusals = {"POST": (NotFound, LimitReached)}
     does = {"GET": "List API tokens: the caller's own, or everyone's for those who manage or audit."}
     throttle_scope = "sensitive"
     rows = staticmethod(visible_tokens)
@@ -148,6 +149,7 @@ class HostAnswer(CamelSerializer):
 class Hosts(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ, "POST": GRANT}
+    refusals = {"POST": (LimitReached,)}
     does = {"GET": "List the machines that ran `rensei setup`."}
     throttle_scope = "sensitive"
     Answer = HostAnswer

@@ -11,6 +11,7 @@ from rensei.core.json_fields import NAME, Text
 from rensei.core.proxies import client_address
 from rensei.core.secret import Secret
 from rensei.core.views import Endpoint
+from rensei.orgs.row_limits import LimitReached
 from rensei.tokens import device_codes
 from rensei.tokens.device_codes import DeviceCodeInvalid, DeviceCodePending
 
@@ -50,7 +51,7 @@ class DeviceCodeToken(Endpoint):
     authentication_classes = ()
     body_limit = ANONYMOUS_BODY_LIMIT
     permission_classes = [AllowAny]
-    refusals = {"POST": (DeviceCodePending, DeviceCodeInvalid)}
+    refusals = {"POST": (DeviceCodePending, DeviceCodeInvalid, LimitReached)}
 
     class Body(CamelSerializer):
         device_code = serializers.CharField(max_length=100)

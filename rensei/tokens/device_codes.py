@@ -21,7 +21,7 @@ from rensei.core.transactions import durable
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import WRITERS, Host, Membership, User
 from rensei.orgs.shapes import clean_name
-from rensei.tokens.machines import insert_host
+from rensei.tokens import machines
 from rensei.tokens.models import ApiToken, DeviceCode
 
 LIFETIME = timedelta(minutes=10)
@@ -138,9 +138,12 @@ def approve(access: Access, device: DeviceCode) -> None:
     Approve the machine for the caller's organization. Its token is made when the machine fetches it.
 
     :raises NotFound: if the code has expired or was answered meanwhile
+    :raises LimitReached: if the person has as many machines as one may
     """
     access.require_writer()
     with durable():
+        # It is counted again when the token is made; a person who is refused here can revoke a machine first.
+        machines.require_room(access)
         _answer(device, state=DeviceCode.State.APPROVED, approved_by=access.user, org=access.org)
         record(access, "device.approved", object_id=str(device.pk), name=device.host_name, asked_from=device.address)
 
@@ -161,6 +164,7 @@ def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
 
     :raises DeviceCodePending: if the machine has been neither approved nor denied
     :raises DeviceCodeInvalid: if the code is unknown, expired, used or denied
+    :raises LimitReached: if the person has as many machines as one may; the code stays valid for another try
     """
     with durable():
         asked = DeviceCode.objects.filter(
@@ -180,7 +184,7 @@ def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
         if access is None or not access.writes:
             # The approving member has left since, or may no longer register machines.
             raise DeviceCodeInvalid
-        host, token, secret = insert_host(access, name=device.host_name)
+        host, token, secret = machines.insert_host(access, name=device.host_name)
     return DeviceGrant(host=host, token=token, secret=secret)
 
 

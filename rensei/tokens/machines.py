@@ -8,6 +8,7 @@ from rensei.audit.record import record
 from rensei.core.errors import FieldError, NotPermitted
 from rensei.core.secret import Secret
 from rensei.core.transactions import assert_open, durable
+from rensei.orgs import row_limits
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, OrgScopedQuerySet
 from rensei.orgs.services import require_own
@@ -38,18 +39,29 @@ def register_host(
 def insert_host(
     access: Access, *, name: str, login: str = Host.Login.NONE, scopes: Collection[str] | None = None
 ) -> tuple[Host, ApiToken, Secret]:
-    """Register the caller's own machine within the caller's transaction."""
+    """
+    Register the caller's own machine within the caller's transaction.
+
+    :raises LimitReached: if the member has as many machines, or tokens, as one may
+    """
     assert_open()
     access.require_writer()
     access.require_whole_org()
     name = clean_name(name)
     if login not in Host.Login.values:
         raise FieldError(pointer="/login", reason=f"Choose one of {', '.join(Host.Login.values)}.")
+    require_room(access)
     expires_at = access.token.expires_at if access.token else None
     host = Host.objects.create(org=access.org, owner=access.user, name=name, login=login)
     token, secret = insert_token(access, name=name, host=host, scopes=scopes, expires_at=expires_at)
     record(access, "host.registered", object_id=host.id, name=name, login=login, token=token.id, scopes=token.scopes)
     return host, token, secret
+
+
+def require_room(access: Access) -> None:
+    """:raises LimitReached: if the member has as many machines as one may"""
+    own = Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None)
+    row_limits.require_room(access.org, own, row_limits.MACHINES)
 
 
 def update_host(access: Access, host: Host, *, name: str | None = None, login: str | None = None) -> Host:

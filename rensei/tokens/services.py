@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
+from django.db.models import Q
 from django.utils import timezone
 
 from rensei.audit.record import record, record_operator
@@ -12,6 +13,7 @@ from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.money import dollars
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
+from rensei.orgs import row_limits
 from rensei.orgs import scopes as token_scopes
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, OrgScopedQuerySet, Project, User
@@ -145,8 +147,16 @@ def insert_token(
     allowed_networks: Sequence[str] = (),
     expires_at: datetime | None,
 ) -> tuple[ApiToken, Secret]:
-    """Create a token within the caller's transaction."""
+    """
+    Create a token within the caller's transaction.
+
+    :raises LimitReached: if the member has as many valid tokens as one may
+    """
     assert_open()
+    # The organization is locked before the maker, as in `rensei.orgs.row_limits`.
+    own = ApiToken.objects.for_org(access.org).filter(membership=access.membership, revoked_at=None)
+    valid = own.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+    row_limits.require_room(access.org, valid, row_limits.TOKENS)
     maker = tree.lock_maker(access)
     plain = TOKEN_PREFIX + secrets.token_hex(32)
     token = ApiToken.objects.create(

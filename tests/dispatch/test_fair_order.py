@@ -112,7 +112,27 @@ class TestTurns:
             seen.append(run.project.slug if run.project else "")
             end(run)
 
-        assert seen == ["web", "api", ""] * 2
+        assert seen == ["", "web", "api"] * 2
+
+    def test_go_to_the_project_that_has_the_fewest_runs_under_way(self, roomy: None) -> None:
+        """None of the first project's runs ends, and the other one's end at once."""
+        org = organization("acme")
+        slow, quick, late = (
+            Project.objects.create(org=org, slug=slug, name=slug) for slug in ("slow", "quick", "late")
+        )
+        wait_in_line(org, 10, project=slow)
+        wait_in_line(org, 5, project=quick)
+        Run.objects.filter(id__in=wait_in_line(org, 3, project=late)).update(deadline_at=long_ago())
+
+        seen = []
+        while len(seen) < 10:
+            run = claim()
+            assert run is not None
+            seen.append(run.project.slug if run.project else "")
+            if seen[-1] == "quick":
+                end(run)
+
+        assert seen == ["slow"] + ["quick"] * 5 + ["slow"] * 4
 
     def test_go_by_age_within_a_project(self, roomy: None) -> None:
         waiting = wait_in_line(organization("acme"), 5)
@@ -253,6 +273,22 @@ class TestTheCost:
         many = work_of_a_choice()
 
         # A tree of ten times as many entries is one level deeper at most.
+        assert many < 1.5 * few
+
+    def test_of_a_choice_is_the_same_for_10_and_for_500_projects(self, roomy: None) -> None:
+        org = organization("many")
+
+        def projects(first: int, last: int) -> None:
+            made = [Project(org=org, slug=f"p-{number}", name="P") for number in range(first, last)]
+            for project in Project.objects.bulk_create(made):
+                wait_in_line(org, project=project)
+            # Of the first five projects, runs are under way.
+            for _ in range(5 if first == 0 else 0):
+                claim()
+
+        few = work_of_a_choice(before=lambda: projects(0, 10))
+        many = work_of_a_choice(before=lambda: projects(10, 500))
+
         assert many < 1.5 * few
 
     def test_of_a_choice_is_the_same_after_many_runs_passed_their_deadline(self, roomy: None) -> None:

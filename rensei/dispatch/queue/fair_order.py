@@ -2,13 +2,15 @@
 Choose the run to claim next: organizations take turns, and within an organization its projects take turns.
 
 Among the organizations with queued runs, the order is: fewest executing runs, then oldest last claim, then longest
-wait. The same order applies among the projects of an organization. Two limits bound an organization: its number of
-executing runs (set by operators), and the threads or sandboxes of one worker that its runs may hold. A worker's last
-free one goes to an organization that holds none, so that no few of them hold all. Runs in sandboxes and other runs wait
-separately, in the same order.
+wait. Its projects take turns by their numbers, beginning after the one of its last claim: the first without an
+executing run is chosen, or else the one with the fewest. Two limits bound an organization: its number of executing runs
+(set by operators), and the threads or sandboxes of one worker that its runs may hold. A worker's last free one goes to
+an organization that holds none, so that no few of them hold all. Runs in sandboxes and other runs wait separately, in
+the same order.
 
 Each step from one organization or project to the next is one lookup in an index of the queued runs, so a choice costs
-the same for 10 queued runs of an organization as for 10,000.
+the same for 10 queued runs of an organization as for 10,000. The steps end at the first project without an executing
+run, so there are at most as many as executing runs, whatever the number of projects.
 """
 
 from dataclasses import dataclass
@@ -62,30 +64,39 @@ LIMIT 1
 """  # noqa: S608 - it is made of constants alone
 _LOCK = "FOR NO KEY UPDATE OF org SKIP LOCKED"
 
+_NEXT_PROJECT = f"""
+    SELECT MIN(COALESCE(run.project_id, 0)) FROM dispatch_run run
+    WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) >"""  # noqa: S608 - see above
+_UNDER_WAY_OF_PROJECT = f"{_UNDER_WAY} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project"
+_FIRST_RUN = f"""
+    SELECT run.id FROM dispatch_run run
+    WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project
+        AND run.deadline_at > %(now)s
+    ORDER BY run.deadline_at, run.id LIMIT 1"""  # noqa: S608 - see above
+
 # This statement starts after the organization's row is locked, so it includes the previous claim and counts again.
+# Lap 0 begins after the project of the last claim, and lap 1 at the first one. A project whose runs are all past their
+# deadline is passed over.
 _RUN = f"""
-WITH RECURSIVE waiting(project) AS (
-    SELECT MIN(COALESCE(run.project_id, 0)) FROM dispatch_run run WHERE {_WAITING} AND run.org_id = %(org_id)s
+WITH RECURSIVE waiting(lap, project) AS (
+    SELECT 0, ({_NEXT_PROJECT} COALESCE(
+        (SELECT turn.project_number FROM dispatch_turn turn WHERE turn.org_id = %(org_id)s
+            ORDER BY turn.claimed_at DESC LIMIT 1), -1))
     UNION ALL
-    SELECT (SELECT MIN(COALESCE(run.project_id, 0)) FROM dispatch_run run
-        WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) > waiting.project)
-    FROM waiting WHERE waiting.project IS NOT NULL
+    SELECT waiting.lap + CASE WHEN waiting.project IS NULL THEN 1 ELSE 0 END,
+        ({_NEXT_PROJECT} COALESCE(waiting.project, -1))
+    FROM waiting
+    WHERE CASE WHEN waiting.project IS NULL THEN waiting.lap = 0
+        ELSE ({_UNDER_WAY_OF_PROJECT}) > 0 OR ({_FIRST_RUN}) IS NULL END
 ), standing AS (
-    SELECT waiting.project,
-        (SELECT run.id FROM dispatch_run run
-            WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project
-                AND run.deadline_at > %(now)s
-            ORDER BY run.deadline_at, run.id LIMIT 1) AS run_id,
-        ({_UNDER_WAY} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project) AS under_way,
-        (SELECT turn.claimed_at FROM dispatch_turn turn
-            WHERE turn.org_id = %(org_id)s AND turn.project_number = waiting.project) AS claimed_at
+    SELECT waiting.lap, waiting.project, ({_FIRST_RUN}) AS run_id, ({_UNDER_WAY_OF_PROJECT}) AS under_way
     FROM waiting WHERE waiting.project IS NOT NULL
 )
 SELECT standing.run_id, standing.project FROM standing
 WHERE standing.run_id IS NOT NULL
     AND ({_UNDER_WAY} AND run.org_id = %(org_id)s)
         < COALESCE((SELECT runs_at_once FROM billing_entitlement WHERE org_id = %(org_id)s), %(runs_at_once)s)
-ORDER BY standing.under_way, standing.claimed_at NULLS FIRST, standing.run_id
+ORDER BY standing.under_way, standing.lap, standing.project
 LIMIT 1
 """  # noqa: S608 - it is made of constants alone
 
