@@ -91,6 +91,14 @@ RENSEI_ORG_RUNS_AT_ONCE = env.limit(
     what="Runs that workers carry out at the same time, each organization",
     told="the run: it stays queued until one of them ends",
 )
+RENSEI_ORG_REQUESTS_AT_ONCE = env.limit(
+    "RENSEI_ORG_REQUESTS_AT_ONCE",
+    32,
+    "requests",
+    what="Requests to REST and pages under way at the same time, each organization and process; waits and event "
+    "streams are not counted",
+    told="the caller: it waits for one of them to end, then 429 `RATE_LIMITED` with `retry-after`",
+)
 RENSEI_ORG_STORAGE_MIB = env.limit(
     "RENSEI_ORG_STORAGE_MIB",
     102_400,
@@ -247,6 +255,7 @@ INSTALLED_APPS = [
 # https://docs.djangoproject.com/en/5.2/topics/http/middleware/
 MIDDLEWARE = [
     "rensei.core.middleware.request_id",
+    "rensei.core.request_places.places_of_orgs",
     "rensei.core.middleware.forwarded",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -478,13 +487,14 @@ REST_FRAMEWORK = {
         "api": env.limit(
             "RENSEI_RATE_API",
             "600/min",
-            what="REST requests of one token, of one person in a browser, and of one address without a login",
+            what="Requests to REST and pages of one token, of one person in a browser, and to REST of one address "
+            "without a login",
             told="the caller: 429 `RATE_LIMITED` with `retry-after`",
         ),
         "org": env.limit(
             "RENSEI_RATE_ORG",
             "6000/min",
-            what="REST requests of all tokens and members of one organization",
+            what="Requests to REST and pages of all tokens and members of one organization",
             told="the caller: 429 `RATE_LIMITED` with `retry-after`",
         ),
         "sign-in": env.limit(

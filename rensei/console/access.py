@@ -12,12 +12,13 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
+from rensei.core.api import refusal_headers
 from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
 from rensei.core.proxies import client_address
 from rensei.orgs.access import Access, OwnersOnly, for_member
 from rensei.orgs.models import Membership, Role, User
-from rensei.tokens.throttling import SensitiveThrottle
+from rensei.tokens.throttling import ApiThrottle, SensitiveThrottle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,8 +38,8 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
     Open a page to the members of the organization in its address.
 
     All others receive the page of an address that does not exist; a member, for an object that does not exist, receives
-    it within the frame of the organization. A refusal that the view does not handle is shown as
-    a separate page, with its fix.
+    it within the frame of the organization. A refusal that the view does not handle is shown as a separate page, with
+    its fix. Pages have the rates of REST, and share its places for requests under way.
     """
 
     @never_cache
@@ -53,6 +54,10 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
         request = cast(PageRequest, anyone)
         request.access = request.auth = access
         try:
+            ApiThrottle().require(request, access)
+        except RateLimited as refusal:
+            return _too_many(request, refusal)
+        try:
             return view(request, *args, **kwargs)
         except (NotFound, Http404) as absent:
             if request.htmx:
@@ -62,6 +67,14 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
             return refused(request, refusal)
 
     return door
+
+
+def _too_many(request: PageRequest, refusal: RateLimited) -> HttpResponse:
+    """Answer without the frame of the organization, which would take more work than a refusal may."""
+    page = render(request, "refused.html", {"refusal": refusal}, status=refusal.status)
+    for name, value in refusal_headers(refusal).items():
+        page.headers[name] = value
+    return set_words(page, title=refusal.title, detail=refusal.detail)
 
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 
+from rensei.core import request_places
 from rensei.core.api import (
     ANONYMOUS_BODY_LIMIT,
     DEFAULT_BODY_LIMIT,
@@ -28,6 +29,8 @@ from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, 
 from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
+from rensei.core.networks import counted_address
+from rensei.core.proxies import address_of
 from rensei.core.shares import ByteShares
 from rensei.core.transactions import leave_database
 
@@ -75,6 +78,7 @@ SERVER_OPTIONS = (
 )
 # A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
+ALIVE = "/healthz"
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
 Scope = MutableMapping[str, Any]
@@ -112,7 +116,8 @@ class _Refused(Exception):
 
 def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str]) -> Application:
     """
-    Wrap an ASGI application so that it never receives more bytes than its view takes, announced or not.
+    Wrap an ASGI application so that it never receives more bytes than its view takes, announced or not, and no more
+    requests at a time than `request_places` has places for.
 
     Without credentials, or where none are required, the limit is `ANONYMOUS_BODY_LIMIT`. Before more is received,
     credentials are looked up: what all larger bodies take together is limited for each organization, and a caller
@@ -127,6 +132,14 @@ def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str])
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
+        with request_places.of_address(_address(scope)) as is_free:
+            # The process that watches over this one asks whether it lives, however busy it is.
+            if is_free or scope["path"] == ALIVE:
+                await answered(scope, receive, send)
+            else:
+                await _refuse(send, RateLimited(seconds=1, extra={"retryAfter": 1}))
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         allowed = _allowed_bytes(scope)
         # Views refuse what is a little too large themselves.
         most = allowed if allowed == ANONYMOUS_BODY_LIMIT else allowed + _MIB
@@ -237,6 +250,11 @@ def _allowed_bytes(scope: Scope) -> int:
         own: int = getattr(rest, "body_limit", DEFAULT_BODY_LIMIT)
         return own if rest.authentication_classes else ANONYMOUS_BODY_LIMIT
     return LARGE_BODY_LIMIT if getattr(view, "login_required", True) else ANONYMOUS_BODY_LIMIT
+
+
+def _address(scope: Scope) -> str:
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+    return counted_address(address_of(scope, forwarded=",".join(forwarded)))
 
 
 def _has_credential(scope: Scope) -> bool:

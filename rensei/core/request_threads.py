@@ -14,6 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponseBase
 
 from rensei.core.limits import limit
+from rensei.core.request_places import leave_address
 from rensei.core.transactions import leave_database
 
 # More simultaneous requests start more threads, and the event loop waits until such a thread has started: on a busy
@@ -53,7 +54,12 @@ def _take() -> _Thread:
 
 
 def leave_thread() -> None:
-    """Release this request's thread for others. Further work of the request that needs a thread gets another one."""
+    """
+    Release this request's thread for others, and its place among the requests under way.
+
+    Further work of the request that needs a thread gets another one.
+    """
+    leave_address()
     context = SyncToAsync.thread_sensitive_context.get(None)
     thread = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
     if isinstance(thread, _Thread):

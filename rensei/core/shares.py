@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 class ByteShares:
     """
-    Counts the bytes that each organization holds in this process. It belongs to one event loop.
+    Counts the bytes that each organization holds in this process, or the places. It belongs to one event loop.
 
     One holds at most half as much as is free, so that a few of them never leave nothing to the others.
     """

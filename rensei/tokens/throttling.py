@@ -1,10 +1,12 @@
-"""Rate limits of REST requests: counted for each token, or for each person in an organization."""
+"""Rate limits of REST and pages: counted for each token, or for each person in an organization."""
 
 from math import ceil
 from typing import TYPE_CHECKING
 
+from django.http import HttpRequest
 from rest_framework.request import Request
 
+from rensei.core import request_places
 from rensei.core.errors import RateLimited
 from rensei.core.networks import counted_address
 from rensei.core.proxies import client_address
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ApiThrottle(WindowThrottle):
-    """Every REST request. The headers of the answer report the caller's use of the limits."""
+    """Every request to REST and to an organization's pages. The headers report the caller's use of the limits."""
 
     scope = "api"
 
@@ -26,21 +28,43 @@ class ApiThrottle(WindowThrottle):
         return f"{self.scope}:{_caller(request)}"
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
-        is_allowed = super().allow_request(request, view)
+        access = request.auth if isinstance(request.auth, Access) else None
+        key = self.get_cache_key(request, view)
+        return self._admit(request._request, key, access)  # noqa: SLF001 - DRF names it so
+
+    def require(self, request: HttpRequest, access: Access) -> None:
+        """
+        Admit the request of a page, as one of REST is admitted.
+
+        :raises RateLimited: with the time to wait
+        """
+        if not self._admit(request, f"{self.scope}:{_of_access(access)}", access):
+            seconds = max(1, ceil(self.wait()))
+            raise RateLimited(seconds=seconds, extra={"retryAfter": seconds})
+
+    def _admit(self, request: HttpRequest, key: str, access: Access | None) -> bool:
+        """
+        Count a request, and take a place for it among those of its organization that are under way.
+
+        :raises RateLimited: if it waited for a place in vain
+        """
+        is_allowed = self.allow(key)
         standings = [self.standing]
-        if is_allowed and isinstance(request.auth, Access):
+        if is_allowed and access is not None:
             # A refusal for one token uses nothing of its organization's limit.
             whole = OrgThrottle()
-            is_allowed = whole.allow(f"{whole.scope}:{request.auth.org.pk}")
+            is_allowed = whole.allow(f"{whole.scope}:{access.org.pk}")
             standings.append(whole.standing)
             if not is_allowed:
                 self.window = whole.window
-        request._request.limit_headers = headers_of("requests", standings)  # type: ignore[attr-defined]  # noqa: SLF001 - DRF names it so
+        request.limit_headers = headers_of("requests", standings)  # type: ignore[attr-defined]
+        if is_allowed and access is not None:
+            request_places.take_of_org(request, access.org.pk)
         return is_allowed
 
 
 class OrgThrottle(WindowThrottle):
-    """REST requests of all tokens and people of an organization."""
+    """Requests of all tokens and people of an organization."""
 
     scope = "org"
 

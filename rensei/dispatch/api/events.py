@@ -79,7 +79,7 @@ async def wait_if_preferred(
         if not may_wait:
             # A preference may be ignored, and the answer shows it by the missing header.
             return response
-        await long_polling.give_back_connection()
+        await long_polling.begin_to_wait(request)
         if await ends.wait(begun, seconds=seconds):
             response = _again(response, await sync_to_async(body)(begun), status=200)
     response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -108,7 +108,7 @@ async def lease(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse
             return problem_page(request, RateLimited(seconds=FULL_SECONDS, extra={"retryAfter": FULL_SECONDS}))
         until = time.monotonic() + seconds
         while response.status_code == 204 and (left := until - time.monotonic()) > 0:
-            await long_polling.give_back_connection()
+            await long_polling.begin_to_wait(request)
             if not await _work.wait(kwargs["host_id"], seconds=left):
                 break
             response = await sync_to_async(_lease)(request, *args, **kwargs)

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, close_old_connections, connections
+from django.http import HttpRequest
 
+from rensei.core import request_places
 from rensei.core.clock import database_now
 from rensei.dispatch.models import Run
 
@@ -89,10 +91,12 @@ def hosts_with_work(host_ids: Collection[str]) -> list[str]:
     return list(waiting.values_list("host_id", flat=True).distinct())
 
 
-async def give_back_connection() -> None:
+async def begin_to_wait(request: HttpRequest) -> None:
     """
-    Release this request's database connection before a wait.
+    Release this request's database connection, and its places among the requests under way, before a wait.
 
     A request's synchronous code runs in a separate thread, which otherwise holds its connection until the request ends.
     """
     await sync_to_async(close_old_connections)()
+    request_places.leave_of_org(request)
+    request_places.leave_address()
