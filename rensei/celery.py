@@ -19,5 +19,13 @@ def _exchange_counts(**_signal: object) -> None:
     start_exchanging()
 
 
+def _write_openings(**_signal: object) -> None:
+    """Write what waits when a forked process ends, which does not run what is registered for its exit."""
+    from integrations.vault import openings
+
+    openings.write_at_exit()
+
+
+signals.worker_process_shutdown.connect(_write_openings)
 signals.worker_init.connect(_exchange_counts)
 signals.worker_process_init.connect(_exchange_counts)

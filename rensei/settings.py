@@ -47,8 +47,11 @@ DEBUG = env.bool("RENSEI_DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # Keys before it, which verify what they have signed.
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
-if not SECRET_KEY and (DATA_DIR / "secret_key").exists():
-    SECRET_KEY, *SECRET_KEY_FALLBACKS = (DATA_DIR / "secret_key").read_text().split() or [""]
+# The file that it is read from, if the environment has none.
+SECRET_KEY_PATH = DATA_DIR / "secret_key" if not SECRET_KEY and (DATA_DIR / "secret_key").exists() else None
+if SECRET_KEY_PATH:
+    SECRET_KEY, *_before = SECRET_KEY_PATH.read_text().split() or [""]
+    SECRET_KEY_FALLBACKS = [*_before, *SECRET_KEY_FALLBACKS]
 # The health checks of containers ask for 127.0.0.1 and localhost, whatever other names there are.
 ALLOWED_HOSTS = [*env.list("RENSEI_ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1"]), "127.0.0.1", "localhost"]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from integrations.models import KeyOpening
@@ -90,6 +90,7 @@ class Opening(NamedTuple):
 _waiting: dict[str, Opening] = {}
 _is_wanted = threading.Event()
 _lock = threading.Lock()
+_lost = 0
 
 
 def note(*, record_id: str, version: int, org_id: str | None, why: Why) -> None:
@@ -133,9 +134,14 @@ def start_writing(pid: int) -> None:
 
 
 def forget_all() -> None:
-    """Drop what waits, for tests, which share a process."""
+    """Drop what waits: in a forked process, whose parent writes it, and in tests, which share a process."""
+    global _is_wanted, _lock, _lost
     _waiting.clear()
-    _is_wanted.clear()
+    # The parent may have held their locks.
+    _is_wanted, _lock, _lost = threading.Event(), threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=forget_all)
 
 
 def process_name() -> str:
@@ -161,8 +167,15 @@ def _write_on() -> None:
 
 
 def _write_or_wait() -> None:
+    _tell_of_lost()
     try:
-        write()
+        try:
+            write()
+        except DATABASE_FAULTS:
+            raise
+        except DatabaseError:
+            # A row that the database refuses must not hold back the others.
+            _write_singly()
     except DATABASE_FAULTS as fault:
         logger.warning("key_openings_wait", count=len(_waiting), fault=type(fault).__name__)
         _is_wanted.set()
@@ -171,6 +184,23 @@ def _write_or_wait() -> None:
         _is_wanted.set()
     finally:
         connection.close()
+
+
+def _write_singly() -> None:
+    """
+    Write the openings that wait one by one, and drop those that the database refuses.
+
+    :raises DatabaseError: if the database takes none
+    """
+    for opening in list(_waiting.values()):
+        try:
+            with transaction.atomic():
+                _insert([opening])
+        except DATABASE_FAULTS:
+            raise
+        except DatabaseError:
+            logger.exception("key_opening_refused", record_id=opening.record_id, run_id=opening.why.run_id)
+        _forget([opening])
 
 
 def write_at_exit() -> None:
@@ -190,8 +220,18 @@ def _forget(openings: Iterable[Opening]) -> None:
 
 
 def _drop_oldest() -> None:
+    global _lost
     with _lock:
         oldest = next(iter(_waiting), None)
         if oldest is not None and len(_waiting) >= WAITING_MAX:
             del _waiting[oldest]
-            logger.error("key_openings_lost", count=1)
+            _lost += 1
+
+
+def _tell_of_lost() -> None:
+    """Log how many were dropped, in one line: there may be thousands."""
+    global _lost
+    with _lock:
+        count, _lost = _lost, 0
+    if count:
+        logger.error("key_openings_lost", count=count)

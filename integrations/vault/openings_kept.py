@@ -20,6 +20,8 @@ DAYS_COUNTED_FOR = limit(
     what="Counts of openings of sealed keys, by key and day, that are kept",
     told="operators: older ones are deleted",
 )
+# The trigger of SQLite compares whole seconds, and refuses to delete what is too young by less than one.
+TRIGGER_SLACK = timedelta(minutes=1)
 RECENT = timedelta(days=7)
 AT_ONCE = 1000
 
@@ -51,7 +53,7 @@ def count_and_forget() -> None:
     """Count the openings of days that are over, and delete those that are older than they are kept."""
     now = database_now()
     _count_days(until=start_of((now - COUNTED_AFTER).date()))
-    kept = now - timedelta(days=settings.RENSEI_OPENINGS_KEPT_DAYS)
+    kept = now - timedelta(days=settings.RENSEI_OPENINGS_KEPT_DAYS) - TRIGGER_SLACK
     old = KeyOpening.objects.filter(opened_at__lt=kept, opened_at__lte=_last_counted())
     while keys := list(old.order_by("opened_at").values_list("pk", flat=True)[:AT_ONCE]):
         KeyOpening.objects.filter(pk__in=keys).delete()

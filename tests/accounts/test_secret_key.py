@@ -98,21 +98,25 @@ class TestCommand:
         path = tmp_path / "secret_key"
         path.touch(0o600)
         path.write_text(f"{settings.SECRET_KEY}\n")
+        settings.SECRET_KEY_PATH = path
         return path
 
-    def read(self, folder: Path) -> list[str]:
+    def read(self, folder: Path, **more: str) -> list[str]:
         """Read the setting as a process that starts now."""
-        program = "from django.conf import settings; print(settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)"
+        names = "settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY_PATH"
+        program = f"from django.conf import settings; print({names})"
         environment = {"PATH": os.environ["PATH"], "DJANGO_SETTINGS_MODULE": "rensei.settings"}
         run = subprocess.run(
             [sys.executable, "-c", program],
             cwd=ROOT,
-            env={**environment, "RENSEI_DATA_DIR": str(folder)},
+            env={**environment, "RENSEI_DATA_DIR": str(folder), **more},
             capture_output=True,
             text=True,
             check=True,
         )
-        return run.stdout.split()
+        *keys, used = run.stdout.split()
+        assert used == ("None" if "SECRET_KEY" in more else str(folder / "secret_key"))
+        return keys
 
     def test_puts_a_new_key_before_the_old_one_until_it_is_finished(self, path: Path, settings: Any) -> None:
         said = self.manage()
@@ -121,6 +125,8 @@ class TestCommand:
         assert old == settings.SECRET_KEY
         assert new not in said
         assert self.read(path.parent) == [new, old]
+        assert self.read(path.parent, SECRET_KEY_FALLBACKS="older") == [new, old, "older"]
+        assert self.read(path.parent, SECRET_KEY=old) == [old]
         assert path.stat().st_mode & 0o077 == 0
 
         self.manage("--finish")
@@ -133,7 +139,10 @@ class TestCommand:
         assert len(path.read_text().split()) == 1
 
     def test_says_what_to_do_where_the_key_comes_from_the_environment(self, settings: Any, tmp_path: Path) -> None:
-        settings.DATA_DIR = tmp_path
+        """Although a file has the same one, as after it was moved into the environment."""
+        settings.DATA_DIR, settings.SECRET_KEY_PATH = tmp_path, None
+        (tmp_path / "secret_key").write_text(f"{settings.SECRET_KEY}\n")
 
         with pytest.raises(CommandError, match="SECRET_KEY_FALLBACKS"):
             self.manage()
+        assert (tmp_path / "secret_key").read_text() == f"{settings.SECRET_KEY}\n"

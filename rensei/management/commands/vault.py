@@ -181,8 +181,8 @@ class Command(BaseCommand):
         self.stdout.write(f"Old keys are deleted by `{MANAGE} vault rotate-fingerprint-key --resume` an hour from now.")
 
     def _rotate_secret_key(self, *, at_once: bool, finish: bool, **options: Any) -> None:
-        path = settings.DATA_DIR / "secret_key"
-        if not path.exists() or settings.SECRET_KEY not in path.read_text().split():
+        path = settings.SECRET_KEY_PATH
+        if path is None:
             raise CommandError(
                 "SECRET_KEY comes from the environment. Move its value to SECRET_KEY_FALLBACKS, give it another one "
                 "everywhere, and restart. Empty SECRET_KEY_FALLBACKS after 14 days; at once if others know the old key."

@@ -1,6 +1,7 @@
 """Every opening of a sealed record is recorded, with its cause, once, for as long as it is kept."""
 
 import ast
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from celery import signals
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from integrations.keys import credentials, platform, services
 from integrations.models import Integration, IssuerKey, KeyOpening, KeyOpeningDay
 from integrations.vault import issuer, openings, openings_kept, sealed, vault
-from integrations.vault.openings import UNEXPLAINED, Reason, Why
+from integrations.vault.openings import UNEXPLAINED, Opening, Reason, Why
+from rensei import celery
 from rensei.core.periods import month_of, start_of
 from rensei.core.secret import Secret
 from rensei.orgs.access import Access
@@ -130,12 +133,59 @@ class TestWriting:
     ) -> None:
         credentials.open_key(connected, why=UNEXPLAINED)
         with monkeypatch.context() as patch:
-            patch.setattr(openings, "_insert", lambda found: (_ for _ in ()).throw(DatabaseError("away")))
+            patch.setattr(openings, "_insert", lambda found: (_ for _ in ()).throw(OperationalError("away")))
             patch.setattr(connection, "close", lambda: None)
             openings._write_or_wait()
 
         assert openings._is_wanted.is_set(), "it is tried again"
         assert len(recorded()) == 1
+
+    def test_drops_a_row_that_the_database_refuses_and_not_the_others(
+        self, connected: Integration, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for run_id in ("run_1", "run_bad", "run_3"):
+            credentials.open_key(connected, why=Why(reason=Reason.DISPATCH, run_id=run_id))
+        insert = openings._insert
+
+        def refuse(found: Any) -> None:
+            if any(one.why.run_id == "run_bad" for one in found):
+                raise DataError("refused")
+            insert(found)
+
+        monkeypatch.setattr(openings, "_insert", refuse)
+        monkeypatch.setattr(connection, "close", lambda: None)
+        openings._write_or_wait()
+
+        assert [one.run_id for one in recorded()] == ["run_1", "run_3"]
+        assert "key_opening_refused" in caplog.text
+        assert not openings._waiting
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_begins_anew_in_a_forked_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The parent's thread does not exist there, and what waits is the parent's to write."""
+        openings._waiting["open_1"] = Opening("open_1", timezone.now(), "int_1", 1, None, UNEXPLAINED)
+        openings._is_wanted.set()
+        openings._lock.acquire()
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            free = openings._lock.acquire(timeout=1)
+            os.write(writing, bytes([free and not openings._is_wanted.is_set() and not openings._waiting]))
+            os._exit(0)
+        openings._lock.release()
+        os.waitpid(child, 0)
+
+        assert os.read(reading, 1) == bytes([True])
+        os.close(reading)
+        os.close(writing)
+
+    def test_is_done_when_a_forked_worker_ends(self, connected: Integration, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "close", lambda: None)
+        credentials.open_key(connected, why=Why(reason=Reason.IDENTITY))
+
+        assert celery.app.main == "rensei"
+        signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
+
+        assert KeyOpening.objects.get().reason == "identity"
 
     def test_keeps_the_newest_where_too_many_wait(
         self, connected: Integration, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -145,7 +195,10 @@ class TestWriting:
             credentials.open_key(connected, why=Why(reason=Reason.DISPATCH, run_id=f"run_{number}"))
 
         assert [one.run_id for one in recorded()] == ["run_2", "run_3"]
-        assert caplog.text.count("key_openings_lost") == 2
+        openings._tell_of_lost()
+        openings._tell_of_lost()
+        assert caplog.text.count("key_openings_lost") == 1
+        assert "'count': 2" in caplog.text
 
     @pytest.mark.django_db(transaction=True)
     def test_by_many_threads_loses_none(self, connected: Integration) -> None:
@@ -209,6 +262,14 @@ class TestKept:
         assert sorted(KeyOpeningDay.objects.values_list("count", flat=True)) == [1, 1]
         openings_kept.count_and_forget()
         assert KeyOpeningDay.objects.count() == 2
+
+    def test_deletes_none_that_the_database_keeps(self, connected: Integration, settings: Any) -> None:
+        settings.RENSEI_OPENINGS_KEPT_DAYS = 30
+        make_opening(connected.id, opened_at=timezone.now() - timedelta(days=30, milliseconds=1))
+
+        openings_kept.count_and_forget()
+
+        assert KeyOpening.objects.count() == 1
 
     @pytest.mark.django_db(transaction=True)
     def test_is_counted_once_by_two_jobs_at_once(self) -> None:

@@ -181,8 +181,8 @@ class TestRotate:
         self, records: Any, ring: Path, tmp_path: Path, settings: Any
     ) -> None:
         old = keyring.load(ring).current
-        settings.DATA_DIR = tmp_path
-        (tmp_path / "secret_key").write_text(f"{settings.SECRET_KEY}\n")
+        settings.SECRET_KEY_PATH = tmp_path / "secret_key"
+        settings.SECRET_KEY_PATH.write_text(f"{settings.SECRET_KEY}\n")
         manage("new-key", "--staged")
         (new,) = keyring.load(ring).keys.keys() - {old}
         manage("rotate", "--to", new)
