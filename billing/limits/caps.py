@@ -52,9 +52,10 @@ class CostNotBounded(RenseiError):
     status = 409
     title = "No price for this model"
     message = Said(
-        "{what} has no price in the catalog, so what the run may cost cannot be held of the API token's cap.",
-        "Choose a priced model, ask your operator to add a price, or use a token without a cap.",
+        "{what} has no price in the catalog, so what the run may cost cannot be held of its cap.",
+        "Choose a priced model, ask your operator to add a price, or use a token without a cap and no maxCostUsd.",
     )
+    gateway_message = message.replace(" and no maxCostUsd", "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,7 @@ org_patterns = [
     path("settings/tokens", settings.tokens, name="tokens"),
     path("settings/tokens/<str:token_id>/cap", settings.token_cap, name="token-cap"),
     path("settings/tokens/<str:token_id>/revoke", settings.token_revoke, name="token-revoke"),
+    path("settings/capacity", settings.capacity, name="capacity"),
     path("settings/machines", settings.machines, name="machines"),
     path("settings/machines/<str:machine_id>/revoke", settings.machine_revoke, name="machine-revoke"),
     # The last one: an address that no page has is told within the frame.

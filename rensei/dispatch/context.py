@@ -64,12 +64,14 @@ class DispatchContext:
     shared_spending: Sequence[Spending] = ()
     # Whether a cap holds for the caller's token. The preview has loaded them.
     is_capped: bool = False
+    # What the caller lets the run cost, in picodollars.
+    run_cap: int | None = None
     caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
 
     def is_cost_held(self, mode: AuthMode) -> bool:
         """Whether the cost of a run under this mode would be held, as `Run.is_cost_held` says of one that exists."""
-        return mode in PLATFORM_MODES or self.is_capped
+        return mode in PLATFORM_MODES or self.is_capped or self.run_cap is not None
 
     def served(self, mode: AuthMode) -> CatalogEntry | None:
         """

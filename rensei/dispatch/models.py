@@ -103,6 +103,9 @@ class Run(models.Model):
     pool = models.CharField(max_length=63, default="local")
     # Whether a sandbox carries it out. Those and the other runs are claimed separately.
     in_sandbox = models.BooleanField(default=False, db_default=False)
+    # What the caller lets the run cost, and the most that one of its calls may cost. Null: the caller has not said.
+    max_cost_picodollars = models.BigIntegerField(null=True)
+    call_picodollars_at_most = models.BigIntegerField(null=True)
     via = models.CharField(max_length=8, choices=Via.choices, default=Via.QUEUE)
     host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs")
     effort = models.CharField(max_length=8, blank=True)
@@ -168,7 +171,7 @@ class Run(models.Model):
     @property
     def is_cost_held(self) -> bool:
         """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
-        return self.auth_mode in PLATFORM_MODES or bool(self.caps)
+        return self.auth_mode in PLATFORM_MODES or bool(self.caps) or self.max_cost_picodollars is not None
 
     @property
     def asked_name(self) -> str:

@@ -13,7 +13,6 @@ from datetime import datetime
 
 from django.db.models import Exists, F, OuterRef, Q
 
-from billing.limits import caps
 from billing.models import CostEvent
 from integrations.vault import openings
 from rensei.core.clock import database_now
@@ -22,6 +21,7 @@ from rensei.core.limits import limit
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import NOTHING
+from rensei.dispatch import run_caps
 from rensei.dispatch.models import Attempt, Run, Sandbox
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Role
@@ -31,6 +31,10 @@ TOKEN_PREFIX = "rsr_"  # noqa: S105 - public on purpose: secret scanners match i
 # The first call and two repetitions, as on a local pool. A repetition follows only an error of the provider.
 CALLS_MAX = limit(
     3, "calls", what="Calls with the token of a run in a sandbox", told="the run: it ends with the last one's error"
+)
+_COUNTED = (
+    *("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps"),
+    *("max_cost_picodollars", "call_picodollars_at_most"),
 )
 _PAID = CostEvent.objects.filter(attempt_id=OuterRef("pk")).exclude(**NOTHING.as_dict())
 
@@ -141,7 +145,7 @@ def count_calls(calls: Iterable[tuple[str, Attempt]]) -> dict[str, RenseiError]:
         return {}
     # The locks order the calls of a run. Each statement below sees what was committed before.
     locked = Run.objects.select_for_update().filter(id__in={attempt.run_id for _, attempt in calls}).order_by("id")
-    runs = {run.id: run for run in locked.only("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps")}
+    runs = {run.id: run for run in locked.only(*_COUNTED)}
     refused: dict[str, RenseiError] = {}
     calling: set[str] = set()
     for sandbox_id, attempt in calls:
@@ -159,7 +163,7 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
 
     :raises RunTokenUsedUp: if the run has ended, or the token has made its calls
     :raises RateLimited: if the run is making a call, or one that failed is being settled
-    :raises SpendCapExceeded: if what the run holds for a cap no longer covers another call
+    :raises RunCostExceeded, SpendCapExceeded: if a cap of the run no longer covers another call
     """
     is_under_way = run is not None and run.state == Run.State.RUNNING and run.epoch == attempt.epoch
     if run is None or not is_under_way or run.cancel_requested_at is not None:
@@ -167,13 +171,10 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
     attempts = Attempt.objects.filter(run=run)
     if is_calling or attempts.filter(state=Attempt.State.OPEN).exists():
         raise RateLimited(seconds=1, extra={"retryAfter": 1})
-    is_answered = Q(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED)
-    # The answer had begun, so that the provider may bill it.
-    is_lost = Q(state=Attempt.State.INDETERMINATE) & ~Q(provider_request_id="")
-    if attempts.filter(is_answered | is_lost).exists():
+    if attempts.filter(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED).exists():
         raise RunTokenUsedUp(run=run.id, reason="its request has been answered")
     if run.attempt_count:
-        caps.require_another_attempt(run.caps, now=attempt.started_at)
+        run_caps.require_another_call(run, now=attempt.started_at)
     if not Sandbox.objects.filter(id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
         raise RunTokenUsedUp(run=run.id, reason=f"it has made {CALLS_MAX} calls")
     run.attempt_count += 1

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from rensei.dispatch.api import (
+    capacity,
     destroyed_keys,
     events,
     explanations,
@@ -35,6 +36,7 @@ api_patterns = [
         policy_previews.ProjectPolicyPreview.as_view(),
         name="api-project-policy-preview",
     ),
+    path("capacity", capacity.Capacity.as_view(), name="api-capacity"),
     path("pools", pools.Pools.as_view(), name="api-pools"),
     path("pools/<str:pool_id>", pools.PoolDetail.as_view(), name="api-pool"),
 ]

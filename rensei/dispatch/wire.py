@@ -128,6 +128,9 @@ class ListedRunAnswer(CamelSerializer):
     usage = RunUsageAnswer(source="counts")
     cost = RunCostAnswer(source="*")
     error = RunErrorAnswer(allow_null=True)
+    max_cost_usd = _Amount(
+        source="max_cost_picodollars", allow_null=True, help_text="The most that it may cost; null if not asked for"
+    )
     attempts = serializers.IntegerField(source="attempt_count")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)

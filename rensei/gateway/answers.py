@@ -28,7 +28,8 @@ def refusal_answer(refusal: RenseiError, *, request_id: str) -> Answer:
     told = {_snake(name): value for name, value in refusal.extra.items() if name != "trace"}
     place = place_of(refusal.code, passes=refusal.retryable)
     headers = _headers(place, request_id, retry_after=told.pop("retry_after", None))
-    if place.period:
+    # The cap of a run does not reset.
+    if place.period and "resets_at" in told:
         headers += _used_up_headers(str(told.get("resets_at", "")), place)
     if isinstance(refusal, NotServed) and refusal.is_openais:
         # https://platform.openai.com/docs/guides/error-codes

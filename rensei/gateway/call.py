@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from billing.limits import caps
+from billing.limits.caps import SpendCapExceeded
 from integrations.outbound.http import AnswerRefused
 from integrations.providers.anthropic import relay
 from integrations.providers.anthropic.relay import Relay, Tap
@@ -25,12 +25,14 @@ from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, 
 from rensei.core.ids import new_id
 from rensei.core.json_body import work_of
 from rensei.core.usage import Usage, UsagePart, total
+from rensei.dispatch import run_caps
 from rensei.dispatch.execution.execute import KEYS_MAX
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
+from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.gateway import answers
@@ -360,8 +362,8 @@ class GatewayCall:
         now = database_now()
         settle.write([outcomes.failed(self, failure, error=error, again=True, now=now)])
         try:
-            caps.require_another_attempt(self.run.caps, now=now)
-        except caps.SpendCapExceeded as refusal:
+            run_caps.require_another_call(self.run, now=now)
+        except (SpendCapExceeded, RunCostExceeded) as refusal:
             logger.warning("no_other_attempt", code=refusal.code)
             return None
         attempt = claims.open_attempt(

@@ -144,6 +144,7 @@ REST = {
     ("GET", "projects/<project_id>/access-policy"): Row(EVERYONE, object=True),
     ("PUT", "projects/<project_id>/access-policy"): Row(MANAGERS, {"matrix": {}}, object=True),
     ("POST", "projects/<project_id>/access-policy/preview"): Row(MANAGERS, {"matrix": {}}, object=True),
+    ("GET", "capacity"): Row(EVERYONE),
     ("GET", "pools"): Row(EVERYONE),
     ("POST", "pools"): Row(MANAGERS, {"name": "new", "providerId": "e2b"}),
     ("GET", "pools/<pool_id>"): Row(EVERYONE, object=True),
@@ -167,7 +168,7 @@ NEEDS = {
         ("GET", "runs/<run_id>/events"), ("GET", "runs/<run_id>/receipt"), ("GET", "workflows"),
         ("GET", "workflows/<workflow_id>"),
         ("GET", "workflows/<workflow_id>/runs"), ("GET", "workflow-runs/<workflow_run_id>"), ("GET", "pools"),
-        ("GET", "pools/<pool_id>"),
+        ("GET", "pools/<pool_id>"), ("GET", "capacity"),
     ],
     "runs": [
         ("POST", "runs"), ("POST", "runs/<run_id>/cancel"), ("POST", "workflows/<workflow_id>/runs"),

@@ -299,6 +299,15 @@ class TestPool:
 
         assert (pool["name"], pool["providerId"]) == ("office", "local")
 
+    def test_is_shown_with_the_built_in_ones(self, terminal):
+        terminal.succeed("rensei pool create --name office --provider local")
+
+        shown = terminal.read("rensei capacity show --json")["results"]
+        table = terminal.run("rensei capacity show").stdout.split()
+
+        assert [(pool["name"], pool["running"]) for pool in shown] == [("local", 0), ("sandbox", 0), ("office", 0)]
+        assert {"local", "sandbox", "office"} <= set(table)
+
 
 class TestConfiguration:
     def test_is_closed_to_other_users(self, machine):

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 
 from billing.models import CostEvent
 from catalog.models import CatalogEntry
-from integrations.models import KeyOpening
+from integrations.models import Integration, KeyOpening
 from profiles import services as profiles
 from rensei.core.clock import database_now
 from rensei.core.errors import RateLimited
@@ -293,6 +293,38 @@ class TestARunInASandbox:
         assert run.state == Run.State.SUCCEEDED
         assert {run.credential_id, run.attempts.get().credential_id} == {run.credential_id}
         assert KeyOpening.objects.get(run_id=run.id).record_id == run.credential_id
+
+    def test_is_signed_by_another_key_of_the_pool_where_one_is_refused(
+        self, metered: Any, add_key: Any, dispatch: Any, finish: Any, simulator: Any
+    ) -> None:
+        refused = add_key("metered", "revoked")
+
+        run = finish(dispatch("Hello."))
+
+        assert run.state == Run.State.SUCCEEDED
+        assert run.attempts.order_by("number").values_list("credential_id", flat=True)[0] == refused.id
+        assert run.attempts.count() == 2
+        assert_explained(simulator)
+
+    def test_is_refused_where_its_key_was_removed_meanwhile(self, byok: Any, dispatch: Any, finish: Any) -> None:
+        run = dispatch("Hello.")
+        Integration.objects.all().delete()
+
+        finish(run)
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "BYOK_NOT_CONFIGURED")
+        assert not run.attempts.exists()
+
+    def test_makes_no_call_beyond_what_it_may_cost(
+        self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, simulator: Any
+    ) -> None:
+        run = dispatch("[[fault:504 times=1]] Hello.")
+        Run.objects.update(max_cost_picodollars=10**6, call_picodollars_at_most=10**6)
+
+        finish(run)
+
+        assert (run.state, run.error["code"], run.attempt_count) == (Run.State.FAILED, "SPEND_CAP_EXCEEDED", 1)
+        assert_explained(simulator)
 
     def test_needs_no_profile_any_more(self, byok: Any, ada_access: Access, dispatch: Any, finish: Any) -> None:
         run = dispatch("Hello.")

@@ -48,6 +48,7 @@ def dispatch(
     system: Annotated[str | None, typer.Option(help="System prompt")] = None,
     effort: Effort = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens")] = None,
+    max_cost: Annotated[str | None, typer.Option(metavar="USD", help="The most that the run may cost")] = None,
     context_window: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together, at most")] = None,
     provider_config: Annotated[
         str | None, typer.Option(metavar="JSON", help='Such as {"anthropic": {"contextWindow": 100000}}')
@@ -78,6 +79,7 @@ def dispatch(
         "system": system,
         "effort": effort.lower() if effort else None,
         "maxTokens": max_tokens,
+        "maxCostUsd": max_cost,
         "providerConfig": config or None,
         **_prompt(session, asked, image or []),
     }

@@ -15,6 +15,7 @@ from rensei.cli.session import Session, command
 tokens = group("token", help="API tokens.")
 hosts = group("host", help="Machines that ran `rensei setup`.")
 pools = group("pool", help="Capacity pools: where runs run.")
+capacity = group("capacity", help="Where runs can run now.")
 
 TOKENS: Columns = {
     "Id": "id",
@@ -40,6 +41,14 @@ HOSTS: Columns = {
     "Revoked": "revokedAt",
 }
 POOLS: Columns = {"Id": "id", "Name": "name", "Provider": "providerId", "Active": "active", "Config": Text("config")}
+CAPACITY: Columns = {
+    "Pool": "name",
+    "Provider": "providerId",
+    "State": "state",
+    "Running": "running",
+    "Waiting": "waiting",
+    "Reason": Text("reason"),
+}
 USAGE: Columns = {
     "Calls": "calls",
     "Cost $": "amountUsd",
@@ -163,6 +172,12 @@ def revoke_host(
 def list_pools(session: Session) -> None:
     """List the pools. `local` is always there, and not listed."""
     session.output.table(session.client.list("pools"), POOLS, empty="Only `local`, which is built in.")
+
+
+@command(capacity, "show")
+def show_capacity(session: Session) -> None:
+    """Show where runs can run now: the built-in pools and the organization's, and the runs on each."""
+    session.output.table(session.client.get("capacity"), CAPACITY)
 
 
 @command(pools, "create")

@@ -1,4 +1,4 @@
-"""The plain lists of Settings: API tokens and machines."""
+"""The plain lists of Settings: API tokens, capacity and machines."""
 
 from collections import Counter
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from rensei.console.forms.settings import TokenCapForm, TokenForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
+from rensei.dispatch import capacity as capacities
 from rensei.dispatch.models import Run
 from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
@@ -131,6 +132,16 @@ def _shown(cap: SpendCap | None, now: datetime) -> dict[str, Any] | None:
     figures = caps.described(cap)
     taken = figures["used"] + figures["held"]
     return {**figures, "percent": min(100, taken * 100 // cap.picodollars) if cap.picodollars else 100}
+
+
+# Capacity
+
+
+@require_safe
+@page
+def capacity(request: PageRequest) -> HttpResponse:
+    """List the pools on which runs can execute, and why some cannot be used now."""
+    return render(request, "console/capacity.html", {"pools": capacities.of_org(request.access)})
 
 
 # Machines

@@ -121,6 +121,7 @@ def plan(
     found, mode, built = judgement.facts, judgement.decision.mode, judgement.built
     assert mode is not None
     assert built is not None
+    at_most = decide.max_cost(found, mode, built)
     run = Run(
         **common_run_fields(access, judgement),
         credential_id=MODES[mode].credential_id(found),
@@ -131,6 +132,8 @@ def plan(
         context_window_tokens=judgement.request.context_window_tokens,
         metadata=request.metadata,
         in_sandbox=found.pool.is_sandbox,
+        max_cost_picodollars=found.run_cap,
+        call_picodollars_at_most=None if found.run_cap is None else at_most,
         deadline_at=found.now + _deadline(mode),
         created_at=found.now,
     )
@@ -150,7 +153,7 @@ def plan(
         run=run,
         input=given,
         leaks=leaked,
-        at_most=decide.max_cost(found, mode, built),
+        at_most=at_most,
         idempotency=idempotency.new(access, idempotency_key, digest=body_digest, run_id=run.id, now=found.now),
     )
 

@@ -18,7 +18,7 @@ from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
-from rensei.dispatch import context, pools
+from rensei.dispatch import context, pools, run_caps
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import DispatchContext, Known
@@ -97,6 +97,8 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
     :raises FieldError: if a value of the request does not fit the model
     """
     profile = found.profile
+    if request.max_cost_picodollars is not None:
+        found = replace(found, run_cap=request.max_cost_picodollars)
     decision = resolve(
         profile_modes=profile.auth_modes,
         provider=profile.provider,
@@ -220,13 +222,15 @@ def _require_storage(found: DispatchContext, at_most: int | None) -> None:
 
 
 def _require_cap(mode: AuthMode, found: DispatchContext, at_most: int | None) -> None:
-    """:raises CostNotBounded, SpendCapExceeded: if a cap holds for the run and it cannot be held of it"""
-    if not found.is_capped:
+    """:raises CostNotBounded, RunCostExceeded, SpendCapExceeded: if the run may cost more than a cap on it"""
+    if not found.is_capped and found.run_cap is None:
         return
     entry = found.served(mode)
     # What answers for an organization's own entry may cost more than the entry says.
     if at_most is None or entry is None or entry.org_id is not None:
         raise CostNotBounded(what=f"Model '{found.requested.model_id}'")
+    if found.run_cap is not None:
+        run_caps.require_room(found.run_cap, spent=0, at_most=at_most)
     caps.require_room(found.caps, picodollars=at_most, now=found.now)
 
 

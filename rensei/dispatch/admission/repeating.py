@@ -55,6 +55,7 @@ def repeated_request(run: Run) -> DispatchRequest:
         effort_is_asked=asked.get("effortIsAsked", True),
         max_tokens=asked["maxTokens"],
         max_tokens_is_asked=asked.get("maxTokensIsAsked", True),
+        max_cost_picodollars=run.max_cost_picodollars,
         prompt_caching=asked["promptCaching"],
         provider_config={namespace: {"contextWindow": window}} if window else {},
         is_complete=True,

@@ -27,6 +27,7 @@ class DispatchRequest:
     messages: list[dict[str, Any]] = field(default_factory=list)
     effort: str | None = None
     max_tokens: int | None = None
+    max_cost_picodollars: int | None = None
     prompt_caching: str | None = None
     provider_config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)

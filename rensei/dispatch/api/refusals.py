@@ -9,6 +9,7 @@ from rensei.dispatch.admission.decide import ProfileRequired
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.pools import NoEligiblePool
+from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.storage import StorageLimitReached
 from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPolicy
@@ -27,6 +28,7 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     StorageLimitReached,
     SpendCapExceeded,
     CostNotBounded,
+    RunCostExceeded,
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),

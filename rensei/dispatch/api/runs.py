@@ -16,6 +16,7 @@ from catalog.provider_config import config_form
 from profiles import services as profiles
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, read_body
 from rensei.core.auth_modes import AuthMode
+from rensei.core.dollars_field import LimitField
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError
 from rensei.core.json_fields import METADATA, JSONDocument, OneOf
@@ -64,6 +65,12 @@ class RunBody(CamelSerializer):
     messages = JSONDocument("Messages", MESSAGES, parts=PARTS, required=False)
     effort = serializers.ChoiceField(choices=Effort.choices, required=False, allow_null=True)
     max_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
+    max_cost_usd = LimitField(
+        source="max_cost_picodollars",
+        required=False,
+        allow_null=True,
+        help_text="The most that the run may cost, to all payers",
+    )
     provider_config = JSONDocument("ProviderConfig", config_form(), required=False)
     metadata = JSONDocument("Metadata", METADATA, required=False, help_text="At most 16 kB of JSON")
 
@@ -287,6 +294,7 @@ def dispatch_request(
         messages=messages_from(text=text, messages=messages) if whole or said else [],
         effort=fields.get("effort"),
         max_tokens=fields.get("max_tokens"),
+        max_cost_picodollars=fields.get("max_cost_picodollars"),
         provider_config=fields.get("provider_config", {}),
         metadata=fields.get("metadata", {}),
     )

@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 from django.db import connection
 
-from billing.limits import caps
+from billing.limits.caps import SpendCapExceeded
 from integrations.keys import services as integrations
 from integrations.providers.base import ADAPTERS, Adapter, BuiltRequest, Credential, Interrupted, ProviderFailure
 from rensei.core.auth_modes import AuthMode
@@ -24,6 +24,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, database_refusal
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
+from rensei.dispatch import run_caps
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
@@ -31,6 +32,7 @@ from rensei.dispatch.execution.provider_call import ProviderCall
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES, Mode
 from rensei.dispatch.queue import claims
+from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 
@@ -113,8 +115,8 @@ def _carry(run: Run, live: LiveRun) -> None:
             return
         credential = again.credential
         try:
-            caps.require_another_attempt(run.caps, now=database_now())
-        except caps.SpendCapExceeded as refusal:
+            run_caps.require_another_call(run, now=database_now())
+        except (SpendCapExceeded, RunCostExceeded) as refusal:
             _settle(partial(outcomes.without_call, run, outcomes.refusal_error(refusal)))
             return
         _pause(live, again.after_seconds)

@@ -1,0 +1,38 @@
+"""REST: the capacity that an organization can use now."""
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from rensei.core.api import CamelSerializer
+from rensei.core.views import Endpoint
+from rensei.dispatch import capacity
+from rensei.dispatch.models import CapacityPool
+from rensei.orgs.access import caller
+from rensei.orgs.permissions import MembersRead
+from rensei.orgs.scopes import READ_OR_RUNS
+
+
+class CapacityAnswer(CamelSerializer):
+    """The built-in pools, and those of the organization."""
+
+    class Pool(CamelSerializer):
+        name = serializers.CharField()
+        provider_id = serializers.ChoiceField(choices=CapacityPool.Provider.choices)
+        state = serializers.ChoiceField(choices=capacity.STATES)
+        reason = serializers.CharField(allow_null=True, help_text="Why a dispatch to it is refused; null if it is not")
+        running = serializers.IntegerField(help_text="Runs that execute on it")
+        waiting = serializers.IntegerField(help_text="Queued runs that were dispatched to it")
+
+    results = Pool(many=True)
+
+
+class Capacity(Endpoint):
+    permission_classes = [MembersRead]
+    scopes = {"GET": READ_OR_RUNS}
+
+    @extend_schema(responses=CapacityAnswer)
+    def get(self, request: Request) -> Response:
+        """Show where runs can execute now. Runs are counted that the caller may see."""
+        return Response(CapacityAnswer({"results": capacity.of_org(caller(request))}).data)

@@ -1,0 +1,74 @@
+"""Where an organization's runs can execute now: the built-in pools and its own, and the runs on each."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Q
+
+from rensei.dispatch import pools
+from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.queries import pools as own_pools
+from rensei.dispatch.queries import visible_runs
+from rensei.orgs.access import Access
+
+ACTIVE, INACTIVE, UNAVAILABLE = "active", "inactive", "unavailable"
+STATES = (ACTIVE, INACTIVE, UNAVAILABLE)
+BUILT_IN = (pools.LOCAL, pools.SANDBOX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolState:
+    """
+    A pool as a dispatch would find it now. `reason` says why it cannot be used.
+
+    `running` and `waiting` count the runs that the caller may see.
+    """
+
+    name: str
+    provider_id: str
+    state: str
+    reason: str | None
+    running: int
+    waiting: int
+
+
+def of_org(access: Access) -> list[PoolState]:
+    """List the pools of the caller's organization, the built-in ones first."""
+    counts = _live_runs(access)
+    refusals = {provider_id: pools.refusal_of(provider_id) for provider_id in CapacityPool.Provider.values}
+    named = [(name, name, True) for name in BUILT_IN]
+    named += own_pools(access).order_by("name").values_list("name", "provider_id", "active")
+    return [
+        _state(name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
+        for name, provider_id, is_active in named
+    ]
+
+
+def _state(
+    name: str, provider_id: str, is_active: bool, *, refusal: str, counts: dict[str, dict[str, Any]]
+) -> PoolState:
+    state, reason = (ACTIVE, None) if not refusal else (UNAVAILABLE, refusal)
+    if not is_active:
+        state, reason = INACTIVE, f"The pool '{name}' is not active."
+    found = counts.get(name, {})
+    return PoolState(
+        name=name,
+        provider_id=provider_id,
+        state=state,
+        reason=reason,
+        running=found.get("running", 0),
+        waiting=found.get("waiting", 0),
+    )
+
+
+def _live_runs(access: Access) -> dict[str, dict[str, Any]]:
+    live = visible_runs(access).filter(state__in=[Run.State.QUEUED, Run.State.RUNNING])
+    by_pool = (
+        live.order_by()
+        .values("pool")
+        .annotate(
+            running=Count("id", filter=Q(state=Run.State.RUNNING)),
+            waiting=Count("id", filter=Q(state=Run.State.QUEUED)),
+        )
+    )
+    return {each["pool"]: dict(each) for each in by_pool}
