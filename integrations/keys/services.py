@@ -49,7 +49,7 @@ class ChangedMeanwhile(RenseiError):
     status = 409
     title = "Changed meanwhile"
     message = Said(
-        "Somebody else replaced the key of '{name}' at the same moment.", "Look at it again, then repeat your change."
+        "Another person replaced the key of '{name}' at the same moment.", "Look at it again, then repeat your change."
     )
 
 

@@ -78,7 +78,7 @@ class OtherPerson(RenseiError):
 
     code = "INVITATION_FOR_SOMEBODY_ELSE"
     status = 403
-    title = "Invitation for somebody else"
+    title = "Invitation for another person"
     message = Said(
         "This invitation is for {invited}, and you are signed in as {email}.", "Sign out, and open the link again."
     )

@@ -20,7 +20,7 @@ class Payer(models.TextChoices):
     ORGANIZATION_VIA_RENSEI = "organization-via-rensei", "Your organization, through Rensei's cost ledger"
     PLATFORM = "platform", "The platform's free tier"
     HOST_ACCOUNT = "host-account", "The account logged in on the developer's machine"
-    SELF_HOSTED = "self-hosted", "Whoever runs the local endpoint"
+    SELF_HOSTED = "self-hosted", "The party that runs the local endpoint"
 
 
 PAYER_OF = {

@@ -21,7 +21,7 @@ class Scope(models.TextChoices):
         "Dispatch runs and workflows, see and cancel your own, and see the profiles and models.",
     )
     GATEWAY = "gateway", "Call models through the Anthropic-compatible gateway."
-    MANAGE = "manage", "Change whatever your role may change: keys, profiles, projects, members, tokens, policies."
+    MANAGE = "manage", "Change what your role may change: keys, profiles, projects, members, tokens, policies."
     BILLING = "billing", "See what was spent: usage, the ledger, statements and entitlements."
     LEASES = "leases", "Carry out the host-session runs of one machine. Only for the token of that machine."
 

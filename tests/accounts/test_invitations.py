@@ -18,6 +18,7 @@ from rensei.core.errors import FieldError, NotFound, NotPermitted, RateLimited
 from rensei.core.later import later
 from rensei.core.secret import Secret, token_digest
 from rensei.orgs import kill_switches, services
+from rensei.orgs.access import OwnersOnly
 from rensei.orgs.kill_switches import OrgSuspended
 from rensei.orgs.models import Host, Membership, Role, User
 from rensei.tokens.look_up import for_token
@@ -135,7 +136,7 @@ class TestInvite:
             invitations.invite(access_of({"mia": mia, "otto": otto}[who]), email=ZOE, role=Role.MEMBER)
 
     def test_lets_only_owners_make_owners(self, acme, alan, access_of):
-        with pytest.raises(NotPermitted):
+        with pytest.raises(OwnersOnly):
             invitations.invite(access_of(alan), email=ZOE, role=Role.OWNER)
 
 
@@ -251,7 +252,7 @@ class TestResend:
     def test_lets_no_admin_send_an_owners(self, access, alan, access_of):
         sent = invitations.invite(access, email=ZOE, role=Role.OWNER)
 
-        with pytest.raises(NotPermitted):
+        with pytest.raises(OwnersOnly):
             invitations.resend(access_of(alan), sent.invitation)
 
 

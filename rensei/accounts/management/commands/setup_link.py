@@ -13,5 +13,5 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         link = setup.link()
         if link is None:
-            raise CommandError("Somebody has an account here already, so there is nothing left to set up.")
+            raise CommandError("There is an account here already, so there is nothing left to set up.")
         self.stdout.write(link)
