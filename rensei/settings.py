@@ -163,7 +163,7 @@ RENSEI_GATEWAY_BODY_MIB_ORG = env.limit(
     "MiB",
     what="Gateway bodies of the calls under way, and of each answer what follows its first MiB, together, "
     "each organization and process",
-    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`; an answer waits for the organization's others",
 )
 RENSEI_GATEWAY_BODY_MIB = env.limit(
     "RENSEI_GATEWAY_BODY_MIB",

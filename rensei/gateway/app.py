@@ -225,7 +225,9 @@ class Gateway:
                 requests.require_known(unknown, headers, route)
                 await self._count(route, body, size, address, headers, caller)
             else:
-                await self._message(access, route, body, size, others, address, headers, unknown, caller, live.hold)
+                await self._message(
+                    access, route, body, size, others, address, headers, unknown, caller, live.hold_answer
+                )
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
@@ -306,7 +308,7 @@ class Gateway:
         headers: dict[str, str],
         unknown: Names,
         caller: Caller,
-        hold: Callable[[int], None],
+        hold: Callable[[int], Awaitable[None]],
     ) -> None:
         """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id

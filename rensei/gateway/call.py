@@ -21,7 +21,7 @@ from integrations.providers.anthropic.relay import Relay, Tap
 from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
-from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, StoredError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.json_body import work_of
 from rensei.core.usage import Usage, UsagePart, total
@@ -46,7 +46,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 logger = structlog.get_logger(__name__)
 
 # We stop reading an answer that is late or too large, or cannot be decompressed. The provider bills it nevertheless.
-_STOPPED_BY_US = (TimeoutError, AnswerRefused, RateLimited)
+_STOPPED_BY_US = (TimeoutError, AnswerRefused)
 
 
 class RunCancelled(RenseiError):
@@ -178,7 +178,7 @@ class GatewayCall:
         caller: Caller,
         threads: BodyThreads,
         named: Named,
-        hold: Callable[[int], None],
+        hold: Callable[[int], Awaitable[None]],
     ) -> None:
         self.run = run
         self.attempt = attempt

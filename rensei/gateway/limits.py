@@ -2,6 +2,7 @@
 Limits of calls, tokens, concurrency and total body size. They are in memory: a call must not wait for another process.
 """
 
+import asyncio
 from collections import Counter
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from rensei.core.rates import LimitUsage, header_lines, rates
 from rensei.core.shares import ByteShares
 from rensei.dispatch.run_tokens import RunToken
 from rensei.gateway.answers import Headers
+from rensei.gateway.threads import Turns
 from rensei.orgs.access import Access
 
 _CALLERS = ("token", "org")
@@ -32,6 +34,7 @@ class Limits:
         ]
         self.live: Counter[str] = Counter()
         self.bodies = ByteShares()
+        self.large_answers = Turns()
 
     def within(self, access: Access, headers: Headers) -> "LiveLimits":
         """
@@ -84,13 +87,14 @@ class Limits:
 
 
 class LiveLimits:
-    """A call in progress, and the bytes of its body, until the context ends."""
+    """A call in progress, and the bytes of its body and answer, until the context ends."""
 
-    __slots__ = ("_held", "_is_counted", "_limits", "_org_id")
+    __slots__ = ("_held", "_is_counted", "_limits", "_org_id", "_turn")
 
     def __init__(self, limits: Limits, org_id: str, *, is_counted: bool = True) -> None:
         self._limits, self._org_id, self._is_counted = limits, org_id, is_counted
         self._held = 0
+        self._turn: asyncio.Lock | None = None
 
     def hold(self, size: int) -> None:
         """
@@ -99,11 +103,26 @@ class LiveLimits:
         :raises RateLimited: if the bodies in progress of the organization, or of all organizations, are together too
             large
         """
-        limits, org_id = self._limits, self._org_id
-        most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
-        if not limits.bodies.take(org_id, size, most=most, of_all=of_all):
+        if not self._take(size):
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
-        self._held += size
+
+    async def hold_answer(self, size: int) -> None:
+        """
+        Count bytes of the call's answer as they arrive.
+
+        An answer is billed, so it is not refused where there is no room: one of the organization is read nevertheless,
+        and the others wait for it.
+        """
+        if self._turn is None and not self._take(size):
+            turn = self._limits.large_answers.of(self._org_id)
+            await turn.acquire()
+            self._turn = turn
+
+    def _take(self, size: int) -> bool:
+        most, of_all = settings.RENSEI_GATEWAY_BODY_MIB_ORG * MIB, settings.RENSEI_GATEWAY_BODY_MIB * MIB
+        is_taken = self._limits.bodies.take(self._org_id, size, most=most, of_all=of_all)
+        self._held += size if is_taken else 0
+        return is_taken
 
     def __enter__(self) -> Self:
         self._limits.live[self._org_id] += self._is_counted
@@ -114,6 +133,8 @@ class LiveLimits:
     ) -> None:
         limits, org_id = self._limits, self._org_id
         limits.bodies.leave(org_id, self._held)
+        if self._turn is not None:
+            self._turn.release()
         limits.live[org_id] -= self._is_counted
         if not limits.live[org_id]:
             del limits.live[org_id]

@@ -1,5 +1,6 @@
 """How often, and how many at once."""
 
+import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -160,6 +161,26 @@ class TestLargeBodies:
                     held[org_id] += size
         with LiveLimits(limits, "a") as all_free_again:
             all_free_again.hold(settings_of.RENSEI_GATEWAY_BODY_MIB_ORG * MIB)
+
+    def test_of_answers_that_find_no_room_are_read_one_by_one_and_never_refused(self) -> None:
+        async def play() -> tuple[list[bool], bool]:
+            limits = Limits()
+            fits, first, second, other = (LiveLimits(limits, org_id) for org_id in ("a", "a", "a", "b"))
+            with fits, second, other:
+                with first:
+                    await fits.hold_answer(MIB)
+                    await first.hold_answer(1)
+                    await first.hold_answer(MIB)
+                    waiting = [asyncio.create_task(each.hold_answer(1)) for each in (second, other)]
+                    await asyncio.sleep(0)
+                    done = [task.done() for task in waiting]
+                await waiting[0]
+                with pytest.raises(RateLimited):
+                    second.hold(1)
+            return done, bool(limits.bodies.total)
+
+        with override_settings(RENSEI_GATEWAY_BODY_MIB_ORG=1, RENSEI_GATEWAY_BODY_MIB=4):
+            assert asyncio.run(play()) == ([False, True], False)
 
 
 class TestTokens:

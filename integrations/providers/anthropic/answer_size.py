@@ -1,15 +1,16 @@
 """How many bytes an answer may have: as its tokens need, unless something else may write into it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from integrations.providers.anthropic.server_tools import is_of_client
+from integrations.providers.anthropic.tokens import objects_in
 from rensei.core.limits import limit
 
 ANSWER_BYTES_MAX = limit(
     64 * 1024 * 1024,
     "bytes",
-    what="Provider's answer to a call with tools that the provider runs, or with parts that Rensei does not know",
+    what="Provider's answer to a call with citations, tools that the provider runs, or parts that Rensei does not know",
     told="the caller: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
 )
 ANSWER_BYTES_FIXED = limit(
@@ -22,7 +23,7 @@ ANSWER_BYTES_FIXED = limit(
 ANSWER_BYTES_PER_TOKEN = limit(
     512,
     "bytes",
-    what="The same, in addition for each token of its `max_tokens`",
+    what="Provider's answer to any other call, in addition for each token of its `max_tokens`",
     told="the caller: `PROVIDER_STREAM_BROKEN`, charged as far as reported",
 )
 # With these, results of tools and summaries are parts of the answer.
@@ -41,6 +42,24 @@ def answer_bytes_max(
         not has_unknown
         and not any(params.get(name) for name in _WRITTEN_BY_OTHERS)
         and all(is_of_client(tool) for tool in tools)
+        and not _may_cite(params)
     )
     by_tokens = ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * max_tokens
     return min(by_tokens, ANSWER_BYTES_MAX) if is_by_tokens else ANSWER_BYTES_MAX
+
+
+def _may_cite(params: Mapping[str, Any]) -> bool:
+    """Return whether an answer may quote its documents, which takes no tokens."""
+    return any(
+        block.get("citations") for message in objects_in(params.get("messages")) for block in _blocks_of(message)
+    )
+
+
+def _blocks_of(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """List the blocks of a message, and those in the results of its tools."""
+    content = value.get("content")
+    for block in objects_in(content) if not isinstance(content, str) else ():
+        yield block
+        inner = block.get("content")
+        if not isinstance(inner, str):
+            yield from objects_in(inner)

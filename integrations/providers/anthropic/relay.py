@@ -5,7 +5,7 @@ Sources: https://platform.claude.com/docs/en/api/messages and …/build-with-cla
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -366,20 +366,20 @@ def is_refusal(answer: aiohttp.ClientResponse) -> bool:
 
 
 async def read_whole(
-    answer: aiohttp.ClientResponse, *, bytes_max: int, hold: Callable[[int], None] = lambda size: None
+    answer: aiohttp.ClientResponse, *, bytes_max: int, hold: Callable[[int], Awaitable[None]] | None = None
 ) -> bytes:
     """
     Read an answer that is not streamed.
 
-    :param hold: called for what arrives after the first `HELD_FROM` bytes, with its size
+    :param hold: awaited for what arrives after the first `HELD_FROM` bytes, with its size
     :raises aiohttp.ClientError, TimeoutError: if it is incomplete
     :raises outbound.AnswerRefused: if it exceeds the size limit
     """
     pieces, size = [], 0
     while chunk := await answer.content.readany():
         pieces.append(chunk)
-        if (over := size + len(chunk) - HELD_FROM) > 0:
-            hold(min(over, len(chunk)))
+        if hold is not None and (over := size + len(chunk) - HELD_FROM) > 0:
+            await hold(min(over, len(chunk)))
         size += len(chunk)
         if size > bytes_max:
             answer.close()

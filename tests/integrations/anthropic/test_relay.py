@@ -18,6 +18,7 @@ from integrations.providers.anthropic.relay import Tap, outgoing_headers
 from integrations.providers.anthropic.usage import asked_factors
 from integrations.providers.base import ProviderFailure
 
+CITED = {"type": "document", "citations": {"enabled": True}}
 USAGE = {"input_tokens": 11, "output_tokens": 1}
 EVENTS: list[dict[str, Any]] = [
     {"type": "message_start", "message": {"model": "m", "usage": USAGE}},
@@ -181,10 +182,14 @@ class TestReadWhole:
         async def read() -> tuple[bytes, list[int]]:
             answer = SimpleNamespace(content=aiohttp.StreamReader(Mock(), 2**16), close=lambda: None)
             holds: list[int] = []
+
+            async def hold(size: int) -> None:
+                holds.append(size)
+
             for _ in range(pieces):
                 answer.content.feed_data(piece)
             answer.content.feed_eof()
-            whole = await relay.read_whole(answer, bytes_max=pieces * len(piece), hold=holds.append)  # type: ignore[arg-type]
+            whole = await relay.read_whole(answer, bytes_max=pieces * len(piece), hold=hold)  # type: ignore[arg-type]
             return whole, holds
 
         whole, holds = asyncio.run(read())
@@ -202,6 +207,8 @@ class TestAnswerBytesMax:
             {"mcp_servers": [{"type": "url", "url": "https://tools.example"}]},
             {"context_management": {"edits": []}},
             {"container": "container_1"},
+            {"messages": [{"role": "user", "content": [CITED]}]},
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [CITED]}]}]},
         ],
     )
     def test_is_the_largest_where_others_write_into_an_answer(self, changed: dict[str, Any]) -> None:
