@@ -23,7 +23,7 @@ from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 from rensei.tokens.services import create_token
-from rensei.tokens.unknown_tokens import unknown_tokens
+from rensei.tokens.unknown_tokens import unknown_run_tokens, unknown_tokens
 from tests import factories
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
@@ -69,6 +69,7 @@ def _nothing_counted() -> Iterator[None]:
     """A process counts in memory, and the tests share theirs."""
     rates.forget()
     unknown_tokens.forget()
+    unknown_run_tokens.forget()
     readiness.forget()
     caches["process"].clear()
     openings.forget_all()

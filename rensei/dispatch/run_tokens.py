@@ -15,6 +15,7 @@ from django.db.models import Exists, F, OuterRef, Q
 
 from billing.models import CostEvent
 from integrations.vault import openings
+from rensei.core.api import NotAuthenticated
 from rensei.core.clock import database_now
 from rensei.core.errors import RateLimited, RenseiError, Said
 from rensei.core.limits import limit
@@ -36,6 +37,8 @@ _COUNTED = (
     *("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps"),
     *("max_cost_picodollars", "call_picodollars_at_most"),
 )
+# What the provider reported before a stream broke off may be billed, and is not owed.
+_BROKEN = "PROVIDER_STREAM_BROKEN"
 _PAID = CostEvent.objects.filter(attempt_id=OuterRef("pk")).exclude(**NOTHING.as_dict())
 
 
@@ -98,7 +101,11 @@ def issue(run: Run, *, provider_id: str, request: bytes) -> tuple[Sandbox, Secre
 
 
 def for_token(*, token: str, address: str | None = None) -> Access | None:
-    """Look up the access of a run token; None for an unknown one, and for one whose run is no longer under way."""
+    """
+    Look up the access of a run token; None for an unknown one, and for one whose run is no longer under way.
+
+    :raises NotAuthenticated: if the person who dispatched the run has left the organization
+    """
     found = (
         Sandbox.objects.filter(token_digest=token_digest(token), run__state=Run.State.RUNNING, run__epoch=F("epoch"))
         .select_related("run__org", "run__project")
@@ -113,7 +120,8 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
         .first()
     )
     if membership is None:
-        return None
+        # This is no unknown token: those count against its address, which is the worker's.
+        raise NotAuthenticated
     return Access(
         user=membership.user,
         org=found.run.org,
@@ -173,6 +181,8 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
         raise RateLimited(seconds=1, extra={"retryAfter": 1})
     if attempts.filter(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED).exists():
         raise RunTokenUsedUp(run=run.id, reason="its request has been answered")
+    if run.is_cost_held and attempts.filter(state=Attempt.State.INDETERMINATE, error__code=_BROKEN).exists():
+        raise RunTokenUsedUp(run=run.id, reason="its call broke off, and the provider may have billed it")
     if run.attempt_count:
         run_caps.require_another_call(run, now=attempt.started_at)
     if not Sandbox.objects.filter(id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):

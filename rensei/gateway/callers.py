@@ -12,7 +12,7 @@ from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
 from rensei.orgs.access import Access
 from rensei.orgs.scopes import GATEWAY
 from rensei.tokens import look_up
-from rensei.tokens.unknown_tokens import unknown_tokens
+from rensei.tokens.unknown_tokens import unknown_run_tokens, unknown_tokens
 
 PREFIXES = (look_up.TOKEN_PREFIX, run_tokens.TOKEN_PREFIX)
 
@@ -51,10 +51,11 @@ class Callers:
         return access
 
     async def _look_up(self, token: str, digest: str, address: str | None) -> Access:
-        unknown_tokens.require_look_up(digest, address=address)
-        load = run_tokens.for_token if token.startswith(run_tokens.TOKEN_PREFIX) else look_up.for_token
+        is_of_run = token.startswith(run_tokens.TOKEN_PREFIX)
+        unknown, load = (unknown_run_tokens, run_tokens.for_token) if is_of_run else (unknown_tokens, look_up.for_token)
+        unknown.require_look_up(digest, address=address)
         access = await self._found.get(digest, partial(load, token=token, address=address))
-        unknown_tokens.note(digest, found=access is not None, address=address)
+        unknown.note(digest, found=access is not None, address=address)
         if access is None:
             raise NotAuthenticated
         return access

@@ -55,7 +55,9 @@ class _Recent:
 class UnknownTokens:
     """The results of one process's look-ups, by the tokens' digests. It is thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """:param name: under which the tokens of an address that are not found are counted"""
+        self._name = name
         self._lock = threading.Lock()
         self._good, self._unknown = _Recent(seconds=GOOD_SECONDS), _Recent(seconds=UNKNOWN_SECONDS)
 
@@ -72,7 +74,7 @@ class UnknownTokens:
         with self._lock:
             is_unknown = digest in self._unknown
         most, _ = _rate()
-        window = rates.known(_key(address))
+        window = rates.known(self._key(address))
         if window.total >= most:
             raise rates.refusal(window.ends_at)
         if is_unknown:
@@ -89,19 +91,20 @@ class UnknownTokens:
             self._good.drop(digest)
             self._unknown.note(digest)
         _, seconds = _rate()
-        rates.count(_key(address), seconds=seconds)
+        rates.count(self._key(address), seconds=seconds)
 
     def forget(self) -> None:
         with self._lock:
             self._good.clear()
             self._unknown.clear()
 
+    def _key(self, address: str | None) -> str:
+        return f"{self._name}:{counted_address(address)}"
 
-unknown_tokens = UnknownTokens()
 
-
-def _key(address: str | None) -> str:
-    return f"unknown-token:{counted_address(address)}"
+unknown_tokens = UnknownTokens("unknown-token")
+# Each run has a token of its own, and all come from the addresses of the workers: they are not counted with the others.
+unknown_run_tokens = UnknownTokens("unknown-run-token")
 
 
 def _rate() -> tuple[int, int]:

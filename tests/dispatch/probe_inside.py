@@ -1,5 +1,6 @@
 """What a program in a sandbox can reach: it tries, and writes what worked, as JSON, without other libraries."""
 
+import ctypes
 import json
 import os
 import socket
@@ -26,6 +27,17 @@ def written(path):
     Path(path).write_text("x")
 
 
+def is_writable(mount):
+    """Whether a file can be made there, if the mount is a folder."""
+    file = Path(mount, "probe")
+    try:
+        written(file)
+        file.unlink()
+    except OSError:
+        return False
+    return True
+
+
 def family(number, kind=socket.SOCK_STREAM):
     socket.socket(number, kind).close()
 
@@ -50,6 +62,14 @@ found = {
     "write to root": tried(lambda: written("/x")),
     "write to dev": tried(lambda: written("/dev/x")),
     "write beside": tried(lambda: written("/run/rensei/x")),
+    "writable mounts": sorted(
+        mount
+        for mount in {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+        if is_writable(mount)
+    ),
+    "memory file": tried(lambda: os.close(os.memfd_create("x"))),
+    "shared memory": ctypes.CDLL(None).shmget(0, 4096, 0o1600),
+    "message queue": ctypes.CDLL(None).msgget(0, 0o1600),
     "workspace": tried(lambda: written("/workspace/x")),
     "processes": len(processes),
     "user": os.getuid(),

@@ -29,6 +29,8 @@ from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.pools import bubblewrap, relay
 from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import outcomes
+from rensei.dispatch.settlement.outcomes import RunInterrupted
 from rensei.gateway.limits import Limits
 from rensei.orgs.access import Access
 from rensei.policies import services as policies
@@ -454,6 +456,20 @@ class TestARunToken:
             wait_until(lambda: ended.count() == min(3, number + 1), what="the settlement")  # noqa: B023
 
         assert statuses == [529, 529, 529, 403]
+
+    def test_repeats_no_held_call_of_which_something_was_reported(self, issue: Any, call: Any) -> None:
+        request = json.dumps(message("[[fault:504]] Hello.")).encode()
+        run, token = issue(request)
+        Run.objects.update(max_cost_picodollars=10**12, call_picodollars_at_most=10**6)
+        lost = run.attempts.filter(state=Attempt.State.INDETERMINATE)
+
+        call(token, request)
+        wait_until(lost.exists, what="the settlement")
+        # The simulator breaks no stream between the report of the prompt and the first block.
+        lost.update(error=outcomes.refusal_error(RunInterrupted()) | {"code": "PROVIDER_STREAM_BROKEN"})
+        again = call(token, request)
+
+        assert (again.status, again.code, run.attempts.count()) == (403, "NOT_PERMITTED", 1)
 
     def test_makes_no_other_request(self, issued: Any, call: Any) -> None:
         _, token = issued

@@ -5,6 +5,7 @@ import secrets
 import pytest
 from rest_framework.test import APIClient
 
+from rensei.core.errors import RateLimited
 from rensei.tokens import unknown_tokens as guard
 from rensei.tokens.look_up import TOKEN_PREFIX
 from rensei.tokens.services import create_token, revoke_token, visible_tokens
@@ -83,10 +84,20 @@ class TestAGoodToken:
         assert (before, good.get("/api/v1/me").status_code) == (200, 401)
 
 
+class TestARunToken:
+    def test_is_looked_up_whatever_others_at_its_address_send(self, acme, three):
+        for _ in range(4):
+            client(bogus()).get("/api/v1/me")
+
+        with pytest.raises(RateLimited):
+            guard.unknown_tokens.require_look_up("digest", address="192.0.2.7")
+        guard.unknown_run_tokens.require_look_up("digest", address="192.0.2.7")
+
+
 class TestMemory:
     def test_is_bounded(self, monkeypatch):
         monkeypatch.setattr(guard, "KEPT_MAX", 100)
-        known = UnknownTokens()
+        known = UnknownTokens("test")
         for place in range(1000):
             known.note(f"good {place}", found=True, address=None)
             known.note(f"unknown {place}", found=False, address=None)

@@ -264,14 +264,16 @@ def _options(socket: Path, *, files: Mapping[str, int], rules: int) -> list[str]
 def _without_local() -> list[str]:
     """Hide what an administrator has put into /usr: a server may be installed there, with its configuration."""
     options = []
+    python = _python() or ""
     for name in ("/usr/local", "/usr/src"):
         path = Path(name)
-        if path.is_dir() and not path.is_symlink():
-            options += ["--tmpfs", name]
-    python = _python() or ""
-    if python.startswith("/usr/local/"):
-        for name in ("/usr/local/bin", "/usr/local/lib"):
-            options += ["--ro-bind", name, name]
+        if not path.is_dir() or path.is_symlink():
+            continue
+        options += ["--size", str(MIB), "--tmpfs", name]
+        if python.startswith(f"{name}/"):
+            for folder in ("bin", "lib"):
+                options += ["--ro-bind", f"{name}/{folder}", f"{name}/{folder}"]
+        options += ["--remount-ro", name]
     return options
 
 

@@ -22,6 +22,11 @@ _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _NEW_NAMESPACES = 0x80 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
 # From the kernel's arch/x86/entry/syscalls/syscall_64.tbl.
 _REFUSED = {
+    # Memory that no limit of a process counts, and that stays after its end.
+    "shmget": 29,
+    "shmat": 30,
+    "semget": 64,
+    "msgget": 68,
     "ptrace": 101,
     "syslog": 103,
     "personality": 135,
@@ -60,6 +65,7 @@ _REFUSED = {
     "process_vm_writev": 311,
     "kcmp": 312,
     "finit_module": 313,
+    "memfd_create": 319,
     "kexec_file_load": 320,
     "bpf": 321,
     "userfaultfd": 323,
@@ -74,6 +80,7 @@ _REFUSED = {
     "fspick": 433,
     "pidfd_getfd": 438,
     "mount_setattr": 442,
+    "memfd_secret": 447,
 }
 
 
