@@ -193,18 +193,23 @@ class Turn(models.Model):
     """
     The time when a run of a project was last claimed, so that projects and organizations take turns.
 
+    Runs in sandboxes wait separately, so they have turns of their own.
+
     `project_number` is the project's primary key, or 0 for runs without a project. The row may outlive its project;
     this is harmless.
     """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_index=False)
     project_number = models.PositiveBigIntegerField()
+    in_sandbox = models.BooleanField(default=False, db_default=False)
     claimed_at = models.DateTimeField()
 
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "project_number"], name="one_turn_per_project")]
+        constraints = [
+            models.UniqueConstraint(fields=["org", "in_sandbox", "project_number"], name="one_turn_per_project")
+        ]
         indexes = [models.Index(fields=["org", "claimed_at"], name="turn_of_org")]
 
     def __str__(self) -> str:

@@ -134,6 +134,24 @@ class TestTurns:
 
         assert seen == ["slow"] + ["quick"] * 5 + ["slow"] * 4
 
+    def test_in_sandboxes_have_turns_of_their_own(self, roomy: None) -> None:
+        org = organization("acme")
+        for slug in ("web", "api"):
+            project = Project.objects.create(org=org, slug=slug, name=slug)
+            wait_in_line(org, 4, project=project)
+            Run.objects.filter(id__in=wait_in_line(org, 4, project=project)).update(in_sandbox=True)
+
+        seen = []
+        for _ in range(4):
+            for claim_one in (claims.claim_next_for_sandbox, claims.claim_next):
+                claimed = claim_one(owner="a-worker")
+                assert claimed is not None
+                assert claimed.run.project is not None
+                seen.append((claimed.run.project.slug, claimed.run.in_sandbox))
+                end(claimed.run)
+
+        assert Counter(seen) == dict.fromkeys([(slug, kind) for slug in ("web", "api") for kind in (True, False)], 2)
+
     def test_go_by_age_within_a_project(self, roomy: None) -> None:
         waiting = wait_in_line(organization("acme"), 5)
 

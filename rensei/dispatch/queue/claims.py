@@ -245,9 +245,9 @@ def _claimable(now: datetime) -> Any:
 
 
 def _take_chosen(choice: Choice, *, owner: str, now: datetime) -> Claim | None:
-    turn = Turn.objects.filter(org_id=choice.org_id, project_number=choice.project_number)
-    if not turn.update(claimed_at=now):
-        Turn.objects.create(org_id=choice.org_id, project_number=choice.project_number, claimed_at=now)
+    of = {"org_id": choice.org_id, "project_number": choice.project_number, "in_sandbox": choice.in_sandbox}
+    if not Turn.objects.filter(**of).update(claimed_at=now):
+        Turn.objects.create(**of, claimed_at=now)
     return _take(choice.run_id, among=_claimable(now), owner=owner, now=now)
 
 

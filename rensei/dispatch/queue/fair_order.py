@@ -67,7 +67,8 @@ _LOCK = "FOR NO KEY UPDATE OF org SKIP LOCKED"
 _NEXT_PROJECT = f"""
     SELECT MIN(COALESCE(run.project_id, 0)) FROM dispatch_run run
     WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) >"""  # noqa: S608 - see above
-_UNDER_WAY_OF_PROJECT = f"{_UNDER_WAY} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project"
+_UNDER_WAY_OF_PROJECT = f"""{_UNDER_WAY} AND run.in_sandbox = %(in_sandbox)s AND run.org_id = %(org_id)s
+    AND COALESCE(run.project_id, 0) = waiting.project"""
 _FIRST_RUN = f"""
     SELECT run.id FROM dispatch_run run
     WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project
@@ -80,7 +81,8 @@ _FIRST_RUN = f"""
 _RUN = f"""
 WITH RECURSIVE waiting(lap, project) AS (
     SELECT 0, ({_NEXT_PROJECT} COALESCE(
-        (SELECT turn.project_number FROM dispatch_turn turn WHERE turn.org_id = %(org_id)s
+        (SELECT turn.project_number FROM dispatch_turn turn
+            WHERE turn.org_id = %(org_id)s AND turn.in_sandbox = %(in_sandbox)s
             ORDER BY turn.claimed_at DESC LIMIT 1), -1))
     UNION ALL
     SELECT waiting.lap + CASE WHEN waiting.project IS NULL THEN 1 ELSE 0 END,
@@ -111,6 +113,7 @@ class Choice:
     run_id: str
     org_id: str
     project_number: int
+    in_sandbox: bool
 
 
 def choose(*, owner: str, now: datetime, in_sandbox: bool, held_at_most: int) -> Choice | None:
@@ -135,7 +138,10 @@ def choose(*, owner: str, now: datetime, in_sandbox: bool, held_at_most: int) ->
         return None
     (org_id,) = found
     found = _first(_RUN, values | {"org_id": org_id})
-    return None if found is None else Choice(run_id=found[0], org_id=org_id, project_number=found[1])
+    if found is None:
+        return None
+    run_id, project_number = found
+    return Choice(run_id=run_id, org_id=org_id, project_number=project_number, in_sandbox=in_sandbox)
 
 
 def is_any_waiting(*, in_sandbox: bool) -> bool:
