@@ -140,6 +140,15 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
     )
 
 
+def end(sandbox: Sandbox) -> None:
+    """
+    Let a token make no further call.
+
+    It waits for a call that is being admitted, whose attempt is visible afterwards.
+    """
+    Sandbox.objects.filter(id=sandbox.id, calls_left__gt=0).update(calls_left=0)
+
+
 def count_calls(calls: Iterable[tuple[str, Attempt]]) -> dict[str, RenseiError]:
     """
     Number the attempts of calls from sandboxes, given with the sandbox's id, in the transaction that saves them.

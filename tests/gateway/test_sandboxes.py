@@ -26,7 +26,7 @@ from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import execute, sandboxes
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.execution.sandboxes import Sandboxes
-from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.models import Attempt, Run, Sandbox
 from rensei.dispatch.pools import bubblewrap, relay
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import outcomes
@@ -211,6 +211,7 @@ class TestARunInASandbox:
 
         run.refresh_from_db()
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_LOST")
+        assert Sandbox.objects.get().calls_left == 0
         # The gateway reads the answer to its end, and it is paid for.
         assert run.attempts.get().state == Attempt.State.SETTLED
         assert not CostEvent.objects.filter(kind=CostEvent.Kind.ADJUSTMENT).exists()
@@ -470,6 +471,15 @@ class TestARunToken:
         again = call(token, request)
 
         assert (again.status, again.code, run.attempts.count()) == (403, "NOT_PERMITTED", 1)
+
+    def test_makes_no_call_after_its_sandbox_has_ended(self, issued: Any, call: Any) -> None:
+        run, token = issued
+        run_tokens.end(Sandbox.objects.get())
+
+        answer = call(token, self.REQUEST)
+
+        assert (answer.status, answer.code) == (403, "NOT_PERMITTED")
+        assert not run.attempts.exists()
 
     def test_makes_no_other_request(self, issued: Any, call: Any) -> None:
         _, token = issued
