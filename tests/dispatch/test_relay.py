@@ -109,6 +109,17 @@ class TestARelay:
 
         asyncio.run(check())
 
+    def test_forgets_a_broken_connection_where_the_call_is_made_after_it(self, tmp_path: Path) -> None:
+        async def answers(request: web.Request) -> web.StreamResponse:
+            return web.Response(body=b"yes", headers=CALLED)
+
+        async def check() -> None:
+            async with Between(tmp_path, drops, answers) as between:
+                assert await between.call() == (200, b"yes")
+                assert not between.relay.is_cut
+
+        asyncio.run(check())
+
     def test_waits_for_a_gateway_that_starts_again(self, tmp_path: Path) -> None:
         async def check() -> None:
             async with Between(tmp_path, says(200)) as between:

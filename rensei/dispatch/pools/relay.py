@@ -112,6 +112,9 @@ class Relay:
                 until = min(until, time.monotonic() + SECONDS_AFTER_CUT)
             else:
                 self.is_unreachable = False
+                if CALLED in answer.headers:
+                    # The gateway makes this call, so the one before is settled.
+                    self.is_cut = False
                 if not _is_passing(answer):
                     return answer
                 seconds = _seconds_asked(answer)
