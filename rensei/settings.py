@@ -556,6 +556,7 @@ SPECTACULAR_SETTINGS = {
             "description": "Which auth modes the organization allows, and what a change would do.",
         },
         {"name": "audit-events", "description": "Who did what to which object, from where."},
+        {"name": "capacity", "description": "The pools where runs are carried out now, and what is under way."},
         {"name": "catalog", "description": "The models that may be named, with lifecycle, capabilities and prices."},
         {"name": "cost-events", "description": "The lines of the cost ledger."},
         {"name": "device-codes", "description": "Signing a machine in before it has a token."},

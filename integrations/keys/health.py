@@ -24,7 +24,6 @@ from rensei.core.periods import end_of, month_of
 from rensei.orgs.models import MANAGERS, Membership, Org, User
 
 RATE_LIMITED_FOR = timedelta(seconds=60)
-RATE_LIMITED_AT_LEAST = timedelta(seconds=1)
 REFUSED_FOR = timedelta(minutes=10)
 UNAUTHORIZED = 401
 FORBIDDEN = 403
@@ -81,11 +80,13 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
 
 def _cool(call: FailedCall, failure: ProviderFailure, wait: timedelta, *, now: datetime) -> None:
     """Stop using the key for one of the provider's limits. Calls that find it cooling change nothing more."""
+    if not wait:
+        return
     with transaction.atomic():
         key = _locked(call.credential)
         if key is None or key.cools_until(call.rate_limit, now) is not None:
             return
-        until = now + max(wait, RATE_LIMITED_AT_LEAST)
+        until = now + wait
         pauses = {limit: end for limit, end in key.coolings(now).items() if limit}
         ends = {limit: end.isoformat() for limit, end in {**pauses, call.rate_limit: until}.items()}
         refused = {limit: last for limit, last in key.refused.items() if limit != call.rate_limit}

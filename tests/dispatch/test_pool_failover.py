@@ -142,7 +142,7 @@ class TestNoteFailure:
         key.refresh_from_db()
         return key
 
-    @pytest.mark.parametrize(("wait", "seconds"), [(7.0, 7), (None, 60), (0.0, 1)])
+    @pytest.mark.parametrize(("wait", "seconds"), [(7.0, 7), (None, 60)])
     def test_cools_a_limited_key_for_the_model_and_as_long_as_the_provider_says(
         self, add: Any, catalog: None, wait: float | None, seconds: int
     ) -> None:
@@ -151,6 +151,11 @@ class TestNoteFailure:
         assert key.coolings(NOW) == {MODEL: NOW + timedelta(seconds=seconds)}
         assert key.cools_until("another", NOW) is None
         assert key.last_error is not None
+
+    def test_cools_no_key_that_the_provider_takes_again_at_once(self, add: Any, catalog: None) -> None:
+        key = self.note(add(), code="PROVIDER_RATE_LIMITED", status=429, retry_after_seconds=0.0)
+
+        assert key.coolings(NOW) == {}
 
     def test_keeps_one_pause_for_each_limit_and_forgets_what_is_over(self, add: Any, catalog: None) -> None:
         limited = {"code": "PROVIDER_RATE_LIMITED", "status": 429, "retry_after_seconds": 5.0}

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.base import TextDelta
+from rensei.dispatch.execution import provider_call
 from rensei.dispatch.execution.provider_call import ProviderCall
 
 
@@ -58,9 +59,9 @@ def copied_by(pieces: int) -> int:
     """Count the characters that are copied while an answer of many pieces arrives."""
     Piece.copied = 0
     call = ProviderCall(Mock(), Mock(), Mock())
-    call._add = Mock()  # type: ignore[method-assign]
-    for _ in range(pieces):
-        call._take(TextDelta(text=Piece("word ")))
+    with patch.object(provider_call, "note_event"):
+        for _ in range(pieces):
+            call._take(TextDelta(text=Piece("word ")))
     assert call.text == "word " * pieces
     return Piece.copied
 
