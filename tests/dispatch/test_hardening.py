@@ -150,7 +150,7 @@ class TestKeeper:
         make_profile()
         run = Run.objects.get(id=api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["id"])
         renewal = LeaseRenewal(owner="test-worker")
-        run.epoch = 1
+        run.lease_owner, run.epoch = "test-worker", 1
         old = LiveRun(run, seconds_left=60)
         run.epoch = 2
         new = LiveRun(run, seconds_left=60)
