@@ -62,6 +62,8 @@ class Leaks:
 
     def blot(self, value: Any) -> Any:
         """Return a JSON value with a mark in place of each key."""
+        if not self.marks:
+            return value
         if isinstance(value, str):
             pieces, end = [], 0
             for start, key in self.places(value):
@@ -78,15 +80,17 @@ class Leaks:
         """List the keys in a text, and where each begins."""
         end = 0
         for start in _starts(text):
-            if start >= end and (
-                key := next((key for key in _shaped(text, start, self._ends) if key in self.marks), "")
-            ):
+            if start < end:
+                continue
+            here = (text[start : start + length] for length in self._lengths)
+            if (key := next((key for key in here if key in self.marks), None)) is not None:
                 end = start + len(key)
                 yield start, key
 
     @cached_property
-    def _ends(self) -> frozenset[str]:
-        return frozenset(key[-SHOWN_AT_END:] for key in self.marks)
+    def _lengths(self) -> list[int]:
+        """The lengths of the keys, the longest first."""
+        return sorted({len(key) for key in self.marks}, reverse=True)
 
 
 NOTHING = Leaks()

@@ -66,6 +66,8 @@ CALL_SITES = {
     "integrations/providers/anthropic/resolving.py",  # through outbound.py, in threads that read no database
     "rensei/core/mails.py",
     "rensei/dispatch/queue/broker.py",
+    "rensei/dispatch/pools/relay.py",  # on the event loop of the sandboxes, whose thread can hold no connection
+    "rensei/dispatch/pools/runner.py",  # inside of a sandbox, where there is no database
     "rensei/accounts/single_sign_on.py",
     # Goes through outbound.py.
     "integrations/providers/anthropic/connection.py",
@@ -73,6 +75,7 @@ CALL_SITES = {
     # Names types, exceptions or constants.
     "integrations/providers/anthropic/errors.py",
     "integrations/providers/anthropic/stream.py",
+    "rensei/dispatch/pools/bubblewrap.py",
     "rensei/gateway/call.py",
     # Define what Celery runs.
     "rensei/celery.py",
@@ -185,7 +188,13 @@ class TestEveryCallSite:
         now = database_now()
 
         health.note_refused(integrations.open_integration(byok), refused(), now=now)
-        health.note_failure(platform.open_platform_key(pool_key), refused(), now=now)
+        failed = health.FailedCall(
+            credential=platform.open_platform_key(pool_key),
+            org_id=ada_access.org.id,
+            rate_limit="claude-opus-5-5",
+            succeeded_at=lambda since: None,
+        )
+        health.note_failure(failed, refused(), now=now)
         invitations.invite(ada_access, email="new@acme.test", role="member")
         entering.tell_owners(Membership.objects.get(user=ada), operator=grace, reason="Asked for.")
         assert len([place for place in calls_out.made if "socket.connect from rensei/core/mails.py" in place]) == 4
