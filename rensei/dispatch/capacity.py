@@ -62,7 +62,7 @@ def _state(
 
 
 def _live_runs(access: Access) -> dict[str, dict[str, Any]]:
-    live = visible_runs(access).filter(state__in=[Run.State.QUEUED, Run.State.RUNNING])
+    live = visible_runs(access).live()
     by_pool = (
         live.order_by()
         .values("pool")

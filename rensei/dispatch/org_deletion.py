@@ -147,7 +147,7 @@ def _destroy_keys(org: Org) -> None:
 
 def _cancel_runs(org: Org) -> bool:
     """Cancel what is queued or under way. Returns whether calls are still under way."""
-    live = Run.objects.for_org(org).filter(state__in=[Run.State.QUEUED, Run.State.RUNNING])
+    live = Run.objects.for_org(org).live()
     # One that lost its worker before its call is queued again, with the request.
     for run in live.filter(Q(cancel_requested_at=None) | Q(state=Run.State.QUEUED)).order_by("id")[:BATCH]:
         services.request_cancel(run)
