@@ -78,7 +78,8 @@ SERVER_OPTIONS = (
 )
 # A call through the gateway has a file handle at both ends; the rest are for the database and the libraries.
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
-ALIVE = "/healthz"
+# A watchdog and a load balancer ask whether the process lives and is ready, however busy it is.
+ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz"})
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
 Scope = MutableMapping[str, Any]
@@ -132,14 +133,10 @@ def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str])
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
-        with request_places.of_address(_address(scope)) as is_free:
-            # The process that watches over this one asks whether it lives, however busy it is.
-            if is_free or scope["path"] == ALIVE:
-                await answered(scope, receive, send)
-            else:
-                await _refuse(send, RateLimited(seconds=1, extra={"retryAfter": 1}))
+        with request_places.of_address(_address(scope)) as take_place:
+            await answered(scope, receive, send, take_place)
 
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answered(scope: Scope, receive: Receive, send: Send, take_place: Callable[[], bool]) -> None:
         allowed = _allowed_bytes(scope)
         # Views refuse what is a little too large themselves.
         most = allowed if allowed == ANONYMOUS_BODY_LIMIT else allowed + _MIB
@@ -160,6 +157,9 @@ def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str])
                 if not bodies.take(sender, received - held, most=BODIES_OF_ORG * _MIB, of_all=BODIES * _MIB):
                     raise _Refused(RateLimited(seconds=1, extra={"retryAfter": 1}))
                 held = received
+            is_whole = message["type"] == "http.request" and not message.get("more_body")
+            if is_whole and scope["path"] not in ALWAYS_ANSWERED and not take_place():
+                raise _Refused(RateLimited(seconds=1, extra={"retryAfter": 1}))
             return message
 
         try:

@@ -2,8 +2,9 @@
 The requests that REST and the pages answer at the same time in this process: a share for each organization, and one for
 each address that sends them.
 
-A request holds a place of its address from its first byte, and one of its organization from the check of its caller,
-until it is answered. Where it only waits for something to happen, it holds neither.
+A request holds a place of its address from the end of its body, and one of its organization from the check of its
+caller, until it is answered. Where it only waits for something to happen, it holds neither. A body that is slow to come
+holds none: it takes no thread, and a few addresses that send such bodies would otherwise hold all places.
 """
 
 import threading
@@ -29,7 +30,8 @@ ORG_WAIT_SECONDS = limit(
 OF_ADDRESS_MAX = limit(
     200,
     "requests",
-    what="Requests under way to REST and pages of one address, each process; waits and event streams are not counted",
+    what="Requests under way to REST and pages of one address, each process; waits, event streams and requests whose "
+    "bodies still come are not counted",
     told="the caller: 429 `RATE_LIMITED` with `retry-after`, and the connection is closed",
 )
 OF_ALL_MAX = limit(
@@ -47,10 +49,19 @@ _leave_address: ContextVar[Callable[[], None] | None] = ContextVar("leave_addres
 
 
 @contextmanager
-def of_address(address: str) -> Iterator[bool]:
-    """Take a place of an address while the block runs, or until `leave_address`. False if it has none left."""
-    with _lock:
-        is_held = is_free = _addresses.take(address, 1, most=OF_ADDRESS_MAX, of_all=OF_ALL_MAX)
+def of_address(address: str) -> Iterator[Callable[[], bool]]:
+    """
+    Return a place of an address after the block, or at `leave_address`.
+
+    Yields what takes the place once; it returns False if the address has none left.
+    """
+    is_held = False
+
+    def take() -> bool:
+        nonlocal is_held
+        with _lock:
+            is_held = _addresses.take(address, 1, most=OF_ADDRESS_MAX, of_all=OF_ALL_MAX)
+            return is_held
 
     def leave() -> None:
         nonlocal is_held
@@ -61,7 +72,7 @@ def of_address(address: str) -> Iterator[bool]:
 
     reset = _leave_address.set(leave)
     try:
-        yield is_free
+        yield take
     finally:
         _leave_address.reset(reset)
         leave()

@@ -15,6 +15,7 @@ from rensei.core.asgi_limits import limit_bodies
 from rensei.core.errors import RateLimited
 from rensei.core.request_places import leave_of_org, places_of_orgs, take_of_org
 from rensei.core.request_threads import leave_thread
+from rensei.core.shares import ByteShares
 from rensei.dispatch.api import long_polling
 from rensei.orgs.models import Org, User
 
@@ -132,10 +133,11 @@ class TestAnOrganization:
 
 
 class TestAnAddress:
-    """`ask` sends a request that stays under way until `leave` is set, and tells its status."""
+    """`ask` sends a request that stays under way to the end, and tells its status; None if its body does not come."""
 
     @pytest.fixture(autouse=True)
     def _few_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(request_places, "_addresses", ByteShares())
         monkeypatch.setattr(request_places, "OF_ADDRESS_MAX", 2)
 
     @staticmethod
@@ -145,6 +147,7 @@ class TestAnAddress:
             under_way: list[asyncio.Future[None]] = []
 
             async def application(scope: Any, receive: Any, send: Any) -> None:
+                await receive()
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 if leave is not None:
                     leave()
@@ -152,16 +155,24 @@ class TestAnAddress:
 
             served = limit_bodies(application, sender_of=lambda scope: "")
 
-            async def ask(address: str = "192.0.2.7", path: str = "/o/acme/") -> Any:
+            async def ask(address: str = "192.0.2.7", path: str = "/o/acme/", *, is_slow: bool = False) -> Any:
                 begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+                async def receive() -> Any:
+                    if is_slow:
+                        await ended.wait()
+                    return {"type": "http.request", "body": b"", "more_body": False}
 
                 async def send(message: Any) -> None:
                     if message["type"] == "http.response.start":
                         begun.set_result(message["status"])
 
                 scope = {"type": "http", "method": "GET", "path": path, "headers": [], "client": (address, 1)}
-                under_way.append(asyncio.ensure_future(served(scope, None, send)))
-                return await begun
+                under_way.append(asyncio.ensure_future(served(scope, receive, send)))
+                if not is_slow:
+                    return await begun
+                await asyncio.sleep(0)
+                return None
 
             try:
                 return await steps(ask, ended)
@@ -174,9 +185,20 @@ class TestAnAddress:
     def test_has_a_share_of_the_requests_under_way(self) -> None:
         async def steps(ask: Any, ended: asyncio.Event) -> list[int]:
             own = [await ask() for _ in range(3)]
-            return [*own, await ask(path="/healthz"), await ask(address="198.51.100.9")]
+            watched = [await ask(path=path) for path in ("/healthz", "/readyz")]
+            return [*own, *watched, await ask(address="198.51.100.9")]
 
-        assert self.serve(steps, leave=None) == [200, 200, 429, 200, 200]
+        assert self.serve(steps, leave=None) == [200, 200, 429, 200, 200, 200]
+
+    def test_holds_no_place_while_its_bodies_come(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A few addresses without a login could otherwise stop REST and pages for all."""
+        monkeypatch.setattr(request_places, "OF_ALL_MAX", 8)
+
+        async def steps(ask: Any, ended: asyncio.Event) -> list[int | None]:
+            slow = [await ask(address=f"192.0.2.{number}", is_slow=True) for number in range(20)]
+            return [*slow, await ask(address="192.0.2.1"), await ask(address="198.51.100.9")]
+
+        assert self.serve(steps, leave=None) == [None] * 20 + [200, 200]
 
     def test_is_served_again_after_its_requests(self) -> None:
         async def steps(ask: Any, ended: asyncio.Event) -> list[int]:
