@@ -7,6 +7,7 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from integrations.vault.errors import CredentialUnreadable
 from rensei.core.api import CamelSerializer, read_body
 from rensei.core.errors import AlreadyExists, InUse, NotFound, named_in
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, anything
@@ -116,7 +117,7 @@ class WorkflowDetail(Removed):
 class WorkflowRuns(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": RUNS}
-    refusals = {"POST": (services.InputRequired, IdempotencyKeyReused, StorageLimitReached)}
+    refusals = {"POST": (services.InputRequired, CredentialUnreadable, IdempotencyKeyReused, StorageLimitReached)}
     does = {"GET": "List the workflow runs of one workflow, newest first."}
     Answer = WorkflowRunAnswer
     Body = StartBody
@@ -178,7 +179,7 @@ class WorkflowRunRetry(Endpoint):
 
     permission_classes = [MembersWrite]
     scopes = {"POST": RUNS}
-    refusals = {"POST": (services.WorkflowRunNotEnded, IdempotencyKeyReused, StorageLimitReached)}
+    refusals = {"POST": (services.WorkflowRunNotEnded, CredentialUnreadable, IdempotencyKeyReused, StorageLimitReached)}
     Body = RetryBody
 
     @extend_schema(request=RetryBody, responses={202: WorkflowRunDetailAnswer}, parameters=[IDEMPOTENCY_KEY])

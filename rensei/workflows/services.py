@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from catalog import services as catalog
 from catalog.provider_config import validate_provider_config
 from integrations.keys import leaks
+from integrations.keys.leaks import Leaks
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.audit.record import record
@@ -172,6 +173,7 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     Run the newest version of a workflow, or return the workflow run that was created with the same Idempotency-Key.
 
     :raises InputRequired: if it refers to an input that is not given
+    :raises CredentialUnreadable: if a text in the input may be a key, and the vault cannot tell now
     :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     access.require_writer()
@@ -181,11 +183,12 @@ def start(access: Access, workflow: Workflow, *, given: Any = None, idempotency_
     version: WorkflowVersion = workflow.versions.get(number=workflow.version)
     nodes = [Node(**one) for one in version.nodes]
     _require_input(nodes, given)
-    workflow_run = _new_workflow_run(access, version, given=given)
+    workflow_run, leaked = _new_workflow_run(access, version, given=given)
     return _begin(
         access,
         workflow_run,
         [_new_node(workflow_run, node) for node in nodes],
+        leaked=leaked,
         key=idempotency_key,
         digest=digest,
         action="workflow.started",
@@ -204,6 +207,7 @@ def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str, idempotenc
     :raises NotFound: if the workflow run has no such node
     :raises IdempotencyKeyReused: if the key was used for another request
     :raises WorkflowRunNotEnded: while it has not ended
+    :raises CredentialUnreadable: if a text in the input may be a key, and the vault cannot tell now
     :raises StorageLimitReached: if the organization's storage limit would be exceeded
     """
     access.require_writer()
@@ -221,12 +225,13 @@ def retry(access: Access, workflow_run: WorkflowRun, *, node_id: str, idempotenc
         for node in workflow_run.nodes.select_related("run").filter(state=NodeRun.State.SUCCEEDED)
         if node.run is not None and node.node_id not in again
     }
-    begun = _new_workflow_run(access, workflow_run.version, given=workflow_run.input)
+    begun, leaked = _new_workflow_run(access, workflow_run.version, given=workflow_run.input)
     begun.project, begun.bound_to_project = workflow_run.project, workflow_run.bound_to_project
     return _begin(
         access,
         begun,
         [_new_node(begun, node, reusing=done.get(node.node_id)) for node in described],
+        leaked=leaked,
         key=idempotency_key,
         digest=digest,
         action="workflow.retried",
@@ -262,6 +267,7 @@ def _begin(
     workflow_run: WorkflowRun,
     nodes: Sequence[NodeRun],
     *,
+    leaked: Leaks,
     key: str,
     digest: str,
     action: str,
@@ -270,6 +276,7 @@ def _begin(
     """
     Save a new workflow run and start its first nodes, or return the one that an equal request has begun meanwhile.
 
+    :param leaked: the keys that its input had, of which their owners are told
     :param key: the Idempotency-Key, or an empty text
     :param action: the event in the audit log, with `detail`
     """
@@ -280,6 +287,7 @@ def _begin(
             now = workflow_run.created_at
             idempotency.insert(idempotency.new(access, key, digest=digest, run_id=workflow_run.id, now=now))
             record(access, action, object_id=workflow_run.id, **detail)
+            leaks.note(leaked, place="input")
     except IntegrityError:
         # Two equal requests ran concurrently. This one waited for the other's commit, so the workflow run exists now.
         if known := idempotency.known_id(access, key, digest=digest):
@@ -289,11 +297,13 @@ def _begin(
     return find_workflow_run(access, workflow_run.id)
 
 
-def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -> WorkflowRun:
+def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -> tuple[WorkflowRun, Leaks]:
+    """Build a workflow run whose input has no known key, and return also those that were removed."""
     workflow = version.workflow
     # A workflow's prompts are composed here, of what is kept.
-    given = leaks.find_or_blot(given, org=access.org).blot(given)
-    return WorkflowRun(
+    leaked = leaks.find(given, org=access.org)
+    given = leaked.blot(given)
+    workflow_run = WorkflowRun(
         org=access.org,
         version=version,
         project=workflow.project or access.project,
@@ -305,6 +315,7 @@ def _new_workflow_run(access: Access, version: WorkflowVersion, *, given: Any) -
         stored_bytes=stored_bytes.of_workflow_run(given, nodes=len(version.nodes)),
         created_at=database_now(),
     )
+    return workflow_run, leaked
 
 
 def _new_node(workflow_run: WorkflowRun, node: Node, *, reusing: Run | None = None) -> NodeRun:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from django.core import mail
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from integrations.keys import leaks, services
 from integrations.models import Integration, KeyOpening
+from integrations.providers.anthropic import errors
 from integrations.vault import sealed, vault
 from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent
 from rensei import worker
@@ -29,6 +30,7 @@ from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token
 from rensei.workflows.models import WorkflowRun
 from tests import factories
+from tests.dispatch.reconcile import assert_explained
 from tests.integrations.anthropic.test_growth import lines
 
 # Put together here, so that no file has a text of the shape of a key.
@@ -174,6 +176,52 @@ class TestOutput:
 
         assert key not in leaks.find_or_blot(key, org=acme).blot(key)
 
+    def test_is_kept_and_charged_where_the_database_fails_while_keys_are_looked_up(
+        self, client: APIClient, simulator: Any, work: Any, key: str, own: Integration, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The call is under way and is paid, whatever happens here."""
+        client.post("/api/v1/runs", {"profileId": "prof_deep", "input": f"[[echo before {key} after]]"})
+        find, faults = leaks.find, [OperationalError("the database is away")]
+
+        def failing_once(*args: Any, **options: Any) -> Any:
+            if faults:
+                raise faults.pop()
+            return find(*args, **options)
+
+        monkeypatch.setattr(leaks, "find", failing_once)
+
+        (run,) = work()
+
+        assert (run.state, run.error, faults) == (Run.State.SUCCEEDED, None, [])
+        assert run.output_text == f"before [key removed: {own.key_hint}] after"
+        assert run.amount_picodollars
+        assert_explained(simulator)
+        assert stored_texts(key) == set()
+
+
+class TestAnError:
+    def test_has_no_key_that_the_provider_quotes(
+        self,
+        client: APIClient,
+        ada_access: Access,
+        simulator: Any,
+        work: Any,
+        make_key: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The key that signs the call is removed from its message anyway; this is another one."""
+        quoted = make_key()
+        other = factories.connect_key(ada_access, quoted, name="Other")
+        monkeypatch.setattr(errors, "_quote", lambda said: f"The prompt 'Use {quoted}' is refused.")
+
+        client.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi. [[fault:422]]"})
+        (run,) = work()
+
+        assert f"Use [key removed: {other.key_hint}]' is refused." in run.error["detail"]
+        assert stored_texts(quoted) == set()
+        event = AuditEvent.objects.get(action="key.leaked")
+        assert (event.object_id, event.detail) == (other.id, {"place": "output"})
+
 
 class TestAMachinesAnswer:
     @pytest.mark.parametrize("pieces", [1, 2, 7, 30])
@@ -193,15 +241,42 @@ class TestAMachinesAnswer:
 
 
 class TestAWorkflow:
-    def test_gets_its_input_without_the_key(
-        self, client: APIClient, simulator: Any, key: str, own: Integration
-    ) -> None:
+    @pytest.fixture
+    def start(self, client: APIClient, simulator: Any) -> Callable[[str], Any]:
+        """Start a workflow with an input."""
         config = {"profileId": "prof_deep", "prompt": "Say {{ input }}"}
         nodes = [{"nodeId": "only", "nodeType": "action/llm.inference", "config": config}]
         made = client.post("/api/v1/workflows", {"document": {"name": "leaky", "nodes": nodes}})
         assert made.status_code in (200, 201), made.json()
+        return lambda text: client.post(f"/api/v1/workflows/{made.json()['id']}/runs", {"input": text})
 
-        started = client.post(f"/api/v1/workflows/{made.json()['id']}/runs", {"input": f"it is {key}"})
+    def test_has_its_owners_told(self, start: Callable[[str], Any], alan: User, key: str, own: Integration) -> None:
+        start(f"it is {key}")
+        start(f"it is {key}")
+        later.wait()
+
+        event = AuditEvent.objects.get(action="key.leaked")
+        assert (event.object_id, event.detail) == (own.id, {"place": "input"})
+        (message,) = mail.outbox
+        assert sorted(message.recipients()) == ["ada@acme.test", "alan@acme.test"]
+
+    def test_is_refused_while_the_vault_cannot_tell(
+        self, start: Callable[[str], Any], key: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What only looks like a key would otherwise be removed for good, and the call changed."""
+
+        def silent(*args: Any, **options: Any) -> Any:
+            raise CredentialUnreadable(reason=KeyServiceSilent("silent"))
+
+        monkeypatch.setattr(vault, "fingerprints_of_each", silent)
+
+        answer = start(f"it is {key}")
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "CREDENTIAL_UNREADABLE")
+        assert not WorkflowRun.objects.exists()
+
+    def test_gets_its_input_without_the_key(self, start: Callable[[str], Any], key: str, own: Integration) -> None:
+        started = start(f"it is {key}")
 
         assert started.status_code == 202, started.json()
         assert WorkflowRun.objects.get().input == f"it is [key removed: {own.key_hint}]"

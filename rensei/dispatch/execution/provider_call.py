@@ -94,11 +94,21 @@ class TextEvents:
         self._run, self._live = run, live
 
     def write(self, *, is_end: bool = False) -> None:
-        """Write the text that has arrived, but for an end that may be the beginning of a key."""
+        """
+        Write the text that has arrived, but for an end that may be the beginning of a key.
+
+        While the database cannot tell whether a key is in it, the text is not written: see `_log_missed`.
+        """
         text, self.pending = (self.pending, "") if is_end else leaks.split_unfinished(self.pending)
-        if text:
+        if not text:
+            return
+        try:
             found = leaks.find_or_blot(text, org=self._run.org)
-            note_event(self._run, self._live, kind=RunChunk.Kind.DELTA, data={"text": found.blot(text)})
+        except DatabaseError as fault:
+            _log_missed(fault)
+            leave_database()
+            return
+        note_event(self._run, self._live, kind=RunChunk.Kind.DELTA, data={"text": found.blot(text)})
 
 
 def note_event(run: Run, live: LiveRun, *, kind: RunChunk.Kind, data: dict[str, Any]) -> None:
@@ -107,9 +117,13 @@ def note_event(run: Run, live: LiveRun, *, kind: RunChunk.Kind, data: dict[str, 
         if not claims.add_chunk(run, kind=kind, data=data):
             live.order(claims.why_lost(run))
     except DatabaseError as fault:
-        # Event streams miss a piece while the database is down; the whole output is written at the end.
-        logger.warning("chunk_not_written", fault=type(fault).__name__)
+        _log_missed(fault)
     leave_database()
+
+
+def _log_missed(fault: DatabaseError) -> None:
+    """Log that event streams miss a piece while the database is down. The whole output is written at the end."""
+    logger.warning("chunk_not_written", fault=type(fault).__name__)
 
 
 def _events(stream: ProviderStream) -> Generator[StreamEvent | None, None, None]:

@@ -83,6 +83,8 @@ class SettlementPlan:
     expired_before: datetime | None = None
     # The models that the request names besides its own. Policies allowed them at its admission.
     named: Collection[str] = ()
+    # The keys that were found in the output and the errors, which are without them then.
+    leaks: Leaks = leaks.NOTHING
 
 
 def plan_charges(settlement: SettlementPlan, *, hold: int | None = None) -> list[billing.Charge]:
@@ -145,10 +147,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     """
     Write settlements in one transaction, and return the runs that ended with it.
 
-    Known keys are blotted out in the outputs, and their owners are told.
+    Known keys are blotted out in the outputs and the errors, and their owners are told.
     """
-    found = {plan.run.id: _leaks_of(plan) for plan in plans if plan.end is not None and plan.run.has_events}
-    plans = [_without(found.get(plan.run.id, leaks.NOTHING), plan) for plan in plans]
+    plans = [_without_keys(plan) for plan in plans]
     with durable():
         ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
@@ -176,22 +177,26 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
         _release_holds(runs, called=called, lines=lines, now=max(plan.now for plan in plans))
-        for run in runs:
-            if found.get(run.id):
-                leaks.note(found[run.id], place="output")
+        for plan in standing:
+            if plan.leaks and (plan.end is None or plan.run.id in ended):
+                leaks.note(plan.leaks, place="output")
     token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
     return runs
 
 
-def _leaks_of(plan: SettlementPlan) -> Leaks:
-    assert plan.end is not None
-    return leaks.find_or_blot([plan.end.text, plan.end.content], org=plan.run.org)
-
-
-def _without(found: Leaks, plan: SettlementPlan) -> SettlementPlan:
-    if not found or plan.end is None:
+def _without_keys(plan: SettlementPlan) -> SettlementPlan:
+    """Blot out known keys in the output, and in the errors: a provider's message may quote the prompt."""
+    end = plan.end
+    stored = [plan.error] if end is None else [plan.error, end.error, end.text, end.content]
+    if not any(stored):
         return plan
-    return replace(plan, end=replace(plan.end, text=found.blot(plan.end.text), content=found.blot(plan.end.content)))
+    found = leaks.find_or_blot([each for each in stored if each], org=plan.run.org)
+    if not found:
+        return plan
+    if end is not None:
+        text, content = found.blot(end.text), found.blot(end.content)
+        end = replace(end, error=found.blot(end.error), text=text, content=content)
+    return replace(plan, error=found.blot(plan.error), end=end, leaks=found)
 
 
 def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
