@@ -16,7 +16,7 @@ from rensei.core.api import refusal_headers
 from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
 from rensei.core.proxies import client_address
-from rensei.orgs.access import Access, OwnersOnly, for_member
+from rensei.orgs.access import Access, LastingOwnersOnly, OwnersOnly, for_member
 from rensei.orgs.models import Membership, Role, User
 from rensei.tokens.throttling import ApiThrottle, SensitiveThrottle
 
@@ -80,8 +80,9 @@ def _too_many(request: PageRequest, refusal: RateLimited) -> HttpResponse:
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
     """Show a refusal as a separate page, with the refusal's status."""
     owners = None
-    if isinstance(refusal, OwnersOnly):
-        owners = Membership.objects.for_org(request.access.org).filter(role=Role.OWNER).select_related("user")
+    if isinstance(refusal, (OwnersOnly, LastingOwnersOnly)):
+        owners = Membership.objects.for_org(request.access.org).filter(role=Role.OWNER, ends_at=None)
+        owners = owners.select_related("user")
     context = {"refusal": refusal, "owners": owners}
     page = render(request, "console/refused.html", context, status=refusal.status)
     return set_words(page, title=refusal.title, detail=refusal.detail)

@@ -18,12 +18,12 @@ def destroy_keys(access: Access, *, confirm: str) -> dict[str, Any]:
     Destroy all data keys of the caller's organization, and return the receipt.
 
     :param confirm: the id of the organization, typed again
-    :raises OwnersOnly: unless the caller is an owner
+    :raises OwnersOnly: unless the caller is an owner, without an end
     :raises FieldError: if another name was typed
     :raises NothingToDestroy: if there is no data key
     :raises ReceiptKeyUnavailable: if the receipt cannot be signed; nothing is destroyed then
     """
-    access.require_owner()
+    access.require_lasting_owner()
     if confirm != access.org.slug:
         raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to destroy.")
     try:

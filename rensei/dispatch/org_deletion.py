@@ -85,10 +85,10 @@ def delete_org(access: Access, *, confirm: str) -> Org:
     End all access to the caller's organization at once, and begin to delete what it holds.
 
     :param confirm: the ID of the organization, typed again
-    :raises OwnersOnly: unless the caller is an owner
+    :raises OwnersOnly: unless the caller is an owner, without an end
     :raises FieldError: if another name was typed
     """
-    access.require_owner()
+    access.require_lasting_owner()
     if confirm != access.org.slug:
         raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to delete it.")
     with durable():

@@ -25,6 +25,17 @@ class OwnersOnly(RenseiError):
     message = Said("Only an owner may do this.", "Ask an owner of the organization.")
 
 
+class LastingOwnersOnly(RenseiError):
+    """The caller is an owner for some hours, as operators can make themselves, and this cannot be undone."""
+
+    code = "NOT_PERMITTED"
+    status = 403
+    title = "Not permitted"
+    message = Said(
+        "Only an owner whose membership has no end may do this.", "Ask another owner of the organization to do it."
+    )
+
+
 class CallerToken(Protocol):
     """The fields of an API token that an access reads."""
 
@@ -104,13 +115,23 @@ class Access:
         self.require_manager()
         self.require_whole_org()
 
-    def require_owner(self) -> None:
+    @property
+    def is_lasting_owner(self) -> bool:
+        """Return whether the caller is an owner without an end. One with an end may be an operator."""
+        return self.role == Role.OWNER and self.membership.ends_at is None
+
+    def require_lasting_owner(self) -> None:
         """
+        Check the caller before what destroys something of the organization for good.
+
         :raises OwnersOnly: unless the caller is an owner
+        :raises LastingOwnersOnly: if the membership has an end: no operator may do it alone
         :raises NotPermitted: if the caller uses a token of one project
         """
         if self.role != Role.OWNER:
             raise OwnersOnly
+        if not self.is_lasting_owner:
+            raise LastingOwnersOnly
         self.require_whole_org()
 
     def require_writer(self) -> None:

@@ -333,7 +333,11 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         org = cleaned.get("org")
-        if org is not None and "org" in self.changed_data:
+        if org is None:
+            return cleaned
+        if org.deleting_at is not None:
+            self.add_error("org", f"{org.name} was deleted.")
+        else:
             try:
                 row_limits.require_room(org, Project.objects.for_org(org), row_limits.PROJECTS)
             except row_limits.LimitReached as refusal:
@@ -347,8 +351,11 @@ class ProjectAdmin(AuditedAdmin):
     list_select_related = ["org"]
     search_fields = ["slug", "name", "org__slug"]
     autocomplete_fields = ["org"]
-    readonly_fields = ["created_at"]
     form = ProjectForm
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        # Its runs, policies and tokens are those of its organization.
+        return ["org", "created_at"] if obj else ["created_at"]
 
 
 def _with_owners_kept(found: tuple[Any, Any, Any, list[str]], leaving: QuerySet[Membership]) -> Any:

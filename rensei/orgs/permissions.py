@@ -44,11 +44,11 @@ class ManagersWrite(MembersRead):
 
 
 class OwnersWrite(MembersRead):
-    """Every member reads; owners change."""
+    """Every member reads; owners without an end change. For what destroys something for good."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not super().has_permission(request, view):
             return False
         if request.method not in SAFE_METHODS:
-            caller(request).require_owner()
+            caller(request).require_lasting_owner()
         return True

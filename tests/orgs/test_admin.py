@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from rensei.audit.models import AuditEvent
 from rensei.core.later import later
-from rensei.orgs.models import Host, Membership, Org, User
+from rensei.orgs.models import Host, Membership, Org, Project, User
 from rensei.policies.models import AccessPolicy
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token
@@ -130,6 +130,28 @@ class TestOrgs:
     def test_are_never_deleted(self, admin, acme):
         assert admin.post(f"/admin/orgs/org/{acme.pk}/delete/", {"post": "yes"}).status_code == 403
         assert Org.objects.exists()
+
+
+class TestProjects:
+    def test_stay_in_their_organization(self, admin, acme, eve, project):
+        """Tokens of Acme would follow a policy that another organization writes."""
+        evil = Org.objects.get(slug="evil")
+
+        answer = admin.post(
+            f"/admin/orgs/project/{project.pk}/change/", {"org": evil.pk, "slug": project.slug, "name": "Renamed"}
+        )
+
+        assert answer.status_code == 302
+        project.refresh_from_db()
+        assert (project.org, project.name) == (acme, "Renamed")
+
+    def test_are_not_made_in_an_organization_that_is_deleted(self, admin, acme):
+        Org.objects.filter(pk=acme.pk).update(deleting_at=timezone.now())
+
+        answer = admin.post("/admin/orgs/project/add/", {"org": acme.pk, "slug": "late", "name": "Late"})
+
+        assert "Acme was deleted." in str(answer.context["adminform"].form.errors["org"])
+        assert not Project.objects.exists()
 
 
 class TestSystemPolicy:

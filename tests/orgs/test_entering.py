@@ -8,6 +8,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from integrations.models import DataKey
 from rensei.audit.models import AuditEvent
 from rensei.core.errors import InUse
 from rensei.orgs import entering
@@ -17,6 +18,7 @@ from rensei.orgs.models import Host, Membership, Org, Role, User
 from rensei.tokens import device_codes
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token
+from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,6 +32,42 @@ def entered(acme: Org, grace: User) -> Membership:
 def let_pass(membership: Membership) -> None:
     membership.ends_at = timezone.now() - timedelta(seconds=1)
     membership.save(update_fields=["ends_at"])
+
+
+class TestAnOwnerForAnHour:
+    def test_destroys_nothing_for_good(
+        self,
+        entered: Membership,
+        acme: Org,
+        grace: User,
+        ada: User,
+        key: str,
+        access_of: Callable[..., Access],
+        page_as: Callable[[User], Client],
+        api_as: Callable[..., APIClient],
+    ) -> None:
+        """One operator alone would end an organization before an owner has read the mail."""
+        factories.connect_key(access_of(ada), key, name="Main")
+        page, api, settings = page_as(grace), api_as(grace), "/o/acme/settings/organization"
+
+        shown = page.get(settings).content.decode()
+        answers = [
+            page.post(f"{settings}/delete", {"typed": "acme"}),
+            page.post(f"{settings}/destroy-keys", {"typed": "acme"}),
+            api.delete(f"/api/v1/orgs/{acme.pk}?confirm=acme"),
+            api.post("/api/v1/data-keys/destroy", {"confirm": "acme"}),
+        ]
+
+        assert [answer.status_code for answer in answers] == [403] * 4
+        assert shown.count("Only an owner without an end can.") == 2
+        # Those who can are named: the owners without an end.
+        asked = answers[0].content.decode()
+        assert "This is up to an owner: " in asked
+        assert f"mailto:{ada.email}" in asked
+        assert f"mailto:{grace.email}" not in asked
+        assert "whose membership has no end" in answers[2].json()["detail"]
+        assert Org.objects.get(pk=acme.pk).deleting_at is None
+        assert DataKey.objects.filter(org=acme).exists()
 
 
 class TestTheEnd:

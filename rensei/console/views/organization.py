@@ -15,7 +15,7 @@ from rensei.core.errors import NotPermitted, RenseiError
 from rensei.core.proxies import client_address
 from rensei.dispatch import key_destruction, org_deletion
 from rensei.orgs import services
-from rensei.orgs.models import Membership, Role, User
+from rensei.orgs.models import Membership, User
 from rensei.orgs.shapes import proposed_slug
 
 
@@ -35,7 +35,7 @@ def organization(request: PageRequest) -> HttpResponse:
         else:
             messages.success(request, "The organization was saved.")
             return redirect("console:organization", access.org.slug)
-    context = {"form": form, "may_create": services.may_create_org(access.user), "is_owner": access.role == Role.OWNER}
+    context = {"form": form, "may_create": services.may_create_org(access.user), "is_owner": access.is_lasting_owner}
     return render(request, "console/organization.html", context, status=form.status)
 
 
@@ -45,7 +45,7 @@ def organization(request: PageRequest) -> HttpResponse:
 def destroy_keys(request: PageRequest) -> HttpResponse:
     """Ask an owner to type the organization's id, then destroy its data keys and show the receipt."""
     access = request.access
-    access.require_owner()
+    access.require_lasting_owner()
     typed = request.POST.get("typed", "")
     if request.method == "POST" and typed == access.org.slug:
         return attempt(
@@ -72,7 +72,7 @@ def destroy_keys(request: PageRequest) -> HttpResponse:
 def delete(request: PageRequest) -> HttpResponse:
     """Ask an owner to type the organization's id, then delete it."""
     access = request.access
-    access.require_owner()
+    access.require_lasting_owner()
     typed = request.POST.get("typed", "")
     if request.method == "POST" and typed == access.org.slug:
         org_deletion.delete_org(access, confirm=typed)
