@@ -21,7 +21,7 @@ from rensei.core.auth_modes import AuthMode, in_preference_order
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import durable, unique
-from rensei.orgs import row_limits, storage
+from rensei.orgs import locks, row_limits, storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 from rensei.orgs.shapes import clean_name
@@ -120,7 +120,8 @@ def update_profile(access: Access, profile: ModelProfile, **changes: Any) -> Mod
     """
     with durable():
         # The caller's object may be stale: unchanged values are read from the row.
-        _take_turns(access.org)
+        # Defaults are changed one after the other.
+        locks.lock(access.org.pk)
         current = find_profile(access, profile.public_id)
         _require_reach(access, current.project)
         before = _Draft(**{field.name: getattr(current, field.name) for field in fields(_Draft)})
@@ -155,7 +156,8 @@ def delete_profile(access: Access, profile: ModelProfile, *, next_default: Model
     access.require_writer()
     _require_reach(access, profile.project)
     with durable():
-        _take_turns(access.org)
+        # Defaults are changed one after the other.
+        locks.lock(access.org.pk)
         successor = find_profile(access, next_default.public_id) if next_default is not None else None
         if successor is not None and successor.project_id != profile.project_id:
             raise NotFound
@@ -321,11 +323,6 @@ def _check_max_tokens(max_tokens: int | None, served: CatalogEntry) -> None:
             pointer="/maxTokens",
             reason=f"Give a whole number from 1 to {largest}, the most that {served} answers with.",
         )
-
-
-def _take_turns(org: Org) -> None:
-    """Lock the organization against concurrent changes of defaults. Inserting rows that refer to it is not blocked."""
-    Org.objects.select_for_update(no_key=True).get(pk=org.pk)
 
 
 def _refuse_name_in_use(org: Org, name: str, *, besides: ModelProfile | None = None) -> None:

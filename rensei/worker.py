@@ -92,6 +92,7 @@ SLOW_JOBS = [
     ),
     Job(name="finish-key-rotations", every=timedelta(hours=1), run=finish_key_rotations, lease=timedelta(hours=1)),
     Job(name="count-key-openings", every=timedelta(hours=1), run=openings_kept.count_and_forget),
+    Job(name="look-at-deleted-orgs", every=timedelta(hours=1), run=org_deletion.look_again),
     Job(name="audit-ledger", every=timedelta(hours=24), run=audit.audit_nightly, lease=timedelta(hours=2)),
 ]
 # How often the queue is checked while runs wait that may not start yet, and while none waits.

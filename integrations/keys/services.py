@@ -14,9 +14,9 @@ from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
-from rensei.orgs import kill_switches, row_limits
+from rensei.orgs import kill_switches, locks, row_limits
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org, OrgScopedQuerySet
+from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.services import require_own
 from rensei.orgs.shapes import clean_name
 from rensei.tokens.throttling import spend_sensitive
@@ -345,8 +345,10 @@ def _lock_others(access: Access, integration: Integration) -> list[Integration]:
     Read the organization's other integrations of that provider, locked against other changes until commit.
 
     The organization's row is the lock. Runs that refer to it are not blocked.
+
+    :raises NotFound: if the organization is being deleted
     """
-    Org.objects.select_for_update(no_key=True).get(pk=access.org.pk)
+    locks.lock(access.org.pk)
     others = Integration.objects.for_org(access.org).filter(provider=integration.provider)
     return list(others.exclude(pk=integration.pk))
 

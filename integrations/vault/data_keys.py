@@ -7,18 +7,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock, Timer
 
+from django.db import transaction
+
 from integrations.models import DataKey, KeyCheck
 from integrations.vault import kek_providers
 from integrations.vault.envelope import KEY_BYTES
 from integrations.vault.errors import DataKeyNotFound, KekUnavailable, WrapInvalid
 from integrations.vault.kek import Context, Wrapped
 from rensei.audit.models import AuditEvent
+from rensei.core.errors import NotFound
 from rensei.core.transactions import durable, leave_database
+from rensei.orgs import locks
 from rensei.orgs.models import Org
 
 RETIRED = "vault.outer_key_retired"
 CACHE_SECONDS = 120
 CACHE_SIZE = 1000
+_ORG_DELETED = "the organization was deleted, and its data keys with it"
 
 
 class UnwrappedKeys:
@@ -109,13 +114,17 @@ def current_key(*, org: Org | None, purpose: DataKey.Purpose = DataKey.Purpose.S
     """
     Return the newest data key of an organization, or of the platform, with its id. The first use creates one.
 
-    :raises VaultFault: if it cannot be unwrapped, or a first one cannot be wrapped
+    :raises VaultFault: if it cannot be unwrapped, or a first one cannot be wrapped, or the organization is deleted
     """
     newest = DataKey.objects.filter(org=org, purpose=purpose).order_by("-version")
     row = newest.first()
     if row is None:
         # Two concurrent first uses both insert. The unique constraint accepts one row, and both use it.
-        DataKey.objects.bulk_create([_make(org=org, purpose=purpose)], ignore_conflicts=True)
+        made = _make(org=org, purpose=purpose)
+        with transaction.atomic():
+            if org is not None:
+                _lock(org)
+            DataKey.objects.bulk_create([made], ignore_conflicts=True)
         row = newest.get()
     return row.id, _unwrap(row)
 
@@ -143,7 +152,7 @@ def add_version(*, org: Org | None, purpose: DataKey.Purpose) -> None:
     with durable():
         if org is not None:
             # A destruction holds this lock until the data keys are deleted.
-            Org.objects.select_for_update(no_key=True).get(pk=org.pk)
+            _lock(org)
         if before is not None and not versions.filter(pk=before.pk).exists():
             raise DataKeyNotFound("the data keys were destroyed meanwhile")
         DataKey.objects.bulk_create([row], ignore_conflicts=True)
@@ -219,7 +228,18 @@ def note_first_use(kek_id: str) -> None:
     check_kek(kek_id)
 
 
+def _lock(org: Org) -> None:
+    """:raises DataKeyNotFound: if the organization is being deleted, so that none is added behind the deletion"""
+    try:
+        locks.lock(org.pk)
+    except NotFound:
+        raise DataKeyNotFound(_ORG_DELETED) from None
+
+
 def _make(*, org: Org | None, purpose: DataKey.Purpose, version: int = 1) -> DataKey:
+    if org is not None and Org.objects.filter(pk=org.pk).exclude(deleting_at=None).exists():
+        # Before a key service makes a key for it.
+        raise DataKeyNotFound(_ORG_DELETED)
     note_first_use(kek_providers.current().current_id())
     row = DataKey(id=uuid.uuid4(), org=org, purpose=purpose, version=version)
     wrap(row, secrets.token_bytes(KEY_BYTES))

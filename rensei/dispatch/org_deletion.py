@@ -9,15 +9,17 @@ audit log, and a row of figures for each run, without its texts. So the row of t
 not given to another one.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import takewhile
+from time import monotonic
 from typing import Any
 
 import structlog
-from django.apps import apps
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from billing.integrity import receipts
 from billing.integrity.anchor_keys import AnchorKeyUnavailable
@@ -46,15 +48,19 @@ from rensei.core.errors import FieldError
 from rensei.core.later import later
 from rensei.core.transactions import durable
 from rensei.dispatch import services
-from rensei.dispatch.models import Run, RunChunk, RunInput
-from rensei.orgs import storage
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunInput
+from rensei.orgs import locks, storage
 from rensei.orgs.access import Access
-from rensei.orgs.models import Host, Membership, Org, StoredBytes
+from rensei.orgs.models import Host, Membership, Org, Project, StoredBytes
 from rensei.tokens.models import DeviceCode
 
 # The condition, for a periodic job, that an organization is being deleted.
 ANY_DUE = "EXISTS (SELECT 1 FROM orgs_org WHERE deleting_at IS NOT NULL AND deleted_at IS NULL)"
 BATCH = 500
+# What one pass takes at most, for all organizations together: other periodic jobs wait for it.
+TURN_SECONDS = 2.0
+# For so long after its end a deletion is looked at again.
+LOOK_AGAIN_FOR = timedelta(days=2)
 # Until then every process knows that the organization has ended, so no run is added behind the deletion.
 KNOWN_TO_ALL = timedelta(seconds=5)
 # The rows of an organization that stay. All others go, those of tables that are added later as well.
@@ -65,7 +71,7 @@ STAYING: frozenset[type[models.Model]] = frozenset(
     }
 )  # fmt: skip
 # Those that others of the organization refer to come last.
-LAST = (Integration,)
+LAST = (Host, Integration, Project)
 
 # What an owner reads before.
 CONSEQUENCES = (
@@ -87,12 +93,15 @@ def delete_org(access: Access, *, confirm: str) -> Org:
     :param confirm: the ID of the organization, typed again
     :raises OwnersOnly: unless the caller is an owner, without an end
     :raises FieldError: if another name was typed
+    :raises NotFound: if it is being deleted already
     """
     access.require_lasting_owner()
     if confirm != access.org.slug:
         raise FieldError(pointer="/confirm", reason=f"Type the organization's ID, {access.org.slug}, to delete it.")
     with durable():
-        org = Org.objects.select_for_update().get(pk=access.org.pk)
+        # What is written under the lock of the organization, or takes storage, ends before this or is refused.
+        org = locks.lock(access.org.pk)
+        StoredBytes.objects.update_or_create(org=org, defaults={"limit_mib": 0})
         members = Membership.objects.for_org(org).order_by("user__email")
         told = list(members.filter(user__is_active=True).values_list("user__email", flat=True))
         record(access, "org.deletion_started", object_id=org.pk, name=org.name, slug=org.slug, members=len(told))
@@ -109,25 +118,47 @@ def delete_org(access: Access, *, confirm: str) -> Org:
 
 
 def go_on() -> None:
-    """Continue all deletions that have begun. The failure of one does not affect the others."""
-    due = Org.objects.filter(deleting_at__isnull=False, deleted_at=None).order_by("deleting_at")
-    jobs.for_each(due.values_list("pk", flat=True)[:BATCH], _go_on, job="delete-orgs")
-
-
-def _go_on(org_id: str) -> None:
     """
-    Delete what an organization holds, as far as that is possible now. Each step may be repeated.
+    Continue all deletions that have begun, for one turn. The failure of one does not affect the others.
+
+    They are taken in any order, so that those that wait for a call or for a key service do not stop those behind them.
+    """
+    _go_on_with(Org.objects.filter(deleting_at__isnull=False, deleted_at=None))
+
+
+def look_again() -> None:
+    """Delete what a process that had stopped for long has written behind a deletion."""
+    _go_on_with(Org.objects.filter(deleted_at__gte=database_now() - LOOK_AGAIN_FOR))
+
+
+def _go_on_with(orgs: QuerySet[Org]) -> None:
+    until = monotonic() + TURN_SECONDS
+    due = list(orgs.order_by("?").values_list("pk", flat=True)[:BATCH])
+    in_turn = takewhile(lambda _: monotonic() < until, due)
+    jobs.for_each(in_turn, partial(_go_on, until=until), job="delete-orgs")
+
+
+def _go_on(org_id: str, *, until: float | None = None) -> None:
+    """Delete what an organization holds until a time of the clock, or for one turn, and one step at least."""
+    until = monotonic() + TURN_SECONDS if until is None else until
+    for _ in _steps(Org.objects.get(pk=org_id)):
+        if monotonic() >= until:
+            return
+
+
+def _steps(org: Org) -> Iterator[None]:
+    """
+    Delete what an organization holds, as far as that is possible now. Each step is short and may be repeated.
 
     :raises AnchorKeyUnavailable: if the receipt of its keys cannot be signed; the next time tries again
     """
-    org = Org.objects.get(pk=org_id)
-    is_live = _cancel_runs(org)
+    yield from _cancel_runs(org)
     _destroy_keys(org)
+    is_live = Run.objects.for_org(org).live().exists()
     if is_live or org.deleting_at is None or database_now() < org.deleting_at + KNOWN_TO_ALL:
         return
-    while _empty_runs(org):
-        pass
-    _delete_rest(org)
+    yield from _empty_runs(org)
+    yield from _delete_rest(org)
     with durable():
         if Org.objects.filter(pk=org.pk, deleted_at=None).update(deleted_at=database_now()):
             record_system("delete-orgs", "org.deleted", object_id=org.pk, org_id=org.pk, slug=org.slug)
@@ -145,51 +176,73 @@ def _destroy_keys(org: Org) -> None:
         raise
 
 
-def _cancel_runs(org: Org) -> bool:
-    """Cancel what is queued or under way. Returns whether calls are still under way."""
-    live = Run.objects.for_org(org).live()
+def _cancel_runs(org: Org) -> Iterator[None]:
+    """Cancel what is queued or under way. Calls that are under way may still take a while."""
     # One that lost its worker before its call is queued again, with the request.
+    live = Run.objects.for_org(org).live()
     for run in live.filter(Q(cancel_requested_at=None) | Q(state=Run.State.QUEUED)).order_by("id")[:BATCH]:
         services.request_cancel(run)
-    return live.exists()
+        yield
 
 
-def _empty_runs(org: Org) -> bool:
-    """Delete the texts of some runs. Their figures stay, because ledger lines refer to them."""
-    with durable():
-        org = Org.objects.select_for_update().get(pk=org.pk)
-        runs = Run.objects.for_org(org).filter(id__gt=org.deleted_to).order_by("id")
-        ids = list(runs.values_list("id", flat=True)[:BATCH])
-        if not ids:
-            return False
-        batch = Run.objects.filter(id__in=ids)
-        freed = batch.aggregate(size=Sum("stored_bytes"))["size"] or 0
-        RunInput.objects.filter(run__in=ids).delete()
-        RunChunk.objects.filter(run__in=ids).delete()
-        batch.update(
-            output_text="", output_content=[], metadata={}, trace=[], error=None, stored_bytes=0, event_bytes=0
-        )
-        storage.change({org.pk: (-freed, 0)})
-        org.deleted_to = ids[-1]
-        org.save(update_fields=["deleted_to"])
-    return True
+def _empty_runs(org: Org) -> Iterator[None]:
+    """Delete the texts of the runs. Their figures stay, because ledger lines refer to them."""
+    runs = Run.objects.for_org(org).order_by("id").values_list("id", flat=True)
+    emptied_to = org.deleted_to
+    while ids := list(runs.filter(id__gt=emptied_to)[:BATCH]):
+        # An input may be megabytes long and is not read to be deleted.
+        yield from _delete(RunInput.objects.filter(run__in=ids).only("run"), org)
+        yield from _delete(RunChunk.objects.filter(run__in=ids), org)
+        emptied_to = ids[-1]
+        with durable():
+            locked = Org.objects.select_for_update(no_key=True).get(pk=org.pk)
+            batch = Run.objects.filter(id__in=ids)
+            freed = batch.aggregate(size=Sum("stored_bytes"))["size"] or 0
+            Attempt.objects.filter(run__in=ids, error__isnull=False).update(error=None)
+            # Projects and machines go later: that they are named is undone here, and not for all runs at once.
+            batch.update(
+                project=None, host=None, output_text="", output_content=[], metadata={}, trace=[], error=None,
+                stored_bytes=0, event_bytes=0,
+            )  # fmt: skip
+            storage.change({org.pk: (-freed, 0)})
+            locked.deleted_to = max(locked.deleted_to, emptied_to)
+            locked.save(update_fields=["deleted_to"])
+        yield
 
 
-def _delete_rest(org: Org) -> None:
-    """Delete the rows of all other tables, in batches."""
+def _delete_rest(org: Org) -> Iterator[None]:
+    """Delete the rows of all other tables."""
     held: list[type[Any]] = sorted(
-        {
-            field.related_model
-            for field in Org._meta.get_fields(include_hidden=True)  # noqa: SLF001 - Django's documented interface
-            if field.auto_created and field.related_model and field.related_model not in STAYING
-        },
+        {reference.related_model for reference in _references_to(Org)} - STAYING,
         key=lambda model: (model in LAST, model is not ModelProfile, model._meta.label),  # noqa: SLF001
     )
     for model in held:
-        rows = apps.get_model(model._meta.label)._default_manager.filter(org=org)  # noqa: SLF001
-        while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH]):
-            with durable():
-                rows.filter(pk__in=keys).delete()
+        yield from _delete(model._default_manager.filter(org=org), org)  # noqa: SLF001
+
+
+def _delete(rows: QuerySet[Any], org: Org) -> Iterator[None]:
+    """Delete rows in batches, and before each batch, also in batches, the rows that go with it."""
+    model = rows.model
+    # A workflow releases what its versions and runs store, and a profile its own bytes, when it is deleted itself.
+    is_counted = model is not ModelProfile and any(field.name == "stored_bytes" for field in model._meta.fields)  # noqa: SLF001
+    while keys := list(rows.order_by().values_list("pk", flat=True)[:BATCH]):
+        for reference in _references_to(model):
+            if reference.on_delete is models.CASCADE:
+                children = reference.related_model._default_manager  # noqa: SLF001
+                yield from _delete(children.filter(**{f"{reference.field.name}__in": keys}), org)
+        with durable():
+            batch = rows.filter(pk__in=keys)
+            if is_counted:
+                freed = batch.aggregate(size=Sum("stored_bytes"))["size"] or 0
+                storage.change({org.pk: (-freed, 0)})
+            batch.delete()
+        yield
+
+
+def _references_to(model: type[models.Model]) -> list[Any]:
+    """List the foreign keys to a model, also those without a name on its side."""
+    fields = model._meta.get_fields(include_hidden=True)  # noqa: SLF001 - Django's documented interface
+    return [field for field in fields if field.auto_created and (field.one_to_many or field.one_to_one)]
 
 
 def _tell(org: Org, *, by: str, to: list[str]) -> None:

@@ -21,7 +21,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from rensei.core.errors import FieldError
+from rensei.core.errors import FieldError, NotFound
 from rensei.core.limits import MIB
 from rensei.core.proxies import client_address
 from rensei.orgs import entering, row_limits, storage
@@ -342,6 +342,8 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]
                 row_limits.require_room(org, Project.objects.for_org(org), row_limits.PROJECTS)
             except row_limits.LimitReached as refusal:
                 self.add_error("org", refusal.detail)
+            except NotFound:
+                self.add_error("org", f"{org.name} was deleted.")
         return cleaned
 
 

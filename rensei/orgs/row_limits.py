@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 
 from rensei.core.errors import RenseiError, Said
 from rensei.core.limits import limit
-from rensei.core.transactions import assert_open
+from rensei.orgs import locks
 from rensei.orgs.models import Org
 
 TOLD = "the caller: 403 `LIMIT_REACHED`"
@@ -78,9 +78,9 @@ def require_room(org: Org, rows: QuerySet[Any], of: RowLimit) -> None:
     Of two transactions that create one at the same time, the second counts the row of the first.
 
     :raises LimitReached: if there are as many as there may be
+    :raises NotFound: if the organization is being deleted
     """
-    assert_open()
-    Org.objects.select_for_update(no_key=True).get(pk=org.pk)
+    locks.lock(org.pk)
     used = rows.count()
     if used >= of.most:
         raise LimitReached(

@@ -1,15 +1,18 @@
 """Changes to an organization: projects and members."""
 
+from datetime import UTC
 from typing import Protocol
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
+from rensei.audit.models import AuditEvent
 from rensei.audit.record import record
+from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
 from rensei.core.transactions import assert_open, durable, unique
-from rensei.orgs import row_limits, signals
+from rensei.orgs import locks, row_limits, signals
 from rensei.orgs.access import Access, OwnersOnly
 from rensei.orgs.models import (
     Host,
@@ -25,6 +28,7 @@ from rensei.orgs.models import (
 from rensei.orgs.shapes import clean_name, clean_slug
 
 MARK_LENGTH = 2
+CREATED = "org.created"
 
 
 class OfOrg(Protocol):
@@ -56,7 +60,7 @@ def insert_org(*, name: str, slug: str, owner: User, address: str | None = None)
     StoredBytes.objects.create(org=org)
     membership = Membership.objects.create(org=org, user=owner, role=Role.OWNER)
     access = Access(user=owner, org=org, role=Role.OWNER, membership=membership, address=address)
-    record(access, "org.created", object_id=org.id, name=name, slug=slug)
+    record(access, CREATED, object_id=org.id, name=name, slug=slug)
     signals.org_created.send(sender=Org, org=org)
     return org
 
@@ -72,7 +76,7 @@ def update_org(access: Access, *, name: str, mark: str) -> Org:
     name = clean_name(name)
     mark = clean_name(mark, pointer="/mark", length=MARK_LENGTH) if mark.strip() else ""
     with durable():
-        org = Org.objects.select_for_update().get(pk=access.org.pk)
+        org = locks.lock(access.org.pk)
         org.name, org.mark = name, mark
         org.save(update_fields=["name", "mark"])
         record(access, "org.updated", object_id=org.id, name=name, mark=mark)
@@ -80,16 +84,30 @@ def update_org(access: Access, *, name: str, mark: str) -> Org:
 
 
 def may_create_org(user: User) -> bool:
-    """Return whether a person may create an organization: an operator, or others up to the number that is set."""
-    owned = Membership.objects.filter(user=user, role=Role.OWNER)
-    return user.is_staff or owned.count() < settings.RENSEI_ORGS_PER_PERSON
+    """
+    Return whether a person may create an organization: an operator, or others up to the number that is set.
+
+    Those that they made and that were deleted in this UTC month count like those that they own, because a new one has
+    a new share of the month's free runs.
+    """
+    if user.is_staff:
+        return True
+    most: int = settings.RENSEI_ORGS_PER_PERSON
+    owned = Membership.objects.filter(user=user, role=Role.OWNER).count()
+    return owned < most and owned + _deleted_this_month(user) < most
+
+
+def _deleted_this_month(user: User) -> int:
+    month = database_now().astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    theirs = AuditEvent.objects.filter(org_id=OuterRef("pk"), action=CREATED, user_id=user.pk)
+    return Org.objects.filter(Exists(theirs), deleting_at__gte=month).count()
 
 
 def create_own_org(user: User, *, name: str, slug: str, address: str | None) -> Org:
     """
     Create an organization for a person who asks for it in the pages.
 
-    :raises NotPermitted: if they own as many as one person may
+    :raises NotPermitted: if they own as many as one person may, with those that they made and deleted this month
     :raises AlreadyExists: if the slug is taken
     """
     with durable():

@@ -13,6 +13,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import ERRORS_MAX, FieldError, NotFound, NotPermitted, json_pointer
 from rensei.core.limits import limit
 from rensei.core.transactions import assert_open, durable
+from rensei.orgs import locks
 from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project, User
 from rensei.policies.models import AccessPolicy
@@ -89,7 +90,7 @@ def set_policy(
     require_setter(access, project)
     validate_matrix(matrix, known=known)
     with durable():
-        Org.objects.select_for_update().get(pk=access.org.pk)
+        locks.lock(access.org.pk)
         old = stored_matrix(access.org, project)
         if expected is not None and old != expected:
             raise FieldError(pointer="/matrix", reason="Somebody else has changed this policy since you opened it.")

@@ -1,8 +1,11 @@
 """The page of the organization, and creating another one."""
 
+from datetime import timedelta
+
 import pytest
 
 from rensei.audit.models import AuditEvent
+from rensei.core.clock import database_now
 from rensei.orgs.models import Membership, Org
 
 PAGE = "/o/acme/settings/organization"
@@ -62,6 +65,25 @@ class TestCreate:
 
         assert page.post("/orgs/new", {"name": "Second"}).status_code == 403
         assert "Create an organization" not in page.get("/orgs", headers={"HX-Request": "true"}).content.decode()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_counts_those_that_were_deleted_in_this_month(self, page, acme, ada, settings):
+        settings.RENSEI_ORGS_PER_PERSON = 1
+        page.post(f"{PAGE}/delete", {"typed": "acme"})
+        assert not Membership.objects.exists()
+
+        assert page.post("/orgs/new", {"name": "Second"}).status_code == 403
+        assert "Create an organization" not in page.get("/orgs", headers={"HX-Request": "true"}).content.decode()
+        Org.objects.update(deleting_at=database_now().replace(day=1) - timedelta(days=1))
+
+        assert page.post("/orgs/new", {"name": "Second", "slug": "second"}).status_code == 302
+        assert Membership.objects.get().user == ada
+
+    def test_does_not_count_those_that_others_made(self, page, acme, eve, ada, settings):
+        settings.RENSEI_ORGS_PER_PERSON = 2
+        Org.objects.filter(slug="evil").update(deleting_at=database_now())
+
+        assert page.post("/orgs/new", {"name": "Second", "slug": "second"}).status_code == 302
 
     def test_is_always_open_to_operators(self, grace, page_as, acme):
         browser = page_as(grace)

@@ -1,32 +1,40 @@
 """Deleting an organization: who may, what ends at once, what goes and what stays, and after a crash in between."""
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core import mail
+from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
 
 from billing.integrity import anchor_keys
 from billing.models import CostEvent
+from integrations.keys import services as keys
 from integrations.models import DataKey, Integration
+from integrations.vault import vault
+from integrations.vault.errors import CredentialUnreadable
 from profiles.models import ModelProfile
 from rensei import worker
 from rensei.accounts import invitations
 from rensei.accounts.models import Invitation
 from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
-from rensei.core.errors import FieldError, NotPermitted
+from rensei.core.errors import FieldError, NotFound, NotPermitted
 from rensei.core.ids import new_id
 from rensei.core.later import later
+from rensei.core.secret import Secret
 from rensei.dispatch import org_deletion
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.models import Run, RunChunk, RunInput, SearchEntry
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunInput, SearchEntry
+from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import audit
-from rensei.orgs import entering, services
+from rensei.orgs import entering, services, storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Membership, Org, Project, StoredBytes, User
 from rensei.policies.models import AccessPolicy
@@ -42,6 +50,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 NODE = {"nodeId": "a", "nodeType": "action/llm.inference", "config": {"profileId": "prof_deep", "prompt": "Hi."}}
 
+NODE_OF_THE_DEFAULT_PROFILE = {"nodeId": "a", "nodeType": "action/llm.inference", "config": {"prompt": "Hi."}}
+
 
 @pytest.fixture(autouse=True)
 def _anchor_key(settings: Any, _anchors: None) -> None:
@@ -51,6 +61,11 @@ def _anchor_key(settings: Any, _anchors: None) -> None:
 @pytest.fixture(autouse=True)
 def _known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(org_deletion, "KNOWN_TO_ALL", timedelta())
+
+
+@pytest.fixture(autouse=True)
+def _long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(org_deletion, "TURN_SECONDS", 600)
 
 
 @pytest.fixture
@@ -82,6 +97,13 @@ def dispatch(access: Access, text: str = "Hi.") -> Run:
 def delete(access: Access) -> None:
     org_deletion.delete_org(access, confirm="acme")
     later.wait()
+
+
+def begin_only(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End all access, and leave the rest to the periodic job."""
+    with monkeypatch.context() as stopped:
+        stopped.setattr(org_deletion, "_go_on", lambda org_id: None)
+        delete(access)
 
 
 class TestAnOwner:
@@ -129,6 +151,14 @@ class TestAnOwner:
         assert worker.count_stored_bytes() == {}
         assert [str(one) for one in audit.differences()] == []
         assert_explained(simulator)
+
+    def test_leaves_no_text_of_an_attempt(self, lived_in: Run, ada_access: Access) -> None:
+        Attempt.objects.update(error={"code": "PROVIDER_ERROR", "detail": "Anthropic says: the sea.", "fix": ""})
+
+        delete(ada_access)
+
+        assert Attempt.objects.exists()
+        assert not Attempt.objects.filter(error__isnull=False).exists()
 
     def test_gets_a_signed_receipt_of_the_keys_in_the_audit_log(self, lived_in: Run, ada_access: Access) -> None:
         delete(ada_access)
@@ -178,6 +208,7 @@ class TestAnOwner:
         late.pk, late.state = new_id("run"), Run.State.QUEUED
         late.save(force_insert=True)
         RunInput.objects.create(run=late, body={"system": None, "messages": []})
+        assert claims.claim_next(owner="other") is None
         assert Org.objects.get().deleted_at is None
 
         monkeypatch.setattr(org_deletion, "KNOWN_TO_ALL", timedelta())
@@ -197,6 +228,138 @@ class TestAnOwner:
         delete(ada_access)
 
         assert page_as(eve).get("/o/evil/").status_code == 200
+
+
+class TestATurn:
+    def test_ends_and_the_next_one_goes_on(
+        self, lived_in: Run, ada_access: Access, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin_only(ada_access, monkeypatch)
+        seconds = itertools.count()
+        monkeypatch.setattr(org_deletion, "monotonic", lambda: next(seconds))
+        # The start, the look whether the turn is over before an organization, and one step.
+        monkeypatch.setattr(org_deletion, "TURN_SECONDS", 2)
+        monkeypatch.setattr(org_deletion, "BATCH", 1)
+
+        org_deletion.go_on()
+        assert next(seconds) == 3
+        assert RunInput.objects.exists()
+        turns = 1
+        while Org.objects.get().deleted_at is None:
+            org_deletion.go_on()
+            turns += 1
+            assert turns < 100
+
+        assert turns > 5
+        assert not RunInput.objects.exists()
+        assert not Workflow.objects.exists()
+
+    def test_changes_no_more_rows_at_once_than_a_batch_has(
+        self, lived_in: Run, ada_access: Access, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host, _, _ = register_host(ada_access, name="laptop")
+        workflow = Workflow.objects.get()
+        for _ in range(4):
+            workflows.start(ada_access, workflow)
+        Workflow.objects.update(project=project)
+        WorkflowRun.objects.update(project=project, host=host)
+        Run.objects.update(project=project, host=host)
+        begin_only(ada_access, monkeypatch)
+        monkeypatch.setattr(org_deletion, "BATCH", 2)
+        most: Counter[str] = Counter()
+
+        def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            result = execute(sql, params, many, context)
+            if sql.startswith(("DELETE", "UPDATE")):
+                most[" ".join(sql.split()[:3])] = max(most[" ".join(sql.split()[:3])], context["cursor"].rowcount)
+            return result
+
+        with connection.execute_wrapper(count):
+            for _ in range(3):
+                org_deletion.go_on()
+
+        assert Org.objects.get().deleted_at is not None
+        assert Run.objects.count() == 6
+        assert not Run.objects.exclude(project=None, host=None).exists()
+        assert most['DELETE FROM "workflows_workflowrun"'] == 2
+        assert {sql: rows for sql, rows in most.items() if rows > 2} == {}
+        assert StoredBytes.objects.get().used == 0
+
+
+class TestBehindADeletion:
+    """A caller whose access was read before it."""
+
+    def test_no_key_is_added(self, ada_access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+        seal = keys.credentials.seal_key
+
+        def seal_slowly(*given: Any) -> None:
+            seal(*given)
+            delete(ada_access)
+
+        monkeypatch.setattr(keys.credentials, "seal_key", seal_slowly)
+
+        with pytest.raises(NotFound):
+            keys.add_integration(ada_access, provider="claude", api_key=Secret(f"sk-ant-api03-{'a' * 93}AA"))
+
+        assert not Integration.objects.exists()
+        assert not DataKey.objects.exclude(org=None).exists()
+
+    def test_no_data_key_is_made(self, lived_in: Run, ada_access: Access) -> None:
+        delete(ada_access)
+
+        with pytest.raises(CredentialUnreadable, match="was deleted"):
+            vault.fetch_key(org=ada_access.org)
+
+        assert not DataKey.objects.filter(org=ada_access.org).exists()
+
+    def test_no_profile_is_saved(self, ada_access: Access, make_profile: Any) -> None:
+        delete(ada_access)
+
+        with pytest.raises(NotFound):
+            make_profile(auth_modes=["byok"])
+
+        assert not ModelProfile.objects.exists()
+
+    def test_no_run_is_queued(self, lived_in: Run, ada_access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = admit.write
+
+        def write_slowly(plans: Any) -> Any:
+            delete(ada_access)
+            return write(plans)
+
+        monkeypatch.setattr(admit, "write", write_slowly)
+
+        with pytest.raises(storage.StorageLimitReached):
+            dispatch(ada_access)
+
+        assert Run.objects.count() == 2
+        assert not RunInput.objects.exists()
+
+    def test_no_workflow_is_saved(self, ada_access: Access) -> None:
+        delete(ada_access)
+
+        with pytest.raises(storage.StorageLimitReached):
+            workflows.apply_document(ada_access, {"name": "late", "nodes": [NODE_OF_THE_DEFAULT_PROFILE]})
+
+        assert not Workflow.objects.exists()
+
+    def test_what_was_written_all_the_same_is_deleted_by_a_later_look(self, lived_in: Run, ada_access: Access) -> None:
+        delete(ada_access)
+        Project.objects.create(org=ada_access.org, slug="late", name="Late")
+
+        org_deletion.look_again()
+
+        assert not Project.objects.exists()
+        assert AuditEvent.objects.filter(action="org.deleted").count() == 1
+        assert org_deletion.look_again in {job.run for job in worker.SLOW_JOBS}
+
+    def test_a_second_one_is_refused(self, ada_access: Access) -> None:
+        delete(ada_access)
+
+        with pytest.raises(NotFound):
+            delete(ada_access)
+
+        assert AuditEvent.objects.filter(action="org.deletion_started").count() == 1
 
 
 class TestACrash:

@@ -56,7 +56,7 @@ WITH RECURSIVE waiting(org_id) AS (
 SELECT org.id FROM standing
 JOIN orgs_org org ON org.id = standing.org_id
 LEFT JOIN billing_entitlement entitlement ON entitlement.org_id = org.id
-WHERE standing.first_deadline IS NOT NULL
+WHERE standing.first_deadline IS NOT NULL AND org.deleting_at IS NULL
     AND standing.under_way < COALESCE(entitlement.runs_at_once, %(runs_at_once)s)
     AND standing.held_by_owner < %(held_at_most)s
 ORDER BY standing.under_way, standing.claimed_at NULLS FIRST, standing.first_deadline
