@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 # The gateway's loads and writes, and the poller of event streams, keep theirs.
-POOL, REQUESTS = 12, 30
+POOL, REQUESTS, OF_REST = 12, 30, 4
 # A caller and a route are loaded again after less than a second.
 ROUNDS, SECONDS_APART = 4, 1.0
 
@@ -88,9 +88,8 @@ class TestAFullPool:
             locked.execute("LOCK TABLE workflows_workflow IN ACCESS EXCLUSIVE MODE")
             for each in lists:
                 each.start()
-            wait_until(
-                lambda: waiting() and ask(stack, "GET", "/readyz", token) == 503, what="the use of all connections"
-            )
+            wait_until(lambda: waiting() >= OF_REST, what="the use of all connections")
+            wait_until(lambda: ask(stack, "GET", "/readyz", token) == 503, what="a server that is not ready")
             with ThreadPoolExecutor(len(others)) as callers:
                 called = list(callers.map(lambda other: ask(stack, "POST", "/v1/messages", other, body), others))
             for _ in range(ROUNDS):
