@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from rensei.layout import MANAGE
 SOURCE, TARGET = "source", "default"
 # A row may hold the images of a prompt, up to 32 MB, so few are in memory at a time.
 CHUNK = 20
-HEARD_WITHIN = timedelta(seconds=30)
 LOCK_SECONDS = 5
 # Tables that already have rows: those of `migrate`, under ids of its own, and those of triggers, one for each line
 # of the ledger and each audit event. The source's rows replace them.
@@ -168,7 +167,7 @@ def _require_at_rest(source: BaseDatabaseWrapper) -> None:
     with source.cursor() as cursor:
         cursor.execute("SELECT STRFTIME('%Y-%m-%d %H:%M:%f', 'now')")
         now = datetime.fromisoformat(f"{cursor.fetchone()[0]}+00:00")
-    workers = WorkerHeartbeat.objects.using(source.alias).filter(seen_at__gt=now - HEARD_WITHIN)
+    workers = WorkerHeartbeat.objects.using(source.alias).filter(seen_at__gt=now - WorkerHeartbeat.SILENT_AFTER)
     if names := list(workers.values_list("worker", flat=True)):
         raise MoveRefused(f"Workers are running on the source, or were just now: {', '.join(names)}. Stop them first.")
     live = Run.objects.using(source.alias).filter(state=Run.State.RUNNING, lease_until__gt=now)

@@ -1,5 +1,7 @@
 """What all processes of one installation share: periodic jobs and the workers' heartbeats."""
 
+from datetime import timedelta
+
 from django.db import models
 
 
@@ -20,6 +22,9 @@ class WorkerHeartbeat(models.Model):
 
     `sandbox_refusal` is the reason why the process starts no sandboxes, if it has found one.
     """
+
+    # After this time without one, a process counts as ended.
+    SILENT_AFTER = timedelta(seconds=30)
 
     worker = models.CharField(max_length=64, primary_key=True)
     seen_at = models.DateTimeField()

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from django.conf import settings
@@ -35,7 +35,6 @@ from rensei.dispatch.queue import wake_up
 from rensei.dispatch.settlement import audit
 from rensei.layout import MANAGE
 
-WORKER_SILENT_AFTER = timedelta(seconds=30)
 # From this duration on, readiness and metrics send the database only one query.
 SLOW_SECONDS = 1.0
 READY_SECONDS = limit(
@@ -190,7 +189,7 @@ def _missing(database: _Database) -> Iterator[str]:
         yield f"The catalog is empty. Run `{MANAGE} load_catalog`."
     if last_seen is None:
         yield f"No worker has started yet. Run `{MANAGE} worker`."
-    elif database.now - last_seen > WORKER_SILENT_AFTER:
+    elif database.now - last_seen > WorkerHeartbeat.SILENT_AFTER:
         yield f"No worker has been seen for {int((database.now - last_seen).total_seconds())} s."
 
 

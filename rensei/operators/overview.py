@@ -28,7 +28,6 @@ from rensei.operators import unknown_names
 from rensei.operators.unknown_names import Unmarked
 from rensei.orgs.models import KillSwitch, Org
 
-WORKER_SILENT_AFTER = timedelta(seconds=30)
 QUEUE_SLOW_AFTER = timedelta(minutes=1)
 AUDIT_OLD_AFTER = timedelta(hours=36)
 RETIRING_WITHIN = timedelta(days=60)
@@ -122,7 +121,7 @@ def overview() -> Overview:
         modes=_modes(now),
         queue=_queue(now),
         workers=workers,
-        workers_alive=sum(now - worker.seen_at <= WORKER_SILENT_AFTER for worker in workers),
+        workers_alive=sum(now - worker.seen_at <= WorkerHeartbeat.SILENT_AFTER for worker in workers),
         keys=keys,
         keys_out=_keys_out(keys, now),
         audit=audit,

@@ -1,7 +1,6 @@
 """Capacity pools by name, and the capacity providers that have a driver on this server."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
@@ -10,8 +9,6 @@ from rensei.dispatch.models import CapacityPool
 from rensei.orgs.models import Org
 
 LOCAL, SANDBOX = CapacityPool.Provider.LOCAL.value, CapacityPool.Provider.SANDBOX.value
-# Workers send a heartbeat every 5 seconds.
-HEARD_WITHIN = timedelta(seconds=30)
 
 
 class NoEligiblePool(RenseiError):
@@ -68,7 +65,7 @@ def refusal_of(provider_id: str) -> str:
         return ""
     if provider_id != SANDBOX:
         return f"There is no {provider_id} driver on this server."
-    heard = WorkerHeartbeat.objects.filter(seen_at__gt=database_now() - HEARD_WITHIN)
+    heard = WorkerHeartbeat.objects.filter(seen_at__gt=database_now() - WorkerHeartbeat.SILENT_AFTER)
     offers = heard.order_by("-offers_sandboxes", "-seen_at").values_list("offers_sandboxes", "sandbox_refusal").first()
     if offers is None:
         return "No worker process is running that could start a sandbox."
