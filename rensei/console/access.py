@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
-from rensei.core.api import refusal_headers
+from rensei.core.error_pages import refused_page
 from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
 from rensei.core.proxies import client_address
@@ -56,7 +56,7 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
         try:
             ApiThrottle().require(request, access)
         except RateLimited as refusal:
-            return _too_many(request, refusal)
+            return refused_page(request, refusal)
         try:
             return view(request, *args, **kwargs)
         except (NotFound, Http404) as absent:
@@ -67,14 +67,6 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
             return refused(request, refusal)
 
     return door
-
-
-def _too_many(request: PageRequest, refusal: RateLimited) -> HttpResponse:
-    """Answer without the frame of the organization, which would take more work than a refusal may."""
-    page = render(request, "refused.html", {"refusal": refusal}, status=refusal.status)
-    for name, value in refusal_headers(refusal).items():
-        page.headers[name] = value
-    return set_words(page, title=refusal.title, detail=refusal.detail)
 
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:

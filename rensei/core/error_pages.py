@@ -57,15 +57,17 @@ def server_error(request: HttpRequest) -> HttpResponse:
     fault = sys.exception()
     refusal = database_refusal(fault) if isinstance(fault, DATABASE_FAULTS) else fault
     if isinstance(refusal, RenseiError):
-        page = {"refusal": {"title": refusal.title, "detail": refusal.detail, "status": refusal.status}}
         # Without the request, whose context processors read the database.
-        answer = _problem(request, refusal) or set_words(
-            render(None, "refused.html", page, status=refusal.status), title=refusal.title, detail=refusal.detail
-        )
-        for name, value in refusal_headers(refusal).items():
-            answer.headers[name] = value
-        return answer
+        return _problem(request, refusal) or refused_page(None, refusal)
     return _problem(request, Internal()) or defaults.server_error(request)
+
+
+def refused_page(request: HttpRequest | None, refusal: RenseiError) -> HttpResponse:
+    """Show a refusal without the frame of an organization, which would take more work."""
+    page = render(request, "refused.html", {"refusal": refusal}, status=refusal.status)
+    for name, value in refusal_headers(refusal).items():
+        page.headers[name] = value
+    return set_words(page, title=refusal.title, detail=refusal.detail)
 
 
 def _problem(request: HttpRequest, refusal: RenseiError) -> HttpResponse | None:
