@@ -9,6 +9,9 @@ from typing import Any
 
 from django.db import models
 
+# Names the run of a gateway call in its response. Without it, a response is of no call.
+RUN_ID_HEADER = "x-rensei-run-id"
+
 # https://github.com/ulid/spec: 48 bits of time in milliseconds and 80 random ones, in 26 characters of 5 bits each,
 # which are written two at a time.
 _RANDOM_BITS = 80

@@ -22,7 +22,7 @@ from integrations.providers.base import Credential, ProviderFailure
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS, RenseiError, Said, StoredError, database_refusal
-from rensei.core.ids import new_id
+from rensei.core.ids import RUN_ID_HEADER, new_id
 from rensei.core.json_body import work_of
 from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch import run_caps
@@ -404,4 +404,4 @@ async def error_of(run: Run, failure: ProviderFailure) -> StoredError:
 
 def run_headers(run: Run) -> Headers:
     """Return the headers with the run id of a call and its auth mode."""
-    return [(b"x-rensei-run-id", run.id.encode()), (b"x-rensei-auth-mode", run.auth_mode.encode())]
+    return [(RUN_ID_HEADER.encode(), run.id.encode()), (b"x-rensei-auth-mode", run.auth_mode.encode())]

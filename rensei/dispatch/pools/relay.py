@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from rensei.core.ids import RUN_ID_HEADER
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 
@@ -34,8 +35,6 @@ REACH_SECONDS_MAX = limit(
 # A call whose connection broke is under way in the gateway, settled, or died with the gateway.
 SECONDS_AFTER_CUT = 10.0
 RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 30.0
-# Without the id of a run, the answer is from before the call: of a busy gateway, or of a proxy before it.
-CALLED = "x-rensei-run-id"
 _PASSING = frozenset({429, 502, 503, 504})
 _OK = 200
 _PASSED_IN = ("content-type", "accept", "anthropic-version")
@@ -112,7 +111,7 @@ class Relay:
                 until = min(until, time.monotonic() + SECONDS_AFTER_CUT)
             else:
                 self.is_unreachable = False
-                if CALLED in answer.headers:
+                if RUN_ID_HEADER in answer.headers:
                     # The gateway makes this call, so the one before is settled.
                     self.is_cut = False
                 if not _is_passing(answer):
@@ -132,7 +131,7 @@ class Relay:
             self.refusal = None
             if answer.status != _OK:
                 body = await _whole(answer)
-                if CALLED not in answer.headers:
+                if RUN_ID_HEADER not in answer.headers:
                     self.refusal = _refusal(body)
                     self.is_unreachable = self.refusal is None
                 return web.Response(status=answer.status, headers=passed, body=body)
@@ -163,9 +162,13 @@ class _Refused(asyncio.Protocol):
 
 
 def _is_passing(answer: aiohttp.ClientResponse) -> bool:
-    """Return whether the gateway refused for a moment and has made no call."""
+    """
+    Return whether the gateway refused for a moment and has made no call.
+
+    Without the id of a run, an answer is from before the call: of a busy gateway, or of a proxy before it.
+    """
     told = answer.headers.get("x-should-retry") != "false"
-    return answer.status in _PASSING and CALLED not in answer.headers and told
+    return answer.status in _PASSING and RUN_ID_HEADER not in answer.headers and told
 
 
 def _seconds_asked(answer: aiohttp.ClientResponse) -> float:
