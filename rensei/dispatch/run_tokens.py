@@ -140,13 +140,14 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
     )
 
 
-def end(sandbox: Sandbox) -> None:
+def end(sandbox: Sandbox) -> bool:
     """
-    Let a token make no further call.
+    Let a token make no further call, and return whether one is under way.
 
     It waits for a call that is being admitted, whose attempt is visible afterwards.
     """
     Sandbox.objects.filter(id=sandbox.id, calls_left__gt=0).update(calls_left=0)
+    return Attempt.objects.filter(run=sandbox.run_id, state=Attempt.State.OPEN).exists()
 
 
 def count_calls(calls: Iterable[tuple[str, Attempt]]) -> dict[str, RenseiError]:

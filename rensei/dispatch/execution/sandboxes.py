@@ -261,7 +261,7 @@ class Sandboxes:
         self._leave(claim)
         if fault is not None or reported.other:
             logger.info("sandbox_said", fault=str(fault or ""), other=reported.other)
-        await self._settled(sandbox, run, live, is_cut=box.relay.is_cut)
+        await self._settled(sandbox, live, is_cut=box.relay.is_cut)
         if live.stop is not Stop.LEASE_LOST:
             ended = Ended(
                 stop=live.stop,
@@ -289,7 +289,7 @@ class Sandboxes:
             reading.cancel()
             await asyncio.wait({reading})
 
-    async def _settled(self, sandbox: Sandbox, run: Run, live: LiveRun, *, is_cut: bool) -> None:
+    async def _settled(self, sandbox: Sandbox, live: LiveRun, *, is_cut: bool) -> None:
         """
         Wait until the gateway has settled the call, which it does right after the answer.
 
@@ -297,7 +297,7 @@ class Sandboxes:
         so this waits until the run's deadline, unless the gateway ends the call as well, or has died with it.
         """
         until, pause = None, SETTLED_LOOK_SECONDS
-        while live.stop is not Stop.LEASE_LOST and await self._is_calling(sandbox, run):
+        while live.stop is not Stop.LEASE_LOST and await self._is_calling(sandbox):
             if live.stop is not None or is_cut:
                 until = until or time.monotonic() + SETTLED_WITHIN_SECONDS
                 if time.monotonic() >= until:
@@ -305,11 +305,10 @@ class Sandboxes:
             await asyncio.sleep(pause)
             pause = min(LOOK_SECONDS, 1.5 * pause)
 
-    async def _is_calling(self, sandbox: Sandbox, run: Run) -> bool:
+    async def _is_calling(self, sandbox: Sandbox) -> bool:
         """Return whether a call is under way. After this has returned False, none can begin."""
         try:
-            await self._in_thread(run_tokens.end, sandbox)
-            return await self._in_thread(run.attempts.filter(state=Attempt.State.OPEN).exists)
+            return await self._in_thread(run_tokens.end, sandbox)
         except DATABASE_FAULTS as fault:
             logger.warning("attempts_not_read", fault=type(fault).__name__)
             return True
