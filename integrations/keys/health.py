@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
@@ -114,10 +115,14 @@ def _note_forbidden(call: FailedCall, failure: ProviderFailure, *, now: datetime
     _cool(call, failure, REFUSED_FOR, now=now)
 
 
+def _judged(credential: Credential) -> QuerySet[PlatformKey]:
+    """The key of a pool, unless it has been replaced since the call."""
+    return PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
+
+
 def _locked(credential: Credential) -> PlatformKey | None:
     """Load the judged version of the key, unless it is quarantined, and lock its row: its JSON is written whole."""
-    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
-    in_use = judged.exclude(health=PlatformKey.Health.QUARANTINED)
+    in_use = _judged(credential).exclude(health=PlatformKey.Health.QUARANTINED)
     return in_use.defer("sealed_key").select_for_update().first()
 
 
@@ -135,7 +140,7 @@ def _note_verdict(call: FailedCall, failure: ProviderFailure, *, now: datetime) 
     if verdict is None:
         return
     health, until = verdict
-    judged = PlatformKey.objects.filter(id=credential.id, secret_version=credential.version)
+    judged = _judged(credential)
     # Quarantine takes precedence over a cool-down. Each change of state is notified once, however many calls detect it.
     changing = judged.exclude(health=PlatformKey.Health.QUARANTINED)
     if health is PlatformKey.Health.COOLING:

@@ -335,15 +335,12 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]
         org = cleaned.get("org")
         if org is None:
             return cleaned
-        if org.deleting_at is not None:
+        try:
+            row_limits.require_room(org, Project.objects.for_org(org), row_limits.PROJECTS)
+        except row_limits.LimitReached as refusal:
+            self.add_error("org", refusal.detail)
+        except NotFound:
             self.add_error("org", f"{org.name} was deleted.")
-        else:
-            try:
-                row_limits.require_room(org, Project.objects.for_org(org), row_limits.PROJECTS)
-            except row_limits.LimitReached as refusal:
-                self.add_error("org", refusal.detail)
-            except NotFound:
-                self.add_error("org", f"{org.name} was deleted.")
         return cleaned
 
 

@@ -1,6 +1,5 @@
 """Changes to an organization: projects and members."""
 
-from datetime import UTC
 from typing import Protocol
 
 from django.conf import settings
@@ -11,6 +10,7 @@ from rensei.audit.models import AuditEvent
 from rensei.audit.record import record
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, NotPermitted
+from rensei.core.periods import month_of, start_of
 from rensei.core.transactions import assert_open, durable, unique
 from rensei.orgs import locks, row_limits, signals
 from rensei.orgs.access import Access, OwnersOnly
@@ -98,7 +98,7 @@ def may_create_org(user: User) -> bool:
 
 
 def _deleted_this_month(user: User) -> int:
-    month = database_now().astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month = start_of(month_of(database_now()))
     theirs = AuditEvent.objects.filter(org_id=OuterRef("pk"), action=CREATED, user_id=user.pk)
     return Org.objects.filter(Exists(theirs), deleting_at__gte=month).count()
 
