@@ -12,7 +12,7 @@ from typing import Any
 from catalog import pricing
 from integrations.providers.anthropic import features, server_tools
 from integrations.providers.anthropic.additions import effort_for, takes_breakpoints
-from integrations.providers.anthropic.answer_size import answer_bytes_max
+from integrations.providers.anthropic.answer_size import answer_bytes_max, may_cite
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
 from integrations.providers.anthropic.known_headers import BETAS, LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
@@ -96,7 +96,12 @@ def prepare(
         streams=values.get("stream") is True,
         asked=asked_factors(values),
         answer_bytes_max=answer_bytes_max(
-            values, [tool for _, tool in body.tools], max_tokens=max_tokens, has_unknown=bool(unknown)
+            values,
+            [tool for _, tool in body.tools],
+            max_tokens=max_tokens,
+            has_unknown=bool(unknown),
+            # The blocks are walked only where one may have the member.
+            may_cite=body.may_hold(b"citations") and may_cite(values),
         ),
         rate_limit=features.own_rate_limit(entry.model_id, values, betas),
     )

@@ -31,24 +31,30 @@ _WRITTEN_BY_OTHERS = ("container", "context_management", "mcp_servers")
 
 
 def answer_bytes_max(
-    params: Mapping[str, Any], tools: Iterable[Mapping[str, Any]], *, max_tokens: int, has_unknown: bool
+    params: Mapping[str, Any],
+    tools: Iterable[Mapping[str, Any]],
+    *,
+    max_tokens: int,
+    has_unknown: bool,
+    may_cite: bool,
 ) -> int:
     """
     Bound the bytes of an answer, as they arrive and decompressed.
 
     :param has_unknown: whether the request has parts that are not known, which may bring anything in
+    :param may_cite: as `may_cite` says
     """
     is_by_tokens = (
         not has_unknown
         and not any(params.get(name) for name in _WRITTEN_BY_OTHERS)
         and all(is_of_client(tool) for tool in tools)
-        and not _may_cite(params)
+        and not may_cite
     )
     by_tokens = ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * max_tokens
     return min(by_tokens, ANSWER_BYTES_MAX) if is_by_tokens else ANSWER_BYTES_MAX
 
 
-def _may_cite(params: Mapping[str, Any]) -> bool:
+def may_cite(params: Mapping[str, Any]) -> bool:
     """Return whether an answer may quote its documents, which takes no tokens."""
     return any(
         block.get("citations") for message in objects_in(params.get("messages")) for block in _blocks_of(message)

@@ -8,7 +8,7 @@ import httpx2
 
 from integrations.outbound.http import Sockets
 from integrations.providers.anthropic import diagnoses as d
-from integrations.providers.anthropic.answer_size import answer_bytes_max
+from integrations.providers.anthropic.answer_size import answer_bytes_max, may_cite
 from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import diagnose, error_of, make_failure, parse_object, request_id_of
 from integrations.providers.anthropic.events import read_events
@@ -95,9 +95,12 @@ class MessageStream:
 
     def _answer_bytes_max(self) -> int:
         tools = [tool for _, tool in placed_tools(self._params)]
-        has_unknown = bool(unknown_in(self._params).names)
         return answer_bytes_max(
-            self._params, tools, max_tokens=self._params.get("max_tokens", 0), has_unknown=has_unknown
+            self._params,
+            tools,
+            max_tokens=self._params.get("max_tokens", 0),
+            has_unknown=bool(unknown_in(self._params).names),
+            may_cite=may_cite(self._params),
         )
 
     def _read(self, events: Iterator[tuple[str, str]]) -> Iterator[StreamEvent]:

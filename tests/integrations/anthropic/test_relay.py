@@ -3,6 +3,7 @@
 import asyncio
 import json
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.providers.anthropic import relay
-from integrations.providers.anthropic.answer_size import ANSWER_BYTES_MAX, answer_bytes_max
+from integrations.providers.anthropic.answer_size import ANSWER_BYTES_MAX, answer_bytes_max, may_cite
 from integrations.providers.anthropic.relay import Tap, outgoing_headers
 from integrations.providers.anthropic.usage import asked_factors
 from integrations.providers.base import ProviderFailure
@@ -214,11 +215,14 @@ class TestAnswerBytesMax:
     def test_is_the_largest_where_others_write_into_an_answer(self, changed: dict[str, Any]) -> None:
         tools = changed.get("tools", [])
 
-        assert answer_bytes_max(changed, tools, max_tokens=1, has_unknown=False) == ANSWER_BYTES_MAX
+        most = answer_bytes_max(changed, tools, max_tokens=1, has_unknown=False, may_cite=may_cite(changed))
+
+        assert most == ANSWER_BYTES_MAX
 
     @pytest.mark.parametrize("tools", [[], [{"name": "look_up"}], [{"type": "bash_20250124", "name": "bash"}]])
     def test_grows_with_the_tokens(self, tools: list[dict[str, Any]]) -> None:
-        sizes = [answer_bytes_max({}, tools, max_tokens=tokens, has_unknown=False) for tokens in (0, 1000, 10**9)]
+        most = partial(answer_bytes_max, {}, tools, may_cite=False)
+        sizes = [most(max_tokens=tokens, has_unknown=False) for tokens in (0, 1000, 10**9)]
 
         assert sizes[0] < sizes[1] < sizes[2] == ANSWER_BYTES_MAX
-        assert answer_bytes_max({}, tools, max_tokens=1, has_unknown=True) == ANSWER_BYTES_MAX
+        assert most(max_tokens=1, has_unknown=True) == ANSWER_BYTES_MAX
