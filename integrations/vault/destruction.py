@@ -111,7 +111,7 @@ def _destroy_outer_keys(org: Org, *, actor: str, access: Access | None) -> None:
     """
     Destroy the keys that key services hold for an organization alone. It is a call, and is made in no transaction.
 
-    Each one is recorded right after, since it stays destroyed whatever follows.
+    Each one is recorded right after, since it stays destroyed also where a later step fails.
 
     :raises CredentialUnreadable: if a service refuses, or does not answer. What it has destroyed stays so
     """

@@ -231,7 +231,7 @@ class TestHandOver:
 class TestAKeyThatOthersKnow:
     @pytest.fixture
     def forged(self, charge: Callable[..., CostEvent]) -> str:
-        """A receipt that somebody signs with the first key."""
+        """A receipt that is signed with the first key."""
         keep(charge())
         return receipts.sign({"what": "forged"})
 
@@ -287,7 +287,7 @@ class TestAKeyThatOthersKnow:
     def test_does_not_sign_again_with_an_older_database(
         self, forged: str, charge: Callable[..., CostEvent], has_mark: bool, path: Path
     ) -> None:
-        """As a restored backup is, or one from which somebody has removed the hand-over."""
+        """As a restored backup is, or one from which the hand-over was removed."""
         arguments = [] if has_mark else ["--known-to-others"]
         manage("rotate-anchor-key", *arguments)
         keep(charge())

@@ -179,7 +179,7 @@ class TestOutput:
     def test_is_kept_and_charged_where_the_database_fails_while_keys_are_looked_up(
         self, client: APIClient, simulator: Any, work: Any, key: str, own: Integration, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The call is under way and is paid, whatever happens here."""
+        """The call is under way and is paid, also if the look-up fails."""
         client.post("/api/v1/runs", {"profileId": "prof_deep", "input": f"[[echo before {key} after]]"})
         find, faults = leaks.find, [OperationalError("the database is away")]
 
