@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -41,6 +41,7 @@ from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.admission.unknown_parts import Names
 from rensei.dispatch.decision_changes import DecisionChanges
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal
+from rensei.dispatch.modes.base import Signer
 from rensei.dispatch.queue.claims import LEASE, Stop
 from rensei.dispatch.run_tokens import RunToken
 from rensei.dispatch.settlement.settle import SettlementPlan
@@ -53,7 +54,7 @@ from rensei.gateway.callers import Callers
 from rensei.gateway.headers import read_headers
 from rensei.gateway.limits import Limits
 from rensei.gateway.requests import Others, Outgoing
-from rensei.gateway.routing import Credentials, Route
+from rensei.gateway.routing import Route
 from rensei.gateway.short_cache import ChangeWatch, ShortLivedCache
 from rensei.gateway.threads import BodyThreads, LoadThreads, Turns
 from rensei.gateway.uploads import Receive, Upload, read_body
@@ -86,10 +87,11 @@ class Gateway:
         self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(
             executor, watch, org_of=lambda _, found: found.run.org_id if isinstance(found, Route) else None
         )
-        self._keys: ShortLivedCache[Credentials | RenseiError] = ShortLivedCache(
+        # By version: all callers and models share an opened key, so openings do not grow with them.
+        self._keys: ShortLivedCache[Credential | RenseiError] = ShortLivedCache(
             executor,
             watch,
-            org_of=lambda route, found: None if isinstance(found, RenseiError) else route.run.org_id,
+            org_of=lambda version, found: None if isinstance(found, RenseiError) else version[0],
             holds_secrets=True,
         )
         self._executor, self._watch = executor, watch
@@ -204,14 +206,16 @@ class Gateway:
             query = scope["query_string"].decode("latin-1")
             unknown = requests.unknown_in(body, headers, query)
             model = body.name_of("model")
-            route = await self._route(access, model)
-            if route.is_federated and await self._fetch_tokens(route):
-                # The key may have been removed meanwhile, so the call is decided again.
-                route = await self._route(access, model)
-            others = []
-            for other in named:
-                name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
-                others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
+            route, others = await self._decide(access, model, named)
+            why, chosen = _why(access, path, route), None
+            # The key of a run from its sandbox is chosen as a worker chooses it.
+            if not isinstance(access.token, RunToken) and route.is_federated:
+                chosen = routing.choose(route.signers_for(_routes(others)))
+                if chosen.key.federation is not None:
+                    credential = await self._open(route, chosen, why)
+                    if await self._relay.fetch_token(credential):
+                        # The key may have been removed meanwhile, so the call is decided again.
+                        route, others = await self._decide(access, model, named)
             unknown_parts.require_judged(
                 route.judgement.facts.policies,
                 route.mode,
@@ -223,10 +227,10 @@ class Gateway:
             address = path + ("?" + query if query else "")
             if path == addresses.COUNT_TOKENS:
                 requests.require_known(unknown, headers, route)
-                await self._count(route, body, size, address, headers, caller)
+                await self._count(route, chosen, why, body, size, address, headers, caller)
             else:
                 await self._message(
-                    access, route, body, size, others, address, headers, unknown, caller, live.hold_answer
+                    access, route, chosen, why, body, size, others, address, headers, unknown, caller, live.hold_answer
                 )
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
@@ -263,23 +267,32 @@ class Gateway:
             raise found
         return found
 
-    async def _credentials(self, route: Route, why: Why, *, others: Others = (), rate_limit: str = "") -> Credentials:
+    async def _decide(
+        self, access: Access, model: str, named: Sequence[OtherModel]
+    ) -> tuple[Route, list[tuple[OtherModel, Route]]]:
         """
-        List the keys that may sign a call. They are opened for the first call, and kept while calls use them.
+        Decide a call, and the models that it names besides.
+
+        :raises RenseiError: if the call is refused
+        """
+        route = await self._route(access, model)
+        others = []
+        for other in named:
+            name = checked_name(other.model_id, pointer=f"{other.pointer}/model")
+            others.append((other, await self._route(access, model, turned_to=name, mode=route.mode)))
+        return route, others
+
+    async def _open(self, route: Route, signer: Signer, why: Why) -> Credential:
+        """
+        Open a key for the first call that it signs, and keep it while calls use it.
 
         :param why: this call, which the opening is recorded with if it causes one
-        :param others: what the call names besides: a key of the platform signs for the models that it serves only
-        :param rate_limit: the provider's limit that the call counts in, if it is not the model's usual one
-        :raises RenseiError: if a key cannot be opened, or none serves all of the models
+        :raises RenseiError: if it cannot be opened
         """
-        found = await self._keys_of(route, why)
-        if not others and not rate_limit:
-            return found
-        return routing.serving_all(found, route, [other for _, other in others], rate_limit=rate_limit)
-
-    async def _keys_of(self, route: Route, why: Why) -> routing.Credentials:
-        """:raises RenseiError: if a key cannot be opened"""
-        found = self._keys.kept(route) or await self._keys.get(route, partial(route.open_credentials, why=why))
+        version = signer.version
+        found = self._keys.kept(version)
+        if found is None:
+            found = await self._keys.get(version, partial(route.open_signer, signer, why=why))
         if isinstance(found, RenseiError):
             raise found
         return found
@@ -287,20 +300,12 @@ class Gateway:
     async def _loaded(self, load: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, load)
 
-    async def _fetch_tokens(self, route: Route) -> bool:
-        """Obtain the tokens with which a call may be signed, and return whether that took a while."""
-        try:
-            why = Why(reason=Reason.IDENTITY, token_id=route.run.token_id, org_id=route.run.org_id)
-            found = await self._keys_of(route, why)
-        except RenseiError:
-            return False  # The call is refused with it.
-        federated = [credential for _, credential in found if credential.federation is not None]
-        return any([await self._relay.fetch_token(credential) for credential in federated])
-
     async def _message(
         self,
         access: Access,
         route: Route,
+        chosen: Signer | None,
+        why: Why,
         body: Body,
         size: int,
         others: Others,
@@ -316,18 +321,17 @@ class Gateway:
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
         outgoing.body.forget_values()
-        of_run = access.token if isinstance(access.token, RunToken) else None
-        run_id = of_run.run.id if of_run else new_id("run")
-        why = Why(reason=Reason.GATEWAY, run_id=run_id, token_id=route.run.token_id, org_id=org_id)
-        if of_run is not None:
-            credentials = await self._loaded(partial(routing.open_key_of, of_run.run))
+        if isinstance(access.token, RunToken):
+            credential = await self._loaded(partial(routing.open_key_of, access.token.run))
+            if credential.federation is not None and await self._relay.fetch_token(credential):
+                # The key may have been removed meanwhile.
+                credential = await self._loaded(partial(routing.open_key_of, access.token.run))
+            admitted, keys = _plan_of_run(access.token, route, credential, outgoing), [credential.id]
         else:
-            credentials = await self._credentials(route, why, others=others, rate_limit=outgoing.rate_limit)
-        credential = routing.choose_credential(credentials)
-        if of_run is not None:
-            admitted = _plan_of_run(of_run, route, credential, outgoing)
-        else:
-            admitted = self._plan(route, credential, outgoing, headers, run_id=run_id)
+            signers = route.signers_for(_routes(others), rate_limit=outgoing.rate_limit)
+            credential = await self._open(route, routing.choose(signers, former=chosen), why)
+            admitted = self._plan(route, credential, outgoing, headers, run_id=why.run_id)
+            keys = [signer.key.id for signer in signers]
         run, attempt = admitted.run, admitted.attempt
         assert attempt is not None
         task = asyncio.current_task()
@@ -348,7 +352,7 @@ class Gateway:
                 settle=partial(self._settle, access),
                 caller=caller,
                 threads=self._threads,
-                named=Named.of(others, credentials),
+                named=Named.of(others, keys),
                 hold=hold,
             )
             with self._renewal.watching(live), closing(live):
@@ -389,7 +393,15 @@ class Gateway:
         return AdmissionPlan(run=run, attempt=attempt, at_most=outgoing.at_most)
 
     async def _count(
-        self, route: Route, body: Body, size: int, address: str, headers: dict[str, str], caller: Caller
+        self,
+        route: Route,
+        chosen: Signer | None,
+        why: Why,
+        body: Body,
+        size: int,
+        address: str,
+        headers: dict[str, str],
+        caller: Caller,
     ) -> None:
         """Have the provider count a prompt. This is free and creates no run."""
         served = route.judgement.entry.model_id
@@ -399,8 +411,7 @@ class Gateway:
             outgoing = await self._threads.run(rewrite, size=size, org_id=route.run.org_id)
         body.forget_values()
         outgoing.forget_values()
-        why = Why(reason=Reason.COUNT, token_id=route.run.token_id, org_id=route.run.org_id)
-        credential = routing.choose_credential(await self._credentials(route, why))
+        credential = await self._open(route, routing.choose(route.signers, former=chosen), why)
         passed: Headers | None = None
         said = b""
         try:
@@ -482,6 +493,19 @@ def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:
     """
     body = Body.read(raw)
     return body, other_models(body.values, body.tools), provider_chooses(body.values, body.unknown)
+
+
+def _routes(others: Others) -> list[Route]:
+    return [route for _, route in others]
+
+
+def _why(access: Access, path: str, route: Route) -> Why:
+    """State for the record of openings what opens a key: a call with the id of its run, or counting a prompt."""
+    token_id, org_id = route.run.token_id, route.run.org_id
+    if path == addresses.COUNT_TOKENS:
+        return Why(reason=Reason.COUNT, token_id=token_id, org_id=org_id)
+    run_id = access.token.run.id if isinstance(access.token, RunToken) else new_id("run")
+    return Why(reason=Reason.GATEWAY, run_id=run_id, token_id=token_id, org_id=org_id)
 
 
 def _require_method(method: str, allowed: str) -> None:

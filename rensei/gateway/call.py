@@ -6,7 +6,7 @@ cancellation or the run's deadline aborts the call.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -38,7 +38,7 @@ from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.gateway import answers
 from rensei.gateway.answers import Headers
 from rensei.gateway.requests import Others, Outgoing
-from rensei.gateway.routing import Credentials, Route
+from rensei.gateway.routing import Route
 from rensei.gateway.threads import BodyThreads, in_thread
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -124,11 +124,11 @@ class Named:
     keys: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, others: Others, credentials: Credentials) -> "Named":
+    def of(cls, others: Others, keys: Iterable[str]) -> "Named":
         if not others:
             return cls()
         models = frozenset(route.judgement.entry.model_id for _, route in others)
-        return cls(models=models, keys=frozenset(credential.id for _, credential in credentials))
+        return cls(models=models, keys=frozenset(keys))
 
     def is_served_by(self, credential: Credential) -> bool:
         return self.keys is None or credential.id in self.keys

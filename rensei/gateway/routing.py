@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from catalog.pricing import UnitPrices
 from catalog.services import ModelNotInCatalog, find_entry
 from integrations.providers.base import Credential
-from integrations.vault.openings import UNEXPLAINED, Why
+from integrations.vault.openings import Why
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
@@ -26,14 +27,11 @@ from rensei.dispatch.admission.decide import DispatchDecision, ProfileRequired
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.modes import MODES
+from rensei.dispatch.modes.base import Signer
 from rensei.orgs.access import Access
 
 PROVIDER = "claude"
 PROFILE_PREFIX = "prof_"
-
-
-# The opened keys that may sign a call, each with its weight.
-Credentials = Sequence[tuple[int, Credential]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,21 +63,40 @@ class Route:
     def profile(self) -> ModelProfile:
         return self.judgement.facts.profile
 
-    @property
+    @cached_property
+    def signers(self) -> Sequence[Signer]:
+        """
+        The keys that may sign a call to its model.
+
+        :raises RenseiError: if there is none
+        """
+        return MODES[self.mode].signers([self.judgement.facts])
+
+    @cached_property
     def is_federated(self) -> bool:
         """Whether a key that may sign is none, but an identity, whose token may have to be waited for."""
-        facts = self.judgement.facts
-        keys = [facts.integration] if self.mode is AuthMode.BYOK else facts.platform_keys
-        return any(key is not None and key.federation is not None for key in keys)
+        return any(signer.key.federation is not None for signer in self.signers)
+
+    def signers_for(self, others: Sequence["Route"], *, rate_limit: str = "") -> Sequence[Signer]:
+        """
+        List the keys that may sign a call which names other models besides.
+
+        :param rate_limit: the provider's limit that the call counts in, if it is not the model's usual one
+        :raises RenseiError: if there is none
+        """
+        if not others and not rate_limit:
+            return self.signers
+        facts = [each.judgement.facts for each in (self, *others)]
+        return MODES[self.mode].signers(facts, rate_limit=rate_limit)
 
     def now(self) -> datetime:
         """Return the database's time, extrapolated from the read of the route."""
         return self.judgement.facts.now + timedelta(seconds=time.monotonic() - self.loaded_at)
 
-    def open_credentials(self, *, why: Why = UNEXPLAINED) -> Credentials | RenseiError:
-        """Return the opened keys, or the refusal if one of them cannot be opened."""
+    def open_signer(self, signer: Signer, *, why: Why) -> Credential | RenseiError:
+        """Return an opened key, or the refusal if it cannot be opened."""
         try:
-            return MODES[self.mode].open_credentials(replace(self.judgement.facts, now=self.now()), why=why)
+            return MODES[self.mode].open_signer(signer, now=self.now(), why=why)
         except RenseiError as refusal:
             return refusal
 
@@ -139,32 +156,24 @@ def load_of_run(access: Access, run: Run) -> Route:
     )
 
 
-def open_key_of(run: Run) -> Credentials:
+def open_key_of(run: Run) -> Credential:
     """
     Open the key of a run, as on a local pool.
 
     :raises RenseiError: if there is none by now, or it cannot be opened
     """
-    return [(1, MODES[AuthMode(run.auth_mode)].open_credential(run))]
+    return MODES[AuthMode(run.auth_mode)].open_credential(run)
 
 
-def serving_all(found: Credentials, route: Route, others: Sequence[Route], *, rate_limit: str) -> Credentials:
-    """
-    List the keys of a call that may also sign for the other models that it names, and under the provider's limit.
-
-    :raises RenseiError: if there is none
-    """
-    facts = [each.judgement.facts for each in (route, *others)]
-    return MODES[route.mode].serving_all(found, facts, rate_limit=rate_limit)
-
-
-def choose_credential(credentials: Credentials) -> Credential:
-    """Choose one of the keys by weight."""
-    if len(credentials) == 1:
-        return credentials[0][1]
-    weights = [weight for weight, _ in credentials]
-    _, credential = random.choices(credentials, weights)[0]  # noqa: S311 - it spreads load, guards nothing
-    return credential
+def choose(signers: Sequence[Signer], *, former: Signer | None = None) -> Signer:
+    """Choose one of the keys: the one that was chosen before, if it may still sign, or else one by weight."""
+    if len(signers) == 1:
+        return signers[0]
+    if former is not None:
+        for signer in signers:
+            if signer.version == former.version:
+                return signer
+    return random.choices(signers, [one.weight for one in signers])[0]  # noqa: S311 - it spreads load, guards nothing
 
 
 def _load(access: Access, profile: ModelProfile, *, began: float) -> Route:

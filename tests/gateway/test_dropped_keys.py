@@ -14,13 +14,16 @@ from django.db import connections
 
 from integrations.keys import platform
 from integrations.keys import services as integrations
-from integrations.models import Integration, PlatformKey
+from integrations.models import Integration, KeyOpening, PlatformKey
+from integrations.vault import openings
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
-from rensei.gateway import app, short_cache
+from rensei.gateway import app, routing, short_cache
 from rensei.gateway.short_cache import ShortLivedCache
 from rensei.orgs.access import Access
+from rensei.tokens.services import create_token
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
+from tests.integrations.federating import make_federation
 from tests.waiting import wait_until
 
 
@@ -106,6 +109,47 @@ class TestAKey:
         key = platform.replace_key(PlatformKey.objects.get(), actor=None, api_key=Secret(canary))
 
         self.forgets(token, canary, lambda: PlatformKey.objects.filter(pk=key.pk).delete())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("_interpreter_as_before", "catalog")
+class TestAPool:
+    @pytest.fixture(autouse=True)
+    def _one_loader(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app, "LOADERS", 1)
+
+    def test_has_only_the_key_that_signs_opened_and_once_for_all_callers(
+        self,
+        metered: Any,
+        token: str,
+        token_access: Access,
+        simulator: Any,
+        make_key: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Nor is the token of an identity waited for that does not sign."""
+        signs = PlatformKey.objects.get()
+        for number in range(4):
+            given: Any = {"federation": make_federation()} if number % 2 else {"api_key": Secret(make_key())}
+            fields = {"pool": signs.pool, "name": f"key {number}", "model_ids": signs.model_ids}
+            platform.add_platform_key(actor=None, provider=signs.provider, **fields, **given)
+        monkeypatch.setattr(
+            routing, "choose", lambda signers, **_: next(one for one in signers if one.key.id == signs.id)
+        )
+        other = create_token(token_access, name="other")[1].reveal()
+        openings.forget_all()
+
+        async def play() -> list[int]:
+            gateway = app.Gateway()
+            try:
+                return [await status_of(gateway, each) for each in (token, other)]
+            finally:
+                await asyncio.get_running_loop().run_in_executor(gateway._executor, connections.close_all)
+                await gateway.close()
+
+        assert asyncio.run(play()) == [200, 200]
+        assert [one.record_id for one in KeyOpening.objects.exclude(reason="publishing")] == [signs.id]
+        assert not [one for one in simulator.requests() if one["path"] == "/v1/oauth/token"]
 
 
 @pytest.mark.django_db(transaction=True)

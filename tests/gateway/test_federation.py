@@ -11,7 +11,7 @@ import pytest
 from billing.models import CostEvent, Entitlement
 from integrations.keys import credentials, platform
 from integrations.keys import services as integrations
-from integrations.models import Integration
+from integrations.models import Integration, KeyOpening
 from integrations.providers.base import Federation
 from rensei.dispatch.models import Attempt
 from rensei.orgs.access import Access
@@ -51,8 +51,12 @@ def test_a_call_is_signed_by_a_token_and_accounted_as_any_other(
     assert call["anthropic_beta"] == "context-1m-2025-08-07,oauth-2025-04-20"
     assert call["workspace_id"] is None
     assert CostEvent.objects.get().payer == "organization"
-    assert Attempt.objects.get().credential_id == federated.id
+    attempt = Attempt.objects.get()
+    assert attempt.credential_id == federated.id
     assert_explained(simulator)
+    # Its opening names the call, whose token was waited for before it was admitted.
+    named = KeyOpening.objects.filter(record_id=federated.id, reason="gateway", run_id=attempt.run_id)
+    wait_until(named.exists)
 
 
 def test_all_calls_share_one_exchange(ask: Any, federated: Integration, simulator: Any) -> None:

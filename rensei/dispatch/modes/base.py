@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Protocol
 
+from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from integrations.vault.openings import Reason, Why
+from integrations.vault.vault import PLATFORM
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.dispatch.context import DispatchContext
@@ -37,17 +39,22 @@ class Gate:
     check: Callable[[DispatchContext, int | None], None]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signer:
+    """A stored key that may sign a call, and how often it is to be chosen. It is not opened."""
+
+    key: Integration | PlatformKey
+    weight: int = 1
+
+    @property
+    def version(self) -> tuple[str, str, int]:
+        """Name the key's owner, the key and its version, which is all that an opened key depends on."""
+        owner = self.key.org_id if isinstance(self.key, Integration) else PLATFORM
+        return (owner, self.key.id, self.key.secret_version)
+
+
 class OneKey:
     """A mode with one credential: there is no other to try, and its failures are shown to the organization."""
-
-    def serving_all(
-        self,
-        credentials: Sequence[tuple[int, Credential]],
-        facts: Sequence[DispatchContext],
-        *,
-        rate_limit: str = "",
-    ) -> Sequence[tuple[int, Credential]]:
-        return credentials
 
     def next_credential(
         self, run: Run, failed: Credential, failure: ProviderFailure, *, rate_limit: str = ""
@@ -63,13 +70,12 @@ class Mode(Protocol):
     `refusals` are the mode's own refusals of a dispatch. `gates` refuse before anything is written. `limits` predict
     what `hold` decides, from the balances that a preview has loaded, in the same order; without balances they pass.
     `hold` places the holds of runs of one organization, in the transaction that saves them, and returns the refusals
-    by run id. It receives the maximum cost of a call in picodollars (None: unknown). `open_credentials` opens all
-    credentials that may sign such a call, with their weights, for a call that follows immediately. `serving_all`
-    keeps those that may sign for the models of all the contexts, of which the first is the call's. `rate_limit` names
-    the provider's limit that the call counts in, if it is not the served model's usual one. `open_credential`
-    runs in the worker, after the claim. `next_credential` runs after a failed call and returns another key of the same
-    payer, if any. `error_of` is the error shown to the organization. `billed`: whether it owes the charge to the
-    platform.
+    by run id. It receives the maximum cost of a call in picodollars (None: unknown). `signers` lists the keys that may
+    sign for the models of all the contexts, of which the first is the call's. `rate_limit` names the provider's limit
+    that the call counts in, if it is not the served model's usual one. `open_signer` opens one of them for a call that
+    follows immediately. `open_credential` runs in the worker, after the claim. `next_credential` runs after a failed
+    call and returns another key of the same payer, if any. `error_of` is the error shown to the organization.
+    `billed`: whether it owes the charge to the platform.
     """
 
     mode: ClassVar[AuthMode]
@@ -88,15 +94,9 @@ class Mode(Protocol):
 
     def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
 
-    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]: ...
+    def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]: ...
 
-    def serving_all(
-        self,
-        credentials: Sequence[tuple[int, Credential]],
-        facts: Sequence[DispatchContext],
-        *,
-        rate_limit: str = "",
-    ) -> Sequence[tuple[int, Credential]]: ...
+    def open_signer(self, signer: Signer, *, now: datetime, why: Why) -> Credential: ...
 
     def open_credential(self, run: Run) -> Credential: ...
 

@@ -1,6 +1,6 @@
 """Bring your own key: the organization's own key signs, and the provider bills it directly."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +15,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, OneKey, why_of
+from rensei.dispatch.modes.base import Gate, OneKey, Signer, why_of
 
 
 class ByokNotConfigured(RenseiError):
@@ -53,10 +53,16 @@ class Byok(OneKey):
         """Place no hold: the organization pays the provider directly."""
         return {}
 
-    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
-        assert facts.integration is not None, "The gate has refused it"
-        integrations.note_used(facts.integration.id, facts.now)
-        return [(1, integrations.open_integration(facts.integration, why=why))]
+    def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]:
+        """The organization's key signs for every model."""
+        integration = facts[0].integration
+        assert integration is not None, "The gate has refused it"
+        return [Signer(key=integration)]
+
+    def open_signer(self, signer: Signer, *, now: datetime, why: Why) -> Credential:
+        assert isinstance(signer.key, Integration)
+        integrations.note_used(signer.key.id, now)
+        return integrations.open_integration(signer.key, why=why)
 
     def open_credential(self, run: Run) -> Credential:
         """

@@ -1,6 +1,6 @@
 """Host session: the login on the developer's machine signs, on that machine only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import ClassVar
@@ -11,7 +11,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, OneKey
+from rensei.dispatch.modes.base import Gate, OneKey, Signer
 
 
 class RequiresLocalCapacity(RenseiError):
@@ -68,9 +68,12 @@ class HostSession(OneKey):
         """Place no hold: the account on the machine pays."""
         return {}
 
-    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
+    def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]:
         """:raises WrongMachine: always, because the gateway calls from the server and the login is on the machine"""
         raise WrongMachine(reason="The gateway calls from the server.")
+
+    def open_signer(self, signer: Signer, *, now: datetime, why: Why) -> Credential:
+        raise AssertionError("No stored key signs")
 
     def open_credential(self, run: Run) -> Credential:
         """Refuse: a worker of the server must never open a host session."""

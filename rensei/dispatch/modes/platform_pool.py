@@ -15,7 +15,7 @@ from rensei.core.errors import RenseiError, StoredError
 from rensei.core.ids import first_id_of
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Attempt, Run
-from rensei.dispatch.modes.base import require_price, why_of
+from rensei.dispatch.modes.base import Signer, require_price, why_of
 
 # Errors about a platform key are not shown to the organization.
 ABOUT_THE_KEY = frozenset({"PROVIDER_AUTH_FAILED", "PROVIDER_UNFUNDED"})
@@ -46,26 +46,21 @@ class PlatformPool:
     def require_price(self, facts: DispatchContext, at_most: int | None) -> None:
         require_price(facts, self.mode)
 
-    def open_credentials(self, facts: DispatchContext, *, why: Why) -> list[tuple[int, Credential]]:
-        keys = platform.running(facts.pool_keys(self.pool, self.mode))
-        return [(max(1, key.weight), platform.open_platform_key(key, why=why)) for key in keys]
-
-    def serving_all(
-        self,
-        credentials: Sequence[tuple[int, Credential]],
-        facts: Sequence[DispatchContext],
-        *,
-        rate_limit: str = "",
-    ) -> Sequence[tuple[int, Credential]]:
-        """:raises RenseiError: if no key serves all of the models"""
-        for each in facts:
-            its_limit = rate_limit if each is facts[0] else ""
-            ids = {key.id for key in platform.running(each.pool_keys(self.pool, self.mode, rate_limit=its_limit))}
-            credentials = [(weight, credential) for weight, credential in credentials if credential.id in ids]
-        if not credentials:
+    def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]:
+        """:raises RenseiError: if no key serves all of the models, or an operator has paused those that do"""
+        its, *others = facts
+        keys = platform.running(its.pool_keys(self.pool, self.mode, rate_limit=rate_limit))
+        for each in others:
+            ids = {key.id for key in platform.running(each.pool_keys(self.pool, self.mode))}
+            keys = [key for key in keys if key.id in ids]
+        if not keys:
             models = " and ".join(each.requested.model_id for each in facts)
-            raise self._no_key(facts[0].profile.provider, models, facts[0].platform_keys, now=facts[0].now)
-        return credentials
+            raise self._no_key(its.profile.provider, models, its.platform_keys, now=its.now)
+        return [Signer(key=key, weight=max(1, key.weight)) for key in keys]
+
+    def open_signer(self, signer: Signer, *, now: datetime, why: Why) -> Credential:
+        assert isinstance(signer.key, PlatformKey)
+        return platform.open_platform_key(signer.key, why=why)
 
     def open_credential(self, run: Run) -> Credential:
         """

@@ -27,7 +27,7 @@ from rensei.orgs.models import Org, User
 
 ROOT = Path(__file__).parents[3]
 LIST = "/admin/integrations/keyopening/"
-OPENERS = {"open_sealed", "open_text", "open_key", "open_integration", "open_platform_key", "open_credentials"}
+OPENERS = {"open_sealed", "open_text", "open_key", "open_integration", "open_platform_key", "open_signer"}
 
 
 def recorded(**fields: Any) -> list[KeyOpening]:
