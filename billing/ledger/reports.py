@@ -15,6 +15,7 @@ __all__ = [
     "GROUPS",
     "SharedQuota",
     "UsageLine",
+    "days_of",
     "lines_by_day",
     "month_by_mode",
     "month_to_date",
@@ -77,7 +78,7 @@ def usage_by_each(
 ) -> dict[str, list[UsageLine]]:
     """Sum by several of `GROUPS`, reading the roll-ups once."""
     columns = {group: GROUPS[group] for group in groups}
-    rows = UsageDaily.objects.for_org(org).filter(day__range=(start, end))
+    rows = days_of(org, start=start).filter(day__lte=end)
     if project is not None:
         rows = rows.filter(project_id=project.slug)
     lines: dict[str, dict[str, UsageLine]] = {group: {} for group in groups}
@@ -91,17 +92,21 @@ def usage_by_each(
     return {group: _in_order(group, lines[group].values()) for group in groups}
 
 
-def lines_by_day(
-    rows: OrgScopedQuerySet[UsageDaily], *, start: date, end: date, group: str
-) -> dict[tuple[date, str], UsageLine]:
+def lines_by_day(org: Org, *, start: date, end: date, group: str) -> dict[tuple[date, str], UsageLine]:
     """Sum an organization's roll-ups by day and one of `GROUPS`."""
+    rows = days_of(org, start=start).filter(day__lte=end)
     column = GROUPS[group]
     lines: dict[tuple[date, str], UsageLine] = {}
-    for row in rows.filter(day__range=(start, end)).values("day", column, *SUMS).iterator(chunk_size=2000):
+    for row in rows.values("day", column, *SUMS).iterator(chunk_size=2000):
         place = (row["day"], str(row[column]))
         line = UsageLine(key=place[1], **{name: row[name] for name in SUMS})
         lines[place] = lines[place] + line if place in lines else line
     return lines
+
+
+def days_of(org: Org, *, start: date) -> OrgScopedQuerySet[UsageDaily]:
+    """List the roll-ups of an organization since a day."""
+    return UsageDaily.objects.for_org(org).filter(day__gte=start)
 
 
 def total(lines: Iterable[UsageLine]) -> UsageLine:

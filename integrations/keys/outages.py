@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from django.db.models import QuerySet
+
 from integrations.keys.platform import serves
 from integrations.models import PlatformKey
 
@@ -22,6 +24,11 @@ class Outage:
 
     cause: Cause
     until: datetime | None = None
+
+
+def known_keys() -> QuerySet[PlatformKey]:
+    """List the keys of all pools, without the keys themselves."""
+    return PlatformKey.objects.defer("sealed_key")
 
 
 def outage_of(keys: Iterable[PlatformKey], *, provider: str, pool: str, model_id: str, now: datetime) -> Outage | None:

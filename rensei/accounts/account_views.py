@@ -12,7 +12,8 @@ from rensei.accounts import people, second_factor, sessions
 from rensei.accounts.forms import DetailsForm
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.proxies import client_address
-from rensei.orgs.models import Org, User
+from rensei.orgs.models import User
+from rensei.orgs.services import orgs_of
 
 
 @require_safe
@@ -24,7 +25,7 @@ def account(request: HttpRequest) -> HttpResponse:
     context = {
         "form": DetailsForm(initial={"name": person.name, "is_mailed_decisions": person.is_mailed_decisions}),
         "person": person,
-        "home": Org.objects.filter(memberships__user=person, slug=request.GET.get("org", "")).first(),
+        "home": orgs_of(person).filter(slug=request.GET.get("org", "")).first(),
         "totp": totp,
         # Each used code is a bit of the mask, so they are counted without decrypting the secret.
         "codes_left": RECOVERY_CODE_COUNT - int(codes.data["used_mask"]).bit_count() if codes else 0,

@@ -17,7 +17,8 @@ from rensei.core.errors import NotFound, RateLimited, RenseiError
 from rensei.core.partial_answers import set_words
 from rensei.core.proxies import client_address
 from rensei.orgs.access import Access, LastingOwnersOnly, OwnersOnly, for_member
-from rensei.orgs.models import Membership, Role, User
+from rensei.orgs.models import Role, User
+from rensei.orgs.services import members
 from rensei.tokens.throttling import ApiThrottle, SensitiveThrottle
 
 P = ParamSpec("P")
@@ -73,8 +74,7 @@ def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:
     """Show a refusal as a separate page, with the refusal's status."""
     owners = None
     if isinstance(refusal, (OwnersOnly, LastingOwnersOnly)):
-        owners = Membership.objects.for_org(request.access.org).filter(role=Role.OWNER, ends_at=None)
-        owners = owners.select_related("user")
+        owners = members(request.access).filter(role=Role.OWNER, ends_at=None)
     context = {"refusal": refusal, "owners": owners}
     page = render(request, "console/refused.html", context, status=refusal.status)
     return set_words(page, title=refusal.title, detail=refusal.detail)

@@ -8,7 +8,8 @@ from django.http import HttpRequest
 
 from rensei.layout import MANAGE
 from rensei.orgs.access import Access
-from rensei.orgs.models import MANAGERS, Membership
+from rensei.orgs.models import MANAGERS
+from rensei.orgs.services import members
 
 THEMES = ("light", "dark", "system")
 
@@ -28,4 +29,4 @@ def console(request: HttpRequest) -> dict[str, Any]:
 
 def _managers(access: Access) -> QuerySet[Any]:
     """The owners and admins. The query runs only on a page that names them."""
-    return Membership.objects.for_org(access.org).filter(role__in=MANAGERS).select_related("user").order_by("id")
+    return members(access).filter(role__in=MANAGERS).order_by("id")

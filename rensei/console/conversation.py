@@ -15,8 +15,9 @@ from django.db.models import Exists, OuterRef
 from rensei.console.run_texts import asked_of, last_question, text_of
 from rensei.core.limits import limit
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.orgs.access import Access
-from rensei.workflows.models import NodeRun
+from rensei.workflows.services import nodes_of
 
 ANSWERS_MAX = limit(
     50,
@@ -106,8 +107,8 @@ class Conversation:
 
 def find_conversation(access: Access, run_id: str) -> Conversation:
     """:raises NotFound: if the organization has no such run, or its input is not stored"""
-    runs = Run.objects.for_org(access.org)
-    run = runs.filter(input__isnull=False).select_related("input", "project").get_or_404(pk=run_id)
+    runs = visible_runs(access)
+    run = runs.filter(input__isnull=False).select_related("input").get_or_404(pk=run_id)
     named = run.metadata.get(METADATA)
     ids = [one for one in named if isinstance(one, str)][:ANSWERS_MAX] if isinstance(named, list) else []
     return Conversation(run, list(runs.listed().filter(pk__in=ids, id__lt=run.id).order_by("id")) if ids else [])
@@ -115,10 +116,9 @@ def find_conversation(access: Access, run_id: str) -> Conversation:
 
 def last_prompts(access: Access) -> dict[str, str]:
     """The beginnings of the person's last different prompts from a browser, with their runs, among the newest runs."""
-    newest = Run.objects.for_org(access.org).order_by("-id").values("pk")[:RUNS_READ]
-    own = Run.objects.for_org(access.org).filter(pk__in=newest, created_by=access.user, token_id="")
-    of_workflow = NodeRun.objects.filter(run=OuterRef("pk"))
-    prompts = own.filter(~Exists(of_workflow), input__search_entry__excerpt__gt="").order_by("-id")
+    newest = visible_runs(access).order_by("-id").values("pk")[:RUNS_READ]
+    own = visible_runs(access).filter(pk__in=newest, created_by=access.user, token_id="")
+    prompts = own.filter(~Exists(nodes_of(OuterRef("pk"))), input__search_entry__excerpt__gt="").order_by("-id")
     found: dict[str, str] = {}
     for excerpt, run_id in prompts.values_list("input__search_entry__excerpt", "id")[:OWN_RUNS_READ]:
         found.setdefault(excerpt, run_id)

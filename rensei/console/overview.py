@@ -18,9 +18,10 @@ from rensei.core.ids import first_id_of
 from rensei.dispatch.admission import dry_run
 from rensei.dispatch.context import Known
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.dispatch.run_filter import READ_AT_ONCE
 from rensei.orgs.access import Access
-from rensei.orgs.models import Membership
+from rensei.orgs.services import members
 from rensei.tokens.services import visible_tokens
 
 # As many profiles as the page decides for, as many lines as it shows, and as many names as a line has.
@@ -106,7 +107,7 @@ def needs_attention(
 
 
 def outcomes(access: Access, snapshot: BillingSnapshot) -> Outcomes:
-    recent = Run.objects.for_org(access.org).filter(id__gte=first_id_of("run", snapshot.now - RECENT))
+    recent = visible_runs(access).filter(id__gte=first_id_of("run", snapshot.now - RECENT))
     counts = recent.order_by("-id")[:READ_AT_ONCE].aggregate(
         read=Count("id"),
         ended=Count("id", filter=Q(state__in=Run.ENDED)),
@@ -144,7 +145,7 @@ def next_steps(access: Access, snapshot: BillingSnapshot, *, profiles: Sequence[
 
 def _of_person(access: Access, snapshot: BillingSnapshot) -> list[Step]:
     """The steps of each writer. A call is looked for among the newest runs of the time that a list reads at once."""
-    recent = Run.objects.for_org(access.org).filter(id__gte=first_id_of("run", snapshot.now - NEW_FOR))
+    recent = visible_runs(access).filter(id__gte=first_id_of("run", snapshot.now - NEW_FOR))
     own = recent.order_by("-id")[:READ_AT_ONCE].aggregate(
         runs=Count("id", filter=Q(created_by=access.user)),
         calls=Count("id", filter=Q(created_by=access.user, via=Run.Via.GATEWAY)),
@@ -185,7 +186,7 @@ def _of_organization(access: Access, snapshot: BillingSnapshot, profiles: Sequen
             title="Invite people",
             text="Each person has a role, and their own runs and tokens.",
             address=_to(access, "members"),
-            done=Membership.objects.for_org(access.org).live().count() > 1,
+            done=members(access).live().count() > 1,
         ),
     ]
     if snapshot.entitlement is not None and snapshot.entitlement.metered_enabled:

@@ -22,7 +22,7 @@ from django.db.models.functions import Cast, Concat
 from django.http import QueryDict
 from django.utils import timezone
 
-from billing.models import UsageDaily
+from billing.ledger.reports import days_of
 from profiles import services as profiles
 from rensei.console.sorting import Sort, sort_of
 from rensei.core import periods
@@ -32,10 +32,11 @@ from rensei.core.limits import limit
 from rensei.core.whole_numbers import WholeSum
 from rensei.dispatch import run_filter, search
 from rensei.dispatch.models import Run, RunQuerySet
+from rensei.dispatch.queries import visible_runs
 from rensei.dispatch.run_filter import READ_AT_ONCE, RunFilter, edge_of
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.models import Membership, Org
+from rensei.orgs.models import Org
 from rensei.tokens.services import visible_tokens
 
 PAGE_SIZE = 25
@@ -112,7 +113,7 @@ class Choice:
 class RunList:
     """The list that the query of an address asks for."""
 
-    def __init__(self, org: Org, query: QueryDict) -> None:
+    def __init__(self, access: Access, query: QueryDict) -> None:
         # PostgreSQL stores no text with U+0000, so nothing can match it.
         self.query = {name: str(value).replace("\0", "").strip() for name, value in query.items()}
         self.query.setdefault("day", "")
@@ -120,8 +121,8 @@ class RunList:
         self.order = self.query.get("sort", "")
         if self.order.removeprefix("-") not in ORDERS:
             self.order = NEWEST
-        self._runs = Run.objects.for_org(org)
-        self._org = org
+        self._runs = visible_runs(access)
+        self._org = access.org
 
     @cached_property
     def _matching(self) -> RunQuerySet:
@@ -287,7 +288,7 @@ def filter_choices(access: Access, query: Mapping[str, str]) -> dict[str, Any]:
 def _models(org: Org) -> list[tuple[str, str]]:
     """List the models to which the ledger has calls in the last 90 days."""
     since = timezone.now().date() - timedelta(days=90)
-    used = UsageDaily.objects.for_org(org).filter(day__gte=since).order_by("served_model_id")
+    used = days_of(org, start=since).order_by("served_model_id")
     return [(one, one) for one in used.values_list("served_model_id", flat=True).distinct()[:CHOICES_MAX]]
 
 
@@ -299,7 +300,7 @@ def _named_choices(access: Access) -> dict[str, list[tuple[str, str]]]:
     kinds: dict[str, tuple[QuerySet[Any], str, Any]] = {
         "profile": (profiles.visible_profiles(access), "public_id", F("public_id")),
         "project": (orgs.visible_projects(access), "slug", F("name")),
-        "member": (Membership.objects.for_org(access.org), "pk", person),
+        "member": (orgs.members(access), "pk", person),
         "token": (visible_tokens(access), "pk", token),
     }
     first, *others = (_named(kind, *of_kind) for kind, of_kind in kinds.items())

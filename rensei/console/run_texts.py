@@ -3,13 +3,14 @@
 from typing import Any
 
 from rensei.dispatch.models import Run, RunChunk
+from rensei.dispatch.queries import chunks_of
 
 
 def text_of(found: Run) -> str:
     """The text that the model has written so far."""
     if found.output_text:
         return str(found.output_text)
-    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.DELTA).order_by("seq").values_list("data", flat=True)
+    chunks = chunks_of(found, RunChunk.Kind.DELTA).values_list("data", flat=True)
     return "".join(data.get("text", "") for data in chunks)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import date
 
 from billing.ledger.reports import UsageLine, lines_by_day
-from billing.models import UsageDaily
 from catalog.services import visible_entries
 from profiles.services import visible_profiles
 from rensei.console.charts import Series
@@ -13,8 +12,7 @@ from rensei.console.templatetags.console import count, mode_label, usd
 from rensei.core.token_classes import OF_TOKENS
 from rensei.dispatch.run_figures import RunFigures, RunSums, run_figures
 from rensei.orgs.access import Access
-from rensei.orgs.models import User
-from rensei.orgs.services import visible_projects
+from rensei.orgs.services import people, visible_projects
 from rensei.tokens.services import visible_tokens
 
 FIGURES = {"cost": "Cost", "tokens": "Tokens", "runs": "Runs", "errors": "Errors", "latency": "Latency"}
@@ -105,7 +103,7 @@ def report(access: Access, *, figure: str, by: str, start: date, end: date) -> R
     """Answer for the days from `start` to `end`, both included. Costs and tokens come from the ledger where it can."""
     is_ledger = figure in {"cost", "tokens"} and by in IN_LEDGER
     if is_ledger:
-        lines = lines_by_day(UsageDaily.objects.for_org(access.org), start=start, end=end, group=by)
+        lines = lines_by_day(access.org, start=start, end=end, group=by)
         found = RunFigures(by={place: _sums_of(line) for place, line in lines.items()})
     else:
         found = run_figures(access.org, start=start, end=end, by=by)
@@ -157,7 +155,7 @@ def names_of(access: Access, by: str, keys: Sequence[str]) -> dict[str, Name]:
         for project in visible_projects(access).filter(slug__in=keys):
             found[project.slug] = Name(label=project.name, page="project-access", args=(project.slug,))
     elif by == "person":
-        for person in User.objects.filter(pk__in=[int(key) for key in keys if key]):
+        for person in people([int(key) for key in keys if key]):
             found[str(person.pk)] = Name(label=person.get_full_name(), page="members")
     elif by == "token":
         for token in visible_tokens(access).filter(pk__in=keys):

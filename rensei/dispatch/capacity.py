@@ -7,8 +7,7 @@ from django.db.models import Count, Q
 
 from rensei.dispatch import pools
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.queries import pools as own_pools
-from rensei.dispatch.queries import visible_runs
+from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.orgs.access import Access
 
 ACTIVE, INACTIVE, UNAVAILABLE = "active", "inactive", "unavailable"
@@ -37,7 +36,7 @@ def of_org(access: Access) -> list[PoolState]:
     counts = _live_runs(access)
     refusals = {provider_id: pools.refusal_of(provider_id) for provider_id in CapacityPool.Provider.values}
     named = [(name, name, True) for name in BUILT_IN]
-    named += own_pools(access).order_by("name").values_list("name", "provider_id", "active")
+    named += visible_pools(access).order_by("name").values_list("name", "provider_id", "active")
     return [
         _state(name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
         for name, provider_id, is_active in named

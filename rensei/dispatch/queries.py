@@ -1,8 +1,8 @@
-"""Queries of the runs that are visible to a caller."""
+"""Queries of the runs and pools that are visible to a caller."""
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from rensei.dispatch.models import CapacityPool, Run, RunQuerySet
+from rensei.dispatch.models import CapacityPool, Run, RunChunk, RunQuerySet
 from rensei.orgs.access import Access
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.scopes import Scope
@@ -33,6 +33,11 @@ def run_to_show(run_id: str) -> Run:
     return Run.objects.select_related("project").get(id=run_id)
 
 
-def pools(access: Access) -> OrgScopedQuerySet[CapacityPool]:
+def chunks_of(run: Run, kind: RunChunk.Kind) -> QuerySet[RunChunk]:
+    """Return one kind of a run's stored events, in their order, for a caller that is already authorized."""
+    return RunChunk.objects.filter(run=run, kind=kind).order_by("seq")
+
+
+def visible_pools(access: Access) -> OrgScopedQuerySet[CapacityPool]:
     """Return the capacity pools of the caller's organization, besides the built-in ones."""
     return CapacityPool.objects.for_org(access.org)

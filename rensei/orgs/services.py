@@ -1,5 +1,6 @@
 """Changes to an organization: projects and members."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from django.conf import settings
@@ -175,6 +176,21 @@ def delete_project(access: Access, project: Project) -> None:
 
 
 # Members
+
+
+def memberships_of(user: User) -> MembershipQuerySet:
+    """List a person's own memberships, with their organizations."""
+    return Membership.objects.live().filter(user=user).select_related("org")
+
+
+def orgs_of(user: User) -> QuerySet[Org]:
+    """List the organizations in which a person is a member."""
+    return Org.objects.filter(memberships__in=Membership.objects.live().filter(user=user))
+
+
+def people(ids: Collection[int]) -> QuerySet[User]:
+    """List the accounts that an organization's own rows name. Their owners may have left it."""
+    return User.objects.filter(pk__in=ids)
 
 
 def members(access: Access) -> MembershipQuerySet:

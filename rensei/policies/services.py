@@ -46,6 +46,11 @@ def stored_matrix(org: Org, project: Project | None = None) -> Matrix:
     return matrix or {}
 
 
+def matrices_of(projects: Collection[Project]) -> dict[int, Matrix]:
+    """Read the documents of projects that have one, by the projects' keys."""
+    return dict(AccessPolicy.objects.filter(project__in=projects).values_list("project", "matrix"))
+
+
 def all_policies(org: Org) -> QuerySet[AccessPolicy]:
     """List the policies of the system, an organization and all its projects, with those projects prefetched."""
     applies = Q(scope=AccessPolicy.Scope.SYSTEM) | Q(org=org)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import F, Q
+from django.db.models import F, OuterRef, Q, QuerySet
 
 from catalog import services as catalog
 from catalog.provider_config import validate_provider_config
@@ -106,6 +106,11 @@ def listed(workflow_runs: OrgScopedQuerySet[WorkflowRun]) -> OrgScopedQuerySet[W
 def find_workflow_run(access: Access, workflow_run_id: str) -> WorkflowRun:
     """:raises NotFound: if there is none, or the caller may not read it"""
     return visible_workflow_runs(access).get_or_404(id=workflow_run_id)
+
+
+def nodes_of(run: Run | OuterRef) -> QuerySet[NodeRun]:
+    """List the nodes that have a run, for a caller that may read it."""
+    return NodeRun.objects.filter(run=run)
 
 
 def apply_document(

@@ -1,4 +1,4 @@
-"""What REST answers is read by the query sets of its package, as pages and commands read it, and not by its views."""
+"""What REST and the pages show is read by the functions of its package: one rule says who may read it."""
 
 import inspect
 from pathlib import Path
@@ -20,7 +20,19 @@ def views():
     ]
 
 
+def reading_tables(those):
+    return [module.__name__ for module in those if ".objects" in Path(module.__file__ or "").read_text()]
+
+
 class TestViews:
     def test_read_no_table_themselves(self):
         assert len(views()) > 12
-        assert [module.__name__ for module in views() if ".objects" in Path(module.__file__ or "").read_text()] == []
+        assert reading_tables(views()) == []
+
+
+class TestPages:
+    def test_read_no_table_themselves(self):
+        pages = [module for module in modules() if module.__name__.startswith("rensei.console.")]
+
+        assert len(pages) > 40
+        assert reading_tables(pages) == []

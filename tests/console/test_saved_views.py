@@ -19,7 +19,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.dispatch import saved_views
 from rensei.dispatch.models import Run, SavedView
 from rensei.orgs.access import Access
-from rensei.orgs.models import Org, User
+from rensei.orgs.models import Membership, Org, Role, User
 from rensei.tokens.services import create_token
 
 RUNS = "/o/acme/runs"
@@ -67,9 +67,9 @@ class TestSaving:
     def test_keeps_only_filters_and_orders_that_count(self, given_query: dict[str, str]) -> None:
         query = QueryDict(mutable=True)
         query.update(given_query)
-        org = Org(id="org_none")
+        access = Access(user=User(), org=Org(id="org_none"), role=Role.MEMBER, membership=Membership())
 
-        kept = RunList(org, query).to_save()
+        kept = RunList(access, query).to_save()
 
         pairs = dict(parse_qsl(kept))
         assert set(pairs) <= {*NAMES, "q", "since", "from", "to", "day", "sort"}
@@ -79,8 +79,8 @@ class TestSaving:
         assert pairs.get("sort", "-cost").removeprefix("-") in ORDERS
         for name in {"from", "to", "day"} & set(pairs):
             date.fromisoformat(pairs[name])
-        again = RunList(org, QueryDict(kept))
-        first = RunList(org, query)
+        again = RunList(access, QueryDict(kept))
+        first = RunList(access, query)
         assert again.to_save() == kept
         assert (again.filter.words, again.filter.values, again.order) == (
             first.filter.words,

@@ -26,7 +26,7 @@ def key_pool(context: Context, code: str | None, provider: str, model_id: str | 
     request = context["request"]
     # The keys are few, and several refusals on one page share them.
     if not hasattr(request, "platform_keys"):
-        request.platform_keys = list(PlatformKey.objects.defer("sealed_key"))
+        request.platform_keys = list(outages.known_keys())
         request.platform_keys_read_at = database_now()
     outage = outages.outage_of(
         request.platform_keys, provider=provider, pool=pool, model_id=model_id, now=request.platform_keys_read_at

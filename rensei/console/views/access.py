@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from catalog.models import CatalogEntry
+from catalog.services import visible_entries
 from rensei.audit.models import AuditEvent
 from rensei.console import policy_matrix
 from rensei.console.access import PageRequest, page
@@ -21,7 +22,8 @@ from rensei.dispatch.admission import policy_preview
 from rensei.dispatch.admission.policy_preview import Prediction
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
-from rensei.orgs.models import Project, User
+from rensei.orgs.models import Project
+from rensei.orgs.services import people
 from rensei.policies import documents
 from rensei.policies import services as policies
 from rensei.policies.models import AccessPolicy
@@ -80,7 +82,7 @@ def _policy(request: PageRequest, project: Project | None) -> HttpResponse:
                 preview = _preview(access, stored, matrix, found)
         except RenseiError as caught:
             refusal = caught
-    entries = list(CatalogEntry.objects.visible_to(access.org).order_by("display_name", "model_id"))
+    entries = list(visible_entries(access).order_by("display_name", "model_id"))
     mistakes = {error["pointer"]: error["detail"] for error in getattr(refusal, "errors", [])}
     rows = policy_matrix.rows_of(matrix, parents=parents, entries=entries, added=added, errors=mistakes)
     shown, today = {row.name for row in rows}, database_now().date()
@@ -136,11 +138,12 @@ def _preview(access: Access, stored: Matrix, matrix: Matrix, found: list[Predict
 
 def _history(request: PageRequest, project: Project | None) -> list[dict[str, Any]]:
     events: list[AuditEvent] = list(policies.changes_of(request.access.org, project)[:HISTORY_LENGTH])
-    people = User.objects.in_bulk({event.user_id for event in events})
+    known = people([event.user_id for event in events if event.user_id])
+    names: dict[int | None, str] = {person.pk: person.get_full_name() for person in known}
     return [
         {
             "event": event,
-            "name": people[event.user_id].get_full_name() if event.user_id in people else event.actor,
+            "name": names.get(event.user_id, event.actor),
             "cells": policy_matrix.changes(event.detail["old"], event.detail["new"]),
         }
         for event in events

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from django.db.models import F, Value
+from django.db.models import F, QuerySet, Value
 from django.http import HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from profiles.models import ModelProfile
+from profiles.services import visible_profiles
 from rensei.audit.models import AuditEvent
 from rensei.console.access import PageRequest, page
 from rensei.core import csv_file
-from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.orgs import audit_log
+from rensei.orgs import services as orgs
+from rensei.orgs.access import Access
 from rensei.orgs.audit_log import Filter
-from rensei.orgs.models import Org, OrgScopedQuerySet, Project
-from rensei.workflows.models import Workflow, WorkflowRun
+from rensei.workflows.services import visible_workflow_runs, visible_workflows
 
 PAGE_SIZE = 50
 FILTERS = ("q", "actor", "action", "object", "from", "to")
@@ -35,7 +36,7 @@ def events(request: PageRequest) -> HttpResponse:
     rows = list(found[: PAGE_SIZE + 1])
     context = {
         "events": rows[:PAGE_SIZE],
-        "present": _present(request.access.org, rows[:PAGE_SIZE]),
+        "present": _present(request.access, rows[:PAGE_SIZE]),
         "older": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
         "is_first": not before,
         "query": query,
@@ -56,15 +57,15 @@ def events_csv(request: PageRequest) -> StreamingHttpResponse:
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-audit-log.csv")
 
 
-def _present(org: Org, events: Sequence[AuditEvent]) -> set[tuple[str, str]]:
+def _present(access: Access, events: Sequence[AuditEvent]) -> set[tuple[str, str]]:
     """Return which objects of the events exist, in one query: the name of each one's page, and its id."""
     ids = {event.object_id for event in events}
-    kinds: list[tuple[str, OrgScopedQuerySet[Any], str]] = [
-        ("run", Run.objects.for_org(org), "pk"),
-        ("profile", ModelProfile.objects.for_org(org), "public_id"),
-        ("project-access", Project.objects.for_org(org), "slug"),
-        ("workflow", Workflow.objects.for_org(org), "pk"),
-        ("workflow-run", WorkflowRun.objects.for_org(org), "pk"),
+    kinds: list[tuple[str, QuerySet[Any], str]] = [
+        ("run", visible_runs(access), "pk"),
+        ("profile", visible_profiles(access), "public_id"),
+        ("project-access", orgs.visible_projects(access), "slug"),
+        ("workflow", visible_workflows(access), "pk"),
+        ("workflow-run", visible_workflow_runs(access), "pk"),
     ]
     first, *others = (
         rows.filter(**{f"{key}__in": ids})

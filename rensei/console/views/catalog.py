@@ -53,7 +53,7 @@ def catalog(request: PageRequest) -> HttpResponse:
     now = database_now()
     wanted = request.GET.get("lifecycle", CatalogEntry.Lifecycle.ACTIVE.value)
     order = request.GET.get("sort", "")
-    entries = list(CatalogEntry.objects.visible_to(request.access.org).order_by("-released_on", "display_name"))
+    entries = list(services.visible_entries(request.access).order_by("-released_on", "display_name"))
     served = services.served_entries(entries, org=request.access.org, today=now.date())
     prices = pricing.price_lists(entries, moment=now)
     rows = [
@@ -136,7 +136,7 @@ def delete(request: PageRequest, provider: str, model_id: str) -> HttpResponse:
     """Delete a model that the organization has added to its catalog."""
     access = request.access
     access.require_manager()
-    found = CatalogEntry.objects.get_or_404(org=access.org, provider=provider, model_id=model_id.replace("\0", ""))
+    found = services.visible_entries(access).get_or_404(org=access.org, provider=provider, model_id=model_id)
     if request.method == "POST":
         return attempt(
             request,

@@ -11,6 +11,7 @@ from rensei.console.access import PageRequest, page
 from rensei.console.run_texts import asked_of, text_of
 from rensei.console.templatetags.console import count, mode_label, prompt_tokens, usd
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 
 OFFERED = 15
 
@@ -19,11 +20,11 @@ OFFERED = 15
 @page
 def compare(request: PageRequest) -> HttpResponse:
     """Show the two runs that the address names, or the latest ones to choose from until there are two."""
-    own = Run.objects.for_org(request.access.org)
+    own = visible_runs(request.access)
     named = list(dict.fromkeys(request.GET.getlist("run")))[:2]
     found = [own.select_related("input").get_or_404(pk=run_id) for run_id in named]
     if len(found) < 2:
-        offered = own.listed().exclude(pk__in=named).select_related("project").order_by("-id")[:OFFERED]
+        offered = own.listed().exclude(pk__in=named).order_by("-id")[:OFFERED]
         choice = {"first": found[0] if found else None, "runs": offered}
         return render(request, "console/compare_choose.html", choice)
     sides = [{"run": one, "text": text_of(one), "ended": one.state in Run.ENDED} for one in found]

@@ -18,6 +18,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.ids import first_id_of
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.orgs.access import Access
 from rensei.orgs.scopes import Scope
 from rensei.tokens.services import create_token
@@ -68,6 +69,6 @@ def connect(request: PageRequest) -> HttpResponse:
 
 def _first_since(access: Access, since: str) -> Run | None:
     """The person's first call through the gateway whose run has this id or a later one."""
-    calls = Run.objects.for_org(access.org).listed().filter(created_by=access.user, via=Run.Via.GATEWAY)
+    calls = visible_runs(access).listed().filter(created_by=access.user, via=Run.Via.GATEWAY)
     first: Run | None = calls.filter(id__gte=since).order_by("id").first()
     return first

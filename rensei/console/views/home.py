@@ -10,16 +10,16 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.limits.snapshot import snapshot_of
-from integrations.models import Integration
+from integrations.keys.services import visible_integrations
 from profiles import services as profiles
 from rensei.console import overview
 from rensei.console.access import PageRequest, page
 from rensei.console.context import THEMES
 from rensei.console.payers import month_figures
 from rensei.core.errors import NotFound
-from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.orgs import services
-from rensei.orgs.models import Membership, Org, User
+from rensei.orgs.models import User
 
 ONE_YEAR_SECONDS = 365 * 24 * 3600
 LATEST_RUNS = 8
@@ -30,8 +30,7 @@ LATEST_RUNS = 8
 def home(request: HttpRequest) -> HttpResponse:
     """Send a person to their first organization; an operator without one, to the admin."""
     assert isinstance(request.user, User)
-    memberships = Membership.objects.live().filter(user=request.user).select_related("org")
-    first = memberships.order_by("created_at").first()
+    first = services.memberships_of(request.user).order_by("created_at").first()
     if first is not None:
         return redirect("console:org-home", first.org.slug)
     if request.user.is_staff:
@@ -44,7 +43,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def orgs(request: HttpRequest) -> HttpResponse:
     """List the organizations of a person, for the switcher or as a separate page."""
     assert isinstance(request.user, User)
-    found = Org.objects.filter(memberships__in=Membership.objects.live().filter(user=request.user)).order_by("name")
+    found = services.orgs_of(request.user).order_by("name")
     template = "console/_orgs.html" if request.headers.get("HX-Request") else "console/orgs.html"
     return render(
         request,
@@ -68,8 +67,8 @@ def missing(request: PageRequest, rest: str) -> HttpResponse:
 def org_home(request: PageRequest) -> HttpResponse:
     """Show the first steps until there is a run, then what needs attention, the next steps and recent activity."""
     access, org = request.access, request.access.org
-    runs = list(Run.objects.for_org(org).for_table().order_by("-id")[:LATEST_RUNS])
-    integrations = list(Integration.objects.for_org(org).defer("sealed_key").order_by("name"))
+    runs = list(visible_runs(access).for_table().order_by("-id")[:LATEST_RUNS])
+    integrations = list(visible_integrations(access).defer("sealed_key").order_by("name"))
     found = list(profiles.visible_profiles(access).order_by("-is_default", "name")[: overview.PROFILES_MAX + 1])
     shown = found[: overview.PROFILES_MAX]
     steps = {"connected": bool(integrations), "described": bool(found), "dispatched": bool(runs)}

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from catalog.providers import PROVIDERS, ProviderSpec
 from integrations.keys import services
+from integrations.keys.services import visible_integrations
 from integrations.models import Integration
 from integrations.providers.base import Verdict
 from integrations.vault import openings_kept
@@ -26,6 +27,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch.admission import key_use, test_message
 from rensei.dispatch.admission.key_use import KeyUse
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.orgs.access import Access
 from rensei.tokens.throttling import spend_sensitive
 
@@ -320,11 +322,11 @@ def _save(access: Access, provider: str, fields: dict[str, Any]) -> Integration:
 
 def _own(access: Access) -> Any:
     # Pages never need the sealed key, so they do not load it.
-    return Integration.objects.for_org(access.org).defer("sealed_key")
+    return visible_integrations(access).defer("sealed_key")
 
 
 def find(access: Access, integration_id: str) -> Integration:
-    found: Integration = Integration.objects.for_org(access.org).get_or_404(pk=integration_id)
+    found: Integration = visible_integrations(access).get_or_404(pk=integration_id)
     return found
 
 
@@ -343,7 +345,7 @@ def _uses(
 def _sent(request: PageRequest) -> Run | None:
     """The test message that was just sent, by which key it was signed and how far it is."""
     run_id = request.GET.get("sent", "").replace("\0", "")
-    runs = Run.objects.for_org(request.access.org).listed()
+    runs = visible_runs(request.access).listed()
     return runs.filter(pk=run_id).first() if run_id else None
 
 

@@ -14,7 +14,7 @@ from rensei.console.forms.members import InvitationForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.orgs import services
-from rensei.orgs.models import Membership, Role
+from rensei.orgs.models import Role
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -62,7 +62,7 @@ def invitation_revoke(request: PageRequest, invitation_id: str) -> HttpResponse:
 @require_POST
 @page
 def member_role(request: PageRequest, member_id: str) -> HttpResponse:
-    member = Membership.objects.for_org(request.access.org).select_related("user").get_or_404(pk=member_id)
+    member = services.members(request.access).get_or_404(pk=member_id)
     role = request.POST.get("role", "")
     return attempt(
         request,
@@ -75,7 +75,7 @@ def member_role(request: PageRequest, member_id: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def member_remove(request: PageRequest, member_id: str) -> HttpResponse:
-    member = Membership.objects.for_org(request.access.org).select_related("user").get_or_404(pk=member_id)
+    member = services.members(request.access).get_or_404(pk=member_id)
     if request.method == "POST":
         answer = attempt(
             request,
@@ -102,7 +102,7 @@ def _answer(request: PageRequest, *, form: InvitationForm, sent: Sent | None) ->
         # Without a secret, redirect so that a reload is harmless; a page with a link to copy must not be repeated.
         messages.success(request, f"{sent.invitation.email} was sent a link by mail. It expires in 7 days.")
         return redirect("console:members", request.access.org.slug)
-    stored = Membership.objects.for_org(request.access.org).select_related("user").order_by("created_at")
+    stored = services.members(request.access).order_by("created_at")
     context = {
         "members": stored,
         "invitations": invitations.open_invitations(request.access).order_by("-created_at"),

@@ -15,7 +15,7 @@ from rensei.core.errors import NotPermitted, RenseiError
 from rensei.core.proxies import client_address
 from rensei.dispatch import key_destruction, org_deletion
 from rensei.orgs import services
-from rensei.orgs.models import Membership, User
+from rensei.orgs.models import User
 from rensei.orgs.shapes import proposed_slug
 
 
@@ -77,7 +77,7 @@ def delete(request: PageRequest) -> HttpResponse:
     if request.method == "POST" and typed == access.org.slug:
         org_deletion.delete_org(access, confirm=typed)
         messages.success(request, f"{access.org.name} was deleted.")
-        has_others = Membership.objects.live().filter(user=access.user).exists()
+        has_others = services.memberships_of(access.user).exists()
         return redirect("console:home" if has_others else "console:org-create")
     return confirm(
         request,

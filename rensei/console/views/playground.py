@@ -15,6 +15,7 @@ from catalog import services as catalog
 from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.providers import PROVIDERS
+from catalog.services import visible_entries
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console import snippets
@@ -28,10 +29,12 @@ from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.repeating import repeated_request
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.context import Known
-from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host
+from rensei.tokens.machines import visible_hosts
 
 # As many as a dispatch looks through.
 HOSTS_MAX = 50
@@ -45,7 +48,7 @@ def playground(request: PageRequest) -> HttpResponse:
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     after = request.POST.get("after") or request.GET.get("after")
     conversation = find_conversation(access, after.replace("\0", "")) if after else None
-    again = _again(access, request.GET.get("run")) if conversation is None else _next(conversation)
+    again = _again(access, request.GET.get("run")) if conversation is None else _next(access, conversation)
     asked_for = request.POST.get("profile") or request.GET.get("profile") or again.get("profile")
     chosen = _chosen(own, asked_for)
     standing = snapshot_of(access.org)
@@ -59,7 +62,7 @@ def playground(request: PageRequest) -> HttpResponse:
         served=_served(access, entries, standing),
         projects=list(orgs.visible_projects(access).order_by("name")),
         hosts=hosts,
-        pools=["local", *CapacityPool.objects.for_org(access.org).filter(active=True).values_list("name", flat=True)],
+        pools=["local", *visible_pools(access).filter(active=True).values_list("name", flat=True)],
     )
     updating = request.POST.get("action") == "update"
     if request.method == "POST" and not updating:
@@ -105,7 +108,7 @@ def _hosts(access: Access, chosen: ModelProfile | None) -> list[Host]:
     """The person's own machines, the last seen first, where the profile may use one."""
     if chosen is None or AuthMode.HOST_SESSION not in chosen.auth_modes:
         return []
-    own = Host.objects.for_org(access.org).filter(owner=access.user, revoked_at=None)
+    own = visible_hosts(access).filter(owner=access.user, revoked_at=None)
     return list(own.order_by(F("last_seen_at").desc(nulls_last=True), "-id")[:HOSTS_MAX])
 
 
@@ -208,37 +211,35 @@ def _preview(
 
 def _again(access: Access, run_id: str | None) -> dict[str, Any]:
     """Fill the form with the last message and the options of an earlier run, without its images."""
-    runs = Run.objects.for_org(access.org).filter(input__isnull=False).select_related("project", "input")
+    runs = visible_runs(access).filter(input__isnull=False).select_related("input")
     run = runs.filter(pk=run_id).first() if run_id else None
     if run is None:
         return {}
-    return {**_options(run), "text": last_question(run.input.body)}
+    return {**_options(access, run), "text": last_question(run.input.body)}
 
 
-def _next(conversation: Conversation) -> dict[str, Any]:
+def _next(access: Access, conversation: Conversation) -> dict[str, Any]:
     """Fill the form for a follow-up: with the options of the last run, and its message if that got no answer."""
-    return {**_options(conversation.run), "text": conversation.unanswered}
+    return {**_options(access, conversation.run), "text": conversation.unanswered}
 
 
-def _options(run: Run) -> dict[str, Any]:
+def _options(access: Access, run: Run) -> dict[str, Any]:
     asked = repeated_request(run)
     return {
         "profile": asked.profile_id,
         "system": asked.system if isinstance(asked.system, str) else "",
         "effort": asked.effort if asked.effort_is_asked else "",
         "max_tokens": asked.max_tokens if asked.max_tokens_is_asked else None,
-        "context_window": _chosen_window(run),
+        "context_window": _chosen_window(access, run),
         "pool": asked.pool,
         "project": asked.project_id or "",
         **({"host": asked.host_id} if asked.host_id else {}),
     }
 
 
-def _chosen_window(run: Run) -> int | None:
+def _chosen_window(access: Access, run: Run) -> int | None:
     """The context window of a run, where it is smaller than those of its models."""
-    entries = CatalogEntry.objects.visible_to(run.org).filter(
-        provider=run.provider, model_id__in=[run.model_id, run.served_model_id]
-    )
+    entries = visible_entries(access).filter(provider=run.provider, model_id__in=[run.model_id, run.served_model_id])
     own = [entry.context_window_tokens for entry in entries if entry.context_window_tokens]
     window: int | None = run.context_window_tokens
     return window if window and own and window < min(own) else None

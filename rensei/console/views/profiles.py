@@ -16,7 +16,7 @@ from catalog.lookup import find_named
 from catalog.models import CatalogEntry
 from catalog.pricing import PriceList
 from catalog.providers import PROVIDERS
-from integrations.models import Integration
+from integrations.keys.services import visible_integrations
 from profiles import services
 from profiles.models import ModelProfile
 from rensei.console import snippets
@@ -29,7 +29,7 @@ from rensei.core.errors import NotFound, RenseiError
 from rensei.core.ids import first_id_of
 from rensei.dispatch.admission import dry_run
 from rensei.dispatch.context import Known
-from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.layout import MANAGE
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -120,9 +120,7 @@ def _ask_to_delete(request: PageRequest, stored: ModelProfile, others: Iterable[
     """Show what uses a profile: workflows, tokens, and the number of its runs. A default offers its successor."""
     naming = [workflow.name for workflow in workflows.workflows_naming(request.access, stored.public_id)]
     since = database_now() - RECENT
-    recent = Run.objects.for_org(request.access.org).filter(
-        id__gte=first_id_of("run", since), profile_id=stored.public_id
-    )
+    recent = visible_runs(request.access).filter(id__gte=first_id_of("run", since), profile_id=stored.public_id)
     count = recent.count()
     used_with = recent.exclude(token_id="").values("token_id")
     tokens = visible_tokens(request.access).filter(revoked_at=None, pk__in=used_with).order_by("name", "pk")
@@ -150,14 +148,14 @@ def _ask_to_delete(request: PageRequest, stored: ModelProfile, others: Iterable[
 
 def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     access = request.access
-    entries = list(CatalogEntry.objects.visible_to(access.org).order_by("-released_on", "display_name"))
+    entries = list(catalog.visible_entries(access).order_by("-released_on", "display_name"))
     standing = snapshot_of(access.org)
     today = standing.now.date()
     entry = _chosen(entries, request.POST.get("model_id") or request.GET.get("model"), stored, today)
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
     price_lists = pricing.price_lists({*entries, served}, moment=standing.now)
     projects = list(orgs.visible_projects(access).order_by("name"))
-    integrations = list(Integration.objects.for_org(access.org).defer("sealed_key").order_by("name"))
+    integrations = list(visible_integrations(access).defer("sealed_key").order_by("name"))
     form = ProfileForm(
         request.POST or None,
         initial=_initial(access, stored, entry),

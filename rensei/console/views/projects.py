@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from billing.ledger import reports
-from profiles.models import ModelProfile
+from profiles.services import visible_profiles
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
 from rensei.console.forms.settings import ProjectForm, RenameForm
@@ -20,8 +20,7 @@ from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project
 from rensei.orgs.shapes import proposed_slug
-from rensei.policies.models import AccessPolicy
-from rensei.policies.services import Matrix
+from rensei.policies.services import Matrix, matrices_of
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -76,7 +75,7 @@ def project_delete(request: PageRequest, project_id: str) -> HttpResponse:
             done=f"{project.name} was deleted.",
             back="projects",
         )
-    going = [profile.name for profile in ModelProfile.objects.for_org(request.access.org).filter(project=project)]
+    going = [profile.name for profile in visible_profiles(request.access).filter(project=project)]
     text = "Its access policy and tokens go with it. Runs and costs stay."
     if going:
         text += " These profiles are deleted too:"
@@ -91,11 +90,8 @@ def _project_rows(access: Access, projects: list[Project]) -> list[dict[str, Any
     now = database_now()
     month = reports.usage_by_each(access.org, start=now.date().replace(day=1), end=now.date(), groups=["project"])
     spent = {line.key: line for line in month["project"]}
-    profiles = Counter(
-        ModelProfile.objects.for_org(access.org).filter(project__isnull=False).values_list("project", flat=True)
-    )
-    policies = AccessPolicy.objects.filter(project__in=projects).values_list("project", "matrix")
-    denied = {project: _denied(matrix) for project, matrix in policies}
+    profiles = Counter(visible_profiles(access).filter(project__isnull=False).values_list("project", flat=True))
+    denied = {project: _denied(matrix) for project, matrix in matrices_of(projects).items()}
     return [
         {
             "project": project,

@@ -12,7 +12,7 @@ from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from billing.models import CostEvent
+from billing.ledger.reports import visible_lines
 from integrations.providers.base import ADAPTERS
 from profiles import services as profiles
 from rensei.console import usage_lines
@@ -27,7 +27,9 @@ from rensei.dispatch import runs_csv as runs_file
 from rensei.dispatch import saved_views, services
 from rensei.dispatch.admission.repeating import ProfileDeleted, repeat, repeatable
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
+from rensei.dispatch.queries import chunks_of, visible_runs
 from rensei.workflows.models import NodeRun
+from rensei.workflows.services import nodes_of
 
 
 @require_safe
@@ -35,9 +37,9 @@ from rensei.workflows.models import NodeRun
 def runs(request: PageRequest) -> HttpResponse:
     """List the runs that match the filters, newest first. A complete id in the search redirects to its run."""
     access, wanted = request.access, request.GET.get("q", "").replace("\0", "").strip().lower()
-    if wanted.startswith("run_") and Run.objects.for_org(access.org).filter(pk=wanted).exists():
+    if wanted.startswith("run_") and visible_runs(access).filter(pk=wanted).exists():
         return redirect("console:run", access.org.slug, wanted)
-    listed = RunList(access.org, request.GET)
+    listed = RunList(access, request.GET)
     context = {
         "listed": listed,
         "page": listed.page(),
@@ -56,14 +58,14 @@ def runs(request: PageRequest) -> HttpResponse:
 @page
 def runs_csv(request: PageRequest) -> StreamingHttpResponse:
     """Stream the runs that match the same filters as CSV, the newest that a list reads at once."""
-    return _csv(request, RunList(request.access.org, request.GET).found)
+    return _csv(request, RunList(request.access, request.GET).found)
 
 
 @require_safe
 @page
 def newer(request: PageRequest) -> HttpResponse:
     """Count the runs that match the filters and are newer than those on a page."""
-    listed = RunList(request.access.org, request.GET)
+    listed = RunList(request.access, request.GET)
     count = listed.newer_than(listed.query.get("seen", ""))
     return render(request, "console/_newer_runs.html", {"count": count, "most": NEWER_MAX, "listed": listed})
 
@@ -75,7 +77,7 @@ def selected(request: PageRequest) -> HttpResponseBase:
     access, action = request.access, request.POST.get("action")
     asked = [run_id for run_id in request.POST.getlist("run") if "\0" not in run_id]
     ids = list(dict.fromkeys(asked))[:PAGE_SIZE]
-    found = Run.objects.for_org(access.org).filter(pk__in=ids)
+    found = visible_runs(access).filter(pk__in=ids)
     back = reverse("console:runs", args=[access.org.slug])
     if action == "export":
         return _csv(request, found)
@@ -108,7 +110,7 @@ def save_view(request: PageRequest) -> HttpResponse:
     access.require_writer()
     if "query" not in request.POST:
         raise Http404
-    query = RunList(access.org, QueryDict(request.POST["query"])).to_save()
+    query = RunList(access, QueryDict(request.POST["query"])).to_save()
     try:
         view = saved_views.save_view(access, name=request.POST.get("name", ""), query=query)
     except RenseiError as refusal:
@@ -131,12 +133,12 @@ def delete_view(request: PageRequest, view_id: str) -> HttpResponse:
 def run(request: PageRequest, run_id: str) -> HttpResponse:
     """Show one run; htmx requests only its changing part until it ends."""
     own = profiles.visible_profiles(request.access).filter(public_id=OuterRef("profile_id"))
-    stored = Run.objects.for_org(request.access.org).select_related("created_by", "project", "host")
+    stored = visible_runs(request.access).select_related("created_by", "host")
     found = stored.annotate(has_profile=Exists(own)).get_or_404(pk=run_id)
     ended = found.state in Run.ENDED
     text = text_of(found)
     usage = found.usage if ended else live_usage(found, text).as_dict()
-    events = CostEvent.objects.for_org(request.access.org).filter(run_id=found.id).order_by("id")
+    events = visible_lines(request.access).filter(run_id=found.id).order_by("id")
     charges = list(events) if ended else []
     lines = usage_lines.of_ledger(charges) if ended else usage_lines.so_far(found, Usage.from_dict(usage))
     known = [line.amount for line in lines if line.amount is not None]
@@ -151,7 +153,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
         "charges": charges,
         "several_models": len({line.model for line in lines}) > 1,
-        "repeatable": repeatable(Run.objects.filter(pk=found.pk)).exists(),
+        "repeatable": repeatable(visible_runs(request.access).filter(pk=found.pk)).exists(),
         "node": _node_of(found),
         "before": request.GET.get("before", ""),
         "profile_is_deleted": bool(found.profile_id) and not found.has_profile,  # type: ignore[attr-defined]
@@ -169,7 +171,7 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
     """Dispatch the input of a run again, by its profile's modes and the current policies."""
     access = request.access
     access.require_writer()
-    found = repeatable(Run.objects.for_org(access.org)).get_or_404(pk=run_id)
+    found = repeatable(visible_runs(access)).get_or_404(pk=run_id)
     try:
         repeated = repeat(access, found)
     except ProfileDeleted:
@@ -184,7 +186,7 @@ def again(request: PageRequest, run_id: str) -> HttpResponse:
 @require_POST
 @page
 def cancel(request: PageRequest, run_id: str) -> HttpResponse:
-    found = Run.objects.for_org(request.access.org).get_or_404(pk=run_id)
+    found = visible_runs(request.access).get_or_404(pk=run_id)
     return attempt(
         request,
         lambda: services.cancel_run(request.access, found),
@@ -221,7 +223,7 @@ def _csv(request: PageRequest, found: RunQuerySet) -> StreamingHttpResponse:
 def _node_of(found: Run) -> NodeRun | None:
     """Look up the workflow node of a run, without the workflow run's input and document, which may be long."""
     unused = ("workflow_run__input", "workflow_run__version__document", "workflow_run__version__nodes")
-    nodes = NodeRun.objects.filter(run=found, reused=False).select_related("workflow_run__version__workflow")
+    nodes = nodes_of(found).filter(reused=False).select_related("workflow_run__version__workflow")
     return nodes.defer(*unused).first()
 
 
@@ -231,7 +233,7 @@ def live_usage(found: Run, text: str) -> Usage:
 
     The provider reports the output at the end of the answer only, and the prompt at its start.
     """
-    chunks = RunChunk.objects.filter(run=found, kind=RunChunk.Kind.USAGE).order_by("-seq")
+    chunks = chunks_of(found, RunChunk.Kind.USAGE).reverse()
     reported = Usage.from_dict(chunks.values_list("data", flat=True).first() or {})
     about = min(found.max_tokens, ADAPTERS[found.provider].output_tokens_about(text))
     output = max(reported.output_tokens, about)

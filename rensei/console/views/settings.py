@@ -19,6 +19,7 @@ from rensei.core.errors import RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
 from rensei.dispatch import capacity as capacities
 from rensei.dispatch.models import Run
+from rensei.dispatch.queries import visible_runs
 from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.orgs import services
 from rensei.orgs.models import SpendCap
@@ -151,7 +152,7 @@ def capacity(request: PageRequest) -> HttpResponse:
 @page
 def machines(request: PageRequest) -> HttpResponse:
     stored = visible_hosts(request.access).order_by("revoked_at", "-created_at")
-    queued = Run.objects.for_org(request.access.org).filter(state=Run.State.QUEUED, host__in=stored)
+    queued = visible_runs(request.access).filter(state=Run.State.QUEUED, host__in=stored)
     waiting = Counter(queued.values_list("host", flat=True))
     return render(request, "console/machines.html", {"machines": stored, "waiting": waiting})
 

@@ -9,10 +9,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from billing.ledger import ledger_csv, reports
+from billing.ledger.reports import visible_lines
 from billing.limits.budget import Budget
 from billing.limits.forecast import DAYS_OF_PACE, forecast
 from billing.limits.snapshot import snapshot_of
-from billing.models import CostEvent
 from rensei.console import charts, usage_report
 from rensei.console.access import PageRequest, page
 from rensei.console.payers import month_figures
@@ -67,7 +67,7 @@ def usage(request: PageRequest) -> HttpResponse:
 @page
 def ledger(request: PageRequest) -> StreamingHttpResponse:
     """Stream the cost ledger as CSV, row by row."""
-    parts = ledger_csv.write(CostEvent.objects.for_org(request.access.org))
+    parts = ledger_csv.write(visible_lines(request.access))
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-cost-events.csv")
 
 

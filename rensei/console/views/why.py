@@ -14,8 +14,9 @@ from rensei.dispatch.admission import explain
 from rensei.dispatch.admission.explain import Explanation, GateVerdict
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import CapacityPool
+from rensei.dispatch.queries import visible_pools
+from rensei.orgs import services as orgs
 from rensei.orgs.access import Access, as_member
-from rensei.orgs.models import Membership, Project
 
 MEMBERS_SUGGESTED = 200
 
@@ -25,12 +26,12 @@ MEMBERS_SUGGESTED = 200
 def why(request: PageRequest) -> HttpResponse:
     """Show the form and, once something was asked, the gates. The address holds the question, so it can be sent on."""
     access = request.access
-    pools = CapacityPool.objects.for_org(access.org).order_by("name").values_list("name", flat=True)
+    pools = visible_pools(access).order_by("name").values_list("name", flat=True)
     form = WhyForm(
         request.GET or None,
         access=access,
         profiles=list(profiles.visible_profiles(access)),
-        projects=list(Project.objects.for_org(access.org).order_by("name")),
+        projects=list(orgs.visible_projects(access).order_by("name")),
         pools=list(dict.fromkeys(["local", *CapacityPool.Provider.values, *pools])),
     )
     explained: Explanation | None = None
@@ -41,7 +42,7 @@ def why(request: PageRequest) -> HttpResponse:
             form.refuse(refusal)
     context: dict[str, Any] = {"form": form, "explained": explained, "members": []}
     if access.sees_everyone:
-        people = Membership.objects.for_org(access.org).live().select_related("user").order_by("user__email")
+        people = orgs.members(access).live().order_by("user__email")
         context["members"] = [one.user for one in people[:MEMBERS_SUGGESTED]]
     if explained is not None:
         context["is_only_one"] = len(explained.refused) == 1 and not any(

@@ -48,7 +48,7 @@ config:
 @page
 def workflows(request: PageRequest) -> HttpResponse:
     """List the workflows, the last changed first."""
-    latest = WorkflowRun.objects.filter(version__workflow=OuterRef("pk")).order_by("-id")
+    latest = services.visible_workflow_runs(request.access).filter(version__workflow=OuterRef("pk")).order_by("-id")
     found = (
         services.visible_workflows(request.access)
         .annotate(last_run=Subquery(latest.values("id")[:1]), last_state=Subquery(latest.values("state")[:1]))

@@ -32,7 +32,7 @@ class Pools(Listed):
     refusals = {"POST": (AlreadyExists,)}
     does = {"GET": "List the organization's capacity pools. `local` is built in and not listed."}
     Answer = PoolAnswer
-    rows = staticmethod(queries.pools)
+    rows = staticmethod(queries.visible_pools)
 
     class Body(CamelSerializer):
         name = Text(whole(services.POOL_NAME.pattern), max_length=63)
@@ -53,7 +53,7 @@ class PoolDetail(Changed, Removed):
         "DELETE": "Remove a capacity pool. Runs that name it keep its name.",
     }
     Answer = PoolAnswer
-    rows = staticmethod(queries.pools)
+    rows = staticmethod(queries.visible_pools)
     change = staticmethod(services.update_pool)
     remove = staticmethod(services.remove_pool)
 
