@@ -443,8 +443,8 @@ class LedgerAnchor(models.Model):
     digest = models.CharField(max_length=64)
     anchored_at = models.DateTimeField()
     signature = models.CharField(max_length=64)
-    next_key = models.CharField(max_length=32, blank=True)
-    old_key_known = models.BooleanField(default=False, editable=False)
+    next_key = models.CharField(max_length=32, blank=True, default="", db_default="")
+    old_key_known = models.BooleanField(default=False, db_default=False, editable=False)
 
     objects = OrgScopedQuerySet.as_manager()
 

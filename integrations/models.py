@@ -121,7 +121,8 @@ class Rotation(models.Model):
     A rotation of keys that workers carry out in batches: what it is, how far it is, and what could not be done.
 
     `left` was counted after the last batch, and `seconds` are those of all batches. `failed` names rows with the reason
-    of each. A process has it until `leased_until`. There is one at a time, and no key is in any column.
+    of each. What comes before the first batch was done at `begun_at`. A process has it until `leased_until`. There is
+    one at a time, and no key is in any column.
     """
 
     class Kind(models.TextChoices):
@@ -140,6 +141,7 @@ class Rotation(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.RUNNING)
     started_by = models.CharField(max_length=254)
     started_at = models.DateTimeField(default=timezone.now)
+    begun_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
     done = models.PositiveIntegerField(default=0)
     left = models.PositiveIntegerField(default=0)

@@ -122,16 +122,14 @@ def start(kind: Rotation.Kind, *, actor: User | str, resume: bool = False) -> Ro
     row = Rotation(kind=kind, started_by=name, started_at=now, position=_position(kind), leased_until=now + _lease())
     with unique(RotationUnderWay(kind=row.get_kind_display().lower()), durable=True):
         row.save(force_insert=True)
+    ours = Rotation.objects.filter(pk=row.pk, leased_until=row.leased_until)
     try:
-        if not resume:
-            WORK[kind].begin()
-        row.left, row.leased_until = left_of(kind), None
+        _begin(row, actor=actor, resume=resume)
     except BaseException:
-        Rotation.objects.filter(pk=row.pk).delete()
+        ours.delete()
         raise
-    with durable():
-        row.save(update_fields=["left", "leased_until"])
-        _record(actor, "vault.rotation_started", row, left=row.left)
+    ours.update(leased_until=None)
+    row.leased_until = None
     return row
 
 
@@ -157,6 +155,8 @@ def carry_on(
     if row is None:
         return None
     try:
+        if row.begun_at is None:
+            _begin(row, actor=row.started_by)
         WORK[Rotation.Kind(row.kind)].renew()
         while row.state == Rotation.State.RUNNING and time.monotonic() < until:
             _do_batch(row)
@@ -192,6 +192,17 @@ def follow(row: Rotation, *, tell: Callable[[Rotation], object] = lambda row: No
         if ours is None or row.waiting:
             leave_database()
             time.sleep(OPEN_SECONDS if row.waiting else LOOK_SECONDS)
+
+
+def _begin(row: Rotation, *, actor: User | str, resume: bool = False) -> None:
+    """Do what comes before the first batch. If the process that starts a rotation is killed meanwhile, another does."""
+    kind = Rotation.Kind(row.kind)
+    if not resume:
+        WORK[kind].begin()
+    row.left, row.begun_at = left_of(kind), database_now()
+    with durable():
+        Rotation.objects.filter(pk=row.pk).update(left=row.left, begun_at=row.begun_at)
+        _record(actor, "vault.rotation_started", row, left=row.left)
 
 
 def _position(kind: Rotation.Kind) -> str:

@@ -10,7 +10,7 @@ from threading import Lock, Timer
 from django.db import transaction
 
 from integrations.models import DataKey, KeyCheck
-from integrations.vault import kek_providers
+from integrations.vault import kek_providers, keyring
 from integrations.vault.envelope import KEY_BYTES
 from integrations.vault.errors import DataKeyNotFound, KekUnavailable, WrapInvalid
 from integrations.vault.kek import Context, Wrapped
@@ -221,11 +221,16 @@ def note_first_use(kek_id: str) -> None:
     """
     if not KeyCheck.objects.filter(pk=kek_id).exists():
         if AuditEvent.objects.filter(org_id=None, action=RETIRED, object_id=audited_name(kek_id)).exists():
-            # This machine has an older copy of the keyring.
-            raise KekUnavailable(f"the key {kek_id} was retired: copy the keyring to this machine again")
+            raise KekUnavailable(f"the key {kek_id} was retired: {_instead_of_retired(kek_id)}")
         value = kek_providers.holding(kek_id).check_value(kek_id)
         KeyCheck.objects.bulk_create([KeyCheck(kek_id=kek_id, value=value)], ignore_conflicts=True)
     check_kek(kek_id)
+
+
+def _instead_of_retired(kek_id: str) -> str:
+    if kek_id.startswith(keyring.ID_PREFIX):
+        return "this machine has an older copy of the keyring, so copy the keyring to it again"
+    return "put another one first in RENSEI_KEK_URL, or add #name to its address to begin with it anew"
 
 
 def _lock(org: Org) -> None:

@@ -190,26 +190,35 @@ def retire(check: KeyCheck, *, actor: User | str) -> None:
     """
     Forget an outer key, and remove it from the keyring, for good. One in a key service is destroyed there.
 
-    It is recorded before, since it cannot be undone. From then on, no machine begins to use the key.
+    It is recorded before, since it cannot be undone, and another event follows where it is kept after all. Once it is
+    retired, no machine begins to use the key.
 
     :param actor: the operator, or the name of the command
     :raises KekInUse: if a data key needs it, or the next one will
     :raises KekUnavailable: if it is in the keyring, and that cannot be changed
     """
     require_unused(check.kek_id)
+    _record(actor, data_keys.RETIRED, check)
+    try:
+        require_unused(check.kek_id)
+        path = next(kek_providers.keyring_paths(), None)
+        if check.kek_id.startswith(keyring.ID_PREFIX) and path is not None:
+            ring = keyring.load(path)
+            if check.kek_id != ring.current:
+                keyring.remove_key(path, check.kek_id)
+    except (KekInUse, VaultFault):
+        _record(actor, "vault.outer_key_kept", check)
+        raise
+    check.delete()
+
+
+def _record(actor: User | str, action: str, check: KeyCheck) -> None:
     name = data_keys.audited_name(check.kek_id)
     with durable():
         if isinstance(actor, User):
-            record_operator(actor, data_keys.RETIRED, object_id=name)
+            record_operator(actor, action, object_id=name)
         else:
-            record_system(actor, data_keys.RETIRED, object_id=name)
-    require_unused(check.kek_id)
-    path = next(kek_providers.keyring_paths(), None)
-    if check.kek_id.startswith(keyring.ID_PREFIX) and path is not None:
-        ring = keyring.load(path)
-        if check.kek_id != ring.current:
-            keyring.remove_key(path, check.kek_id)
-    check.delete()
+            record_system(actor, action, object_id=name)
 
 
 def note_emptied() -> None:

@@ -5,6 +5,7 @@ The device authorization grant of RFC 8628 (https://www.rfc-editor.org/rfc/rfc86
 """
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,6 +19,7 @@ from rensei.core.limits import limit
 from rensei.core.rates import rates
 from rensei.core.secret import Secret, keyed_digests, token_digest
 from rensei.core.transactions import durable
+from rensei.orgs import locks
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import WRITERS, Host, Membership, User
 from rensei.orgs.shapes import clean_name
@@ -175,6 +177,10 @@ def fetch_token(*, device_code: Secret, address: str | None) -> DeviceGrant:
             raise DeviceCodeInvalid
         if device.state == DeviceCode.State.PENDING:
             raise DeviceCodePending
+        if device.org_id is not None:
+            # As a deletion does, which then deletes its codes.
+            with suppress(NotFound):
+                locks.lock(device.org_id)
         # The update decides which of two fetches at the same moment gets the token.
         if not asked.filter(state=DeviceCode.State.APPROVED).update(state=DeviceCode.State.USED):
             raise DeviceCodeInvalid

@@ -211,6 +211,23 @@ class TestCarryOn:
 
         assert DataKey.objects.filter(purpose="fingerprint").count() == before == 2
 
+    def test_that_was_killed_at_its_start_begins_all_the_same(
+        self, connect: Callable[..., Any], simulator: Any, monkeypatch: Any
+    ) -> None:
+        """Without its new key, nothing would be left to do, and the known one would stay in use."""
+        connect()
+        with monkeypatch.context() as patched:
+            patched.setattr(rotations, "_begin", lambda row, **_: None)
+            work("fingerprints")
+        before = DataKey.objects.filter(purpose="fingerprint").count()
+
+        rotations.carry_on()
+
+        row = Rotation.objects.get()
+        assert (row.state, row.done) == ("done", 1)
+        assert DataKey.objects.filter(purpose="fingerprint").count() == before + 1
+        assert AuditEvent.objects.get(action="vault.rotation_started").actor == "test"
+
     def test_claims_it_for_longer_where_batches_are_calls(self, outdated: str, monkeypatch: Any) -> None:
         monkeypatch.setattr(LocalKeyring, "is_remote", True)
 

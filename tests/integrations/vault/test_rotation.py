@@ -161,6 +161,8 @@ class TestRotate:
             manage("retire", old, "--no-backup-needs-it")
 
         assert old in keyring.load(ring).keys
+        newest = AuditEvent.objects.filter(object_id=old).order_by("pk").values_list("action", flat=True)
+        assert list(newest)[-2:] == ["vault.outer_key_retired", "vault.outer_key_kept"]
 
     def test_lets_no_machine_with_an_older_keyring_begin_with_a_retired_key(
         self, records: Any, ring: Path, settings: Any
