@@ -79,6 +79,12 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
             _tell_managers(integration)
 
 
+def has_refused(key: PlatformKey, *, org_id: str, rate_limit: str, now: datetime) -> bool:
+    """Return whether a key may not do what a call of the organization in the limit has asked for a moment ago."""
+    last = key.refused.get(rate_limit)
+    return last is not None and last[0] == org_id and now - _moment(last) < REFUSED_FOR
+
+
 def _cool(call: FailedCall, failure: ProviderFailure, wait: timedelta, *, now: datetime) -> None:
     """Stop using the key for one of the provider's limits. Calls that find it cooling change nothing more."""
     if not wait:

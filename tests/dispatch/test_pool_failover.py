@@ -78,6 +78,19 @@ class TestAPoolKeyThatFails:
         assert run.billed
         assert_explained(simulator)
 
+    def test_is_no_next_key_for_what_it_has_refused_to_the_organization(
+        self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any
+    ) -> None:
+        """Otherwise, each call that no key may make would be as many calls as there are keys to try."""
+        for number in range(2):
+            add("forbidden", name=f"key {number}")
+        for _ in range(3):
+            dispatch()
+
+        runs = work()
+
+        assert [run.attempt_count for run in runs] == [2, 1, 1]
+
     def test_is_told_of_to_the_operators_once_and_never_to_the_organization(
         self, simulator: Any, grace: User, add: Any, dispatch: Any, work: Any
     ) -> None:

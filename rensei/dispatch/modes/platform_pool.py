@@ -87,8 +87,8 @@ class PlatformPool:
         health.note_failure(call, failure, now=database_now())
         if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
             return None
-        tried = Attempt.objects.filter(run=run).values_list("credential_id", flat=True)
-        return self._open(run, rate_limit=rate_limit, besides=set(tried))
+        tried = set(Attempt.objects.filter(run=run).values_list("credential_id", flat=True))
+        return self._open(run, rate_limit=rate_limit, besides=tried | self._refused_to(run, call.rate_limit))
 
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
         if failure.code not in ABOUT_THE_KEY:
@@ -111,6 +111,12 @@ class PlatformPool:
         now = database_now()
         keys = platform.healthy_keys(now=now, provider=run.provider, pool=self.pool)
         return self._no_key(run.provider, run.model_id, keys, now=now)
+
+    def _refused_to(self, run: Run, rate_limit: str) -> set[str]:
+        """List the keys that would refuse the call as they have refused others of the organization a moment ago."""
+        now = database_now()
+        keys = platform.healthy_keys(now=now, provider=run.provider, pool=self.pool)
+        return {key.id for key in keys if health.has_refused(key, org_id=run.org_id, rate_limit=rate_limit, now=now)}
 
     def _open(self, run: Run, *, rate_limit: str = "", besides: Collection[str] = ()) -> Credential | None:
         key = platform.healthy_key(
