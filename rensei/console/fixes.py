@@ -52,6 +52,7 @@ FIXES = {
     "NO_ELIGIBLE_POOL": EDIT,
     "SANDBOX_NOT_CREATED": AGAIN,
     "SANDBOX_LOST": AGAIN,
+    "AGENT_FAILED": AGAIN,
     "POOL_CANNOT_REACH_SERVER": OPERATOR,
     "PROFILE_REQUIRED": Fix("Choose a default profile", "profiles"),
     "MODEL_NOT_IN_CATALOG": Fix("Add the model", "catalog-create", else_page="catalog"),

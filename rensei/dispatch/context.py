@@ -66,6 +66,8 @@ class DispatchContext:
     is_capped: bool = False
     # What the caller lets the run cost, in picodollars.
     run_cap: int | None = None
+    # Whether a program calls, as often as it needs: the run holds all that it may cost.
+    is_agent: bool = False
     caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
 

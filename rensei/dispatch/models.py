@@ -56,7 +56,7 @@ class RunQuerySet(OrgScopedQuerySet["Run"]):
 
     def listed(self) -> Self:
         """Defer the fields that no list shows: an output or a trace can be megabytes long."""
-        return self.defer("output_text", "output_content", "trace", "prices")
+        return self.defer("output_text", "output_content", "agent_result", "trace", "prices")
 
     def for_table(self) -> Self:
         """Load what a row of a table shows: also the person, the project and, as `excerpt`, the prompt's beginning."""
@@ -112,6 +112,8 @@ class Run(models.Model):
     pool = models.CharField(max_length=63, default="local")
     # Whether a sandbox carries it out. Those and the other runs are claimed separately.
     in_sandbox = models.BooleanField(default=False, db_default=False)
+    # Whether a program calls for it, as often as it needs. Its definition is a part of the input.
+    is_agent = models.BooleanField(default=False, db_default=False)
     # What the caller lets the run cost, and the most that one of its calls may cost. Null: the caller has not said.
     max_cost_picodollars = models.BigIntegerField(null=True)
     call_picodollars_at_most = models.BigIntegerField(null=True)
@@ -140,6 +142,8 @@ class Run(models.Model):
     output_text = models.TextField(blank=True)
     output_content = models.JSONField(default=list)
     stop_reason = models.CharField(max_length=40, blank=True)
+    # What an agent's program has left besides its text, once it has ended: see `dispatch/agents.py`.
+    agent_result = models.JSONField(null=True)
     error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
     usage = models.JSONField(default=dict)
     amount_picodollars = WholeNumberField(null=True)
@@ -299,6 +303,8 @@ class Attempt(models.Model):
     credential_version = models.PositiveIntegerField(default=1)
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
     input_tokens_estimate = models.PositiveIntegerField()
+    # The most that the call of an agent may cost. The most of other calls is that of their run.
+    at_most_picodollars = models.BigIntegerField(null=True)
     provider_request_id = models.CharField(max_length=120, blank=True)
     error: "models.JSONField[StoredError | None, StoredError | None]" = models.JSONField(null=True)
     started_at = models.DateTimeField()
@@ -319,7 +325,8 @@ class Sandbox(models.Model):
     The sandbox of one claim of a run, and the run token with which it calls.
 
     The row is committed before the sandbox is created, so that no sandbox is without one. The token is valid while the
-    run is under way in the same epoch. Only its SHA-256 is stored, and that of the one request that it may send.
+    run is under way in the same epoch. Only its SHA-256 is stored, and that of the one request that it may send; an
+    agent writes its own requests, so that its `request_digest` is empty.
     """
 
     id = PublicIdField(prefix="box")
@@ -329,7 +336,7 @@ class Sandbox(models.Model):
     pool = models.CharField(max_length=63)
     provider_id = models.CharField(max_length=16, choices=CapacityPool.Provider.choices)
     token_digest = models.CharField(max_length=64, unique=True, editable=False)
-    request_digest = models.CharField(max_length=64, editable=False)
+    request_digest = models.CharField(max_length=64, blank=True, editable=False)
     calls_left = models.PositiveSmallIntegerField()
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
@@ -345,12 +352,28 @@ class Sandbox(models.Model):
         return str(self.id)
 
 
+class RunFile(models.Model):
+    """A file that an agent's program has left, to download."""
+
+    id = PublicIdField(prefix="file")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="files")
+    path = models.TextField()
+    content = models.BinaryField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "path"], name="path_in_run")]
+
+    def __str__(self) -> str:
+        return self.path
+
+
 class RunChunk(models.Model):
     """One event of a run, in order, for event streams during and after the run."""
 
     class Kind(models.TextChoices):
         STATE = "state", "State"
         DELTA = "delta", "Delta"
+        LOG = "log", "Log"
         USAGE = "usage", "Usage"
         DONE = "done", "Done"
 

@@ -48,7 +48,7 @@ from rensei.core.errors import FieldError
 from rensei.core.later import later
 from rensei.core.transactions import durable
 from rensei.dispatch import services
-from rensei.dispatch.models import Attempt, Run, RunChunk, RunInput
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunFile, RunInput
 from rensei.orgs import locks, storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Membership, Org, Project, StoredBytes
@@ -193,6 +193,7 @@ def _empty_runs(org: Org) -> Iterator[None]:
         # An input may be megabytes long and is not read to be deleted.
         yield from _delete(RunInput.objects.filter(run__in=ids).only("run"), org)
         yield from _delete(RunChunk.objects.filter(run__in=ids), org)
+        yield from _delete(RunFile.objects.filter(run__in=ids).only("run"), org)
         emptied_to = ids[-1]
         with durable():
             locked = Org.objects.select_for_update(no_key=True).get(pk=org.pk)
@@ -201,8 +202,8 @@ def _empty_runs(org: Org) -> Iterator[None]:
             Attempt.objects.filter(run__in=ids, error__isnull=False).update(error=None)
             # Projects and machines go later: that they are named is undone here, and not for all runs at once.
             batch.update(
-                project=None, host=None, output_text="", output_content=[], metadata={}, trace=[], error=None,
-                stored_bytes=0, event_bytes=0,
+                project=None, host=None, output_text="", output_content=[], agent_result=None, metadata={}, trace=[],
+                error=None, stored_bytes=0, event_bytes=0,
             )  # fmt: skip
             storage.change({org.pk: (-freed, 0)})
             locked.deleted_to = max(locked.deleted_to, emptied_to)

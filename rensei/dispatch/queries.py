@@ -1,8 +1,10 @@
 """Queries of the runs and pools that are visible to a caller."""
 
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
 
-from rensei.dispatch.models import CapacityPool, Run, RunChunk, RunQuerySet
+from billing.models import CostEvent
+from rensei.core.errors import NotFound
+from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk, RunFile, RunQuerySet
 from rensei.orgs.access import Access
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.scopes import Scope
@@ -26,6 +28,27 @@ def visible_runs(access: Access) -> RunQuerySet:
 def find_run(access: Access, run_id: str) -> Run:
     """:raises NotFound: if there is no such run, or it is not visible to the caller"""
     return visible_runs(access).get_or_404(id=run_id)
+
+
+def calls_of(access: Access, run_id: str) -> QuerySet[Attempt]:
+    """
+    List the calls of a run, each with what it has cost, as `amount`.
+
+    :raises NotFound: if there is no such run, or it is not visible to the caller
+    """
+    run = visible_runs(access).listed().get_or_404(id=run_id)
+    lines = CostEvent.objects.filter(attempt_id=OuterRef("id")).order_by().values("attempt_id")
+    amount = Subquery(lines.annotate(sum=Sum("amount_picodollars")).values("sum"))
+    return Attempt.objects.filter(run=run).annotate(amount=amount)
+
+
+def find_run_file(access: Access, run_id: str, file_id: str) -> RunFile:
+    """:raises NotFound: if the agent has left no such file, or its run is not visible to the caller"""
+    run = visible_runs(access).listed().get_or_404(id=run_id)
+    file = RunFile.objects.filter(run=run, id=file_id).first()
+    if file is None:
+        raise NotFound
+    return file
 
 
 def run_to_show(run_id: str) -> Run:

@@ -8,7 +8,7 @@ from billing.limits import caps
 from billing.models import CostEvent
 from rensei.core.errors import RenseiError, Said
 from rensei.core.money import dollars
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Attempt, Run
 
 
 class RunCostExceeded(RenseiError):
@@ -45,15 +45,23 @@ def require_another_call(run: Run, *, now: datetime) -> None:
     :raises RunCostExceeded: if the run may cost no other call
     :raises SpendCapExceeded: if what the run holds of a token's cap no longer covers both
     """
-    caps.require_another_attempt(run.caps, now=now)
-    if run.max_cost_picodollars is None:
-        return
-    assert run.call_picodollars_at_most is not None, "A run whose cost is not known was refused by the gate"
+    if not run.is_agent:
+        # An agent holds what all of its calls may cost.
+        caps.require_another_attempt(run.caps, now=now)
+    if run.max_cost_picodollars is not None:
+        assert run.call_picodollars_at_most is not None, "A run whose cost is not known was refused by the gate"
+        require_call(run, at_most=run.call_picodollars_at_most)
+
+
+def require_call(run: Run, *, at_most: int) -> None:
+    """
+    Check what a run may cost before one of its calls.
+
+    :raises RunCostExceeded: if the call may cost more than is left
+    """
+    assert run.max_cost_picodollars is not None
     lines = CostEvent.objects.filter(run_id=run.id)
-    unpriced = lines.filter(amount_picodollars=None).values("attempt_id").distinct().count()
     spent = lines.aggregate(sum=Sum("amount_picodollars"))["sum"] or 0
-    require_room(
-        run.max_cost_picodollars,
-        spent=spent + unpriced * run.call_picodollars_at_most,
-        at_most=run.call_picodollars_at_most,
-    )
+    unpriced = Attempt.objects.filter(id__in=lines.filter(amount_picodollars=None).values("attempt_id"))
+    unknown = sum(each or at_most for each in unpriced.values_list("at_most_picodollars", flat=True))
+    require_room(run.max_cost_picodollars, spent=spent + unknown, at_most=at_most)

@@ -1,8 +1,9 @@
 """
-The token of a run in a sandbox: the call of that run through the gateway, and nothing else.
+The token of a run in a sandbox: the call of that run through the gateway, or the calls of its agent, and nothing else.
 
-It is valid while the run is under way in the same epoch, for the one request that the worker has prepared, until an
-answer has cost something. No REST route accepts it.
+It is valid while the run is under way in the same epoch: for the one request that the worker has prepared, until an
+answer has cost something; or for requests of an agent to the run's model, up to what the run may cost. No REST route
+accepts it.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from rensei.core.limits import limit
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import NOTHING
-from rensei.dispatch import run_caps
+from rensei.dispatch import agents, run_caps
 from rensei.dispatch.models import Attempt, Run, Sandbox
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Role
@@ -35,7 +36,7 @@ CALLS_MAX = limit(
 )
 _COUNTED = (
     *("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps"),
-    *("max_cost_picodollars", "call_picodollars_at_most"),
+    *("max_cost_picodollars", "call_picodollars_at_most", "is_agent", "auth_mode"),
 )
 # What the provider reported before a stream broke off may be billed, and is not owed.
 _BROKEN = "PROVIDER_STREAM_BROKEN"
@@ -67,18 +68,26 @@ class RunToken:
 
     def require_request(self, body: bytes) -> None:
         """:raises RunTokenUsedUp: if it is not the request that was prepared for the run"""
-        if request_digest(body) != self.request_digest:
+        if not self.run.is_agent and request_digest(body) != self.request_digest:
             raise RunTokenUsedUp(run=self.run.id, reason="this is not the request of the run")
+
+    def require_models(self, model: str, others: Iterable[str]) -> None:
+        """:raises RunTokenUsedUp: if an agent calls another model than that of its run"""
+        run = self.run
+        own = {run.asked_name, run.model_id, run.served_model_id, run.profile_id}
+        if run.is_agent and not {model, *others} <= own:
+            raise RunTokenUsedUp(run=run.id, reason=f"it is for the model {run.served_model_id} only")
 
 
 def request_digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def issue(run: Run, *, provider_id: str, request: bytes) -> tuple[Sandbox, Secret] | None:
+def issue(run: Run, *, provider_id: str, request: bytes | None) -> tuple[Sandbox, Secret] | None:
     """
     Write the row of a run's sandbox, with a token for it, before the sandbox is created.
 
+    :param request: the one that it may make; None for an agent, which writes its own
     Returns None if the worker no longer holds the run.
     """
     token = Secret(TOKEN_PREFIX + secrets.token_hex(32))
@@ -93,8 +102,8 @@ def issue(run: Run, *, provider_id: str, request: bytes) -> tuple[Sandbox, Secre
             pool=run.pool,
             provider_id=provider_id,
             token_digest=token_digest(token.reveal()),
-            request_digest=request_digest(request),
-            calls_left=CALLS_MAX,
+            request_digest="" if request is None else request_digest(request),
+            calls_left=agents.CALLS_MAX if run.is_agent else CALLS_MAX,
             created_at=database_now(),
         )
     return sandbox, token
@@ -186,20 +195,34 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
     is_under_way = run is not None and run.state == Run.State.RUNNING and run.epoch == attempt.epoch
     if run is None or not is_under_way or run.cancel_requested_at is not None:
         raise RunTokenUsedUp(run=attempt.run_id, reason="the run has ended")
-    attempts = Attempt.objects.filter(run=run)
-    if is_calling or attempts.filter(state=Attempt.State.OPEN).exists():
+    if is_calling or Attempt.objects.filter(run=run, state=Attempt.State.OPEN).exists():
         raise RateLimited(seconds=1, extra={"retryAfter": 1})
-    if attempts.filter(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED).exists():
-        raise RunTokenUsedUp(run=run.id, reason="its request has been answered")
-    if run.is_cost_held and attempts.filter(state=Attempt.State.INDETERMINATE, error__code=_BROKEN).exists():
-        raise RunTokenUsedUp(run=run.id, reason="its call broke off, and the provider may have billed it")
-    if run.attempt_count:
-        run_caps.require_another_call(run, now=attempt.started_at)
+    if run.is_agent:
+        assert attempt.at_most_picodollars is not None, "The cost of each call of an agent is bounded"
+        run_caps.require_call(run, at_most=attempt.at_most_picodollars)
+    else:
+        _require_unanswered(run, now=attempt.started_at)
     if not Sandbox.objects.filter(id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
-        raise RunTokenUsedUp(run=run.id, reason=f"it has made {CALLS_MAX} calls")
+        raise RunTokenUsedUp(run=run.id, reason="it has made all calls that it may make")
     run.attempt_count += 1
     run.credential_id = attempt.credential_id
     run.save(update_fields=["attempt_count", "credential_id"])
     attempt.number = run.attempt_count
     # No key signs a call before it is known that it was opened for it.
     openings.write_of(run.id)
+
+
+def _require_unanswered(run: Run, *, now: datetime) -> None:
+    """
+    Check that the one request of a run may be made, or made again.
+
+    :raises RunTokenUsedUp: if it was answered, or may have been billed while its cost is held
+    :raises RunCostExceeded, SpendCapExceeded: if a cap of the run no longer covers another call
+    """
+    attempts = Attempt.objects.filter(run=run)
+    if attempts.filter(Q(error__isnull=True) | Exists(_PAID), state=Attempt.State.SETTLED).exists():
+        raise RunTokenUsedUp(run=run.id, reason="its request has been answered")
+    if run.is_cost_held and attempts.filter(state=Attempt.State.INDETERMINATE, error__code=_BROKEN).exists():
+        raise RunTokenUsedUp(run=run.id, reason="its call broke off, and the provider may have billed it")
+    if run.attempt_count:
+        run_caps.require_another_call(run, now=now)

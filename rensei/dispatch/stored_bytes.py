@@ -14,6 +14,7 @@ from django.db.models.functions import Cast
 
 from rensei.core.errors import StoredError
 from rensei.core.limits import limit
+from rensei.dispatch import agents
 from rensei.dispatch.models import Run, RunInput
 from rensei.orgs import storage
 
@@ -35,6 +36,9 @@ REPORTED_BYTES_FIXED = limit(
 )
 # An output is stored three times: as a text, as content blocks, and as events.
 COPIES = 3
+# The log of an agent, with the escapes of JSON and a row for each piece.
+AGENT_EVENTS_BYTES = 2 * agents.LOG_BYTES_MAX
+AGENT_BYTES = AGENT_EVENTS_BYTES + agents.OUTPUTS_BYTES_MAX + agents.OUTPUTS_MAX * agents.OUTPUT_ROW_BYTES
 
 
 def at_admission(run: Run, given: RunInput | None) -> int:
@@ -49,11 +53,19 @@ def of_event(data: dict[str, Any]) -> int:
     return EVENT_ROW_BYTES + storage.size_of(data)
 
 
-def of_end(run: Run, *, text: str, content: list[dict[str, Any]], error: StoredError | None) -> int:
+def of_end(
+    run: Run,
+    *,
+    text: str,
+    content: list[dict[str, Any]],
+    error: StoredError | None,
+    files: Sequence[agents.OutputFile] = (),
+) -> int:
     """Return the bytes that the end of a run adds, without the events that were written before."""
     if not run.has_events:
         return at_admission(run, None) + storage.size_of(error)
-    return LAST_EVENTS_BYTES + storage.size_of(text, content, error)
+    of_files = sum(agents.OUTPUT_ROW_BYTES + len(file.content) for file in files)
+    return LAST_EVENTS_BYTES + storage.size_of(text, content, error) + of_files
 
 
 def count_ends(runs: Sequence[Run], *, sizes: Mapping[str, int]) -> None:
@@ -78,14 +90,20 @@ def of_report_at_most(run: Run) -> int:
     return REPORTED_BYTES_FIXED + 2 * ANSWER_BYTES_PER_TOKEN * run.max_tokens
 
 
+def of_events_at_most(run: Run) -> int:
+    """Return the maximum size of the events that are stored of a run before its end."""
+    return of_answer_at_most(run) + (AGENT_EVENTS_BYTES if run.is_agent else 0)
+
+
 def held(run: Run) -> int:
     """Return the bytes that a run may still write after its admission."""
-    return COPIES * of_answer_at_most(run) if run.has_events else 0
+    return COPIES * of_answer_at_most(run) + (AGENT_BYTES if run.is_agent else 0) if run.has_events else 0
 
 
 def by_org() -> Mapping[str, tuple[int, int]]:
     """Sum for each organization what its runs store, and what its unfinished runs may still write."""
     may_write = COPIES * (ANSWER_BYTES_FIXED + ANSWER_BYTES_PER_TOKEN * Cast("max_tokens", BigIntegerField()))
+    may_write += Case(When(is_agent=True, then=AGENT_BYTES), default=0, output_field=BigIntegerField())
     is_live = When(state__in=[Run.State.QUEUED, Run.State.RUNNING], via=Run.Via.QUEUE, then=may_write)
     of_live = Sum(Case(is_live, default=0, output_field=BigIntegerField()))
     sums = Run.objects.values_list("org_id").annotate(used=Sum("stored_bytes"), held=of_live)

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from rensei.dispatch.api import (
+    agents,
     capacity,
     destroyed_keys,
     events,
@@ -23,6 +24,8 @@ api_patterns = [
     path("data-keys/destroy", destroyed_keys.DestroyKeys.as_view(), name="api-data-keys-destroy"),
     path("orgs/<str:org_id>", org_deletion.OrgDetail.as_view(), name="api-org"),
     path("runs/<str:run_id>/events", events.Events.as_view(), name="api-run-events"),
+    path("runs/<str:run_id>/calls", agents.RunCalls.as_view(), name="api-run-calls"),
+    path("runs/<str:run_id>/files/<str:file_id>", agents.RunFileContent.as_view(), name="api-run-file"),
     path("runs/<str:run_id>/cancel", runs.RunCancel.as_view(), name="api-run-cancel"),
     path("hosts/<str:host_id>/lease", events.lease, name="api-host-lease"),
     path("runs/<str:run_id>/lease/heartbeat", leases_api.LeaseHeartbeat.as_view(), name="api-lease-heartbeat"),

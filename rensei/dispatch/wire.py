@@ -8,6 +8,7 @@ from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.json_fields import BLOCK, METADATA, JSONDocument, anything
 from rensei.core.money import dollars
+from rensei.dispatch import agents
 from rensei.dispatch.models import Run
 from rensei.policies.resolver import Verdict
 
@@ -52,17 +53,39 @@ class RunUsageAnswer(CamelSerializer):
     web_search_requests = serializers.IntegerField()
 
 
-class _Amount(serializers.CharField):
+class Amount(serializers.CharField):
     def to_representation(self, value: int) -> str | None:  # type: ignore[override]
         return dollars(value)
 
 
 class RunCostAnswer(CamelSerializer):
-    amount_usd = _Amount(
+    amount_usd = Amount(
         source="amount_picodollars", allow_null=True, help_text="An exact decimal string; null while it is unknown"
     )
     billed = serializers.BooleanField()
     estimated = serializers.BooleanField()
+
+
+class AgentFileAnswer(StoredForm):
+    """A file that an agent has left: GET /runs/{id}/files/{fileId} has its content."""
+
+    id = serializers.CharField()
+    path = serializers.CharField()
+    bytes = serializers.IntegerField()
+
+
+class AgentResultAnswer(StoredForm):
+    """What an agent's program has left, besides its text in `output` and its log in the events."""
+
+    exit_code = serializers.IntegerField(allow_null=True, help_text="null if its sandbox ended before it")
+    files = AgentFileAnswer(many=True)
+    left_out = JSONDocument(
+        "AgentLeftOut",
+        anything(
+            f"How many files match `outputs` and are not kept, by the reason: {', '.join(agents.REASONS)}.",
+            additionalProperties={"type": "integer"},
+        ),
+    )
 
 
 class RunErrorAnswer(StoredForm):
@@ -101,7 +124,7 @@ class RunEventAnswer(CamelSerializer):
     """One event of the stream."""
 
     id = serializers.CharField(required=False, help_text="For `Last-Event-ID`")
-    event = serializers.CharField(help_text="`state` and `done` with the run, `delta` with `text`, or `usage`")
+    event = serializers.CharField(help_text="`state` and `done` with the run, `delta` or `log` with `text`, or `usage`")
     data = serializers.CharField(  # type: ignore[assignment]
         help_text="A JSON object: a run, `{text}`, or the usage so far"
     )
@@ -128,7 +151,7 @@ class ListedRunAnswer(CamelSerializer):
     usage = RunUsageAnswer(source="counts")
     cost = RunCostAnswer(source="*")
     error = RunErrorAnswer(allow_null=True)
-    max_cost_usd = _Amount(
+    max_cost_usd = Amount(
         source="max_cost_picodollars", allow_null=True, help_text="The most that it may cost; null if not asked for"
     )
     attempts = serializers.IntegerField(source="attempt_count")
@@ -141,4 +164,5 @@ class RunAnswer(ListedRunAnswer):
     """The wire form of a run."""
 
     output = RunOutputAnswer(source="with_output", allow_null=True)
+    agent = AgentResultAnswer(source="agent_result", allow_null=True)
     trace = TraceLineAnswer(many=True)

@@ -206,6 +206,8 @@ class Gateway:
             query = scope["query_string"].decode("latin-1")
             unknown = requests.unknown_in(body, headers, query)
             model = body.name_of("model")
+            if isinstance(access.token, RunToken):
+                access.token.require_models(model, [other.model_id for other in named])
             route, others = await self._decide(access, model, named)
             why, chosen = _why(access, path, route), None
             # The key of a run from its sandbox is chosen as a worker chooses it.
@@ -252,7 +254,7 @@ class Gateway:
         """
         assert access.token is not None
         if isinstance(access.token, RunToken) and not turned_to:
-            # It makes one call, so nothing is kept.
+            # The run's mode, key and prices are its own, so nothing is kept.
             async with self._turns.of(access.org.id):
                 return await self._loaded(partial(routing.load_of_run, access, access.token.run))
         # By token, not organization: a token may be bound to a project, and members have different visible profiles.
@@ -471,14 +473,19 @@ def with_gateway(
 
 def _plan_of_run(token: RunToken, route: Route, credential: Credential, outgoing: Outgoing) -> AdmissionPlan:
     """Build the attempt of a run's call from its sandbox. The run was admitted before, and holds what it may cost."""
+    run = copy.copy(token.run)
+    if run.is_agent:
+        # Each request of an agent is another one.
+        run.call_picodollars_at_most = outgoing.at_most
     attempt = made_like(
         route.attempt,
         credential_id=credential.id,
         credential_version=credential.version,
         input_tokens_estimate=outgoing.input_tokens_about,
+        at_most_picodollars=outgoing.at_most if run.is_agent else None,
         started_at=route.now(),
     )
-    return AdmissionPlan(run=copy.copy(token.run), attempt=attempt, at_most=None, sandbox_id=token.id)
+    return AdmissionPlan(run=run, attempt=attempt, at_most=None, sandbox_id=token.id)
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:

@@ -152,7 +152,8 @@ def load_of_run(access: Access, run: Run) -> Route:
         judgement=replace(route.judgement, entry=entry),
         run=run,
         attempt=Attempt(run_id=run.id, number=0, epoch=run.epoch),
-        max_tokens_cap=None,
+        # The one request of a run was built under the cap. An agent writes its own, none longer than the run asks for.
+        max_tokens_cap=min(route.max_tokens_cap or run.max_tokens, run.max_tokens) if run.is_agent else None,
     )
 
 

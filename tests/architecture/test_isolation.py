@@ -27,7 +27,7 @@ from rensei.accounts import invitations
 from rensei.core.clock import database_now
 from rensei.core.models import WindowCount
 from rensei.dispatch import decision_changes
-from rensei.dispatch.models import CapacityPool, Run, SavedView
+from rensei.dispatch.models import CapacityPool, Run, RunFile, SavedView
 from rensei.orgs import services
 from rensei.orgs.models import Host, Membership, OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
@@ -120,6 +120,8 @@ REST = {
     ("GET", "runs/<run_id>"): Row(EVERYONE, object=True),
     ("GET", "runs/<run_id>/events"): Row(EVERYONE, object=True),
     ("GET", "runs/<run_id>/receipt"): Row(EVERYONE, object=True),
+    ("GET", "runs/<run_id>/calls"): Row(EVERYONE, object=True),
+    ("GET", "runs/<run_id>/files/<file_id>"): Row(EVERYONE, object=True),
     ("POST", "runs/<run_id>/cancel"): Row(WRITERS, {}, object=True),
     # Only the machine itself, with its own token; nobody of the matrix has that.
     ("POST", "hosts/<host_id>/lease"): Row(set(), {}, object=True),
@@ -165,7 +167,8 @@ NEEDS = {
         ("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "providers"), ("GET", "catalog"),
         ("GET", "catalog/<model_id>"), ("GET", "profiles"), ("GET", "profiles/<profile_id>"),
         ("POST", "profiles/<profile_id>/resolve"), ("POST", "why"), ("GET", "runs"), ("GET", "runs/<run_id>"),
-        ("GET", "runs/<run_id>/events"), ("GET", "runs/<run_id>/receipt"), ("GET", "workflows"),
+        ("GET", "runs/<run_id>/events"), ("GET", "runs/<run_id>/receipt"), ("GET", "runs/<run_id>/calls"),
+        ("GET", "runs/<run_id>/files/<file_id>"), ("GET", "workflows"),
         ("GET", "workflows/<workflow_id>"),
         ("GET", "workflows/<workflow_id>/runs"), ("GET", "workflow-runs/<workflow_run_id>"), ("GET", "pools"),
         ("GET", "pools/<pool_id>"), ("GET", "capacity"),
@@ -252,6 +255,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
         served_model_id=entry.model_id, auth_mode="byok", payer="organization", max_tokens=10, deadline_at=now,
         created_at=now, state=Run.State.SUCCEEDED, output_text=CANARY, finished_at=now,
     )  # fmt: skip
+    file = RunFile.objects.create(run=run, path=CANARY, content=CANARY.encode())
     Statement.objects.create(
         org=acme, month=date(2026, 3, 1), adjustments=[], total_picodollars=7, digest="", closed_at=now,
         lines=[{"provider": "claude", "served_model_id": CANARY, "token_class": "input", "count": 7,
@@ -281,7 +285,7 @@ def stage(acme, ada, alan, mia, otto, eve, make_user, make_key, api_as, page_as,
     services.remove_member(access_of(ada), Membership.objects.get(user=gone))
     ids = {
         "org": acme.slug, "org_id": acme.pk, "project_id": project.slug, "integration_id": integration.pk,
-        "run_id": run.pk,
+        "run_id": run.pk, "file_id": file.pk,
         "profile_id": profile.public_id, "pool_id": pool.pk, "model_id": entry.model_id, "host_id": host.pk,
         "machine_id": host.pk, "token_id": token.pk, "provider": "claude", "month": "2026-03", "rest": "none",
         "workflow_id": workflow.pk, "workflow_run_id": workflow_run.pk, "node_id": CANARY,

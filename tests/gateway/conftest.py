@@ -11,7 +11,11 @@ from billing.models import Entitlement
 from integrations.keys import platform
 from integrations.models import Integration, PlatformKey
 from profiles.models import ModelProfile
+from rensei.core.clock import database_now
+from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
+from rensei.dispatch.execution.sandboxes import Sandboxes
+from rensei.dispatch.models import Run
 from rensei.gateway import routing
 from rensei.gateway.routing import Route
 from rensei.orgs.access import Access
@@ -21,6 +25,7 @@ from tests.gateway import server as servers
 from tests.gateway.line import MODEL, Answer, exchange, settled
 from tests.gateway.server import Server
 from tests.gateway.wire import Wire, stretch
+from tests.waiting import wait_until
 
 # Models of each kind, and efforts for the profiles of the additions' tests.
 EFFORTS = {
@@ -212,3 +217,29 @@ def ways(way: Any) -> list[Route]:
         for effort in efforts
         for caching in ("ephemeral", "static")
     ]
+
+
+@pytest.fixture
+def running(server: Server, settings: Any) -> Iterator[Sandboxes]:
+    """The sandboxes of a worker, whose heartbeat offers them."""
+    settings.PUBLIC_URL = server.url
+    running = Sandboxes(owner="test:sandboxes")
+    running.open()
+    if running.refusal:
+        pytest.skip(f"No sandboxes here: {running.refusal}")
+    WorkerHeartbeat.objects.create(worker="test", seen_at=database_now(), offers_sandboxes=True)
+    yield running
+    running.close(seconds=10)
+
+
+@pytest.fixture
+def finish(running: Sandboxes) -> Callable[[Run], Run]:
+    """Carry a run to its end."""
+
+    def carry(run: Run) -> Run:
+        assert running.start_next()
+        wait_until(lambda: not running._running, what="the sandbox")
+        run.refresh_from_db()
+        return run
+
+    return carry

@@ -135,13 +135,13 @@ class TestAGatewayThatIsKilled:
         assert_explained(simulator)
 
 
-def programs() -> list[int]:
+def programs(name: str = "runner.py") -> list[int]:
     """Find the programs of this installation's sandboxes. Other tests have theirs on the same machine."""
     ids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [
         pid
         for pid in ids
-        if b"runner.py" in read(pid, "cmdline") and bubblewrap._prefix("box").encode() in read(pid, "mountinfo")
+        if f"/{name}".encode() in read(pid, "cmdline") and bubblewrap._prefix("box").encode() in read(pid, "mountinfo")
     ]
 
 

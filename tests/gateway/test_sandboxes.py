@@ -23,7 +23,7 @@ from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import pools, run_tokens, services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.execution import execute, sandboxes
+from rensei.dispatch.execution import execute, one_call, sandboxes
 from rensei.dispatch.execution.lease_renewal import LeaseRenewal, LiveRun
 from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run, Sandbox
@@ -46,38 +46,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def running(server: Server, settings: Any) -> Iterator[Sandboxes]:
-    """The sandboxes of a worker, whose heartbeat offers them."""
-    settings.PUBLIC_URL = server.url
-    running = Sandboxes(owner="test:sandboxes")
-    running.open()
-    if running.refusal:
-        pytest.skip(f"No sandboxes here: {running.refusal}")
-    WorkerHeartbeat.objects.create(worker="test", seen_at=database_now(), offers_sandboxes=True)
-    yield running
-    running.close(seconds=10)
-
-
-@pytest.fixture
 def dispatch(ada_access: Access, running: Sandboxes) -> Callable[..., Run]:
     def send(text: str, *, pool: str = "sandbox") -> Run:
         asked = messages_from(text=text, messages=None)
         return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked, pool=pool))
 
     return send
-
-
-@pytest.fixture
-def finish(running: Sandboxes) -> Callable[[Run], Run]:
-    """Carry a run to its end."""
-
-    def carry(run: Run) -> Run:
-        assert running.start_next()
-        wait_until(lambda: not running._running, what="the sandbox")
-        run.refresh_from_db()
-        return run
-
-    return carry
 
 
 @pytest.fixture
@@ -250,8 +224,8 @@ class TestARunInASandbox:
     def test_believes_no_answer_that_cannot_be_one(
         self, byok: Any, dispatch: Any, finish: Any, simulator: Any, monkeypatch: pytest.MonkeyPatch, content: bytes
     ) -> None:
-        program = sandboxes.PROGRAM.replace(b'"content": message["content"]', b'"content": ' + content)
-        monkeypatch.setattr(sandboxes, "PROGRAM", program)
+        program = one_call.PROGRAM.replace(b'"content": message["content"]', b'"content": ' + content)
+        monkeypatch.setattr(one_call, "PROGRAM", program)
 
         run = finish(dispatch("Hello."))
 
@@ -261,7 +235,7 @@ class TestARunInASandbox:
     def test_says_nothing_that_its_program_made_up(
         self, byok: Any, dispatch: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sandboxes, "PROGRAM", b'print(\'{"error": {"code": "SPOOF", "message": "Pay here."}}\')')
+        monkeypatch.setattr(one_call, "PROGRAM", b'print(\'{"error": {"code": "SPOOF", "message": "Pay here."}}\')')
 
         run = finish(dispatch("Hello."))
 
@@ -370,7 +344,7 @@ class TestARunInASandbox:
     def test_believes_no_answer_without_a_call(
         self, byok: Any, dispatch: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sandboxes, "PROGRAM", b'print(\'{"message": {"content": [], "stop_reason": "end_turn"}}\')')
+        monkeypatch.setattr(one_call, "PROGRAM", b'print(\'{"message": {"content": [], "stop_reason": "end_turn"}}\')')
 
         run = finish(dispatch("Hello."))
 

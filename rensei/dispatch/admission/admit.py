@@ -132,9 +132,10 @@ def plan(
         context_window_tokens=judgement.request.context_window_tokens,
         metadata=request.metadata,
         in_sandbox=found.pool.is_sandbox,
+        is_agent=found.is_agent,
         max_cost_picodollars=found.run_cap,
         call_picodollars_at_most=None if found.run_cap is None else at_most,
-        deadline_at=found.now + _deadline(mode),
+        deadline_at=found.now + _deadline(mode) + timedelta(seconds=(request.agent or {}).get("timeoutSeconds", 0)),
         created_at=found.now,
     )
     asked = {
@@ -146,6 +147,7 @@ def plan(
         "maxTokensIsAsked": judgement.request.max_tokens_is_asked,
         "maxTokensCap": judgement.request.max_tokens_cap,
         "promptCaching": judgement.request.prompt_caching,
+        **({"agent": request.agent} if request.agent is not None else {}),
     }
     given, leaked = withheld.without_keys(run, asked)
     given.has_images = retention.holds_images(request.messages)

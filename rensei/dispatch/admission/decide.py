@@ -99,6 +99,8 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
     profile = found.profile
     if request.max_cost_picodollars is not None:
         found = replace(found, run_cap=request.max_cost_picodollars)
+    if request.agent is not None:
+        found = replace(found, is_agent=True)
     decision = resolve(
         profile_modes=profile.auth_modes,
         provider=profile.provider,
@@ -215,6 +217,8 @@ def _uses(found: DispatchContext, mode: AuthMode) -> dict[str, Any]:
 
 def _require_driver(found: DispatchContext, at_most: int | None) -> None:
     found.pool.require_driver()
+    if found.is_agent:
+        found.pool.require_agents()
 
 
 def _require_storage(found: DispatchContext, at_most: int | None) -> None:
@@ -250,11 +254,13 @@ def require_running(run: Run) -> None:
 
 
 def max_cost(found: DispatchContext, mode: AuthMode, built: BuiltRequest | None) -> int | None:
-    """Return the maximum cost of the call under a mode, in picodollars, or None if it is unknown."""
+    """Return the maximum cost of the call under a mode, or of an agent, in picodollars, or None if it is unknown."""
     entry = found.served(mode)
     prices = found.prices_of(entry) if entry else []
     if built is None or not prices:
         return None
+    if found.is_agent:
+        return found.run_cap
     return pricing.worst_case(
         [band.times(built.price_factor_at_most) for band in prices],
         prompt_tokens=built.input_tokens_at_most,

@@ -56,6 +56,7 @@ def repeated_request(run: Run) -> DispatchRequest:
         max_tokens=asked["maxTokens"],
         max_tokens_is_asked=asked.get("maxTokensIsAsked", True),
         max_cost_picodollars=run.max_cost_picodollars,
+        agent=asked.get("agent"),
         prompt_caching=asked["promptCaching"],
         provider_config={namespace: {"contextWindow": window}} if window else {},
         is_complete=True,

@@ -28,6 +28,8 @@ class DispatchRequest:
     effort: str | None = None
     max_tokens: int | None = None
     max_cost_picodollars: int | None = None
+    # The definition of an agent, as `agents.checked` returns it.
+    agent: dict[str, Any] | None = None
     prompt_caching: str | None = None
     provider_config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)

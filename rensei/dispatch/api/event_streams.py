@@ -211,8 +211,8 @@ class Stream:
     """
     The events of one run for one caller, after a given number, until the run ends or the caller loses access.
 
-    `state` and `done` carry the run, `delta` a piece of text, `usage` the counts, and `closed` the reason for the end.
-    A comment every 15 s keeps the connection open.
+    `state` and `done` carry the run, `delta` and `log` a piece of text, `usage` the counts, and `closed` the reason for
+    the end. A comment every 15 s keeps the connection open.
     """
 
     def __init__(self, run_id: str, *, caller: Caller, after: int, place: tuple[str, str]) -> None:

@@ -23,7 +23,7 @@ from rensei.core.json_fields import METADATA, JSONDocument, OneOf
 from rensei.core.lists import CursorPages, Filters, read_filters
 from rensei.core.rates import headers_of
 from rensei.core.views import Endpoint
-from rensei.dispatch import idempotency, run_filter, search, services, token_rate
+from rensei.dispatch import agents, idempotency, run_filter, search, services, token_rate
 from rensei.dispatch.admission import admit, dry_run
 from rensei.dispatch.admission.requests import DispatchRequest, check_system, messages_from
 from rensei.dispatch.api.refusals import OF_DISPATCH, OF_DRY_RUN
@@ -72,6 +72,14 @@ class RunBody(CamelSerializer):
         help_text="The most that the run may cost, to all payers",
     )
     provider_config = JSONDocument("ProviderConfig", config_form(), required=False)
+    agent = JSONDocument(
+        "Agent",
+        agents.FORM,
+        required=False,
+        allow_null=True,
+        help_text="A program that works in a sandbox, and calls the model as often as it needs. It takes `input`, "
+        "`maxCostUsd` and a pool of the provider 'sandbox'",
+    )
     metadata = JSONDocument("Metadata", METADATA, required=False, help_text="At most 16 kB of JSON")
 
     def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -284,6 +292,10 @@ def dispatch_request(
     """
     fields = read_body(form, request)
     text, messages = fields.get("input"), fields.get("messages")
+    agent = fields.get("agent")
+    if agent is not None:
+        agent = agents.checked(agent)
+        agents.require_fitting(fields)
     said = text is not None or messages is not None
     return DispatchRequest(
         profile_id=fields.get("profile_id"),
@@ -296,6 +308,7 @@ def dispatch_request(
         max_tokens=fields.get("max_tokens"),
         max_cost_picodollars=fields.get("max_cost_picodollars"),
         provider_config=fields.get("provider_config", {}),
+        agent=agent,
         metadata=fields.get("metadata", {}),
     )
 

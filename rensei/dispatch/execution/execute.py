@@ -75,7 +75,7 @@ def build_for_sandbox(run: Run, live: LiveRun) -> BuiltRequest | None:
 
     The gateway signs that call, so the key is opened only if the provider has to count the prompt.
     """
-    return _until_refused(run, live, lambda mode: _prepare(run, live, partial(mode.open_credential, run)))
+    return until_refused(run, live, lambda mode: _prepare(run, live, partial(mode.open_credential, run)))
 
 
 def _make_ready(run: Run, live: LiveRun) -> ReadyRun | None:
@@ -85,10 +85,10 @@ def _make_ready(run: Run, live: LiveRun) -> ReadyRun | None:
         credential = mode.open_credential(run)
         return ReadyRun(credential=credential, built=_prepare(run, live, lambda: credential))
 
-    return _until_refused(run, live, prepare)
+    return until_refused(run, live, prepare)
 
 
-def _until_refused(run: Run, live: LiveRun, prepare: Callable[[Mode], Result]) -> Result | None:
+def until_refused(run: Run, live: LiveRun, prepare: Callable[[Mode], Result]) -> Result | None:
     """Prepare a call, or end the run that cannot make it: None is returned then."""
     mode = MODES[AuthMode(run.auth_mode)]
     try:

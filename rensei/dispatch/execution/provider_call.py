@@ -20,6 +20,7 @@ from rensei.dispatch.queue import claims
 
 FLUSH_SECONDS = 0.25
 FLUSH_BYTES = 2048
+PIECE_CHARACTERS = 16 * 1024
 
 logger = structlog.get_logger(__name__)
 
@@ -87,11 +88,11 @@ class ProviderCall:
 
 
 class TextEvents:
-    """The text of a run's answer as events. `pending` has arrived and is not yet written."""
+    """The text of a run's answer as events, or another text. `pending` has arrived and is not yet written."""
 
-    def __init__(self, run: Run, live: LiveRun) -> None:
+    def __init__(self, run: Run, live: LiveRun, *, kind: RunChunk.Kind = RunChunk.Kind.DELTA) -> None:
         self.pending = ""
-        self._run, self._live = run, live
+        self._run, self._live, self._kind = run, live, kind
 
     def write(self, *, is_end: bool = False) -> None:
         """
@@ -108,7 +109,11 @@ class TextEvents:
             _log_missed(fault)
             leave_database()
             return
-        note_event(self._run, self._live, kind=RunChunk.Kind.DELTA, data={"text": found.blot(text)})
+        text = found.blot(text)
+        # What is beyond the most that is stored is not stored at all, so that it is stored in pieces.
+        for place in range(0, len(text), PIECE_CHARACTERS):
+            piece = text[place : place + PIECE_CHARACTERS]
+            note_event(self._run, self._live, kind=self._kind, data={"text": piece})
 
 
 def note_event(run: Run, live: LiveRun, *, kind: RunChunk.Kind, data: dict[str, Any]) -> None:

@@ -41,6 +41,13 @@ class Pool:
         if self.refusal:
             raise NoEligiblePool(reason=self.refusal)
 
+    def require_agents(self) -> None:
+        """:raises NoEligiblePool: if no agent can run there"""
+        if not self.is_sandbox:
+            raise NoEligiblePool(
+                reason=f"Agents run in sandboxes, and '{self.name}' is no pool of the provider '{SANDBOX}'."
+            )
+
 
 def find_pool(org: Org, name: str) -> Pool:
     """

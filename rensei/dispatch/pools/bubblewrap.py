@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from django.conf import settings
 
 from rensei.core.limits import MIB, limit
 from rensei.core.secret import Secret
+from rensei.dispatch import agents
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import seccomp
 from rensei.dispatch.pools.driver import Fault, SandboxFault
@@ -45,17 +47,60 @@ FILES_MIB = {"/tmp": 16, "/workspace": 64, "/dev/shm": 16}  # noqa: S108 - insid
 CPU_SECONDS_MAX = limit(
     300, "seconds", what="Processor time of each process in a sandbox", told="the run: its program is killed"
 )
-_LIMITS = {
-    "as": MEMORY_MIB * MIB,
-    "nproc": PROCESSES_MAX,
-    "cpu": CPU_SECONDS_MAX,
-    "fsize": max(FILES_MIB.values()) * MIB,
-    "nofile": 64,
-    "core": 0,
-}
+AGENT_MEMORY_MIB = limit(
+    1536, "MiB", what="Memory of all processes of an agent together", told="the run: it ends with `SANDBOX_LOST`"
+)
+AGENT_PROCESS_MEMORY_MIB = limit(
+    1024, "MiB", what="Memory of each process of an agent", told="the run: its program gets no more, and usually ends"
+)
+AGENT_PROCESSES_MAX = limit(
+    64, "processes", what="Processes and threads of an agent", told="the run: its program can start no more"
+)
+AGENT_FILES_MIB = {"/tmp": 64, "/workspace": 256, "/home/agent": 64, "/dev/shm": 16}  # noqa: S108
+# Those of its runner, which has to end the others when they have used up theirs.
+_RUNNER_PROCESSES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a sandbox may use: the limits of each process, the sizes of its folders, and the memory of all together."""
+
+    limits: Mapping[str, int]
+    files_mib: Mapping[str, int]
+    memory_mib: int | None = None
+    home: str = "/workspace"
+
+
+FOR_CALL = Room(
+    limits={
+        "as": MEMORY_MIB * MIB,
+        "nproc": PROCESSES_MAX,
+        "cpu": CPU_SECONDS_MAX,
+        "fsize": max(FILES_MIB.values()) * MIB,
+        "nofile": 64,
+        "core": 0,
+    },
+    files_mib=FILES_MIB,
+)
+FOR_AGENT = Room(
+    limits={
+        "as": AGENT_PROCESS_MEMORY_MIB * MIB,
+        "nproc": AGENT_PROCESSES_MAX + _RUNNER_PROCESSES,
+        "cpu": agents.SECONDS_MAX,
+        "fsize": max(AGENT_FILES_MIB.values()) * MIB,
+        "nofile": 1024,
+        "core": 0,
+    },
+    files_mib=AGENT_FILES_MIB,
+    memory_mib=AGENT_MEMORY_MIB,
+    home="/home/agent",
+)
+# A line of a runner; it divides what is longer. Each counts as so many bytes at least, because each is parsed.
+AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
 # As root, the worker gives each sandbox a user of its own, far from those that a system gives out.
 FIRST_UID, UIDS = 0x70000000, 0x10000
 _UID, _TAIL_LINES = 1000, 5
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _FILES = {
     "passwd": b"agent:x:%d:%d::/workspace:/bin/sh\n" % (_UID, _UID),
     "group": b"agent:x:%d:\n" % _UID,
@@ -108,9 +153,12 @@ class Bubblewrap:
             await box.destroy()
         return "" if box.exit_code == 0 else f"bubblewrap says: {said or 'nothing'}"
 
-    async def create(self, box_id: str, *, token: Secret, request_bytes_max: int, lines_bytes_max: int) -> "LocalBox":
-        relay = self._relay(token, request_bytes_max=request_bytes_max)
-        return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max)
+    async def create(
+        self, box_id: str, *, token: Secret, request_bytes_max: int, lines_bytes_max: int, for_agent: bool = False
+    ) -> "LocalBox":
+        relay = self._relay(token, request_bytes_max=request_bytes_max, for_agent=for_agent)
+        room = FOR_AGENT if for_agent else FOR_CALL
+        return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max, room=room)
 
     async def list(self) -> Collection[str]:
         """List the sandboxes of this installation on this machine by their folders."""
@@ -127,17 +175,25 @@ class Bubblewrap:
     async def close(self) -> None:
         await self._session.close()
 
-    def _relay(self, token: Secret, *, request_bytes_max: int) -> Relay:
-        return Relay(self._session, server_url=settings.PUBLIC_URL, token=token, request_bytes_max=request_bytes_max)
+    def _relay(self, token: Secret, *, request_bytes_max: int, for_agent: bool = False) -> Relay:
+        return Relay(
+            self._session,
+            server_url=settings.PUBLIC_URL,
+            token=token,
+            request_bytes_max=request_bytes_max,
+            for_agent=for_agent,
+        )
 
 
 class LocalBox:
     """A sandbox: its relay, the folder of the relay's socket, and its first process once it has started."""
 
-    def __init__(self, folder: Path, relay: Relay, *, lines_bytes_max: int) -> None:
+    def __init__(self, folder: Path, relay: Relay, *, lines_bytes_max: int, room: Room = FOR_CALL) -> None:
         self.relay = relay
         self._folder = folder
         self._lines_bytes_max = lines_bytes_max
+        self._line_bytes_max = AGENT_LINE_BYTES_MAX if room is FOR_AGENT else lines_bytes_max
+        self._room = room
         is_root = os.geteuid() == 0
         self._uid = FIRST_UID + secrets.randbelow(UIDS) if is_root else os.geteuid()
         # A process that is not root can give its sandboxes no other user, and need not.
@@ -177,9 +233,9 @@ class LocalBox:
             inside = {f"{INSIDE}/{name}": opened.enter_context(_in_memory(content)) for name, content in files.items()}
             inside |= {f"/etc/{name}": opened.enter_context(_in_memory(content)) for name, content in _FILES.items()}
             rules = opened.enter_context(_in_memory(seccomp.filter_program()))
-            options = _options(self._folder / "relay.sock", files=inside, rules=rules)
+            options = _options(self._folder / "relay.sock", files=inside, rules=rules, room=self._room)
             given = opened.enter_context(_in_memory("\0".join(options).encode()))
-            limited = ["prlimit", *(f"--{name}={most}" for name, most in _LIMITS.items()), *arguments]
+            limited = ["prlimit", *(f"--{name}={most}" for name, most in self._room.limits.items()), *arguments]
             command = [*_expendable(), "bwrap", "--args", str(given), "--", *limited]
             # The environment of bubblewrap itself can be read inside.
             return subprocess.Popen(  # noqa: S603 - the arguments are ours
@@ -201,13 +257,13 @@ class LocalBox:
         """
         assert self._process is not None
         assert self._process.stdout is not None
-        reader = asyncio.StreamReader(limit=self._lines_bytes_max)
+        reader = asyncio.StreamReader(limit=self._line_bytes_max)
         loop = asyncio.get_running_loop()
         pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
         written = 0
         try:
             while line := await reader.readline():
-                written += len(line)
+                written += max(len(line), LINE_BYTES_MIN)
                 if written > self._lines_bytes_max:
                     raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
                 yield line
@@ -215,6 +271,15 @@ class LocalBox:
             raise SandboxFault(Fault.DEAD, "Its program wrote too long a line.") from fault
         finally:
             pipe.close()
+
+    def require_memory(self) -> None:
+        """:raises SandboxFault: if its processes use more than all of them together may"""
+        if self._process is not None and self._room.memory_mib is not None:
+            pages = sum(map(_own_pages, _descendants(self._process.pid)))
+            if pages * _PAGE_BYTES > self._room.memory_mib * MIB:
+                raise SandboxFault(
+                    Fault.DEAD, f"Its programs used more than {self._room.memory_mib} MiB of memory together."
+                )
 
     async def destroy(self) -> None:
         """Kill everything in the sandbox, and remove its folder. What fails of it is logged, and swept later."""
@@ -238,7 +303,7 @@ def program_of(file: str) -> Sequence[str]:
     return [python, "-I", f"{INSIDE}/{file}"]
 
 
-def _options(socket: Path, *, files: Mapping[str, int], rules: int) -> list[str]:
+def _options(socket: Path, *, files: Mapping[str, int], rules: int, room: Room) -> list[str]:
     """The arguments of bubblewrap. They are passed by a file, so that no list of processes shows them."""
     options = ["--unshare-user", "--unshare-all", "--disable-userns", "--uid", str(_UID), "--gid", str(_UID)]
     options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
@@ -252,13 +317,33 @@ def _options(socket: Path, *, files: Mapping[str, int], rules: int) -> list[str]
             options += ["--ro-bind", str(path), str(path)]
     options += ["--dir", "/etc", "--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
     options += ["--proc", "/proc", "--dev", "/dev"]
-    for path_inside, mib in FILES_MIB.items():
+    for path_inside, mib in room.files_mib.items():
         options += ["--size", str(mib * MIB), "--tmpfs", path_inside]
     options += ["--remount-ro", "/dev", "--dir", INSIDE, "--ro-bind", str(socket), f"{INSIDE}/relay.sock"]
     for place, file in files.items():
         options += ["--ro-bind-data", str(file), place]
-    options += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/workspace"]
+    options += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", room.home]
     return [*options, "--chdir", "/workspace", "--remount-ro", "/", "--seccomp", str(rules)]
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """List a process and all below it, as far as they still exist."""
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                waiting += map(int, children.read_text().split())
+
+
+def _own_pages(pid: int) -> int:
+    """Return the pages of memory that a process shares with no file, or 0 if it has ended."""
+    try:
+        _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    except (OSError, ValueError):
+        return 0
+    return resident - shared
 
 
 def _without_local() -> list[str]:

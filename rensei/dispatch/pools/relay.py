@@ -3,6 +3,8 @@ The only way out of a sandbox of this installation: HTTP over a UNIX socket, to 
 
 One address is served, for one request at a time. The relay adds the token of the run, so that the sandbox holds no
 credential. What a program inside can make it hold is bounded: connections, and the bytes of a request.
+
+The calls of an agent wait for one another. At a second address its runner waits for the order to stop the program.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from aiohttp import web
 from rensei.core.ids import RUN_ID_HEADER
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
+from rensei.dispatch.run_caps import RunCostExceeded
 
 PATH = "/v1/messages"
 CONNECTIONS_MAX = limit(
@@ -38,6 +41,11 @@ RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 30.0
 _PASSING = frozenset({429, 502, 503, 504})
 _OK = 200
 _PASSED_IN = ("content-type", "accept", "anthropic-version")
+# The one request of a run was priced without betas.
+_PASSED_IN_OF_AGENT = (*_PASSED_IN, "anthropic-beta")
+STOP_PATH = "/stop"
+# After an answer, the next call waits for its settlement.
+_AGENT_RETRY_SECONDS = 0.1
 _PASSED_OUT = ("content-type", "retry-after", "x-should-retry", "request-id")
 
 
@@ -47,19 +55,31 @@ class Relay:
 
     `is_unreachable`: the gateway did not answer to the last. `is_cut`: a connection to it broke, so that a call may
     have died with it. `refusal` is the gateway's error, if it refused the last request before a call.
+    `cap_refusal` is the first of an agent's that said that the run may cost no further call.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, server_url: str, token: Secret, request_bytes_max: int
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        server_url: str,
+        token: Secret,
+        request_bytes_max: int,
+        for_agent: bool = False,
     ) -> None:
         self.is_unreachable = self.is_cut = False
         self.refusal: dict[str, Any] | None = None
+        self.cap_refusal: dict[str, Any] | None = None
         self._session = session
         self._url = server_url + PATH
         self._token = token
-        self._is_calling = False
+        self._for_agent = for_agent
+        self._turn = asyncio.Lock()
+        self._stop = asyncio.Event()
         application = web.Application(client_max_size=request_bytes_max)
         application.router.add_post(PATH, self._pass_on)
+        if for_agent:
+            application.router.add_get(STOP_PATH, self._wait_for_stop)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         self._listener: asyncio.Server | None = None
 
@@ -69,7 +89,13 @@ class Relay:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_unix_server(self._connected, str(path), backlog=CONNECTIONS_MAX)
 
+    def order_stop(self) -> None:
+        """Let the runner of an agent stop its program."""
+        self._stop.set()
+
     async def close(self) -> None:
+        # What waits for it must not outlive the loop.
+        self._stop.set()
         if self._listener is not None:
             self._listener.close()
         await self._runner.cleanup()
@@ -80,18 +106,20 @@ class Relay:
         return server() if len(server.connections) < CONNECTIONS_MAX else _Refused()
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        if self._is_calling:
+        if self._turn.locked() and not self._for_agent:
             return _error(429, "rate_limit_error", "A sandbox makes one call at a time.")
-        self._is_calling = True
-        try:
-            headers = {name: request.headers[name] for name in _PASSED_IN if name in request.headers}
+        async with self._turn:
+            passed = _PASSED_IN_OF_AGENT if self._for_agent else _PASSED_IN
+            headers = {name: request.headers[name] for name in passed if name in request.headers}
             headers["authorization"] = f"Bearer {self._token.reveal()}"
             # A proxy may compress, and the program inside does not decompress.
             headers["accept-encoding"] = "identity"
             answer = await self._call(await request.read(), headers)
             return await self._answer(request, answer)
-        finally:
-            self._is_calling = False
+
+    async def _wait_for_stop(self, request: web.Request) -> web.Response:
+        await self._stop.wait()
+        return web.Response(text="stop")
 
     async def _call(self, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
         """
@@ -100,6 +128,7 @@ class Relay:
         A request whose connection broke is repeated too: the gateway refuses it if it makes the call already.
         """
         until = time.monotonic() + REACH_SECONDS_MAX
+        soon = _AGENT_RETRY_SECONDS if self._for_agent else RETRY_SECONDS_MAX
         while True:
             answer, seconds = None, RETRY_SECONDS
             try:
@@ -116,7 +145,8 @@ class Relay:
                     self.is_cut = False
                 if not _is_passing(answer):
                     return answer
-                seconds = _seconds_asked(answer)
+                seconds = min(_seconds_asked(answer), soon)
+                soon *= 2
             if time.monotonic() + seconds > until:
                 return answer
             if answer is not None:
@@ -133,6 +163,10 @@ class Relay:
                 body = await _whole(answer)
                 if RUN_ID_HEADER not in answer.headers:
                     self.refusal = _refusal(body)
+                    if self.refusal is not None and self.refusal["code"] == RunCostExceeded.code:
+                        self.cap_refusal = self.cap_refusal or self.refusal
+                        # The cap of a run does not reset, and clients repeat a 429.
+                        return web.Response(status=RunCostExceeded.status, headers=passed, body=body)
                     self.is_unreachable = self.refusal is None
                 return web.Response(status=answer.status, headers=passed, body=body)
             response = web.StreamResponse(status=answer.status, headers=passed)

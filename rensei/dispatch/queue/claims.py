@@ -192,7 +192,7 @@ def add_chunk(run: Run, *, kind: RunChunk.Kind, data: dict[str, Any]) -> bool:
     size = stored_bytes.of_event(data)
     with durable():
         held = Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING)
-        has_room = held.filter(event_bytes__lte=stored_bytes.of_answer_at_most(run) - size)
+        has_room = held.filter(event_bytes__lte=stored_bytes.of_events_at_most(run) - size)
         if not has_room.update(chunk_count=F("chunk_count") + 1, event_bytes=F("event_bytes") + size):
             return held.exists()
         # A machine may send two events at once, so the number is read back after the update.

@@ -30,7 +30,8 @@ from rensei.core.transactions import durable
 from rensei.core.unknown import note_unknown
 from rensei.core.usage import NOTHING, Usage, UsagePart
 from rensei.dispatch import search, stored_bytes, token_rate
-from rensei.dispatch.models import Attempt, Run, RunChunk
+from rensei.dispatch.agents import AgentEnd, OutputFile
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunFile
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.settlement import own_entries
 from rensei.dispatch.settlement.own_entries import Told
@@ -55,6 +56,7 @@ class RunEnd:
     text: str = ""
     content: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
+    agent: AgentEnd | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,9 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
 def _without_keys(plan: SettlementPlan) -> SettlementPlan:
     """Blot out known keys in the output, and in the errors: a provider's message may quote the prompt."""
     end = plan.end
-    stored = [plan.error] if end is None else [plan.error, end.error, end.text, end.content]
+    stored: list[Any] = [plan.error] if end is None else [plan.error, end.error, end.text, end.content]
+    files = end.agent.files if end is not None and end.agent is not None else ()
+    stored += [text for file in files for text in (file.path, file.text)]
     if not any(stored):
         return plan
     found = leaks.find_or_blot([each for each in stored if each], org=plan.run.org)
@@ -196,6 +200,9 @@ def _without_keys(plan: SettlementPlan) -> SettlementPlan:
     if end is not None:
         text, content = found.blot(end.text), found.blot(end.content)
         end = replace(end, error=found.blot(end.error), text=text, content=content)
+        if end.agent is not None:
+            kept = [OutputFile.of_text(found.blot(file.path), found.blot(file.text)) for file in files]
+            end = replace(end, agent=replace(end.agent, files=kept))
     return replace(plan, error=found.blot(plan.error), end=end, leaks=found)
 
 
@@ -227,7 +234,11 @@ def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
     for plan in plans:
         assert plan.end is not None
         size = sizes[plan.run.id] = stored_bytes.of_end(
-            plan.run, text=plan.end.text, content=plan.end.content, error=plan.end.error
+            plan.run,
+            text=plan.end.text,
+            content=plan.end.content,
+            error=plan.end.error,
+            files=plan.end.agent.files if plan.end.agent is not None else (),
         )
         if plan.run.has_events:
             stored = F("stored_bytes") + F("event_bytes") + size
@@ -235,7 +246,17 @@ def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
         else:
             others.append(_end_of(plan, stored_bytes=size))
     ended = {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
+    for plan in plans:
+        if plan.run.id in ended and plan.end is not None and plan.end.agent is not None:
+            _keep_files(plan.run, plan.end.agent)
     return {run_id: sizes[run_id] for run_id in ended}
+
+
+def _keep_files(run: Run, end: AgentEnd) -> None:
+    """Write what an agent has left, with its end."""
+    rows = [RunFile(run=run, path=file.path, content=file.content) for file in end.files]
+    RunFile.objects.bulk_create(rows)
+    Run.objects.filter(id=run.id).update(agent_result=end.result(row.id for row in rows))
 
 
 def _end_of(settlement: SettlementPlan, **more: Any) -> Row:

@@ -1,0 +1,265 @@
+"""
+What runs inside the sandbox of an agent: it starts the program, follows it, and collects what it has left.
+
+It is copied into the sandbox, so it uses only the standard library, of Python 3.9 or later. Beside it are `job.json`
+and the socket of the relay, to which it leads the connections that the program makes. A line is {"text": …} or
+{"log": …} for what the program writes, {"file": {"path", "data", "more"}} for each piece of a file that is kept, and at
+the end {"end": {"exitCode", "leftOut"}}, or {"error": "…"} if the program could not be started.
+"""
+
+import asyncio
+import base64
+import codecs
+import json
+import os
+import re
+import resource
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+WORKSPACE = Path("/workspace")
+PORT = 8080
+# How long a program that is stopped has to end by itself.
+TERM_SECONDS = 1.5
+REPORT_SECONDS = 0.1
+PIECE_BYTES = 48 * 1024
+NAMES_MAX = 100_000
+CUT = "\n[The rest of the log was cut.]\n"
+
+
+def main() -> None:
+    job = json.loads((HERE / "job.json").read_bytes())
+    put_files(job["files"])
+    exit_code = asyncio.run(carry(job))
+    if exit_code is None:
+        return
+    left_out = keep_outputs(job)
+    report(end={"exitCode": exit_code, "leftOut": left_out})
+
+
+def put_files(files: "list[dict[str, str]]") -> None:
+    for file in files:
+        path = WORKSPACE / file["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = file["content"]
+        is_coded = file.get("encoding") == "base64"
+        path.write_bytes(base64.b64decode(content) if is_coded else content.encode())
+        path.chmod(0o755)
+
+
+async def carry(job: "dict[str, Any]") -> "int | None":
+    """Follow the program to its end, and return its exit code; None if it could not be started."""
+    await asyncio.start_server(lead, "127.0.0.1", PORT)
+    stop = asyncio.ensure_future(stop_order())
+    try:
+        process = await start(job)
+    except OSError as fault:
+        report(error=f"The program '{job['program'][0]}' could not be started: {fault.strerror}.")
+        return None
+    said = Said("text", job["textBytesMax"], end="")
+    log = Said("log", job["logBytesMax"], end=CUT)
+    reading = asyncio.gather(read(process.stdout, said), read(process.stderr, log), tell(process.stdin, job["input"]))
+    telling = asyncio.ensure_future(report_often([said, log]))
+    ended = asyncio.ensure_future(process.wait())
+    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGTERM)
+        await asyncio.wait({ended}, timeout=TERM_SECONDS)
+    # Whatever it has started ends with it: its files must not change while they are read.
+    kill_all()
+    code = await ended
+    await reading
+    telling.cancel()
+    said.flush()
+    log.flush()
+    return code if code >= 0 else 128 - code
+
+
+async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
+    at_most = job["processesMax"]
+    address = f"http://127.0.0.1:{PORT}"
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "LANG": "C.UTF-8",
+        **job["env"],
+        "ANTHROPIC_BASE_URL": address,
+        # The relay outside adds the token of the run.
+        "ANTHROPIC_AUTH_TOKEN": "added-outside",
+        "ANTHROPIC_MODEL": job["model"],
+    }
+    return await asyncio.create_subprocess_exec(
+        *job["program"],
+        cwd=WORKSPACE,
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (at_most, at_most)),
+    )
+
+
+def kill_all() -> None:
+    """Kill every process in the sandbox but this one. The first of a process namespace is not killed from inside."""
+    with suppress(OSError):
+        os.kill(-1, signal.SIGKILL)
+
+
+async def stop_order() -> None:
+    """Wait until the worker orders the end of the program."""
+    reader, writer = await asyncio.open_unix_connection(str(HERE / "relay.sock"))
+    writer.write(b"GET /stop HTTP/1.1\r\nhost: relay\r\n\r\n")
+    if not await reader.read(1):
+        # The relay is gone, and so is the worker: it ends the sandbox itself.
+        await asyncio.sleep(3600)
+
+
+async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Lead one connection of the program to the relay."""
+    try:
+        inner, outer = await asyncio.open_unix_connection(str(HERE / "relay.sock"))
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(pump(reader, outer), pump(inner, writer))
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+    with suppress(OSError):
+        writer.close()
+
+
+class Said:
+    """What the program writes to one of its outputs, up to a number of bytes. What comes after that is dropped."""
+
+    def __init__(self, name: str, bytes_left: int, *, end: str) -> None:
+        self._name, self._left, self._end = name, bytes_left, end
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = b""
+        self._is_cut = False
+
+    def take(self, piece: bytes) -> None:
+        if self._is_cut:
+            return
+        self._is_cut = len(piece) > self._left
+        self._pending += piece[: self._left]
+        self._left -= len(piece[: self._left])
+
+    def flush(self) -> None:
+        pending, self._pending = self._pending, b""
+        for place in range(0, len(pending), PIECE_BYTES):
+            if text := self._decoder.decode(pending[place : place + PIECE_BYTES]):
+                report(**{self._name: text})
+        if self._is_cut and self._end:
+            report(**{self._name: self._end})
+            self._end = ""
+
+
+async def read(stream: "asyncio.StreamReader | None", said: Said) -> None:
+    assert stream is not None
+    while piece := await stream.read(65536):
+        said.take(piece)
+
+
+async def tell(stream: "asyncio.StreamWriter | None", text: str) -> None:
+    """Give the program its input. It need not read it."""
+    assert stream is not None
+    with suppress(OSError):
+        stream.write(text.encode())
+        await stream.drain()
+    with suppress(OSError):
+        stream.close()
+
+
+async def report_often(outputs: "list[Said]") -> None:
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        for said in outputs:
+            said.flush()
+
+
+def keep_outputs(job: "dict[str, Any]") -> "dict[str, int]":
+    """Report the files that match the patterns, and count those that are not kept by the reason."""
+    left_out: dict[str, int] = {}
+    count, size = job["outputsMax"], job["outputsBytesMax"]
+    is_wanted = matcher(job["outputs"])
+    for path in names(WORKSPACE) if job["outputs"] else ():
+        name = str(path.relative_to(WORKSPACE))
+        if not is_wanted(name):
+            continue
+        found = path.lstat()
+        reason = ""
+        if stat.S_ISLNK(found.st_mode):
+            reason = "LINK"
+        elif not stat.S_ISREG(found.st_mode):
+            reason = "NOT_A_FILE"
+        elif not name.isprintable() or len(os.fsencode(name)) > job["pathBytesMax"]:
+            reason = "NAME"
+        elif count == 0:
+            reason = "TOO_MANY"
+        elif found.st_size > size:
+            reason = "TOO_LARGE"
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        count -= 1
+        size -= found.st_size
+        keep(path, name)
+    return left_out
+
+
+def keep(path: Path, name: str) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        piece = file.read(PIECE_BYTES)
+        while True:
+            following = file.read(PIECE_BYTES)
+            report(file={"path": name, "data": base64.b64encode(piece).decode(), "more": bool(following)})
+            if not following:
+                return
+            piece = following
+
+
+def names(folder: Path) -> "Iterator[Path]":
+    """List what is below a folder, in the order of its names, without following links, and only so much of it."""
+    waiting, left = [folder], NAMES_MAX
+    while waiting and left > 0:
+        with suppress(OSError), os.scandir(waiting.pop()) as found:
+            entries = []
+            for entry in found:
+                left -= 1
+                if left < 0:
+                    break
+                entries.append(entry)
+            entries.sort(key=lambda entry: entry.name)
+            yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
+            folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            waiting += reversed(folders)
+
+
+def matcher(patterns: "list[str]") -> "Callable[[str], bool]":
+    """`*` and `?` stay within a name. `**` is any number of folders, and at the end everything below."""
+    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = (re.split(r"(\*\*/|\*\*|\*|\?)", pattern) for pattern in patterns)
+    written = ("".join(special.get(part) or re.escape(part) for part in each) for each in parts)
+    whole = re.compile("|".join(f"(?:{each})" for each in written), re.DOTALL)
+    return lambda name: whole.fullmatch(name) is not None
+
+
+def report(**line: Any) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
