@@ -283,6 +283,7 @@ class BudgetUsageAdmin(ReadOnlyAdmin):
     """What metered runs cost in the newest month, and the most that live runs may still cost."""
 
     list_display = ["org", "month", usd("Used, USD", "used"), usd("Held, USD", "held")]
+    fields: ClassVar[Any] = list_display
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["org__slug"]
@@ -295,6 +296,7 @@ class SpendCapAdmin(ReadOnlyAdmin):
     list_display = [
         "org", "scope_id", usd("Cap, USD", "picodollars"), "period", usd("Used, USD", "used"), usd("Held, USD", "held")
     ]  # fmt: skip
+    fields: ClassVar[Any] = [*list_display, "window", "created_at"]
     list_select_related = ["org"]
     search_fields = ["org__slug", "scope_id"]
     ordering = ["org__slug", "scope_id"]
@@ -314,6 +316,7 @@ class SharedSpendingAdmin(ReadOnlyAdmin):
     """What shared runs cost the platform on the newest day, and the most that live runs may still cost."""
 
     list_display = ["account", "org", "day", usd("Used, USD", "used"), usd("Held, USD", "held")]
+    fields: ClassVar[Any] = list_display
     list_select_related = ["org"]
     search_fields = ["org__slug"]
     ordering = ["-day", "account"]

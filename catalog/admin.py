@@ -8,13 +8,13 @@ from django.db.models import ForeignKey
 from django.http import HttpRequest
 from django.utils import timezone
 
-from catalog.admin_forms import EntryForm, PriceForm, current_entries, usd_name
+from catalog.admin_forms import FLAG_LABELS, THINKING_LABELS, EntryForm, PriceForm, current_entries, usd_name
 from catalog.datafile import read_all
 from catalog.models import CatalogEntry, CatalogSetting, Price
 from rensei.audit.record import record_operator
 from rensei.core.money import dollars
 from rensei.core.token_classes import TOKEN_CLASSES
-from rensei.orgs.audited_admin import operator
+from rensei.orgs.audited_admin import operator, words
 
 
 @admin.register(CatalogEntry)
@@ -36,7 +36,25 @@ class CatalogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """List the form's fields or, for an entry that is only read here, the stored ones."""
         if obj is None or self.has_change_permission(request, obj):
             return [*EntryForm.base_fields]
-        return [one.name for one in CatalogEntry._meta.fields if one.name not in {"id", "org", "created_at"}]  # noqa: SLF001
+        stored = [one.name for one in CatalogEntry._meta.fields if one.name not in {"id", "org", "created_at"}]  # noqa: SLF001
+        in_words: dict[str, Any] = {
+            "auth_modes": words("Auth modes", "auth_modes"),
+            "effort_levels": words("Effort levels", "effort_levels"),
+            "capabilities": "capabilities_in_words",
+        }
+        return [in_words.get(name, name) for name in stored]
+
+    @admin.display(description="Capabilities")
+    def capabilities_in_words(self, entry: CatalogEntry) -> str:
+        """Name what the form has as checkboxes."""
+        stored = entry.capabilities
+        named = [label for flag, label in FLAG_LABELS.items() if stored.get(flag)]
+        if tokens := stored.get("minCacheTokens"):
+            named.append(f"Shortest cached prompt: {tokens:,} tokens")
+        named += [
+            f"Thinking: {THINKING_LABELS[kind].lower()}" for kind in (stored.get("thinking") or {}).get("types", [])
+        ]
+        return "\n".join(named) or "None known"
 
     @admin.display(description="lifecycle")
     def lifecycle(self, entry: CatalogEntry) -> str:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.admin.widgets import AdminSplitDateTime
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -69,6 +70,14 @@ def _usd(label: str, *, is_search: bool = False) -> forms.DecimalField:
     )
 
 
+def _moment_widget() -> AdminSplitDateTime:
+    """Make Django's two boxes, each with a name for screen readers, which Django writes beside them only."""
+    widget = AdminSplitDateTime()
+    for box, name in zip(widget.widgets, ("Date, UTC", "Time, UTC"), strict=True):
+        box.attrs["aria-label"] = name
+    return widget
+
+
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """
     A price that begins later, so that it does not contradict runs that are already settled.
@@ -83,6 +92,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     cache_write_5m_usd = _usd("Cache write, 5 minutes")
     cache_write_1h_usd = _usd("Cache write, 1 hour")
     web_search_usd = _usd("Web search", is_search=True)
+    effective_from = forms.SplitDateTimeField(label="Begins", widget=_moment_widget())
     confirmed = forms.CharField(required=False, widget=forms.HiddenInput)
 
     class Meta:

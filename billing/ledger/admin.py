@@ -16,7 +16,7 @@ from rensei.core.clock import database_now
 from rensei.core.money import dollars
 from rensei.core.periods import end_of, month_before, month_of, start_of
 from rensei.core.whole_numbers import WholeSum
-from rensei.orgs.audited_admin import ReadOnlyAdmin, usd
+from rensei.orgs.audited_admin import ReadOnlyAdmin, fields_with_dollars, usd
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -107,6 +107,7 @@ class CostEventAdmin(LedgerAdmin):
         "estimated",
         "id",
     ]
+    fields = ["id", *fields_with_dollars(CostEvent)]
     list_filter = ["occurred_at", MonthFilter, "auth_mode", "kind", "billed", "estimated", ProviderFilter]
     search_fields = ["org__slug", "=run_id", "=attempt_id", "=provider_request_id"]
     search_help_text = "Organization's slug, or the exact id of a run, an attempt or a provider request"
@@ -137,6 +138,7 @@ class UsageDailyAdmin(LedgerAdmin):
         "calls",
         "unpriced",
     ]
+    fields = fields_with_dollars(UsageDaily)
     list_filter = ["day", "auth_mode", "provider"]
     search_fields = ["org__slug", "served_model_id", "project_id", "profile_id"]
     ordering = ["-day", "-id"]

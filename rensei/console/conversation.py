@@ -108,7 +108,7 @@ class Conversation:
 def find_conversation(access: Access, run_id: str) -> Conversation:
     """:raises NotFound: if the organization has no such run, or its input is not stored"""
     runs = visible_runs(access)
-    run = runs.filter(input__isnull=False).select_related("input").get_or_404(pk=run_id)
+    run = runs.filter(input__isnull=False).select_related("input", "host").get_or_404(pk=run_id)
     named = run.metadata.get(METADATA)
     ids = [one for one in named if isinstance(one, str)][:ANSWERS_MAX] if isinstance(named, list) else []
     return Conversation(run, list(runs.listed().filter(pk__in=ids, id__lt=run.id).order_by("id")) if ids else [])

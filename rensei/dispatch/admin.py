@@ -93,11 +93,15 @@ class SystemPolicyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 def _cells(matrix: Matrix) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The checkboxes: a row for all models, for each provider, and for each current model or one that has a rule."""
+    """The checkboxes: a cell for each mode of each row."""
+    return [(label, [(_cell(row, mode), mode.label) for mode in AuthMode]) for row, label in _rows(matrix).items()]
+
+
+def _rows(matrix: Matrix) -> dict[str, str]:
+    """Label a row for all models, for each provider, and for each current model or one that has a rule."""
     rows = {"*": "All models"} | {spec.id: f"All of {spec.display_name}" for spec in PROVIDERS.values()}
     rows |= dict(labelled(current_entries()))
-    rows |= {row: row for row in matrix if row not in rows}
-    return [(label, [(_cell(row, mode), mode.label) for mode in AuthMode]) for row, label in rows.items()]
+    return rows | {row: row for row in matrix if row not in rows}
 
 
 def _cell(row: str, mode: str) -> str:
@@ -159,12 +163,23 @@ class AccessPolicyAdmin(ReadOnlyAdmin):
     list_filter = ["scope"]
     list_select_related = ["org", "project"]
     search_fields = ["org__slug", "project__slug"]
-    readonly_fields = ["scope", "org", "project", "updated_at"]
+    readonly_fields = ["scope", "org", "project", "rules", "updated_at"]
 
     def get_fields(self, request: HttpRequest, obj: AccessPolicy | None = None) -> Any:
         """Show the stored document on read-only pages: only the system's policy has a form."""
         editable = self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
-        return self.fields if editable else ["scope", "org", "project", "matrix", "updated_at"]
+        return self.fields if editable else ["scope", "org", "project", "rules", "updated_at"]
+
+    @admin.display(description="Rules")
+    def rules(self, policy: AccessPolicy) -> SafeString | str:
+        matrix: Matrix = policy.matrix
+        lines = [
+            (label, "Allow" if allowed else "Deny", ", ".join(mode.label for mode in modes))
+            for row, label in _rows(matrix).items()
+            for allowed in (False, True)
+            if (modes := [mode for mode in AuthMode if matrix.get(row, {}).get(mode, {}).get("allowed") is allowed])
+        ]
+        return format_html_join("", "<div>{}: {} {}</div>", lines) or "None, so it denies nothing."
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._is_operator(request) and not AccessPolicy.objects.filter(scope=AccessPolicy.Scope.SYSTEM).exists()

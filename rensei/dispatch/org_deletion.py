@@ -3,12 +3,14 @@ Deleting an organization by one of its owners.
 
 One transaction ends all access: members, tokens, machines and invitations. Then its keys are destroyed, with a signed
 receipt, its runs are cancelled, and what it stores is deleted, in batches that a periodic job continues after a crash.
+Prompts and answers do not wait for a key service that refuses, and the deletion does not end before the keys.
 
 What it owes and what was done in it stays, as for every organization: the ledger with its statements and seals, the
 audit log, and a row of figures for each run, without its texts. So the row of the organization stays too, and its ID is
 not given to another one.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -37,10 +39,12 @@ from billing.models import (
     Statement,
     UsageDaily,
 )
-from integrations.models import Integration
+from integrations.models import DataKey, Integration
 from integrations.vault import destruction
+from integrations.vault.errors import CredentialUnreadable
 from profiles.models import ModelProfile
 from rensei.accounts.models import Invitation
+from rensei.audit.models import AuditEvent
 from rensei.audit.record import record, record_system
 from rensei.core import jobs, mails
 from rensei.core.clock import database_now
@@ -51,7 +55,7 @@ from rensei.dispatch import services
 from rensei.dispatch.models import Attempt, Run, RunChunk, RunFile, RunInput
 from rensei.orgs import locks, storage
 from rensei.orgs.access import Access
-from rensei.orgs.models import Host, Membership, Org, Project, StoredBytes
+from rensei.orgs.models import Host, Membership, Org, Project, Role, StoredBytes
 from rensei.tokens.models import DeviceCode
 
 # The condition, for a periodic job, that an organization is being deleted.
@@ -73,10 +77,14 @@ STAYING: frozenset[type[models.Model]] = frozenset(
 # Those that others of the organization refer to come last.
 LAST = (Host, Integration, Project)
 
+# What the receipt of destroyed keys names, which stays until there is one.
+OF_KEYS: frozenset[type[models.Model]] = frozenset({DataKey, Integration})
+STARTED = "org.deletion_started"
+
 # What an owner reads before.
 CONSEQUENCES = (
     "All members lose access, and all tokens and machines are revoked, at once.",
-    "Stored keys are destroyed, with a signed receipt in the audit log.",
+    "Stored keys are destroyed. Owners get the signed receipt by mail.",
     "Queued and running runs are cancelled. What a call has used until then is charged.",
     "Prompts, answers, profiles, policies, projects and workflows are deleted.",
     "The ledger, its statements, a row of figures for each run, and the audit log stay with the operator.",
@@ -104,7 +112,10 @@ def delete_org(access: Access, *, confirm: str) -> Org:
         StoredBytes.objects.update_or_create(org=org, defaults={"limit_mib": 0})
         members = Membership.objects.for_org(org).order_by("user__email")
         told = list(members.filter(user__is_active=True).values_list("user__email", flat=True))
-        record(access, "org.deletion_started", object_id=org.pk, name=org.name, slug=org.slug, members=len(told))
+        owners = list(members.filter(user__is_active=True, role=Role.OWNER).values_list("user__email", flat=True))
+        # No row tells afterwards who gets the receipt of the keys.
+        facts = {"name": org.name, "slug": org.slug, "members": len(told), "owners": owners}
+        record(access, STARTED, object_id=org.pk, **facts)
         org.deleting_at = database_now()
         org.save(update_fields=["deleting_at"])
         Host.objects.for_org(org).filter(revoked_at=None).update(revoked_at=org.deleting_at)
@@ -150,30 +161,43 @@ def _steps(org: Org) -> Iterator[None]:
     """
     Delete what an organization holds, as far as that is possible now. Each step is short and may be repeated.
 
-    :raises AnchorKeyUnavailable: if the receipt of its keys cannot be signed; the next time tries again
+    Its keys are destroyed first. Where that is not possible yet, all but the keys is deleted.
     """
     yield from _cancel_runs(org)
-    _destroy_keys(org)
+    has_keys = not _destroy_keys(org)
     is_live = Run.objects.for_org(org).live().exists()
     if is_live or org.deleting_at is None or database_now() < org.deleting_at + KNOWN_TO_ALL:
         return
     yield from _empty_runs(org)
-    yield from _delete_rest(org)
+    yield from _delete_rest(org, staying=STAYING | OF_KEYS if has_keys else STAYING)
+    if has_keys:
+        return
     with durable():
         if Org.objects.filter(pk=org.pk, deleted_at=None).update(deleted_at=database_now()):
             record_system("delete-orgs", "org.deleted", object_id=org.pk, org_id=org.pk, slug=org.slug)
 
 
-def _destroy_keys(org: Org) -> None:
+def _destroy_keys(org: Org) -> bool:
+    """Destroy the keys by order of the owner, and mail the owners the receipt. False where that has to wait."""
+    started = AuditEvent.objects.filter(org_id=org.pk, action=STARTED).order_by("pk").last()
+    actor, owners = (started.actor, started.detail.get("owners", [])) if started else ("delete-orgs", [])
     try:
-        destruction.destroy_keys(
-            org, actor="delete-orgs", backups_kept_days=settings.RENSEI_BACKUPS_KEPT_DAYS, sign=receipts.sign
+        receipt = destruction.destroy_keys(
+            org, actor=actor, backups_kept_days=settings.RENSEI_BACKUPS_KEPT_DAYS, sign=receipts.sign
         )
     except destruction.NothingToDestroy:
-        return
-    except AnchorKeyUnavailable:
-        logger.warning("org_deletion_waits_for_the_anchor_key", org_id=org.pk)
-        raise
+        return True
+    except (AnchorKeyUnavailable, CredentialUnreadable) as fault:
+        logger.warning("org_deletion_waits_for_its_keys", org_id=org.pk, fault=type(fault).__name__)
+        return False
+    subject = f"Rensei: the keys of {org.name} were destroyed"
+    body = (
+        f"All keys that were stored for {org.name} ({org.slug}) are destroyed. This is the signed receipt. Keep it: an "
+        f"operator can check its signature with `vault check-receipt`.\n\n{json.dumps(receipt, indent=2)}\n"
+    )
+    for email in owners:
+        later.do(partial(mails.send, subject, body, [email]), what="keys-destroyed")
+    return True
 
 
 def _cancel_runs(org: Org) -> Iterator[None]:
@@ -211,10 +235,10 @@ def _empty_runs(org: Org) -> Iterator[None]:
         yield
 
 
-def _delete_rest(org: Org) -> Iterator[None]:
+def _delete_rest(org: Org, *, staying: frozenset[type[models.Model]]) -> Iterator[None]:
     """Delete the rows of all other tables."""
     held: list[type[Any]] = sorted(
-        {reference.related_model for reference in _references_to(Org)} - STAYING,
+        {reference.related_model for reference in _references_to(Org)} - staying,
         key=lambda model: (model in LAST, model is not ModelProfile, model._meta.label),  # noqa: SLF001
     )
     for model in held:
@@ -250,10 +274,10 @@ def _tell(org: Org, *, by: str, to: list[str]) -> None:
     """Mail those who were members, one by one, after the answer."""
     subject = f"Rensei: {org.name} was deleted"
     body = (
-        f"{by} deleted the organization {org.name} ({org.slug}). All access to it has ended: its tokens and "
-        "machines were revoked, its keys are destroyed and its runs are cancelled. Prompts, answers, profiles and "
-        "workflows are deleted. The ledger of what its runs cost and the audit log stay with the operator of the "
-        "server.\n"
+        f"{by} deleted the organization {org.name} ({org.slug}). All access to it has ended, and its tokens and "
+        "machines were revoked. Its runs will be cancelled, its keys destroyed, and its prompts, answers, profiles and "
+        "workflows deleted. Owners get a receipt of the keys. The ledger of what its runs cost and the audit log stay "
+        "with the operator of the server.\n"
     )
     for email in to:
         later.do(partial(mails.send, subject, body, [email]), what="org-deleted")

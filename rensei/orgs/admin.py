@@ -80,10 +80,32 @@ class UserAdmin(AuditedAdmin):
             )
 
 
+class NamedField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A row that is named in a text field, however many there are: a person by email, an organization by ID."""
+
+    def __init__(self, rows: QuerySet[Any], *, by: str, label: str, missing: str) -> None:
+        widget = forms.EmailInput() if by == "email" else forms.TextInput()
+        super().__init__(rows, to_field_name=by, label=label, widget=widget, error_messages={"invalid_choice": missing})
+
+    def to_python(self, value: Any) -> Any:
+        return super().to_python(value.strip().lower() if isinstance(value, str) else value)
+
+
+def _person_field(label: str) -> NamedField:
+    people = User.objects.filter(is_active=True)
+    return NamedField(people, by="email", label=label, missing="No active user has this email address.")
+
+
+def _org_field() -> NamedField:
+    return NamedField(
+        Org.objects.all(), by="slug", label="ID of the organization", missing="No organization has this ID."
+    )
+
+
 class NewOrgForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new organization has an owner from the start."""
 
-    owner = forms.ModelChoiceField(queryset=User.objects.filter(is_active=True))
+    owner = _person_field("Owner's email")
 
     class Meta:
         model = Org
@@ -100,6 +122,7 @@ class MembershipInline(ReadOnlyInline):
     """The members of an organization, read-only. A change needs a reason, which the page of a membership requires."""
 
     model = Membership
+    show_change_link = True
     exclude = ["created_at"]
 
 
@@ -128,6 +151,8 @@ class ReasonForm(forms.Form):
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]
     """An operator's form for a new membership or a higher role, which is mailed to the owners with its reason."""
 
+    user = _person_field("Email")
+    org = _org_field()
     reason = _reason_field(rows=2)
     hours = forms.IntegerField(
         min_value=1,
@@ -297,7 +322,6 @@ class MembershipAdmin(AuditedAdmin):
     list_filter = ["role", ("ends_at", admin.EmptyFieldListFilter)]
     list_select_related = ["user", "org"]
     search_fields = ["user__email", "org__slug"]
-    autocomplete_fields = ["user", "org"]
     form = MembershipForm
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
@@ -326,6 +350,8 @@ class MembershipAdmin(AuditedAdmin):
 class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]
     """An operator's form for a project, which is within the organization's limit too."""
 
+    org = _org_field()
+
     class Meta:
         model = Project
         fields = ["org", "slug", "name"]
@@ -349,7 +375,6 @@ class ProjectAdmin(AuditedAdmin):
     list_display = ["slug", "name", "org", "created_at"]
     list_select_related = ["org"]
     search_fields = ["slug", "name", "org__slug"]
-    autocomplete_fields = ["org"]
     form = ProjectForm
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:

@@ -1,6 +1,5 @@
 """Base classes of the admin pages of all packages."""
 
-from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
@@ -14,7 +13,13 @@ from rensei.core.money import dollars
 from rensei.orgs.models import Org, User
 
 
-class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class _Admin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What all have in common: no filter counts its rows, because that would read a whole table for each choice."""
+
+    show_facets = admin.ShowFacets.NEVER
+
+
+class AuditedAdmin(_Admin):
     """Writes an operator's change into the audit log, in the transaction of the change."""
 
     def log_addition(self, request: HttpRequest, object: Model, message: Any) -> Any:  # noqa: A002
@@ -54,7 +59,7 @@ class _NoneChanged(_NoneAdded):
         return False
 
 
-class KeptAdmin(_NoneAdded, admin.ModelAdmin):  # type: ignore[type-arg]
+class KeptAdmin(_NoneAdded, _Admin):
     """Rows that services add, operators change, and nothing deletes."""
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -95,11 +100,33 @@ def page_context(page: admin.ModelAdmin[Any], request: HttpRequest, title: str) 
     return {**page.admin_site.each_context(request), "opts": page.opts, "media": page.media, "title": title}
 
 
-def usd(label: str, field: str) -> Callable[[Any], Any]:
+def words(label: str, field: str) -> Any:
+    """Make the line of a stored list of words."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> str:
+        return ", ".join(getattr(row, field)) or "-"
+
+    return shown
+
+
+def usd(label: str, field: str) -> Any:
     """Make the column of an amount in picodollars."""
 
     @admin.display(description=label, ordering=Cast(field, FloatField()))
-    def shown(row: Any) -> str | None:
-        return dollars(getattr(row, field))
+    def shown(row: Any) -> str:
+        return dollars(getattr(row, field)) or "-"
 
     return shown
+
+
+def fields_with_dollars(model: type[Model]) -> list[Any]:
+    """List a model's fields for a page that is only read, with amounts in dollars."""
+    suffix = "_picodollars"
+    return [
+        usd(f"{one.name.removesuffix(suffix).replace('_', ' ').capitalize()}, USD", one.name)
+        if one.name.endswith(suffix)
+        else one.name
+        for one in model._meta.fields  # noqa: SLF001
+        if not one.primary_key
+    ]

@@ -156,7 +156,7 @@ class Membership(models.Model):
         constraints = [models.UniqueConstraint(fields=["org", "user"], name="one_membership_per_org")]
 
     def __str__(self) -> str:
-        return f"{self.user_id} in {self.org_id}"
+        return f"{self.user} in {self.org}"
 
 
 class Host(models.Model):

@@ -4,7 +4,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from rensei.orgs.audited_admin import ReadOnlyAdmin, operator
+from rensei.orgs.audited_admin import ReadOnlyAdmin, operator, words
 from rensei.tokens.models import ApiToken
 from rensei.tokens.services import revoke_tokens
 
@@ -18,7 +18,8 @@ class ApiTokenAdmin(ReadOnlyAdmin):
     list_select_related = ["membership__user", "org"]
     search_fields = ["name", "membership__user__email", "org__slug"]
     fields = [
-        "name", "hint", "org", "membership", "project", "host", "scopes", "allowed_networks", "made_by", "created_at",
+        "name", "hint", "org", "membership", "project", "host", words("Scopes", "scopes"),
+        words("Allowed networks", "allowed_networks"), "made_by", "created_at",
         "expires_at", "last_used_at", "last_used_address", "revoked_at",
     ]  # fmt: skip
     actions = ["revoke"]

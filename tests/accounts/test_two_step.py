@@ -392,7 +392,7 @@ class TestRequired:
         assert Authenticator.objects.filter(user=grace, type="totp").exists()
 
     def test_stops_no_post_either(self, grace, page_as, acme):
-        answer = page_as(grace).post("/admin/orgs/org/add/", {"name": "Sly", "slug": "sly", "owner": grace.pk})
+        answer = page_as(grace).post("/admin/orgs/org/add/", {"name": "Sly", "slug": "sly", "owner": grace.email})
 
         assert answer.headers["Location"].startswith("/admin/login/")
         assert not Membership.objects.filter(org__slug="sly").exists()

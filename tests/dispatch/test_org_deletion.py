@@ -1,6 +1,7 @@
 """Deleting an organization: who may, what ends at once, what goes and what stays, and after a crash in between."""
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,11 +14,12 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from billing.integrity import anchor_keys
+from billing.integrity.anchor_keys import AnchorKeyUnavailable
 from billing.models import CostEvent
 from integrations.keys import services as keys
 from integrations.models import DataKey, Integration
 from integrations.vault import vault
-from integrations.vault.errors import CredentialUnreadable
+from integrations.vault.errors import CredentialUnreadable, KeyServiceSilent
 from profiles.models import ModelProfile
 from rensei import worker
 from rensei.accounts import invitations
@@ -160,12 +162,19 @@ class TestAnOwner:
         assert Attempt.objects.exists()
         assert not Attempt.objects.filter(error__isnull=False).exists()
 
-    def test_gets_a_signed_receipt_of_the_keys_in_the_audit_log(self, lived_in: Run, ada_access: Access) -> None:
+    def test_gets_a_signed_receipt_of_the_keys_by_mail_and_in_the_audit_log(
+        self, lived_in: Run, ada_access: Access
+    ) -> None:
         delete(ada_access)
+        later.wait()
 
         receipt = AuditEvent.objects.get(action="vault.keys_destroyed").detail
         assert receipt["signature"]
         assert receipt["organization"] == ada_access.org.pk
+        assert receipt["orderedBy"] == "ada@acme.test"
+        [message] = [one for one in mail.outbox if "keys of Acme were destroyed" in one.subject]
+        assert message.to == ["ada@acme.test"]
+        assert json.loads(message.body[message.body.index("{") :]) == receipt
         started, ended = AuditEvent.objects.filter(action__startswith="org.delet").order_by("pk")
         assert (started.action, started.actor) == ("org.deletion_started", "ada@acme.test")
         assert ended.action == "org.deleted"
@@ -177,8 +186,8 @@ class TestAnOwner:
         delete(ada_access)
         later.wait()
 
-        assert sorted(address for one in mail.outbox for address in one.to) == ["ada@acme.test", "mia@acme.test"]
-        assert "Acme was deleted" in mail.outbox[0].subject
+        told = [one for one in mail.outbox if "Acme was deleted" in one.subject]
+        assert sorted(address for one in told for address in one.to) == ["ada@acme.test", "mia@acme.test"]
 
     def test_cancels_what_waits_and_what_runs(self, lived_in: Run, ada_access: Access, work: Any) -> None:
         waiting = dispatch(ada_access)
@@ -217,6 +226,27 @@ class TestAnOwner:
         assert Run.objects.get(pk=late.pk).state == Run.State.CANCELLED
         assert not RunInput.objects.exists()
         assert Org.objects.get().deleted_at is not None
+
+    @pytest.mark.parametrize("fault", [CredentialUnreadable(reason=KeyServiceSilent("")), AnchorKeyUnavailable()])
+    def test_keeps_no_text_while_the_keys_cannot_be_destroyed(
+        self, lived_in: Run, ada_access: Access, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    ) -> None:
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise fault
+
+        with monkeypatch.context() as refusing:
+            refusing.setattr(org_deletion.destruction, "_destroy_outer_keys", refuse)
+            delete(ada_access)
+
+        org = Org.objects.get()
+        assert (RunInput.objects.exists(), ModelProfile.objects.exists(), org.deleted_at) == (False, False, None)
+        assert DataKey.objects.filter(org=org).exists()
+
+        org_deletion.go_on()
+
+        assert Org.objects.get().deleted_at is not None
+        receipt = AuditEvent.objects.get(action="vault.keys_destroyed").detail
+        assert len(receipt["integrations"]) == 1
 
     def test_leaves_the_id_taken(self, lived_in: Run, ada_access: Access, eve: User) -> None:
         delete(ada_access)

@@ -117,14 +117,14 @@ class TestUsers:
 
 class TestOrgs:
     def test_are_made_with_an_owner(self, admin, ada):
-        answer = admin.post("/admin/orgs/org/add/", {"name": "Beta", "slug": "beta", "owner": ada.pk})
+        answer = admin.post("/admin/orgs/org/add/", {"name": "Beta", "slug": "beta", "owner": ada.email})
 
         assert answer.status_code == 302
         assert Membership.objects.get(org__slug="beta").user == ada
         assert AuditEvent.objects.for_org(Org.objects.get(slug="beta")).filter(action="org.created").exists()
 
     def test_are_refused_with_a_wrong_slug(self, admin, ada):
-        assert admin.post("/admin/orgs/org/add/", {"name": "B", "slug": "B_b", "owner": ada.pk}).status_code == 200
+        assert admin.post("/admin/orgs/org/add/", {"name": "B", "slug": "B_b", "owner": ada.email}).status_code == 200
         assert not Org.objects.exists()
 
     def test_are_never_deleted(self, admin, acme):
@@ -138,7 +138,7 @@ class TestProjects:
         evil = Org.objects.get(slug="evil")
 
         answer = admin.post(
-            f"/admin/orgs/project/{project.pk}/change/", {"org": evil.pk, "slug": project.slug, "name": "Renamed"}
+            f"/admin/orgs/project/{project.pk}/change/", {"org": evil.slug, "slug": project.slug, "name": "Renamed"}
         )
 
         assert answer.status_code == 302
@@ -148,7 +148,7 @@ class TestProjects:
     def test_are_not_made_in_an_organization_that_is_deleted(self, admin, acme):
         Org.objects.filter(pk=acme.pk).update(deleting_at=timezone.now())
 
-        answer = admin.post("/admin/orgs/project/add/", {"org": acme.pk, "slug": "late", "name": "Late"})
+        answer = admin.post("/admin/orgs/project/add/", {"org": acme.slug, "slug": "late", "name": "Late"})
 
         assert "Acme was deleted." in str(answer.context["adminform"].form.errors["org"])
         assert not Project.objects.exists()
@@ -202,7 +202,7 @@ class TestMemberships:
     REASON = "Ticket 4711: the owner asks for help with a policy."
 
     def test_need_a_reason(self, admin, acme, grace):
-        answer = admin.post("/admin/orgs/membership/add/", {"user": grace.pk, "org": acme.pk, "role": "auditor"})
+        answer = admin.post("/admin/orgs/membership/add/", {"user": grace.email, "org": acme.slug, "role": "auditor"})
 
         assert answer.status_code == 200
         assert "reason" in answer.context["adminform"].form.errors
@@ -212,7 +212,7 @@ class TestMemberships:
     def test_are_told_to_the_owners_with_their_reason(
         self, admin, acme, ada, alan, grace, django_capture_on_commit_callbacks
     ):
-        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON, "hours": "2"}
+        made = {"user": grace.email, "org": acme.slug, "role": "auditor", "reason": self.REASON, "hours": "2"}
 
         with django_capture_on_commit_callbacks(execute=True):
             answer = admin.post("/admin/orgs/membership/add/", made)
@@ -232,7 +232,7 @@ class TestMemberships:
 
     @pytest.mark.parametrize("hours", ["", "0", "25", "-1", "x"])
     def test_of_operators_need_an_end_within_a_day(self, admin, acme, grace, hours):
-        made = {"user": grace.pk, "org": acme.pk, "role": "auditor", "reason": self.REASON, "hours": hours}
+        made = {"user": grace.email, "org": acme.slug, "role": "auditor", "reason": self.REASON, "hours": hours}
 
         answer = admin.post("/admin/orgs/membership/add/", made)
 
@@ -242,7 +242,7 @@ class TestMemberships:
     def test_of_people_who_are_no_members_need_an_end(self, admin, acme, make_user):
         """An operator's second account, which has just been made, is such a person."""
         second = make_user("second@platform.test")
-        made = {"user": second.pk, "org": acme.pk, "role": "owner", "reason": self.REASON}
+        made = {"user": second.email, "org": acme.slug, "role": "owner", "reason": self.REASON}
 
         refused = admin.post("/admin/orgs/membership/add/", made)
         admin.post("/admin/orgs/membership/add/", {**made, "hours": "1"})
@@ -258,7 +258,7 @@ class TestMemberships:
         membership = Membership.objects.get(user=mia, org=acme)
         second = make_user("second@platform.test")
         evil = Org.objects.get(slug="evil")
-        changed = {"user": second.pk, "org": evil.pk, "role": "member", "reason": self.REASON}
+        changed = {"user": second.email, "org": evil.slug, "role": "member", "reason": self.REASON}
 
         admin.post(f"/admin/orgs/membership/{membership.pk}/change/", changed)
 
@@ -268,7 +268,7 @@ class TestMemberships:
     def test_without_an_end_are_given_to_the_owner_of_an_organization_that_has_none(self, admin, acme, ada, make_user):
         Membership.objects.filter(org=acme).delete()
         heir = make_user("heir@acme.test")
-        made = {"user": heir.pk, "org": acme.pk, "reason": self.REASON}
+        made = {"user": heir.email, "org": acme.slug, "reason": self.REASON}
 
         refused = admin.post("/admin/orgs/membership/add/", {**made, "role": "admin"})
         admin.post("/admin/orgs/membership/add/", {**made, "role": "owner"})

@@ -107,7 +107,7 @@ class TestALimit:
     def test_holds_for_operators_too(self, page_as, grace, acme, project, at_most):
         at_most("PROJECTS", 1)
 
-        answer = page_as(grace).post("/admin/orgs/project/add/", {"org": acme.pk, "slug": "second", "name": "Second"})
+        answer = page_as(grace).post("/admin/orgs/project/add/", {"org": acme.slug, "slug": "second", "name": "Second"})
 
         assert "of the 1 that it may have" in str(answer.context["adminform"].form.errors["org"])
         assert Project.objects.get() == project

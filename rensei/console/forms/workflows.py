@@ -18,7 +18,9 @@ class DocumentForm(RefusableForm):
     document = forms.CharField(
         strip=False,
         help_text="YAML or JSON. A node alone is a workflow of one.",
-        widget=forms.Textarea(attrs={"rows": 22, "spellcheck": "false", "autocapitalize": "off", "wrap": "off"}),
+        widget=forms.Textarea(
+            attrs={"class": "input--mono", "rows": 22, "spellcheck": "false", "autocapitalize": "off", "wrap": "off"}
+        ),
     )
     faults: Sequence[dict[str, Any]] = ()
 
@@ -48,7 +50,10 @@ class StartForm(RefusableForm):
     """The input of a workflow: a text, or a JSON object."""
 
     given = forms.CharField(
-        label="Input", required=False, strip=False, widget=forms.Textarea(attrs={"rows": 5, "spellcheck": "false"})
+        label="Input",
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"class": "input--mono", "rows": 5, "spellcheck": "false"}),
     )
 
     def clean_given(self) -> Any:

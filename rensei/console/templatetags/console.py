@@ -20,6 +20,7 @@ from rensei.core.auth_modes import PAYER_OF, AuthMode
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import Usage
+from rensei.dispatch.models import Run
 from rensei.orgs.storage import Storage
 
 register = template.Library()
@@ -225,7 +226,7 @@ def control(field: BoundField) -> SafeString:
     if isinstance(widget, forms.Select):
         attrs["class"] = "select"
     elif isinstance(widget, forms.Textarea):
-        attrs["class"] = "textarea"
+        attrs["class"] = f"textarea {widget.attrs.get('class', '')}".strip()
     elif not isinstance(widget, forms.CheckboxInput | forms.FileInput):
         attrs["class"] = f"input {widget.attrs.get('class', '')}".strip()
     if field.errors:
@@ -250,6 +251,18 @@ def short_id(public_id: str) -> str:
 def prompt_tokens(usage: dict[str, int] | None) -> int:
     """The whole prompt of a run's stored usage, cached or not."""
     return Usage.from_dict(usage or {}).prompt_tokens
+
+
+@register.filter
+def waits_for(run: Run) -> str:
+    """Say what a queued run waits for: a worker of this server, or the member's machine that it was dispatched to."""
+    return f"Waiting for the machine {run.host.name}" if run.host else "Waiting for a worker"
+
+
+@register.filter
+def all_tokens(usage: dict[str, int]) -> int:
+    """The prompt and the output of a run's stored usage together."""
+    return prompt_tokens(usage) + usage.get("output_tokens", 0)
 
 
 @register.filter

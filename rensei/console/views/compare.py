@@ -22,7 +22,7 @@ def compare(request: PageRequest) -> HttpResponse:
     """Show the two runs that the address names, or the latest ones to choose from until there are two."""
     own = visible_runs(request.access)
     named = list(dict.fromkeys(request.GET.getlist("run")))[:2]
-    found = [own.select_related("input").get_or_404(pk=run_id) for run_id in named]
+    found = [own.select_related("input", "host").get_or_404(pk=run_id) for run_id in named]
     if len(found) < 2:
         offered = own.listed().exclude(pk__in=named).order_by("-id")[:OFFERED]
         choice = {"first": found[0] if found else None, "runs": offered}
@@ -47,10 +47,14 @@ def _lines(left: Run, right: Run) -> list[dict[str, Any]]:
         _words("Signed by", mode_label(left.auth_mode), mode_label(right.auth_mode)),
         _words("Effort", left.effort or "the model's own", right.effort or "the model's own"),
         _number("Cost", left.amount_picodollars, right.amount_picodollars, usd),
-        _number("Tokens in", prompt_tokens(left.usage), prompt_tokens(right.usage), count),
+        _number("Tokens in", _prompt(left), _prompt(right), count),
         _number("Tokens out", left.usage.get("output_tokens"), right.usage.get("output_tokens"), count),
         _number("Model time", _seconds(left), _seconds(right), lambda value: f"{value:.2f} s"),
     ]
+
+
+def _prompt(run: Run) -> int | None:
+    return prompt_tokens(run.usage) if run.usage else None
 
 
 def _words(label: str, left: str, right: str) -> dict[str, Any]:

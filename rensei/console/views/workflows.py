@@ -140,7 +140,7 @@ def delete(request: PageRequest, workflow_id: str) -> HttpResponse:
 def run(request: PageRequest, workflow_run_id: str) -> HttpResponse:
     """Show one workflow run; htmx requests only its changing part until it ends."""
     found = services.find_workflow_run(request.access, workflow_run_id)
-    nodes = list(found.nodes.select_related("run"))
+    nodes = list(found.nodes.select_related("run__host"))
     states = {node.node_id: NodeRun.State(node.state) for node in nodes}
     needs = {one["node_id"]: one["needs"] for one in found.version.nodes}
     reasons = _reasons(found.version.nodes, states)
