@@ -121,10 +121,13 @@ def usd(label: str, field: str) -> Any:
 
 
 def fields_with_dollars(model: type[Model]) -> list[Any]:
-    """List a model's fields for a page that is only read, with amounts in dollars."""
-    suffix = "_picodollars"
+    """List a model's fields for a page that is only read, with amounts and the prices of one token in dollars."""
+    suffix, sums = "_picodollars", ("amount_picodollars", "billed_picodollars")
     return [
-        usd(f"{one.name.removesuffix(suffix).replace('_', ' ').capitalize()}, USD", one.name)
+        usd(
+            f"{one.name.removesuffix(suffix).replace('_', ' ').capitalize()}, USD{'' if one.name in sums else ' each'}",
+            one.name,
+        )
         if one.name.endswith(suffix)
         else one.name
         for one in model._meta.fields  # noqa: SLF001

@@ -41,13 +41,13 @@ FIND_MISFITS = """() => {
     const scrolls = (element) => {
         for (let one = element.parentElement; one; one = one.parentElement) {
             const overflow = getComputedStyle(one).overflowX;
-            if (["auto", "scroll"].includes(overflow) && !one.matches(".table-frame")) return true;
+            if (["auto", "scroll"].includes(overflow) && !one.matches(".table-frame, .results")) return true;
         }
         return false;
     };
     const name = (element) => `${element.outerHTML.split(">")[0]} ${element.textContent.trim().slice(0, 40)}`;
     const found = [];
-    for (const frame of document.querySelectorAll(".table-frame")) {
+    for (const frame of document.querySelectorAll(".table-frame, .results")) {
         const table = frame.querySelector("table");
         const width = table.getBoundingClientRect().width;
         // Widths are rounded, and half of a border may be outside.
@@ -73,6 +73,16 @@ IMAGES = (".png", ".svg")
 EVERY_RULE = {"rules": {"target-size": {"enabled": True}}}
 TARGETS_ONLY = {"runOnly": ["target-size", "scrollable-region-focusable"]}
 COLOURS_ONLY = {"runOnly": ["color-contrast", "link-in-text-block"]}
+# Loads no style sheets by itself, which a page of Django's would not allow it.
+IN_THE_ADMIN = {**EVERY_RULE, "preload": False}
+# The element that has the focus, by its place in the document, and whether that can be seen.
+FOCUS = """() => {
+    const one = document.activeElement;
+    const style = getComputedStyle(one);
+    const shown = style.outlineStyle !== "none" || style.boxShadow !== "none";
+    return [[...document.querySelectorAll("*")].indexOf(one), one === document.body, shown, one.outerHTML.slice(0, 80)];
+}"""
+TABS_MAX = 250
 COUNT_SHIFTS = """
     window.layoutShift = 0;
     new PerformanceObserver((list) => {
@@ -291,11 +301,39 @@ class TestAnOperator:
         problems: list[str] = []
         for path in (
             "/admin/", "/admin/billing/entitlement/", "/admin/orgs/org/", f"{keys}/platformkey/", f"{keys}/breakglass/",
-            f"{keys}/breakglass/ask/export/", f"{keys}/rotation/",
+            f"{keys}/breakglass/ask/export/", f"{keys}/rotation/", "/admin/billing/costevent/", "/admin/catalog/price/",
+            "/admin/catalog/price/add/", "/admin/orgs/membership/add/", f"/admin/orgs/org/{connected.org_id}/change/",
+            "/admin/policies/accesspolicy/add/",
         ):  # fmt: skip
             person.open(path)
             expect(person.page.get_by_role("heading", level=1).first).to_be_visible()
-            problems += misfits(person)
+            problems += misfits(person) + person.page.evaluate(FIND_MISFITS) + barriers(person, IN_THE_ADMIN)
+
+        assert problems == []
+
+    def test_reaches_everything_by_the_keyboard(
+        self, open_browser: Callable[..., Person], grace: User, connected: Integration
+    ) -> None:
+        person = open_browser(viewport={"width": 1440, "height": 900})
+        person.sign_in(grace)
+        problems: list[str] = []
+        for path in ("/admin/", "/admin/billing/entitlement/", "/admin/orgs/membership/add/"):
+            person.open(path)
+            # A form begins in its first field.
+            person.page.evaluate("document.activeElement.blur(); document.body.tabIndex = -1; document.body.focus()")
+            places, at_end = [0], False
+            while not at_end and len(places) < TABS_MAX:
+                person.page.keyboard.press("Tab")
+                place, at_end, shown, what = person.page.evaluate(FOCUS)
+                if not at_end:
+                    places.append(place)
+                    problems += [] if shown else [f"{path}: focus is not visible: {what}"]
+            wanted = person.page.evaluate(
+                "[...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary')]"
+                ".filter((one) => one.checkVisibility()).length"
+            )
+            problems += [] if places == sorted(set(places)) else [f"{path}: the order of focus is not that of the page"]
+            problems += [] if len(places) > wanted else [f"{path}: {len(places) - 1} of {wanted} are reached"]
 
         assert problems == []
 
