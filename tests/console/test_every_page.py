@@ -27,9 +27,8 @@ from rensei.tokens.services import create_token
 
 MOST_QUERIES = 12
 # The playground reads the other names of its profile's model as well, for the policies that are written under them.
-# It also reads the last prompts. The overview decides for each profile, and reads figures and the next steps. The list
-# of keys counts their openings.
-MOST_QUERIES_OF = {"playground": 14, "org-home": 20, "integrations": 13}
+# It also reads the last prompts. The overview decides for each profile, and reads figures and the next steps.
+MOST_QUERIES_OF = {"playground": 14, "org-home": 20}
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",

@@ -40,7 +40,7 @@ def integrations(request: PageRequest) -> HttpResponse:
     openings_kept.add_to(found, now=timezone.now())
     context = {
         "integrations": found,
-        "uses": _uses(request.access, found),
+        "uses": key_use.of_keys(request.access, found, list(visible_profiles(request.access)), are_all=True),
         "specs": PROVIDERS,
         "fresh": request.GET.get("new"),
         "sent": _sent(request),

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from billing.limits.snapshot import snapshot_of
+from catalog.lookup import find_named
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
@@ -10,7 +12,7 @@ from rensei.core.errors import RenseiError
 from rensei.dispatch import context, pools
 from rensei.dispatch.admission import decide, test_message
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.context import DispatchContext
+from rensei.dispatch.context import DispatchContext, Known
 from rensei.orgs.access import Access
 
 
@@ -26,13 +28,25 @@ class KeyUse:
     test_costs_at_most: int | None
 
 
-def of_keys(access: Access, integrations: Sequence[Integration], profiles: Sequence[ModelProfile]) -> dict[str, KeyUse]:
-    """Return the use of each integration, by its id, in a fixed number of queries."""
+def of_keys(
+    access: Access, integrations: Sequence[Integration], profiles: Sequence[ModelProfile], *, are_all: bool = False
+) -> dict[str, KeyUse]:
+    """
+    Return the use of each integration, by its id, in a fixed number of queries.
+
+    :param are_all: whether these are all integrations of the organization, so that none is loaded again
+    """
     if not integrations:
         return {}
     tests = [test_message.profile_of(access, integration) for integration in integrations]
     pool = pools.find_pool(access.org, "local")
-    loaded = context.load(access, [*profiles, *tests], project=None, pool=pool)
+    judged = [*profiles, *tests]
+    known = Known(
+        standing=snapshot_of(access.org),
+        entries=list(find_named([(one.provider, one.model_id) for one in judged], org=access.org).values()),
+        integrations=integrations if are_all else None,
+    )
+    loaded = context.load(access, judged, project=None, pool=pool, known=known)
     signing: dict[str, list[ModelProfile]] = {}
     for profile, found in zip(profiles, loaded, strict=False):
         if (key := _signing_key(found)) is not None:
