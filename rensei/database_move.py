@@ -139,7 +139,7 @@ def _locked(source: BaseDatabaseWrapper) -> Iterator[None]:
     try:
         atomic.__enter__()
     except OperationalError as fault:
-        raise MoveRefused("Somebody is writing to the source. Stop all of Rensei's processes first.") from fault
+        raise MoveRefused("Another process is writing to the source. Stop all of Rensei's processes first.") from fault
     try:
         yield
     finally:

@@ -1,5 +1,5 @@
 """
-Keys of this installation in the texts of runs: found by their shape, recognised by their fingerprints, and blotted out.
+Keys of this installation in the texts of runs: found by their shape, recognised by their fingerprints, and replaced by a mark.
 
 Recognised are the keys that the organization of the run has connected, and every API token of this installation. What
 only looks like a key is left as it is.
@@ -119,7 +119,7 @@ def find(value: Any, *, org: Org) -> Leaks:
 
 
 def find_or_blot(value: Any, *, org: Org) -> Leaks:
-    """As `find`. While the vault cannot tell which are known, all texts of that shape are blotted out."""
+    """As `find`. While the vault cannot tell which are known, all texts of that shape are replaced."""
     try:
         return find(value, org=org)
     except CredentialUnreadable:
@@ -160,8 +160,8 @@ def _tell(org: Org, key_id: str, what: str, place: str, remedy: str, address: st
     record_system("scan", "key.leaked", object_id=key_id, org_id=org.id, place=place)
     subject = f"Rensei: {what} of {org.name} appeared in a run"
     body = (
-        f"The {place} of a run contained {what}. It is blotted out in what Rensei keeps and shows, but those who saw "
-        f"the text before can use it. {remedy}:\n\n{address}\n"
+        f"The {place} of a run contained {what}. A mark replaces it in what Rensei keeps and shows, but a person "
+        f"who saw the text before can use it. {remedy}:\n\n{address}\n"
     )
     transaction.on_commit(partial(later.do, partial(health.mail_managers, org, subject, body), what="leaked key"))
 

@@ -203,7 +203,7 @@ def _of_organization(access: Access, snapshot: BillingSnapshot, profiles: Sequen
 
 def _leaked(access: Access, integrations: Sequence[Integration]) -> Iterable[Line]:
     """One line for each key or token that was found in a run."""
-    detail = "It is blotted out here, but others may have seen it. Replace it."
+    detail = "A mark replaces it here, but others may have seen it. Replace it."
     for one in integrations:
         if one.leaked_at is not None:
             address = _to(access, "integration-rotate", one.id)

@@ -237,7 +237,7 @@ class RunInput(models.Model):
     body = models.JSONField(help_text="{system, messages} in the Messages API's shape")
     has_images = models.BooleanField(default=False, db_index=True)
     images_dropped_at = models.DateTimeField(null=True)
-    # The sealed original of an input in which a key was blotted out, until 10 minutes after the run: see `withheld.py`.
+    # The sealed original of an input in which a key was replaced, until 10 minutes after the run: see `withheld.py`.
     original = models.BinaryField(null=True, editable=False)
 
     class Meta:

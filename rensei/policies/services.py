@@ -98,7 +98,7 @@ def set_policy(
         locks.lock(access.org.pk)
         old = stored_matrix(access.org, project)
         if expected is not None and old != expected:
-            raise FieldError(pointer="/matrix", reason="Somebody else has changed this policy since you opened it.")
+            raise FieldError(pointer="/matrix", reason="This policy was changed since you opened it. Load it again.")
         policy, _ = AccessPolicy.objects.update_or_create(
             **_owner(access.org, project), defaults={"matrix": matrix, "updated_at": timezone.now()}
         )

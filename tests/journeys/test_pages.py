@@ -217,7 +217,7 @@ class TestEveryPage:
             if row.who not in people:
                 people[row.who] = person = open_browser(reduced_motion="reduce")
                 person.page.add_init_script(COUNT_SHIFTS)
-                if row.who != "nobody":
+                if row.who != "anonymous":
                     person.sign_in({"ada": ada, "mia": mia, "otto": otto, "grace": grace}[row.who])
                 weights[row.who] = Weights(person)
             problems += self.look_at(people[row.who], weights[row.who], row, addresses)

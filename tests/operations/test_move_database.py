@@ -227,7 +227,7 @@ class TestMoveDatabase:
 
         writer.close()
         assert moved.returncode == 1
-        assert "Somebody is writing to the source" in moved.stderr
+        assert "Another process is writing to the source" in moved.stderr
 
     def test_undoes_everything_where_something_else_arrived(
         self, old: Installation, make_target: Callable[[], str]

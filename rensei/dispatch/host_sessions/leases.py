@@ -51,7 +51,7 @@ PIECES_BEFORE = limit(
     32,
     "pieces",
     what="Earlier pieces of a machine's answer in which the beginning of a key is looked for",
-    told="the run: the key is blotted out in its output, and not in its events",
+    told="the run: a mark replaces the key in its output, and not in its events",
 )
 CLOUD = frozenset(CapacityPool.Provider.values) - {CapacityPool.Provider.LOCAL}
 TRY_AGAIN = frozenset(

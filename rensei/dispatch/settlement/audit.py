@@ -225,7 +225,7 @@ def _attempt(run: Run, attempt: Attempt, lines: list[CostEvent]) -> Iterator[Dif
         yield _difference("open-attempt", run.org_id, attempt.id, f"an end, as its run is {run.state}", attempt.state)
     owed = sum(line.billed_picodollars for line in lines)
     if attempt.state == Attempt.State.INDETERMINATE and owed:
-        yield _difference("billed", run.org_id, attempt.id, "0, as nobody saw it end", owed)
+        yield _difference("billed", run.org_id, attempt.id, "0, as its end is not known", owed)
     for of_model in by_model.values():
         yield from reconciliation.call_differences(of_model)
 

@@ -149,7 +149,7 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     """
     Write settlements in one transaction, and return the runs that ended with it.
 
-    Known keys are blotted out in the outputs and the errors, and their owners are told.
+    Known keys are replaced by a mark in the outputs and the errors, and their owners are told.
     """
     plans = [_without_keys(plan) for plan in plans]
     with durable():
