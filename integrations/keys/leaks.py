@@ -1,5 +1,6 @@
 """
-Keys of this installation in the texts of runs: found by their shape, recognised by their fingerprints, and replaced by a mark.
+Keys of this installation in the texts of runs: found by their shape, recognised by their fingerprints, and replaced by
+a mark.
 
 Recognised are the keys that the organization of the run has connected, and every API token of this installation. What
 only looks like a key is left as it is.
