@@ -28,7 +28,8 @@ from rensei.core.errors import (
     json_pointer,
     note_refused,
 )
-from rensei.core.json_body import LARGE_WORK, read_json, work_of
+from rensei.core.json_body import LARGE_WORK, read_object, work_of
+from rensei.core.json_check import check_apart
 from rensei.core.limits import limit
 from rensei.core.shares import ThreadTurns
 from rensei.core.transactions import leave_database
@@ -202,11 +203,12 @@ class JSONBodyParser(parsers.BaseParser):
         if len(body) > most:
             raise RequestTooLarge(limit=most)
         if work_of(body) <= LARGE_WORK:
-            return read_json(body)
+            return read_object(body)
         leave_database()
         org = getattr(getattr((parser_context or {}).get("request"), "auth", None), "org", None)
         with large_bodies.of(org.pk if org is not None else ""):
-            return read_json(body)
+            check_apart(body, is_stored=True)
+            return read_object(body)
 
 
 def problem_handler(fault: Exception, context: dict[str, Any]) -> Response | None:

@@ -91,6 +91,22 @@ def parse_json(body: bytes) -> Any:
     return document
 
 
+def read_object(body: bytes) -> dict[str, Any]:
+    """:raises FieldError: as `read_json`, and if it is not an object"""
+    return _object(read_json(body))
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """:raises FieldError: as `parse_json`, and if it is not an object"""
+    return _object(parse_json(body))
+
+
+def _object(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise FieldError(pointer="", reason="The body is not a JSON object.")
+    return document
+
+
 def check_values(document: bytes | str) -> None:
     """
     Count the values of a document without building any.

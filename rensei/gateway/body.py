@@ -16,7 +16,8 @@ import orjson
 from integrations.providers.anthropic.server_tools import PlacedTools, placed_tools
 from integrations.providers.anthropic.unknown import Unknown, unknown_in
 from rensei.core.errors import FieldError, json_pointer
-from rensei.core.json_body import parse_json
+from rensei.core.json_body import parse_object
+from rensei.core.json_check import check_apart
 
 NAME_CHARACTERS_MAX = 300
 # The text before a member's name, and between the name and the value; the white space at the end.
@@ -52,10 +53,8 @@ class Body:
     @classmethod
     def read(cls, raw: bytes) -> "Body":
         """:raises FieldError: if it is not a JSON object, repeats a name, or exceeds the limits of the JSON parser"""
-        values = parse_json(raw)
-        if not isinstance(values, dict):
-            raise FieldError(pointer="", reason="The body is not a JSON object.")
-        return cls(raw, values)
+        check_apart(raw, is_stored=False)
+        return cls(raw, parse_object(raw))
 
     def with_values(self, **changed: Any) -> "Body":
         """Return a body in which these members have other values. A missing member is added at the end."""

@@ -48,7 +48,7 @@ class TestRestBodies:
         reading: list[str] = []
         most: list[int] = []
 
-        def read_json(given: bytes) -> None:
+        def read_object(given: bytes) -> None:
             org = threading.current_thread().name
             with guard:
                 assert org not in reading
@@ -64,7 +64,8 @@ class TestRestBodies:
             context = {"request": SimpleNamespace(auth=SimpleNamespace(org=SimpleNamespace(pk=org)))}
             JSONBodyParser().parse(io.BytesIO(body), parser_context=context)
 
-        monkeypatch.setattr(api, "read_json", read_json)
+        monkeypatch.setattr(api, "read_object", read_object)
+        monkeypatch.setattr(api, "check_apart", lambda given, is_stored: None)
         monkeypatch.setattr(api, "leave_database", lambda: None)
         threads = [threading.Thread(target=read, args=[org], name=org) for org in ["a", "a", "a", "b", "c"]]
         for thread in threads:
