@@ -4,12 +4,14 @@ The threads in which Django answers: one for each request, reused for the next, 
 The event loop that dispatches requests also forwards the calls of the gateway, so it must wait for no thread.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponseBase
 
@@ -27,6 +29,8 @@ KEPT = limit(
 )
 
 _resting: deque["_Thread"] = deque()
+# Ends the answers that hold no thread: a thousand event streams may be closed at once.
+_end = ThreadPoolExecutor(max_workers=1, thread_name_prefix="request-end")
 
 
 class _Thread(ThreadPoolExecutor):
@@ -53,15 +57,20 @@ def _take() -> _Thread:
         return _Thread()
 
 
-def leave_thread() -> None:
+def leave_thread(*, only_ends: bool = False) -> None:
     """
     Release this request's thread for others, and its place among the requests under way.
 
-    Further work of the request that needs a thread gets another one.
+    :param only_ends: all that is left for a thread is the end of the answer, for which all such requests share one.
+        Further work of any other request gets another thread.
     """
     leave_address()
     context = SyncToAsync.thread_sensitive_context.get(None)
-    thread = SyncToAsync.context_to_thread_executor.pop(context, None) if context is not None else None
+    if context is None:
+        return
+    thread = SyncToAsync.context_to_thread_executor.pop(context, None)
+    if only_ends:
+        SyncToAsync.context_to_thread_executor[context] = _end
     if isinstance(thread, _Thread):
         thread.rest()
 
@@ -73,6 +82,10 @@ class Handler(ASGIHandler):
     Django's own handler returns to the event loop around most of them, some twenty times for a request, and starts
     and ends a thread besides. An asynchronous view still runs on the event loop.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._leaving = asyncio.Lock()
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -95,6 +108,20 @@ class Handler(ASGIHandler):
         finally:
             if is_ours:
                 thread.rest()
+
+    async def listen_for_disconnect(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        """
+        Wait until the client disconnects, and begin to end one request after the other.
+
+        The event loop forwards the calls of the gateway in each of its turns, which would otherwise take long when a
+        thousand clients disconnect together.
+        """
+        try:
+            await super().listen_for_disconnect(receive)
+        except RequestAborted:
+            async with self._leaving:
+                await asyncio.sleep(0)
+            raise
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self._answer, thread_sensitive=True)(request)

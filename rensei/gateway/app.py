@@ -7,6 +7,7 @@ committed, and only then sent.
 
 import asyncio
 import copy
+import gc
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.core.json_body import work_of
 from rensei.core.proxies import address_of
+from rensei.dispatch import token_rate
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.admission.unknown_parts import Names
@@ -45,7 +47,6 @@ from rensei.dispatch.modes.base import Signer
 from rensei.dispatch.queue.claims import LEASE, Stop
 from rensei.dispatch.run_tokens import RunToken
 from rensei.dispatch.settlement.settle import SettlementPlan
-from rensei.dispatch.token_rate import tokens_of
 from rensei.gateway import addresses, answers, encoded, models_list, requests, routing
 from rensei.gateway.answers import Headers
 from rensei.gateway.body import Body, checked_name
@@ -66,6 +67,10 @@ LOADERS = 4
 # moment while calls arrive side by side, as by PostgreSQL's `commit_delay` and `commit_siblings`.
 SETTLEMENTS_GATHER_SECONDS = 0.1
 ADMISSIONS_GATHER_SECONDS = 0.002
+# The full garbage collection stops every thread, for a tenth of a second where many event streams are open. It is done
+# in a moment without calls, or after twice this time in any.
+COLLECT_SECONDS = 300.0
+COLLECT_LOOK_SECONDS = 0.5
 # For the end of the calls that are stopped at a shutdown: their callers may read slowly.
 STOP_SECONDS_MAX = 5
 
@@ -108,6 +113,7 @@ class Gateway:
         )
         # The calls under way. One whose rows are still being written has nothing to stop yet.
         self._live: dict[asyncio.Task[Any], LiveCall | None] = {}
+        self._collection: asyncio.TimerHandle | None = None
 
     def open_connections(self) -> None:
         """
@@ -117,6 +123,19 @@ class Gateway:
         """
         self._executor.open_connections()
         self._watcher.open_connections()
+
+    def collect_garbage(self, last: float) -> None:
+        """
+        Run the full garbage collection once in a while, from now on.
+
+        :param last: the loop's time of the last one
+        """
+        loop = asyncio.get_running_loop()
+        late = loop.time() - last - COLLECT_SECONDS
+        if late >= 0 and (not self._live or late >= COLLECT_SECONDS):
+            gc.collect()
+            last = loop.time()
+        self._collection = loop.call_later(COLLECT_LOOK_SECONDS, self.collect_garbage, last)
 
     def stop_calls_after(self, number: int) -> None:
         """
@@ -164,6 +183,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Wait for the calls in progress, settle them, and release all resources."""
+        if self._collection is not None:
+            self._collection.cancel()
         if self._live:
             await asyncio.wait(self._live, timeout=settings.RENSEI_GATEWAY_DRAIN_SECONDS)
         self._stop_calls()
@@ -319,6 +340,8 @@ class Gateway:
     ) -> None:
         """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id
+        if route.is_by_platform_key and not isinstance(access.token, RunToken):
+            token_rate.require_left(org_id, route.mode)
         prepare = partial(requests.prepare, body, route, others=others, headers=headers, unknown=unknown)
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)
         body.forget_values()
@@ -364,7 +387,7 @@ class Gateway:
 
     def _settle(self, access: Access, plan: SettlementPlan) -> None:
         assert access.token is not None
-        self._limits.use(access, tokens=tokens_of(plan.usage))
+        self._limits.use(access, tokens=token_rate.tokens_of(plan.usage))
         # The worker ends a run whose call a sandbox makes.
         self._settlements.submit(replace(plan, end=None) if isinstance(access.token, RunToken) else plan)
 
@@ -456,6 +479,7 @@ def with_gateway(
             on_startup()
             gateway = gateway or Gateway()
             gateway.open_connections()
+            gateway.collect_garbage(asyncio.get_running_loop().time())
             if threading.current_thread() is threading.main_thread():
                 gateway.stop_calls_after(signal.SIGTERM)
             while (await receive())["type"] != "lifespan.shutdown":

@@ -2,10 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.core.exceptions import RequestAborted
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -18,6 +21,7 @@ from tests.waiting import wait_until
 
 MANY = 20
 answered_in: list[threading.Thread] = []
+closed_in: list[threading.Thread] = []
 # Django sends a longer answer in pieces, and the server waits for its reader before each.
 LONG = 4 * Handler.chunk_size
 # The connections of the threads that have asked the database, and those threads.
@@ -57,20 +61,35 @@ def parts() -> Iterator[str]:
         yield f"{number},{Org.objects.count()}\n"
 
 
+def waits(request: HttpRequest) -> StreamingHttpResponse:
+    """An answer that holds no thread, as that of an event stream."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        request_threads.leave_thread(only_ends=True)
+        answered_in.append(threading.current_thread())
+        yield b"waits"
+        await asyncio.Event().wait()
+
+    response = StreamingHttpResponse(pieces())
+    response._resource_closers.append(lambda: closed_in.append(threading.current_thread()))  # type: ignore[attr-defined]
+    return response
+
+
 async def on_the_loop(request: HttpRequest) -> HttpResponse:
     answered_in.append(threading.current_thread())
     return HttpResponse("on the loop")
 
 
-for view in (quick, slow, long, file, on_the_loop):
+for view in (quick, slow, long, file, waits, on_the_loop):
     view.login_required = False  # type: ignore[attr-defined]
-urlpatterns = [path(view.__name__, view) for view in (quick, slow, long, file, on_the_loop)]
+urlpatterns = [path(view.__name__, view) for view in (quick, slow, long, file, waits, on_the_loop)]
 
 
 @pytest.fixture(autouse=True)
 def _views(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     answered_in.clear()
+    closed_in.clear()
     held.clear()
     in_thread.clear()
     entered.clear()
@@ -87,7 +106,7 @@ async def ask(
     application: Handler,
     address: str,
     *,
-    leaves: threading.Event | None = None,
+    leaves: threading.Event | asyncio.Event | None = None,
     takes: Callable[[], Awaitable[None]] = _at_once,
 ) -> bytes:
     """Ask for an address, take each piece of the answer, and leave when it is time, without the answer."""
@@ -104,6 +123,8 @@ async def ask(
         if asked:
             if leaves is None:
                 await asyncio.Event().wait()
+            elif isinstance(leaves, asyncio.Event):
+                await leaves.wait()
             else:
                 await asyncio.to_thread(leaves.wait, 60)
             return {"type": "http.disconnect"}
@@ -162,6 +183,48 @@ class TestARequest:
     def test_may_have_a_view_that_runs_on_the_event_loop(self) -> None:
         assert asyncio.run(ask(Handler(), "/on_the_loop")) == b"on the loop"
         assert answered_in == [threading.main_thread()]
+
+
+class TestManyClientsThatLeave:
+    async def _leave(self, application: Handler, many: int) -> int:
+        """Let many clients leave at once, and count the most that a turn of the event loop is told of."""
+        leaves, turns = asyncio.Event(), 0
+        ended: Counter[int] = Counter()
+
+        async def receive() -> dict[str, Any]:
+            await leaves.wait()
+            return {"type": "http.disconnect"}
+
+        async def listen() -> None:
+            with suppress(RequestAborted):
+                await application.listen_for_disconnect(receive)
+            ended[turns] += 1
+
+        tasks = [asyncio.create_task(listen()) for _ in range(many)]
+        await asyncio.sleep(0)
+        leaves.set()
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            turns += 1
+        return max(ended.values())
+
+    def test_are_taken_leave_of_one_in_each_turn_of_the_event_loop(self) -> None:
+        assert asyncio.run(self._leave(Handler(), 100)) == 1
+
+    def test_share_one_thread_for_the_end_of_answers_that_hold_none(self) -> None:
+        application = Handler()
+
+        async def leave() -> None:
+            leaves = asyncio.Event()
+            waiting = [asyncio.create_task(ask(application, "/waits", leaves=leaves)) for _ in range(MANY)]
+            await asyncio.to_thread(wait_until, lambda: len(answered_in) == MANY)
+            leaves.set()
+            await asyncio.gather(*waiting)
+
+        asyncio.run(leave())
+
+        assert len(closed_in) == MANY
+        assert len(set(closed_in)) == 1
 
 
 @pytest.mark.django_db(transaction=True)

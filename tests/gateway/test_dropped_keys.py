@@ -30,9 +30,10 @@ from tests.waiting import wait_until
 @pytest.fixture
 def _interpreter_as_before() -> Iterator[None]:
     """The gateway tunes the interpreter of the process that it serves in."""
-    turn = sys.getswitchinterval()
+    turn, thresholds = sys.getswitchinterval(), gc.get_threshold()
     yield
     sys.setswitchinterval(turn)
+    gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 

@@ -8,10 +8,13 @@ are made before, and answers are not read but for their status.
 Each organization keeps up to four Test Connections waiting, and sends a hostile body of 284 kB to the gateway and to
 REST, and one of 16 kB without a login, each of them once in three seconds and the time of the answer. So the 15 of the
 whole attack send at most 15 bodies a second, and 20 tests a second beyond the 60 that wait, which are refused.
+
+The process has the lowest priority: attackers compute on machines of their own, not on the server's.
 """
 
 import asyncio
 import json
+import os
 import random
 import resource
 import sys
@@ -127,5 +130,6 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
+    os.nice(19)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     asyncio.run(_main())

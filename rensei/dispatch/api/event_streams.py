@@ -225,11 +225,11 @@ class Stream:
         try:
             await _leave_thread()
             if follower.seen == 0:
-                run = await _poller.read(_run_body, self._run_id)
-                if run is None:
+                event = await _poller.read(_run_event, 0, "state", self._run_id)
+                if event is None:
                     yield _closed(NotFound())
                     return
-                yield _event(0, "state", run)
+                yield event
             _poller.join(follower)
             async for piece in self._due_events(follower):
                 yield piece
@@ -261,7 +261,8 @@ class Stream:
             if follower.progress is not None and follower.progress.ended and follower.seen >= follower.progress.last:
                 if follower.seen == 0:
                     # A gateway run stores no events: only its end is sent.
-                    yield _event(1, "done", await _poller.read(_run_body, self._run_id))
+                    end = await _poller.read(_run_event, 1, "done", self._run_id)
+                    yield _closed(NotFound()) if end is None else end
                 return
 
     async def _try_to_read(self, follower: _Follower) -> list[tuple[int, str, bytes]]:
@@ -289,16 +290,24 @@ def _events(run_id: str, after: int, until: int) -> list[tuple[int, str, bytes]]
     events = []
     for seq, kind, data in following.filter(seq__lte=last).values_list("seq", "kind", "data"):
         if kind in {RunChunk.Kind.STATE, RunChunk.Kind.DONE}:
-            data = _run_body(run_id)
-        elif kind == RunChunk.Kind.USAGE:
-            data = RunUsageAnswer(Usage.from_dict(data)).data
-        events.append((seq, kind, _event(seq, kind, data)))
+            event = _run_event(seq, kind, run_id)
+        else:
+            event = _event(
+                seq, kind, RunUsageAnswer(Usage.from_dict(data)).data if kind == RunChunk.Kind.USAGE else data
+            )
+        if event is not None:
+            events.append((seq, kind, event))
     return events
 
 
-def _run_body(run_id: str) -> dict[str, Any] | None:
+def _run_event(seq: int, kind: str, run_id: str) -> bytes | None:
+    """
+    Build an event that carries the run. None if the run is gone.
+
+    In bytes: the answer of a serializer refers to it with all of its fields, and a stream would keep them.
+    """
     try:
-        return RunAnswer(run_to_show(run_id)).data
+        return _event(seq, kind, RunAnswer(run_to_show(run_id)).data)
     except Run.DoesNotExist:
         return None
 
@@ -316,4 +325,4 @@ def _closed(refusal: RenseiError) -> bytes:
 async def _leave_thread() -> None:
     """Release the connection and thread of this request. Otherwise it holds both until its response ends."""
     await sync_to_async(connections.close_all)()
-    leave_thread()
+    leave_thread(only_ends=True)
