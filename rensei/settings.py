@@ -201,6 +201,12 @@ RENSEI_GATEWAY_TOKENS = {
         told="the caller: 429 `RATE_LIMITED` with `retry-after`",
     ),
 }
+RENSEI_PLATFORM_TOKENS_ORG = env.limit(
+    "RENSEI_PLATFORM_TOKENS_ORG",
+    "10000000/min",
+    what="Input and output tokens of one organization under the platform's keys, counted when a call or run has ended",
+    told="the caller: 429 `RATE_LIMITED` with `retry-after`",
+)
 RENSEI_RATE_UNKNOWN_TOKENS = env.limit(
     "RENSEI_RATE_UNKNOWN_TOKENS",
     "60/min",
@@ -318,6 +324,7 @@ else:
     # The web server sets it, since requests wait for the connection of a slow query. A worker may take its time.
     DB_STATEMENT_SECONDS = env.int("DB_STATEMENT_SECONDS", 0)
     # A process that is frozen inside a transaction holds its locks and blocks others: PostgreSQL ends the transaction.
+    DATABASES["default"]["ENGINE"] = "rensei.core.postgresql"
     DATABASES["default"]["OPTIONS"] = {
         **DATABASES["default"].get("OPTIONS", {}),
         # Attempts to connect are ever further apart. Given up soon, the next request makes the next one at once, and a

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
+from rensei.core import database_pool
 from rensei.core.errors import RateLimited
 from rensei.core.limits import limit
 from rensei.core.shares import ByteShares
@@ -100,12 +101,14 @@ def take_of_org(request: HttpRequest, org_id: str) -> None:
         if not places.acquire(timeout=ORG_WAIT_SECONDS):
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
     setattr(request, _PLACE, places)
+    database_pool.count_for_org(org_id)
 
 
 def leave_of_org(request: HttpRequest) -> None:
     """Return the place of a request's organization, if it holds one."""
     places: threading.Semaphore | None = request.__dict__.pop(_PLACE, None)
     if places is not None:
+        database_pool.count_for_none()
         places.release()
 
 

@@ -26,7 +26,7 @@ from integrations.vault import openings_kept, vault
 from integrations.vault.vault import VaultHealth
 from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
-from rensei.core.database_pool import waiting_for_connections
+from rensei.core.database_pool import patience, waiting_for_connections
 from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.limits import limit
 from rensei.core.models import UnknownName, WorkerHeartbeat
@@ -42,6 +42,12 @@ READY_SECONDS = limit(
     "seconds apart",
     what="Readiness: looks into the database for all requests without the token, each process",
     told="the caller: it gets the last answer",
+)
+CONNECTION_SECONDS = limit(
+    2.0,
+    "seconds",
+    what="Readiness and metrics: wait for a connection to the database",
+    told="the caller: not ready, and that the database does not answer",
 )
 
 
@@ -107,7 +113,8 @@ class _Database(NamedTuple):
 def _database() -> _Database:
     waiting, began = waiting_for_connections(), time.monotonic()
     try:
-        now = None if waiting else database_now()
+        with patience(CONNECTION_SECONDS):
+            now = None if waiting else database_now()
     except DATABASE_FAULTS:
         now = None
     return _Database(now, time.monotonic() - began, waiting)

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
+from billing.models import Entitlement
+from integrations.keys import platform
 from rensei.core.errors import RateLimited
 from rensei.core.rates import rates
+from rensei.core.secret import Secret
 from rensei.core.usage import Usage
 from rensei.dispatch import token_rate
-from rensei.dispatch.admission import admit, repeating, test_message
+from rensei.dispatch.admission import admit, explain, repeating, test_message
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
 
@@ -63,3 +66,36 @@ class TestDispatches:
         remaining = [int(answer.headers["rensei-ratelimit-requests-remaining"]) for answer in answers]
         assert remaining[0] - remaining[1] == 1
         assert int(answers[0].headers["rensei-ratelimit-requests-limit"]) == remaining[0] + 1
+
+
+class TestTokensUnderThePlatformsKeys:
+    """All organizations share the limits that the provider sets for these keys, so each has a rate of its own."""
+
+    def test_stop_what_the_platforms_keys_sign_and_nothing_else(
+        self, ada_access: Any, connect: Any, make_profile: Any, make_key: Any, settings: Any
+    ) -> None:
+        connect()
+        platform.add_platform_key(actor=None, provider="claude", pool="metered", name="one", api_key=Secret(make_key()))
+        Entitlement.objects.filter(org=ada_access.org).update(metered_enabled=True)
+        settings.RENSEI_PLATFORM_TOKENS_ORG = "5/hour"
+        metered, byok = (
+            DispatchRequest(
+                messages=messages_from(text="Hello.", messages=None),
+                profile_id=make_profile(name=mode, auth_modes=[mode]).public_id,
+            )
+            for mode in ("metered", "byok")
+        )
+        usage = Usage(input_tokens=5)
+
+        admit.dispatch(ada_access, metered)
+        token_rate.note([("org_other", "metered", usage), (ada_access.org.id, "byok", usage)])
+        admit.dispatch(ada_access, metered)
+        token_rate.note([(ada_access.org.id, "metered", usage)])
+        with pytest.raises(RateLimited) as refused:
+            admit.dispatch(ada_access, metered)
+        explained = explain.explain(ada_access, metered)
+        admit.dispatch(ada_access, byok)
+
+        assert type(explained.refusal) is type(refused.value)
+        assert {each.mode.value: each.refusal for each in explained.alternatives}["byok"] is None
+        assert Run.objects.count() == 3

@@ -104,6 +104,7 @@ def _judge(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
     judgement = decide.decide(found, request)
     for kind, name in judgement.built.unknown if judgement.built else ():
         note_unknown(kind, name)
+    token_rate.require_left(found.org.id, judgement.decision.mode)
     if judgement.refusal is not None:
         raise judgement.refusal
     return judgement

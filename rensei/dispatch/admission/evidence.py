@@ -7,10 +7,11 @@ from typing import NamedTuple
 from billing.limits.shared_spending import PLATFORM
 from catalog.models import CatalogEntry
 from integrations.models import PlatformKey
-from rensei.core.auth_modes import AuthMode
+from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.limits import MIB
 from rensei.core.money import dollars
 from rensei.core.periods import end_of, month_of
+from rensei.core.rates import LimitUsage
 from rensei.dispatch import token_rate
 from rensei.dispatch.admission import decide
 from rensei.dispatch.admission.decide import DispatchDecision
@@ -36,9 +37,15 @@ def of_member(access: Access) -> list[Seen]:
     return seen
 
 
-def of_rate(org_id: str) -> list[Seen]:
-    usage = token_rate.usage_of(org_id)
-    return [Seen("Tokens used in the current window", f"{min(usage.window.total, usage.limit):,} of {usage.limit:,}")]
+def of_rate(org_id: str, mode: AuthMode | None = None) -> list[Seen]:
+    seen = [Seen("Tokens used in the current window", _used(token_rate.usage_of(org_id)))]
+    if mode in PLATFORM_MODES:
+        seen.append(Seen("Of these, under the platform's keys", _used(token_rate.usage_of(org_id, platform=True))))
+    return seen
+
+
+def _used(usage: LimitUsage) -> str:
+    return f"{min(usage.window.total, usage.limit):,} of {usage.limit:,}"
 
 
 def of_request(request: DispatchRequest) -> list[Seen]:

@@ -123,12 +123,15 @@ def explain(access: Access, request: DispatchRequest) -> Explanation:
         gates += _until(WHILE_LOADING[type(refusal)], refusal, evidence.of_request(request))
         return Explanation(access=access, request=request, gates=gates)
     judgement = _judge(access, found, request)
+    is_refused_in_all_modes = any(gate.verdict is GateVerdict.REFUSED for gate in gates)
+    mode = judgement.decision.mode
+    left = partial(token_rate.require_left, access.org.id, mode)
+    gates[-1] = _check("rate", left, evidence.of_rate(access.org.id, mode))
     gates += [_check(name, None, evidence.of(name, judgement)) for name in ("profile", "pool", "model")] + _gates_of(
         judgement
     )
     explained = Explanation(access=access, request=request, gates=gates, judgement=judgement)
-    if explained.refusal is None or any(gate.verdict is GateVerdict.REFUSED for gate in gates[:2]):
-        # Under another mode, the member or the rate would refuse it as well.
+    if explained.refusal is None or is_refused_in_all_modes:
         return explained
     return replace(explained, alternatives=_alternatives(access, judgement, request))
 
@@ -214,6 +217,8 @@ def _alternatives(access: Access, judgement: DispatchDecision, request: Dispatch
     found = []
     for mode, other in zip(modes, loaded, strict=True):
         try:
+            if not isinstance(other, RenseiError):
+                token_rate.require_left(access.org.id, mode)
             refusal = other if isinstance(other, RenseiError) else _judge(access, other, request).refusal
         except RenseiError as caught:
             # The request does not fit this mode, though it may fit the profile's own.

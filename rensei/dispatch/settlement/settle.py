@@ -182,7 +182,7 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
         for plan in standing:
             if plan.leaks and (plan.end is None or plan.run.id in ended):
                 leaks.note(plan.leaks, place="output")
-    token_rate.note((plan.run.org_id, plan.usage) for plan in standing if plan.attempt is not None)
+    token_rate.note((plan.run.org_id, plan.run.auth_mode, plan.usage) for plan in standing if plan.attempt is not None)
     return runs
 
 
