@@ -9,6 +9,7 @@ from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
+from rensei.orgs import row_limits
 from rensei.orgs.access import Access
 
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -56,6 +57,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
 
     :raises FieldError: if the name or the provider is invalid
     :raises AlreadyExists: if the organization has a pool of that name
+    :raises LimitReached: if it has as many pools as it may
     """
     access.require_org_manager()
     if not POOL_NAME.fullmatch(name):
@@ -67,6 +69,7 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
     if name in CapacityPool.Provider.values:
         raise AlreadyExists(what=f"A built-in pool '{name}'")
     with unique(AlreadyExists(what=f"A pool '{name}'"), durable=True):
+        row_limits.require_room(access.org, CapacityPool.objects.for_org(access.org), row_limits.POOLS)
         pool = CapacityPool.objects.create(org=access.org, name=name, provider_id=provider_id, config=config)
         record(access, "pool.added", object_id=pool.id, name=name)
     return pool

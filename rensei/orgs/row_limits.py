@@ -57,6 +57,16 @@ OWN_MODELS = RowLimit(
     rows="models of its own",
     fix="Delete one that is not needed.",
 )
+POOLS = RowLimit(
+    most=limit(200, "pools", what="Capacity pools of an organization", told=TOLD),
+    rows="capacity pools",
+    fix="Remove a pool that is not needed.",
+)
+WORKFLOWS = RowLimit(
+    most=limit(2_000, "workflows", what="Workflows of an organization", told=TOLD),
+    rows="workflows",
+    fix="Delete a workflow that is not needed.",
+)
 MACHINES = RowLimit(
     most=limit(100, "machines", what="Machines of a member that are not revoked", told=TOLD),
     rows="machines",

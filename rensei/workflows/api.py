@@ -19,6 +19,7 @@ from rensei.orgs.access import Access, caller
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.permissions import MembersRead, MembersWrite
 from rensei.orgs.resources import Listed, Removed, Shown
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS, RUNS
 from rensei.orgs.storage import StorageLimitReached
 from rensei.workflows import services
@@ -72,7 +73,7 @@ class StartBody(CamelSerializer):
 class Workflows(Listed):
     permission_classes = [MembersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
-    refusals = {"POST": (NotFound, AlreadyExists, WorkflowInvalid, StorageLimitReached)}
+    refusals = {"POST": (NotFound, AlreadyExists, WorkflowInvalid, StorageLimitReached, LimitReached)}
     does = {"GET": "List the workflows of the organization, newest first."}
     Answer = WorkflowAnswer
     Body = ApplyBody

@@ -18,8 +18,8 @@ from rensei.core.errors import AlreadyExists, InUse, NotFound, NotPermitted, Ren
 from rensei.core.transactions import durable, unique
 from rensei.dispatch import idempotency
 from rensei.dispatch.models import Run
+from rensei.orgs import row_limits, storage
 from rensei.orgs import services as orgs
-from rensei.orgs import storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import OrgScopedQuerySet, Project
 from rensei.orgs.scopes import Scope
@@ -121,12 +121,16 @@ def apply_document(
 
     :raises WorkflowInvalid: listing all faults
     :raises AlreadyExists: if another project's workflow has the name
+    :raises LimitReached: if the organization has as many workflows as it may
     """
     access.require_writer()
     project = _project(access, project_id)
     read = read_document(document)
     _check_profiles(access, read, project)
+    own = Workflow.objects.for_org(access.org)
     with durable():
+        if not own.filter(name=read.name).exists():
+            row_limits.require_room(access.org, own, row_limits.WORKFLOWS)
         _take_room(access, read)
         workflow, created = Workflow.objects.select_for_update().get_or_create(
             org=access.org, name=read.name, defaults={"project": project}

@@ -14,6 +14,7 @@ from catalog.models import CatalogEntry
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.audit.models import AuditEvent
+from rensei.dispatch.models import CapacityPool
 from rensei.orgs import row_limits
 from rensei.orgs.models import Host, Project
 from rensei.orgs.services import create_project
@@ -42,6 +43,7 @@ KINDS: dict[str, Any] = {
         "/api/v1/catalog",
         lambda n, key: {"provider": "claude", "modelId": f"own-model-{n}", "displayName": f"Own {n}"},
     ),
+    "POOLS": (CapacityPool, "/api/v1/pools", lambda n, key: {"name": f"pool-{n}", "providerId": "e2b"}),
     "MACHINES": (Host, "/api/v1/hosts", lambda n, key: {"name": f"box-{n}"}),
     "TOKENS": (ApiToken, "/api/v1/tokens", lambda n, key: {"name": f"token {n}"}),
 }

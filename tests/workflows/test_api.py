@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rest_framework.test import APIClient
 
 from rensei.audit.models import AuditEvent
 from rensei.dispatch.models import Run
+from rensei.orgs import row_limits
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project, User
@@ -49,6 +51,19 @@ class TestApply:
         make_profile()
 
         assert api.post(URL, {"document": workflow(node("a", "Hi."))}).status_code == 201
+
+    def test_makes_no_more_workflows_than_an_organization_may_have(
+        self, api: APIClient, make_profile: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_profile()
+        monkeypatch.setattr(row_limits, "WORKFLOWS", replace(row_limits.WORKFLOWS, most=1))
+
+        first = api.post(URL, {"document": workflow(node("a", "Hi."))})
+        refused = api.post(URL, {"document": workflow(node("a", "Hi."), name="other")})
+        changed = api.post(URL, {"document": workflow(node("a", "Hello."))})
+
+        assert (first.status_code, refused.status_code, changed.status_code) == (201, 403, 200)
+        assert (refused.json()["code"], changed.json()["version"]) == ("LIMIT_REACHED", 2)
 
     def test_makes_no_version_of_the_same_document_again(self, api: APIClient, deep_reasoning: Any) -> None:
         first = api.post(URL, {"document": DOCUMENTED}).json()

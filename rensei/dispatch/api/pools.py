@@ -12,6 +12,7 @@ from rensei.dispatch.models import CapacityPool
 from rensei.orgs.access import caller
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Changed, Listed, Removed
+from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 
 POOL_CONFIG = anything("Settings of the pool's provider.")
@@ -29,7 +30,7 @@ class PoolAnswer(CamelSerializer):
 class Pools(Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
-    refusals = {"POST": (AlreadyExists,)}
+    refusals = {"POST": (AlreadyExists, LimitReached)}
     does = {"GET": "List the organization's capacity pools. `local` is built in and not listed."}
     Answer = PoolAnswer
     rows = staticmethod(queries.visible_pools)
