@@ -69,7 +69,7 @@ JOBS = [
     ),
     Job(name="delete-orgs", every=timedelta(seconds=10), run=org_deletion.go_on, has_work=org_deletion.ANY_DUE),
     Job(name="seal-ledger", every=timedelta(seconds=5), run=seals.seal, lease=SHORT, has_work=seals.ANY_WAITING),
-    Job(name="anchor-ledger", every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
+    Job(name=anchors.JOB, every=timedelta(minutes=1), run=anchors.anchor, lease=SHORT),
     Job(name=entering.JOB, every=timedelta(minutes=1), run=entering.end_due, has_work=entering.ANY_OVER),
     Job(name="forget-idempotency-keys", every=timedelta(hours=1), run=idempotency.forget_old),
     Job(name="forget-rate-counts", every=timedelta(hours=1), run=lambda: rate_store.forget_ended(now=time.time())),

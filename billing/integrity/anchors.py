@@ -11,9 +11,11 @@ import hmac
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
@@ -23,11 +25,13 @@ from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.digests import START
 from billing.models import AuditSeal, LedgerAnchor, LedgerSeal
 from rensei.audit.record import record_system
-from rensei.core import private_files
+from rensei.core import jobs, private_files
 from rensei.core.clock import database_now
+from rensei.core.querysets import readable
 from rensei.core.transactions import durable
 from rensei.orgs.models import Org
 
+JOB = "anchor-ledger"
 KEY_ROTATED = "ledger.anchor_key_rotated"
 TRIES = 3
 
@@ -162,7 +166,7 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], change: KeyChange | No
         require_mark(keys)
         if change is not None and keys.active_id != change.old:
             raise AnchorKeyUnavailable("another command has replaced it at the same moment")
-        counter = (before.counter or 0) if before else 0
+        first = ((before.counter or 0) if before else 0) + 1
         previous = digest_of(before) if before else START
         places: list[tuple[str | None, int, str, KeyChange | None]] = [(*head, None) for head in heads]
         if change is not None:
@@ -171,11 +175,10 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], change: KeyChange | No
                 raise AnchorKeyUnavailable("nothing is sealed yet: repeat this when a worker runs")
             places.append((None, *last, change))
             record_system(change.actor, KEY_ROTATED, object_id=change.new, before=change.old, known=change.known)
-        new = []
+        new: list[LedgerAnchor] = []
         for org_id, seq, digest, change_here in places:
-            counter += 1
             each = LedgerAnchor(
-                counter=counter,
+                counter=first + len(new),
                 previous=previous,
                 org_id=org_id,
                 seq=seq,
@@ -184,6 +187,14 @@ def _sign_heads(heads: list[tuple[str | None, int, str]], change: KeyChange | No
                 next_key=change_here.new if change_here else "",
                 old_key_known=change_here is not None and change_here.known,
             )
+            try:
+                # The end of one chain that is not what a seal holds does not stop the signing of the others.
+                each.clean_fields(exclude={"org", "signature"})
+            except ValidationError:
+                if change_here is not None:
+                    raise
+                jobs.report_row(org_id or "audit log", job=JOB)
+                continue
             each.signature = anchor_keys.sign(each, key)
             previous = digest_of(each)
             new.append(each)
@@ -218,7 +229,8 @@ def _grown_chains() -> list[tuple[str | None, int, str]]:
         anchored_seq=Coalesce(Subquery(anchored.values("seq")[:1]), 0),
     )
     grown = orgs.filter(head_seq__gt=F("anchored_seq")).order_by("pk")
-    heads: list[tuple[str | None, int, str]] = list(grown.values_list("pk", "head_seq", "head_digest"))
+    found: list[Any] = readable(grown.only("pk"), skip=lambda org_id, _: jobs.report_row(org_id, job=JOB))
+    heads: list[tuple[str | None, int, str]] = [(org.pk, org.head_seq, org.head_digest) for org in found]
     audited = AuditSeal.objects.order_by("-seq").values_list("seq", "digest").first()
     last = LedgerAnchor.objects.filter(org=None).order_by("-seq").values_list("seq", flat=True).first()
     if audited and audited[0] > (last or 0):

@@ -6,7 +6,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any
 
-from billing.integrity.differences import Difference
+from billing.integrity.differences import Difference, as_far_as_readable
 from billing.ledger.roll_ups import KEY, SUMS
 from billing.limits.shared_spending import PLATFORM
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Hold, SharedSpending, SharedUsage, Statement, UsageDaily
@@ -59,12 +59,16 @@ def usage_of(lines: Sequence[CostEvent]) -> Usage:
 def sum_differences() -> Iterator[Difference]:
     """Sum every organization's ledger again, and compare it with its roll-ups, budget and statements."""
     for org_id in Org.objects.order_by("pk").values_list("pk", flat=True):
-        by_key = _ledger_by_key(org_id)
-        yield from _roll_ups(org_id, by_key)
-        billed: Counter[date] = Counter()
-        for (_, day, *_), sums in by_key.items():
-            billed[day.replace(day=1)] += sums["billed_picodollars"]
-        yield from _months(org_id, billed)
+        yield from as_far_as_readable(_sums_of(org_id), org=org_id, place="the sums")
+
+
+def _sums_of(org_id: str) -> Iterator[Difference]:
+    by_key = _ledger_by_key(org_id)
+    yield from _roll_ups(org_id, by_key)
+    billed: Counter[date] = Counter()
+    for (_, day, *_), sums in by_key.items():
+        billed[day.replace(day=1)] += sums["billed_picodollars"]
+    yield from _months(org_id, billed)
 
 
 def shared_differences(used: Counter[tuple[str, date]]) -> Iterator[Difference]:

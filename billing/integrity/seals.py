@@ -9,12 +9,13 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef
 
 from billing.integrity.chains import RECORDS, Record
 from billing.integrity.digests import START
 from rensei.core import jobs
 from rensei.core.clock import database_now
+from rensei.core.querysets import readable
 from rensei.core.transactions import durable
 
 JOB = "seal-ledger"
@@ -46,7 +47,9 @@ def _seal_batch(record: Record) -> int:
         # An id that already has a seal belongs to a row that was deleted and written again.
         sealed = set(seals.filter(event_id__in=event_ids).values_list("event_id", flat=True))
         in_order = ("org_id", "id") if record.by_org else ("id",)
-        found = _load(rows.filter(id__in=set(event_ids) - sealed).order_by(*in_order))
+        # A row that cannot be read stays on the list, and the others are sealed.
+        unsealed = rows.filter(id__in=set(event_ids) - sealed).order_by(*in_order)
+        found = readable(unsealed, skip=lambda event_id, _: jobs.report_row(str(event_id), job=JOB))
         now = database_now()
         new: list[Any] = []
         for org_id, of_chain in groupby(found, key=record.chain_of):
@@ -54,17 +57,6 @@ def _seal_batch(record: Record) -> int:
         seals.bulk_create(new)
         waits.filter(event_id__in=sealed.union(each.event_id for each in new)).delete()
         return len(event_ids)
-
-
-def _load(found: QuerySet[Any]) -> list[Any]:
-    """Load rows. A row that cannot be read is reported and stays on the list; the others are sealed."""
-    try:
-        return list(found)
-    except (ArithmeticError, TypeError, ValueError):
-        rows: list[Any] = []
-        event_ids = list(found.values_list("id", flat=True))
-        jobs.for_each(event_ids, lambda event_id: rows.append(found.get(id=event_id)), job=JOB)
-        return rows
 
 
 def _continue_chain(record: Record, org_id: str | None, rows: Iterable[Any], *, now: datetime) -> Iterator[Any]:

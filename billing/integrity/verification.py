@@ -17,7 +17,7 @@ from billing.integrity import anchor_files, anchor_keys, anchors
 from billing.integrity.anchor_files import named
 from billing.integrity.anchor_keys import AnchorKeyUnavailable, Keys
 from billing.integrity.chains import AUDIT, RECORDS, Record, chain_ids
-from billing.integrity.differences import Difference
+from billing.integrity.differences import Difference, as_far_as_readable
 from billing.integrity.digests import START
 from billing.models import LedgerAnchor
 from rensei.core.clock import database_now
@@ -56,7 +56,10 @@ def differences(kept_elsewhere: Sequence[Path] = ()) -> Iterator[Difference]:
         yield from islice(_chain_of_anchors(), 1)
         for record in RECORDS:
             for org_id in chain_ids(record):
-                yield from islice(_chain(record, org_id, keys), 1)
+                checked = as_far_as_readable(
+                    _chain(record, org_id, keys), org=org_id or "", place=f"seals of {record.noun}s"
+                )
+                yield from islice(checked, 1)
             yield from _unsealed(record)
 
 

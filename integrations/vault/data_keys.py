@@ -199,7 +199,11 @@ def unwrap(row: DataKey) -> bytes:
 
     :raises VaultFault: if it cannot be unwrapped
     """
-    wrapped = Wrapped(blob=bytes(row.wrapped), version=row.kek_version)
+    try:
+        wrapped = Wrapped(blob=bytes(row.wrapped), version=row.kek_version)
+    except TypeError:
+        # SQLite stores text in a column of bytes.
+        raise WrapInvalid("it is no bytes") from None
     provider = kek_providers.holding(row.kek_id)
     try:
         return provider.unwrap(wrapped, kek_id=row.kek_id, context=_wrap_context(row))

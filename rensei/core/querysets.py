@@ -1,13 +1,15 @@
 """The one way to look a row up or to answer that it is not there, and to read many rows page by page."""
 
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
 
 from rensei.core.errors import NotFound
 
 M = TypeVar("M", bound=Model)
+# What the readers of columns raise for content that is not of the column's type, which SQLite may hold.
+_UNREADABLE = (ArithmeticError, TypeError, ValueError)
 
 
 class Lookups:
@@ -21,6 +23,24 @@ class Lookups:
         found = self.filter(**lookup).first()
         if found is None:
             raise NotFound
+        return found
+
+
+def readable(rows: QuerySet[M], *, skip: Callable[[Any, Exception], object]) -> list[M]:
+    """
+    Read rows, and the others one by one if one of them cannot be read.
+
+    :param skip: called with the primary key of each that cannot, and why, while the exception is handled
+    """
+    try:
+        return list(rows)
+    except _UNREADABLE:
+        found = []
+        for key in list(rows.values_list("pk", flat=True)):
+            try:
+                found.append(rows.get(pk=key))
+            except _UNREADABLE as fault:
+                skip(key, fault)
         return found
 
 

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connection
 
-from billing.integrity import seals
-from billing.models import CostEvent, LedgerSeal, LineToSeal
+from billing.integrity import anchor_files, anchors, seals
+from billing.models import CostEvent, LedgerAnchor, LedgerSeal, LineToSeal, UsageDaily
 from integrations.models import Integration
 from rensei import worker
 from rensei.core import jobs
@@ -149,6 +150,30 @@ class TestTheSealer:
         assert passed_over["failed_row", f"seal-ledger {bad}"] >= 1
 
 
+class TestTheAnchors:
+    @pytest.mark.sqlite  # PostgreSQL's columns take nothing else.
+    @pytest.mark.parametrize("bad", ["seq = 'first'", "digest = 'x' || digest", "digest = zeroblob(64)"])
+    def test_sign_the_other_chains_where_the_end_of_one_is_no_seal(
+        self,
+        passed_over: Counter[tuple[str, str]],
+        dispatch: Callable[[], Run],
+        work: Callable[[], list[Run]],
+        bad: str,
+    ) -> None:
+        run = dispatch()
+        work()
+        seals.seal()
+        with triggers_lifted(), connection.cursor() as cursor:
+            cursor.execute(f"UPDATE billing_ledgerseal SET {bad} WHERE org_id = %s", [run.org_id])
+
+        anchors.anchor()
+
+        (signed,) = LedgerAnchor.objects.all()
+        assert (signed.org, signed.counter) == (None, 1)
+        assert passed_over == {("failed_row", f"anchor-ledger {run.org_id}"): 1}
+        assert next(anchor_files.read(settings.RENSEI_LEDGER_ANCHORS, 10_000)).anchor == signed
+
+
 class TestTheAudit:
     def test_names_a_run_that_it_cannot_read_and_compares_the_others(
         self, dispatch: Callable[[], Run], work: Callable[[], list[Run]]
@@ -161,6 +186,46 @@ class TestTheAudit:
         found = [(each.kind, each.object) for each in audit.differences()]
 
         assert found == [("unreadable", bad), ("run-amount", wrong)]
+
+    @pytest.mark.sqlite
+    @pytest.mark.parametrize(
+        ("change", "places"),
+        [
+            ("dispatch_run SET usage = '{' WHERE id", 1),
+            ("billing_costevent SET amount_picodollars = 'x' WHERE run_id", 2),
+        ],
+    )
+    def test_names_a_row_that_cannot_be_loaded_and_compares_the_other_runs(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]], change: str, places: int
+    ) -> None:
+        bad, wrong = sorted([dispatch().id, dispatch().id])
+        work()
+        Run.objects.filter(id=wrong).update(amount_picodollars=1)
+        with triggers_lifted(), connection.cursor() as cursor:
+            cursor.execute("PRAGMA ignore_check_constraints = ON")
+            cursor.execute(f"UPDATE {change} = %s", [bad])
+            cursor.execute("PRAGMA ignore_check_constraints = OFF")
+
+        found = [(each.kind, each.object) for each in audit.differences()]
+
+        assert ("run-amount", wrong) in found
+        # The row itself, and if it is a line, the sums of its organization.
+        assert [kind for kind, _ in found].count("unreadable") == places
+
+    @pytest.mark.sqlite
+    def test_compares_the_sums_of_the_other_organizations(
+        self, dispatch: Callable[[], Run], work: Callable[[], list[Run]], eve: User
+    ) -> None:
+        run = dispatch()
+        work()
+        other = Org.objects.get(slug="evil")
+        UsageDaily.objects.create(org=other, day=date(2026, 1, 1), calls=7)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE billing_usagedaily SET day = 'yesterday' WHERE org_id = %s", [run.org_id])
+
+        found = {(each.kind, each.org) for each in audit.differences()}
+
+        assert found >= {("unreadable", run.org_id), ("roll-up", other.pk)}
 
     @pytest.mark.sqlite
     def test_names_a_figure_that_became_a_float_although_it_compares_equal(

@@ -13,12 +13,10 @@ from datetime import UTC, date
 from itertools import chain
 from typing import Any
 
-import structlog
-from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
 from billing.integrity import reconciliation, verification
-from billing.integrity.differences import Difference
+from billing.integrity.differences import Difference, as_far_as_readable, unreadable
 from billing.ledger import charges
 from billing.models import (
     BudgetHold,
@@ -37,7 +35,7 @@ from catalog import pricing
 from catalog.pricing import UnitPrices
 from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.clock import database_now
-from rensei.core.querysets import pages
+from rensei.core.querysets import pages, readable
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
@@ -84,15 +82,17 @@ COUNTED = (
 # The fields of a run that each of its lines repeats. The payer and the mode never change after the dispatch.
 REPEATED = ("org_id", "profile_id", "provider", "model_id", "auth_mode", "payer")
 
-logger = structlog.get_logger(__name__)
-
 
 def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
     """Check the ledger and its seals, report each difference as it is found, and store the result."""
     began = time.monotonic()
     count = 0
     first: list[dict[str, str]] = []
-    for difference in _unbroken(differences(), verification.differences()):
+    found = (
+        as_far_as_readable(each, org="", place="the rest of the audit")
+        for each in (differences(), verification.differences())
+    )
+    for difference in chain.from_iterable(found):
         count += 1
         if len(first) < KEPT:
             first.append(asdict(difference))
@@ -104,18 +104,6 @@ def audit(tell: Callable[[Difference], None] | None = None) -> LedgerAudit:
         difference_count=count,
         first_differences=first,
     )
-
-
-def _unbroken(*examinations: Iterator[Difference]) -> Iterator[Difference]:
-    """Run all checks. A check that fails on a row yields a difference itself: the rows it did not read may be wrong."""
-    for examination in examinations:
-        try:
-            yield from examination
-        except DatabaseError:
-            raise
-        except Exception as fault:
-            logger.exception("audit_broken_off")
-            yield _difference("unreadable", "", "the rest of the audit", "rows that can be read", type(fault).__name__)
 
 
 def audit_nightly() -> None:
@@ -137,9 +125,10 @@ def differences() -> Iterator[Difference]:
         cap_holds = {hold.run_id: hold for hold in CapHold.objects.all()}
         held_of_caps: Counter[str] = Counter()
         shared_runs_used: Counter[tuple[str, date]] = Counter()
-        for page in _pages():
+        unread: list[Difference] = []
+        for page in _pages(unread):
             for run, attempts, lines in page:
-                yield from _readable(run, attempts, lines)
+                yield from as_far_as_readable(_run(run, attempts, lines), org=run.org_id, place=run.id)
                 yield from _shared_hold(run, shared_holds.pop(run.id, None))
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 cap_hold = cap_holds.pop(run.id, None)
@@ -148,6 +137,7 @@ def differences() -> Iterator[Difference]:
                     held_of_caps.update(dict.fromkeys(run.caps, cap_hold.picodollars))
                 if run.auth_mode == AuthMode.SHARED and run.state in Run.ENDED and _reached(attempts):
                     shared_runs_used[run.org_id, _day(run)] += 1
+        yield from unread
         strays: list[Any] = [*shared_holds.values(), *budget_holds.values(), *cap_holds.values()]
         for stray in strays:
             yield _difference("hold", stray.org_id, stray.run_id, "a run", "none")
@@ -159,13 +149,23 @@ def differences() -> Iterator[Difference]:
         yield from reconciliation.sum_differences()
 
 
-def _pages() -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
-    """Yield all runs in the order of their ids, each with its attempts and its lines."""
-    for page in pages(Run.objects.only(*RUN_COLUMNS), size=PAGE):
+def _pages(unread: list[Difference]) -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
+    """
+    Yield all runs in the order of their ids, each with its attempts and its lines.
+
+    :param unread: gets a difference for each row that cannot be read, and is passed over
+    """
+
+    def skip(key: str, fault: Exception) -> None:
+        unread.append(unreadable(org="", place=key, fault=fault))
+
+    for page in pages(Run.objects.only("id"), size=PAGE):
         ids = [run.id for run in page]
-        attempts = _by_run(Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number"))
-        lines = _by_run(CostEvent.objects.filter(run_id__in=ids))
-        yield [(run, attempts[run.id], lines[run.id]) for run in page]
+        runs = readable(Run.objects.only(*RUN_COLUMNS).filter(id__in=ids).order_by("id"), skip=skip)
+        attempts = Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number")
+        attempts_of = _by_run(readable(attempts, skip=skip))
+        lines_of = _by_run(readable(CostEvent.objects.filter(run_id__in=ids), skip=skip))
+        yield [(run, attempts_of[run.id], lines_of[run.id]) for run in runs]
 
 
 def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
@@ -180,14 +180,6 @@ def _stored_types() -> Iterator[Difference]:
         for wrong in wrongly_stored(model):
             place = f"{wrong.column} of {wrong.key or 'each row'} in {wrong.table}"
             yield _difference("stored-type", wrong.org_id, place, wrong.expected, wrong.found)
-
-
-def _readable(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
-    """Compare one run. A run that cannot be compared is reported as unreadable, and the audit continues."""
-    try:
-        yield from list(_run(run, attempts, lines))
-    except (TypeError, ValueError, KeyError, AttributeError) as fault:
-        yield _difference("unreadable", run.org_id, run.id, "figures that can be read", type(fault).__name__)
 
 
 def _run(run: Run, attempts: list[Attempt], lines: list[CostEvent]) -> Iterator[Difference]:
