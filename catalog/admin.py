@@ -10,11 +10,11 @@ from django.utils import timezone
 
 from catalog.admin_forms import FLAG_LABELS, THINKING_LABELS, EntryForm, PriceForm, current_entries, usd_name
 from catalog.datafile import read_all
-from catalog.models import CatalogEntry, CatalogSetting, Price
+from catalog.models import CatalogEntry, CatalogSetting, Identity, Price
 from rensei.audit.record import record_operator
 from rensei.core.money import dollars
 from rensei.core.token_classes import TOKEN_CLASSES
-from rensei.orgs.audited_admin import operator, words
+from rensei.orgs.audited_admin import AuditedAdmin, operator, words
 
 
 @admin.register(CatalogEntry)
@@ -158,6 +158,23 @@ class CatalogSettingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def save_model(self, request: HttpRequest, obj: CatalogSetting, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         _record(request, "catalog_setting.updated", "platform", redirect_retired=obj.redirect_retired)
+
+
+@admin.register(Identity)
+class IdentityAdmin(AuditedAdmin):
+    """What answers have shown. Deleting a row lifts the block of a policy from an entry, until the next such answer."""
+
+    list_display = ("model_id", "answered_by", "org", "run_id", "seen_at")
+    list_filter = ("provider",)
+    list_select_related = ("org",)
+    search_fields = ("model_id", "answered_by", "org__slug")
+    ordering = ("-seen_at",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Identity | None = None) -> bool:
+        return False
 
 
 def _is_operators_own(entry: CatalogEntry) -> bool:

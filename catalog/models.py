@@ -136,7 +136,8 @@ class Identity(models.Model):
     objects = OrgScopedQuerySet.as_manager()
 
     class Meta:
-        verbose_name_plural = "identities"
+        verbose_name = "model that answered"
+        verbose_name_plural = "models that answered"
         constraints = [
             models.UniqueConstraint(fields=["org", "provider", "model_id", "answered_by"], name="one_row_per_identity")
         ]

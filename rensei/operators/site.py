@@ -20,7 +20,7 @@ JOBS = {
         "Entitlement", "CostEvent", "UsageDaily", "Statement", "BudgetUsage", "SharedUsage", "SharedSpending",
         "SpendCap", "BillingSetting",
     ],
-    "Models": ["CatalogEntry", "Price", "CatalogSetting"],
+    "Models": ["CatalogEntry", "Price", "CatalogSetting", "Identity"],
     "Keys": [
         "PlatformKey", "Integration", "DataKey", "KeyCheck", "Rotation", "IssuerKey", "KeyOpening", "BreakGlass",
     ],

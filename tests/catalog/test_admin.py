@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from catalog.models import CatalogEntry, CatalogSetting, Price
+from catalog.models import CatalogEntry, CatalogSetting, Identity, Price
 from rensei.audit.models import AuditEvent
 
 pytestmark = pytest.mark.usefixtures("catalog")
@@ -37,6 +37,26 @@ def _confirmed(page, body):
     first = page.post(ADD, body)
     sent = first.context["adminform"].form.data
     return first, page.post(ADD, {**body, "confirmed": sent.get("confirmed", "")})
+
+
+class TestAModelThatAnswered:
+    def test_is_forgotten_by_an_operator(self, page_as, grace, acme):
+        seen = {
+            "provider": "claude",
+            "model_id": "claude-sonnet-5-5",
+            "answered_by": "claude-opus-5-5",
+            "run_id": "run_1",
+        }
+        row = Identity.objects.create(org=acme, **seen)
+        page, address = page_as(grace), f"/admin/catalog/identity/{row.pk}"
+
+        shown, changed = page.get(f"{address}/change/"), page.post(f"{address}/change/", {"model_id": "other"})
+        answer = page.post(f"{address}/delete/", {"post": "yes"})
+
+        assert (shown.status_code, changed.status_code, answer.status_code) == (200, 403, 302)
+        assert not Identity.objects.exists()
+        event = AuditEvent.objects.get(action="identity.deleted", user_id=grace.pk)
+        assert event.detail["name"] == "claude-sonnet-5-5 is claude-opus-5-5"
 
 
 class TestPrices:
