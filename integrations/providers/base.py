@@ -1,7 +1,7 @@
 """The interface of an adapter to a provider. Each provider id has one adapter, in its own package."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol
@@ -169,6 +169,20 @@ class Answer:
     parts: tuple[UsagePart, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """
+    What an answer tells of the model that made it and of its usage, in the provider's own format.
+
+    `reports` are its reports of usage in order, that at the start of the stream first. `is_refusal` is True if it ended
+    as a refusal without any content.
+    """
+
+    model: str
+    reports: Sequence[Mapping[str, Any]]
+    is_refusal: bool = False
+
+
 StreamEvent = TextDelta | UsageReport | Answer
 
 
@@ -267,7 +281,8 @@ class Adapter(Protocol):
     in the worker before the attempt; it calls `seconds_left` before each and raises `Interrupted` at 0.
     `count_input_tokens` and `stream` make calls and raise `ProviderFailure`; `test_connection` makes calls and
     returns its verdict. `fit` adjusts the parameters once the input is counted exactly. `check_key` checks the
-    format of a key that is already stripped of white space. `check_federation` checks the ids of a federation, and is
+    format of a key that is already stripped of white space. `read_usage` reads what a machine passes on of an answer to
+    its own call, as `stream` reads one of the server's. `check_federation` checks the ids of a federation, and is
     only called where the provider's spec offers it. `refusals` are the errors that `check_input`, `build`
     and `prepare` may raise.
     """
@@ -302,6 +317,8 @@ class Adapter(Protocol):
     ) -> ProviderStream: ...
 
     def test_connection(self, *, credential: Credential) -> Verdict: ...
+
+    def read_usage(self, told: Told, *, input_tokens_about: int) -> tuple[UsagePart, ...]: ...
 
     def output_tokens_about(self, text: str) -> int: ...
 

@@ -11,7 +11,7 @@ from rensei.cli.commands.worker import _Stop
 from rensei.cli.errors import Refused
 from rensei.cli.events import read_events
 from rensei.cli.machine import claude_code
-from rensei.cli.machine.answer import Answer
+from rensei.cli.machine.answer import REPORTS_MAX, Answer
 from rensei.cli.machine.runners import CallFailed
 from rensei.cli.output import Output, clean, show
 from rensei.cli.session import check_url
@@ -132,6 +132,21 @@ class TestAnswer:
             "cacheWrite1hTokens": 4,
             "cacheWrite5mTokens": 3,
         }
+
+    def test_passes_on_the_model_and_each_report_unchanged(self):
+        answer, fresh = Answer(), Answer()
+        start = {"input_tokens": 9, "new": {"x": 1}}
+        answer.take({"type": "message_start", "message": {"model": "m" * 200, "usage": start}})
+        for number in range(40):
+            answer.take({"type": "message_delta", "usage": {"output_tokens": number}})
+        answer.take({"type": "message_delta", "usage": None})
+
+        told = answer.told()
+        fresh.take({"type": "message_start", "message": {}})
+
+        assert (told["model"], told["reports"][0], len(told["reports"])) == ("m" * 128, start, REPORTS_MAX)
+        assert told["reports"][-1] == {"output_tokens": 39}
+        assert fresh.told() is None
 
     def test_keeps_what_a_later_report_tells_less_of(self):
         answer = Answer()

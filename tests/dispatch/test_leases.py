@@ -18,20 +18,25 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from billing.models import CostEvent
+from catalog.models import CatalogEntry
 from integrations.providers.anthropic import pictures
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.dispatch.execution import reaper
 from rensei.dispatch.host_sessions import leases
 from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk
 from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import audit
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Project, User
+from rensei.policies import services as policies
 from rensei.tokens.machines import register_host, revoke_host
 from rensei.tokens.services import create_token
 from tests.dispatch.reconcile import assert_explained
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+HAIKU = "claude-haiku-4-5-20251001"
 ASKED = "[[reply 40 words]] Tell me of the sea."
 
 
@@ -711,6 +716,107 @@ class TestFinish:
         run.refresh_from_db()
         assert code_of(answer) == (409, "LEASE_LOST")
         assert run.state == "RUNNING"
+
+
+def told(model: str, usage: dict[str, Any]) -> dict[str, Any]:
+    """A report of a whole answer, with what it tells of its model and its usage."""
+    start = {**usage, "output_tokens": 1}
+    return {
+        "state": "SUCCEEDED",
+        "sent": True,
+        "output": {"text": "Two", "stopReason": "end_turn"},
+        "usage": {"inputTokens": 7, "outputTokens": 7},
+        "told": {"model": model, "reports": [start, usage]},
+    }
+
+
+class TestWhatAnAnswerTells:
+    def test_makes_a_line_for_each_model_by_its_own_prices(
+        self, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        dispatch()
+        advised = {"type": "advisor_message", "model": HAIKU, "input_tokens": 5_000, "output_tokens": 600}
+        own = {"input_tokens": 1_000, "output_tokens": 500, "inference_geo": "us"}
+        usage = {**own, "iterations": [{"type": "message", **own}, advised]}
+
+        answer = machine.tell("finish", machine.lease().json(), **told("claude-opus-5-5", usage))
+
+        assert answer.status_code == 200, answer.json()
+        lines = {line.served_model_id: line for line in CostEvent.objects.all()}
+        assert (lines["claude-opus-5-5"].input_tokens, lines[HAIKU].input_tokens) == (1_000, 5_000)
+        assert lines["claude-opus-5-5"].amount_picodollars == 11 * (1_000 * 4_000_000 + 500 * 20_000_000) // 10
+        assert {(line.payer, line.billed) for line in lines.values()} == {("host-account", False)}
+        assert answer.json()["usage"]["inputTokens"] == 6_000
+        assert list(audit.differences()) == []
+
+    def test_charges_searches_and_flags_what_is_not_known(self, machine: Machine, dispatch: Callable[..., Run]) -> None:
+        dispatch()
+        usage = {"input_tokens": 9, "output_tokens": 9, "server_tool_use": {"web_search_requests": 2}, "x_tokens": 5}
+
+        machine.tell("finish", machine.lease().json(), **told("claude-opus-5-5", usage))
+
+        line = CostEvent.objects.get()
+        assert (line.web_search_requests, line.output_tokens, line.estimated) == (2, 14, True)
+
+    def test_shows_which_model_an_own_entry_is_and_the_next_run_is_refused(
+        self, machine: Machine, make_profile: Callable[..., Any], ada_access: Access
+    ) -> None:
+        CatalogEntry.objects.create(
+            org=ada_access.org, provider="claude", model_id="acme-1", auth_modes=["host-session"]
+        )
+        make_profile(name="own", model_id="acme-1", auth_modes=["host-session"])
+        policies.set_policy(ada_access, matrix={HAIKU: {"host-session": {"allowed": False}}})
+        asked = {"profileId": "prof_own", "input": ASKED}
+
+        first = machine.api.post("/api/v1/runs", asked)
+        machine.tell("finish", machine.lease().json(), **told(HAIKU, {"input_tokens": 9, "output_tokens": 9}))
+        second = machine.api.post("/api/v1/runs", asked)
+
+        assert first.status_code == 202, first.json()
+        assert CostEvent.objects.get().served_model_id == HAIKU
+        assert (second.status_code, second.json()["code"]) == (403, "MODEL_NOT_ALLOWED_BY_POLICY")
+        assert AuditEvent.objects.get(action="catalog_entry.blocked").detail["answeredBy"] == HAIKU
+
+    @pytest.mark.parametrize(
+        "usage",
+        [{"input_tokens": 200_001, "output_tokens": 1}, {"input_tokens": 1, "output_tokens": 64_001}],
+        ids=["input", "output"],
+    )
+    def test_is_refused_where_its_model_takes_or_gives_less(
+        self, machine: Machine, dispatch: Callable[..., Run], usage: dict[str, Any]
+    ) -> None:
+        dispatch(maxTokens=1_000)
+
+        answer = machine.tell("finish", machine.lease().json(), **told(HAIKU, usage))
+
+        assert code_of(answer) == (400, "VALIDATION_FAILED")
+        assert {error["pointer"] for error in answer.json()["errors"]} == {"/told/reports"}
+        assert not CostEvent.objects.exists()
+
+    @pytest.mark.parametrize("reports", [[{}] * 17, ["text"], {"input_tokens": 1}])
+    def test_has_few_reports_which_are_objects(
+        self, machine: Machine, dispatch: Callable[..., Run], reports: Any
+    ) -> None:
+        dispatch()
+
+        answer = machine.tell(
+            "finish", machine.lease().json(), **{**told("m", {}), "told": {"model": "m", "reports": reports}}
+        )
+
+        assert code_of(answer) == (400, "VALIDATION_FAILED")
+
+    def test_of_a_broken_stream_is_charged_with_what_was_seen_besides(
+        self, machine: Machine, dispatch: Callable[..., Run]
+    ) -> None:
+        dispatch()
+        report = told("claude-opus-5-5", {"input_tokens": 500})
+        report["told"]["reports"].pop()
+        failed = {"state": "FAILED", "error": {"code": "PROVIDER_STREAM_BROKEN"}, "output": {"text": "word " * 40}}
+
+        machine.tell("finish", machine.lease().json(), **{**report, **failed})
+
+        line = CostEvent.objects.get()
+        assert (line.input_tokens, line.output_tokens, line.estimated) == (500, 50, True)
 
 
 class TestAMachineThatDies:

@@ -15,6 +15,7 @@ from integrations.providers.anthropic.connection import Connection
 from integrations.providers.anthropic.errors import make_failure, parse_object
 from integrations.providers.anthropic.federation import check_federation, exchange
 from integrations.providers.anthropic.messages import check_last_turn, too_long
+from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.stream import MessageStream
 from integrations.providers.anthropic.tokens import tokens_about, tokens_about_text
 from integrations.providers.base import (
@@ -24,11 +25,13 @@ from integrations.providers.base import (
     KeyKindRefused,
     ModelRequest,
     ProviderFailure,
+    Told,
     Verdict,
 )
 from rensei.core.errors import FieldError, RenseiError
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
+from rensei.core.usage import UsagePart
 
 _TEST_SECONDS_MAX = limit(
     20.0, "seconds", what="Test of a key", told="the caller: the fault that the page and REST show"
@@ -146,6 +149,19 @@ class AnthropicAdapter:
             fix="This check does not cover credit. Send a test message to confirm it.",
             models=models,
         )
+
+    def read_usage(self, told: Told, *, input_tokens_about: int) -> tuple[UsagePart, ...]:
+        """Read what a machine passes on of an answer. Empty if the provider has reported nothing."""
+        if not told.reports:
+            return ()
+        reply = Reply(input_tokens_about=input_tokens_about, keeps_content=False)
+        at_start, *later = told.reports
+        reply.take({"type": "message_start", "message": {"model": told.model, "usage": at_start}})
+        for report in later:
+            reply.take({"type": "message_delta", "usage": report})
+        if told.is_refusal:
+            reply.take({"type": "message_delta", "delta": {"stop_reason": "refusal"}})
+        return reply.parts_so_far()
 
     def output_tokens_about(self, text: str) -> int:
         """Estimate the tokens of a text that a model has written so far, to show before the provider reports them."""

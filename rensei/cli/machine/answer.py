@@ -16,6 +16,11 @@ _COUNTS = {
 }
 
 
+# What the server takes.
+REPORTS_MAX = 16
+MODEL_CHARACTERS_MAX = 128
+
+
 class Answer:
     """The answer received so far. A new start, such as that of a retry, discards the previous one."""
 
@@ -26,6 +31,8 @@ class Answer:
         self._blocks: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, str] = {}
         self._counts: dict[str, int] = {}
+        self._model = ""
+        self._reports: list[dict[str, Any]] = []
 
     def take(self, event: dict[str, Any]) -> str:
         """Add an event, and return its text."""
@@ -33,7 +40,10 @@ class Answer:
             case "message_start":
                 self.__init__()  # type: ignore[misc]
                 self.is_begun = True
-                self._count(_object(_object(event.get("message")).get("usage")))
+                message = _object(event.get("message"))
+                self._model = str(message.get("model") or "")[:MODEL_CHARACTERS_MAX]
+                self._reports.append(_object(message.get("usage")))
+                self._count(self._reports[0])
             case "content_block_start" if type(event.get("index")) is int:
                 block = self._blocks[event["index"]] = dict(_object(event.get("content_block")))
                 return str(block.get("text") or "")
@@ -41,7 +51,7 @@ class Answer:
                 return self._add(event["index"], _object(event.get("delta")))
             case "message_delta":
                 self.stop_reason = str(_object(event.get("delta")).get("stop_reason") or "") or self.stop_reason
-                self._count(_object(event.get("usage")))
+                self._add_report(_object(event.get("usage")))
             case "message_stop":
                 self.is_complete = True
         return ""
@@ -68,6 +78,10 @@ class Answer:
         usage["cacheWrite5mTokens"] = written - usage["cacheWrite1hTokens"]
         return usage
 
+    def told(self) -> dict[str, Any] | None:
+        """What the answer tells of its model and its usage, unchanged: the server reads more of it than the counts."""
+        return {"model": self._model, "reports": self._reports} if any(self._reports) else None
+
     def output(self) -> dict[str, Any]:
         return {"text": self.text, "content": self.content(), "stopReason": self.stop_reason}
 
@@ -81,6 +95,13 @@ class Answer:
             block[_TEXTS[kind]] = str(block.get(_TEXTS[kind]) or "") + part
             return part if kind == "text_delta" else ""
         return ""
+
+    def _add_report(self, usage: dict[str, Any]) -> None:
+        if usage:
+            # They are cumulative, so of more than any answer has, the newest replaces the last.
+            del self._reports[REPORTS_MAX - 1 :]
+            self._reports.append(usage)
+            self._count(usage)
 
     def _count(self, usage: dict[str, Any]) -> None:
         """Update the counts. They are cumulative, so the highest report of each is kept."""

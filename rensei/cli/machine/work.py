@@ -139,6 +139,7 @@ class Work:
             "sent": sent,
             "output": self._answer.output(),
             "usage": self._answer.usage(),
+            "told": self._answer.told(),
             "estimated": not self._answer.is_complete,
         }
         if failure:

@@ -7,7 +7,7 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from integrations.providers.base import ADAPTERS
+from integrations.providers.base import ADAPTERS, Told
 from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer
 from rensei.core.errors import NotFound, named_in
 from rensei.core.json_fields import BLOCK, JSONDocument, anything
@@ -29,6 +29,12 @@ from rensei.orgs.scopes import LEASES
 
 WAIT_SECONDS_MAX = limit(
     25, "seconds", what="Time that a machine waits for a run in one request", told="the caller: 204, and it asks again"
+)
+REPORTS_MAX = limit(
+    16,
+    "reports",
+    what="Reports of usage that a machine passes on of one answer",
+    told="the caller: 400 `VALIDATION_FAILED` with the field",
 )
 REPORTED = (
     "HOST_LOGIN_MISSING",
@@ -67,6 +73,17 @@ class UsageBody(CamelSerializer):
     cache_write_5m_tokens = _tokens()
     cache_write_1h_tokens = _tokens()
     thinking_tokens = _tokens()
+
+
+class ToldBody(CamelSerializer):
+    """What the answer tells of its model and its usage, in the provider's own format."""
+
+    model = serializers.CharField(default="", allow_blank=True, max_length=128)
+    reports = serializers.ListField(
+        child=JSONDocument("ProviderUsage", anything("A report of usage, unchanged: that of the start comes first.")),
+        default=list,
+        max_length=REPORTS_MAX,
+    )
 
 
 class LeaseAnswer(CamelSerializer):
@@ -181,6 +198,11 @@ class LeaseFinish(Resource):
         state = serializers.ChoiceField(choices=sorted(Run.ENDED))
         output = Output(required=False, allow_null=True)
         usage = UsageBody(required=False, allow_null=True)
+        told = ToldBody(
+            required=False,
+            allow_null=True,
+            help_text="Where it has reports, the usage of each model is read from them, and `usage` is not.",
+        )
         estimated = serializers.BooleanField(default=False)
         sent = serializers.BooleanField(help_text="Whether the request may have reached the provider")
         error = Error(required=False, allow_null=True)
@@ -209,12 +231,22 @@ def _report(fields: dict[str, Any]) -> Report:
         content=output.get("content", []),
         stop_reason=output.get("stop_reason") or "",
         usage=_usage(fields),
+        told=_told(fields),
         estimated=fields["estimated"],
         error_code=error.get("code", ""),
         detail=error.get("detail", ""),
         fix=error.get("fix", ""),
         request_id=fields["provider_request_id"],
     )
+
+
+def _told(fields: dict[str, Any]) -> Told | None:
+    told, output = fields.get("told"), fields.get("output") or {}
+    if not told:
+        return None
+    has_output = bool(output.get("text") or output.get("content"))
+    is_refusal = output.get("stop_reason") == "refusal" and not has_output
+    return Told(model=told["model"], reports=told["reports"], is_refusal=is_refusal)
 
 
 def _usage(fields: dict[str, Any]) -> Usage | None:

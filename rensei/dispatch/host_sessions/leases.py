@@ -6,7 +6,7 @@ the output and the token counts. There is no field for a credential.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,13 +15,13 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Right
 
 from integrations.keys import leaks
-from integrations.providers.base import ADAPTERS, Answer, Interrupted, ProviderFailure
+from integrations.providers.base import ADAPTERS, Answer, Interrupted, ProviderFailure, Told
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError, RenseiError, Said
 from rensei.core.limits import limit
 from rensei.core.logs import KEY_SHAPE
-from rensei.core.usage import Usage, UsagePart
+from rensei.core.usage import Usage, UsagePart, total
 from rensei.dispatch import stored_bytes
 from rensei.dispatch.admission import decide
 from rensei.dispatch.execution import preparation
@@ -134,7 +134,8 @@ class LeaseState:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """
-    A machine's report of how its call ended. `usage` is None if the machine did not report it.
+    A machine's report of how its call ended. `usage` is None if the machine did not report it. `told` is what the
+    answer itself tells of its models and their usage, which counts instead.
 
     `sent` is True if the request may have reached the provider. `error_code` is one of the codes that a machine
     may report; `detail` and `fix` are the machine's texts.
@@ -146,6 +147,7 @@ class Report:
     content: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
     usage: Usage | None = None
+    told: Told | None = None
     estimated: bool = False
     error_code: str = ""
     detail: str = ""
@@ -209,7 +211,7 @@ def add_chunks(access: Access, run: Run, *, epoch: int, text: str, usage: Usage 
     :raises LeaseLost: if the machine no longer holds the lease; nothing is appended then
     """
     if usage is not None:
-        require_possible(run, usage)
+        require_possible(run, UsagePart(usage=usage))
     state = heartbeat(access, run, epoch=epoch)
     events: list[tuple[RunChunk.Kind, dict[str, Any]]] = []
     if text:
@@ -237,11 +239,14 @@ def finish(access: Access, run: Run, *, epoch: int, report: Report) -> Run:
         raise _lost(run)
     if run.state in Run.ENDED and run.epoch == epoch:
         return run
-    if report.usage is not None:
-        require_possible(run, report.usage)
+    parts = _parts(run, attempt, report)
+    for part in parts:
+        require_possible(run, part, pointer="/told/reports")
+    if not parts and report.usage is not None:
+        require_possible(run, UsagePart(usage=report.usage))
     if storage.size_of(report.text, report.content) > stored_bytes.of_report_at_most(run):
         raise FieldError(pointer="/output", reason=f"{run.max_tokens} tokens do not make so long an answer.")
-    settle.write([_plan(run, attempt, host, report, now=database_now())])
+    settle.write([_plan(run, attempt, host, report, parts, now=database_now())])
     run.refresh_from_db()
     if run.epoch != epoch:
         raise _lost(run)
@@ -343,13 +348,29 @@ class _ReportedCall:
     text: str
     usage: Usage | None
     request_id: str
-    # A machine reports the usage of one model only: the one that it was sent.
-    parts: tuple[UsagePart, ...] = ()
+    parts: tuple[UsagePart, ...]
     unheard: Usage | None = None
 
 
-def _plan(run: Run, attempt: Attempt, host: Host, report: Report, *, now: datetime) -> SettlementPlan:
-    call = _ReportedCall(run=run, attempt=attempt, text=report.text, usage=report.usage, request_id=report.request_id)
+def _parts(run: Run, attempt: Attempt, report: Report) -> tuple[UsagePart, ...]:
+    """Return what each model used, if the machine has passed on what the answer tells."""
+    if report.told is None:
+        return ()
+    parts = ADAPTERS[run.provider].read_usage(report.told, input_tokens_about=attempt.input_tokens_estimate)
+    return tuple(replace(part, estimated=True) for part in parts) if report.estimated else parts
+
+
+def _plan(
+    run: Run, attempt: Attempt, host: Host, report: Report, parts: tuple[UsagePart, ...], *, now: datetime
+) -> SettlementPlan:
+    call = _ReportedCall(
+        run=run,
+        attempt=attempt,
+        text=report.text,
+        usage=total(parts) if parts else report.usage,
+        request_id=report.request_id,
+        parts=parts,
+    )
     if report.state == Run.State.SUCCEEDED:
         return outcomes.succeeded(call, _answer(call, report), now=now)
     if report.state == Run.State.CANCELLED or report.error_code == "RUN_TIMEOUT":
@@ -357,7 +378,7 @@ def _plan(run: Run, attempt: Attempt, host: Host, report: Report, *, now: dateti
         if not report.sent:
             return outcomes.stopped_before_sending(call, stop, now=now)
         return outcomes.stopped(call, stop, now=now)
-    failure = _failure(host, report)
+    failure = _failure(host, call, report)
     return outcomes.failed(call, failure, error=failure.as_error(), again=False, now=now)
 
 
@@ -366,9 +387,10 @@ def _answer(call: _ReportedCall, report: Report) -> Answer:
         text=report.text,
         content=report.content,
         stop_reason=report.stop_reason,
-        usage=report.usage or outcomes.estimated_usage(None, call.attempt, report.text),
+        usage=call.usage or outcomes.estimated_usage(None, call.attempt, report.text),
         request_id=report.request_id,
-        usage_estimated=report.estimated or report.usage is None,
+        usage_estimated=report.estimated or call.usage is None,
+        parts=call.parts,
     )
 
 
@@ -380,7 +402,7 @@ def _stop(run: Run, report: Report, *, now: datetime) -> Stop:
     return Stop.DEADLINE if late else Stop.CANCELLED
 
 
-def _failure(host: Host, report: Report) -> ProviderFailure:
+def _failure(host: Host, call: _ReportedCall, report: Report) -> ProviderFailure:
     """Convert a machine's report of a failure to the form of the adapters. Keys quoted in its texts are masked."""
     code, refusal = report.error_code, REFUSALS.get(report.error_code)
     message, fix = f"The call from machine '{host.name}' failed.", ""
@@ -396,6 +418,6 @@ def _failure(host: Host, report: Report) -> ProviderFailure:
         maybe_billed=code in MAYBE_BILLED,
         output_seen=bool(report.text),
         request_id=report.request_id,
-        parts=(UsagePart(usage=report.usage),) if report.usage is not None else (),
+        parts=call.parts or ((UsagePart(usage=call.usage),) if call.usage is not None else ()),
         text=report.text,
     )

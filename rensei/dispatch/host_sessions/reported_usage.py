@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from catalog.models import CatalogEntry
+from catalog.lookup import find_named
 from rensei.core.errors import FieldError
 from rensei.core.limits import limit
-from rensei.core.usage import Usage
+from rensei.core.usage import UsagePart
 from rensei.dispatch.models import Run
 
 # Higher than the limits of any model. It bounds the reported usage of a model whose limits are unknown.
@@ -23,31 +23,36 @@ PROMPT = {
 }
 
 
-def require_possible(run: Run, usage: Usage) -> None:
+def require_possible(run: Run, part: UsagePart, *, pointer: str = "") -> None:
     """
-    Check the counts of one call against the window and the output limit of the model that served it.
+    Check the counts of one model against its window and its output limit, each as often as it was run.
 
-    :raises FieldError: if the usage exceeds a limit, with one error for each field that is too large
+    :param pointer: the field from which they were read, if each has none of its own
+    :raises FieldError: if the usage exceeds a limit, with one error for each count that is too large
     """
-    found = list(_impossible(run, usage))
+    found = [_too_large(pointer or f"/usage/{name}", reason) for name, reason in _impossible(run, part)]
     if found:
         raise FieldError.several(found)
 
 
-def _impossible(run: Run, usage: Usage) -> Iterator[FieldError]:
-    entry = CatalogEntry.objects.visible_to(run.org).filter(provider=run.provider, model_id=run.served_model_id).first()
-    window = (entry and entry.context_window_tokens) or TOKENS_MAX
-    output = max((entry and entry.max_output_tokens) or TOKENS_MAX, run.max_tokens)
+def _impossible(run: Run, part: UsagePart) -> Iterator[tuple[str, str]]:
+    usage, times = part.usage, max(1, part.samplings)
+    model = (run.provider, part.model_id or run.served_model_id)
+    entry = find_named([model], org=run.org).get(model)
+    window = min(TOKENS_MAX, times * ((entry and entry.context_window_tokens) or TOKENS_MAX))
+    # An answer may have been asked to be longer than the catalog knows.
+    longest = max((entry and entry.max_output_tokens) or TOKENS_MAX, run.max_tokens)
+    output = min(TOKENS_MAX, times * longest)
     too_large = [name for name, attribute in PROMPT.items() if getattr(usage, attribute) > window]
     if not too_large and usage.prompt_tokens > window:
         too_large = [name for name, attribute in PROMPT.items() if getattr(usage, attribute)]
     for name in too_large:
-        yield _too_large(name, f"{run.served_model_id} takes at most {window} prompt tokens in all.")
+        yield name, f"{model[1]} takes at most {window} prompt tokens in all."
     if usage.output_tokens > output:
-        yield _too_large("outputTokens", f"{run.served_model_id} gives at most {output} tokens.")
+        yield "outputTokens", f"{model[1]} gives at most {output} tokens."
     if usage.thinking_tokens > usage.output_tokens:
-        yield _too_large("thinkingTokens", "Thinking is a part of the output tokens.")
+        yield "thinkingTokens", "Thinking is a part of the output tokens."
 
 
-def _too_large(name: str, reason: str) -> FieldError:
-    return FieldError(pointer=f"/usage/{name}", reason=reason)
+def _too_large(pointer: str, reason: str) -> FieldError:
+    return FieldError(pointer=pointer, reason=reason)
