@@ -513,7 +513,13 @@ def _plan_of_run(token: RunToken, route: Route, credential: Credential, outgoing
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
-    return relay.outgoing_headers(headers, known_only=route.run.is_cost_held, platform_key=route.is_by_platform_key)
+    held = route.run.is_cost_held
+    return relay.outgoing_headers(
+        headers,
+        known_only=held,
+        documented_only="anthropic-beta" in headers and (held or route.is_judged),
+        platform_key=route.is_by_platform_key,
+    )
 
 
 def _parsed(raw: bytes) -> tuple[Body, list[OtherModel], bool]:

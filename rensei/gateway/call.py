@@ -281,7 +281,7 @@ class GatewayCall:
         try:
             if streams:
                 await self._caller.begin(answer.status, self._headers(answer))
-                while chunk := await answer.content.readany():
+                while chunk := await relay.read_piece(answer):
                     await self._threads.run(
                         partial(tap.take, chunk), size=tap.waiting + work_of(chunk), org_id=self.run.org_id
                     )

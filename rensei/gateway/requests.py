@@ -15,7 +15,14 @@ from integrations.providers.anthropic.additions import effort_for, takes_breakpo
 from integrations.providers.anthropic.answer_size import answer_bytes_max, may_cite
 from integrations.providers.anthropic.bounds import PromptBounds
 from integrations.providers.anthropic.caching import is_marked, with_breakpoints_of_ours
-from integrations.providers.anthropic.known_headers import BETAS, LONG_OUTPUT, LONG_WINDOW, betas_in, unknown_headers
+from integrations.providers.anthropic.known_headers import (
+    BETAS,
+    LONG_OUTPUT,
+    LONG_WINDOW,
+    UNDOCUMENTED,
+    betas_in,
+    unknown_headers,
+)
 from integrations.providers.anthropic.messages import too_long
 from integrations.providers.anthropic.other_models import USES_MAX, OtherModel
 from integrations.providers.anthropic.server_tools import Most
@@ -125,7 +132,7 @@ def require_known(names: Names, headers: Mapping[str, str], route: Route) -> Non
     """
     if not (names and (route.run.is_cost_held or route.is_judged)):
         return
-    if betas := sorted(betas_in(headers) - BETAS):
+    if betas := sorted(betas_in(headers) - BETAS - UNDOCUMENTED):
         # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
         name = printable(betas[0])
         because = "what it may cost cannot be held of the API token's cap"
@@ -228,6 +235,8 @@ def _at_most(
     feature = features.unpriced_feature(values, bounds.tools)
     if most.web_searches and any(band.web_search is None for each in (route, *_routes(others)) for band in each.bands):
         feature = feature or f"{route.judgement.entry.model_id} as this request asks for it"
+    if feature == "thread":
+        raise _without_thread()
     if feature:
         raise unpriced(f"'{feature}'", mode=route.mode)
     answers = [_answer(values, route, most)]
@@ -240,6 +249,22 @@ def _at_most(
             answers.append(_answer(fast, its_route, its_most))
     consulted = [(other, its_route) for other, its_route in others if other.consulted]
     return max(answers) + sum(_consultations(values, other, its_route, betas) for other, its_route in consulted)
+
+
+def _without_thread() -> FieldError:
+    """
+    Refuse a thread, whose earlier messages are at the provider and so have no bound.
+
+    It is the API's own refusal of a request that it cannot thread, after which the tool runners of Anthropic's SDKs go
+    on without one: https://platform.claude.com/docs/en/api/errors
+    """
+    refusal = FieldError(
+        pointer="/thread",
+        reason="A thread keeps earlier messages at the provider, so what this call may cost cannot be held before it "
+        "is made. Leave out `thread` and send the whole conversation, or use byok without a cap.",
+    )
+    refusal.extra["details"] = {"error_code": "thread_unsupported_request", "unsupported": ["held_cost"]}
+    return refusal
 
 
 def _answer(values: dict[str, Any], route: Route, most: Most) -> int:

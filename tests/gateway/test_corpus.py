@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from billing.models import CostEvent, Entitlement
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.dispatch.models import Run
+from rensei.dispatch.settlement import audit
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
 from rensei.gateway.routing import Route
+from rensei.orgs.access import Access
 from tests.architecture.modules import ROOT
 from tests.gateway import corpus
 from tests.gateway.bodies import ACCOUNT, is_valid
@@ -86,9 +90,17 @@ class TestWhatIsAdded:
 
 
 class TestTheGateway:
-    def test_passes_on_each_request(self, server: Server, wire: Wire, byok: Any, token: str) -> None:
+    @pytest.mark.parametrize("payer", ["byok", "metered"])
+    def test_passes_on_and_prices_each_request(
+        self, request: Any, server: Server, wire: Wire, ada_access: Access, token: str, payer: str
+    ) -> None:
+        request.getfixturevalue(payer)
+        budget = 10_000 * PICODOLLARS_PER_DOLLAR
+        Entitlement.objects.filter(org=ada_access.org).update(monthly_budget_picodollars=budget)
         # Thinking is signed for one key, and this one is made anew for each test.
         sendable = [each for each in WHOLE if "signature" not in json.dumps(each.body) and each.body["model"] == MODEL]
+        # What a thread may cost has no bound, so the SDKs' tool runners are told to go on without one.
+        threads = [each for each in sendable if "thread" in each.body and payer == "metered"]
         for recorded in sendable:
             body = json.dumps(recorded.body).replace("[[slow 0.01]]", "").encode()
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
@@ -97,11 +109,16 @@ class TestTheGateway:
                 connection.putheader(name, value)
             connection.endheaders(body)
             answer = connection.getresponse()
-            assert answer.status == 200, (recorded.client, answer.read())
-            answer.read()
+            said = answer.read()
+            assert answer.status == (400 if recorded in threads else 200), (recorded.client, said)
+            assert (b"thread_unsupported_request" in said) is (recorded in threads)
             connection.close()
         settled()
 
+        passed = len(sendable) - len(threads)
         assert len(sendable) > 50
-        assert [passed.status for passed in wire.messages()] == [200] * len(sendable)
-        assert Run.objects.filter(state=Run.State.SUCCEEDED).count() == len(sendable)
+        assert len(threads) == (2 if payer == "metered" else 0)
+        assert [each.status for each in wire.messages()] == [200] * passed
+        assert Run.objects.filter(state=Run.State.SUCCEEDED, amount_picodollars__gt=0).count() == passed
+        assert CostEvent.objects.filter(billed=payer == "metered").count() == passed
+        assert list(audit.differences()) == []

@@ -240,6 +240,20 @@ class TestShared:
         assert wire.messages() == []
 
     @pytest.mark.parametrize("mode", ["shared", "metered"])
+    def test_and_metered_leave_out_a_beta_of_which_nothing_is_documented(
+        self, ask: Any, request: Any, wire: Wire, mode: str
+    ) -> None:
+        request.getfixturevalue(mode)
+
+        both = ask(message(), anthropic_beta="effort-2025-11-24, subagent-review-2026-11-17")
+        alone = ask(message(), anthropic_beta="cache-keepalive-2026-09-03")
+
+        assert (both.status, alone.status) == (200, 200)
+        first, second = wire.messages()
+        assert first.headers["anthropic-beta"] == "effort-2025-11-24"
+        assert "anthropic-beta" not in second.headers
+
+    @pytest.mark.parametrize("mode", ["shared", "metered"])
     def test_and_metered_count_no_tokens_with_an_unknown_beta(
         self, ask: Any, request: Any, wire: Wire, mode: str
     ) -> None:
@@ -304,6 +318,18 @@ class TestByok:
         assert answer.status == status
         assert said in answer.json()["error"]["message"]
         assert wire.messages() == []
+
+    @pytest.mark.parametrize("denies", [True, False], ids=["a policy", "no policy"])
+    def test_leaves_out_a_beta_of_which_nothing_is_documented_where_a_policy_denies_a_model(
+        self, ask: Any, byok: Any, wire: Wire, ada_access: Access, denies: bool
+    ) -> None:
+        if denies:
+            policies.set_policy(ada_access, matrix={"claude-haiku-4-5-20251001": {"byok": {"allowed": False}}})
+
+        assert ask(message(), anthropic_beta="subagent-review-2026-11-17").status == 200
+
+        (sent,) = wire.messages()
+        assert ("anthropic-beta" in sent.headers) is not denies
 
     def test_passes_on_what_has_no_price(self, ask: Any, byok: Any, wire: Wire, simulator: Any) -> None:
         answer = ask(message(tools=[{"type": "made_up_20990101", "name": "made_up"}]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from billing.models import CostEvent
 from rensei.dispatch.models import Run
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway import corpus
@@ -69,6 +70,20 @@ class TestALibrary:
         corpus.record(Path(program).stem, client_wire.messages())
 
 
+class TestAToolRunner:
+    @pytest.mark.parametrize("program", ["anthropic_client.py", "typescript.mjs"])
+    def test_goes_on_without_a_thread_where_the_platform_signs(
+        self, client_wire: Wire, token: str, metered: Any, tmp_path: Path, program: str
+    ) -> None:
+        found = run_program(program, home=tmp_path / "home", GATEWAY=client_wire.url, TOKEN=token, MODEL=MODEL)
+
+        settled()
+        refused = [passed for passed in client_wire.messages() if b"thread_unsupported_request" in passed.answer]
+        assert found.get("runner", found["tools"])["called"] == 1
+        assert len(refused) == 1
+        assert CostEvent.objects.filter(billed=True, amount_picodollars__gt=0).count() == Run.objects.count()
+
+
 class TestTheTypeScriptSdk:
     def test_does_everything_that_it_does_without_rensei(
         self, client_wire: Wire, token: str, byok: Any, tmp_path: Path, simulator: Any
@@ -80,6 +95,10 @@ class TestTheTypeScriptSdk:
         assert found["stream"] == {"pieces": 20, "words": 60}
         assert found["tools"]["name"] == "get_weather"
         assert found["runner"] == {"called": 1, "stop": "end_turn"}
+        assert "8x8" in found["image"]
+        assert "thinking" in found["thinking"]
+        assert (found["structured"], found["refusal"]) == ({"city": "example"}, "refusal")
+        assert found["cancel"] is True
         assert found["counted"] == 0
         assert MODEL in found["models"]
         assert found["models"][-1] == "prof_deep"

@@ -36,7 +36,7 @@ from integrations.providers.anthropic.errors import (
 )
 from integrations.providers.anthropic.events import EventReader
 from integrations.providers.anthropic.federation import tokens
-from integrations.providers.anthropic.known_headers import HEADERS
+from integrations.providers.anthropic.known_headers import HEADERS, without_undocumented
 from integrations.providers.anthropic.reply import Reply
 from integrations.providers.anthropic.upstreams import Upstreams
 from integrations.providers.base import Answer, Credential, ProviderFailure
@@ -310,12 +310,17 @@ def _without_content(raw: bytes) -> dict[str, Any]:
 
 
 def outgoing_headers(
-    headers: Mapping[str, str], *, known_only: bool = False, platform_key: bool = False
+    headers: Mapping[str, str],
+    *,
+    known_only: bool = False,
+    documented_only: bool = False,
+    platform_key: bool = False,
 ) -> dict[str, str]:
     """
     Select the caller's headers (names in lower case) that are forwarded to Anthropic. A key is never included.
 
-    Unknown ones could change what a call costs, so they are not where that is held before it.
+    :param known_only: leave out unknown ones, which could change what a call costs
+    :param documented_only: leave out betas of which nothing is documented, which could also run another model
     """
     kept_back = _KEPT_BACK | _OF_THE_PLATFORM if platform_key else _KEPT_BACK
     chosen = {
@@ -324,6 +329,8 @@ def outgoing_headers(
         if (name.startswith(_FORWARDED_PREFIX) and name not in kept_back and (name in HEADERS or not known_only))
         or name in _FORWARDED
     }
+    if documented_only and (betas := chosen.pop("anthropic-beta", None)) and (left := without_undocumented(betas)):
+        chosen["anthropic-beta"] = left
     # Every Anthropic client sends these. A person with curl need not set them.
     return {"anthropic-version": API_VERSION, "content-type": _JSON, **chosen}
 
@@ -365,6 +372,21 @@ def is_refusal(answer: aiohttp.ClientResponse) -> bool:
     return 400 <= answer.status < 600 and answer.status not in _ABOUT_OUR_KEY and answer.content_type == _JSON
 
 
+async def read_piece(answer: aiohttp.ClientResponse) -> bytes:
+    """
+    Read what has arrived, or wait for more. Empty at the end.
+
+    :raises aiohttp.ClientError, TimeoutError: if the connection failed, and all that arrived before has been read
+    """
+    try:
+        return await answer.content.readany()
+    except (aiohttp.ClientError, TimeoutError):
+        # aiohttp raises at once what happened while nothing was being read. What arrived before it is billed.
+        if unread := answer.content._read_nowait(-1):  # noqa: SLF001 - the public method raises it too
+            return unread
+        raise
+
+
 async def read_whole(
     answer: aiohttp.ClientResponse, *, bytes_max: int, hold: Callable[[int], Awaitable[None]] | None = None
 ) -> bytes:
@@ -399,7 +421,7 @@ async def read_failure(answer: aiohttp.ClientResponse) -> tuple[bytes, ProviderF
     """Read an answer whose status is not 200. Return its bytes and their meaning."""
     body = b""
     try:
-        while len(body) < _ERROR_BYTES_MAX and (chunk := await answer.content.readany()):
+        while len(body) < _ERROR_BYTES_MAX and (chunk := await read_piece(answer)):
             body += chunk
     except (aiohttp.ClientError, TimeoutError):
         # The received part is used. The status alone is sufficient.

@@ -46,6 +46,42 @@ const runner = client.beta.messages.toolRunner({
 const last = await runner.runUntilDone();
 found.runner = { called: ran, stop: last.stop_reason };
 
+const source = { type: "base64", media_type: "image/png", data: process.env.PICTURE };
+const shown = [{ role: "user", content: [{ type: "image", source }, { type: "text", text: "Hello." }] }];
+found.image = (await client.messages.create({ model, max_tokens: 300, messages: shown })).content.at(-1).text;
+
+const thought = await client.messages.create({
+  model,
+  max_tokens: 300,
+  messages: hello,
+  thinking: { type: "adaptive", display: "summarized" },
+});
+found.thinking = thought.content.map((block) => block.type);
+
+const place = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };
+const structured = await client.messages.create({
+  model,
+  max_tokens: 300,
+  messages: hello,
+  output_config: { format: { type: "json_schema", schema: place } },
+});
+found.structured = JSON.parse(structured.content.at(-1).text);
+
+const refused = [{ role: "user", content: "[[stop refusal]] Hello." }];
+found.refusal = (await client.messages.create({ model, max_tokens: 300, messages: refused })).stop_reason;
+
+const long = [{ role: "user", content: "[[reply 400 words]] [[slow 0.01]]" }];
+const leaving = client.messages.stream({ model, max_tokens: 900, messages: long });
+try {
+  for await (const event of leaving) {
+    if (event.type !== "content_block_delta") continue;
+    found.cancel = true;
+    leaving.abort();
+  }
+} catch (error) {
+  if (!(error instanceof Anthropic.APIUserAbortError)) throw error;
+}
+
 const counted = await client.messages.countTokens({ model, messages: hello });
 found.counted = counted.input_tokens - plain.usage.input_tokens;
 

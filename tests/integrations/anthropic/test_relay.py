@@ -226,3 +226,34 @@ class TestAnswerBytesMax:
 
         assert sizes[0] < sizes[1] < sizes[2] == ANSWER_BYTES_MAX
         assert most(max_tokens=1, has_unknown=True) == ANSWER_BYTES_MAX
+
+
+class TestAnAnswerWhoseConnectionBreaks:
+    @pytest.mark.parametrize("read", [relay.read_piece, relay.read_failure], ids=["200", "400"])
+    def test_is_read_as_far_as_it_arrived_while_nothing_was_reading(self, read: Any) -> None:
+        async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 400 Bad\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            await may_end.wait()
+            writer.write(b"4\r\nlast\r\n")
+            await writer.drain()
+            writer.close()
+
+        async def go() -> tuple[bytes, Any]:
+            server = await asyncio.start_server(provider, "127.0.0.1", 0)
+            address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with server, aiohttp.ClientSession() as session, session.get(address) as answer:
+                first = await relay.read_piece(answer)
+                may_end.set()
+                # Here the gateway waits for a thread.
+                while answer.content.exception() is None:  # noqa: ASYNC110 - aiohttp has no event for it
+                    await asyncio.sleep(0.001)
+                left = await read(answer)
+                with pytest.raises(aiohttp.ClientError):
+                    await relay.read_piece(answer)
+                return first, left
+
+        may_end = asyncio.Event()
+        first, left = asyncio.run(asyncio.wait_for(go(), 30))
+
+        assert (first, left if isinstance(left, bytes) else left[0]) == (b"first", b"last")
