@@ -1,5 +1,6 @@
 """What the caller lets one run cost, from the dispatch to the last of its calls."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,13 +8,14 @@ from rest_framework.test import APIClient
 
 from billing.models import CostEvent
 from catalog.models import Price
-from rensei.core.money import picodollars
+from rensei.core.money import PICODOLLARS_PER_DOLLAR, picodollars
 from rensei.dispatch.admission import admit, repeating
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Attempt, Run, RunInput
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
+from tests.gateway.line import searched
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,6 +54,18 @@ class TestWhatARunMayCost:
         assert (sent.status_code, sent.json()["maxCostUsd"]) == (202, usd(most).rstrip("0"))
         assert ended.state == Run.State.SUCCEEDED
         assert ended.amount_picodollars <= most
+        assert_explained(simulator)
+
+    def test_holds_for_what_a_broken_answer_has_not_reported(self, api: APIClient, work: Any, simulator: Any) -> None:
+        usage = {"input_tokens": 1_000, "cache_creation": None, "cache_creation_input_tokens": 0}
+        text = f"[[usage {json.dumps(usage)}]] {searched(5)} [[reply 60 words]] [[fault:cut after=18]]"
+        most = most_of(api, text)
+        send(api, text, maxCostUsd=usd(most))
+
+        (ended,) = work()
+
+        assert ended.state == Run.State.FAILED
+        assert 0 < ended.amount_picodollars <= most < 5 * PICODOLLARS_PER_DOLLAR // 100
         assert_explained(simulator)
 
     def test_refuses_a_call_that_may_cost_more(self, api: APIClient, most: int, simulator: Any) -> None:

@@ -54,3 +54,10 @@ def message(text: str = "Hello.", **fields: Any) -> dict[str, Any]:
 def settled() -> None:
     """Wait until every call is settled."""
     wait_until(lambda: not Run.objects.exclude(state__in=Run.ENDED).exists(), what="the settlement")
+
+
+def searched(times: int) -> str:
+    """So many searches of the web, each with its result, as the answer shows them."""
+    use = json.dumps({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}})
+    result = json.dumps({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": "x" * 300})
+    return f"[[block {use}]] [[block {result}]] " * times

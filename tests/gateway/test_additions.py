@@ -13,6 +13,7 @@ from rensei.dispatch.models import Run
 from rensei.gateway import requests as gateway_requests
 from rensei.gateway.body import Body
 from rensei.gateway.routing import Route
+from rensei.simulator.validation import VERSIONS
 from tests.gateway.bodies import is_valid, requests
 from tests.gateway.line import MODEL, as_bytes, message
 from tests.gateway.wire import Wire
@@ -27,16 +28,16 @@ class TestAnAddition:
         added = []
 
         @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
-        @given(data=st.data(), route=st.sampled_from(ways))
-        def check(data: st.DataObject, route: Route) -> None:
+        @given(data=st.data(), route=st.sampled_from(ways), version=st.sampled_from(VERSIONS))
+        def check(data: st.DataObject, route: Route, version: str) -> None:
             values = data.draw(requests(route.judgement.entry.model_id))
-            assume(is_valid(values))
+            assume(is_valid(values, version=version))
             body = Body.read(json.dumps(values).encode())
 
             outgoing = gateway_requests.prepare(body, route)
 
             sent = json.loads(outgoing.body.raw)
-            assert is_valid(sent), (values, sent)
+            assert is_valid(sent, version=version), (version, values, sent)
             assert outgoing.max_tokens == sent["max_tokens"] == values["max_tokens"]
             assert sent | outgoing.effort_applied == sent
             assert without_additions(sent, values) == without_additions(values, values)

@@ -17,7 +17,7 @@ from rensei.dispatch.models import Run
 from rensei.dispatch.settlement import audit
 from rensei.policies import documents
 from tests.dispatch.reconcile import assert_explained
-from tests.gateway.line import MODEL, message, settled
+from tests.gateway.line import MODEL, message, searched, settled
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -145,13 +145,6 @@ class TestASearchWithoutAPrice:
 
         assert charge().amount_picodollars is None
         assert list(audit.differences()) == []
-
-
-def searched(times: int) -> str:
-    """So many searches of the web, each with its result, as the answer shows them."""
-    use = json.dumps({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}})
-    result = json.dumps({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": "x" * 300})
-    return f"[[block {use}]] [[block {result}]] " * times
 
 
 class TestACallThatIsNotReportedToItsEnd:

@@ -294,7 +294,7 @@ def _settle_attempts(
         return [], [], set()
     closed = update_each(_STILL_OPEN, [({"id": attempt_id}, outcome) for attempt_id, outcome in outcomes.items()])
     charges, adjusted, late = [], [], set()
-    holds = read_holds((plan.run, _parts(plan)) for plan in plans)
+    holds = read_holds((plan.attempt, plan.run, _parts(plan)) for plan in plans if plan.attempt is not None)
     for plan in plans:
         assert plan.attempt is not None
         if plan.attempt.id in closed:

@@ -7,22 +7,40 @@ What is reported is charged as it is, even above the hold.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from django.db.models import Sum
+
 from billing.limits.held import held_for
+from billing.models import CostEvent
 from catalog.pricing import cost
 from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import NOTHING, Usage, UsagePart
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.settlement.served import Served, prices_for
 
 
-def read_holds(calls: Iterable[tuple[Run, Sequence[UsagePart]]]) -> dict[str, int]:
+def read_holds(calls: Iterable[tuple[Attempt, Run, Sequence[UsagePart]]]) -> dict[str, int]:
     """
     Read what is held for calls of which something was not reported, by run id. Most calls are reported in full.
 
-    There is nothing for a call that is settled after its run has ended: its hold is released.
+    Of a run that its caller has capped, it is what the other calls of the run have left. Otherwise there is nothing for
+    a call that is settled after its run has ended: its hold is released.
     """
-    run_ids = [run.id for run, parts in calls if run.is_cost_held and any(part.unreported != NOTHING for part in parts)]
-    return held_for(run_ids) if run_ids else {}
+    found = {
+        attempt.id: run
+        for attempt, run, parts in calls
+        if run.is_cost_held and any(part.unreported != NOTHING for part in parts)
+    }
+    if not found:
+        return {}
+    held = held_for({run.id for run in found.values()})
+    capped = {run.id: run.max_cost_picodollars for run in found.values() if run.max_cost_picodollars is not None}
+    if capped:
+        others = CostEvent.objects.filter(run_id__in=capped).exclude(attempt_id__in=found)
+        spent = dict(others.order_by().values_list("run_id").annotate(Sum("amount_picodollars")))
+        for run_id, most in capped.items():
+            left = max(0, most - (spent.get(run_id) or 0))
+            held[run_id] = min(left, held.get(run_id, left))
+    return held
 
 
 def within_hold(run: Run, parts: Sequence[tuple[Served, UsagePart]], *, hold: int) -> list[tuple[Served, UsagePart]]:
