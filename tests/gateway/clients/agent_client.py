@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "ANTHROPIC_AUTH_TOKEN": TOKEN,
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": MODEL,
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    # It would be found by a search, which no directive asks for.
+    "ENABLE_TOOL_SEARCH": "false",
 }
 called = []
 
@@ -70,9 +72,9 @@ async def main():
     told, _ = await ask(f"[[use {name}]]", mcp_servers={"weather": server}, allowed_tools=[name])
     found["tools"] = {"called": len(called), "text": told.result}
     found["image"] = (await ask(with_picture()))[0].result
-    structured, _ = await ask(HELLO, output_format={"type": "json_schema", "schema": CITY})
+    structured, _ = await ask("[[use StructuredOutput]]", output_format={"type": "json_schema", "schema": CITY})
     found["structured"] = structured.structured_output
-    found["refusal"] = (await ask(REFUSE))[0].result
+    found["refusal"] = (await ask(REFUSE))[0].stop_reason
     found["cancel"] = await leave()
     finish(found)
 

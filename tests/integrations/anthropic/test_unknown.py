@@ -2,6 +2,7 @@
 
 import copy
 import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +11,7 @@ from anthropic.types.anthropic_beta_param import AnthropicBetaParam
 from anthropic.types.beta.beta_content_block import BetaContentBlock
 from anthropic.types.beta.beta_content_block_param import BetaContentBlockParam
 from anthropic.types.beta.beta_tool_union_param import BetaToolUnionParam
+from anthropic.types.beta.message_create_params import MessageCreateParamsBase
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -84,6 +86,18 @@ class TestWhatIsKnown:
                 assert members.keys() <= table.members[kind], kind
         assert types
 
+    def test_is_each_part_of_a_request_that_the_sdk_types_however_deep(self) -> None:
+        fields = typing.get_type_hints(MessageCreateParamsBase)
+        found: dict[tuple[str, str], object] = {}
+        for name in fields.keys() & known.FIELDS:
+            for value in _values_of(fields[name], within=()):
+                found |= dict.fromkeys(_names({"messages": [], name: value}), value)
+
+        # A region is a text of the caller's, of which two have a price.
+        assert found.keys() == {("value", "inference_geo: text")}
+        # These are headers, and parameters of the SDK's own.
+        assert fields.keys() - known.FIELDS == {"betas", "user_profile_id", "workspace_id"}
+
     def test_is_each_beta_of_the_sdk_and_of_the_simulator(self) -> None:
         assert set(_literals(AnthropicBetaParam)) <= known_headers.BETAS
         assert known_headers.BETAS | known_headers.UNDOCUMENTED >= KNOWN_BETAS
@@ -94,6 +108,32 @@ def _types_in(union: Any) -> list[Any]:
     if is_typeddict(union) or (isinstance(union, type) and issubclass(union, BaseModel)):
         return [union]
     return [found for each in typing.get_args(union) for found in _types_in(each)]
+
+
+def _values_of(hint: Any, *, within: tuple[Any, ...]) -> list[Any]:
+    """Make values of a type that have, taken together, each member that it has and each type that a member may have."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if is_typeddict(hint):
+        return [] if hint in within else list(_objects_of(hint, within=(*within, hint)))
+    if origin is Literal:
+        return list(inner)
+    if origin in {list, Iterable, Sequence}:
+        return [[value] for value in _values_of(inner[0], within=within)]
+    if hint is object:
+        return []
+    if origin in {dict, Mapping}:
+        return [{}]
+    if inner:
+        return [value for each in inner if each is not type(None) for value in _values_of(each, within=within)]
+    return [{str: "text", int: 1, float: 1.0, bool: True}.get(hint, "text")]
+
+
+def _objects_of(kind: Any, *, within: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    members = {name: _values_of(each, within=within) for name, each in typing.get_type_hints(kind).items()}
+    first = {name: values[0] for name, values in members.items() if values}
+    yield first
+    for name, values in members.items():
+        yield from ({**first, name: value} for value in values[1:])
 
 
 def _members(model: type[BaseModel]) -> dict[str, Any]:
