@@ -12,7 +12,7 @@ from claude_agent_sdk import (
     query,
     tool,
 )
-from steps import CITY, GATEWAY, HELLO, LONG, MODEL, REFUSE, SIXTY, TOKEN, finish, picture
+from steps import GATEWAY, HELLO, LONG, MODEL, REFUSE, SIXTY, TOKEN, finish, picture
 
 ENVIRONMENT = {
     "ANTHROPIC_BASE_URL": GATEWAY,
@@ -72,9 +72,7 @@ async def main():
     told, _ = await ask(f"[[use {name}]]", mcp_servers={"weather": server}, allowed_tools=[name])
     found["tools"] = {"called": len(called), "text": told.result}
     found["image"] = (await ask(with_picture()))[0].result
-    structured, _ = await ask("[[use StructuredOutput]]", output_format={"type": "json_schema", "schema": CITY})
-    found["structured"] = structured.structured_output
-    found["refusal"] = (await ask(REFUSE))[0].stop_reason
+    found["refusal"] = (await ask(REFUSE))[0].result
     found["cancel"] = await leave()
     finish(found)
 
