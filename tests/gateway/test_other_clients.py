@@ -81,7 +81,8 @@ class TestAToolRunner:
         refused = [passed for passed in client_wire.messages() if b"thread_unsupported_request" in passed.answer]
         assert found.get("runner", found["tools"])["called"] == 1
         assert len(refused) == 1
-        assert CostEvent.objects.filter(billed=True, amount_picodollars__gt=0).count() == Run.objects.count()
+        billed = CostEvent.objects.filter(billed=True, amount_picodollars__gt=0)
+        assert billed.count() == Run.objects.filter(state=Run.State.SUCCEEDED).count() > 0
 
 
 class TestTheTypeScriptSdk:
