@@ -12,7 +12,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 from rensei.tokens.services import create_token
 from tests.architecture.modules import ROOT
-from tests.cli import logins
+from tests.cli import logins, prepared
 from tests.cli.terminal import Terminal
 from tests.journeys.stack import Stack, start
 
@@ -50,10 +50,17 @@ def make_token(server: Stack, ada_access: Access) -> Callable[..., str]:
     return make
 
 
+@pytest.fixture(scope="package")
+def prepared_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `rensei` that starts at once."""
+    with prepared.start(tmp_path_factory.mktemp("prepared")) as programs:
+        yield programs
+
+
 @pytest.fixture
-def make_terminal(server: Stack, tmp_path: Path) -> Callable[..., Terminal]:
+def make_terminal(server: Stack, tmp_path: Path, prepared_command: Path) -> Callable[..., Terminal]:
     def make(name: str = "ada", **variables: str) -> Terminal:
-        return Terminal(tmp_path / name, {"RENSEI_API_URL": server.url, **variables})
+        return Terminal(tmp_path / name, {"RENSEI_API_URL": server.url, **variables}, prepared=prepared_command)
 
     return make
 

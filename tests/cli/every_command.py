@@ -11,17 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Loaded once here, and not in each fork.
-import anyio  # noqa: F401
-import httpcore2  # noqa: F401
-import httpx2  # noqa: F401
-import pydantic  # noqa: F401
-import rich.console
-import rich.table  # noqa: F401
 import typer
-import typer._adapters
 
 from rensei.cli.main import app, main
+from tests.cli import prepared  # noqa: F401 - loads once what each command would load
 
 # What a command needs; the rest of its parameters is left out.
 VALUES = {"file": "-", "matrix": "-", "text": "-", "provider": "claude", "program": "true", "shell": "bash"}

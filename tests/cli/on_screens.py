@@ -17,7 +17,7 @@ import termios
 from typing import Any
 
 from rensei.cli.main import main
-from tests.cli import every_command  # noqa: F401 - loads once what each command would load
+from tests.cli import prepared  # noqa: F401 - loads once what each command would load
 
 
 def run(line: str, columns: int | None) -> dict[str, Any]:

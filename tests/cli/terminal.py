@@ -22,6 +22,8 @@ class Terminal:
 
     home: Path
     variables: dict[str, str] = field(default_factory=dict)
+    # The folder of a `rensei` that need not be loaded, for the lines that are waited for.
+    prepared: Path | None = None
 
     def __post_init__(self) -> None:
         self.programs = self.home / "bin"
@@ -38,12 +40,18 @@ class Terminal:
             ["bash", "-o", "pipefail", "-c", line],
             input=given,
             cwd=self.home,
-            env=self.environment() | variables,
+            env=self._prepared() | variables,
             capture_output=True,
             text=True,
             timeout=SECONDS_MAX,
             check=False,
         )
+
+    def _prepared(self) -> dict[str, str]:
+        environment = self.environment()
+        if self.prepared:
+            environment["PATH"] = f"{self.prepared}:{environment['PATH']}"
+        return environment
 
     def succeed(self, line: str, *, given: str = "", **variables: str) -> str:
         """Run a line that has to succeed, and give what it wrote."""

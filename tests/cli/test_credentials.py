@@ -102,7 +102,8 @@ class TestTrace:
 
     @pytest.fixture
     def start_traced(self, machine, simulator_process, tmp_path, traces):
-        """A server whose processes are traced, with the machine's own home."""
+        """A server whose processes are traced, with the machine's own home. The command is traced as it starts."""
+        machine.prepared = None
 
         def start_it(**variables):
             folder = tmp_path / "server"

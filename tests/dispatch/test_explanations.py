@@ -45,8 +45,9 @@ def ask(api_as: Callable[..., APIClient], ada: Any) -> Callable[..., Any]:
     clients: dict[str, APIClient] = {}
 
     def post(body: dict[str, Any], *, by: Any = ada, to: str = "why") -> Any:
-        client = clients.setdefault(by.email, api_as(by))
-        return client.post(f"/api/v1/{to}", body)
+        if by.email not in clients:
+            clients[by.email] = api_as(by)
+        return clients[by.email].post(f"/api/v1/{to}", body)
 
     return post
 
