@@ -118,7 +118,7 @@ def _demo(folder: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_for(log)
+        _wait_for(log, demo)
         data = folder / "demo"
         os.environ |= {
             "DJANGO_SETTINGS_MODULE": "rensei.settings",
@@ -135,11 +135,11 @@ def _demo(folder: Path) -> Iterator[str]:
         demo.wait(timeout=60)
 
 
-def _wait_for(log: Path) -> None:
+def _wait_for(log: Path, demo: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS_MAX
     while READY not in log.read_text():
-        if time.monotonic() > deadline:
-            raise TimeoutError("The demo did not start.")
+        if demo.poll() is not None or time.monotonic() > deadline:
+            raise TimeoutError(f"The demo did not start: {log.read_text()[-500:]}")
         time.sleep(0.5)
 
 
