@@ -8,8 +8,8 @@ from rensei.cli.session import before_commands
 
 # In the order in which the help lists them.
 COMMANDS = (
-    "setup account runs dispatch why run_client receipts api profiles integrations catalog projects people workflows "
-    "settings worker shell"
+    "setup account runs dispatch agents why run_client receipts api profiles integrations catalog projects people "
+    "workflows settings worker shell"
 )
 
 app.callback()(before_commands)

@@ -139,6 +139,11 @@ class Output:
         sys.stdout.write(clean(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
+    def log(self, text: str) -> None:
+        """Write a piece of a program's log, at once. It is not part of the result."""
+        sys.stderr.write(clean(text) if sys.stderr.isatty() else text)
+        sys.stderr.flush()
+
     def note(self, sentence: str) -> None:
         """Write a message that is not part of the result."""
         print(clean(sentence), file=sys.stderr, flush=True)

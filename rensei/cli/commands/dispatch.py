@@ -83,7 +83,7 @@ def dispatch(
         "providerConfig": config or None,
         **_prompt(session, asked, image or []),
     }
-    run = _post(session.client, {name: value for name, value in body.items() if value is not None})
+    run = post_run(session.client, {name: value for name, value in body.items() if value is not None})
     if not wait:
         if session.output.as_json:
             session.output.json(run)
@@ -140,7 +140,7 @@ def _profile_for(session: Session, model: str) -> str:
     return str(chosen[0]["id"])
 
 
-def _post(client: Client, body: dict[str, Any]) -> dict[str, Any]:
+def post_run(client: Client, body: dict[str, Any]) -> dict[str, Any]:
     """Dispatch. If the answer is lost, a repetition with the same key returns the run that was created."""
     key = {"Idempotency-Key": secrets.token_hex(16)}
     try:

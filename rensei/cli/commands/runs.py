@@ -128,6 +128,8 @@ def watch(client: Client, output: Output, run_id: str, *, deadline: float | None
         for event in client.events(run_id, deadline=deadline):
             if event.kind == "delta":
                 writer.write(event.data["text"])
+            elif event.kind == "log":
+                writer.write_log(event.data["text"])
             elif event.kind == "done":
                 writer.finish(event.data)
             elif event.kind == "state" and event.data["state"] in ENDED:
@@ -151,6 +153,11 @@ class Writer:
         self._written += text
         if not self._output.as_json:
             self._output.text(text)
+
+    def write_log(self, text: str) -> None:
+        """Write what the program of an agent has logged."""
+        if not self._output.as_json:
+            self._output.log(text)
 
     def finish(self, run: dict[str, Any]) -> None:
         """:raises Refused: unless the run succeeded"""
