@@ -151,7 +151,10 @@ def process_name() -> str:
 
 @functools.cache
 def _process_name(pid: int) -> str:
-    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:2]]
+    program = Path(sys.argv[0])
+    # A module that was started by `python -m`, as the web server is, has its package's name.
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    words = [name or "python", *sys.argv[1:2]]
     # A command's name is shown, an argument of another kind is not.
     shown = [word for word in words if re.fullmatch(r"[A-Za-z][\w.-]{0,30}", word)]
     return f"{' '.join(shown)} {socket.gethostname()[:40]}:{pid}".strip()

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,6 +29,16 @@ from rensei.orgs.models import Org, User
 ROOT = Path(__file__).parents[3]
 LIST = "/admin/integrations/keyopening/"
 OPENERS = {"open_sealed", "open_text", "open_key", "open_integration", "open_platform_key", "open_signer"}
+
+
+def test_a_process_is_named_by_what_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(*argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", list(argv))
+        return openings._process_name.__wrapped__(7).rpartition(" ")[0]
+
+    assert name("manage.py", "worker") == "manage.py worker"
+    assert name("/usr/lib/python3/site-packages/server/__main__.py", "--host") == "server"
+    assert name("") == "python"
 
 
 def recorded(**fields: Any) -> list[KeyOpening]:
