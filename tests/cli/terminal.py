@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,20 +94,24 @@ class Terminal:
         program.chmod(0o755)
 
 
-def on_screens(terminal: Terminal, line: str, *, widths: Iterable[int]) -> tuple[str, list[str]]:
-    """Run a line in a pipe and on pseudo-terminals, and give what it wrote there to standard output."""
-    asked = [[line, None], *([line, width] for width in widths)]
+def on_screens(
+    terminal: Terminal, lines: Sequence[str], *, widths: Sequence[int]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Run lines in a pipe and on pseudo-terminals, and give for each what it wrote there to standard output."""
+    places = [None, *widths]
     done = subprocess.run(
         [sys.executable, "-m", "tests.cli.on_screens"],
         cwd=ROOT,
         env=terminal.environment(),
-        input=json.dumps(asked),
+        input=json.dumps([[line, place] for line in lines for place in places]),
         capture_output=True,
         text=True,
         timeout=SECONDS_MAX,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    piped, *shown = json.loads(done.stdout)
-    assert piped["code"] == 0, done.stderr
-    return piped["written"], [one["written"] for one in shown]
+    written = json.loads(done.stdout)
+    for place, line in enumerate(lines):
+        piped, *shown = written[place * len(places) :][: len(places)]
+        assert piped["code"] == 0, (line, done.stderr)
+        yield line, piped["written"], [one["written"] for one in shown]

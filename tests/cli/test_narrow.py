@@ -45,8 +45,7 @@ class TestLists:
     def test_fit_every_screen_with_whole_ids_and_no_blanks_in_a_pipe(self, subtests, filled):
         commands = list_commands()
         assert len(commands) > 14
-        for command in commands:
-            piped, screens = on_screens(filled, command, widths=WIDTHS)
+        for command, piped, screens in on_screens(filled, commands, widths=WIDTHS):
             with subtests.test(f"{command} in a pipe"):
                 assert not [line for line in piped.splitlines() if line != line.rstrip()]
                 assert "\x1b" not in piped
@@ -75,14 +74,14 @@ class TestLists:
 class TestShown:
     def test_things_have_whole_ids_at_every_width(self, subtests, filled):
         run, workflow = Run.objects.get(), Workflow.objects.get()
-        for command in (
+        commands = [
             f"rensei run show {run.id}",
             f"rensei profile show {run.profile_id}",
             f"rensei workflow show {workflow.id}",
             "rensei whoami",
             "rensei catalog show claude-opus-5-5",
-        ):
-            piped, screens = on_screens(filled, command, widths=WIDTHS)
+        ]
+        for command, piped, screens in on_screens(filled, commands, widths=WIDTHS):
             for width, screen in zip(WIDTHS, screens, strict=True):
                 with subtests.test(f"{command} at {width}"):
                     shown = STYLE.sub("", screen)
