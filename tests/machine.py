@@ -7,6 +7,7 @@ marked `sqlite` or `postgres`, belongs to that database's run alone. A test that
 here, and needs to run once.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Generator
@@ -32,6 +33,16 @@ def missing_packages() -> dict[str, str]:
         "podman": ("podman", shutil.which("podman")),
     }
     return {marker: package for marker, (package, place) in found.items() if not place}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting creates much and releases next to nothing, so there is no garbage to search for."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
