@@ -192,7 +192,7 @@ def _build(body: bytes) -> tuple[Any, bool]:
 
 def _has_escaped_colon(body: bytes) -> bool:
     # The first search is a quick test that suffices for almost every body.
-    return b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body)
+    return b"\\" in body and b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body)
 
 
 def _has_number(body: bytes, shapes: Iterable[bytes]) -> bool:

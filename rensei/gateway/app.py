@@ -513,7 +513,7 @@ def _plan_of_run(token: RunToken, route: Route, credential: Credential, outgoing
 
 
 def _outgoing_headers(route: Route, headers: dict[str, str]) -> dict[str, str]:
-    held = route.run.is_cost_held
+    held = route.is_cost_held
     return relay.outgoing_headers(
         headers,
         known_only=held,

@@ -7,11 +7,11 @@ Only necessary changes are made, in place in the text, so that everything else i
 import json
 import re
 from collections.abc import Collection
-from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 import orjson
+from django.utils.functional import cached_property
 
 from integrations.providers.anthropic.server_tools import PlacedTools, placed_tools
 from integrations.providers.anthropic.unknown import Unknown, unknown_in
@@ -47,8 +47,13 @@ class Body:
         return placed_tools(self.values)
 
     def may_hold(self, name: bytes) -> bool:
-        """Return whether a member may have this name, at any depth. False is certain."""
-        return name in self.raw or b"\\u" in self.raw
+        """Return whether a member may have this name, at any depth. False is certain: a name may be escaped."""
+        return self._has_escapes or name in self.raw
+
+    @cached_property
+    def _has_escapes(self) -> bool:
+        # One byte is found several times as fast as two.
+        return b"\\" in self.raw and b"\\u" in self.raw
 
     @classmethod
     def read(cls, raw: bytes) -> "Body":

@@ -8,11 +8,12 @@ cancellation or the run's deadline aborts the call.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import aiohttp
 import structlog
+from django.utils.functional import cached_property
 
 from billing.limits.caps import SpendCapExceeded
 from integrations.outbound.http import AnswerRefused
@@ -390,7 +391,7 @@ class GatewayCall:
     def _end(self, plan: SettlementPlan) -> None:
         if not self._settled:
             self._settled = True
-            self._settle(replace(plan, named=self._named.models))
+            self._settle(replace(plan, named=self._named.models) if self._named.models else plan)
 
     def _headers(self, answer: aiohttp.ClientResponse) -> Headers:
         passed = relay.incoming_headers(answer, platform_key=self._route.is_by_platform_key)

@@ -81,7 +81,7 @@ def prepare(
     if values["model"] != entry.model_id:
         changes["model"] = entry.model_id
     max_tokens = _max_tokens(values)
-    cap = min((each.max_tokens_cap for each in (route, *_routes(others)) if each.max_tokens_cap), default=None)
+    cap = min([each.max_tokens_cap for each in (route, *_routes(others)) if each.max_tokens_cap], default=None)
     if cap is not None and max_tokens > cap:
         _check_budget(values, max_tokens=max_tokens, cap=cap)
         changes["max_tokens"] = max_tokens = cap
@@ -89,7 +89,7 @@ def prepare(
     bounds = PromptBounds(values, raw=body.raw, unknown=body.unknown, tools=body.tools, window=_window_of(route, betas))
     _check_window(body, bounds, route)
     by_part = tokens_about_by_part(values)
-    applied, left_out = effort_for({**values, "max_tokens": max_tokens}, route.profile.effort, entry=entry)
+    applied, left_out = _effort_for(values, route, max_tokens=max_tokens)
     additions = {**applied, **_caching(body, route, by_part)}
     outgoing = body.with_values(**changes, **additions) if changes or additions else body
     return Outgoing(
@@ -130,7 +130,7 @@ def require_known(names: Names, headers: Mapping[str, str], route: Route) -> Non
     :raises FieldError: naming a beta
     :raises ModelUnpriced, CostNotBounded: naming one other part, because it may cost more than is held
     """
-    if not (names and (route.run.is_cost_held or route.is_judged)):
+    if not (names and (route.is_cost_held or route.is_judged)):
         return
     if betas := sorted(betas_in(headers) - BETAS - UNDOCUMENTED):
         # As the API refuses it. Claude Code leaves out the beta behind `capability_rejected`, and goes on.
@@ -138,14 +138,14 @@ def require_known(names: Names, headers: Mapping[str, str], route: Route) -> Non
         because = "what it may cost cannot be held of the API token's cap"
         if route.is_by_platform_key:
             because = "the platform's keys do not sign it"
-        elif not route.run.is_cost_held:
+        elif not route.is_cost_held:
             because = f"it could reach a model that an access policy denies to {route.mode.value}"
         reason = (
             f"Unexpected value `{name}` for the `anthropic-beta` header. This version of Rensei does not know it, so "
             f"{because} (capability_rejected: beta_header:{name})."
         )
         raise FieldError(pointer="/anthropic-beta", reason=reason)
-    if route.run.is_cost_held:
+    if route.is_cost_held:
         # Unknown headers are not forwarded then, so they cost nothing.
         costly = [each for each in names if each[0] != "header" or each[1].startswith("anthropic-version")]
         unknown_parts.require_known(costly, mode=route.mode)
@@ -169,6 +169,14 @@ def _check_budget(values: dict[str, Any], *, max_tokens: int, cap: int) -> None:
             reason=f"The platform's keys allow an answer of at most {cap} tokens, thinking included. "
             "Lower `thinking.budget_tokens`.",
         )
+
+
+def _effort_for(values: dict[str, Any], route: Route, *, max_tokens: int) -> tuple[dict[str, Any], str]:
+    """Choose what the profile's effort adds to the request, if it has one. The cap is applied to `max_tokens` here."""
+    effort = route.profile.effort
+    if not effort:
+        return {}, ""
+    return effort_for({**values, "max_tokens": max_tokens}, effort, entry=route.judgement.entry)
 
 
 def _routes(others: Others) -> list[Route]:
@@ -195,7 +203,7 @@ def _output_of(route: Route, betas: Betas) -> int | None:
 
 
 def _larger(limit: int | None, by_beta: Mapping[str, int], betas: Betas) -> int | None:
-    return max([limit, *(by_beta[beta] for beta in by_beta.keys() & betas)]) if limit else limit
+    return max([limit, *(by_beta[beta] for beta in by_beta.keys() & betas)]) if limit and betas else limit
 
 
 def _check_window(body: Body, bounds: PromptBounds, route: Route) -> None:
@@ -227,7 +235,7 @@ def _at_most(
 
     One model answers: the most expensive possible one is assumed. The cost of consulted models is added.
     """
-    if not route.run.is_cost_held:
+    if not route.is_cost_held:
         return None
     values = body.values
     server_tools.check_limits(body.tools)
@@ -269,9 +277,8 @@ def _without_thread() -> FieldError:
 
 def _answer(values: dict[str, Any], route: Route, most: Most) -> int:
     """Return the maximum cost of the answer of one model."""
-    factor = features.highest_factor(values)
     return pricing.worst_case(
-        [band.times(factor) for band in route.bands],
+        route.bands_for(features.price_factors_of(values)),
         prompt_tokens=most.prompt_tokens,
         max_tokens=most.output_tokens,
         web_searches=most.web_searches,
@@ -297,24 +304,21 @@ def _consultations(values: dict[str, Any], other: OtherModel, route: Route, beta
     window = _window_of(route, betas)
     if window is None or output is None:
         raise unpriced(f"'{entry.model_id}', whose limits are not known,", mode=route.mode)
-    factor = features.highest_factor(values)
-    prices = [band.times(factor) for band in route.bands]
+    prices = route.bands_for(features.price_factors_of(values))
     return other.uses * pricing.worst_case(prices, prompt_tokens=window, max_tokens=output)
 
 
 def _is_regular(values: dict[str, Any]) -> bool:
     """Return whether the parts that may get breakpoints have a valid shape. The provider refuses invalid ones."""
-
-    def is_content(content: object) -> bool:
-        return isinstance(content, str) or (
-            isinstance(content, list) and all(isinstance(block, dict) for block in content)
-        )
-
     messages, tools = values.get("messages"), values.get("tools", [])
     return (
         isinstance(messages, list)
-        and all(isinstance(message, dict) and is_content(message.get("content")) for message in messages)
-        and is_content(tools)
+        and all(type(message) is dict and _is_content(message.get("content")) for message in messages)
         and not isinstance(tools, str)
-        and is_content(values.get("system", ""))
+        and _is_content(tools)
+        and _is_content(values.get("system", ""))
     )
+
+
+def _is_content(content: object) -> bool:
+    return type(content) is str or (type(content) is list and all(type(block) is dict for block in content))

@@ -8,12 +8,14 @@ import copy
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+
+from django.utils.functional import cached_property
 
 from catalog.pricing import UnitPrices
 from catalog.services import ModelNotInCatalog, find_entry
+from integrations.providers.anthropic.features import PriceFactors, factors_at_most
 from integrations.providers.base import Credential
 from integrations.vault.openings import Why
 from profiles import services as profiles
@@ -44,17 +46,18 @@ class Route:
     bands: list[UnitPrices]
     max_tokens_cap: int | None
     loaded_at: float
+    _bands_for: dict[PriceFactors, list[UnitPrices]] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def mode(self) -> AuthMode:
         assert self.judgement.decision.mode is not None
         return self.judgement.decision.mode
 
-    @property
+    @cached_property
     def is_by_platform_key(self) -> bool:
         return self.mode in PLATFORM_MODES
 
-    @property
+    @cached_property
     def is_judged(self) -> bool:
         """Whether a policy denies the mode to some models, so that each one that a call may reach must be known."""
         return any(policy.denies_some(self.mode) for policy in self.judgement.facts.policies)
@@ -88,6 +91,19 @@ class Route:
             return self.signers
         facts = [each.judgement.facts for each in (self, *others)]
         return MODES[self.mode].signers(facts, rate_limit=rate_limit)
+
+    @cached_property
+    def is_cost_held(self) -> bool:
+        """Whether the cost of its calls is held before them, as `Run.is_cost_held` says."""
+        return self.run.is_cost_held
+
+    def bands_for(self, factors: PriceFactors) -> list[UnitPrices]:
+        """Return the highest prices of a request with these factors. Most requests have the same ones."""
+        bands = self._bands_for.get(factors)
+        if bands is None:
+            factor = factors_at_most(factors)
+            bands = self._bands_for[factors] = [band.times(factor) for band in self.bands]
+        return bands
 
     def now(self) -> datetime:
         """Return the database's time, extrapolated from the read of the route."""

@@ -84,3 +84,12 @@ class TestABody:
     def test_that_is_no_json_object_is_refused(self, raw: bytes) -> None:
         with pytest.raises(FieldError):
             Body.read(raw)
+
+
+class TestMayHold:
+    def test_is_true_of_a_name_that_occurs_and_of_one_that_may_be_escaped(self) -> None:
+        assert Body.read(b'{"a": {"citations": 1}}').may_hold(b"citations")
+        assert Body.read(b'{"a": {"c\\u0069tations": 1}}').may_hold(b"citations")
+
+    def test_is_false_of_any_other(self) -> None:
+        assert not Body.read(b'{"a": "one\\nline"}').may_hold(b"citations")

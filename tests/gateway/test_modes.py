@@ -11,6 +11,7 @@ import pytest
 from billing.models import BudgetHold, CostEvent, Entitlement, Hold, SharedUsage
 from integrations.keys import platform
 from integrations.models import PlatformKey
+from integrations.providers.anthropic import features
 from rensei.core.secret import Secret
 from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Attempt, Run
@@ -497,3 +498,14 @@ class TestCountTokens:
 def sent_max_tokens(wire: Wire) -> int:
     found: int = json.loads(wire.messages()[-1].body)["max_tokens"]
     return found
+
+
+class TestBandsFor:
+    def test_are_those_of_each_requests_own_region_and_speed(self, way: Any) -> None:
+        route = way("Fast")
+        bodies: list[dict[str, Any]] = [{}, {"inference_geo": "global"}, {"speed": "fast"}, {"inference_geo": "us"}, {}]
+
+        for body in bodies:
+            factor = features.highest_factor(body)
+
+            assert route.bands_for(features.price_factors_of(body)) == [band.times(factor) for band in route.bands]

@@ -19,8 +19,9 @@ import unicodedata
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
+
+from django.utils.functional import cached_property
 
 from integrations.providers.anthropic import server_tools
 from integrations.providers.anthropic.server_tools import Most, PlacedTools, placed_tools
@@ -122,7 +123,8 @@ class PromptBounds:
         # What is not known may bring in as much as the window holds.
         outside = _Outside(fills_window=bool(self._params.keys() - KNOWN_FIELDS or unknown.names))
         for message in objects_in(self._params.get("messages")):
-            _look_into(message.get("content"), outside)
+            if type(content := message.get("content")) is not str:
+                _look_into(content, outside)
         _look_into(self._params.get("system"), outside)
         return outside
 

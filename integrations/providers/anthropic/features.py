@@ -15,6 +15,9 @@ from integrations.providers.anthropic.known import PRICED_TOOLS, VALUES
 from integrations.providers.anthropic.known_headers import LONG_WINDOW
 from integrations.providers.anthropic.tokens import KNOWN_FIELDS
 
+# The region and the speed that a request asks for. None stands for any.
+PriceFactors = tuple[str | None, str | None]
+
 
 def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]) -> str:
     """
@@ -36,15 +39,17 @@ def unpriced_feature(body: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]
 
 
 def highest_factor(body: Mapping[str, Any]) -> Fraction:
+    """Return an upper bound of the factor on token prices, given what may serve a request."""
+    return factors_at_most(price_factors_of(body))
+
+
+def price_factors_of(body: Mapping[str, Any]) -> PriceFactors:
     """
-    Return an upper bound of the factor on token prices, given what may serve a request.
+    List what may multiply the token prices of a request: its region and its speed. None stands for any.
 
     A request without a region is served where its workspace says. A request for speed may be served without it.
     """
-    return _factor(
-        region=_known("inference_geo", body.get("inference_geo")),
-        speed=_known("speed", body.get("speed") or "standard"),
-    )
+    return _known("inference_geo", body.get("inference_geo")), _known("speed", body.get("speed") or "standard")
 
 
 def own_rate_limit(model_id: str, body: Mapping[str, Any], betas: Collection[str]) -> str:
@@ -69,9 +74,10 @@ def _known(name: str, asked: object) -> str | None:
 
 
 @cache
-def _factor(*, region: str | None, speed: str | None) -> Fraction:
+def factors_at_most(asked: PriceFactors) -> Fraction:
+    """Return an upper bound of the factor on token prices, given what `price_factors_of` lists."""
     factors = PROVIDERS["claude"].price_factors
-    chosen = (("inference_geo", region), ("speed", speed))
+    chosen = zip(("inference_geo", "speed"), asked, strict=True)
     return math.prod(
         (factors[name][value] if value else max(factors[name].values()) for name, value in chosen), start=Fraction(1)
     )

@@ -41,8 +41,7 @@ def placed_tools(params: Mapping[str, Any]) -> PlacedTools:
     """List the tools that a request declares, including those defined in its messages, each with its place."""
     tools: PlacedTools = [(("tools", index), tool) for index, tool in enumerate(objects_in(params.get("tools")))]
     for turn, message in enumerate(objects_in(params.get("messages"))):
-        content = message.get("content")
-        if isinstance(content, str):
+        if type(content := message.get("content")) is str:
             continue
         for index, block in enumerate(objects_in(content)):
             if block.get("type") in _CHANGES_TOOLS:

@@ -95,7 +95,7 @@ def tokens_about_by_part(params: Mapping[str, Any], *, high_resolution_vision: b
     """Estimate the tokens of a request's `tools`, `system` and `messages`, in the order in which they are cached."""
     per_file = _TOKENS_PER_IMAGE_ABOUT[high_resolution_vision]
     return {
-        name: sum(per_file if kind is _Kind.FILE else tokens_about_text(text) for kind, text in parts)
+        name: sum([per_file if kind is _Kind.FILE else tokens_about_text(text) for kind, text in parts])
         for name, parts in _parts_by_name(params).items()
     }
 
@@ -127,7 +127,8 @@ def _bytes_of(text: str) -> int:
 def _parts_by_name(params: Mapping[str, Any]) -> dict[str, list[_Part]]:
     messages: list[_Part] = []
     for message in objects_in(params.get("messages")):
-        parts = _content_parts(message.get("content") or "")
+        content = message.get("content") or ""
+        parts = [(_Kind.TEXT, content)] if type(content) is str else _content_parts(content)
         # A system message among the others may be cleared.
         messages += parts if message.get("role") != "system" else ((_unsure(kind), text) for kind, text in parts)
     return {

@@ -73,7 +73,8 @@ class LeaseRenewal:
     def watching(self, live: LiveRun) -> Iterator[None]:
         with self._lock:
             self._live.add(live)
-            self._needed.set()
+            if not self._needed.is_set():
+                self._needed.set()
         try:
             yield
         finally:
