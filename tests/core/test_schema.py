@@ -68,6 +68,7 @@ FREE = {
     "ModelRequest",
     "OtherBlock",
     "PoolConfig",
+    "ProviderUsage",
     "ReceiptContent",
     "TextBlock",
     "ToolResultBlock",

@@ -157,6 +157,9 @@ def _price(params: dict[str, Any], bands: list[UnitPrices], *, model_id: str) ->
         if segment.ttl is not None:
             written[segment.ttl] += waiting
             read, waiting = segment.tokens_up_to_here, 0
+    if read + waiting > model.context_window:
+        # The provider refuses it, and bills nothing.
+        return 0
     usage = Usage(
         input_tokens=waiting,
         cache_write_5m_tokens=written["5m"],
