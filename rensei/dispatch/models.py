@@ -339,6 +339,8 @@ class Sandbox(models.Model):
     request_digest = models.CharField(max_length=64, blank=True, editable=False)
     calls_left = models.PositiveSmallIntegerField()
     created_at = models.DateTimeField()
+    # When the program of an agent is stopped, and a call that it is making with it.
+    ends_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     objects = OrgScopedQuerySet.as_manager()

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db.models import Exists, F, OuterRef, Q
 
@@ -83,11 +83,14 @@ def request_digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def issue(run: Run, *, provider_id: str, request: bytes | None) -> tuple[Sandbox, Secret] | None:
+def issue(
+    run: Run, *, provider_id: str, request: bytes | None, seconds_max: float | None = None
+) -> tuple[Sandbox, Secret] | None:
     """
     Write the row of a run's sandbox, with a token for it, before the sandbox is created.
 
     :param request: the one that it may make; None for an agent, which writes its own
+    :param seconds_max: how long it may call, if that is less than its run may
     Returns None if the worker no longer holds the run.
     """
     token = Secret(TOKEN_PREFIX + secrets.token_hex(32))
@@ -95,6 +98,7 @@ def issue(run: Run, *, provider_id: str, request: bytes | None) -> tuple[Sandbox
         if not Run.objects.filter(id=run.id, epoch=run.epoch, state=Run.State.RUNNING).exists():
             return None
         openings.write_of(run.id)
+        now = database_now()
         sandbox = Sandbox.objects.create(
             org_id=run.org_id,
             run=run,
@@ -104,7 +108,8 @@ def issue(run: Run, *, provider_id: str, request: bytes | None) -> tuple[Sandbox
             token_digest=token_digest(token.reveal()),
             request_digest="" if request is None else request_digest(request),
             calls_left=agents.CALLS_MAX if run.is_agent else CALLS_MAX,
-            created_at=database_now(),
+            created_at=now,
+            ends_at=None if seconds_max is None else min(run.deadline_at, now + timedelta(seconds=seconds_max)),
         )
     return sandbox, token
 
@@ -122,6 +127,9 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
     )
     if found is None:
         return None
+    if found.ends_at is not None:
+        # A call of an agent ends with its program, so that its cost is held until then.
+        found.run.deadline_at = found.ends_at
     membership = (
         Membership.objects.live()
         .filter(org=found.run.org, user=found.run.created_by_id, user__is_active=True)
@@ -202,8 +210,9 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
         run_caps.require_call(run, at_most=attempt.at_most_picodollars)
     else:
         _require_unanswered(run, now=attempt.started_at)
-    if not Sandbox.objects.filter(id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
-        raise RunTokenUsedUp(run=run.id, reason="it has made all calls that it may make")
+    in_time = Q(ends_at=None) | Q(ends_at__gt=attempt.started_at)
+    if not Sandbox.objects.filter(in_time, id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
+        raise RunTokenUsedUp(run=run.id, reason="it has made all calls that it may make, or its time is over")
     run.attempt_count += 1
     run.credential_id = attempt.credential_id
     run.save(update_fields=["attempt_count", "credential_id"])

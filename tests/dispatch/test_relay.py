@@ -29,11 +29,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 class Between:
     """A relay, its program, and what the gateway answers, one after the other; the last one again and again."""
 
-    def __init__(self, tmp_path: Path, *answers: Handle, request_bytes_max: int = 100) -> None:
+    def __init__(self, tmp_path: Path, *answers: Handle, request_bytes_max: int = 100, for_agent: bool = False) -> None:
         self.given: list[web.Request] = []
         self._answers = list(answers)
         self._path = tmp_path / "relay.sock"
         self._most = request_bytes_max
+        self._for_agent = for_agent
 
     async def __aenter__(self) -> "Between":
         application = web.Application()
@@ -45,7 +46,11 @@ class Between:
         host, port = self._gateway.addresses[0][:2]
         self._session = aiohttp.ClientSession(auto_decompress=False)
         self.relay = Relay(
-            self._session, server_url=f"http://{host}:{port}", token=Secret("rsr_x"), request_bytes_max=self._most
+            self._session,
+            server_url=f"http://{host}:{port}",
+            token=Secret("rsr_x"),
+            request_bytes_max=self._most,
+            for_agent=self._for_agent,
         )
         await self.relay.open(self._path)
         self.program = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._path), limit=0))
@@ -233,6 +238,67 @@ class TestARelay:
                 for _, writer in opened:
                     writer.close()
                 assert len(kept) <= 2 * relay.CONNECTIONS_MAX
+
+        asyncio.run(check())
+
+
+class TestThatOfAnAgent:
+    """To the gateway each request of an agent is another one, and each is paid for."""
+
+    @pytest.mark.parametrize(
+        "first", [drops, says(502, "<h1>Bad gateway</h1>"), says(504, "")], ids=["dropped", "bad", "late"]
+    )
+    def test_repeats_nothing_that_may_have_been_made(self, tmp_path: Path, first: Handle) -> None:
+        async def check() -> None:
+            async with (
+                Between(tmp_path, first, says(200), for_agent=True) as between,
+                between.program.post("http://relay/v1/messages", data=b"{}") as answer,
+            ):
+                assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+                assert len(between.given) == 1
+                assert between.relay.is_unreachable
+
+        asyncio.run(check())
+
+    def test_repeats_what_the_gateway_itself_refused_for_a_moment(self, tmp_path: Path) -> None:
+        async def check() -> None:
+            said = '{"error": {"code": "RATE_LIMITED", "message": "Wait."}}'
+            busy = says(429, said, retry_after="0")
+            async with Between(tmp_path, busy, says(200), for_agent=True) as between:
+                assert await between.call() == (200, b"yes")
+
+        asyncio.run(check())
+
+    def test_makes_no_call_whose_program_has_gone(self, tmp_path: Path) -> None:
+        async def check() -> None:
+            goes_on = asyncio.Event()
+
+            async def waits(request: web.Request) -> web.StreamResponse:
+                await goes_on.wait()
+                return web.Response(text="yes")
+
+            async with Between(tmp_path, waits, for_agent=True) as between:
+                first = asyncio.ensure_future(between.call())
+                await between.until(lambda: between.given)
+                server = between.relay._runner.server
+                assert server is not None
+                second = asyncio.ensure_future(between.call())
+                await between.until(lambda: len(server.connections) == 2)
+                second.cancel()
+                await between.until(lambda: any(each.transport is None for each in server.connections))
+                goes_on.set()
+                assert (await first)[0] == 200
+                assert (await between.call())[0] == 200
+                assert len(between.given) == 2
+
+        asyncio.run(check())
+
+    def test_makes_no_call_after_the_order_to_stop(self, tmp_path: Path) -> None:
+        async def check() -> None:
+            async with Between(tmp_path, says(200), for_agent=True) as between:
+                between.relay.order_stop()
+                assert (await between.call())[0] == 503
+                assert not between.given
 
         asyncio.run(check())
 

@@ -11,10 +11,11 @@ import pytest
 
 from billing.models import CostEvent
 from rensei.core.errors import FieldError
-from rensei.dispatch import agents, run_tokens, services
+from rensei.dispatch import agents, run_tokens, services, stored_bytes
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import agent_work, reaper
+from rensei.dispatch.execution.agent_work import AgentWork
 from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run, RunFile, Sandbox
 from rensei.dispatch.pools import bubblewrap
@@ -187,6 +188,51 @@ class TestABadProgram:
         assert (run.agent_result["exitCode"], run.files.get().path) == (1, "a")
         assert_explained(simulator)
 
+    def test_fails_with_its_code_though_a_call_was_refused(self, byok: Any, dispatch: Any, finish: Any) -> None:
+        run = finish(dispatch("ask('a'); ask('b', model='other'); sys.exit('No luck.')"))
+
+        assert (run.error["code"], run.agent_result["exitCode"]) == ("AGENT_FAILED", 1)
+        assert run.error["detail"].startswith(
+            "The program ended with exit code 1, after its last request was refused (NOT_PERMITTED: The token of run_"
+        )
+        assert run.error["detail"].endswith("): No luck.")
+
+    def test_is_stopped_during_a_call(
+        self, metered: Any, dispatch: Any, running: Sandboxes, simulator: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(AgentWork, "seconds_max", 1.5)
+        lines = "for each in ('[[slow 30]]', 'Another.'): ask(each)"
+        run = dispatch(lines)
+        running.start_next()
+        wait_until(lambda: not running._running, what="the end of the run")
+
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "RUN_TIMEOUT")
+        # The gateway has stopped the call, so that nothing is corrected later.
+        assert run.attempts.get().state == Attempt.State.SETTLED
+        assert set(CostEvent.objects.values_list("kind", flat=True)) == {CostEvent.Kind.CHARGE}
+        assert_explained(simulator)
+
+    def test_leaves_a_call_to_the_end_of_its_time(
+        self, metered: Any, dispatch: Any, running: Sandboxes, simulator: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(AgentWork, "seconds_max", 1.5)
+        lines = """
+import threading, time
+threading.Thread(target=ask, args=["[[slow 30]]"], daemon=True).start()
+time.sleep(0.5)
+print("done", flush=True)
+os._exit(0)
+"""
+        run = dispatch(lines)
+        running.start_next()
+        wait_until(lambda: not running._running, what="the end of the run")
+
+        run.refresh_from_db()
+        assert (run.state, run.error, run.output_text) == (Run.State.SUCCEEDED, None, "done\n")
+        assert run.attempts.get().state == Attempt.State.SETTLED
+        assert_explained(simulator)
+
     def test_is_not_found(self, byok: Any, dispatch: Any, finish: Any) -> None:
         run = finish(dispatch("", program=["nowhere", "x"]))
 
@@ -206,6 +252,27 @@ for _ in range(50):
         assert log_of(run).endswith("[The rest of the log was cut.]\n")
         assert len(log_of(run)) < 1.1 * agents.LOG_BYTES_MAX
         assert run.stored_bytes < 4 * agents.LOG_BYTES_MAX
+
+    def test_writes_what_is_no_text(
+        self, byok: Any, dispatch: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stored_bytes, "of_answer_at_most", lambda run: 1_000_000)
+        lines = """
+for piece in (b"\\0" * 200_000, b"\\xff" * 200_000, "ä€𝄞".encode() * 40_000, "€".encode()[:2]):
+    for output in (sys.stdout, sys.stderr):
+        output.buffer.write(piece)
+open("a", "w").write("kept")
+"""
+        run = finish(dispatch(lines, outputs=["a"]))
+
+        assert (run.state, run.files.get().path) == (Run.State.SUCCEEDED, "a")
+        assert 999_990 < len(run.output_text.encode()) <= 1_000_000
+        assert log_of(run).endswith("[The rest of the log was cut.]\n")
+
+    def test_writes_half_a_character_at_its_end(self, byok: Any, dispatch: Any, finish: Any) -> None:
+        run = finish(dispatch("sys.stdout.buffer.write('a€'.encode()[:-1])"))
+
+        assert run.output_text == "a\ufffd"
 
     def test_forks_without_end(self, byok: Any, dispatch: Any, finish: Any) -> None:
         lines = """

@@ -108,11 +108,11 @@ class AgentWork:
         match said:
             case {"text": str(text)}:
                 self._text_bytes_left -= len(text.encode())
-                self._require(self._text_bytes_left >= -_REPLACED_BYTES)
+                self._require(self._text_bytes_left >= 0)
                 self._texts.append(text)
             case {"log": str(text)}:
                 self._log_bytes_left -= len(text.encode())
-                self._require(self._log_bytes_left >= -_REPLACED_BYTES)
+                self._require(self._log_bytes_left >= 0)
                 self._log.append(text)
             case {"file": {"path": str(path), "data": str(data), "more": bool(more)}}:
                 self._take_piece(path, data, is_last=not more)
@@ -142,12 +142,11 @@ class AgentWork:
         if self._not_started:
             return outcomes.refusal_error(AgentFailed(reason=self._not_started))
         code = self._end.exit_code if self._end is not None else None
-        if code == 0 and ended.fault is None:
-            return None
-        if code is None or ended.fault is not None or ended.refusal is not None or ended.is_unreachable:
-            # A program whose calls were refused fails for that reason.
+        if code is None or ended.fault is not None:
             return error_of(newest, ended, has_reported=bool(self._texts or self._log or self._end))
-        reason = f"The program ended with exit code {code}{self._tail()}"
+        if code == 0:
+            return None
+        reason = f"The program ended with exit code {code}{_after(ended)}{self._tail()}"
         return outcomes.refusal_error(AgentFailed(reason=reason))
 
     def _tail(self) -> str:
@@ -181,13 +180,17 @@ class AgentWork:
             raise SandboxFault(Fault.DEAD, "Its program reported more than an agent can leave.")
 
 
-# A byte that is no text is replaced by a character of three bytes, at most twice as many more as were read.
-_REPLACED_BYTES = 2 * agents.LOG_BYTES_MAX
-
-
 def prepare(run: Run, live: LiveRun) -> AgentWork | None:
     """Read the definition of an agent. None if the run has ended here."""
     return execute.until_refused(run, live, lambda mode: AgentWork(run, withheld.body_of(run)))
+
+
+def _after(ended: Ended) -> str:
+    """Return what became of the program's last request, if it was no call."""
+    if ended.refusal is not None:
+        said = error_of_refusal(ended.refusal)
+        return f", after its last request was refused ({said['code']}: {said['detail']})"
+    return ", after its last request did not reach this server" if ended.is_unreachable else ""
 
 
 def _counts(left_out: Mapping[str, Any]) -> dict[str, int]:

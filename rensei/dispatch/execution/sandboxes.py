@@ -157,8 +157,15 @@ class Sandboxes:
 
     async def _carry_ready(self, claim: Claim, live: LiveRun, work: Work) -> None:
         run, setup = claim.run, work.setup
-        provider_id = self._driver.provider_id
-        issued = await self._in_thread(run_tokens.issue, run, provider_id=provider_id, request=setup.request)
+        if work.seconds_max is not None:
+            live.deadline = min(live.deadline, time.monotonic() + work.seconds_max)
+        issued = await self._in_thread(
+            run_tokens.issue,
+            run,
+            provider_id=self._driver.provider_id,
+            request=setup.request,
+            seconds_max=work.seconds_max,
+        )
         if issued is None:
             return
         sandbox, token = issued
@@ -178,12 +185,14 @@ class Sandboxes:
         finally:
             await box.destroy()
         self._leave(claim)
+        stop = live.stop
         if fault is not None or work.other:
             logger.info("sandbox_said", fault=str(fault or ""), other=work.other)
         await self._settled(sandbox, live, is_cut=box.relay.is_cut)
         if live.stop is not Stop.LEASE_LOST:
             ended = Ended(
-                stop=live.stop,
+                # The deadline of a call that outlived the program is not how the program ended.
+                stop=stop if live.stop is Stop.DEADLINE else live.stop,
                 fault=fault,
                 refusal=box.relay.refusal,
                 cap_refusal=box.relay.cap_refusal,
@@ -198,8 +207,6 @@ class Sandboxes:
 
         :raises SandboxFault: if it writes or uses too much
         """
-        if work.seconds_max is not None:
-            live.deadline = min(live.deadline, time.monotonic() + work.seconds_max)
         reading = asyncio.ensure_future(_read(box, work))
         try:
             await self._take_all(reading, box, run, live, work)

@@ -29,6 +29,8 @@ PORT = 8080
 TERM_SECONDS = 1.5
 REPORT_SECONDS = 0.1
 PIECE_BYTES = 48 * 1024
+# As JSON, one character takes up to twelve bytes of a line.
+PIECE_CHARACTERS = 16 * 1024
 NAMES_MAX = 100_000
 CUT = "\n[The rest of the log was cut.]\n"
 
@@ -77,8 +79,8 @@ async def carry(job: "dict[str, Any]") -> "int | None":
     code = await ended
     await reading
     telling.cancel()
-    said.flush()
-    log.flush()
+    said.flush(is_end=True)
+    log.flush(is_end=True)
     return code if code >= 0 else 128 - code
 
 
@@ -141,26 +143,32 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 class Said:
-    """What the program writes to one of its outputs, up to a number of bytes. What comes after that is dropped."""
+    """What the program writes to one of its outputs, up to a number of bytes of text. What comes after is dropped."""
 
     def __init__(self, name: str, bytes_left: int, *, end: str) -> None:
         self._name, self._left, self._end = name, bytes_left, end
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pending = b""
+        self._pending = ""
         self._is_cut = False
 
-    def take(self, piece: bytes) -> None:
+    def take(self, piece: bytes, *, is_end: bool = False) -> None:
         if self._is_cut:
             return
-        self._is_cut = len(piece) > self._left
-        self._pending += piece[: self._left]
-        self._left -= len(piece[: self._left])
+        # A null character is not stored either.
+        text = self._decoder.decode(piece, is_end).replace("\0", "\ufffd")
+        written = text.encode()
+        self._is_cut = len(written) > self._left
+        if self._is_cut:
+            text = written[: self._left].decode(errors="ignore")
+        self._pending += text
+        self._left -= len(text.encode())
 
-    def flush(self) -> None:
-        pending, self._pending = self._pending, b""
-        for place in range(0, len(pending), PIECE_BYTES):
-            if text := self._decoder.decode(pending[place : place + PIECE_BYTES]):
-                report(**{self._name: text})
+    def flush(self, *, is_end: bool = False) -> None:
+        if is_end:
+            self.take(b"", is_end=True)
+        pending, self._pending = self._pending, ""
+        for place in range(0, len(pending), PIECE_CHARACTERS):
+            report(**{self._name: pending[place : place + PIECE_CHARACTERS]})
         if self._is_cut and self._end:
             report(**{self._name: self._end})
             self._end = ""

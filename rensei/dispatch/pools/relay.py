@@ -10,6 +10,7 @@ The calls of an agent wait for one another. At a second address its runner waits
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ SECONDS_AFTER_CUT = 10.0
 RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 30.0
 _PASSING = frozenset({429, 502, 503, 504})
 _OK = 200
+_GONE = 499
+_NOT_AGAIN = {"x-should-retry": "false"}
 _PASSED_IN = ("content-type", "accept", "anthropic-version")
 # The one request of a run was priced without betas.
 _PASSED_IN_OF_AGENT = (*_PASSED_IN, "anthropic-beta")
@@ -109,23 +112,30 @@ class Relay:
         if self._turn.locked() and not self._for_agent:
             return _error(429, "rate_limit_error", "A sandbox makes one call at a time.")
         async with self._turn:
+            body = await request.read()
+            if _is_gone(request):
+                return web.Response(status=_GONE)
+            if self._stop.is_set():
+                return _error(503, "api_error", "The program is being stopped.", _NOT_AGAIN)
             passed = _PASSED_IN_OF_AGENT if self._for_agent else _PASSED_IN
             headers = {name: request.headers[name] for name in passed if name in request.headers}
             headers["authorization"] = f"Bearer {self._token.reveal()}"
             # A proxy may compress, and the program inside does not decompress.
             headers["accept-encoding"] = "identity"
-            answer = await self._call(await request.read(), headers)
+            answer = await self._call(request, body, headers)
             return await self._answer(request, answer)
 
     async def _wait_for_stop(self, request: web.Request) -> web.Response:
         await self._stop.wait()
         return web.Response(text="stop")
 
-    async def _call(self, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
+    async def _call(self, request: web.Request, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
         """
         Send the request until the gateway has an answer to it. None if there is none in time.
 
-        A request whose connection broke is repeated too: the gateway refuses it if it makes the call already.
+        A request whose connection broke is repeated too: the gateway refuses it if it makes the call already, or has
+        answered it. To the gateway each request of an agent is another one, so of those only that is repeated of which
+        it is certain that no call was made.
         """
         until = time.monotonic() + REACH_SECONDS_MAX
         soon = _AGENT_RETRY_SECONDS if self._for_agent else RETRY_SECONDS_MAX
@@ -138,6 +148,8 @@ class Relay:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 self.is_unreachable = self.is_cut = True
                 until = min(until, time.monotonic() + SECONDS_AFTER_CUT)
+                if self._for_agent:
+                    return None
             else:
                 self.is_unreachable = False
                 if RUN_ID_HEADER in answer.headers:
@@ -145,9 +157,14 @@ class Relay:
                     self.is_cut = False
                 if not _is_passing(answer):
                     return answer
+                if self._for_agent and _refusal(await _whole(answer)) is None:
+                    # Of a proxy, which may have passed the request on.
+                    answer.close()
+                    self.is_unreachable = True
+                    return None
                 seconds = min(_seconds_asked(answer), soon)
                 soon *= 2
-            if time.monotonic() + seconds > until:
+            if time.monotonic() + seconds > until or self._stop.is_set() or _is_gone(request):
                 return answer
             if answer is not None:
                 answer.close()
@@ -155,7 +172,9 @@ class Relay:
 
     async def _answer(self, request: web.Request, answer: aiohttp.ClientResponse | None) -> web.StreamResponse:
         if answer is None:
-            return _error(503, "api_error", "The gateway does not answer.")
+            # Clients repeat a 503 by themselves, and each repetition may be a second call.
+            told = _NOT_AGAIN if self._for_agent else None
+            return _error(503, "api_error", "The gateway does not answer.", told)
         async with answer:
             passed = {name: answer.headers[name] for name in _PASSED_OUT if name in answer.headers}
             self.refusal = None
@@ -226,6 +245,11 @@ def _refusal(body: bytes) -> dict[str, Any] | None:
     return error if isinstance(error, dict) and isinstance(error.get("code"), str) else None
 
 
-def _error(status: int, kind: str, message: str) -> web.Response:
+def _is_gone(request: web.Request) -> bool:
+    """Return whether the program no longer waits for an answer. Nothing is paid for that was not sent before."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def _error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     error = {"type": "error", "error": {"type": kind, "message": message}}
-    return web.Response(status=status, text=json.dumps(error), content_type="application/json")
+    return web.Response(status=status, text=json.dumps(error), content_type="application/json", headers=headers)
