@@ -340,7 +340,9 @@ class Gateway:
     ) -> None:
         """Write the run and attempt of a call, and make the call."""
         org_id = route.run.org_id
-        if route.is_by_platform_key and not isinstance(access.token, RunToken):
+        # The one call of a run was judged at its dispatch.
+        is_judged = isinstance(access.token, RunToken) and not access.token.run.is_agent
+        if route.is_by_platform_key and not is_judged:
             token_rate.require_left(org_id, route.mode)
         prepare = partial(requests.prepare, body, route, others=others, headers=headers, unknown=unknown)
         outgoing = await self._threads.run(prepare, size=size, org_id=org_id)

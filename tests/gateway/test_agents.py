@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from billing.models import CostEvent
+from integrations.keys import leaks
+from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
 from rensei.dispatch import agents, run_tokens, services, stored_bytes
 from rensei.dispatch.admission import admit
@@ -20,12 +22,15 @@ from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run, RunFile, Sandbox
 from rensei.dispatch.pools import bubblewrap
 from rensei.dispatch.queue import claims
+from rensei.dispatch.settlement import outcomes
+from rensei.dispatch.settlement.settle import RunEnd
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
 from tests.dispatch.test_crashes import let_leases_run_out
 from tests.dying import die_after, die_at
 from tests.gateway.line import exchange, message
 from tests.gateway.server import Server
+from tests.gateway.test_rates import counted
 from tests.gateway.test_sandbox_crashes import programs
 from tests.waiting import wait_until
 
@@ -143,13 +148,13 @@ for number in range(50):
     ) -> None:
         lines = """
 from concurrent.futures import ThreadPoolExecutor
-with ThreadPoolExecutor(4) as pool:
-    print(sorted(status for status, _ in pool.map(ask, "abcd")))
+with ThreadPoolExecutor(10) as pool:
+    print([status for status, _ in pool.map(ask, "abcdefghij")])
 """
         run = finish(dispatch(lines))
 
-        assert run.output_text == "[200, 200, 200, 200]\n"
-        assert run.attempts.filter(state=Attempt.State.SETTLED).count() == 4
+        assert run.output_text == f"{[200] * 10}\n"
+        assert run.attempts.filter(state=Attempt.State.SETTLED).count() == 10
         assert_explained(simulator)
 
     def test_calls_the_model_of_its_run_only(self, byok: Any, dispatch: Any, finish: Any) -> None:
@@ -316,6 +321,17 @@ open("again", "wb").write(piece)
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_LOST")
         assert "used more than 64 MiB" in run.error["detail"]
 
+    def test_shares_too_much_memory(
+        self, byok: Any, dispatch: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bubblewrap, "FOR_AGENT", replace(bubblewrap.FOR_AGENT, memory_mib=64))
+        lines = "import mmap, time; piece = mmap.mmap(-1, 2**27); piece.write(b'x' * 2**27); time.sleep(30)"
+
+        run = finish(dispatch(lines))
+
+        assert run.error["code"] == "SANDBOX_LOST"
+        assert "used more than 64 MiB" in run.error["detail"]
+
     def test_is_cancelled_though_it_ignores_that(
         self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, simulator: Any
     ) -> None:
@@ -403,18 +419,45 @@ open("A", "w").write("first")
         assert [token in text for text in stored] == [False] * 3
         assert all("[key removed" in text for text in stored)
 
+    def test_names_two_files_the_same_but_for_a_key(
+        self, byok: Any, dispatch: Any, finish: Any, ada_access: Access, make_token: Any
+    ) -> None:
+        token = make_token()
+        blotted = leaks.find_or_blot(token, org=ada_access.org).blot(token)
+        lines = f"for name in ({token!r}, {blotted!r}): open(name, 'w').write('x')"
+
+        run = finish(dispatch(lines, outputs=["*"]))
+
+        assert (run.state, run.agent_result["leftOut"]) == (Run.State.SUCCEEDED, {"NAME": 1})
+        assert sorted(run.files.values_list("path", flat=True)) == sorted([blotted, "agent.py"])
+
+
+def test_nothing_that_a_program_writes_is_taken_for_an_answer() -> None:
+    """An open call is estimated without the text of its program."""
+    attempt, end = Attempt(input_tokens_estimate=7), RunEnd(state=Run.State.FAILED)
+
+    agent, other = (
+        outcomes.sandbox_ended(run, attempt, end=end, text="x" * 400, now=database_now())[0].usage
+        for run in (Run(is_agent=True), Run())
+    )
+
+    assert (agent.input_tokens, agent.output_tokens, other.output_tokens) == (7, 0, 100)
+
 
 class TestItsToken:
     @pytest.fixture
     def issued(self, byok: Any, dispatch: Any) -> Iterator[tuple[Run, str]]:
+        yield self.issue(dispatch)
+        Run.objects.update(state=Run.State.FAILED)
+
+    def issue(self, dispatch: Any) -> tuple[Run, str]:
         """Claim an agent, and issue the token of its sandbox."""
         dispatch("")
         claim = claims.claim_next_for_sandbox(owner="test")
         assert claim is not None
         found = run_tokens.issue(claim.run, provider_id="sandbox", request=None)
         assert found is not None
-        yield claim.run, found[1].reveal()
-        Run.objects.update(state=Run.State.FAILED)
+        return claim.run, found[1].reveal()
 
     def test_makes_only_so_many_calls(self, issued: Any, server: Server) -> None:
         run, token = issued
@@ -426,6 +469,20 @@ class TestItsToken:
 
         assert (first.status, second.status, second.code) == (200, 403, "NOT_PERMITTED")
         assert run.attempts.get().at_most_picodollars > 0
+
+    def test_makes_no_call_above_the_share_of_the_platforms_keys(
+        self, metered: Any, dispatch: Any, start_server: Any
+    ) -> None:
+        server = start_server(RENSEI_PLATFORM_TOKENS_ORG="1/hour")
+        run, token = self.issue(dispatch)
+
+        first = call(server, token, message("Hello."))
+        wait_until(lambda: counted("tokens-platform") > 0, what="the tokens of the call")
+        refused = call(server, token, message("Hello."))
+
+        assert (first.status, refused.status, refused.code) == (200, 429, "RATE_LIMITED")
+        assert run.attempts.count() == 1
+        Run.objects.update(state=Run.State.FAILED)
 
     def test_names_no_other_model_in_a_request(self, issued: Any, server: Server) -> None:
         _, token = issued
@@ -493,6 +550,7 @@ class TestADispatch:
             {"files": [{"path": "a", "content": "x"}] * 2},
             {"files": [{"path": "a", "content": "!", "encoding": "base64"}]},
             {"files": [{"path": "a\nb", "content": "x"}]},
+            {"files": [{"path": "a/" + "b" * 256, "content": "x"}]},
             {"files": [{"path": "a", "content": "x" * (agents.FILES_BYTES_MAX + 1)}]},
             {"files": [{"path": f"{number}", "content": ""} for number in range(agents.FILES_MAX + 1)]},
             {"env": {"A=B": "x"}},

@@ -156,7 +156,7 @@ class Sandboxes:
             self._on_end()
 
     async def _carry_ready(self, claim: Claim, live: LiveRun, work: Work) -> None:
-        run, setup = claim.run, work.setup
+        run, setup = claim.run, await self._in_thread(lambda: work.setup)
         if work.seconds_max is not None:
             live.deadline = min(live.deadline, time.monotonic() + work.seconds_max)
         issued = await self._in_thread(
@@ -179,6 +179,8 @@ class Sandboxes:
         )
         try:
             await box.start(bubblewrap.program_of(setup.program), files=setup.files)
+            # The files of an agent are large, and it may work for an hour.
+            del setup
             await self._follow(box, run, live, work)
         except SandboxFault as caught:
             fault = caught
@@ -226,12 +228,13 @@ class Sandboxes:
         cap_until: float | None = None
         while not reading.done() and live.stop is not Stop.LEASE_LOST:
             await asyncio.wait({reading}, timeout=FLUSH_SECONDS if any(stored) or run.is_agent else LOOK_SECONDS)
+            # The database may take its time.
+            box.require_memory()
             for place, (texts, events) in enumerate(outputs):
                 new, stored[place] = "".join(texts[stored[place] :]), len(texts)
                 events.pending += new
                 if new or reading.done():
                     await self._in_thread(events.write, is_end=reading.done())
-            box.require_memory()
             now = time.monotonic()
             if box.relay.cap_refusal is not None and cap_until is None:
                 cap_until = now + CAP_SECONDS

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -88,7 +89,7 @@ FOR_AGENT = Room(
         "nproc": AGENT_PROCESSES_MAX + _RUNNER_PROCESSES,
         "cpu": agents.SECONDS_MAX,
         "fsize": max(AGENT_FILES_MIB.values()) * MIB,
-        "nofile": 1024,
+        "nofile": 256,
         "core": 0,
     },
     files_mib=AGENT_FILES_MIB,
@@ -100,7 +101,7 @@ AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
 # As root, the worker gives each sandbox a user of its own, far from those that a system gives out.
 FIRST_UID, UIDS = 0x70000000, 0x10000
 _UID, _TAIL_LINES = 1000, 5
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_OWN_MEMORY = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 _FILES = {
     "passwd": b"agent:x:%d:%d::/workspace:/bin/sh\n" % (_UID, _UID),
     "group": b"agent:x:%d:\n" % _UID,
@@ -275,8 +276,8 @@ class LocalBox:
     def require_memory(self) -> None:
         """:raises SandboxFault: if its processes use more than all of them together may"""
         if self._process is not None and self._room.memory_mib is not None:
-            pages = sum(map(_own_pages, _descendants(self._process.pid)))
-            if pages * _PAGE_BYTES > self._room.memory_mib * MIB:
+            used = sum(map(_own_kib, _descendants(self._process.pid)))
+            if used > self._room.memory_mib * 1024:
                 raise SandboxFault(
                     Fault.DEAD, f"Its programs used more than {self._room.memory_mib} MiB of memory together."
                 )
@@ -337,13 +338,17 @@ def _descendants(pid: int) -> Iterator[int]:
                 waiting += map(int, children.read_text().split())
 
 
-def _own_pages(pid: int) -> int:
-    """Return the pages of memory that a process shares with no file, or 0 if it has ended."""
+def _own_kib(pid: int) -> int:
+    """
+    Return the KiB of memory that a process has beside files of the disk, or 0 if it has ended.
+
+    Memory that processes share counts for each of them, and so do files in memory that they have mapped.
+    """
     try:
-        _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
-    except (OSError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
         return 0
-    return resident - shared
+    return sum(map(int, _OWN_MEMORY.findall(status)))
 
 
 def _without_local() -> list[str]:
@@ -363,8 +368,8 @@ def _without_local() -> list[str]:
 
 
 def _expendable() -> Sequence[str]:
-    """The command before one that the kernel should kill first where memory ends, rather than the server."""
-    return ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
+    """The command before one that should wait for the server's turn, and be killed first where memory ends."""
+    return ["nice", "-n", "19", *(["choom", "-n", "1000", "--"] if shutil.which("choom") else [])]
 
 
 @contextlib.contextmanager

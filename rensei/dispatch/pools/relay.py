@@ -30,6 +30,12 @@ CONNECTIONS_MAX = limit(
     what="Connections of a sandbox to the gateway at once",
     told="the run: its program finds further ones closed",
 )
+AGENT_CONNECTIONS_MAX = limit(
+    64,
+    "connections",
+    what="Connections of an agent to the gateway at once",
+    told="the run: its program finds further ones closed",
+)
 REACH_SECONDS_MAX = limit(
     60,
     "seconds",
@@ -77,6 +83,7 @@ class Relay:
         self._url = server_url + PATH
         self._token = token
         self._for_agent = for_agent
+        self._connections_max = AGENT_CONNECTIONS_MAX if for_agent else CONNECTIONS_MAX
         self._turn = asyncio.Lock()
         self._stop = asyncio.Event()
         application = web.Application(client_max_size=request_bytes_max)
@@ -90,7 +97,7 @@ class Relay:
         """Listen on a socket."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_unix_server(self._connected, str(path), backlog=CONNECTIONS_MAX)
+        self._listener = await loop.create_unix_server(self._connected, str(path), backlog=self._connections_max)
 
     def order_stop(self) -> None:
         """Let the runner of an agent stop its program."""
@@ -106,7 +113,7 @@ class Relay:
     def _connected(self) -> asyncio.Protocol:
         server = self._runner.server
         assert server is not None, "It was set up before"
-        return server() if len(server.connections) < CONNECTIONS_MAX else _Refused()
+        return server() if len(server.connections) < self._connections_max else _Refused()
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         if self._turn.locked() and not self._for_agent:
@@ -118,7 +125,7 @@ class Relay:
             if self._stop.is_set():
                 return _error(503, "api_error", "The program is being stopped.", _NOT_AGAIN)
             passed = _PASSED_IN_OF_AGENT if self._for_agent else _PASSED_IN
-            headers = {name: request.headers[name] for name in passed if name in request.headers}
+            headers = {name: ",".join(request.headers.getall(name)) for name in passed if name in request.headers}
             headers["authorization"] = f"Bearer {self._token.reveal()}"
             # A proxy may compress, and the program inside does not decompress.
             headers["accept-encoding"] = "identity"

@@ -177,7 +177,7 @@ def sandbox_ended(
             now=now,
             attempt=open_attempt,
             attempt_state=Attempt.State.INDETERMINATE,
-            usage=estimated_usage(None, open_attempt, text),
+            usage=estimated_usage(None, open_attempt, _answer_in(run, text)),
             estimated=True,
             error=end.error,
         )
@@ -199,7 +199,7 @@ def given_up(run: Run, attempt: Attempt | None, *, reported: Usage | None, text:
         now=now,
         attempt=attempt,
         attempt_state=Attempt.State.INDETERMINATE,
-        usage=estimated_usage(reported, attempt, text) if attempt else Usage(),
+        usage=estimated_usage(reported, attempt, _answer_in(run, text)) if attempt else Usage(),
         estimated=True,
         error=error,
         end=RunEnd(state=state, error=error, text=text),
@@ -212,6 +212,11 @@ def estimated_usage(reported: Usage | None, attempt: Attempt, text: str) -> Usag
     usage = reported or Usage(input_tokens=attempt.input_tokens_estimate)
     seen = len(text.encode()) // 4  # About four bytes of plain text are one token: sufficient for an estimate.
     return usage + Usage(output_tokens=max(0, seen - usage.output_tokens))
+
+
+def _answer_in(run: Run, text: str) -> str:
+    """Return what is known of the answer to a call: the text of an agent is that of its program, and none of it."""
+    return "" if run.is_agent else text
 
 
 def _owed_unheard(call: SettledCall) -> Usage | None:

@@ -201,8 +201,15 @@ def _without_keys(plan: SettlementPlan) -> SettlementPlan:
         text, content = found.blot(end.text), found.blot(end.content)
         end = replace(end, error=found.blot(end.error), text=text, content=content)
         if end.agent is not None:
-            kept = [OutputFile.of_text(found.blot(file.path), found.blot(file.text)) for file in files]
-            end = replace(end, agent=replace(end.agent, files=kept))
+            kept: dict[str, OutputFile] = {}
+            for file in files:
+                path = found.blot(file.path)
+                # Two names may be the same without the key in one of them.
+                kept.setdefault(path, OutputFile.of_text(path, found.blot(file.text)))
+            left_out = dict(end.agent.left_out)
+            if same := len(files) - len(kept):
+                left_out["NAME"] = left_out.get("NAME", 0) + same
+            end = replace(end, agent=replace(end.agent, files=list(kept.values()), left_out=left_out))
     return replace(plan, error=found.blot(plan.error), end=end, leaks=found)
 
 
