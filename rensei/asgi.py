@@ -25,6 +25,7 @@ TURN_SECONDS = 0.001
 # Calls in progress hold thousands of objects, and almost none are in a cycle, so they are freed without the collector.
 # With Python's default of 700, the collector scanned them a hundred times a second and found nothing.
 COLLECTED_OBJECTS = 20_000
+YOUNG_COLLECTIONS = 10
 NEVER = 1_000_000_000
 
 
@@ -32,8 +33,8 @@ def _start() -> None:
     """Start what a serving process needs, and not on import: tests and tools import this module too."""
     take_file_handles()
     sys.setswitchinterval(TURN_SECONDS)
-    # The gateway collects older objects, when no call is under way: a thousand event streams hold 250,000.
-    gc.set_threshold(COLLECTED_OBJECTS, NEVER, NEVER)
+    # The gateway collects the oldest objects, when no call is under way: a thousand event streams hold 250,000.
+    gc.set_threshold(COLLECTED_OBJECTS, YOUNG_COLLECTIONS, NEVER)
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     start_storing()
     start_exchanging()

@@ -25,6 +25,11 @@ class Refused(Exception):
         """Whether the same request may succeed a little later: no answer came, or the server is busy or starting."""
         return self.code == "SERVER_UNREACHABLE" or self.status == 429 or self.status >= 500
 
+    def is_about(self, pointer: str) -> bool:
+        """Whether it names this field, or a part of it."""
+        errors = self.document.get("errors") or []
+        return any(f"{error['pointer']}/".startswith(f"{pointer}/") for error in errors)
+
     @property
     def document(self) -> dict[str, Any]:
         """The refusal for programs: the server's own problem document where there is one."""

@@ -5,6 +5,7 @@ Views set the finer limits. The server bounds what precedes a body, and the time
 """
 
 import asyncio
+import gc
 import json
 import resource
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -80,6 +81,8 @@ SERVER_OPTIONS = (
 FILE_HANDLES = 2 * CONNECTIONS_MAX + 1000
 # A watchdog and a load balancer ask whether the process lives and is ready, however busy it is.
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz"})
+# Young objects are also collected by their number, which says nothing of the bytes that they hold.
+COLLECTED_BYTES = 64 * _MIB
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
 Scope = MutableMapping[str, Any]
@@ -128,6 +131,7 @@ def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str])
         none
     """
     bodies = ByteShares()
+    ended_bytes = 0
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,6 +172,15 @@ def limit_bodies(application: Application, *, sender_of: Callable[[Scope], str])
             await _refuse(send, refused.refusal)
         finally:
             bodies.leave(sender, held)
+            collect_after(held)
+
+    def collect_after(held: int) -> None:
+        """A request and its view refer to each other, so its body stays in memory until a garbage collection."""
+        nonlocal ended_bytes
+        ended_bytes += held
+        if ended_bytes >= COLLECTED_BYTES:
+            ended_bytes = 0
+            gc.collect(1)
 
     return limited
 

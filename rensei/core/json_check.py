@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from rensei.core import json_check_process
@@ -16,7 +17,7 @@ from rensei.core.limits import limit
 # What has fewer values is read in about a millisecond. A long text takes long too, but no longer than a good one does.
 MARKS = 5_000
 SECONDS_MAX = limit(
-    30,
+    5,
     "seconds",
     what="JSON body over about 5,000 values: time in which a process of low priority checks it before it is "
     "read, one at a time in each process",
@@ -24,6 +25,8 @@ SECONDS_MAX = limit(
 )
 _PROGRAM = Path(json_check_process.__file__)
 _PROJECT = _PROGRAM.parents[2]
+# After a body that took too long, bodies are read without a check: the cores are busy, and each would wait as long.
+_PAUSE_SECONDS = 60.0
 # A refusal names one place of a body, whose names are cut.
 _LARGEST_REFUSAL = 1024 * 1024
 
@@ -35,24 +38,36 @@ class _Checker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
+        self._paused_until = 0.0
 
     def check(self, body: bytes, *, is_stored: bool) -> None:
         """:raises FieldError: if the body is refused. A process that fails has refused nothing"""
         with self._lock:
+            until = time.monotonic() + SECONDS_MAX
+            if until - SECONDS_MAX < self._paused_until:
+                return
             try:
                 line = self._line or self._start()
+                line.settimeout(SECONDS_MAX)
                 line.sendall(REQUEST.pack(is_stored, len(body)) + body)
-                (size,) = REPLY.unpack(_received(line, REPLY.size))
-                refusal = _received(line, size)
+                (size,) = REPLY.unpack(_received(line, REPLY.size, until=until))
+                refusal = _received(line, size, until=until)
+            except TimeoutError:
+                self.end()
+                self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                return
             except (OSError, EOFError):
                 self.end()
                 return
+            except BaseException:
+                # The next body must not be told what this one was refused for.
+                self.end()
+                raise
         if refusal:
             raise FieldError(**json.loads(refusal))
 
     def _start(self) -> socket.socket:
         self._line, theirs = socket.socketpair()
-        self._line.settimeout(SECONDS_MAX)
         with theirs:
             # Without our environment, which holds secrets, and outside our folder.
             self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -89,12 +104,19 @@ def check_apart(body: bytes, *, is_stored: bool) -> None:
         _checker.check(body, is_stored=is_stored)
 
 
-def _received(line: socket.socket, size: int) -> bytes:
-    """:raises EOFError: if the process has ended, or announces more than a refusal can be"""
+def _received(line: socket.socket, size: int, *, until: float) -> bytes:
+    """
+    :raises EOFError: if the process has ended, or announces more than a refusal can be
+    :raises TimeoutError: if it takes too long
+    """
     if size > _LARGEST_REFUSAL:
         raise EOFError
     found = bytearray()
     while len(found) < size:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        line.settimeout(left)
         piece = line.recv(size - len(found))
         if not piece:
             raise EOFError

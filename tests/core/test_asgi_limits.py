@@ -1,17 +1,19 @@
 """Bodies that do not end."""
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 from django.db import OperationalError
 
 from rensei.core import asgi_limits
 from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, NotAuthenticated
-from rensei.core.asgi_limits import limit_bodies, pace_bodies
+from rensei.core.asgi_limits import COLLECTED_BYTES, limit_bodies, pace_bodies
 from tests.architecture.routes import patterns
 
 LOGIN = (b"authorization", b"Bearer rsk_live_x")
@@ -71,6 +73,43 @@ class TestLimitBodies:
         status, _, _, taken = ask(chunks=10_000, headers=[LOGIN, (b"Content-Length", str(BODY_LIMIT + 1).encode())])
 
         assert (status, taken) == (413, 0)
+
+    def test_frees_what_large_bodies_leave_before_it_adds_up(self):
+        class Kept:
+            """Something that refers to itself, as a request of REST and its view do."""
+
+            def __init__(self, body):
+                self.body, self.own = body, self
+
+        kept = []
+
+        async def application(scope, receive, send):
+            body, more = b"", True
+            while more:
+                message = await receive()
+                body, more = body + message["body"], message.get("more_body", False)
+            kept.append(weakref.ref(Kept(body)))
+
+        async def run():
+            served = limit_bodies(application, sender_of=sender_in)
+            for _ in range(8):
+                parts = iter([CHUNK] * 30)
+
+                async def receive(parts=parts):
+                    return {"type": "http.request", "body": next(parts), "more_body": parts.__length_hint__() > 0}
+
+                scope = {"type": "http", "method": "POST", "path": "/api/v1/runs", "headers": [LOGIN]}
+                await served(scope, receive, None)
+
+        gc.collect()
+        gc.disable()
+        try:
+            asyncio.run(run())
+            alive = sum(each() is not None for each in kept)
+        finally:
+            gc.enable()
+
+        assert alive * 30 * len(CHUNK) <= COLLECTED_BYTES + 30 * len(CHUNK)
 
     @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
     def test_leaves_other_connections_alone(self, kind):

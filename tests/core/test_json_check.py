@@ -25,6 +25,8 @@ LONG = 100_000
 def checker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     checker = json_check._Checker()
     monkeypatch.setattr(json_check, "_checker", checker)
+    # However busy the machine is.
+    monkeypatch.setattr(json_check, "SECONDS_MAX", 60)
     yield checker
     checker.end()
 
@@ -35,6 +37,10 @@ def refusal_of(check: Any, body: bytes) -> Any:
     except FieldError as refusal:
         return refusal.detail, refusal.errors
     return None
+
+
+def _out_of_memory(*args: object, **more: object) -> bytes:
+    raise MemoryError
 
 
 class TestABodyOfManyValues:
@@ -75,7 +81,9 @@ class TestTheProcess:
 
         assert checker._process is None
 
-    def test_that_ends_or_takes_too_long_refuses_nothing_and_is_started_again(self, checker: Any) -> None:
+    def test_that_ends_or_takes_too_long_refuses_nothing_and_is_started_again(
+        self, checker: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         check_apart(GOOD, is_stored=True)
         killed = checker._process
         killed.kill()
@@ -83,12 +91,27 @@ class TestTheProcess:
         with pytest.raises(FieldError):
             check_apart(BAD, is_stored=True)
         stopped = checker._process
-        checker._line.settimeout(0.1)
         os.kill(stopped.pid, signal.SIGSTOP)
-        check_apart(BAD, is_stored=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(json_check, "SECONDS_MAX", 0.1)
+            check_apart(BAD, is_stored=True)
+            check_apart(BAD, is_stored=True)
+        # Bodies that follow do not wait for it either.
+        assert checker._process is None
+        checker._paused_until = 0.0
+        with pytest.raises(FieldError):
+            check_apart(BAD, is_stored=True)
 
         assert killed is not stopped
         assert killed.returncode == stopped.returncode == -signal.SIGKILL
+
+    def test_tells_no_body_what_another_was_refused_for(self, checker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(json_check, "_received", _out_of_memory)
+            with pytest.raises(MemoryError):
+                check_apart(BAD, is_stored=True)
+
+        check_apart(GOOD, is_stored=True)
 
     def test_ends_with_its_server(self, checker: Any) -> None:
         check_apart(GOOD, is_stored=True)

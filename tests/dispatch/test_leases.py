@@ -777,6 +777,18 @@ class TestWhatAnAnswerTells:
         assert (second.status_code, second.json()["code"]) == (403, "MODEL_NOT_ALLOWED_BY_POLICY")
         assert AuditEvent.objects.get(action="catalog_entry.blocked").detail["answeredBy"] == HAIKU
 
+    def test_decides_nothing_about_a_model_of_the_platform(
+        self, machine: Machine, dispatch: Callable[..., Run], ada_access: Access
+    ) -> None:
+        policies.set_policy(ada_access, matrix={HAIKU: {"host-session": {"allowed": False}}})
+        dispatch()
+
+        machine.tell("finish", machine.lease().json(), **told(HAIKU, {"input_tokens": 9, "output_tokens": 9}))
+
+        assert CostEvent.objects.get().served_model_id == HAIKU
+        assert not AuditEvent.objects.filter(action="catalog_entry.blocked").exists()
+        assert dispatch().state == Run.State.QUEUED
+
     @pytest.mark.parametrize(
         "usage",
         [{"input_tokens": 200_001, "output_tokens": 1}, {"input_tokens": 1, "output_tokens": 64_001}],

@@ -149,6 +149,10 @@ class Work:
             try:
                 run: dict[str, Any] = self._client.post(at("runs", self._lease.run["id"], "lease", "finish"), body)
             except Refused as refused:
+                if body.get("told") and refused.is_about("/told"):
+                    # What the answer tells is left out rather than the answer: the usage is reported besides.
+                    del body["told"]
+                    continue
                 if not refused.is_temporary or time.monotonic() > deadline:
                     raise
                 time.sleep(pause)

@@ -87,8 +87,11 @@ class PlatformPool:
         health.note_failure(call, failure, now=database_now())
         if failure.output_seen or failure.code not in ABOUT_THE_KEY | ABOUT_ITS_LIMITS:
             return None
-        tried = set(Attempt.objects.filter(run=run).values_list("credential_id", flat=True))
-        return self._open(run, rate_limit=rate_limit, besides=tried | self._refused_to(run, call.rate_limit))
+        besides = set(Attempt.objects.filter(run=run).values_list("credential_id", flat=True))
+        if failure.status == health.FORBIDDEN:
+            # Others that refused the organization the same are not asked for it again. They serve its other calls.
+            besides |= self._refused_to(run, call.rate_limit)
+        return self._open(run, rate_limit=rate_limit, besides=besides)
 
     def error_of(self, run: Run, failure: ProviderFailure) -> StoredError:
         if failure.code not in ABOUT_THE_KEY:

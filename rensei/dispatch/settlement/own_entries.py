@@ -49,6 +49,9 @@ def note_answers(answers: Iterable[Told]) -> None:
         each = told[answer.run_id]
         if entry.model_id in each.named:
             continue
+        if each.run.auth_mode == AuthMode.HOST_SESSION and not is_own:
+            # A member's machine tells it, which decides nothing about a model of the platform for all others.
+            continue
         denial = _denial(each.run, [entry])
         # An own entry is what answers to it. A model that it only consulted tells nothing of it, unless it is denied.
         is_it = is_own and answer.name == each.names[0]
