@@ -19,7 +19,7 @@ from rensei.core.limits import MIB, limit
 ARGUMENTS_MAX, ARGUMENT_BYTES_MAX = 256, 64 * 1024
 VARIABLES_MAX, PATTERNS_MAX, PATH_BYTES_MAX = 64, 32, 512
 # The most that file systems take.
-NAME_BYTES_MAX = 255
+NAME_BYTES = 255
 FILES_MAX = limit(1000, "files", what="Files that an agent is given", told="the caller: 400 `VALIDATION_FAILED`")
 FILES_BYTES_MAX = limit(
     8 * MIB, "bytes", what="Content of the files that an agent is given", told="the caller: 400 `VALIDATION_FAILED`"
@@ -175,8 +175,8 @@ def path_fault(path: object) -> str:
         return "is absolute"
     if any(part in {"", ".", ".."} for part in path.split("/")):
         return "has a part that is empty, `.` or `..`"
-    if any(len(part.encode(errors="replace")) > NAME_BYTES_MAX for part in path.split("/")):
-        return f"has a part that is longer than {NAME_BYTES_MAX} bytes"
+    if any(len(part.encode(errors="replace")) > NAME_BYTES for part in path.split("/")):
+        return f"has a part that is longer than {NAME_BYTES} bytes"
     return ""
 
 
