@@ -296,7 +296,7 @@ class TestARunInASandbox:
         self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, simulator: Any
     ) -> None:
         run = dispatch("[[fault:504 times=1]] Hello.")
-        Run.objects.update(max_cost_picodollars=10**6, call_picodollars_at_most=10**6)
+        Run.objects.update(max_cost_picodollars=10**9, call_picodollars_at_most=10**9)
 
         finish(run)
 
