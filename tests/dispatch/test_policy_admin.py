@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from rensei.core.auth_modes import AuthMode
 from rensei.orgs.access import Access
 from rensei.policies.models import AccessPolicy
 
@@ -86,7 +87,9 @@ class TestSystemPolicy:
         after = {(row, mode): rule["allowed"] for row, rules in policy.matrix.items() for mode, rule in rules.items()}
         assert after == {cell: True for cell, allowed in before.items() if allowed} | dict.fromkeys(denied, False)
 
-    def test_of_an_organization_is_shown_as_its_document(self, admin: Client, ada_access: Access) -> None:
+    def test_of_an_organization_is_shown_in_words(self, admin: Client, ada_access: Access) -> None:
         policy = AccessPolicy.objects.create(scope="organization", org=ada_access.org, matrix=DENY_BYOK)
 
-        assert "&quot;byok&quot;" in admin.get(f"/admin/policies/accesspolicy/{policy.pk}/change/").content.decode()
+        html = admin.get(f"/admin/policies/accesspolicy/{policy.pk}/change/").content.decode()
+
+        assert f": Deny {AuthMode.BYOK.label}</div>" in html

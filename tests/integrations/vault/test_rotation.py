@@ -319,6 +319,7 @@ class TestTheRegistry:
     OTHERS = {
         "integrations.DataKey.wrapped": "wrapped by the outer key, and re-wrapped by a rotation",
         "integrations.KeyCheck.value": "made again by a rotation",
+        "dispatch.RunFile.content": "a file that an agent has left, stored as outputs are",
     }
 
     def test_has_every_binary_column(self) -> None:
