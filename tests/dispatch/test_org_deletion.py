@@ -368,7 +368,7 @@ class TestBehindADeletion:
     def test_no_workflow_is_saved(self, ada_access: Access) -> None:
         delete(ada_access)
 
-        with pytest.raises(storage.StorageLimitReached):
+        with pytest.raises(NotFound):
             workflows.apply_document(ada_access, {"name": "late", "nodes": [NODE_OF_THE_DEFAULT_PROFILE]})
 
         assert not Workflow.objects.exists()
