@@ -43,9 +43,10 @@ class _Checker:
     def check(self, body: bytes, *, is_stored: bool) -> None:
         """:raises FieldError: if the body is refused. A process that fails has refused nothing"""
         with self._lock:
-            until = time.monotonic() + SECONDS_MAX
-            if until - SECONDS_MAX < self._paused_until:
+            began = time.monotonic()
+            if began < self._paused_until:
                 return
+            until = began + SECONDS_MAX
             try:
                 line = self._line or self._start()
                 line.settimeout(SECONDS_MAX)

@@ -100,7 +100,7 @@ class OutputFile:
 
     @property
     def text(self) -> str:
-        """The content as a text from which `of_text` makes the same content again, whatever it is."""
+        """The content as a text, without loss: `of_text` returns the same file, of any bytes."""
         return self.content.decode(errors="surrogateescape")
 
     @classmethod
@@ -152,9 +152,9 @@ def require_fitting(fields: Mapping[str, Any]) -> None:
 
     :raises FieldError: if something is missing that an agent needs, or is given that its program decides
     """
-    for name, place in {"messages": "messages", "system": "system", "effort": "effort"}.items():
+    for name in ("messages", "system", "effort"):
         if fields.get(name) is not None:
-            raise FieldError(pointer=f"/{place}", reason="An agent takes `input`, and writes its requests itself.")
+            raise FieldError(pointer=f"/{name}", reason="An agent takes `input`, and writes its requests itself.")
     if fields.get("provider_config"):
         raise FieldError(pointer="/providerConfig", reason="An agent writes its requests itself. Leave it out.")
     if fields.get("max_cost_picodollars") is None:

@@ -185,7 +185,7 @@ def memberships_of(user: User) -> MembershipQuerySet:
 
 def orgs_of(user: User) -> QuerySet[Org]:
     """List the organizations in which a person is a member."""
-    return Org.objects.filter(memberships__in=Membership.objects.live().filter(user=user))
+    return Org.objects.filter(memberships__in=memberships_of(user))
 
 
 def people(ids: Collection[int]) -> QuerySet[User]:

@@ -22,6 +22,7 @@ from rensei.core.transactions import durable
 from rensei.orgs import locks
 from rensei.orgs.access import Access, for_member
 from rensei.orgs.models import WRITERS, Host, Membership, User
+from rensei.orgs.services import memberships_of
 from rensei.orgs.shapes import clean_name
 from rensei.tokens import machines
 from rensei.tokens.models import ApiToken, DeviceCode
@@ -132,7 +133,7 @@ def find_waiting(user: User, *, user_code: str) -> DeviceCode:
 
 def memberships_to_choose(user: User) -> QuerySet[Membership]:
     """List the memberships with which a person may register a machine."""
-    return Membership.objects.live().select_related("org").filter(user=user, role__in=WRITERS).order_by("org__slug")
+    return memberships_of(user).filter(role__in=WRITERS).order_by("org__slug")
 
 
 def approve(access: Access, device: DeviceCode) -> None:

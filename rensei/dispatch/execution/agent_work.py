@@ -11,12 +11,11 @@ from typing import Any
 from rensei.core.api import LARGE_BODY_LIMIT
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.limits import MIB, limit
-from rensei.core.texts import read_storable
 from rensei.dispatch import agents, stored_bytes, withheld
 from rensei.dispatch.agents import AgentEnd, OutputFile
 from rensei.dispatch.execution import execute
 from rensei.dispatch.execution.lease_renewal import LiveRun
-from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, error_of_refusal, other_of
+from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, error_of_refusal, other_of, read_line
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.pools import agent_runner, bubblewrap
 from rensei.dispatch.pools.driver import Fault, SandboxFault
@@ -101,11 +100,7 @@ class AgentWork:
 
     def take(self, line: bytes) -> None:
         """:raises SandboxFault: if it is more than its runner reports"""
-        try:
-            said = read_storable(line)
-        except (ValueError, RecursionError):
-            said = None
-        match said:
+        match read_line(line):
             case {"text": str(text)}:
                 self._text_bytes_left -= len(text.encode())
                 self._require(self._text_bytes_left >= 0)

@@ -7,11 +7,10 @@ from typing import Any
 
 from integrations.providers.base import BuiltRequest
 from rensei.core.limits import limit
-from rensei.core.texts import read_storable
 from rensei.dispatch import stored_bytes
 from rensei.dispatch.execution import execute
 from rensei.dispatch.execution.lease_renewal import LiveRun
-from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, other_of
+from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, other_of, read_line
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.pools import runner
 from rensei.dispatch.pools.driver import Fault, SandboxFault
@@ -64,11 +63,7 @@ class OneCall:
 
     def take(self, line: bytes) -> None:
         """:raises SandboxFault: if it is more than an answer can have"""
-        try:
-            said = read_storable(line)
-        except (ValueError, RecursionError):
-            said = None
-        match said:
+        match read_line(line):
             case {"text": str(text)}:
                 self._make_room(len(text.encode()))
                 self._texts.append(text)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from django.conf import settings
 
 from rensei.core.errors import RenseiError, Said, StoredError
+from rensei.core.texts import read_storable
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.pools import bubblewrap
 from rensei.dispatch.pools.driver import Fault, SandboxFault
@@ -144,6 +145,14 @@ def error_of_refusal(refusal: Mapping[str, Any]) -> StoredError:
     """Return the gateway's refusal as the error of a run."""
     code, said = str(refusal["code"]), str(refusal.get("message", ""))
     return {"code": code, "detail": said, "fix": "", "retryable": code in _ABOUT_THE_TOKEN}
+
+
+def read_line(line: bytes) -> Any:
+    """Read what a program in a sandbox has reported. None if it is no JSON that can be stored."""
+    try:
+        return read_storable(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def other_of(line: bytes) -> str:

@@ -74,7 +74,7 @@ async def carry(job: "dict[str, Any]") -> "int | None":
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGTERM)
         await asyncio.wait({ended}, timeout=TERM_SECONDS)
-    # Whatever it has started ends with it: its files must not change while they are read.
+    # All processes that it has started end with it: its files must not change while they are read.
     kill_all()
     code = await ended
     await reading
