@@ -23,7 +23,8 @@ with_a_connection: list[str] = []
 
 
 def _watch(event: str, args: tuple[Any, ...]) -> None:
-    if event in EVENTS and (place := _caller(sys._getframe(1))):
+    # A module's names are None while the interpreter ends.
+    if EVENTS and event in EVENTS and (place := _caller(sys._getframe(1))):
         made.append(f"{event} from {place}")
         if holds_a_connection():
             with_a_connection.append(f"{event} from {place}")

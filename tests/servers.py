@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rensei.simulator.server import free_port
+
 LOOPBACK = "127.0.0.1"
 # Debian keeps PostgreSQL's server programs off the PATH, in a folder for each version.
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
@@ -138,13 +140,6 @@ def start_redis(*, port: int | None = None) -> Iterator[str]:
     """Start a new, empty Redis on this port or a free one, and give its URL."""
     with run_redis(port=port) as server:
         yield server.url
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _become_postgres(folder: Path) -> list[str]:

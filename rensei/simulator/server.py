@@ -1,8 +1,10 @@
 """Start the simulator in a separate process, for tests and scripts, and read its log."""
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -15,6 +17,8 @@ from typing import Any
 
 _START_SECONDS_MAX = 20.0
 _STOP_SECONDS_MAX = 5.0
+_PORTS = range(20_000, 32_768)
+_RANDOM = random.SystemRandom()
 
 
 class SimulatorDidNotStart(Exception):
@@ -94,7 +98,7 @@ def start(
     :param port: 0 for any free one
     :raises SimulatorDidNotStart: if it does not answer
     """
-    port = port or _free_port()
+    port = port or free_port()
     instance = secrets.token_hex(8)
     command = [sys.executable, "-m", "rensei.simulator", "--port", str(port), "--instance", instance]
     command += ["--stop-with-stdin", "--quiet"]
@@ -122,8 +126,17 @@ def _wait_until_it_answers(simulator: RunningSimulator, *, instance: str) -> Non
     raise SimulatorDidNotStart(f"Nothing of ours answers at {simulator.url}.")
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def free_port() -> int:
+    """
+    Find a port of loopback on which nothing listens, for a server that is started afterwards.
+
+    The kernel gives the ports of `ip_local_port_range` (from 32768 on, proc(5)) to connections: one of those may be
+    taken before the server has bound it. The choice is the system's, as two processes may share a seed.
+    """
+    for port in _RANDOM.sample(_PORTS, k=100):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                return port
+    raise OSError("No port of loopback is free.")
