@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 
 from rensei.console.views import (
     access,
+    agents,
     audit_log,
     catalog,
     compare,
@@ -44,6 +45,7 @@ org_patterns = [
     path("runs/<str:run_id>", runs.run, name="run"),
     path("runs/<str:run_id>/again", runs.again, name="run-again"),
     path("runs/<str:run_id>/receipt", receipts.receipt, name="run-receipt"),
+    path("runs/<str:run_id>/files/<str:file_id>", runs.run_file, name="run-file"),
     path("runs/<str:run_id>/cancel", runs.cancel, name="run-cancel"),
     path("workflows", workflows.workflows, name="workflows"),
     path("workflows/new", workflows.create, name="workflow-create"),
@@ -54,6 +56,7 @@ org_patterns = [
     path("workflow-runs/<str:workflow_run_id>/cancel", workflows.cancel, name="workflow-run-cancel"),
     path("workflow-runs/<str:workflow_run_id>/retry/<str:node_id>", workflows.retry, name="workflow-run-retry"),
     path("playground", playground.playground, name="playground"),
+    path("playground/agent", agents.agent, name="playground-agent"),
     path("connect", connect.connect, name="connect"),
     path("usage", usage.usage, name="usage"),
     path("usage/ledger.csv", usage.ledger, name="usage-ledger"),

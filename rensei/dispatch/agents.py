@@ -180,6 +180,17 @@ def path_fault(path: object) -> str:
     return ""
 
 
+def given_file(path: str, content: bytes) -> dict[str, str]:
+    """Return a file as a definition holds it: as a text, if it is one, so that keys are found in it."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
+    return {"path": path, "content": text}
+
+
 def content_of(file: Mapping[str, Any]) -> bytes:
     """:raises ValueError: if it is not base64, where its encoding says so"""
     content: str = file["content"]

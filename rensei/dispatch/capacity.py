@@ -30,6 +30,15 @@ class PoolState:
     running: int
     waiting: int
 
+    @property
+    def takes_agents(self) -> bool:
+        """Whether agents run on pools of its provider."""
+        return pools.Pool(name=self.name, provider_id=self.provider_id).is_sandbox
+
+    @property
+    def is_active(self) -> bool:
+        return self.state == ACTIVE
+
 
 def of_org(access: Access) -> list[PoolState]:
     """List the pools of the caller's organization, the built-in ones first."""

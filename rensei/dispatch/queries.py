@@ -4,7 +4,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
 
 from billing.models import CostEvent
 from rensei.core.errors import NotFound
-from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk, RunFile, RunQuerySet
+from rensei.dispatch.models import Attempt, CapacityPool, Run, RunChunk, RunFile, RunQuerySet, Sandbox
 from rensei.orgs.access import Access
 from rensei.orgs.models import OrgScopedQuerySet
 from rensei.orgs.scopes import Scope
@@ -37,7 +37,8 @@ def calls_of(access: Access, run_id: str) -> QuerySet[Attempt]:
     :raises NotFound: if there is no such run, or it is not visible to the caller
     """
     run = visible_runs(access).listed().get_or_404(id=run_id)
-    lines = CostEvent.objects.filter(attempt_id=OuterRef("id")).order_by().values("attempt_id")
+    # The ledger has an index of runs, and none of attempts.
+    lines = CostEvent.objects.filter(run_id=run.id, attempt_id=OuterRef("id")).order_by().values("attempt_id")
     amount = Subquery(lines.annotate(sum=Sum("amount_picodollars")).values("sum"))
     return Attempt.objects.filter(run=run).annotate(amount=amount)
 
@@ -49,6 +50,11 @@ def find_run_file(access: Access, run_id: str, file_id: str) -> RunFile:
     if file is None:
         raise NotFound
     return file
+
+
+def sandboxes_of(run: Run) -> QuerySet[Sandbox]:
+    """Return the sandboxes of a run, one for each time it was claimed, for a caller that is already authorized."""
+    return Sandbox.objects.filter(run=run).order_by("epoch")
 
 
 def run_to_show(run_id: str) -> Run:

@@ -19,6 +19,7 @@ from rensei.console.views import integrations as integration_views
 from rensei.core.api import DEFAULT_BODY_LIMIT, RequestTooLarge
 from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
+from rensei.dispatch.models import RunFile
 from rensei.dispatch.saved_views import save_view
 from rensei.orgs import kill_switches
 from rensei.orgs.models import KillSwitch, Membership
@@ -32,6 +33,7 @@ MOST_QUERIES_OF = {"playground": 14, "org-home": 20}
 # What an address is about, by the name in its pattern.
 OBJECTS = (
     "run_id",
+    "file_id",
     "view_id",
     "integration_id",
     "profile_id",
@@ -84,7 +86,7 @@ MANAGERS_ONLY = {
 NOT_FOR_MEMBERS = {"audit-log", "audit-log-csv", "destroyed-keys"}
 # Ada's own: members do not see it, and auditors do not change it.
 OF_THEIR_OWNER = {"token-cap", "token-revoke", "machine-revoke"}
-FILES = {"usage-ledger", "statement-csv", "audit-log-csv", "runs-csv"}
+FILES = {"usage-ledger", "statement-csv", "audit-log-csv", "runs-csv", "run-file"}
 # What htmx puts into a page.
 PARTS = {"runs-newer", "palette"}
 WRITERS_ONLY = {"profile-create", "profile-delete", "workflow-create", "workflow-delete"}
@@ -100,6 +102,7 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
     )
     objects = {
         "run_id": run.id,
+        "file_id": RunFile.objects.create(run=run, path="out/notes.md", content=b"Notes").id,
         "view_id": save_view(ada_access, name="Failures", query="state=FAILED").id,
         "integration_id": integration.id,
         "profile_id": profile.public_id,

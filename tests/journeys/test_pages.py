@@ -23,6 +23,7 @@ from rensei.tokens.machines import register_host
 from rensei.tokens.services import create_token
 from rensei.workflows import services as workflows
 from tests.architecture import routes
+from tests.console.agents import past_agent
 from tests.journeys.person import Person
 
 pytestmark = [
@@ -145,6 +146,7 @@ def addresses(
     # What waits for a machine goes on waiting, so a page that loads can be looked at for as long as one likes.
     workflow, _ = workflows.apply_document(ada_access, DOCUMENT)
     return {
+        "agent": past_agent(acme, ada).id,
         "run": dispatch("prof_deep", "[[reply 120 words]] Tell me of the sea."),
         "failed": dispatch("prof_deep", "[[fault:spendlimit]] Go on."),
         "waiting": dispatch("prof_mine", "Are you there?", host_id=host.id),
@@ -272,7 +274,7 @@ class TestTheTable:
         shown = {re.sub(r"<[^>]+>", "*", f"/{route}").replace("/o/*/", "/o/acme/") for route in routes.pages()}
         verbs = (
             "delete|remove|revoke|rename|switch|default|cancel|again|start|test|message|role|resend|retry/\\*"
-            "|newer|selected|palette|views|destroy-keys"
+            "|newer|selected|palette|views|destroy-keys|files/\\*"
         )
         asking = re.compile(rf".*/({verbs})|.*csv")
 

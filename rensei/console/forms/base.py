@@ -17,7 +17,14 @@ FIELD_OF_CODE = {
     "IMAGES_NOT_SUPPORTED": "images",
     "INVALID_IMAGE": "images",
 }
-FIELD_OF_NAME = {"id": "slug", "provider_config": "context_window", "input": "text", "project_id": "project"}
+FIELD_OF_NAME = {
+    "id": "slug",
+    "files": "uploads",
+    "provider_config": "context_window",
+    "files": "uploads",
+    "input": "text",
+    "project_id": "project",
+}
 
 
 def id_field(*, prefix: str = "", separator: str = "-", fallback: str, length: int = 63) -> forms.CharField:
@@ -65,7 +72,13 @@ class RefusableForm(forms.Form):
         for name, detail in placed:
             self.add_error(name, detail)
 
+    def choices(self, name: str, choices: Any) -> None:
+        """Set the choices of a field."""
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = choices
+
     def _field_of(self, pointer: str) -> str:
-        first = pointer.strip("/").removeprefix("federation/").partition("/")[0]
+        first = pointer.strip("/").removeprefix("federation/").removeprefix("agent/").partition("/")[0]
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in first)
         return FIELD_OF_NAME.get(name, name)

@@ -68,27 +68,27 @@ class DispatchForm(RefusableForm):
         super().__init__(*args, **kwargs)
         self.served = served
         named = [(profile.public_id, profile.name) for profile in profiles]
-        self._choices("profile", named)
-        self._choices("other", [("", "No other profile"), *named])
-        self._choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
-        self._choices("pool", [(name, name) for name in pools])
+        self.choices("profile", named)
+        self.choices("other", [("", "No other profile"), *named])
+        self.choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
+        self.choices("pool", [(name, name) for name in pools])
         if hosts:
-            self._choices("host", [(host.id, f"{host.name}, {_last_seen(host)}") for host in hosts])
+            self.choices("host", [(host.id, f"{host.name}, {_last_seen(host)}") for host in hosts])
         else:
             del self.fields["host"]
         if served and served.effort_levels:
             levels = [(choice["value"], choice["label"]) for choice in served.efforts]
-            self._choices("effort", [("", "The profile's"), *levels])
+            self.choices("effort", [("", "The profile's"), *levels])
         else:
             del self.fields["effort"]
         if served and not served.capabilities.get("vision"):
             del self.fields["images"]
 
     def clean_text(self) -> str:
-        return _unix_lines(self.cleaned_data["text"])
+        return unix_lines(self.cleaned_data["text"])
 
     def clean_system(self) -> str:
-        return _unix_lines(self.cleaned_data["system"])
+        return unix_lines(self.cleaned_data["system"])
 
     def clean(self) -> dict[str, Any]:
         fields = self.cleaned_data
@@ -96,16 +96,11 @@ class DispatchForm(RefusableForm):
             self.add_error("text", "Write a message, or attach an image.")
         return fields
 
-    def _choices(self, name: str, choices: Any) -> None:
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)
-        field.choices = choices
-
 
 def _last_seen(host: Host) -> str:
     return f"last seen {naturaltime(host.last_seen_at)}" if host.last_seen_at else "never seen"
 
 
-def _unix_lines(text: str) -> str:
+def unix_lines(text: str) -> str:
     """Replace CRLF, which browsers send, so that the prompt cache is the same as for a program with the same text."""
     return text.replace("\r\n", "\n")

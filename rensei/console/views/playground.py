@@ -48,11 +48,14 @@ def playground(request: PageRequest) -> HttpResponse:
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
     after = request.POST.get("after") or request.GET.get("after")
     conversation = find_conversation(access, after.replace("\0", "")) if after else None
-    again = _again(access, request.GET.get("run")) if conversation is None else _next(access, conversation)
+    repeated = _repeated(access, request.GET.get("run"))
+    if repeated is not None and repeated.is_agent:
+        return redirect(f"{reverse('console:playground-agent', args=[access.org.slug])}?run={repeated.id}")
+    again = _again(access, repeated) if conversation is None else _next(access, conversation)
     asked_for = request.POST.get("profile") or request.GET.get("profile") or again.get("profile")
-    chosen = _chosen(own, asked_for)
+    chosen = chosen_of(own, asked_for)
     standing = snapshot_of(access.org)
-    entries = _entries(access, chosen)
+    entries = entries_of(access, chosen)
     hosts = _hosts(access, chosen)
     form = DispatchForm(
         request.POST or None,
@@ -75,7 +78,7 @@ def playground(request: PageRequest) -> HttpResponse:
             except RenseiError as refusal:
                 form.refuse(refusal)
             else:
-                return _show(request, run, other=_named(own, form.cleaned_data["other"]))
+                return _show(request, run, other=named(own, form.cleaned_data["other"]))
     known = Known(standing=standing, entries=entries, profile=chosen)
     context: dict[str, Any] = {
         "form": form,
@@ -84,7 +87,7 @@ def playground(request: PageRequest) -> HttpResponse:
         "preview": _preview(access, form, known, conversation),
         "snippets": [],
     }
-    if asked_for and _named(own, asked_for) is None:
+    if asked_for and named(own, asked_for) is None:
         context["deleted_profile"] = asked_for
     if chosen is not None:
         context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen, conversation))
@@ -96,11 +99,11 @@ def playground(request: PageRequest) -> HttpResponse:
     return render(request, template, context, status=form.status)
 
 
-def _chosen(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
-    return _named(own, public_id) or (own[0] if own else None)
+def chosen_of(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
+    return named(own, public_id) or (own[0] if own else None)
 
 
-def _named(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
+def named(own: list[ModelProfile], public_id: str | None) -> ModelProfile | None:
     return next((profile for profile in own if profile.public_id == public_id), None)
 
 
@@ -112,7 +115,7 @@ def _hosts(access: Access, chosen: ModelProfile | None) -> list[Host]:
     return list(own.order_by(F("last_seen_at").desc(nulls_last=True), "-id")[:HOSTS_MAX])
 
 
-def _entries(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
+def entries_of(access: Access, chosen: ModelProfile | None) -> list[CatalogEntry]:
     """The entry of the profile's model; none if it was deleted."""
     if chosen is None:
         return []
@@ -200,22 +203,26 @@ def _preview(
     access: Access, form: DispatchForm, known: Known, conversation: Conversation | None
 ) -> dict[str, Any] | None:
     """Describe what a dispatch of the form's current state would do and cost."""
-    chosen = known.profile
-    if chosen is None:
-        return None
+    return None if known.profile is None else preview_of(access, _asked(form, known.profile, conversation), known)
+
+
+def preview_of(access: Access, asked: DispatchRequest, known: Known) -> dict[str, Any]:
+    """Describe what a dispatch would do and cost, or why there is nothing to describe."""
     try:
-        return dry_run.preview(access, _asked(form, chosen, conversation), known=known)
+        return dry_run.preview(access, asked, known=known)
     except RenseiError as refusal:
         return {"wouldRun": False, "code": refusal.code, "detail": refusal.detail, "trace": [], "quotes": []}
 
 
-def _again(access: Access, run_id: str | None) -> dict[str, Any]:
-    """Fill the form with the last message and the options of an earlier run, without its images."""
+def _repeated(access: Access, run_id: str | None) -> Run | None:
+    """Find the earlier run that the form begins with."""
     runs = visible_runs(access).filter(input__isnull=False).select_related("input")
-    run = runs.filter(pk=run_id).first() if run_id else None
-    if run is None:
-        return {}
-    return {**_options(access, run), "text": last_question(run.input.body)}
+    return runs.filter(pk=run_id).first() if run_id else None
+
+
+def _again(access: Access, run: Run | None) -> dict[str, Any]:
+    """Fill the form with the last message and the options of an earlier run, without its images."""
+    return {**_options(access, run), "text": last_question(run.input.body)} if run is not None else {}
 
 
 def _next(access: Access, conversation: Conversation) -> dict[str, Any]:

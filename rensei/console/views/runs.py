@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from django.contrib import messages
 from django.db.models import Exists, OuterRef
@@ -13,9 +14,10 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.ledger.reports import visible_lines
+from billing.models import CostEvent
 from integrations.providers.base import ADAPTERS
 from profiles import services as profiles
-from rensei.console import usage_lines
+from rensei.console import agent_runs, usage_lines
 from rensei.console.access import PageRequest, attempt, page, say_refusal
 from rensei.console.run_list import NEWER_MAX, PAGE_SIZE, RunList, filter_choices
 from rensei.console.run_texts import asked_of, text_of
@@ -26,10 +28,14 @@ from rensei.core.usage import Usage
 from rensei.dispatch import runs_csv as runs_file
 from rensei.dispatch import saved_views, services
 from rensei.dispatch.admission.repeating import ProfileDeleted, repeat, repeatable
+from rensei.dispatch.api.agents import download
 from rensei.dispatch.models import Run, RunChunk, RunQuerySet
-from rensei.dispatch.queries import chunks_of, visible_runs
+from rensei.dispatch.queries import calls_of, chunks_of, find_run_file, sandboxes_of, visible_runs
 from rensei.workflows.models import NodeRun
 from rensei.workflows.services import nodes_of
+
+# The part of the page of an agent's run that asks for itself until the run has ended.
+AGENT_NOW = "run-now"
 
 
 @require_safe
@@ -136,33 +142,75 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     stored = visible_runs(request.access).select_related("created_by", "host")
     found = stored.annotate(has_profile=Exists(own)).get_or_404(pk=run_id)
     ended = found.state in Run.ENDED
-    text = text_of(found)
-    usage = found.usage if ended else live_usage(found, text).as_dict()
-    events = visible_lines(request.access).filter(run_id=found.id).order_by("id")
-    charges = list(events) if ended else []
-    lines = usage_lines.of_ledger(charges) if ended else usage_lines.so_far(found, Usage.from_dict(usage))
-    known = [line.amount for line in lines if line.amount is not None]
+    # A call is in the ledger when it has ended, and a run that makes one call ends with it.
+    lines = visible_lines(request.access).filter(run_id=found.id).order_by("id")
+    events = list(lines) if ended or found.is_agent else []
     context = {
         "run": found,
-        "attempts": list(found.attempts.order_by("number")),
         "ended": ended,
-        "text": text,
-        "usage": usage,
         "now": database_now(),
-        "lines": lines,
-        "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
-        "charges": charges,
-        "several_models": len({line.model for line in lines}) > 1,
         "repeatable": repeatable(visible_runs(request.access).filter(pk=found.pk)).exists(),
         "node": _node_of(found),
         "before": request.GET.get("before", ""),
         "profile_is_deleted": bool(found.profile_id) and not found.has_profile,  # type: ignore[attr-defined]
+        **(_of_agent(request, found, events) if found.is_agent else _of_call(found, events, ended=ended)),
     }
+    context["several_models"] = len({line.model for line in context["lines"]}) > 1
     if request.htmx:
         return render(request, "console/_run.html", context)
     asked = getattr(found, "input", None)
     context["asked"] = asked_of(asked.body) if asked else []
     return render(request, "console/run.html", context)
+
+
+def _of_call(found: Run, events: list[CostEvent], *, ended: bool) -> dict[str, Any]:
+    """The answer, the attempts, and the cost, which is estimated until the end."""
+    text = text_of(found)
+    usage = found.usage if ended else live_usage(found, text).as_dict()
+    lines = usage_lines.of_ledger(events) if ended else usage_lines.so_far(found, Usage.from_dict(usage))
+    known = [line.amount for line in lines if line.amount is not None]
+    return {
+        "attempts": list(found.attempts.order_by("number")),
+        "text": text,
+        "usage": usage,
+        "lines": lines,
+        "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
+        "charges": events,
+    }
+
+
+def _of_agent(request: PageRequest, found: Run, events: list[CostEvent]) -> dict[str, Any]:
+    """What a program was given, has done and has left. Its cost is that of the calls that have ended."""
+    calls = list(calls_of(request.access, found.id).order_by("number"))
+    known = [event.amount_picodollars for event in events if event.amount_picodollars is not None]
+    shown = {
+        "calls": calls,
+        "boxes": agent_runs.timeline(sandboxes_of(found), calls, events, now=database_now()),
+        "usage": sum((Usage.of(event) for event in events), start=Usage()).as_dict(),
+        "lines": usage_lines.of_ledger(events),
+        "amount": sum(known) if len(known) == len(events) else None,
+        "charges": events,
+    }
+    if request.htmx and request.htmx.target == AGENT_NOW:
+        # A stream writes the text and the log into the page.
+        return shown
+    text, log = text_of(found), agent_runs.log_of(found)
+    asked = getattr(found, "input", None)
+    return shown | {
+        "text": text,
+        "text_is_cut": agent_runs.text_is_cut(found, text),
+        "log": log,
+        "log_is_cut": agent_runs.log_is_cut(log),
+        "program": agent_runs.program_of(asked.body) if asked else None,
+        "left_out": agent_runs.left_out_of(found.agent_result) if found.agent_result else [],
+    }
+
+
+@require_safe
+@page
+def run_file(request: PageRequest, run_id: str, file_id: str) -> HttpResponse:
+    """Download a file that an agent has left."""
+    return download(find_run_file(request.access, run_id, file_id))
 
 
 @require_POST

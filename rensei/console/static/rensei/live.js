@@ -1,4 +1,5 @@
-// The answer of a run, written into the page as it arrives. At its end, the page asks for the part with its cost.
+// What a run writes, put into the page as it arrives: the answer of a model, or the output and the log of a program. At
+// its end, the page asks for the part with its cost.
 (() => {
   "use strict";
   const AGAIN_MS = 2000;
@@ -17,21 +18,33 @@
     }
   }
 
+  // A frame that is scrolled to its end stays there. One that a person reads further up stays where it is.
+  function append(element, words) {
+    const frame = element.closest("pre") || element;
+    const atEnd = frame.scrollHeight - frame.scrollTop - frame.clientHeight < 8;
+    element.append(words);
+    if (atEnd) frame.scrollTop = frame.scrollHeight;
+  }
+
   async function follow(live) {
-    const text = live.querySelector("[data-text]"), note = live.querySelector("[data-note]");
+    const text = live.querySelector("[data-text]"), log = live.querySelector("[data-log]");
+    const note = live.querySelector("[data-note]");
+    const say = (words) => { if (note) note.textContent = words; };
     const { events: address, org } = live.dataset;
     let ended = false;
     try {
       const answer = await fetch(address, { headers: { Accept: "text/event-stream", "X-Rensei-Org": org } });
       if (answer.ok) {
         text.textContent = "";
+        if (log) log.textContent = "";
         for await (const { kind, data } of events(answer)) {
           if (!live.isConnected) return;
-          if (kind === "state" && data.state === "RUNNING") note.textContent = "Waiting for the first words";
+          if (kind === "state" && data.state === "RUNNING") say("Waiting for the first words");
           if (kind === "delta") {
-            note.textContent = "The answer is being written";
-            text.append(data.text);
+            say("The answer is being written");
+            append(text, data.text);
           }
+          if (kind === "log" && log) append(log, data.text);
           ended = kind === "done";
         }
       }
