@@ -1,7 +1,10 @@
-"""The demo's data: an organization, two people, keys that the simulator accepts, a profile, and a first run."""
+"""
+The demo's data: an organization, two people, keys that the simulator accepts, a profile, a first run, and an agent.
+"""
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from integrations.keys import platform
 from integrations.keys import services as integrations
@@ -9,7 +12,9 @@ from integrations.models import Integration, PlatformKey
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
+from rensei.core.money import PICODOLLARS_PER_DOLLAR
 from rensei.core.secret import Secret
+from rensei.dispatch import agents, pools
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.models import Run
@@ -30,6 +35,15 @@ SHARED_MODELS = (MODEL, "claude-haiku-5-5")
 SHARED_MAX_TOKENS = 1024
 PROMPT = "In one sentence: what does Rensei decide for every call to a language model?"
 NAME = "Demo"
+# The agent edits the notes that it is given.
+AGENT = Path(__file__).with_name("demo_agent.py")
+AGENT_TASK = "Give the notes a title and a summary."
+AGENT_PICODOLLARS = PICODOLLARS_PER_DOLLAR // 4
+NOTES = """\
+- An agent is a run whose program calls the model as often as it needs.
+- It works in a sandbox, without a network and without a key.
+- It cannot spend more than it was given.
+"""
 
 
 @dataclass(kw_only=True)
@@ -77,6 +91,22 @@ def first_run() -> Run:
     """Find the run that the first start dispatched."""
     run: Run = Run.objects.filter(org__slug=ORG).earliest("id")
     return run
+
+
+def agent_run() -> Run | None:
+    """Find the agent that an earlier start dispatched, or dispatch it. None where this machine starts no sandboxes."""
+    earlier: Run | None = Run.objects.filter(org__slug=ORG, is_agent=True).order_by("id").first()
+    access = _owner_access()
+    if earlier is not None or pools.find_pool(access.org, pools.SANDBOX).refusal:
+        return earlier
+    files = [{"path": "notes.md", "content": NOTES}, {"path": "edit.py", "content": AGENT.read_text()}]
+    request = DispatchRequest(
+        pool=pools.SANDBOX,
+        messages=messages_from(text=AGENT_TASK, messages=None),
+        max_cost_picodollars=AGENT_PICODOLLARS,
+        agent=agents.checked({"program": ["python3", "edit.py"], "files": files, "outputs": ["notes.md"]}),
+    )
+    return admit.dispatch(access, request)
 
 
 def sample_key() -> str:

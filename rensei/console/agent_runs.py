@@ -26,7 +26,7 @@ LEFT_OUT = {
 # The least width of a bar, in percent, so that it can be seen.
 BAR_MIN = 0.6
 # A character of UTF-8 that did not fit as a whole.
-CHARACTER_BYTES_MAX = 4
+CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def log_is_cut(log: str) -> bool:
 
 def text_is_cut(run: Run, text: str) -> bool:
     """Whether the program has written more text than is kept of it. A text that just fits may seem cut."""
-    return len(text.encode()) + CHARACTER_BYTES_MAX > stored_bytes.of_answer_at_most(run)
+    return len(text.encode()) + CHARACTER_BYTES > stored_bytes.of_answer_at_most(run)
 
 
 def left_out_of(result: Mapping[str, Any]) -> list[LeftOut]:

@@ -16,6 +16,7 @@ from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.models import Run
 from rensei.dispatch.queue import claims
 from tests import servers
+from tests.console.agents import begin, finish, offer_sandboxes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -73,6 +74,7 @@ class TestWelcome:
 
         assert f"The first run, {run.id}: SUCCEEDED" in printed
         assert demo.PROMPT in printed
+        assert "This machine starts no sandboxes" in printed
         assert "Ctrl-C stops everything." in printed
 
     def test_shows_why_the_first_run_failed_and_goes_on(self, demo_data, ready_port, settings):
@@ -86,3 +88,18 @@ class TestWelcome:
         assert f"{run.error['code']}: {run.error['detail']}" in printed
         assert run.error["fix"] in printed
         assert "Ctrl-C stops everything." in printed
+
+    def test_dispatches_an_agent_once_where_sandboxes_are_offered(self, demo_data, ready_port):
+        execute_first_run()
+        offer_sandboxes()
+        agent = demo.agent_run()
+        assert agent is not None
+        begin(agent)
+        finish(agent, text="notes.md has a title now.")
+
+        printed = welcome(ready_port)
+
+        assert f"An agent in a sandbox, {agent.id}: SUCCEEDED" in printed
+        assert "notes.md has a title now." in printed
+        assert f"/o/acme/runs/{agent.id}" in printed
+        assert Run.objects.filter(is_agent=True).count() == 1

@@ -19,7 +19,6 @@ FIELD_OF_CODE = {
 }
 FIELD_OF_NAME = {
     "id": "slug",
-    "files": "uploads",
     "provider_config": "context_window",
     "files": "uploads",
     "input": "text",

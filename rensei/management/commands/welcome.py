@@ -47,7 +47,8 @@ class Command(BaseCommand):
         # In a checkout, the Python of its environment is not the one that a shell finds.
         manage = layout.MANAGE if layout.INSTALLED else f"{sys.executable} manage.py"
         self.stdout.write("")
-        self._show_run(demo_data.first_run())
+        self._show_first(demo_data.first_run())
+        self._show_agent(demo_data.agent_run())
         self.stdout.write(
             f"""
 This is a DEMO. Every call goes to a simulated provider on this machine, {settings.RENSEI_ANTHROPIC_BASE_URL};
@@ -63,17 +64,30 @@ The passwords were printed at the first start. To set a new one:
 """
         )
 
-    def _show_run(self, run: Run) -> None:
-        deadline = time.monotonic() + RUN_SECONDS_MAX
-        while run.state not in Run.ENDED and time.monotonic() < deadline:
-            time.sleep(0.1)
-            run.refresh_from_db()
-        self.stdout.write(f"The first run, {run.id}: {run.state}, {run.auth_mode}, {run.served_model_id}")
+    def _show_first(self, run: Run) -> None:
+        self._show_end(f"The first run, {run.id}", run)
         if run.state == Run.State.SUCCEEDED:
             self.stdout.write(f"  asked:    {demo_data.PROMPT}")
             self.stdout.write(f"  answered: {indent(run.output_text, ' ' * 12).strip()}")
             self.stdout.write(f"  cost:     {dollars(run.amount_picodollars) or 'unpriced'} US dollars")
-        elif run.error:
+
+    def _show_agent(self, run: Run | None) -> None:
+        if run is None:
+            self.stdout.write("This machine starts no sandboxes, so that no agent has run: see Settings → Capacity.")
+            return
+        self._show_end(f"An agent in a sandbox, {run.id}", run)
+        if run.state == Run.State.SUCCEEDED:
+            self.stdout.write(f"  wrote:    {indent(run.output_text, ' ' * 12).strip()}")
+            self.stdout.write(f"  page:     {settings.PUBLIC_URL}/o/{demo_data.ORG}/runs/{run.id}")
+
+    def _show_end(self, name: str, run: Run) -> None:
+        """Wait for the end of a run, and write its state, and its error if it has one."""
+        deadline = time.monotonic() + RUN_SECONDS_MAX
+        while run.state not in Run.ENDED and time.monotonic() < deadline:
+            time.sleep(0.1)
+            run.refresh_from_db()
+        self.stdout.write(f"{name}: {run.state}, {run.auth_mode}, {run.served_model_id}")
+        if run.error:
             self.stdout.write(f"  {run.error['code']}: {run.error['detail']}")
             if fix := run.error["fix"]:
                 self.stdout.write(f"  {fix}")
