@@ -68,6 +68,7 @@ CALL_SITES = {
     "rensei/dispatch/queue/broker.py",
     "rensei/dispatch/pools/relay.py",  # on the event loop of the sandboxes, whose thread can hold no connection
     "rensei/dispatch/pools/runner.py",  # inside of a sandbox, where there is no database
+    "rensei/demo_agent.py",  # in a sandbox as well
     "rensei/accounts/single_sign_on.py",
     # Goes through outbound.py.
     "integrations/providers/anthropic/connection.py",
