@@ -87,6 +87,8 @@ RENSEI_SANDBOXES_AT_ONCE = env.limit(
     what="Sandboxes of one worker; an organization has two thirds, and the last free one only where it holds none",
     told="the run: it stays queued until one of them ends",
 )
+# A name on the PATH of the worker, or a path; empty for none.
+RENSEI_CLAUDE_CODE = env.str("RENSEI_CLAUDE_CODE", default="claude")
 RENSEI_ORG_RUNS_AT_ONCE = env.limit(
     "RENSEI_ORG_RUNS_AT_ONCE",
     200,

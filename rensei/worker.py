@@ -266,8 +266,13 @@ class Worker:
         connection.close()
 
     def _beat(self) -> None:
-        refusal = self._sandboxes.refusal
-        offer = {"offers_sandboxes": not refusal, "sandbox_refusal": refusal}
+        refusal, of_claude_code = self._sandboxes.refusal, self._sandboxes.claude_code_refusal
+        offer = {
+            "offers_sandboxes": not refusal,
+            "sandbox_refusal": refusal,
+            "offers_claude_code": not of_claude_code,
+            "claude_code_refusal": of_claude_code,
+        }
         if not WorkerHeartbeat.objects.filter(worker=self.name).update(seen_at=Now(), **offer):
             WorkerHeartbeat.objects.create(worker=self.name, seen_at=database_now(), **offer)
 

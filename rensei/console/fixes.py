@@ -53,6 +53,7 @@ FIXES = {
     "SANDBOX_NOT_CREATED": AGAIN,
     "SANDBOX_LOST": AGAIN,
     "AGENT_FAILED": AGAIN,
+    "AGENT_PROGRAM_UNAVAILABLE": OPERATOR,
     "POOL_CANNOT_REACH_SERVER": OPERATOR,
     "PROFILE_REQUIRED": Fix("Choose a default profile", "profiles"),
     "MODEL_NOT_IN_CATALOG": Fix("Add the model", "catalog-create", else_page="catalog"),

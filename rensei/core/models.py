@@ -20,7 +20,8 @@ class WorkerHeartbeat(models.Model):
     """
     The last heartbeat of a worker process, for `/readyz` and the operators' front page.
 
-    `sandbox_refusal` is the reason why the process starts no sandboxes, if it has found one.
+    `sandbox_refusal` is the reason why the process starts no sandboxes, if it has found one, and `claude_code_refusal`
+    why there is no Claude Code in them.
     """
 
     # After this time without one, a process counts as ended.
@@ -30,6 +31,8 @@ class WorkerHeartbeat(models.Model):
     seen_at = models.DateTimeField()
     offers_sandboxes = models.BooleanField(default=False, db_default=False)
     sandbox_refusal = models.TextField(default="", db_default="")
+    offers_claude_code = models.BooleanField(default=False, db_default=False)
+    claude_code_refusal = models.TextField(default="", db_default="")
 
     def __str__(self) -> str:
         return self.worker

@@ -43,6 +43,8 @@ SECONDS = 600
 CALLS_MAX = limit(
     500, "calls", what="Calls of an agent", told="the run: its program gets 403 `NOT_PERMITTED` for each further one"
 )
+# The program that workers may have, beside those that callers bring.
+CLAUDE_CODE = "claude-code"
 # What the program finds in its environment, so that no caller can send it elsewhere.
 RESERVED = ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_MODEL")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -54,12 +56,12 @@ FORM = {
     **members(
         {
             "program": {
-                "description": "The command and its arguments. It starts in `/workspace`, and reads `input` from its "
-                "standard input",
-                "type": "array",
-                "items": _TEXT,
-                "minItems": 1,
-                "maxItems": ARGUMENTS_MAX,
+                "description": "`claude-code`, or a command and its arguments. It starts in `/workspace`, and reads "
+                "`input` from its standard input",
+                "oneOf": [
+                    {"type": "string", "enum": [CLAUDE_CODE]},
+                    {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": ARGUMENTS_MAX},
+                ],
             },
             "files": {
                 "description": "Files that are put into `/workspace`",
@@ -83,6 +85,12 @@ FORM = {
                 "type": "array",
                 "items": _TEXT,
                 "maxItems": PATTERNS_MAX,
+            },
+            "maxTurns": {
+                "description": "After so many turns, Claude Code ends. Only with `claude-code`",
+                "type": "integer",
+                "minimum": 1,
+                "maximum": CALLS_MAX,
             },
             "timeoutSeconds": {"type": "integer", "minimum": 1, "maximum": SECONDS_MAX, "default": SECONDS},
         }
@@ -110,9 +118,14 @@ class OutputFile:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentEnd:
-    """What a program has left besides its text. `left_out` counts what is not kept, by its reason."""
+    """
+    What a program has left besides its text. `left_out` counts what is not kept, by its reason.
+
+    `turns` counts the model's answers to the main agent of Claude Code. Its subagents have others.
+    """
 
     exit_code: int | None = None
+    turns: int | None = None
     files: Sequence[OutputFile] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -122,7 +135,8 @@ class AgentEnd:
             {"id": file_id, "path": file.path, "bytes": len(file.content)}
             for file_id, file in zip(ids, self.files, strict=True)
         ]
-        return {"exitCode": self.exit_code, "files": files, "leftOut": dict(self.left_out)}
+        left_out = dict(self.left_out)
+        return {"exitCode": self.exit_code, "turns": self.turns, "files": files, "leftOut": left_out}
 
 
 def checked(value: Mapping[str, Any], *, pointer: str = "/agent") -> dict[str, Any]:
@@ -133,15 +147,17 @@ def checked(value: Mapping[str, Any], *, pointer: str = "/agent") -> dict[str, A
     """
     for name in value:
         if name not in FORM["properties"]:
-            reason = "An agent has `program`, `files`, `env`, `outputs` and `timeoutSeconds` only."
+            reason = "An agent has `program`, `files`, `env`, `outputs`, `maxTurns` and `timeoutSeconds` only."
             if name == "git":
                 reason = "`git` is not offered yet. Send the files in `files`."
             raise FieldError(pointer=f"{pointer}{json_pointer(name)}", reason=reason)
+    program = _program(value.get("program"), pointer=f"{pointer}/program")
     return {
-        "program": _program(value.get("program"), pointer=f"{pointer}/program"),
+        "program": program,
         "files": _files(value.get("files", []), pointer=f"{pointer}/files"),
         "env": _variables(value.get("env", {}), pointer=f"{pointer}/env"),
         "outputs": _patterns(value.get("outputs", []), pointer=f"{pointer}/outputs"),
+        "maxTurns": _turns(value.get("maxTurns"), program=program, pointer=f"{pointer}/maxTurns"),
         "timeoutSeconds": _seconds(value.get("timeoutSeconds", SECONDS), pointer=f"{pointer}/timeoutSeconds"),
     }
 
@@ -197,11 +213,13 @@ def content_of(file: Mapping[str, Any]) -> bytes:
     return base64.b64decode(content, validate=True) if file.get("encoding") == "base64" else content.encode()
 
 
-def _program(value: Any, *, pointer: str) -> list[str]:
-    if value == "claude-code":
-        raise FieldError(pointer=pointer, reason="`claude-code` is not offered yet. Give a command and its arguments.")
+def _program(value: Any, *, pointer: str) -> str | list[str]:
+    if value == CLAUDE_CODE:
+        return CLAUDE_CODE
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value) or not value[0]:
-        raise FieldError(pointer=pointer, reason="`program` is a list: the command, and its arguments.")
+        raise FieldError(
+            pointer=pointer, reason=f"`program` is '{CLAUDE_CODE}', or a list: the command, and its arguments."
+        )
     size = sum(len(each.encode(errors="replace")) for each in value)
     if len(value) > ARGUMENTS_MAX or size > ARGUMENT_BYTES_MAX or any("\0" in each for each in value):
         reason = f"A command is at most {ARGUMENTS_MAX} texts and {ARGUMENT_BYTES_MAX // 1024} KiB, without null bytes."
@@ -267,6 +285,16 @@ def _patterns(value: Any, *, pointer: str) -> list[str]:
     for place, pattern in enumerate(value):
         if fault := path_fault(pattern):
             raise FieldError(pointer=f"{pointer}/{place}", reason=f"The pattern {fault}. Write it as out/**.")
+    return value
+
+
+def _turns(value: Any, *, program: str | list[str], pointer: str) -> int | None:
+    if value is None:
+        return None
+    if program != CLAUDE_CODE:
+        raise FieldError(pointer=pointer, reason="`maxTurns` is for `claude-code`. Another program ends by itself.")
+    if type(value) is not int or not 1 <= value <= CALLS_MAX:
+        raise FieldError(pointer=pointer, reason=f"`maxTurns` is a number from 1 to {CALLS_MAX}.")
     return value
 
 

@@ -68,6 +68,8 @@ class DispatchContext:
     run_cap: int | None = None
     # Whether a program calls, as often as it needs: the run holds all that it may cost.
     is_agent: bool = False
+    # Whether that program is the Claude Code of the workers.
+    is_claude_code: bool = False
     caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
 

@@ -78,6 +78,9 @@ class AgentResultAnswer(StoredForm):
     """What an agent's program has left, besides its text in `output` and its log in the events."""
 
     exit_code = serializers.IntegerField(allow_null=True, help_text="null if its sandbox ended before it")
+    turns = serializers.IntegerField(
+        allow_null=True, help_text="Answers to the main agent of Claude Code; null for others"
+    )
     files = AgentFileAnswer(many=True)
     left_out = JSONDocument(
         "AgentLeftOut",
@@ -86,6 +89,10 @@ class AgentResultAnswer(StoredForm):
             additionalProperties={"type": "integer"},
         ),
     )
+
+    def to_representation(self, instance: Any) -> Any:
+        """Results from before there were turns have none."""
+        return {"turns": None, **instance}
 
 
 class RunErrorAnswer(StoredForm):

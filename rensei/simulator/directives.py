@@ -40,6 +40,7 @@ class Directives:
     stall_after: int | None = None
     stop_reason: str | None = None
     tool: str | None = None
+    tool_input: dict[str, Any] | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     serves: str | None = None
     more_blocks: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +87,8 @@ def _apply(directives: Directives, *, name: str, rest: str) -> None:
         case "stop":
             directives.stop_reason = rest
         case "use":
-            directives.tool = rest
+            directives.tool, _, given = rest.partition(" ")
+            directives.tool_input = _object(given) if given else None
         case "usage":
             directives.usage |= _object(rest)
         case "serve":

@@ -202,7 +202,7 @@ def _cut_at_sequence(text: str, *, sequences: list[str]) -> tuple[str, str | Non
 
 
 def _call_tool(body: dict[str, Any], *, directives: Directives) -> dict[str, Any] | None:
-    """Call the tool that the request forces or the prompt requests by `[[use NAME]]`."""
+    """Call the tool that the request forces or the prompt requests by `[[use NAME]]` or `[[use NAME {…}]]`."""
     tools = {tool["name"]: tool for tool in body.get("tools") or [] if "input_schema" in tool}
     choice = body.get("tool_choice") or {"type": "auto"}
     match choice["type"]:
@@ -216,6 +216,7 @@ def _call_tool(body: dict[str, Any], *, directives: Directives) -> dict[str, Any
             tool = None
     if tool is None:
         return None
-    values = example_of(tool["input_schema"])
+    is_given = tool["name"] == directives.tool and directives.tool_input is not None
+    values = directives.tool_input if is_given else example_of(tool["input_schema"])
     digest = hashlib.sha256(json.dumps([tool["name"], values]).encode()).hexdigest()
     return {"type": "tool_use", "id": f"toolu_{digest[:24]}", "name": tool["name"], "input": values}

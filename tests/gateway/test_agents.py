@@ -92,7 +92,7 @@ pathlib.Path("other.txt").write_text("not asked for")
         (file,) = run.files.all()
         assert (file.path, bytes(file.content)) == ("out/deep/a.txt", b"made")
         kept = [{"id": file.id, "path": "out/deep/a.txt", "bytes": 4}]
-        assert run.agent_result == {"exitCode": 0, "files": kept, "leftOut": {}}
+        assert run.agent_result == {"exitCode": 0, "turns": None, "files": kept, "leftOut": {}}
         assert run.attempts.count() == run.attempt_count == 3
         assert log_of(run) == "working\n"
         assert run.amount_picodollars == sum(line.amount_picodollars for line in CostEvent.objects.all())
@@ -512,7 +512,8 @@ class TestADispatch:
         [
             ({"maxCostUsd": None}, "/maxCostUsd"),
             ({"agent": {**AGENT, "git": {"url": "https://git.test"}}}, "/agent/git"),
-            ({"agent": {"program": "claude-code"}}, "/agent/program"),
+            ({"agent": {"program": "claude"}}, "/agent/program"),
+            ({"agent": {**AGENT, "maxTurns": 3}}, "/agent/maxTurns"),
             ({"agent": {**AGENT, "files": [{"path": "../up", "content": ""}]}}, "/agent/files/0/path"),
             ({"agent": {**AGENT, "env": {"ANTHROPIC_BASE_URL": "x"}}}, "/agent/env/ANTHROPIC_BASE_URL"),
             ({"system": "Be brief."}, "/system"),
@@ -560,7 +561,8 @@ class TestADispatch:
             {"timeoutSeconds": 0},
             {"timeoutSeconds": True},
             {"timeoutSeconds": agents.SECONDS_MAX + 1},
-            {"maxTurns": 3},
+            {"program": "claude-code", "maxTurns": 0},
+            {"program": "claude-code", "maxTurns": agents.CALLS_MAX + 1},
         ],
         ids=str,
     )

@@ -27,13 +27,16 @@ def run_agent(
     session: Session,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT|-", help="The task; - reads standard input")],
     *,
-    program: Annotated[str, typer.Option(metavar="CMD", help="The program and its arguments, as a shell divides them")],
     max_cost: Annotated[str, typer.Option(metavar="USD", help="The most that the run may cost")],
     profile: Annotated[
         str | None,
         typer.Option(help="Id of the profile; else the default one", autocompletion=completion.profiles),
     ] = None,
     pool: Pool = "sandbox",
+    program: Annotated[
+        str | None,
+        typer.Option(metavar="CMD", help="A program and its arguments, as a shell divides them; else Claude Code"),
+    ] = None,
     upload: Annotated[Path | None, typer.Option(metavar="DIR", help="Its files are put into /workspace")] = None,
     download: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put the files that are kept")] = None,
     output: Annotated[
@@ -41,19 +44,22 @@ def run_agent(
         typer.Option(metavar="PATTERN", help="Files to keep, such as out/**; may be repeated. All with --download"),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer of each call, in tokens")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="Turns after which Claude Code ends")] = None,
     program_timeout: Annotated[int | None, typer.Option(metavar="SECONDS", help="Longest time of the program")] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Wait no longer than this")] = None,
 ) -> None:
     """
-    Run a program in a sandbox. It reads the task from its standard input, and finds the model's address in
-    ANTHROPIC_BASE_URL. What it writes arrives as it comes: its text on standard output, its log on standard error.
+    Let Claude Code, or a program of your own, work on a task in a sandbox. What it writes arrives as it comes: its text
+    on standard output, its log on standard error. A program of your own reads the task from its standard input, and
+    finds the model's address in ANTHROPIC_BASE_URL.
 
     The files that are kept are downloaded however the run ends. Ends with 0 where the program did.
     """
     agent: dict[str, Any] = {
-        "program": _divided(program),
+        "program": _divided(program) if program is not None else "claude-code",
         "files": list(_files_of(upload)) if upload is not None else [],
         "outputs": output or (["**"] if download is not None else []),
+        "maxTurns": max_turns,
         "timeoutSeconds": program_timeout,
     }
     body: dict[str, Any] = {

@@ -21,6 +21,7 @@ from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import context, pools, run_caps
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.requests import DispatchRequest
+from rensei.dispatch.agents import CLAUDE_CODE
 from rensei.dispatch.context import DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
@@ -100,7 +101,8 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
     if request.max_cost_picodollars is not None:
         found = replace(found, run_cap=request.max_cost_picodollars)
     if request.agent is not None:
-        found = replace(found, is_agent=True)
+        is_claude_code = request.agent["program"] == CLAUDE_CODE
+        found = replace(found, is_agent=True, is_claude_code=is_claude_code)
     decision = resolve(
         profile_modes=profile.auth_modes,
         provider=profile.provider,
@@ -219,6 +221,8 @@ def _require_driver(found: DispatchContext, at_most: int | None) -> None:
     found.pool.require_driver()
     if found.is_agent:
         found.pool.require_agents()
+    if found.is_claude_code:
+        found.pool.require_claude_code()
 
 
 def _require_storage(found: DispatchContext, at_most: int | None) -> None:

@@ -8,7 +8,7 @@ from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch.admission.decide import ProfileRequired
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.dispatch.modes import MODES
-from rensei.dispatch.pools import NoEligiblePool
+from rensei.dispatch.pools import AgentProgramUnavailable, NoEligiblePool
 from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.storage import StorageLimitReached
@@ -29,6 +29,7 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     SpendCapExceeded,
     CostNotBounded,
     RunCostExceeded,
+    AgentProgramUnavailable,
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),

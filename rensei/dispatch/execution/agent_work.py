@@ -17,7 +17,7 @@ from rensei.dispatch.execution import execute
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, error_of_refusal, other_of, read_line
 from rensei.dispatch.models import Attempt, Run, RunChunk
-from rensei.dispatch.pools import agent_runner, bubblewrap
+from rensei.dispatch.pools import agent_runner, bubblewrap, claude_code
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 from rensei.dispatch.settlement import outcomes
 from rensei.dispatch.settlement.settle import RunEnd
@@ -49,7 +49,7 @@ class AgentWork:
     def __init__(self, run: Run, body: Mapping[str, Any]) -> None:
         self._agent: Mapping[str, Any] = body["agent"]
         self._input = "".join(block["text"] for block in body["messages"][0]["content"])
-        self._model = run.served_model_id
+        self._model, self._max_tokens = run.served_model_id, run.max_tokens
         self._text_bytes_max = self._text_bytes_left = stored_bytes.of_answer_at_most(run)
         # The runner adds where it was cut.
         self._log_bytes_left = agents.LOG_BYTES_MAX + len(agent_runner.CUT)
@@ -59,7 +59,7 @@ class AgentWork:
         self._pieces: dict[str, list[bytes]] = {}
         self._is_whole: set[str] = set()
         self._end: AgentEnd | None = None
-        self._not_started = ""
+        self._failure = self._not_started = ""
         self.other = ""
 
     @property
@@ -68,11 +68,11 @@ class AgentWork:
 
     @property
     def setup(self) -> Setup:
+        is_claude_code = self._agent["program"] == agents.CLAUDE_CODE
         job = {
-            "program": self._agent["program"],
+            **(self._claude_code() if is_claude_code else self._own_program()),
             "input": self._input,
             "files": self._agent["files"],
-            "env": self._agent["env"],
             "outputs": self._agent["outputs"],
             "model": self._model,
             "textBytesMax": self._text_bytes_max,
@@ -88,7 +88,21 @@ class AgentWork:
             request=None,
             request_bytes_max=LARGE_BODY_LIMIT,
             lines_bytes_max=LINES_BYTES_MAX,
+            with_claude_code=is_claude_code,
         )
+
+    def _own_program(self) -> Mapping[str, Any]:
+        return {"program": self._agent["program"], "env": self._agent["env"], "hasTranscript": False}
+
+    def _claude_code(self) -> Mapping[str, Any]:
+        environment = claude_code.environment(
+            model=self._model, max_tokens=self._max_tokens, seconds=self._agent["timeoutSeconds"]
+        )
+        return {
+            "program": claude_code.command(model=self._model, max_turns=self._agent.get("maxTurns")),
+            "env": {**self._agent["env"], **environment},
+            "hasTranscript": True,
+        }
 
     @property
     def streams(self) -> Sequence[tuple[RunChunk.Kind, list[str]]]:
@@ -111,8 +125,9 @@ class AgentWork:
                 self._log.append(text)
             case {"file": {"path": str(path), "data": str(data), "more": bool(more)}}:
                 self._take_piece(path, data, is_last=not more)
-            case {"end": {"exitCode": int(code), "leftOut": dict(left_out)}}:
-                self._end = AgentEnd(exit_code=code, left_out=_counts(left_out))
+            case {"end": {"exitCode": int(code), "leftOut": dict(left_out), "turns": turns, "failure": str(failure)}}:
+                self._end = AgentEnd(exit_code=code, turns=_count(turns), left_out=_counts(left_out))
+                self._failure = failure[:TAIL_CHARACTERS]
             case {"error": str(reason)}:
                 self._not_started = reason[:TAIL_CHARACTERS]
             case _:
@@ -139,9 +154,10 @@ class AgentWork:
         code = self._end.exit_code if self._end is not None else None
         if code is None or ended.fault is not None:
             return error_of(newest, ended, has_reported=bool(self._texts or self._log or self._end))
-        if code == 0:
+        if code == 0 and not self._failure:
             return None
-        reason = f"The program ended with exit code {code}{_after(ended)}{self._tail()}"
+        said = f": {self._failure}" if self._failure else self._tail()
+        reason = f"The program ended with exit code {code}{_after(ended)}{said}"
         return outcomes.refusal_error(AgentFailed(reason=reason))
 
     def _tail(self) -> str:
@@ -189,8 +205,9 @@ def _after(ended: Ended) -> str:
 
 
 def _counts(left_out: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        reason: count
-        for reason, count in left_out.items()
-        if reason in agents.REASONS and type(count) is int and 0 < count < 2**31
-    }
+    counts = ((reason, _count(value)) for reason, value in left_out.items() if reason in agents.REASONS)
+    return {reason: count for reason, count in counts if count}
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**31 else None

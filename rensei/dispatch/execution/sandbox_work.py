@@ -78,7 +78,8 @@ class Setup:
     """
     What a sandbox is given: its files, the one that is its program, and what it may send and report.
 
-    `request` is the only request that it may make; an agent writes its own.
+    `request` is the only request that it may make; an agent writes its own. `with_claude_code` is whether it needs that
+    of the worker.
     """
 
     program: str
@@ -86,6 +87,7 @@ class Setup:
     request: bytes | None
     request_bytes_max: int
     lines_bytes_max: int
+    with_claude_code: bool = False
 
 
 class Work(Protocol):

@@ -56,13 +56,14 @@ logger = structlog.get_logger(__name__)
 
 class Sandboxes:
     """
-    The sandboxes of one worker process. `refusal` is the reason why it starts none, or "".
+    The sandboxes of one worker process. `refusal` is the reason why it starts none, or "", and `claude_code_refusal` is
+    why none has Claude Code.
 
     `on_end` is called when a sandbox has ended, so that there is room for another.
     """
 
     def __init__(self, *, owner: str, on_end: Callable[[], None] = lambda: None) -> None:
-        self.refusal = "they are turned off (RENSEI_SANDBOXES_AT_ONCE is 0)."
+        self.refusal = self.claude_code_refusal = "they are turned off (RENSEI_SANDBOXES_AT_ONCE is 0)."
         self._owner = owner
         self._on_end = on_end
         self._running: set[Future[None]] = set()
@@ -176,6 +177,7 @@ class Sandboxes:
             request_bytes_max=setup.request_bytes_max,
             lines_bytes_max=setup.lines_bytes_max,
             for_agent=run.is_agent,
+            with_claude_code=setup.with_claude_code,
         )
         try:
             await box.start(bubblewrap.program_of(setup.program), files=setup.files)
@@ -270,9 +272,15 @@ class Sandboxes:
             return True
 
     async def _probe(self) -> None:
-        self.refusal = await self._driver.probe()
+        """See what can be offered of that which could not be offered so far."""
         if self.refusal:
-            logger.info("sandboxes_not_offered", reason=self.refusal)
+            self.refusal = await self._driver.probe()
+            if self.refusal:
+                logger.info("sandboxes_not_offered", reason=self.refusal)
+        before = self.claude_code_refusal
+        self.claude_code_refusal = self.refusal or await self._driver.probe_claude_code()
+        if self.claude_code_refusal not in {"", before}:
+            logger.info("claude_code_not_offered", reason=self.claude_code_refusal)
 
     async def _sweep_forever(self) -> None:
         """Remove what dead workers have left, and see from time to time whether sandboxes can be offered by now."""
@@ -280,7 +288,7 @@ class Sandboxes:
         while True:
             try:
                 await self._sweep_once()
-                if self.refusal and time.monotonic() - probed >= PROBE_AGAIN_SECONDS:
+                if self.claude_code_refusal and time.monotonic() - probed >= PROBE_AGAIN_SECONDS:
                     probed = time.monotonic()
                     await self._probe()
             except Exception:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from django.db.models import QuerySet
+
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.core.models import WorkerHeartbeat
@@ -18,6 +20,18 @@ class NoEligiblePool(RenseiError):
     status = 409
     title = "No eligible pool"
     message = Said("{reason}", "Dispatch to the pool 'local', or ask an owner to add and activate a pool.")
+
+
+class AgentProgramUnavailable(RenseiError):
+    """A worker that may start the sandbox of the agent does not have its program."""
+
+    code = "AGENT_PROGRAM_UNAVAILABLE"
+    status = 409
+    title = "Agent program unavailable"
+    message = Said(
+        "Claude Code cannot run there: {reason}",
+        "Ask your operator to install it on each worker that starts sandboxes, or give a program of your own.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +62,19 @@ class Pool:
                 reason=f"Agents run in sandboxes, and '{self.name}' is no pool of the provider '{SANDBOX}'."
             )
 
+    def require_claude_code(self) -> None:
+        """
+        Check that every worker that may start the sandbox has Claude Code.
+
+        :raises AgentProgramUnavailable: if one of them has not
+        """
+        if not self.is_sandbox:
+            raise AgentProgramUnavailable(reason=f"it works in pools of the provider '{SANDBOX}' only.")
+        without = _heard().filter(offers_sandboxes=True, offers_claude_code=False)
+        reason = without.values_list("claude_code_refusal", flat=True).first()
+        if reason is not None:
+            raise AgentProgramUnavailable(reason=reason or "its workers have not said why.")
+
 
 def find_pool(org: Org, name: str) -> Pool:
     """
@@ -72,9 +99,14 @@ def refusal_of(provider_id: str) -> str:
         return ""
     if provider_id != SANDBOX:
         return f"There is no {provider_id} driver on this server."
-    heard = WorkerHeartbeat.objects.filter(seen_at__gt=database_now() - WorkerHeartbeat.SILENT_AFTER)
-    offers = heard.order_by("-offers_sandboxes", "-seen_at").values_list("offers_sandboxes", "sandbox_refusal").first()
+    offers = (
+        _heard().order_by("-offers_sandboxes", "-seen_at").values_list("offers_sandboxes", "sandbox_refusal").first()
+    )
     if offers is None:
         return "No worker process is running that could start a sandbox."
     is_offered, reason = offers
     return "" if is_offered else f"This server starts no sandboxes: {reason or 'its workers have not said why.'}"
+
+
+def _heard() -> QuerySet[WorkerHeartbeat]:
+    return WorkerHeartbeat.objects.filter(seen_at__gt=database_now() - WorkerHeartbeat.SILENT_AFTER)

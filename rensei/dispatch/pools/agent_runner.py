@@ -4,7 +4,8 @@ What runs inside the sandbox of an agent: it starts the program, follows it, and
 It is copied into the sandbox, so it uses only the standard library, of Python 3.9 or later. Beside it are `job.json`
 and the socket of the relay, to which it leads the connections that the program makes. A line is {"text": …} or
 {"log": …} for what the program writes, {"file": {"path", "data", "more"}} for each piece of a file that is kept, and at
-the end {"end": {"exitCode", "leftOut"}}, or {"error": "…"} if the program could not be started.
+the end {"end": {"exitCode", "leftOut", "turns", "failure"}}, or {"error": "…"} if the program could not be started.
+Of Claude Code, whose output is a transcript, the answer is text and all else is log.
 """
 
 import asyncio
@@ -33,16 +34,18 @@ PIECE_BYTES = 48 * 1024
 PIECE_CHARACTERS = 16 * 1024
 NAMES_MAX = 100_000
 CUT = "\n[The rest of the log was cut.]\n"
+# Of a transcript. A longer line, as one with a large picture, is left out; more of what a tool was given or gave, too.
+LINE_BYTES_MAX, SHOWN_CHARACTERS = 8 * 1024 * 1024, 2000
 
 
 def main() -> None:
     job = json.loads((HERE / "job.json").read_bytes())
     put_files(job["files"])
-    exit_code = asyncio.run(carry(job))
-    if exit_code is None:
+    end = asyncio.run(carry(job))
+    if end is None:
         return
     left_out = keep_outputs(job)
-    report(end={"exitCode": exit_code, "leftOut": left_out})
+    report(end={**end, "leftOut": left_out})
 
 
 def put_files(files: "list[dict[str, str]]") -> None:
@@ -55,8 +58,8 @@ def put_files(files: "list[dict[str, str]]") -> None:
         path.chmod(0o755)
 
 
-async def carry(job: "dict[str, Any]") -> "int | None":
-    """Follow the program to its end, and return its exit code; None if it could not be started."""
+async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
+    """Follow the program to its end, and return how it ended; None if it could not be started."""
     await asyncio.start_server(lead, "127.0.0.1", PORT)
     stop = asyncio.ensure_future(stop_order())
     try:
@@ -66,7 +69,8 @@ async def carry(job: "dict[str, Any]") -> "int | None":
         return None
     said = Said("text", job["textBytesMax"], end="")
     log = Said("log", job["logBytesMax"], end=CUT)
-    reading = asyncio.gather(read(process.stdout, said), read(process.stderr, log), tell(process.stdin, job["input"]))
+    output = Transcript(said, log) if job["hasTranscript"] else said
+    reading = asyncio.gather(read(process.stdout, output), read(process.stderr, log), tell(process.stdin, job["input"]))
     telling = asyncio.ensure_future(report_often([said, log]))
     ended = asyncio.ensure_future(process.wait())
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,7 +85,8 @@ async def carry(job: "dict[str, Any]") -> "int | None":
     telling.cancel()
     said.flush(is_end=True)
     log.flush(is_end=True)
-    return code if code >= 0 else 128 - code
+    code = code if code >= 0 else 128 - code
+    return {"exitCode": code, "turns": output.turns, "failure": output.failure[-SHOWN_CHARACTERS:]}
 
 
 async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
@@ -148,6 +153,9 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 class Said:
     """What the program writes to one of its outputs, up to a number of bytes of text. What comes after is dropped."""
 
+    turns: "int | None" = None
+    failure = ""
+
     def __init__(self, name: str, bytes_left: int, *, end: str) -> None:
         self._name, self._left, self._end = name, bytes_left, end
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -155,11 +163,14 @@ class Said:
         self._is_cut = False
 
     def take(self, piece: bytes, *, is_end: bool = False) -> None:
+        self.add(self._decoder.decode(piece, is_end))
+
+    def add(self, text: str) -> None:
         if self._is_cut:
             return
-        # A null character is not stored either.
-        text = self._decoder.decode(piece, is_end).replace("\0", "\ufffd")
-        written = text.encode()
+        # Neither is stored: a null character, nor a half of a surrogate pair.
+        written = text.replace("\0", "\ufffd").encode(errors="replace")
+        text = written.decode()
         self._is_cut = len(written) > self._left
         if self._is_cut:
             text = written[: self._left].decode(errors="ignore")
@@ -177,7 +188,94 @@ class Said:
             self._end = ""
 
 
-async def read(stream: "asyncio.StreamReader | None", said: Said) -> None:
+class Transcript:
+    """
+    What Claude Code writes: a line of JSON for each event. Text of the main agent is the answer, and all else the log.
+
+    `turns` counts the answers of the model to the main agent. `failure` are its words where it ended with an error.
+    https://docs.claude.com/en/docs/claude-code/headless
+    """
+
+    def __init__(self, said: Said, log: Said) -> None:
+        self.turns = 0
+        self.failure = ""
+        self._said, self._log = said, log
+        self._line = bytearray()
+        self._messages: set[str] = set()
+        self._is_begun = self._is_skipped = False
+
+    def take(self, piece: bytes) -> None:
+        *whole, rest = piece.split(b"\n")
+        for part in whole:
+            self._line += part
+            line, self._line = self._line, bytearray()
+            if not self._is_skipped:
+                self._read(line)
+            self._is_skipped = False
+        self._line += rest
+        if len(self._line) > LINE_BYTES_MAX:
+            self._line.clear()
+            self._is_skipped = True
+
+    def _read(self, line: bytearray) -> None:
+        try:
+            self._take_event(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            # It says something else than events, as an error before it has begun.
+            self._note(bytes(line).decode(errors="replace"))
+
+    def _take_event(self, event: "dict[str, Any]") -> None:
+        kind, is_main = event["type"], not event.get("parent_tool_use_id")
+        if kind == "stream_event" and is_main:
+            self._take_delta(event["event"])
+        elif kind == "assistant":
+            self._take_message(event["message"], is_main=is_main)
+        elif kind == "user":
+            self._take_results(event["message"]["content"])
+        elif kind == "result":
+            self._take_result(event)
+        elif kind == "system" and event.get("subtype") == "init" and not self.turns:
+            self._note(f"Claude Code {event.get('claude_code_version', '')}")
+        elif kind == "system" and event.get("subtype") == "api_retry":
+            self._note(f"A call failed with {event.get('error_status')}, and is repeated.")
+
+    def _take_delta(self, event: "dict[str, Any]") -> None:
+        if event["type"] == "content_block_start" and event["content_block"]["type"] == "text" and self._is_begun:
+            self._said.add("\n\n")
+        elif event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
+            self._is_begun = True
+            self._said.add(event["delta"]["text"])
+
+    def _take_message(self, message: "dict[str, Any]", *, is_main: bool) -> None:
+        if is_main and message["model"] != "<synthetic>":
+            self._messages.add(message["id"])
+            self.turns = len(self._messages)
+        for block in message["content"]:
+            if block["type"] == "tool_use":
+                self._note(f"{block['name']} {json.dumps(block['input'], ensure_ascii=False)}")
+            elif block["type"] == "text" and not is_main:
+                self._note(block["text"])
+
+    def _take_results(self, content: Any) -> None:
+        for block in content if isinstance(content, list) else []:
+            if block["type"] == "tool_result":
+                given = block.get("content", "")
+                texts = [given] if isinstance(given, str) else [part.get("text", "") for part in given]
+                self._note("\n".join(texts))
+
+    def _take_result(self, event: "dict[str, Any]") -> None:
+        said = str(event.get("result") or " ".join(event.get("errors", ())) or event.get("subtype", ""))
+        if event["is_error"]:
+            self.failure = said
+        elif not self._is_begun:
+            self._said.add(said)
+
+    def _note(self, text: str) -> None:
+        cut = "…" if len(text) > SHOWN_CHARACTERS else ""
+        self._log.add(f"{text[:SHOWN_CHARACTERS]}{cut}\n")
+
+
+async def read(stream: "asyncio.StreamReader | None", said: "Said | Transcript") -> None:
     assert stream is not None
     while piece := await stream.read(65536):
         said.take(piece)

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from rensei.core.limits import MIB, limit
 from rensei.core.secret import Secret
 from rensei.dispatch import agents
 from rensei.dispatch.models import CapacityPool
-from rensei.dispatch.pools import seccomp
+from rensei.dispatch.pools import claude_code, seccomp
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 
@@ -58,18 +58,35 @@ AGENT_PROCESSES_MAX = limit(
     64, "processes", what="Processes and threads of an agent", told="the run: its program can start no more"
 )
 AGENT_FILES_MIB = {"/tmp": 64, "/workspace": 256, "/home/agent": 64, "/dev/shm": 16}  # noqa: S108
+CLAUDE_CODE_ADDRESS_MIB = limit(
+    4096,
+    "MiB",
+    what="Addresses of each process of Claude Code, whose memory is that of an agent",
+    told="the run: its program gets no more, and usually ends",
+)
 # Those of its runner, which has to end the others when they have used up theirs.
 _RUNNER_PROCESSES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a sandbox may use: the limits of each process, the sizes of its folders, and the memory of all together."""
+    """
+    What a sandbox has: the limits of each process, the sizes of its folders, and the memory of all together.
+
+    `line_bytes_max` is the longest line of its program, if that is less than all may have. `has_claude_code` says
+    whether Claude Code is there.
+    """
 
     limits: Mapping[str, int]
     files_mib: Mapping[str, int]
     memory_mib: int | None = None
+    line_bytes_max: int | None = None
     home: str = "/workspace"
+    has_claude_code: bool = False
+
+
+# A line of a runner; it divides what is longer. Each counts as so many bytes at least, because each is parsed.
+AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
 
 
 FOR_CALL = Room(
@@ -94,10 +111,17 @@ FOR_AGENT = Room(
     },
     files_mib=AGENT_FILES_MIB,
     memory_mib=AGENT_MEMORY_MIB,
+    line_bytes_max=AGENT_LINE_BYTES_MAX,
     home="/home/agent",
 )
-# A line of a runner; it divides what is longer. Each counts as so many bytes at least, because each is parsed.
-AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
+
+
+def for_claude_code() -> Room:
+    """Return the room of an agent, with Claude Code in it, which reserves far more addresses than it uses memory."""
+    limits = {**FOR_AGENT.limits, "as": CLAUDE_CODE_ADDRESS_MIB * MIB}
+    return replace(FOR_AGENT, limits=limits, has_claude_code=True)
+
+
 # As root, the worker gives each sandbox a user of its own, far from those that a system gives out.
 FIRST_UID, UIDS = 0x70000000, 0x10000
 _UID, _TAIL_LINES = 1000, 5
@@ -141,10 +165,20 @@ class Bubblewrap:
             return "prlimit is not installed (the package `util-linux`)."
         if _python() is None:
             return f"a sandbox needs Python, as {' or '.join(PYTHONS)}."
+        return await self._try(["/usr/bin/true"], room=FOR_CALL)
+
+    async def probe_claude_code(self) -> str:
+        """Start Claude Code in a sandbox, and return the reason why this fails, or ""."""
+        if claude_code.find() is None:
+            return "it is not installed on a worker, or not where RENSEI_CLAUDE_CODE says."
+        return await self._try([claude_code.INSIDE, "--version"], room=for_claude_code(), says="Claude Code")
+
+    async def _try(self, command: Sequence[str], *, room: Room, says: str = "") -> str:
+        """Start a program in a sandbox that says something and ends, and return the reason why this fails, or ""."""
         folder = Path(tempfile.gettempdir(), f"{_prefix('probe')}{secrets.token_hex(4)}")
-        box = LocalBox(folder, self._relay(Secret(""), request_bytes_max=1), lines_bytes_max=MIB)
+        box = LocalBox(folder, self._relay(Secret(""), request_bytes_max=1), lines_bytes_max=MIB, room=room)
         try:
-            await box.start(["/usr/bin/true"], files={})
+            await box.start(command, files={})
             said = await asyncio.wait_for(_all_of(box.follow()), PROBE_SECONDS)
         except SandboxFault as fault:
             return fault.detail or fault.reason
@@ -152,13 +186,22 @@ class Bubblewrap:
             return "a sandbox did not start in time."
         finally:
             await box.destroy()
-        return "" if box.exit_code == 0 else f"bubblewrap says: {said or 'nothing'}"
+        return "" if box.exit_code == 0 and says in said else f"bubblewrap says: {said or 'nothing'}"
 
     async def create(
-        self, box_id: str, *, token: Secret, request_bytes_max: int, lines_bytes_max: int, for_agent: bool = False
+        self,
+        box_id: str,
+        *,
+        token: Secret,
+        request_bytes_max: int,
+        lines_bytes_max: int,
+        for_agent: bool = False,
+        with_claude_code: bool = False,
     ) -> "LocalBox":
         relay = self._relay(token, request_bytes_max=request_bytes_max, for_agent=for_agent)
         room = FOR_AGENT if for_agent else FOR_CALL
+        if with_claude_code:
+            room = for_claude_code()
         return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max, room=room)
 
     async def list(self) -> Collection[str]:
@@ -193,7 +236,7 @@ class LocalBox:
         self.relay = relay
         self._folder = folder
         self._lines_bytes_max = lines_bytes_max
-        self._line_bytes_max = AGENT_LINE_BYTES_MAX if room is FOR_AGENT else lines_bytes_max
+        self._line_bytes_max = room.line_bytes_max or lines_bytes_max
         self._room = room
         is_root = os.geteuid() == 0
         self._uid = FIRST_UID + secrets.randbelow(UIDS) if is_root else os.geteuid()
@@ -323,6 +366,11 @@ def _options(socket: Path, *, files: Mapping[str, int], rules: int, room: Room) 
     options += ["--remount-ro", "/dev", "--dir", INSIDE, "--ro-bind", str(socket), f"{INSIDE}/relay.sock"]
     for place, file in files.items():
         options += ["--ro-bind-data", str(file), place]
+    if room.has_claude_code:
+        program = claude_code.find()
+        if program is None:
+            raise SandboxFault(Fault.NOT_CREATED, "Claude Code is no longer installed on the worker.")
+        options += ["--ro-bind", str(program), claude_code.INSIDE]
     options += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", room.home]
     return [*options, "--chdir", "/workspace", "--remount-ro", "/", "--seccomp", str(rules)]
 
