@@ -61,6 +61,7 @@ found = {
     "write to usr": tried(lambda: written("/usr/x")),
     "write to root": tried(lambda: written("/x")),
     "write to dev": tried(lambda: written("/dev/x")),
+    "write to claude code": tried(lambda: written("/opt/claude-code/claude")) == "worked",
     "write beside": tried(lambda: written("/run/rensei/x")),
     "writable mounts": sorted(
         mount

@@ -22,13 +22,27 @@ from rensei.dispatch.pools.driver import SandboxFault
 MIB = 1024 * 1024
 
 
-def run_inside(program: bytes, arguments: Sequence[str] = (), *, lines_bytes_max: int = MIB) -> tuple[str, list[str]]:
+# What a sandbox may be created for, and what it can write to then.
+PURPOSES: dict[str, tuple[dict[str, bool], list[str]]] = {
+    "call": ({}, sorted(bubblewrap.FILES_MIB)),
+    "agent": ({"for_agent": True}, sorted(bubblewrap.AGENT_FILES_MIB)),
+    "claude-code": ({"for_agent": True, "with_claude_code": True}, sorted(bubblewrap.AGENT_FILES_MIB)),
+}
+
+
+def run_inside(
+    program: bytes, arguments: Sequence[str] = (), *, lines_bytes_max: int = MIB, **purpose: bool
+) -> tuple[str, list[str]]:
     """Run a program in a sandbox, and give its output, and the arguments of every process of this machine meanwhile."""
 
     async def carry() -> tuple[str, list[str]]:
         driver = Bubblewrap()
         box = await driver.create(
-            secrets.token_hex(4), token=Secret("rsr_canary"), request_bytes_max=1, lines_bytes_max=lines_bytes_max
+            secrets.token_hex(4),
+            token=Secret("rsr_canary"),
+            request_bytes_max=1,
+            lines_bytes_max=lines_bytes_max,
+            **purpose,
         )
         try:
             await box.start([*bubblewrap.program_of("runner.py"), *arguments], files={"runner.py": program})
@@ -62,7 +76,11 @@ def _can_isolate() -> None:
 
 @pytest.mark.usefixtures("_can_isolate")
 class TestASandbox:
-    def test_reaches_nothing_of_the_host(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("purpose", "writable"), PURPOSES.values(), ids=PURPOSES)
+    def test_reaches_nothing_of_the_host(
+        self, tmp_path: Path, settings: Any, purpose: dict[str, bool], writable: list[str]
+    ) -> None:
+        settings.RENSEI_CLAUDE_CODE = "/usr/bin/true"
         secret_file = tmp_path / "keyring.json"
         secret_file.write_text("secret")
         name = f"rensei-test-{secrets.token_hex(4)}"
@@ -73,7 +91,7 @@ class TestASandbox:
             needle = "rsr_canary"[::-1]
             arguments = [str(server.getsockname()[1]), name, str(secret_file), needle]
 
-            said, commands = run_inside((Path(__file__).parent / "probe_inside.py").read_bytes(), arguments)
+            said, commands = run_inside((Path(__file__).parent / "probe_inside.py").read_bytes(), arguments, **purpose)
 
         found: dict[str, Any] = json.loads(said)
         assert found.pop("processes") <= 3
@@ -93,8 +111,9 @@ class TestASandbox:
             "write to usr": "OSError",
             "write to root": "OSError",
             "write to dev": "OSError",
+            "write to claude code": False,
             "write beside": "OSError",
-            "writable mounts": sorted(bubblewrap.FILES_MIB),
+            "writable mounts": writable,
             "memory file": "PermissionError",
             "shared memory": -1,
             "message queue": -1,
