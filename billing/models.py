@@ -217,9 +217,11 @@ class CostEvent(models.Model):
         ADJUSTMENT = "adjustment", "Adjustment"
 
     id = PublicIdField(prefix="cost")
-    org = models.ForeignKey(Org, models.PROTECT, related_name="cost_events")
+    org = models.ForeignKey(Org, models.PROTECT, related_name="cost_events", db_index=False)
     kind = models.CharField(max_length=16, choices=Kind.choices)
-    adjusts = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="adjustments")
+    adjusts = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="adjustments", db_index=False
+    )
     run_id = models.CharField(max_length=40, db_index=True)
     attempt_id = models.CharField(max_length=40)
     profile_id = models.CharField(max_length=80, blank=True)
@@ -258,6 +260,7 @@ class CostEvent(models.Model):
         indexes = [
             models.Index(fields=["org", "occurred_at", "id"], name="cost_by_org_in_order"),
             models.Index(fields=["occurred_at"], name="cost_by_time"),
+            models.Index(fields=["adjusts"], condition=Q(adjusts__isnull=False), name="cost_by_charge"),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -1,5 +1,5 @@
 """
-Many rows at once: inserted together, deleted together, or updated together with a condition for each row.
+Many rows at once: inserted, deleted, locked or updated together, the last two with a condition for each row.
 
 On PostgreSQL all rows are sent as one JSON document in one statement, because writing some hundred values into
 the text of a statement costs more than storing them: https://www.postgresql.org/docs/17/functions-json.html
@@ -45,20 +45,34 @@ def insert_together(instances_of: Mapping[type[Model], Sequence[Model]]) -> None
             instance._state.adding, instance._state.db = False, connection.alias  # noqa: SLF001
 
 
+def lock_each(guarded: QuerySet[Any], rows: Sequence[Mapping[str, Any]]) -> set[Any]:
+    """
+    Lock the rows of a guarded query set that are still as the caller has read them, until the end of the transaction.
+
+    A row is the values that it must have, including its primary key; all rows name the same fields. The importing
+    module makes the query set once, because its statement is cached. Returns the primary keys of the locked rows.
+    """
+    if connection.vendor != "postgresql":
+        # SQLite has one writer.
+        key = guarded.model._meta.pk.name  # noqa: SLF001
+        return {known[key] for known in rows if guarded.filter(**known).exists()}
+    if not rows:
+        return set()
+    sql, names_of, params = _locking(guarded, tuple(rows[0]))
+    objects = ({given: known[name] for given, name in names_of.items()} for known in rows)
+    return {found for (found,) in _execute(sql, objects, *params)}
+
+
 def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     """
     Update the rows of a guarded query set that are still as the caller has read them.
 
-    A row is a pair: the values it must have, including its primary key, and its new values; all rows name the same
-    fields. The importing module makes the query set once, because its statement is cached.
-    Returns the primary keys of the updated rows. Rows with expressions are plain UPDATEs, as all are on SQLite,
-    which has no network round trip to save.
+    As in `lock_each`, but a row is a pair: the values it must have, and its new values. Returns the primary keys of the
+    updated rows. Rows with expressions are plain UPDATEs, as all are on SQLite, which has no network round trip.
     """
-    model = guarded.model
-    meta = model._meta  # noqa: SLF001
     plain = not any(hasattr(value, "resolve_expression") for _, values in rows for value in values.values())
     if connection.vendor != "postgresql" or not plain:
-        key = meta.pk.name
+        key = guarded.model._meta.pk.name  # noqa: SLF001
         return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
     if not rows:
         return set()
@@ -108,15 +122,40 @@ def _insertion(models: tuple[type[Model], ...]) -> tuple[list[list[str]], str]:
 
 
 @lru_cache(maxsize=32)
+def _locking(guarded: QuerySet[Any], known: tuple[str, ...]) -> tuple[str, dict[str, str], tuple[Any, ...]]:
+    """Build a statement, the name of each value in a row, and the parameters of its guard."""
+    given, matches, params = _guard(guarded, known)
+    table, key = _table(guarded.model), _column(guarded.model._meta.pk)  # noqa: SLF001
+    sql = (
+        f"SELECT {table}.{key} FROM {table}, {_recordset(given)} "  # noqa: S608 - names of the model's own
+        f"WHERE {matches} FOR NO KEY UPDATE OF {table}"
+    )
+    return sql, dict(zip(given, known, strict=True)), params
+
+
+@lru_cache(maxsize=32)
 def _updating(
     guarded: QuerySet[Any], known: tuple[str, ...], becomes: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, bool, str]], tuple[Any, ...]]:
-    """Build a statement, the parameters of its guard, and for each value its half of the row and its name there."""
+    """Build a statement, for each value its name in a row, its half and its field, and the parameters of its guard."""
     meta = guarded.model._meta  # noqa: SLF001 - Django's documented way from a model
-    must_be, new = ([meta.get_field(name) for name in names] for names in (known, becomes))
-    given = {f"known_{field.column}": field for field in must_be} | {f"new_{field.column}": field for field in new}
+    given, matches, params = _guard(guarded, known)
+    new = [meta.get_field(name) for name in becomes]
+    given |= {f"new_{field.column}": field for field in new}
     names_of = [(given_name, index >= len(known), (*known, *becomes)[index]) for index, given_name in enumerate(given)]
     table = _table(guarded.model)
+    sets = ", ".join(f'{_column(field)} = "new_{field.column}"' for field in new)
+    sql = (
+        f"UPDATE {table} SET {sets} FROM {_recordset(given)} "  # noqa: S608 - names of the model's own
+        f"WHERE {matches} RETURNING {table}.{_column(meta.pk)}"
+    )
+    return sql, names_of, params
+
+
+def _guard(guarded: QuerySet[Any], known: tuple[str, ...]) -> "tuple[dict[str, Field[Any, Any]], str, tuple[Any, ...]]":
+    """Return the given values that a row must have, the condition that it still has them, and its parameters."""
+    table = _table(guarded.model)
+    must_be = [guarded.model._meta.get_field(name) for name in known]  # noqa: SLF001
     # A key is looked up in its index; other values may be null, which needs IS NOT DISTINCT FROM.
     same = {True: "=", False: "IS NOT DISTINCT FROM"}
     matches = [f'{table}.{_column(field)} {same[field.primary_key]} "known_{field.column}"' for field in must_be]
@@ -124,12 +163,7 @@ def _updating(
     if guarded.query.where:
         where, params = guarded.query.get_compiler(connection=connection).compile(guarded.query.where)
         matches.append(where)
-    sets = ", ".join(f'{_column(field)} = "new_{field.column}"' for field in new)
-    sql = (
-        f"UPDATE {table} SET {sets} FROM {_recordset(given)} "  # noqa: S608 - names of the model's own
-        f"WHERE {' AND '.join(matches)} RETURNING {table}.{_column(meta.pk)}"
-    )
-    return sql, names_of, tuple(params)
+    return {f"known_{field.column}": field for field in must_be}, " AND ".join(matches), tuple(params)
 
 
 def _execute(sql: str, objects: Iterable[Mapping[str, Any]], *params: Any) -> list[tuple[Any, ...]]:

@@ -26,13 +26,19 @@ class _Ulids:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        # All characters but the last two of the latest one, which most of the others of its millisecond share.
+        self._head = (0, "")
 
     def make(self) -> str:
         made = self._following()
         while made is None:
             # Drawn without the lock: the system call releases the interpreter, and the event loop would wait for both.
             made = self._following(drawn=int.from_bytes(os.urandom(_RANDOM_BITS // 8)))
-        return _written(made)
+        number, head = self._head
+        if number != made >> 10:
+            head = _written(made)[:-2]
+            self._head = (made >> 10, head)
+        return head + _PAIRS[made & 1023]
 
     def _following(self, *, drawn: int | None = None) -> int | None:
         """Return the next one. None for the first of a millisecond, if no random bits were drawn for it."""

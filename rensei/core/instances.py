@@ -20,5 +20,7 @@ def made_like(template: AnyModel, **attributes: Any) -> AnyModel:
     state = ModelState()
     state.fields_cache = dict(template._state.fields_cache)  # noqa: SLF001
     made = template.__class__.__new__(template.__class__)
-    made.__dict__ = {**vars(template), "_state": state, key.attname: key.get_default(), **attributes}
+    values = made.__dict__ = {**vars(template), "_state": state, **attributes}
+    if key.attname not in attributes:
+        values[key.attname] = key.get_default()
     return made

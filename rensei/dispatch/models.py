@@ -92,8 +92,9 @@ class Run(models.Model):
     ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
     id = PublicIdField(prefix="run")
-    org = models.ForeignKey(Org, models.CASCADE, related_name="runs")
-    project = models.ForeignKey(Project, models.SET_NULL, null=True, blank=True, related_name="runs")
+    # Each call writes its row in every index without a condition twice, so there are few of these.
+    org = models.ForeignKey(Org, models.CASCADE, related_name="runs", db_index=False)
+    project = models.ForeignKey(Project, models.SET_NULL, null=True, blank=True, related_name="runs", db_index=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
     # The id of the caller's API token, which the run outlives. Empty: a person in a browser.
     token_id = models.CharField(max_length=40, blank=True, default="", db_default="")
@@ -118,7 +119,7 @@ class Run(models.Model):
     max_cost_picodollars = models.BigIntegerField(null=True)
     call_picodollars_at_most = models.BigIntegerField(null=True)
     via = models.CharField(max_length=8, choices=Via.choices, default=Via.QUEUE)
-    host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs")
+    host = models.ForeignKey(Host, models.SET_NULL, null=True, blank=True, related_name="runs", db_index=False)
     effort = models.CharField(max_length=8, blank=True)
     effort_applied = models.JSONField(default=dict)
     max_tokens = models.PositiveIntegerField()
@@ -159,6 +160,8 @@ class Run(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["org", "-id"], name="run_by_org"),
+            models.Index(fields=["project"], condition=Q(project__isnull=False), name="run_by_project"),
+            models.Index(fields=["host"], condition=Q(host__isnull=False), name="run_by_host"),
             models.Index(fields=["state", "id"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="run_queue"),
             models.Index(fields=["org", "id"], condition=Q(state__in=["QUEUED", "RUNNING"]), name="run_live_in_org"),
             models.Index(F("in_sandbox"), F("org"), F("deadline_at"), condition=_WAITING, name="run_waiting_in_org"),
@@ -296,7 +299,8 @@ class Attempt(models.Model):
         INDETERMINATE = "INDETERMINATE", "Indeterminate"
 
     id = PublicIdField(prefix="att")
-    run = models.ForeignKey(Run, models.CASCADE, related_name="attempts")
+    # The constraint on its number has an index that begins with the run.
+    run = models.ForeignKey(Run, models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveSmallIntegerField()
     epoch = models.PositiveIntegerField()
     credential_id = models.CharField(max_length=40, blank=True)

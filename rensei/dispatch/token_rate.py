@@ -5,7 +5,8 @@ with keys of the platform, whose limits at the provider all organizations share.
 The usage of a call is unknown before its end, so the calls in progress can exceed a limit by their usage.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 from django.conf import settings
 from rest_framework.throttling import SimpleRateThrottle
@@ -27,9 +28,7 @@ def note(used: Iterable[tuple[str, str, Usage]]) -> None:
     """Count the usage of calls, each with its organization and mode, after its commit."""
     for org_id, mode, usage in used:
         if tokens := tokens_of(usage):
-            for platform in (False, True) if mode in PLATFORM_MODES else (False,):
-                _, seconds = _rate(platform=platform)
-                rates.count(key_of(org_id, platform=platform), seconds=seconds, by=tokens)
+            rates.count_each([_counted(org_id, platform=each, by=tokens) for each in _limits_of(mode)])
 
 
 def require_left(org_id: str, mode: AuthMode | None = None) -> LimitUsage:
@@ -39,22 +38,38 @@ def require_left(org_id: str, mode: AuthMode | None = None) -> LimitUsage:
     :param mode: of a call, once it is decided
     :raises RateLimited: if the organization has used up its tokens, or those under the platform's keys if they sign
     """
-    usage = usage_of(org_id)
-    of_platform = [usage_of(org_id, platform=True)] if mode in PLATFORM_MODES else []
-    if full := [each for each in (usage, *of_platform) if each.remaining == 0]:
+    usages = _usages(org_id, _limits_of(mode))
+    if full := [each for each in usages if each.remaining == 0]:
         raise rates.refusal(max(each.window.ends_at for each in full))
-    return usage
+    return usages[0]
 
 
 def usage_of(org_id: str, *, platform: bool = False) -> LimitUsage:
     """Read the token usage of an organization, without counting anything."""
-    most, seconds = _rate(platform=platform)
-    window = rates.count(key_of(org_id, platform=platform), seconds=seconds, by=0)
-    return LimitUsage(limit=most, window=window)
+    return _usages(org_id, [platform])[0]
+
+
+def _limits_of(mode: str | None) -> Sequence[bool]:
+    """Return which limits hold for a mode: that of all calls, and that of those under the platform's keys (True)."""
+    return (False, True) if mode in PLATFORM_MODES else (False,)
+
+
+def _usages(org_id: str, limits: Sequence[bool]) -> list[LimitUsage]:
+    windows = rates.count_each([_counted(org_id, platform=each, by=0) for each in limits])
+    return [LimitUsage(_rate(platform=each)[0], window) for each, window in zip(limits, windows, strict=True)]
+
+
+def _counted(org_id: str, *, platform: bool, by: int) -> tuple[str, float, int]:
+    return key_of(org_id, platform=platform), _rate(platform=platform)[1], by
 
 
 def _rate(*, platform: bool = False) -> tuple[int, int]:
-    rate = settings.RENSEI_PLATFORM_TOKENS_ORG if platform else settings.RENSEI_GATEWAY_TOKENS["org"]
+    return _parsed(settings.RENSEI_PLATFORM_TOKENS_ORG if platform else settings.RENSEI_GATEWAY_TOKENS["org"])
+
+
+@cache
+def _parsed(rate: str) -> tuple[int, int]:
+    """Return the number of a rate, and its seconds."""
     most, seconds = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
     assert most is not None
     assert seconds is not None

@@ -98,6 +98,18 @@ class TestASettlement:
         assert after[0] == "billing_usagedaily"
         assert [OF_ORGANIZATIONS.index(table) for table in after] == sorted(map(OF_ORGANIZATIONS.index, after))
 
+    def test_writes_each_run_once(self, under_way: Any) -> None:
+        """A run is a long row, of which each UPDATE writes a copy: its end and its totals are one."""
+        plans = [under_way("metered"), under_way("metered")]
+
+        with CaptureQueriesContext(connection) as captured:
+            settle.write(plans)
+
+        written = [match[1] for query in captured if (match := _WRITTEN.match(query["sql"]))]
+        assert written.count("dispatch_run") == len(plans)
+        for run in Run.objects.all():
+            assert (run.state, run.billed, run.usage["output_tokens"]) == (Run.State.SUCCEEDED, True, 30)
+
     @pytest.mark.postgres
     def test_waits_for_an_admission_and_never_deadlocks_with_it(self, under_way: Any, ada_access: Access) -> None:
         """An admission has counted its bytes, and then takes from the budget, while a settlement begins."""

@@ -1,16 +1,28 @@
-"""Django's backend for PostgreSQL, with a share of the pool for each organization."""
+"""
+Django's backend for PostgreSQL, with a share of the pool for each organization, and without indexes for LIKE.
+
+Django gives each indexed column of text a second index, for conditions with LIKE. No query has one on such a column,
+and each call would write to more than a dozen of them.
+"""
 
 from typing import Any
 
 from django.db.backends.postgresql import base
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 
 from rensei.core import database_pool
 from rensei.core.database_pool import ConnectionPlace
 
 
+class _SchemaEditor(DatabaseSchemaEditor):
+    def _create_like_index_sql(self, model: Any, field: Any) -> None:
+        return None
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     """The connection of one thread. While it is open, it holds a place of the organization that uses it."""
 
+    SchemaEditorClass = _SchemaEditor
     _place: ConnectionPlace | None = None
 
     @property

@@ -6,7 +6,7 @@ the call settles it even after it lost the lease. The attempt's state ensures th
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from catalog.providers import PROVIDERS
 from integrations.keys import leaks
 from integrations.keys.leaks import Leaks
 from rensei.core.auth_modes import AuthMode, Payer
-from rensei.core.bulk import Row, update_each
+from rensei.core.bulk import lock_each, update_each
 from rensei.core.database_pool import check_connection
 from rensei.core.errors import StoredError
 from rensei.core.transactions import durable
@@ -153,7 +153,7 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     """
     plans = [_without_keys(plan) for plan in plans]
     with durable():
-        ended = _end_runs([settlement for settlement in plans if settlement.end is not None])
+        ended = _lock_runs([plan for plan in plans if plan.end is not None])
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, adjusted, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers(
@@ -162,19 +162,20 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
             if plan.attempt is not None
         )
         lines = [*adjusted, *billing.write_charges(charges)]
-        runs = [settlement.run for settlement in plans if settlement.end is not None and settlement.run.id in ended]
+        ends = {plan.run.id: plan for plan in plans if plan.end is not None and plan.run.id in ended}
+        runs = [plan.run for plan in ends.values()]
         search.add_errors(
             (plan.run, plan.end.error)
-            for plan in plans
-            if plan.end is not None and plan.end.error and plan.run.has_events and plan.run.id in ended
+            for plan in ends.values()
+            if plan.end is not None and plan.end.error and plan.run.has_events
         )
-        _total([settlement.run for settlement in plans], new=lines, late=late)
+        sizes = _write_runs([plan.run for plan in plans], ends=ends, new=lines, late=late)
         _tell(runs)
         # Each organization has one row of these, so its other settlements wait from here to the commit, and from the
         # roll-ups on its admissions. The order is that of admission, to prevent deadlocks: stored bytes, caps, budgets,
         # and last the shared limits, where all organizations wait for the platform's row.
         roll_ups.add(lines)
-        stored_bytes.count_ends(runs, sizes=ended)
+        stored_bytes.count_ends(runs, sizes=sizes)
         _settle_caps(plans, runs, lines=lines)
         budget.add_billed(lines)
         called = {plan.run.id for plan in plans if plan.attempt and plan.attempt_state is not Attempt.State.VOID}
@@ -235,28 +236,22 @@ def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
     logger.error("settlement_left_to_the_reaper")
 
 
-def _end_runs(plans: Sequence[SettlementPlan]) -> dict[str, int]:
-    """End the runs that these plans may still end. Returns the bytes that each end adds, by run id."""
-    watched, others, sizes = [], [], {}
-    for plan in plans:
-        assert plan.end is not None
-        size = sizes[plan.run.id] = stored_bytes.of_end(
-            plan.run,
-            text=plan.end.text,
-            content=plan.end.content,
-            error=plan.end.error,
-            files=plan.end.agent.files if plan.end.agent is not None else (),
-        )
-        if plan.run.has_events:
-            stored = F("stored_bytes") + F("event_bytes") + size
-            watched.append(_end_of(plan, chunk_count=F("chunk_count") + 2, stored_bytes=stored))
-        else:
-            others.append(_end_of(plan, stored_bytes=size))
-    ended = {run_id for rows in (watched, others) if rows for run_id in update_each(_LIVE, rows)}
-    for plan in plans:
-        if plan.run.id in ended and plan.end is not None and plan.end.agent is not None:
-            _keep_files(plan.run, plan.end.agent)
-    return {run_id: sizes[run_id] for run_id in ended}
+def _lock_runs(plans: Sequence[SettlementPlan]) -> set[str]:
+    """
+    Lock the runs that these plans may still end, and return their ids.
+
+    They come before the attempts, as where a sandbox makes a call, to prevent deadlocks.
+    """
+    by_lease = [_must_be(plan) for plan in plans if plan.expired_before is not None]
+    return lock_each(_LIVE, by_lease) | lock_each(
+        _LIVE, [_must_be(plan) for plan in plans if plan.expired_before is None]
+    )
+
+
+def _must_be(plan: SettlementPlan) -> dict[str, Any]:
+    run = plan.run
+    read: dict[str, Any] = {"id": run.id, "epoch": run.epoch}
+    return read if plan.expired_before is None else {**read, "state": run.state, "lease_until": run.lease_until}
 
 
 def _keep_files(run: Run, end: AgentEnd) -> None:
@@ -264,28 +259,6 @@ def _keep_files(run: Run, end: AgentEnd) -> None:
     rows = [RunFile(run=run, path=file.path, content=file.content) for file in end.files]
     RunFile.objects.bulk_create(rows)
     Run.objects.filter(id=run.id).update(agent_result=end.result(row.id for row in rows))
-
-
-def _end_of(settlement: SettlementPlan, **more: Any) -> Row:
-    run, end = settlement.run, settlement.end
-    assert end is not None
-    must_be = {"id": run.id, "epoch": run.epoch}
-    if settlement.expired_before is not None:
-        must_be |= {"state": run.state, "lease_until": run.lease_until}
-        # The new epoch prevents the previous lease holder from writing its own end later.
-        more["epoch"] = run.epoch + 1
-    becomes = {
-        "state": end.state,
-        "error": end.error,
-        "output_text": end.text,
-        "output_content": end.content,
-        "stop_reason": end.stop_reason,
-        "finished_at": settlement.now,
-        "lease_owner": "",
-        "lease_until": None,
-        **more,
-    }
-    return must_be, becomes
 
 
 def _settle_attempts(
@@ -352,8 +325,62 @@ def _adjust(
     return list(real.values()), adjusted
 
 
-def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> None:
-    """Write the totals of the runs from their ledger lines. A run has only a few lines."""
+def _write_runs(
+    runs: Sequence[Run], *, ends: Mapping[str, SettlementPlan], new: Sequence[CostEvent], late: Collection[str]
+) -> dict[str, int]:
+    """
+    Write the totals of runs, and the ends of those that end, in one UPDATE for each run.
+
+    Returns the bytes that each end adds, by run id.
+    """
+    lines_of = _lines_of(runs, new=new, late=late)
+    totals = {run_id: _figures(lines) for run_id, lines in lines_of.items()}
+    sizes = {run_id: _size_of(plan) for run_id, plan in ends.items()}
+    rows = {
+        run_id: {**figures, **(_end_of(ends[run_id], size=sizes[run_id]) if run_id in ends else {})}
+        for run_id, figures in totals.items()
+    }
+    # The rows of one statement name the same fields.
+    for names in {tuple(values) for values in rows.values()}:
+        update_each(_ALL, [({"id": run_id}, values) for run_id, values in rows.items() if tuple(values) == names])
+    for plan in ends.values():
+        if plan.end is not None and plan.end.agent is not None:
+            _keep_files(plan.run, plan.end.agent)
+    return sizes
+
+
+def _size_of(plan: SettlementPlan) -> int:
+    end = plan.end
+    assert end is not None
+    files = end.agent.files if end.agent is not None else ()
+    return stored_bytes.of_end(plan.run, text=end.text, content=end.content, error=end.error, files=files)
+
+
+def _end_of(plan: SettlementPlan, *, size: int) -> dict[str, Any]:
+    end = plan.end
+    assert end is not None
+    becomes: dict[str, Any] = {
+        "state": end.state,
+        "error": end.error,
+        "output_text": end.text,
+        "output_content": end.content,
+        "stop_reason": end.stop_reason,
+        "finished_at": plan.now,
+        "lease_owner": "",
+        "lease_until": None,
+        "stored_bytes": size,
+    }
+    if plan.run.has_events:
+        becomes["stored_bytes"] = F("stored_bytes") + F("event_bytes") + size
+        becomes["chunk_count"] = F("chunk_count") + 2
+    if plan.expired_before is not None:
+        # The new epoch prevents the previous lease holder from writing its own end later.
+        becomes["epoch"] = plan.run.epoch + 1
+    return becomes
+
+
+def _lines_of(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[str]) -> dict[str, list[CostEvent]]:
+    """Find the ledger lines of runs. A run has only a few."""
     lines_of: dict[str, list[CostEvent]] = {run.id: [] for run in runs}
     # If a run has one attempt, its new charges are all of its lines.
     known = ({run.id for run in runs if run.attempt_count == 1} & {line.run_id for line in new}) - set(late)
@@ -362,7 +389,7 @@ def _total(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection[st
         lines_of[line.run_id].append(line)
     for line in CostEvent.objects.filter(run_id__in=others) if others else ():
         lines_of[line.run_id].append(line)
-    update_each(_ALL, [({"id": run_id}, _figures(lines)) for run_id, lines in lines_of.items()])
+    return lines_of
 
 
 def _figures(lines: Sequence[CostEvent]) -> dict[str, Any]:
