@@ -205,7 +205,7 @@ class TestABadProgram:
     def test_is_stopped_during_a_call(
         self, metered: Any, dispatch: Any, running: Sandboxes, simulator: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(AgentWork, "seconds_max", 1.5)
+        monkeypatch.setattr(AgentWork, "seconds_max", 3.0)
         lines = "for each in ('[[slow 30]]', 'Another.'): ask(each)"
         run = dispatch(lines)
         running.start_next()
@@ -221,7 +221,7 @@ class TestABadProgram:
     def test_leaves_a_call_to_the_end_of_its_time(
         self, metered: Any, dispatch: Any, running: Sandboxes, simulator: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(AgentWork, "seconds_max", 1.5)
+        monkeypatch.setattr(AgentWork, "seconds_max", 3.0)
         lines = """
 import threading, time
 threading.Thread(target=ask, args=["[[slow 30]]"], daemon=True).start()
