@@ -71,9 +71,10 @@ check: export DATABASE_URL := sqlite://:memory:
 check: export SECRET_KEY := made-up-for-the-checks-and-never-used-to-sign-anything
 
 .PHONY: check
-check: $(INSTALLED_DEV) ## Check format, lint, types, layers, migrations and the production settings
+check: $(INSTALLED_DEV) ## Check format, lint, templates, types, layers, migrations and the production settings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/djlint --lint --quiet templates
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run

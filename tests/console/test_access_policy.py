@@ -10,6 +10,7 @@ import pytest
 from rensei.core.transactions import durable
 from rensei.policies import services as policies
 from rensei.policies.models import AccessPolicy
+from tests.pages import html_of
 
 ORG = "/o/acme/settings/access"
 PROJECT = "/o/acme/settings/projects/my-project/access"
@@ -112,7 +113,7 @@ class TestMatrix:
 
 class TestPreview:
     def test_shows_old_and_new_for_each_profile_and_saves_nothing(self, page, profile, integration):
-        html = preview(page, ORG, {("*", "byok"): "deny"}).content.decode()
+        html = html_of(preview(page, ORG, {("*", "byok"): "deny"}))
 
         assert "Runs as byok" in html
         assert "METERED_NOT_ENTITLED" in html
@@ -123,8 +124,8 @@ class TestPreview:
         make_run()
         make_run(project_id=project.slug)
 
-        everywhere = preview(page, ORG, {("*", "byok"): "deny"}).content.decode()
-        there = preview(page, PROJECT, {("*", "byok"): "deny"}).content.decode()
+        everywhere = html_of(preview(page, ORG, {("*", "byok"): "deny"}))
+        there = html_of(preview(page, PROJECT, {("*", "byok"): "deny"}))
 
         assert "1 profile, 2 runs of the last 7 days would be refused" in everywhere
         assert "1 profile, 1 run of the last 7 days would be refused" in there
@@ -156,7 +157,7 @@ class TestSave:
     def test_stores_what_was_previewed_and_writes_it_into_the_history(self, address, page, project, ada_access):
         answer = save(page, address, preview(page, address, {("*", "byok"): "deny"}))
 
-        html = answer.content.decode()
+        html = html_of(answer)
         assert policies.stored_matrix(ada_access.org, project if address == PROJECT else None) == DENY_BYOK
         assert "was saved" in html
         history = html[html.index("<h2>History</h2>") :]

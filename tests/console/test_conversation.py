@@ -30,6 +30,7 @@ from rensei.tokens.services import create_token
 from rensei.workflows import execution
 from rensei.workflows.models import WorkflowRun
 from tests import factories
+from tests.pages import html_of
 
 PLAYGROUND = "/o/acme/playground"
 QUOTE = re.compile(r'class="number">\$([\d.]+)</span><span class="quote__payer">')
@@ -82,14 +83,14 @@ class TestAFollowUp:
             if run.state == Run.State.SUCCEEDED:
                 turns += [text, run.output_text]
                 answers.append(run)
-            shown = [unescape(one) for one in re.findall(r"Run details</a>.*?title=\"(\$[\d.]+)", html)]
+            shown = [unescape(one) for one in re.findall(r"Run details</a>.*?title=\"(\$[\d.]+)", html, re.DOTALL)]
             costs = [CostEvent.objects.get(run_id=one.id) for one in answers]
             assert [f"${one.amount_picodollars / 10**12:.12f}".rstrip("0") for one in costs] == [
                 one.rstrip("0") for one in shown if float(one[1:])
             ]
             whole = sum(one.amount_picodollars for one in costs)
             if len(answers) > 1:
-                assert f"{usd(whole)} for this conversation so far" in html
+                assert f"{usd(whole)} for this conversation so far" in " ".join(html.split())
             for one in answers:
                 assert f'href="/o/acme/runs/{one.id}"' in html
             (box,) = re.findall(r'<textarea name="text"[^>]*>\n?(.*?)</textarea>', html, flags=re.DOTALL)
@@ -116,7 +117,7 @@ class TestAFollowUp:
     ) -> None:
         def quoted(after: str = "") -> float:
             given = {"profile": "prof_deep", "text": "Go on.", "action": "update"} | ({"after": after} if after else {})
-            html = page.post(PLAYGROUND, given, headers={"HX-Request": "true"}).content.decode()
+            html = html_of(page.post(PLAYGROUND, given, headers={"HX-Request": "true"}))
             return float(QUOTE.findall(html)[0])
 
         ask(page, "[[reply 20 words]] " + "A long question. " * 2000)

@@ -16,6 +16,7 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org, Project
 from rensei.workflows import execution, services
 from rensei.workflows.models import NodeRun, Workflow, WorkflowRun
+from tests.pages import html_of
 
 NEEDS: dict[str, list[str]] = {
     "intake": [],
@@ -72,7 +73,7 @@ class TestAFailedWorkflowRun:
         assert html.count("Retry from here") == 1
 
     def test_shows_the_way_of_the_failure(self, page: Client, failed: WorkflowRun) -> None:
-        html = page.get(f"/o/acme/workflow-runs/{failed.id}").content.decode()
+        html = html_of(page.get(f"/o/acme/workflow-runs/{failed.id}"))
         wide = html.split("graph-frame--wide")[1].split("</svg>")[0]
 
         lines = re.findall(r'<path class="graph__line([^"]*)"[^>]*><title>(\w+) needs (\w+)', wide)

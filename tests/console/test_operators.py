@@ -24,6 +24,7 @@ from rensei.operators import overview
 from rensei.orgs import kill_switches
 from rensei.orgs.access import Access
 from rensei.orgs.models import KillSwitch, Org, User
+from tests.pages import html_of
 
 pytestmark = pytest.mark.django_db
 
@@ -49,15 +50,15 @@ def pool_key(make_key: Callable[..., str]) -> PlatformKey:
     )
 
 
-def html_of(client: Client, path: str = "/admin/") -> str:
+def page_html(client: Client, path: str = "/admin/") -> str:
     answer = client.get(path)
     assert answer.status_code == 200, path
-    return answer.content.decode()
+    return html_of(answer)
 
 
 class TestTheFrontPage:
     def test_says_of_an_empty_platform_that_nothing_needs_anybody(self, admin: Client) -> None:
-        html = html_of(admin)
+        html = page_html(admin)
 
         assert "Nothing has run today yet." in html
         assert "No platform key yet" in html
@@ -111,7 +112,7 @@ class TestTheFrontPage:
         values = {name: value() if callable(value) else value for name, value in fields.items()}
         PlatformKey.objects.filter(pk=pool_key.pk).update(**values)
 
-        html = html_of(admin)
+        html = page_html(admin)
 
         assert mark in html
         assert (f"/platformkey/{pool_key.pk}/change/" in html) is bool(fields)
@@ -124,7 +125,7 @@ class TestTheFrontPage:
         LedgerAudit.objects.create(ran_at=now - timedelta(hours=100), seconds=1, difference_count=99)
         LedgerAudit.objects.create(ran_at=now - timedelta(hours=age), seconds=1, difference_count=differences)
 
-        html = html_of(admin)
+        html = page_html(admin)
 
         assert mark in html
         assert "99 differences" not in html
@@ -132,10 +133,10 @@ class TestTheFrontPage:
     def test_shows_that_the_vault_is_shut(
         self, admin: Client, integration: Integration, settings: Any, tmp_path: Any
     ) -> None:
-        assert "Readable" in html_of(admin)
+        assert "Readable" in page_html(admin)
         settings.RENSEI_VAULT_KEYRING = tmp_path / "another.json"
 
-        html = html_of(admin)
+        html = page_html(admin)
 
         assert "Shut" in html
         assert "1 credential cannot be opened" in html
@@ -170,9 +171,9 @@ class TestTheFrontPage:
     def test_takes_as_many_queries_for_a_large_platform_as_for_a_small_one(
         self, admin: Client, ada_access: Access, make_user: Any, pool_key: PlatformKey, integration: Integration
     ) -> None:
-        html_of(admin)
+        page_html(admin)
         with CaptureQueriesContext(connection) as few:
-            html_of(admin)
+            page_html(admin)
         metered_requests.request_metered(ada_access, purpose="")
         today = database_now().date()
         for number in range(5):
@@ -185,7 +186,7 @@ class TestTheFrontPage:
             )
 
         with CaptureQueriesContext(connection) as many:
-            html_of(admin)
+            page_html(admin)
 
         assert len(many) == len(few)
         assert len(many) <= MOST_QUERIES
@@ -199,7 +200,7 @@ class TestARequestForMetered:
         self, admin: Client, ada_access: Access
     ) -> None:
         metered_requests.request_metered(ada_access, purpose="Our <b>CI</b>")
-        html = html_of(admin)
+        html = page_html(admin)
         selected = {"_selected_action": ada_access.org.pk, "action": "enable_metered"}
 
         asked = admin.post("/admin/billing/entitlement/", selected).content.decode()
@@ -208,7 +209,7 @@ class TestARequestForMetered:
         assert "Our &lt;b&gt;CI&lt;/b&gt;" in html
         assert "ada@acme.test" in html
         assert "ada@acme.test asked for it" in asked
-        assert "Requests for metered" not in html_of(admin)
+        assert "Requests for metered" not in page_html(admin)
         assert Entitlement.objects.get(org=ada_access.org).metered_enabled
 
     def test_is_declined_after_a_question(self, admin: Client, ada_access: Access) -> None:
@@ -245,12 +246,12 @@ class TestKillSwitches:
         make_run()
         address = f"{STOP}/{kind}/{targets[kind]}/"
 
-        asked = html_of(admin, address)
+        asked = page_html(admin, address)
         admin.post(address, {"reason": WHY})
         switch = KillSwitch.objects.get()
-        listed = html_of(admin, LIST)
+        listed = page_html(admin, LIST)
         resume = f"/admin/orgs/killswitch/{switch.pk}/resume/"
-        asked_again = html_of(admin, resume)
+        asked_again = page_html(admin, resume)
         admin.post(resume)
 
         assert ("1 run" in asked) is (kind != "platform-key")
@@ -273,12 +274,12 @@ class TestKillSwitches:
         assert admin.post(f"{STOP}/{path}/", {"reason": WHY}).status_code == 404
 
     def test_say_that_nothing_is_stopped(self, admin: Client) -> None:
-        assert "Nothing is stopped." in html_of(admin, LIST)
+        assert "Nothing is stopped." in page_html(admin, LIST)
 
     def test_are_chosen_from_what_there_is(self, admin: Client, catalog: None, pool_key: PlatformKey) -> None:
         kill_switches.stop(operator=User.objects.get(is_staff=True), kind="model", target="claude-opus-5-5", reason=WHY)
 
-        html = html_of(admin, f"{LIST}add/")
+        html = page_html(admin, f"{LIST}add/")
 
         assert f"{STOP}/provider/claude/" in html
         assert f"{STOP}/auth-mode/host-session/" in html
@@ -310,9 +311,9 @@ class TestKillSwitches:
         }
 
         for kind, path in pages.items():
-            assert f"{STOP}/{kind}/{targets[kind]}/" in html_of(admin, path), kind
+            assert f"{STOP}/{kind}/{targets[kind]}/" in page_html(admin, path), kind
             switch = kill_switches.stop(operator=grace, kind=kind, target=targets[kind], reason=WHY)
-            html = html_of(admin, path)
+            html = page_html(admin, path)
             assert f"/admin/orgs/killswitch/{switch.pk}/resume/" in html
             assert f"{STOP}/{kind}/" not in html
 
@@ -340,7 +341,7 @@ class TestWays:
         }
 
         for path, ways in pages.items():
-            tools = html_of(admin, path).split('<ul class="object-tools">')[1].split("</ul>")[0]
+            tools = page_html(admin, path).split('<ul class="object-tools">')[1].split("</ul>")[0]
             addresses = [part.split('"')[0].replace("&amp;", "&") for part in tools.split('href="')[1:]]
             assert all(any(way.strip("/") in address for address in addresses) for way in ways), path
             for address in addresses:
@@ -353,7 +354,7 @@ class TestRuns:
         error = {"code": "X_CODE", "detail": "Why."}
         Run.objects.filter(pk=run.pk).update(output_text="a very secret answer", state=Run.State.FAILED, error=error)
 
-        html = html_of(admin, "/admin/dispatch/run/") + html_of(admin, f"/admin/dispatch/run/{run.pk}/change/")
+        html = page_html(admin, "/admin/dispatch/run/") + page_html(admin, f"/admin/dispatch/run/{run.pk}/change/")
 
         assert run.pk in html
         assert "X_CODE" in html

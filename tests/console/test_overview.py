@@ -34,6 +34,7 @@ from tests import factories
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
 from tests.billing.record import record_charges
 from tests.console.states import STATES, STATES_TRIED
+from tests.pages import html_of
 
 HOME = "/o/acme/"
 RETIRED = "claude-opus-4-1-20250514"
@@ -72,7 +73,7 @@ class TestNeedsAttention:
             with subtests.test(**state):
                 arrange(**state)
 
-                said = lines_of(page.get(HOME).content.decode())
+                said = lines_of(html_of(page.get(HOME)))
 
                 asked = {one.name: dry_run.previews(ada_access, [one])[one.public_id] for one in every_profile}
                 refused = {
@@ -101,10 +102,10 @@ class TestNeedsAttention:
     ) -> None:
         make_profile(name="old", model_id=RETIRED, auth_modes=["metered", "byok"])
 
-        before = lines_of(page.get(HOME).content.decode())
+        before = lines_of(html_of(page.get(HOME)))
         ((_, read),) = lines_of(page_as(otto).get(HOME).content.decode())
         page.post("/o/acme/settings/profiles/prof_old/switch")
-        after = page.get(HOME).content.decode()
+        after = html_of(page.get(HOME))
 
         ((title, detail),) = before
         assert title == "old names a retired model"
@@ -123,7 +124,7 @@ class TestNeedsAttention:
             factories.create_profile(ada_access, name=f"own-{place}", auth_modes=["byok"])
         factories.create_profile(ada_access, name="a-first", auth_modes=["metered"])
 
-        html = page.get(HOME).content.decode()
+        html = html_of(page.get(HOME))
 
         assert len(lines_of(html)) == 1
         assert "And 1 more" in html
@@ -159,7 +160,7 @@ class TestTheFigures:
             factories.past_run(acme, ada, id=run_id, created_at=at, state=state)
         ended = Run.objects.filter(created_at__gte=now - timedelta(days=7), state__in=Run.ENDED).count()
 
-        html = page.get(HOME).content.decode()
+        html = html_of(page.get(HOME))
         (link,) = re.findall(r'href="([^"]+)">([\d.]+) %</a><small>(\d+) of (\d+) that ended', html)
         listed = page.get(unescape(link[0])).content.decode()
 
@@ -173,7 +174,7 @@ class TestTheFigures:
         for _ in range(4):
             factories.past_run(acme, ada)
 
-        assert "0 of the newest 3 that ended" in page.get(HOME).content.decode()
+        assert "0 of the newest 3 that ended" in html_of(page.get(HOME))
 
     def test_draw_each_day_of_the_ledger_and_sum_them(
         self,
@@ -192,7 +193,7 @@ class TestTheFigures:
         )
         days = reports.usage_by(acme, start=now.date() - timedelta(days=13), end=now.date(), group_by="day")
 
-        html = page.get(HOME).content.decode()
+        html = html_of(page.get(HOME))
 
         (drawn,) = re.findall(r'points="([^"]+)"', html)
         heights = [float(point.split(",")[1]) for point in drawn.split()]
@@ -210,7 +211,7 @@ class TestTheFigures:
         unpriced = make_charge(auth_mode="byok", occurred_at=database_now(), usage=Usage(input_tokens=7), prices=None)
         record_charges([unpriced])
 
-        assert "—, all payers together, 1 without a price" in page.get(HOME).content.decode()
+        assert "—, all payers together, 1 without a price" in html_of(page.get(HOME))
 
 
 class TestTheNextSteps:
@@ -229,15 +230,15 @@ class TestTheNextSteps:
         titles = ["Create an API token", "Connect your app", "Choose a default profile", "Invite people"]
         titles += ["Agree on a monthly budget"]
 
-        begun = steps_of(page.get(HOME).content.decode())
+        begun = steps_of(html_of(page.get(HOME)))
         create_token(ada_access, name="ci")
-        first = steps_of(page.get(HOME).content.decode())
+        first = steps_of(html_of(page.get(HOME)))
         factories.past_run(acme, ada, via="gateway")
         profiles.update_profile(ada_access, make_profile(name="deep"), is_default=True)
         Membership.objects.create(org=acme, user=make_user("zoe@acme.test"), role="member")
-        nearly = steps_of(page.get(HOME).content.decode())
+        nearly = steps_of(html_of(page.get(HOME)))
         Entitlement.objects.filter(org=acme).update(monthly_budget_picodollars=10**12)
-        done = page.get(HOME).content.decode()
+        done = html_of(page.get(HOME))
 
         assert begun == {"Send your first run": True, **dict.fromkeys(titles, False)}
         assert [title for title, is_done in first.items() if is_done] == ["Send your first run", titles[0]]
@@ -251,10 +252,10 @@ class TestTheNextSteps:
         register_host(access_of(mia), name="laptop")
         browser = page_as(mia)
 
-        begun = steps_of(browser.get(HOME).content.decode())
+        begun = steps_of(html_of(browser.get(HOME)))
         factories.past_run(acme, mia)
         create_token(access_of(mia), name="ci")
-        later = steps_of(browser.get(HOME).content.decode())
+        later = steps_of(html_of(browser.get(HOME)))
 
         assert begun == {"Send your first run": False, "Create an API token": False, "Connect your app": False}
         assert later == {"Send your first run": True, "Create an API token": True, "Connect your app": False}
@@ -281,7 +282,7 @@ class TestTheNextSteps:
         factories.past_run(acme, ada)
         set_metered(org_ids=[acme.pk], enabled=True, actor_user=grace)
         for browser, least in ((page, 4), (page_as(mia), 3)):
-            links = [link for _, link, _ in STEP.findall(browser.get(HOME).content.decode()) if link]
+            links = [link for _, link, _ in STEP.findall(html_of(browser.get(HOME))) if link]
 
             assert len(links) >= least
             assert {browser.get(link).status_code for link in links} == {200}
@@ -291,7 +292,7 @@ class TestTheFirstSteps:
     def test_end_with_the_first_run_though_no_key_is_connected(self, page: Client, acme: Org, ada: User) -> None:
         factories.past_run(acme, ada, auth_mode="shared", payer="platform")
 
-        html = page.get(HOME).content.decode()
+        html = html_of(page.get(HOME))
 
         assert "Three steps" not in html
         assert "Latest runs" in html

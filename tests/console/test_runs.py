@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from rensei.dispatch import search
 from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.dispatch.run_filter import FIRST
+from tests.pages import html_of
 
 RUNS = "/o/acme/runs"
 SEARCH = search.matching
@@ -206,7 +207,7 @@ class TestList:
             Run.objects.filter(id=make_run("Count me").id).update(amount_picodollars=amount)
         make_run("Another")
 
-        html = page.get(f"{RUNS}?q=count").content.decode()
+        html = html_of(page.get(f"{RUNS}?q=count"))
 
         assert "3 runs · $1.50 · 1 without a known cost" in html
 
@@ -238,7 +239,7 @@ class TestList:
         make_run("Beta")
 
         def said(query):
-            return page.get(f"{RUNS}/newer?seen={seen}{query}", headers={"HX-Request": "true"}).content.decode()
+            return html_of(page.get(f"{RUNS}/newer?seen={seen}{query}", headers={"HX-Request": "true"}))
 
         assert page.get(f"{RUNS}/newer?seen=%00").status_code == 200
         assert "2 new runs" in said("")

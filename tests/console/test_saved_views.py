@@ -21,6 +21,7 @@ from rensei.dispatch.models import Run, SavedView
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Org, Role, User
 from rensei.tokens.services import create_token
+from tests.pages import html_of
 
 RUNS = "/o/acme/runs"
 VIEW = re.compile(r'class="view"><a class="menu__item" href="([^"]+)"[^>]*><span class="menu__cut">([^<]+)<')
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.django_db
 
 
 def views_of(browser: Client, query: str = "") -> dict[str, str]:
-    html = browser.get(f"{RUNS}?{query}").content.decode()
+    html = html_of(browser.get(f"{RUNS}?{query}"))
     return {unescape(name): unescape(link) for link, name in VIEW.findall(html)}
 
 
@@ -170,7 +171,7 @@ class TestTheTokenFilter:
 
         owners = page.get(f"{RUNS}?token={own.id}").content.decode()
         members = page_as(mia).get(RUNS).content.decode()
-        tokens = page.get("/o/acme/settings/tokens").content.decode()
+        tokens = html_of(page.get("/o/acme/settings/tokens"))
 
         assert [run.id in owners for run in runs] == [True, False]
         assert f'<option value="{own.id}" selected>of-ada' in owners

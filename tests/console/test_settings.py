@@ -8,6 +8,7 @@ from rensei.core.errors import RenseiError
 from rensei.dispatch.models import Run
 from rensei.orgs.models import Membership, Project
 from rensei.tokens.models import ApiToken
+from tests.pages import html_of
 
 SETTINGS = "/o/acme/settings"
 
@@ -20,7 +21,7 @@ class TestTokens:
         Run.objects.update(amount_picodollars=1_500_000_000)
         page.post(f"{SETTINGS}/tokens", {"name": "unused", "scopes": ["read"]})
 
-        html = page.get(f"{SETTINGS}/tokens").content.decode()
+        html = html_of(page.get(f"{SETTINGS}/tokens"))
 
         assert "$0.0030" in html
         assert "2 runs" in html

@@ -30,10 +30,11 @@ from rensei.tokens.machines import register_host
 from tests.billing.conftest import make_charge  # noqa: F401 - a fixture
 from tests.billing.record import record_charges
 from tests.console.states import MODEL, MODES, STATES, STATES_TRIED, SUBSETS
+from tests.pages import html_of
 
 LIST = "/o/acme/settings/integrations"
 STEP = re.compile(
-    r'trace__mode">([^<]+)</span>\s*<span class="trace__verdict">([^<]+)</span>(?:\s*<a [^>]*><code>(\w+))?'
+    r'trace__mode">([^<]+)</span>\s*<span class="trace__verdict">\s*([^<]+?)\s*</span>(?:\s*<a [^>]*><code>(\w+))?'
 )
 # What the pages say of a pool, by the health of its only key.
 SAID = {"none": "The platform has no {} key", "cooling": "are cooling down", "quarantined": "rejects the platform"}
@@ -204,9 +205,9 @@ class TestTheMonth:
         events = list(CostEvent.objects.for_org(acme))
         sums = {mode: sum(event.amount_picodollars for event in events if event.auth_mode == mode) for mode in MODES}
 
-        html = page.get(f"/o/acme/{path}").content.decode()
+        html = html_of(page.get(f"/o/acme/{path}"))
 
-        figures = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)<small>", html))
+        figures = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+) <small>", html))
         assert figures["You pay the provider"] == usd(sums[AuthMode.BYOK])
         assert figures["You pay Rensei"] == usd(sums[AuthMode.METERED])
         assert figures["Free"] == usd(sums[AuthMode.SHARED])
@@ -243,7 +244,7 @@ class TestATestMessage:
     def test_is_sent_with_a_key_that_was_just_saved(
         self, page: Client, simulator: Any, catalog: None, key: str
     ) -> None:
-        form = page.get(f"{LIST}/add/claude").content.decode()
+        form = html_of(page.get(f"{LIST}/add/claude"))
 
         answer = page.post(f"{LIST}/add/claude", {"api_key": key, "action": "save-and-send"})
 

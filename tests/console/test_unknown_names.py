@@ -13,6 +13,7 @@ from rensei.core.clock import database_now
 from rensei.core.models import UnknownName
 from rensei.operators.unknown_names import ADVICE, OTHER_ADVICE, SHOWN
 from rensei.orgs.models import User
+from tests.pages import html_of
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +31,7 @@ def make_name(name: str = "new_tokens", kind: str = "usage_field", count: int = 
 
 
 def front_page(client: Client) -> str:
-    return client.get("/admin/").content.decode()
+    return html_of(client.get("/admin/"))
 
 
 class TestTheFrontPage:

@@ -28,6 +28,7 @@ from rensei.tokens.models import ApiToken
 from rensei.tokens.services import create_token
 from tests import factories
 from tests.billing.conftest import charge, make_charge  # noqa: F401 - fixtures
+from tests.pages import html_of
 
 pytestmark = pytest.mark.django_db
 MODELS = ["claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5"]
@@ -188,11 +189,11 @@ class TestUnpriced:
 
     @pytest.mark.parametrize("by", DIMENSIONS)
     def test_is_a_dash_everywhere(self, unpriced: None, page: Client, by: str) -> None:
-        html = page.get("/o/acme/usage", {"show": "cost", "by": by}).content.decode()
+        html = html_of(page.get("/o/acme/usage", {"show": "cost", "by": by}))
 
         assert f"<strong>Total {self.UNKNOWN}</strong>" in html
         assert f'<td class="number">{self.UNKNOWN}</td>' in html
-        assert 'data-label="Cost">—<span class="table__sub">+ 1 without a price</span>' in html
+        assert 'data-label="Cost">— <span class="table__sub">+ 1 without a price</span>' in html
 
     @pytest.mark.parametrize("by", ["model", "token"])
     def test_stands_beside_what_is_known(
@@ -212,9 +213,9 @@ class TestUnpriced:
         assert f"<strong>Total {usd(known)} + 1 without a price</strong>" in html
 
     def test_is_a_dash_beside_its_token(self, unpriced: None, page: Client) -> None:
-        html = page.get("/o/acme/settings/tokens").content.decode()
+        html = html_of(page.get("/o/acme/settings/tokens"))
 
-        assert re.search(r'—<span class="table__sub"><a [^>]+>2 runs</a>, 1 without a price</span>', html)
+        assert re.search(r'— <span class="table__sub"><a [^>]+>2 runs</a>, 1 without a price</span>', html)
 
 
 class TestPage:

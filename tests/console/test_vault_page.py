@@ -18,6 +18,7 @@ from integrations.vault.kek import LocalKeyring
 from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.orgs.models import Org, User
+from tests.pages import html_of
 
 pytestmark = pytest.mark.django_db
 
@@ -53,7 +54,7 @@ def old(acme: Org, ring: Path) -> str:
 def text_of(client: Client, path: str = PAGE, status: int = 200) -> str:
     answer = client.get(path)
     assert answer.status_code == status
-    return answer.content.decode()
+    return html_of(answer)
 
 
 class TestThePage:

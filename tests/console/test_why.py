@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from django.utils.html import escape
 
+from tests.pages import html_of
+
 ADDRESS = "/o/acme/settings/why"
 
 
@@ -18,11 +20,8 @@ class TestWhy:
         asked = {"profileId": profile.public_id, "asMember": mia.email, "pool": "e2b"}
 
         said = api_as(ada).post("/api/v1/why", asked).json()
-        shown = (
-            page_as(ada)
-            .get(ADDRESS, {"profile_id": profile.public_id, "as_member": mia.email, "pool": "e2b"})
-            .content.decode()
-        )
+        question = {"profile_id": profile.public_id, "as_member": mia.email, "pool": "e2b"}
+        shown = html_of(page_as(ada).get(ADDRESS, question))
 
         gates = re.findall(r'class="step gate gate--([a-z-]+)".*?<h3>(.*?) <span', shown, re.DOTALL)
         assert gates == [(gate["verdict"], escape(gate["title"])) for gate in said["gates"]]

@@ -4,6 +4,7 @@ import pytest
 
 from rensei.dispatch.models import Run
 from rensei.workflows.models import Workflow, WorkflowRun
+from tests.pages import html_of
 
 WORKFLOWS = "/o/acme/workflows"
 DOCUMENT = """\
@@ -53,7 +54,7 @@ class TestDocument:
 
         answer = page.post(f"{WORKFLOWS}/{'new' if new else workflow.id}", {"document": faulty})
 
-        html = answer.content.decode()
+        html = html_of(answer)
         assert answer.status_code == 422
         assert "<strong>Line 6</strong> · node <code>hello</code> · <code>config.efort</code>" in html
         assert "Did you mean &#x27;effort&#x27;?" in html

@@ -74,6 +74,13 @@ class ProfileForm(RefusableForm):
         windows = [model.context_window_tokens for model in (entry, served) if model.context_window_tokens]
         self._limit("context_window", min(windows, default=None))
 
+    @property
+    def has_advanced(self) -> bool:
+        """Whether a field that is folded away has a value or an error."""
+        filled = any(self[name].value() for name in ("system", "max_tokens", "context_window", "integration"))
+        wrong = any(self[name].errors for name in ("project", "max_tokens", "context_window", "integration"))
+        return filled or wrong or self["scope"].value() == ModelProfile.Scope.PROJECT
+
     def _choices(self, name: str, choices: Any) -> None:
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)

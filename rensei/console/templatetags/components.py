@@ -102,5 +102,6 @@ def _head(column: str, sorts: Mapping[str, Sort]) -> dict[str, Any]:
     if column == "-":
         return {"label": "Actions", "hidden": True}
     label = column.strip("#?")
-    spare = {"?": 1, "??": 2}.get(column[len(column.rstrip("?")) :])
-    return {"label": label, "number": column.startswith("#"), "spare": spare, "sort": sorts.get(label)}
+    spare = {"?": "spare-1", "??": "spare-2"}.get(column[len(column.rstrip("?")) :])
+    css = " ".join(filter(None, ["number" if column.startswith("#") else None, spare]))
+    return {"label": label, "css": css, "sort": sorts.get(label)}

@@ -3,7 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from django import forms, template
 from django.forms import BoundField
@@ -56,9 +56,11 @@ def icon(name: str) -> SafeString:
 
 
 @register.simple_tag(takes_context=True)
-def to(context: Context, name: str, *args: str) -> str:
-    """Write the address of one of the organization's pages."""
-    return reverse(f"console:{name}", args=[context["request"].access.org.slug, *args])
+def to(context: Context, name: str, *args: str, **query: str | None) -> str:
+    """Write the address of one of the organization's pages, with a query of those parameters that have a value."""
+    address = reverse(f"console:{name}", args=[context["request"].access.org.slug, *args])
+    asked = urlencode({key: value for key, value in query.items() if value})
+    return f"{address}?{asked}" if asked else address
 
 
 @register.simple_tag
