@@ -12,6 +12,8 @@ CLIENTS := $(VENV)/clients
 CLIENTS_NEEDED := $(patsubst %,$(CLIENTS)/%/.installed,libraries llm $(if $(ALL),heavy node-heavy))
 CLIENTS_NEEDED += $(CLIENTS)/schema/.installed $(CLIENTS)/schema-python/.installed
 CLIENT_TESTS := tests/core/test_generated_clients.py tests/gateway/test_other_clients.py $(if $(ALL),tests/gateway/heavy_clients.py)
+# Sandboxes need bubblewrap.
+CLIENT_TESTS += $(if $(shell command -v bwrap),tests/gateway/test_claude_code.py)
 
 .PHONY: help
 help: ## List the commands

@@ -1,5 +1,6 @@
 """A worker is killed at each point of a run in a sandbox: no sandbox is left, and log and ledger agree."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch import run_tokens
+from rensei.dispatch import agents, run_tokens
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import reaper, sandboxes
@@ -133,6 +134,73 @@ class TestAGatewayThatIsKilled:
         assert bubblewrap._folders("box") == []
         wait_until(lambda: all(one["outcome"] for one in simulator.requests()), what="the end of the call")
         assert_explained(simulator)
+
+    def test_ends_an_agent_with_what_it_has_made(
+        self,
+        byok: Any,
+        ada_access: Access,
+        start_server: Any,
+        settings: Any,
+        simulator: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name in ("CUT_SECONDS", "SETTLED_WITHIN_SECONDS"):
+            monkeypatch.setattr(sandboxes, name, 0.2)
+        gateway = start_server()
+        settings.PUBLIC_URL = gateway.url
+        WorkerHeartbeat.objects.create(worker="test", seen_at=database_now(), offers_sandboxes=True)
+        program = """
+import json, os, time, urllib.request
+open("a", "w").write("kept")
+asked = {"model": os.environ["ANTHROPIC_MODEL"], "max_tokens": 100, "stream": True,
+         "messages": [{"role": "user", "content": "[[reply 60 words]] [[slow 0.05]]"}]}
+request = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json.dumps(asked).encode(),
+                                 {"content-type": "application/json", "anthropic-version": "2023-06-01"})
+urllib.request.urlopen(request).read()
+time.sleep(60)
+"""
+        agent = agents.checked({"program": ["python3", "-c", program], "outputs": ["a"]})
+        asked = messages_from(text="Hello.", messages=None)
+        request = DispatchRequest(
+            profile_id="prof_deep", messages=asked, pool="sandbox", max_cost_picodollars=10**12, agent=agent
+        )
+        run = admit.dispatch(ada_access, request)
+        ours = Sandboxes(owner="test:sandboxes")
+        ours.open()
+        ours.start_next()
+        wait_until(lambda: run.attempts.exists() and simulator.requests(), what="its call")
+
+        gateway.kill()
+        wait_until(lambda: not ours._running, what="the end", seconds=10)
+
+        ours.close(seconds=1)
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == ("FAILED", "RUN_INTERRUPTED")
+        assert (run.attempts.get().state, run.files.get().path) == (Attempt.State.INDETERMINATE, "a")
+        wait_until(lambda: all(one["outcome"] for one in simulator.requests()), what="the end of the call")
+        assert_explained(simulator)
+
+
+class TestAProgramThatWritesManyLines:
+    def test_lets_other_sandboxes_work_meanwhile(self) -> None:
+        class Box:
+            async def follow(self) -> Any:
+                for _ in range(10 * sandboxes.LINES_AT_ONCE):
+                    yield b"{}"
+
+        class Work:
+            def take(self, line: bytes) -> None:
+                pass
+
+        async def turns_of_another() -> int:
+            reading = asyncio.ensure_future(sandboxes._read(Box(), Work()))  # type: ignore[arg-type]
+            turns = 0
+            while not reading.done():
+                turns += 1
+                await asyncio.sleep(0)
+            return turns
+
+        assert asyncio.run(turns_of_another()) >= 10
 
 
 def programs(name: str = "runner.py") -> list[int]:

@@ -147,6 +147,8 @@ class AgentWork:
 
     def _error(self, attempts: Sequence[Attempt], ended: Ended) -> StoredError | None:
         newest = attempts[0] if attempts else None
+        if ended.is_interrupted:
+            return outcomes.refusal_error(outcomes.RunInterrupted())
         if ended.cap_refusal is not None:
             return error_of_refusal(ended.cap_refusal)
         if self._not_started:

@@ -58,13 +58,18 @@ class PoolCannotReachServer(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a sandbox ended: why it was stopped, what it failed with, and what its relay knows."""
+    """
+    How a sandbox ended: why it was stopped, what it failed with, and what its relay knows.
+
+    `is_interrupted`: its program was stopped because the gateway has died with a call of it.
+    """
 
     stop: Stop | None
     fault: SandboxFault | None
     refusal: dict[str, Any] | None
     cap_refusal: dict[str, Any] | None
     is_unreachable: bool
+    is_interrupted: bool = False
 
     def stop_of(self, run: Run) -> Stop | None:
         """Return why the run was stopped. The gateway may have noticed its cancellation first."""

@@ -30,6 +30,7 @@ from rensei.dispatch.models import Attempt, Run, Sandbox
 from rensei.dispatch.pools import bubblewrap
 from rensei.dispatch.pools.bubblewrap import Bubblewrap, LocalBox
 from rensei.dispatch.pools.driver import SandboxFault
+from rensei.dispatch.pools.relay import Relay
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Claim, Stop
 from rensei.dispatch.settlement import outcomes, settle
@@ -43,6 +44,10 @@ FLUSH_SECONDS = 0.25
 # An answered call is settled within a tenth of a second. One whose gateway died is not.
 SETTLED_WITHIN_SECONDS = 10.0
 SETTLED_LOOK_SECONDS = 0.05
+# A gateway that lives reads an answer to its end after the connection from the sandbox broke, and settles it.
+CUT_SECONDS = 30.0
+# A program may write many lines at once, which must not keep the other sandboxes waiting.
+LINES_AT_ONCE = 200
 SWEEP_SECONDS = 60.0
 PROBE_AGAIN_SECONDS = 300.0
 # An agent whose call was refused for its cost may still end by itself.
@@ -171,6 +176,7 @@ class Sandboxes:
             return
         sandbox, token = issued
         fault: SandboxFault | None = None
+        is_interrupted = False
         box = await self._driver.create(
             sandbox.id,
             token=token,
@@ -183,7 +189,7 @@ class Sandboxes:
             await box.start(bubblewrap.program_of(setup.program), files=setup.files)
             # The files of an agent are large, and it may work for an hour.
             del setup
-            await self._follow(box, run, live, work)
+            is_interrupted = await self._follow(box, run, live, work)
         except SandboxFault as caught:
             fault = caught
         finally:
@@ -201,33 +207,38 @@ class Sandboxes:
                 refusal=box.relay.refusal,
                 cap_refusal=box.relay.cap_refusal,
                 is_unreachable=box.relay.is_unreachable,
+                is_interrupted=is_interrupted,
             )
             await self._in_thread(_finish, run, work, ended)
         await self._in_thread(_note_ended, sandbox)
 
-    async def _follow(self, box: LocalBox, run: Run, live: LiveRun, work: Work) -> None:
+    async def _follow(self, box: LocalBox, run: Run, live: LiveRun, work: Work) -> bool:
         """
         Take what the program writes, until it ends, or for a moment after the run is stopped.
+
+        Returns whether it was stopped because the gateway has died with a call of it.
 
         :raises SandboxFault: if it writes or uses too much
         """
         reading = asyncio.ensure_future(_read(box, work))
         try:
-            await self._take_all(reading, box, run, live, work)
+            is_interrupted = await self._take_all(reading, box, run, live, work)
         finally:
             if not reading.done():
                 reading.cancel()
                 await asyncio.wait({reading})
         if not reading.cancelled():
             reading.result()
+        return is_interrupted
 
     async def _take_all(
         self, reading: "asyncio.Task[None]", box: LocalBox, run: Run, live: LiveRun, work: Work
-    ) -> None:
+    ) -> bool:
         outputs = [(texts, TextEvents(run, live, kind=kind)) for kind, texts in work.streams]
         stored = [0] * len(outputs)
         until: float | None = None
         cap_until: float | None = None
+        doubt = _Doubt(run, box.relay)
         while not reading.done() and live.stop is not Stop.LEASE_LOST:
             await asyncio.wait({reading}, timeout=FLUSH_SECONDS if any(stored) or run.is_agent else LOOK_SECONDS)
             # The database may take its time.
@@ -241,11 +252,14 @@ class Sandboxes:
             if box.relay.cap_refusal is not None and cap_until is None:
                 cap_until = now + CAP_SECONDS
             is_over_cap = cap_until is not None and now >= cap_until
-            if until is None and (live.stop is not None or is_over_cap):
+            if run.is_agent and doubt.is_due(now):
+                await self._in_thread(doubt.look, now)
+            if until is None and (live.stop is not None or is_over_cap or doubt.is_certain):
                 box.relay.order_stop()
                 until = now + work.stop_seconds
             if until is not None and now >= until:
-                return
+                break
+        return doubt.is_certain
 
     async def _settled(self, sandbox: Sandbox, live: LiveRun, *, is_cut: bool) -> None:
         """
@@ -302,6 +316,37 @@ class Sandboxes:
             await self._driver.destroy(box_id)
 
 
+class _Doubt:
+    """Whether the gateway has died with a call of an agent: its connection broke, and it is never settled."""
+
+    def __init__(self, run: Run, relay: Relay) -> None:
+        self.is_certain = False
+        self._run, self._relay = run, relay
+        self._cuts = 0
+        self._call: str | None = None
+        self._until = 0.0
+
+    def is_due(self, now: float) -> bool:
+        # While the gateway makes another call, it lives. One that it answers ends the doubt.
+        is_over = self._call is not None and now >= self._until and not self._relay.is_asking
+        return self._relay.cuts != self._cuts or is_over
+
+    def look(self, now: float) -> None:
+        """Note the call whose connection broke, and after a while, whether it is still open."""
+        cuts = self._relay.cuts
+        try:
+            calls = Attempt.objects.filter(run=self._run, state=Attempt.State.OPEN).values_list("id", flat=True)
+            call = calls.first()
+        except DATABASE_FAULTS as fault:
+            logger.warning("attempts_not_read", fault=type(fault).__name__)
+            return
+        if cuts != self._cuts:
+            self._cuts, self._call, self._until = cuts, call, now + CUT_SECONDS
+            return
+        self.is_certain = self._relay.is_cut and call == self._call
+        self._call = None
+
+
 def note_dead(*, limit: int = 1000) -> int:
     """Mark the sandboxes as ended whose run is no longer under way in their epoch: they end with their worker."""
     under_way = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
@@ -316,8 +361,12 @@ async def _make_driver() -> Bubblewrap:
 
 
 async def _read(box: LocalBox, work: Work) -> None:
+    count = 0
     async for line in box.follow():
         work.take(line)
+        count += 1
+        if count % LINES_AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 def _finish(run: Run, work: Work, ended: Ended) -> None:

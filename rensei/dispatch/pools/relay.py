@@ -63,7 +63,8 @@ class Relay:
     The relay of one sandbox.
 
     `is_unreachable`: the gateway did not answer to the last. `is_cut`: a connection to it broke, so that a call may
-    have died with it. `refusal` is the gateway's error, if it refused the last request before a call.
+    have died with it; `cuts` counts how often that happened. `is_asking`: a request waits for the gateway's answer.
+    `refusal` is the gateway's error, if it refused the last request before a call.
     `cap_refusal` is the first of an agent's that said that the run may cost no further call.
     """
 
@@ -76,7 +77,8 @@ class Relay:
         request_bytes_max: int,
         for_agent: bool = False,
     ) -> None:
-        self.is_unreachable = self.is_cut = False
+        self.is_unreachable = self.is_cut = self.is_asking = False
+        self.cuts = 0
         self.refusal: dict[str, Any] | None = None
         self.cap_refusal: dict[str, Any] | None = None
         self._session = session
@@ -148,16 +150,20 @@ class Relay:
         soon = _AGENT_RETRY_SECONDS if self._for_agent else RETRY_SECONDS_MAX
         while True:
             answer, seconds = None, RETRY_SECONDS
+            self.is_asking = True
             try:
                 answer = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
             except aiohttp.ClientConnectorError:
                 self.is_unreachable = True
             except (aiohttp.ClientError, TimeoutError, OSError):
-                self.is_unreachable = self.is_cut = True
+                self.is_unreachable = True
+                self._note_cut()
                 until = min(until, time.monotonic() + SECONDS_AFTER_CUT)
                 if self._for_agent:
                     return None
-            else:
+            finally:
+                self.is_asking = False
+            if answer is not None:
                 self.is_unreachable = False
                 if RUN_ID_HEADER in answer.headers:
                     # The gateway makes this call, so the one before is settled.
@@ -209,8 +215,12 @@ class Relay:
         try:
             return await answer.content.readany()
         except aiohttp.ClientError:
-            self.is_cut = True
+            self._note_cut()
             return b""
+
+    def _note_cut(self) -> None:
+        self.is_cut = True
+        self.cuts += 1
 
 
 class _Refused(asyncio.Protocol):
