@@ -52,3 +52,16 @@ class TestAgentRun:
 
         assert result.returncode == 2
         assert "--program" in result.stderr
+
+    def test_is_claude_code_without_a_program(self, terminal, make_profile, connect):
+        connect()
+        WorkerHeartbeat.objects.update_or_create(
+            worker="test",
+            defaults={"seen_at": database_now(), "offers_sandboxes": True, "claude_code_refusal": "it is missing."},
+        )
+
+        result = terminal.run(f"rensei agent run --profile {make_profile()} --max-cost 1 --max-turns 3 -- Task")
+
+        assert result.returncode == 1
+        assert "AGENT_PROGRAM_UNAVAILABLE" in result.stderr
+        assert "it is missing." in result.stderr
