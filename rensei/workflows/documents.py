@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from rensei.core import money
 from rensei.core.api import camel
 from rensei.core.effort import Effort
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
+from rensei.dispatch import agents, pools
 from rensei.orgs.shapes import clean_name
 from rensei.workflows.reading import Fault, Source, WorkflowInvalid, read_source
 from rensei.workflows.templates import BadReference, Reference, references
 
-NODE_TYPE = "action/llm.inference"
+INFERENCE, AGENT = "action/llm.inference", "action/agent.run"
 NODES_MAX = limit(100, "nodes", what="Workflow document: nodes", told="the caller: 422 `WORKFLOW_INVALID`")
 FAULTS_MAX = limit(100, "faults", what="Workflow document: faults told at once", told="the caller: the first of them")
 IMAGES_MAX = limit(100, "images", what="Workflow document: images of a node", told="the caller: 422 `WORKFLOW_INVALID`")
@@ -23,13 +25,20 @@ NAME_LENGTH = 63
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _WORKFLOW_FIELDS = ("name", "nodes")
 _NODE_FIELDS = ("nodeId", "nodeType", "config", "needs")
-_CONFIG_FIELDS = ("profileId", "systemPrompt", "prompt", "effort", "providerConfig", "images")
+_CONFIG_FIELDS = {
+    INFERENCE: ("profileId", "systemPrompt", "prompt", "effort", "providerConfig", "images"),
+    AGENT: ("profileId", "prompt", "pool", "maxCostUsd", "agent"),
+}
 _IMAGE_KINDS = {"base64": {"type", "media_type", "data"}, "url": {"type", "url"}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One call to a model, as the document describes it. For fields that are None, the profile's value applies."""
+    """
+    One call to a model, or one agent, as the document describes it.
+
+    For fields that are None, the profile's value applies. `agent` is as `agents.checked` returns it.
+    """
 
     node_id: str
     needs: list[str]
@@ -40,6 +49,9 @@ class Node:
     provider_config: dict[str, Any]
     # An https or data URL, which may contain references, or the `source` of an image block.
     images: list[str | dict[str, str]]
+    pool: str = pools.LOCAL
+    max_cost_picodollars: int | None = None
+    agent: dict[str, Any] | None = None
 
     def references(self) -> list[Reference]:
         return [reference for text in self.texts() for reference in references(text)]
@@ -156,16 +168,46 @@ class _Check:
         node_id = self._shaped(
             fields.get("nodeId"), f"{pointer}/nodeId", NODE_ID, "A nodeId is letters, digits, _ and -"
         )
-        if fields.get("nodeType") != NODE_TYPE:
-            self._refuse(f"{pointer}/nodeType", f"The nodeType is {NODE_TYPE}; there is no other.")
-        config = fields.get("config", {})
+        kind = fields.get("nodeType")
+        if kind not in (INFERENCE, AGENT):
+            self._refuse(f"{pointer}/nodeType", f"The nodeType is {INFERENCE} or {AGENT}; there is no other.")
+            kind = INFERENCE
+        known, config = _CONFIG_FIELDS[kind], fields.get("config", {})
         if not isinstance(config, dict):
-            self._refuse(f"{pointer}/config", f"`config` is a set of fields: {', '.join(_CONFIG_FIELDS)}.")
+            self._refuse(f"{pointer}/config", f"`config` is a set of fields: {', '.join(known)}.")
             config = {}
-        return self._read_config(
-            node_id, self._fields(config, f"{pointer}/config", _CONFIG_FIELDS), f"{pointer}/config",
+        read = self._read_agent if kind == AGENT else self._read_config
+        return read(
+            node_id, self._fields(config, f"{pointer}/config", known), f"{pointer}/config",
             needs=self._needs(fields.get("needs"), f"{pointer}/needs"),
         )  # fmt: skip
+
+    def _read_agent(self, node_id: str, config: dict[str, Any], pointer: str, *, needs: list[str]) -> Node:
+        agent, cost = config.get("agent"), config.get("maxCostUsd")
+        definition, picodollars = None, None
+        try:
+            picodollars = money.picodollars(cost if isinstance(cost, str) else "")
+        except ValueError:
+            self._refuse(f"{pointer}/maxCostUsd", 'Give the most that the agent may cost as a text, such as "2".')
+        if isinstance(agent, dict):
+            try:
+                definition = agents.checked(agent, pointer=f"{pointer}/agent")
+            except FieldError as fault:
+                for one in fault.errors:
+                    self._refuse(one["pointer"], one["detail"])
+        else:
+            self._refuse(f"{pointer}/agent", "`agent` is a set of fields, such as `program`.")
+        return Node(
+            node_id=node_id,
+            needs=needs,
+            profile_id=self._text(config, "profileId", pointer),
+            prompt=self._template(config, "prompt", pointer),
+            provider_config={},
+            images=[],
+            pool=self._text(config, "pool", pointer) or pools.SANDBOX,
+            max_cost_picodollars=picodollars,
+            agent=definition,
+        )
 
     def _read_config(self, node_id: str, config: dict[str, Any], pointer: str, *, needs: list[str]) -> Node:
         effort = self._text(config, "effort", pointer)

@@ -40,7 +40,7 @@ WAIT_SECONDS_MAX = 10
 WORKFLOW_RUN, NODE = "workflowRunId", "nodeId"
 UNSUCCESSFUL = {NodeRun.State.FAILED, NodeRun.State.SKIPPED, NodeRun.State.CANCELLED}
 # Fields of a run that are not needed here and may be long.
-LONG = ("run__output_content", "run__trace", "run__prices", "run__effort_applied")
+LONG = ("run__output_content", "run__agent_result", "run__trace", "run__prices", "run__effort_applied")
 
 
 class StarterMayNot(RenseiError):
@@ -243,6 +243,9 @@ def request_for(workflow_run: WorkflowRun, node: Node, *, outputs: Mapping[str, 
         messages=[{"role": "user", "content": [*images, {"type": "text", "text": text}]}],
         effort=node.effort,
         provider_config=node.provider_config,
+        pool=node.pool,
+        max_cost_picodollars=node.max_cost_picodollars,
+        agent=node.agent,
         metadata={WORKFLOW_RUN: workflow_run.id, NODE: node.node_id},
     )
 

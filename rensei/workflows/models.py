@@ -153,6 +153,11 @@ class NodeRun(models.Model):
         return self.run.output_text if self.run and self.state == self.State.SUCCEEDED else None
 
     @property
+    def agent_result(self) -> dict[str, Any] | None:
+        """What the program of an agent has left, however it ended."""
+        return self.run.agent_result if self.run else None
+
+    @property
     def cost(self) -> dict[str, Any] | None:
         """What its run cost, in the names of a run's fields. Nothing yet while the run has not ended."""
         return _cost_of([self.run]) if self.run else None

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from rensei.core.api import CamelSerializer
 from rensei.core.json_fields import JSONDocument, anything
-from rensei.dispatch.wire import RunCostAnswer, RunErrorAnswer
+from rensei.dispatch.wire import AgentResultAnswer, RunCostAnswer, RunErrorAnswer
 from rensei.workflows.models import NodeRun, WorkflowRun
 
 INPUT = {
@@ -47,6 +47,7 @@ class NodeAnswer(CamelSerializer):
     state = serializers.ChoiceField(choices=NodeRun.State.choices)
     run_id = serializers.CharField(allow_null=True)
     output = serializers.CharField(allow_null=True)
+    agent = AgentResultAnswer(source="agent_result", allow_null=True)
     error = RunErrorAnswer(allow_null=True)
     cost = RunCostAnswer(allow_null=True)
 

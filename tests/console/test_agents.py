@@ -23,6 +23,7 @@ RUNS = "/o/acme/runs"
 PLAYGROUND = "/o/acme/playground/agent"
 HTMX = {"HX-Request": "true"}
 ASKED = {
+    "kind": "own",
     "pool": "sandbox",
     "program": "python3 agent.py 'two words'",
     "text": "My task.\r\nSecond line.",
@@ -218,6 +219,7 @@ class TestThePlayground:
             ],
             "env": {"STAGE": "a=b", "EMPTY": ""},
             "outputs": ["out/**", "*.md"],
+            "maxTurns": None,
             "timeoutSeconds": 60,
         }
 
@@ -244,6 +246,24 @@ class TestThePlayground:
         assert answer.status_code == 422
         assert re.search(rf'id="id_{field}_error">.*?{re.escape(said)}', html, re.DOTALL)
         assert not Run.objects.exists()
+
+    def test_offers_claude_code_where_the_workers_have_it(self, page):
+        before = page.get(PLAYGROUND).content.decode()
+        WorkerHeartbeat.objects.update(offers_claude_code=True)
+        after = page.get(PLAYGROUND).content.decode()
+
+        answer = page.post(
+            PLAYGROUND, {"profile": "prof_deep", **ASKED, "kind": "claude-code", "program": "", "max_turns": "3"}
+        )
+        run = Run.objects.get()
+        again = page.get(f"{PLAYGROUND}?run={run.id}").content.decode()
+
+        assert ("Claude Code" in before, "Claude Code" in after) == (False, True)
+        assert answer["Location"] == f"{RUNS}/{run.id}"
+        agent = run.input.body["agent"]
+        assert (agent["program"], agent["maxTurns"]) == ("claude-code", 3)
+        assert '<option value="claude-code" selected>' in again
+        assert "claude-code" in page.get(f"{RUNS}/{run.id}").content.decode()
 
     def test_says_that_a_name_is_given_twice(self, page):
         files = [SimpleUploadedFile("a.py", b"1"), SimpleUploadedFile("a.py", b"2")]

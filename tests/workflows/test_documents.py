@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from rensei.workflows.documents import NODE_TYPE, Document, read_document, wanted_input
+from rensei.dispatch import agents
+from rensei.workflows.documents import AGENT, INFERENCE, Document, read_document, wanted_input
 from rensei.workflows.reading import WorkflowInvalid
 from tests.workflows.conftest import DOCUMENTED
 
@@ -15,6 +16,11 @@ NODE = "- nodeId: {id}\n  nodeType: action/llm.inference\n"
 def flow(*nodes: str) -> str:
     """Write a document whose nodes are `id: fields`, from line 3 on."""
     return "name: flow\nnodes:\n" + "".join(NODE.format(id=one.split(":")[0]) + one.partition(":")[2] for one in nodes)
+
+
+def an_agent(*fields: str) -> str:
+    """Write a document of one agent with these fields in its config, from line 4 on."""
+    return "nodeId: a\nnodeType: action/agent.run\nconfig:\n" + "".join(f"  {field}\n" for field in fields)
 
 
 def refused(document: object) -> list[dict]:
@@ -41,10 +47,20 @@ class TestADocument:
             "profileId": "prof_anthropic_deep_reasoning",
             "systemPrompt": "You are an expert problem solver. Think deeply.",
         }
-        node = {"nodeId": "llm_call_1", "nodeType": NODE_TYPE, "config": config}
+        node = {"nodeId": "llm_call_1", "nodeType": INFERENCE, "config": config}
 
         for document in (json.dumps(node), json.dumps(node, indent="\t"), node):
             assert read_document(document).nodes == read_document(DOCUMENTED).nodes
+
+    def test_may_be_an_agent(self):
+        agent = {"program": ["python3", "a.py"], "outputs": ["out/**"]}
+        config = {"prompt": "Do it, {{ input.name }}.", "maxCostUsd": "1.50", "agent": agent}
+
+        (node,) = read_document({"nodeId": "a", "nodeType": AGENT, "config": config}).nodes
+
+        assert (node.pool, node.max_cost_picodollars) == ("sandbox", 15 * 10**11)
+        assert node.agent == agents.checked(agent)
+        assert wanted_input([node]).names == ["name"]
 
     def test_may_be_written_in_snake_case(self):
         snake = DOCUMENTED.replace("nodeId", "node_id").replace("nodeType", "node_type")
@@ -71,7 +87,7 @@ class TestADocument:
             assert read_document(flow("a:" + config.format(value=word))).nodes[0].system_prompt == word
 
     def test_keeps_emoji_written_as_json_does(self):
-        text = json.dumps({"nodeId": "a", "nodeType": NODE_TYPE, "config": {"prompt": "😀"}}, ensure_ascii=True)
+        text = json.dumps({"nodeId": "a", "nodeType": INFERENCE, "config": {"prompt": "😀"}}, ensure_ascii=True)
 
         assert read_document(text).nodes[0].prompt == "😀"
 
@@ -156,6 +172,30 @@ FAULTS = {
         "https or data",
     ),
     "image-no-source": (flow("a:  config:\n    images: [{type: file, id: x}]\n"), 6, "a", "config.images.0", "source"),
+    "agent-without-cost": (an_agent("agent: {program: [a]}"), 3, "a", "config.maxCostUsd", 'such as "2"'),
+    "agent-cost-is-a-number": (
+        an_agent("agent: {program: [a]}", "maxCostUsd: 2"),
+        5,
+        "a",
+        "config.maxCostUsd",
+        'as a text, such as "2"',
+    ),
+    "agent-without-agent": (an_agent("maxCostUsd: '2'"), 3, "a", "config.agent", "a set of fields"),
+    "agent-without-program": (an_agent("maxCostUsd: '2'", "agent: {}"), 5, "a", "config.agent.program", "`program` is"),
+    "agent-with-effort": (
+        an_agent("maxCostUsd: '2'", "agent: {program: [a]}", "effort: low"),
+        6,
+        "a",
+        "config.effort",
+        "is not known here",
+    ),
+    "agent-path-climbs": (
+        an_agent("maxCostUsd: '2'", "agent: {program: [a], files: [{path: ../a, content: ''}]}"),
+        5,
+        "a",
+        "config.agent.files.0.path",
+        "`.` or `..`",
+    ),
     "not-an-object": ("- a\n- b\n", 1, None, None, "set of fields"),
     "empty": ("", None, None, None, "empty"),
     "only-a-comment": ("# nothing\n", None, None, None, "empty"),

@@ -14,15 +14,23 @@ from rensei.dispatch import agents
 from rensei.orgs.models import Project
 
 MONO = "input--mono"
+OWN = "own"
+KINDS = {OWN: "Your own program", agents.CLAUDE_CODE: "Claude Code"}
 
 
 class AgentForm(RefusableForm):
-    """A program and its task. What is wrong with them is said by the function that checks them for REST."""
+    """
+    A program and its task. What is wrong with them is said by the function that checks them for REST.
+
+    `kinds` are the programs that can be used now, of `KINDS`.
+    """
 
     profile = forms.ChoiceField()
     pool = forms.ChoiceField()
+    kind = forms.ChoiceField(label="Program")
     program = forms.CharField(
         label="Command",
+        required=False,
         strip=True,
         help_text="The program and its arguments, as a shell divides them. It starts in /workspace.",
         widget=forms.TextInput(
@@ -64,6 +72,13 @@ class AgentForm(RefusableForm):
         initial=agents.SECONDS,
         help_text="Then the program is stopped.",
     )
+    max_turns = forms.IntegerField(
+        label="Max turns",
+        required=False,
+        min_value=1,
+        max_value=agents.CALLS_MAX,
+        help_text="After so many, Claude Code ends.",
+    )
     env = forms.CharField(
         label="Environment",
         required=False,
@@ -84,18 +99,30 @@ class AgentForm(RefusableForm):
         profiles: Sequence[ModelProfile],
         projects: Sequence[Project],
         pools: Sequence[str],
+        kinds: Sequence[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.choices("kind", [(kind, KINDS[kind]) for kind in kinds])
         self.choices("profile", [(profile.public_id, profile.name) for profile in profiles])
         self.choices("project", [("", "None"), *((project.slug, project.name) for project in projects)])
         self.choices("pool", [(name, name) for name in pools])
 
-    def clean_program(self) -> list[str]:
+    def clean_program(self) -> str | list[str]:
+        if self.cleaned_data.get("kind") == agents.CLAUDE_CODE:
+            return agents.CLAUDE_CODE
         try:
-            return shlex.split(self.cleaned_data["program"])
+            divided = shlex.split(self.cleaned_data["program"])
         except ValueError as fault:
             raise forms.ValidationError(f"It cannot be divided as a shell does it: {fault}.") from fault
+        if not divided:
+            raise forms.ValidationError("This field is required.")
+        return divided
+
+    def clean_max_turns(self) -> int | None:
+        is_claude_code = self.cleaned_data.get("kind") == agents.CLAUDE_CODE
+        turns: int | None = self.cleaned_data["max_turns"] if is_claude_code else None
+        return turns
 
     def clean_text(self) -> str:
         return unix_lines(self.cleaned_data["text"])
@@ -123,6 +150,7 @@ class AgentForm(RefusableForm):
                 "files": [agents.given_file(file.name, file.read()) for file in fields["uploads"]],
                 "env": fields["env"],
                 "outputs": fields["outputs"],
+                "maxTurns": fields["max_turns"],
                 "timeoutSeconds": fields["timeout_seconds"],
             }
         )

@@ -14,6 +14,7 @@ FIELD_OF_CODE = {
     "MODEL_NOT_IN_CATALOG": "model_id",
     "MODEL_RETIRED": "model_id",
     "NO_ELIGIBLE_POOL": "pool",
+    "AGENT_PROGRAM_UNAVAILABLE": "kind",
     "IMAGES_NOT_SUPPORTED": "images",
     "INVALID_IMAGE": "images",
 }

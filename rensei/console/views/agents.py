@@ -1,6 +1,7 @@
 """Playground → Agent: give a program to a sandbox, and go to the page of its run."""
 
 import shlex
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,15 +13,16 @@ from billing.limits.snapshot import snapshot_of
 from profiles import services as profiles
 from profiles.models import ModelProfile
 from rensei.console.access import PageRequest, page
-from rensei.console.forms.agents import AgentForm
+from rensei.console.forms.agents import OWN, AgentForm
 from rensei.console.run_texts import last_question
 from rensei.console.views.playground import chosen_of, entries_of, preview_of
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
-from rensei.dispatch import capacity
+from rensei.dispatch import capacity, pools
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.repeating import repeated_request
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.agents import CLAUDE_CODE
 from rensei.dispatch.context import Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.queries import visible_runs
@@ -34,8 +36,8 @@ def agent(request: PageRequest) -> HttpResponse:
     """Show the form with what a dispatch would do, and dispatch it. Without a pool for it, say what is missing."""
     access = request.access
     own = list(profiles.visible_profiles(access).order_by("-is_default", "name"))
-    pools = [pool for pool in capacity.of_org(access) if pool.takes_agents]
-    usable = [pool.name for pool in pools if pool.is_active]
+    offered = [pool for pool in capacity.of_org(access) if pool.takes_agents]
+    usable = [pool.name for pool in offered if pool.is_active]
     again = _again(access, request.GET.get("run"))
     chosen = chosen_of(own, request.POST.get("profile") or request.GET.get("profile") or again.get("profile"))
     form = AgentForm(
@@ -45,6 +47,7 @@ def agent(request: PageRequest) -> HttpResponse:
         profiles=own,
         projects=list(orgs.visible_projects(access).order_by("name")),
         pools=usable,
+        kinds=_kinds(access, usable),
     )
     updating = request.POST.get("action") == "update"
     if request.method == "POST" and not updating:
@@ -61,7 +64,7 @@ def agent(request: PageRequest) -> HttpResponse:
     context: dict[str, Any] = {
         "form": form,
         "chosen": chosen,
-        "pools": pools,
+        "pools": offered,
         "usable": usable,
         "again": again,
         "preview": _preview(access, form, chosen) if usable else None,
@@ -69,6 +72,17 @@ def agent(request: PageRequest) -> HttpResponse:
     if updating:
         form.errors.clear()
     return render(request, "console/playground_agent.html", context, status=form.status)
+
+
+def _kinds(access: Access, usable: Sequence[str]) -> list[str]:
+    """The programs that can be used now: Claude Code where a pool has it."""
+    for name in usable:
+        try:
+            pools.find_pool(access.org, name).require_claude_code()
+        except RenseiError:
+            continue
+        return [OWN, CLAUDE_CODE]
+    return [OWN]
 
 
 def _request_of(form: AgentForm) -> DispatchRequest:
@@ -99,7 +113,7 @@ def _preview(access: Access, form: AgentForm, chosen: ModelProfile | None) -> di
         pool=fields.get("pool") or first,
         max_tokens=fields.get("max_tokens"),
         max_cost_picodollars=in_picodollars(Decimal(cost)),
-        agent={},
+        agent={"program": CLAUDE_CODE if fields.get("kind") == CLAUDE_CODE else []},
     )
     known = Known(standing=snapshot_of(access.org), entries=entries_of(access, chosen), profile=chosen)
     return preview_of(access, asked, known)
@@ -115,11 +129,15 @@ def _again(access: Access, run_id: str | None) -> dict[str, Any]:
 def _options(run: Run) -> dict[str, Any]:
     asked = repeated_request(run)
     assert asked.agent is not None
+    program = asked.agent["program"]
+    is_claude_code = program == CLAUDE_CODE
     return {
         "profile": asked.profile_id,
         "project": asked.project_id or "",
         "pool": asked.pool,
-        "program": shlex.join(asked.agent["program"]),
+        "kind": CLAUDE_CODE if is_claude_code else OWN,
+        "program": "" if is_claude_code else shlex.join(program),
+        "max_turns": asked.agent.get("maxTurns"),
         "text": last_question(run.input.body),
         "outputs": "\n".join(asked.agent["outputs"]),
         "max_cost_usd": Decimal(asked.max_cost_picodollars or 0) / PICODOLLARS_PER_DOLLAR,
