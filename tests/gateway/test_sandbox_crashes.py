@@ -185,7 +185,7 @@ class TestAProgramThatWritesManyLines:
     def test_lets_other_sandboxes_work_meanwhile(self) -> None:
         class Box:
             async def follow(self) -> Any:
-                for _ in range(10 * sandboxes.LINES_AT_ONCE):
+                for _ in range(10 * sandboxes.LINES_BETWEEN_TURNS):
                     yield b"{}"
 
         class Work:

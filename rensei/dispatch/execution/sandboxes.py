@@ -47,7 +47,7 @@ SETTLED_LOOK_SECONDS = 0.05
 # A gateway that lives reads an answer to its end after the connection from the sandbox broke, and settles it.
 CUT_SECONDS = 30.0
 # A program may write many lines at once, which must not keep the other sandboxes waiting.
-LINES_AT_ONCE = 200
+LINES_BETWEEN_TURNS = 200
 SWEEP_SECONDS = 60.0
 PROBE_AGAIN_SECONDS = 300.0
 # An agent whose call was refused for its cost may still end by itself.
@@ -365,7 +365,7 @@ async def _read(box: LocalBox, work: Work) -> None:
     async for line in box.follow():
         work.take(line)
         count += 1
-        if count % LINES_AT_ONCE == 0:
+        if count % LINES_BETWEEN_TURNS == 0:
             await asyncio.sleep(0)
 
 
