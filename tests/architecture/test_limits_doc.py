@@ -43,7 +43,6 @@ NO_LIMITS = {
         "core/rate_store.py": {"ROWS_AT_ONCE"},
         "dispatch/api/run_notices.py": {"ROWS_MAX"},
         "dispatch/decision_changes.py": {"ROWS_MAX"},
-        "dispatch/execution/sandboxes.py": {"LINES_AT_ONCE"},
         "dispatch/pools/agent_runner.py": {"NAMES_MAX"},
         "dispatch/queue/claims.py": {"_UNREADABLE_MAX", "_WAKE_UPS_MAX"},
         "orgs/entering.py": {"ENDED_AT_ONCE"},
