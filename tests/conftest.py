@@ -1,8 +1,11 @@
 """The cast and the stage that every test shares."""
 
 import functools
+import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -52,9 +55,28 @@ def simulator(simulator_process: Any, settings: Any) -> Iterator[Any]:
     assert not [call for call in simulator_process.requests() if call["outcome"] == "crashed"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_forced_to_the_disk() -> Iterator[None]:
+    """What a test writes need not outlive a power cut. Each test waited twice for the disk, for its keyring alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("own")
+
+
+@pytest.fixture
+def _folder(_folders: Path) -> Path:
+    """A folder for the files of a test's installation. `tmp_path` takes longer to make, and most tests need none."""
+    return Path(tempfile.mkdtemp(dir=_folders))
+
+
 @pytest.fixture(autouse=True)
-def _vault(settings: Any, tmp_path: Any) -> None:
-    settings.RENSEI_VAULT_KEYRING = tmp_path / "keyring.json"
+def _vault(settings: Any, _folder: Path) -> None:
+    settings.RENSEI_VAULT_KEYRING = _folder / "keyring.json"
     keyring.create(settings.RENSEI_VAULT_KEYRING)
 
 
@@ -86,10 +108,10 @@ def _openings_wait() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _anchors(settings: Any, tmp_path: Any) -> None:
+def _anchors(settings: Any, _folder: Path) -> None:
     """What a worker that another test started has signed would be a difference in this one's audit."""
-    settings.RENSEI_LEDGER_ANCHOR_KEY = tmp_path / "ledger_anchor.key"
-    settings.RENSEI_LEDGER_ANCHORS = tmp_path / "ledger_anchors.jsonl"
+    settings.RENSEI_LEDGER_ANCHOR_KEY = _folder / "ledger_anchor.key"
+    settings.RENSEI_LEDGER_ANCHORS = _folder / "ledger_anchors.jsonl"
 
 
 @pytest.fixture

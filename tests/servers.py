@@ -1,22 +1,22 @@
 """PostgreSQL and Redis for the tests: a private server each, on a free port of this machine, gone afterwards."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rensei.simulator.server import free_port
+from tests.waiting import wait_until
 
 LOOPBACK = "127.0.0.1"
 # Debian keeps PostgreSQL's server programs off the PATH, in a folder for each version.
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
-START_SECONDS_MAX = 30.0
 
 
 def find_postgres() -> Path | None:
@@ -113,7 +113,7 @@ class Redis:
         assert program is not None, "Redis is not installed"
         command = [str(program), "--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen([*command, "--dir", self.folder], stdout=subprocess.DEVNULL)
-        _wait_for_port(self.port, self.process)
+        wait_for_port(self.port, self.process)
 
     def kill(self) -> None:
         """Do as `kill -9` does."""
@@ -159,11 +159,23 @@ def _run(command: list[str]) -> None:
             raise RuntimeError(f"{Path(command[-1]).name}: {' '.join(command)}\n{output.read()}")
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline:
+def answers(address: str) -> bool:
+    """Tell whether a web server of ours answers at `host:port`."""
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    def listens() -> bool:
         assert process.poll() is None, "the server stopped while it was starting"
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
+            return True
+        return False
+
+    wait_until(listens, seconds=60, what=f"a server on port {port}")

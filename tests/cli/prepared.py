@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +29,8 @@ import typer._adapters  # noqa: F401
 
 from rensei.cli.main import main
 from tests.architecture.modules import ROOT
+from tests.waiting import wait_until
 
-START_SECONDS_MAX = 30
 # It starts in milliseconds, as it loads none of Python's library. A call with a variable that Python reads when it
 # starts has a process of its own.
 CALLER = """\
@@ -68,11 +67,8 @@ def start(folder: Path) -> Iterator[Path]:
         stdin=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while not place.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: place.exists() or process.poll() is not None, what="the process")
+        assert process.poll() is None
         program = programs / "rensei"
         program.write_text(CALLER.format(python=sys.executable, place=str(place), root=str(ROOT)))
         program.chmod(0o755)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,8 @@ def dispatch(access: Access) -> Run:
 
 
 def wait_for(*runs: Run) -> None:
-    until = time.monotonic() + 60
-    ids = [run.id for run in runs]
-    while Run.objects.filter(id__in=ids).exclude(state__in=Run.ENDED).exists():
-        assert time.monotonic() < until, list(Run.objects.filter(id__in=ids).values("id", "state", "error"))
-        time.sleep(0.1)
+    going_on = Run.objects.filter(id__in=[run.id for run in runs]).exclude(state__in=Run.ENDED)
+    wait_until(lambda: not going_on.exists(), seconds=60, what="the end of every run")
 
 
 class TestABell:

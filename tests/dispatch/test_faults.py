@@ -28,6 +28,7 @@ from rensei.dispatch.settlement import settle
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.dispatch.reconcile import assert_explained
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -193,10 +194,7 @@ class TestStopping:
         return thread, renewal
 
     def _wait_for_output(self, run: Run) -> None:
-        until = time.monotonic() + 20
-        while not RunChunk.objects.filter(run=run, kind="delta").exists():
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(RunChunk.objects.filter(run=run, kind="delta").exists, what="an output")
 
     def test_hangs_up_on_a_cancelled_run_and_charges_what_it_used(
         self, simulator: Any, ada_access: Access, connect: Any, dispatch: Any
@@ -254,10 +252,7 @@ class TestStopping:
         connect()
         run = dispatch("Go. [[stall]]")
         thread, renewal = self._execute(run)
-        until = time.monotonic() + 20
-        while not simulator.requests():
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(simulator.requests, what="the call")
 
         services.cancel_run(ada_access, Run.objects.get(id=run.id))
         thread.join(timeout=10)

@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from rensei.dispatch.models import Run, RunChunk
 from rensei.dispatch.queue import claims
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,10 +46,7 @@ def under_way(run: Run) -> Iterator[None]:
     assert claim is not None
     thread = threading.Thread(target=execute, args=(claim, renewal))
     thread.start()
-    until = time.monotonic() + 30
-    while not RunChunk.objects.filter(run=run, kind="delta").exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(RunChunk.objects.filter(run=run, kind="delta").exists, what="an output")
     yield
     thread.join(timeout=60)
     renewal.close()

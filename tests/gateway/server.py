@@ -1,12 +1,10 @@
 """The gateway as it runs for people: granian with the real application, on the database of the tests."""
 
 import contextlib
-import http.client
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from integrations.vault import keyring
 from rensei.core.asgi_limits import SERVER_OPTIONS
 from tests import servers
 from tests.database import database_url
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 120.0
@@ -85,7 +84,7 @@ def start(*, folder: Path, upstream: str, workers: int = 1, **variables: str) ->
         )
     server = Server(url=url, folder=folder, process=process)
     try:
-        _wait_until_it_answers(port, server)
+        _wait_until_it_answers(server)
         yield server
     finally:
         if process.poll() is None:
@@ -97,19 +96,16 @@ def start(*, folder: Path, upstream: str, workers: int = 1, **variables: str) ->
                 process.wait()
 
 
-def _wait_until_it_answers(port: int, server: Server) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline and server.process.poll() is None:
-        connection = http.client.HTTPConnection(servers.LOOPBACK, port, timeout=10)
-        try:
-            connection.request("GET", "/healthz")
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
-        except OSError:
-            time.sleep(0.1)
-        finally:
-            connection.close()
-    raise TimeoutError(f"The server did not start:\n{server.log()[-2000:]}")
+def _wait_until_it_answers(server: Server) -> None:
+    def answers() -> bool:
+        assert server.process.poll() is None, "The server stopped while it was starting."
+        return servers.answers(server.url.removeprefix("http://"))
+
+    try:
+        wait_until(answers, seconds=START_SECONDS_MAX, what="an answer", every=0.1)
+    except AssertionError as error:
+        error.add_note(server.log()[-2000:])
+        raise
 
 
 def _parent(pid: int) -> int:

@@ -1,11 +1,9 @@
 """Rensei as it runs for people: the web server and a worker in processes of their own, on the database of the tests."""
 
 import contextlib
-import http.client
 import os
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from integrations.vault import keyring
 from rensei.core.asgi_limits import SERVER_OPTIONS
 from tests import servers
 from tests.database import database_url
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 120.0
@@ -59,18 +58,12 @@ class Stack:
         return "".join(log.read_text() for log in self.folder.glob("*.log"))
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < deadline:
-            connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
-            try:
-                connection.request("GET", "/healthz")
-                if connection.getresponse().status == http.HTTPStatus.OK:
-                    return
-            except OSError:
-                time.sleep(0.1)
-            finally:
-                connection.close()
-        raise TimeoutError(f"The server did not start:\n{self.logs()[-2000:]}")
+        address = self.url.removeprefix("http://")
+        try:
+            wait_until(lambda: servers.answers(address), seconds=START_SECONDS_MAX, what="an answer", every=0.1)
+        except AssertionError as error:
+            error.add_note(self.logs()[-2000:])
+            raise
 
 
 @contextlib.contextmanager

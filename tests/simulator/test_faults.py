@@ -13,6 +13,7 @@ from rensei.simulator.faults import REFUSALS
 from rensei.simulator.hostile import HOSTILE
 from rensei.simulator.server import RunningSimulator
 from tests.simulator.doc_tables import read_table
+from tests.waiting import wait_until
 
 KEY_ROWS = read_table("Word | Noticed by")
 MODEL = "claude-haiku-4-5"
@@ -316,8 +317,7 @@ class TestHostileAnswer:
         assert "\\ud83d" in answer.text
 
 
-def _wait_for_outcome(simulator: RunningSimulator) -> str | None:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and not (outcome := simulator.requests()[0]["outcome"]):
-        time.sleep(0.02)
+def _wait_for_outcome(simulator: RunningSimulator) -> str:
+    wait_until(lambda: simulator.requests()[0]["outcome"], what="an outcome")
+    outcome: str = simulator.requests()[0]["outcome"]
     return outcome

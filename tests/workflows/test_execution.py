@@ -2,7 +2,6 @@
 
 import base64
 import io
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from rensei.workflows.models import WorkflowRun
 from rensei.workflows.wire import WorkflowRunDetailAnswer
 from tests.dispatch.reconcile import assert_explained
 from tests.dying import die_at
+from tests.waiting import wait_until
 from tests.workflows.conftest import DOCUMENTED, node, workflow
 from tests.workflows.dying_worker import plant_death
 
@@ -112,9 +112,7 @@ class TestNodes:
         slow = "[[reply 10 words]] [[slow 0.1]]"
         begun = begin(node("a", slow), node("b", slow), node("c", slow), node("d", needs=["a", "b", "c"]), given="Hi.")
 
-        until = time.monotonic() + 60
-        while WorkflowRun.objects.get().state not in WorkflowRun.ENDED and time.monotonic() < until:
-            time.sleep(0.1)
+        wait_until(WorkflowRun.objects.filter(state__in=WorkflowRun.ENDED).exists, seconds=60, what="the end")
 
         assert look(begun)["state"] == "SUCCEEDED"
         spans = [(run.started_at, run.finished_at) for run in Run.objects.exclude(metadata__nodeId="d")]
@@ -254,13 +252,10 @@ class TestCancel:
         self, ready: Any, begin: Any, ada_access: Access, worker: Any
     ) -> None:
         begun = begin(node("a", "[[reply 500 words]] [[slow 0.1]]"), node("b", "{{ nodes.a.output }}"))
-        until = time.monotonic() + 30
-        while not Run.objects.filter(state="RUNNING").exists() and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_until(Run.objects.filter(state="RUNNING").exists, what="the first run")
 
         services.cancel(ada_access, begun)
-        while WorkflowRun.objects.get().state not in WorkflowRun.ENDED and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_until(WorkflowRun.objects.filter(state__in=WorkflowRun.ENDED).exists, what="the end")
 
         assert look(begun)["state"] == "CANCELLED"
         assert states(begun) == {"a": "CANCELLED", "b": "CANCELLED"}
